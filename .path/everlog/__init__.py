@@ -1,0 +1,1 @@
+../../everlog/__init__.py

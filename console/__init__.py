@@ -1,0 +1,1 @@
+"""For people: the command line, a thin shell over the library."""

@@ -1,0 +1,1 @@
+"""Followers of the feed, and the sinks that they keep equal to the tables."""

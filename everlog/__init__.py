@@ -1,0 +1,1 @@
+"""everlog: an embedded database that never forgets. This is its face."""

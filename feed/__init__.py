@@ -1,0 +1,1 @@
+"""The change feed: cursors, filters, tail, life cycle. Knows no transport."""

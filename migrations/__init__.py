@@ -1,0 +1,1 @@
+"""Typed migrations: load, check, plan, run."""

@@ -1,0 +1,1 @@
+"""The network: server, one servicer per service, remote database, security."""

@@ -1,0 +1,1 @@
+"""The embedded database: log, projections, tables, indexes, transactions. Knows no network."""

@@ -1,0 +1,98 @@
+"""Keys: how rows, index entries and the store's own notes become keys of the column family `data`.
+
+    row    := space:u32be 0x0000 key                 value: header row
+    entry  := space:u32be index:u16be values key     value: empty
+    note   := 0x00000000 kind:u16be …                the store's own, below every table
+
+    key    := value+                                 the primary key's fields (codec.py)
+    values := optional+                              the index's fields, each with its 0x00 or 0x01
+    header := 0x00 seq:u64be                         seq of the commit that wrote the row
+            | flags:u8 seq:u64be [version:u64be] [expires_ns:u64be] [key_id:16 bytes]
+              flags: 1 version, 2 expires_ns, 4 key_id; the parts are there as their flags say
+
+    note kinds: 1 applied  seq:u64be checksum:u32be
+                2 schema   seq:u64be of the record that put the schema in force
+                3 commit   commit_id -> seq:u64be
+                4 load     id -> everlog.v1.Load of its last chunk
+                5 rows     space:u32be -> number of rows:u64be
+
+Invariants
+  (1) all that a space holds lies between its number and the next: one range deletes a table;
+  (2) every row has exactly one entry in each index of its table, written in the same batch;
+  (3) `applied` is written in every batch, so one snapshot says what it is a snapshot of.
+
+Numbers are on disk: never reuse one. The whole format: docs/format.md.
+"""
+
+from __future__ import annotations
+
+import struct
+
+SPACE = struct.Struct(">I")
+PREFIX = struct.Struct(">IH")
+SEQ = struct.Struct(">Q")
+APPLIED = struct.Struct(">QI")
+HEADER = struct.Struct(">BQ")
+HEADER_SIZE = HEADER.size
+HAS_VERSION, HAS_EXPIRY, HAS_KEY_ID = 1, 2, 4
+
+ROWS = 0  # the "index" that is the rows themselves
+
+NOTE_APPLIED = PREFIX.pack(0, 1)
+NOTE_SCHEMA = PREFIX.pack(0, 2)
+NOTE_COMMIT = PREFIX.pack(0, 3)
+NOTE_LOAD = PREFIX.pack(0, 4)
+NOTE_ROWS = PREFIX.pack(0, 5)
+NOTES_END = SPACE.pack(1)
+
+KEY_BYTES_MAX = 4096
+ROW_BYTES_MAX = 4 << 20
+
+
+def prefix(space: int, index: int = ROWS) -> bytes:
+    """What every row (or every entry of an index) of a space starts with."""
+    return PREFIX.pack(space, index)
+
+
+def space_range(space: int) -> tuple[bytes, bytes]:
+    """From here to here (exclusive) lies all that a space holds."""
+    return SPACE.pack(space), SPACE.pack(space + 1)
+
+
+def rows_note(space: int) -> bytes:
+    return NOTE_ROWS + SPACE.pack(space)
+
+
+def pack_value(seq: int, row: bytes, *, version: int = 0, expires_ns: int = 0, key_id: bytes = b"") -> bytes:
+    """A row's value: who wrote it, and the row."""
+    if not (version or expires_ns or key_id):
+        return HEADER.pack(0, seq) + row
+    flags = HAS_VERSION * bool(version) | HAS_EXPIRY * bool(expires_ns) | HAS_KEY_ID * bool(key_id)
+    head = HEADER.pack(flags, seq)
+    if version:
+        head += SEQ.pack(version)
+    if expires_ns:
+        head += SEQ.pack(expires_ns)
+    return head + key_id + row
+
+
+def row_of(value: bytes) -> bytes:
+    """The row in a value, without what is said about it."""
+    flags = value[0]
+    if not flags:
+        return value[HEADER_SIZE:]
+    size = HEADER_SIZE + 8 * bool(flags & HAS_VERSION) + 8 * bool(flags & HAS_EXPIRY)
+    return value[size + 16 * bool(flags & HAS_KEY_ID) :]
+
+
+def seq_of(value: bytes) -> int:
+    """Seq of the commit that wrote the value: `prior` of the change that replaces it."""
+    seq: int = HEADER.unpack_from(value)[1]
+    return seq
+
+
+def version_of(value: bytes) -> int:
+    """The row's version: seq of the commit that last changed the row in the eyes of its users."""
+    flags, seq = HEADER.unpack_from(value)
+    version: int = SEQ.unpack_from(value, HEADER_SIZE)[0] if flags & HAS_VERSION else seq
+    return version

@@ -1,0 +1,254 @@
+"""Table: the constants that a migration declares by hand, and all code names tables by.
+
+    field = Fields(Airport)                      the type checker knows the model's names
+    FAA = field("faa", 1, STRING)
+    CITY = field("city", 4, STRING)
+    AIRPORTS = Table("airports", Airport, key=FAA, indexes=(Index("by_city", CITY),))
+
+    db.get(AIRPORTS, "JFK")                      Airport | None
+    db.scan(AIRPORTS.by_city, "New York")        Airports
+
+A constant says what its author meant; the model says what protobuf will do. `Table.check`
+compares the two and names the file and line of the constant that is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any, Generic, Protocol, TypeVar, overload
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from everlog.store.errors import SchemaError
+from everlog.store.kinds import MESSAGE, TIMESTAMP, Kind, kind_of
+
+M = TypeVar("M", bound=Message)
+K = TypeVar("K")
+N = TypeVar("N")
+N_contra = TypeVar("N_contra", contravariant=True)
+V = TypeVar("V")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+
+
+class _Clears(Protocol[N_contra]):
+    """What every model has; its typed stub lists the names of the model's fields."""
+
+    def ClearField(self, field_name: N_contra, /) -> None: ...  # noqa: N802  protobuf's name
+
+
+def _caller() -> str:
+    """`file:line` of the first frame outside of this module."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+class Field(Generic[V]):
+    """A field of a model: what its author takes its name, number and kind to be."""
+
+    def __init__(self, model: type[Any], name: str, number: int, kind: Kind[V]) -> None:
+        self.model = model
+        self.name = name
+        self.number = number
+        self.kind = kind
+        self.parent: Field[Any] | None = None
+        self.where = _caller()
+
+    def then(self, inner: Field[A]) -> Field[A]:
+        """The field `inner` of the message that is in this field: `POSITION.then(LAT)`."""
+        nested: Field[A] = Field(inner.model, inner.name, inner.number, inner.kind)
+        nested.parent = self if inner.parent is None else self.then(inner.parent)
+        return nested
+
+    @property
+    def steps(self) -> tuple[Field[Any], ...]:
+        """The fields from the table's model to this one, outermost first."""
+        return (*(self.parent.steps if self.parent else ()), self)
+
+    @property
+    def path(self) -> tuple[int, ...]:
+        return tuple(step.number for step in self.steps)
+
+    @property
+    def dotted(self) -> str:
+        return ".".join(step.name for step in self.steps)
+
+    def check(self) -> None:
+        """Read-only. Raises SchemaError where the constant is not what the model says."""
+        for step in self.steps:
+            _check_field(step, self.where)
+
+    def __repr__(self) -> str:
+        return f"Field({self.model.__name__}.{self.dotted} = {self.number}, {self.kind!r})"
+
+
+class Fields(Generic[N]):
+    """Declares fields of one model. A name that the model does not have is a type error."""
+
+    def __init__(self, model: type[_Clears[N]]) -> None:
+        self.model: type[Any] = model
+
+    def __call__(self, name: N, number: int, kind: Kind[V]) -> Field[V]:
+        return Field(self.model, str(name), number, kind)
+
+
+class Index(Generic[M]):
+    """A secondary index over one or more fields, in their order."""
+
+    table: Table[M, Any]
+
+    def __init__(self, name: str, *fields: Field[Any], unique: bool = False) -> None:
+        self.name = name
+        self.fields = fields
+        self.unique = unique
+        self.where = _caller()
+
+    def __repr__(self) -> str:
+        fields = ", ".join(field.dotted for field in self.fields)
+        return f"{'Unique index' if self.unique else 'Index'}({self.name} on {fields})"
+
+
+class Table(Generic[M, K]):
+    """A table: its name, the model of its rows, its primary key and its indexes.
+
+    Raises SchemaError if the constants contradict the model or each other.
+    """
+
+    @overload
+    def __init__(
+        self: Table[M, A], name: str, model: type[M], *, key: Field[A], indexes: tuple[Index[Any], ...] = ()
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Table[M, tuple[A, B]],
+        name: str,
+        model: type[M],
+        *,
+        key: tuple[Field[A], Field[B]],
+        indexes: tuple[Index[Any], ...] = (),
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Table[M, tuple[A, B, C]],
+        name: str,
+        model: type[M],
+        *,
+        key: tuple[Field[A], Field[B], Field[C]],
+        indexes: tuple[Index[Any], ...] = (),
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Table[M, tuple[Any, ...]],
+        name: str,
+        model: type[M],
+        *,
+        key: tuple[Field[Any], ...],
+        indexes: tuple[Index[Any], ...] = (),
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        model: type[M],
+        *,
+        key: Field[Any] | tuple[Field[Any], ...],
+        indexes: tuple[Index[Any], ...] = (),
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.key: tuple[Field[Any], ...] = key if isinstance(key, tuple) else (key,)
+        self.indexes: dict[str, Index[M]] = {}
+        self.where = _caller()
+        for index in indexes:
+            if index.name in self.indexes:
+                raise SchemaError(
+                    f"{index.where}: table {name} has two indexes named {index.name!r}; rename one",
+                    where=index.where,
+                )
+            # A copy, so that one Index constant can serve in two tables.
+            own: Index[M] = Index(index.name, *index.fields, unique=index.unique)
+            own.table, own.where = self, index.where
+            self.indexes[index.name] = own
+        self.check()
+
+    def __getattr__(self, name: str) -> Index[M]:
+        """The handle of an index: `AIRPORTS.by_city`."""
+        indexes: dict[str, Index[M]] = self.__dict__.get("indexes", {})
+        if name not in indexes:
+            known = ", ".join(indexes) or "none"
+            raise AttributeError(f"table {self.__dict__.get('name')} has no index {name!r}; it has: {known}")
+        return indexes[name]
+
+    def check(self) -> None:
+        """Read-only. Raises SchemaError naming the constant, its file and its line."""
+        for word, what in ((self.name, "table"), *((name, "index") for name in self.indexes)):
+            if not word.isidentifier() or word.startswith("_") or len(word) > 63:
+                raise SchemaError(
+                    f"{self.where}: expected the name of a {what} to be an identifier of at most 63"
+                    f" characters that does not start with _, found {word!r}",
+                    where=self.where,
+                )
+        if not self.key:
+            raise SchemaError(f"{self.where}: table {self.name} has no primary key", where=self.where)
+        for field in self.key:
+            _check_keyable(self, field, "the primary key", self.where)
+        for index in self.indexes.values():
+            if not index.fields:
+                raise SchemaError(f"{index.where}: index {index.name} has no fields", where=index.where)
+            for field in index.fields:
+                _check_keyable(self, field, f"index {index.name}", index.where)
+
+    def __repr__(self) -> str:
+        return f"Table({self.name}: {self.model.__name__})"
+
+
+def _check_keyable(table: Table[Any, Any], field: Field[Any], role: str, where: str) -> None:
+    if field.steps[0].model is not table.model:
+        raise SchemaError(
+            f"{where}: {role} of table {table.name} names {field.model.__name__}.{field.dotted},"
+            f" expected a field of {table.model.__name__}",
+            where=where,
+        )
+    field.check()
+    if field.kind.encode is None:
+        raise SchemaError(
+            f"{where}: {role} of table {table.name} names {field.dotted}, a {field.kind.name};"
+            " a message has no order: name one of its fields with .then(…)",
+            where=where,
+        )
+
+
+def _check_field(field: Field[Any], where: str) -> None:
+    model = field.model.DESCRIPTOR
+    found: FieldDescriptor | None = model.fields_by_name.get(field.name)
+    label = f"{where}: field {field.name!r} of {model.full_name} ({model.file.name})"
+    if found is None:
+        raise SchemaError(
+            f"{label} is declared here, but the model has: {', '.join(f.name for f in model.fields)}",
+            where=where,
+        )
+    if found.number != field.number:
+        raise SchemaError(
+            f"{label} is declared with number {field.number}, but the model gives it {found.number}",
+            where=where,
+        )
+    if found.is_repeated:
+        raise SchemaError(f"{label} is repeated; only a single value can be a field of a table", where=where)
+    kind = kind_of(found)
+    if kind is not field.kind and not (kind is TIMESTAMP and field.kind is MESSAGE):
+        raise SchemaError(
+            f"{label} is declared as {field.kind.name}, but the model says {kind.name}", where=where
+        )
+
+
+def walk(table: Table[Any, Any]) -> Iterator[Field[Any]]:
+    """Every field that the table's key and indexes name, each once."""
+    seen: set[tuple[int, ...]] = set()
+    for field in (*table.key, *(f for index in table.indexes.values() for f in index.fields)):
+        if field.path not in seen:
+            seen.add(field.path)
+            yield field

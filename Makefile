@@ -1,0 +1,78 @@
+# Everything that is run on everlog, by people and by CI. `make` alone tells what there is.
+#
+# Each target sets up .venv first, from constraints.txt, where it is missing or out of date.
+# PYTHON=python3.12 chooses another Python; ARGS="…" reaches the program that a target runs.
+
+.DELETE_ON_ERROR:
+.PHONY: help demo serve test lint fmt bench bench-report proto clean
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# By package, not by folder: a folder `store/` is the package `everlog.store`.
+CHECKED := everlog tests $(wildcard benchmarks) $(notdir $(patsubst %/,%,$(wildcard examples/*/)))
+
+help:
+	@echo 'make demo          the whole of everlog on real data, in three minutes'
+	@echo 'make serve         the example server, until stopped'
+	@echo 'make test          all tests           ARGS="tests/store -k scan"'
+	@echo 'make lint          formatter, linter, type checker'
+	@echo 'make fmt           formats, and mends what the linter can mend'
+	@echo 'make bench         the benchmarks      ARGS="commit scan --scale 0.01"'
+	@echo 'make bench-report  the table of the last benchmarks'
+	@echo 'make proto         the generated code of the contract'
+	@echo 'make clean         removes what was built; .venv stays'
+
+demo: .venv/demo.stamp
+	$(BIN)/python examples/flights/demo.py $(ARGS)
+
+serve: .venv/demo.stamp
+	$(BIN)/python examples/flights/serve.py $(ARGS)
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy $(addprefix -p ,$(CHECKED))
+
+fmt: .venv/dev.stamp
+	$(BIN)/ruff check --quiet --fix . || true
+	$(BIN)/ruff format --quiet .
+
+bench: .venv/dev.stamp
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-report: .venv/dev.stamp
+	$(BIN)/python -m benchmarks report $(ARGS)
+
+proto: .venv/dev.stamp
+	$(BIN)/python -m everlog.proto.generate
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# One environment, two sizes: what the demo needs, and everything.
+.venv/demo.stamp: constraints.txt pyproject.toml | .venv/bin/python
+	$(PIP) install -c constraints.txt setuptools
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[demo]'
+	@touch $@
+
+.venv/dev.stamp: constraints.txt pyproject.toml | .venv/bin/python
+	$(PIP) install -c constraints.txt setuptools
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[build,demo,dev,parquet]'
+	@touch $@ .venv/demo.stamp
+
+# The first Python that is new enough and can make an environment (on Debian and Ubuntu that is
+# a package of its own).
+.venv/bin/python:
+	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+	  if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "$$python -m venv .venv"; exec $$python -m venv .venv; \
+	  fi; \
+	done; \
+	echo 'Expected Python 3.11 or newer with its venv module; found none.' >&2; \
+	echo 'Debian, Ubuntu: apt install python3 python3-venv     macOS: brew install python' >&2; \
+	echo 'Then run make again, or name one: make PYTHON=/path/to/python3' >&2; \
+	exit 1

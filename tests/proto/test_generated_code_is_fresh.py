@@ -1,0 +1,20 @@
+"""The generated code that is checked in is what the contract generates now."""
+
+from pathlib import Path
+
+from everlog.proto import generate
+
+
+def test_generated_code_is_what_make_proto_writes(tmp_path: Path) -> None:
+    fresh = {path.name: path.read_bytes() for path in generate.generate(tmp_path)}
+    checked_in = {path.name: path.read_bytes() for path in generate.HERE.glob("*_pb2*.py*")}
+    assert sorted(checked_in) == sorted(fresh), "run make proto"
+    stale = [name for name in fresh if checked_in[name] != fresh[name]]
+    assert not stale, "run make proto"
+
+
+def test_generated_code_names_its_files_by_the_package() -> None:
+    from everlog.proto import feed_pb2, log_pb2
+
+    assert log_pb2.DESCRIPTOR.name == "everlog/proto/log.proto"
+    assert feed_pb2.DESCRIPTOR.dependencies[0].name == log_pb2.DESCRIPTOR.name

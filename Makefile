@@ -9,7 +9,7 @@
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # By package, not by folder: a folder `store/` is the package `everlog.store`.
-CHECKED := everlog tests $(wildcard benchmarks) $(notdir $(patsubst %/,%,$(wildcard examples/*/)))
+CHECKED := everlog tests $(wildcard benchmarks) $(notdir $(patsubst %/.,%,$(wildcard examples/*/.)))
 
 help:
 	@echo 'make demo          the whole of everlog on real data, in three minutes'
@@ -32,8 +32,8 @@ test: .venv/dev.stamp
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: .venv/dev.stamp
-	$(BIN)/ruff format --check --quiet .
-	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet --output-format concise .
+	$(BIN)/ruff check --quiet --output-format concise .
 	$(BIN)/mypy $(addprefix -p ,$(CHECKED))
 
 fmt: .venv/dev.stamp

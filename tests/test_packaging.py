@@ -19,7 +19,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS: dict[str, str] = PYPROJECT["tool"]["setuptools"]["package-dir"]
-SHIPPED = (".py", ".pyi", ".proto", ".typed")
 
 
 def run(*command: str, **environment: str) -> str:
@@ -33,9 +32,9 @@ def run(*command: str, **environment: str) -> str:
 def source_files() -> Iterator[str]:
     """Every file that must be shipped, by the name that it has in the wheel."""
     for package, folder in FOLDERS.items():
-        for path in (ROOT / folder).iterdir():
-            if path.suffix in SHIPPED or path.name == "py.typed":
-                yield f"{package.replace('.', '/')}/{path.name}"
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.parent.name != "__pycache__":
+                yield f"{package.replace('.', '/')}/{path.relative_to(ROOT / folder).as_posix()}"
 
 
 def modules(*packages: str) -> list[str]:

@@ -1,0 +1,104 @@
+"""Cursor: a position in one database's log, which says in which history it is.
+
+    text := uuid ":" seq ":" checksum          0f8fad5b-d9cb-469f-a165-70867728950e:812:deadbeef
+
+A cursor that names a database is compared with the log before a subscription starts at it. One
+that is a mere number is taken at its word.
+
+Invariants
+  (1) a subscription starts exactly after its cursor, or not at all.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Protocol
+
+from everlog.proto import log_pb2
+from everlog.store.errors import CursorError
+
+
+class Positions(Protocol):
+    """What a cursor is compared with: a log's ends, and the checksums in it."""
+
+    @property
+    def oldest(self) -> int: ...
+
+    @property
+    def head(self) -> int: ...
+
+    def checksum_at(self, seq: int) -> int: ...
+
+
+def check(after: int | log_pb2.Cursor, log: Positions, database: bytes) -> int:
+    """The seq to start after. Read-only.
+
+    Raises CursorError if the log cannot go on from there: `why` is "ahead", "removed" or
+    "diverged".
+    """
+    cursor = log_pb2.Cursor(seq=_natural(after)) if isinstance(after, int) else after
+    seq = cursor.seq
+    if cursor.database and cursor.database != database:
+        raise CursorError(
+            f"the cursor is of database {name(cursor.database)}, this is {name(database)}; follow the"
+            " database that the cursor is of, or start again from the beginning of this one",
+            why="diverged",
+            seq=seq,
+        )
+    if seq > log.head:
+        raise CursorError(
+            f"the cursor is ahead of the log: it stands after record {seq}, the newest is {log.head}."
+            " The database was restored to an earlier state, or it is another one: start again from the"
+            " beginning",
+            why="ahead",
+            seq=seq,
+            head=log.head,
+        )
+    if seq + 1 < log.oldest:
+        raise CursorError(
+            f"the cursor stands after record {seq}, but the records before {log.oldest} were removed from"
+            " the log: start again from a snapshot",
+            why="removed",
+            seq=seq,
+            oldest=log.oldest,
+        )
+    if (cursor.database or cursor.checksum) and seq >= log.oldest:
+        found = log.checksum_at(seq)
+        if found != cursor.checksum:
+            raise CursorError(
+                f"the cursor is of another history: its record {seq} has checksum {cursor.checksum:08x}, in"
+                f" this log it has {found:08x}. One of the two was restored and went on differently: start"
+                " again from the beginning",
+                why="diverged",
+                seq=seq,
+            )
+    return seq
+
+
+def show(cursor: log_pb2.Cursor) -> str:
+    """The cursor as text."""
+    return f"{name(cursor.database)}:{cursor.seq}:{cursor.checksum:08x}"
+
+
+def parse(text: str) -> log_pb2.Cursor:
+    """The cursor that `show` wrote, or a mere seq. Raises CursorError."""
+    try:
+        if text.isdecimal():
+            return log_pb2.Cursor(seq=int(text))
+        database, seq, checksum = text.split(":")
+        return log_pb2.Cursor(database=uuid.UUID(database).bytes, seq=int(seq), checksum=int(checksum, 16))
+    except ValueError:
+        raise CursorError(
+            f"expected a cursor as uuid:seq:checksum, or a seq, found {text!r}", why="unclear", text=text
+        ) from None
+
+
+def name(database: bytes) -> str:
+    """A database's UUID for people."""
+    return str(uuid.UUID(bytes=database)) if len(database) == 16 else database.hex() or "(none)"
+
+
+def _natural(seq: int) -> int:
+    if seq < 0:
+        raise CursorError(f"expected a seq of 0 or more to start after, found {seq}", why="unclear", seq=seq)
+    return seq

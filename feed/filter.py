@@ -1,0 +1,81 @@
+"""Filter: what is left of a commit for somebody who follows some tables.
+
+    framed record ─▶ decode ─▶ drop changes of other tables ─▶ encode ─▶ framed record
+                                                           └─▶ nothing left: not sent
+
+A table is followed by its id, under whatever name and in whatever space it is; names are looked
+up in each schema that comes into force.
+
+Invariants
+  (1) a commit that carries a migration is always sent: rows after it need its schema;
+  (2) what is left of a commit keeps its seq and the checksum of the record that it was made of,
+      so that a cursor made of it is a cursor in the log;
+  (3) a filter is a value: equal filters at equal positions leave the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Self
+
+from everlog.proto import log_pb2
+from everlog.store import record
+from everlog.store.errors import SchemaError
+
+
+class TableFilter(NamedTuple):
+    """Follows tables by name; knows their ids, and the spaces that they are in for now."""
+
+    names: frozenset[str]
+    ids: frozenset[int] = frozenset()
+    spaces: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, names: Iterable[str], schema: log_pb2.Schema, newest: log_pb2.Schema) -> Self:
+        """A filter from where `schema` is in force; `newest` is the one at the head.
+
+        Raises SchemaError for a name that neither has.
+        """
+        wanted = frozenset(names)
+        known = {table.name for table in (*schema.tables, *newest.tables)}
+        unknown = sorted(wanted - known)
+        if unknown:
+            raise SchemaError(
+                f"there is no table {', '.join(unknown)} to follow; the tables are:"
+                f" {', '.join(sorted(known)) or 'none; apply their migration first'}",
+                table=unknown[0],
+            )
+        return cls(wanted).learn(newest).learn(schema)
+
+    def learn(self, schema: log_pb2.Schema) -> Self:
+        """The filter once `schema` is in force."""
+        ids = self.ids | {table.id for table in schema.tables if table.name in self.names}
+        spaces = frozenset(table.space for table in schema.tables if table.id in ids)
+        return self._replace(ids=ids, spaces=spaces)
+
+    def apply(self, framed: bytes) -> tuple[bytes, Self]:
+        """What is left of joined framed records, joined; and the filter after them."""
+        here, left = self, []
+        for one in record.split(framed):
+            some, here = here._one(one)
+            left.append(some)
+        return b"".join(left), here
+
+    def _one(self, framed: bytes) -> tuple[bytes, Self]:
+        commit = log_pb2.Batch.FromString(framed).commits[0]
+        migrates = commit.HasField("migration")
+        here = (
+            self.learn(commit.migration.schema) if migrates and commit.migration.HasField("schema") else self
+        )
+        kept = [change for change in commit.changes if change.space in here.spaces]
+        if not kept and not migrates:
+            return b"", here
+        if len(kept) == len(commit.changes):
+            return framed, here
+        left = log_pb2.Commit()
+        left.CopyFrom(commit)
+        del left.changes[:]
+        left.changes.extend(kept)
+        left.ClearField("checksum")
+        body = left.SerializeToString() + framed[-record.CHECKSUM_SIZE :]
+        return b"".join((b"\x0a", record.varint(len(body)), body)), here

@@ -1,0 +1,88 @@
+"""Message: the bytes that the feed sends, and what a client makes of them.
+
+    message := framed*                    records as they are in the log: `FeedMessage.commits`
+               [0x12 length schema]       in the first message of a subscription
+               0x1A length mark           how far the subscription is with this message
+               0x7D crc32:u32le           over all bytes before
+
+Making one is a join: the server neither decodes nor encodes records. A client checks one
+checksum for the whole message and decodes it at once.
+
+Invariants
+  (1) every message has a mark, and a client that has seen the message resumes after it;
+  (2) the commits of a message are whole, in order, and those before its mark's position.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+from zlib import crc32
+
+from google.protobuf.message import DecodeError
+
+from everlog.proto import feed_pb2, log_pb2
+from everlog.store import record
+from everlog.store.errors import CorruptionError
+
+SCHEMA_TAG = b"\x12"
+MARK_TAG = b"\x1a"
+HEADER_TIME = 0x11  # of Commit.time_ns, the field after `seq`
+
+_TIME = struct.Struct("<Q")
+_from_string = feed_pb2.FeedMessage.FromString
+
+
+class FeedBatch(NamedTuple):
+    """Some commits of a subscription, in order."""
+
+    commits: list[log_pb2.Commit]
+    mark: feed_pb2.Mark
+    schema: log_pb2.Schema | None = None  # in force before the first commit; in the first batch
+    raw: bytes = b""  # the message, as it came
+
+
+def build(framed: bytes, mark: feed_pb2.Mark, schema: log_pb2.Schema | None = None) -> bytes:
+    """A message of joined framed records."""
+    parts = [framed]
+    if schema is not None:
+        parts += _field(SCHEMA_TAG, schema.SerializeToString())
+    parts += _field(MARK_TAG, mark.SerializeToString())
+    return record.seal(b"".join(parts))
+
+
+def read(raw: bytes) -> FeedBatch:
+    """What a message says. Raises CorruptionError if it is not what was sent."""
+    size = len(raw) - record.CHECKSUM_SIZE
+    if (
+        size < 0
+        or raw[size] != record.CHECKSUM_TAG
+        or crc32(memoryview(raw)[:size]) != record.checksum_of(raw)
+    ):
+        raise CorruptionError(
+            f"a message of the feed ({len(raw):,} bytes) does not match its checksum; subscribe again"
+            " after the last one that did"
+        )
+    try:
+        message = _from_string(raw)
+    except DecodeError as error:
+        raise CorruptionError(f"a message of the feed is not a FeedMessage: {error}") from None
+    commits = list(message.commits)
+    for commit in commits:
+        if commit.requires:
+            record.check_requires(commit)
+    return FeedBatch(commits, message.mark, message.schema if message.HasField("schema") else None, raw)
+
+
+def time_of(framed: bytes) -> int:
+    """The time that a framed record carries, read from its first bytes."""
+    at = record.read_varint(framed, 1)[1]
+    at = record.read_varint(framed, at + 1)[1]
+    if framed[at] != HEADER_TIME:
+        return 0
+    time_ns: int = _TIME.unpack_from(framed, at + 1)[0]
+    return time_ns
+
+
+def _field(tag: bytes, value: bytes) -> tuple[bytes, bytes, bytes]:
+    return tag, record.varint(len(value)), value

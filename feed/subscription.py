@@ -1,0 +1,101 @@
+"""Subscription: one follower's way through the log. It has no thread and no transport.
+
+    start ─▶ opening message: schema, mark
+               │ poll
+               ▼
+             CATCHING_UP ─▶ … ─▶ LIVE ─▶ …    a message, or None: wait until the head has moved
+               │                                                  or `beat_s` has passed
+               ▼
+             done, at `until`
+
+Whoever drives it sends what `poll` gives, and calls it again.
+
+Invariants
+  (1) every record after the start is sent once, in order, or dropped by the filter;
+  (2) the last message of one that ends has `until` as its position;
+  (3) no more than `heartbeat_s` passes without a message.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from everlog.feed import cursor, message
+from everlog.feed.filter import TableFilter
+from everlog.feed.tail import Message, Origin, Tail, tail_of
+from everlog.proto import feed_pb2, log_pb2
+
+HEARTBEAT_S = 5.0
+
+
+class Subscription:
+    """Raises CursorError if it cannot start there, SchemaError for a table that there is not."""
+
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        after: int | log_pb2.Cursor = 0,
+        tables: Iterable[str] = (),
+        now: bool = False,
+        until: int | None = None,
+        bounded: bool = False,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        self.tail: Tail = tail_of(origin)
+        log = self.tail.log
+        head = log.head
+        self.position = head if now else cursor.check(after, log, self.tail.uuid)
+        self.until = until if not bounded else head if until is None else min(until, head)
+        self.heartbeat_s = heartbeat_s
+        self.done = False
+        names = tuple(tables)
+        schema = origin.schema_at(self.position)
+        self._only = TableFilter.of(names, schema, origin.schema_at(head)) if names else None
+        self._opening: bytes | None = message.build(b"", self._mark(), schema)
+        self._told = -1  # position of the last mark sent
+        self._told_live = False
+        self._sent_at = 0.0
+
+    def poll(self) -> bytes | None:
+        """The next message; None if there is nothing to send now, or it is `done`."""
+        if self._opening is not None:
+            opening, self._opening = self._opening, None
+            return self._send(opening, live=self.position >= self.tail.log.head)
+        while not self.done:
+            found = self.tail.message(self.position, self._only, self.until)
+            if found is None:
+                return self._at_the_end()
+            self.position, self._only = found.last, found.only
+            if not found.empty or self._due(found):
+                return self._send(found.raw, live=found.live)
+        return None
+
+    @property
+    def behind(self) -> int:
+        """Records that are on disk and were not polled yet."""
+        return max(0, self.tail.log.head - self.position)
+
+    @property
+    def beat_s(self) -> float:
+        """Seconds until a heartbeat is due."""
+        return max(0.0, self._sent_at + self.heartbeat_s - time.monotonic())
+
+    def _at_the_end(self) -> bytes | None:
+        live = self.position >= self.tail.log.head
+        self.done = self.until is not None and self.position >= self.until
+        if self._told < self.position if self.done else self.beat_s <= 0 or live > self._told_live:
+            return self._send(message.build(b"", self._mark()), live=live)
+        return None
+
+    def _due(self, found: Message) -> bool:
+        return self.beat_s <= 0 or found.live > self._told_live
+
+    def _send(self, raw: bytes, *, live: bool) -> bytes:
+        self._told, self._told_live, self._sent_at = self.position, live, time.monotonic()
+        return raw
+
+    def _mark(self) -> feed_pb2.Mark:
+        log = self.tail.log
+        return self.tail.mark(self.position, log.checksum_at(self.position), log.head)

@@ -1,1 +1,60 @@
-"""Typed migrations: load, check, plan, run."""
+"""Typed migrations: load, check, plan, run.
+
+A migration's folder gets all that its constants are made of from here, in one import.
+"""
+
+from everlog.migrations.build import build
+from everlog.migrations.loader import load
+from everlog.migrations.migration import Migration, Row
+from everlog.migrations.scaffold import new
+from everlog.store.kinds import (
+    BOOL,
+    BYTES,
+    DOUBLE,
+    ENUM,
+    FIXED32,
+    FIXED64,
+    FLOAT,
+    INT32,
+    INT64,
+    MESSAGE,
+    SFIXED32,
+    SFIXED64,
+    SINT32,
+    SINT64,
+    STRING,
+    TIMESTAMP,
+    UINT32,
+    UINT64,
+)
+from everlog.store.table import Field, Fields, Index, Table
+
+__all__ = [
+    "BOOL",
+    "BYTES",
+    "DOUBLE",
+    "ENUM",
+    "FIXED32",
+    "FIXED64",
+    "FLOAT",
+    "INT32",
+    "INT64",
+    "MESSAGE",
+    "SFIXED32",
+    "SFIXED64",
+    "SINT32",
+    "SINT64",
+    "STRING",
+    "TIMESTAMP",
+    "UINT32",
+    "UINT64",
+    "Field",
+    "Fields",
+    "Index",
+    "Migration",
+    "Row",
+    "Table",
+    "build",
+    "load",
+    "new",
+]

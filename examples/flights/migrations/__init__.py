@@ -1,0 +1,1 @@
+"""The migrations of the flights database, in the order of their names."""

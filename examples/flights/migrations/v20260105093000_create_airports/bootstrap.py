@@ -1,0 +1,13 @@
+"""The 1,458 airports."""
+
+from collections.abc import Iterator
+
+from everlog.migrations import Row
+from flights.source import read
+
+from . import AIRPORTS, Airport
+
+
+def rows() -> Iterator[Row]:
+    for airport in read("airports", Airport, skip=("tzone",)):  # a later version has it
+        yield AIRPORTS, airport

@@ -1,0 +1,194 @@
+"""Folder: one migration on disk, as it is before any of its code runs.
+
+    flights/migrations/                     a package of migrations: `find` it, list its `folders`
+      v20260105093000_create_airports/
+        __init__.py          constants by hand, and MIGRATION
+        model.proto          package <app>.v20260105093000; imports google/protobuf/ at most
+        model_pb2.py(.pyi)   generated from it by `everlog build`
+        bootstrap.py         rows that every database needs; or bootstrap_<table>.csv, .jsonl
+        testdata.py          rows at any scale from a seed
+        tests/
+
+Invariants
+  (1) a folder is whole: nothing that its migration does depends on another folder, so that its
+      digest holds all of it;
+  (2) versions are distinct, and folders are listed in their order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from importlib import util
+from pathlib import Path
+
+from everlog.migrations import digest
+from everlog.proto import log_pb2
+from everlog.store.errors import SchemaError
+
+SOURCE = "migrations"  # where migrations are unless told otherwise
+
+_NAME = re.compile(r"v(\d{14})_([a-z][a-z0-9_]*)")
+_PACKAGE = re.compile(r"^[ \t]*package\s+([\w.]+)\s*;", re.MULTILINE)
+_IMPORT = re.compile(r'^[ \t]*import\s+(?:public\s+|weak\s+)?"([^"]+)"', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Root:
+    """A package of migrations: its directory, and the name that it is imported by."""
+
+    path: Path
+    package: str
+
+    @property
+    def top(self) -> Path:
+        """The directory that must be on `sys.path` for the package to be found."""
+        return self.path.parents[self.package.count(".")]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The folder of one migration."""
+
+    path: Path
+    package: str  # the name that it is imported by
+    version: int  # YYYYMMDDHHMMSS
+    name: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.version}_{self.name}"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.proto"
+
+    @cached_property
+    def sources(self) -> list[log_pb2.SourceFile]:
+        return digest.sources(self.path)
+
+    @cached_property
+    def digest(self) -> bytes:
+        return digest.digest(self.sources)
+
+    @cached_property
+    def proto_package(self) -> str:
+        """The package that `model.proto` declares. Raises SchemaError if it is not this version's."""
+        text = self.model.read_text(encoding="utf-8")
+        for found in _IMPORT.finditer(text):
+            if not found[1].startswith("google/protobuf/"):
+                raise self.error(
+                    f"imports {found[1]!r}; expected only google/protobuf/…, for a migration is whole in"
+                    " its folder: copy the messages that it needs",
+                    line_of(text, found.start(1)),
+                )
+        package = _PACKAGE.search(text)
+        expected = f"v{self.version}"
+        if package is None:
+            raise self.error(f"expected `package <app>.{expected};`, found no package")
+        app, _, last = package[1].rpartition(".")
+        if last != expected or not app:
+            raise self.error(
+                f"expected `package {app or '<app>'}.{expected};`, found `package {package[1]};`: each"
+                " version of a model is a package of its own",
+                line_of(text, package.start(1)),
+            )
+        return package[1]
+
+    def error(self, text: str, line: int = 1, file: Path | None = None) -> SchemaError:
+        where = f"{file or self.model}:{line}"
+        return SchemaError(f"{where}: {text}", where=where)
+
+    def line_of_field(self, name: str) -> int:
+        """The line of `model.proto` that declares a field or message of this name; else the first."""
+        text = self.model.read_text(encoding="utf-8")
+        found = re.search(rf"\b{re.escape(name)}\s*[={{]", text)
+        return line_of(text, found.start()) if found else 1
+
+
+def line_of(text: str, at: int) -> int:
+    return text.count("\n", 0, at) + 1
+
+
+def find(source: str | Path = SOURCE) -> Root:
+    """The package of migrations with this name, or in this directory.
+
+    A text that is an existing directory is taken for it, else for the name of a package. Runs no
+    code of a migration. Raises SchemaError if there is neither.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _at(path.resolve())
+    words = str(source).split(".")
+    if isinstance(source, Path) or not all(word.isidentifier() for word in words):
+        raise SchemaError(f"there is no directory {source} of migrations", where=str(source))
+    try:
+        spec = util.find_spec(str(source))
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise SchemaError(
+            f"there is neither a package nor a directory {source}; give the path of the directory that"
+            " holds the migrations, or make the first one with `everlog new NAME`",
+            where=str(source),
+        )
+    return Root(Path(next(iter(spec.submodule_search_locations))), str(source))
+
+
+def _at(path: Path) -> Root:
+    words, parent = [path.name], path.parent
+    while (parent / "__init__.py").exists():
+        words.insert(0, parent.name)
+        parent = parent.parent
+    for word in words:
+        if not word.isidentifier():
+            raise SchemaError(
+                f"{path} cannot be imported: {word!r} is no identifier; rename the directory", where=str(path)
+            )
+    return Root(path, ".".join(words))
+
+
+def folders(root: Root) -> list[Folder]:
+    """The folders of a package of migrations, oldest first. Raises SchemaError for a bad one."""
+    found = [folder for path in sorted(root.path.iterdir()) if (folder := _folder(root, path))]
+    by_version = defaultdict(list)
+    for folder in found:
+        by_version[folder.version].append(folder.path.name)
+    for version, names in by_version.items():
+        if len(names) > 1:
+            where = str(root.path / names[1])
+            raise SchemaError(
+                f"{root.path}: two migrations have the timestamp {version}: {' and '.join(names)};"
+                " give the one that is not applied yet a newer one, in its name and its model.proto",
+                where=where,
+            )
+    return sorted(found, key=lambda folder: folder.version)
+
+
+def _folder(root: Root, path: Path) -> Folder | None:
+    if not path.is_dir() or path.name.startswith((".", "_")):
+        return None
+    if not any(item.name != "__pycache__" for item in path.iterdir()):
+        return None  # what a version control system leaves behind
+    named = _NAME.fullmatch(path.name)
+    if named is None or not _is_time(named[1]):
+        raise SchemaError(
+            f"{path}: expected a migration's folder to be named v<YYYYMMDDHHMMSS>_<name>, its name in a-z,"
+            f" 0-9 and _, as v20260105093000_create_airports; found {path.name!r}",
+            where=str(path),
+        )
+    for name in ("__init__.py", "model.proto"):
+        if not (path / name).is_file():
+            raise SchemaError(f"{path}: expected a file {name} in a migration's folder", where=str(path))
+    return Folder(path, f"{root.package}.{path.name}", int(named[1]), named[2])
+
+
+def _is_time(digits: str) -> bool:
+    try:
+        datetime.strptime(digits, "%Y%m%d%H%M%S")  # noqa: DTZ007  a name; the zone is UTC by convention
+    except ValueError:
+        return False
+    return True

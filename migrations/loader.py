@@ -1,0 +1,143 @@
+"""Loader: from a package of migrations to its Migrations, imported and checked.
+
+    folders ─▶ model built? ─▶ import ─▶ MIGRATION ─▶ constants = model? ─▶ follows the one before?
+
+Nothing of a package is used before all of it was found right, so a mistake in the last folder
+stops a run before the first has changed anything. Every error names a file and a line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from everlog.migrations.build import check_built
+from everlog.migrations.compatible import check_compatible
+from everlog.migrations.folder import SOURCE, Folder, Root, find, folders
+from everlog.migrations.migration import Migration
+from everlog.proto import log_pb2
+from everlog.store.errors import Error, SchemaError
+from everlog.store.evolve import evolve
+from everlog.store.table import Field, Table
+
+
+def load(source: str | Path = SOURCE) -> list[Migration]:
+    """The migrations of a package (`flights.migrations`) or directory, oldest first, checked.
+
+    Imports their code; writes nothing, but may append the directory that holds the package to
+    `sys.path`. Raises SchemaError for whatever does not fit together, with file and line.
+    """
+    root = find(source)
+    found = folders(root)
+    for folder in found:
+        check_built(folder)
+    _make_importable(root)
+    migrations = [_migration(folder) for folder in found]
+    _check_chain(migrations)
+    return migrations
+
+
+def import_file(folder: Folder, name: str = "") -> ModuleType:
+    """Imports a folder, or a module in it. Raises SchemaError with the line where it fails."""
+    importlib.invalidate_caches()
+    package = f"{folder.package}.{name}" if name else folder.package
+    file = folder.path / f"{name or '__init__'}.py"
+    try:
+        module = importlib.import_module(package)
+    except Error:
+        raise
+    except Exception as error:
+        raise fault(folder, file, error) from error
+    if module.__file__ is None or not Path(module.__file__).samefile(file):
+        raise folder.error(
+            f"{package} is imported from {module.__file__}, expected from here: two packages have one"
+            " name; rename one, or take the other off PYTHONPATH",
+            file=file,
+        )
+    return module
+
+
+def fault(folder: Folder, file: Path, error: Exception) -> SchemaError:
+    """What a folder's own code raised, at the line of the folder where it did."""
+    line = 1
+    if isinstance(error, SyntaxError) and error.filename:
+        file, line = Path(error.filename), error.lineno or 1
+    else:
+        inside = (f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == folder.path)
+        for frame in inside:
+            file, line = Path(frame.filename), frame.lineno or 1
+    return folder.error(f"{type(error).__name__}: {error}", line, file)
+
+
+def _make_importable(root: Root) -> None:
+    importlib.invalidate_caches()
+    top, *_ = root.package.split(".")
+    if top not in sys.modules and importlib.util.find_spec(top) is None:
+        sys.path.append(str(root.top))
+
+
+def _migration(folder: Folder) -> Migration:
+    module = import_file(folder)
+    file = folder.path / "__init__.py"
+    migration = getattr(module, "MIGRATION", None)
+    if not isinstance(migration, Migration):
+        raise folder.error(
+            f"expected `MIGRATION = Migration(tables=[…])`, found {migration!r}", file=file
+        )
+    constants = vars(module).values()
+    for field in (item for item in constants if isinstance(item, Field)):
+        field.check()
+    _check_tables(folder, migration, [item for item in constants if isinstance(item, Table)])
+    migration.folder = folder
+    return migration
+
+
+def _check_tables(folder: Folder, migration: Migration, declared: Iterable[Table[object, object]]) -> None:
+    file = f"{folder.proto_package.replace('.', '/')}/model.proto"
+    names: set[str] = set()
+    for table in migration.tables:
+        model = table.model.DESCRIPTOR
+        if model.file.name != file:
+            raise SchemaError(
+                f"{table.where}: table {table.name} has the model {model.full_name} of {model.file.name},"
+                f" expected one of this folder's own model.proto ({folder.proto_package})",
+                where=table.where,
+            )
+        if table.name in names:
+            raise SchemaError(
+                f"{migration.where}: MIGRATION has two tables named {table.name!r}; rename one",
+                where=migration.where,
+            )
+        names.add(table.name)
+    for constant in declared:
+        if not any(constant is table for table in migration.tables):
+            raise SchemaError(
+                f"{constant.where}: table {constant.name} is declared but not in MIGRATION; add it to its tables",
+                where=constant.where,
+            )
+
+
+def _check_chain(migrations: Iterable[Migration]) -> None:
+    """That each migration can follow those before it, from an empty database on."""
+    schema, before = log_pb2.Schema(), dict[str, Table[object, object]]()
+    for migration in migrations:
+        schema = after(schema, migration)
+        for table in migration.tables:
+            if table.name in before:
+                check_compatible(migration.folder, before[table.name], table)
+        before = {name: table for name, table in before.items() if name not in migration.drop}
+        before |= {table.name: table for table in migration.tables}
+
+
+def after(schema: log_pb2.Schema, migration: Migration) -> log_pb2.Schema:
+    """The schema that a migration makes of another. Raises SchemaError if it cannot."""
+    try:
+        return evolve(schema, migration.version, migration.tables, drop=migration.drop)
+    except SchemaError as error:
+        if error.facts.get("where"):
+            raise
+        raise SchemaError(f"{migration.where}: {error}", where=migration.where) from None

@@ -1,0 +1,47 @@
+"""Rows: files of rows as messages of a model, one after the other.
+
+    airports.csv      faa,name,position.lat       a header of field names, dotted into messages
+                      JFK,John F Kennedy,40.6
+    airports.jsonl    {"faa": "JFK", "name": …}   one object a line, as protobuf's JSON
+
+A cell that equals `null` (empty, unless told otherwise) and a JSON null leave the field unset. A
+row that does not fit stops the reading with a LoadError that names file, line and column. What
+values look like: `everlog.migrations.values`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.migrations.rows_csv import read_csv
+from everlog.migrations.rows_jsonl import read_jsonl
+from everlog.store.errors import LoadError
+
+__all__ = ["SUFFIXES", "read", "read_csv", "read_jsonl"]
+
+M = TypeVar("M", bound=Message)
+
+SUFFIXES = (".csv", ".jsonl", ".ndjson")
+
+
+def read(path: Path, model: type[M], *, null: str = "") -> Iterator[M]:
+    """The rows of a file, whose name says what is in it. Read-only.
+
+    Raises LoadError for a file that cannot be read, another kind of file, and a row that does
+    not fit.
+    """
+    if path.suffix not in SUFFIXES:
+        raise LoadError(
+            f"{path}: expected a file named {' or '.join(SUFFIXES)}, found {path.suffix or 'no suffix'}",
+            file=str(path),
+        )
+    try:
+        file: IO[bytes] = path.open("rb")
+    except OSError as error:
+        raise LoadError(f"{path}: {error.strerror}", file=str(path)) from error
+    with file:
+        yield from read_csv(file, model, null=null) if path.suffix == ".csv" else read_jsonl(file, model)

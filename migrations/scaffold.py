@@ -1,0 +1,165 @@
+"""Scaffold: a new migration's folder, made by copying the newest.
+
+    newest folder ─▶ model.proto, its package renamed   ─▶ new folder
+                     __init__.py, without `drop`
+                     testdata.py, helpers
+
+Not copied: bootstrap data, which the older migration has put there already; tests, which are of
+that step; generated code. The very first folder comes from a template, a table with two fields.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from everlog.migrations.folder import SOURCE, Folder, Root, find, folders
+from everlog.store.errors import SchemaError
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_NOT_COPIED = shutil.ignore_patterns(
+    "bootstrap*", "tests", "test_*.py", "*_pb2.py", "*_pb2.pyi", "__pycache__", ".*", "*~"
+)
+
+_MODEL = """\
+syntax = "proto3";
+
+package {app}.v{version};
+
+message {model} {{
+  string id = 1;
+  string name = 2;
+}}
+"""
+
+_CONSTANTS = '''\
+"""{title}."""
+
+from everlog.migrations import Migration
+from everlog.store.kinds import STRING
+from everlog.store.table import Fields, Index, Table
+
+from .model_pb2 import {model}
+
+field = Fields({model})
+ID = field("id", 1, STRING)
+NAME = field("name", 2, STRING)
+
+{constant} = Table("{table}", {model}, key=ID, indexes=(Index("by_name", NAME),))
+
+MIGRATION = Migration(tables=[{constant}])
+'''
+
+_TESTDATA = '''\
+"""Rows to test with: the same for the same seed, more of them for a greater scale."""
+
+from collections.abc import Iterator
+from random import Random
+
+from everlog.migrations import Row
+
+from . import {constant}, {model}
+
+
+def rows(random: Random, scale: int) -> Iterator[Row]:
+    for number in range(100 * scale):
+        yield {constant}, {model}(id=f"{{number:06}}", name=random.choice(["ann", "bob", "eve"]))
+'''
+
+
+def new(name: str, source: str | Path = SOURCE, *, now: datetime | None = None) -> Path:
+    """Makes the folder of a new migration and returns its path. Edit it, then `build`.
+
+    A `source` that is not there yet is made, if it is a path. The timestamp is that of `now` in
+    UTC, or the second after the newest migration's, if that is later. Raises SchemaError for a
+    name that is no identifier in lower case.
+    """
+    if not _NAME.fullmatch(name):
+        raise SchemaError(
+            f"expected the name of a migration in a-z, 0-9 and _, as create_airports; found {name!r}", name=name
+        )
+    root = _root(source)
+    known = folders(root)
+    newest = known[-1] if known else None
+    version = _version(newest, now or datetime.now(UTC))
+    path = root.path / f"v{version}_{name}"
+    if newest is None:
+        _write_first(path, root, version, name)
+    else:
+        _copy(newest, path, version)
+    return path
+
+
+def _root(source: str | Path) -> Root:
+    try:
+        return find(source)
+    except SchemaError:
+        path = Path(source)
+        if isinstance(source, str) and "." in source and path.suffix and len(path.parts) == 1:
+            raise  # the name of a package that there is not
+    path.mkdir(parents=True)
+    (path / "__init__.py").write_text('"""The migrations of the database, in the order of their names."""\n')
+    return find(path)
+
+
+def _version(newest: Folder | None, now: datetime) -> int:
+    form = "%Y%m%d%H%M%S"
+    time = now.astimezone(UTC)
+    if newest is not None:
+        last = datetime.strptime(str(newest.version), form).replace(tzinfo=UTC)
+        time = max(time, last + timedelta(seconds=1))
+    return int(time.strftime(form))
+
+
+def _copy(newest: Folder, path: Path, version: int) -> None:
+    package = newest.proto_package
+    shutil.copytree(newest.path, path, ignore=_NOT_COPIED)
+    model = path / "model.proto"
+    text = model.read_text(encoding="utf-8")
+    app = package.rpartition(".")[0]
+    declared = re.compile(rf"^([ \t]*package\s+){re.escape(package)}(\s*;)", re.MULTILINE)
+    model.write_text(declared.sub(rf"\g<1>{app}.v{version}\2", text, count=1), encoding="utf-8")
+    constants = path / "__init__.py"
+    constants.write_text(_without_drop(constants.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def _without_drop(code: str) -> str:
+    """The code without the argument `drop` of Migration(…): the tables are gone already."""
+    lines = code.splitlines(keepends=True)
+    starts = [0]
+    for line in lines:
+        starts.append(starts[-1] + len(line.encode()))
+    for call in (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)):
+        if not (isinstance(call.func, ast.Name) and call.func.id == "Migration"):
+            continue
+        for argument in (item for item in call.keywords if item.arg == "drop"):
+            first = starts[argument.lineno - 1] + argument.col_offset
+            last = starts[(argument.end_lineno or 1) - 1] + (argument.end_col_offset or 0)
+            raw = code.encode()
+            before, behind = raw[:first].decode(), raw[last:].decode()
+            if re.match(r"\s*,", behind):
+                return before + re.sub(r"^\s*,[ \t]*\n?", "", behind)
+            return re.sub(r",\s*$", "", before) + behind
+    return code
+
+
+def _write_first(path: Path, root: Root, version: int, name: str) -> None:
+    app = root.package.partition(".")[0] if "." in root.package else root.path.parent.name
+    app = app if app.isidentifier() and app.isascii() else "app"
+    table = name.removeprefix("create_").removeprefix("add_")
+    model = "".join(word.capitalize() for word in table.removesuffix("s").split("_")) or "Row"
+    words = {
+        "app": app,
+        "version": version,
+        "title": name.replace("_", " ").capitalize(),
+        "table": table,
+        "constant": table.upper(),
+        "model": model,
+    }
+    path.mkdir()
+    (path / "model.proto").write_text(_MODEL.format(**words), encoding="utf-8")
+    (path / "__init__.py").write_text(_CONSTANTS.format(**words), encoding="utf-8")
+    (path / "testdata.py").write_text(_TESTDATA.format(**words), encoding="utf-8")

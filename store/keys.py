@@ -15,6 +15,7 @@
                 3 commit   commit_id -> seq:u64be
                 4 load     id -> everlog.v1.Load of its last chunk
                 5 rows     space:u32be -> number of rows:u64be
+                6 migration seq:u64be of a Migration record -> empty
 
 Invariants
   (1) all that a space holds lies between its number and the next: one range deletes a table;
@@ -43,7 +44,7 @@ NOTE_SCHEMA = PREFIX.pack(0, 2)
 NOTE_COMMIT = PREFIX.pack(0, 3)
 NOTE_LOAD = PREFIX.pack(0, 4)
 NOTE_ROWS = PREFIX.pack(0, 5)
-NOTES_END = SPACE.pack(1)
+NOTE_MIGRATION = PREFIX.pack(0, 6)
 
 KEY_BYTES_MAX = 4096
 ROW_BYTES_MAX = 4 << 20

@@ -64,7 +64,7 @@ class TableInfo:
         self.space = proto.space
         self.row_prefix = keys.prefix(proto.space)
         self.indexes = {index.name: IndexInfo(self, index) for index in proto.indexes}
-        self.unique = tuple(index for index in self.indexes.values() if index.unique)
+        self.unique = [(at, index) for at, index in enumerate(self.indexes.values()) if index.unique]
         self._bindings: dict[type[Message], Binding] = {}
 
     @cached_property
@@ -150,6 +150,36 @@ class IndexInfo:
         role = f"index {self.table.name}.{self.name}"
         return encode_values(value, self.fields, role, partial=partial, optional=True)
 
+    @cached_property
+    def nullable(self) -> bool:
+        """Whether one of its fields can be absent from a row."""
+        return any(step.has_presence for path in self.fields for step in path)
+
+    def has_null(self, values: bytes) -> bool:
+        """Whether a field is absent in these values (without prefix): such rows are not unique."""
+        at = 0
+        for path in self.fields:
+            if not values[at]:
+                return True
+            decode = kind_of(path[-1]).decode
+            assert decode is not None
+            at = decode(values, at + 1)[1]
+        return False
+
+    def show(self, values: bytes) -> str:
+        """`("New York", None)`: values (without prefix) for people."""
+        shown, at = [], 0
+        for path in self.fields:
+            at += 1
+            if not values[at - 1]:
+                shown.append("None")
+                continue
+            decode = kind_of(path[-1]).decode
+            assert decode is not None
+            value, at = decode(values, at)
+            shown.append(repr(value))
+        return ", ".join(shown)
+
     def key_in(self, entry: bytes) -> bytes:
         """The primary key at the end of an entry (given without its prefix)."""
         at = 0
@@ -177,7 +207,6 @@ class Binding:
         self._entry_ofs: list[KeyOf] | None = None
         if all(_has(descriptor, path.numbers) for index in info.indexes.values() for path in index.proto.fields):
             self._entry_ofs = [_entry_of(index, descriptor) for index in info.indexes.values()]
-        self.uniques = [(index.prefix, at) for at, index in enumerate(info.indexes.values()) if index.unique]
 
     def values(self, row: Message, raw: bytes) -> list[bytes]:
         """For each index of the table: its prefix and the row's values, without the key."""

@@ -1,0 +1,104 @@
+"""Check: looks at everything, and says what is not as it must be.
+
+    log     every record checks, is dense, and no earlier than the one before
+    rows    parse, lie under the key that is in them, and were written by a record there is
+    entries every row has its entry in each index, and every entry its row
+    notes   counts are right, nothing lies in a space or an index that no schema has
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from everlog.store import keys, record
+from everlog.store.errors import Error
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.schema import TableInfo
+from everlog.store.view import View
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+EVERY = 4096
+
+
+def problems(db: Database, progress: OnProgress | None = None) -> Iterator[str]:
+    """See `Database.check`. Read-only."""
+    view, seq = db.tables.snapshot()
+    schema, counts = db.tables.schema, dict(db.tables.counts)
+    try:
+        yield from _log(db, seq, progress)
+        for info in schema.tables.values():
+            yield from _table(view, info, seq, counts.get(info.space, 0), progress)
+        yield from _strays(view, set(schema.spaces))
+    finally:
+        view.close()
+
+
+def _log(db: Database, last: int, progress: OnProgress | None) -> Iterator[str]:
+    time_ns = 0
+    try:
+        for seq, framed in db.log.scan(0, last):
+            commit = record.decode(framed, seq)
+            if commit.time_ns < time_ns:
+                yield f"record {seq} of the log is older than the one before it"
+            time_ns = commit.time_ns
+            if seq == db.log.oldest and not (commit.HasField("created") or commit.HasField("base")):
+                yield f"record {seq}, the first of the log, does not say which database it is of"
+            if progress is not None and not seq % EVERY:
+                progress(Progress("check log", seq, last, "records"))
+    except Error as error:
+        yield str(error)
+
+
+def _table(view: View, info: TableInfo, last: int, count: int, progress: OnProgress | None) -> Iterator[str]:
+    rows = 0
+    wanted = {index.id: 0 for index in info.indexes.values()}
+    skip = len(info.row_prefix)
+    try:
+        for full, value in view.items(info.row_prefix, keys.prefix(info.space, 1)):
+            rows += 1
+            yield from _row(view, info, full[skip:], value, last)
+            if progress is not None and not rows % EVERY:
+                progress(Progress(f"check {info.name}", rows, count))
+        for index in info.indexes.values():
+            for full, _ in view.items(index.prefix, keys.prefix(info.space, index.id + 1)):
+                wanted[index.id] += 1
+                key = index.key_in(full[skip:])
+                if view.get(info.row_prefix + key) is None:
+                    yield f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, which is no row"
+            if wanted[index.id] != rows:
+                yield f"index {info.name}.{index.name} has {wanted[index.id]:,} entries for {rows:,} rows"
+    except Error as error:
+        yield f"table {info.name}: {error}"
+    if rows != count:
+        yield f"table {info.name} has {rows:,} rows, and is said to have {count:,}"
+
+
+def _row(view: View, info: TableInfo, key: bytes, value: bytes, last: int) -> Iterator[str]:
+    try:
+        name = info.show_key(key)
+        raw = keys.row_of(value)
+        row = info.parse(raw)
+        if info.own.key_of(row) != key:
+            yield f"row {name} has another key in it: {info.show_key(info.own.key_of(row))}"
+        if not 0 < keys.seq_of(value) <= last:
+            yield f"row {name} says that commit {keys.seq_of(value)} wrote it; the log ends at {last}"
+        for index, values in zip(info.indexes.values(), info.own.values(row, raw), strict=True):
+            if view.get(values + key) is None:
+                yield f"row {name} has no entry in index {index.name}"
+    except Error as error:
+        yield str(error)
+
+
+def _strays(view: View, spaces: set[int]) -> Iterator[str]:
+    """Whatever lies where no table is."""
+    start = keys.SPACE.pack(1)
+    for space in [*sorted(spaces), 1 << 32]:
+        end = keys.SPACE.pack(space) if space < 1 << 32 else b"\xff" * 5
+        for full, _ in view.items(start, end):
+            yield f"something lies in space {keys.SPACE.unpack_from(full)[0]}, which no table has"
+            break
+        if space < 1 << 32:
+            start = keys.SPACE.pack(space + 1)

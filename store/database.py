@@ -1,0 +1,403 @@
+"""Database: an open database in this process. The store's face.
+
+    Database ─▶ Transaction ─▶ Committer ─▶ Log ─▶ Tables
+       └──────── reads ───────────────────────────────┘
+
+Opening it: look at the directory ─▶ RocksDB ─▶ compare the log with HEAD ─▶ project what the
+tables lack ─▶ ready. `everlog.open` finds the right kind of database for a URL.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.proto import log_pb2
+from everlog.store import check, migrate, rebuild
+from everlog.store import load as loads
+from everlog.store.committer import About, Committer
+from everlog.store.errors import ClosedError, ConflictError, Error, ReadOnlyError
+from everlog.store.hashing import TableHash, hashes
+from everlog.store.keys import NOTE_LOAD
+from everlog.store.opening import Opened, open_directory
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.reader import Reader, Scan
+from everlog.store.schema import Schema
+from everlog.store.source import LocalSource, Source
+from everlog.store.status import Status, status
+from everlog.store.table import Table
+from everlog.store.transaction import CommitResult, Metadata, Transaction
+from everlog.store.view import View
+
+M = TypeVar("M", bound=Message)
+K = TypeVar("K")
+R = TypeVar("R")
+
+DURABILITIES = ("sync", "os")
+RETRIES = 20
+IDEMPOTENCY_S = 24 * 3600.0
+
+
+class Writer(Reader):
+    """The calls that write rows, each a transaction; the same over the network."""
+
+    def transaction(
+        self,
+        *,
+        actor: str = "",
+        reason: str = "",
+        correlation_id: str = "",
+        causation_id: str = "",
+        client: str = "",
+        commit_id: bytes = b"",
+        durability: str | None = None,
+    ) -> Transaction:
+        """A transaction, to use in a `with`. Raises ReadOnlyError.
+
+        `commit_id` is a UUIDv7: the same id with the same content commits once. `durability`:
+        "sync" (on disk when it returns) or "os" (on disk some 20 ms later).
+        """
+        if durability is not None and durability not in DURABILITIES:
+            raise Error(f"expected a durability of {' or '.join(DURABILITIES)}, found {durability!r}")
+        metadata = Metadata(actor, reason, correlation_id, causation_id, client, commit_id, durability)
+        return self._transaction(metadata)
+
+    def run(self, fn: Callable[[Transaction], R], *, retries: int = RETRIES, **metadata: Any) -> R:
+        """Runs `fn(tx)` and commits; on a conflict, again, up to `retries` times."""
+        for left in range(retries, -1, -1):
+            try:
+                with self.transaction(**metadata) as tx:
+                    result = fn(tx)
+                return result
+            except ConflictError:
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
+
+    def put(self, table: Table[M, Any], row: M, *, expect_version: int | None = None, **metadata: Any) -> CommitResult:
+        """Writes one row in a transaction of its own."""
+        with self.transaction(**metadata) as tx:
+            tx.put(table, row, expect_version=expect_version)
+            return tx.commit()
+
+    def insert(self, table: Table[M, Any], row: M, **metadata: Any) -> CommitResult:
+        """Writes one row that must not be there yet. Raises PreconditionError."""
+        with self.transaction(**metadata) as tx:
+            tx.insert(table, row)
+            return tx.commit()
+
+    def update(self, table: Table[M, Any], row: M, **metadata: Any) -> CommitResult:
+        """Writes one row that must be there already. Raises PreconditionError."""
+        with self.transaction(**metadata) as tx:
+            tx.update(table, row)
+            return tx.commit()
+
+    def delete(
+        self, table: Table[M, K], key: K, *, expect_version: int | None = None, **metadata: Any
+    ) -> CommitResult:
+        """Deletes one row, if it is there."""
+        with self.transaction(**metadata) as tx:
+            tx.delete(table, key, expect_version=expect_version)
+            return tx.commit()
+
+    def _transaction(self, metadata: Metadata) -> Transaction:
+        raise NotImplementedError
+
+
+class Snapshot(Reader):
+    """A database at one moment. Use it in a `with`: as long as it is open, that moment is kept."""
+
+    def __init__(self, source: Source, seq: int, schema: Schema, close: Callable[[], None]) -> None:
+        self.seq = seq
+        self._held: Source | None = source
+        self._of = schema
+        self._on_close = close
+
+    def _schema(self) -> Schema:
+        return self._of
+
+    def _source(self) -> Source:
+        if self._held is None:
+            raise ClosedError("this snapshot is closed")
+        return self._held
+
+    def close(self) -> None:
+        self._held = None
+        self._on_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Database(Writer):
+    """An open database. Safe to use from many threads; not after a fork."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        url: str | None = None,
+        create: bool = True,
+        read_only: bool = False,
+        durability: str = "sync",
+        idempotency_s: float = IDEMPOTENCY_S,
+        temporary: bool = False,
+        progress: OnProgress | None = None,
+    ) -> None:
+        """Opens the database in a directory, and makes it if there is none and `create`.
+
+        Raises OpenError, and CorruptionError if the log is not what it was. `idempotency_s`: for
+        how many seconds a `commit_id` is remembered. `temporary`: the directory goes with it.
+        """
+        if durability not in DURABILITIES:
+            raise Error(f"expected a durability of {' or '.join(DURABILITIES)}, found {durability!r}")
+        self.path = Path(path)
+        self.url = url or f"file:{path}"
+        self.read_only = read_only
+        self.durability = durability
+        self._pid = os.getpid()
+        opened: Opened = open_directory(
+            self.path, create=create, read_only=read_only, temporary=temporary, progress=progress
+        )
+        self._opened_state = opened
+        self.uuid, self.log, self.tables = opened.uuid, opened.log, opened.tables
+        self.engine, self.clock = opened.engine, opened.clock
+        self.committer = Committer(opened.log, opened.tables, opened.clock, idempotency_s)
+        self._live = LocalSource(opened.tables.target.view)
+        self._scans: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._closed = False
+
+    # what it is
+
+    @property
+    def schema(self) -> Schema:
+        """The schema in force."""
+        return self.tables.schema
+
+    @property
+    def head(self) -> int:
+        """Seq of the newest record that is on disk."""
+        return self.log.head
+
+    def cursor(self) -> log_pb2.Cursor:
+        """The position after the newest record that is on disk. Read-only."""
+        self._check_open()
+        return self.log.cursor(self.log.head, self.uuid)
+
+    def schema_at(self, seq: int) -> log_pb2.Schema:
+        """The schema in force after the record at `seq`. Read-only."""
+        return migrate.schema_at(self.log, self.tables, seq)
+
+    def migrations(self) -> list[migrate.Recorded]:
+        """Every Migration record of the log, oldest first. Read-only."""
+        self._check_open()
+        return migrate.recorded(self.log, self.tables)
+
+    def disk_bytes(self) -> int:
+        """Bytes of all files of the database. Read-only."""
+        return self.engine.disk_bytes()
+
+    def status(self) -> Status:
+        """What there is, in numbers. Read-only."""
+        self._check_open()
+        return status(self)
+
+    # reading
+
+    def snapshot(self) -> Snapshot:
+        """This moment, for reading more than once. Read-only."""
+        source, seq, view = self._view_now()
+        snapshot = Snapshot(source, seq, self.tables.schema, view.close)
+        self._scans.add(snapshot)
+        return snapshot
+
+    def refresh(self) -> int:
+        """Where it was opened for reading beside a process that writes: sees what was written
+        since. Returns the seq that it is at."""
+        self._check_open()
+        if self.read_only:
+            self._opened_state.refresh()
+            self._live = LocalSource(self.tables.target.view)
+        return self.tables.applied
+
+    def hashes(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
+        """Rows and content hash of every table, at one moment. Read-only."""
+        _, _, view = self._view_now()
+        with_progress = None if progress is None else lambda done: progress(Progress("hash", done))
+        try:
+            return hashes(view, self.tables.schema, with_progress)
+        finally:
+            view.close()
+
+    # writing
+
+    def load(
+        self,
+        table: Table[M, Any],
+        rows: Iterable[M],
+        *,
+        id: str | None = None,
+        source: str = "",
+        kind: log_pb2.Load.Kind = loads.IMPORT,
+        total: int | None = None,
+        progress: OnProgress | None = None,
+        **metadata: Any,
+    ) -> loads.LoadResult:
+        """Writes many rows in chunks, each one commit. With an `id` it goes on where it stopped.
+
+        `total`, for the progress, is the number of rows if known. Raises RowError for a row that
+        does not fit: the chunks before it stay.
+        """
+        return loads.load(
+            self,
+            table,
+            rows,
+            id=id,
+            source=source,
+            kind=kind,
+            metadata=self.transaction(**metadata).metadata,
+            total=total,
+            progress=progress,
+        )
+
+    def loader(self, table: Table[Any, Any], load: log_pb2.Load, **metadata: Any) -> loads.Loader:
+        """One load, to be fed chunk by chunk; its id, kind and source are those of `load`."""
+        return loads.Loader(self, table, load, self.transaction(**metadata).metadata)
+
+    def apply_migration(
+        self,
+        migration: log_pb2.Migration,
+        rows: Iterable[tuple[Table[Any, Any], Message]] = (),
+        *,
+        delete: Iterable[tuple[Table[Any, Any], Any]] = (),
+        actor: str = "",
+        reason: str = "",
+        expect_schema: int | None = None,
+        progress: OnProgress | None = None,
+    ) -> CommitResult:
+        """Appends a migration and its rows as one record, and brings the tables to its schema.
+
+        `expect_schema` is the version that it was planned upon. Raises MigrationError,
+        UniqueError and RowError: then nothing of it was done.
+        """
+        self._check_writable()
+        return migrate.apply(
+            self,
+            migration,
+            rows,
+            delete=delete,
+            metadata=Metadata(actor, reason),
+            expect_schema=expect_schema,
+            progress=progress,
+        )
+
+    # looking after it
+
+    def rebuild(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
+        """Builds all tables anew from the log beside the live ones, proves that both are equal,
+        and switches to the new ones. Raises CorruptionError if they differ: then nothing is
+        switched."""
+        self._check_writable()
+        return rebuild.beside(self, progress)
+
+    def rebuild_into(self, path: Path | str, progress: OnProgress | None = None) -> dict[str, TableHash]:
+        """Builds another database from this one's log alone, in a new directory, and returns the
+        hashes of its tables."""
+        self._check_open()
+        return rebuild.into(self, Path(path), progress)
+
+    def check(self, progress: OnProgress | None = None) -> Iterable[str]:
+        """Everything that is not as it must be, a sentence each. Read-only."""
+        self._check_open()
+        return check.problems(self, progress)
+
+    def close(self) -> None:
+        """Brings everything to files and lets go of the directory. Twice is once."""
+        if self._closed:
+            return
+        self._closed = True
+        for held in list(self._scans):
+            held.close()
+        if not self.read_only:
+            self.committer.close()
+        self._opened_state.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.url}{' closed' if self._closed else f' at {self.log.head}'}>"
+
+    # for readers, transactions and loads
+
+    def _schema(self) -> Schema:
+        return self.tables.schema
+
+    def _source(self) -> Source:
+        if self._closed:
+            self._check_open()
+        return self._live
+
+    def _moment(self) -> Source:
+        return self._view_now()[0]
+
+    def _opened(self, scan: Scan[Any]) -> None:
+        self._scans.add(scan)
+
+    def _view_now(self) -> tuple[Source, int, View]:
+        self._check_open()
+        view, seq = self.tables.snapshot()
+        return LocalSource(view), seq, view
+
+    def _begin(self) -> tuple[Source, int]:
+        source, seq, view = self._view_now()
+        self._scans.add(view)
+        return source, seq
+
+    def _transaction(self, metadata: Metadata) -> Transaction:
+        if self._closed or self.read_only:
+            self._check_writable()
+        return Transaction(self, metadata)
+
+    def _commit(self, transaction: Transaction) -> CommitResult:
+        return self._commit_about(transaction, None)
+
+    def _commit_about(self, transaction: Transaction, about: About | None) -> CommitResult:
+        if self._closed or self.read_only:
+            self._check_writable()
+        sync = (transaction.metadata.durability or self.durability) == "sync"
+        return self.committer.commit(transaction, sync=sync, about=about)
+
+    def _load_state(self, id: str) -> tuple[log_pb2.Load, int]:
+        """How far a load is, and the seq at which that is so."""
+        _, seq, view = self._view_now()
+        value = view.get(NOTE_LOAD + id.encode())
+        view.close()
+        return (log_pb2.Load.FromString(value) if value else log_pb2.Load()), seq
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"{self.url} is closed; open it again")
+        if os.getpid() != self._pid:
+            raise ClosedError(f"{self.url} was opened before this process was forked; open it in the child, after")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self.read_only:
+            raise ReadOnlyError(f"{self.url} was opened for reading; open it without read_only to write")
+
+

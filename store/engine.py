@@ -1,0 +1,259 @@
+"""Engine: the one module that knows RocksDB.
+
+    <path>/EVERLOG   what this directory is: format and UUID, written once
+    <path>/HEAD      how far the log was known to be on disk (head.py)
+    <path>/OWNER     who has it open for writing, for the message to the next
+    <path>/db/       RocksDB, with the column families
+        default        which column family holds the live tables: b"tables" -> name
+        log            seq:u64be -> framed record                           (log.py)
+        data-N         rows, index entries, notes                           (keys.py)
+
+Invariants
+  (1) RocksDB's errors leave this module as everlog's;
+  (2) iteration never ends silently at a damaged block: rocksdict's `items` does, so whoever
+      comes to its end asks `verify_end` (tests/store/test_engine_facts.py holds the facts).
+
+A write of the log goes through the write-ahead log, one of the tables does not: they are
+projected again from the log on opening.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    ColumnFamily,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteOptions,
+)
+
+from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error, OpenError
+
+LOG = "log"
+TABLES = b"tables"
+FIRST_DATA = "data-1"
+LOG_BUFFER_BYTES = 16 << 20
+DATA_BUFFER_BYTES = 8 << 20
+CACHE_BYTES = 32 << 20
+
+
+class Engine:
+    """An open RocksDB. `secondary` opens it for reading, beside a process that writes."""
+
+    def __init__(self, path: Path, *, secondary: bool = False) -> None:
+        self.path = path
+        self.secondary = secondary
+        self._scratch: str | None = None
+        self._cache = Cache(CACHE_BYTES)
+        directory = path / "db"
+        exists = (directory / "CURRENT").exists()
+        with translated(f"opening {path}"):
+            names = Rdict.list_cf(str(directory), _options(self._cache)) if exists else ["default"]
+            families = {name: self._family_options(name) for name in {*names, LOG}}
+            if not exists:
+                families[FIRST_DATA] = self._family_options(FIRST_DATA)
+            access = AccessType.read_write()
+            if secondary:
+                self._scratch = tempfile.mkdtemp(prefix="everlog-secondary-")
+                access = AccessType.secondary(self._scratch)
+            self._db = Rdict(str(directory), self._db_options(), families, access)
+            self.log = self._db.get_column_family(LOG)
+            self._log_handle = self._db.get_column_family_handle(LOG)
+            live = self._db.get(TABLES)
+            self.data_name = live.decode() if live else FIRST_DATA
+            self.data = self._db.get_column_family(self.data_name)
+            self.data_handle: ColumnFamily | None = self._db.get_column_family_handle(self.data_name)
+            if not secondary:
+                for name in names:
+                    if name.startswith("data-") and name != self.data_name:
+                        self._db.drop_column_family(name)  # left by a rebuild that was killed
+        self._to_os = WriteOptions()
+        self._no_wal = WriteOptions()
+        self._no_wal.disable_wal = True  # type: ignore[method-assign,assignment]  # a property; its stub is wrong
+        self._put_log = self.log.put
+        self._write = self._db.write
+        self.get = self.data.get
+
+    def _db_options(self) -> Options:
+        options = _options(self._cache)
+        options.create_if_missing(True)
+        options.create_missing_column_families(True)
+        options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
+        options.set_max_background_jobs(2)
+        options.set_keep_log_file_num(2)
+        options.set_max_open_files(512)
+        options.set_max_total_wal_size(64 << 20)
+        return options
+
+    def _family_options(self, name: str) -> Options:
+        options = _options(self._cache)
+        options.set_write_buffer_size(LOG_BUFFER_BYTES if name == LOG else DATA_BUFFER_BYTES)
+        options.set_max_write_buffer_number(4)
+        return options
+
+    def append_log(self, records: list[tuple[bytes, bytes]]) -> None:
+        """Writes records to the operating system. Raises DiskError: nothing was written."""
+        try:
+            if len(records) == 1:
+                self._put_log(*records[0], self._to_os)
+            else:
+                writes = WriteBatch(raw_mode=True)
+                for key, framed in records:
+                    writes.put(key, framed, self._log_handle)
+                self._write(writes, self._to_os)
+        except Exception as error:
+            raise _translate(error, f"writing to the log in {self.path}") from error
+
+    def sync_log(self) -> None:
+        """Waits until all that was appended is on disk. Lets go of the interpreter's lock.
+
+        Raises DiskError: whether it is on disk is unknown.
+        """
+        try:
+            self._db.flush_wal(True)
+        except Exception as error:
+            raise DiskError(
+                f"{self.path}: the disk did not confirm a write ({error}); whether it is on disk is unknown"
+                " until the database is opened again, and nothing more is written until then",
+                outcome="unknown",
+            ) from error
+
+    def write_data(self, writes: WriteBatch) -> None:
+        """Writes a projection, all or nothing, without the write-ahead log."""
+        try:
+            self._write(writes, self._no_wal)
+        except Exception as error:
+            raise _translate(error, f"writing tables in {self.path}") from error
+
+    def delete_log_after(self, key: bytes) -> None:
+        """Cuts the log: everything from `key` on. Only `everlog repair` does."""
+        with translated("cutting the log"):
+            self.log.delete_range(key, b"\xff" * 9)
+            self.sync_log()
+
+    def create_family(self, name: str) -> tuple[Rdict, ColumnFamily]:
+        with translated(f"creating {name}"):
+            family = self._db.create_column_family(name, self._family_options(name))
+            return family, self._db.get_column_family_handle(name)
+
+    def drop_family(self, name: str) -> None:
+        with translated(f"dropping {name}"):
+            self._db.drop_column_family(name)
+
+    def switch_data(self, name: str, family: Rdict, handle: ColumnFamily) -> str:
+        """Makes another column family the live tables, durably; returns the old one's name."""
+        with translated("switching tables"):
+            family.flush()
+            self._db[TABLES] = name.encode()
+            self._db.flush_wal(True)
+        old, self.data_name = self.data_name, name
+        self.data, self.data_handle, self.get = family, handle, family.get
+        return old
+
+    def flush(self) -> None:
+        """Brings what is in memory to files, so that opening has nothing to replay."""
+        with translated(f"flushing {self.path}"):
+            self.log.flush()
+            self.data.flush()
+
+    def catch_up(self) -> None:
+        """As a secondary: sees what the writing process wrote since."""
+        with translated(f"reading {self.path}"):
+            self._db.try_catch_up_with_primary()
+
+    def disk_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    def close(self) -> None:
+        # rocksdict keeps the lock of a database for as long as any handle of it lives.
+        self.data_handle = None
+        for name in ("get", "_put_log", "_write", "_log_handle"):
+            setattr(self, name, _closed)
+        families = (self.log, self.data)
+        for family in families:
+            family.close()
+        self._db.close()
+        if self._scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def verify_end(view: Any, last: bytes | None, start: bytes, end: bytes | None, *, backwards: bool = False) -> None:
+    """Asks whether an iteration that ended after `last` really had come to its end.
+
+    Raises CorruptionError if there is more, which an unreadable block hid. Read-only.
+    """
+    with translated("reading"):
+        cursor = view.iter()
+        at = last if last is not None else start
+        if backwards:
+            cursor.seek_for_prev(at)
+        else:
+            cursor.seek(at)
+        if cursor.valid() and last is not None and cursor.key() == last:
+            cursor.prev() if backwards else cursor.next()
+        if not cursor.valid():
+            cursor.status()
+            return
+        key = cursor.key()
+    inside = (key >= start) if backwards else (end is None or key < end)
+    if inside and not (backwards and last is None):
+        raise CorruptionError(f"a block after key {at.hex()} could not be read", place=at.hex())
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turns RocksDB's errors into everlog's."""
+    try:
+        yield
+    except Error:
+        raise
+    except Exception as error:
+        raise _translate(error, doing) from error
+
+
+def _translate(error: Exception, doing: str) -> Error:
+    text = str(error)
+    low = text.lower()
+    if "closed" in low or type(error).__name__ == "DbClosedError":
+        return ClosedError(f"{doing}: the database is closed")
+    if "no space left" in low or "disk quota" in low:
+        return DiskError(
+            f"{doing}: the disk is full; nothing was written. Free some space and try again", outcome="nothing written"
+        )
+    if "corruption" in low or "checksum" in low or "bad magic" in low:
+        return CorruptionError(f"{doing}: RocksDB found damage: {text}", place=text)
+    if "lock" in low:
+        return OpenError(f"{doing}: another process has it open: {text}")
+    if "too many open files" in low:
+        return DiskError(f"{doing}: no file descriptors are left ({text}); raise `ulimit -n`", outcome="nothing written")
+    return DiskError(f"{doing}: {text}", outcome="nothing written")
+
+
+def _closed(*_: Any, **__: Any) -> Any:
+    raise ClosedError("the database is closed")
+
+
+def _options(cache: Cache) -> Options:
+    options = Options(raw_mode=True)
+    blocks = BlockBasedOptions()
+    blocks.set_block_cache(cache)
+    blocks.set_bloom_filter(10, False)
+    blocks.set_block_size(16 << 10)
+    blocks.set_format_version(5)
+    blocks.set_cache_index_and_filter_blocks(True)
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    options.set_block_based_table_factory(blocks)
+    options.set_compression_type(DBCompressionType.lz4())
+    return options

@@ -1,0 +1,93 @@
+"""Head: small files beside RocksDB that say what it should contain.
+
+    EVERLOG := {"format": 1, "database": "<uuid>"}                     written once, at creation
+    HEAD    := {"seq": 812, "checksum": 3735928559}                    every second, and on closing
+    OWNER   := {"pid": 4711, "host": "…", "since": "…"}                on opening for writing
+
+RocksDB can lose the end of its write-ahead log without a word: a file that is gone opens as
+empty. HEAD is what the log is compared with on opening, so that a loss is an error.
+
+Invariants
+  (1) HEAD never says more than what was on disk when it was written;
+  (2) each file is replaced whole: it is the old one or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from everlog.store.errors import OpenError
+
+FORMAT = 1
+MARKER, HEAD, OWNER = "EVERLOG", "HEAD", "OWNER"
+
+
+class Marker(msgspec.Struct):
+    format: int
+    database: str
+
+
+class Head(msgspec.Struct):
+    seq: int
+    checksum: int
+
+
+class Owner(msgspec.Struct):
+    pid: int
+    host: str
+    since: str
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def write(path: Path, value: msgspec.Struct, *, sync: bool) -> None:
+    """Replaces the file whole; `sync` waits for the disk."""
+    temporary = path.with_name(path.name + ".new")
+    with open(temporary, "wb") as file:
+        file.write(msgspec.json.encode(value) + b"\n")
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(temporary, path)
+    if sync:
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read(path: Path, kind: type[T]) -> T | None:
+    """The file's value; None if there is no file. Raises OpenError if it is not one."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, OSError) as error:
+        raise OpenError(f"{path}: expected everlog's {path.name} file, found something else: {error}") from None
+
+
+def read_marker(path: Path) -> Marker | None:
+    """What this directory is. Raises OpenError if it is of a newer everlog."""
+    marker = read(path / MARKER, Marker)
+    if marker is not None and marker.format > FORMAT:
+        raise OpenError(
+            f"{path} has format {marker.format}, this everlog knows up to {FORMAT}; open it with a newer one",
+            format=marker.format,
+        )
+    return marker
+
+
+def this_process() -> Owner:
+    return Owner(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%dT%H:%M:%S%z"))

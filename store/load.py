@@ -1,0 +1,152 @@
+"""Load: many rows, in chunks, each chunk one commit. A load goes on where it stopped.
+
+    rows ─▶ chunk of 1,000 rows or 1 MiB ─▶ Commit {changes, about: Load{id, rows so far}} ─▶ …
+
+The id names the load: the same id again passes over the rows that are in the log already, and a
+load that is finished does nothing. So the source must give the same rows in the same order.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.proto import log_pb2
+from everlog.store import keys, write
+from everlog.store.errors import ConflictError
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.table import Table
+from everlog.store.transaction import CommitResult, Metadata, Transaction
+
+M = TypeVar("M", bound=Message)
+
+CHUNK_ROWS = 1000
+CHUNK_BYTES = 1 << 20
+IMPORT = log_pb2.Load.IMPORT
+
+
+class LoadResult(NamedTuple):
+    """`rows` are in the log, of which `skipped` were there before; `commits` were written now."""
+
+    id: str
+    rows: int
+    skipped: int
+    commits: int
+    seconds: float
+
+
+class Loader:
+    """Writes one load, chunk by chunk. Made by a database."""
+
+    def __init__(self, host: Any, table: Table[Any, Any], load: log_pb2.Load, metadata: Metadata) -> None:
+        self._host = host
+        self._table = table
+        self._load = load
+        self._metadata = metadata
+        self._note = keys.NOTE_LOAD + load.id.encode()
+        known, self._seen = host._load_state(load.id)
+        self.rows = known.rows
+        self.finished = known.step == log_pb2.Load.FINISHED
+        self.commits = 0
+        load.step = log_pb2.Load.CHUNK
+
+    def add(self, rows: Iterable[Message], *, last: bool = False) -> CommitResult:
+        """One chunk as one commit; with `last` the load is finished. Raises RowError, and
+        ConflictError if another process writes the same load."""
+        transaction = Transaction(self._host, self._metadata)
+        binding, table, writes = transaction._bind(self._table), self._table, transaction.writes
+        model, put = table.model, write.put
+        count = 0
+        for row in rows:
+            if type(row) is not model:
+                write.check_row(table, row)
+            one = put(binding, row)
+            writes[one.full] = one
+            count += 1
+        # Two processes with one load: the second finds that its note was touched.
+        transaction.snapshot = self._seen
+        transaction.read_keys.add(self._note)
+        about = log_pb2.Load()
+        about.CopyFrom(self._load)
+        about.rows = self.rows + count
+        if last:
+            about.step = log_pb2.Load.FINISHED
+        try:
+            result: CommitResult = self._host._commit_about(transaction, lambda commit: commit.load.CopyFrom(about))
+        except ConflictError as error:
+            if self._host._load_state(about.id)[0].rows != self.rows:
+                raise ConflictError(f"load {about.id!r} is being written by somebody else as well") from error
+            self._seen = self._host.head  # only older than what the store remembers
+            transaction.snapshot = self._seen
+            result = self._host._commit_about(transaction, lambda commit: commit.load.CopyFrom(about))
+        self.rows += count
+        self.commits += 1
+        self._seen = result.seq
+        self.finished = last
+        return result
+
+
+def load(
+    host: Any,
+    table: Table[M, Any],
+    rows: Iterable[M],
+    *,
+    id: str | None,
+    source: str,
+    kind: log_pb2.Load.Kind,
+    metadata: Metadata,
+    total: int | None,
+    progress: OnProgress | None,
+) -> LoadResult:
+    """The whole of a load; see `Database.load`."""
+    started = time.perf_counter()
+    about = log_pb2.Load(kind=kind, id=id or str(uuid.uuid4()), table=table.name, source=source)
+    loader = Loader(host, table, about, metadata)
+    skipped = loader.rows
+    if loader.finished:
+        return LoadResult(about.id, skipped, skipped, 0, time.perf_counter() - started)
+    remaining = islice(rows, skipped, None)
+    for chunk, last in chunks(remaining):
+        loader.add(chunk, last=last)
+        if progress is not None:
+            progress(Progress(f"load {table.name}", loader.rows, total))
+    return LoadResult(about.id, loader.rows, skipped, loader.commits, time.perf_counter() - started)
+
+
+def chunks(rows: Iterable[M]) -> Iterator[tuple[list[M], bool]]:
+    """Rows in chunks, and whether a chunk is the last; there is always a last one."""
+    source = iter(rows)
+    chunk = _chunk(source, CHUNK_ROWS)
+    size = sum(row.ByteSize() for row in chunk[:16]) // max(1, len(chunk[:16]))
+    if size * CHUNK_ROWS > CHUNK_BYTES:  # rows are large: fewer of them
+        yield from _sized(chunk, source)
+        return
+    while True:
+        following = _chunk(source, CHUNK_ROWS)
+        yield chunk, not following
+        if not following:
+            return
+        chunk = following
+
+
+def _chunk(source: Iterator[M], rows: int) -> list[M]:
+    return list(islice(source, rows))
+
+
+def _sized(first: list[M], source: Iterator[M]) -> Iterator[tuple[list[M], bool]]:
+    chunk: list[M] = []
+    size = 0
+    for part in (first, source):
+        for row in part:
+            more = row.ByteSize()
+            if chunk and (size + more > CHUNK_BYTES or len(chunk) == CHUNK_ROWS):
+                yield chunk, False
+                chunk, size = [], 0
+            chunk.append(row)
+            size += more
+    yield chunk, True

@@ -1,0 +1,231 @@
+"""Log: the truth. Framed records under dense positions; everything else is made from them.
+
+    append ─▶ written ─▶ sync ─▶ head ─▶ listeners, readers, feed
+                          │
+              never shown before it is on disk
+
+    read(after, max_bytes) ─▶ records joined, as they are, up to the head
+
+Invariants
+  (1) seq runs 1, 2, 3 … (after a trim: from `oldest`) without gaps;
+  (2) nothing after `head` is read by anybody but the committer;
+  (3) what is read is exactly what was asked for, or an error that names the seq.
+
+This door is small because another engine may stand behind it: append at an expected position,
+read, follow, trim.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from everlog.proto import log_pb2
+from everlog.store import head as files
+from everlog.store import record
+from everlog.store.engine import Engine, translated
+from everlog.store.errors import CorruptionError, CursorError
+from everlog.store.keys import SEQ
+
+BATCH_BYTES_MAX = 256 << 10
+RECENT_BYTES_MAX = 4 << 20
+HEAD_FILE_EVERY_S = 1.0
+
+_key = SEQ.pack
+
+
+class Log:
+    """The log of one open database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._cf = engine.log
+        self._listeners: list[Callable[[], None]] = []
+        self._recent: dict[int, bytes] = {}  # the newest records, for those who follow at the tail
+        self._recent_bytes = 0
+        self._head_file_at = time.monotonic()
+        self._sync_lock = threading.Lock()
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Reads anew from where to where it goes."""
+        with translated("opening the log"):
+            first, last = _edge(self._engine, first=True), _edge(self._engine, first=False)
+        self.oldest = SEQ.unpack(first[0])[0] if first else 0
+        self.written = SEQ.unpack(last[0])[0] if last else 0  # with the operating system
+        self.head = self.written  # on disk
+        self.checksum = record.checksum_of(last[1]) if last else 0  # of the record at `written`
+
+    def append(self, framed: list[bytes]) -> None:
+        """Writes records at `written` + 1 and on, to the operating system. One caller at a time.
+
+        Raises DiskError: none of them was written.
+        """
+        seq = self.written
+        self._engine.append_log([(_key(seq + at), one) for at, one in enumerate(framed, 1)])
+        recent, size = self._recent, self._recent_bytes
+        for one in framed:
+            seq += 1
+            recent[seq] = one
+            size += len(one)
+        while size > RECENT_BYTES_MAX:
+            oldest = next(iter(recent))
+            size -= len(recent.pop(oldest))
+        self._recent_bytes = size
+        self.written = seq
+        self.oldest = self.oldest or 1
+        self.checksum = record.checksum_of(framed[-1])
+
+    def sync(self) -> None:
+        """Waits until everything appended before this call is on disk.
+
+        Raises DiskError: whether it is on disk is unknown.
+        """
+        upto = self.written
+        self._engine.sync_log()
+        with self._sync_lock:
+            self.head = max(self.head, upto)
+
+    def tell(self) -> None:
+        """Tells the listeners that the head has moved, and now and then the file HEAD."""
+        for listener in self._listeners:
+            listener()
+        if time.monotonic() - self._head_file_at > HEAD_FILE_EVERY_S:
+            self.write_head_file(sync=False)
+
+    def on_advance(self, listener: Callable[[], None]) -> None:
+        """`listener` is called, on whichever thread commits, after the head moved. Be quick."""
+        self._listeners = [*self._listeners, listener]
+
+    def off_advance(self, listener: Callable[[], None]) -> None:
+        self._listeners = [known for known in self._listeners if known != listener]
+
+    def get(self, seq: int) -> bytes:
+        """The framed record at `seq`. Read-only. Raises CursorError outside the log."""
+        framed = self._recent.get(seq)
+        if framed is None:
+            if not self.oldest <= seq <= self.written:
+                raise CursorError(f"the log holds {self.oldest} to {self.head}, there is no {seq}", seq=seq)
+            with translated(f"reading record {seq} of the log"):
+                framed = self._cf.get(_key(seq))
+            if framed is None:
+                raise CorruptionError(f"record {seq} of the log is missing", seq=seq)
+        return framed
+
+    def commit(self, seq: int) -> log_pb2.Commit:
+        """The record at `seq`, checked and decoded. Read-only."""
+        return record.decode(self.get(seq), seq)
+
+    def checksum_at(self, seq: int) -> int:
+        """The checksum that the record at `seq` carries; 0 for seq 0. Read-only."""
+        return record.checksum_of(self.get(seq)) if seq else 0
+
+    def cursor(self, seq: int, database: bytes) -> log_pb2.Cursor:
+        return log_pb2.Cursor(database=database, seq=seq, checksum=self.checksum_at(seq))
+
+    def read(
+        self, after: int, max_bytes: int = BATCH_BYTES_MAX, until: int | None = None
+    ) -> tuple[bytes, int]:
+        """Records after `after`, joined, and the seq of the last: at most `max_bytes`, but one at
+        the least if there is one. (b"", after) at the head. Read-only.
+
+        Raises CursorError before the oldest record, CorruptionError naming the seq.
+        """
+        last = self.head if until is None else min(until, self.head)
+        if after >= last:
+            return b"", after
+        if after + 1 < self.oldest:
+            raise CursorError(
+                f"the log starts at {self.oldest}, what comes after {after} was removed;"
+                " start again from a snapshot",
+                oldest=self.oldest,
+            )
+        parts: list[bytes] = []
+        size, seq = 0, after
+        source = self._from(after + 1, last)
+        for framed in source:
+            size += len(framed)
+            if parts and size > max_bytes:
+                break
+            parts.append(framed)
+            seq += 1
+            if seq == last:
+                break
+        if not parts or (seq < last and size <= max_bytes) or record.seq_of(parts[-1]) != seq:
+            raise self._missing(after, last)
+        return b"".join(parts), seq
+
+    def _from(self, seq: int, last: int) -> Iterator[bytes]:
+        recent = self._recent
+        if seq in recent:
+            parts = []
+            for at in range(seq, min(last, seq + 4096) + 1):
+                framed = recent.get(at)
+                if framed is None:
+                    break
+                parts.append(framed)
+            else:
+                if last <= seq + 4096:
+                    return iter(parts)
+        with translated(f"reading record {seq} of the log"):
+            return self._cf.values(from_key=_key(seq))
+
+    def scan(self, after: int = 0, until: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """Each framed record after `after`, with its seq, up to `until` or what is written.
+        Read-only. Raises CorruptionError naming the seq where it cannot go on."""
+        last = self.written if until is None else min(until, self.written)
+        seq = max(after, self.oldest - 1)
+        while seq < last:
+            with translated(f"reading record {seq + 1} of the log"):
+                chunk = list(islice(self._cf.items(from_key=_key(seq + 1)), min(512, last - seq)))
+            if not chunk:
+                raise self._missing(seq, last)
+            for key, framed in chunk:
+                seq += 1
+                if SEQ.unpack(key)[0] != seq:
+                    raise CorruptionError(f"record {seq} of the log is missing", seq=seq)
+                yield seq, framed
+
+    def _missing(self, after: int, last: int) -> CorruptionError:
+        """Finds the first record that cannot be read between `after` and `last`."""
+        for seq in range(after + 1, last + 1):
+            try:
+                self.get(seq)
+            except CorruptionError as error:
+                return CorruptionError(
+                    f"record {seq} of the log cannot be read ({error}); the records before it can."
+                    " Restore a backup, or `everlog repair` cuts the log before it",
+                    seq=seq,
+                )
+        return CorruptionError(f"the log between {after} and {last} could not be read in order", seq=after + 1)
+
+    def write_head_file(self, *, sync: bool) -> None:
+        self._head_file_at = time.monotonic()
+        if self.head:
+            files.write(
+                self._engine.path / files.HEAD, files.Head(self.head, self.checksum_at(self.head)), sync=sync
+            )
+
+    def check_head_file(self) -> None:
+        """Compares the log with what HEAD says it was. Raises CorruptionError for a loss."""
+        known = files.read(self._engine.path / files.HEAD, files.Head)
+        if known is None:
+            return
+        if known.seq > self.written or (known.seq >= self.oldest and self.checksum_at(known.seq) != known.checksum):
+            raise CorruptionError(
+                f"{self._engine.path}: the log was on disk up to record {known.seq} (checksum"
+                f" {known.checksum:08x}), found it up to {self.written}: its end is lost or changed."
+                " Restore a backup, or `everlog repair` accepts what is left",
+                seq=min(known.seq, self.written + 1),
+            )
+
+
+def _edge(engine: Engine, *, first: bool) -> tuple[bytes, bytes] | None:
+    cursor = engine.log.iter()
+    cursor.seek_to_first() if first else cursor.seek_to_last()
+    if not cursor.valid():
+        cursor.status()
+        return None
+    return cursor.key(), cursor.value()

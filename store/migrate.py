@@ -1,0 +1,139 @@
+"""Migrate: one schema migration and its rows as one record; the store's side of it.
+
+    alone ─▶ unique indexes hold? rows valid? ─▶ append, sync ─▶ project, as on opening
+
+Nothing is written before everything was found to be valid; what is projected after the append is
+projected again from the log if the process dies meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from google.protobuf.message import Message
+
+from everlog.proto import log_pb2
+from everlog.store import record, write
+from everlog.store.committer import add_changes
+from everlog.store.errors import MigrationError
+from everlog.store.log import Log
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.projection import Effects, index_entries, new_indexes
+from everlog.store.schema import Schema
+from everlog.store.table import Table
+from everlog.store.tables import Tables
+from everlog.store.transaction import CommitResult, Metadata, Transaction
+from everlog.store.validate import Uniques, duplicate
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+
+class Recorded(NamedTuple):
+    """A Migration record of the log."""
+
+    seq: int
+    time_ns: int
+    actor: str
+    migration: log_pb2.Migration
+
+
+def apply(
+    db: Database,
+    migration: log_pb2.Migration,
+    rows: Iterable[tuple[Table[Any, Any], Message]],
+    *,
+    delete: Iterable[tuple[Table[Any, Any], Any]],
+    metadata: Metadata,
+    expect_schema: int | None,
+    progress: OnProgress | None,
+) -> CommitResult:
+    """See `Database.apply_migration`."""
+    committer, tables, log = db.committer, db.tables, db.log
+    with committer.alone():
+        before = tables.schema
+        if expect_schema is not None and before.version != expect_schema:
+            raise MigrationError(
+                f"migration {migration.version} was planned upon schema version {expect_schema}, found"
+                f" {before.version}: somebody else has migrated meanwhile; plan again"
+            )
+        after = Schema(migration.schema) if migration.HasField("schema") else before
+        effects = Effects(tables.target, tables.counts)
+        effects.uniques.update(_new_uniques(db, before, after, progress))
+        transaction = Transaction(_Under(db, after), metadata)
+        for table, row in rows:
+            transaction.put(table, row)
+        for table, key in delete:
+            transaction.delete(table, key)
+        valid, _ = committer.validator.validate(transaction, effects, after)
+        commit = committer.commit_of(metadata, log.written + 1)
+        commit.schema = after.version
+        commit.migration.CopyFrom(migration)
+        add_changes(commit, valid)
+        framed = record.frame(commit)
+        committer.append_alone(framed)
+        projector = tables.projector()
+        projector.add(framed)
+        tables.took(projector)
+        result = CommitResult(commit.seq, commit.time_ns, record.checksum_of(framed))
+    log.tell()
+    return result
+
+
+def recorded(log: Log, tables: Tables) -> list[Recorded]:
+    """Every Migration record, oldest first. Read-only."""
+    return [
+        Recorded(commit.seq, commit.time_ns, commit.actor, commit.migration)
+        for commit in (log.commit(seq) for seq in tables.migrations())
+    ]
+
+
+def schema_at(log: Log, tables: Tables, seq: int) -> log_pb2.Schema:
+    """The schema in force after the record at `seq`."""
+    for at in reversed(tables.migrations()):
+        if at <= seq:
+            commit = log.commit(at)
+            if commit.migration.HasField("schema"):
+                return commit.migration.schema
+    first = log.commit(log.oldest)
+    return first.base.schema if first.HasField("base") else log_pb2.Schema()
+
+
+class _Under:
+    """A database under a schema that is not in force yet, for a transaction's writes."""
+
+    def __init__(self, db: Database, schema: Schema) -> None:
+        self._db = db
+        self._after = schema
+
+    def _schema(self) -> Schema:
+        return self._after
+
+    def _begin(self) -> Any:
+        return self._db._begin()
+
+    def _commit(self, transaction: Transaction) -> CommitResult:
+        raise AssertionError("a migration commits its rows itself")
+
+
+def _new_uniques(db: Database, before: Schema, after: Schema, progress: OnProgress | None) -> Uniques:
+    """Who has which value of each unique index that is new. Raises UniqueError for two of one."""
+    taken: Uniques = {}
+    for info, index in new_indexes(before, after):
+        if not index.unique:
+            continue
+        total = db.tables.counts.get(info.space, 0)
+
+        def tell(done: int, name: str = f"check {info.name}.{index.name}", total: int = total) -> None:
+            if progress is not None:
+                progress(Progress(name, done, total))
+
+        for values, key in index_entries(db.tables.target.view, info, index, tell):
+            if index.nullable and index.has_null(values[len(index.prefix) :]):
+                continue
+            holder = taken.get(values)
+            if holder is not None:
+                raise duplicate(index, values, holder, key)
+            taken[values] = key
+    return taken

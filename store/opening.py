@@ -1,0 +1,141 @@
+"""Opening: from a directory to a log and its tables, or a sentence that says why not.
+
+    marker? ─▶ RocksDB ─▶ log edges ─▶ HEAD agrees? ─▶ applied <= log? ─▶ project the rest
+
+Nothing is created, cut or mended where something else was expected.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+
+from everlog.proto import log_pb2
+from everlog.store import head, record
+from everlog.store.clock import Clock
+from everlog.store.engine import Engine
+from everlog.store.errors import CorruptionError, Error, OpenError
+from everlog.store.log import Log
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.status import software
+from everlog.store.tables import MemoryTarget, Tables
+
+
+class Opened:
+    """What an open database consists of."""
+
+    def __init__(self, path: Path, engine: Engine, log: Log, tables: Tables, clock: Clock, *, temporary: bool) -> None:
+        first = log.commit(log.oldest)
+        self.uuid = first.base.database if first.HasField("base") else first.created.database
+        self.log, self.tables, self.clock = log, tables, clock
+        self.engine = engine
+        self._path, self._temporary = path, temporary
+
+    def refresh(self) -> None:
+        """As a reader beside a writer: sees what was written since."""
+        self.engine.catch_up()
+        self.log.reopen()
+        self.tables.reopen()
+        project(self.log, self.tables, None)
+
+    def close(self) -> None:
+        if not self.engine.secondary:
+            try:
+                self.engine.flush()
+                self.log.write_head_file(sync=True)
+                (self._path / head.OWNER).unlink(missing_ok=True)
+            except (Error, OSError):
+                pass  # what could not be flushed is replayed from the log when it is opened again
+        self.engine.close()
+        if self._temporary:
+            shutil.rmtree(self._path, ignore_errors=True)
+
+
+def open_directory(
+    path: Path, *, create: bool, read_only: bool, temporary: bool, progress: OnProgress | None
+) -> Opened:
+    """Opens, or makes, the database in `path`. Raises OpenError and CorruptionError."""
+    marker = head.read_marker(path)
+    if marker is None:
+        marker = _prepare(path, create=create and not read_only)
+    engine = _engine(path, read_only=read_only)
+    try:
+        log = Log(engine)
+        log.check_head_file()
+        if not read_only:
+            head.write(path / head.OWNER, head.this_process(), sync=False)
+        if not log.written:
+            if read_only:
+                raise OpenError(f"{path}: its making was interrupted, there is nothing to read yet")
+            log.append([_created(uuid.UUID(marker.database), Clock())])
+            log.sync()
+            log.write_head_file(sync=True)
+        tables = Tables(engine, log, MemoryTarget if read_only else None)
+        _check_applied(path, log, tables)
+        project(log, tables, progress)
+        clock = Clock(log.commit(log.written).time_ns)
+        return Opened(path, engine, log, tables, clock, temporary=temporary)
+    except BaseException:
+        engine.close()
+        raise
+
+
+def project(log: Log, tables: Tables, progress: OnProgress | None) -> None:
+    """Projects the records that the tables lack."""
+    first, last = tables.applied, log.written
+    if first == last:
+        return
+    projector = tables.projector()
+    for seq, framed in log.scan(first, last):
+        projector.add(framed)
+        if progress is not None and not seq % 1024:
+            progress(Progress("replay", seq - first, last - first, "records"))
+    tables.took(projector)
+
+
+def _prepare(path: Path, *, create: bool) -> head.Marker:
+    if path.exists() and not path.is_dir():
+        raise OpenError(f"{path} is a file; an everlog database is a directory")
+    if path.exists() and any(path.iterdir()):
+        raise OpenError(f"{path} is no everlog database: it has other files and no {head.MARKER}; name another directory")
+    if not create:
+        raise OpenError(f"there is no database at {path}; check the path, or create it first (`everlog create`)")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        marker = head.Marker(head.FORMAT, str(uuid.uuid4()))
+        head.write(path / head.MARKER, marker, sync=True)
+    except OSError as error:
+        raise OpenError(f"{path}: cannot make a database there: {error.strerror}") from error
+    return marker
+
+
+def _engine(path: Path, *, read_only: bool) -> Engine:
+    try:
+        return Engine(path, secondary=read_only)
+    except OpenError as error:
+        owner = head.read(path / head.OWNER, head.Owner)
+        who = f"process {owner.pid} on {owner.host}, since {owner.since}" if owner else "another process"
+        raise OpenError(
+            f"{path} is open for writing by {who}; close it there, connect to its server, or open it read_only",
+            owner=owner,
+        ) from error
+
+
+def _created(database: uuid.UUID, clock: Clock) -> bytes:
+    created = log_pb2.Created(database=database.bytes, format=head.FORMAT, software=software())
+    return record.frame(log_pb2.Commit(seq=1, time_ns=clock.now(), created=created))
+
+
+def _check_applied(path: Path, log: Log, tables: Tables) -> None:
+    if tables.applied > log.written:
+        raise CorruptionError(
+            f"{path}: the tables are at record {tables.applied}, the log ends at {log.written}: the end of the log"
+            " is lost. Restore a backup, or `everlog repair` accepts what is left",
+            seq=log.written + 1,
+        )
+    if tables.applied >= log.oldest and tables.applied and log.checksum_at(tables.applied) != tables.checksum:
+        raise CorruptionError(
+            f"{path}: record {tables.applied} of the log is not the one that the tables were made from",
+            seq=tables.applied,
+        )

@@ -1,0 +1,177 @@
+"""Reader: the calls that read rows. A database, a snapshot and a transaction are readers, here and
+over the network; they differ in their source alone.
+
+    get(AIRPORTS, "JFK")                 Airport | None
+    get_many(AIRPORTS, ["JFK", "LGA"])   [Airport | None, …]
+    scan(AIRPORTS.by_city, "New York")   Scan of Airports
+    count(AIRPORTS)                      int
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from everlog.store.errors import CorruptionError, RowError, SchemaError
+from everlog.store.keys import HEADER_SIZE, row_of, version_of
+from everlog.store.schema import Binding, IndexInfo, Schema
+from everlog.store.source import Entry, Source
+from everlog.store.span import Span, span
+from everlog.store.table import Index, Table
+
+M = TypeVar("M", bound=Message)
+K = TypeVar("K")
+
+What = Table[M, Any] | Index[M]
+
+
+class Scan(Generic[M]):
+    """Rows in order. Iterate it once; afterwards `resume` says where the next page starts."""
+
+    def __init__(self, entries: Iterator[Entry], binding: Binding, prefix: bytes, limit: int | None) -> None:
+        self._rows: Iterator[M] | None = self._run(entries, binding, prefix, limit)
+        # Hand it to `scan(resume=…)` to go on after the last row; None: there are no more rows.
+        self.resume: bytes | None = None
+
+    def _run(self, entries: Iterator[Entry], binding: Binding, prefix: bytes, limit: int | None) -> Iterator[M]:
+        parse: Any = binding.model.FromString
+        order = key = b""
+        left = -1 if limit is None else limit
+        try:
+            for order, key, value in entries:
+                if not left:
+                    self.resume = prefix + last
+                    return
+                left -= 1
+                last = order
+                yield parse(row_of(value) if value[0] else value[HEADER_SIZE:])
+        except DecodeError as error:
+            info = binding.info
+            raise CorruptionError(
+                f"row {info.show_key(key)} is not a {info.proto.model}: {error}", place=key.hex()
+            ) from None
+
+    def __iter__(self) -> Iterator[M]:
+        return iter(()) if self._rows is None else self._rows
+
+    def __next__(self) -> M:
+        return next(iter(self))
+
+    def close(self) -> None:
+        """Lets go of the moment that the scan reads at."""
+        self._rows = None
+
+
+class Reader:
+    """Reads rows. Read-only.
+
+    Every call raises SchemaError for a table or an index that there is not, and RowError for a
+    key of the wrong type.
+    """
+
+    def _schema(self) -> Schema:
+        raise NotImplementedError
+
+    def _source(self) -> Source:
+        """Where a call that needs no more than one moment's view of one row reads."""
+        raise NotImplementedError
+
+    def _moment(self) -> Source:
+        """Where a call reads that needs one moment for many rows."""
+        return self._source()
+
+    def _opened(self, scan: Scan[Any]) -> None:
+        """A scan was started."""
+
+    def get(self, table: Table[M, K], key: K) -> M | None:
+        """The row with this primary key, or None."""
+        binding = self._bind(table)
+        value = self._source().get(binding.info, binding.info.encode_key(key))
+        return None if value is None else self._row(binding, value)
+
+    def get_many(self, table: Table[M, K], keys: Iterable[K]) -> list[M | None]:
+        """The rows with these primary keys, each or None, in the same order, at one moment."""
+        binding = self._bind(table)
+        info = binding.info
+        values = self._moment().get_many(info, [info.encode_key(key) for key in keys])
+        return [None if value is None else self._row(binding, value) for value in values]
+
+    def version(self, table: Table[M, K], key: K) -> int:
+        """Seq of the commit that last changed the row; 0 if there is no such row."""
+        info = self._bind(table).info
+        value = self._source().get(info, info.encode_key(key))
+        return 0 if value is None else version_of(value)
+
+    def scan(
+        self,
+        what: What[M],
+        equals: Any = None,
+        *,
+        start: Any = None,
+        end: Any = None,
+        starts_with: str | bytes | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        resume: bytes | None = None,
+    ) -> Scan[M]:
+        """Rows in the order of the primary key, or of an index, at one moment.
+
+        `equals` gives the first field or fields; `start` (inclusive) and `end` (exclusive) bound
+        the range; `starts_with` is the beginning of a text field, after `equals`. `resume` is that
+        of an earlier scan with the same arguments.
+        """
+        binding, index = self._what(what)
+        limits = span(binding.info, index, equals, start=start, end=end, starts_with=starts_with)
+        prefix = binding.info.row_prefix if index is None else index.prefix
+        if resume is not None:
+            limits = resumed(limits, prefix, resume, reverse=reverse)
+        if limit is not None and limit < 0:
+            raise RowError(f"expected a limit of 0 or more rows, found {limit}")
+        peek = None if limit is None else limit + 1
+        entries = self._moment().scan(binding.info, index, limits, reverse=reverse, limit=peek)
+        scan: Scan[M] = Scan(entries, binding, prefix, limit)
+        self._opened(scan)
+        return scan
+
+    def count(
+        self,
+        what: What[M],
+        equals: Any = None,
+        *,
+        start: Any = None,
+        end: Any = None,
+        starts_with: str | bytes | None = None,
+    ) -> int:
+        """How many rows a scan with these arguments would give."""
+        binding, index = self._what(what)
+        limits = span(binding.info, index, equals, start=start, end=end, starts_with=starts_with)
+        return self._moment().count(binding.info, index, limits)
+
+    def _bind(self, table: Table[M, Any]) -> Binding:
+        if not isinstance(table, Table):
+            raise SchemaError(f"expected a Table, found {type(table).__name__} {table!r}")
+        return self._schema().table(table.name).bind(table.model)
+
+    def _what(self, what: What[M]) -> tuple[Binding, IndexInfo | None]:
+        if isinstance(what, Index):
+            binding = self._bind(what.table)
+            return binding, binding.info.index(what.name)
+        return self._bind(what), None
+
+    def _row(self, binding: Binding, value: bytes) -> Any:
+        try:
+            return binding.model.FromString(row_of(value))
+        except DecodeError as error:
+            raise CorruptionError(f"a row of {binding.info.name} is not a {binding.info.proto.model}: {error}") from None
+
+
+def resumed(limits: Span, prefix: bytes, resume: bytes, *, reverse: bool) -> Span:
+    """What is left of a span after a resume token. Raises RowError if it is of another scan."""
+    order = resume[len(prefix) :]
+    if not resume.startswith(prefix) or not limits.holds(order):
+        raise RowError("the resume token is of another scan; use it with the same arguments")
+    return limits.after(order, reverse=reverse)
+
+

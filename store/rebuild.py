@@ -1,0 +1,130 @@
+"""Rebuild: the tables made anew from the log, and proven equal to those that are live.
+
+    log ─▶ checked record by record ─▶ projected beside the live tables, up to a snapshot's seq
+        ─▶ content hash of both ─▶ the rest of the log ─▶ switch, durably ─▶ the old ones dropped
+
+Readers and writers go on; writers wait only for the last records and the switch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlog.proto import log_pb2
+from everlog.store import head
+from everlog.store.engine import Engine
+from everlog.store.errors import CorruptionError, OpenError
+from everlog.store.hashing import TableHash, hashes
+from everlog.store.log import Log
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.projection import Projector, Target
+from everlog.store.schema import Schema
+from everlog.store.tables import FamilyTarget
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+COPY_RECORDS = 512
+
+
+def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
+    """See `Database.rebuild`."""
+    engine, tables, log = db.engine, db.tables, db.log
+    name = f"data-{int(engine.data_name.split('-')[1]) + 1}"
+    family, handle = engine.create_family(name)
+    target = FamilyTarget(engine, family, handle)
+    try:
+        view, seq = tables.snapshot()
+        projector = projector_from_start(log, target)
+        try:
+            replay(log, projector, seq, progress)
+            live = hashes(view, tables.schema, _telling(progress, "hash live tables", tables.counts))
+        finally:
+            view.close()
+        fresh = hashes(target.view, projector.schema, _telling(progress, "hash rebuilt tables", projector.counts))
+        compare(live, fresh, seq)
+        replay(log, projector, log.written, progress)
+        with db.committer.alone():
+            replay(log, projector, log.written, progress)
+            old = tables.switch(target, name, projector)
+    except BaseException:
+        handle = target.handle = None
+        family = target.family = None  # type: ignore[assignment]
+        engine.drop_family(name)
+        raise
+    engine.drop_family(old)
+    return fresh
+
+
+def into(db: Database, path: Path, progress: OnProgress | None) -> dict[str, TableHash]:
+    """See `Database.rebuild_into`."""
+    if path.exists() and any(path.iterdir()):
+        raise OpenError(f"{path} is not empty; a database is rebuilt into a new directory")
+    path.mkdir(parents=True, exist_ok=True)
+    marker = head.read_marker(db.path)
+    assert marker is not None
+    head.write(path / head.MARKER, marker, sync=True)
+    engine = Engine(path)
+    try:
+        log = Log(engine)
+        target = FamilyTarget(engine)
+        projector = projector_from_start(db.log, target)
+        last = db.log.head
+        chunk: list[bytes] = []
+        for seq, framed in db.log.scan(0, last):
+            projector.add(framed)
+            chunk.append(framed)
+            if len(chunk) == COPY_RECORDS or seq == last:
+                log.append(chunk)
+                chunk = []
+                if progress is not None:
+                    progress(Progress("rebuild", seq, last, "records"))
+        projector.flush()
+        log.sync()
+        engine.flush()
+        log.write_head_file(sync=True)
+        return hashes(target.view, projector.schema, _telling(progress, "hash rebuilt tables", projector.counts))
+    finally:
+        engine.close()
+
+
+def projector_from_start(log: Log, target: Target) -> Projector:
+    """One that has seen nothing yet."""
+    if log.oldest > 1:
+        raise CorruptionError(f"the log starts at {log.oldest}: a rebuild needs the archive of what was before")
+    return Projector(target, Schema(log_pb2.Schema()), 0, {})
+
+
+def replay(log: Log, projector: Projector, until: int, progress: OnProgress | None) -> None:
+    """Projects up to `until`. Raises CorruptionError naming the first record that does not check."""
+    for seq, framed in log.scan(projector.applied, until):
+        projector.add(framed)
+        if progress is not None and not seq % 1024:
+            progress(Progress("rebuild", seq, until, "records"))
+    projector.flush()
+
+
+def compare(live: dict[str, TableHash], fresh: dict[str, TableHash], seq: int) -> None:
+    """Raises CorruptionError naming the tables that differ."""
+    different = [
+        f"{name} ({found.rows:,} rows live, {fresh[name].rows if name in fresh else 0:,} from the log)"
+        for name, found in live.items()
+        if fresh.get(name) != found
+    ]
+    if different or live.keys() != fresh.keys():
+        raise CorruptionError(
+            f"at record {seq} the live tables are not what the log says: {', '.join(different)}; nothing was"
+            " switched. The log is the truth: `everlog check` tells which rows, `everlog repair --tables`"
+            " takes those of the log",
+            seq=seq,
+        )
+
+
+def _telling(progress: OnProgress | None, step: str, counts: dict[int, int]):  # type: ignore[no-untyped-def]
+    if progress is None:
+        return None
+    total = sum(counts.values())
+    return lambda done: progress(Progress(step, done, total))
+
+

@@ -1,0 +1,154 @@
+"""Record: the bytes of one commit, as they stand in the log and travel in the feed.
+
+    framed := 0x0A length:varint record
+    record := Commit without its checksum, 0x7D crc32:u32le
+
+The frame makes joined records a valid `Batch` (and the first field of a `FeedMessage`); the last
+five bytes are the record's own field `checksum`, over all bytes of the record before them.
+
+Invariants
+  (1) a record starts with its seq: 0x08 seq:varint, as protobuf writes the lowest field first;
+  (2) what `unframe` returns has been checked; nothing unchecked is ever parsed on a rebuild.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from zlib import crc32
+
+from google.protobuf.message import DecodeError
+
+from everlog.proto import log_pb2
+from everlog.store.errors import CorruptionError, RowError
+
+CHECKSUM_TAG = 0x7D
+CHECKSUM_SIZE = 5
+RECORD_BYTES_MAX = 8 << 20
+KNOWN_FEATURES: frozenset[int] = frozenset()
+
+_CHECKSUM = struct.Struct("<BI")
+_U32 = struct.Struct("<I")
+
+
+def varint(value: int) -> bytes:
+    """Base-128, least significant group first, as protobuf has it."""
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """The value that starts at `at`, and where it ends. Raises CorruptionError."""
+    value = shift = 0
+    try:
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value, at
+            shift += 7
+            if shift > 63:
+                raise CorruptionError(f"a varint that ends at byte {at} has more than ten bytes")
+    except IndexError:
+        raise CorruptionError(f"expected a varint to end, found the end of the data at byte {at}") from None
+
+
+_LENGTHS = [b"\x0a" + varint(length) for length in range(4096)]
+
+
+def seal(body: bytes) -> bytes:
+    """The body of a record or of a feed message, with its checksum."""
+    return body + _CHECKSUM.pack(CHECKSUM_TAG, crc32(body))
+
+
+def frame(commit: log_pb2.Commit) -> bytes:
+    """The framed record of a commit whose `checksum` is unset. Raises RowError over 8 MiB."""
+    body = commit.SerializeToString()
+    size = len(body) + CHECKSUM_SIZE
+    if size < 4096:
+        return b"".join((_LENGTHS[size], body, _CHECKSUM.pack(CHECKSUM_TAG, crc32(body))))
+    if size > RECORD_BYTES_MAX:
+        raise RowError(
+            f"a commit is at most {RECORD_BYTES_MAX:,} bytes, this one is {size:,}; split the"
+            " transaction, or use the bulk load, which splits by itself"
+        )
+    return b"".join((b"\x0a", varint(size), body, _CHECKSUM.pack(CHECKSUM_TAG, crc32(body))))
+
+
+def checksum_of(framed: bytes) -> int:
+    """The checksum that the record carries."""
+    checksum: int = _U32.unpack_from(framed, len(framed) - 4)[0]
+    return checksum
+
+
+def seq_of(framed: bytes) -> int:
+    """The seq that the record carries."""
+    at = read_varint(framed, 1)[1]
+    if at >= len(framed) or framed[at] != 0x08:
+        raise CorruptionError("expected a record to start with its seq, found something else")
+    return read_varint(framed, at + 1)[0]
+
+
+def unframe(framed: bytes, seq: int) -> bytes:
+    """The record in a frame, whole and checked. Raises CorruptionError naming `seq`."""
+    try:
+        if framed[0] != 0x0A:
+            raise CorruptionError(f"expected its frame to start with 0x0a, found 0x{framed[0]:02x}")
+        size, at = read_varint(framed, 1)
+        if at + size != len(framed) or size < CHECKSUM_SIZE:
+            raise CorruptionError(f"its frame says {size:,} bytes, found {len(framed) - at:,}")
+        record = framed[at:]
+        if record[-CHECKSUM_SIZE] != CHECKSUM_TAG:
+            raise CorruptionError("it does not end in a checksum")
+        if crc32(memoryview(record)[:-CHECKSUM_SIZE]) != checksum_of(record):
+            raise CorruptionError("its checksum does not match its bytes")
+    except (CorruptionError, IndexError) as error:
+        raise CorruptionError(
+            f"record {seq} of the log is damaged: {error or 'it is empty'}; the records before it"
+            " can be read. Restore a backup, or `everlog repair` cuts the log before it",
+            seq=seq,
+        ) from None
+    return record
+
+
+def decode(framed: bytes, seq: int) -> log_pb2.Commit:
+    """The commit in a frame, checked. Raises CorruptionError naming `seq`."""
+    record = unframe(framed, seq)
+    try:
+        commit = log_pb2.Commit.FromString(record)
+    except DecodeError as error:
+        raise CorruptionError(f"record {seq} of the log is not a Commit: {error}", seq=seq) from None
+    if commit.seq != seq:
+        raise CorruptionError(f"expected record {seq} of the log, found one that says it is {commit.seq}", seq=seq)
+    if commit.requires:
+        check_requires(commit)
+    return commit
+
+
+def check_requires(commit: log_pb2.Commit) -> None:
+    """Raises CorruptionError if reading the commit rightly needs what this program lacks."""
+    unknown = sorted(set(commit.requires) - KNOWN_FEATURES)
+    if unknown:
+        raise CorruptionError(
+            f"record {commit.seq} needs feature(s) {unknown} that this version of everlog does not know;"
+            " use a newer one",
+            seq=commit.seq,
+        )
+
+
+def split(batch: bytes) -> Iterator[bytes]:
+    """The framed records that were joined into a batch. Raises CorruptionError."""
+    at = 0
+    while at < len(batch):
+        size, start = read_varint(batch, at + 1)
+        if batch[at] != 0x0A or start + size > len(batch):
+            raise CorruptionError(f"a batch is damaged at byte {at}", place=at)
+        yield batch[at : start + size]
+        at = start + size

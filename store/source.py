@@ -1,0 +1,143 @@
+"""Source: where rows come from, whoever asks: this process's tables, a transaction, a server.
+
+    get(table, key)                   ─▶ value
+    scan(table, index, span, …)       ─▶ Entry(order, key, value) in the order of key or index
+
+    LocalSource   over a view of the tables
+    Pending       another source with a transaction's own writes put over it
+    (everlog.rpc has one over a server)
+
+`order` is what the scan is ordered by, an encoded key or an encoded index value with its key,
+both without the prefix of their space; it is also what a scan is resumed after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from heapq import merge
+from typing import NamedTuple, Protocol
+
+from everlog.store.errors import CorruptionError
+from everlog.store.keys import row_of
+from everlog.store.schema import IndexInfo, TableInfo
+from everlog.store.span import Span
+from everlog.store.view import View
+from everlog.store.write import Write
+
+
+class Entry(NamedTuple):
+    order: bytes
+    key: bytes
+    value: bytes  # header and row (keys.py)
+
+
+class Source(Protocol):
+    def get(self, info: TableInfo, key: bytes) -> bytes | None: ...
+
+    def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]: ...
+
+    def scan(
+        self, info: TableInfo, index: IndexInfo | None, span: Span, *, reverse: bool, limit: int | None
+    ) -> Iterator[Entry]: ...
+
+    def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int: ...
+
+
+class LocalSource:
+    """Rows of the tables in this process."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def get(self, info: TableInfo, key: bytes) -> bytes | None:
+        return self._view.get(info.row_prefix + key)
+
+    def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]:
+        get, prefix = self._view.get, info.row_prefix
+        return [get(prefix + key) for key in keys]
+
+    def scan(
+        self, info: TableInfo, index: IndexInfo | None, span: Span, *, reverse: bool, limit: int | None
+    ) -> Iterator[Entry]:
+        prefix = info.row_prefix if index is None else index.prefix
+        skip = len(prefix)
+        items = self._view.items(*span.under(prefix), reverse=reverse)
+        if index is None:
+            for full, value in items:
+                key = full[skip:]
+                yield Entry(key, key, value)
+            return
+        get, rows = self._view.get, info.row_prefix
+        for full, _ in items:
+            order = full[skip:]
+            key = index.key_in(order)
+            value = get(rows + key)
+            if value is None:
+                raise CorruptionError(
+                    f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, but there is no such"
+                    " row; `everlog check` tells more, `everlog rebuild` mends it",
+                    place=full.hex(),
+                )
+            yield Entry(order, key, value)
+
+    def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
+        prefix = info.row_prefix if index is None else index.prefix
+        return sum(1 for _ in self._view.items(*span.under(prefix)))
+
+
+class Pending:
+    """A source as a transaction sees it: with its own writes of the table put over it."""
+
+    def __init__(self, base: Source, writes: dict[bytes, Write]) -> None:
+        self._base = base
+        self._writes = writes
+
+    def _of(self, info: TableInfo) -> dict[bytes, Write]:
+        return {write.key: write for write in self._writes.values() if write.info is info}
+
+    def get(self, info: TableInfo, key: bytes) -> bytes | None:
+        write = self._writes.get(info.row_prefix + key)
+        return self._base.get(info, key) if write is None else write.value()
+
+    def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]:
+        missing = [key for key in keys if info.row_prefix + key not in self._writes]
+        found = dict(zip(missing, self._base.get_many(info, missing), strict=True))
+        return [
+            found[key] if (write := self._writes.get(info.row_prefix + key)) is None else write.value()
+            for key in keys
+        ]
+
+    def scan(
+        self, info: TableInfo, index: IndexInfo | None, span: Span, *, reverse: bool, limit: int | None
+    ) -> Iterator[Entry]:
+        writes = self._of(info)
+        if not writes:
+            return self._base.scan(info, index, span, reverse=reverse, limit=limit)
+        # The base may have to give as many more rows as this transaction hides.
+        limit = None if limit is None else limit + len(writes)
+        below = self._base.scan(info, index, span, reverse=reverse, limit=limit)
+        mine = sorted(self._entries(index, span, writes.values()), reverse=reverse)
+        return merge(
+            (entry for entry in below if entry.key not in writes),
+            mine,
+            key=lambda entry: entry.order,
+            reverse=reverse,
+        )
+
+    def _entries(self, index: IndexInfo | None, span: Span, writes: Iterable[Write]) -> Iterator[Entry]:
+        for write in writes:
+            value = write.value()
+            if value is None:
+                continue
+            order = write.key
+            if index is not None:
+                row = row_of(value)
+                at = list(write.info.indexes).index(index.name)
+                order = write.info.own.values(write.info.parse(row), row)[at][len(index.prefix) :] + write.key
+            if span.holds(order):
+                yield Entry(order, write.key, value)
+
+    def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
+        if not self._of(info):
+            return self._base.count(info, index, span)
+        return sum(1 for _ in self.scan(info, index, span, reverse=False, limit=None))

@@ -1,0 +1,68 @@
+"""Status: what there is in an open database, in numbers."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from everlog.store import head
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+
+class TableStatus(msgspec.Struct, frozen=True):
+    """One table: its name, number of rows, and the names of its indexes."""
+
+    name: str
+    rows: int
+    indexes: list[str]
+
+
+class Status(msgspec.Struct, frozen=True):
+    """`head` is the newest record on disk, `oldest` the first that is still held."""
+
+    uuid: bytes
+    head: int
+    head_time_ns: int
+    checksum: int
+    oldest: int
+    schema_version: int
+    tables: list[TableStatus]
+    disk_bytes: int
+    software: str
+    format: int
+    read_only: bool
+
+
+def software() -> str:
+    """The name and version of this program."""
+    try:
+        return f"everlog {version('everlog')}"
+    except PackageNotFoundError:  # not installed: run from a checkout
+        return "everlog"
+
+
+def status(db: Database) -> Status:
+    """Read-only."""
+    seq = db.head
+    commit = db.log.commit(seq)
+    counts = db.tables.counts
+    return Status(
+        uuid=db.uuid,
+        head=seq,
+        head_time_ns=commit.time_ns,
+        checksum=commit.checksum,
+        oldest=db.log.oldest,
+        schema_version=db.schema.version,
+        tables=[
+            TableStatus(name, counts.get(info.space, 0), list(info.indexes))
+            for name, info in sorted(db.schema.tables.items())
+        ],
+        disk_bytes=db.disk_bytes(),
+        software=software(),
+        format=head.FORMAT,
+        read_only=db.read_only,
+    )

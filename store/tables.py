@@ -1,0 +1,167 @@
+"""Tables: the projection that is live. Schema, rows, indexes, and how far it has come.
+
+Invariants
+  (1) applied <= the log's written seq; under `sync` also <= its head;
+  (2) a snapshot and the seq that it says it is of belong together.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from rocksdict import ColumnFamily, Rdict, WriteBatch
+
+from everlog.proto import log_pb2
+from everlog.store import codec, keys
+from everlog.store.engine import Engine
+from everlog.store.errors import CorruptionError
+from everlog.store.log import Log
+from everlog.store.projection import Batch, Effects, Projector, Target
+from everlog.store.schema import Schema
+from everlog.store.view import FamilyView, LiveView, Overlay, SnapshotView, View
+from everlog.store.window import Window
+
+
+class FamilyTarget:
+    """A column family that takes projections. `live`: whichever holds the live tables."""
+
+    def __init__(self, engine: Engine, family: Rdict | None = None, handle: ColumnFamily | None = None) -> None:
+        self._engine = engine
+        self.family = family
+        self.handle = handle
+        self.view: View = LiveView(engine) if family is None else FamilyView(family)
+
+    def batch(self) -> Batch:
+        writes = WriteBatch(raw_mode=True)
+        writes.set_default_column_family(self.handle or self._engine.data_handle)
+        return writes
+
+    def write(self, writes: Batch) -> None:
+        assert isinstance(writes, WriteBatch)
+        self._engine.write_data(writes)
+
+    def delete(self, start: bytes, end: bytes) -> None:
+        writes = WriteBatch(raw_mode=True)
+        writes.delete_range(start, end, self.handle or self._engine.data_handle)
+        self._engine.write_data(writes)
+
+
+class MemoryTarget:
+    """Takes projections in memory, over the tables of a process that writes."""
+
+    def __init__(self, base: View) -> None:
+        self._over: dict[bytes, bytes | None] = {}
+        self.view: View = Overlay(base, self._over)
+
+    def over(self, base: View) -> View:
+        """Another view of the same tables with what was projected put over it."""
+        return Overlay(base, self._over)
+
+    def batch(self) -> Batch:
+        return _MemoryBatch()
+
+    def write(self, writes: Batch) -> None:
+        assert isinstance(writes, _MemoryBatch)
+        self._over.update(writes)
+
+    def delete(self, start: bytes, end: bytes) -> None:
+        self._over.update({key: None for key, _ in self.view.items(start, end)})
+
+
+class _MemoryBatch(dict[bytes, bytes | None]):
+    def __delitem__(self, key: bytes) -> None:
+        self[key] = None
+
+
+class Tables:
+    """The live tables of one open database."""
+
+    def __init__(self, engine: Engine, log: Log, memory: type[MemoryTarget] | None = None) -> None:
+        self._engine = engine
+        self._log = log
+        self._lock = threading.Lock()
+        self._memory = memory
+        self.window = Window(0)
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Reads anew how far the tables are, as they are on disk."""
+        live = FamilyTarget(self._engine)
+        self.target: Target = live if self._memory is None else self._memory(live.view)
+        self.applied, self.checksum = read_applied(live.view)
+        self.schema = Schema(schema_of(live.view, self._log))
+        self.counts = read_counts(live.view)
+        self.window.reset(self.applied)
+
+    def project(self, effects: Effects, seq: int, checksum: int) -> None:
+        """Writes what a group of commits does."""
+        writes = effects.finish(seq, checksum)
+        with self._lock:
+            self.target.write(writes)
+            self.applied = seq
+
+    def projector(self) -> Projector:
+        """For records of the log that are not projected yet. Call `took` afterwards."""
+        return Projector(self.target, self.schema, self.applied, self.counts)
+
+    def took(self, projector: Projector) -> None:
+        """Takes over how far a projector has come; whoever read before must read again."""
+        projector.flush()
+        with self._lock:
+            self.applied, self.schema = projector.applied, projector.schema
+            self.window.reset(self.applied)
+
+    def snapshot(self) -> tuple[View, int]:
+        """This moment, and its seq. Read-only."""
+        with self._lock:
+            view: View = SnapshotView(self._engine.data.snapshot())
+            if isinstance(self.target, MemoryTarget):
+                view = self.target.over(view)
+            return view, self.applied
+
+    def migrations(self) -> list[int]:
+        """Seqs of all Migration records, oldest first. Read-only."""
+        start = keys.NOTE_MIGRATION
+        return [keys.SEQ.unpack(key[len(start) :])[0] for key, _ in self.target.view.items(start, codec.after(start))]
+
+    def switch(self, target: FamilyTarget, name: str, projector: Projector) -> str:
+        """Makes rebuilt tables the live ones, durably; returns the name of the old ones."""
+        assert target.handle is not None and target.family is not None
+        with self._lock:
+            old = self._engine.switch_data(name, target.family, target.handle)
+            self.applied, self.schema = projector.applied, projector.schema
+            self.counts.clear()
+            self.counts.update(projector.counts)
+            self.window.reset(self.applied)
+            return old
+
+
+def read_applied(view: View) -> tuple[int, int]:
+    """Seq and checksum of the last record that is projected."""
+    value = view.get(keys.NOTE_APPLIED)
+    return keys.APPLIED.unpack(value) if value else (0, 0)  # type: ignore[return-value]
+
+
+def read_counts(view: View) -> dict[int, int]:
+    """Rows in each space."""
+    skip = len(keys.NOTE_ROWS)
+    return {
+        keys.SPACE.unpack(key[skip:])[0]: keys.SEQ.unpack(value)[0]
+        for key, value in view.items(keys.NOTE_ROWS, codec.after(keys.NOTE_ROWS))
+    }
+
+
+def schema_of(view: View, log: Log) -> log_pb2.Schema:
+    """The schema in force where the tables are."""
+    value = view.get(keys.NOTE_SCHEMA)
+    if value is None:
+        return log_pb2.Schema()
+    seq: int = keys.SEQ.unpack(value)[0]
+    commit = log.commit(seq)
+    if commit.HasField("base"):
+        return commit.base.schema
+    if not commit.migration.HasField("schema"):
+        raise CorruptionError(f"expected record {seq} to carry a schema, found none", seq=seq)
+    return commit.migration.schema
+
+

@@ -1,0 +1,217 @@
+"""Transaction: a value. The seq it read at, what it read, and what it writes.
+
+    with db.transaction(actor="ann", reason="typo") as tx:
+        airport = tx.get(AIRPORTS, "JFK")       reads   {row key}      at `snapshot`
+        airport.name = "John F. Kennedy"
+        tx.put(AIRPORTS, airport)               writes  {row key: Write}
+                                                ─▶ Committer.commit(tx)
+
+It touches nothing until it commits, and it reads its own writes. Embedded, remote and replicated
+stores validate the same value in the same way.
+
+Invariants
+  (1) everything it reads, it reads as of `snapshot`, or it conflicts;
+  (2) each row has one write: a later one takes the place of an earlier one, with the earlier
+      one's expectation, for that is what was true of the row before the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.proto import log_pb2
+from everlog.store import write as writes
+from everlog.store.errors import ClosedError, PreconditionError
+from everlog.store.reader import Reader
+from everlog.store.schema import IndexInfo, Schema, TableInfo
+from everlog.store.source import Entry, Pending, Source
+from everlog.store.span import Span
+from everlog.store.table import Table
+from everlog.store.write import Expect, Write
+
+M = TypeVar("M", bound=Message)
+K = TypeVar("K")
+
+
+class Metadata(NamedTuple):
+    """Who, why, as part of what, because of what, through what; and how durably."""
+
+    actor: str = ""
+    reason: str = ""
+    correlation_id: str = ""
+    causation_id: str = ""
+    client: str = ""
+    commit_id: bytes = b""
+    durability: str | None = None  # "sync", "os"; None: as the database was opened
+
+
+class CommitResult(NamedTuple):
+    """Where a transaction is in the log. A transaction without writes is nowhere: seq 0."""
+
+    seq: int
+    time_ns: int = 0
+    checksum: int = 0
+    repeated: bool = False  # its commit_id was known: this is the first commit's place
+
+
+class Host(Protocol):
+    """What a transaction needs of the database that it is one of."""
+
+    def _schema(self) -> Schema: ...
+
+    def _begin(self) -> tuple[Source, int]:
+        """A moment to read at, and its seq."""
+
+    def _commit(self, transaction: Transaction) -> CommitResult: ...
+
+
+class Transaction(Reader):
+    """Reads and writes rows. As a context manager it commits at the end, or, on an exception,
+    does nothing."""
+
+    def __init__(self, host: Host, metadata: Metadata) -> None:
+        self._host = host
+        self.metadata = metadata
+        self.snapshot = 0  # 0: nothing was read
+        self.read_keys: set[bytes] = set()
+        self.read_ranges: list[tuple[bytes, bytes]] = []
+        self.writes: dict[bytes, Write] = {}
+        self.result: CommitResult | None = None
+        self._base: Source | None = None
+        self._done = False
+
+    def put(self, table: Table[M, Any], row: M, *, expect_version: int | None = None) -> None:
+        """Writes a row, whether or not there is one. Raises RowError.
+
+        `expect_version`: the commit raises PreconditionError if the row's version is another
+        (0: if there is a row).
+        """
+        self._write(writes.put(self._binding(table, row), row, *_expectation(expect_version)))
+
+    def insert(self, table: Table[M, Any], row: M) -> None:
+        """Writes a row; the commit raises PreconditionError if there is one already."""
+        self._write(writes.put(self._binding(table, row), row, Expect.ABSENT))
+
+    def update(self, table: Table[M, Any], row: M) -> None:
+        """Writes a row; the commit raises PreconditionError if there is none yet."""
+        self._write(writes.put(self._binding(table, row), row, Expect.PRESENT))
+
+    def delete(self, table: Table[M, K], key: K, *, expect_version: int | None = None) -> None:
+        """Deletes a row; nothing happens if there is none, unless `expect_version` says so."""
+        info = self._bind(table).info
+        self._write(writes.delete(info, info.encode_key(key), *_expectation(expect_version)))
+
+    def commit(self) -> CommitResult:
+        """Commits. Raises ConflictError, PreconditionError, UniqueError, DiskError; after any
+        error but a DiskError with an unknown outcome, nothing was written."""
+        self._check_open()
+        self._done = True
+        self.result = self._host._commit(self) if self.writes else CommitResult(0)
+        self._base = None
+        return self.result
+
+    def rollback(self) -> None:
+        """Forgets everything."""
+        self._done = True
+        self._base = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.rollback()
+        elif not self._done:
+            self.commit()
+
+    def _binding(self, table: Table[M, Any], row: M) -> Any:
+        writes.check_row(table, row)
+        return self._bind(table)
+
+    def _write(self, write: Write) -> None:
+        if self._done:
+            self._check_open()
+        earlier = self.writes.get(write.full)
+        if earlier is not None:
+            _check_repeated(earlier, write)
+            if earlier.expect != Expect.ANYTHING or write.expect != Expect.VERSION:
+                write.expect, write.version = earlier.expect, earlier.version
+        self.writes[write.full] = write
+
+    def _check_open(self) -> None:
+        if self._done:
+            raise ClosedError("this transaction has ended; begin another one")
+
+    def _schema(self) -> Schema:
+        return self._host._schema()
+
+    def _source(self) -> Source:
+        self._check_open()
+        if self._base is None:
+            self._base, self.snapshot = self._host._begin()
+        return Noted(Pending(self._base, self.writes) if self.writes else self._base, self)
+
+
+class Noted:
+    """A source that notes in a transaction what was read from it."""
+
+    def __init__(self, base: Source, transaction: Transaction) -> None:
+        self._base = base
+        self._keys = transaction.read_keys
+        self._ranges = transaction.read_ranges
+
+    def get(self, info: TableInfo, key: bytes) -> bytes | None:
+        self._keys.add(info.row_prefix + key)
+        return self._base.get(info, key)
+
+    def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]:
+        self._keys.update(info.row_prefix + key for key in keys)
+        return self._base.get_many(info, keys)
+
+    def scan(
+        self, info: TableInfo, index: IndexInfo | None, span: Span, *, reverse: bool, limit: int | None
+    ) -> Iterator[Entry]:
+        """Notes the range as far as it was read: all of it, unless the caller stopped before."""
+        prefix = info.row_prefix if index is None else index.prefix
+        start, end = span.under(prefix)
+        at = len(self._ranges)
+        self._ranges.append((start, end))
+        order = None
+        try:
+            for entry in self._base.scan(info, index, span, reverse=reverse, limit=limit):
+                order = entry.order
+                if index is not None:
+                    self._keys.add(info.row_prefix + entry.key)
+                yield entry
+            order = None
+        finally:
+            if order is not None:
+                seen = prefix + order
+                self._ranges[at] = (seen, end) if reverse else (start, seen + b"\x00")
+
+    def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
+        self._ranges.append(span.under(info.row_prefix if index is None else index.prefix))
+        return self._base.count(info, index, span)
+
+
+def _expectation(version: int | None) -> tuple[int, int]:
+    if version is None:
+        return Expect.ANYTHING, 0
+    return (Expect.VERSION, version) if version else (Expect.ABSENT, 0)
+
+
+def _check_repeated(earlier: Write, later: Write) -> None:
+    there = earlier.op == log_pb2.PUT
+    if (later.expect == Expect.ABSENT and there) or (later.expect == Expect.PRESENT and not there):
+        word = "written" if there else "deleted"
+        raise PreconditionError(
+            f"row {later.info.show_key(later.key)} was {word} earlier in this transaction",
+            table=later.info.name,
+            key=later.info.decode_key(later.key),
+        )

@@ -1,0 +1,66 @@
+"""Window: the keys that recent commits touched, against which a transaction is validated.
+
+    … │ seq 811: {row key, old entry, new entry} │ seq 812: {…} │   newest on the right
+
+A transaction that read at a snapshot is valid if no commit since touched a key that it looked up
+or that lies in a range that it scanned (Kung and Robinson 1981, backward validation). Keys are
+whole keys of the tables: of rows, and of index entries, old and new.
+
+Invariants
+  (1) every commit after `floor` is in it; a transaction that read at less runs again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable
+
+KEYS_MAX = 200_000
+
+
+class Window:
+    """The last commits, about `KEYS_MAX` keys of them."""
+
+    def __init__(self, floor: int) -> None:
+        self.floor = floor
+        self._commits: deque[tuple[int, list[bytes]]] = deque()
+        self._size = 0
+
+    def add(self, seq: int, touched: list[bytes]) -> None:
+        self._commits.append((seq, touched))
+        self._size += len(touched)
+        while self._size > KEYS_MAX and len(self._commits) > 1:
+            self.floor, keys = self._commits.popleft()
+            self._size -= len(keys)
+
+    def reset(self, seq: int) -> None:
+        """Whatever was read before `seq` is no longer valid: tables have changed as a whole."""
+        self._commits.clear()
+        self._size = 0
+        self.floor = seq
+
+    def conflict(
+        self, snapshot: int, keys: Iterable[bytes], ranges: Iterable[tuple[bytes, bytes]]
+    ) -> tuple[int, bytes] | None:
+        """The newest commit since `snapshot` that touched what was read, and the key; None: valid.
+
+        With a snapshot older than the window the answer is (floor, b"").
+        """
+        if snapshot < self.floor:
+            return self.floor, b""
+        keys = keys if isinstance(keys, (set, frozenset, dict)) else set(keys)
+        spans = sorted(ranges)
+        for seq, touched in reversed(self._commits):
+            if seq <= snapshot:
+                break
+            for key in touched:
+                if key in keys or (spans and _inside(key, spans)):
+                    return seq, key
+        return None
+
+
+def _inside(key: bytes, spans: list[tuple[bytes, bytes]]) -> bool:
+    if len(spans) > 8:  # sorted by start, so only those that start at or before the key
+        spans = spans[: bisect_left(spans, (key + b"\x00", b""))]
+    return any(start <= key < end for start, end in spans)

@@ -1,0 +1,94 @@
+"""Write: one row that a transaction puts or deletes, encoded and checked, not yet committed."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+from google.protobuf.message import EncodeError, Message
+
+from everlog.proto import log_pb2
+from everlog.store import keys
+from everlog.store.errors import RowError
+from everlog.store.schema import Binding, TableInfo
+from everlog.store.table import Table
+
+
+class Expect(IntEnum):
+    """What must hold of the row when the write is committed; numbers are on the wire."""
+
+    ANYTHING = 0
+    ABSENT = 1
+    PRESENT = 2
+    VERSION = 3
+
+
+class Write:
+    """Invariant: `full` is the row's key in the tables, `row` is empty for a delete."""
+
+    __slots__ = ("binding", "expect", "full", "info", "key", "op", "row", "values", "version")
+
+    def __init__(
+        self,
+        info: TableInfo,
+        op: log_pb2.Op,
+        key: bytes,
+        row: bytes,
+        values: list[bytes],
+        expect: int = Expect.ANYTHING,
+        version: int = 0,
+    ) -> None:
+        self.info = info
+        self.op = op
+        self.key = key
+        self.full = info.row_prefix + key
+        self.row = row
+        self.values = values  # for each index: its prefix and the row's values
+        self.expect = expect
+        self.version = version
+
+    def value(self) -> bytes | None:
+        """As the transaction itself reads it back: a row of version 0."""
+        return None if self.op == log_pb2.DELETE else keys.pack_value(0, self.row)
+
+
+def put(binding: Binding, row: Message, expect: int = Expect.ANYTHING, version: int = 0) -> Write:
+    """A write of `row`, which may change afterwards without harm. Raises RowError."""
+    info = binding.info
+    key = binding.key_of(row)
+    try:
+        raw = row.SerializeToString()
+    except EncodeError as error:
+        raise RowError(f"a row of {info.name} cannot be serialised: {error}", table=info.name) from None
+    if len(raw) > keys.ROW_BYTES_MAX or len(key) > keys.KEY_BYTES_MAX:
+        check_sizes(info, key, raw)
+    return Write(info, log_pb2.PUT, key, raw, binding.values(row, raw), expect, version)
+
+
+def delete(info: TableInfo, key: bytes, expect: int = Expect.ANYTHING, version: int = 0) -> Write:
+    check_sizes(info, key, b"")
+    return Write(info, log_pb2.DELETE, key, b"", [], expect, version)
+
+
+def check_sizes(info: TableInfo, key: bytes, raw: bytes) -> None:
+    """Raises RowError over a limit."""
+    if len(key) > keys.KEY_BYTES_MAX:
+        raise RowError(
+            f"a key of {info.name} is at most {keys.KEY_BYTES_MAX:,} bytes, this one is {len(key):,}", table=info.name
+        )
+    if len(raw) > keys.ROW_BYTES_MAX:
+        raise RowError(
+            f"a row is at most {keys.ROW_BYTES_MAX:,} bytes, {info.show_key(key)} has {len(raw):,};"
+            " keep large things outside, or split them",
+            table=info.name,
+        )
+
+
+def check_row(table: Table[Any, Any], row: object) -> None:
+    """Raises RowError if `row` is not of the table's model."""
+    if not isinstance(row, table.model):
+        name = getattr(getattr(row, "DESCRIPTOR", None), "full_name", type(row).__name__)
+        raise RowError(
+            f"expected a row of {table.name} to be a {table.model.DESCRIPTOR.full_name}, found {name}",
+            table=table.name,
+        )

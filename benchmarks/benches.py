@@ -1,0 +1,72 @@
+"""Benches: what there is to measure, of which subjects, how much of it, and how to start it."""
+
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from benchmarks import commit, load, read
+from benchmarks.measure import Measure, Run
+
+Subject = Callable[[Run], "Measure | list[Measure]"]
+
+
+class Bench(msgspec.Struct):
+    """`n` at full size; a bench of its own name for each line that the report shows."""
+
+    name: str
+    n: int
+    subjects: dict[str, Subject]
+
+
+_ALL = [
+    Bench(
+        "commit",
+        50_000,
+        {
+            "everlog": partial(commit.everlog, durability="os"),
+            "sqlite": partial(commit.sqlite, synchronous="NORMAL"),
+            "raw": commit.raw,
+        },
+    ),
+    Bench(
+        "commit_sync",
+        2_000,
+        {
+            "everlog": partial(commit.everlog, durability="sync"),
+            "sqlite": partial(commit.sqlite, synchronous="FULL"),
+            "raw": partial(commit.raw, sync=True),
+        },
+    ),
+    Bench(
+        "commit_sync_8",
+        16_000,
+        {
+            "everlog": partial(commit.everlog, durability="sync", threads=commit.THREADS),
+            "sqlite": partial(commit.sqlite, synchronous="FULL", threads=commit.THREADS),
+            "raw": partial(commit.raw, sync=True, threads=commit.THREADS),
+        },
+    ),
+    Bench(
+        "batch",
+        200_000,
+        {
+            "everlog": commit.everlog_batch,
+            "sqlite": commit.sqlite_batch,
+            "raw": partial(commit.raw, size=commit.BATCH),
+        },
+    ),
+    Bench("load", 1_000_000, {"everlog": load.everlog, "sqlite": load.sqlite, "raw": load.raw}),
+    Bench("get", 200_000, {"everlog": read.everlog_get, "sqlite": read.sqlite_get, "raw": read.raw_get}),
+    Bench(
+        "get_by_index",
+        200_000,
+        {
+            "everlog": read.everlog_get_by_index,
+            "sqlite": read.sqlite_get_by_index,
+            "raw": read.raw_get_by_index,
+        },
+    ),
+    Bench("scan", 200_000, {"everlog": read.everlog_scan, "sqlite": read.sqlite_scan, "raw": read.raw_scan}),
+]
+BENCHES = {bench.name: bench for bench in _ALL}

@@ -1,0 +1,22 @@
+"""Child: one bench of one subject, in a process of its own, so that its memory is its own.
+
+python -m benchmarks.child BENCH SUBJECT N FOLDER PREPARED     prints a JSON array of measures
+"""
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.benches import BENCHES
+from benchmarks.measure import Run
+
+
+def main(bench: str, subject: str, n: str, folder: str, prepared: str) -> None:
+    run = Run(bench, subject, int(n), Path(folder), Path(prepared))
+    found = BENCHES[bench].subjects[subject](run)
+    print(msgspec.json.encode(found if isinstance(found, list) else [found]).decode())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,86 @@
+"""Figures: what each bench must reach (floor) and should reach (goal).
+
+The floors were seen on bare paths, without anything around them; the goals are where the best
+peer or half of the raw limit lies.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+# (bench, subject) to its figures: rate, seconds, p50_us, p99_us, rss_mb.
+Found = dict[tuple[str, str], dict[str, float]]
+
+
+class Limit(msgspec.Struct):
+    """A bound on one figure, or on its ratio to the same figure of `of`: a subject of the same
+    bench, or a bench of the same subject."""
+
+    figure: str
+    at_least: float | None = None
+    at_most: float | None = None
+    of: str | None = None
+
+    def value(self, bench: str, found: Found) -> float | None:
+        ours = found.get((bench, "everlog"))
+        if ours is None:
+            return None
+        if self.of is None:
+            return ours[self.figure]
+        theirs = found.get((bench, self.of)) or found.get((self.of, "everlog"))
+        return ours[self.figure] / theirs[self.figure] if theirs and theirs[self.figure] else None
+
+    def holds(self, value: float) -> bool:
+        return value >= self.at_least if self.at_least is not None else value <= (self.at_most or 0)
+
+    @property
+    def text(self) -> str:
+        bound = self.at_least if self.at_least is not None else self.at_most
+        sign = "≥" if self.at_least is not None else "≤"
+        return f"{self.figure} {sign} {bound:,g}" + (f" x {self.of}" if self.of else "")
+
+
+Limits = tuple[Limit, ...]
+
+
+def rate(at_least: float, of: str | None = None) -> Limit:
+    return Limit("rate", at_least=at_least, of=of)
+
+
+def most(figure: str, at_most: float, of: str | None = None) -> Limit:
+    return Limit(figure, at_most=at_most, of=of)
+
+
+def latency(p50_us: float, p99_us: float) -> Limits:
+    return (most("p50_us", p50_us), most("p99_us", p99_us))
+
+
+# bench: floor, goal.
+FIGURES: dict[str, tuple[Limits, Limits]] = {
+    "commit": ((rate(2.5, "sqlite"), rate(0.3, "raw")), (rate(4, "sqlite"), rate(0.5, "raw"))),
+    "commit_sync": ((rate(0.9, "sqlite"),), (rate(1, "sqlite"),)),
+    "commit_sync_8": ((rate(3, "sqlite"),), (rate(16_200),)),
+    "batch": ((rate(1.2, "sqlite"), rate(0.4, "raw")), (rate(167_000),)),
+    "load": ((rate(1.3, "sqlite"),), (rate(2, "sqlite"),)),
+    "get": ((rate(1.1, "sqlite"),), (rate(1.5, "sqlite"),)),
+    "get_by_index": ((rate(0.8, "sqlite"),), (rate(1.2, "sqlite"),)),
+    "scan": ((rate(0.6, "sqlite"),), (rate(1, "sqlite"),)),
+    "feed": ((rate(600_000),), (rate(1_000_000), rate(0.33, "raw"))),
+    "latency": (latency(1000, 3000), latency(500, 1500)),
+    "latency_remote": (latency(2000, 5000), latency(1000, 2500)),
+    "fan_out": ((most("p99_us", 30_000), most("rss_mb", 120)), (most("p99_us", 20_000),)),
+    "fan_out_writer": (
+        (most("p50_us", 1.2, "fan_out_alone"),),
+        (most("p50_us", 1.1, "fan_out_alone"),),
+    ),
+    "fan_out_alone": ((), ()),
+    "rebuild_1000": ((rate(180_000),), (rate(300_000),)),
+    "rebuild_1": ((rate(80_000),), (rate(130_000),)),
+}
+for _size in ("10k", "100k", "1m"):
+    FIGURES[f"open_{_size}"] = ((most("seconds", 0.1),), ())
+    FIGURES[f"open_{_size}_killed"] = ((most("seconds", 0.6),), ())
+
+# What a bench is about, where that is not its rate.
+UNITS = {name: "seconds" for name in FIGURES if name.startswith("open_")}
+UNITS |= {name: "p50_us" for name in FIGURES if name.startswith(("latency", "fan_out"))}

@@ -6,7 +6,11 @@ A migration's folder gets all that its constants are made of from here, in one i
 from everlog.migrations.build import build
 from everlog.migrations.loader import load
 from everlog.migrations.migration import Migration, Row
+from everlog.migrations.plan import PlannedMigration, PlannedStep, plan
+from everlog.migrations.runner import apply
 from everlog.migrations.scaffold import new
+from everlog.migrations.status import MigrationInfo, State, status
+from everlog.migrations.testdata import testdata
 from everlog.store.kinds import (
     BOOL,
     BYTES,
@@ -52,9 +56,17 @@ __all__ = [
     "Fields",
     "Index",
     "Migration",
+    "MigrationInfo",
+    "PlannedMigration",
+    "PlannedStep",
     "Row",
+    "State",
     "Table",
+    "apply",
     "build",
     "load",
     "new",
+    "plan",
+    "status",
+    "testdata",
 ]

@@ -46,7 +46,7 @@ def from_text(field: FieldDescriptor, make: Callable[[], Any]) -> Convert:
         return _timestamp
     if field.message_type is not None:
         return _from_json_text(field, make)
-    return {STRING: _same, BYTES: _base64, BOOL: _bool, DOUBLE: float, FLOAT: float}.get(kind, _int)
+    return {STRING: _same, BYTES: _base64, BOOL: _bool, DOUBLE: float, FLOAT: float}.get(kind, int)
 
 
 def from_json(field: FieldDescriptor, make: Callable[[], Any]) -> Convert:
@@ -81,10 +81,6 @@ def _same(text: str) -> str:
     return text
 
 
-def _int(text: str) -> int:
-    if "_" in text:
-        raise ValueError("digits with _ between them")
-    return int(text)
 
 
 def _bool(text: str) -> bool:
@@ -130,7 +126,7 @@ def _of(kind: type, value: Any) -> Any:
 
 def _json_int(value: Any) -> int:
     if isinstance(value, str):
-        return _int(value)
+        return int(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return int(_of(int, value))

@@ -1,0 +1,91 @@
+"""Bootstrap: the rows that every database needs, which a migration brings along.
+
+    bootstrap.py                      def rows() -> Iterator[Row]: yield AIRPORTS, Airport(…)
+    bootstrap_<table>.csv, .jsonl     rows of that table, in order of the files' names
+
+They are written in the migration's own record, so they are there exactly if it is. A row whose
+key is in the database already replaces the one that is there.
+
+A record is limited, and so are the rows of one migration; more of them is a load, or several
+migrations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from everlog.migrations.loader import fault, import_file
+from everlog.migrations.migration import Migration, Row
+from everlog.migrations.rows import SUFFIXES, read
+from everlog.store.errors import Error, MigrationError
+from everlog.store.record import RECORD_BYTES_MAX
+from everlog.store.table import Table
+
+_ROW_OVERHEAD = 32  # bytes in a record beside the row itself and its key, at most
+
+
+def bootstrap(migration: Migration) -> list[Row]:
+    """The rows of a migration, checked for their tables. Runs the folder's code; writes nothing.
+
+    Raises SchemaError with the line of `bootstrap.py`, LoadError with line and column of a file,
+    MigrationError if they are too many for one record.
+    """
+    rows, size = [], sum(len(file.content) for file in migration.folder.sources)
+    for table, row in _rows(migration):
+        size += row.ByteSize() + _ROW_OVERHEAD
+        if size > RECORD_BYTES_MAX:
+            raise MigrationError(
+                f"migration {migration.title} has more bootstrap rows than one record can hold: after"
+                f" {len(rows):,} rows and its own source it is over {RECORD_BYTES_MAX:,} bytes; load them"
+                " with `everlog import`, or split them over several migrations",
+                version=migration.version,
+            )
+        rows.append((table, row))
+    return rows
+
+
+def _rows(migration: Migration) -> Iterator[Row]:
+    folder = migration.folder
+    files = sorted(folder.path.glob("bootstrap_*"))
+    if (folder.path / "bootstrap.py").exists():
+        yield from _of_code(migration, folder.path / "bootstrap.py")
+    for path in files:
+        if path.suffix not in SUFFIXES:
+            raise folder.error(f"expected {path.name} to end in {' or '.join(SUFFIXES)}", file=path)
+        name = path.stem.removeprefix("bootstrap_")
+        table = migration.table(name)
+        if table is None:
+            raise folder.error(f"the migration declares no table {name!r}; it has: {_names(migration)}", file=path)
+        for row in read(path, table.model):
+            yield table, row
+
+
+def _of_code(migration: Migration, path: Path) -> Iterator[Row]:
+    folder = migration.folder
+    found = getattr(import_file(folder, "bootstrap"), "rows", None)
+    if not callable(found):
+        raise folder.error("expected a function `rows() -> Iterator[Row]`", file=path)
+    try:
+        for row in found():
+            yield _checked(migration, row)
+    except Error:
+        raise
+    except Exception as error:
+        raise fault(folder, path, error) from error
+
+
+def _checked(migration: Migration, row: object) -> Row:
+    match row:
+        case (Table() as table, message) if isinstance(message, table.model):
+            if table is migration.table(table.name):
+                return table, message
+            raise TypeError(f"table {table.name} is not one of this migration: {_names(migration)}")
+        case (Table() as table, other):
+            raise TypeError(f"expected a {table.model.DESCRIPTOR.full_name} for {table.name}, found {other!r:.80}")
+        case _:
+            raise TypeError(f"expected `rows` to yield a table and a row of it, found {row!r:.80}")
+
+
+def _names(migration: Migration) -> str:
+    return ", ".join(table.name for table in migration.tables) or "none"

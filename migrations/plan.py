@@ -1,0 +1,139 @@
+"""Plan: what applying the pending migrations would do, told before it is done.
+
+    status ─▶ may they be applied at all? ─▶ for each: the schema before, the schema after ─▶ steps
+
+A step is instant if it takes no longer on a large table than on a small one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from google.protobuf.descriptor import Descriptor
+
+from everlog.migrations.bootstrap import bootstrap
+from everlog.migrations.folder import SOURCE
+from everlog.migrations.loader import after, load
+from everlog.migrations.migration import Migration
+from everlog.migrations.status import MigrationInfo, State, compare
+from everlog.proto import log_pb2
+from everlog.store.database import Database
+from everlog.store.errors import MigrationError
+from everlog.store.schema import Schema
+
+
+class PlannedStep(msgspec.Struct, frozen=True):
+    """One thing that a migration would do; `rows` it reads or writes."""
+
+    text: str
+    instant: bool = True
+    rows: int = 0
+
+
+class PlannedMigration(msgspec.Struct, frozen=True):
+    """What one migration would do."""
+
+    version: int
+    name: str
+    steps: list[PlannedStep]
+
+    @property
+    def title(self) -> str:
+        return f"{self.version}_{self.name}"
+
+
+def plan(db: Database, source: str | Path = SOURCE, *, to: int | None = None) -> list[PlannedMigration]:
+    """What `apply` would do with the same arguments. Read-only; runs the folders' code.
+
+    Raises MigrationError and SchemaError as `apply` would before it writes.
+    """
+    schema = db.schema.proto
+    counts = Counter({table.name: table.rows for table in db.status().tables})
+    planned = []
+    for migration in pending(db, load(source), to):
+        following = after(schema, migration)
+        planned.append(
+            PlannedMigration(migration.version, migration.name, list(_steps(schema, following, migration, counts)))
+        )
+        schema = following
+    return planned
+
+
+def pending(db: Database, migrations: Sequence[Migration], to: int | None = None) -> list[Migration]:
+    """The migrations to apply, in order, up to version `to`. Read-only.
+
+    Raises MigrationError if what was applied is not what the folders say, or if one is older
+    than another that was applied already.
+    """
+    infos = compare(db.migrations(), [migration.folder for migration in migrations])
+    for info in infos:
+        _refuse(info, infos)
+    if to is not None and to not in {info.version for info in infos}:
+        known = ", ".join(str(info.version) for info in infos) or "none"
+        raise MigrationError(f"there is no migration {to}; the versions are: {known}", version=to)
+    todo = {info.version for info in infos if info.state is State.PENDING and (to is None or info.version <= to)}
+    return [migration for migration in migrations if migration.version in todo]
+
+
+def _refuse(info: MigrationInfo, infos: Iterable[MigrationInfo]) -> None:
+    if info.state is State.EDITED:
+        raise MigrationError(
+            f"migration {info.title} was edited after commit {info.seq} applied it: its folder has digest"
+            f" {info.folder_digest.hex()[:12]}, expected {info.digest.hex()[:12]}; restore the folder, and put"
+            " the change into a new migration",
+            version=info.version,
+        )
+    if info.state is State.MISSING:
+        raise MigrationError(
+            f"migration {info.title} was applied by commit {info.seq}, but its folder is missing, though newer"
+            " ones are there; restore it",
+            version=info.version,
+        )
+    newest = max((other.version for other in infos if other.state is not State.PENDING), default=0)
+    if info.state is State.PENDING and info.version < newest:
+        raise MigrationError(
+            f"migration {info.title} is pending, but the newer {newest} is applied already; give the folder and"
+            " its model.proto a timestamp after it",
+            version=info.version,
+        )
+
+
+def _steps(
+    before: log_pb2.Schema, following: log_pb2.Schema, migration: Migration, counts: Counter[str]
+) -> Iterator[PlannedStep]:
+    old, new = Schema(before), Schema(following)
+    for name in old.tables.keys() - new.tables.keys():
+        yield PlannedStep(f"drop table {name} with its {counts[name]:,} rows")
+    for name, table in new.tables.items():
+        known = old.tables.get(name)
+        if known is None:
+            yield PlannedStep(f"create table {name}")
+        elif changed := _changed(known.model.DESCRIPTOR, table.model.DESCRIPTOR):
+            yield PlannedStep(f"change the model of {name}: {changed}")
+        was = {index.name: index.id for index in known.indexes.values()} if known else {}
+        now = {index.name: index.id for index in table.indexes.values()}
+        for index in was.keys() - now.keys():
+            yield PlannedStep(f"drop index {name}.{index}")
+        for index in (index for index in table.indexes.values() if was.get(index.name) != index.id):
+            verb = "rebuild" if index.name in was else "build"
+            kind = "unique index" if index.unique else "index"
+            rows = counts[name]
+            yield PlannedStep(f"{verb} {kind} {name}.{index.name} over {rows:,} rows", not rows, rows)
+    rows_of = Counter(table.name for table, _ in bootstrap(migration))
+    for name, rows in rows_of.items():
+        yield PlannedStep(f"put {rows:,} bootstrap rows into {name}", True, rows)
+    counts.update(rows_of)
+
+
+def _changed(old: Descriptor, new: Descriptor) -> str:
+    """The fields that a model gains, loses and renames, in words; empty: none."""
+    was = {field.number: field.name for field in old.fields}
+    now = {field.number: field.name for field in new.fields}
+    words = [f"add {name}" for number, name in now.items() if number not in was]
+    words += [f"remove {name}" for number, name in was.items() if number not in now]
+    words += [f"rename {was[n]} to {now[n]}" for n in was.keys() & now.keys() if was[n] != now[n]]
+    return ", ".join(words)

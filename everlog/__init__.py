@@ -8,6 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.rpc.connect import open  # noqa: A004  everlog.open is the name
+    from everlog.store.database import Snapshot
     from everlog.store.errors import (
         ClosedError,
         ConflictError,
@@ -26,28 +29,55 @@ if TYPE_CHECKING:
         UnavailableError,
         UniqueError,
     )
+    from everlog.store.progress import Progress
+    from everlog.store.reader import Scan
+    from everlog.store.table import Field, Fields, Index, Table
+    from everlog.store.transaction import CommitResult, Transaction
 
 __all__ = [
     "ClosedError",
+    "CommitResult",
     "ConflictError",
     "CorruptionError",
     "CursorError",
     "DiskError",
+    "EmbeddedDatabase",
     "Error",
+    "Field",
+    "Fields",
+    "Index",
     "LoadError",
     "MigrationError",
     "OpenError",
     "PreconditionError",
+    "Progress",
     "ReadOnlyError",
     "RowError",
+    "Scan",
     "SchemaError",
     "SinkError",
+    "Snapshot",
+    "Table",
+    "Transaction",
     "UnavailableError",
     "UniqueError",
+    "open",
 ]
 
 # Homes of the names that are not errors.
-_HOMES: dict[str, str] = {}
+_HOMES: dict[str, str] = {
+    "CommitResult": "everlog.store.transaction",
+    "EmbeddedDatabase": "everlog.feed.embedded",
+    "Field": "everlog.store.table",
+    "Fields": "everlog.store.table",
+    "Index": "everlog.store.table",
+    "Progress": "everlog.store.progress",
+    "Scan": "everlog.store.reader",
+    "Snapshot": "everlog.store.database",
+    "Table": "everlog.store.table",
+    "Transaction": "everlog.store.transaction",
+    "open": "everlog.rpc.connect",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,9 @@
 """Check: looks at everything, and says what is not as it must be.
 
-    log     every record checks, is dense, and no earlier than the one before
-    rows    parse, lie under the key that is in them, and were written by a record there is
-    entries every row has its entry in each index, and every entry its row
-    notes   counts are right, nothing lies in a space or an index that no schema has
+log     every record checks, is dense, and no earlier than the one before
+rows    parse, lie under the key that is in them, and were written by a record there is
+entries every row has its entry in each index, and every entry its row
+notes   counts are right, nothing lies in a space or an index that no schema has
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def _table(view: View, info: TableInfo, last: int, count: int, progress: OnProgr
                 wanted[index.id] += 1
                 key = index.key_in(full[skip:])
                 if view.get(info.row_prefix + key) is None:
-                    yield f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, which is no row"
+                    name = info.show_key(key)
+                    yield f"index {info.name}.{index.name} has an entry for {name}, which is no row"
             if wanted[index.id] != rows:
                 yield f"index {info.name}.{index.name} has {wanted[index.id]:,} entries for {rows:,} rows"
     except Error as error:

@@ -39,7 +39,7 @@ class Clock:
             self.jumped_s = ahead_s
             self._offset = now - time.monotonic_ns()
             logger.warning(
-                "the clock of this machine jumped forward by %.0f s; commits carry the new time. Check it: nothing"
-                " expires until the database is opened again",
+                "the clock of this machine jumped forward by %.0f s; commits carry the new time. Check it:"
+                " nothing expires until the database is opened again",
                 ahead_s,
             )

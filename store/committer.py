@@ -27,7 +27,7 @@ from everlog.store.keys import HEADER, seq_of
 from everlog.store.log import Log
 from everlog.store.projection import Effects, note_about
 from everlog.store.tables import Tables
-from everlog.store.transaction import CommitResult, Metadata, Transaction
+from everlog.store.transaction import ANONYMOUS, CommitResult, Metadata, Transaction
 from everlog.store.validate import Rows, Validator
 
 GROUP_MAX = 256
@@ -40,17 +40,16 @@ About = Callable[[log_pb2.Commit], None]
 class Ticket:
     """A transaction that waits, and afterwards its answer."""
 
-    __slots__ = ("about", "done", "error", "result", "same_as", "sync", "transaction", "turn")
+    same_as: Ticket | None = None  # the one of this group that has the same commit_id
+    turn: threading.Lock | None = None
+    done = False
+    result: CommitResult | None = None
+    error: BaseException | None = None
 
     def __init__(self, transaction: Transaction | None, sync: bool, about: About | None = None) -> None:
         self.transaction = transaction  # None: wants to be alone
         self.sync = sync
         self.about = about
-        self.same_as: Ticket | None = None  # the one of this group that has the same commit_id
-        self.turn: threading.Lock | None = None
-        self.done = False
-        self.result: CommitResult | None = None
-        self.error: BaseException | None = None
 
 
 class Committer:
@@ -75,12 +74,11 @@ class Committer:
         ticket = Ticket(transaction, sync, about)
         if self._enter(ticket):
             group = [ticket]
-            with self._mutex:
-                while self._waiting and len(group) < GROUP_MAX and self._waiting[0].transaction is not None:
-                    group.append(self._waiting.popleft())
+            if self._waiting:
+                self._gather(group)
             try:
                 self._run(group)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  each is answered alone
                 for one in group:
                     if not one.done and one.error is None and one.result is None:
                         one.error = error
@@ -94,6 +92,13 @@ class Committer:
             raise ticket.error
         assert ticket.result is not None
         return ticket.result
+
+    def _gather(self, group: list[Ticket]) -> None:
+        """Takes along those who wait, up to one that wants to be alone."""
+        waiting = self._waiting
+        with self._mutex:
+            while waiting and len(group) < GROUP_MAX and waiting[0].transaction is not None:
+                group.append(waiting.popleft())
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -137,7 +142,7 @@ class Committer:
         for ticket in group:
             try:
                 one = self._accept(ticket, log.written + len(framed) + 1, effects, accepted)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  each is answered alone
                 ticket.error = error
                 continue
             if one is not None:
@@ -146,14 +151,11 @@ class Committer:
         if framed:
             try:
                 self._write(framed, effects, sync=any(ticket.sync for ticket in accepted))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  each is answered alone
                 for ticket in accepted:
                     ticket.result, ticket.error = None, error
-        for ticket in group:
-            if ticket.same_as is not None:
-                first = ticket.same_as
-                ticket.error = first.error
-                ticket.result = first.result and first.result._replace(repeated=True)
+        if len(group) > len(accepted):
+            _answer_repeated(group)
 
     def _accept(self, ticket: Ticket, seq: int, effects: Effects, accepted: list[Ticket]) -> bytes | None:
         """The framed record of a transaction that is valid; None if its id was known already."""
@@ -192,6 +194,8 @@ class Committer:
     def commit_of(self, meta: Metadata, seq: int) -> log_pb2.Commit:
         """A commit without changes."""
         commit = log_pb2.Commit(seq=seq, time_ns=self._clock.now(), schema=self._tables.schema.version)
+        if meta is ANONYMOUS:
+            return commit
         if meta.actor:
             commit.actor = meta.actor
         if meta.reason:
@@ -242,6 +246,15 @@ class Committer:
         with self.alone():
             self._flusher.close()
             self.failed = self.failed or DiskError("the database is closed", outcome="nothing written")
+
+
+def _answer_repeated(group: list[Ticket]) -> None:
+    """Those that came twice in one group get the first one's answer."""
+    for ticket in group:
+        if ticket.same_as is not None:
+            first = ticket.same_as
+            ticket.error = first.error
+            ticket.result = first.result and first.result._replace(repeated=True)
 
 
 def add_changes(commit: log_pb2.Commit, rows: Rows) -> None:

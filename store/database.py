@@ -32,7 +32,7 @@ from everlog.store.schema import Schema
 from everlog.store.source import LocalSource, Source
 from everlog.store.status import Status, status
 from everlog.store.table import Table
-from everlog.store.transaction import CommitResult, Metadata, Transaction
+from everlog.store.transaction import ANONYMOUS, CommitResult, Metadata, Transaction
 from everlog.store.view import View
 
 M = TypeVar("M", bound=Message)
@@ -65,22 +65,26 @@ class Writer(Reader):
         """
         if durability is not None and durability not in DURABILITIES:
             raise Error(f"expected a durability of {' or '.join(DURABILITIES)}, found {durability!r}")
-        metadata = Metadata(actor, reason, correlation_id, causation_id, client, commit_id, durability)
-        return self._transaction(metadata)
+        if not (actor or reason or correlation_id or causation_id or client or commit_id or durability):
+            return self._transaction(ANONYMOUS)
+        return self._transaction(
+            Metadata(actor, reason, correlation_id, causation_id, client, commit_id, durability)
+        )
 
     def run(self, fn: Callable[[Transaction], R], *, retries: int = RETRIES, **metadata: Any) -> R:
         """Runs `fn(tx)` and commits; on a conflict, again, up to `retries` times."""
         for left in range(retries, -1, -1):
             try:
                 with self.transaction(**metadata) as tx:
-                    result = fn(tx)
-                return result
+                    return fn(tx)
             except ConflictError:
                 if not left:
                     raise
         raise AssertionError("unreachable")
 
-    def put(self, table: Table[M, Any], row: M, *, expect_version: int | None = None, **metadata: Any) -> CommitResult:
+    def put(
+        self, table: Table[M, Any], row: M, *, expect_version: int | None = None, **metadata: Any
+    ) -> CommitResult:
         """Writes one row in a transaction of its own."""
         with self.transaction(**metadata) as tx:
             tx.put(table, row, expect_version=expect_version)
@@ -247,7 +251,7 @@ class Database(Writer):
         *,
         id: str | None = None,
         source: str = "",
-        kind: log_pb2.Load.Kind = loads.IMPORT,
+        kind: log_pb2.Load.Kind.ValueType = loads.IMPORT,
         total: int | None = None,
         progress: OnProgress | None = None,
         **metadata: Any,
@@ -393,11 +397,11 @@ class Database(Writer):
         if self._closed:
             raise ClosedError(f"{self.url} is closed; open it again")
         if os.getpid() != self._pid:
-            raise ClosedError(f"{self.url} was opened before this process was forked; open it in the child, after")
+            raise ClosedError(
+                f"{self.url} was opened before this process was forked; open it in the child, after"
+            )
 
     def _check_writable(self) -> None:
         self._check_open()
         if self.read_only:
             raise ReadOnlyError(f"{self.url} was opened for reading; open it without read_only to write")
-
-

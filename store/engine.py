@@ -103,18 +103,22 @@ class Engine:
         options.set_max_write_buffer_number(4)
         return options
 
-    def append_log(self, records: list[tuple[bytes, bytes]]) -> None:
-        """Writes records to the operating system. Raises DiskError: nothing was written."""
+    def append_record(self, key: bytes, framed: bytes) -> None:
+        """Writes a record to the operating system. Raises DiskError: nothing was written."""
         try:
-            if len(records) == 1:
-                self._put_log(*records[0], self._to_os)
-            else:
-                writes = WriteBatch(raw_mode=True)
-                for key, framed in records:
-                    writes.put(key, framed, self._log_handle)
-                self._write(writes, self._to_os)
+            self._put_log(key, framed, self._to_os)
         except Exception as error:
-            raise _translate(error, f"writing to the log in {self.path}") from error
+            raise translate(error, f"writing to the log in {self.path}") from error
+
+    def append_records(self, records: list[tuple[bytes, bytes]]) -> None:
+        """Writes records to the operating system. Raises DiskError: none was written."""
+        writes = WriteBatch(raw_mode=True)
+        try:
+            for key, framed in records:
+                writes.put(key, framed, self._log_handle)
+            self._write(writes, self._to_os)
+        except Exception as error:
+            raise translate(error, f"writing to the log in {self.path}") from error
 
     def sync_log(self) -> None:
         """Waits until all that was appended is on disk. Lets go of the interpreter's lock.
@@ -135,7 +139,7 @@ class Engine:
         try:
             self._write(writes, self._no_wal)
         except Exception as error:
-            raise _translate(error, f"writing tables in {self.path}") from error
+            raise translate(error, f"writing tables in {self.path}") from error
 
     def delete_log_after(self, key: bytes) -> None:
         """Cuts the log: everything from `key` on. Only `everlog repair` does."""
@@ -189,7 +193,9 @@ class Engine:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def verify_end(view: Any, last: bytes | None, start: bytes, end: bytes | None, *, backwards: bool = False) -> None:
+def verify_end(
+    view: Any, last: bytes | None, start: bytes, end: bytes | None, *, backwards: bool = False
+) -> None:
     """Asks whether an iteration that ended after `last` really had come to its end.
 
     Raises CorruptionError if there is more, which an unreadable block hid. Read-only.
@@ -220,24 +226,30 @@ def translated(doing: str) -> Iterator[None]:
     except Error:
         raise
     except Exception as error:
-        raise _translate(error, doing) from error
+        raise translate(error, doing) from error
 
 
-def _translate(error: Exception, doing: str) -> Error:
+def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one return for each kind of error
+    """RocksDB's error as everlog's. The try around what is called for every row costs nothing."""
+    if isinstance(error, Error):
+        return error
     text = str(error)
     low = text.lower()
     if "closed" in low or type(error).__name__ == "DbClosedError":
         return ClosedError(f"{doing}: the database is closed")
     if "no space left" in low or "disk quota" in low:
         return DiskError(
-            f"{doing}: the disk is full; nothing was written. Free some space and try again", outcome="nothing written"
+            f"{doing}: the disk is full; nothing was written. Free some space and try again",
+            outcome="nothing written",
         )
     if "corruption" in low or "checksum" in low or "bad magic" in low:
         return CorruptionError(f"{doing}: RocksDB found damage: {text}", place=text)
     if "lock" in low:
         return OpenError(f"{doing}: another process has it open: {text}")
     if "too many open files" in low:
-        return DiskError(f"{doing}: no file descriptors are left ({text}); raise `ulimit -n`", outcome="nothing written")
+        return DiskError(
+            f"{doing}: no file descriptors are left ({text}); raise `ulimit -n`", outcome="nothing written"
+        )
     return DiskError(f"{doing}: {text}", outcome="nothing written")
 
 

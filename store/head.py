@@ -29,16 +29,22 @@ MARKER, HEAD, OWNER = "EVERLOG", "HEAD", "OWNER"
 
 
 class Marker(msgspec.Struct):
+    """What the directory is."""
+
     format: int
     database: str
 
 
 class Head(msgspec.Struct):
+    """How far the log was on disk."""
+
     seq: int
     checksum: int
 
 
 class Owner(msgspec.Struct):
+    """Who has it open for writing."""
+
     pid: int
     host: str
     since: str
@@ -50,12 +56,12 @@ T = TypeVar("T", bound=msgspec.Struct)
 def write(path: Path, value: msgspec.Struct, *, sync: bool) -> None:
     """Replaces the file whole; `sync` waits for the disk."""
     temporary = path.with_name(path.name + ".new")
-    with open(temporary, "wb") as file:
+    with temporary.open("wb") as file:
         file.write(msgspec.json.encode(value) + b"\n")
         if sync:
             file.flush()
             os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary.replace(path)
     if sync:
         sync_directory(path.parent)
 
@@ -75,7 +81,9 @@ def read(path: Path, kind: type[T]) -> T | None:
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, OSError) as error:
-        raise OpenError(f"{path}: expected everlog's {path.name} file, found something else: {error}") from None
+        raise OpenError(
+            f"{path}: expected everlog's {path.name} file, found something else: {error}"
+        ) from None
 
 
 def read_marker(path: Path) -> Marker | None:

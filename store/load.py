@@ -77,7 +77,9 @@ class Loader:
         if last:
             about.step = log_pb2.Load.FINISHED
         try:
-            result: CommitResult = self._host._commit_about(transaction, lambda commit: commit.load.CopyFrom(about))
+            result: CommitResult = self._host._commit_about(
+                transaction, lambda commit: commit.load.CopyFrom(about)
+            )
         except ConflictError as error:
             if self._host._load_state(about.id)[0].rows != self.rows:
                 raise ConflictError(f"load {about.id!r} is being written by somebody else as well") from error
@@ -98,7 +100,7 @@ def load(
     *,
     id: str | None,
     source: str,
-    kind: log_pb2.Load.Kind,
+    kind: log_pb2.Load.Kind.ValueType,
     metadata: Metadata,
     total: int | None,
     progress: OnProgress | None,

@@ -64,7 +64,10 @@ class Log:
         Raises DiskError: none of them was written.
         """
         seq = self.written
-        self._engine.append_log([(_key(seq + at), one) for at, one in enumerate(framed, 1)])
+        if len(framed) == 1:
+            self._engine.append_record(_key(seq + 1), framed[0])
+        else:
+            self._engine.append_records([(_key(seq + at), one) for at, one in enumerate(framed, 1)])
         recent, size = self._recent, self._recent_bytes
         for one in framed:
             seq += 1
@@ -199,7 +202,9 @@ class Log:
                     " Restore a backup, or `everlog repair` cuts the log before it",
                     seq=seq,
                 )
-        return CorruptionError(f"the log between {after} and {last} could not be read in order", seq=after + 1)
+        return CorruptionError(
+            f"the log between {after} and {last} could not be read in order", seq=after + 1
+        )
 
     def write_head_file(self, *, sync: bool) -> None:
         self._head_file_at = time.monotonic()
@@ -213,7 +218,9 @@ class Log:
         known = files.read(self._engine.path / files.HEAD, files.Head)
         if known is None:
             return
-        if known.seq > self.written or (known.seq >= self.oldest and self.checksum_at(known.seq) != known.checksum):
+        if known.seq > self.written or (
+            known.seq >= self.oldest and self.checksum_at(known.seq) != known.checksum
+        ):
             raise CorruptionError(
                 f"{self._engine.path}: the log was on disk up to record {known.seq} (checksum"
                 f" {known.checksum:08x}), found it up to {self.written}: its end is lost or changed."

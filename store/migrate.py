@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
-from everlog.store import record, write
+from everlog.store import record
 from everlog.store.committer import add_changes
 from everlog.store.errors import MigrationError
 from everlog.store.log import Log
@@ -107,7 +107,8 @@ class _Under:
         self._db = db
         self._after = schema
 
-    def _schema(self) -> Schema:
+    @property
+    def schema(self) -> Schema:
         return self._after
 
     def _begin(self) -> Any:

@@ -25,7 +25,9 @@ from everlog.store.tables import MemoryTarget, Tables
 class Opened:
     """What an open database consists of."""
 
-    def __init__(self, path: Path, engine: Engine, log: Log, tables: Tables, clock: Clock, *, temporary: bool) -> None:
+    def __init__(
+        self, path: Path, engine: Engine, log: Log, tables: Tables, clock: Clock, *, temporary: bool
+    ) -> None:
         first = log.commit(log.oldest)
         self.uuid = first.base.database if first.HasField("base") else first.created.database
         self.log, self.tables, self.clock = log, tables, clock
@@ -98,9 +100,13 @@ def _prepare(path: Path, *, create: bool) -> head.Marker:
     if path.exists() and not path.is_dir():
         raise OpenError(f"{path} is a file; an everlog database is a directory")
     if path.exists() and any(path.iterdir()):
-        raise OpenError(f"{path} is no everlog database: it has other files and no {head.MARKER}; name another directory")
+        raise OpenError(
+            f"{path} is no everlog database: it has other files and no {head.MARKER}; name another directory"
+        )
     if not create:
-        raise OpenError(f"there is no database at {path}; check the path, or create it first (`everlog create`)")
+        raise OpenError(
+            f"there is no database at {path}; check the path, or create it first (`everlog create`)"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         marker = head.Marker(head.FORMAT, str(uuid.uuid4()))
@@ -117,7 +123,8 @@ def _engine(path: Path, *, read_only: bool) -> Engine:
         owner = head.read(path / head.OWNER, head.Owner)
         who = f"process {owner.pid} on {owner.host}, since {owner.since}" if owner else "another process"
         raise OpenError(
-            f"{path} is open for writing by {who}; close it there, connect to its server, or open it read_only",
+            f"{path} is open for writing by {who}; close it there, connect to its server, or open it"
+            " read_only",
             owner=owner,
         ) from error
 
@@ -130,8 +137,8 @@ def _created(database: uuid.UUID, clock: Clock) -> bytes:
 def _check_applied(path: Path, log: Log, tables: Tables) -> None:
     if tables.applied > log.written:
         raise CorruptionError(
-            f"{path}: the tables are at record {tables.applied}, the log ends at {log.written}: the end of the log"
-            " is lost. Restore a backup, or `everlog repair` accepts what is left",
+            f"{path}: the tables are at record {tables.applied}, the log ends at {log.written}: the end of"
+            " the log is lost. Restore a backup, or `everlog repair` accepts what is left",
             seq=log.written + 1,
         )
     if tables.applied >= log.oldest and tables.applied and log.checksum_at(tables.applied) != tables.checksum:

@@ -177,7 +177,9 @@ class Projector:
             if info is None or info.space != change.space:
                 info = spaces.get(change.space)
                 if info is None:
-                    raise CorruptionError(f"record {seq} writes to space {change.space}, which no table has", seq=seq)
+                    raise CorruptionError(
+                        f"record {seq} writes to space {change.space}, which no table has", seq=seq
+                    )
                 prefix, indexed = info.row_prefix, bool(info.indexes)
             full = prefix + change.key
             old = effects.old(full) if change.prior else None

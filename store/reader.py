@@ -35,12 +35,14 @@ class Scan(Generic[M]):
         # Hand it to `scan(resume=…)` to go on after the last row; None: there are no more rows.
         self.resume: bytes | None = None
 
-    def _run(self, entries: Iterator[Entry], binding: Binding, prefix: bytes, limit: int | None) -> Iterator[M]:
+    def _run(
+        self, entries: Iterator[Entry], binding: Binding, prefix: bytes, limit: int | None
+    ) -> Iterator[M]:
         parse: Any = binding.model.FromString
-        order = key = b""
+        last = key = b""
         left = -1 if limit is None else limit
         try:
-            for order, key, value in entries:
+            for order, key, value in entries:  # noqa: B007  the error says which row
                 if not left:
                     self.resume = prefix + last
                     return
@@ -152,7 +154,11 @@ class Reader:
     def _bind(self, table: Table[M, Any]) -> Binding:
         if not isinstance(table, Table):
             raise SchemaError(f"expected a Table, found {type(table).__name__} {table!r}")
-        return self._schema().table(table.name).bind(table.model)
+        schema = self._schema()
+        binding = schema.bound.get(table)
+        if binding is None:
+            binding = schema.bound[table] = schema.table(table.name).bind(table.model)
+        return binding
 
     def _what(self, what: What[M]) -> tuple[Binding, IndexInfo | None]:
         if isinstance(what, Index):
@@ -164,7 +170,9 @@ class Reader:
         try:
             return binding.model.FromString(row_of(value))
         except DecodeError as error:
-            raise CorruptionError(f"a row of {binding.info.name} is not a {binding.info.proto.model}: {error}") from None
+            raise CorruptionError(
+                f"a row of {binding.info.name} is not a {binding.info.proto.model}: {error}"
+            ) from None
 
 
 def resumed(limits: Span, prefix: bytes, resume: bytes, *, reverse: bool) -> Span:
@@ -173,5 +181,3 @@ def resumed(limits: Span, prefix: bytes, resume: bytes, *, reverse: bool) -> Spa
     if not resume.startswith(prefix) or not limits.holds(order):
         raise RowError("the resume token is of another scan; use it with the same arguments")
     return limits.after(order, reverse=reverse)
-
-

@@ -42,7 +42,9 @@ def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
             live = hashes(view, tables.schema, _telling(progress, "hash live tables", tables.counts))
         finally:
             view.close()
-        fresh = hashes(target.view, projector.schema, _telling(progress, "hash rebuilt tables", projector.counts))
+        fresh = hashes(
+            target.view, projector.schema, _telling(progress, "hash rebuilt tables", projector.counts)
+        )
         compare(live, fresh, seq)
         replay(log, projector, log.written, progress)
         with db.committer.alone():
@@ -84,7 +86,9 @@ def into(db: Database, path: Path, progress: OnProgress | None) -> dict[str, Tab
         log.sync()
         engine.flush()
         log.write_head_file(sync=True)
-        return hashes(target.view, projector.schema, _telling(progress, "hash rebuilt tables", projector.counts))
+        return hashes(
+            target.view, projector.schema, _telling(progress, "hash rebuilt tables", projector.counts)
+        )
     finally:
         engine.close()
 
@@ -92,7 +96,9 @@ def into(db: Database, path: Path, progress: OnProgress | None) -> dict[str, Tab
 def projector_from_start(log: Log, target: Target) -> Projector:
     """One that has seen nothing yet."""
     if log.oldest > 1:
-        raise CorruptionError(f"the log starts at {log.oldest}: a rebuild needs the archive of what was before")
+        raise CorruptionError(
+            f"the log starts at {log.oldest}: a rebuild needs the archive of what was before"
+        )
     return Projector(target, Schema(log_pb2.Schema()), 0, {})
 
 
@@ -126,5 +132,3 @@ def _telling(progress: OnProgress | None, step: str, counts: dict[int, int]):  #
         return None
     total = sum(counts.values())
     return lambda done: progress(Progress(step, done, total))
-
-

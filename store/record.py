@@ -126,7 +126,9 @@ def decode(framed: bytes, seq: int) -> log_pb2.Commit:
     except DecodeError as error:
         raise CorruptionError(f"record {seq} of the log is not a Commit: {error}", seq=seq) from None
     if commit.seq != seq:
-        raise CorruptionError(f"expected record {seq} of the log, found one that says it is {commit.seq}", seq=seq)
+        raise CorruptionError(
+            f"expected record {seq} of the log, found one that says it is {commit.seq}", seq=seq
+        )
     if commit.requires:
         check_requires(commit)
     return commit

@@ -10,6 +10,7 @@ or a newer version: fields are found by number, never by name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from operator import attrgetter
@@ -36,6 +37,8 @@ class Schema:
         self._pool = descriptor_pool.DescriptorPool()
         for file in _dependencies_first(proto.models.file):
             self._pool.Add(file)  # type: ignore[no-untyped-call]
+        # Bindings by the constant that names the table, so that a write looks up one thing.
+        self.bound: dict[Any, Binding] = {}
         self.tables = {table.name: TableInfo(self, table) for table in proto.tables}
         self.spaces = {info.space: info for info in self.tables.values()}
 
@@ -94,7 +97,8 @@ class TableInfo:
         except KeyError:
             known = ", ".join(sorted(self.indexes)) or "none"
             raise SchemaError(
-                f"table {self.name} has no index {name!r} at schema version {self.schema.version}; it has: {known}",
+                f"table {self.name} has no index {name!r} at schema version {self.schema.version};"
+                f" it has: {known}",
                 table=self.name,
                 index=name,
             ) from None
@@ -104,7 +108,9 @@ class TableInfo:
         try:
             return self.model.FromString(row)
         except DecodeError as error:
-            raise CorruptionError(f"a row of table {self.name} is not a {self.proto.model}: {error}") from None
+            raise CorruptionError(
+                f"a row of table {self.name} is not a {self.proto.model}: {error}"
+            ) from None
 
     def encode_key(self, value: Any, *, partial: bool = False) -> bytes:
         """A key given by hand, as `"JFK"` or `("JFK", 3)`. Raises RowError."""
@@ -122,7 +128,9 @@ class TableInfo:
             if at != len(key):
                 raise ValueError(f"{len(key) - at} bytes too many")
         except (ValueError, IndexError, codec.struct.error) as error:
-            raise CorruptionError(f"a key of table {self.name} does not decode: {key.hex()}: {error}") from None
+            raise CorruptionError(
+                f"a key of table {self.name} does not decode: {key.hex()}: {error}"
+            ) from None
         return tuple(values)
 
     def show_key(self, key: bytes) -> str:
@@ -201,11 +209,15 @@ class Binding:
         descriptor = model.DESCRIPTOR
         _check_model(info, descriptor)
         parts = [_key_part(info, resolve(descriptor, path.numbers)) for path in info.proto.key]
-        self.key_of: KeyOf = parts[0] if len(parts) == 1 else lambda row: b"".join([part(row) for part in parts])
+        self.key_of: KeyOf = (
+            parts[0] if len(parts) == 1 else lambda row: b"".join([part(row) for part in parts])
+        )
         # An older model may not have a field that is indexed since: then the row is read again
         # through the log's own model, which has.
         self._entry_ofs: list[KeyOf] | None = None
-        if all(_has(descriptor, path.numbers) for index in info.indexes.values() for path in index.proto.fields):
+        if all(
+            _has(descriptor, path.numbers) for index in info.indexes.values() for path in index.proto.fields
+        ):
             self._entry_ofs = [_entry_of(index, descriptor) for index in info.indexes.values()]
 
     def values(self, row: Message, raw: bytes) -> list[bytes]:
@@ -277,7 +289,9 @@ def _key_part(info: TableInfo, path: tuple[FieldDescriptor, ...]) -> KeyOf:
 
     def part(row: Any) -> bytes:
         if not all(_present(row, path)):
-            raise RowError(f"a row of {info.name} lacks its key field {_dotted(path)}; set it", table=info.name)
+            raise RowError(
+                f"a row of {info.name} lacks its key field {_dotted(path)}; set it", table=info.name
+            )
         value = get(row)
         if is_text and not value:
             raise RowError(
@@ -285,7 +299,7 @@ def _key_part(info: TableInfo, path: tuple[FieldDescriptor, ...]) -> KeyOf:
                 " `optional` if an empty key is meant",
                 table=info.name,
             )
-        if is_float and value != value:
+        if is_float and math.isnan(value):
             raise RowError(f"a row of {info.name} has NaN in its key field {_dotted(path)}", table=info.name)
         return encode(value)
 
@@ -297,7 +311,11 @@ def _entry_of(index: IndexInfo, descriptor: Descriptor) -> KeyOf:
     paths = [resolve(descriptor, path.numbers) for path in index.proto.fields]
     parts = [_index_part(path) for path in paths]
     if len(parts) == 1 and not any(step.has_presence for step in paths[0]):
-        get, encode, prefix = attrgetter(_dotted(paths[0])), kind_of(paths[0][-1]).encode, index.prefix + b"\x01"
+        get, encode, prefix = (
+            attrgetter(_dotted(paths[0])),
+            kind_of(paths[0][-1]).encode,
+            index.prefix + b"\x01",
+        )
         assert encode is not None
         return lambda row: prefix + encode(get(row))
     return lambda row: index.prefix + b"".join([part(row) for part in parts])

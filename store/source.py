@@ -26,12 +26,16 @@ from everlog.store.write import Write
 
 
 class Entry(NamedTuple):
+    """A row as a scan finds it."""
+
     order: bytes
     key: bytes
     value: bytes  # header and row (keys.py)
 
 
 class Source(Protocol):
+    """Where rows come from."""
+
     def get(self, info: TableInfo, key: bytes) -> bytes | None: ...
 
     def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]: ...
@@ -74,8 +78,8 @@ class LocalSource:
             value = get(rows + key)
             if value is None:
                 raise CorruptionError(
-                    f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, but there is no such"
-                    " row; `everlog check` tells more, `everlog rebuild` mends it",
+                    f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, but there is"
+                    " no such row; `everlog check` tells more, `everlog repair --tables` mends it",
                     place=full.hex(),
                 )
             yield Entry(order, key, value)

@@ -1,9 +1,9 @@
 """Span: a range of encoded keys or index values, from what a caller says of it.
 
-    scan(T)                             everything
-    scan(T, "JFK")  scan(T, ("US", 1))  where the first fields are these
-    scan(T, start=…, end=…)             from start on, up to but without end; either may be partial
-    scan(T, starts_with="New")          where the text begins so; with `equals` the field after it
+scan(T)                             everything
+scan(T, "JFK")  scan(T, ("US", 1))  where the first fields are these
+scan(T, start=…, end=…)             from start on, up to but without end; either may be partial
+scan(T, starts_with="New")          where the text begins so; with `equals` the field after it
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ class Span(NamedTuple):
         if reverse:
             return Span(self.start, min(order, self.end) if self.end else order)
         return Span(max(self.start, order + b"\x00"), self.end)
-
-
 
 
 def span(

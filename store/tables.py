@@ -25,7 +25,9 @@ from everlog.store.window import Window
 class FamilyTarget:
     """A column family that takes projections. `live`: whichever holds the live tables."""
 
-    def __init__(self, engine: Engine, family: Rdict | None = None, handle: ColumnFamily | None = None) -> None:
+    def __init__(
+        self, engine: Engine, family: Rdict | None = None, handle: ColumnFamily | None = None
+    ) -> None:
         self._engine = engine
         self.family = family
         self.handle = handle
@@ -122,11 +124,15 @@ class Tables:
     def migrations(self) -> list[int]:
         """Seqs of all Migration records, oldest first. Read-only."""
         start = keys.NOTE_MIGRATION
-        return [keys.SEQ.unpack(key[len(start) :])[0] for key, _ in self.target.view.items(start, codec.after(start))]
+        return [
+            keys.SEQ.unpack(key[len(start) :])[0]
+            for key, _ in self.target.view.items(start, codec.after(start))
+        ]
 
     def switch(self, target: FamilyTarget, name: str, projector: Projector) -> str:
         """Makes rebuilt tables the live ones, durably; returns the name of the old ones."""
-        assert target.handle is not None and target.family is not None
+        assert target.handle is not None
+        assert target.family is not None
         with self._lock:
             old = self._engine.switch_data(name, target.family, target.handle)
             self.applied, self.schema = projector.applied, projector.schema
@@ -163,5 +169,3 @@ def schema_of(view: View, log: Log) -> log_pb2.Schema:
     if not commit.migration.HasField("schema"):
         raise CorruptionError(f"expected record {seq} to carry a schema, found none", seq=seq)
     return commit.migration.schema
-
-

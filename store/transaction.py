@@ -27,7 +27,7 @@ from everlog.proto import log_pb2
 from everlog.store import write as writes
 from everlog.store.errors import ClosedError, PreconditionError
 from everlog.store.reader import Reader
-from everlog.store.schema import IndexInfo, Schema, TableInfo
+from everlog.store.schema import Binding, IndexInfo, Schema, TableInfo
 from everlog.store.source import Entry, Pending, Source
 from everlog.store.span import Span
 from everlog.store.table import Table
@@ -49,6 +49,9 @@ class Metadata(NamedTuple):
     durability: str | None = None  # "sync", "os"; None: as the database was opened
 
 
+ANONYMOUS = Metadata()
+
+
 class CommitResult(NamedTuple):
     """Where a transaction is in the log. A transaction without writes is nowhere: seq 0."""
 
@@ -61,7 +64,8 @@ class CommitResult(NamedTuple):
 class Host(Protocol):
     """What a transaction needs of the database that it is one of."""
 
-    def _schema(self) -> Schema: ...
+    @property
+    def schema(self) -> Schema: ...
 
     def _begin(self) -> tuple[Source, int]:
         """A moment to read at, and its seq."""
@@ -90,7 +94,10 @@ class Transaction(Reader):
         `expect_version`: the commit raises PreconditionError if the row's version is another
         (0: if there is a row).
         """
-        self._write(writes.put(self._binding(table, row), row, *_expectation(expect_version)))
+        if expect_version is None:
+            self._write(writes.put(self._binding(table, row), row))
+        else:
+            self._write(writes.put(self._binding(table, row), row, *_expectation(expect_version)))
 
     def insert(self, table: Table[M, Any], row: M) -> None:
         """Writes a row; the commit raises PreconditionError if there is one already."""
@@ -130,9 +137,11 @@ class Transaction(Reader):
         elif not self._done:
             self.commit()
 
-    def _binding(self, table: Table[M, Any], row: M) -> Any:
-        writes.check_row(table, row)
-        return self._bind(table)
+    def _binding(self, table: Table[M, Any], row: M) -> Binding:
+        binding = self._host.schema.bound.get(table) or self._bind(table)
+        if type(row) is not binding.model:
+            writes.check_row(table, row)
+        return binding
 
     def _write(self, write: Write) -> None:
         if self._done:
@@ -149,7 +158,7 @@ class Transaction(Reader):
             raise ClosedError("this transaction has ended; begin another one")
 
     def _schema(self) -> Schema:
-        return self._host._schema()
+        return self._host.schema
 
     def _source(self) -> Source:
         self._check_open()

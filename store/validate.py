@@ -65,8 +65,8 @@ class Validator:
         born_ns = _born_ns(commit_id)
         if born_ns < self._clock.last_ns - self._life_ns:
             raise PreconditionError(
-                f"commit_id {uuid.UUID(bytes=commit_id)} is older than the {self._life_ns / 3.6e12:g} h for which ids"
-                " are remembered: whether it was committed cannot be told. Read, and decide anew",
+                f"commit_id {uuid.UUID(bytes=commit_id)} is older than the {self._life_ns / 3.6e12:g} h for"
+                " which ids are remembered: whether it was committed cannot be told. Read, and decide anew",
                 commit_id=commit_id,
             )
         value = self._tables.target.view.get(keys.NOTE_COMMIT + commit_id)
@@ -76,9 +76,12 @@ class Validator:
         commit = self._log.commit(seq)
         wanted = {write.full: (write.op, write.row) for write in transaction.writes.values()}
         found = {keys.prefix(c.space) + c.key: (c.op, c.row) for c in commit.changes}
-        if commit.actor != transaction.metadata.actor or commit.reason != transaction.metadata.reason or any(
-            found.get(full, (DELETE, b"")) != what for full, what in wanted.items()
-        ) or not found.keys() <= wanted.keys():
+        if (
+            commit.actor != transaction.metadata.actor
+            or commit.reason != transaction.metadata.reason
+            or any(found.get(full, (DELETE, b"")) != what for full, what in wanted.items())
+            or not found.keys() <= wanted.keys()
+        ):
             raise PreconditionError(
                 f"commit_id {uuid.UUID(bytes=commit_id)} was used by commit {seq} with other content;"
                 " take a new id for a new commit",
@@ -88,14 +91,16 @@ class Validator:
         return CommitResult(seq, commit.time_ns, commit.checksum, repeated=True)
 
     def _reads(self, transaction: Transaction) -> None:
-        found = self._tables.window.conflict(transaction.snapshot, transaction.read_keys, transaction.read_ranges)
+        found = self._tables.window.conflict(
+            transaction.snapshot, transaction.read_keys, transaction.read_ranges
+        )
         if found is None:
             return
         seq, key = found
         if not key:
             raise ConflictError(
-                f"this transaction read at {transaction.snapshot}, and what was written before {seq} is no longer"
-                " remembered; run it again",
+                f"this transaction read at {transaction.snapshot}, and what was written before {seq} is no"
+                " longer remembered; run it again",
                 seq=seq,
                 snapshot=transaction.snapshot,
             )

@@ -17,12 +17,14 @@ from collections.abc import Iterator, Mapping
 from heapq import merge
 from typing import Any, Protocol
 
-from everlog.store.engine import Engine, translated, verify_end
+from everlog.store.engine import Engine, translate, verify_end
 
 Item = tuple[bytes, bytes]
 
 
 class View(Protocol):
+    """The tables at one moment."""
+
     def get(self, key: bytes) -> bytes | None: ...
 
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]: ...
@@ -38,8 +40,10 @@ class LiveView:
         self._engine = engine
 
     def get(self, key: bytes) -> bytes | None:
-        with translated("reading a table"):
+        try:
             value: bytes | None = self._engine.get(key)
+        except Exception as error:
+            raise translate(error, "reading a table") from error
         return value
 
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
@@ -61,8 +65,7 @@ class SnapshotView:
         except Exception as error:
             if str(error) == "key not found":
                 return None
-            with translated("reading a snapshot"):
-                raise
+            raise translate(error, "reading a snapshot") from error
         return value
 
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
@@ -79,8 +82,10 @@ class FamilyView:
         self._family = family
 
     def get(self, key: bytes) -> bytes | None:
-        with translated("reading a table"):
+        try:
             value: bytes | None = self._family.get(key)
+        except Exception as error:
+            raise translate(error, "reading a table") from error
         return value
 
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
@@ -127,8 +132,7 @@ def iterate(source: Any, start: bytes, end: bytes, *, reverse: bool) -> Iterator
                 if key >= end:
                     return
                 yield key, value
-    except Exception:
-        with translated("reading a table"):
-            raise
+    except Exception as error:
+        raise translate(error, "reading a table") from error
     # Ran off the end of the column family, or into a block that cannot be read.
-    verify_end(source, key, start if not reverse else start, end, backwards=reverse)
+    verify_end(source, key, start, end, backwards=reverse)

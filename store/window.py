@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
+from itertools import count
 
 KEYS_MAX = 200_000
 
@@ -31,33 +32,39 @@ class Window:
         self._commits.append((seq, touched))
         self._size += len(touched)
         while self._size > KEYS_MAX and len(self._commits) > 1:
-            self.floor, keys = self._commits.popleft()
-            self._size -= len(keys)
+            self.floor = self._commits[0][0]  # first, for those who look meanwhile
+            self._size -= len(self._commits.popleft()[1])
 
     def reset(self, seq: int) -> None:
         """Whatever was read before `seq` is no longer valid: tables have changed as a whole."""
+        self.floor = seq
         self._commits.clear()
         self._size = 0
-        self.floor = seq
 
     def conflict(
         self, snapshot: int, keys: Iterable[bytes], ranges: Iterable[tuple[bytes, bytes]]
     ) -> tuple[int, bytes] | None:
         """The newest commit since `snapshot` that touched what was read, and the key; None: valid.
 
-        With a snapshot older than the window the answer is (floor, b"").
+        With a snapshot older than the window the answer is (floor, b""). Any thread may ask while
+        another one commits: from the right, a commit that is added shifts the others away, so
+        that one may be seen twice, but none is missed.
         """
         if snapshot < self.floor:
             return self.floor, b""
         keys = keys if isinstance(keys, (set, frozenset, dict)) else set(keys)
         spans = sorted(ranges)
-        for seq, touched in reversed(self._commits):
+        for at in count(1):
+            try:
+                seq, touched = self._commits[-at]
+            except IndexError:
+                break
             if seq <= snapshot:
                 break
             for key in touched:
                 if key in keys or (spans and _inside(key, spans)):
                     return seq, key
-        return None
+        return (self.floor, b"") if snapshot < self.floor else None
 
 
 def _inside(key: bytes, spans: list[tuple[bytes, bytes]]) -> bool:

@@ -28,10 +28,10 @@ class Write:
 
     __slots__ = ("binding", "expect", "full", "info", "key", "op", "row", "values", "version")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  made once a row: keywords cost
         self,
         info: TableInfo,
-        op: log_pb2.Op,
+        op: log_pb2.Op.ValueType,
         key: bytes,
         row: bytes,
         values: list[bytes],
@@ -41,7 +41,7 @@ class Write:
         self.info = info
         self.op = op
         self.key = key
-        self.full = info.row_prefix + key
+        self.full: bytes = info.row_prefix + key
         self.row = row
         self.values = values  # for each index: its prefix and the row's values
         self.expect = expect
@@ -74,7 +74,8 @@ def check_sizes(info: TableInfo, key: bytes, raw: bytes) -> None:
     """Raises RowError over a limit."""
     if len(key) > keys.KEY_BYTES_MAX:
         raise RowError(
-            f"a key of {info.name} is at most {keys.KEY_BYTES_MAX:,} bytes, this one is {len(key):,}", table=info.name
+            f"a key of {info.name} is at most {keys.KEY_BYTES_MAX:,} bytes, this one is {len(key):,}",
+            table=info.name,
         )
     if len(raw) > keys.ROW_BYTES_MAX:
         raise RowError(

@@ -1,0 +1,32 @@
+"""Embedded: a database in this process, with its change feed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from everlog.feed.feed import Feed, feed
+from everlog.feed.subscription import HEARTBEAT_S
+from everlog.proto import log_pb2
+from everlog.store.database import Database
+from everlog.store.table import Table
+
+
+class EmbeddedDatabase(Database):
+    """What `everlog.open` gives for `file:` and `memory:`."""
+
+    def feed(
+        self,
+        after: int | log_pb2.Cursor = 0,
+        *,
+        tables: Iterable[Table[Any, Any] | str] | None = None,
+        now: bool = False,
+        until: int | None = None,
+        bounded: bool = False,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> Feed:
+        """Commits in order, after a seq or a cursor, or from `now` on: see `everlog.feed.feed`."""
+        self._check_open()
+        return feed(
+            self, after, tables=tables, now=now, until=until, bounded=bounded, heartbeat_s=heartbeat_s
+        )

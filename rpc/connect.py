@@ -1,0 +1,133 @@
+"""Connect: from a URL to a database, the same API whichever it is.
+
+file:PATH   or a mere path          embedded, in this directory
+memory:                             embedded, in a temporary directory (in memory where there is one)
+everlog://HOST:PORT/NAME            a server, over TLS
+everlog+insecure://HOST:PORT/NAME   a server on this machine
+(none)                              DATABASE_URL, from the environment or from `.env`
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dotenv import dotenv_values
+
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc import address
+from everlog.store.database import IDEMPOTENCY_S
+from everlog.store.errors import MigrationError, OpenError
+from everlog.store.progress import OnProgress
+
+if TYPE_CHECKING:
+    from everlog.rpc.remote import RemoteDatabase
+
+MEMORY = "/dev/shm"  # noqa: S108  mkdtemp makes a private directory in it
+
+
+def open(  # noqa: A001  the public name is everlog.open
+    url: str | os.PathLike[str] | None = None,
+    *,
+    migrations: str | os.PathLike[str] | None = None,
+    read_only: bool = False,
+    create: bool = True,
+    durability: str = "sync",
+    idempotency_s: float = IDEMPOTENCY_S,
+    progress: OnProgress | None = None,
+) -> EmbeddedDatabase | RemoteDatabase:
+    """Opens a database. Use it in a `with`, or close it.
+
+    `migrations` names a package (or a directory) of migrations: embedded, those that are pending
+    are applied; at a server they must have been. The other arguments are those of
+    `everlog.store.database.Database`, and for embedded databases alone.
+
+    Raises OpenError, UnavailableError, MigrationError, CorruptionError.
+    """
+    where = os.fspath(url) if url is not None else from_environment()
+    if address.is_url(where):
+        return _remote(where, migrations)
+    path, temporary = _directory(where)
+    if not create and temporary:
+        raise OpenError("memory: is always a new database; open it with create")
+    db = EmbeddedDatabase(
+        path,
+        url="memory:" if temporary else f"file:{path}",
+        create=create,
+        read_only=read_only,
+        durability=durability,
+        idempotency_s=idempotency_s,
+        temporary=temporary,
+        progress=progress,
+    )
+    if migrations is not None:
+        from everlog import migrations as room
+
+        try:
+            if read_only:
+                _check_up_to_date(db, migrations)
+            else:
+                room.apply(db, migrations, progress=progress)
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def from_environment(directory: str | os.PathLike[str] = ".") -> str:
+    """DATABASE_URL, from the environment or else from `.env`. Raises OpenError if it is unset."""
+    url = os.environ.get("DATABASE_URL") or dotenv_values(Path(directory) / ".env").get("DATABASE_URL")
+    if not url:
+        raise OpenError(
+            "no database was named: give a URL (file:PATH, memory:, everlog://HOST:PORT/NAME), or set"
+            " DATABASE_URL in the environment or in .env"
+        )
+    return url
+
+
+def _directory(url: str) -> tuple[Path, bool]:
+    """Where an embedded database is, and whether it is temporary."""
+    scheme, colon, rest = url.partition(":")
+    if url == "memory:":
+        parent = MEMORY if os.access(MEMORY, os.W_OK) else None
+        return Path(tempfile.mkdtemp(prefix="everlog-memory-", dir=parent)), True
+    if scheme == "file" and colon:
+        rest = rest.removeprefix("//")
+        if not rest:
+            raise OpenError("expected file:PATH, found file: without a path")
+        return Path(rest), False
+    if "://" in url or (colon and scheme.isalpha() and len(scheme) > 1):
+        raise OpenError(
+            f"expected file:PATH, memory:, everlog://HOST:PORT/NAME or everlog+insecure://HOST:PORT/NAME,"
+            f" found a URL of scheme {scheme!r}"
+        )
+    return Path(url), False
+
+
+def _remote(url: str, migrations: str | os.PathLike[str] | None) -> RemoteDatabase:
+    from everlog.rpc.remote import RemoteDatabase
+
+    db = RemoteDatabase(url)
+    if migrations is not None:
+        try:
+            _check_up_to_date(db, migrations)
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def _check_up_to_date(db: EmbeddedDatabase | RemoteDatabase, migrations: str | os.PathLike[str]) -> None:
+    from everlog import migrations as room
+
+    folders = room.load(migrations)
+    newest = max((folder.version for folder in folders), default=0)
+    if db.schema.version < newest:
+        raise MigrationError(
+            f"{db.url} is at schema version {db.schema.version}, this program was written for {newest};"
+            " migrate it first (`everlog up`)",
+            found=db.schema.version,
+            expected=newest,
+        )

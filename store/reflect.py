@@ -1,0 +1,38 @@
+"""Reflect: the constants of a table that is known by name alone, made from what the log says.
+
+    db.schema.table("airports") ─▶ Table("airports", <the log's own model>, key=…, indexes=…)
+
+For programs that know no migrations: a command line, a viewer. The rows are of the model that the
+log carries, so that nothing in them is unknown.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+from google.protobuf import message_factory
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from everlog.store.kinds import kind_of
+from everlog.store.schema import TableInfo
+from everlog.store.table import Field, Index, Table
+
+
+def table_of(info: TableInfo) -> Table[Message, Any]:
+    """The table that a schema describes, for use in `get`, `scan`, `put`. Read-only."""
+    keys = tuple(_field(path) for path in info.key_fields)
+    indexes = tuple(
+        Index[Message](index.name, *(_field(path) for path in index.fields), unique=index.unique)
+        for index in info.indexes.values()
+    )
+    return Table(info.name, info.model, key=keys, indexes=indexes)
+
+
+def _field(path: tuple[FieldDescriptor, ...]) -> Field[Any]:
+    steps = [
+        Field(message_factory.GetMessageClass(step.containing_type), step.name, step.number, kind_of(step))
+        for step in path
+    ]
+    return reduce(Field.then, steps)

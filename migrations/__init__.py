@@ -10,7 +10,7 @@ from everlog.migrations.plan import PlannedMigration, PlannedStep, plan
 from everlog.migrations.runner import apply
 from everlog.migrations.scaffold import new
 from everlog.migrations.status import MigrationInfo, State, status
-from everlog.migrations.testdata import testdata
+from everlog.migrations.testdata import load_testdata
 from everlog.store.kinds import (
     BOOL,
     BYTES,
@@ -65,8 +65,8 @@ __all__ = [
     "apply",
     "build",
     "load",
+    "load_testdata",
     "new",
     "plan",
     "status",
-    "testdata",
 ]

@@ -31,7 +31,8 @@ def bootstrap(migration: Migration) -> list[Row]:
     Raises SchemaError with the line of `bootstrap.py`, LoadError with line and column of a file,
     MigrationError if they are too many for one record.
     """
-    rows, size = [], sum(len(file.content) for file in migration.folder.sources)
+    rows: list[Row] = []
+    size = sum(len(file.content) for file in migration.folder.sources)
     for table, row in _rows(migration):
         size += row.ByteSize() + _ROW_OVERHEAD
         if size > RECORD_BYTES_MAX:
@@ -56,7 +57,9 @@ def _rows(migration: Migration) -> Iterator[Row]:
         name = path.stem.removeprefix("bootstrap_")
         table = migration.table(name)
         if table is None:
-            raise folder.error(f"the migration declares no table {name!r}; it has: {_names(migration)}", file=path)
+            raise folder.error(
+                f"the migration declares no table {name!r}; it has: {_names(migration)}", file=path
+            )
         for row in read(path, table.model):
             yield table, row
 
@@ -82,7 +85,9 @@ def _checked(migration: Migration, row: object) -> Row:
                 return table, message
             raise TypeError(f"table {table.name} is not one of this migration: {_names(migration)}")
         case (Table() as table, other):
-            raise TypeError(f"expected a {table.model.DESCRIPTOR.full_name} for {table.name}, found {other!r:.80}")
+            raise TypeError(
+                f"expected a {table.model.DESCRIPTOR.full_name} for {table.name}, found {other!r:.80}"
+            )
         case _:
             raise TypeError(f"expected `rows` to yield a table and a row of it, found {row!r:.80}")
 

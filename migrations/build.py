@@ -18,13 +18,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from everlog.migrations.folder import SOURCE, Folder, find, folders
+from everlog.migrations.folder import SOURCE, Folder, Source, find, folders
 from everlog.store.errors import SchemaError
 
 _GENERATED = ("model_pb2.py", "model_pb2.pyi")
 
 
-def build(source: str | Path = SOURCE, *, force: bool = False) -> list[Path]:
+def build(source: Source = SOURCE, *, force: bool = False) -> list[Path]:
     """Generates what is missing or stale, or with `force` all; returns the files written.
 
     Runs no code of a migration. Raises SchemaError, with file and line, for a model that protoc
@@ -72,7 +72,9 @@ def _stamp(folder: Folder) -> str:
 def _protoc(todo: list[Folder], out: str) -> None:
     for needed in ("grpc_tools", "mypy_protobuf"):
         if importlib.util.find_spec(needed) is None:
-            raise SchemaError(f"{needed} is needed to build models; install it with `pip install everlog[build]`")
+            raise SchemaError(
+                f"{needed} is needed to build models; install it with `pip install everlog[build]`"
+            )
     names = {f"{folder.proto_package.replace('.', '/')}/model.proto": folder for folder in todo}
     maps = [f"-I{Path(name).parent.as_posix()}={folder.path}" for name, folder in names.items()]
     plugin = f"--plugin=protoc-gen-mypy={Path(sys.executable).parent / 'protoc-gen-mypy'}"

@@ -17,6 +17,7 @@ Invariants
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -24,11 +25,13 @@ from datetime import datetime
 from functools import cached_property
 from importlib import util
 from pathlib import Path
+from typing import TypeAlias
 
 from everlog.migrations import digest
 from everlog.proto import log_pb2
 from everlog.store.errors import SchemaError
 
+Source: TypeAlias = str | os.PathLike[str]  # the name of a package, or a directory
 SOURCE = "migrations"  # where migrations are unless told otherwise
 
 _NAME = re.compile(r"v(\d{14})_([a-z][a-z0-9_]*)")
@@ -113,7 +116,7 @@ def line_of(text: str, at: int) -> int:
     return text.count("\n", 0, at) + 1
 
 
-def find(source: str | Path = SOURCE) -> Root:
+def find(source: Source = SOURCE) -> Root:
     """The package of migrations with this name, or in this directory.
 
     A text that is an existing directory is taken for it, else for the name of a package. Runs no
@@ -123,7 +126,7 @@ def find(source: str | Path = SOURCE) -> Root:
     if path.is_dir():
         return _at(path.resolve())
     words = str(source).split(".")
-    if isinstance(source, Path) or not all(word.isidentifier() for word in words):
+    if not isinstance(source, str) or not all(word.isidentifier() for word in words):
         raise SchemaError(f"there is no directory {source} of migrations", where=str(source))
     try:
         spec = util.find_spec(str(source))

@@ -14,10 +14,11 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from everlog.migrations.build import check_built
 from everlog.migrations.compatible import check_compatible
-from everlog.migrations.folder import SOURCE, Folder, Root, find, folders
+from everlog.migrations.folder import SOURCE, Folder, Root, Source, find, folders
 from everlog.migrations.migration import Migration
 from everlog.proto import log_pb2
 from everlog.store.errors import Error, SchemaError
@@ -25,7 +26,7 @@ from everlog.store.evolve import evolve
 from everlog.store.table import Field, Table
 
 
-def load(source: str | Path = SOURCE) -> list[Migration]:
+def load(source: Source = SOURCE) -> list[Migration]:
     """The migrations of a package (`flights.migrations`) or directory, oldest first, checked.
 
     Imports their code; writes nothing, but may append the directory that holds the package to
@@ -67,7 +68,9 @@ def fault(folder: Folder, file: Path, error: Exception) -> SchemaError:
     if isinstance(error, SyntaxError) and error.filename:
         file, line = Path(error.filename), error.lineno or 1
     else:
-        inside = (f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == folder.path)
+        inside = (
+            f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == folder.path
+        )
         for frame in inside:
             file, line = Path(frame.filename), frame.lineno or 1
     return folder.error(f"{type(error).__name__}: {error}", line, file)
@@ -85,9 +88,7 @@ def _migration(folder: Folder) -> Migration:
     file = folder.path / "__init__.py"
     migration = getattr(module, "MIGRATION", None)
     if not isinstance(migration, Migration):
-        raise folder.error(
-            f"expected `MIGRATION = Migration(tables=[…])`, found {migration!r}", file=file
-        )
+        raise folder.error(f"expected `MIGRATION = Migration(tables=[…])`, found {migration!r}", file=file)
     constants = vars(module).values()
     for field in (item for item in constants if isinstance(item, Field)):
         field.check()
@@ -96,7 +97,7 @@ def _migration(folder: Folder) -> Migration:
     return migration
 
 
-def _check_tables(folder: Folder, migration: Migration, declared: Iterable[Table[object, object]]) -> None:
+def _check_tables(folder: Folder, migration: Migration, declared: Iterable[Table[Any, Any]]) -> None:
     file = f"{folder.proto_package.replace('.', '/')}/model.proto"
     names: set[str] = set()
     for table in migration.tables:
@@ -116,14 +117,14 @@ def _check_tables(folder: Folder, migration: Migration, declared: Iterable[Table
     for constant in declared:
         if not any(constant is table for table in migration.tables):
             raise SchemaError(
-                f"{constant.where}: table {constant.name} is declared but not in MIGRATION; add it to its tables",
+                f"{constant.where}: table {constant.name} is declared, but not in MIGRATION; add it there",
                 where=constant.where,
             )
 
 
 def _check_chain(migrations: Iterable[Migration]) -> None:
     """That each migration can follow those before it, from an empty database on."""
-    schema, before = log_pb2.Schema(), dict[str, Table[object, object]]()
+    schema, before = log_pb2.Schema(), dict[str, Table[Any, Any]]()
     for migration in migrations:
         schema = after(schema, migration)
         for table in migration.tables:

@@ -23,7 +23,9 @@ _holders: dict[bytes, str] = {}  # uuid of a database: who migrates it
 
 
 @contextmanager
-def lock(database: bytes, who: str, *, wait_s: float = WAIT_S, progress: OnProgress | None = None) -> Iterator[None]:
+def lock(
+    database: bytes, who: str, *, wait_s: float = WAIT_S, progress: OnProgress | None = None
+) -> Iterator[None]:
     """Holds the lock of the database with this uuid for the length of the block.
 
     Waits up to `wait_s` seconds for another holder, then raises MigrationError saying who it is.
@@ -35,7 +37,7 @@ def lock(database: bytes, who: str, *, wait_s: float = WAIT_S, progress: OnProgr
                 progress(Progress(f"wait for {holder}", 0))
             if not _free.wait(max(0.0, until - time.monotonic())) and time.monotonic() >= until:
                 raise MigrationError(
-                    f"the database is being migrated by {holder}; waited {wait_s:g} s; try again, or wait longer",
+                    f"the database is being migrated by {holder}; waited {wait_s:g} s; try again later",
                     holder=holder,
                 )
         since = datetime.now(UTC).isoformat(" ", "seconds")

@@ -13,9 +13,8 @@ today (`everlog.migrations.bootstrap`). Row transforms (`up` and `down`) and che
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from random import Random
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
 from google.protobuf.message import Message
 
@@ -23,20 +22,6 @@ from everlog.migrations.folder import Folder
 from everlog.store.table import Table
 
 Row: TypeAlias = tuple[Table[Any, Any], Message]  # a row, and the table that it is of
-
-
-class Bootstrap(Protocol):
-    """What `rows` in a `bootstrap.py` must be: the rows that every database needs."""
-
-    def __call__(self) -> Iterable[Row]: ...
-
-
-class TestData(Protocol):
-    """What `rows` in a `testdata.py` must be: the same rows for the same seed; more for a greater scale."""
-
-    __test__ = False  # not a test, whatever pytest makes of the name
-
-    def __call__(self, random: Random, scale: int) -> Iterator[Row]: ...
 
 
 class Migration:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from everlog.migrations.values import expected
 from everlog.store.errors import LoadError
 
 
-def fail(file: str, line: int, text: str, column: str | None = None) -> NoReturn:
-    raise LoadError(f"{file}:{line}: {text}", file=file, line=line, column=column) from None
+class Place(NamedTuple):
+    """A line of a file, from 1, and a column or key in it, for people and by name."""
+
+    file: str
+    line: int
+    shown: str = ""
+    column: str | None = None
 
 
-def unknown(file: str, line: int, name: str, what: str, model: Descriptor) -> NoReturn:
+def fail(place: Place, text: str) -> NoReturn:
+    where = f"{place.file}:{place.line}: {f'{place.shown}: ' if place.shown else ''}"
+    raise LoadError(where + text, file=place.file, line=place.line, column=place.column) from None
+
+
+def unknown(place: Place, model: type[Message]) -> NoReturn:
     """For a column or key that the model has no field for."""
-    known = ", ".join(field.name for field in model.fields)
-    fail(file, line, f"{what} {name!r} is no field of {model.full_name}, which has: {known}", name)
+    descriptor = model.DESCRIPTOR
+    known = ", ".join(field.name for field in descriptor.fields)
+    fail(place, f"{descriptor.full_name} has no such field; it has: {known}")
 
 
-def misfit(
-    file: str, line: int, where: str, name: str, field: FieldDescriptor, value: Any, error: Exception
-) -> NoReturn:
+def misfit(place: Place, field: FieldDescriptor, value: Any, error: Exception) -> NoReturn:
     """For a value that does not fit its field."""
     shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}…"
-    fail(file, line, f"{where}: expected {expected(field)}, found {shown} ({error})", name)
+    fail(place, f"expected {expected(field)}, found {shown} ({error})")

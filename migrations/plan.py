@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from google.protobuf.descriptor import Descriptor
-
 from everlog.migrations.bootstrap import bootstrap
-from everlog.migrations.folder import SOURCE
+from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import after, load
 from everlog.migrations.migration import Migration
 from everlog.migrations.status import MigrationInfo, State, compare
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
-from everlog.store.schema import Schema
+from everlog.store.schema import Schema, TableInfo
 
 
 class PlannedStep(msgspec.Struct, frozen=True):
@@ -46,7 +44,7 @@ class PlannedMigration(msgspec.Struct, frozen=True):
         return f"{self.version}_{self.name}"
 
 
-def plan(db: Database, source: str | Path = SOURCE, *, to: int | None = None) -> list[PlannedMigration]:
+def plan(db: Database, source: Source = SOURCE, *, to: int | None = None) -> list[PlannedMigration]:
     """What `apply` would do with the same arguments. Read-only; runs the folders' code.
 
     Raises MigrationError and SchemaError as `apply` would before it writes.
@@ -57,7 +55,9 @@ def plan(db: Database, source: str | Path = SOURCE, *, to: int | None = None) ->
     for migration in pending(db, load(source), to):
         following = after(schema, migration)
         planned.append(
-            PlannedMigration(migration.version, migration.name, list(_steps(schema, following, migration, counts)))
+            PlannedMigration(
+                migration.version, migration.name, list(_steps(schema, following, migration, counts))
+            )
         )
         schema = following
     return planned
@@ -75,7 +75,9 @@ def pending(db: Database, migrations: Sequence[Migration], to: int | None = None
     if to is not None and to not in {info.version for info in infos}:
         known = ", ".join(str(info.version) for info in infos) or "none"
         raise MigrationError(f"there is no migration {to}; the versions are: {known}", version=to)
-    todo = {info.version for info in infos if info.state is State.PENDING and (to is None or info.version <= to)}
+    todo = {
+        info.version for info in infos if info.state is State.PENDING and (to is None or info.version <= to)
+    }
     return [migration for migration in migrations if migration.version in todo]
 
 
@@ -83,21 +85,21 @@ def _refuse(info: MigrationInfo, infos: Iterable[MigrationInfo]) -> None:
     if info.state is State.EDITED:
         raise MigrationError(
             f"migration {info.title} was edited after commit {info.seq} applied it: its folder has digest"
-            f" {info.folder_digest.hex()[:12]}, expected {info.digest.hex()[:12]}; restore the folder, and put"
-            " the change into a new migration",
+            f" {info.folder_digest.hex()[:12]}, expected {info.digest.hex()[:12]}; restore it, and put the change"
+            " into a new migration",
             version=info.version,
         )
     if info.state is State.MISSING:
         raise MigrationError(
-            f"migration {info.title} was applied by commit {info.seq}, but its folder is missing, though newer"
-            " ones are there; restore it",
+            f"migration {info.title} was applied by commit {info.seq}, but its folder is missing, though"
+            " newer ones are there; restore it",
             version=info.version,
         )
     newest = max((other.version for other in infos if other.state is not State.PENDING), default=0)
     if info.state is State.PENDING and info.version < newest:
         raise MigrationError(
-            f"migration {info.title} is pending, but the newer {newest} is applied already; give the folder and"
-            " its model.proto a timestamp after it",
+            f"migration {info.title} is pending, but the newer {newest} is applied already; give the folder"
+            " and its model.proto a timestamp after it",
             version=info.version,
         )
 
@@ -114,22 +116,26 @@ def _steps(
             yield PlannedStep(f"create table {name}")
         elif changed := _changed(known.model.DESCRIPTOR, table.model.DESCRIPTOR):
             yield PlannedStep(f"change the model of {name}: {changed}")
-        was = {index.name: index.id for index in known.indexes.values()} if known else {}
-        now = {index.name: index.id for index in table.indexes.values()}
-        for index in was.keys() - now.keys():
-            yield PlannedStep(f"drop index {name}.{index}")
-        for index in (index for index in table.indexes.values() if was.get(index.name) != index.id):
-            verb = "rebuild" if index.name in was else "build"
-            kind = "unique index" if index.unique else "index"
-            rows = counts[name]
-            yield PlannedStep(f"{verb} {kind} {name}.{index.name} over {rows:,} rows", not rows, rows)
+        yield from _index_steps(known, table, counts[name])
     rows_of = Counter(table.name for table, _ in bootstrap(migration))
     for name, rows in rows_of.items():
         yield PlannedStep(f"put {rows:,} bootstrap rows into {name}", True, rows)
     counts.update(rows_of)
 
 
-def _changed(old: Descriptor, new: Descriptor) -> str:
+def _index_steps(known: TableInfo | None, table: TableInfo, rows: int) -> Iterator[PlannedStep]:
+    was = {index.name: index.id for index in known.indexes.values()} if known else {}
+    for gone in was.keys() - table.indexes.keys():
+        yield PlannedStep(f"drop index {table.name}.{gone}")
+    for index in table.indexes.values():
+        if was.get(index.name) != index.id:
+            verb = "rebuild" if index.name in was else "build"
+            kind = "unique index" if index.unique else "index"
+            text = f"{verb} {kind} {table.name}.{index.name} over {rows:,} rows"
+            yield PlannedStep(text, instant=not rows, rows=rows)
+
+
+def _changed(old: Any, new: Any) -> str:
     """The fields that a model gains, loses and renames, in words; empty: none."""
     was = {field.number: field.name for field in old.fields}
     now = {field.number: field.name for field in new.fields}

@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any, NamedTuple, NoReturn, TypeVar
 
 from google.protobuf import message_factory
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from everlog.migrations.misfit import fail, misfit, unknown
+from everlog.migrations.misfit import Place, fail, misfit, unknown
 from everlog.migrations.values import Convert, from_text
 
 M = TypeVar("M", bound=Message)
@@ -28,13 +28,11 @@ class Column(NamedTuple):
     path: tuple[FieldDescriptor, ...]
     convert: Convert
 
-    def __str__(self) -> str:
-        return f"column {self.place} ({self.name})"
+    def at(self, line: Place) -> Place:
+        return line._replace(shown=f"column {self.place} ({self.name})", column=self.name)
 
 
-def read_csv(
-    file: IO[bytes], model: type[M], *, null: str = "", skip: Collection[str] = ()
-) -> Iterator[M]:
+def read_csv(file: IO[bytes], model: type[M], *, null: str = "", skip: Collection[str] = ()) -> Iterator[M]:
     """The rows of an open file, without the columns in `skip`.
 
     Raises LoadError naming the file, the line and the column.
@@ -44,7 +42,7 @@ def read_csv(
     try:
         header = next(reader, None)
         if not header:
-            fail(name, 1, "expected a header of field names, found nothing")
+            fail(Place(name, 1), "expected a header of field names, found nothing")
         columns = _columns(header, model, name, skip)
         make = _maker(model, columns, null)
         line = reader.line_num
@@ -53,14 +51,17 @@ def read_csv(
             if len(cells) != len(header):
                 if not cells:
                     continue  # an empty line
-                fail(name, start, f"expected {len(header)} cells, as in the header, found {len(cells)}")
+                fail(
+                    Place(name, start), f"expected {len(header)} cells, as in the header, found {len(cells)}"
+                )
             try:
                 row = make(cells)
             except (ValueError, TypeError) as error:
-                _explain(model, columns, cells, null, name, start, error)
+                given = [(column, cells[column.place - 1]) for column in columns]
+                _explain(model, [one for one in given if one[1] != null], Place(name, start), error)
             yield row
     except csv.Error as error:
-        fail(name, reader.line_num, f"not CSV: {error}")
+        fail(Place(name, reader.line_num), f"not CSV: {error}")
 
 
 def _lines(file: IO[bytes], name: str) -> Iterator[str]:
@@ -69,7 +70,7 @@ def _lines(file: IO[bytes], name: str) -> Iterator[str]:
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            fail(name, number, f"not UTF-8: {error.reason} at byte {error.start + 1} of the line")
+            fail(Place(name, number), f"not UTF-8: {error.reason} at byte {error.start + 1} of the line")
 
 
 def _columns(header: list[str], model: type[Message], file: str, skip: Collection[str]) -> list[Column]:
@@ -77,16 +78,18 @@ def _columns(header: list[str], model: type[Message], file: str, skip: Collectio
     for place, name in enumerate(header, 1):
         if name in skip:
             continue
+        at = Place(file, 1, f"column {place} ({name})", name)
         if name in header[: place - 1]:
-            fail(file, 1, f"column {place} ({name}) is there twice", name)
+            fail(at, "the header names it twice")
         path: list[FieldDescriptor] = []
-        owner: Descriptor | None = model.DESCRIPTOR
+        owner: Any = model.DESCRIPTOR
         for word in name.split("."):
             if owner is None or word not in owner.fields_by_name:
-                unknown(file, 1, name, f"column {place}", model.DESCRIPTOR)
+                unknown(at, model)
             path.append(owner.fields_by_name[word])
             owner = None if path[-1].is_repeated else path[-1].message_type
-        make = message_factory.GetMessageClass(path[-1].containing_type)
+        inner: Any = path[-1].containing_type
+        make = message_factory.GetMessageClass(inner)
         columns.append(Column(place, name, tuple(path), from_text(path[-1], make)))
     return columns
 
@@ -118,23 +121,14 @@ def _put(words: dict[str, Any], column: Column, value: Any) -> None:
 
 
 def _explain(
-    model: type[Message],
-    columns: list[Column],
-    cells: list[str],
-    null: str,
-    file: str,
-    line: int,
-    error: Exception,
+    model: type[Message], given: list[tuple[Column, str]], line: Place, error: Exception
 ) -> NoReturn:
     """Raises LoadError for the first cell that does not fit by itself."""
-    for column in columns:
-        cell = cells[column.place - 1]
-        if cell == null:
-            continue
+    for column, cell in given:
         try:
             words: dict[str, Any] = {}
             _put(words, column, column.convert(cell))
             model(**words)
         except (ValueError, TypeError) as misfitting:
-            misfit(file, line, str(column), column.name, column.path[-1], cell, misfitting)
-    fail(file, line, str(error))
+            misfit(column.at(line), column.path[-1], cell, misfitting)
+    fail(line, str(error))

@@ -9,26 +9,27 @@ from collections.abc import Iterator
 from typing import IO, Any, NoReturn, TypeVar
 
 import msgspec
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from everlog.migrations.misfit import fail, misfit, unknown
+from everlog.migrations.misfit import Place, fail, misfit, unknown
 from everlog.migrations.values import Convert, from_json
 
 M = TypeVar("M", bound=Message)
-_Fields = dict[str, tuple[FieldDescriptor, Convert]]
+_Fields = dict[str, tuple[Any, Convert]]  # fields, and the converters of their values
 
 
 def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
     """The rows of an open file. Raises LoadError naming it, the line and the column."""
     name = getattr(file, "name", None) or "<rows>"
     fields: _Fields = {}
+    field: Any
     for field in model.DESCRIPTOR.fields:
         fields[field.name] = fields[field.json_name] = (field, from_json(field, model))
     decoder = msgspec.json.Decoder(dict[str, Any])
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
+        found: dict[str, Any] = {}
         try:
             found = decoder.decode(line)
             words = {}
@@ -38,24 +39,25 @@ def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
                     words[field.name] = convert(value)
             row = model(**words)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            fail(name, number, f"expected a JSON object: {error}")
+            fail(Place(name, number), f"expected a JSON object: {error}")
         except (KeyError, ValueError, TypeError) as error:
-            _explain(fields, model, found, name, number, error)
+            _explain(fields, model, found, Place(name, number), error)
         yield row
 
 
 def _explain(
-    fields: _Fields, model: type[Message], found: dict[str, Any], file: str, line: int, error: Exception
+    fields: _Fields, model: type[Message], found: dict[str, Any], line: Place, error: Exception
 ) -> NoReturn:
     """Raises LoadError for the first value that does not fit by itself."""
     for key, value in found.items():
+        at = line._replace(shown=f"key {key!r}", column=key)
         if key not in fields:
-            unknown(file, line, key, "key", model.DESCRIPTOR)
+            unknown(at, model)
         field, convert = fields[key]
         if value is None:
             continue
         try:
             model(**{field.name: convert(value)})
         except (ValueError, TypeError) as misfitting:
-            misfit(file, line, f"key {key!r}", key, field, value, misfitting)
-    fail(file, line, str(error))
+            misfit(at, field, value, misfitting)
+    fail(line, str(error))

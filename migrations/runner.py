@@ -11,10 +11,9 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from everlog.migrations.bootstrap import bootstrap
-from everlog.migrations.folder import SOURCE
+from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import after, load
 from everlog.migrations.lock import WAIT_S, lock
 from everlog.migrations.migration import Migration
@@ -28,7 +27,7 @@ from everlog.store.progress import OnProgress, Progress
 
 def apply(
     db: Database,
-    source: str | Path = SOURCE,
+    source: Source = SOURCE,
     *,
     to: int | None = None,
     actor: str = "",

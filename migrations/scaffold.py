@@ -16,7 +16,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from everlog.migrations.folder import SOURCE, Folder, Root, find, folders
+from everlog.migrations.folder import SOURCE, Folder, Root, Source, find, folders
 from everlog.store.errors import SchemaError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -38,11 +38,11 @@ message {model} {{
 _CONSTANTS = '''\
 """{title}."""
 
-from everlog.migrations import Migration
-from everlog.store.kinds import STRING
-from everlog.store.table import Fields, Index, Table
+from everlog.migrations import STRING, Fields, Index, Migration, Table
 
 from .model_pb2 import {model}
+
+__all__ = ["MIGRATION", "{constant}", "{model}"]
 
 field = Fields({model})
 ID = field("id", 1, STRING)
@@ -70,7 +70,7 @@ def rows(random: Random, scale: int) -> Iterator[Row]:
 '''
 
 
-def new(name: str, source: str | Path = SOURCE, *, now: datetime | None = None) -> Path:
+def new(name: str, source: Source = SOURCE, *, now: datetime | None = None) -> Path:
     """Makes the folder of a new migration and returns its path. Edit it, then `build`.
 
     A `source` that is not there yet is made, if it is a path. The timestamp is that of `now` in
@@ -79,7 +79,8 @@ def new(name: str, source: str | Path = SOURCE, *, now: datetime | None = None) 
     """
     if not _NAME.fullmatch(name):
         raise SchemaError(
-            f"expected the name of a migration in a-z, 0-9 and _, as create_airports; found {name!r}", name=name
+            f"expected the name of a migration in a-z, 0-9 and _, as create_airports; found {name!r}",
+            name=name,
         )
     root = _root(source)
     known = folders(root)
@@ -93,7 +94,7 @@ def new(name: str, source: str | Path = SOURCE, *, now: datetime | None = None) 
     return path
 
 
-def _root(source: str | Path) -> Root:
+def _root(source: Source) -> Root:
     try:
         return find(source)
     except SchemaError:

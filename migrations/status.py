@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from pathlib import Path
 
 import msgspec
 
-from everlog.migrations.folder import SOURCE, Folder, find, folders
+from everlog.migrations.folder import SOURCE, Folder, Source, find, folders
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.migrate import Recorded
@@ -52,7 +51,7 @@ class MigrationInfo(msgspec.Struct, frozen=True):
         return f"{self.version}_{self.name}"
 
 
-def status(db: Database, source: str | Path = SOURCE) -> list[MigrationInfo]:
+def status(db: Database, source: Source = SOURCE) -> list[MigrationInfo]:
     """All migrations, oldest first. Read-only. Raises SchemaError for a bad folder."""
     return compare(db.migrations(), folders(find(source)))
 

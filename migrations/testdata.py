@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from google.protobuf.message import Message
 
-from everlog.migrations.folder import SOURCE
+from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import fault, import_file, load
 from everlog.migrations.migration import Migration, Row
 from everlog.proto import log_pb2
@@ -32,9 +31,9 @@ SEED = 0
 _AT_ONCE = 50_000  # rows held in memory, so that those of one table come together
 
 
-def testdata(
+def load_testdata(
     db: Database,
-    source: str | Path = SOURCE,
+    source: Source = SOURCE,
     *,
     scale: int = SCALE,
     seed: int = SEED,
@@ -71,11 +70,8 @@ def testdata(
     return counts
 
 
-testdata.__test__ = False  # type: ignore[attr-defined]  # no test, whatever pytest makes of its name
-
-
 def rows(migration: Migration, *, scale: int = SCALE, seed: int = SEED) -> Iterator[Row]:
-    """The test data of one migration. Read-only. Raises as `testdata` does."""
+    """The test data of one migration. Read-only. Raises as `load_testdata` does."""
     folder = migration.folder
     path = folder.path / "testdata.py"
     if not path.exists():
@@ -86,7 +82,9 @@ def rows(migration: Migration, *, scale: int = SCALE, seed: int = SEED) -> Itera
         )
     made = getattr(import_file(folder, "testdata"), "rows", None)
     if not callable(made):
-        raise folder.error("expected a function `rows(random: Random, scale: int) -> Iterator[Row]`", file=path)
+        raise folder.error(
+            "expected a function `rows(random: Random, scale: int) -> Iterator[Row]`", file=path
+        )
     try:
         yield from made(Random(seed), scale)  # noqa: S311  data, no secrets
     except Error:
@@ -101,5 +99,6 @@ def _at(migrations: list[Migration], version: int) -> Migration:
             return migration
     known = ", ".join(str(migration.version) for migration in migrations) or "none"
     raise MigrationError(
-        f"the database is at version {version}, expected one that there is a folder of: {known}", version=version
+        f"the database is at version {version}, expected one that there is a folder of: {known}",
+        version=version,
     )

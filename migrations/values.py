@@ -27,7 +27,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from everlog.store.kinds import BOOL, BYTES, DOUBLE, ENUM, FLOAT, STRING, TIMESTAMP, kind_of
+from everlog.store.kinds import BOOL, BYTES, DOUBLE, ENUM, FLOAT, MESSAGE, STRING, TIMESTAMP, Kind, kind_of
 
 Convert = Callable[[Any], Any]
 
@@ -36,37 +36,22 @@ _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
 def from_text(field: FieldDescriptor, make: Callable[[], Any]) -> Convert:
     """The converter from a cell of text. `make` makes an empty message of the field's model."""
-    if field.is_repeated:
-        return _from_json_text(field, make)
     kind = kind_of(field)
-    enum = field.enum_type
-    if enum is not None:
-        return lambda text: _enum(enum, int(text) if text.lstrip("-").isdigit() else text)
-    if kind is TIMESTAMP:
-        return _timestamp
-    if field.message_type is not None:
+    if field.is_repeated or kind is MESSAGE:
         return _from_json_text(field, make)
-    return {STRING: _same, BYTES: _base64, BOOL: _bool, DOUBLE: float, FLOAT: float}.get(kind, int)
+    if (enum := field.enum_type) is not None:
+        return lambda text: _enum(enum, int(text) if text.lstrip("-").isdigit() else text)
+    return _TEXT.get(kind, int)
 
 
 def from_json(field: FieldDescriptor, make: Callable[[], Any]) -> Convert:
     """The converter from a decoded JSON value that is not null."""
-    if field.is_repeated:
-        return _nested(field, make)
     kind = kind_of(field)
-    if kind is ENUM:
-        enum = field.enum_type
-        assert enum is not None
-        return lambda value: _enum(enum, value)
-    if kind is TIMESTAMP:
-        return lambda value: _timestamp(_of(str, value))
-    if field.message_type is not None:
+    if field.is_repeated or kind is MESSAGE:
         return _nested(field, make)
-    if kind is BYTES:
-        return lambda value: _base64(_of(str, value))
-    if kind in (DOUBLE, FLOAT):
-        return _json_float
-    return {STRING: lambda value: _of(str, value), BOOL: lambda value: _of(bool, value)}.get(kind, _json_int)
+    if (enum := field.enum_type) is not None:
+        return lambda value: _enum(enum, value)
+    return _JSON.get(kind, _json_int)
 
 
 def expected(field: FieldDescriptor) -> str:
@@ -79,8 +64,6 @@ def expected(field: FieldDescriptor) -> str:
 
 def _same(text: str) -> str:
     return text
-
-
 
 
 def _bool(text: str) -> bool:
@@ -134,7 +117,9 @@ def _json_int(value: Any) -> int:
 
 def _json_float(value: Any) -> float:
     if isinstance(value, str):
-        return {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}.get(value) or float(value)
+        return {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}.get(
+            value
+        ) or float(value)
     return float(value if isinstance(value, float) else _of(int, value))
 
 
@@ -160,3 +145,21 @@ def _from_json_text(field: FieldDescriptor, make: Callable[[], Any]) -> Convert:
             raise ValueError(str(error)) from None
 
     return parse
+
+
+_TEXT: dict[Kind[Any], Convert] = {
+    STRING: _same,
+    BYTES: _base64,
+    BOOL: _bool,
+    DOUBLE: float,
+    FLOAT: float,
+    TIMESTAMP: _timestamp,
+}
+_JSON: dict[Kind[Any], Convert] = {
+    STRING: lambda value: _of(str, value),
+    BYTES: lambda value: _base64(_of(str, value)),
+    BOOL: lambda value: _of(bool, value),
+    DOUBLE: _json_float,
+    FLOAT: _json_float,
+    TIMESTAMP: lambda value: _timestamp(_of(str, value)),
+}

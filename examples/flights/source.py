@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import IO, TypeVar
 from zipfile import ZipFile
 
-from everlog.migrations.rows import read_csv
 from google.protobuf.message import Message
+
+from everlog.migrations.rows import read_csv
 
 M = TypeVar("M", bound=Message)
 

@@ -4,6 +4,8 @@ from everlog.migrations import STRING, Fields, Migration, Table
 
 from .model_pb2 import Airport
 
+__all__ = ["AIRPORTS", "MIGRATION", "Airport"]
+
 _airport = Fields(Airport)
 FAA = _airport("faa", 1, STRING)
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from random import Random
 
-from everlog.migrations import Row
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from everlog.migrations import Row
 
 from . import PLANES, WEATHER, Plane, Weather
 

@@ -4,13 +4,25 @@ from everlog.migrations import INT32, STRING, TIMESTAMP, Fields, Index, Migratio
 
 from .model_pb2 import Airline, Airport, Flight, Plane, Weather
 
+__all__ = [
+    "AIRLINES",
+    "AIRPORTS",
+    "FLIGHTS",
+    "MIGRATION",
+    "PLANES",
+    "WEATHER",
+    "Airline",
+    "Airport",
+    "Flight",
+    "Plane",
+    "Weather",
+]
+
 _airline = Fields(Airline)
 CARRIER = _airline("carrier", 1, STRING)
 AIRLINE_NAME = _airline("name", 2, STRING)
 
-AIRLINES = Table(
-    "airlines", Airline, key=CARRIER, indexes=(Index("by_name", AIRLINE_NAME, unique=True),)
-)
+AIRLINES = Table("airlines", Airline, key=CARRIER, indexes=(Index("by_name", AIRLINE_NAME, unique=True),))
 
 _airport = Fields(Airport)
 FAA = _airport("faa", 1, STRING)

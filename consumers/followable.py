@@ -1,0 +1,41 @@
+"""Followable: what a follower needs of a database, embedded or remote, and of its feed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from everlog.proto import feed_pb2, log_pb2
+
+
+class FeedBatch(Protocol):
+    """What the feed gives at once."""
+
+    @property
+    def commits(self) -> Sequence[log_pb2.Commit]: ...
+    @property
+    def schema(self) -> log_pb2.Schema | None: ...
+    @property
+    def mark(self) -> feed_pb2.Mark | None: ...
+
+
+class Subscription(Protocol):
+    """A feed that was asked for."""
+
+    def batches(self) -> Iterator[FeedBatch]: ...
+
+
+class Followable(Protocol):
+    """A database, embedded or remote, as far as a follower needs it."""
+
+    @property
+    def uuid(self) -> bytes: ...
+    def feed(
+        self,
+        after: int | log_pb2.Cursor = 0,
+        *,
+        tables: Sequence[str] | None = None,
+        until: int | None = None,
+        bounded: bool = False,
+        heartbeat_s: float = 5,
+    ) -> Subscription: ...

@@ -1,0 +1,214 @@
+"""Sqlite: a sink that mirrors the tables into one SQLite file.
+
+    airports, flights, …    one table for each table of the source (sqlite_table.py, sqlite_column.py)
+    _everlog                one row: version, database, seq, checksum, schema, tables followed
+    _everlog_enums          enum, number, name: what the numbers in enum columns are called
+
+Readers may read at any time (the file is in WAL mode) and see whole commits of the source. They may
+add views and indexes of their own. What they write to mirrored rows is found by `verify`.
+
+A transaction is BEGIN IMMEDIATE … COMMIT with synchronous=FULL, and moves `_everlog` only from where
+this sink last saw it: rows and position are on disk together, exactly once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from everlog.consumers.pending import Pending
+from everlog.consumers.sink import State
+from everlog.consumers.sqlite_enums import enum_values
+from everlog.consumers.sqlite_errors import translated
+from everlog.consumers.sqlite_evolve import evolve
+from everlog.consumers.sqlite_table import SqlTable
+from everlog.proto import log_pb2
+from everlog.store.errors import ClosedError, SinkError
+from everlog.store.schema import Schema, TableInfo
+
+FORMAT = 1
+
+_SETUP = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA cache_size = -65536;
+PRAGMA wal_autocheckpoint = 8192;
+"""
+_STATE = """
+CREATE TABLE IF NOT EXISTS _everlog (
+    one INTEGER PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL, database BLOB NOT NULL,
+    seq INTEGER NOT NULL, checksum INTEGER NOT NULL, schema BLOB NOT NULL, tables TEXT NOT NULL
+)"""
+_ENUMS = """
+CREATE TABLE IF NOT EXISTS _everlog_enums (
+    enum TEXT, number INTEGER, name TEXT, PRIMARY KEY (enum, number, name)
+) WITHOUT ROWID"""
+_READ = "SELECT format, database, seq, checksum, schema, tables FROM _everlog"
+_WRITE = "INSERT OR REPLACE INTO _everlog VALUES (1, ?, ?, ?, ?, ?, ?)"
+_BUSY_S = 10.0
+
+
+class SqliteSink:
+    """Mirrors into the file `path`, which is created where it is missing."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.name = f"sqlite:{path}"
+        self._connection: sqlite3.Connection | None = None
+        self._state: State | None = None
+        self._following: tuple[str, ...] = ()
+        self._schema = Schema(log_pb2.Schema())
+        self._tables: dict[int, SqlTable] = {}  # by space
+        self._pending = Pending()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> State | None:
+        if self._connection is None:
+            if not self.path.parent.is_dir():
+                raise SinkError(f"{self.name}: there is no directory {self.path.parent}; create it")
+            with translated(self.name, "open it"):
+                # One thread at a time, but not always the same: a server may follow in a worker.
+                connection = sqlite3.connect(
+                    self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+                )
+                try:
+                    connection.executescript(_SETUP)
+                    self._state = self._read(connection)
+                except BaseException:
+                    connection.close()
+                    raise
+                self._connection = connection
+            self._reset()
+        return self._state
+
+    def begin(self, tables: tuple[str, ...]) -> None:
+        connection = self._open
+        with translated(self.name, "begin a transaction"):
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(_STATE)
+            connection.execute(_ENUMS)
+            found = self._read(connection)
+        if (found and found.position) != (self._state and self._state.position):
+            self.rollback()
+            was, now = (state.position.seq if state else 0 for state in (self._state, found))
+            raise SinkError(
+                f"{self.name} was at seq {was} when this follower last looked, and now is at {now}:"
+                " another follower writes to it; stop one of the two",
+                expected=was,
+                found=now,
+            )
+        self._following = tables
+
+    def evolve(self, schema: Schema) -> None:
+        self._flush()
+        followed = self._select(schema)
+        tables = {info.space: SqlTable(info) for info in followed}
+        with translated(self.name, f"follow it to schema version {schema.version}"):
+            evolve(self._open, self._tables.values(), tables.values())
+            self._open.execute("DELETE FROM _everlog_enums")
+            self._open.executemany(
+                "INSERT OR IGNORE INTO _everlog_enums VALUES (?, ?, ?)", enum_values(schema)
+            )
+        self._schema, self._tables = schema, tables
+
+    def apply(self, commits: Sequence[log_pb2.Commit]) -> None:
+        self._pending.add(commits, self._schema.spaces)
+
+    def commit(self, position: log_pb2.Cursor) -> None:
+        self._flush()
+        fields = (FORMAT, position.database, position.seq, position.checksum)
+        schema = self._schema.proto.SerializeToString(deterministic=True)
+        with translated(self.name, "commit"):
+            self._open.execute(_WRITE, (*fields, schema, ",".join(self._following)))
+            self._open.execute("COMMIT")
+        self._state = State(position, self._schema, self._following)
+
+    def rollback(self) -> None:
+        self._reset()
+        if self._connection is not None and self._connection.in_transaction:
+            with suppress(sqlite3.Error):  # then closing rolls it back, or the next opening
+                self._connection.execute("ROLLBACK")
+
+    def tables(self) -> list[str]:
+        return sorted(table.name for table in self._tables.values())
+
+    def rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
+        found = next((one for one in self._tables.values() if one.name == table), None)
+        if found is None:
+            raise SinkError(f"{self.name} does not follow table {table}", table=table)
+        with translated(self.name, f"read table {table}"):
+            yield from found.rows(self._open)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self.rollback()
+            self._connection.close()
+            self._connection = None
+
+    @property
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise ClosedError(f"{self.name} is not open; call open()")
+        return self._connection
+
+    def _read(self, connection: sqlite3.Connection) -> State | None:
+        """What the file says about itself. Read-only."""
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_everlog'").fetchone():
+            return None
+        row = connection.execute(_READ).fetchone()
+        if row is None:
+            return None
+        version, database, seq, checksum, schema, tables = row
+        if version != FORMAT:
+            raise SinkError(
+                f"{self.name} has format {version}, this program knows {FORMAT}; follow with a newer program,"
+                " or from the beginning into a new file"
+            )
+        position = log_pb2.Cursor(database=database, seq=seq, checksum=checksum)
+        if self._state and self._state.position == position:
+            return self._state
+        proto = log_pb2.Schema.FromString(schema)
+        return State(position, Schema(proto), tuple(filter(None, tables.split(","))))
+
+    def _reset(self) -> None:
+        """Back to what the file said last."""
+        self._pending.clear()
+        if self._state:
+            self._following = self._state.tables
+            if self._schema is not self._state.schema:
+                self._schema = self._state.schema
+                self._tables = {info.space: SqlTable(info) for info in self._select(self._schema)}
+        elif self._tables:
+            self._schema, self._tables = Schema(log_pb2.Schema()), {}
+
+    def _select(self, schema: Schema) -> list[TableInfo]:
+        return [
+            info for info in schema.tables.values() if not self._following or info.name in self._following
+        ]
+
+    def _flush(self) -> None:
+        """Gathered changes into SQLite's transaction."""
+        connection = self._open
+        for space, changes in self._pending.spaces.items():
+            table = self._tables.get(space)
+            if table is None:
+                continue  # of a table that is not followed
+            with translated(self.name, f"write to table {table.name}"):
+                # In key order: neighbours share a page.
+                puts = (row for _, row in sorted(changes.items()) if row is not None)
+                connection.executemany(table.upsert(), table.parse(puts))
+                gone = [key for key, row in changes.items() if row is None]
+                connection.executemany(table.delete(), map(table.key_values, gone))
+        self._pending.clear()

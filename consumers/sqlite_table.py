@@ -1,0 +1,177 @@
+"""Table: one table of the source as one table of SQLite, its rows there and back.
+
+    stored row ─▶ message ─▶ values ─▶ INSERT … ON CONFLICT DO UPDATE
+    SELECT ─▶ values ─▶ message ─▶ (key, row) for the content hash
+
+The columns alone make the rows again: nowhere is the stored row kept beside them, so equal hashes
+say that the columns are right. To be sure of it, a row that was made again is turned into values
+once more, and those must be the ones that were read: no value can hide in a column and not count.
+
+The primary key is that of the source. Its indexes are mirrored, but none as UNIQUE: that is for the
+source to hold, and rows of many commits that arrive as one statement would break it on the way.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
+from typing import Any
+
+from everlog.consumers.sqlite_column import Column, timestamp_back
+from everlog.store.errors import CorruptionError, RowError, SinkError
+from everlog.store.fields import resolve
+from everlog.store.schema import TableInfo
+
+_COLUMNS_MAX = 2000  # SQLITE_MAX_COLUMN as SQLite is built everywhere
+
+
+class SqlTable:
+    """How one table looks in SQLite. Raises SinkError if SQLite cannot have such a table."""
+
+    def __init__(self, info: TableInfo) -> None:
+        self.info = info
+        self.id = info.proto.id
+        self.name = info.name
+        self.key_paths = [tuple(path.numbers) for path in info.proto.key]
+        self.columns = self._columns()
+        self._check_names()
+        by_path = {column.path: column for column in self.columns}
+        self.key = [by_path[path] for path in self.key_paths]
+        self._fixes = [(at, column.fix) for at, column in enumerate(self.columns) if column.fix]
+        self._get = attrgetter(*(column.name for column in self.columns))
+        self._backs = [
+            (column.name, column.back, at)
+            for at, column in enumerate(self.columns)
+            if not (column.json or column.derived)
+        ]
+        self._jsons = [(column.json, at) for at, column in enumerate(self.columns) if column.json]
+        self.indexes = {
+            (index.id, index.name, self.name): [by_path[tuple(path.numbers)] for path in index.proto.fields]
+            for index in info.indexes.values()
+        }
+
+    def _columns(self) -> list[Column]:
+        descriptor: Any = self.info.model.DESCRIPTOR
+        paths: list[tuple[int, ...]] = [(field.number,) for field in descriptor.fields]
+        for named in (*self.info.proto.key, *(p for i in self.info.proto.indexes for p in i.fields)):
+            if tuple(named.numbers) not in paths:
+                paths.append(tuple(named.numbers))
+        model = self.info.model
+        return [Column(model, resolve(descriptor, path), in_key=path in self.key_paths) for path in paths]
+
+    def _check_names(self) -> None:
+        names = [column.name.lower() for column in self.columns]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise SinkError(
+                f"table {self.name} cannot be mirrored: its fields {', '.join(twice)} differ only in case,"
+                " which is one name to SQLite; leave the table out",
+                table=self.name,
+            )
+        if len(names) > _COLUMNS_MAX or self.name.lower().startswith("sqlite_"):
+            raise SinkError(
+                f"table {self.name} cannot be mirrored: SQLite has no table with more than {_COLUMNS_MAX}"
+                " columns, and none whose name starts with sqlite_; leave the table out",
+                table=self.name,
+            )
+
+    # ── rows ──────────────────────────────────────────────────────────────────────────────────
+
+    def values(self, row: Any) -> tuple[Any, ...]:
+        """SQLite's values of a message, one for each column."""
+        values = self._get(row)
+        if len(self.columns) == 1:
+            values = (values,)
+        if not self._fixes:
+            return tuple(values)
+        changed = list(values)
+        for at, fix in self._fixes:
+            changed[at] = fix(row, changed[at])
+        return tuple(changed)
+
+    def parse(self, rows: Iterable[bytes]) -> Iterator[tuple[Any, ...]]:
+        """Stored rows as SQLite's values. Raises CorruptionError."""
+        parse, values = self.info.parse, self.values
+        for row in rows:
+            yield values(parse(row))
+
+    def key_values(self, key: bytes) -> tuple[Any, ...]:
+        """An encoded key as the values of the primary key's columns."""
+        return tuple(
+            column.into(value) if column.into else value
+            for column, value in zip(self.key, self.info.decode_key(key), strict=True)
+        )
+
+    def row(self, values: tuple[Any, ...]) -> tuple[bytes, bytes]:
+        """The encoded key and the row, made from the columns alone. Raises SinkError."""
+        key = self.info.own.key_of
+        try:
+            given = {name: values[at] for name, _, at in self._backs if values[at] is not None}
+            for name, back, _ in self._backs:
+                if back and name in given:
+                    given[name] = back(given[name])
+            message: Any = self.info.model(**given)
+            for field, at in self._jsons:
+                field.merge(message, values[at])
+            again = self.values(message)
+            if again != values:
+                found = next(at for at, value in enumerate(again) if value != values[at])
+                raise ValueError(f"column {self.columns[found].name} holds {values[found]!r}")
+            return key(message), message.SerializeToString(deterministic=True)
+        except (ValueError, TypeError, struct.error, RowError, CorruptionError) as error:
+            place = tuple(v for v, column in zip(values, self.columns, strict=True) if column in self.key)
+            raise SinkError(
+                f"the row of table {self.name} with the key {place} is not what this follower wrote:"
+                f" {error}; follow from the beginning into a new file",
+                table=self.name,
+                key=place,
+            ) from None
+
+    # ── SQL ───────────────────────────────────────────────────────────────────────────────────
+
+    def create(self, name: str | None = None) -> str:
+        columns = ", ".join(self.declare(column) for column in self.columns)
+        key = ", ".join(quote(column.name) for column in self.key)
+        return f"CREATE TABLE {quote(name or self.name)} ({columns}, PRIMARY KEY ({key}))"
+
+    @staticmethod
+    def declare(column: Column) -> str:
+        return f"{quote(column.name)}{column.type}{column.rule}"
+
+    def upsert(self, name: str | None = None) -> str:
+        columns = ", ".join(quote(column.name) for column in self.columns)
+        key = ", ".join(quote(column.name) for column in self.key)
+        # A key's float may change from -0.0 to 0.0 and be the same key.
+        changing = [column for column in self.columns if column not in self.key or not column.type]
+        update = ", ".join(f"{quote(column.name)} = excluded.{quote(column.name)}" for column in changing)
+        values = ", ".join("?" * len(self.columns))
+        return (
+            f"INSERT INTO {quote(name or self.name)} ({columns}) VALUES ({values})"
+            f" ON CONFLICT ({key}) DO {f'UPDATE SET {update}' if update else 'NOTHING'}"
+        )
+
+    def delete(self) -> str:
+        key = " AND ".join(f"{quote(column.name)} = ?" for column in self.key)
+        return f"DELETE FROM {quote(self.name)} WHERE {key}"
+
+    def select(self) -> str:
+        columns = ", ".join(quote(column.name) for column in self.columns)
+        key = ", ".join(quote(column.name) for column in self.key)
+        return f"SELECT {columns} FROM {quote(self.name)} ORDER BY {key}"
+
+    def rows(self, connection: sqlite3.Connection) -> Iterator[tuple[bytes, bytes]]:
+        """(key, row) of every row, by key. Read-only. Raises SinkError."""
+        rows = map(self.row, connection.execute(self.select()))
+        yield from sorted(rows) if self._has_odd_key(connection) else rows
+
+    def _has_odd_key(self, connection: sqlite3.Connection) -> bool:
+        """Whether a key has a timestamp that no text can hold: those SQLite sorts elsewhere."""
+        times = [quote(column.name) for column in self.key if column.back is timestamp_back]
+        odd = " OR ".join(f"typeof({time}) = 'blob'" for time in times)
+        return bool(odd and connection.execute(f"SELECT 1 FROM {quote(self.name)} WHERE {odd}").fetchone())
+
+
+def quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -16,6 +16,7 @@ Invariants
 from __future__ import annotations
 
 import struct
+from operator import attrgetter
 from typing import NamedTuple
 from zlib import crc32
 
@@ -31,6 +32,7 @@ HEADER_TIME = 0x11  # of Commit.time_ns, the field after `seq`
 
 _TIME = struct.Struct("<Q")
 _from_string = feed_pb2.FeedMessage.FromString
+_requires = attrgetter("requires")
 
 
 class FeedBatch(NamedTuple):
@@ -68,8 +70,8 @@ def read(raw: bytes) -> FeedBatch:
     except DecodeError as error:
         raise CorruptionError(f"a message of the feed is not a FeedMessage: {error}") from None
     commits = list(message.commits)
-    for commit in commits:
-        if commit.requires:
+    if any(map(_requires, commits)):
+        for commit in commits:
             record.check_requires(commit)
     return FeedBatch(commits, message.mark, message.schema if message.HasField("schema") else None, raw)
 

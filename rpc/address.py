@@ -1,0 +1,87 @@
+"""Address: where a server is, from a URL, and what may be shown of it.
+
+    everlog://HOST[:PORT]/DATABASE[?token=…&ca=FILE]        TLS
+    everlog+insecure://HOST[:PORT]/DATABASE[?token=…]       plain, to this machine only
+
+The token may come from EVERLOG_TOKEN, the file of a private certificate authority from
+EVERLOG_CA, so that neither needs to stand in a URL.
+
+Invariants
+  (1) what `str` gives has no secret in it; nothing else is put into a message.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from everlog.store.errors import OpenError
+
+SCHEME, INSECURE = "everlog", "everlog+insecure"
+PORT = 7420
+
+
+class Address(NamedTuple):
+    """Where a database is. `ca` is the file of an authority; empty: the system's are trusted."""
+
+    host: str
+    port: int
+    database: str
+    secure: bool
+    token: str = ""
+    ca: str = ""
+
+    @property
+    def target(self) -> str:
+        """As gRPC wants it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{SCHEME if self.secure else INSECURE}://{self.target}/{self.database}"
+
+
+def is_url(url: str) -> bool:
+    """Whether the URL is one of a server."""
+    return url.startswith((f"{SCHEME}:", f"{INSECURE}:"))
+
+
+def parse(url: str) -> Address:
+    """The address in a URL. Raises OpenError; the URL's secrets are not in its message."""
+    try:
+        parts = urlsplit(url)
+        host, port, database = parts.hostname or "", parts.port or PORT, unquote(parts.path.strip("/"))
+    except ValueError as error:
+        raise OpenError(f"expected everlog://HOST:PORT/DATABASE, found a URL that is none: {error}") from None
+    settings = dict(parse_qsl(parts.query))
+    address = Address(
+        host,
+        port,
+        database,
+        parts.scheme == SCHEME,
+        settings.pop("token", "") or unquote(parts.password or "") or os.environ.get("EVERLOG_TOKEN", ""),
+        settings.pop("ca", "") or os.environ.get("EVERLOG_CA", ""),
+    )
+    if parts.scheme not in (SCHEME, INSECURE) or not host or not database or "/" in database:
+        raise OpenError(f"expected everlog://HOST:PORT/DATABASE, found {parts.scheme}://{host}/{database}")
+    if settings:
+        raise OpenError(
+            f"{address}: expected the settings token and ca in the URL, found {', '.join(settings)}"
+        )
+    if not address.secure and not is_loopback(host):
+        raise OpenError(
+            f"{address}: everlog+insecure:// is for servers on this machine; {host} is not: use everlog://",
+            url=str(address),
+        )
+    return address
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to this host stays on this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,121 @@
+"""Admin service: looking after a server's databases. What takes long tells how far it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
+
+from everlog.proto import admin_pb2, admin_pb2_grpc, log_pb2
+from everlog.rpc import status
+from everlog.rpc.hosting import Hosting
+from everlog.store.database import Database
+from everlog.store.hashing import TableHash
+from everlog.store.progress import OnProgress, Progress
+
+TELL_EVERY_S = 0.1
+
+T = TypeVar("T")
+
+
+class AdminService(admin_pb2_grpc.AdminServicer):
+    """See proto/admin.proto."""
+
+    def __init__(self, hosting: Hosting) -> None:
+        self._hosting = hosting
+
+    @status.told
+    async def ListDatabases(
+        self, request: admin_pb2.ListDatabasesRequest, context: status.Context
+    ) -> admin_pb2.ListDatabasesResponse:
+        return admin_pb2.ListDatabasesResponse(databases=sorted(self._hosting.databases))
+
+    @status.told
+    async def Status(
+        self, request: admin_pb2.StatusRequest, context: status.Context
+    ) -> admin_pb2.StatusResponse:
+        db = self._hosting.database(request.database)
+        answer = await self._hosting.read(_status, db, request.hashes)
+        answer.database = request.database
+        answer.subscribers = self._hosting.subscribers[request.database]
+        return answer
+
+    @status.told_stream
+    async def Rebuild(
+        self, request: admin_pb2.RebuildRequest, context: status.Context
+    ) -> AsyncIterator[admin_pb2.RebuildResponse]:
+        db = self._hosting.database(request.database)
+
+        def run(tell: Callable[[admin_pb2.RebuildResponse], None]) -> None:
+            hashes = db.rebuild(
+                sparing(
+                    lambda at: tell(
+                        admin_pb2.RebuildResponse(step=at.step, done=at.done, total=at.total or 0)
+                    )
+                )
+            )
+            tables = [_table(db, name, one) for name, one in hashes.items()]
+            tell(admin_pb2.RebuildResponse(tables=tables, finished=True))
+
+        async for answer in self._hosting.told(run):
+            yield answer
+
+    @status.told_stream
+    async def Check(
+        self, request: admin_pb2.CheckRequest, context: status.Context
+    ) -> AsyncIterator[admin_pb2.CheckResponse]:
+        db = self._hosting.database(request.database)
+
+        def run(tell: Callable[[admin_pb2.CheckResponse], None]) -> None:
+            def progress(at: Progress) -> None:
+                tell(admin_pb2.CheckResponse(step=at.step, done=at.done, total=at.total or 0))
+
+            for problem in db.check(sparing(progress)):
+                tell(admin_pb2.CheckResponse(problem=problem))
+            tell(admin_pb2.CheckResponse(finished=True))
+
+        async for answer in self._hosting.told(run):
+            yield answer
+
+
+def sparing(tell: OnProgress) -> OnProgress:
+    """Tells the first of each step, and then no more than ten a second: nobody sees more."""
+    step, due = "", 0.0
+
+    def told(at: Progress) -> None:
+        nonlocal step, due
+        now = time.monotonic()
+        if at.step != step or now >= due:
+            step, due = at.step, now + TELL_EVERY_S
+            tell(at)
+
+    return told
+
+
+def _status(db: Database, hashed: bool) -> admin_pb2.StatusResponse:
+    found = db.status()
+    hashes = db.hashes() if hashed else {}
+    return admin_pb2.StatusResponse(
+        head=log_pb2.Cursor(database=found.uuid, seq=found.head, checksum=found.checksum),
+        head_time_ns=found.head_time_ns,
+        oldest=found.oldest,
+        schema_version=found.schema_version,
+        tables=[
+            admin_pb2.TableStatus(
+                name=table.name,
+                rows=hashes[table.name].rows if table.name in hashes else table.rows,
+                hash=hashes[table.name].hash if table.name in hashes else b"",
+                indexes=table.indexes,
+            )
+            for table in found.tables
+        ],
+        disk_bytes=found.disk_bytes,
+        software=found.software,
+        format=found.format,
+        read_only=found.read_only,
+    )
+
+
+def _table(db: Database, name: str, one: TableHash) -> admin_pb2.TableStatus:
+    indexes = list(db.schema.table(name).indexes)
+    return admin_pb2.TableStatus(name=name, rows=one.rows, hash=one.hash, indexes=indexes)

@@ -1,0 +1,122 @@
+"""Migrations service: those that the server was started with, and those that the log knows.
+
+List, Status   the log's records beside the folders
+Plan, Apply    the folders that the server was given for this database
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from everlog.migrations.plan import plan
+from everlog.migrations.runner import apply
+from everlog.migrations.status import MigrationInfo, State, compare
+from everlog.migrations.status import status as compare_with
+from everlog.proto import migrations_pb2 as pb
+from everlog.proto import migrations_pb2_grpc
+from everlog.rpc import status
+from everlog.rpc.admin_service import sparing
+from everlog.rpc.hosting import Hosting
+from everlog.store.database import Database
+from everlog.store.errors import MigrationError
+from everlog.store.progress import Progress
+
+
+class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
+    """See proto/migrations.proto. `sources` names the package of each database's migrations."""
+
+    def __init__(self, hosting: Hosting, sources: Mapping[str, str]) -> None:
+        self._hosting = hosting
+        self._sources = dict(sources)
+
+    @status.told
+    async def List(
+        self, request: pb.ListMigrationsRequest, context: status.Context
+    ) -> pb.ListMigrationsResponse:
+        infos = await self._hosting.read(self._infos, request.database)
+        return pb.ListMigrationsResponse(migrations=[_info(info) for info in infos])
+
+    @status.told
+    async def Status(
+        self, request: pb.MigrationStatusRequest, context: status.Context
+    ) -> pb.MigrationStatusResponse:
+        infos = await self._hosting.read(self._infos, request.database)
+        counts = Counter(info.state for info in infos)
+        applied = [info.version for info in infos if info.state is not State.PENDING]
+        return pb.MigrationStatusResponse(
+            version=max(applied, default=0),
+            applied=counts[State.APPLIED],
+            pending=counts[State.PENDING],
+            edited=counts[State.EDITED],
+            missing=counts[State.MISSING],
+            ahead=counts[State.AHEAD],
+        )
+
+    @status.told
+    async def Plan(self, request: pb.PlanRequest, context: status.Context) -> pb.PlanResponse:
+        db, source = self._hosting.database(request.database), self._source(request.database)
+        planned = await self._hosting.read(lambda: plan(db, source, to=request.to or None))
+        return pb.PlanResponse(
+            migrations=[
+                pb.PlannedMigration(
+                    version=one.version,
+                    name=one.name,
+                    steps=[pb.PlannedStep(text=s.text, instant=s.instant, rows=s.rows) for s in one.steps],
+                )
+                for one in planned
+            ]
+        )
+
+    @status.told_stream
+    async def Apply(
+        self, request: pb.ApplyRequest, context: status.Context
+    ) -> AsyncIterator[pb.ApplyResponse]:
+        db, source = self._hosting.database(request.database), self._source(request.database)
+
+        def run(tell: Callable[[pb.ApplyResponse], None]) -> None:
+            def progress(at: Progress) -> None:
+                tell(pb.ApplyResponse(step=at.step, done=at.done, total=at.total or 0))
+
+            def applied(info: MigrationInfo) -> None:
+                tell(pb.ApplyResponse(version=info.version, name=info.name, finished=True, seq=info.seq))
+
+            apply(
+                db,
+                source,
+                to=request.to or None,
+                actor=request.actor,
+                reason=request.reason,
+                progress=sparing(progress),
+                applied=applied,
+            )
+
+        async for answer in self._hosting.told(run):
+            yield answer
+
+    def _infos(self, name: str) -> list[MigrationInfo]:
+        db: Database = self._hosting.database(name)
+        source = self._sources.get(name)
+        return compare_with(db, source) if source else compare(db.migrations(), ())
+
+    def _source(self, name: str) -> str:
+        source = self._sources.get(name)
+        if source is None:
+            raise MigrationError(
+                f"this server was started without the migrations of {name}; start it with them"
+                " (`everlog serve --migrations …`), or apply them where the database is",
+                database=name,
+            )
+        return source
+
+
+def _info(info: MigrationInfo) -> pb.MigrationInfo:
+    return pb.MigrationInfo(
+        version=info.version,
+        name=info.name,
+        state=pb.MigrationState.Value(info.state.name),
+        applied_ns=info.applied_ns,
+        seq=info.seq,
+        digest=info.digest,
+        folder_digest=info.folder_digest,
+    )

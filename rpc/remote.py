@@ -1,0 +1,262 @@
+"""Remote: a database on a server, with the calls of one in this process.
+
+    RemoteDatabase ─┬─ reads ────────▶ RemoteSource ─▶ Store service
+       a Writer     ├─ transactions ─▶ a value ──────▶ Commit, validated there
+                    ├─ feed ─────────▶ RemoteBatches ▶ Feed service
+                    └─ the rest ─────▶ Admin service
+
+Invariants
+  (1) what a call gives and raises is what it gives and raises embedded; besides, when the server
+      is away for longer than `retry_s`, every call can raise UnavailableError;
+  (2) a snapshot here is a promise to notice: what changed after it is a ConflictError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.feed.feed import Feed, table_names
+from everlog.feed.subscription import HEARTBEAT_S
+from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
+from everlog.rpc.address import parse
+from everlog.rpc.channel import COMMIT_S, CONNECT_S, RETRY_S, Channel
+from everlog.rpc.remote_admin import RemoteAdmin
+from everlog.rpc.remote_commit import request_of
+from everlog.rpc.remote_feed import RemoteBatches
+from everlog.rpc.remote_load import RemoteLoad
+from everlog.rpc.remote_source import RemoteSource, moved_meanwhile
+from everlog.store.binding import Binding
+from everlog.store.database import Snapshot, Writer
+from everlog.store.errors import ReadOnlyError, SchemaError
+from everlog.store.hashing import TableHash
+from everlog.store.load import IMPORT, LoadResult
+from everlog.store.progress import OnProgress
+from everlog.store.schema import Schema
+from everlog.store.source import Source
+from everlog.store.status import Status
+from everlog.store.table import Table
+from everlog.store.transaction import CommitResult, Metadata, Transaction
+
+M = TypeVar("M", bound=Message)
+
+
+class RemoteDatabase(Writer):
+    """A database on a server. Safe to use from many threads.
+
+    Raises OpenError for a URL that is none and a database that the server does not host, and
+    UnavailableError if the server does not answer within `connect_s`. Later, a server that went
+    away is waited for up to `retry_s`.
+    """
+
+    def __init__(
+        self, url: str, *, read_only: bool = False, connect_s: float = CONNECT_S, retry_s: float = RETRY_S
+    ) -> None:
+        address = parse(url)
+        self._channel = Channel(address, retry_s=retry_s)
+        self._stub = store_pb2_grpc.StoreStub(self._channel.grpc)
+        self._admin = RemoteAdmin(self._channel)
+        self.url = str(address)
+        try:
+            described = self._describe(connect_s)
+        except BaseException:
+            self._channel.close()
+            raise
+        self.uuid = described.uuid
+        self.read_only = read_only or described.read_only
+        self._current = Schema(described.schema)
+
+    # what it is
+
+    @property
+    def schema(self) -> Schema:
+        """The schema in force, as it was when the server last told."""
+        return self._current
+
+    @property
+    def head(self) -> int:
+        """Seq of the newest record that is on disk."""
+        return self._describe().head.seq
+
+    def cursor(self) -> log_pb2.Cursor:
+        """The position after the newest record that is on disk. Read-only."""
+        return self._describe().head
+
+    def status(self) -> Status:
+        """What there is, in numbers. Read-only."""
+        return self._admin.status()
+
+    def hashes(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
+        """Rows and content hash of every table, at one moment. Read-only."""
+        return self._admin.hashes()
+
+    # reading
+
+    def snapshot(self) -> Snapshot:
+        """This moment, for reading more than once: what was changed since raises ConflictError.
+        Read-only."""
+        schema = self.refresh_schema()
+        source = RemoteSource(self._channel, schema, self.refresh_schema, pinned=True)
+        for info in schema.tables.values():
+            source.get_many(info, [])  # nothing, but at a moment
+            break
+        else:
+            source.snapshot = self.head
+        return Snapshot(source, source.snapshot, schema, lambda: None)
+
+    def feed(
+        self,
+        after: int | log_pb2.Cursor = 0,
+        *,
+        tables: Iterable[Table[Any, Any] | str] | None = None,
+        now: bool = False,
+        until: int | None = None,
+        bounded: bool = False,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> Feed:
+        """Follows the log: see `everlog.feed.feed`. A connection that breaks is made again, and
+        the feed goes on where it was."""
+        self._channel.check_open()
+        names = table_names(tables)
+        return Feed(
+            RemoteBatches(
+                self._channel,
+                after,
+                tables=names,
+                now=now,
+                until=until,
+                bounded=bounded,
+                heartbeat_s=heartbeat_s,
+            )
+        )
+
+    # writing
+
+    def load(
+        self,
+        table: Table[M, Any],
+        rows: Iterable[M],
+        *,
+        id: str | None = None,
+        source: str = "",
+        kind: log_pb2.Load.Kind.ValueType = IMPORT,
+        total: int | None = None,
+        progress: OnProgress | None = None,
+        actor: str = "",
+        reason: str = "",
+    ) -> LoadResult:
+        """Writes many rows in chunks, each one commit. With an `id` it goes on where it stopped.
+
+        `total`, for the progress, is the number of rows if known. Raises RowError for a row that
+        does not fit: the chunks before it stay.
+        """
+        self._check_writable()
+        first = store_pb2.LoadRequest(
+            database=self._channel.address.database,
+            table=table.name,
+            id=id or "",
+            source=source,
+            actor=actor,
+            reason=reason,
+            kind=kind,
+        )
+        binding = self._bind(table)
+        return RemoteLoad(self._channel, first).run(table, binding, rows, total=total, progress=progress)
+
+    # looking after it
+
+    def rebuild(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
+        """Builds all tables anew on the server; see `Database.rebuild`."""
+        self._check_writable()
+        return self._admin.rebuild(progress)
+
+    def check(self, progress: OnProgress | None = None) -> Iterator[str]:
+        """Everything that is not as it must be, a sentence each. Read-only."""
+        self._channel.check_open()
+        return self._admin.check(progress)
+
+    @property
+    def channel(self) -> Channel:
+        """The connection, for the calls of other services."""
+        return self._channel
+
+    def close(self) -> None:
+        """Ends all calls and lets go of the connection. Twice is once."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.url}{' closed' if self._channel.closed else ''}>"
+
+    # for readers and transactions
+
+    def _schema(self) -> Schema:
+        return self._current
+
+    def _source(self) -> Source:
+        self._channel.check_open()
+        return RemoteSource(self._channel, self._current, self.refresh_schema)
+
+    def _bind(self, table: Table[M, Any]) -> Binding:
+        try:
+            return super()._bind(table)
+        except SchemaError:
+            self.refresh_schema()  # it has moved, perhaps, since the server last told
+            return super()._bind(table)
+
+    def _transaction(self, metadata: Metadata) -> Transaction:
+        self._check_writable()
+        return Transaction(Session(self), metadata)
+
+    def _describe(self, retry_s: float | None = None) -> store_pb2.DescribeResponse:
+        request = store_pb2.DescribeRequest(database=self._channel.address.database)
+        return self._channel.call(self._stub.Describe, request, retry_s=retry_s)
+
+    def refresh_schema(self) -> Schema:
+        """The schema that is in force on the server now."""
+        described = self._describe()
+        if described.schema.version != self._current.version:
+            self._current = Schema(described.schema)
+        return self._current
+
+    def _check_writable(self) -> None:
+        self._channel.check_open()
+        if self.read_only:
+            raise ReadOnlyError(f"{self.url} was opened for reading; open it without read_only to write")
+
+
+class Session:
+    """One transaction's view of a remote database: one schema, and the seq of its first read."""
+
+    def __init__(self, db: RemoteDatabase) -> None:
+        self._channel = db.channel
+        self._db = db
+        self.schema = db.schema
+        self._source = RemoteSource(self._channel, self.schema, db.refresh_schema, pinned=True)
+
+    def _begin(self) -> tuple[Source, int]:
+        return self._source, 0  # known once something was read
+
+    def _commit(self, transaction: Transaction) -> CommitResult:
+        transaction.snapshot = self._source.snapshot
+        request = request_of(transaction, self.schema, transaction.snapshot, self._channel.address.database)
+        stub = store_pb2_grpc.StoreStub(self._channel.grpc)
+        try:
+            answer = self._channel.call(
+                stub.Commit, request, timeout_s=COMMIT_S, metadata=self._source.metadata
+            )
+        except SchemaError as error:
+            if "moved" not in error.facts:
+                raise
+            raise moved_meanwhile(self._db.refresh_schema().version) from error
+        return CommitResult(answer.position.seq, answer.time_ns, answer.position.checksum)

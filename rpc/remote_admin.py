@@ -1,0 +1,68 @@
+"""Remote admin: the answers of the Admin service as the embedded database gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from everlog.proto import admin_pb2, admin_pb2_grpc
+from everlog.rpc.channel import Channel
+from everlog.store.hashing import TableHash
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.status import Status, TableStatus
+
+HASHES_S = 3600.0
+
+
+class RemoteAdmin:
+    """Looks after one database of a server."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._database = channel.address.database
+        self._stub = admin_pb2_grpc.AdminStub(channel.grpc)
+
+    def databases(self) -> list[str]:
+        """Names of all databases of the server."""
+        answer = self._channel.call(self._stub.ListDatabases, admin_pb2.ListDatabasesRequest())
+        return list(answer.databases)
+
+    def status(self) -> Status:
+        answer = self._channel.call(self._stub.Status, admin_pb2.StatusRequest(database=self._database))
+        return Status(
+            uuid=answer.head.database,
+            head=answer.head.seq,
+            head_time_ns=answer.head_time_ns,
+            checksum=answer.head.checksum,
+            oldest=answer.oldest,
+            schema_version=answer.schema_version,
+            tables=[TableStatus(table.name, table.rows, list(table.indexes)) for table in answer.tables],
+            disk_bytes=answer.disk_bytes,
+            software=answer.software,
+            format=answer.format,
+            read_only=answer.read_only,
+        )
+
+    def hashes(self) -> dict[str, TableHash]:
+        request = admin_pb2.StatusRequest(database=self._database, hashes=True)
+        answer = self._channel.call(self._stub.Status, request, timeout_s=HASHES_S)
+        return {table.name: TableHash(table.rows, table.hash) for table in answer.tables}
+
+    def rebuild(self, progress: OnProgress | None) -> dict[str, TableHash]:
+        request = admin_pb2.RebuildRequest(database=self._database)
+        metadata = self._channel.metadata
+        hashes: dict[str, TableHash] = {}
+        for answer in self._channel.stream(lambda: self._stub.Rebuild(request, metadata=metadata)):
+            if answer.finished:
+                hashes = {table.name: TableHash(table.rows, table.hash) for table in answer.tables}
+            elif progress is not None:
+                progress(Progress(answer.step, answer.done, answer.total or None))
+        return hashes
+
+    def check(self, progress: OnProgress | None) -> Iterator[str]:
+        request = admin_pb2.CheckRequest(database=self._database)
+        metadata = self._channel.metadata
+        for answer in self._channel.stream(lambda: self._stub.Check(request, metadata=metadata)):
+            if answer.problem:
+                yield answer.problem
+            elif progress is not None and not answer.finished:
+                progress(Progress(answer.step, answer.done, answer.total or None))

@@ -1,0 +1,153 @@
+"""Remote source: where the rows of a remote database come from.
+
+    Reader ─ encoded key or span ─▶ RemoteSource ─▶ Store service ─▶ the same value as embedded
+
+A value here is the one of the store (keys.py), made of the row and the version that travelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from everlog.proto import store_pb2, store_pb2_grpc
+from everlog.rpc.channel import Channel, Unary
+from everlog.rpc.store_service import SCHEMA_KEY
+from everlog.store.errors import ConflictError, SchemaError
+from everlog.store.keys import HEADER
+from everlog.store.schema import IndexInfo, Schema, TableInfo
+from everlog.store.source import Entry
+from everlog.store.span import Span
+
+A = TypeVar("A")
+Q = TypeVar("Q")
+
+
+class RemoteSource:
+    """Rows of a database on a server, as its newest state has them.
+
+    `refresh` asks for the schema anew. With `pinned` everything is read under one schema and as
+    of one seq, that of the first read, or it is a ConflictError.
+    """
+
+    def __init__(
+        self, channel: Channel, schema: Schema, refresh: Callable[[], Schema], *, pinned: bool = False
+    ) -> None:
+        self._channel = channel
+        self._database = channel.address.database
+        self._stub = store_pb2_grpc.StoreStub(channel.grpc)
+        self._version = schema.version
+        self._refresh = refresh
+        self._pinned = pinned
+        self.snapshot = 0
+
+    def get(self, info: TableInfo, key: bytes) -> bytes | None:
+        request = store_pb2.GetRequest(
+            database=self._database, table=info.name, key=key, snapshot=self.snapshot
+        )
+        answer = self._call(self._stub.Get, request, info)
+        self._read_at(answer.seq)
+        return _value(answer.row) if answer.HasField("row") else None
+
+    def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]:
+        request = store_pb2.BatchGetRequest(
+            database=self._database, table=info.name, keys=keys, snapshot=self.snapshot
+        )
+        answer = self._call(self._stub.BatchGet, request, info)
+        self._read_at(answer.seq)
+        return [_value(row) if row.key else None for row in answer.rows]
+
+    def scan(
+        self, info: TableInfo, index: IndexInfo | None, span: Span, *, reverse: bool, limit: int | None
+    ) -> Iterator[Entry]:
+        if limit == 0:
+            return
+        request = store_pb2.ScanRequest(
+            database=self._database,
+            table=info.name,
+            index=index.name if index else "",
+            start=span.start,
+            end=span.end,
+            backwards=reverse,
+            limit=limit or 0,
+            snapshot=self.snapshot,
+        )
+        for page in self._pages(request, info, index):
+            self._read_at(page.seq)
+            for row in page.rows:
+                key = row.key
+                yield Entry(key if index is None else _order(info, index, row), key, _value(row))
+
+    def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
+        request = store_pb2.CountRequest(
+            database=self._database,
+            table=info.name,
+            index=index.name if index else "",
+            start=span.start,
+            end=span.end,
+            snapshot=self.snapshot,
+        )
+        answer = self._call(self._stub.Count, request, info, index)
+        self._read_at(answer.seq)
+        return answer.count
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Which schema a request was encoded by."""
+        return ((SCHEMA_KEY, str(self._version)),)
+
+    def _call(self, method: Unary[Q, A], request: Q, info: TableInfo, index: IndexInfo | None = None) -> A:
+        try:
+            return self._channel.call(method, request, metadata=self.metadata)
+        except SchemaError as error:
+            self._moved(error, info, index)
+            return self._channel.call(method, request, metadata=self.metadata)
+
+    def _pages(
+        self, request: store_pb2.ScanRequest, info: TableInfo, index: IndexInfo | None
+    ) -> Iterator[store_pb2.ScanResponse]:
+        def start() -> Iterator[store_pb2.ScanResponse]:
+            return self._stub.Scan(request, metadata=self._channel.metadata + self.metadata)
+
+        try:
+            yield from self._channel.stream(start)
+        except SchemaError as error:
+            self._moved(error, info, index)
+            yield from self._channel.stream(start)
+
+    def _moved(self, error: SchemaError, info: TableInfo, index: IndexInfo | None) -> None:
+        """Returns if the same request means the same under the schema now in force."""
+        if "moved" not in error.facts:
+            raise error
+        schema = self._refresh()
+        if self._pinned:
+            raise moved_meanwhile(schema.version) from error
+        now = schema.table(info.name)
+        same_index = index is None or now.index(index.name).proto == index.proto
+        if now.space != info.space or not same_index:
+            raise ConflictError(
+                f"the schema changed to version {schema.version} while {info.name} was read; read again"
+            ) from error
+        self._version = schema.version
+
+    def _read_at(self, seq: int) -> None:
+        if self._pinned and not self.snapshot:
+            self.snapshot = seq
+
+
+def moved_meanwhile(version: int) -> ConflictError:
+    """What a transaction under an older schema ends with, here as embedded."""
+    return ConflictError(f"the schema changed to version {version} while this transaction ran; run it again")
+
+
+def _value(row: store_pb2.Row) -> bytes:
+    value: bytes = HEADER.pack(0, row.version) + row.row
+    return value
+
+
+def _order(info: TableInfo, index: IndexInfo, row: store_pb2.Row) -> bytes:
+    """The row's place in an index: its values and its key."""
+    own: Any = info.own
+    at = list(info.indexes).index(index.name)
+    values: bytes = own.values(info.parse(row.row), row.row)[at]
+    return values[len(index.prefix) :] + row.key

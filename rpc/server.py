@@ -1,0 +1,216 @@
+"""Server: databases of this process, over gRPC.
+
+    Server({"flights": db}) ─ start ─▶ a thread with an event loop ─▶ one servicer a service file
+                              stop  ─▶ health says NOT_SERVING, subscriptions end (their clients
+                                       resume elsewhere or later), calls that run may finish
+
+    with Server({"flights": db}, "127.0.0.1:7420") as server: server.wait()
+
+Invariants
+  (1) it is open to other machines with TLS and a token, or not at all (security.py);
+  (2) two servers never share a port;
+  (3) what was acknowledged before it stopped was on disk: stopping loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+
+from everlog.proto import (
+    admin_pb2,
+    admin_pb2_grpc,
+    feed_pb2,
+    migrations_pb2,
+    migrations_pb2_grpc,
+    store_pb2,
+    store_pb2_grpc,
+)
+from everlog.rpc import security
+from everlog.rpc.admin_service import AdminService
+from everlog.rpc.feed_service import FeedService
+from everlog.rpc.hosting import Hosting
+from everlog.rpc.migrations_service import MigrationsService
+from everlog.rpc.store_service import StoreService
+from everlog.store.database import Database
+from everlog.store.errors import OpenError
+
+GRACE_S = 5.0
+MESSAGE_BYTES_MAX = 64 << 20  # a commit of 8 MiB as a request, and room
+
+OPTIONS = [
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.so_reuseport", 0),
+    # A peer that is gone is noticed, and idle subscriptions outlive what drops idle connections.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+]
+
+
+class Server:
+    """Serves databases; they stay with whoever opened them.
+
+    `address` is HOST:PORT, with port 0 any that is free. `migrations` names the package of each
+    database's migrations, for the service that applies them. Raises OpenError if it would be
+    open to strangers.
+    """
+
+    def __init__(
+        self,
+        databases: Mapping[str, Database],
+        address: str = "127.0.0.1:0",
+        *,
+        token: str = "",
+        tls: security.Tls | None = None,
+        migrations: Mapping[str, str] | None = None,
+    ) -> None:
+        self.host, _, port = address.rpartition(":")
+        self.port = int(port)
+        self.host = self.host.strip("[]")
+        security.check_server(self.host, token=token, tls=tls)
+        self.hosting = Hosting(databases)
+        self._token = token
+        self._credentials = security.server_credentials(tls) if tls else None
+        self._migrations = dict(migrations or {})
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="everlog-server", daemon=True)
+        self._ready = threading.Event()
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._stopping: asyncio.Event | None = None
+        self._grace_s = GRACE_S
+
+    @property
+    def address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def url(self, database: str) -> str:
+        """The URL of one of its databases, without the token."""
+        return f"everlog{'' if self._credentials else '+insecure'}://{self.address}/{database}"
+
+    def start(self) -> Self:
+        """Returns once it answers. Raises OpenError if the port cannot be had."""
+        self._thread.start()
+        self._ready.wait()
+        if self._error is not None:
+            self._thread.join()
+            raise self._error
+        return self
+
+    def stop(self, grace_s: float = GRACE_S) -> None:
+        """Drains: nothing new is taken, what runs has `grace_s` seconds to finish. Twice is once."""
+        self._grace_s = grace_s
+        self._stop.set()
+        if self._loop is not None and self._stopping is not None and self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # its loop has just ended
+                self._loop.call_soon_threadsafe(self._stopping.set)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def wait(self) -> None:
+        """Blocks until somebody stops it. In the main thread SIGTERM and SIGINT do."""
+        with _on_signals(self._stop.set):
+            self._stop.wait()
+        self.stop(self._grace_s)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001  told to whoever started it
+            self._error = error
+        finally:
+            self._ready.set()
+            self._stop.set()
+            self.hosting.close()
+
+    async def _serve(self) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        interceptors = [security.TokenCheck(self._token)] if self._token else []
+        server = grpc.aio.server(options=OPTIONS, interceptors=interceptors)
+        feed = FeedService(self.hosting)
+        checker = self._add_services(server, feed)
+        self.port = self._bind(server)
+        await server.start()
+        for name in ("", *SERVICES):
+            await checker.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._ready.set()
+        await self._stopping.wait()
+        await checker.enter_graceful_shutdown()
+        feed.drain()
+        await server.stop(self._grace_s)
+
+    def _add_services(self, server: grpc.aio.Server, feed: FeedService) -> Any:
+        store_pb2_grpc.add_StoreServicer_to_server(StoreService(self.hosting), server)
+        admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self.hosting), server)
+        migrations = MigrationsService(self.hosting, self._migrations)
+        migrations_pb2_grpc.add_MigrationsServicer_to_server(migrations, server)
+        server.add_generic_rpc_handlers((feed.handler(),))
+        checker = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checker, server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        return checker
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        try:
+            if self._credentials is None:
+                port = server.add_insecure_port(self.address)
+            else:
+                port = server.add_secure_port(self.address, self._credentials)
+        except RuntimeError as error:
+            port = 0
+            reason = f": {error}"
+        else:
+            reason = ""
+        if not port:
+            raise OpenError(
+                f"cannot serve on {self.address}{reason}; another program has that port, or the host is not"
+                " this machine's: choose another one",
+                address=self.address,
+            )
+        return port
+
+
+SERVICES = tuple(
+    file.DESCRIPTOR.services_by_name[name].full_name
+    for file, name in (
+        (store_pb2, "Store"),
+        (feed_pb2, "Feed"),
+        (migrations_pb2, "Migrations"),
+        (admin_pb2, "Admin"),
+    )
+)
+
+
+@contextlib.contextmanager
+def _on_signals(stop: Any) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the server; outside of the main thread they cannot be had."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

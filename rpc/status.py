@@ -1,0 +1,166 @@
+"""Status: the one seam between everlog's errors and gRPC's.
+
+    server   Error ─▶ code, the error's own sentence, and in the trailing metadata
+                      everlog-error-bin := msgpack {kind, facts}
+    client   the same class with the same sentence and facts; what comes without them comes
+             from elsewhere (the transport, another program) and is an UnavailableError
+
+Invariants
+  (1) an error is the same to who asks here and to who asks over the network;
+  (2) nobody sees a traceback because of what came over the wire.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+import msgspec
+
+from everlog.store import errors
+from everlog.store.errors import CursorError, DiskError, Error, UnavailableError
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+else:
+    Context = grpc.aio.ServicerContext  # generic for type checkers alone
+
+KEY = "everlog-error-bin"
+S = TypeVar("S")
+Q = TypeVar("Q")
+A = TypeVar("A")
+Unary = Callable[[S, Q, Context], Awaitable[A]]
+Stream = Callable[[S, Q, Context], AsyncIterator[A]]
+
+logger = logging.getLogger("everlog")
+TEXT_MAX = 3000  # all of a status travels in headers, for which peers allow 8 KiB
+
+_CODES: dict[type[Error], grpc.StatusCode] = {
+    errors.OpenError: grpc.StatusCode.NOT_FOUND,
+    errors.SchemaError: grpc.StatusCode.NOT_FOUND,
+    errors.RowError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.LoadError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UniqueError: grpc.StatusCode.ALREADY_EXISTS,
+    errors.PreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ReadOnlyError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.MigrationError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.SinkError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ConflictError: grpc.StatusCode.ABORTED,
+    errors.CursorError: grpc.StatusCode.OUT_OF_RANGE,
+    errors.CorruptionError: grpc.StatusCode.DATA_LOSS,
+    errors.DiskError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.ClosedError: grpc.StatusCode.UNAVAILABLE,
+    errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
+}
+_KINDS: dict[str, type[Error]] = {kind.__name__: kind for kind in _CODES}
+
+
+class Told(msgspec.Struct):
+    """What the trailing metadata carries."""
+
+    kind: str
+    facts: dict[str, Any]
+
+
+_decoder = msgspec.msgpack.Decoder(Told)
+
+
+def code_of(error: Error) -> grpc.StatusCode:
+    if isinstance(error, CursorError) and error.facts.get("why") == "diverged":
+        return grpc.StatusCode.FAILED_PRECONDITION
+    if isinstance(error, DiskError) and error.facts.get("outcome") == "unknown":
+        return grpc.StatusCode.INTERNAL
+    return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), grpc.StatusCode.UNKNOWN)
+
+
+def trailing(error: Error) -> tuple[tuple[str, bytes], ...]:
+    """The facts of an error as metadata."""
+    told = msgspec.msgpack.encode(Told(type(error).__name__, error.facts), enc_hook=repr)
+    if len(told) > TEXT_MAX:
+        told = msgspec.msgpack.encode(Told(type(error).__name__, {}))
+    return ((KEY, told),)
+
+
+def text_of(error: Error) -> str:
+    text = str(error)
+    return text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}…"
+
+
+async def abort(context: Context, error: Exception) -> None:
+    """Ends a call with an error. What is no everlog error is a fault of the server's program."""
+    if isinstance(error, Error):
+        await context.abort(code_of(error), text_of(error), trailing(error))
+    logger.error("a call ended with a fault", exc_info=error)
+    await context.abort(
+        grpc.StatusCode.INTERNAL, f"a fault in the server: {type(error).__name__}: {error}"[:TEXT_MAX]
+    )
+
+
+def told(method: Unary[S, Q, A]) -> Unary[S, Q, A]:
+    """A servicer's method whose errors are told to the caller."""
+
+    @functools.wraps(method)
+    async def telling(self: S, request: Q, context: Context) -> A:
+        try:
+            return await method(self, request, context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await abort(context, error)
+            raise
+
+    return telling
+
+
+def told_stream(method: Stream[S, Q, A]) -> Stream[S, Q, A]:
+    """The same for a method that answers with a stream."""
+
+    @functools.wraps(method)
+    async def telling(self: S, request: Q, context: Context) -> AsyncIterator[A]:
+        try:
+            async for answer in method(self, request, context):
+                yield answer
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001  abort raises
+            await abort(context, error)
+
+    return telling
+
+
+def translate(error: grpc.RpcError, url: str) -> Error:
+    """The everlog error that a call ended with."""
+    call: Any = error  # every RpcError that a call raises is a Call, too
+    for key, value in call.trailing_metadata() or ():
+        if key == KEY:
+            try:
+                told = _decoder.decode(value)
+                return _KINDS[told.kind](call.details() or "", **told.facts)
+            except (msgspec.MsgspecError, KeyError, TypeError):
+                break
+    code, details = call.code(), call.details() or ""
+    return UnavailableError(f"{url}: {_sentence(code, details)}", url=url, code=code.name)
+
+
+def _sentence(code: grpc.StatusCode, details: str) -> str:
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return f"the server cannot be reached ({details}); see that it runs, and that the URL is right"
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return f"the server refuses the token: {details}"
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return "the server did not answer in time; what was asked for may yet have happened"
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return f"what answers there is no everlog server, or an older one ({details})"
+    if code is grpc.StatusCode.CANCELLED:
+        return "the call was cancelled"
+    return f"expected an answer of an everlog server, found {code.name}: {details}"
+
+
+def is_transient(error: Error) -> bool:
+    """Whether the same call may succeed a little later, the server having gone away or stopped."""
+    if isinstance(error, UnavailableError):
+        return bool(error.facts.get("code", "UNAVAILABLE") == "UNAVAILABLE")
+    return isinstance(error, errors.ClosedError)

@@ -1,0 +1,251 @@
+"""Store service: rows over gRPC. Keys and ranges come encoded, rows go as they are stored.
+
+    request ─▶ table and index by name ─▶ store ─▶ Row {key, row, version}
+
+A remote transaction reads the newest state and says at which seq it began; what changed since is
+a conflict, told at once. Its commit carries what it read and what it writes, and is validated as
+any other (store/validate.py).
+
+Invariants
+  (1) what a client encoded by another schema than the one in force is not read: it is told, and
+      asks again with the new one;
+  (2) nothing that a transaction reads here is newer than its snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
+from everlog.rpc import status
+from everlog.rpc.hosting import Hosting
+from everlog.rpc.load_service import loading
+from everlog.store import keys, write
+from everlog.store.database import Database
+from everlog.store.errors import ConflictError, RowError, SchemaError
+from everlog.store.reader import resumed
+from everlog.store.schema import IndexInfo, TableInfo
+from everlog.store.source import Entry, LocalSource
+from everlog.store.span import Span
+from everlog.store.transaction import CommitResult
+from everlog.store.write import Write
+
+SCHEMA_KEY = "everlog-schema"  # metadata: version of the schema that the client encoded by
+FIRST_CHUNK_ROWS, CHUNK_ROWS, CHUNK_BYTES = 64, 4096, 256 << 10
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class StoreService(store_pb2_grpc.StoreServicer):
+    """See proto/store.proto."""
+
+    def __init__(self, hosting: Hosting) -> None:
+        self._hosting = hosting
+
+    @status.told
+    async def Describe(
+        self, request: store_pb2.DescribeRequest, context: Context
+    ) -> store_pb2.DescribeResponse:
+        return await self._hosting.read(_describe, self._hosting.database(request.database))
+
+    @status.told
+    async def Get(self, request: store_pb2.GetRequest, context: Context) -> store_pb2.GetResponse:
+        return await self._hosting.read(_get, self._database(request.database, context), request)
+
+    @status.told
+    async def BatchGet(
+        self, request: store_pb2.BatchGetRequest, context: Context
+    ) -> store_pb2.BatchGetResponse:
+        return await self._hosting.read(_batch_get, self._database(request.database, context), request)
+
+    @status.told_stream
+    async def Scan(
+        self, request: store_pb2.ScanRequest, context: Context
+    ) -> AsyncIterator[store_pb2.ScanResponse]:
+        pages = await self._hosting.read(_scan, self._database(request.database, context), request)
+        while (page := await self._hosting.read(next, pages, None)) is not None:
+            yield page
+
+    @status.told
+    async def Count(self, request: store_pb2.CountRequest, context: Context) -> store_pb2.CountResponse:
+        return await self._hosting.read(_count, self._database(request.database, context), request)
+
+    @status.told
+    async def Commit(self, request: store_pb2.CommitRequest, context: Context) -> store_pb2.CommitResponse:
+        db = self._database(request.database, context)
+        result = await self._hosting.write(_commit, db, request)
+        position = log_pb2.Cursor(database=db.uuid, seq=result.seq, checksum=result.checksum)
+        return store_pb2.CommitResponse(position=position, time_ns=result.time_ns)
+
+    @status.told_stream
+    async def Load(
+        self, request_iterator: AsyncIterator[store_pb2.LoadRequest], context: Context
+    ) -> AsyncIterator[store_pb2.LoadResponse]:
+        async for answer in loading(self._hosting, request_iterator):
+            yield answer
+
+    def _database(self, name: str, context: Context) -> Database:
+        """Raises OpenError, and SchemaError with `moved` for a client with another schema."""
+        db = self._hosting.database(name)
+        version = db.schema.version
+        for key, value in context.invocation_metadata() or ():
+            if key == SCHEMA_KEY and value != str(version):
+                raise SchemaError(
+                    f"the schema is at version {version}, the request was made for {value!s}; ask again",
+                    moved=version,
+                )
+        return db
+
+
+def _describe(db: Database) -> store_pb2.DescribeResponse:
+    return store_pb2.DescribeResponse(
+        uuid=db.uuid, schema=db.schema.proto, head=db.cursor(), read_only=db.read_only
+    )
+
+
+def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:
+    info = db.schema.table(request.table)
+    seq = db.tables.applied  # before the value is read: a newer one is a conflict later, an older none
+    value = LocalSource(db.tables.target.view).get(info, request.key)
+    if request.snapshot:
+        _check_unchanged(db, request.snapshot, [info.row_prefix + request.key])
+    return store_pb2.GetResponse(row=None if value is None else _row(request.key, value), seq=seq)
+
+
+def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.BatchGetResponse:
+    info = db.schema.table(request.table)
+    view, seq = db.tables.snapshot()
+    try:
+        values = LocalSource(view).get_many(info, list(request.keys))
+    finally:
+        view.close()
+    if request.snapshot:
+        _check_unchanged(db, request.snapshot, [info.row_prefix + key for key in request.keys])
+    rows = [
+        store_pb2.Row() if value is None else _row(key, value)
+        for key, value in zip(request.keys, values, strict=True)
+    ]
+    return store_pb2.BatchGetResponse(rows=rows, seq=seq)
+
+
+def _scan(db: Database, request: store_pb2.ScanRequest) -> Iterator[store_pb2.ScanResponse]:
+    info, index = _what(db, request.table, request.index)
+    prefix = info.row_prefix if index is None else index.prefix
+    span = Span(request.start, request.end)
+    if request.resume:
+        span = resumed(span, prefix, request.resume, reverse=request.backwards)
+    view, seq = db.tables.snapshot()
+    limit = request.limit or None
+    entries = LocalSource(view).scan(info, index, span, reverse=request.backwards, limit=limit)
+
+    def pages() -> Iterator[store_pb2.ScanResponse]:
+        left, most, done = limit, FIRST_CHUNK_ROWS, False
+        try:
+            while not done:
+                rows = most if left is None else min(most, left)
+                page, done = _page(entries, rows, prefix, seq)
+                if left is not None:
+                    left -= len(page.rows)
+                    done = done or not left
+                if request.snapshot:
+                    _check_unchanged(db, request.snapshot, (), [span.under(prefix)])
+                most = CHUNK_ROWS
+                yield page
+        finally:
+            view.close()
+
+    return pages()
+
+
+def _page(
+    entries: Iterator[Entry], most: int, prefix: bytes, seq: int
+) -> tuple[store_pb2.ScanResponse, bool]:
+    """The next rows, and whether there are no more."""
+    page = store_pb2.ScanResponse(seq=seq)
+    add, size, last = page.rows.add, 0, b""
+    for last, key, value in islice(entries, most):  # noqa: B007  used below
+        row = keys.row_of(value)
+        add(key=key, row=row, version=keys.version_of(value))
+        size += len(row)
+        if size > CHUNK_BYTES:
+            break
+    else:
+        if len(page.rows) < most:
+            return page, True
+    page.resume = prefix + last
+    return page, False
+
+
+def _count(db: Database, request: store_pb2.CountRequest) -> store_pb2.CountResponse:
+    info, index = _what(db, request.table, request.index)
+    span = Span(request.start, request.end)
+    view, seq = db.tables.snapshot()
+    try:
+        count = LocalSource(view).count(info, index, span)
+    finally:
+        view.close()
+    if request.snapshot:
+        prefix = info.row_prefix if index is None else index.prefix
+        _check_unchanged(db, request.snapshot, (), [span.under(prefix)])
+    return store_pb2.CountResponse(count=count, seq=seq)
+
+
+def _commit(db: Database, request: store_pb2.CommitRequest) -> CommitResult:
+    durability = {store_pb2.SYNC: "sync", store_pb2.OS: "os"}.get(request.durability)
+    tx = db.transaction(
+        actor=request.actor,
+        reason=request.reason,
+        correlation_id=request.correlation_id,
+        causation_id=request.causation_id,
+        client=request.client,
+        commit_id=request.commit_id,
+        durability=durability,
+    )
+    tx.snapshot = request.snapshot
+    for read in request.reads:
+        info, index = _what(db, read.table, read.index)
+        prefix = info.row_prefix if index is None else index.prefix
+        tx.read_keys.update(info.row_prefix + key for key in read.keys)
+        tx.read_ranges.extend(Span(one.start, one.end).under(prefix) for one in read.ranges)
+    for one in request.writes:
+        made = _write(db.schema.table(one.table), one)
+        tx.writes[made.full] = made
+    return tx.commit()
+
+
+def _write(info: TableInfo, one: store_pb2.Write) -> Write:
+    if one.op == log_pb2.DELETE:
+        return write.delete(info, one.key, one.expect, one.version)
+    try:
+        row = info.model.FromString(one.row)
+    except DecodeError as error:
+        raise RowError(f"expected a row of {info.name} to be a {info.proto.model}: {error}") from None
+    return write.put(info.own, row, one.expect, one.version)
+
+
+def _what(db: Database, table: str, index: str) -> tuple[TableInfo, IndexInfo | None]:
+    info = db.schema.table(table)
+    return info, info.index(index) if index else None
+
+
+def _row(key: bytes, value: bytes) -> store_pb2.Row:
+    return store_pb2.Row(key=key, row=keys.row_of(value), version=keys.version_of(value))
+
+
+def _check_unchanged(
+    db: Database, snapshot: int, read: Iterable[bytes], ranges: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Raises ConflictError if any of this may have changed since `snapshot`."""
+    found = db.tables.window.conflict(snapshot, read, ranges)
+    if found is not None:
+        raise ConflictError(
+            f"what this transaction reads was changed by commit {found[0]}, after it began at {snapshot};"
+            " run it again",
+            seq=found[0],
+            snapshot=snapshot,
+        )

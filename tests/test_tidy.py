@@ -22,7 +22,8 @@ FLOORS = (
     ("store",),
     ("audit", "migrations", "feed"),
     ("rpc",),
-    ("consumers", "console"),
+    ("consumers",),
+    ("console",),
     ("everlog",),
 )
 ROOMS = [room for floor in FLOORS for room in floor if (ROOT / room).is_dir()]

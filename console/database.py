@@ -1,0 +1,97 @@
+"""Database: one is created, dropped, or waited for, as a whole."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import click
+
+from everlog.console import text
+from everlog.console.opening import directory_of, is_remote, open_database, shown, waited_for
+from everlog.console.settings import Settings, common, pass_settings
+from everlog.store.errors import Error, OpenError
+
+
+@click.command()
+@common
+@pass_settings
+def create(settings: Settings) -> None:
+    """Creates an empty database. One that is there stays as it is.
+
+    \b
+    Examples:
+      everlog -u file:flights.db create
+    """
+    path = directory_of(settings.url)
+    there = path.exists() and any(path.iterdir())
+    with open_database(settings, create=True, read_only=there) as db:
+        if settings.json:
+            text.echo({"url": shown(db.url), "created": not there})
+        else:
+            click.echo(f"{'There already' if there else 'Created'}: {shown(db.url)}")
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common
+@pass_settings
+def drop(settings: Settings, *, yes: bool) -> None:
+    """Removes a database of this machine, its log included.
+
+    It asks first; where nobody can answer it wants --yes. A database that a process has open is
+    refused.
+
+    \b
+    Examples:
+      everlog -u file:scratch.db drop --yes
+    """
+    path = directory_of(settings.url)
+    if not path.exists():
+        if settings.json:
+            text.echo({"url": shown(settings.url), "dropped": False})
+        else:
+            click.echo(f"There is none: {shown(settings.url)}")
+        return
+    with open_database(settings) as db:  # it is one, and nobody else has it
+        rows = sum(table.rows for table in db.status().tables)
+        commits = db.head
+    if not yes:
+        what = f"{shown(settings.url)}, {rows:,} rows in {commits:,} commits"
+        if not sys.stdin.isatty():
+            raise Error(f"this would remove {what}, for ever; say --yes if that is meant")
+        click.confirm(f"Remove {what}, for ever?", abort=True, err=True)
+    shutil.rmtree(path)
+    if settings.json:
+        text.echo({"url": shown(settings.url), "dropped": True})
+    else:
+        click.echo(f"Dropped: {shown(settings.url)}")
+
+
+@click.command()
+@common
+@pass_settings
+def wait(settings: Settings) -> None:
+    """Waits until the database is there and can be opened.
+
+    \b
+    Examples:
+      everlog -u everlog://db.example.com/flights wait --wait-timeout 30s
+    """
+
+    def connect() -> None:
+        settings.wait = False
+        with open_database(settings, read_only=not is_remote(settings.url)) as db:
+            db.status()
+
+    what = shown(settings.url)
+    if not settings.json:
+        click.echo(f"Waiting for {what}", err=True)
+    try:
+        waited_for(connect, settings.wait_timeout_s)
+    except OpenError as error:
+        raise OpenError(f"{what} is not there: {error}", **error.facts) from None
+    if settings.json:
+        text.echo({"url": what, "ready": True})
+    else:
+        click.echo(f"Ready: {what}")

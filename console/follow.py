@@ -1,0 +1,107 @@
+"""Follow: a database is mirrored into another store, exactly once, until it is stopped."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import click
+
+from everlog.console import text
+from everlog.console.following import look_again
+from everlog.console.opening import open_database
+from everlog.console.progress import shown
+from everlog.console.settings import Settings, common, pass_settings
+from everlog.console.tables import TableName
+
+
+@click.command()
+@click.option("--from", "source", metavar="URL", help="The database to follow.  [default: that of --url]")
+@click.option("--to", "target", metavar="URL", required=True, help="Where to, as sqlite:PATH.")
+@click.option("--table", "tables", type=TableName(), multiple=True, help="Only this table; may be repeated.")
+@click.option("--until", type=int, metavar="SEQ", help="Stop after this commit.")
+@click.option("--once", is_flag=True, help="Stop at the newest commit there is now.")
+@click.option("--verify", "proof", is_flag=True, help="Then prove that both are equal; exit with 1 if not.")
+@common
+@pass_settings
+@click.pass_context
+def follow(
+    ctx: click.Context,
+    settings: Settings,
+    *,
+    source: str | None,
+    target: str,
+    tables: tuple[str, ...],
+    until: int | None,
+    once: bool,
+    proof: bool,
+) -> None:
+    """Mirrors tables into another store, and keeps them equal until it is stopped.
+
+    The position is stored with the rows: whatever stops it, it goes on exactly where it was. It
+    ends at --until, with --once, or by Ctrl-C or SIGTERM.
+
+    \b
+    Examples:
+      everlog follow --from everlog://db.example.com/flights --to sqlite:flights.sqlite
+      everlog -u file:flights.db follow --to sqlite:flights.sqlite --once --verify
+    """
+    from everlog.consumers import Follower, open_sink, verify
+    from everlog.feed.embedded import EmbeddedDatabase
+
+    settings.resume = "the same command goes on exactly where it stopped"
+    with (
+        open_database(settings, url=source, read_only=True) as db,
+        closing(open_sink(target)) as sink,
+        shown() as progress,
+        _stopped_by_sigterm() as stop,
+    ):
+        follower = Follower(db, sink, tables=tables, progress=progress)
+        beside = db if isinstance(db, EmbeddedDatabase) else None  # another process writes to it
+        done = follower.run(until=until, bounded=once or beside is not None, stop=stop)
+        while beside and not (once or stop.is_set() or (until and done.position.seq >= until)):
+            look_again(beside)
+            done = follower.run(until=until, bounded=True, stop=stop)
+        if settings.json:
+            text.echo(
+                {
+                    "target": sink.name,
+                    "seq": done.position.seq,
+                    "commits": done.commits,
+                    "changes": done.changes,
+                }
+            )
+        else:
+            click.echo(f"Followed: {sink.name} is at commit {done.position.seq:,}")
+        if proof:
+            _prove(ctx, settings, [str(one) for one in verify(db, sink, progress=progress)])
+
+
+def _prove(ctx: click.Context, settings: Settings, differences: list[str]) -> None:
+    for difference in differences:
+        text.echo({"difference": difference}) if settings.json else click.echo(difference)
+    if differences:
+        ctx.exit(1)
+    if not settings.json:
+        click.echo("Equal: every table, rows and content hash")
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets: the transaction at hand is finished first."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def told(*_: Any) -> None:
+        stop.set()
+
+    before = signal.signal(signal.SIGTERM, told)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)

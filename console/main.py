@@ -1,0 +1,115 @@
+"""Main: the command `everlog`, and how a command ends.
+
+    everlog [OPTIONS] COMMAND [ARGS]
+       │
+       ├─ settings.py      which database, which migrations
+       ├─ opening.py       the library's database behind a URL
+       └─ a command        prints what the library gives: a file each, or a few that belong together
+
+Exit codes: 0 done · 1 it could not be done, one sentence says why · 2 the command line is not one ·
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from everlog.console import (
+    care,
+    completion,
+    data,
+    database,
+    follow,
+    log,
+    new,
+    rows,
+    serve,
+    status,
+    testdata,
+    up,
+)
+from everlog.console.settings import Settings, common
+from everlog.store.errors import Error
+
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """The commands in the order in which one needs them, not in that of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`everlog COMMAND --help` has examples. Variables: DATABASE_URL,"
+    " EVERLOG_TOKEN, EVERLOG_MIGRATIONS_DIR.",
+)
+@common
+@click.version_option(package_name="everlog", message="everlog %(version)s")
+def cli() -> None:
+    """An embedded database that never forgets."""
+
+
+for command in (
+    new.new,
+    new.build,
+    up.up,
+    up.migrate,
+    status.status,
+    database.create,
+    database.drop,
+    database.wait,
+    data.import_,
+    data.export,
+    testdata.testdata,
+    rows.get,
+    rows.scan,
+    log.log,
+    serve.serve,
+    follow.follow,
+    care.check,
+    care.rebuild,
+    completion.completion,
+):
+    cli.add_command(command)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line and exits."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)  # a package of migrations is looked for where one stands
+    settings = Settings()
+    sys.exit(run(args, settings))
+
+
+def run(args: list[str] | None, settings: Settings) -> int:
+    """Runs the command line; returns its exit code. What goes wrong is one sentence."""
+    try:
+        code = cli.main(args, prog_name="everlog", standalone_mode=False, obj=settings)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Error as error:
+        return _say(f"error: {error}", 1)
+    except (click.Abort, KeyboardInterrupt):
+        return _say(f"interrupted{settings.resume and f'; {settings.resume}'}", INTERRUPTED)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever read has enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        place = f"{error.filename}: " if error.filename else ""
+        return _say(f"error: {place}{error.strerror or error}", 1)
+
+
+def _say(text: str, code: int) -> int:
+    click.echo(text, err=True)
+    return code

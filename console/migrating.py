@@ -1,0 +1,57 @@
+"""Migrating: the same calls whether the database is here or on a server.
+
+here         with the folders of --migrations-dir
+a server     with those that the server was started with
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from everlog.console.settings import Settings
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.store.errors import SchemaError
+
+if TYPE_CHECKING:
+    from everlog.console.opening import AnyDatabase
+    from everlog.migrations import MigrationInfo, PlannedMigration
+
+
+def status(db: AnyDatabase, settings: Settings) -> list[MigrationInfo]:
+    """All migrations that are known. Where there are no folders, and none were asked for, those of
+    the log."""
+    if not isinstance(db, EmbeddedDatabase):
+        from everlog.rpc import remote_migrations
+
+        return remote_migrations.status(db)
+    from everlog import migrations
+    from everlog.migrations.status import compare
+
+    try:
+        return migrations.status(db, settings.migrations)
+    except SchemaError:
+        if settings.migrations_or_none is None:  # the default directory is not here
+            return compare(db.migrations(), [])
+        raise
+
+
+def plan(db: AnyDatabase, settings: Settings, *, to: int | None) -> list[PlannedMigration]:
+    """What `apply` would do. Read-only."""
+    if not isinstance(db, EmbeddedDatabase):
+        from everlog.rpc import remote_migrations
+
+        return remote_migrations.plan(db, to=to)
+    from everlog import migrations
+
+    return migrations.plan(db, settings.migrations, to=to)
+
+
+def apply(db: AnyDatabase, settings: Settings, **how: Any) -> list[MigrationInfo]:
+    """Applies what is pending."""
+    if not isinstance(db, EmbeddedDatabase):
+        from everlog.rpc import remote_migrations
+
+        return remote_migrations.apply(db, **how)
+    from everlog import migrations
+
+    return migrations.apply(db, settings.migrations, **how)

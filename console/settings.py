@@ -1,0 +1,182 @@
+"""Settings: which database, which migrations, and how to speak: what every command takes.
+
+    -u URL, else the variable that --env names (DATABASE_URL), else the same variable in .env
+    -d DIR, else EVERLOG_MIGRATIONS_DIR, else `migrations`
+
+Each option is taken before the command as well as after it, as dbmate's users and everybody else
+write them. A variable that is set wins over the same one in a file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from everlog.store.errors import OpenError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+URL_VARIABLE = "DATABASE_URL"
+ENV_FILE = ".env"
+MIGRATIONS_VARIABLE = "EVERLOG_MIGRATIONS_DIR"
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+@dataclass
+class Settings:
+    """What the common options say. Variables are read when they are first needed."""
+
+    url_given: str | None = None
+    env: str = URL_VARIABLE
+    env_files: list[str] = field(default_factory=list)
+    migrations_given: str | None = None
+    wait: bool = False
+    wait_timeout_s: float = 60.0
+    json: bool = False
+    verbose: bool = False
+    # What to tell somebody who interrupts what runs now.
+    resume: str = ""
+    _files_read: bool = False
+
+    @property
+    def url(self) -> str:
+        """The database's URL. Raises OpenError if nobody said which."""
+        url = self.url_given or self._variable(self.env)
+        if not url:
+            raise OpenError(
+                f"expected the URL of a database, found none: give --url, or set {self.env}, in the"
+                f" environment or in {ENV_FILE}; as file:flights.db or everlog://host:7420/flights"
+            )
+        return url
+
+    @property
+    def migrations(self) -> str:
+        """The package or directory of the migrations."""
+        from everlog.migrations.folder import SOURCE
+
+        return self.migrations_given or self._variable(MIGRATIONS_VARIABLE) or SOURCE
+
+    @property
+    def migrations_or_none(self) -> str | None:
+        """The migrations that were asked for, if any were."""
+        return self.migrations_given or self._variable(MIGRATIONS_VARIABLE) or None
+
+    def _variable(self, name: str) -> str:
+        self.read_files()
+        return os.environ.get(name, "")
+
+    def read_files(self) -> None:
+        """Takes the variables of `.env`, or of the files that were named, into the environment."""
+        if self._files_read:
+            return
+        self._files_read = True
+        from dotenv import load_dotenv
+
+        for name in self.env_files or [ENV_FILE]:
+            if self.env_files and not Path(name).is_file():
+                raise OpenError(f"{name}: there is no such file; --env-file names one of variables to read")
+            load_dotenv(name, override=False)
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or as dbmate writes them: 60s, 1m30s."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, (int, float)):
+            return float(value)
+        found = _DURATION.fullmatch(value)
+        if not value or found is None:
+            self.fail(f"expected a duration like 60s or 1m30s, found {value!r}", param, ctx)
+        hours, minutes, seconds = (float(part or 0) for part in found.groups())
+        return hours * 3600 + minutes * 60 + seconds
+
+
+def common(command: F) -> F:
+    """Gives a command the options that all have."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def writes(command: F) -> F:
+    """Gives a command the options of those that commit: who, and why."""
+    for option in reversed(_WRITES):
+        command = option(command)
+    return command
+
+
+def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def keep(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+        if value is not None and value != ():
+            setattr(ctx.ensure_object(Settings), name, list(value) if isinstance(value, tuple) else value)
+
+    return keep
+
+
+def _common(*words: str, to: str, **attributes: Any) -> Callable[[F], F]:
+    return click.option(*words, expose_value=False, callback=_keep(to), **attributes)
+
+
+_OPTIONS = [
+    _common(
+        "-u",
+        "--url",
+        metavar="URL",
+        to="url_given",
+        help="The database: file:PATH or everlog://HOST:PORT/NAME.",
+    ),
+    _common(
+        "-e",
+        "--env",
+        metavar="NAME",
+        to="env",
+        help=f"Variable that holds the URL.  [default: {URL_VARIABLE}]",
+    ),
+    _common(
+        "--env-file",
+        metavar="FILE",
+        multiple=True,
+        to="env_files",
+        help=f"File of variables; may be repeated.  [default: {ENV_FILE}]",
+    ),
+    _common(
+        "-d",
+        "--migrations-dir",
+        metavar="DIR",
+        to="migrations_given",
+        help="Directory or package of the migrations.  [default: migrations]",
+    ),
+    _common(
+        "--wait",
+        is_flag=True,
+        default=None,
+        to="wait",
+        help="Wait for the database to become available first.",
+    ),
+    _common(
+        "--wait-timeout",
+        type=Duration(),
+        to="wait_timeout_s",
+        help="How long to wait for it.  [default: 60s]",
+    ),
+    _common("--json", is_flag=True, default=None, to="json", help="Print JSON, one object a line."),
+    _common("-v", "--verbose", is_flag=True, default=None, to="verbose", help="Tell more."),
+]
+
+_WRITES = [
+    click.option(
+        "--actor", default="", metavar="WHO", envvar="EVERLOG_ACTOR", help="Who does it, for the log."
+    ),
+    click.option("--reason", default="", metavar="WHY", help="Why, for the log."),
+]
+
+pass_settings = click.make_pass_decorator(Settings, ensure=True)

@@ -1,0 +1,98 @@
+"""Text: rows and keys as people type them and as programs read them.
+
+    airports JFK              ─▶ "JFK"                      each field of a key is a word
+    flights 2013 1 1 UA …     ─▶ (2013, 1, 1, "UA", …)
+    row                       ─▶ {"faa": "JFK", "tz": -5}   protobuf's JSON, names as in the model
+
+Words are read as cells of a CSV file are (everlog.migrations.values).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from google.protobuf import json_format, message_factory
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from everlog.migrations.values import expected, from_text
+from everlog.store.errors import RowError
+
+Path = tuple[FieldDescriptor, ...]
+
+
+def row_dict(row: Message) -> dict[str, Any]:
+    """A row as JSON values: fields that are not set are left out if they can be told from empty."""
+    pool: Any = row.DESCRIPTOR.file.pool
+    return json_format.MessageToDict(
+        row,
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=True,
+        descriptor_pool=pool,
+    )
+
+
+def dump(value: Any, *, indent: bool = False) -> str:
+    """JSON for a line, or for people."""
+    if indent:
+        return json.dumps(value, ensure_ascii=False, indent=2)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def echo(value: Any, *, indent: bool = False) -> None:
+    click.echo(dump(value, indent=indent))
+
+
+def values(fields: Sequence[Path], words: Iterable[str], role: str) -> Any:
+    """The value of the first of these fields, or a tuple of the first ones; None for no words.
+
+    Raises RowError naming the field whose word does not fit.
+    """
+    words = list(words)
+    if len(words) > len(fields):
+        raise RowError(
+            f"{role} has the fields {dotted(fields)}; found {len(words)} values: {' '.join(words)}"
+        )
+    found = tuple(_value(path, word, role) for path, word in zip(fields, words, strict=False))
+    return found[0] if len(found) == 1 else found or None
+
+
+def dotted(fields: Sequence[Path]) -> str:
+    return ", ".join(".".join(step.name for step in path) for path in fields)
+
+
+def plain(part: Any) -> Any:
+    """One value of a key, as JSON has it."""
+    if isinstance(part, Timestamp):
+        return part.ToJsonString()
+    return base64.b64encode(part).decode() if isinstance(part, bytes) else part
+
+
+def moment(time_ns: int) -> str:
+    """A time for people: 2026-01-05 09:30:00.123 in UTC."""
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(" ", "milliseconds").removesuffix("+00:00")
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _value(path: Path, word: str, role: str) -> Any:
+    field = path[-1]
+    owner: Any = field.containing_type
+    try:
+        return from_text(field, message_factory.GetMessageClass(owner))(word)
+    except (ValueError, TypeError) as error:
+        name = ".".join(step.name for step in path)
+        raise RowError(f"expected {expected(field)} for {name} in {role}, found {word!r} ({error})") from None

@@ -1,0 +1,113 @@
+"""Up: pending migrations are applied; `up` makes the database first, where there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from everlog.console import migrating, text
+from everlog.console.opening import directory_of, is_remote, open_database
+from everlog.console.progress import shown
+from everlog.console.settings import Settings, common, pass_settings, writes
+
+if TYPE_CHECKING:
+    from everlog.console.opening import AnyDatabase
+    from everlog.migrations import MigrationInfo
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _migrates(command: F) -> F:
+    for option in (
+        click.option(
+            "--to", type=int, metavar="VERSION", help="Up to this migration, and with it.  [default: all]"
+        ),
+        click.option("--dry-run", is_flag=True, help="Only print what would be done."),
+        click.option(
+            "--strict",
+            is_flag=True,
+            expose_value=False,
+            help="Refuse migrations that are out of order. everlog always does.",
+        ),
+    ):
+        command = option(command)
+    return writes(command)
+
+
+@click.command()
+@_migrates
+@common
+@pass_settings
+def up(settings: Settings, /, **options: Any) -> None:
+    """Creates the database if there is none, and applies pending migrations.
+
+    \b
+    Examples:
+      everlog -u file:flights.db -d flights/migrations up
+      everlog up --dry-run
+      everlog up --to 20260105093000 --actor ann --reason "release 12"
+    """
+    _apply(settings, create=True, **options)
+
+
+@click.command()
+@_migrates
+@common
+@pass_settings
+def migrate(settings: Settings, /, **options: Any) -> None:
+    """Applies pending migrations to a database that is there.
+
+    \b
+    Examples:
+      everlog migrate
+      everlog migrate --wait --wait-timeout 30s
+    """
+    _apply(settings, create=False, **options)
+
+
+def _apply(
+    settings: Settings, *, create: bool, to: int | None, dry_run: bool, actor: str, reason: str
+) -> None:
+    with _opened(settings, create=create, dry_run=dry_run) as db, shown() as progress:
+        if dry_run or settings.verbose:
+            for planned in migrating.plan(db, settings, to=to):
+                if settings.json:
+                    text.echo({"state": "planned", **_planned(planned)})
+                    continue
+                click.echo(f"{'Pending' if dry_run else 'Applying'}: {planned.title}")
+                for step in planned.steps:
+                    click.echo(f"  {step.text}{'' if step.instant else ', beside the live table'}")
+        if dry_run:
+            return
+        began = time.perf_counter()
+
+        def applied(info: MigrationInfo) -> None:
+            nonlocal began
+            took, began = time.perf_counter() - began, time.perf_counter()
+            if settings.json:
+                text.echo({"version": info.version, "name": info.name, "state": info.state, "seq": info.seq})
+            else:
+                click.echo(f"Applied: {info.title} in {took * 1000:,.0f}ms (commit {info.seq})")
+
+        settings.resume = "each migration was applied whole or not at all; run it again"
+        done = migrating.apply(
+            db, settings, to=to, actor=actor, reason=reason, progress=progress, applied=applied
+        )
+        if not done and not settings.json:
+            click.echo("Nothing to apply: the database is up to date")
+
+
+def _opened(settings: Settings, *, create: bool, dry_run: bool) -> AnyDatabase:
+    if not dry_run:
+        return open_database(settings, create=create)
+    if create and not is_remote(settings.url) and not directory_of(settings.url).exists():
+        return open_database(settings, url="memory:", create=True)  # what `up` would begin with
+    return open_database(settings, read_only=True)
+
+
+def _planned(planned: Any) -> dict[str, Any]:
+    steps = [{"text": step.text, "instant": step.instant, "rows": step.rows} for step in planned.steps]
+    return {"version": planned.version, "name": planned.name, "steps": steps}

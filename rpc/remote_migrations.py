@@ -1,0 +1,78 @@
+"""Remote migrations: the answers of the Migrations service as `everlog.migrations` gives them.
+
+The server works with the folders that it was started with; those of the client play no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from everlog.migrations.plan import PlannedMigration, PlannedStep
+from everlog.migrations.status import MigrationInfo, State
+from everlog.proto import migrations_pb2 as pb
+from everlog.proto import migrations_pb2_grpc
+from everlog.rpc.remote import RemoteDatabase
+from everlog.store.progress import OnProgress, Progress
+
+PLAN_S = 600.0
+
+
+def status(db: RemoteDatabase) -> list[MigrationInfo]:
+    """All migrations, oldest first. Read-only."""
+    request = pb.ListMigrationsRequest(database=db.channel.address.database)
+    return [_info(one) for one in db.channel.call(_stub(db).List, request).migrations]
+
+
+def plan(db: RemoteDatabase, *, to: int | None = None) -> list[PlannedMigration]:
+    """What `apply` would do with the same arguments. Read-only."""
+    request = pb.PlanRequest(database=db.channel.address.database, to=to or 0)
+    answer = db.channel.call(_stub(db).Plan, request, timeout_s=PLAN_S)
+    return [
+        PlannedMigration(
+            one.version, one.name, [PlannedStep(step.text, step.instant, step.rows) for step in one.steps]
+        )
+        for one in answer.migrations
+    ]
+
+
+def apply(
+    db: RemoteDatabase,
+    *,
+    to: int | None = None,
+    actor: str = "",
+    reason: str = "",
+    progress: OnProgress | None = None,
+    applied: Callable[[MigrationInfo], None] | None = None,
+) -> list[MigrationInfo]:
+    """Has the server apply what is pending; see `everlog.migrations.apply`.
+
+    If the connection breaks on the way, what was applied stays, and the server goes on.
+    """
+    request = pb.ApplyRequest(database=db.channel.address.database, to=to or 0, actor=actor, reason=reason)
+    stub, metadata = _stub(db), db.channel.metadata
+    done: list[MigrationInfo] = []
+    for answer in db.channel.stream(lambda: stub.Apply(request, metadata=metadata)):
+        if answer.finished:
+            info = MigrationInfo(answer.version, answer.name, State.APPLIED, seq=answer.seq, actor=actor)
+            done.append(info)
+            if applied is not None:
+                applied(info)
+        elif progress is not None:
+            progress(Progress(answer.step, answer.done, answer.total or None))
+    return done
+
+
+def _stub(db: RemoteDatabase) -> migrations_pb2_grpc.MigrationsStub:
+    return migrations_pb2_grpc.MigrationsStub(db.channel.grpc)
+
+
+def _info(info: pb.MigrationInfo) -> MigrationInfo:
+    return MigrationInfo(
+        info.version,
+        info.name,
+        State[pb.MigrationState.Name(info.state)],
+        info.applied_ns,
+        info.seq,
+        digest=info.digest,
+        folder_digest=info.folder_digest,
+    )

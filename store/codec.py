@@ -32,6 +32,7 @@ Decode = Callable[[bytes, int], tuple[Any, int]]
 
 _U64 = struct.Struct(">Q")
 _U64_PACK = _U64.pack
+_F32 = struct.Struct(">f")
 _F64 = struct.Struct(">d")
 _SECONDS_NANOS = struct.Struct(">QI")
 _SIGN = 1 << 63
@@ -56,6 +57,11 @@ def encode_float(value: float) -> bytes:
     return _U64_PACK(bits ^ (_MASK if bits & _SIGN else _SIGN))
 
 
+def encode_float32(value: float) -> bytes:
+    """A value given by hand means the one that a `float` field can hold. Raises OverflowError."""
+    return encode_float(_F32.unpack(_F32.pack(value))[0])
+
+
 def encode_bytes(value: bytes) -> bytes:
     if b"\x00" in value:
         value = value.replace(b"\x00", b"\x00\xff")
@@ -63,7 +69,10 @@ def encode_bytes(value: bytes) -> bytes:
 
 
 def encode_string(value: str) -> bytes:
-    return encode_bytes(value.encode())
+    raw = value.encode()
+    if b"\x00" in raw:
+        raw = raw.replace(b"\x00", b"\x00\xff")
+    return raw + b"\x00\x01"
 
 
 def encode_timestamp(value: Timestamp) -> bytes:

@@ -40,7 +40,8 @@ class Kind(Generic[T]):
 
 _INT = ((int,), codec.encode_int, codec.decode_int)
 _UINT = ((int,), codec.encode_uint, codec.decode_uint)
-_FLOAT = ((float, int), codec.encode_float, codec.decode_float)
+_FLOAT = ((float, int), codec.encode_float32, codec.decode_float)
+_DOUBLE = ((float, int), codec.encode_float, codec.decode_float)
 
 BOOL = Kind[bool]("bool", FD.TYPE_BOOL, (bool,), codec.encode_bool, codec.decode_bool)
 INT32 = Kind[int]("int32", FD.TYPE_INT32, *_INT)
@@ -54,7 +55,7 @@ UINT64 = Kind[int]("uint64", FD.TYPE_UINT64, *_UINT)
 FIXED32 = Kind[int]("fixed32", FD.TYPE_FIXED32, *_UINT)
 FIXED64 = Kind[int]("fixed64", FD.TYPE_FIXED64, *_UINT)
 FLOAT = Kind[float]("float", FD.TYPE_FLOAT, *_FLOAT)
-DOUBLE = Kind[float]("double", FD.TYPE_DOUBLE, *_FLOAT)
+DOUBLE = Kind[float]("double", FD.TYPE_DOUBLE, *_DOUBLE)
 STRING = Kind[str]("string", FD.TYPE_STRING, (str,), codec.encode_string, codec.decode_string)
 BYTES = Kind[bytes]("bytes", FD.TYPE_BYTES, (bytes,), codec.encode_bytes, codec.decode_bytes)
 ENUM = Kind[int]("enum", FD.TYPE_ENUM, *_INT)

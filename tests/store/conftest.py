@@ -1,0 +1,44 @@
+"""Databases that are checked when they are closed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlog.store.database import Database
+from everlog.store.errors import ClosedError
+from tests.store.models import open_flights
+
+Opener = Callable[..., Database]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the test's database lies, or will."""
+    return tmp_path / "db"
+
+
+@pytest.fixture
+def opening(path: Path) -> Iterator[Opener]:
+    """Opens the test's database, with its tables. Whatever is open at the end is checked."""
+    opened: list[Database] = []
+
+    def open_it(*tables: Any, at: Path = path, **options: Any) -> Database:
+        db = open_flights(at, *tables, **options)
+        opened.append(db)
+        return db
+
+    yield open_it
+    for db in opened:
+        with contextlib.suppress(ClosedError):
+            assert list(db.check()) == []
+        db.close()
+
+
+@pytest.fixture
+def db(opening: Opener) -> Database:
+    return opening()

@@ -5,7 +5,7 @@ from functools import partial
 
 import msgspec
 
-from benchmarks import commit, load, read
+from benchmarks import commit, fan_out, feed, latency, load, opening, read, rebuild
 from benchmarks.measure import Measure, Run
 
 Subject = Callable[[Run], "Measure | list[Measure]"]
@@ -18,6 +18,8 @@ class Bench(msgspec.Struct):
     n: int
     subjects: dict[str, Subject]
 
+
+OPENED = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000}
 
 _ALL = [
     Bench(
@@ -68,5 +70,30 @@ _ALL = [
         },
     ),
     Bench("scan", 200_000, {"everlog": read.everlog_scan, "sqlite": read.sqlite_scan, "raw": read.raw_scan}),
+    Bench("feed", 1_000_000, {"everlog": feed.everlog, "raw": feed.raw}),
+    Bench("latency", 2_000, {"everlog": latency.everlog, "raw": latency.raw}),
+    Bench(
+        "latency_remote",
+        2_000,
+        {
+            "everlog": partial(latency.everlog, remote=True),
+            "raw": partial(latency.raw, remote=True),
+        },
+    ),
+    Bench("fan_out", 2_000, {"everlog": fan_out.everlog, "raw": fan_out.raw}),
+    Bench("rebuild_1000", 1_000_000, {"everlog": partial(rebuild.everlog, size=1000)}),
+    Bench("rebuild_1", 200_000, {"everlog": partial(rebuild.everlog, size=1)}),
+    *(
+        Bench(
+            f"open_{name}{'_killed' if killed else ''}",
+            n,
+            {
+                "everlog": partial(opening.everlog, killed=killed),
+                "sqlite": partial(opening.sqlite, killed=killed),
+            },
+        )
+        for name, n in OPENED.items()
+        for killed in (False, True)
+    ),
 ]
 BENCHES = {bench.name: bench for bench in _ALL}

@@ -82,8 +82,13 @@ def _rate(name: str, figures: dict[str, float] | None) -> str:
 
 
 def _ratio(found: Found, name: str, peer: str) -> str:
+    """How many times as fast as the peer."""
     ours, theirs = found.get((name, "everlog")), found.get((name, peer))
-    return f"{ours['rate'] / theirs['rate']:.2f}" if ours and theirs else ""
+    if not ours or not theirs:
+        return ""
+    if UNITS.get(name) == "p50_us":
+        return f"{theirs['p50_us'] / ours['p50_us']:.2f}"
+    return f"{ours['rate'] / theirs['rate']:.2f}"
 
 
 def _verdict(limits: tuple[Limit, ...], name: str, found: Found) -> str:

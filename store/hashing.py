@@ -48,7 +48,7 @@ def content_hash(pairs: Iterable[tuple[bytes, bytes]]) -> TableHash:
 def canonical(info: TableInfo, row: bytes) -> bytes:
     """The row as everybody who has the same row serialises it. Raises CorruptionError."""
     message = info.parse(row)
-    message.DiscardUnknownFields()  # type: ignore[no-untyped-call]
+    message.DiscardUnknownFields()
     return message.SerializeToString(deterministic=True)
 
 

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 from everlog.proto import log_pb2
 from everlog.store import head as files
@@ -45,6 +46,7 @@ class Log:
         self._listeners: list[Callable[[], None]] = []
         self._recent: dict[int, bytes] = {}  # the newest records, for those who follow at the tail
         self._recent_bytes = 0
+        self._recent_first = 0
         self._head_file_at = time.monotonic()
         self._sync_lock = threading.Lock()
         self.reopen()
@@ -69,13 +71,15 @@ class Log:
         else:
             self._engine.append_records([(_key(seq + at), one) for at, one in enumerate(framed, 1)])
         recent, size = self._recent, self._recent_bytes
+        if not recent:
+            self._recent_first = seq + 1
         for one in framed:
             seq += 1
             recent[seq] = one
             size += len(one)
         while size > RECENT_BYTES_MAX:
-            oldest = next(iter(recent))
-            size -= len(recent.pop(oldest))
+            size -= len(recent.pop(self._recent_first))
+            self._recent_first += 1
         self._recent_bytes = size
         self.written = seq
         self.oldest = self.oldest or 1
@@ -182,7 +186,9 @@ class Log:
         seq = max(after, self.oldest - 1)
         while seq < last:
             with translated(f"reading record {seq + 1} of the log"):
-                chunk = list(islice(self._cf.items(from_key=_key(seq + 1)), min(512, last - seq)))
+                chunk: list[tuple[Any, bytes]] = list(
+                    islice(self._cf.items(from_key=_key(seq + 1)), min(512, last - seq))
+                )
             if not chunk:
                 raise self._missing(seq, last)
             for key, framed in chunk:

@@ -22,8 +22,12 @@ from everlog.store.errors import CorruptionError
 from everlog.store.keys import APPLIED, HEADER, SEQ
 from everlog.store.schema import IndexInfo, Schema, TableInfo
 from everlog.store.view import View
+from everlog.store.write import Write
 
 ROWS_PER_BATCH = 4096
+PREFIX_SIZE = keys.PREFIX.size
+NO_VALUES: list[bytes] = []
+PUT = log_pb2.PUT
 
 
 class Batch(Protocol):
@@ -42,6 +46,10 @@ class Target(Protocol):
     @property
     def view(self) -> View: ...
 
+    @property
+    def get(self) -> Callable[[bytes], bytes | None]:
+        """`view.get` without a seam: RocksDB's errors come as they are."""
+
     def batch(self) -> Batch: ...
 
     def write(self, writes: Batch) -> None:
@@ -55,54 +63,70 @@ class Effects:
     """What a group of commits does to the tables."""
 
     def __init__(self, target: Target, counts: dict[int, int]) -> None:
-        self._target = target
         self.writes = target.batch()
-        self._rows: dict[bytes, bytes | None] = {}
+        self.size = 0
+        self.uniques: dict[bytes, bytes | None] = {}  # values -> key of the row that has them now
+        self.rows: dict[bytes, bytes | None] = {}  # whole key -> value, None: deleted
+        self.stored = target.get
         self._counts = counts
         self._deltas: dict[int, int] = {}
-        self.uniques: dict[bytes, bytes | None] = {}  # values -> key of the row that has them now
-        self.size = 0
 
     def old(self, full: bytes) -> bytes | None:
         """The row's value as the next commit of the group finds it."""
-        rows = self._rows
-        return rows[full] if full in rows else self._target.view.get(full)
+        rows = self.rows
+        return rows[full] if full in rows else self.stored(full)
 
     def row(
-        self, info: TableInfo, full: bytes, value: bytes | None, old: bytes | None, values: list[bytes]
-    ) -> list[bytes]:
-        """Puts (or, with None, deletes) a row and its index entries. Returns the keys touched."""
+        self,
+        touched: list[bytes],
+        info: TableInfo,
+        full: bytes,
+        value: bytes | None,
+        old: bytes | None,
+        values: list[bytes],
+    ) -> None:
+        """Puts (or, with None, deletes) a row and its index entries; notes the keys touched."""
         writes = self.writes
-        touched = [full]
         if value is None:
             del writes[full]
         else:
             writes[full] = value
-        self._rows[full] = value
+        touched.append(full)
+        self.rows[full] = value
         self.size += 1
-        if (old is None) != (value is None):
-            space = info.space
-            self._deltas[space] = self._deltas.get(space, 0) + (1 if old is None else -1)
-        if info.indexes:
-            key = full[keys.PREFIX.size :]
-            if old is not None:
-                gone = old_values(info, old)
-                if gone != values:
-                    for before in gone:
-                        if before not in values:
-                            entry = before + key
-                            del writes[entry]
-                            touched.append(entry)
-                    for after in values:
-                        if after not in gone:
-                            entry = after + key
-                            writes[entry] = b""
-                            touched.append(entry)
-            else:
-                for after in values:
-                    entry = after + key
-                    writes[entry] = b""
-                    touched.append(entry)
+        if old is None or value is None:
+            deltas, space = self._deltas, info.space
+            deltas[space] = deltas.get(space, 0) + (1 if old is None else -1)
+        if old is None:
+            for after in values:
+                entry = after + full[PREFIX_SIZE:]
+                writes[entry] = b""
+                touched.append(entry)
+        elif info.indexes:
+            self._move(touched, full[PREFIX_SIZE:], old_values(info, old), values)
+
+    def _move(self, touched: list[bytes], key: bytes, gone: list[bytes], values: list[bytes]) -> None:
+        """Index entries of a row that was there before."""
+        writes = self.writes
+        for before in gone:
+            if before not in values:
+                entry = before + key
+                del writes[entry]
+                touched.append(entry)
+        for after in values:
+            if after not in gone:
+                entry = after + key
+                writes[entry] = b""
+                touched.append(entry)
+
+    def rows_of(self, rows: list[tuple[Write, bytes | None]], header: bytes) -> list[bytes]:
+        """The rows of a transaction, each with the value it replaces. Returns the keys touched."""
+        touched: list[bytes] = []
+        for write, old in rows:
+            if write.op == PUT:
+                self.row(touched, write.info, write.full, header + write.row, old, write.values)
+            elif old is not None:
+                self.row(touched, write.info, write.full, None, old, NO_VALUES)
         return touched
 
     def finish(self, seq: int, checksum: int) -> Batch:
@@ -172,7 +196,9 @@ class Projector:
     def _rows(self, commit: log_pb2.Commit) -> None:
         effects, spaces, seq = self._effects, self.schema.spaces, commit.seq
         info: TableInfo | None = None
+        prefix, indexed = b"", False
         header = HEADER.pack(0, seq)
+        touched: list[bytes] = []
         for change in commit.changes:
             if info is None or info.space != change.space:
                 info = spaces.get(change.space)
@@ -184,7 +210,7 @@ class Projector:
             full = prefix + change.key
             old = effects.old(full) if change.prior else None
             if change.op == log_pb2.DELETE:
-                effects.row(info, full, None, old, [])
+                effects.row(touched, info, full, None, old, NO_VALUES)
                 continue
             row = change.row
             if change.version or change.expires_ns or change.key_id:
@@ -193,7 +219,9 @@ class Projector:
                 )
             else:
                 value = header + row
-            effects.row(info, full, value, old, info.own.values(info.parse(row), row) if indexed else [])
+            effects.row(
+                touched, info, full, value, old, info.own.values(info.parse(row), row) if indexed else []
+            )
 
     def flush(self) -> None:
         """Writes what was gathered."""

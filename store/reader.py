@@ -14,9 +14,10 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from everlog.store.binding import Binding
 from everlog.store.errors import CorruptionError, RowError, SchemaError
 from everlog.store.keys import HEADER_SIZE, row_of, version_of
-from everlog.store.schema import Binding, IndexInfo, Schema
+from everlog.store.schema import IndexInfo, Schema
 from everlog.store.source import Entry, Source
 from everlog.store.span import Span, span
 from everlog.store.table import Index, Table

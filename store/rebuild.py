@@ -51,8 +51,8 @@ def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
             replay(log, projector, log.written, progress)
             old = tables.switch(target, name, projector)
     except BaseException:
-        handle = target.handle = None
-        family = target.family = None  # type: ignore[assignment]
+        target.forget()
+        del family, handle
         engine.drop_family(name)
         raise
     engine.drop_family(old)

@@ -111,7 +111,7 @@ def unframe(framed: bytes, seq: int) -> bytes:
             raise CorruptionError("its checksum does not match its bytes")
     except (CorruptionError, IndexError) as error:
         raise CorruptionError(
-            f"record {seq} of the log is damaged: {error or 'it is empty'}; the records before it"
+            f"record {seq} of the log is damaged: {str(error) or 'it is empty'}; the records before it"
             " can be read. Restore a backup, or `everlog repair` cuts the log before it",
             seq=seq,
         ) from None

@@ -9,10 +9,10 @@ log carries, so that nothing in them is unknown.
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf import message_factory
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from everlog.store.kinds import kind_of
@@ -32,7 +32,12 @@ def table_of(info: TableInfo) -> Table[Message, Any]:
 
 def _field(path: tuple[FieldDescriptor, ...]) -> Field[Any]:
     steps = [
-        Field(message_factory.GetMessageClass(step.containing_type), step.name, step.number, kind_of(step))
+        Field(
+            message_factory.GetMessageClass(cast(Descriptor, step.containing_type)),
+            step.name,
+            step.number,
+            kind_of(step),
+        )
         for step in path
     ]
     return reduce(Field.then, steps)

@@ -75,14 +75,14 @@ class LocalSource:
         for full, _ in items:
             order = full[skip:]
             key = index.key_in(order)
-            value = get(rows + key)
-            if value is None:
+            found = get(rows + key)
+            if found is None:
                 raise CorruptionError(
                     f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, but there is"
                     " no such row; `everlog check` tells more, `everlog repair --tables` mends it",
                     place=full.hex(),
                 )
-            yield Entry(order, key, value)
+            yield Entry(order, key, found)
 
     def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
         prefix = info.row_prefix if index is None else index.prefix

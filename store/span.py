@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from google.protobuf.descriptor import FieldDescriptor
-
 from everlog.store import codec
 from everlog.store.errors import RowError
+from everlog.store.kinds import BYTES, STRING, kind_of
 from everlog.store.schema import IndexInfo, TableInfo
 
 
@@ -64,9 +63,8 @@ def span(
 def _text_prefix(info: TableInfo, index: IndexInfo | None, equals: Any, text: str | bytes) -> bytes:
     fields = info.key_fields if index is None else index.fields
     at = 0 if equals is None else len(equals) if isinstance(equals, tuple) else 1
-    wanted = {FieldDescriptor.TYPE_STRING: str, FieldDescriptor.TYPE_BYTES: bytes}
-    found = wanted.get(fields[at][-1].type) if at < len(fields) else None
-    if found is None or not isinstance(text, found):
+    kind = kind_of(fields[at][-1]) if at < len(fields) else None
+    if kind not in (STRING, BYTES) or not isinstance(text, kind.types):
         raise RowError(
             f"starts_with={text!r} needs a field of that type at position {at} of"
             f" {info.name if index is None else f'{info.name}.{index.name}'}"

@@ -8,6 +8,7 @@ Invariants
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from rocksdict import ColumnFamily, Rdict, WriteBatch
 
@@ -33,8 +34,17 @@ class FamilyTarget:
         self.handle = handle
         self.view: View = LiveView(engine) if family is None else FamilyView(family)
 
+    def forget(self) -> None:
+        """Lets go of the column family: it can be dropped."""
+        self.family = self.handle = None
+        self.view = LiveView(self._engine)
+
+    @property
+    def get(self) -> Callable[[bytes], bytes | None]:
+        return self._engine.get if self.family is None else self.family.get
+
     def batch(self) -> Batch:
-        writes = WriteBatch(raw_mode=True)
+        writes = WriteBatch(True)
         writes.set_default_column_family(self.handle or self._engine.data_handle)
         return writes
 
@@ -58,6 +68,10 @@ class MemoryTarget:
     def over(self, base: View) -> View:
         """Another view of the same tables with what was projected put over it."""
         return Overlay(base, self._over)
+
+    @property
+    def get(self) -> Callable[[bytes], bytes | None]:
+        return self.view.get
 
     def batch(self) -> Batch:
         return _MemoryBatch()
@@ -98,7 +112,7 @@ class Tables:
     def project(self, effects: Effects, seq: int, checksum: int) -> None:
         """Writes what a group of commits does."""
         writes = effects.finish(seq, checksum)
-        with self._lock:
+        with self._lock:  # a snapshot and its seq belong together
             self.target.write(writes)
             self.applied = seq
 
@@ -145,7 +159,7 @@ class Tables:
 def read_applied(view: View) -> tuple[int, int]:
     """Seq and checksum of the last record that is projected."""
     value = view.get(keys.NOTE_APPLIED)
-    return keys.APPLIED.unpack(value) if value else (0, 0)  # type: ignore[return-value]
+    return keys.APPLIED.unpack(value) if value else (0, 0)
 
 
 def read_counts(view: View) -> dict[int, int]:

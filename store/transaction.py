@@ -25,9 +25,10 @@ from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
 from everlog.store import write as writes
+from everlog.store.binding import Binding
 from everlog.store.errors import ClosedError, PreconditionError
 from everlog.store.reader import Reader
-from everlog.store.schema import Binding, IndexInfo, Schema, TableInfo
+from everlog.store.schema import IndexInfo, Schema, TableInfo
 from everlog.store.source import Entry, Pending, Source
 from everlog.store.span import Span
 from everlog.store.table import Table
@@ -115,7 +116,8 @@ class Transaction(Reader):
     def commit(self) -> CommitResult:
         """Commits. Raises ConflictError, PreconditionError, UniqueError, DiskError; after any
         error but a DiskError with an unknown outcome, nothing was written."""
-        self._check_open()
+        if self._done:
+            self._check_open()
         self._done = True
         self.result = self._host._commit(self) if self.writes else CommitResult(0)
         self._base = None

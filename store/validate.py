@@ -41,12 +41,13 @@ class Validator:
             self._reads(transaction)
         rows: Rows = []
         unique = False
-        for write in transaction.writes.values():
+        seen, stored = effects.rows, effects.stored
+        for full, write in transaction.writes.items():
             if write.info.schema is not schema:
                 raise ConflictError(
                     f"the schema changed to version {schema.version} while this transaction ran; run it again"
                 )
-            old = effects.old(write.full)
+            old = seen[full] if full in seen else stored(full)
             if write.expect:
                 _expect(write, old)
             rows.append((write, old))

@@ -9,8 +9,9 @@ from google.protobuf.message import EncodeError, Message
 
 from everlog.proto import log_pb2
 from everlog.store import keys
+from everlog.store.binding import Binding
 from everlog.store.errors import RowError
-from everlog.store.schema import Binding, TableInfo
+from everlog.store.schema import TableInfo
 from everlog.store.table import Table
 
 

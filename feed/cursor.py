@@ -36,7 +36,7 @@ def check(after: int | log_pb2.Cursor, log: Positions, database: bytes) -> int:
     Raises CursorError if the log cannot go on from there: `why` is "ahead", "removed" or
     "diverged".
     """
-    cursor = log_pb2.Cursor(seq=_natural(after)) if isinstance(after, int) else after
+    cursor = of(after)
     seq = cursor.seq
     if cursor.database and cursor.database != database:
         raise CursorError(
@@ -75,6 +75,17 @@ def check(after: int | log_pb2.Cursor, log: Positions, database: bytes) -> int:
     return seq
 
 
+def of(after: int | log_pb2.Cursor) -> log_pb2.Cursor:
+    """A cursor as it is, or one of a mere seq. Raises CursorError for a negative one."""
+    if not isinstance(after, int):
+        return after
+    if after < 0:
+        raise CursorError(
+            f"expected a seq of 0 or more to start after, found {after}", why="unclear", seq=after
+        )
+    return log_pb2.Cursor(seq=after)
+
+
 def show(cursor: log_pb2.Cursor) -> str:
     """The cursor as text."""
     return f"{name(cursor.database)}:{cursor.seq}:{cursor.checksum:08x}"
@@ -96,9 +107,3 @@ def parse(text: str) -> log_pb2.Cursor:
 def name(database: bytes) -> str:
     """A database's UUID for people."""
     return str(uuid.UUID(bytes=database)) if len(database) == 16 else database.hex() or "(none)"
-
-
-def _natural(seq: int) -> int:
-    if seq < 0:
-        raise CursorError(f"expected a seq of 0 or more to start after, found {seq}", why="unclear", seq=seq)
-    return seq

@@ -15,7 +15,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
 from everlog.proto import log_pb2
@@ -31,13 +31,14 @@ class TableFilter(NamedTuple):
     spaces: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, names: Iterable[str], schema: log_pb2.Schema, newest: log_pb2.Schema) -> Self:
-        """A filter from where `schema` is in force; `newest` is the one at the head.
+    def of(cls, names: Iterable[str], schema: log_pb2.Schema, schemas: Sequence[log_pb2.Schema]) -> Self:
+        """A filter from where `schema` is in force; `schemas` are all that ever were, so that a
+        table is followed under the names that it had and will have.
 
-        Raises SchemaError for a name that neither has.
+        Raises SchemaError for a name that no table ever had.
         """
         wanted = frozenset(names)
-        known = {table.name for table in (*schema.tables, *newest.tables)}
+        known = {table.name for schema in schemas for table in schema.tables}
         unknown = sorted(wanted - known)
         if unknown:
             raise SchemaError(
@@ -45,7 +46,10 @@ class TableFilter(NamedTuple):
                 f" {', '.join(sorted(known)) or 'none; apply their migration first'}",
                 table=unknown[0],
             )
-        return cls(wanted).learn(newest).learn(schema)
+        only = cls(wanted)
+        for one in (*schemas, schema):
+            only = only.learn(one)
+        return only
 
     def learn(self, schema: log_pb2.Schema) -> Self:
         """The filter once `schema` is in force."""

@@ -52,7 +52,10 @@ class Subscription:
         self.done = False
         names = tuple(tables)
         schema = origin.schema_at(self.position)
-        self._only = TableFilter.of(names, schema, origin.schema_at(head)) if names else None
+        self._only: TableFilter | None = None
+        if names:
+            schemas = [record.migration.schema for record in origin.migrations()]
+            self._only = TableFilter.of(names, schema, schemas)
         self._opening: bytes | None = message.build(b"", self._mark(), schema)
         self._told = -1  # position of the last mark sent
         self._told_live = False

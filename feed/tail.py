@@ -26,6 +26,7 @@ from typing import NamedTuple, Protocol
 from everlog.feed import cursor, message
 from everlog.feed.filter import TableFilter
 from everlog.proto import feed_pb2, log_pb2
+from everlog.store.migrate import Recorded
 
 MESSAGE_BYTES_MAX = 256 << 10
 SHARED_MAX = 32
@@ -53,6 +54,8 @@ class Origin(Protocol):
     def log(self) -> Log: ...
 
     def schema_at(self, seq: int, /) -> log_pb2.Schema: ...
+
+    def migrations(self) -> list[Recorded]: ...
 
 
 class Message(NamedTuple):

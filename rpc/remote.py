@@ -28,10 +28,10 @@ from everlog.rpc.remote_admin import RemoteAdmin
 from everlog.rpc.remote_commit import request_of
 from everlog.rpc.remote_feed import RemoteBatches
 from everlog.rpc.remote_load import RemoteLoad
-from everlog.rpc.remote_source import RemoteSource, moved_meanwhile
+from everlog.rpc.remote_source import RemoteSource
 from everlog.store.binding import Binding
 from everlog.store.database import Snapshot, Writer
-from everlog.store.errors import ReadOnlyError, SchemaError
+from everlog.store.errors import ConflictError, ReadOnlyError, SchemaError
 from everlog.store.hashing import TableHash
 from everlog.store.load import IMPORT, LoadResult
 from everlog.store.progress import OnProgress
@@ -251,12 +251,13 @@ class Session:
         transaction.snapshot = self._source.snapshot
         request = request_of(transaction, self.schema, transaction.snapshot, self._channel.address.database)
         stub = store_pb2_grpc.StoreStub(self._channel.grpc)
-        try:
-            answer = self._channel.call(
-                stub.Commit, request, timeout_s=COMMIT_S, metadata=self._source.metadata
-            )
-        except SchemaError as error:
-            if "moved" not in error.facts:
-                raise
-            raise moved_meanwhile(self._db.refresh_schema().version) from error
-        return CommitResult(answer.position.seq, answer.time_ns, answer.position.checksum)
+        for _ in range(2):
+            try:
+                answer = self._channel.call(
+                    stub.Commit, request, timeout_s=COMMIT_S, metadata=self._source.metadata
+                )
+            except SchemaError as error:
+                self._source.moved(error)
+            else:
+                return CommitResult(answer.position.seq, answer.time_ns, answer.position.checksum)
+        raise ConflictError("the schema changed twice while this transaction was committed; run it again")

@@ -17,7 +17,7 @@ from typing import Any
 
 import grpc
 
-from everlog.feed import message
+from everlog.feed import cursor, message
 from everlog.feed.message import FeedBatch
 from everlog.proto import feed_pb2, log_pb2
 from everlog.rpc import status
@@ -56,7 +56,7 @@ class RemoteBatches:
         if now:
             self._request.now = True
         else:
-            self._request.after.CopyFrom(log_pb2.Cursor(seq=after) if isinstance(after, int) else after)
+            self._request.after.CopyFrom(cursor.of(after))
         self._closed = threading.Event()
         self._patience = channel.patience()
         self._call: Any = None

@@ -61,7 +61,8 @@ class RemoteLoad:
         self._connect()
         skipped = self._rows
         try:
-            for request in () if self._finished else _requests(table, binding, islice(rows, skipped, None)):
+            source = iter(()) if self._finished else _requests(table, binding, islice(rows, skipped, None))
+            for request in self._until_it_fails(source):
                 self._unanswered.append(request)
                 self._requests.put(request)
                 commits += 1
@@ -73,6 +74,15 @@ class RemoteLoad:
         finally:
             self._requests.put(None)
             self._answers.cancel()
+
+    def _until_it_fails(self, source: Iterator[store_pb2.LoadRequest]) -> Iterator[store_pb2.LoadRequest]:
+        """Where the rows come from may fail: then what was sent before is on disk."""
+        try:
+            yield from source
+        except Exception:
+            while self._unanswered:
+                self._answer()
+            raise
 
     def _answer(self) -> None:
         """Waits until the oldest chunk that is under way is on disk."""

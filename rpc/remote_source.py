@@ -36,6 +36,7 @@ class RemoteSource:
         self._channel = channel
         self._database = channel.address.database
         self._stub = store_pb2_grpc.StoreStub(channel.grpc)
+        self._schema = schema
         self._version = schema.version
         self._refresh = refresh
         self._pinned = pinned
@@ -45,7 +46,7 @@ class RemoteSource:
         request = store_pb2.GetRequest(
             database=self._database, table=info.name, key=key, snapshot=self.snapshot
         )
-        answer = self._call(self._stub.Get, request, info)
+        answer = self._call(self._stub.Get, request)
         self._read_at(answer.seq)
         return _value(answer.row) if answer.HasField("row") else None
 
@@ -53,7 +54,7 @@ class RemoteSource:
         request = store_pb2.BatchGetRequest(
             database=self._database, table=info.name, keys=keys, snapshot=self.snapshot
         )
-        answer = self._call(self._stub.BatchGet, request, info)
+        answer = self._call(self._stub.BatchGet, request)
         self._read_at(answer.seq)
         return [_value(row) if row.key else None for row in answer.rows]
 
@@ -72,7 +73,7 @@ class RemoteSource:
             limit=limit or 0,
             snapshot=self.snapshot,
         )
-        for page in self._pages(request, info, index):
+        for page in self._pages(request):
             self._read_at(page.seq)
             for row in page.rows:
                 key = row.key
@@ -87,7 +88,7 @@ class RemoteSource:
             end=span.end,
             snapshot=self.snapshot,
         )
-        answer = self._call(self._stub.Count, request, info, index)
+        answer = self._call(self._stub.Count, request)
         self._read_at(answer.seq)
         return answer.count
 
@@ -96,48 +97,50 @@ class RemoteSource:
         """Which schema a request was encoded by."""
         return ((SCHEMA_KEY, str(self._version)),)
 
-    def _call(self, method: Unary[Q, A], request: Q, info: TableInfo, index: IndexInfo | None = None) -> A:
+    def _call(self, method: Unary[Q, A], request: Q) -> A:
         try:
             return self._channel.call(method, request, metadata=self.metadata)
         except SchemaError as error:
-            self._moved(error, info, index)
+            self.moved(error)
             return self._channel.call(method, request, metadata=self.metadata)
 
-    def _pages(
-        self, request: store_pb2.ScanRequest, info: TableInfo, index: IndexInfo | None
-    ) -> Iterator[store_pb2.ScanResponse]:
+    def _pages(self, request: store_pb2.ScanRequest) -> Iterator[store_pb2.ScanResponse]:
         def start() -> Iterator[store_pb2.ScanResponse]:
             return self._stub.Scan(request, metadata=self._channel.metadata + self.metadata)
 
         try:
             yield from self._channel.stream(start)
         except SchemaError as error:
-            self._moved(error, info, index)
+            self.moved(error)
             yield from self._channel.stream(start)
 
-    def _moved(self, error: SchemaError, info: TableInfo, index: IndexInfo | None) -> None:
-        """Returns if the same request means the same under the schema now in force."""
+    def moved(self, error: SchemaError) -> None:
+        """Returns if what was encoded means the same under the schema that is now in force, so
+        that it can be sent again. Raises ConflictError, and `error` if it is about another thing."""
         if "moved" not in error.facts:
             raise error
-        schema = self._refresh()
-        if self._pinned:
-            raise moved_meanwhile(schema.version) from error
-        now = schema.table(info.name)
-        same_index = index is None or now.index(index.name).proto == index.proto
-        if now.space != info.space or not same_index:
+        now = self._refresh()
+        if (self._pinned and self.snapshot) or not means_the_same(self._schema, now):
             raise ConflictError(
-                f"the schema changed to version {schema.version} while {info.name} was read; read again"
+                f"the schema changed to version {now.version} while this was under way; run it again"
             ) from error
-        self._version = schema.version
+        self._version = now.version
 
     def _read_at(self, seq: int) -> None:
         if self._pinned and not self.snapshot:
             self.snapshot = seq
 
 
-def moved_meanwhile(version: int) -> ConflictError:
-    """What a transaction under an older schema ends with, here as embedded."""
-    return ConflictError(f"the schema changed to version {version} while this transaction ran; run it again")
+def means_the_same(before: Schema, now: Schema) -> bool:
+    """Whether keys and index values encoded by `before` are the same by `now`."""
+    for name, info in before.tables.items():
+        table = now.tables.get(name)
+        if table is None or table.space != info.space:
+            return False
+        for index in info.indexes.values():
+            if index.name not in table.indexes or table.indexes[index.name].proto != index.proto:
+                return False
+    return True
 
 
 def _value(row: store_pb2.Row) -> bytes:

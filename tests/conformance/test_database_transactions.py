@@ -1,0 +1,261 @@
+"""Transactions: serializable, atomic, repeatable; the same embedded and over the network."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from typing import Any
+
+import pytest
+
+import everlog
+from everlog.rpc.remote_commit import new_commit_id
+from tests.conformance.database_case import AIRPORTS, FLIGHTS, airport, flight
+
+
+def test_a_transaction_is_one_commit(db: Any) -> None:
+    head = db.head
+    with db.transaction() as tx:
+        tx.put(AIRPORTS, airport("JFK"))
+        tx.put(FLIGHTS, flight(1))
+        assert db.get(AIRPORTS, "JFK") is None
+    assert tx.result is not None
+    assert tx.result.seq == db.head == head + 1
+    assert db.version(AIRPORTS, "JFK") == db.version(FLIGHTS, ("UA", 1)) == head + 1
+
+
+def test_an_exception_leaves_no_trace(db: Any) -> None:
+    head = db.head
+
+    def fail() -> None:
+        with db.transaction() as tx:
+            tx.put(AIRPORTS, airport("JFK"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert db.head == head
+    assert db.get(AIRPORTS, "JFK") is None
+
+
+def test_a_transaction_reads_its_own_writes(db: Any) -> None:
+    db.put(AIRPORTS, airport("JFK"))
+    db.put(AIRPORTS, airport("EWR", "Newark"))
+    with db.transaction() as tx:
+        tx.put(AIRPORTS, airport("LGA"))
+        tx.delete(AIRPORTS, "JFK")
+        assert tx.get(AIRPORTS, "LGA") == airport("LGA")
+        assert tx.get(AIRPORTS, "JFK") is None
+        assert [row.faa for row in tx.scan(AIRPORTS)] == ["EWR", "LGA"]
+        assert [row.faa for row in tx.scan(AIRPORTS, limit=1)] == ["EWR"]
+        assert [row.faa for row in tx.scan(AIRPORTS.by_city, reverse=True)] == ["EWR", "LGA"]
+        assert tx.count(AIRPORTS.by_city, "New York") == 1
+        assert tx.get_many(AIRPORTS, ["JFK", "LGA"]) == [None, airport("LGA")]
+
+
+def test_the_metadata_of_a_transaction_is_in_its_commit(db: Any) -> None:
+    with db.transaction(
+        actor="ann", reason="typo", correlation_id="c1", causation_id="c0", client="test"
+    ) as tx:
+        tx.put(AIRPORTS, airport("JFK"))
+    (commit,) = db.feed(after=db.head - 1, bounded=True)
+    assert (commit.actor, commit.reason, commit.client) == ("ann", "typo", "test")
+    assert (commit.correlation_id, commit.causation_id) == ("c1", "c0")
+    assert tx.result == (commit.seq, commit.time_ns, commit.checksum, False)
+
+
+def test_a_transaction_that_wrote_nothing_is_nowhere_in_the_log(db: Any) -> None:
+    head = db.head
+    with db.transaction() as tx:
+        tx.get(AIRPORTS, "JFK")
+    assert tx.result == everlog.CommitResult(0)
+    assert db.head == head
+
+
+def test_a_transaction_that_has_ended_is_refused(db: Any) -> None:
+    with db.transaction() as tx:
+        tx.put(AIRPORTS, airport("JFK"))
+    with pytest.raises(everlog.ClosedError):
+        tx.put(AIRPORTS, airport("LGA"))
+    with pytest.raises(everlog.ClosedError):
+        tx.get(AIRPORTS, "JFK")
+    with pytest.raises(everlog.ClosedError):
+        tx.commit()
+
+
+def test_an_update_that_would_be_lost_is_a_conflict(db: Any) -> None:
+    db.put(FLIGHTS, flight(1))
+    tx = db.transaction()
+    row = tx.get(FLIGHTS, ("UA", 1))
+    db.put(FLIGHTS, flight(1, delay=7))
+    row.delay = 1
+    tx.put(FLIGHTS, row)
+    with pytest.raises(everlog.ConflictError, match="changed by commit"):
+        tx.commit()
+    assert db.get(FLIGHTS, ("UA", 1)).delay == 7
+
+
+def test_a_row_that_appears_where_nothing_was_is_a_conflict(db: Any) -> None:
+    tx = db.transaction()
+    assert tx.get(FLIGHTS, ("UA", 1)) is None
+    db.put(FLIGHTS, flight(1))
+    tx.put(FLIGHTS, flight(2))
+    with pytest.raises(everlog.ConflictError):
+        tx.commit()
+
+
+@pytest.mark.parametrize("what", [FLIGHTS, FLIGHTS.by_delay], ids=["key", "index"])
+@pytest.mark.parametrize("how", ["scan", "count"])
+def test_a_phantom_is_a_conflict(db: Any, what: Any, how: str) -> None:
+    tx = db.transaction()
+    assert not (list(tx.scan(what)) if how == "scan" else tx.count(what))
+    db.put(FLIGHTS, flight(1))
+    tx.put(AIRPORTS, airport("JFK"))
+    with pytest.raises(everlog.ConflictError):
+        tx.commit()
+
+
+def test_write_skew_is_a_conflict(db: Any) -> None:
+    db.put(FLIGHTS, flight(1))
+    db.put(FLIGHTS, flight(2))
+    one, other = db.transaction(), db.transaction()
+    for tx, own in ((one, 1), (other, 2)):
+        assert tx.count(FLIGHTS) == 2
+        tx.delete(FLIGHTS, ("UA", own))
+    one.commit()
+    with pytest.raises(everlog.ConflictError):
+        other.commit()
+    assert db.count(FLIGHTS) == 1
+
+
+def test_transactions_on_different_rows_do_not_conflict(db: Any) -> None:
+    db.put(FLIGHTS, flight(1))
+    db.put(FLIGHTS, flight(2))
+    one, other = db.transaction(), db.transaction()
+    for tx, number in ((one, 1), (other, 2)):
+        row = tx.get(FLIGHTS, ("UA", number))
+        row.delay = number
+        tx.put(FLIGHTS, row)
+    one.commit()
+    other.commit()
+    assert [row.delay for row in db.scan(FLIGHTS)] == [1, 2]
+
+
+def test_run_repeats_what_conflicts_until_it_holds(db: Any) -> None:
+    db.put(FLIGHTS, flight(1))
+
+    def add(tx: everlog.Transaction) -> int:
+        row: Any = tx.get(FLIGHTS, ("UA", 1))
+        row.delay += 1
+        tx.put(FLIGHTS, row)
+        return int(row.delay)
+
+    threads = [
+        threading.Thread(target=lambda: [db.run(add, retries=100) for _ in range(10)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert db.get(FLIGHTS, ("UA", 1)).delay == 40
+
+
+def test_run_gives_up_after_its_retries(db: Any) -> None:
+    db.put(FLIGHTS, flight(1))
+    calls = []
+
+    def disturbed(tx: everlog.Transaction) -> None:
+        calls.append(tx.get(FLIGHTS, ("UA", 1)))
+        db.put(FLIGHTS, flight(1, delay=len(calls)))
+        tx.put(FLIGHTS, flight(2))
+
+    with pytest.raises(everlog.ConflictError):
+        db.run(disturbed, retries=2)
+    assert len(calls) == 3
+
+
+def test_an_insert_of_a_row_that_is_there_is_refused(db: Any) -> None:
+    db.insert(FLIGHTS, flight(1))
+    with pytest.raises(everlog.PreconditionError, match="expected no row flights/UA/1") as caught:
+        db.insert(FLIGHTS, flight(1, delay=1))
+    assert caught.value.table == "flights"
+    assert tuple(caught.value.key) == ("UA", 1)
+    assert db.get(FLIGHTS, ("UA", 1)).delay == 0
+
+
+def test_an_update_of_a_row_that_is_not_there_is_refused(db: Any) -> None:
+    with pytest.raises(everlog.PreconditionError, match="expected a row flights/UA/1, found none"):
+        db.update(FLIGHTS, flight(1))
+    db.insert(FLIGHTS, flight(1))
+    db.update(FLIGHTS, flight(1, delay=2))
+    assert db.get(FLIGHTS, ("UA", 1)).delay == 2
+
+
+def test_an_expected_version_must_hold(db: Any) -> None:
+    first = db.put(FLIGHTS, flight(1), expect_version=0).seq
+    second = db.put(FLIGHTS, flight(1, delay=1), expect_version=first).seq
+    with pytest.raises(everlog.PreconditionError, match=f"at version {first}, found version {second}"):
+        db.put(FLIGHTS, flight(1, delay=2), expect_version=first)
+    with pytest.raises(everlog.PreconditionError, match="expected no row"):
+        db.put(FLIGHTS, flight(1), expect_version=0)
+    with pytest.raises(everlog.PreconditionError):
+        db.delete(FLIGHTS, ("UA", 1), expect_version=first)
+    db.delete(FLIGHTS, ("UA", 1), expect_version=second)
+
+
+def test_a_duplicate_in_a_unique_index_names_index_value_and_the_other_row(db: Any) -> None:
+    db.put(AIRPORTS, airport("JFK", name="Kennedy"))
+    with pytest.raises(everlog.UniqueError, match=r"by_name.*airports/JFK") as caught:
+        db.put(AIRPORTS, airport("LGA", name="Kennedy"))
+    assert caught.value.index == "by_name"
+    assert "Kennedy" in caught.value.value
+    assert tuple(caught.value.key) == ("JFK",)
+    assert db.get(AIRPORTS, "LGA") is None
+
+
+def test_two_rows_can_swap_their_unique_values(db: Any) -> None:
+    db.put(AIRPORTS, airport("JFK", name="a"))
+    db.put(AIRPORTS, airport("LGA", name="b"))
+    with db.transaction() as tx:
+        tx.put(AIRPORTS, airport("JFK", name="b"))
+        tx.put(AIRPORTS, airport("LGA", name="a"))
+    assert [row.faa for row in db.scan(AIRPORTS.by_name)] == ["LGA", "JFK"]
+
+
+def test_the_same_commit_id_commits_once(db: Any) -> None:
+    commit_id = new_commit_id()
+    first = db.put(FLIGHTS, flight(1), commit_id=commit_id)
+    again = db.put(FLIGHTS, flight(1), commit_id=commit_id)
+    assert (again.seq, again.checksum) == (first.seq, first.checksum)
+    assert db.head == first.seq
+    with pytest.raises(everlog.PreconditionError, match="other content"):
+        db.put(FLIGHTS, flight(2), commit_id=commit_id)
+
+
+def test_a_commit_id_that_is_no_uuid7_is_refused(db: Any) -> None:
+    with pytest.raises(everlog.PreconditionError, match="UUIDv7"):
+        db.put(FLIGHTS, flight(1), commit_id=uuid.uuid4().bytes)
+
+
+def test_durability_is_chosen_for_a_commit(db: Any) -> None:
+    for durability in ("sync", "os"):
+        db.put(FLIGHTS, flight(1), durability=durability)
+    with pytest.raises(everlog.Error, match="sync or os, found 'never'"):
+        db.put(FLIGHTS, flight(1), durability="never")
+
+
+def test_a_snapshot_is_one_moment(db: Any) -> None:
+    db.put(FLIGHTS, flight(1))
+    db.put(FLIGHTS, flight(2))
+    with db.snapshot() as snapshot:
+        assert snapshot.seq == db.head
+        assert snapshot.get(FLIGHTS, ("UA", 1)) == flight(1)
+        db.put(FLIGHTS, flight(1, delay=9))
+        assert snapshot.get(FLIGHTS, ("UA", 2)) == flight(2)
+        try:  # over the network a moment is not kept: that it has passed is told
+            assert snapshot.get(FLIGHTS, ("UA", 1)) == flight(1)
+            assert snapshot.count(FLIGHTS) == 2
+        except everlog.ConflictError:
+            assert isinstance(db, everlog.rpc.remote.RemoteDatabase)
+    with pytest.raises(everlog.ClosedError):
+        snapshot.get(FLIGHTS, ("UA", 1))

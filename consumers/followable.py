@@ -23,6 +23,7 @@ class Subscription(Protocol):
     """A feed that was asked for."""
 
     def batches(self) -> Iterator[FeedBatch]: ...
+    def close(self) -> None: ...
 
 
 class Followable(Protocol):

@@ -79,25 +79,26 @@ class Follower:
         if state is not None:
             self._check(state)
         run = _Run(self, state)
-        batches = self.source.feed(
+        feed = self.source.feed(
             after=state.position if state else 0,
             tables=self.tables or None,
             until=until,
             bounded=bounded,
             heartbeat_s=HEARTBEAT_S,
-        ).batches()
+        )
         try:
-            for batch in batches:
+            for batch in feed.batches():
                 run.take(batch)
                 if stop is not None and stop.is_set():
+                    run.commit()
                     break
-            run.commit()
+            else:
+                run.commit(caught_up=True)
         except BaseException:
             self.sink.rollback()
             raise
         finally:
-            if close := getattr(batches, "close", None):
-                close()
+            feed.close()
         return run.done
 
     def _check(self, state: State) -> None:
@@ -127,7 +128,7 @@ class _Run:
         self._schema = state.schema.proto if state else None
         self._position = state.position if state else log_pb2.Cursor(database=follower.source.uuid)
         self._seq, self._checksum = self._position.seq, self._position.checksum
-        self._live = False
+        self._live = self._settled = False
         self._head = 0
         self._began: float | None = None
         self._changes = self._bytes = 0
@@ -144,17 +145,21 @@ class _Run:
             self._live, self._head = mark.state == feed_pb2.Mark.LIVE, mark.head
             if mark.position.seq > self._seq:
                 self._pass_over(mark.position)
-        if self._is_due():
-            self.commit()
+        if self._is_due() or (self._live and not self._settled):
+            self.commit(caught_up=self._live)
         if self._follower.progress is not None:
             total = max(self._head, self._seq)
             self._follower.progress(Progress(step="follow", done=self._seq, total=total, unit="commits"))
 
-    def commit(self) -> None:
+    def commit(self, *, caught_up: bool = False) -> None:
+        """Ends the transaction at hand; once it is caught up, also one that only says so."""
         if self._began is None:
-            return
+            if self._settled or not caught_up or not self._seq:
+                return
+            self._begin()
         position = log_pb2.Cursor(database=self._position.database, seq=self._seq, checksum=self._checksum)
-        self._sink.commit(position)
+        self._sink.commit(position, caught_up=caught_up)
+        self._settled = caught_up
         self.done.position = self._position = position
         self.done.transactions += 1
         self._began = None
@@ -213,9 +218,22 @@ class _Run:
             self._began = time.monotonic()
 
     def _evolve(self, schema: log_pb2.Schema) -> None:
+        self._refuse_another_name(schema)
         self._begin()
         self._sink.evolve(Schema(schema))
         self._schema = schema
+
+    def _refuse_another_name(self, schema: log_pb2.Schema) -> None:
+        """A choice of tables is one of names: a followed table that gets another would be lost."""
+        chosen = self._follower.tables
+        was = {table.id: table.name for table in self._schema.tables} if self._schema else {}
+        for table in schema.tables:
+            if was.get(table.id, table.name) in chosen and table.name not in chosen:
+                raise SinkError(
+                    f"table {was[table.id]} became {table.name} with migration {schema.version}, and"
+                    f" {self._sink.name} follows {_listed(chosen)}; follow {table.name} into a new target",
+                    table=table.name,
+                )
 
     def _is_due(self) -> bool:
         return self._began is not None and (

@@ -55,8 +55,9 @@ class Sink(Protocol):
     def apply(self, commits: Sequence[log_pb2.Commit]) -> None:
         """Takes the changes of these commits, in order. In a transaction."""
 
-    def commit(self, position: log_pb2.Cursor) -> None:
-        """Ends the transaction: all of it, and `position`, are durable when this returns."""
+    def commit(self, position: log_pb2.Cursor, *, caught_up: bool) -> None:
+        """Ends the transaction: all of it, and `position`, are durable when this returns. What
+        slows down writing, as indexes do, may wait until it is `caught_up` with the source."""
 
     def rollback(self) -> None:
         """Forgets the transaction, if there is one."""

@@ -24,7 +24,7 @@ from everlog.consumers.pending import Pending
 from everlog.consumers.sink import State
 from everlog.consumers.sqlite_enums import enum_values
 from everlog.consumers.sqlite_errors import translated
-from everlog.consumers.sqlite_evolve import evolve
+from everlog.consumers.sqlite_evolve import evolve, index
 from everlog.consumers.sqlite_table import SqlTable
 from everlog.proto import log_pb2
 from everlog.store.errors import ClosedError, SinkError
@@ -64,6 +64,7 @@ class SqliteSink:
         self._schema = Schema(log_pb2.Schema())
         self._tables: dict[int, SqlTable] = {}  # by space
         self._pending = Pending()
+        self._indexed = False  # not known to be, that is
 
     def __enter__(self) -> Self:
         self.open()
@@ -121,13 +122,17 @@ class SqliteSink:
             self._open.executemany(
                 "INSERT OR IGNORE INTO _everlog_enums VALUES (?, ?, ?)", enum_values(schema)
             )
-        self._schema, self._tables = schema, tables
+        self._schema, self._tables, self._indexed = schema, tables, False
 
     def apply(self, commits: Sequence[log_pb2.Commit]) -> None:
         self._pending.add(commits, self._schema.spaces)
 
-    def commit(self, position: log_pb2.Cursor) -> None:
+    def commit(self, position: log_pb2.Cursor, *, caught_up: bool) -> None:
         self._flush()
+        if caught_up and not self._indexed:
+            with translated(self.name, "create indexes"):
+                index(self._open, self._tables.values())
+            self._indexed = True
         fields = (FORMAT, position.database, position.seq, position.checksum)
         schema = self._schema.proto.SerializeToString(deterministic=True)
         with translated(self.name, "commit"):
@@ -185,6 +190,7 @@ class SqliteSink:
     def _reset(self) -> None:
         """Back to what the file said last."""
         self._pending.clear()
+        self._indexed = False
         if self._state:
             self._following = self._state.tables
             if self._schema is not self._state.schema:

@@ -9,6 +9,9 @@ nothing else. Columns are added, dropped and renamed in place. Where stored valu
 something else under the new model (a field of another type, a nested field renamed), the table's
 rows are read with the old model, parsed with the new one, and written again.
 
+Indexes are created when there is nothing left to catch up with: to fill a table and then sort it
+once takes half as long as to keep its indexes in order meanwhile.
+
 The rows of a new generation (another space) arrive in chunks before it is switched to; the place
 for them is a shadow table `_everlog_<space>`, dropped or renamed here. Not followed yet: refused.
 """
@@ -45,11 +48,15 @@ def evolve(connection: sqlite3.Connection, before: Iterable[SqlTable], after: It
     for id, new in news.items():
         if id not in olds:
             connection.execute(new.create())
-    for new in news.values():
-        for (_, name, _), columns in new.indexes.items():
+
+
+def index(connection: sqlite3.Connection, tables: Iterable[SqlTable]) -> None:
+    """Creates the indexes that are missing. Writes."""
+    for table in tables:
+        for (_, name, _), columns in table.indexes.items():
             fields = ", ".join(quote(column.name) for column in columns)
-            index = quote(f"{new.name}.{name}")
-            connection.execute(f"CREATE INDEX IF NOT EXISTS {index} ON {quote(new.name)} ({fields})")
+            which = quote(f"{table.name}.{name}")
+            connection.execute(f"CREATE INDEX IF NOT EXISTS {which} ON {quote(table.name)} ({fields})")
 
 
 def _gone(olds: dict[int, SqlTable], news: dict[int, SqlTable]) -> Iterable[tuple[SqlTable, str]]:

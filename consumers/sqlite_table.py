@@ -16,10 +16,12 @@ from __future__ import annotations
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any
 
-from everlog.consumers.sqlite_column import Column, timestamp_back
+from google.protobuf.message import DecodeError
+
+from everlog.consumers.sqlite_column import Column, row_reader, timestamp_back
 from everlog.store.errors import CorruptionError, RowError, SinkError
 from everlog.store.fields import resolve
 from everlog.store.schema import TableInfo
@@ -39,13 +41,11 @@ class SqlTable:
         self._check_names()
         by_path = {column.path: column for column in self.columns}
         self.key = [by_path[path] for path in self.key_paths]
-        self._fixes = [(at, column.fix) for at, column in enumerate(self.columns) if column.fix]
-        self._get = attrgetter(*(column.name for column in self.columns))
-        self._backs = [
-            (column.name, column.back, at)
-            for at, column in enumerate(self.columns)
-            if not (column.json or column.derived)
-        ]
+        self.values = row_reader(self.columns)
+        plain = [at for at, column in enumerate(self.columns) if not (column.json or column.derived)]
+        self._names = [self.columns[at].name for at in plain]
+        self._plain = itemgetter(*plain, plain[0])
+        self._backs = [(self.columns[at].name, back) for at in plain if (back := self.columns[at].back)]
         self._jsons = [(column.json, at) for at, column in enumerate(self.columns) if column.json]
         self.indexes = {
             (index.id, index.name, self.name): [by_path[tuple(path.numbers)] for path in index.proto.fields]
@@ -79,23 +79,16 @@ class SqlTable:
 
     # ── rows ──────────────────────────────────────────────────────────────────────────────────
 
-    def values(self, row: Any) -> tuple[Any, ...]:
-        """SQLite's values of a message, one for each column."""
-        values = self._get(row)
-        if len(self.columns) == 1:
-            values = (values,)
-        if not self._fixes:
-            return tuple(values)
-        changed = list(values)
-        for at, fix in self._fixes:
-            changed[at] = fix(row, changed[at])
-        return tuple(changed)
-
     def parse(self, rows: Iterable[bytes]) -> Iterator[tuple[Any, ...]]:
         """Stored rows as SQLite's values. Raises CorruptionError."""
-        parse, values = self.info.parse, self.values
-        for row in rows:
-            yield values(parse(row))
+        parse, values = self.info.model.FromString, self.values
+        try:
+            for row in rows:
+                yield values(parse(row))
+        except DecodeError as error:
+            raise CorruptionError(
+                f"a row of table {self.name} is not a {self.info.proto.model}: {error}"
+            ) from None
 
     def key_values(self, key: bytes) -> tuple[Any, ...]:
         """An encoded key as the values of the primary key's columns."""
@@ -108,9 +101,11 @@ class SqlTable:
         """The encoded key and the row, made from the columns alone. Raises SinkError."""
         key = self.info.own.key_of
         try:
-            given = {name: values[at] for name, _, at in self._backs if values[at] is not None}
-            for name, back, _ in self._backs:
-                if back and name in given:
+            # `_plain` gives one value too many, so that it is a tuple even of one column.
+            pairs = zip(self._names, self._plain(values), strict=False)
+            given = {name: value for name, value in pairs if value is not None}
+            for name, back in self._backs:
+                if name in given:
                     given[name] = back(given[name])
             message: Any = self.info.model(**given)
             for field, at in self._jsons:

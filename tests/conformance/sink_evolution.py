@@ -179,6 +179,13 @@ class EvolutionConformance(SinkCase):
         follow(log, opened)
         assert differences(log, opened) == []
 
+    def test_another_name_of_a_chosen_table_is_refused(self, opened: Opened) -> None:
+        log = stocked()
+        follow(log, opened, tables=["items"])
+        log.migrate(MODEL, items(name="things"), VISITS)
+        with pytest.raises(SinkError, match="table items became things"):
+            follow(log, opened, tables=["items"])
+
     def test_a_rewritten_table_is_refused(self, opened: Opened) -> None:
         log = stocked()
         follow(log, opened)

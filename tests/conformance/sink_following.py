@@ -92,6 +92,13 @@ class FollowingConformance(SinkCase):
         assert state is not None
         assert state.position == log.cursor(4)
 
+    def test_a_second_run_with_nothing_to_do_changes_nothing(self, opened: Opened) -> None:
+        log = busy_shop()
+        first = follow(log, opened)
+        again = follow(log, opened)
+        assert (again.position, again.commits, again.changes) == (first.position, 0, 0)
+        assert differences(log, opened) == []
+
     # ── some tables ───────────────────────────────────────────────────────────────────────────
 
     def test_a_follower_of_one_table_has_no_other(self, opened: Opened) -> None:

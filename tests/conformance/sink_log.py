@@ -191,6 +191,9 @@ class HandMadeFeed:
             self._seq = last
             yield Batch([commit for commit in commits if commit], mark=self._mark())
 
+    def close(self) -> None:
+        """Nothing to let go of."""
+
     def _mark(self) -> feed_pb2.Mark:
         head = self._log.head
         state = feed_pb2.Mark.LIVE if self._seq == head else feed_pb2.Mark.CATCHING_UP

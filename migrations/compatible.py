@@ -118,9 +118,10 @@ def _kept(old: Table[Any, Any], new: Table[Any, Any]) -> Iterator[tuple[str, tup
     yield "the key", new.key
     for name, index in new.indexes.items():
         was = old.indexes.get(name)
-        if was is not None and was.unique == index.unique:
-            if [field.path for field in was.fields] == [field.path for field in index.fields]:
-                yield f"index {name}", index.fields
+        if was is None or was.unique != index.unique:
+            continue
+        if [field.path for field in was.fields] == [field.path for field in index.fields]:
+            yield f"index {name}", index.fields
 
 
 def _type(field: Any) -> str:

@@ -83,10 +83,10 @@ def pending(db: Database, migrations: Sequence[Migration], to: int | None = None
 
 def _refuse(info: MigrationInfo, infos: Iterable[MigrationInfo]) -> None:
     if info.state is State.EDITED:
+        was, now = info.digest.hex()[:12], info.folder_digest.hex()[:12]
         raise MigrationError(
-            f"migration {info.title} was edited after commit {info.seq} applied it: its folder has digest"
-            f" {info.folder_digest.hex()[:12]}, expected {info.digest.hex()[:12]}; restore it, and put the change"
-            " into a new migration",
+            f"migration {info.title} was edited after commit {info.seq} applied it: expected its folder to"
+            f" have digest {was}, found {now}; restore it, and put the change into a new migration",
             version=info.version,
         )
     if info.state is State.MISSING:

@@ -36,7 +36,7 @@ message {model} {{
 """
 
 _CONSTANTS = '''\
-"""{title}."""
+"""{title}"""
 
 from everlog.migrations import STRING, Fields, Index, Migration, Table
 
@@ -90,7 +90,7 @@ def new(name: str, source: Source = SOURCE, *, now: datetime | None = None) -> P
     if newest is None:
         _write_first(path, root, version, name)
     else:
-        _copy(newest, path, version)
+        _copy(newest, path, version, name)
     return path
 
 
@@ -99,8 +99,9 @@ def _root(source: Source) -> Root:
         return find(source)
     except SchemaError:
         path = Path(source)
-        if isinstance(source, str) and "." in source and path.suffix and len(path.parts) == 1:
-            raise  # the name of a package that there is not
+        is_package = isinstance(source, str) and "." in source and len(path.parts) == 1
+        if is_package or path.exists() or not path.name.isidentifier():
+            raise
     path.mkdir(parents=True)
     (path / "__init__.py").write_text('"""The migrations of the database, in the order of their names."""\n')
     return find(path)
@@ -115,36 +116,50 @@ def _version(newest: Folder | None, now: datetime) -> int:
     return int(time.strftime(form))
 
 
-def _copy(newest: Folder, path: Path, version: int) -> None:
+def _copy(newest: Folder, path: Path, version: int, name: str) -> None:
     package = newest.proto_package
+    code = _constants(newest, name)
     shutil.copytree(newest.path, path, ignore=_NOT_COPIED)
+    (path / "__init__.py").write_text(code, encoding="utf-8")
     model = path / "model.proto"
-    text = model.read_text(encoding="utf-8")
     app = package.rpartition(".")[0]
     declared = re.compile(rf"^([ \t]*package\s+){re.escape(package)}(\s*;)", re.MULTILINE)
-    model.write_text(declared.sub(rf"\g<1>{app}.v{version}\2", text, count=1), encoding="utf-8")
-    constants = path / "__init__.py"
-    constants.write_text(_without_drop(constants.read_text(encoding="utf-8")), encoding="utf-8")
+    text = declared.sub(rf"\g<1>{app}.v{version}\2", model.read_text(encoding="utf-8"), count=1)
+    model.write_text(text, encoding="utf-8")
 
 
-def _without_drop(code: str) -> str:
-    """The code without the argument `drop` of Migration(…): the tables are gone already."""
-    lines = code.splitlines(keepends=True)
-    starts = [0]
-    for line in lines:
-        starts.append(starts[-1] + len(line.encode()))
-    for call in (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)):
-        if not (isinstance(call.func, ast.Name) and call.func.id == "Migration"):
-            continue
-        for argument in (item for item in call.keywords if item.arg == "drop"):
-            first = starts[argument.lineno - 1] + argument.col_offset
-            last = starts[(argument.end_lineno or 1) - 1] + (argument.end_col_offset or 0)
-            raw = code.encode()
-            before, behind = raw[:first].decode(), raw[last:].decode()
-            if re.match(r"\s*,", behind):
-                return before + re.sub(r"^\s*,[ \t]*\n?", "", behind)
-            return re.sub(r",\s*$", "", before) + behind
-    return code
+def _constants(newest: Folder, name: str) -> str:
+    """The newest folder's code, with a title of its own, and without what was dropped already."""
+    file = newest.path / "__init__.py"
+    code = file.read_bytes().replace(b"\r\n", b"\n")
+    try:
+        tree = ast.parse(code)
+    except SyntaxError as error:
+        raise newest.error(f"SyntaxError: {error.msg}", error.lineno or 1, file) from error
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        if isinstance(call.func, ast.Name) and call.func.id == "Migration":
+            for argument in (item for item in call.keywords if item.arg == "drop"):
+                before, behind = _around(code, argument)
+                comma = re.match(rb"\s*,\s*", behind)
+                before = before if comma else re.sub(rb",\s*$", b"", before)
+                code = before + behind[comma.end() if comma else 0 :]
+    if ast.get_docstring(tree) is not None:  # it comes first, so nothing before it has moved
+        before, behind = _around(code, tree.body[0])
+        code = before + f'"""{_title(name)}"""'.encode() + behind
+    return code.decode()
+
+
+def _around(code: bytes, node: ast.stmt | ast.keyword) -> tuple[bytes, bytes]:
+    starts = [0, *(found.end() for found in re.finditer(rb"\n", code))]
+    assert node.end_lineno is not None
+    assert node.end_col_offset is not None
+    first = starts[node.lineno - 1] + node.col_offset
+    last = starts[node.end_lineno - 1] + node.end_col_offset
+    return code[:first], code[last:]
+
+
+def _title(name: str) -> str:
+    return f"{name.replace('_', ' ').capitalize()}."
 
 
 def _write_first(path: Path, root: Root, version: int, name: str) -> None:
@@ -155,7 +170,7 @@ def _write_first(path: Path, root: Root, version: int, name: str) -> None:
     words = {
         "app": app,
         "version": version,
-        "title": name.replace("_", " ").capitalize(),
+        "title": _title(name),
         "table": table,
         "constant": table.upper(),
         "model": model,

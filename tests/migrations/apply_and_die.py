@@ -1,0 +1,44 @@
+"""Applies migrations and kills itself at a point: `apply_and_die.py DATABASE MIGRATIONS POINT`.
+
+Points are the calls in which something reaches the disk; at the last of them it ends well.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from everlog import migrations
+from everlog.store.database import Database
+from everlog.store.engine import Engine
+
+POINTS = ("append_record", "append_records", "sync_log", "write_data")
+
+
+def main(path: str, source: str, point: int) -> None:
+    left = point
+
+    def step() -> None:
+        nonlocal left
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+    def deadly(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            step()
+            result = call(*args, **kwargs)
+            step()
+            return result
+
+        return called
+
+    with Database(path) as db:
+        for name in POINTS:
+            setattr(db.engine, name, deadly(getattr(Engine, name).__get__(db.engine)))
+        migrations.apply(db, source)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

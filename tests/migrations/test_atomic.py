@@ -1,0 +1,45 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from everlog import migrations
+from everlog.migrations import State
+from everlog.store.database import Database
+from tests.migrations import apply_and_die
+from tests.migrations.project import Project
+
+INDEXED = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME, unique=True),))'
+ROWS = "faa,name\n" + "".join(f"{number},name {number}\n" for number in range(1, 501))
+DEADLY_POINTS = 24  # more than two migrations have
+
+
+@pytest.mark.timeout(300)
+def test_killed_at_any_point_a_migration_is_there_in_whole_or_not_at_all(
+    project: Project, tmp_path: Path
+) -> None:
+    project.add("one", files={"bootstrap_airports.csv": ROWS})
+    project.add("two", table=INDEXED, files={"bootstrap_airports.csv": "faa,name\nX,more\n"})
+    table = project.build().load()[1].tables[0]
+    seen = set()
+    for point in range(DEADLY_POINTS):
+        path = tmp_path / f"db-{point}"
+        command = [sys.executable, apply_and_die.__file__, str(path), str(project.path), str(point)]
+        died = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert died.returncode in (-9, 0), died.stderr
+        with Database(path) as db:
+            states = [info.state for info in migrations.status(db, project.path)]
+            rows = db.count(table) if db.schema.tables else 0
+            indexed = db.count(table.by_name) if states[1] is State.APPLIED else 0
+            assert (rows, indexed) == {0: (0, 0), 1: (500, 0), 2: (501, 501)}[states.count(State.APPLIED)]
+            assert list(db.check()) == []
+            migrations.apply(db, project.path)
+            assert db.count(table.by_name) == 501
+            assert list(db.check()) == []
+        seen.add(states.count(State.APPLIED))
+        if died.returncode == 0:
+            break
+    else:
+        pytest.fail(f"{DEADLY_POINTS} points are not all")
+    assert seen == {0, 1, 2}

@@ -1,0 +1,60 @@
+import pytest
+
+from everlog import SchemaError, migrations
+from tests.migrations.project import Project, line_of
+
+
+def test_what_is_missing_or_stale_is_generated_and_nothing_else(project: Project) -> None:
+    first = project.add()
+    assert migrations.build(project.path) == [first / "model_pb2.py", first / "model_pb2.pyi"]
+    assert migrations.build(project.path) == []
+    second = project.add("more")
+    assert migrations.build(project.path) == [second / "model_pb2.py", second / "model_pb2.pyi"]
+    model = first / "model.proto"
+    model.write_text(model.read_text() + "// more\n")
+    assert [path.parent for path in migrations.build(project.path)] == [first, first]
+    assert len(migrations.build(project.path, force=True)) == 4
+
+
+def test_a_model_that_is_not_built_is_found_before_it_is_imported(project: Project) -> None:
+    folder = project.add()
+    with pytest.raises(
+        SchemaError, match=r"model_pb2.py is not generated yet; run `everlog build`"
+    ) as caught:
+        project.load()
+    assert caught.value.where == f"{folder / 'model.proto'}:1"
+
+
+def test_a_model_that_was_changed_since_it_was_built_is_found(project: Project) -> None:
+    folder = project.add()
+    project.build()
+    model = folder / "model.proto"
+    model.write_text(model.read_text().replace("name = 2", "title = 2"))
+    with pytest.raises(SchemaError, match="generated from another version of this file; run `everlog build`"):
+        project.load()
+
+
+def test_a_model_that_protoc_refuses_is_said_with_its_line_and_nothing_is_written(project: Project) -> None:
+    project.add(version=20260101000000)
+    bad = (
+        project.add("bad", version=20260102000000, fields="string faa = 1;\n  text name = 2;") / "model.proto"
+    )
+    with pytest.raises(SchemaError, match='"text" is not defined') as caught:
+        project.build()
+    assert caught.value.where == f"{bad}:{line_of(bad, 'text name')}"
+    assert not list(project.path.glob("*/model_pb2.py"))
+
+
+def test_a_model_may_import_what_comes_with_protobuf(project: Project) -> None:
+    model = """\
+import "google/protobuf/timestamp.proto";
+
+message Airport {
+  string faa = 1;
+  string name = 2;
+  google.protobuf.Timestamp opened = 3;
+}
+"""
+    project.add(model=model, code='OPENED = field("opened", 3, TIMESTAMP)')
+    (migration,) = project.build().load()
+    assert migration.tables[0].model.DESCRIPTOR.full_name == f"{project.app}.v20260101000000.Airport"

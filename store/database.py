@@ -29,7 +29,7 @@ from everlog.store.opening import Opened, open_directory
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.reader import Reader, Scan
 from everlog.store.schema import Schema
-from everlog.store.source import LocalSource, Source
+from everlog.store.source import LiveSource, LocalSource, Source
 from everlog.store.status import Status, status
 from everlog.store.table import Table
 from everlog.store.transaction import ANONYMOUS, CommitResult, Metadata, Transaction
@@ -176,7 +176,7 @@ class Database(Writer):
         self.uuid, self.log, self.tables = opened.uuid, opened.log, opened.tables
         self.engine, self.clock = opened.engine, opened.clock
         self.committer = Committer(opened.log, opened.tables, opened.clock, idempotency_s)
-        self._live = LocalSource(opened.tables.target.view)
+        self._live = LiveSource(opened.tables)
         self._scans: weakref.WeakSet[Any] = weakref.WeakSet()
         self._closed = False
 
@@ -230,7 +230,6 @@ class Database(Writer):
         self._check_open()
         if self.read_only:
             self._opened_state.refresh()
-            self._live = LocalSource(self.tables.target.view)
         return self.tables.applied
 
     def hashes(self, progress: OnProgress | None = None) -> dict[str, TableHash]:

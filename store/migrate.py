@@ -15,16 +15,16 @@ from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
 from everlog.store import record
-from everlog.store.committer import add_changes
+from everlog.store.committer import add_changes, commit_of
 from everlog.store.errors import MigrationError
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.projection import Effects, index_entries, new_indexes
+from everlog.store.projection import Edits, index_entries, new_indexes
 from everlog.store.schema import Schema
 from everlog.store.table import Table
 from everlog.store.tables import Tables
 from everlog.store.transaction import CommitResult, Metadata, Transaction
-from everlog.store.validate import Uniques, duplicate
+from everlog.store.validate import Staged, duplicate
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
@@ -59,19 +59,20 @@ def apply(
                 f" {before.version}: somebody else has migrated meanwhile; plan again"
             )
         after = Schema(migration.schema) if migration.HasField("schema") else before
-        effects = Effects(tables.target, tables.counts)
-        effects.uniques.update(_new_uniques(db, before, after, progress))
+        tables.flush()
+        staged = Staged()
+        staged.uniques.update(_new_uniques(db, before, after, progress))
         transaction = Transaction(_Under(db, after), metadata)
         for table, row in rows:
             transaction.put(table, row)
         for table, key in delete:
             transaction.delete(table, key)
-        valid, _ = committer.validator.validate(transaction, effects, after)
-        commit = committer.commit_of(metadata, log.written + 1)
-        commit.schema = after.version
+        valid, _ = committer.validator.validate(transaction, staged, after)
+        commit = commit_of(metadata, log.written + 1, db.clock.now(), after.version)
         commit.migration.CopyFrom(migration)
-        add_changes(commit, valid)
-        framed = record.frame(commit)
+        parts = [commit.SerializeToString()]
+        add_changes(parts, valid)
+        framed = record.frame_parts(parts)
         committer.append_alone(framed)
         projector = tables.projector()
         projector.add(framed)
@@ -118,9 +119,9 @@ class _Under:
         raise AssertionError("a migration commits its rows itself")
 
 
-def _new_uniques(db: Database, before: Schema, after: Schema, progress: OnProgress | None) -> Uniques:
+def _new_uniques(db: Database, before: Schema, after: Schema, progress: OnProgress | None) -> Edits:
     """Who has which value of each unique index that is new. Raises UniqueError for two of one."""
-    taken: Uniques = {}
+    taken: Edits = {}
     for info, index in new_indexes(before, after):
         if not index.unique:
             continue

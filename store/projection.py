@@ -1,9 +1,10 @@
 """Projection: from commits to the tables, the same way live, on opening and on a rebuild.
 
-    Commit ─▶ Effects: rows, index entries, counts, notes ─▶ one batch ─▶ column family `data`
+    Commit ─▶ edits of keys: rows, index entries, notes ─▶ Pending ─▶ one batch ─▶ column family
 
-`Effects` gathers what one group of commits does, before it is written: it answers for rows that
-the group has changed already, so that the next commit of the group sees them.
+What is projected gathers in memory (`Pending`) and is written some thousand keys at a time: a
+key that is written often is written once. Point reads look there first; whoever reads a range or
+takes a snapshot has it written before.
 
 Invariants
   (1) the batch that moves the tables moves `applied` with it: all of a commit or nothing;
@@ -22,12 +23,14 @@ from everlog.store.errors import CorruptionError
 from everlog.store.keys import APPLIED, HEADER, SEQ
 from everlog.store.schema import IndexInfo, Schema, TableInfo
 from everlog.store.view import View
-from everlog.store.write import Write
 
-ROWS_PER_BATCH = 4096
+KEYS_PER_BATCH = 4096
 PREFIX_SIZE = keys.PREFIX.size
 NO_VALUES: list[bytes] = []
-PUT = log_pb2.PUT
+_MISSING = object()
+
+# Whole key of the tables -> value; None: deleted.
+Edits = dict[bytes, bytes | None]
 
 
 class Batch(Protocol):
@@ -47,8 +50,8 @@ class Target(Protocol):
     def view(self) -> View: ...
 
     @property
-    def get(self) -> Callable[[bytes], bytes | None]:
-        """`view.get` without a seam: RocksDB's errors come as they are."""
+    def stored(self) -> Callable[[bytes], bytes | None]:
+        """Reads a key. Without a seam: RocksDB's errors come as they are."""
 
     def batch(self) -> Batch: ...
 
@@ -59,84 +62,73 @@ class Target(Protocol):
         """Everything from `start` on, up to but without `end`."""
 
 
-class Effects:
-    """What a group of commits does to the tables."""
+class Pending:
+    """What was projected onto a target and is not written yet."""
 
     def __init__(self, target: Target, counts: dict[int, int]) -> None:
-        self.writes = target.batch()
-        self.size = 0
-        self.uniques: dict[bytes, bytes | None] = {}  # values -> key of the row that has them now
-        self.rows: dict[bytes, bytes | None] = {}  # whole key -> value, None: deleted
-        self.stored = target.get
-        self._counts = counts
-        self._deltas: dict[int, int] = {}
+        self.target = target
+        self.counts = counts  # rows in each space
+        self.edits: Edits = {}
+        self.uniques: Edits = {}  # values of a unique index -> key of the row that has them now
+        self._counted: set[int] = set()
 
-    def old(self, full: bytes) -> bytes | None:
-        """The row's value as the next commit of the group finds it."""
-        rows = self.rows
-        return rows[full] if full in rows else self.stored(full)
+    def get(self, full: bytes) -> bytes | None:
+        """What is stored under a key, as the next commit finds it."""
+        edits = self.edits
+        return edits[full] if full in edits else self.target.stored(full)
 
-    def row(
-        self,
-        touched: list[bytes],
-        info: TableInfo,
-        full: bytes,
-        value: bytes | None,
-        old: bytes | None,
-        values: list[bytes],
-    ) -> None:
-        """Puts (or, with None, deletes) a row and its index entries; notes the keys touched."""
-        writes = self.writes
-        if value is None:
-            del writes[full]
-        else:
-            writes[full] = value
-        touched.append(full)
-        self.rows[full] = value
-        self.size += 1
-        if old is None or value is None:
-            deltas, space = self._deltas, info.space
-            deltas[space] = deltas.get(space, 0) + (1 if old is None else -1)
-        if old is None:
-            for after in values:
-                entry = after + full[PREFIX_SIZE:]
-                writes[entry] = b""
-                touched.append(entry)
-        elif info.indexes:
-            self._move(touched, full[PREFIX_SIZE:], old_values(info, old), values)
+    def count(self, deltas: dict[int, int]) -> None:
+        """Adds to the number of rows in each space."""
+        counts = self.counts
+        for space, delta in deltas.items():
+            counts[space] = counts.get(space, 0) + delta
+            self._counted.add(space)
 
-    def _move(self, touched: list[bytes], key: bytes, gone: list[bytes], values: list[bytes]) -> None:
-        """Index entries of a row that was there before."""
-        writes = self.writes
+    def flush(self, seq: int, checksum: int) -> None:
+        """Writes it all, as of the record at `seq`. Those who read meanwhile see it throughout."""
+        writes = self.target.batch()
+        for full, value in self.edits.items():
+            if value is None:
+                del writes[full]
+            else:
+                writes[full] = value
+        for space in self._counted:
+            writes[keys.rows_note(space)] = SEQ.pack(self.counts[space])
+        writes[keys.NOTE_APPLIED] = APPLIED.pack(seq, checksum)
+        self.target.write(writes)
+        self.edits, self.uniques, self._counted = {}, {}, set()
+
+
+def edit_row(  # noqa: PLR0917  called once a row: keywords cost
+    edits: Edits,
+    deltas: dict[int, int],
+    info: TableInfo,
+    full: bytes,
+    value: bytes | None,
+    old: bytes | None,
+    values: list[bytes],
+) -> None:
+    """Puts (or, with None, deletes) a row in place of `old`, and its index entries.
+
+    `values`: for each index its prefix and the new row's values.
+    """
+    edits[full] = value
+    if old is None:
+        deltas[info.space] = deltas.get(info.space, 0) + 1
+        for after in values:
+            edits[after + full[PREFIX_SIZE:]] = b""
+        return
+    if value is None:
+        deltas[info.space] = deltas.get(info.space, 0) - 1
+    if info.indexes:
+        key = full[PREFIX_SIZE:]
+        gone = old_values(info, old)
         for before in gone:
             if before not in values:
-                entry = before + key
-                del writes[entry]
-                touched.append(entry)
+                edits[before + key] = None
         for after in values:
             if after not in gone:
-                entry = after + key
-                writes[entry] = b""
-                touched.append(entry)
-
-    def rows_of(self, rows: list[tuple[Write, bytes | None]], header: bytes) -> list[bytes]:
-        """The rows of a transaction, each with the value it replaces. Returns the keys touched."""
-        touched: list[bytes] = []
-        for write, old in rows:
-            if write.op == PUT:
-                self.row(touched, write.info, write.full, header + write.row, old, write.values)
-            elif old is not None:
-                self.row(touched, write.info, write.full, None, old, NO_VALUES)
-        return touched
-
-    def finish(self, seq: int, checksum: int) -> Batch:
-        """The batch, with `applied` at the last commit of the group."""
-        writes, counts = self.writes, self._counts
-        for space, delta in self._deltas.items():
-            counts[space] = counts.get(space, 0) + delta
-            writes[keys.rows_note(space)] = SEQ.pack(counts[space])
-        writes[keys.NOTE_APPLIED] = APPLIED.pack(seq, checksum)
-        return writes
+                edits[after + key] = b""
 
 
 def old_values(info: TableInfo, old: bytes) -> list[bytes]:
@@ -145,60 +137,51 @@ def old_values(info: TableInfo, old: bytes) -> list[bytes]:
     return info.own.values(info.parse(row), row)
 
 
-def note_about(effects: Effects, commit: log_pb2.Commit) -> list[bytes]:
-    """Keeps what a commit is about, besides its rows, where the store will look for it.
-    Returns the keys touched."""
-    notes = {}
+def edit_notes(edits: Edits, commit: log_pb2.Commit) -> None:
+    """Keeps what a commit is about, besides its rows, where the store will look for it."""
     if commit.commit_id:
-        notes[keys.NOTE_COMMIT + commit.commit_id] = SEQ.pack(commit.seq)
+        edits[keys.NOTE_COMMIT + commit.commit_id] = SEQ.pack(commit.seq)
     if commit.HasField("load"):
-        notes[keys.NOTE_LOAD + commit.load.id.encode()] = commit.load.SerializeToString()
+        edits[keys.NOTE_LOAD + commit.load.id.encode()] = commit.load.SerializeToString()
     if commit.HasField("migration"):
-        notes[keys.NOTE_MIGRATION + SEQ.pack(commit.seq)] = b""
+        edits[keys.NOTE_MIGRATION + SEQ.pack(commit.seq)] = b""
         if commit.migration.HasField("schema"):
-            notes[keys.NOTE_SCHEMA] = SEQ.pack(commit.seq)
-    for key, value in notes.items():
-        effects.writes[key] = value
-    return list(notes)
+            edits[keys.NOTE_SCHEMA] = SEQ.pack(commit.seq)
 
 
 class Projector:
     """Projects records of the log, decoded, in order, onto a target."""
 
-    def __init__(self, target: Target, schema: Schema, applied: int, counts: dict[int, int]) -> None:
-        self.target = target
+    def __init__(self, pending: Pending, schema: Schema, applied: int) -> None:
+        self.pending = pending
         self.schema = schema
         self.applied = applied
-        self.counts = counts
-        self._effects = Effects(target, counts)
-        self._checksum = 0
+        self.checksum = 0
 
     def add(self, framed: bytes) -> None:
         """One record. Raises CorruptionError if it does not check."""
         commit = record.decode(framed, self.applied + 1)
-        self.add_commit(commit, record.checksum_of(framed))
-
-    def add_commit(self, commit: log_pb2.Commit, checksum: int) -> None:
-        if commit.HasField("migration") and commit.migration.HasField("schema"):
+        pending = self.pending
+        about = commit.WhichOneof("about")
+        if about == "migration" and commit.migration.HasField("schema"):
             self.flush()
             after = Schema(commit.migration.schema)
-            change_schema(self.target, self.schema, after, self.counts)
+            change_schema(pending.target, self.schema, after, pending.counts)
             self.schema = after
-            self._effects = Effects(self.target, self.counts)
         if commit.changes:
             self._rows(commit)
-        if commit.commit_id or commit.WhichOneof("about"):
-            note_about(self._effects, commit)
-        self.applied, self._checksum = commit.seq, checksum
-        if self._effects.size >= ROWS_PER_BATCH or commit.HasField("migration"):
+        if about or commit.commit_id:
+            edit_notes(pending.edits, commit)
+        self.applied, self.checksum = commit.seq, commit.checksum
+        if about == "migration" or len(pending.edits) >= KEYS_PER_BATCH:
             self.flush()
 
     def _rows(self, commit: log_pb2.Commit) -> None:
-        effects, spaces, seq = self._effects, self.schema.spaces, commit.seq
+        pending, spaces, seq = self.pending, self.schema.spaces, commit.seq
+        edits, deltas = pending.edits, dict[int, int]()
+        header = HEADER.pack(0, seq)
         info: TableInfo | None = None
         prefix, indexed = b"", False
-        header = HEADER.pack(0, seq)
-        touched: list[bytes] = []
         for change in commit.changes:
             if info is None or info.space != change.space:
                 info = spaces.get(change.space)
@@ -208,9 +191,9 @@ class Projector:
                     )
                 prefix, indexed = info.row_prefix, bool(info.indexes)
             full = prefix + change.key
-            old = effects.old(full) if change.prior else None
+            old = pending.get(full) if change.prior else None
             if change.op == log_pb2.DELETE:
-                effects.row(touched, info, full, None, old, NO_VALUES)
+                edit_row(edits, deltas, info, full, None, old, NO_VALUES)
                 continue
             row = change.row
             if change.version or change.expires_ns or change.key_id:
@@ -219,15 +202,14 @@ class Projector:
                 )
             else:
                 value = header + row
-            effects.row(
-                touched, info, full, value, old, info.own.values(info.parse(row), row) if indexed else []
-            )
+            values = info.own.values(info.parse(row), row) if indexed else NO_VALUES
+            edit_row(edits, deltas, info, full, value, old, values)
+        pending.count(deltas)
 
     def flush(self) -> None:
         """Writes what was gathered."""
         if self.applied:
-            self.target.write(self._effects.finish(self.applied, self._checksum))
-        self._effects = Effects(self.target, self.counts)
+            self.pending.flush(self.applied, self.checksum)
 
 
 def change_schema(target: Target, before: Schema, after: Schema, counts: dict[int, int]) -> None:
@@ -265,7 +247,7 @@ def index_entries(
     end = keys.prefix(info.space, 1)
     for done, (full, value) in enumerate(view.items(info.row_prefix, end), 1):
         yield old_values(info, value)[at], full[skip:]
-        if progress is not None and done % ROWS_PER_BATCH == 0:
+        if progress is not None and done % KEYS_PER_BATCH == 0:
             progress(done)
 
 
@@ -273,7 +255,7 @@ def build_index(target: Target, info: TableInfo, index: IndexInfo) -> None:
     writes = target.batch()
     for values, key in index_entries(target.view, info, index):
         writes[values + key] = b""
-        if len(writes) >= ROWS_PER_BATCH:
+        if len(writes) >= KEYS_PER_BATCH:
             target.write(writes)
             writes = target.batch()
     target.write(writes)

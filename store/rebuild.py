@@ -18,7 +18,7 @@ from everlog.store.errors import CorruptionError, OpenError
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.projection import Projector, Target
+from everlog.store.projection import Pending, Projector, Target
 from everlog.store.schema import Schema
 from everlog.store.tables import FamilyTarget
 
@@ -43,7 +43,7 @@ def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
         finally:
             view.close()
         fresh = hashes(
-            target.view, projector.schema, _telling(progress, "hash rebuilt tables", projector.counts)
+            target.view, projector.schema, _telling(progress, "hash rebuilt tables", projector.pending.counts)
         )
         compare(live, fresh, seq)
         replay(log, projector, log.written, progress)
@@ -87,7 +87,7 @@ def into(db: Database, path: Path, progress: OnProgress | None) -> dict[str, Tab
         engine.flush()
         log.write_head_file(sync=True)
         return hashes(
-            target.view, projector.schema, _telling(progress, "hash rebuilt tables", projector.counts)
+            target.view, projector.schema, _telling(progress, "hash rebuilt tables", projector.pending.counts)
         )
     finally:
         engine.close()
@@ -99,7 +99,7 @@ def projector_from_start(log: Log, target: Target) -> Projector:
         raise CorruptionError(
             f"the log starts at {log.oldest}: a rebuild needs the archive of what was before"
         )
-    return Projector(target, Schema(log_pb2.Schema()), 0, {})
+    return Projector(Pending(target, {}), Schema(log_pb2.Schema()), 0)
 
 
 def replay(log: Log, projector: Projector, until: int, progress: OnProgress | None) -> None:

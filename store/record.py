@@ -2,6 +2,9 @@
 
     framed := 0x0A length:varint record
     record := Commit without its checksum, 0x7D crc32:u32le
+    Commit := head change*
+    head   := 0x08 seq:varint 0x11 time_ns:u64le 0x18 schema:varint  and what else is set
+    change := 0x22 length:varint Change
 
 The frame makes joined records a valid `Batch` (and the first field of a `FeedMessage`); the last
 five bytes are the record's own field `checksum`, over all bytes of the record before them.
@@ -29,6 +32,7 @@ KNOWN_FEATURES: frozenset[int] = frozenset()
 
 _CHECKSUM = struct.Struct("<BI")
 _U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
 
 
 def varint(value: int) -> bytes:
@@ -60,7 +64,8 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
         raise CorruptionError(f"expected a varint to end, found the end of the data at byte {at}") from None
 
 
-_LENGTHS = [b"\x0a" + varint(length) for length in range(4096)]
+_VARINTS_MAX = 4096
+_VARINTS = [varint(value) for value in range(_VARINTS_MAX)]
 
 
 def seal(body: bytes) -> bytes:
@@ -68,18 +73,58 @@ def seal(body: bytes) -> bytes:
     return body + _CHECKSUM.pack(CHECKSUM_TAG, crc32(body))
 
 
+def head(seq: int, time_ns: int, schema: int) -> bytes:
+    """The start of a commit without metadata, as protobuf would serialise it."""
+    return b"".join((b"\x08", varint(seq), b"\x11", _U64.pack(time_ns), b"\x18", varint(schema)))
+
+
+def change(body: bytes, prior: int) -> tuple[bytes, bytes, bytes]:
+    """The parts of one change of a commit: a Change without its `prior`, and that."""
+    if prior:
+        body += b"\x28" + varint(prior)
+    size = len(body)
+    return b"\x22", _VARINTS[size] if size < _VARINTS_MAX else varint(size), body
+
+
+def change_body(space_and_op: bytes, key: bytes, row: bytes) -> bytes:
+    """A Change without its `prior`, as protobuf would serialise it."""
+    key_size, row_size = len(key), len(row)
+    if not row:
+        return b"".join((space_and_op, b"\x1a", varint(key_size), key))
+    return b"".join(
+        (
+            space_and_op,
+            b"\x1a",
+            _VARINTS[key_size] if key_size < _VARINTS_MAX else varint(key_size),
+            key,
+            b"\x22",
+            _VARINTS[row_size] if row_size < _VARINTS_MAX else varint(row_size),
+            row,
+        )
+    )
+
+
+def space_and_op(space: int, op: int) -> bytes:
+    """The start of a Change: fields 1 and 2, the latter only where it is not PUT."""
+    return b"\x08" + varint(space) + (b"\x10" + varint(op) if op else b"")
+
+
 def frame(commit: log_pb2.Commit) -> bytes:
     """The framed record of a commit whose `checksum` is unset. Raises RowError over 8 MiB."""
-    body = commit.SerializeToString()
+    return frame_parts([commit.SerializeToString()])
+
+
+def frame_parts(parts: list[bytes]) -> bytes:
+    """The framed record of a commit given as its head and its changes. Raises RowError."""
+    body = b"".join(parts)
     size = len(body) + CHECKSUM_SIZE
-    if size < 4096:
-        return b"".join((_LENGTHS[size], body, _CHECKSUM.pack(CHECKSUM_TAG, crc32(body))))
     if size > RECORD_BYTES_MAX:
         raise RowError(
             f"a commit is at most {RECORD_BYTES_MAX:,} bytes, this one is {size:,}; split the"
             " transaction, or use the bulk load, which splits by itself"
         )
-    return b"".join((b"\x0a", varint(size), body, _CHECKSUM.pack(CHECKSUM_TAG, crc32(body))))
+    length = _VARINTS[size] if size < _VARINTS_MAX else varint(size)
+    return b"".join((b"\x0a", length, body, _CHECKSUM.pack(CHECKSUM_TAG, crc32(body))))
 
 
 def checksum_of(framed: bytes) -> int:

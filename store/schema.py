@@ -19,7 +19,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import log_pb2
-from everlog.store import keys
+from everlog.store import keys, record
 from everlog.store.binding import Binding
 from everlog.store.errors import CorruptionError, SchemaError
 from everlog.store.fields import Path, descriptor_of, encode_values, resolve
@@ -64,6 +64,8 @@ class TableInfo:
         self.name = proto.name
         self.space = proto.space
         self.row_prefix = keys.prefix(proto.space)
+        self.put_head = record.space_and_op(proto.space, log_pb2.PUT)
+        self.delete_head = record.space_and_op(proto.space, log_pb2.DELETE)
         self.indexes = {index.name: IndexInfo(self, index) for index in proto.indexes}
         self.unique = [(at, index) for at, index in enumerate(self.indexes.values()) if index.unique]
         self._bindings: dict[type[Message], Binding] = {}

@@ -4,7 +4,8 @@
     scan(table, index, span, …)       ─▶ Entry(order, key, value) in the order of key or index
 
     LocalSource   over a view of the tables
-    Pending       another source with a transaction's own writes put over it
+    LiveSource    over the tables themselves
+    Unwritten     another source with a transaction's own writes put over it
     (everlog.rpc has one over a server)
 
 `order` is what the scan is ordered by, an encoded key or an encoded index value with its key,
@@ -21,6 +22,7 @@ from everlog.store.errors import CorruptionError
 from everlog.store.keys import row_of
 from everlog.store.schema import IndexInfo, TableInfo
 from everlog.store.span import Span
+from everlog.store.tables import Tables
 from everlog.store.view import View
 from everlog.store.write import Write
 
@@ -89,7 +91,32 @@ class LocalSource:
         return sum(1 for _ in self._view.items(*span.under(prefix)))
 
 
-class Pending:
+class LiveSource:
+    """Single rows of the tables as they are now. For more than one, take a moment."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._get = tables.get
+        self._tables = tables
+
+    def get(self, info: TableInfo, key: bytes) -> bytes | None:
+        return self._get(info.row_prefix + key)
+
+    def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]:
+        return self._moment().get_many(info, keys)
+
+    def scan(
+        self, info: TableInfo, index: IndexInfo | None, span: Span, *, reverse: bool, limit: int | None
+    ) -> Iterator[Entry]:
+        return self._moment().scan(info, index, span, reverse=reverse, limit=limit)
+
+    def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
+        return self._moment().count(info, index, span)
+
+    def _moment(self) -> LocalSource:
+        return LocalSource(self._tables.snapshot()[0])
+
+
+class Unwritten:
     """A source as a transaction sees it: with its own writes of the table put over it."""
 
     def __init__(self, base: Source, writes: dict[bytes, Write]) -> None:

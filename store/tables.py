@@ -14,10 +14,10 @@ from rocksdict import ColumnFamily, Rdict, WriteBatch
 
 from everlog.proto import log_pb2
 from everlog.store import codec, keys
-from everlog.store.engine import Engine
+from everlog.store.engine import Engine, translate
 from everlog.store.errors import CorruptionError
 from everlog.store.log import Log
-from everlog.store.projection import Batch, Effects, Projector, Target
+from everlog.store.projection import KEYS_PER_BATCH, Batch, Edits, Pending, Projector, Target
 from everlog.store.schema import Schema
 from everlog.store.view import FamilyView, LiveView, Overlay, SnapshotView, View
 from everlog.store.window import Window
@@ -40,7 +40,7 @@ class FamilyTarget:
         self.view = LiveView(self._engine)
 
     @property
-    def get(self) -> Callable[[bytes], bytes | None]:
+    def stored(self) -> Callable[[bytes], bytes | None]:
         return self._engine.get if self.family is None else self.family.get
 
     def batch(self) -> Batch:
@@ -70,7 +70,7 @@ class MemoryTarget:
         return Overlay(base, self._over)
 
     @property
-    def get(self) -> Callable[[bytes], bytes | None]:
+    def stored(self) -> Callable[[bytes], bytes | None]:
         return self.view.get
 
     def batch(self) -> Batch:
@@ -107,29 +107,60 @@ class Tables:
         self.applied, self.checksum = read_applied(live.view)
         self.schema = Schema(schema_of(live.view, self._log))
         self.counts = read_counts(live.view)
+        self.pending = Pending(self.target, self.counts)
+        self._flushed = self.applied
         self.window.reset(self.applied)
 
-    def project(self, effects: Effects, seq: int, checksum: int) -> None:
-        """Writes what a group of commits does."""
-        writes = effects.finish(seq, checksum)
+    def project(self, edits: Edits, uniques: Edits, deltas: dict[int, int], seq: int, checksum: int) -> None:
+        """Takes what a group of commits does, the last of which is at `seq`."""
+        pending = self.pending
         with self._lock:  # a snapshot and its seq belong together
-            self.target.write(writes)
-            self.applied = seq
+            pending.edits.update(edits)
+            if uniques:
+                pending.uniques.update(uniques)
+            pending.count(deltas)
+            self.applied, self.checksum = seq, checksum
+            if len(pending.edits) >= KEYS_PER_BATCH:
+                pending.flush(seq, checksum)
+                self._flushed = seq
+
+    def flush(self) -> None:
+        """Writes what is pending, so that ranges can be read. Not to disk yet."""
+        if self._flushed != self.applied:
+            with self._lock:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._flushed != self.applied:
+            self.pending.flush(self.applied, self.checksum)
+            self._flushed = self.applied
+
+    def get(self, full: bytes) -> bytes | None:
+        """What is stored under a key now. Read-only."""
+        edits = self.pending.edits
+        if full in edits:
+            return edits[full]
+        try:
+            return self.target.stored(full)
+        except Exception as error:
+            raise translate(error, "reading a table") from error
 
     def projector(self) -> Projector:
         """For records of the log that are not projected yet. Call `took` afterwards."""
-        return Projector(self.target, self.schema, self.applied, self.counts)
+        return Projector(self.pending, self.schema, self.applied)
 
     def took(self, projector: Projector) -> None:
         """Takes over how far a projector has come; whoever read before must read again."""
-        projector.flush()
         with self._lock:
-            self.applied, self.schema = projector.applied, projector.schema
+            projector.flush()
+            self.applied, self.checksum = projector.applied, projector.checksum
+            self._flushed, self.schema = self.applied, projector.schema
             self.window.reset(self.applied)
 
     def snapshot(self) -> tuple[View, int]:
         """This moment, and its seq. Read-only."""
         with self._lock:
+            self._flush()
             view: View = SnapshotView(self._engine.data.snapshot())
             if isinstance(self.target, MemoryTarget):
                 view = self.target.over(view)
@@ -137,11 +168,10 @@ class Tables:
 
     def migrations(self) -> list[int]:
         """Seqs of all Migration records, oldest first. Read-only."""
+        self.flush()
         start = keys.NOTE_MIGRATION
-        return [
-            keys.SEQ.unpack(key[len(start) :])[0]
-            for key, _ in self.target.view.items(start, codec.after(start))
-        ]
+        items = self.target.view.items(start, codec.after(start))
+        return [keys.SEQ.unpack(key[len(start) :])[0] for key, _ in items]
 
     def switch(self, target: FamilyTarget, name: str, projector: Projector) -> str:
         """Makes rebuilt tables the live ones, durably; returns the name of the old ones."""
@@ -149,10 +179,7 @@ class Tables:
         assert target.family is not None
         with self._lock:
             old = self._engine.switch_data(name, target.family, target.handle)
-            self.applied, self.schema = projector.applied, projector.schema
-            self.counts.clear()
-            self.counts.update(projector.counts)
-            self.window.reset(self.applied)
+            self.reopen()
             return old
 
 

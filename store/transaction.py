@@ -29,7 +29,7 @@ from everlog.store.binding import Binding
 from everlog.store.errors import ClosedError, PreconditionError
 from everlog.store.reader import Reader
 from everlog.store.schema import IndexInfo, Schema, TableInfo
-from everlog.store.source import Entry, Pending, Source
+from everlog.store.source import Entry, Source, Unwritten
 from everlog.store.span import Span
 from everlog.store.table import Table
 from everlog.store.write import Expect, Write
@@ -166,7 +166,7 @@ class Transaction(Reader):
         self._check_open()
         if self._base is None:
             self._base, self.snapshot = self._host._begin()
-        return Noted(Pending(self._base, self.writes) if self.writes else self._base, self)
+        return Noted(Unwritten(self._base, self.writes) if self.writes else self._base, self)
 
 
 class Noted:

@@ -14,7 +14,7 @@ from everlog.store import codec, keys
 from everlog.store.clock import Clock
 from everlog.store.errors import ConflictError, PreconditionError, UniqueError
 from everlog.store.log import Log
-from everlog.store.projection import Effects, old_values
+from everlog.store.projection import Edits, old_values
 from everlog.store.schema import IndexInfo, Schema
 from everlog.store.tables import Tables
 from everlog.store.transaction import CommitResult, Transaction
@@ -22,8 +22,16 @@ from everlog.store.write import Expect, Write
 
 DELETE = log_pb2.DELETE
 Rows = list[tuple[Write, bytes | None]]
-Uniques = dict[bytes, bytes | None]  # values of a unique index -> key of the row that has them now
-NO_UNIQUES: Uniques = {}
+NO_UNIQUES: Edits = {}
+
+
+class Staged:
+    """What a group of commits does, as far as it is accepted; nothing of it is written yet."""
+
+    def __init__(self) -> None:
+        self.edits: Edits = {}
+        self.uniques: Edits = {}
+        self.deltas: dict[int, int] = {}
 
 
 class Validator:
@@ -35,26 +43,27 @@ class Validator:
         self._clock = clock
         self._life_ns = int(idempotency_s * 1e9)
 
-    def validate(self, transaction: Transaction, effects: Effects, schema: Schema) -> tuple[Rows, Uniques]:
+    def validate(self, transaction: Transaction, staged: Staged, schema: Schema) -> tuple[Rows, Edits]:
         """Its writes, each with the value it replaces, and the unique values that they take."""
         if transaction.read_keys or transaction.read_ranges:
             self._reads(transaction)
         rows: Rows = []
         unique = False
-        seen, stored = effects.rows, effects.stored
+        pending = self._tables.pending
+        mine, recent, stored = staged.edits, pending.edits, pending.target.stored
         for full, write in transaction.writes.items():
             if write.info.schema is not schema:
                 raise ConflictError(
                     f"the schema changed to version {schema.version} while this transaction ran; run it again"
                 )
-            old = seen[full] if full in seen else stored(full)
+            old = mine[full] if full in mine else recent[full] if full in recent else stored(full)
             if write.expect:
                 _expect(write, old)
             rows.append((write, old))
             if write.info.unique:
                 unique = True
         if unique:
-            return rows, self._uniques(rows, effects)
+            return rows, self._uniques(rows, staged)
         return rows, NO_UNIQUES
 
     def repeated(self, transaction: Transaction) -> CommitResult | None:
@@ -70,7 +79,7 @@ class Validator:
                 " which ids are remembered: whether it was committed cannot be told. Read, and decide anew",
                 commit_id=commit_id,
             )
-        value = self._tables.target.view.get(keys.NOTE_COMMIT + commit_id)
+        value = self._tables.get(keys.NOTE_COMMIT + commit_id)
         if value is None:
             return None
         seq: int = keys.SEQ.unpack(value)[0]
@@ -126,9 +135,9 @@ class Validator:
                 return f"row {info.show_key(one.key_in(rest))} in index {one.name}"
         return f"an index of {info.name}"
 
-    def _uniques(self, rows: Rows, effects: Effects) -> Uniques:
+    def _uniques(self, rows: Rows, staged: Staged) -> Edits:
         """All old values are free before the first new one is looked at: rows can swap theirs."""
-        mine: Uniques = {}
+        mine: Edits = {}
         for write, old in rows:
             if old is not None and write.info.unique:
                 before = old_values(write.info, old)
@@ -141,17 +150,19 @@ class Validator:
                 values = write.values[at]
                 if index.nullable and index.has_null(values[len(index.prefix) :]):
                     continue
-                holder = mine[values] if values in mine else self._holder(values, index, effects)
+                holder = mine[values] if values in mine else self._holder(values, index, staged)
                 if holder is not None and holder != write.key:
                     raise duplicate(index, values, holder, write.key)
                 mine[values] = write.key
         return mine
 
-    def _holder(self, values: bytes, index: IndexInfo, effects: Effects) -> bytes | None:
+    def _holder(self, values: bytes, index: IndexInfo, staged: Staged) -> bytes | None:
         """Key of the row that has these values of a unique index."""
-        if values in effects.uniques:
-            return effects.uniques[values]
-        for entry, _ in self._tables.target.view.items(values, codec.after(values)):
+        pending = self._tables.pending
+        for known in (staged.uniques, pending.uniques):
+            if values in known:
+                return known[values]
+        for entry, _ in pending.target.view.items(values, codec.after(values)):
             return index.key_in(entry[len(index.prefix) :])
         return None
 

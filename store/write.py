@@ -1,4 +1,8 @@
-"""Write: one row that a transaction puts or deletes, encoded and checked, not yet committed."""
+"""Write: one row that a transaction puts or deletes, encoded and checked, not yet committed.
+
+All that can be computed without knowing the row that it replaces is computed here, by the thread
+that writes, before it waits for its turn to commit.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 from google.protobuf.message import EncodeError, Message
 
 from everlog.proto import log_pb2
-from everlog.store import keys
+from everlog.store import keys, record
 from everlog.store.binding import Binding
 from everlog.store.errors import RowError
 from everlog.store.schema import TableInfo
@@ -24,10 +28,14 @@ class Expect(IntEnum):
     VERSION = 3
 
 
+ANYTHING = int(Expect.ANYTHING)
+PUT = log_pb2.PUT
+
+
 class Write:
     """Invariant: `full` is the row's key in the tables, `row` is empty for a delete."""
 
-    __slots__ = ("binding", "expect", "full", "info", "key", "op", "row", "values", "version")
+    __slots__ = ("body", "expect", "full", "info", "key", "op", "row", "values", "version")
 
     def __init__(  # noqa: PLR0917  made once a row: keywords cost
         self,
@@ -47,13 +55,15 @@ class Write:
         self.values = values  # for each index: its prefix and the row's values
         self.expect = expect
         self.version = version
+        # The change, as the log says it, but for what it replaces.
+        self.body = record.change_body(info.put_head if op == PUT else info.delete_head, key, row)
 
     def value(self) -> bytes | None:
         """As the transaction itself reads it back: a row of version 0."""
         return None if self.op == log_pb2.DELETE else keys.pack_value(0, self.row)
 
 
-def put(binding: Binding, row: Message, expect: int = Expect.ANYTHING, version: int = 0) -> Write:
+def put(binding: Binding, row: Message, expect: int = ANYTHING, version: int = 0) -> Write:
     """A write of `row`, which may change afterwards without harm. Raises RowError."""
     info = binding.info
     key = binding.key_of(row)
@@ -63,10 +73,11 @@ def put(binding: Binding, row: Message, expect: int = Expect.ANYTHING, version: 
         raise RowError(f"a row of {info.name} cannot be serialised: {error}", table=info.name) from None
     if len(raw) > keys.ROW_BYTES_MAX or len(key) > keys.KEY_BYTES_MAX:
         check_sizes(info, key, raw)
-    return Write(info, log_pb2.PUT, key, raw, binding.values(row, raw), expect, version)
+    return Write(info, PUT, key, raw, binding.values(row, raw), expect, version)
 
 
-def delete(info: TableInfo, key: bytes, expect: int = Expect.ANYTHING, version: int = 0) -> Write:
+def delete(info: TableInfo, key: bytes, expect: int = ANYTHING, version: int = 0) -> Write:
+    """A write that deletes the row with this key. Raises RowError."""
     check_sizes(info, key, b"")
     return Write(info, log_pb2.DELETE, key, b"", [], expect, version)
 

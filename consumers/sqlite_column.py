@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from keyword import iskeyword
@@ -37,7 +37,7 @@ from google.protobuf.message import Message
 from everlog.consumers.protojson import JsonField, means_the_same
 from everlog.store.kinds import TIMESTAMP, kind_of
 
-Convert = Callable[[Any], Any]
+Convert = Callable[..., Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = -62_135_596_800, 253_402_300_799  # seconds of the years 1 to 9999
@@ -49,7 +49,7 @@ _SIGN = 1 << 63
 class Column:
     """One column of the table of `model`: the field at the end of `path`.
 
-    `code` is Python for its value (see `row_reader`), `back` the way back to the field's.
+    `code` is Python for its value (sqlite_code.py), `back` the way back to the field's.
     """
 
     def __init__(self, model: type[Message], path: tuple[FD, ...], *, in_key: bool) -> None:
@@ -109,19 +109,6 @@ def _nested(path: tuple[FD, ...], into: Convert | None) -> Convert:
     return value
 
 
-def row_reader(columns: Sequence[Column]) -> Callable[[Any], tuple[Any, ...]]:
-    """A function from a row to SQLite's values of it, one for each column.
-
-    It is compiled, as that of a namedtuple is: it runs once for each row, and reading field by
-    field through functions takes twice as long.
-    """
-    names: dict[str, Any] = {f"convert_{at}": column.convert for at, column in enumerate(columns)}
-    values = [column.code.replace("convert(", f"convert_{at}(", 1) for at, column in enumerate(columns)]
-    exec(f"def read(row):\n has = row.HasField\n return ({', '.join(values)},)", names)  # noqa: S102  of descriptors
-    read: Callable[[Any], tuple[Any, ...]] = names["read"]
-    return read
-
-
 def _is_json(field: FD) -> bool:
     return field.is_repeated or (field.message_type is not None and kind_of(field) is not TIMESTAMP)
 
@@ -179,15 +166,18 @@ def timestamp_into(value: Any) -> str | bytes:
     return _SECONDS_NANOS.pack(seconds, nanos)
 
 
-def timestamp_back(value: Any) -> dict[str, int]:
-    """SQLite's value as arguments for a Timestamp. Raises ValueError."""
+def timestamp_back(into: Any, value: Any) -> None:
+    """Sets a Timestamp to SQLite's value. Raises ValueError."""
     if isinstance(value, bytes):
-        seconds, nanos = _SECONDS_NANOS.unpack(value)
-        return {"seconds": seconds, "nanos": nanos}
-    if len(value) != 30:
-        raise ValueError(f"expected a timestamp of 30 characters, found {value!r}")
-    since = datetime.fromisoformat(value[:19]).replace(tzinfo=UTC) - _EPOCH
-    return {"seconds": since.days * 86_400 + since.seconds, "nanos": int(value[20:29])}
+        into.seconds, into.nanos = _SECONDS_NANOS.unpack(value)
+    else:
+        into.seconds, into.nanos = _seconds(value[:19]), int(value[20:29])
+
+
+@lru_cache(maxsize=4096)
+def _seconds(clock: str) -> int:
+    since = datetime.fromisoformat(clock).replace(tzinfo=UTC) - _EPOCH
+    return since.days * 86_400 + since.seconds
 
 
 _SHAPES: dict[int, tuple[str, Convert | None, Convert | None]] = {

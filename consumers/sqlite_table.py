@@ -16,12 +16,12 @@ from __future__ import annotations
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator
-from operator import itemgetter
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from everlog.consumers.sqlite_column import Column, row_reader, timestamp_back
+from everlog.consumers.sqlite_code import row_reader, row_writer
+from everlog.consumers.sqlite_column import Column, timestamp_back
 from everlog.store.errors import CorruptionError, RowError, SinkError
 from everlog.store.fields import resolve
 from everlog.store.schema import TableInfo
@@ -42,11 +42,7 @@ class SqlTable:
         by_path = {column.path: column for column in self.columns}
         self.key = [by_path[path] for path in self.key_paths]
         self.values = row_reader(self.columns)
-        plain = [at for at, column in enumerate(self.columns) if not (column.json or column.derived)]
-        self._names = [self.columns[at].name for at in plain]
-        self._plain = itemgetter(*plain, plain[0])
-        self._backs = [(self.columns[at].name, back) for at in plain if (back := self.columns[at].back)]
-        self._jsons = [(column.json, at) for at, column in enumerate(self.columns) if column.json]
+        self._made = row_writer(self.columns, info.model)
         self.indexes = {
             (index.id, index.name, self.name): [by_path[tuple(path.numbers)] for path in index.proto.fields]
             for index in info.indexes.values()
@@ -101,15 +97,7 @@ class SqlTable:
         """The encoded key and the row, made from the columns alone. Raises SinkError."""
         key = self.info.own.key_of
         try:
-            # `_plain` gives one value too many, so that it is a tuple even of one column.
-            pairs = zip(self._names, self._plain(values), strict=False)
-            given = {name: value for name, value in pairs if value is not None}
-            for name, back in self._backs:
-                if name in given:
-                    given[name] = back(given[name])
-            message: Any = self.info.model(**given)
-            for field, at in self._jsons:
-                field.merge(message, values[at])
+            message = self._made(values)
             again = self.values(message)
             if again != values:
                 found = next(at for at, value in enumerate(again) if value != values[at])

@@ -16,6 +16,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from everlog.migrations.folder import SOURCE, Folder, Source, find, folders
@@ -30,7 +31,7 @@ def build(source: Source = SOURCE, *, force: bool = False) -> list[Path]:
     Runs no code of a migration. Raises SchemaError, with file and line, for a model that protoc
     refuses; then nothing is written.
     """
-    todo = [folder for folder in folders(find(source)) if force or _stale(folder)]
+    todo = [folder for folder in folders(find(source)) if force or _stale(folder, _GENERATED)]
     if not todo:
         return []
     with tempfile.TemporaryDirectory() as out:
@@ -45,16 +46,16 @@ def build(source: Source = SOURCE, *, force: bool = False) -> list[Path]:
 
 
 def check_built(folder: Folder) -> None:
-    """Read-only. Raises SchemaError if a folder's generated code is missing or stale."""
+    """Read-only. Raises SchemaError if a folder's classes are missing or stale."""
     _ = folder.proto_package  # the model is one of this version at all
-    stale = _stale(folder)
+    stale = _stale(folder, _GENERATED[:1])  # the types need not be where the code only runs
     if stale:
         raise folder.error(f"{stale}; run `everlog build`")
 
 
-def _stale(folder: Folder) -> str:
+def _stale(folder: Folder, names: Iterable[str]) -> str:
     """Why the folder must be built; empty: it need not."""
-    for name in _GENERATED:
+    for name in names:
         path = folder.path / name
         if not path.exists():
             return f"{name} is not generated yet"

@@ -108,7 +108,7 @@ def _steps(
     before: log_pb2.Schema, following: log_pb2.Schema, migration: Migration, counts: Counter[str]
 ) -> Iterator[PlannedStep]:
     old, new = Schema(before), Schema(following)
-    for name in old.tables.keys() - new.tables.keys():
+    for name in sorted(old.tables.keys() - new.tables.keys()):
         yield PlannedStep(f"drop table {name} with its {counts[name]:,} rows")
     for name, table in new.tables.items():
         known = old.tables.get(name)
@@ -125,7 +125,7 @@ def _steps(
 
 def _index_steps(known: TableInfo | None, table: TableInfo, rows: int) -> Iterator[PlannedStep]:
     was = {index.name: index.id for index in known.indexes.values()} if known else {}
-    for gone in was.keys() - table.indexes.keys():
+    for gone in sorted(was.keys() - table.indexes.keys()):
         yield PlannedStep(f"drop index {table.name}.{gone}")
     for index in table.indexes.values():
         if was.get(index.name) != index.id:
@@ -141,5 +141,5 @@ def _changed(old: Any, new: Any) -> str:
     now = {field.number: field.name for field in new.fields}
     words = [f"add {name}" for number, name in now.items() if number not in was]
     words += [f"remove {name}" for number, name in was.items() if number not in now]
-    words += [f"rename {was[n]} to {now[n]}" for n in was.keys() & now.keys() if was[n] != now[n]]
+    words += [f"rename {was[n]} to {now[n]}" for n in sorted(was.keys() & now.keys()) if was[n] != now[n]]
     return ", ".join(words)

@@ -1,7 +1,8 @@
 """Rows of a Parquet file: columns named as the fields of the model.
 
 Values have types already, so protobuf takes them as they are; lists and structs become repeated
-fields and messages. A time without a zone is taken as UTC. Needs pyarrow, the extra `parquet`.
+fields and messages. A time without a zone is taken as UTC; a whole number may come as a float, as
+pandas writes columns of integers in which some are missing. Needs pyarrow, the extra `parquet`.
 """
 
 from __future__ import annotations
@@ -52,11 +53,13 @@ def read_parquet(file: IO[bytes], model: type[M]) -> Iterator[M]:
 
 
 def _value(value: Any) -> Any:
-    """As protobuf takes it: times as Timestamp, inside of lists and structs as well."""
+    """As protobuf takes it, inside of lists and structs as well."""
     if isinstance(value, datetime):
         aware = value if value.tzinfo else value.replace(tzinfo=UTC)
         nanos = aware.microsecond * 1000 + getattr(value, "nanosecond", 0)
         return Timestamp(seconds=int(aware.replace(microsecond=0).timestamp()), nanos=nanos)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # which every field of floats takes as well
     if isinstance(value, list):
         return [_value(item) for item in value]
     if isinstance(value, dict):

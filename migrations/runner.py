@@ -1,11 +1,11 @@
 """Runner: applies what is pending, oldest first, each migration as one record of the log.
 
-    lock ─▶ load all ─▶ pending ─▶ for each: rows, schema ─▶ db.apply_migration ─▶ one record
-                                                                 │ or nothing at all
+    lock ─▶ load all ─▶ pending, and their rows ─▶ for each: db.apply_migration ─▶ one record,
+                                                                                   or nothing
 
 Invariants
   (1) a migration is in the log with its schema, its sources and its bootstrap rows, or not at all;
-  (2) all folders were found right before the first is applied.
+  (2) all folders, and all bootstrap rows, were found right before the first is applied.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import after, load
 from everlog.migrations.lock import WAIT_S, lock
-from everlog.migrations.migration import Migration
+from everlog.migrations.migration import Migration, Row
 from everlog.migrations.plan import pending
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError, PreconditionError, RowError, SchemaError
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.transaction import Metadata
 
 
 def apply(
@@ -44,8 +45,9 @@ def apply(
     """
     done = []
     with lock(db.uuid, actor, wait_s=wait_s, progress=progress):
-        for migration in pending(db, load(source), to):
-            info = _apply(db, migration, actor, reason, progress)
+        todo = [(migration, bootstrap(migration)) for migration in pending(db, load(source), to)]
+        for migration, rows in todo:
+            info = _apply(db, migration, rows, Metadata(actor, reason), progress)
             done.append(info)
             if applied is not None:
                 applied(info)
@@ -53,14 +55,13 @@ def apply(
 
 
 def _apply(
-    db: Database, migration: Migration, actor: str, reason: str, progress: OnProgress | None
+    db: Database, migration: Migration, rows: list[Row], by: Metadata, progress: OnProgress | None
 ) -> MigrationInfo:
     def tell(step: Progress) -> None:
         if progress is not None:
             progress(Progress(f"{migration.title}: {step.step}", step.done, step.total, step.unit))
 
     folder, before = migration.folder, db.schema
-    rows = bootstrap(migration)
     tell(Progress("apply", 0, len(rows)))
     record = log_pb2.Migration(
         step=log_pb2.Migration.FINISHED,
@@ -72,7 +73,7 @@ def _apply(
     )
     try:
         result = db.apply_migration(
-            record, rows, actor=actor, reason=reason, expect_schema=before.version, progress=tell
+            record, rows, actor=by.actor, reason=by.reason, expect_schema=before.version, progress=tell
         )
     except (PreconditionError, RowError, SchemaError) as error:
         raise MigrationError(
@@ -87,7 +88,7 @@ def _apply(
         State.APPLIED,
         result.time_ns,
         result.seq,
-        actor,
+        by.actor,
         folder.digest,
         folder.digest,
     )

@@ -62,6 +62,14 @@ def test_bootstrap_rows_that_do_not_fit_leave_no_trace(
     assert db.head == 1
 
 
+def test_rows_that_do_not_fit_in_the_last_migration_stop_the_first(project: Project, db: Database) -> None:
+    project.add("one")
+    project.add("two", files={"bootstrap_airports.csv": "faa,alt\nJFK,1\n"})
+    with pytest.raises(LoadError):
+        migrations.apply(db, project.build().path)
+    assert db.head == 1
+
+
 def test_more_bootstrap_rows_than_a_record_holds_are_refused_with_the_remedy(
     project: Project, db: Database
 ) -> None:

@@ -24,7 +24,7 @@ def test_columns_become_fields_lists_and_structs_too(tmp_path: Path) -> None:
     path = write(
         tmp_path / "commits.parquet",
         {
-            "seq": [1, 2],
+            "seq": [1.0, 2.0],
             "actor": ["ann", None],
             "commit_id": [b"\0\1", b""],
             "changes": [[{"space": 3, "key": b"k"}], []],

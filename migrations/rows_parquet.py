@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from typing import IO, Any, NoReturn, TypeVar
 
+from google.protobuf.descriptor import FieldDescriptor as FD
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -19,6 +20,8 @@ from everlog.migrations.misfit import Place, fail, misfit, unknown
 from everlog.store.errors import LoadError
 
 M = TypeVar("M", bound=Message)
+
+_INTEGERS = {FD.CPPTYPE_INT32, FD.CPPTYPE_INT64, FD.CPPTYPE_UINT32, FD.CPPTYPE_UINT64}
 
 
 def read_parquet(file: IO[bytes], model: type[M]) -> Iterator[M]:
@@ -39,12 +42,18 @@ def read_parquet(file: IO[bytes], model: type[M]) -> Iterator[M]:
     for column in source.schema_arrow.names:
         if column not in fields:
             unknown(Place(name, 1, f"column {column}", column), model)
+    whole = {name for name, field in fields.items() if field.cpp_type in _INTEGERS and not field.is_repeated}
     number = 0
     for batch in source.iter_batches():
         columns = {column: batch.column(column).to_pylist() for column in batch.schema.names}
         for values in zip(*columns.values(), strict=True):
             number += 1
-            words = {key: value for key, value in zip(columns, values, strict=True) if value is not None}
+            given = zip(columns, values, strict=True)
+            words = {
+                key: int(value) if key in whole and isinstance(value, float) and value.is_integer() else value
+                for key, value in given
+                if value is not None
+            }
             try:
                 row = model(**{key: _value(value) for key, value in words.items()})
             except (ValueError, TypeError) as error:
@@ -58,8 +67,6 @@ def _value(value: Any) -> Any:
         aware = value if value.tzinfo else value.replace(tzinfo=UTC)
         nanos = aware.microsecond * 1000 + getattr(value, "nanosecond", 0)
         return Timestamp(seconds=int(aware.replace(microsecond=0).timestamp()), nanos=nanos)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)  # which every field of floats takes as well
     if isinstance(value, list):
         return [_value(item) for item in value]
     if isinstance(value, dict):

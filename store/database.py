@@ -27,7 +27,7 @@ from everlog.store.hashing import TableHash, hashes
 from everlog.store.keys import NOTE_LOAD
 from everlog.store.opening import Opened, open_directory
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.reader import Reader, Scan
+from everlog.store.reader import Reader
 from everlog.store.schema import Schema
 from everlog.store.source import LiveSource, LocalSource, Source
 from everlog.store.status import Status, status
@@ -177,7 +177,8 @@ class Database(Writer):
         self.engine, self.clock = opened.engine, opened.clock
         self.committer = Committer(opened.log, opened.tables, opened.clock, idempotency_s)
         self._live = LiveSource(opened.tables)
-        self._scans: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._views: weakref.WeakSet[View] = weakref.WeakSet()  # what holds RocksDB's iterators
+        _OPEN.add(self)
         self._closed = False
 
     # what it is
@@ -220,9 +221,7 @@ class Database(Writer):
     def snapshot(self) -> Snapshot:
         """This moment, for reading more than once. Read-only."""
         source, seq, view = self._view_now()
-        snapshot = Snapshot(source, seq, self.tables.schema, view.close)
-        self._scans.add(snapshot)
-        return snapshot
+        return Snapshot(source, seq, self.tables.schema, view.close)
 
     def refresh(self) -> int:
         """Where it was opened for reading beside a process that writes: sees what was written
@@ -328,11 +327,13 @@ class Database(Writer):
         if self._closed:
             return
         self._closed = True
-        for held in list(self._scans):
-            held.close()
-        if not self.read_only:
-            self.committer.close()
-        self._opened_state.close()
+        for view in list(self._views):
+            view.close()
+        try:
+            if not self.read_only:
+                self.committer.close()
+        finally:
+            self._opened_state.close()
 
     def __enter__(self) -> Self:
         return self
@@ -358,17 +359,14 @@ class Database(Writer):
     def _moment(self) -> Source:
         return self._view_now()[0]
 
-    def _opened(self, scan: Scan[Any]) -> None:
-        self._scans.add(scan)
-
     def _view_now(self) -> tuple[Source, int, View]:
         self._check_open()
         view, seq = self.tables.snapshot()
+        self._views.add(view)
         return LocalSource(view), seq, view
 
     def _begin(self) -> tuple[Source, int]:
-        source, seq, view = self._view_now()
-        self._scans.add(view)
+        source, seq, _ = self._view_now()
         return source, seq
 
     def _transaction(self, metadata: Metadata) -> Transaction:
@@ -393,7 +391,7 @@ class Database(Writer):
         return (log_pb2.Load.FromString(value) if value else log_pb2.Load()), seq
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closed and os.getpid() == self._pid:
             raise ClosedError(f"{self.url} is closed; open it again")
         if os.getpid() != self._pid:
             raise ClosedError(
@@ -404,3 +402,15 @@ class Database(Writer):
         self._check_open()
         if self.read_only:
             raise ReadOnlyError(f"{self.url} was opened for reading; open it without read_only to write")
+
+
+_OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """In a child: the parent's databases are not the child's, whose threads and locks are not there."""
+    for database in _OPEN:
+        database._closed = True  # noqa: SLF001  this module's own
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -193,29 +193,25 @@ class Engine:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def verify_end(
-    view: Any, last: bytes | None, start: bytes, end: bytes | None, *, backwards: bool = False
-) -> None:
-    """Asks whether an iteration that ended after `last` really had come to its end.
+def verify_end(cursor: Any, last: bytes | None, start: bytes, end: bytes, *, reverse: bool = False) -> None:
+    """Asks whether an iteration that ended after `last` (None: at once) really had come to its end.
 
     Raises CorruptionError if there is more, which an unreadable block hid. Read-only.
     """
     with translated("reading"):
-        cursor = view.iter()
-        at = last if last is not None else start
-        if backwards:
+        at = last if last is not None else end if reverse else start
+        if reverse:
             cursor.seek_for_prev(at)
         else:
             cursor.seek(at)
-        if cursor.valid() and last is not None and cursor.key() == last:
-            cursor.prev() if backwards else cursor.next()
+        if cursor.valid() and (cursor.key() == last or (reverse and cursor.key() == end)):
+            cursor.prev() if reverse else cursor.next()
         if not cursor.valid():
             cursor.status()
             return
         key = cursor.key()
-    inside = (key >= start) if backwards else (end is None or key < end)
-    if inside and not (backwards and last is None):
-        raise CorruptionError(f"a block after key {at.hex()} could not be read", place=at.hex())
+    if key >= start if reverse else key < end:
+        raise CorruptionError(f"a block at key {at.hex()} could not be read", place=at.hex())
 
 
 @contextlib.contextmanager

@@ -161,7 +161,7 @@ class Tables:
         """This moment, and its seq. Read-only."""
         with self._lock:
             self._flush()
-            view: View = SnapshotView(self._engine.data.snapshot())
+            view: View = SnapshotView(self._engine.data)
             if isinstance(self.target, MemoryTarget):
                 view = self.target.over(view)
             return view, self.applied

@@ -2,24 +2,36 @@
 
     get(key) -> value | None          items(start, end) -> (key, value) in key order, either way
 
-    LiveView      the newest projected state; each call stands for itself
+    LiveView      the newest that is written; each call stands for itself
     SnapshotView  one moment for as long as it is held
     Overlay       another view with some keys put over it: what a read-only opening projected in
                   memory, or what a group of commits has not projected yet
 
+rocksdict's `Snapshot` finds single keys as of its moment, but iterates over the newest state
+(tests/store/test_engine_facts.py). What keeps a moment for ranges is an iterator made then:
+
+    items() ─▶ nothing was written since?  ─▶ a new iterator, in chunks
+               else the one from then      ─▶ in chunks, each after a seek
+
 Invariants
-  (1) an iteration that ends has come to its end: a damaged block raises CorruptionError.
+  (1) an iteration that ends has come to its end: a damaged block raises CorruptionError;
+  (2) a view that is closed holds nothing of RocksDB, though an iteration over it is alive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
 from heapq import merge
+from itertools import islice
 from typing import Any, Protocol
 
-from everlog.store.engine import Engine, translate, verify_end
+from everlog.store.engine import Engine, translate, translated, verify_end
+from everlog.store.errors import ClosedError
 
 Item = tuple[bytes, bytes]
+CHUNK_FIRST, CHUNK_MAX = 8, 512
 
 
 class View(Protocol):
@@ -56,8 +68,14 @@ class LiveView:
 class SnapshotView:
     """The tables as they were when it was made. `close` lets the store forget that moment."""
 
-    def __init__(self, snapshot: Any) -> None:
-        self._snapshot = snapshot
+    def __init__(self, family: Any) -> None:
+        """Nothing may be written to the family meanwhile."""
+        self._family = family
+        self._snapshot = family.snapshot()
+        self._cursor = family.iter()
+        self._written = family.latest_sequence_number()
+        self._lock = threading.Lock()  # of the cursor
+        self._held: list[list[Any]] = []
 
     def get(self, key: bytes) -> bytes | None:
         try:
@@ -65,14 +83,53 @@ class SnapshotView:
         except Exception as error:
             if str(error) == "key not found":
                 return None
+            self._open()
             raise translate(error, "reading a snapshot") from error
         return value
 
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
-        return iterate(self._snapshot, start, end, reverse=reverse)
+        family = self._open()
+        held = [family.items(backwards=reverse, from_key=end if reverse else start)]
+        if family.latest_sequence_number() != self._written:
+            return self._from_cursor(start, end, reverse)
+        self._held.append(held)
+        return self._from_items(held, start, end, reverse)
+
+    def _from_items(self, held: list[Any], start: bytes, end: bytes, reverse: bool) -> Iterator[Item]:
+        def verify(last: bytes | None) -> None:
+            with self._lock:
+                self._open()
+                verify_end(self._cursor, last, start, end, reverse=reverse)
+
+        try:
+            yield from _chunks(held, start, end, reverse, verify)
+        finally:
+            if held in self._held:
+                self._held.remove(held)
+
+    def _from_cursor(self, start: bytes, end: bytes, reverse: bool) -> Iterator[Item]:
+        at, skip, size = (end, True, CHUNK_FIRST) if reverse else (start, False, CHUNK_FIRST)
+        while True:
+            with self._lock, translated("reading a snapshot"):
+                self._open()
+                chunk = _read(self._cursor, at, size, skip=skip, reverse=reverse)
+            inside = _within(chunk, start, end, reverse)
+            yield from inside
+            if len(inside) < size:
+                return
+            at, skip, size = inside[-1][0], True, min(size * 4, CHUNK_MAX)
+
+    def _open(self) -> Any:
+        if self._family is None:
+            raise ClosedError("the moment that this reads at is gone: its database or snapshot is closed")
+        return self._family
 
     def close(self) -> None:
-        self._snapshot = None
+        with self._lock:
+            self._family = self._snapshot = self._cursor = None
+            for held in self._held:
+                held.clear()
+            self._held.clear()
 
 
 class FamilyView:
@@ -116,23 +173,63 @@ class Overlay:
         self._base.close()
 
 
-def iterate(source: Any, start: bytes, end: bytes, *, reverse: bool) -> Iterator[Item]:
-    """The items of a column family or a snapshot from `start` to `end` (exclusive)."""
-    key: bytes | None = None
-    try:
-        if reverse:
-            for key, value in source.items(backwards=True, from_key=end):
-                if key >= end:
-                    continue
-                if key < start:
-                    return
-                yield key, value
-        else:
-            for key, value in source.items(from_key=start):
-                if key >= end:
-                    return
-                yield key, value
-    except Exception as error:
-        raise translate(error, "reading a table") from error
-    # Ran off the end of the column family, or into a block that cannot be read.
-    verify_end(source, key, start, end, backwards=reverse)
+def iterate(family: Any, start: bytes, end: bytes, *, reverse: bool) -> Iterator[Item]:
+    """The items of a column family as it is now, from `start` to `end` (exclusive)."""
+    held = [family.items(backwards=reverse, from_key=end if reverse else start)]
+    return _chunks(
+        held, start, end, reverse, lambda last: verify_end(family.iter(), last, start, end, reverse=reverse)
+    )
+
+
+def _chunks(
+    held: list[Any], start: bytes, end: bytes, reverse: bool, verify: Callable[[bytes | None], None]
+) -> Iterator[Item]:
+    """What rocksdict's iterator in `held` gives. To let go of it, clear the list."""
+    last, size = None, CHUNK_FIRST
+    while True:
+        if not held:
+            raise ClosedError("what this reads from is closed")
+        with translated("reading a table"):
+            chunk = list(islice(held[0], size))
+        inside = _within(chunk, start, end, reverse)
+        yield from inside
+        if inside:
+            last = inside[-1][0]
+        if len(chunk) < size:  # it ran off the end, or into a block that cannot be read
+            verify(last)
+            return
+        if inside[-1:] != chunk[-1:]:
+            return
+        size = min(size * 4, CHUNK_MAX)
+
+
+def _within(chunk: list[Item], start: bytes, end: bytes, reverse: bool) -> list[Item]:
+    """Those from `start` to `end` (exclusive) of a chunk that begins at one of the two."""
+    if not chunk:
+        return chunk
+    if not reverse:
+        return chunk if chunk[-1][0] < end else chunk[: bisect_left(chunk, (end,))]
+    first = 1 if chunk[0][0] >= end else 0
+    if chunk[-1][0] >= start:
+        return chunk[first:] if first else chunk
+    return chunk[first : bisect_left(chunk, True, key=lambda item: item[0] < start)]
+
+
+def _read(cursor: Any, at: bytes, size: int, *, skip: bool, reverse: bool) -> list[Item]:
+    """A chunk from `at` on (`skip`: after it), shorter only at the end of the column family."""
+    if reverse:
+        cursor.seek_for_prev(at)
+    else:
+        cursor.seek(at)
+    step, key_of, value_of = cursor.prev if reverse else cursor.next, cursor.key, cursor.value
+    if skip and key_of() == at:
+        step()
+    chunk: list[Item] = []
+    while len(chunk) < size:
+        key = key_of()
+        if key is None:
+            cursor.status()
+            break
+        chunk.append((key, value_of()))
+        step()
+    return chunk

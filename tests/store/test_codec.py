@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlog.store import codec, kinds
@@ -49,6 +49,7 @@ def order(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=repr)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_bytes_are_in_the_order_of_the_values(kind: kinds.Kind[Any], data: st.DataObject) -> None:
     assert kind.encode is not None
@@ -62,6 +63,7 @@ def test_bytes_are_in_the_order_of_the_values(kind: kinds.Kind[Any], data: st.Da
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=repr)
+@settings(max_examples=40)
 @given(data=st.data(), before=st.binary(max_size=3), behind=st.binary(max_size=3))
 def test_a_value_comes_back_from_where_it_stands(
     kind: kinds.Kind[Any], data: st.DataObject, before: bytes, behind: bytes

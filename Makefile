@@ -23,10 +23,10 @@ help:
 	@echo 'make clean         removes what was built; .venv stays'
 
 demo: .venv/demo.stamp
-	$(BIN)/python examples/flights/demo.py $(ARGS)
+	PYTHONPATH=examples $(BIN)/python -m flights.demo $(ARGS)
 
 serve: .venv/demo.stamp
-	$(BIN)/python examples/flights/serve.py $(ARGS)
+	PYTHONPATH=examples $(BIN)/python -m flights.serve $(ARGS)
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,0 +1,96 @@
+"""Processes of the demo: each is a program of its own, and can be killed.
+
+server     everlog serve
+follower   everlog follow --to sqlite:…
+writer     flights.demo.writer
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+STOP_S = 30.0
+LOOK_EVERY_S = 0.05
+
+
+class Process:
+    """A program that runs beside this one. What it prints goes into a file."""
+
+    def __init__(self, name: str, *words: str, directory: Path) -> None:
+        self.name = name
+        self._words = [sys.executable, "-m", *words]
+        self._log = directory / f"{name}.log"
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        with self._log.open("ab") as log:
+            self._running = subprocess.Popen(
+                self._words,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self._running is not None
+        return self._running.pid
+
+    def kill(self) -> None:
+        """SIGKILL: it gets no chance to finish anything."""
+        assert self._running is not None
+        self._running.kill()
+        self._running.wait()
+
+    def stop(self) -> None:
+        """SIGTERM: it finishes what it does, and ends well."""
+        assert self._running is not None
+        self._running.terminate()
+        if self._running.wait(STOP_S):
+            self._failed()
+
+    def check(self) -> None:
+        """Raises if it has ended by itself."""
+        if self._running is not None and self._running.poll() is not None:
+            self._failed()
+
+    def _failed(self) -> None:
+        assert self._running is not None
+        tail = self._log.read_text(errors="replace")[-2_000:]
+        raise SystemExit(f"the {self.name} ended with exit code {self._running.returncode}:\n{tail}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._running is not None and self._running.poll() is None:
+            self.kill()
+
+
+def until(holds: Callable[[], bool], *processes: Process, timeout_s: float = 120.0) -> float:
+    """Waits until something holds, as long as the processes live; returns the seconds it took."""
+    began = time.monotonic()
+    while not holds():
+        for process in processes:
+            process.check()
+        if time.monotonic() - began > timeout_s:
+            raise SystemExit(f"waited {timeout_s:g} s in vain; the logs of the processes tell more")
+        time.sleep(LOOK_EVERY_S)
+    return time.monotonic() - began
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,37 @@
+"""Serves the example's database until it is stopped: `make serve`.
+
+It makes the database first, where there is none. `everlog serve` does the same for any other.
+"""
+
+import argparse
+from pathlib import Path
+
+from everlog.console.progress import shown
+from everlog.rpc.server import Server
+from flights.create import create
+
+DIRECTORY = Path("build/flights.db")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make serve", description=__doc__)
+    parser.add_argument("--listen", default="127.0.0.1:7420", metavar="HOST:PORT")
+    parser.add_argument("--path", type=Path, default=DIRECTORY, help="where the database is")
+    parser.add_argument("--flights", type=int, metavar="N", help="load only so many flights")
+    chosen = parser.parse_args()
+    with shown() as progress:
+        db = create(f"file:{chosen.path}", flights=chosen.flights, progress=progress)
+    with db, Server({"flights": db}, chosen.listen, migrations={"flights": "flights.migrations"}) as server:
+        url = server.url("flights")
+        print(f"serving {url}, until Ctrl-C. In another terminal:\n")
+        print(f"  export DATABASE_URL={url}")
+        print("  .venv/bin/everlog status")
+        print("  .venv/bin/everlog get airports JFK")
+        print("  .venv/bin/everlog scan flights --index by_route JFK LAX --limit 3")
+        print("  .venv/bin/everlog follow --to sqlite:build/flights.sqlite", flush=True)
+        server.wait()
+    print("stopped")
+
+
+if __name__ == "__main__":
+    main()

@@ -41,7 +41,7 @@ OPTIONS = [
     # gRPC's own wait between connections; what is to be called again is decided here.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 250),
     ("grpc.enable_retries", 0),
 ]
 
@@ -146,10 +146,13 @@ class Patience:
         if self._until is None:
             self._until = now + self._retry_s
         wait_s = self._wait_s * random.uniform(0.5, 1.0)  # noqa: S311  so that not all come back at once
-        if not status.is_transient(error) or now + wait_s > self._until:
-            raise error from None
-        if self._closed.wait(wait_s):
+        transient = status.is_transient(error)
+        if transient and now + wait_s <= self._until:
+            self._closed.wait(wait_s)
+        if self._closed.is_set():
             raise ClosedError(f"{self._url} was closed while it waited for its server") from None
+        if not transient or now + wait_s > self._until:
+            raise error from None
         self._wait_s = min(2.0, 2 * self._wait_s)
 
     def succeeded(self) -> None:

@@ -55,7 +55,7 @@ _CODES: dict[type[Error], grpc.StatusCode] = {
     errors.ClosedError: grpc.StatusCode.UNAVAILABLE,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
-_KINDS: dict[str, type[Error]] = {kind.__name__: kind for kind in _CODES}
+_KINDS: dict[str, type[Error]] = {kind.__name__: kind for kind in (Error, *_CODES)}
 
 
 class Told(msgspec.Struct):
@@ -94,9 +94,8 @@ async def abort(context: Context, error: Exception) -> None:
     if isinstance(error, Error):
         await context.abort(code_of(error), text_of(error), trailing(error))
     logger.error("a call ended with a fault", exc_info=error)
-    await context.abort(
-        grpc.StatusCode.INTERNAL, f"a fault in the server: {type(error).__name__}: {error}"[:TEXT_MAX]
-    )
+    fault = Error(f"a fault in the server: {type(error).__name__}: {error}")
+    await context.abort(grpc.StatusCode.INTERNAL, text_of(fault), trailing(fault))
 
 
 def told(method: Unary[S, Q, A]) -> Unary[S, Q, A]:

@@ -111,7 +111,7 @@ def _describe(db: Database) -> store_pb2.DescribeResponse:
 def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:
     info = db.schema.table(request.table)
     seq = db.tables.applied  # before the value is read: a newer one is a conflict later, an older none
-    value = LocalSource(db.tables.target.view).get(info, request.key)
+    value = db.tables.get(info.row_prefix + request.key)
     if request.snapshot:
         _check_unchanged(db, request.snapshot, [info.row_prefix + request.key])
     return store_pb2.GetResponse(row=None if value is None else _row(request.key, value), seq=seq)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+import everlog
+from everlog.rpc.address import Address, is_loopback, parse
+
+
+def test_the_parts_of_a_url() -> None:
+    assert parse("everlog://db.example:7000/flights?token=s3cret&ca=/ca.pem") == Address(
+        "db.example", 7000, "flights", secure=True, token="s3cret", ca="/ca.pem"
+    )
+    assert parse("everlog+insecure://127.0.0.1/x") == Address("127.0.0.1", 7420, "x", secure=False)
+    assert parse("everlog+insecure://[::1]:9/x").target == "[::1]:9"
+
+
+def test_token_and_authority_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERLOG_TOKEN", "from-env")
+    monkeypatch.setenv("EVERLOG_CA", "/env.pem")
+    assert parse("everlog://h/x")[4:] == ("from-env", "/env.pem")
+    assert parse("everlog://h/x?token=mine").token == "mine"
+    assert parse("everlog://user:word@h/x").token == "word"
+
+
+def test_what_is_shown_of_an_address_has_no_secret() -> None:
+    for url in ("everlog://u:s3cret@h:1/x", "everlog://h:1/x?token=s3cret"):
+        assert str(parse(url)) == "everlog://h:1/x"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "everlog://",
+        "everlog://h",
+        "everlog://h/",
+        "everlog://h/a/b",
+        "everlog://:1/x",
+        "everlog://h:port/x?token=s3cret",
+        "http://h/x?token=s3cret",
+        "everlog://h/x?tokn=s3cret",
+    ],
+)
+def test_a_url_that_is_none_is_refused_without_its_secrets(url: str) -> None:
+    with pytest.raises(everlog.OpenError, match="expected") as caught:
+        parse(url)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_plain_connections_stay_on_this_machine() -> None:
+    with pytest.raises(everlog.OpenError, match=r"db\.example is not: use everlog://"):
+        parse("everlog+insecure://db.example/x")
+    assert all(is_loopback(host) for host in ("localhost", "127.0.0.9", "::1"))
+    assert not any(is_loopback(host) for host in ("0.0.0.0", "10.0.0.1", "::", "db.example"))  # noqa: S104

@@ -1,0 +1,131 @@
+"""Outage: a server that is killed in the middle of things, and started again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import everlog
+from everlog.rpc.remote import RemoteDatabase
+from tests.conformance.database_case import FLIGHTS, flight
+
+
+class Serving:
+    """A server in a process of its own, always on the same port."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.port = 0
+        self._process: subprocess.Popen[str] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"everlog+insecure://127.0.0.1:{self.port}/x"
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.rpc.serving", str(self._path), str(self.port)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def kill(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Serving]:
+    serving = Serving(tmp_path / "x")
+    yield serving
+    serving.kill()
+
+
+def test_acknowledged_commits_survive_and_the_feed_resumes_without_gap_or_repeat(serving: Serving) -> None:
+    count, start = 300, 2
+    received: list[int] = []
+    acknowledged: list[int] = []
+    half = threading.Event()
+    with RemoteDatabase(serving.url) as db, RemoteDatabase(serving.url) as follower:
+        feed = follower.feed(after=start, until=start + count)
+
+        def write() -> None:
+            for number in range(count):
+                acknowledged.append(db.insert(FLIGHTS, flight(number)).seq)
+                if number == count // 3:
+                    half.set()
+
+        writer = threading.Thread(target=write)
+        reader = threading.Thread(target=lambda: received.extend(commit.seq for commit in feed))
+        writer.start()
+        reader.start()
+        assert half.wait(60)
+        serving.kill()
+        serving.start()
+        writer.join(60)
+        reader.join(60)
+        assert acknowledged == list(range(start + 1, start + count + 1))  # each once, though retried
+        assert received == acknowledged
+        assert db.count(FLIGHTS) == count
+
+
+def test_a_load_goes_on_after_the_server_was_killed(serving: Serving) -> None:
+    with RemoteDatabase(serving.url) as db:
+
+        def rows() -> Iterator[Any]:
+            for number in range(20_000):
+                if number == 10_000:
+                    serving.kill()
+                    serving.start()
+                yield flight(number)
+
+        done = db.load(FLIGHTS, rows(), id="outage")
+        assert done.rows == 20_000
+        assert db.count(FLIGHTS) == 20_000
+        loads = [commit.load for commit in db.feed(bounded=True) if commit.HasField("load")]
+        assert [load.rows for load in loads] == list(range(1000, 20_001, 1000))
+
+
+def test_who_has_no_more_patience_is_told_and_may_ask_again(serving: Serving) -> None:
+    with RemoteDatabase(serving.url, retry_s=0.5) as db:
+        db.put(FLIGHTS, flight(1))
+        serving.kill()
+        for call in (lambda: db.get(FLIGHTS, ("UA", 1)), lambda: db.put(FLIGHTS, flight(2)), db.feed):
+            with pytest.raises(everlog.UnavailableError, match="cannot be reached"):
+                call()
+        serving.start()
+        assert db.get(FLIGHTS, ("UA", 1)) == flight(1)
+
+
+def test_closing_ends_the_wait_for_a_server(serving: Serving) -> None:
+    failed: list[BaseException] = []
+    with RemoteDatabase(serving.url, retry_s=600) as db:
+        serving.kill()
+        waiting = threading.Event()
+
+        def call() -> None:
+            waiting.set()
+            try:
+                db.get(FLIGHTS, ("UA", 1))
+            except everlog.Error as error:
+                failed.append(error)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        waiting.wait()
+    caller.join(30)
+    assert not caller.is_alive()
+    assert [type(error) for error in failed] == [everlog.ClosedError]
+    serving.start()

@@ -29,6 +29,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 Encode = Callable[[Any], bytes]
 Decode = Callable[[bytes, int], tuple[Any, int]]
+Skip = Callable[[bytes, int], int]
 
 _U64 = struct.Struct(">Q")
 _U64_PACK = _U64.pack
@@ -124,7 +125,19 @@ def decode_timestamp(data: bytes, at: int) -> tuple[Timestamp, int]:
     return Timestamp(seconds=seconds - _SIGN, nanos=nanos), at + 12
 
 
+def skip_text(data: bytes, at: int) -> int:
+    """Where the text that starts at `at` ends: in it 0x00 is followed by 0xFF, never by 0x01."""
+    return data.index(b"\x00\x01", at) + 2
+
+
+def skip_fixed(size: int) -> Skip:
+    """For values that are always so long."""
+    return lambda _, at: at + size
+
+
 def after(prefix: bytes) -> bytes:
     """The least bytes that are greater than everything that starts with `prefix`; b"" if none."""
+    if prefix and prefix[-1] != 0xFF:
+        return prefix[:-1] + bytes((prefix[-1] + 1,))
     stripped = prefix.rstrip(b"\xff")
     return stripped[:-1] + bytes((stripped[-1] + 1,)) if stripped else b""

@@ -143,7 +143,7 @@ class Committer:
         time_ns = self._clock.now()
         edits: Edits = {}
         if meta is ANONYMOUS and about is None:
-            parts = [record.head(seq, time_ns, schema.version)]
+            parts = [record.head(seq, time_ns, schema.head)]
         else:
             commit = commit_of(meta, seq, time_ns, schema.version)
             if about is not None:

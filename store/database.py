@@ -177,7 +177,6 @@ class Database(Writer):
         self.engine, self.clock = opened.engine, opened.clock
         self.committer = Committer(opened.log, opened.tables, opened.clock, idempotency_s)
         self._live = LiveSource(opened.tables)
-        self._views: weakref.WeakSet[View] = weakref.WeakSet()  # what holds RocksDB's iterators
         _OPEN.add(self)
         self._closed = False
 
@@ -327,8 +326,7 @@ class Database(Writer):
         if self._closed:
             return
         self._closed = True
-        for view in list(self._views):
-            view.close()
+        self.tables.close()
         try:
             if not self.read_only:
                 self.committer.close()
@@ -356,13 +354,9 @@ class Database(Writer):
             self._check_open()
         return self._live
 
-    def _moment(self) -> Source:
-        return self._view_now()[0]
-
     def _view_now(self) -> tuple[Source, int, View]:
         self._check_open()
         view, seq = self.tables.snapshot()
-        self._views.add(view)
         return LocalSource(view), seq, view
 
     def _begin(self) -> tuple[Source, int]:

@@ -20,30 +20,33 @@ T = TypeVar("T")
 class Kind(Generic[T]):
     """The type of a field: `name` as a `.proto` file says it, and the codec of its values."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  the table below is read by columns
         self,
         name: str,
         number: int,
         types: tuple[type, ...],
         encode: codec.Encode | None = None,
         decode: codec.Decode | None = None,
+        skip: codec.Skip | None = None,
     ) -> None:
         self.name = name
         self.number = number  # FieldDescriptorProto.Type
         self.types = types  # what isinstance() of a value must hold for
         self.encode = encode
         self.decode = decode
+        self.skip = skip  # past a value, without decoding it
 
     def __repr__(self) -> str:
         return self.name.upper()
 
 
-_INT = ((int,), codec.encode_int, codec.decode_int)
-_UINT = ((int,), codec.encode_uint, codec.decode_uint)
-_FLOAT = ((float, int), codec.encode_float32, codec.decode_float)
-_DOUBLE = ((float, int), codec.encode_float, codec.decode_float)
+_SKIP_8 = codec.skip_fixed(8)
+_INT = ((int,), codec.encode_int, codec.decode_int, _SKIP_8)
+_UINT = ((int,), codec.encode_uint, codec.decode_uint, _SKIP_8)
+_FLOAT = ((float, int), codec.encode_float32, codec.decode_float, _SKIP_8)
+_DOUBLE = ((float, int), codec.encode_float, codec.decode_float, _SKIP_8)
 
-BOOL = Kind[bool]("bool", FD.TYPE_BOOL, (bool,), codec.encode_bool, codec.decode_bool)
+BOOL = Kind[bool]("bool", FD.TYPE_BOOL, (bool,), codec.encode_bool, codec.decode_bool, codec.skip_fixed(1))
 INT32 = Kind[int]("int32", FD.TYPE_INT32, *_INT)
 INT64 = Kind[int]("int64", FD.TYPE_INT64, *_INT)
 SINT32 = Kind[int]("sint32", FD.TYPE_SINT32, *_INT)
@@ -56,8 +59,10 @@ FIXED32 = Kind[int]("fixed32", FD.TYPE_FIXED32, *_UINT)
 FIXED64 = Kind[int]("fixed64", FD.TYPE_FIXED64, *_UINT)
 FLOAT = Kind[float]("float", FD.TYPE_FLOAT, *_FLOAT)
 DOUBLE = Kind[float]("double", FD.TYPE_DOUBLE, *_DOUBLE)
-STRING = Kind[str]("string", FD.TYPE_STRING, (str,), codec.encode_string, codec.decode_string)
-BYTES = Kind[bytes]("bytes", FD.TYPE_BYTES, (bytes,), codec.encode_bytes, codec.decode_bytes)
+STRING = Kind[str](
+    "string", FD.TYPE_STRING, (str,), codec.encode_string, codec.decode_string, codec.skip_text
+)
+BYTES = Kind[bytes]("bytes", FD.TYPE_BYTES, (bytes,), codec.encode_bytes, codec.decode_bytes, codec.skip_text)
 ENUM = Kind[int]("enum", FD.TYPE_ENUM, *_INT)
 MESSAGE = Kind[Message]("message", FD.TYPE_MESSAGE, (Message,))
 TIMESTAMP = Kind[Timestamp](
@@ -66,6 +71,7 @@ TIMESTAMP = Kind[Timestamp](
     (Timestamp,),
     codec.encode_timestamp,
     codec.decode_timestamp,
+    codec.skip_fixed(12),
 )
 
 _BY_NUMBER: dict[int, Kind[Any]] = {

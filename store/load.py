@@ -58,38 +58,41 @@ class Loader:
     def add(self, rows: Iterable[Message], *, last: bool = False) -> CommitResult:
         """One chunk as one commit; with `last` the load is finished. Raises RowError, and
         ConflictError if another process writes the same load."""
+        chunk = list(rows)
+        about = log_pb2.Load()
+        about.CopyFrom(self._load)
+        about.rows = self.rows + len(chunk)
+        if last:
+            about.step = log_pb2.Load.FINISHED
+        try:
+            result = self._commit(chunk, about)
+        except ConflictError as error:
+            known, self._seen = self._host._load_state(about.id)
+            if known.rows != self.rows:
+                raise ConflictError(f"load {about.id!r} is being written by somebody else as well") from error
+            # The schema has changed, or the load's last chunk is longer ago than is remembered.
+            result = self._commit(chunk, about)
+        self.rows += len(chunk)
+        self.commits += 1
+        self._seen = result.seq
+        self.finished = last
+        return result
+
+    def _commit(self, rows: list[Message], about: log_pb2.Load) -> CommitResult:
         transaction = Transaction(self._host, self._metadata)
-        binding, table, writes = transaction._bind(self._table), self._table, transaction.writes
+        binding, writes, table = transaction._bind(self._table), transaction.writes, self._table
         model, put = table.model, write.put
-        count = 0
         for row in rows:
             if type(row) is not model:
                 write.check_row(table, row)
             one = put(binding, row)
             writes[one.full] = one
-            count += 1
         # Two processes with one load: the second finds that its note was touched.
         transaction.snapshot = self._seen
         transaction.read_keys.add(self._note)
-        about = log_pb2.Load()
-        about.CopyFrom(self._load)
-        about.rows = self.rows + count
-        if last:
-            about.step = log_pb2.Load.FINISHED
-        try:
-            result: CommitResult = self._host._commit_about(
-                transaction, lambda commit: commit.load.CopyFrom(about)
-            )
-        except ConflictError as error:
-            if self._host._load_state(about.id)[0].rows != self.rows:
-                raise ConflictError(f"load {about.id!r} is being written by somebody else as well") from error
-            self._seen = self._host.head  # only older than what the store remembers
-            transaction.snapshot = self._seen
-            result = self._host._commit_about(transaction, lambda commit: commit.load.CopyFrom(about))
-        self.rows += count
-        self.commits += 1
-        self._seen = result.seq
-        self.finished = last
+        result: CommitResult = self._host._commit_about(
+            transaction, lambda commit: commit.load.CopyFrom(about)
+        )
         return result
 
 

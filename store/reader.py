@@ -78,15 +78,8 @@ class Reader:
         raise NotImplementedError
 
     def _source(self) -> Source:
-        """Where a call that needs no more than one moment's view of one row reads."""
+        """Where a call reads."""
         raise NotImplementedError
-
-    def _moment(self) -> Source:
-        """Where a call reads that needs one moment for many rows."""
-        return self._source()
-
-    def _opened(self, scan: Scan[Any]) -> None:
-        """A scan was started."""
 
     def get(self, table: Table[M, K], key: K) -> M | None:
         """The row with this primary key, or None."""
@@ -98,7 +91,7 @@ class Reader:
         """The rows with these primary keys, each or None, in the same order, at one moment."""
         binding = self._bind(table)
         info = binding.info
-        values = self._moment().get_many(info, [info.encode_key(key) for key in keys])
+        values = self._source().get_many(info, [info.encode_key(key) for key in keys])
         return [None if value is None else self._row(binding, value) for value in values]
 
     def version(self, table: Table[M, K], key: K) -> int:
@@ -133,9 +126,8 @@ class Reader:
         if limit is not None and limit < 0:
             raise RowError(f"expected a limit of 0 or more rows, found {limit}")
         peek = None if limit is None else limit + 1
-        entries = self._moment().scan(binding.info, index, limits, reverse=reverse, limit=peek)
+        entries = self._source().scan(binding.info, index, limits, reverse=reverse, limit=peek)
         scan: Scan[M] = Scan(entries, binding, prefix, limit)
-        self._opened(scan)
         return scan
 
     def count(
@@ -150,7 +142,7 @@ class Reader:
         """How many rows a scan with these arguments would give."""
         binding, index = self._what(what)
         limits = span(binding.info, index, equals, start=start, end=end, starts_with=starts_with)
-        return self._moment().count(binding.info, index, limits)
+        return self._source().count(binding.info, index, limits)
 
     def _bind(self, table: Table[M, Any]) -> Binding:
         if not isinstance(table, Table):

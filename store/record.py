@@ -32,13 +32,17 @@ KNOWN_FEATURES: frozenset[int] = frozenset()
 
 _CHECKSUM = struct.Struct("<BI")
 _U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
+_U64_PACK = struct.Struct("<Q").pack
 
 
 def varint(value: int) -> bytes:
     """Base-128, least significant group first, as protobuf has it."""
     if value < 0x80:
         return bytes((value,))
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
+    if value < 0x200000:
+        return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14))
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -73,9 +77,14 @@ def seal(body: bytes) -> bytes:
     return body + _CHECKSUM.pack(CHECKSUM_TAG, crc32(body))
 
 
-def head(seq: int, time_ns: int, schema: int) -> bytes:
+def head(seq: int, time_ns: int, schema: bytes) -> bytes:
     """The start of a commit without metadata, as protobuf would serialise it."""
-    return b"".join((b"\x08", varint(seq), b"\x11", _U64.pack(time_ns), b"\x18", varint(schema)))
+    return b"\x08" + varint(seq) + b"\x11" + _U64_PACK(time_ns) + schema
+
+
+def schema_head(version: int) -> bytes:
+    """The field `schema` in the head of a commit."""
+    return b"\x18" + varint(version) if version else b""
 
 
 def change(body: bytes, prior: int) -> tuple[bytes, bytes, bytes]:

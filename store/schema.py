@@ -13,13 +13,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any
+from types import NoneType
+from typing import Any, cast
 
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import log_pb2
-from everlog.store import keys, record
+from everlog.store import codec, keys, record
 from everlog.store.binding import Binding
 from everlog.store.errors import CorruptionError, SchemaError
 from everlog.store.fields import Path, descriptor_of, encode_values, resolve
@@ -32,6 +33,7 @@ class Schema:
     def __init__(self, proto: log_pb2.Schema) -> None:
         self.proto = proto
         self.version = proto.version
+        self.head = record.schema_head(proto.version)
         self._pool = descriptor_pool.DescriptorPool()
         for file in _dependencies_first(proto.models.file):
             self._pool.Add(file)
@@ -112,8 +114,20 @@ class TableInfo:
                 f"a row of table {self.name} is not a {self.proto.model}: {error}"
             ) from None
 
+    @cached_property
+    def _single(self) -> tuple[type, Any]:
+        """The type and the encoder of a key of one field, for `encode_key`."""
+        kind = kind_of(self.key_fields[0][-1])
+        return (kind.types[0], kind.encode) if len(self.key_fields) == 1 else (NoneType, None)
+
     def encode_key(self, value: Any, *, partial: bool = False) -> bytes:
         """A key given by hand, as `"JFK"` or `("JFK", 3)`. Raises RowError."""
+        expected, encode = self._single
+        if type(value) is expected:
+            try:
+                return cast(bytes, encode(value))
+            except (struct.error, OverflowError, UnicodeEncodeError):
+                pass  # said below, with the field's name
         return encode_values(value, self.key_fields, f"the primary key of {self.name}", partial=partial)
 
     def decode_key(self, key: bytes) -> tuple[Any, ...]:
@@ -153,8 +167,20 @@ class IndexInfo:
     def fields(self) -> tuple[Path, ...]:
         return tuple(resolve(descriptor_of(self.table.model), path.numbers) for path in self.proto.fields)
 
+    @cached_property
+    def _first(self) -> tuple[type, Any]:
+        """The type and the encoder of the first field, for `encode`."""
+        kind = kind_of(self.fields[0][-1])
+        return kind.types[0], kind.encode
+
     def encode(self, value: Any, *, partial: bool = True) -> bytes:
         """Values to look for, given by hand. Raises RowError."""
+        expected, encode = self._first
+        if type(value) is expected and (partial or len(self.fields) == 1):
+            try:
+                return b"\x01" + cast(bytes, encode(value))
+            except (struct.error, OverflowError, UnicodeEncodeError):
+                pass  # said below, with the field's name
         role = f"index {self.table.name}.{self.name}"
         return encode_values(value, self.fields, role, partial=partial, optional=True)
 
@@ -166,12 +192,10 @@ class IndexInfo:
     def has_null(self, values: bytes) -> bool:
         """Whether a field is absent in these values (without prefix): such rows are not unique."""
         at = 0
-        for path in self.fields:
+        for skip in self._skips:
             if not values[at]:
                 return True
-            decode = kind_of(path[-1]).decode
-            assert decode is not None
-            at = decode(values, at + 1)[1]
+            at = skip(values, at + 1)
         return False
 
     def show(self, values: bytes) -> str:
@@ -191,13 +215,13 @@ class IndexInfo:
     def key_in(self, entry: bytes) -> bytes:
         """The primary key at the end of an entry (given without its prefix)."""
         at = 0
-        for path in self.fields:
-            at += 1
-            if entry[at - 1]:
-                decode = kind_of(path[-1]).decode
-                assert decode is not None
-                at = decode(entry, at)[1]
+        for skip in self._skips:
+            at = skip(entry, at + 1) if entry[at] else at + 1
         return entry[at:]
+
+    @cached_property
+    def _skips(self) -> list[codec.Skip]:
+        return [cast(codec.Skip, kind_of(path[-1]).skip) for path in self.fields]
 
 
 def _dependencies_first(files: Iterable[Any]) -> Iterable[Any]:

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from heapq import merge
-from typing import NamedTuple, Protocol
+from itertools import chain, islice
+from operator import itemgetter
+from typing import Protocol
 
 from everlog.store.errors import CorruptionError
 from everlog.store.keys import row_of
@@ -26,13 +28,11 @@ from everlog.store.tables import Tables
 from everlog.store.view import View
 from everlog.store.write import Write
 
+AT_ONCE = 8  # rows of a scan that are read in the call itself
 
-class Entry(NamedTuple):
-    """A row as a scan finds it."""
-
-    order: bytes
-    key: bytes
-    value: bytes  # header and row (keys.py)
+# A row as a scan finds it: order, key, value (header and row, keys.py). A plain tuple, for one is
+# made for every row.
+Entry = tuple[bytes, bytes, bytes]
 
 
 class Source(Protocol):
@@ -71,7 +71,7 @@ class LocalSource:
         if index is None:
             for full, value in items:
                 key = full[skip:]
-                yield Entry(key, key, value)
+                yield key, key, value
             return
         get, rows = self._view.get, info.row_prefix
         for full, _ in items:
@@ -84,7 +84,7 @@ class LocalSource:
                     " no such row; `everlog check` tells more, `everlog repair --tables` mends it",
                     place=full.hex(),
                 )
-            yield Entry(order, key, found)
+            yield order, key, found
 
     def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
         prefix = info.row_prefix if index is None else index.prefix
@@ -92,28 +92,39 @@ class LocalSource:
 
 
 class LiveSource:
-    """Single rows of the tables as they are now. For more than one, take a moment."""
+    """Rows of the tables as they are at each call.
+
+    A scan reads its first rows at once; only one that has more keeps its moment.
+    """
 
     def __init__(self, tables: Tables) -> None:
-        self._get = tables.get
         self._tables = tables
+        self._get = tables.get
 
     def get(self, info: TableInfo, key: bytes) -> bytes | None:
         return self._get(info.row_prefix + key)
 
     def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]:
-        return self._moment().get_many(info, keys)
+        get, prefix = self._get, info.row_prefix
+        with self._tables.lock:
+            return [get(prefix + key) for key in keys]
 
     def scan(
         self, info: TableInfo, index: IndexInfo | None, span: Span, *, reverse: bool, limit: int | None
     ) -> Iterator[Entry]:
-        return self._moment().scan(info, index, span, reverse=reverse, limit=limit)
+        tables = self._tables
+        with tables.lock:
+            tables.settle()
+            live = LocalSource(tables.target.view)
+            head = list(islice(live.scan(info, index, span, reverse=reverse, limit=limit), AT_ONCE))
+            if len(head) < AT_ONCE:
+                return iter(head)
+            kept = LocalSource(tables.moment())
+        rest = kept.scan(info, index, span.after(head[-1][0], reverse=reverse), reverse=reverse, limit=limit)
+        return chain(head, rest)
 
     def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
-        return self._moment().count(info, index, span)
-
-    def _moment(self) -> LocalSource:
-        return LocalSource(self._tables.snapshot()[0])
+        return LocalSource(self._tables.snapshot()[0]).count(info, index, span)
 
 
 class Unwritten:
@@ -149,9 +160,9 @@ class Unwritten:
         below = self._base.scan(info, index, span, reverse=reverse, limit=limit)
         mine = sorted(self._entries(index, span, writes.values()), reverse=reverse)
         return merge(
-            (entry for entry in below if entry.key not in writes),
+            (entry for entry in below if entry[1] not in writes),
             mine,
-            key=lambda entry: entry.order,
+            key=itemgetter(0),
             reverse=reverse,
         )
 
@@ -166,7 +177,7 @@ class Unwritten:
                 at = list(write.info.indexes).index(index.name)
                 order = write.info.own.values(write.info.parse(row), row)[at][len(index.prefix) :] + write.key
             if span.holds(order):
-                yield Entry(order, write.key, value)
+                yield order, write.key, value
 
     def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
         if not self._of(info):

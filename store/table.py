@@ -173,6 +173,8 @@ class Table(Generic[M, K]):
             own: Index[M] = Index(index.name, *index.fields, unique=index.unique)
             own.table, own.where = self, index.where
             self.indexes[index.name] = own
+            if not hasattr(Table, index.name) and index.name not in self.__dict__:
+                self.__dict__[index.name] = own
         self.check()
 
     def __getattr__(self, name: str) -> Index[M]:

@@ -8,7 +8,9 @@ Invariants
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 from rocksdict import ColumnFamily, Rdict, WriteBatch
 
@@ -95,8 +97,9 @@ class Tables:
     def __init__(self, engine: Engine, log: Log, memory: type[MemoryTarget] | None = None) -> None:
         self._engine = engine
         self._log = log
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._memory = memory
+        self._views: weakref.WeakSet[Any] = weakref.WeakSet()
         self.window = Window(0)
         self.reopen()
 
@@ -114,7 +117,7 @@ class Tables:
     def project(self, edits: Edits, uniques: Edits, deltas: dict[int, int], seq: int, checksum: int) -> None:
         """Takes what a group of commits does, the last of which is at `seq`."""
         pending = self.pending
-        with self._lock:  # a snapshot and its seq belong together
+        with self.lock:  # a snapshot and its seq belong together
             pending.edits.update(edits)
             if uniques:
                 pending.uniques.update(uniques)
@@ -127,10 +130,11 @@ class Tables:
     def flush(self) -> None:
         """Writes what is pending, so that ranges can be read. Not to disk yet."""
         if self._flushed != self.applied:
-            with self._lock:
-                self._flush()
+            with self.lock:
+                self.settle()
 
-    def _flush(self) -> None:
+    def settle(self) -> None:
+        """`flush` for who holds the lock: as long as it does, nothing is written."""
         if self._flushed != self.applied:
             self.pending.flush(self.applied, self.checksum)
             self._flushed = self.applied
@@ -151,7 +155,7 @@ class Tables:
 
     def took(self, projector: Projector) -> None:
         """Takes over how far a projector has come; whoever read before must read again."""
-        with self._lock:
+        with self.lock:
             projector.flush()
             self.applied, self.checksum = projector.applied, projector.checksum
             self._flushed, self.schema = self.applied, projector.schema
@@ -159,12 +163,22 @@ class Tables:
 
     def snapshot(self) -> tuple[View, int]:
         """This moment, and its seq. Read-only."""
-        with self._lock:
-            self._flush()
-            view: View = SnapshotView(self._engine.data)
-            if isinstance(self.target, MemoryTarget):
-                view = self.target.over(view)
-            return view, self.applied
+        with self.lock:
+            self.settle()
+            return self.moment(), self.applied
+
+    def moment(self) -> View:
+        """A view that is kept. Call it with the lock, settled."""
+        view: View = SnapshotView(self._engine.data)
+        if isinstance(self.target, MemoryTarget):
+            view = self.target.over(view)
+        self._views.add(view)
+        return view
+
+    def close(self) -> None:
+        """Whoever still reads is told that it is closed."""
+        for view in list(self._views):
+            view.close()
 
     def migrations(self) -> list[int]:
         """Seqs of all Migration records, oldest first. Read-only."""
@@ -177,7 +191,7 @@ class Tables:
         """Makes rebuilt tables the live ones, durably; returns the name of the old ones."""
         assert target.handle is not None
         assert target.family is not None
-        with self._lock:
+        with self.lock:
             old = self._engine.switch_data(name, target.family, target.handle)
             self.reopen()
             return old

@@ -196,9 +196,9 @@ class Noted:
         order = None
         try:
             for entry in self._base.scan(info, index, span, reverse=reverse, limit=limit):
-                order = entry.order
+                order = entry[0]
                 if index is not None:
-                    self._keys.add(info.row_prefix + entry.key)
+                    self._keys.add(info.row_prefix + entry[1])
                 yield entry
             order = None
         finally:

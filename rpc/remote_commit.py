@@ -14,7 +14,7 @@ import time
 from everlog.proto import log_pb2, store_pb2
 from everlog.store import codec, keys
 from everlog.store.schema import Schema
-from everlog.store.transaction import Transaction
+from everlog.store.transaction import Reads, Transaction
 
 _DURABILITY = {
     None: store_pb2.DURABILITY_UNSPECIFIED,
@@ -70,9 +70,10 @@ def _reads(transaction: Transaction, schema: Schema) -> list[store_pb2.Read]:
             found[prefix] = store_pb2.Read(table=table, index=index)
         return found[prefix]
 
-    for key in transaction.read_keys:
+    reads = transaction.reads or Reads(set(), [])
+    for key in reads.keys:
         of(key).keys.append(key[keys.PREFIX.size :])
-    for start, end in transaction.read_ranges:
+    for start, end in reads.ranges:
         last = b"" if end == codec.after(start[: keys.PREFIX.size]) else end[keys.PREFIX.size :]
         of(start).ranges.add(start=start[keys.PREFIX.size :], end=last)
     return list(found.values())

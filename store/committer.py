@@ -16,7 +16,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import cast
 
 from everlog.proto import log_pb2
@@ -25,31 +25,14 @@ from everlog.store.clock import Clock
 from everlog.store.engine import translate
 from everlog.store.errors import DiskError
 from everlog.store.flusher import Flusher
-from everlog.store.keys import HEADER, seq_of
 from everlog.store.log import Log
-from everlog.store.projection import NO_VALUES, Edits, edit_notes, edit_row
+from everlog.store.projection import Staged, edit_notes
 from everlog.store.tables import Tables
-from everlog.store.transaction import ANONYMOUS, CommitResult, Metadata, Transaction
+from everlog.store.transaction import ANONYMOUS, About, CommitResult, Metadata, Transaction
 from everlog.store.turns import Ticket, Turns
-from everlog.store.validate import Rows, Staged, Validator
+from everlog.store.validate import Validator, other_content
 
 GROUP_MAX = 256
-PUT = log_pb2.PUT
-
-About = Callable[[log_pb2.Commit], None]
-
-
-class Candidate(Ticket):
-    """A transaction that wants to commit, and afterwards its answer."""
-
-    same_as: Candidate | None = None  # the one of its group that has the same commit_id
-    result: CommitResult | None = None
-    error: BaseException | None = None
-
-    def __init__(self, transaction: Transaction, sync: bool, about: About | None) -> None:
-        self.transaction = transaction
-        self.sync = sync
-        self.about = about
 
 
 class Alone(Ticket):
@@ -75,102 +58,111 @@ class Committer:
 
         `about` fills in what the commit is about, besides its changes.
         """
-        candidate, turns = Candidate(transaction, sync, about), self._turns
-        if turns.enter(candidate):
+        turns = self._turns
+        transaction.sync = sync
+        if about is not None:
+            transaction.about = about
+        if turns.enter(transaction):
             followers: list[Ticket] = []
             try:
                 if turns.waiting:
                     followers = turns.gather(GROUP_MAX)
-                self._run([candidate, *cast("list[Candidate]", followers)])
+                self._run(
+                    [transaction, *cast("list[Transaction]", followers)] if followers else [transaction]
+                )
             finally:
                 turns.leave()
                 if followers:
                     turns.answer(followers)
-        if candidate.error is not None:
-            raise candidate.error
-        assert candidate.result is not None
-        return candidate.result
+        if transaction.error is not None:
+            raise transaction.error
+        assert transaction.result is not None
+        return transaction.result
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn now."""
+        return len(self._turns.waiting)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """While it is entered, nobody else commits. Raises the DiskError that ended all writing."""
         self._turns.enter(Alone())
         try:
+            self._check_projected()
             if self.failed:
                 raise self.failed
             yield
         finally:
             self._turns.leave()
 
-    def _run(self, group: list[Candidate]) -> None:
-        """Commits what of a group is valid. Every candidate gets its answer; nothing is raised."""
+    def _run(self, group: list[Transaction]) -> None:
+        """Commits what of a group is valid. Each gets its answer; nothing is raised."""
         seq = self._log.written
-        staged = Staged()
+        staged: Staged | None = None
         framed: list[bytes] = []
-        accepted: list[Candidate] = []
+        accepted: list[Transaction] = []
         sync = False
-        for candidate in group:
+        for transaction in group:
             try:
-                one = self._accept(candidate, seq + 1, staged, accepted)
+                if transaction.metadata.commit_id and self._known(transaction, accepted):
+                    continue
+                one, what = self._accept(transaction, seq + 1, staged)
             except BaseException as error:  # noqa: BLE001  each is answered alone
-                candidate.error = translate(error, "reading a table") if type(error) is Exception else error
+                transaction.error = translate(error, "reading a table") if type(error) is Exception else error
                 continue
-            if one is not None:
-                seq += 1
-                framed.append(one)
-                accepted.append(candidate)
-                sync = sync or candidate.sync
-        if framed:
+            seq += 1
+            framed.append(one)
+            accepted.append(transaction)
+            if staged is None:
+                staged = what
+            else:
+                staged.add(what)
+            if transaction.sync:
+                sync = True
+        if staged is not None:
             try:
                 self._write(framed, staged, sync)
             except BaseException as error:  # noqa: BLE001  each is answered alone
-                for candidate in accepted:
-                    candidate.error = error
+                for transaction in accepted:
+                    transaction.error = error
         if len(accepted) < len(group):
             _answer_repeated(group)
 
-    def _accept(
-        self, candidate: Candidate, seq: int, staged: Staged, accepted: list[Candidate]
-    ) -> bytes | None:
-        """The framed record of a transaction that is valid; None if its id was known already."""
+    def _accept(self, transaction: Transaction, seq: int, staged: Staged | None) -> tuple[bytes, Staged]:
+        """The framed record of a transaction, and what it does to the tables, if it is valid."""
         if self.failed:
             raise self.failed
-        transaction, about = candidate.transaction, candidate.about
-        meta, schema = transaction.metadata, self._tables.schema
-        if meta.commit_id and self._known(candidate, meta.commit_id, accepted):
-            return None
-        rows, uniques = self.validator.validate(transaction, staged, schema)
+        meta, about, schema = transaction.metadata, transaction.about, self._tables.schema
         time_ns = self._clock.now()
-        edits: Edits = {}
         if meta is ANONYMOUS and about is None:
             parts = [record.head(seq, time_ns, schema.head)]
+            what = self.validator.stage(transaction, staged, schema, seq, parts)
         else:
             commit = commit_of(meta, seq, time_ns, schema.version)
             if about is not None:
                 about(commit)
-            edit_notes(edits, commit)
             parts = [commit.SerializeToString()]
-        add_changes(parts, rows)
-        one = record.frame_parts(parts)
-        edit_rows(edits, staged.deltas, rows, HEADER.pack(0, seq))
-        if accepted:
-            staged.edits.update(edits)
-        else:
-            staged.edits = edits
-        if uniques:
-            staged.uniques.update(uniques)
-        self._tables.window.add(seq, list(edits))
-        candidate.result = CommitResult(seq, time_ns, record.checksum_of(one))
-        return one
+            what = self.validator.stage(transaction, staged, schema, seq, parts)
+            edit_notes(what.edits, commit)
+        one, checksum = record.frame_parts(parts)
+        self._tables.window.add(seq, list(what.edits))
+        transaction.result = CommitResult(seq, time_ns, checksum)
+        return one, what
 
-    def _known(self, candidate: Candidate, commit_id: bytes, accepted: list[Candidate]) -> bool:
+    def _known(self, transaction: Transaction, accepted: list[Transaction]) -> bool:
         """Whether a commit with this id is in this group, or in the log."""
+        if self.failed:
+            raise self.failed
+        commit_id = transaction.metadata.commit_id
         for first in accepted:
-            if first.transaction.metadata.commit_id == commit_id:
-                candidate.same_as = first
+            if first.metadata.commit_id == commit_id:
+                if first.content() != transaction.content():
+                    raise other_content(commit_id, None)
+                transaction.same_as = first
                 return True
-        candidate.result = self.validator.repeated(candidate.transaction)
-        return candidate.result is not None
+        transaction.result = self.validator.repeated(transaction)
+        return transaction.result is not None
 
     def _write(self, framed: list[bytes], staged: Staged, sync: bool) -> None:
         log = self._log
@@ -178,7 +170,7 @@ class Committer:
         if sync:
             self._sync()
         try:
-            self._tables.project(staged.edits, staged.uniques, staged.deltas, log.written, log.checksum)
+            self._tables.project(staged, log.written)
         except Exception as error:
             self.failed = DiskError(
                 f"commit {log.written} is in the log, but its tables could not be written ({error});"
@@ -190,6 +182,15 @@ class Committer:
             log.tell()
         elif not self._flusher.awake:
             self._flusher.wake()
+
+    def _check_projected(self) -> None:
+        """Whoever was interrupted between the log and the tables is the last to have written."""
+        if self._log.written != self._tables.applied and self.failed is None:
+            self.failed = DiskError(
+                f"record {self._log.written} is in the log, but the tables are at {self._tables.applied}: a"
+                " commit was interrupted. Open the database again: what is missing is projected from the log",
+                outcome="nothing written",
+            )
 
     def _sync(self) -> None:
         try:
@@ -214,13 +215,13 @@ class Committer:
             self._turns.leave()
 
 
-def _answer_repeated(group: list[Candidate]) -> None:
+def _answer_repeated(group: list[Transaction]) -> None:
     """Those that came twice in one group get the first one's answer."""
-    for candidate in group:
-        first = candidate.same_as
+    for transaction in group:
+        first = transaction.same_as
         if first is not None:
-            candidate.error = first.error
-            candidate.result = first.result and first.result._replace(repeated=True)
+            transaction.error = first.error
+            transaction.result = first.result and first.result._replace(repeated=True)
 
 
 def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int) -> log_pb2.Commit:
@@ -236,21 +237,3 @@ def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int) -> log_pb2.Co
         client=meta.client,
         commit_id=meta.commit_id,
     )
-
-
-def add_changes(parts: list[bytes], rows: Rows) -> None:
-    """What a transaction does, as the log says it. Deleting what is not there says nothing."""
-    for write, old in rows:
-        if old is not None:
-            parts += record.change(write.body, seq_of(old))
-        elif write.op == PUT:
-            parts += record.change(write.body, 0)
-
-
-def edit_rows(edits: Edits, deltas: dict[int, int], rows: Rows, header: bytes) -> None:
-    """What a transaction does, as the tables have it."""
-    for write, old in rows:
-        if write.op == PUT:
-            edit_row(edits, deltas, write.info, write.full, header + write.row, old, write.values)
-        elif old is not None:
-            edit_row(edits, deltas, write.info, write.full, None, old, NO_VALUES)

@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from everlog.proto import log_pb2
 from everlog.store import check, migrate, rebuild
 from everlog.store import load as loads
-from everlog.store.committer import About, Committer
+from everlog.store.committer import Committer
 from everlog.store.errors import ClosedError, ConflictError, Error, ReadOnlyError
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.keys import NOTE_LOAD
@@ -32,7 +32,7 @@ from everlog.store.schema import Schema
 from everlog.store.source import LiveSource, LocalSource, Source
 from everlog.store.status import Status, status
 from everlog.store.table import Table
-from everlog.store.transaction import ANONYMOUS, CommitResult, Metadata, Transaction
+from everlog.store.transaction import ANONYMOUS, About, CommitResult, Metadata, Transaction
 from everlog.store.view import View
 
 M = TypeVar("M", bound=Message)
@@ -368,10 +368,7 @@ class Database(Writer):
             self._check_writable()
         return Transaction(self, metadata)
 
-    def _commit(self, transaction: Transaction) -> CommitResult:
-        return self._commit_about(transaction, None)
-
-    def _commit_about(self, transaction: Transaction, about: About | None) -> CommitResult:
+    def _commit(self, transaction: Transaction, about: About | None = None) -> CommitResult:
         if self._closed or self.read_only:
             self._check_writable()
         sync = (transaction.metadata.durability or self.durability) == "sync"

@@ -21,7 +21,7 @@ from everlog.store import keys, write
 from everlog.store.errors import ConflictError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.table import Table
-from everlog.store.transaction import CommitResult, Metadata, Transaction
+from everlog.store.transaction import CommitResult, Metadata, Reads, Transaction
 
 M = TypeVar("M", bound=Message)
 
@@ -89,10 +89,8 @@ class Loader:
             writes[one.full] = one
         # Two processes with one load: the second finds that its note was touched.
         transaction.snapshot = self._seen
-        transaction.read_keys.add(self._note)
-        result: CommitResult = self._host._commit_about(
-            transaction, lambda commit: commit.load.CopyFrom(about)
-        )
+        transaction.reads = Reads({self._note}, [])
+        result: CommitResult = self._host._commit(transaction, lambda commit: commit.load.CopyFrom(about))
         return result
 
 

@@ -17,6 +17,7 @@ read, follow, trim.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ from everlog.store.errors import CorruptionError, CursorError
 from everlog.store.keys import SEQ
 
 BATCH_BYTES_MAX = 256 << 10
-RECENT_BYTES_MAX = 4 << 20
+RECENT_RECORDS, RECENT_BYTES = 4096, 4096  # so many of the newest records are kept, if no larger
 HEAD_FILE_EVERY_S = 1.0
 
 _key = SEQ.pack
@@ -45,9 +46,8 @@ class Log:
         self._cf = engine.log
         self._listeners: list[Callable[[], None]] = []
         self._recent: dict[int, bytes] = {}  # the newest records, for those who follow at the tail
-        self._recent_bytes = 0
-        self._recent_first = 0
         self._head_file_at = time.monotonic()
+        self._head_file_lock = threading.Lock()
         self._sync_lock = threading.Lock()
         self.reopen()
 
@@ -58,7 +58,12 @@ class Log:
         self.oldest = SEQ.unpack(first[0])[0] if first else 0
         self.written = SEQ.unpack(last[0])[0] if last else 0  # with the operating system
         self.head = self.written  # on disk
-        self.checksum = record.checksum_of(last[1]) if last else 0  # of the record at `written`
+        self._last = last[1] if last else b""
+
+    @property
+    def checksum(self) -> int:
+        """That of the record at `written`; 0 for an empty log."""
+        return record.checksum_of(self._last) if self._last else 0
 
     def append(self, framed: list[bytes]) -> None:
         """Writes records at `written` + 1 and on, to the operating system. One caller at a time.
@@ -70,20 +75,16 @@ class Log:
             self._engine.append_record(_key(seq + 1), framed[0])
         else:
             self._engine.append_records([(_key(seq + at), one) for at, one in enumerate(framed, 1)])
-        recent, size = self._recent, self._recent_bytes
-        if not recent:
-            self._recent_first = seq + 1
+        recent = self._recent
         for one in framed:
             seq += 1
-            recent[seq] = one
-            size += len(one)
-        while size > RECENT_BYTES_MAX:
-            size -= len(recent.pop(self._recent_first))
-            self._recent_first += 1
-        self._recent_bytes = size
+            recent.pop(seq - RECENT_RECORDS, None)
+            if len(one) <= RECENT_BYTES:
+                recent[seq] = one
         self.written = seq
-        self.oldest = self.oldest or 1
-        self.checksum = record.checksum_of(framed[-1])
+        self._last = framed[-1]
+        if not self.oldest:
+            self.oldest = 1
 
     def sync(self) -> None:
         """Waits until everything appended before this call is on disk.
@@ -100,7 +101,8 @@ class Log:
         for listener in self._listeners:
             listener()
         if time.monotonic() - self._head_file_at > HEAD_FILE_EVERY_S:
-            self.write_head_file(sync=False)
+            with contextlib.suppress(OSError):  # a full disk fails no commit that is on it; soon again
+                self.write_head_file(sync=False)
 
     def on_advance(self, listener: Callable[[], None]) -> None:
         """`listener` is called, on whichever thread commits, after the head moved. Be quick."""
@@ -160,8 +162,8 @@ class Log:
             seq += 1
             if seq == last:
                 break
-        if not parts or (seq < last and size <= max_bytes) or record.seq_of(parts[-1]) != seq:
-            raise self._missing(after, last)
+        if not parts or record.seq_of(parts[-1]) != seq:
+            raise self._missing(after, last)  # what lies before the damage was read by an earlier call
         return b"".join(parts), seq
 
     def _from(self, seq: int, last: int) -> Iterator[bytes]:
@@ -213,11 +215,12 @@ class Log:
         )
 
     def write_head_file(self, *, sync: bool) -> None:
-        self._head_file_at = time.monotonic()
-        if self.head:
-            files.write(
-                self._engine.path / files.HEAD, files.Head(self.head, self.checksum_at(self.head)), sync=sync
-            )
+        with self._head_file_lock:  # the flusher's thread and whoever commits
+            self._head_file_at = time.monotonic()
+            seq = self.head
+            if seq:
+                path = self._engine.path / files.HEAD
+                files.write(path, files.Head(seq, self.checksum_at(seq)), sync=sync)
 
     def check_head_file(self) -> None:
         """Compares the log with what HEAD says it was. Raises CorruptionError for a loss."""

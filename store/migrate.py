@@ -15,16 +15,16 @@ from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
 from everlog.store import record
-from everlog.store.committer import add_changes, commit_of
+from everlog.store.committer import commit_of
 from everlog.store.errors import MigrationError
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.projection import Edits, index_entries, new_indexes
+from everlog.store.projection import Edits, Staged, index_entries, new_indexes
 from everlog.store.schema import Schema
 from everlog.store.table import Table
 from everlog.store.tables import Tables
 from everlog.store.transaction import CommitResult, Metadata, Transaction
-from everlog.store.validate import Staged, duplicate
+from everlog.store.validate import duplicate
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
@@ -60,24 +60,23 @@ def apply(
             )
         after = Schema(migration.schema) if migration.HasField("schema") else before
         tables.flush()
-        staged = Staged()
-        staged.uniques.update(_new_uniques(db, before, after, progress))
+        seq = log.written + 1
         transaction = Transaction(_Under(db, after), metadata)
         for table, row in rows:
             transaction.put(table, row)
         for table, key in delete:
             transaction.delete(table, key)
-        valid, _ = committer.validator.validate(transaction, staged, after)
-        commit = commit_of(metadata, log.written + 1, db.clock.now(), after.version)
+        commit = commit_of(metadata, seq, db.clock.now(), after.version)
         commit.migration.CopyFrom(migration)
         parts = [commit.SerializeToString()]
-        add_changes(parts, valid)
-        framed = record.frame_parts(parts)
+        taken = Staged({}, _new_uniques(db, before, after, progress), {})
+        committer.validator.stage(transaction, taken, after, seq, parts)
+        framed, checksum = record.frame_parts(parts)
         committer.append_alone(framed)
         projector = tables.projector()
         projector.add(framed)
         tables.took(projector)
-        result = CommitResult(commit.seq, commit.time_ns, record.checksum_of(framed))
+        result = CommitResult(seq, commit.time_ns, checksum)
     log.tell()
     return result
 

@@ -15,7 +15,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from everlog.proto import log_pb2
 from everlog.store import keys, record
@@ -62,6 +62,21 @@ class Target(Protocol):
         """Everything from `start` on, up to but without `end`."""
 
 
+class Staged(NamedTuple):
+    """What a transaction, or a group of them, does to the tables; nothing of it is written yet."""
+
+    edits: Edits
+    uniques: Edits  # values of a unique index -> key of the row that has them now; None: nobody
+    deltas: dict[int, int]  # rows more or fewer in each space
+
+    def add(self, more: Staged) -> None:
+        """And what another does after it."""
+        self.edits.update(more.edits)
+        self.uniques.update(more.uniques)
+        for space, delta in more.deltas.items():
+            self.deltas[space] = self.deltas.get(space, 0) + delta
+
+
 class Pending:
     """What was projected onto a target and is not written yet."""
 
@@ -76,6 +91,14 @@ class Pending:
         """What is stored under a key, as the next commit finds it."""
         edits = self.edits
         return edits[full] if full in edits else self.target.stored(full)
+
+    def take(self, staged: Staged) -> None:
+        """Takes what a group of commits does."""
+        self.edits.update(staged.edits)
+        if staged.uniques:
+            self.uniques.update(staged.uniques)
+        if staged.deltas:
+            self.count(staged.deltas)
 
     def count(self, deltas: dict[int, int]) -> None:
         """Adds to the number of rows in each space."""

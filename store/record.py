@@ -120,11 +120,12 @@ def space_and_op(space: int, op: int) -> bytes:
 
 def frame(commit: log_pb2.Commit) -> bytes:
     """The framed record of a commit whose `checksum` is unset. Raises RowError over 8 MiB."""
-    return frame_parts([commit.SerializeToString()])
+    return frame_parts([commit.SerializeToString()])[0]
 
 
-def frame_parts(parts: list[bytes]) -> bytes:
-    """The framed record of a commit given as its head and its changes. Raises RowError."""
+def frame_parts(parts: list[bytes]) -> tuple[bytes, int]:
+    """The framed record of a commit given as its head and its changes, and its checksum.
+    Raises RowError."""
     body = b"".join(parts)
     size = len(body) + CHECKSUM_SIZE
     if size > RECORD_BYTES_MAX:
@@ -133,7 +134,8 @@ def frame_parts(parts: list[bytes]) -> bytes:
             " transaction, or use the bulk load, which splits by itself"
         )
     length = _VARINTS[size] if size < _VARINTS_MAX else varint(size)
-    return b"".join((b"\x0a", length, body, _CHECKSUM.pack(CHECKSUM_TAG, crc32(body))))
+    checksum = crc32(body)
+    return b"".join((b"\x0a", length, body, _CHECKSUM.pack(CHECKSUM_TAG, checksum))), checksum
 
 
 def checksum_of(framed: bytes) -> int:

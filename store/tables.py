@@ -19,7 +19,7 @@ from everlog.store import codec, keys
 from everlog.store.engine import Engine, translate
 from everlog.store.errors import CorruptionError
 from everlog.store.log import Log
-from everlog.store.projection import KEYS_PER_BATCH, Batch, Edits, Pending, Projector, Target
+from everlog.store.projection import KEYS_PER_BATCH, Batch, Pending, Projector, Staged, Target
 from everlog.store.schema import Schema
 from everlog.store.view import FamilyView, LiveView, Overlay, SnapshotView, View
 from everlog.store.window import Window
@@ -114,18 +114,14 @@ class Tables:
         self._flushed = self.applied
         self.window.reset(self.applied)
 
-    def project(self, edits: Edits, uniques: Edits, deltas: dict[int, int], seq: int, checksum: int) -> None:
+    def project(self, staged: Staged, seq: int) -> None:
         """Takes what a group of commits does, the last of which is at `seq`."""
         pending = self.pending
         with self.lock:  # a snapshot and its seq belong together
-            pending.edits.update(edits)
-            if uniques:
-                pending.uniques.update(uniques)
-            pending.count(deltas)
-            self.applied, self.checksum = seq, checksum
+            pending.take(staged)
+            self.applied = seq
             if len(pending.edits) >= KEYS_PER_BATCH:
-                pending.flush(seq, checksum)
-                self._flushed = seq
+                self.settle()
 
     def flush(self) -> None:
         """Writes what is pending, so that ranges can be read. Not to disk yet."""
@@ -136,7 +132,7 @@ class Tables:
     def settle(self) -> None:
         """`flush` for who holds the lock: as long as it does, nothing is written."""
         if self._flushed != self.applied:
-            self.pending.flush(self.applied, self.checksum)
+            self.pending.flush(self.applied, self._log.checksum_at(self.applied))
             self._flushed = self.applied
 
     def get(self, full: bytes) -> bytes | None:
@@ -157,7 +153,7 @@ class Tables:
         """Takes over how far a projector has come; whoever read before must read again."""
         with self.lock:
             projector.flush()
-            self.applied, self.checksum = projector.applied, projector.checksum
+            self.applied = projector.applied
             self._flushed, self.schema = self.applied, projector.schema
             self.window.reset(self.applied)
 

@@ -17,7 +17,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
@@ -32,6 +32,7 @@ from everlog.store.schema import IndexInfo, Schema, TableInfo
 from everlog.store.source import Entry, Source, Unwritten
 from everlog.store.span import Span
 from everlog.store.table import Table
+from everlog.store.turns import Ticket
 from everlog.store.write import Expect, Write
 
 M = TypeVar("M", bound=Message)
@@ -51,6 +52,15 @@ class Metadata(NamedTuple):
 
 
 ANONYMOUS = Metadata()
+
+About = Callable[[log_pb2.Commit], None]
+
+
+class Reads(NamedTuple):
+    """What a transaction read: whole keys of the tables that it looked up, and ranges of them."""
+
+    keys: set[bytes]
+    ranges: list[tuple[bytes, bytes]]
 
 
 class CommitResult(NamedTuple):
@@ -74,20 +84,24 @@ class Host(Protocol):
     def _commit(self, transaction: Transaction) -> CommitResult: ...
 
 
-class Transaction(Reader):
+class Transaction(Reader, Ticket):
     """Reads and writes rows. As a context manager it commits at the end, or, on an exception,
     does nothing."""
+
+    snapshot = 0  # the seq that it reads at; 0: it has read nothing
+    reads: Reads | None = None  # None: it has read nothing
+    result: CommitResult | None = None
+    error: BaseException | None = None  # the committer's answer, where it is not a result
+    sync = True
+    about: About | None = None  # fills in what its commit is about
+    same_as: Transaction | None = None  # the one of its group that has the same commit_id
+    _base: Source | None = None
+    _done = False
 
     def __init__(self, host: Host, metadata: Metadata) -> None:
         self._host = host
         self.metadata = metadata
-        self.snapshot = 0  # 0: nothing was read
-        self.read_keys: set[bytes] = set()
-        self.read_ranges: list[tuple[bytes, bytes]] = []
         self.writes: dict[bytes, Write] = {}
-        self.result: CommitResult | None = None
-        self._base: Source | None = None
-        self._done = False
 
     def put(self, table: Table[M, Any], row: M, *, expect_version: int | None = None) -> None:
         """Writes a row, whether or not there is one. Raises RowError.
@@ -95,23 +109,22 @@ class Transaction(Reader):
         `expect_version`: the commit raises PreconditionError if the row's version is another
         (0: if there is a row).
         """
-        if expect_version is None:
-            self._write(writes.put(self._binding(table, row), row))
-        else:
-            self._write(writes.put(self._binding(table, row), row, *_expectation(expect_version)))
+        write = writes.put(self._binding(table, row), row)
+        self._write(write if expect_version is None else write.expecting(*_expectation(expect_version)))
 
     def insert(self, table: Table[M, Any], row: M) -> None:
         """Writes a row; the commit raises PreconditionError if there is one already."""
-        self._write(writes.put(self._binding(table, row), row, Expect.ABSENT))
+        self._write(writes.put(self._binding(table, row), row).expecting(Expect.ABSENT))
 
     def update(self, table: Table[M, Any], row: M) -> None:
         """Writes a row; the commit raises PreconditionError if there is none yet."""
-        self._write(writes.put(self._binding(table, row), row, Expect.PRESENT))
+        self._write(writes.put(self._binding(table, row), row).expecting(Expect.PRESENT))
 
     def delete(self, table: Table[M, K], key: K, *, expect_version: int | None = None) -> None:
         """Deletes a row; nothing happens if there is none, unless `expect_version` says so."""
         info = self._bind(table).info
-        self._write(writes.delete(info, info.encode_key(key), *_expectation(expect_version)))
+        write = writes.delete(info, info.encode_key(key))
+        self._write(write if expect_version is None else write.expecting(*_expectation(expect_version)))
 
     def commit(self) -> CommitResult:
         """Commits. Raises ConflictError, PreconditionError, UniqueError, DiskError; after any
@@ -127,6 +140,11 @@ class Transaction(Reader):
         """Forgets everything."""
         self._done = True
         self._base = None
+
+    def content(self) -> tuple[str, str, dict[bytes, tuple[log_pb2.Op.ValueType, bytes]]]:
+        """What must be the same in two commits with one commit_id."""
+        writes = {full: (write.op, write.row) for full, write in self.writes.items()}
+        return self.metadata.actor, self.metadata.reason, writes
 
     def __enter__(self) -> Self:
         return self
@@ -166,16 +184,17 @@ class Transaction(Reader):
         self._check_open()
         if self._base is None:
             self._base, self.snapshot = self._host._begin()
-        return Noted(Unwritten(self._base, self.writes) if self.writes else self._base, self)
+            self.reads = Reads(set(), [])
+        assert self.reads is not None
+        return Noted(Unwritten(self._base, self.writes) if self.writes else self._base, self.reads)
 
 
 class Noted:
     """A source that notes in a transaction what was read from it."""
 
-    def __init__(self, base: Source, transaction: Transaction) -> None:
+    def __init__(self, base: Source, reads: Reads) -> None:
         self._base = base
-        self._keys = transaction.read_keys
-        self._ranges = transaction.read_ranges
+        self._keys, self._ranges = reads
 
     def get(self, info: TableInfo, key: bytes) -> bytes | None:
         self._keys.add(info.row_prefix + key)
@@ -211,9 +230,7 @@ class Noted:
         return self._base.count(info, index, span)
 
 
-def _expectation(version: int | None) -> tuple[int, int]:
-    if version is None:
-        return Expect.ANYTHING, 0
+def _expectation(version: int) -> tuple[int, int]:
     return (Expect.VERSION, version) if version else (Expect.ABSENT, 0)
 
 

@@ -40,7 +40,16 @@ class Turns:
         self.waiting.append(ticket)
         if self._lead.acquire(blocking=False):
             self.leave()  # the lead was given up in between: the first who waits takes it
-        turn.acquire()
+        try:
+            turn.acquire()
+        except BaseException:  # interrupted: nobody must wait for one who has gone
+            try:
+                self.waiting.remove(ticket)
+            except ValueError:  # its turn has come, or is about to
+                turn.acquire()
+                if not ticket.done:
+                    self.leave()
+            raise
         return not ticket.done
 
     def gather(self, most: int) -> list[Ticket]:

@@ -13,25 +13,17 @@ from everlog.proto import log_pb2
 from everlog.store import codec, keys
 from everlog.store.clock import Clock
 from everlog.store.errors import ConflictError, PreconditionError, UniqueError
+from everlog.store.keys import HEADER, seq_of
 from everlog.store.log import Log
-from everlog.store.projection import Edits, old_values
+from everlog.store.projection import Edits, Staged, edit_row, old_values
+from everlog.store.record import change
 from everlog.store.schema import IndexInfo, Schema
 from everlog.store.tables import Tables
-from everlog.store.transaction import CommitResult, Transaction
+from everlog.store.transaction import CommitResult, Reads, Transaction
 from everlog.store.write import Expect, Write
 
 DELETE = log_pb2.DELETE
-Rows = list[tuple[Write, bytes | None]]
-NO_UNIQUES: Edits = {}
-
-
-class Staged:
-    """What a group of commits does, as far as it is accepted; nothing of it is written yet."""
-
-    def __init__(self) -> None:
-        self.edits: Edits = {}
-        self.uniques: Edits = {}
-        self.deltas: dict[int, int] = {}
+NOTHING: Edits = {}
 
 
 class Validator:
@@ -43,28 +35,46 @@ class Validator:
         self._clock = clock
         self._life_ns = int(idempotency_s * 1e9)
 
-    def validate(self, transaction: Transaction, staged: Staged, schema: Schema) -> tuple[Rows, Edits]:
-        """Its writes, each with the value it replaces, and the unique values that they take."""
-        if transaction.read_keys or transaction.read_ranges:
-            self._reads(transaction)
-        rows: Rows = []
-        unique = False
+    def stage(
+        self, transaction: Transaction, before: Staged | None, schema: Schema, seq: int, parts: list[bytes]
+    ) -> Staged:
+        """Validates a transaction and works out what it does as the commit at `seq`: the changes
+        of its record, added to `parts`, and what it does to the tables, which is returned.
+
+        `before`: what the group has staged already. One pass over the writes, for this is the
+        hottest loop of the store. Deleting what is not there does nothing, and the log says
+        nothing of it.
+        """
+        if transaction.reads is not None:
+            self._reads(transaction.snapshot, transaction.reads)
         pending = self._tables.pending
-        mine, recent, stored = staged.edits, pending.edits, pending.target.stored
+        mine, recent, stored = (
+            NOTHING if before is None else before.edits,
+            pending.edits,
+            pending.target.stored,
+        )
+        header, unique = HEADER.pack(0, seq), False
+        edits: Edits = {}
+        deltas: dict[int, int] = {}
         for full, write in transaction.writes.items():
-            if write.info.schema is not schema:
+            info = write.info
+            if info.schema is not schema:
                 raise ConflictError(
                     f"the schema changed to version {schema.version} while this transaction ran; run it again"
                 )
             old = mine[full] if full in mine else recent[full] if full in recent else stored(full)
             if write.expect:
                 _expect(write, old)
-            rows.append((write, old))
-            if write.info.unique:
+            if old is not None:
+                value = None if write.op else header + write.row
+                parts += change(write.body, seq_of(old))
+                edit_row(edits, deltas, info, full, value, old, write.values)
+            elif not write.op:
+                parts += change(write.body, 0)
+                edit_row(edits, deltas, info, full, header + write.row, None, write.values)
+            if info.unique:
                 unique = True
-        if unique:
-            return rows, self._uniques(rows, staged)
-        return rows, NO_UNIQUES
+        return Staged(edits, self._uniques(transaction, before) if unique else {}, deltas)
 
     def repeated(self, transaction: Transaction) -> CommitResult | None:
         """Where the commit with this id is already; None if there is none.
@@ -84,41 +94,33 @@ class Validator:
             return None
         seq: int = keys.SEQ.unpack(value)[0]
         commit = self._log.commit(seq)
-        wanted = {write.full: (write.op, write.row) for write in transaction.writes.values()}
+        actor, reason, wanted = transaction.content()
         found = {keys.prefix(c.space) + c.key: (c.op, c.row) for c in commit.changes}
         if (
-            commit.actor != transaction.metadata.actor
-            or commit.reason != transaction.metadata.reason
+            (commit.actor, commit.reason) != (actor, reason)
             or any(found.get(full, (DELETE, b"")) != what for full, what in wanted.items())
             or not found.keys() <= wanted.keys()
         ):
-            raise PreconditionError(
-                f"commit_id {uuid.UUID(bytes=commit_id)} was used by commit {seq} with other content;"
-                " take a new id for a new commit",
-                commit_id=commit_id,
-                seq=seq,
-            )
+            raise other_content(commit_id, seq)
         return CommitResult(seq, commit.time_ns, commit.checksum, repeated=True)
 
-    def _reads(self, transaction: Transaction) -> None:
-        found = self._tables.window.conflict(
-            transaction.snapshot, transaction.read_keys, transaction.read_ranges
-        )
+    def _reads(self, snapshot: int, reads: Reads) -> None:
+        found = self._tables.window.conflict(snapshot, reads.keys, reads.ranges)
         if found is None:
             return
         seq, key = found
         if not key:
             raise ConflictError(
-                f"this transaction read at {transaction.snapshot}, and what was written before {seq} is no"
+                f"this transaction read at {snapshot}, and what was written before {seq} is no"
                 " longer remembered; run it again",
                 seq=seq,
-                snapshot=transaction.snapshot,
+                snapshot=snapshot,
             )
         raise ConflictError(
             f"{self._name(key)} was changed by commit {seq} after this transaction read it at"
-            f" {transaction.snapshot}; run it again",
+            f" {snapshot}; run it again",
             seq=seq,
-            snapshot=transaction.snapshot,
+            snapshot=snapshot,
         )
 
     def _name(self, full: bytes) -> str:
@@ -135,34 +137,38 @@ class Validator:
                 return f"row {info.show_key(one.key_in(rest))} in index {one.name}"
         return f"an index of {info.name}"
 
-    def _uniques(self, rows: Rows, staged: Staged) -> Edits:
+    def _uniques(self, transaction: Transaction, before: Staged | None) -> Edits:
         """All old values are free before the first new one is looked at: rows can swap theirs."""
+        known = (
+            [self._tables.pending.uniques]
+            if before is None
+            else [before.uniques, self._tables.pending.uniques]
+        )
         mine: Edits = {}
-        for write, old in rows:
-            if old is not None and write.info.unique:
-                before = old_values(write.info, old)
-                for at, _ in write.info.unique:
-                    mine[before[at]] = None
-        for write, _ in rows:
-            if write.op == DELETE:
+        for full, write in transaction.writes.items():
+            if write.info.unique:
+                old = before.edits[full] if before and full in before.edits else self._tables.get(full)
+                values = old_values(write.info, old) if old is not None else []
+                mine.update((values[at], None) for at, _ in write.info.unique if values)
+        for write in transaction.writes.values():
+            if write.op:
                 continue
             for at, index in write.info.unique:
-                values = write.values[at]
-                if index.nullable and index.has_null(values[len(index.prefix) :]):
+                values_of_row = write.values[at]
+                if index.nullable and index.has_null(values_of_row[len(index.prefix) :]):
                     continue
-                holder = mine[values] if values in mine else self._holder(values, index, staged)
+                holder = self._holder(values_of_row, index, [mine, *known])
                 if holder is not None and holder != write.key:
-                    raise duplicate(index, values, holder, write.key)
-                mine[values] = write.key
+                    raise duplicate(index, values_of_row, holder, write.key)
+                mine[values_of_row] = write.key
         return mine
 
-    def _holder(self, values: bytes, index: IndexInfo, staged: Staged) -> bytes | None:
+    def _holder(self, values: bytes, index: IndexInfo, known: list[Edits]) -> bytes | None:
         """Key of the row that has these values of a unique index."""
-        pending = self._tables.pending
-        for known in (staged.uniques, pending.uniques):
-            if values in known:
-                return known[values]
-        for entry, _ in pending.target.view.items(values, codec.after(values)):
+        for uniques in known:
+            if values in uniques:
+                return uniques[values]
+        for entry, _ in self._tables.target.view.items(values, codec.after(values)):
             return index.key_in(entry[len(index.prefix) :])
         return None
 
@@ -196,6 +202,17 @@ def _expect(write: Write, old: bytes | None) -> None:
         table=info.name,
         key=info.decode_key(write.key),
         found=0 if old is None else keys.version_of(old),
+    )
+
+
+def other_content(commit_id: bytes, seq: int | None) -> PreconditionError:
+    """For a commit_id that comes again with something else."""
+    who = f"commit {seq}" if seq else "another transaction at the same moment"
+    return PreconditionError(
+        f"commit_id {uuid.UUID(bytes=commit_id)} was used by {who} with other content;"
+        " take a new id for a new commit",
+        commit_id=commit_id,
+        seq=seq,
     )
 
 

@@ -7,7 +7,7 @@ that writes, before it waits for its turn to commit.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
+from typing import Any, Self
 
 from google.protobuf.message import EncodeError, Message
 
@@ -28,24 +28,17 @@ class Expect(IntEnum):
     VERSION = 3
 
 
-ANYTHING = int(Expect.ANYTHING)
 PUT = log_pb2.PUT
 
 
 class Write:
     """Invariant: `full` is the row's key in the tables, `row` is empty for a delete."""
 
-    __slots__ = ("body", "expect", "full", "info", "key", "op", "row", "values", "version")
+    expect: int = 0  # an Expect
+    version = 0
 
-    def __init__(  # noqa: PLR0917  made once a row: keywords cost
-        self,
-        info: TableInfo,
-        op: log_pb2.Op.ValueType,
-        key: bytes,
-        row: bytes,
-        values: list[bytes],
-        expect: int = Expect.ANYTHING,
-        version: int = 0,
+    def __init__(
+        self, info: TableInfo, op: log_pb2.Op.ValueType, key: bytes, row: bytes, values: list[bytes]
     ) -> None:
         self.info = info
         self.op = op
@@ -53,17 +46,20 @@ class Write:
         self.full: bytes = info.row_prefix + key
         self.row = row
         self.values = values  # for each index: its prefix and the row's values
-        self.expect = expect
-        self.version = version
         # The change, as the log says it, but for what it replaces.
-        self.body = record.change_body(info.put_head if op == PUT else info.delete_head, key, row)
+        self.body = record.change_body(info.delete_head if op else info.put_head, key, row)
+
+    def expecting(self, expect: int, version: int = 0) -> Self:
+        """The same write, if that holds of the row."""
+        self.expect, self.version = expect, version
+        return self
 
     def value(self) -> bytes | None:
         """As the transaction itself reads it back: a row of version 0."""
         return None if self.op == log_pb2.DELETE else keys.pack_value(0, self.row)
 
 
-def put(binding: Binding, row: Message, expect: int = ANYTHING, version: int = 0) -> Write:
+def put(binding: Binding, row: Message) -> Write:
     """A write of `row`, which may change afterwards without harm. Raises RowError."""
     info = binding.info
     key = binding.key_of(row)
@@ -73,13 +69,13 @@ def put(binding: Binding, row: Message, expect: int = ANYTHING, version: int = 0
         raise RowError(f"a row of {info.name} cannot be serialised: {error}", table=info.name) from None
     if len(raw) > keys.ROW_BYTES_MAX or len(key) > keys.KEY_BYTES_MAX:
         check_sizes(info, key, raw)
-    return Write(info, PUT, key, raw, binding.values(row, raw), expect, version)
+    return Write(info, PUT, key, raw, binding.values(row, raw))
 
 
-def delete(info: TableInfo, key: bytes, expect: int = ANYTHING, version: int = 0) -> Write:
+def delete(info: TableInfo, key: bytes) -> Write:
     """A write that deletes the row with this key. Raises RowError."""
     check_sizes(info, key, b"")
-    return Write(info, log_pb2.DELETE, key, b"", [], expect, version)
+    return Write(info, log_pb2.DELETE, key, b"", [])
 
 
 def check_sizes(info: TableInfo, key: bytes, raw: bytes) -> None:

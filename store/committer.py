@@ -89,11 +89,11 @@ class Committer:
         """While it is entered, nobody else commits. Raises the DiskError that ended all writing."""
         self._turns.enter(Alone())
         try:
-            self._check_projected()
             if self.failed:
                 raise self.failed
             yield
         finally:
+            self._check_projected()
             self._turns.leave()
 
     def _run(self, group: list[Transaction]) -> None:
@@ -124,6 +124,7 @@ class Committer:
             try:
                 self._write(framed, staged, sync)
             except BaseException as error:  # noqa: BLE001  each is answered alone
+                self._check_projected()
                 for transaction in accepted:
                     transaction.error = error
         if len(accepted) < len(group):

@@ -110,9 +110,9 @@ def means_the_same(old: FieldDescriptor, new: FieldDescriptor) -> bool:
 def _means_the_same(old: FieldDescriptor, new: FieldDescriptor, seen: set[str]) -> bool:
     if (old.type, new.type) not in _WIDENED and old.type != new.type:
         return False
-    if (old.is_repeated, old.has_presence) != (new.is_repeated, new.has_presence) or _rivals(old) != _rivals(
-        new
-    ):
+    if (old.is_repeated, old.has_presence) != (new.is_repeated, new.has_presence):
+        return False
+    if _rivals(old) != _rivals(new):
         return False
     if old.message_type is None or new.message_type is None or old.message_type.full_name in seen:
         return True

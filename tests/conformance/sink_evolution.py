@@ -95,6 +95,14 @@ CHANGES: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
         (ITEMS, VISITS),
         {"free": "yes"},
     ),
+    "two fields become one of two": (
+        model(
+            ("optional string note = 3;", "oneof either { string note = 3;"),
+            ("Place place = 4;", "Place place = 4; }"),
+        ),
+        (ITEMS, VISITS),
+        {"note": "one"},
+    ),
     "a field takes another type on the wire": (
         model(("int64 price", "uint64 price")),
         (ITEMS, VISITS),

@@ -101,7 +101,7 @@ class HandMadeLog:
         migration = log_pb2.Migration(step=log_pb2.Migration.FINISHED, version=proto.version, schema=proto)
         self.append(log_pb2.Commit(migration=migration, changes=changes))
 
-    def row(self, name: str, **fields: Any) -> Any:
+    def row(self, name: str, /, **fields: Any) -> Any:
         return self.schema.table(name).model(**fields)
 
     def put(self, name: str, row: Any = None, /, **fields: Any) -> log_pb2.Change:

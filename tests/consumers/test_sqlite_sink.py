@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from everlog.consumers import Follower, SqliteSink, open_sink
+from everlog.consumers import Follower, SqliteSink, open_sink, verify
 from everlog.store.errors import ClosedError, SinkError
 from tests.conformance.sink_case import MODEL, VISITS, shop
 from tests.conformance.sink_log import HandMadeLog, table
@@ -124,6 +124,28 @@ def test_a_mirror_can_live_beside_tables_of_the_user(path: Path, query: Query) -
     query("INSERT INTO mine VALUES (1)")
     follow(shop(), path)
     assert query("SELECT x FROM mine") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("place.city", "'Berlin'"),
+        ("name", "CAST(name AS BLOB)"),
+        ("tags", "' [ ]'"),
+        ("price", "x'0000000000000003'"),
+        ("sold", "'2026-01-05 09:30:00.000000005Z'"),
+    ],
+)
+def test_what_only_looks_the_same_is_a_difference(path: Path, query: Query, column: str, value: str) -> None:
+    """A row that is made again from it would be equal; what readers see is not."""
+    log = shop()
+    sold = {"seconds": 1_767_605_400, "nanos": 5}
+    log.write(log.put("items", name="duck", price=3, place={"city": "Rome"}, sold=sold))
+    follow(log, path)
+    query(f'UPDATE items SET "{column}" = {value}')
+    with SqliteSink(path) as sink:
+        (difference,) = verify(log, sink)
+    assert "is not what this follower wrote" in str(difference)
 
 
 # ── refused ───────────────────────────────────────────────────────────────────────────────────────

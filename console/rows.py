@@ -107,6 +107,6 @@ def scan(
 
 def _token(resume: str) -> bytes:
     try:
-        return base64.urlsafe_b64decode(resume)
+        return base64.b64decode(resume, altchars="-_", validate=True)
     except binascii.Error as error:
         raise RowError(f"expected --resume as a scan printed it, found {resume!r} ({error})") from None

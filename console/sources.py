@@ -12,11 +12,11 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from google.protobuf.message import Message
 
-from everlog.migrations.rows import read_csv, read_jsonl
+from everlog.migrations.rows import read_csv, read_jsonl, read_parquet
 from everlog.store.errors import LoadError
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -53,17 +53,18 @@ def look_at(name: str, table: str, *words: str) -> Known:
 
 def read(name: str, form: str, model: type[Message], *, null: str) -> Iterator[Message]:
     """The rows of a file. Read-only. Raises LoadError with file, line and column."""
-    if form == "parquet":
-        from everlog.console.parquet import read_parquet
-
-        return read_parquet(name, model)
-    return _lines(name, form, model, null)
-
-
-def _lines(name: str, form: str, model: type[Message], null: str) -> Iterator[Message]:
     if name == STDIN:
-        file = sys.stdin.buffer
-        yield from read_csv(file, model, null=null) if form == "csv" else read_jsonl(file, model)
+        yield from _rows(sys.stdin.buffer, form, model, null)
         return
     with Path(name).open("rb") as file:
-        yield from read_csv(file, model, null=null) if form == "csv" else read_jsonl(file, model)
+        yield from _rows(file, form, model, null)
+
+
+def _rows(file: IO[bytes], form: str, model: type[Message], null: str) -> Iterator[Message]:
+    match form:
+        case "csv":
+            return read_csv(file, model, null=null)
+        case "parquet":
+            return read_parquet(file, model)
+        case _:
+            return read_jsonl(file, model)

@@ -23,6 +23,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from everlog.migrations.values import expected, from_text
 from everlog.store.errors import RowError
+from everlog.store.kinds import TIMESTAMP, kind_of
 
 Path = tuple[FieldDescriptor, ...]
 
@@ -92,6 +93,10 @@ def _value(path: Path, word: str, role: str) -> Any:
     field = path[-1]
     owner: Any = field.containing_type
     try:
+        if kind_of(field) is TIMESTAMP:
+            stamp = Timestamp()
+            stamp.FromJsonString(word)
+            return stamp
         return from_text(field, message_factory.GetMessageClass(owner))(word)
     except (ValueError, TypeError) as error:
         name = ".".join(step.name for step in path)

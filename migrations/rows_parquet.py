@@ -14,7 +14,6 @@ from typing import IO, Any, NoReturn, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor as FD
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from everlog.migrations.misfit import Place, fail, misfit, unknown
 from everlog.store.errors import LoadError
@@ -66,7 +65,7 @@ def _value(value: Any) -> Any:
     if isinstance(value, datetime):
         aware = value if value.tzinfo else value.replace(tzinfo=UTC)
         nanos = aware.microsecond * 1000 + getattr(value, "nanosecond", 0)
-        return Timestamp(seconds=int(aware.replace(microsecond=0).timestamp()), nanos=nanos)
+        return {"seconds": int(aware.replace(microsecond=0).timestamp()), "nanos": nanos}
     if isinstance(value, list):
         return [_value(item) for item in value]
     if isinstance(value, dict):

@@ -81,16 +81,17 @@ def _base64(text: str) -> bytes:
 
 
 @lru_cache(maxsize=4096)  # tables of events repeat their times
-def _timestamp(text: str) -> Timestamp:
+def _timestamp(text: str) -> dict[str, int]:
+    """The fields of a Timestamp: models that the log carries have a class of their own for it."""
     try:
         time = datetime.fromisoformat(text)
         if time.tzinfo is not None and not time.microsecond:
-            return Timestamp(seconds=int(time.timestamp()))
+            return {"seconds": int(time.timestamp())}
     except ValueError:
         pass
     stamp = Timestamp()
     stamp.FromJsonString(text)  # with fractions, down to nanoseconds
-    return stamp
+    return {"seconds": stamp.seconds, "nanos": stamp.nanos}
 
 
 def _enum(enum: EnumDescriptor, value: str | int) -> int:

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+from everlog.store.database import Database
+from tests.console.conftest import Run
+
+
+def test_check_finds_nothing_in_a_sound_database(everlog: Run, books: Path) -> None:
+    assert everlog("check").out == "All is as it must be\n"
+    assert everlog("check", "--json").out == ""
+
+
+def test_rebuild_proves_that_the_tables_are_what_the_log_says(everlog: Run, books: Path) -> None:
+    everlog("testdata")
+    (found,) = everlog("rebuild", "--json").json
+    with Database(books) as db:
+        hashed = db.hashes()["books"]
+    assert found == {"table": "books", "rows": 11, "hash": hashed.hash.hex()}
+    assert everlog("rebuild").out.startswith("Equal: books, 11 rows, ")
+
+
+def test_rebuild_into_a_new_directory_leaves_the_live_tables(everlog: Run, books: Path, here: Path) -> None:
+    live = everlog("rebuild", "--json").json
+    assert everlog("rebuild", "--into", "proof.db", "--json").json == live
+    assert everlog("-u", "file:proof.db", "status", "--json").json[0]["seq"] == 3
+    ended = everlog("rebuild", "--into", "proof.db")
+    assert ended.code == 1
+    assert "is not empty" in ended.err

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+from everlog.store.database import Database
+from tests.console.conftest import Run
+
+
+def test_create_makes_a_database_once(everlog: Run, here: Path) -> None:
+    assert everlog("-u", "file:new.db", "create").out == "Created: file:new.db\n"
+    with Database(here / "new.db", create=False) as db:
+        uuid = db.uuid
+    assert everlog("-u", "file:new.db", "create").out == "There already: file:new.db\n"
+    with Database(here / "new.db", create=False) as db:
+        assert db.uuid == uuid
+
+
+def test_drop_asks_before_it_removes(everlog: Run, books: Path) -> None:
+    ended = everlog("drop")
+    assert ended.code == 1
+    assert "this would remove" in ended.err
+    assert "1 rows in 3 commits" in ended.err
+    assert books.exists()
+    assert everlog("drop", "--yes").out == f"Dropped: file:{books}\n"
+    assert not books.exists()
+    assert everlog("drop", "--yes").code == 0
+
+
+def test_drop_removes_nothing_but_a_database(everlog: Run, here: Path) -> None:
+    (here / "letters").mkdir()
+    (here / "letters" / "one.txt").write_text("dear")
+    ended = everlog("-u", "file:letters", "drop", "--yes")
+    assert ended.code == 1
+    assert (here / "letters" / "one.txt").exists()
+
+
+def test_drop_leaves_a_database_that_is_open(everlog: Run, books: Path) -> None:
+    with Database(books):
+        ended = everlog("drop", "--yes")
+    assert ended.code == 1
+    assert "open for writing" in ended.err
+    assert books.exists()
+
+
+def test_what_only_reads_works_beside_a_process_that_writes(everlog: Run, books: Path) -> None:
+    with Database(books):
+        for words in (("status",), ("get", "books", "978-0", "1"), ("log",), ("check",), ("export", "books")):
+            assert everlog(*words).code == 0, words
+        assert "open for writing" in everlog("testdata").err
+
+
+def test_wait_ends_when_the_database_is_there(everlog: Run, books: Path) -> None:
+    assert everlog("wait").out == f"Ready: file:{books}\n"
+
+
+def test_wait_gives_up_after_a_while(everlog: Run) -> None:
+    ended = everlog("-u", "file:never.db", "wait", "--wait-timeout", "0s")
+    assert ended.code == 1
+    assert "file:never.db is not there" in ended.err
+
+
+def test_a_server_s_database_is_created_and_dropped_where_it_is(everlog: Run) -> None:
+    for verb in ("create", "drop"):
+        ended = everlog("-u", "everlog://db.example.com/books", verb)
+        assert ended.code == 1
+        assert "is on a server" in ended.err

@@ -1,0 +1,68 @@
+import os
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from everlog.console.completion import SHELLS
+from everlog.console.main import cli
+from tests.console.conftest import Run
+
+COMMANDS = sorted(cli.commands)
+
+
+HOUSE = """
+    new build up migrate status import export serve follow get scan log rebuild check create drop wait
+"""
+
+
+def test_the_commands_are_those_of_the_house() -> None:
+    assert set(HOUSE.split()) <= set(COMMANDS)
+    assert not {"dump", "load"} & set(COMMANDS), "kept for the schema, as dbmate means them"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_examples(everlog: Run, name: str) -> None:
+    ended = everlog(name, "--help")
+    assert ended.code == 0
+    assert "Examples:\n" in ended.out
+    assert f"everlog {name} " in re.sub(r"everlog (-[ud] \S+ )+", "everlog ", ended.out) + " "
+    for option in ("--url", "--env-file", "--migrations-dir", "--json"):
+        assert option in ended.out
+
+
+@pytest.mark.parametrize(
+    "words", [("nonsense",), ("get",), ("scan", "books", "--limit", "-1"), ("--nonsense",)]
+)
+def test_a_command_line_that_is_none_exits_with_2(everlog: Run, words: tuple[str, ...]) -> None:
+    ended = everlog(*words)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Usage: everlog" in ended.err
+
+
+def test_the_version_is_told(everlog: Run) -> None:
+    assert re.fullmatch(r"everlog \d+\.\d+\.\d+\S*\n", everlog("--version").out)
+
+
+def test_what_is_interrupted_exits_with_130(everlog: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.commands["check"], "callback", interrupted)
+    ended = everlog("check")
+    assert (ended.code, ended.err.strip()) == (130, "interrupted")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_is_taught_to_complete(everlog: Run, shell: str) -> None:
+    assert "_EVERLOG_COMPLETE" in everlog("completion", shell).out
+
+
+def test_names_of_tables_are_completed_from_the_database(everlog: Run, books: Path) -> None:
+    context = click.Context(cli)
+    (argument, *_) = cli.commands["scan"].params
+    assert isinstance(argument, click.Argument)
+    assert [item.value for item in argument.type.shell_complete(context, argument, "bo")] == ["books"]
+    os.environ["DATABASE_URL"] = "file:nowhere.db"
+    assert argument.type.shell_complete(click.Context(cli), argument, "bo") == []

@@ -1,0 +1,71 @@
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.console import shop
+from tests.console.conftest import Run
+
+
+@pytest.fixture
+def server(books: Path) -> Iterator[str]:
+    """The URL of the shop's database on a server that is a process of its own."""
+    words = [sys.executable, "-m", "everlog.console", "serve", "--listen", "127.0.0.1:0", "--json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield json.loads(process.stdout.readline())["url"]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+def test_every_command_works_on_a_server(everlog: Run, server: str, here: Path) -> None:
+    at = ("-u", server)
+    assert server.endswith("/books")
+    assert everlog(*at, "wait").out == f"Ready: {server}\n"
+    assert f"[X] {shop.SECOND}_index_books" in everlog(*at, "status").out
+    assert everlog(*at, "up").out == "Nothing to apply: the database is up to date\n"
+    assert everlog(*at, "up", "--dry-run").out == ""
+    assert everlog(*at, "testdata").out == "Loaded: 10 rows of books\n"
+    assert json.loads(everlog(*at, "get", "books", "978-0", "1").out)["title"] == "Dune"
+    assert everlog(*at, "scan", "books", "--count").out == "11\n"
+    assert everlog(*at, "export", "books", "out.csv").code == 0
+    assert everlog(*at, "import", "books", "out.csv", "--actor", "ann").code == 0
+    assert [commit["seq"] for commit in everlog(*at, "log", "--json", "--actor", "ann").json] == [5]
+    assert everlog(*at, "check").out == "All is as it must be\n"
+    assert everlog(*at, "rebuild").code == 0
+    assert everlog(*at, "follow", "--to", "sqlite:mirror.sqlite", "--once", "--verify").code == 0
+    assert everlog("follow", "--from", server, "--to", "sqlite:mirror.sqlite", "--until", "5").code == 0
+    assert "is on a server" not in everlog(*at, "rebuild", "--into", "proof.db").out
+    assert not (here / "proof.db").exists()
+
+
+def test_a_database_that_the_server_has_not_is_a_sentence(everlog: Run, server: str) -> None:
+    ended = everlog("-u", server.replace("/books", "/letters"), "status")
+    assert ended.code == 1
+    assert "this server hosts no database 'letters'" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("books",), 1, "expected NAME=URL"),
+        (("a=file:x.db", "a=file:y.db"), 1, "two databases are named 'a'"),
+        (("a=everlog://host/a",), 1, "is on a server"),
+        (("--listen", "nowhere"), 2, "expected --listen as HOST:PORT"),
+        (("--tls-cert", "chain.pem"), 2, "belong together"),
+        (("--listen", "0.0.0.0:0"), 1, "needs TLS"),
+    ],
+)
+def test_what_cannot_be_served_is_said(
+    everlog: Run, books: Path, words: tuple[str, ...], code: int, says: str
+) -> None:
+    ended = everlog("serve", *words)
+    assert ended.code == code
+    assert says in ended.err

@@ -1,0 +1,82 @@
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.console import shop
+from tests.console.conftest import Run
+
+
+def test_up_creates_the_database_and_applies_what_is_pending(everlog: Run, project: Path) -> None:
+    ended = everlog("-u", "file:new.db", "-d", project, "up", "--actor", "ann", "--reason", "release")
+    assert ended.code == 0
+    assert [line.split(" in ")[0] for line in ended.out.splitlines()] == [
+        f"Applied: {shop.FIRST}_create_books",
+        f"Applied: {shop.SECOND}_index_books",
+    ]
+    told = everlog("-u", "file:new.db", "log", "--json").json
+    assert [(commit["actor"], commit["reason"]) for commit in told[1:]] == [("ann", "release")] * 2
+
+
+def test_up_a_second_time_does_nothing(everlog: Run, books: Path) -> None:
+    assert everlog("up").out == "Nothing to apply: the database is up to date\n"
+
+
+def test_up_goes_to_a_version(everlog: Run, project: Path) -> None:
+    applied = everlog("-u", "file:new.db", "-d", project, "--json", "up", "--to", shop.FIRST).json
+    assert [one["version"] for one in applied] == [shop.FIRST]
+
+
+def test_a_dry_run_prints_the_steps_and_makes_nothing(everlog: Run, project: Path, here: Path) -> None:
+    ended = everlog("-u", "file:new.db", "-d", project, "up", "--dry-run")
+    assert ended.out.splitlines() == [
+        f"Pending: {shop.FIRST}_create_books",
+        "  create table books",
+        "  put 1 bootstrap rows into books",
+        f"Pending: {shop.SECOND}_index_books",
+        "  build index books.by_title over 1 rows, beside the live table",
+    ]
+    assert not (here / "new.db").exists()
+
+
+def test_migrate_wants_a_database_that_is_there(everlog: Run, project: Path, here: Path) -> None:
+    ended = everlog("-u", "file:new.db", "-d", project, "migrate")
+    assert (ended.code, ended.out) == (1, "")
+    assert "there is no database at new.db" in ended.err
+    assert not (here / "new.db").exists()
+
+
+def test_strict_is_taken_for_those_who_are_used_to_it(everlog: Run, books: Path) -> None:
+    assert everlog("migrate", "--strict").code == 0
+
+
+def test_a_wait_ends_with_what_was_wrong(everlog: Run, project: Path) -> None:
+    ended = everlog("-u", "file:new.db", "-d", project, "migrate", "--wait", "--wait-timeout", "0.1s")
+    assert ended.code == 1
+    assert "(waited 0.1 s)" in ended.err
+
+
+def test_new_and_build_make_a_project_that_up_takes(here: Path) -> None:
+    def everlog(*words: str) -> str:
+        command = [sys.executable, "-m", "everlog.console", "-u", "file:new.db", *words]
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout
+
+    assert everlog("new", "create_readers").startswith("Creating migration: ")
+    assert everlog("build").count("Built: ") == 2
+    assert everlog("build") == "Nothing to build: all is up to date\n"
+    assert "_create_readers in " in everlog("up")
+    assert everlog("scan", "readers", "--count") == "0\n"
+
+
+def test_a_missing_directory_of_migrations_is_a_sentence(everlog: Run) -> None:
+    ended = everlog("-u", "file:new.db", "-d", "nowhere", "up")
+    assert ended.code == 1
+    assert ended.err.startswith("error: ")
+    assert "nowhere" in ended.err
+
+
+def test_testdata_loads_once(everlog: Run, books: Path) -> None:
+    assert everlog("testdata", "--scale", "3").out == "Loaded: 30 rows of books\n"
+    before = everlog("status", "--json").json[0]["seq"]
+    everlog("testdata", "--scale", "3")
+    assert everlog("status", "--json").json[0]["seq"] == before
+    assert everlog("scan", "books", "--count").out == "31\n"

@@ -67,6 +67,7 @@ class Follower:
         self.tables = tuple(sorted(set(tables or ())))
         self.progress = progress
         self.changes_max = changes_max
+        self.settled = False  # the sink was told that it is caught up, and nothing came since
 
     def run(
         self, *, until: int | None = None, bounded: bool = False, stop: threading.Event | None = None
@@ -128,7 +129,7 @@ class _Run:
         self._schema = state.schema.proto if state else None
         self._position = state.position if state else log_pb2.Cursor(database=follower.source.uuid)
         self._seq, self._checksum = self._position.seq, self._position.checksum
-        self._live = self._settled = False
+        self._live = False
         self._head = 0
         self._began: float | None = None
         self._changes = self._bytes = 0
@@ -145,7 +146,7 @@ class _Run:
             self._live, self._head = mark.state == feed_pb2.Mark.LIVE, mark.head
             if mark.position.seq > self._seq:
                 self._pass_over(mark.position)
-        if self._is_due() or (self._live and not self._settled):
+        if self._is_due() or (self._live and not self._follower.settled):
             self.commit(caught_up=self._live)
         if self._follower.progress is not None:
             total = max(self._head, self._seq)
@@ -154,12 +155,12 @@ class _Run:
     def commit(self, *, caught_up: bool = False) -> None:
         """Ends the transaction at hand; once it is caught up, also one that only says so."""
         if self._began is None:
-            if self._settled or not caught_up or not self._seq:
+            if self._follower.settled or not caught_up or not self._seq:
                 return
             self._begin()
         position = log_pb2.Cursor(database=self._position.database, seq=self._seq, checksum=self._checksum)
         self._sink.commit(position, caught_up=caught_up)
-        self._settled = caught_up
+        self._follower.settled = caught_up
         self.done.position = self._position = position
         self.done.transactions += 1
         self._began = None

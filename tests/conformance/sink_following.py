@@ -99,6 +99,17 @@ class FollowingConformance(SinkCase):
         assert (again.position, again.commits, again.changes) == (first.position, 0, 0)
         assert differences(log, opened) == []
 
+    def test_a_follower_that_looks_again_and_finds_nothing_leaves_the_sink_alone(
+        self, opened: Opened
+    ) -> None:
+        log = busy_shop()
+        with opened() as sink:
+            follower = Follower(log, sink)
+            follower.run(bounded=True)
+            assert follower.run(bounded=True).transactions == 0
+            log.write(log.put("visits", id=1))
+            assert follower.run(bounded=True).transactions == 1
+
     # ── some tables ───────────────────────────────────────────────────────────────────────────
 
     def test_a_follower_of_one_table_has_no_other(self, opened: Opened) -> None:

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
 from everlog.store import keys, write
-from everlog.store.errors import ConflictError
+from everlog.store.errors import ConflictError, PreconditionError, RowError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.table import Table
 from everlog.store.transaction import CommitResult, Metadata, Reads, Transaction
@@ -50,15 +50,30 @@ class Loader:
         self._metadata = metadata
         self._note = keys.NOTE_LOAD + load.id.encode()
         known, self._seen = host._load_state(load.id)
+        if known.table not in ("", load.table):
+            raise PreconditionError(
+                f"load {load.id!r} is of table {known.table}, found it for {load.table}; take another id",
+                table=known.table,
+            )
         self.rows = known.rows
         self.finished = known.step == log_pb2.Load.FINISHED
         self.commits = 0
         load.step = log_pb2.Load.CHUNK
 
     def add(self, rows: Iterable[Message], *, last: bool = False) -> CommitResult:
-        """One chunk as one commit; with `last` the load is finished. Raises RowError, and
-        ConflictError if another process writes the same load."""
+        """One chunk as one commit (as more, if that were too large); with `last` the load is
+        finished. Raises RowError, and ConflictError if another process writes the same load."""
         chunk = list(rows)
+        try:
+            return self._add(chunk, last=last)
+        except RowError as error:
+            if "commit_bytes" not in error.facts or len(chunk) < 2:
+                raise
+        half = len(chunk) // 2
+        self.add(chunk[:half])
+        return self.add(chunk[half:], last=last)
+
+    def _add(self, chunk: list[Message], *, last: bool) -> CommitResult:
         about = log_pb2.Load()
         about.CopyFrom(self._load)
         about.rows = self.rows + len(chunk)
@@ -123,33 +138,31 @@ def load(
 
 def chunks(rows: Iterable[M]) -> Iterator[tuple[list[M], bool]]:
     """Rows in chunks, and whether a chunk is the last; there is always a last one."""
-    source = iter(rows)
-    chunk = _chunk(source, CHUNK_ROWS)
-    size = sum(row.ByteSize() for row in chunk[:16]) // max(1, len(chunk[:16]))
-    if size * CHUNK_ROWS > CHUNK_BYTES:  # rows are large: fewer of them
-        yield from _sized(chunk, source)
-        return
-    while True:
-        following = _chunk(source, CHUNK_ROWS)
-        yield chunk, not following
-        if not following:
-            return
-        chunk = following
+    held: list[M] | None = None
+    for chunk in _parts(iter(rows)):
+        if held is not None:
+            yield held, False
+        held = chunk
+    yield held or [], True
 
 
-def _chunk(source: Iterator[M], rows: int) -> list[M]:
-    return list(islice(source, rows))
-
-
-def _sized(first: list[M], source: Iterator[M]) -> Iterator[tuple[list[M], bool]]:
-    chunk: list[M] = []
-    size = 0
-    for part in (first, source):
-        for row in part:
-            more = row.ByteSize()
-            if chunk and (size + more > CHUNK_BYTES or len(chunk) == CHUNK_ROWS):
-                yield chunk, False
+def _parts(source: Iterator[M]) -> Iterator[list[M]]:
+    while rows := list(islice(source, CHUNK_ROWS)):
+        # To ask a row for its size is to serialise it: an eighth of them is asked.
+        if sum(map(_size, rows[::8])) * 8 < CHUNK_BYTES // 2:
+            yield rows
+            continue
+        chunk: list[M] = []
+        size = 0
+        for row in rows:
+            more = _size(row)
+            if chunk and size + more > CHUNK_BYTES:
+                yield chunk
                 chunk, size = [], 0
             chunk.append(row)
             size += more
-    yield chunk, True
+        yield chunk
+
+
+def _size(row: Any) -> int:
+    return row.ByteSize() if isinstance(row, Message) else 0  # what is no row is refused when it is written

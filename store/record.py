@@ -131,7 +131,8 @@ def frame_parts(parts: list[bytes]) -> tuple[bytes, int]:
     if size > RECORD_BYTES_MAX:
         raise RowError(
             f"a commit is at most {RECORD_BYTES_MAX:,} bytes, this one is {size:,}; split the"
-            " transaction, or use the bulk load, which splits by itself"
+            " transaction, or use the bulk load, which splits by itself",
+            commit_bytes=size,
         )
     length = _VARINTS[size] if size < _VARINTS_MAX else varint(size)
     checksum = crc32(body)

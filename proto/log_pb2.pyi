@@ -28,6 +28,32 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Feature:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FeatureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Feature.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FEATURE_UNSPECIFIED: _Feature.ValueType  # 0
+    REWRITTEN: _Feature.ValueType  # 1
+    """A change has `version`."""
+    EXPIRY: _Feature.ValueType  # 2
+    """A change has `expires_ns`."""
+    SEALED: _Feature.ValueType  # 3
+    """A change has `key_id`."""
+
+class Feature(_Feature, metaclass=_FeatureEnumTypeWrapper):
+    """What a record may ask of its reader."""
+
+FEATURE_UNSPECIFIED: Feature.ValueType  # 0
+REWRITTEN: Feature.ValueType  # 1
+"""A change has `version`."""
+EXPIRY: Feature.ValueType  # 2
+"""A change has `expires_ns`."""
+SEALED: Feature.ValueType  # 3
+"""A change has `key_id`."""
+Global___Feature: _TypeAlias = Feature  # noqa: Y015
+
 class _Op:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -110,8 +136,8 @@ class Commit(_message.Message):
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]: ...
     @_builtins.property
     def requires(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Numbers of features that a reader must know to read this record rightly. A reader that meets
-        one it does not know stops and says so. None is defined yet.
+        """Numbers of features that a reader must know to read this record rightly (Feature). A reader
+        that meets one it does not know stops and says so.
         """
 
     @_builtins.property
@@ -180,12 +206,12 @@ class Change(_message.Message):
     """Seq of the commit whose version of the row this change replaced; 0: there was none."""
     version: _builtins.int
     """Row version, where it is not this commit's seq: a row that a migration rewrote keeps the
-    version of the row that it was made from. 0: this commit's seq.
+    version of the row that it was made from. 0: this commit's seq. Only with REWRITTEN.
     """
     expires_ns: _builtins.int
-    """When the row ends its life, nanoseconds since the Unix epoch; 0: never."""
+    """When the row ends its life, nanoseconds since the Unix epoch; 0: never. Only with EXPIRY."""
     key_id: _builtins.bytes
-    """Names the key under which `row` is sealed; empty: the row is open."""
+    """Names the key under which `row` is sealed; empty: the row is open. Only with SEALED."""
     def __init__(
         self,
         *,

@@ -38,11 +38,17 @@ class Binding:
         )
         # An older model may not have a field that is indexed since: then the row is read again
         # through the log's own model, which has.
-        self._entry_ofs: list[KeyOf] | None = None
+        self._entry_ofs: list[KeyOf] | None = None  # None: an index is over a field it does not have
         if all(
             has(descriptor, path.numbers) for index in info.indexes.values() for path in index.proto.fields
         ):
             self._entry_ofs = [_entry_of(index, descriptor) for index in info.indexes.values()]
+
+    @property
+    def entry_ofs(self) -> list[KeyOf]:
+        """For each index: what makes its prefix and values of a row. Of the log's own model."""
+        assert self._entry_ofs is not None
+        return self._entry_ofs
 
     def values(self, row: Message, raw: bytes) -> list[bytes]:
         """For each index of the table: its prefix and the row's values, without the key."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
 from typing import NamedTuple
 
 from everlog.store import keys
@@ -57,12 +58,46 @@ def table_hash(view: View, info: TableInfo, progress: Callable[[int], None] | No
     skip = len(info.row_prefix)
 
     def pairs() -> Iterable[tuple[bytes, bytes]]:
-        for done, (full, value) in enumerate(view.items(info.row_prefix, keys.prefix(info.space, 1)), 1):
+        for done, (full, value) in enumerate(_rows(view, info), 1):
             yield full[skip:], canonical(info, keys.row_of(value))
             if progress is not None and not done % 4096:
                 progress(done)
 
     return content_hash(pairs())
+
+
+def _rows(view: View, info: TableInfo) -> Iterator[tuple[bytes, bytes]]:
+    return view.items(info.row_prefix, keys.prefix(info.space, 1))
+
+
+def same_hash(
+    one: View, other: View, info: TableInfo, progress: Callable[[int], None] | None = None
+) -> TableHash | None:
+    """The content hash that a table has in both views; None if they differ. Read-only.
+
+    Rows that are the same byte for byte are canonical in the same way: only one is looked into.
+    """
+    skip, equal = len(info.row_prefix), True
+
+    def pairs() -> Iterable[tuple[bytes, bytes]]:
+        nonlocal equal
+        both = zip_longest(_rows(one, info), _rows(other, info), fillvalue=(b"", b""))
+        for done, ((full, value), (found, there)) in enumerate(both, 1):
+            row = canonical(info, keys.row_of(value)) if full else b""
+            if full != found or (value != there and not _same(info, value, there, row)):
+                equal = False
+                return
+            yield full[skip:], row
+            if progress is not None and not done % 4096:
+                progress(done)
+
+    result = content_hash(pairs())
+    return result if equal else None
+
+
+def _same(info: TableInfo, value: bytes, there: bytes, row: bytes) -> bool:
+    """Whether two values say the same of a row, of the same version, in other bytes."""
+    return keys.version_of(value) == keys.version_of(there) and row == canonical(info, keys.row_of(there))
 
 
 def hashes(view: View, schema: Schema, progress: Callable[[int], None] | None = None) -> dict[str, TableHash]:

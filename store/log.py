@@ -193,10 +193,10 @@ class Log:
                 )
             if not chunk:
                 raise self._missing(seq, last)
-            for key, framed in chunk:
+            if SEQ.unpack(chunk[-1][0])[0] != seq + len(chunk):  # keys ascend: the last tells of all
+                raise self._missing(seq, last)
+            for _, framed in chunk:
                 seq += 1
-                if SEQ.unpack(key)[0] != seq:
-                    raise CorruptionError(f"record {seq} of the log is missing", seq=seq)
                 yield seq, framed
 
     def _missing(self, after: int, last: int) -> CorruptionError:

@@ -19,7 +19,8 @@ from everlog.store.committer import commit_of
 from everlog.store.errors import MigrationError
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.projection import Edits, Staged, index_entries, new_indexes
+from everlog.store.projection import Edits, Staged
+from everlog.store.projector import index_entries, new_indexes
 from everlog.store.schema import Schema
 from everlog.store.table import Table
 from everlog.store.tables import Tables

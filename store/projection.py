@@ -6,6 +6,9 @@ What is projected gathers in memory (`Pending`) and is written some thousand key
 key that is written often is written once. Point reads look there first; whoever reads a range or
 takes a snapshot has it written before.
 
+`Projector` (projector.py) does it for records of the log, the committer for what it has just
+written there.
+
 Invariants
   (1) the batch that moves the tables moves `applied` with it: all of a commit or nothing;
   (2) projecting a record again changes nothing (index builds may have been cut short);
@@ -14,14 +17,13 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from everlog.proto import log_pb2
-from everlog.store import keys, record
-from everlog.store.errors import CorruptionError
-from everlog.store.keys import APPLIED, HEADER, SEQ
-from everlog.store.schema import IndexInfo, Schema, TableInfo
+from everlog.store import keys
+from everlog.store.keys import APPLIED, SEQ
+from everlog.store.schema import TableInfo
 from everlog.store.view import View
 
 KEYS_PER_BATCH = 4096
@@ -170,115 +172,3 @@ def edit_notes(edits: Edits, commit: log_pb2.Commit) -> None:
         edits[keys.NOTE_MIGRATION + SEQ.pack(commit.seq)] = b""
         if commit.migration.HasField("schema"):
             edits[keys.NOTE_SCHEMA] = SEQ.pack(commit.seq)
-
-
-class Projector:
-    """Projects records of the log, decoded, in order, onto a target."""
-
-    def __init__(self, pending: Pending, schema: Schema, applied: int) -> None:
-        self.pending = pending
-        self.schema = schema
-        self.applied = applied
-        self.checksum = 0
-
-    def add(self, framed: bytes) -> None:
-        """One record. Raises CorruptionError if it does not check."""
-        commit = record.decode(framed, self.applied + 1)
-        pending = self.pending
-        about = commit.WhichOneof("about")
-        if about == "migration" and commit.migration.HasField("schema"):
-            self.flush()
-            after = Schema(commit.migration.schema)
-            change_schema(pending.target, self.schema, after, pending.counts)
-            self.schema = after
-        if commit.changes:
-            self._rows(commit)
-        if about or commit.commit_id:
-            edit_notes(pending.edits, commit)
-        self.applied, self.checksum = commit.seq, commit.checksum
-        if about == "migration" or len(pending.edits) >= KEYS_PER_BATCH:
-            self.flush()
-
-    def _rows(self, commit: log_pb2.Commit) -> None:
-        pending, spaces, seq = self.pending, self.schema.spaces, commit.seq
-        edits, deltas = pending.edits, dict[int, int]()
-        header = HEADER.pack(0, seq)
-        info: TableInfo | None = None
-        prefix, indexed = b"", False
-        for change in commit.changes:
-            if info is None or info.space != change.space:
-                info = spaces.get(change.space)
-                if info is None:
-                    raise CorruptionError(
-                        f"record {seq} writes to space {change.space}, which no table has", seq=seq
-                    )
-                prefix, indexed = info.row_prefix, bool(info.indexes)
-            full = prefix + change.key
-            old = pending.get(full) if change.prior else None
-            if change.op == log_pb2.DELETE:
-                edit_row(edits, deltas, info, full, None, old, NO_VALUES)
-                continue
-            row = change.row
-            if change.version or change.expires_ns or change.key_id:
-                value = keys.pack_value(
-                    seq, row, version=change.version, expires_ns=change.expires_ns, key_id=change.key_id
-                )
-            else:
-                value = header + row
-            values = info.own.values(info.parse(row), row) if indexed else NO_VALUES
-            edit_row(edits, deltas, info, full, value, old, values)
-        pending.count(deltas)
-
-    def flush(self) -> None:
-        """Writes what was gathered."""
-        if self.applied:
-            self.pending.flush(self.applied, self.checksum)
-
-
-def change_schema(target: Target, before: Schema, after: Schema, counts: dict[int, int]) -> None:
-    """Builds the indexes that are new, and deletes the tables and indexes that are gone."""
-    for space, info in before.spaces.items():
-        if space not in after.spaces:
-            target.delete(*keys.space_range(space))
-            target.delete(keys.rows_note(space), keys.rows_note(space + 1))
-            counts.pop(space, None)
-            continue
-        kept = {index.id for index in after.spaces[space].indexes.values()}
-        for index in info.indexes.values():
-            if index.id not in kept:
-                target.delete(index.prefix, keys.prefix(space, index.id + 1))
-    for info, index in new_indexes(before, after):
-        build_index(target, info, index)
-
-
-def new_indexes(before: Schema, after: Schema) -> Iterable[tuple[TableInfo, IndexInfo]]:
-    """The indexes of tables that have rows already which the schema before did not have."""
-    for space, info in after.spaces.items():
-        if space in before.spaces:
-            known = {index.id for index in before.spaces[space].indexes.values()}
-            for index in info.indexes.values():
-                if index.id not in known:
-                    yield info, index
-
-
-def index_entries(
-    view: View, info: TableInfo, index: IndexInfo, progress: Callable[[int], None] | None = None
-) -> Iterable[tuple[bytes, bytes]]:
-    """(values with prefix, key) of each row of a table in an index. Read-only."""
-    at = list(info.indexes).index(index.name)
-    skip = len(info.row_prefix)
-    end = keys.prefix(info.space, 1)
-    for done, (full, value) in enumerate(view.items(info.row_prefix, end), 1):
-        yield old_values(info, value)[at], full[skip:]
-        if progress is not None and done % KEYS_PER_BATCH == 0:
-            progress(done)
-
-
-def build_index(target: Target, info: TableInfo, index: IndexInfo) -> None:
-    writes = target.batch()
-    for values, key in index_entries(target.view, info, index):
-        writes[values + key] = b""
-        if len(writes) >= KEYS_PER_BATCH:
-            target.write(writes)
-            writes = target.batch()
-    target.write(writes)

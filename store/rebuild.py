@@ -8,6 +8,7 @@ Readers and writers go on; writers wait only for the last records and the switch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,14 @@ from everlog.proto import log_pb2
 from everlog.store import head
 from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, OpenError
-from everlog.store.hashing import TableHash, hashes
+from everlog.store.hashing import TableHash, hashes, same_hash
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.projection import Pending, Projector, Target
+from everlog.store.projection import Pending, Target
+from everlog.store.projector import Projector
 from everlog.store.schema import Schema
 from everlog.store.tables import FamilyTarget
+from everlog.store.view import View
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
@@ -39,13 +42,9 @@ def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
         projector = projector_from_start(log, target)
         try:
             replay(log, projector, seq, progress)
-            live = hashes(view, tables.schema, _telling(progress, "hash live tables", tables.counts))
+            fresh = compare(view, target.view, projector, seq, progress)
         finally:
             view.close()
-        fresh = hashes(
-            target.view, projector.schema, _telling(progress, "hash rebuilt tables", projector.pending.counts)
-        )
-        compare(live, fresh, seq)
         replay(log, projector, log.written, progress)
         with db.committer.alone():
             replay(log, projector, log.written, progress)
@@ -111,23 +110,28 @@ def replay(log: Log, projector: Projector, until: int, progress: OnProgress | No
     projector.flush()
 
 
-def compare(live: dict[str, TableHash], fresh: dict[str, TableHash], seq: int) -> None:
-    """Raises CorruptionError naming the tables that differ."""
-    different = [
-        f"{name} ({found.rows:,} rows live, {fresh[name].rows if name in fresh else 0:,} from the log)"
-        for name, found in live.items()
-        if fresh.get(name) != found
-    ]
-    if different or live.keys() != fresh.keys():
+def compare(
+    live: View, fresh: View, projector: Projector, seq: int, progress: OnProgress | None
+) -> dict[str, TableHash]:
+    """The hashes that the live and the rebuilt tables share. Raises CorruptionError naming the
+    tables that differ."""
+    tell = _telling(progress, "compare tables", projector.pending.counts)
+    found = {
+        name: same_hash(fresh, live, info, tell) for name, info in sorted(projector.schema.tables.items())
+    }
+    different = [name for name, result in found.items() if result is None]
+    if different:
         raise CorruptionError(
             f"at record {seq} the live tables are not what the log says: {', '.join(different)}; nothing was"
             " switched. The log is the truth: `everlog check` tells which rows, `everlog repair --tables`"
             " takes those of the log",
             seq=seq,
+            tables=different,
         )
+    return {name: result for name, result in found.items() if result is not None}
 
 
-def _telling(progress: OnProgress | None, step: str, counts: dict[int, int]):  # type: ignore[no-untyped-def]
+def _telling(progress: OnProgress | None, step: str, counts: dict[int, int]) -> Callable[[int], None] | None:
     if progress is None:
         return None
     total = sum(counts.values())

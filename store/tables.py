@@ -19,7 +19,8 @@ from everlog.store import codec, keys
 from everlog.store.engine import Engine, translate
 from everlog.store.errors import CorruptionError
 from everlog.store.log import Log
-from everlog.store.projection import KEYS_PER_BATCH, Batch, Pending, Projector, Staged, Target
+from everlog.store.projection import KEYS_PER_BATCH, Batch, Pending, Staged, Target
+from everlog.store.projector import Projector
 from everlog.store.schema import Schema
 from everlog.store.view import FamilyView, LiveView, Overlay, SnapshotView, View
 from everlog.store.window import Window

@@ -1,0 +1,163 @@
+"""Projector: records of the log, one after the other, onto tables: on opening and on a rebuild.
+
+    framed record ─▶ checked, decoded ─▶ schema? change_schema ─▶ rows ─▶ Pending ─▶ target
+
+A record that brings a schema has its indexes built and its dropped tables deleted before its own
+rows are projected. All of it can be done again from the same record after a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from google.protobuf.message import DecodeError, Message
+
+from everlog.proto import log_pb2
+from everlog.store import keys, record
+from everlog.store.binding import KeyOf
+from everlog.store.errors import CorruptionError
+from everlog.store.keys import HEADER
+from everlog.store.projection import (
+    KEYS_PER_BATCH,
+    NO_VALUES,
+    Pending,
+    Target,
+    edit_notes,
+    edit_row,
+    old_values,
+)
+from everlog.store.schema import IndexInfo, Schema, TableInfo
+from everlog.store.view import View
+
+# A table, its row prefix, what parses its rows, and what makes the entries of its indexes.
+Plan = tuple[TableInfo, bytes, Callable[[bytes], Message], list[KeyOf]]
+
+
+class Projector:
+    """Projects records of the log, decoded, in order, onto a target."""
+
+    def __init__(self, pending: Pending, schema: Schema, applied: int) -> None:
+        self.pending = pending
+        self.schema = schema
+        self.applied = applied
+        self.checksum = 0
+        self._deltas: dict[int, int] = {}
+        self._plans: dict[int, Plan] = {}
+
+    def add(self, framed: bytes) -> None:
+        """One record. Raises CorruptionError if it does not check."""
+        commit = record.decode(framed, self.applied + 1)
+        pending = self.pending
+        about = commit.WhichOneof("about")
+        if about == "migration" and commit.migration.HasField("schema"):
+            self.flush()
+            after = Schema(commit.migration.schema)
+            change_schema(pending.target, self.schema, after, pending.counts)
+            self.schema = after
+            self._plans = {}
+        if commit.changes:
+            self._rows(commit)
+        if about or commit.commit_id:
+            edit_notes(pending.edits, commit)
+        self.applied, self.checksum = commit.seq, commit.checksum
+        if about == "migration" or len(pending.edits) >= KEYS_PER_BATCH:
+            self.flush()
+
+    def _rows(self, commit: log_pb2.Commit) -> None:
+        """The changes of a commit. Most are new rows, and go the short way."""
+        seq, edits, deltas, plans = commit.seq, self.pending.edits, self._deltas, self._plans
+        header, plain = HEADER.pack(0, seq), not commit.requires
+        for change in commit.changes:
+            space = change.space
+            info, prefix, parse, entry_ofs = plans.get(space) or self._plan(space, seq)
+            if not plain or change.prior or change.op:
+                self._row(info, change, seq)
+                continue
+            key, row = change.key, change.row
+            edits[prefix + key] = header + row
+            deltas[space] = deltas.get(space, 0) + 1
+            if entry_ofs:
+                try:
+                    message = parse(row)
+                except DecodeError:
+                    message = info.parse(row)  # raises it as a CorruptionError
+                for entry_of in entry_ofs:
+                    edits[entry_of(message) + key] = b""
+
+    def _row(self, info: TableInfo, change: log_pb2.Change, seq: int) -> None:
+        """A change that replaces a row, or that has more to it than that."""
+        pending, full = self.pending, info.row_prefix + change.key
+        old = pending.get(full) if change.prior else None
+        if change.op == log_pb2.DELETE:
+            edit_row(pending.edits, self._deltas, info, full, None, old, NO_VALUES)
+            return
+        row = change.row
+        value = keys.pack_value(
+            seq, row, version=change.version, expires_ns=change.expires_ns, key_id=change.key_id
+        )
+        values = info.own.values(info.parse(row), row) if info.indexes else NO_VALUES
+        edit_row(pending.edits, self._deltas, info, full, value, old, values)
+
+    def _plan(self, space: int, seq: int) -> Plan:
+        """What a new row of a space needs, looked up once."""
+        info = self.schema.spaces.get(space)
+        if info is None:
+            raise CorruptionError(f"record {seq} writes to space {space}, which no table has", seq=seq)
+        plan = self._plans[space] = (info, info.row_prefix, info.model.FromString, info.own.entry_ofs)
+        return plan
+
+    def flush(self) -> None:
+        """Writes what was gathered."""
+        self.pending.count(self._deltas)
+        self._deltas = {}
+        if self.applied:
+            self.pending.flush(self.applied, self.checksum)
+
+
+def change_schema(target: Target, before: Schema, after: Schema, counts: dict[int, int]) -> None:
+    """Builds the indexes that are new, and deletes the tables and indexes that are gone."""
+    for space, info in before.spaces.items():
+        if space not in after.spaces:
+            target.delete(*keys.space_range(space))
+            target.delete(keys.rows_note(space), keys.rows_note(space + 1))
+            counts.pop(space, None)
+            continue
+        kept = {index.id for index in after.spaces[space].indexes.values()}
+        for index in info.indexes.values():
+            if index.id not in kept:
+                target.delete(index.prefix, keys.prefix(space, index.id + 1))
+    for info, index in new_indexes(before, after):
+        build_index(target, info, index)
+
+
+def new_indexes(before: Schema, after: Schema) -> Iterable[tuple[TableInfo, IndexInfo]]:
+    """The indexes of tables that have rows already which the schema before did not have."""
+    for space, info in after.spaces.items():
+        if space in before.spaces:
+            known = {index.id for index in before.spaces[space].indexes.values()}
+            for index in info.indexes.values():
+                if index.id not in known:
+                    yield info, index
+
+
+def index_entries(
+    view: View, info: TableInfo, index: IndexInfo, progress: Callable[[int], None] | None = None
+) -> Iterable[tuple[bytes, bytes]]:
+    """(values with prefix, key) of each row of a table in an index. Read-only."""
+    at = list(info.indexes).index(index.name)
+    skip = len(info.row_prefix)
+    end = keys.prefix(info.space, 1)
+    for done, (full, value) in enumerate(view.items(info.row_prefix, end), 1):
+        yield old_values(info, value)[at], full[skip:]
+        if progress is not None and done % KEYS_PER_BATCH == 0:
+            progress(done)
+
+
+def build_index(target: Target, info: TableInfo, index: IndexInfo) -> None:
+    writes = target.batch()
+    for values, key in index_entries(target.view, info, index):
+        writes[values + key] = b""
+        if len(writes) >= KEYS_PER_BATCH:
+            target.write(writes)
+            writes = target.batch()
+    target.write(writes)

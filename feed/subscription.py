@@ -76,6 +76,11 @@ class Subscription:
         return None
 
     @property
+    def place(self) -> object:
+        """Equal for subscriptions that will poll the same from here on."""
+        return self.position, self._only, self.until, self.heartbeat_s
+
+    @property
     def behind(self) -> int:
         """Records that are on disk and were not polled yet."""
         return max(0, self.tail.log.head - self.position)

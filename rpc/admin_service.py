@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 from everlog.proto import admin_pb2, admin_pb2_grpc, log_pb2
-from everlog.rpc import status
 from everlog.rpc.hosting import Hosting
 from everlog.store.database import Database
 from everlog.store.hashing import TableHash
@@ -24,25 +23,20 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     def __init__(self, hosting: Hosting) -> None:
         self._hosting = hosting
 
-    @status.told
     async def ListDatabases(
-        self, request: admin_pb2.ListDatabasesRequest, context: status.Context
+        self, request: admin_pb2.ListDatabasesRequest, context: object
     ) -> admin_pb2.ListDatabasesResponse:
         return admin_pb2.ListDatabasesResponse(databases=sorted(self._hosting.databases))
 
-    @status.told
-    async def Status(
-        self, request: admin_pb2.StatusRequest, context: status.Context
-    ) -> admin_pb2.StatusResponse:
+    async def Status(self, request: admin_pb2.StatusRequest, context: object) -> admin_pb2.StatusResponse:
         db = self._hosting.database(request.database)
         answer = await self._hosting.read(_status, db, request.hashes)
         answer.database = request.database
         answer.subscribers = self._hosting.subscribers[request.database]
         return answer
 
-    @status.told_stream
     async def Rebuild(
-        self, request: admin_pb2.RebuildRequest, context: status.Context
+        self, request: admin_pb2.RebuildRequest, context: object
     ) -> AsyncIterator[admin_pb2.RebuildResponse]:
         db = self._hosting.database(request.database)
 
@@ -60,9 +54,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         async for answer in self._hosting.told(run):
             yield answer
 
-    @status.told_stream
     async def Check(
-        self, request: admin_pb2.CheckRequest, context: status.Context
+        self, request: admin_pb2.CheckRequest, context: object
     ) -> AsyncIterator[admin_pb2.CheckResponse]:
         db = self._hosting.database(request.database)
 

@@ -1,35 +1,29 @@
 """Feed service: subscriptions over gRPC, as bytes that are built once and sent as they are.
 
-    tail ─ waker ─▶ event loop ─▶ every subscription that waits looks again
-                                    └─ poll ─▶ message ─▶ one await for each
-
-The committer wakes the loop once for all subscriptions, and not again while a wake-up is on its
-way. Who is behind reads in a thread, who is at the tail shares what was read for the others.
+    behind      ─▶ read in a thread ─▶ send, while the next is being read
+    at the tail ─▶ wait in a cohort, and be told with all others there (cohort.py)
 
 Invariants
-  (1) one message is in flight for each subscription: the transport's flow control is the
-      subscriber's pace, and the server keeps nothing for those who are slow.
+  (1) one message is under way for each subscription, and one is ready: the transport's flow
+      control is the subscriber's pace, and the server keeps nothing more for those who are slow.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from everlog.feed.subscription import HEARTBEAT_S, Subscription
 from everlog.feed.tail import Tail
 from everlog.proto import feed_pb2
-from everlog.rpc import status
+from everlog.rpc.cohort import Cohorts
 from everlog.rpc.hosting import Hosting
+from everlog.rpc.stream import Stream
 from everlog.store.errors import ClosedError, CursorError
 
-NAME = "everlog.v1.Feed"
+PATH = "/everlog.v1.Feed/Subscribe"
 HEARTBEAT_S_MIN = 0.05
-TICK_S = 0.05
 BEHIND = 256  # records: more than these are read in a thread
 
 
@@ -38,57 +32,53 @@ class FeedService:
 
     def __init__(self, hosting: Hosting) -> None:
         self._hosting = hosting
-        self._alarms: dict[Tail, Alarm] = {}
+        self._cohorts: dict[Tail, Cohorts] = {}
+        self._draining = False
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """Without (de)serialisers: requests and responses are bytes."""
-        subscribe: Any = grpc.unary_stream_rpc_method_handler(self.Subscribe)
-        return grpc.method_handlers_generic_handler(NAME, {"Subscribe": subscribe})
-
-    def drain(self) -> None:
-        """Ends all subscriptions; their clients resume where they were."""
-        self._hosting.draining = True
-        for alarm in self._alarms.values():
-            alarm.close()
-
-    @status.told_stream
-    async def Subscribe(self, request: bytes, context: status.Context) -> AsyncIterator[bytes]:
+    async def subscribe(self, stream: Stream, request: bytes) -> None:
+        """Sends messages until the subscription is done, or the stream is closed."""
         try:
             asked = feed_pb2.SubscribeRequest.FromString(request)
         except DecodeError as error:
             raise CursorError(f"expected a SubscribeRequest: {error}", why="unclear") from None
-        subscription = await self._hosting.read(self._subscribe, asked)
+        subscription = await self._hosting.read(self._subscription, asked)
         subscribers = self._hosting.subscribers
         subscribers[asked.database] += 1
         try:
-            async for raw in self._messages(subscription):
-                yield raw
+            await self._send(subscription, stream)
         finally:
             subscribers[asked.database] -= 1
 
-    async def _messages(self, subscription: Subscription) -> AsyncIterator[bytes]:
-        hosting, alarm = self._hosting, self._alarm(subscription.tail)
-        while True:
-            if hosting.draining:
-                raise ClosedError("the server is stopping; resume with another one, or a little later")
+    def drain(self) -> None:
+        """Ends all subscriptions; their clients resume where they were."""
+        self._draining = True
+        for cohorts in self._cohorts.values():
+            cohorts.close(_stopping())
+
+    async def _send(self, found: Subscription, stream: Stream) -> None:
+        subscription: Subscription | None = found
+        while subscription is not None and not self._draining:
             if subscription.behind > BEHIND:
-                raw = await hosting.read(subscription.poll)
+                raw = await self._hosting.read(subscription.poll)
             else:
                 raw = subscription.poll()
+            await stream.writable()
             if raw is not None:
-                yield raw
+                stream.send(raw)
             elif subscription.done:
                 return
             else:
-                await alarm.wait(subscription)
+                subscription = await self._at(subscription.tail).wait(subscription, stream)
+        if self._draining:
+            raise _stopping()
 
-    def _alarm(self, tail: Tail) -> Alarm:
-        alarm = self._alarms.get(tail)
-        if alarm is None:
-            alarm = self._alarms[tail] = Alarm(tail, asyncio.get_running_loop())
-        return alarm
+    def _at(self, tail: Tail) -> Cohorts:
+        cohorts = self._cohorts.get(tail)
+        if cohorts is None:
+            cohorts = self._cohorts[tail] = Cohorts(tail, asyncio.get_running_loop())
+        return cohorts
 
-    def _subscribe(self, asked: feed_pb2.SubscribeRequest) -> Subscription:
+    def _subscription(self, asked: feed_pb2.SubscribeRequest) -> Subscription:
         return Subscription(
             self._hosting.database(asked.database),
             after=asked.after if asked.HasField("after") else 0,
@@ -100,61 +90,5 @@ class FeedService:
         )
 
 
-class Alarm:
-    """Wakes the subscriptions of one loop that wait at one tail.
-
-    Each waits on a future of its own, since a call that is cancelled cancels what it waits on;
-    one timer serves the heartbeats of all.
-    """
-
-    def __init__(self, tail: Tail, loop: asyncio.AbstractEventLoop) -> None:
-        self._tail = tail
-        self._loop = loop
-        self._rung = False  # a wake-up is on its way
-        self._waiting: dict[asyncio.Future[None], float] = {}  # and when its heartbeat is due
-        self._ticking = False
-        tail.add_waker(self._wake)
-
-    def close(self) -> None:
-        self._tail.remove_waker(self._wake)
-        self.ring()
-
-    async def wait(self, subscription: Subscription) -> None:
-        """Until the head has moved, or the subscription's heartbeat is due."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._waiting[future] = self._loop.time() + subscription.beat_s
-        if subscription.behind:  # the head has moved since it looked
-            self.ring()
-        if not self._ticking:
-            self._ticking = True
-            self._loop.call_later(TICK_S, self._tick)
-        try:
-            await future
-        finally:
-            self._waiting.pop(future, None)
-
-    def ring(self) -> None:
-        """Everybody who waits looks again."""
-        self._rung = False
-        waiting, self._waiting = self._waiting, {}
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
-
-    def _wake(self) -> None:
-        """On whichever thread commits."""
-        if not self._rung:
-            self._rung = True
-            try:
-                self._loop.call_soon_threadsafe(self.ring)
-            except RuntimeError:  # the server has stopped
-                self._tail.remove_waker(self._wake)
-
-    def _tick(self) -> None:
-        now = self._loop.time()
-        for future, due in self._waiting.items():
-            if due <= now and not future.done():
-                future.set_result(None)
-        self._ticking = bool(self._waiting)
-        if self._ticking:
-            self._loop.call_later(TICK_S, self._tick)
+def _stopping() -> ClosedError:
+    return ClosedError("the server is stopping; resume with another one, or a little later")

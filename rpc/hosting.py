@@ -32,7 +32,6 @@ class Hosting:
     def __init__(self, databases: Mapping[str, Database]) -> None:
         self.databases = dict(databases)
         self.subscribers = dict.fromkeys(self.databases, 0)
-        self.draining = False
         self._readers = ThreadPoolExecutor(READERS, "everlog-read")
         self._writers = ThreadPoolExecutor(WRITERS, "everlog-write")
 

@@ -15,7 +15,6 @@ from everlog.migrations.status import MigrationInfo, State, compare
 from everlog.migrations.status import status as compare_with
 from everlog.proto import migrations_pb2 as pb
 from everlog.proto import migrations_pb2_grpc
-from everlog.rpc import status
 from everlog.rpc.admin_service import sparing
 from everlog.rpc.hosting import Hosting
 from everlog.store.database import Database
@@ -30,17 +29,11 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
         self._hosting = hosting
         self._sources = dict(sources)
 
-    @status.told
-    async def List(
-        self, request: pb.ListMigrationsRequest, context: status.Context
-    ) -> pb.ListMigrationsResponse:
+    async def List(self, request: pb.ListMigrationsRequest, context: object) -> pb.ListMigrationsResponse:
         infos = await self._hosting.read(self._infos, request.database)
         return pb.ListMigrationsResponse(migrations=[_info(info) for info in infos])
 
-    @status.told
-    async def Status(
-        self, request: pb.MigrationStatusRequest, context: status.Context
-    ) -> pb.MigrationStatusResponse:
+    async def Status(self, request: pb.MigrationStatusRequest, context: object) -> pb.MigrationStatusResponse:
         infos = await self._hosting.read(self._infos, request.database)
         counts = Counter(info.state for info in infos)
         applied = [info.version for info in infos if info.state is not State.PENDING]
@@ -53,8 +46,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
             ahead=counts[State.AHEAD],
         )
 
-    @status.told
-    async def Plan(self, request: pb.PlanRequest, context: status.Context) -> pb.PlanResponse:
+    async def Plan(self, request: pb.PlanRequest, context: object) -> pb.PlanResponse:
         db, source = self._hosting.database(request.database), self._source(request.database)
         planned = await self._hosting.read(lambda: plan(db, source, to=request.to or None))
         return pb.PlanResponse(
@@ -68,10 +60,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
             ]
         )
 
-    @status.told_stream
-    async def Apply(
-        self, request: pb.ApplyRequest, context: status.Context
-    ) -> AsyncIterator[pb.ApplyResponse]:
+    async def Apply(self, request: pb.ApplyRequest, context: object) -> AsyncIterator[pb.ApplyResponse]:
         db, source = self._hosting.database(request.database), self._source(request.database)
 
         def run(tell: Callable[[pb.ApplyResponse], None]) -> None:

@@ -77,7 +77,7 @@ class RemoteSource:
             self._read_at(page.seq)
             for row in page.rows:
                 key = row.key
-                yield Entry(key if index is None else _order(info, index, row), key, _value(row))
+                yield key if index is None else _order(info, index, row), key, _value(row)
 
     def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
         request = store_pb2.CountRequest(

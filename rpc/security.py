@@ -14,22 +14,16 @@ Invariants
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable
+import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import grpc
 
 from everlog.rpc.address import Address, is_loopback
-from everlog.rpc.status import Context
 from everlog.store.errors import OpenError
 
-if TYPE_CHECKING:
-    Handler = grpc.RpcMethodHandler[Any, Any]
-
 HEADER = "authorization"
-OPEN_METHODS = "/grpc.health.v1.Health/"  # a load balancer asks without a token
 
 
 class Tls(NamedTuple):
@@ -55,11 +49,24 @@ def check_server(host: str, *, token: str, tls: Tls | None) -> None:
     )
 
 
-def server_credentials(tls: Tls) -> grpc.ServerCredentials:
-    """Raises OpenError if a file cannot be read."""
-    pair = (_read(tls.key), _read(tls.certificate))
-    ca = _read(tls.client_ca) if tls.client_ca else None
-    return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=ca is not None)
+def server_context(tls: Tls) -> ssl.SSLContext:
+    """Raises OpenError if a file is not what it must be."""
+    for path in (tls.certificate, tls.key, tls.client_ca):
+        if path is not None:
+            _read(path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+        if tls.client_ca is not None:
+            context.load_verify_locations(tls.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except ssl.SSLError as error:
+        raise OpenError(
+            f"{tls.certificate}: expected a certificate and its key in PEM: {error.reason}"
+        ) from None
+    return context
 
 
 def channel_credentials(address: Address) -> grpc.ChannelCredentials:
@@ -77,50 +84,3 @@ def _read(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise OpenError(f"{path}: expected a PEM file, it cannot be read: {error.strerror}") from None
-
-
-class TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
-    """Lets calls with the token through, and refuses all others."""
-
-    def __init__(self, token: str) -> None:
-        self._expected = f"Bearer {token}".encode()
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(OPEN_METHODS):
-            return handler
-        for key, value in handler_call_details.invocation_metadata:
-            if key == HEADER and hmac.compare_digest(_bytes(value), self._expected):
-                return handler
-        return _refusing(handler)
-
-
-def _bytes(value: str | bytes) -> bytes:
-    return value.encode() if isinstance(value, str) else value
-
-
-async def _refuse(_: Any, context: Context) -> Any:
-    await context.abort(
-        grpc.StatusCode.UNAUTHENTICATED,
-        "this server wants its token with every call: put ?token=… into the URL, or set EVERLOG_TOKEN",
-    )
-
-
-async def _refuse_stream(request: Any, context: Context) -> Any:
-    await _refuse(request, context)
-    yield b""  # never reached: it makes this a stream
-
-
-def _refusing(handler: Handler) -> Handler:
-    """A handler of the same kind that refuses."""
-    if handler.request_streaming and handler.response_streaming:
-        return grpc.stream_stream_rpc_method_handler(_refuse_stream)
-    if handler.request_streaming:
-        return grpc.stream_unary_rpc_method_handler(_refuse)
-    if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(_refuse_stream)
-    return grpc.unary_unary_rpc_method_handler(_refuse)

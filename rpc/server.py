@@ -18,13 +18,13 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
-from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha._async import ReflectionServicer  # type: ignore[import-untyped]
 
 from everlog.proto import (
     admin_pb2,
@@ -37,7 +37,9 @@ from everlog.proto import (
 )
 from everlog.rpc import security
 from everlog.rpc.admin_service import AdminService
-from everlog.rpc.feed_service import FeedService
+from everlog.rpc.calls import Calls
+from everlog.rpc.connection import HANDSHAKE_S, Connection
+from everlog.rpc.feed_service import PATH, FeedService
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.migrations_service import MigrationsService
 from everlog.rpc.store_service import StoreService
@@ -45,19 +47,6 @@ from everlog.store.database import Database
 from everlog.store.errors import OpenError
 
 GRACE_S = 5.0
-MESSAGE_BYTES_MAX = 64 << 20  # a commit of 8 MiB as a request, and room
-
-OPTIONS = [
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.so_reuseport", 0),
-    # A peer that is gone is noticed, and idle subscriptions outlive what drops idle connections.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.http2.max_ping_strikes", 0),
-]
 
 
 class Server:
@@ -83,7 +72,7 @@ class Server:
         security.check_server(self.host, token=token, tls=tls)
         self.hosting = Hosting(databases)
         self._token = token
-        self._credentials = security.server_credentials(tls) if tls else None
+        self._tls = security.server_context(tls) if tls else None
         self._migrations = dict(migrations or {})
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="everlog-server", daemon=True)
@@ -99,7 +88,7 @@ class Server:
 
     def url(self, database: str) -> str:
         """The URL of one of its databases, without the token."""
-        return f"everlog{'' if self._credentials else '+insecure'}://{self.address}/{database}"
+        return f"everlog{'' if self._tls else '+insecure'}://{self.address}/{database}"
 
     def start(self) -> Self:
         """Returns once it answers. Raises OpenError if the port cannot be had."""
@@ -146,49 +135,52 @@ class Server:
 
     async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        interceptors = [security.TokenCheck(self._token)] if self._token else []
-        server = grpc.aio.server(options=OPTIONS, interceptors=interceptors)
-        feed = FeedService(self.hosting)
-        checker = self._add_services(server, feed)
-        self.port = self._bind(server)
-        await server.start()
+        calls: Any = Calls(self._token)  # a server, as generated code knows one
+        feed, checker = FeedService(self.hosting), health.aio.HealthServicer()
+        calls.add_raw(PATH, feed.subscribe)
+        store_pb2_grpc.add_StoreServicer_to_server(StoreService(self.hosting), calls)
+        admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self.hosting), calls)
+        migrations = MigrationsService(self.hosting, self._migrations)
+        migrations_pb2_grpc.add_MigrationsServicer_to_server(migrations, calls)
+        health_pb2_grpc.add_HealthServicer_to_server(checker, calls)
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(names), calls)
+        connections: set[Connection] = set()
+        server = await self._listen(lambda: Connection(calls.answer, connections))
+        self.port = server.sockets[0].getsockname()[1]
         for name in ("", *SERVICES):
             await checker.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._ready.set()
         await self._stopping.wait()
+        server.close()
         await checker.enter_graceful_shutdown()
         feed.drain()
-        await server.stop(self._grace_s)
+        for connection in list(connections):
+            connection.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace_s):
+                while connections:
+                    await next(iter(connections)).closed.wait()
+        for connection in list(connections):
+            connection.abort()
 
-    def _add_services(self, server: grpc.aio.Server, feed: FeedService) -> Any:
-        store_pb2_grpc.add_StoreServicer_to_server(StoreService(self.hosting), server)
-        admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self.hosting), server)
-        migrations = MigrationsService(self.hosting, self._migrations)
-        migrations_pb2_grpc.add_MigrationsServicer_to_server(migrations, server)
-        server.add_generic_rpc_handlers((feed.handler(),))
-        checker = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(checker, server)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        return checker
-
-    def _bind(self, server: grpc.aio.Server) -> int:
+    async def _listen(self, protocol: Callable[[], Connection]) -> asyncio.Server:
+        assert self._loop is not None
+        handshake_s = HANDSHAKE_S if self._tls else None
         try:
-            if self._credentials is None:
-                port = server.add_insecure_port(self.address)
-            else:
-                port = server.add_secure_port(self.address, self._credentials)
-        except RuntimeError as error:
-            port = 0
-            reason = f": {error}"
-        else:
-            reason = ""
-        if not port:
-            raise OpenError(
-                f"cannot serve on {self.address}{reason}; another program has that port, or the host is not"
-                " this machine's: choose another one",
-                address=self.address,
+            return await self._loop.create_server(
+                protocol,
+                self.host,
+                self.port,
+                ssl=self._tls,
+                ssl_handshake_timeout=handshake_s,
+                backlog=1024,
             )
-        return port
+        except OSError as error:
+            raise OpenError(
+                f"cannot serve on {self.address}: {error.strerror or error}; choose another address",
+                address=self.address,
+            ) from None
 
 
 SERVICES = tuple(

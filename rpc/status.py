@@ -12,10 +12,8 @@ Invariants
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import grpc
 import msgspec
@@ -23,18 +21,7 @@ import msgspec
 from everlog.store import errors
 from everlog.store.errors import CursorError, DiskError, Error, UnavailableError
 
-if TYPE_CHECKING:
-    Context = grpc.aio.ServicerContext[Any, Any]
-else:
-    Context = grpc.aio.ServicerContext  # generic for type checkers alone
-
 KEY = "everlog-error-bin"
-S = TypeVar("S")
-Q = TypeVar("Q")
-A = TypeVar("A")
-Unary = Callable[[S, Q, Context], Awaitable[A]]
-Stream = Callable[[S, Q, Context], AsyncIterator[A]]
-
 logger = logging.getLogger("everlog")
 TEXT_MAX = 3000  # all of a status travels in headers, for which peers allow 8 KiB
 
@@ -55,7 +42,7 @@ _CODES: dict[type[Error], grpc.StatusCode] = {
     errors.ClosedError: grpc.StatusCode.UNAVAILABLE,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
-_KINDS: dict[str, type[Error]] = {kind.__name__: kind for kind in (Error, *_CODES)}
+_KINDS: dict[str, type[Error]] = {"Error": Error} | {kind.__name__: kind for kind in _CODES}
 
 
 class Told(msgspec.Struct):
@@ -85,49 +72,20 @@ def trailing(error: Error) -> tuple[tuple[str, bytes], ...]:
 
 
 def text_of(error: Error) -> str:
+    """The error's sentence, cut where it would not fit into headers."""
     text = str(error)
-    return text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}…"
+    raw = text.encode()
+    return text if len(raw) <= TEXT_MAX // 2 else raw[: TEXT_MAX // 2].decode(errors="ignore") + "…"
 
 
-async def abort(context: Context, error: Exception) -> None:
-    """Ends a call with an error. What is no everlog error is a fault of the server's program."""
+def of(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+    """Code, text and metadata that a call ends with. What is no everlog error is a fault of the
+    server's program."""
     if isinstance(error, Error):
-        await context.abort(code_of(error), text_of(error), trailing(error))
+        return code_of(error), text_of(error), trailing(error)
     logger.error("a call ended with a fault", exc_info=error)
     fault = Error(f"a fault in the server: {type(error).__name__}: {error}")
-    await context.abort(grpc.StatusCode.INTERNAL, text_of(fault), trailing(fault))
-
-
-def told(method: Unary[S, Q, A]) -> Unary[S, Q, A]:
-    """A servicer's method whose errors are told to the caller."""
-
-    @functools.wraps(method)
-    async def telling(self: S, request: Q, context: Context) -> A:
-        try:
-            return await method(self, request, context)
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:
-            await abort(context, error)
-            raise
-
-    return telling
-
-
-def told_stream(method: Stream[S, Q, A]) -> Stream[S, Q, A]:
-    """The same for a method that answers with a stream."""
-
-    @functools.wraps(method)
-    async def telling(self: S, request: Q, context: Context) -> AsyncIterator[A]:
-        try:
-            async for answer in method(self, request, context):
-                yield answer
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:  # noqa: BLE001  abort raises
-            await abort(context, error)
-
-    return telling
+    return grpc.StatusCode.INTERNAL, text_of(fault), trailing(fault)
 
 
 def translate(error: grpc.RpcError, url: str) -> Error:

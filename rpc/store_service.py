@@ -18,11 +18,10 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
-from everlog.rpc import status
+from everlog.rpc.calls import Context
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.load_service import loading
 from everlog.store import keys, write
@@ -32,13 +31,11 @@ from everlog.store.reader import resumed
 from everlog.store.schema import IndexInfo, TableInfo
 from everlog.store.source import Entry, LocalSource
 from everlog.store.span import Span
-from everlog.store.transaction import CommitResult
+from everlog.store.transaction import CommitResult, Reads
 from everlog.store.write import Write
 
 SCHEMA_KEY = "everlog-schema"  # metadata: version of the schema that the client encoded by
 FIRST_CHUNK_ROWS, CHUNK_ROWS, CHUNK_BYTES = 64, 4096, 256 << 10
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class StoreService(store_pb2_grpc.StoreServicer):
@@ -47,44 +44,33 @@ class StoreService(store_pb2_grpc.StoreServicer):
     def __init__(self, hosting: Hosting) -> None:
         self._hosting = hosting
 
-    @status.told
-    async def Describe(
-        self, request: store_pb2.DescribeRequest, context: Context
-    ) -> store_pb2.DescribeResponse:
+    async def Describe(self, request: store_pb2.DescribeRequest, context: Any) -> store_pb2.DescribeResponse:
         return await self._hosting.read(_describe, self._hosting.database(request.database))
 
-    @status.told
-    async def Get(self, request: store_pb2.GetRequest, context: Context) -> store_pb2.GetResponse:
+    async def Get(self, request: store_pb2.GetRequest, context: Any) -> store_pb2.GetResponse:
         return await self._hosting.read(_get, self._database(request.database, context), request)
 
-    @status.told
-    async def BatchGet(
-        self, request: store_pb2.BatchGetRequest, context: Context
-    ) -> store_pb2.BatchGetResponse:
+    async def BatchGet(self, request: store_pb2.BatchGetRequest, context: Any) -> store_pb2.BatchGetResponse:
         return await self._hosting.read(_batch_get, self._database(request.database, context), request)
 
-    @status.told_stream
     async def Scan(
-        self, request: store_pb2.ScanRequest, context: Context
+        self, request: store_pb2.ScanRequest, context: Any
     ) -> AsyncIterator[store_pb2.ScanResponse]:
         pages = await self._hosting.read(_scan, self._database(request.database, context), request)
         while (page := await self._hosting.read(next, pages, None)) is not None:
             yield page
 
-    @status.told
-    async def Count(self, request: store_pb2.CountRequest, context: Context) -> store_pb2.CountResponse:
+    async def Count(self, request: store_pb2.CountRequest, context: Any) -> store_pb2.CountResponse:
         return await self._hosting.read(_count, self._database(request.database, context), request)
 
-    @status.told
-    async def Commit(self, request: store_pb2.CommitRequest, context: Context) -> store_pb2.CommitResponse:
+    async def Commit(self, request: store_pb2.CommitRequest, context: Any) -> store_pb2.CommitResponse:
         db = self._database(request.database, context)
         result = await self._hosting.write(_commit, db, request)
         position = log_pb2.Cursor(database=db.uuid, seq=result.seq, checksum=result.checksum)
         return store_pb2.CommitResponse(position=position, time_ns=result.time_ns)
 
-    @status.told_stream
     async def Load(
-        self, request_iterator: AsyncIterator[store_pb2.LoadRequest], context: Context
+        self, request_iterator: AsyncIterator[store_pb2.LoadRequest], context: Any
     ) -> AsyncIterator[store_pb2.LoadResponse]:
         async for answer in loading(self._hosting, request_iterator):
             yield answer
@@ -93,12 +79,12 @@ class StoreService(store_pb2_grpc.StoreServicer):
         """Raises OpenError, and SchemaError with `moved` for a client with another schema."""
         db = self._hosting.database(name)
         version = db.schema.version
-        for key, value in context.invocation_metadata() or ():
-            if key == SCHEMA_KEY and value != str(version):
-                raise SchemaError(
-                    f"the schema is at version {version}, the request was made for {value!s}; ask again",
-                    moved=version,
-                )
+        known = context.header(SCHEMA_KEY)
+        if known is not None and known != str(version):
+            raise SchemaError(
+                f"the schema is at version {version}, the request was made for {known}; ask again",
+                moved=version,
+            )
         return db
 
 
@@ -207,25 +193,32 @@ def _commit(db: Database, request: store_pb2.CommitRequest) -> CommitResult:
         durability=durability,
     )
     tx.snapshot = request.snapshot
-    for read in request.reads:
-        info, index = _what(db, read.table, read.index)
-        prefix = info.row_prefix if index is None else index.prefix
-        tx.read_keys.update(info.row_prefix + key for key in read.keys)
-        tx.read_ranges.extend(Span(one.start, one.end).under(prefix) for one in read.ranges)
+    if request.reads:
+        tx.reads = _reads(db, request)
     for one in request.writes:
         made = _write(db.schema.table(one.table), one)
         tx.writes[made.full] = made
     return tx.commit()
 
 
+def _reads(db: Database, request: store_pb2.CommitRequest) -> Reads:
+    reads = Reads(set(), [])
+    for read in request.reads:
+        info, index = _what(db, read.table, read.index)
+        prefix = info.row_prefix if index is None else index.prefix
+        reads.keys.update(info.row_prefix + key for key in read.keys)
+        reads.ranges.extend(Span(one.start, one.end).under(prefix) for one in read.ranges)
+    return reads
+
+
 def _write(info: TableInfo, one: store_pb2.Write) -> Write:
     if one.op == log_pb2.DELETE:
-        return write.delete(info, one.key, one.expect, one.version)
+        return write.delete(info, one.key).expecting(one.expect, one.version)
     try:
         row = info.model.FromString(one.row)
     except DecodeError as error:
         raise RowError(f"expected a row of {info.name} to be a {info.proto.model}: {error}") from None
-    return write.put(info.own, row, one.expect, one.version)
+    return write.put(info.own, row).expecting(one.expect, one.version)
 
 
 def _what(db: Database, table: str, index: str) -> tuple[TableInfo, IndexInfo | None]:

@@ -6,7 +6,7 @@
     uint      := value:u64be                  uint32 uint64 fixed
     float     := u64be of the IEEE double, all bits flipped if negative, else the sign bit
     text      := byte* 0x00 0x01              each 0x00 in it as 0x00 0xFF; strings as UTF-8
-    timestamp := seconds:int nanos:u32be
+    timestamp := seconds:int nanos:i32be            nanos that no timestamp has, below 0, sort last
     optional  := 0x00 | 0x01 value            in an index, of a field that may be absent
 
 Invariants
@@ -35,7 +35,7 @@ _U64 = struct.Struct(">Q")
 _U64_PACK = _U64.pack
 _F32 = struct.Struct(">f")
 _F64 = struct.Struct(">d")
-_SECONDS_NANOS = struct.Struct(">QI")
+_SECONDS_NANOS = struct.Struct(">Qi")
 _SIGN = 1 << 63
 _MASK = (1 << 64) - 1
 _NAN = b"\xff\xf8" + bytes(6)

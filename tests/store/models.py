@@ -88,7 +88,7 @@ def _add_field(
     if word.startswith("."):
         field.type_name = f".{file.package}{word}"
         field.type = descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
-    elif word == str(TIMESTAMP).lower():
+    elif word == "timestamp":
         field.type_name = f".{TIMESTAMP.name}"
         field.type = descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
         if not file.dependency:

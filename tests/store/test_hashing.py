@@ -1,0 +1,54 @@
+"""Content hashes: equal exactly where the rows are."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import Any
+
+import pytest
+
+from everlog.store.database import Database
+from everlog.store.hashing import content_hash
+from everlog.store.kinds import UINT64
+from everlog.store.table import Field, Table
+from tests.store.conftest import Opener
+from tests.store.models import ITEMS, Item, declare, items, models
+
+
+def test_the_hash_is_of_lengths_keys_and_rows() -> None:
+    pairs = [(b"k", b"row"), (b"kk", b"")]
+    raw = b"".join(struct.pack(">I", len(part)) + part for pair in pairs for part in pair)
+    assert content_hash(pairs) == (2, hashlib.sha256(raw).digest())
+    assert content_hash([]) == (0, hashlib.sha256().digest())
+    assert content_hash((b"%05d" % n, b"") for n in range(3000)).rows == 3000
+
+
+def test_the_way_to_the_rows_does_not_matter(opening: Opener, tmp_path: Any) -> None:
+    one, other = opening(), opening(at=tmp_path / "other")
+    one.load(ITEMS, items(1, 50))
+    for item in reversed(items(1, 60)):
+        other.put(ITEMS, item, durability="os")
+    assert one.hashes()["items"] != other.hashes()["items"]
+    for number in range(51, 61):
+        other.delete(ITEMS, number)
+    assert one.hashes() == other.hashes()
+    other.put(ITEMS, Item(id=50, text="other"))
+    assert one.hashes()["items"].hash != other.hashes()["items"].hash
+
+
+def test_what_the_schema_does_not_know_does_not_count(db: Database) -> None:
+    more = models("more", Item="id 1 uint64, text 2 string, n 3 int64, more 9 string")["Item"]
+    db.put(ITEMS, Item(id=1, text="a"))
+    expected = db.hashes()["items"]
+    stored = more(id=1, text="a", more="unknown").SerializeToString()
+    db.put(ITEMS, Item.FromString(stored))
+    assert db.hashes()["items"] == expected
+    known: Table[Any, int] = Table("items", more, key=Field(more, "id", 1, UINT64))
+    declare(db, known)
+    assert db.hashes()["items"] != expected
+
+
+@pytest.mark.parametrize("wanted", ["airports", "items", "seats"])
+def test_every_table_has_one(db: Database, wanted: str) -> None:
+    assert db.hashes()[wanted] == (0, hashlib.sha256().digest())

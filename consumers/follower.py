@@ -27,6 +27,7 @@ from everlog.consumers.sink import Sink, State
 from everlog.proto import feed_pb2, log_pb2
 from everlog.store.errors import SinkError
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.record import check_requires
 from everlog.store.schema import Schema
 
 # One transaction of the sink ends at the first of these, while catching up.
@@ -194,11 +195,7 @@ class _Run:
                 found=seq,
             )
         if commit.requires:
-            raise SinkError(
-                f"commit {seq} can only be read by programs that know feature {list(commit.requires)};"
-                " follow with a newer program",
-                seq=seq,
-            )
+            check_requires(commit)
         self._seq, self._checksum = seq, commit.checksum
 
     def _pass_over(self, position: log_pb2.Cursor) -> None:

@@ -28,7 +28,7 @@ def new(settings: Settings, name: str) -> None:
     if settings.json:
         text.echo({"path": str(path)})
     else:
-        click.echo(f"Creating migration: {path}")
+        click.echo(f"Creating migration: {text.path(path)}")
 
 
 @click.command()
@@ -50,6 +50,6 @@ def build(settings: Settings, *, force: bool) -> None:
         if settings.json:
             text.echo({"path": str(path)})
         else:
-            click.echo(f"Built: {path}")
+            click.echo(f"Built: {text.path(path)}")
     if not written and not settings.json:
         click.echo("Nothing to build: all is up to date")

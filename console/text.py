@@ -13,6 +13,7 @@ import base64
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,7 +26,7 @@ from everlog.migrations.values import expected, from_text
 from everlog.store.errors import RowError
 from everlog.store.kinds import TIMESTAMP, kind_of
 
-Path = tuple[FieldDescriptor, ...]
+Steps = tuple[FieldDescriptor, ...]
 
 
 def row_dict(row: Message) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def echo(value: Any, *, indent: bool = False) -> None:
     click.echo(dump(value, indent=indent))
 
 
-def values(fields: Sequence[Path], words: Iterable[str], role: str) -> Any:
+def values(fields: Sequence[Steps], words: Iterable[str], role: str) -> Any:
     """The value of the first of these fields, or a tuple of the first ones; None for no words.
 
     Raises RowError naming the field whose word does not fit.
@@ -64,7 +65,7 @@ def values(fields: Sequence[Path], words: Iterable[str], role: str) -> Any:
     return found[0] if len(found) == 1 else found or None
 
 
-def dotted(fields: Sequence[Path]) -> str:
+def dotted(fields: Sequence[Steps]) -> str:
     return ", ".join(".".join(step.name for step in path) for path in fields)
 
 
@@ -80,6 +81,12 @@ def moment(time_ns: int) -> str:
     return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(" ", "milliseconds").removesuffix("+00:00")
 
 
+def path(found: Path) -> str:
+    """A path for people: from here, where it is below."""
+    here = Path.cwd()
+    return str(found.relative_to(here) if found.is_relative_to(here) else found)
+
+
 def size(count: float) -> str:
     """Bytes for people."""
     for unit in ("B", "kB", "MB"):
@@ -89,7 +96,7 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def _value(path: Path, word: str, role: str) -> Any:
+def _value(path: Steps, word: str, role: str) -> Any:
     field = path[-1]
     owner: Any = field.containing_type
     try:

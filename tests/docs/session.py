@@ -1,0 +1,134 @@
+"""A page of the docs as a session: its files are written, its commands run, their output compared.
+
+    ```python file=app.py        a file of this name
+    ```console                   $ command, and under it what it prints; with & it goes on beside
+
+What differs from run to run stands in the page as it was once: times, durations, rates, sizes and
+hashes are compared as such. A folder that `everlog new` makes has the time of the run in its name;
+the page's own time stands for it, wherever it is said.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Self
+
+BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FOLDER = re.compile(r"v(\d{14})_(\w+)")
+PORT = "7420"
+
+VARIES = (
+    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"), "<time>"),
+    (re.compile(r"\b[\d,.]+ ?(ms|seconds|s)\b"), "<duration>"),
+    (re.compile(r"\b[\d,.]+ a second"), "<rate>"),
+    (re.compile(r"\b[\d.]+ (B|kB|MB)\b"), "<size>"),
+    (re.compile(r"\b[0-9a-f]{16}\b"), "<hash>"),
+)
+
+
+class Block(NamedTuple):
+    language: str
+    file: str
+    text: str
+    line: int
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for found in BLOCK.finditer(text):
+        yield Block(found[1], found[2] or "", found[3], text.count("\n", 0, found.start()) + 1)
+
+
+def commands(block: Block) -> Iterator[tuple[str, str]]:
+    """Each command of a console block, and what it prints."""
+    for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+        command, _, expected = part.partition("\n")
+        yield command, expected
+
+
+def alike(text: str) -> str:
+    """The text without what differs from run to run."""
+    for pattern, word in VARIES:
+        text = pattern.sub(word, text)
+    return text.strip()
+
+
+class Session:
+    """One reader who does what a page says, in a folder of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._instead = {PORT: str(_free_port())}
+        self._beside: list[subprocess.Popen[str]] = []
+        programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+        self._environment = {**os.environ, "PATH": programs, "CI": "true", "COLUMNS": "100"}
+        for name in ("DATABASE_URL", "EVERLOG_TOKEN", "EVERLOG_MIGRATIONS_DIR", "PYTHONPATH"):
+            self._environment.pop(name, None)
+
+    def follow(self, page: Path) -> None:
+        for block in blocks(page):
+            if block.file:
+                path = self._directory / self._mine(block.file)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(self._mine(block.text), encoding="utf-8")
+            elif block.language == "console":
+                for command, expected in commands(block):
+                    found = self._run(self._mine(command))
+                    self._learn(expected, found)
+                    assert alike(found) == alike(self._mine(expected)), f"{page.name}:{block.line}: {command}"
+
+    def _run(self, command: str) -> str:
+        if command.endswith("&"):
+            beside = subprocess.Popen(
+                shlex.split(command.removesuffix("&")),
+                cwd=self._directory,
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            self._beside.append(beside)
+            assert beside.stdout is not None
+            return beside.stdout.readline()
+        done = subprocess.run(
+            ["sh", "-c", command],
+            cwd=self._directory,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        return done.stdout
+
+    def _learn(self, expected: str, found: str) -> None:
+        for page, here in zip(FOLDER.finditer(expected), FOLDER.finditer(found), strict=False):
+            if page[2] == here[2]:
+                self._instead.setdefault(page[1], here[1])
+
+    def _mine(self, text: str) -> str:
+        for page, here in self._instead.items():
+            text = text.replace(page, here)
+        return text
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._beside:
+            process.terminate()
+            process.communicate(timeout=30)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

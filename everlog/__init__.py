@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from everlog.feed.embedded import EmbeddedDatabase
     from everlog.rpc.connect import open  # noqa: A004  everlog.open is the name
-    from everlog.store.database import Snapshot
     from everlog.store.errors import (
         ClosedError,
         ConflictError,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     )
     from everlog.store.progress import Progress
     from everlog.store.reader import Scan
+    from everlog.store.snapshot import Snapshot
     from everlog.store.table import Field, Fields, Index, Table
     from everlog.store.transaction import CommitResult, Transaction
 
@@ -73,7 +73,7 @@ _HOMES: dict[str, str] = {
     "Index": "everlog.store.table",
     "Progress": "everlog.store.progress",
     "Scan": "everlog.store.reader",
-    "Snapshot": "everlog.store.database",
+    "Snapshot": "everlog.store.snapshot",
     "Table": "everlog.store.table",
     "Transaction": "everlog.store.transaction",
     "open": "everlog.rpc.connect",

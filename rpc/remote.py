@@ -30,16 +30,17 @@ from everlog.rpc.remote_feed import RemoteBatches
 from everlog.rpc.remote_load import RemoteLoad
 from everlog.rpc.remote_source import RemoteSource
 from everlog.store.binding import Binding
-from everlog.store.database import Snapshot, Writer
 from everlog.store.errors import ConflictError, ReadOnlyError, SchemaError
 from everlog.store.hashing import TableHash
 from everlog.store.load import IMPORT, LoadResult
 from everlog.store.progress import OnProgress
 from everlog.store.schema import Schema
+from everlog.store.snapshot import Snapshot
 from everlog.store.source import Source
 from everlog.store.status import Status
 from everlog.store.table import Table
 from everlog.store.transaction import CommitResult, Metadata, Transaction
+from everlog.store.writer import Writer
 
 M = TypeVar("M", bound=Message)
 

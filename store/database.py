@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,124 +22,25 @@ from everlog.proto import log_pb2
 from everlog.store import check, migrate, rebuild
 from everlog.store import load as loads
 from everlog.store.committer import Committer
-from everlog.store.errors import ClosedError, ConflictError, Error, ReadOnlyError
+from everlog.store.errors import ClosedError, Error, ReadOnlyError
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.keys import NOTE_LOAD
 from everlog.store.opening import Opened, open_directory
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.reader import Reader
 from everlog.store.schema import Schema
+from everlog.store.snapshot import Snapshot
 from everlog.store.source import LiveSource, LocalSource, Source
 from everlog.store.status import Status, status
 from everlog.store.table import Table
-from everlog.store.transaction import ANONYMOUS, About, CommitResult, Metadata, Transaction
+from everlog.store.transaction import About, CommitResult, Metadata, Transaction
 from everlog.store.view import View
+from everlog.store.writer import DURABILITIES, Writer
 
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
 R = TypeVar("R")
 
-DURABILITIES = ("sync", "os")
-RETRIES = 20
 IDEMPOTENCY_S = 24 * 3600.0
-
-
-class Writer(Reader):
-    """The calls that write rows, each a transaction; the same over the network."""
-
-    def transaction(
-        self,
-        *,
-        actor: str = "",
-        reason: str = "",
-        correlation_id: str = "",
-        causation_id: str = "",
-        client: str = "",
-        commit_id: bytes = b"",
-        durability: str | None = None,
-    ) -> Transaction:
-        """A transaction, to use in a `with`. Raises ReadOnlyError.
-
-        `commit_id` is a UUIDv7: the same id with the same content commits once. `durability`:
-        "sync" (on disk when it returns) or "os" (on disk some 20 ms later).
-        """
-        if durability is not None and durability not in DURABILITIES:
-            raise Error(f"expected a durability of {' or '.join(DURABILITIES)}, found {durability!r}")
-        if not (actor or reason or correlation_id or causation_id or client or commit_id or durability):
-            return self._transaction(ANONYMOUS)
-        return self._transaction(
-            Metadata(actor, reason, correlation_id, causation_id, client, commit_id, durability)
-        )
-
-    def run(self, fn: Callable[[Transaction], R], *, retries: int = RETRIES, **metadata: Any) -> R:
-        """Runs `fn(tx)` and commits; on a conflict, again, up to `retries` times."""
-        for left in range(retries, -1, -1):
-            try:
-                with self.transaction(**metadata) as tx:
-                    return fn(tx)
-            except ConflictError:
-                if not left:
-                    raise
-        raise AssertionError("unreachable")
-
-    def put(
-        self, table: Table[M, Any], row: M, *, expect_version: int | None = None, **metadata: Any
-    ) -> CommitResult:
-        """Writes one row in a transaction of its own."""
-        with self.transaction(**metadata) as tx:
-            tx.put(table, row, expect_version=expect_version)
-            return tx.commit()
-
-    def insert(self, table: Table[M, Any], row: M, **metadata: Any) -> CommitResult:
-        """Writes one row that must not be there yet. Raises PreconditionError."""
-        with self.transaction(**metadata) as tx:
-            tx.insert(table, row)
-            return tx.commit()
-
-    def update(self, table: Table[M, Any], row: M, **metadata: Any) -> CommitResult:
-        """Writes one row that must be there already. Raises PreconditionError."""
-        with self.transaction(**metadata) as tx:
-            tx.update(table, row)
-            return tx.commit()
-
-    def delete(
-        self, table: Table[M, K], key: K, *, expect_version: int | None = None, **metadata: Any
-    ) -> CommitResult:
-        """Deletes one row, if it is there."""
-        with self.transaction(**metadata) as tx:
-            tx.delete(table, key, expect_version=expect_version)
-            return tx.commit()
-
-    def _transaction(self, metadata: Metadata) -> Transaction:
-        raise NotImplementedError
-
-
-class Snapshot(Reader):
-    """A database at one moment. Use it in a `with`: as long as it is open, that moment is kept."""
-
-    def __init__(self, source: Source, seq: int, schema: Schema, close: Callable[[], None]) -> None:
-        self.seq = seq
-        self._held: Source | None = source
-        self._of = schema
-        self._on_close = close
-
-    def _schema(self) -> Schema:
-        return self._of
-
-    def _source(self) -> Source:
-        if self._held is None:
-            raise ClosedError("this snapshot is closed")
-        return self._held
-
-    def close(self) -> None:
-        self._held = None
-        self._on_close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Database(Writer):

@@ -1,0 +1,92 @@
+"""Writer: the calls that write rows, each a transaction. A database is one, here and over the
+network; they differ in what their transactions are alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.store.errors import ConflictError, Error
+from everlog.store.reader import Reader
+from everlog.store.table import Table
+from everlog.store.transaction import ANONYMOUS, CommitResult, Metadata, Transaction
+
+M = TypeVar("M", bound=Message)
+K = TypeVar("K")
+R = TypeVar("R")
+
+DURABILITIES = ("sync", "os")
+RETRIES = 20
+
+
+class Writer(Reader):
+    """The calls that write rows, each a transaction; the same over the network."""
+
+    def transaction(
+        self,
+        *,
+        actor: str = "",
+        reason: str = "",
+        correlation_id: str = "",
+        causation_id: str = "",
+        client: str = "",
+        commit_id: bytes = b"",
+        durability: str | None = None,
+    ) -> Transaction:
+        """A transaction, to use in a `with`. Raises ReadOnlyError.
+
+        `commit_id` is a UUIDv7: the same id with the same content commits once. `durability`:
+        "sync" (on disk when it returns) or "os" (on disk some 20 ms later).
+        """
+        if durability is not None and durability not in DURABILITIES:
+            raise Error(f"expected a durability of {' or '.join(DURABILITIES)}, found {durability!r}")
+        if not (actor or reason or correlation_id or causation_id or client or commit_id or durability):
+            return self._transaction(ANONYMOUS)
+        return self._transaction(
+            Metadata(actor, reason, correlation_id, causation_id, client, commit_id, durability)
+        )
+
+    def run(self, fn: Callable[[Transaction], R], *, retries: int = RETRIES, **metadata: Any) -> R:
+        """Runs `fn(tx)` and commits; on a conflict, again, up to `retries` times."""
+        for left in range(retries, -1, -1):
+            try:
+                with self.transaction(**metadata) as tx:
+                    return fn(tx)
+            except ConflictError:
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
+
+    def put(
+        self, table: Table[M, Any], row: M, *, expect_version: int | None = None, **metadata: Any
+    ) -> CommitResult:
+        """Writes one row in a transaction of its own."""
+        with self.transaction(**metadata) as tx:
+            tx.put(table, row, expect_version=expect_version)
+            return tx.commit()
+
+    def insert(self, table: Table[M, Any], row: M, **metadata: Any) -> CommitResult:
+        """Writes one row that must not be there yet. Raises PreconditionError."""
+        with self.transaction(**metadata) as tx:
+            tx.insert(table, row)
+            return tx.commit()
+
+    def update(self, table: Table[M, Any], row: M, **metadata: Any) -> CommitResult:
+        """Writes one row that must be there already. Raises PreconditionError."""
+        with self.transaction(**metadata) as tx:
+            tx.update(table, row)
+            return tx.commit()
+
+    def delete(
+        self, table: Table[M, K], key: K, *, expect_version: int | None = None, **metadata: Any
+    ) -> CommitResult:
+        """Deletes one row, if it is there."""
+        with self.transaction(**metadata) as tx:
+            tx.delete(table, key, expect_version=expect_version)
+            return tx.commit()
+
+    def _transaction(self, metadata: Metadata) -> Transaction:
+        raise NotImplementedError

@@ -1,6 +1,7 @@
 """Followers of the feed, and the sinks that they keep equal to the tables."""
 
-from everlog.consumers.follower import Followed, Follower
+from everlog.consumers.follower import Follower
+from everlog.consumers.run import Followed
 from everlog.consumers.sink import Sink, State
 from everlog.consumers.sqlite import SqliteSink
 from everlog.consumers.target import open_sink

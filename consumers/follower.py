@@ -1,11 +1,8 @@
 """Follower: carries the commits of a database into a sink, each exactly once.
 
-    source.feed(after=position) ─▶ batches ─▶ schema ─▶ evolve ┐
-                                              commits ─▶ apply  ├─▶ commit(position) ─▶ …
-                                              migration ─▶ both ┘
+    source.feed(after=position) ─▶ batches ─▶ Run ─▶ sink: rows and position in one transaction
 
-Several commits share one transaction of the sink, for speed: while catching up as many as fit, and
-whatever a message brought once the feed is live. None is ever split.
+Several commits share one transaction of the sink, for speed. None is ever split.
 
 Invariants
   (1) the position is written with the rows: whatever stops a follower, it goes on after the last
@@ -18,34 +15,15 @@ Invariants
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from everlog.consumers.followable import FeedBatch, Followable
+from everlog.consumers.followable import Followable
+from everlog.consumers.run import CHANGES_MAX, Followed, Run
 from everlog.consumers.sink import Sink, State
-from everlog.proto import feed_pb2, log_pb2
 from everlog.store.errors import SinkError
-from everlog.store.progress import OnProgress, Progress
-from everlog.store.record import check_requires
-from everlog.store.schema import Schema
-
-# One transaction of the sink ends at the first of these, while catching up.
-CHANGES_MAX = 50_000
-BYTES_MAX = 32 << 20
-SECONDS_MAX = 1.0
+from everlog.store.progress import OnProgress
 
 HEARTBEAT_S = 1.0  # how soon `stop` is noticed when nothing comes
-
-
-@dataclass
-class Followed:
-    """What one run carried over, and where it ended."""
-
-    position: log_pb2.Cursor
-    commits: int = 0
-    changes: int = 0
-    transactions: int = 0
 
 
 class Follower:
@@ -68,7 +46,7 @@ class Follower:
         self.tables = tuple(sorted(set(tables or ())))
         self.progress = progress
         self.changes_max = changes_max
-        self.settled = False  # the sink was told that it is caught up, and nothing came since
+        self._settled = False
 
     def run(
         self, *, until: int | None = None, bounded: bool = False, stop: threading.Event | None = None
@@ -80,7 +58,15 @@ class Follower:
         state = self.sink.open()
         if state is not None:
             self._check(state)
-        run = _Run(self, state)
+        run = Run(
+            self.sink,
+            state,
+            database=self.source.uuid,
+            tables=self.tables,
+            progress=self.progress,
+            changes_max=self.changes_max,
+            settled=self._settled,
+        )
         feed = self.source.feed(
             after=state.position if state else 0,
             tables=self.tables or None,
@@ -101,6 +87,7 @@ class Follower:
             raise
         finally:
             feed.close()
+        self._settled = run.settled
         return run.done
 
     def _check(self, state: State) -> None:
@@ -119,127 +106,6 @@ class Follower:
                 expected=state.tables,
                 found=self.tables,
             )
-
-
-class _Run:
-    """One run: where it has come to, and the transaction at hand."""
-
-    def __init__(self, follower: Follower, state: State | None) -> None:
-        self._follower = follower
-        self._sink = follower.sink
-        self._schema = state.schema.proto if state else None
-        self._position = state.position if state else log_pb2.Cursor(database=follower.source.uuid)
-        self._seq, self._checksum = self._position.seq, self._position.checksum
-        self._live = False
-        self._head = 0
-        self._began: float | None = None
-        self._changes = self._bytes = 0
-        self.done = Followed(self._position)
-
-    def take(self, batch: FeedBatch) -> None:
-        """Applies a batch, and commits if it is time to."""
-        mark = batch.mark
-        if batch.schema is not None and batch.schema != self._schema:
-            self._evolve(batch.schema)
-        if batch.commits:
-            self._apply(batch.commits)
-        if mark is not None:
-            self._live, self._head = mark.state == feed_pb2.Mark.LIVE, mark.head
-            if mark.position.seq > self._seq:
-                self._pass_over(mark.position)
-        if self._is_due() or (self._live and not self._follower.settled):
-            self.commit(caught_up=self._live)
-        if self._follower.progress is not None:
-            total = max(self._head, self._seq)
-            self._follower.progress(Progress(step="follow", done=self._seq, total=total, unit="commits"))
-
-    def commit(self, *, caught_up: bool = False) -> None:
-        """Ends the transaction at hand; once it is caught up, also one that only says so."""
-        if self._began is None:
-            if self._follower.settled or not caught_up or not self._seq:
-                return
-            self._begin()
-        position = log_pb2.Cursor(database=self._position.database, seq=self._seq, checksum=self._checksum)
-        self._sink.commit(position, caught_up=caught_up)
-        self._follower.settled = caught_up
-        self.done.position = self._position = position
-        self.done.transactions += 1
-        self._began = None
-        self._changes = self._bytes = 0
-
-    def _apply(self, commits: Sequence[log_pb2.Commit]) -> None:
-        self._begin()
-        first = changes = size = 0
-        for at, commit in enumerate(commits):
-            self._check(commit)
-            if commit.HasField("migration") and commit.migration.HasField("schema"):
-                self._sink.apply(commits[first:at])
-                first = at
-                self._evolve(commit.migration.schema)
-            changes += len(commit.changes)
-            size += commit.ByteSize()
-        self._sink.apply(commits[first:])
-        self._changes += changes
-        self._bytes += size
-        self.done.commits += len(commits)
-        self.done.changes += changes
-
-    def _check(self, commit: log_pb2.Commit) -> None:
-        """Whether this commit may come next; then it is where the run has come to."""
-        seq = commit.seq
-        if seq != self._seq + 1 and (seq <= self._seq or not self._follower.tables):
-            raise SinkError(
-                f"{self._sink.name} is at seq {self._seq} and the feed went on with {seq},"
-                f" expected {self._seq + 1}; the feed is at fault: nothing of it was taken, follow again",
-                expected=self._seq + 1,
-                found=seq,
-            )
-        if commit.requires:
-            check_requires(commit)
-        self._seq, self._checksum = seq, commit.checksum
-
-    def _pass_over(self, position: log_pb2.Cursor) -> None:
-        """The feed had nothing for this follower up to there."""
-        if not self._follower.tables:
-            raise SinkError(
-                f"{self._sink.name} is at seq {self._seq} and the feed says it came to {position.seq}"
-                " without sending what lies between; the feed is at fault: follow again",
-                expected=self._seq,
-                found=position.seq,
-            )
-        self._begin()
-        self._seq, self._checksum = position.seq, position.checksum
-
-    def _begin(self) -> None:
-        if self._began is None:
-            self._sink.begin(self._follower.tables)
-            self._began = time.monotonic()
-
-    def _evolve(self, schema: log_pb2.Schema) -> None:
-        self._refuse_another_name(schema)
-        self._begin()
-        self._sink.evolve(Schema(schema))
-        self._schema = schema
-
-    def _refuse_another_name(self, schema: log_pb2.Schema) -> None:
-        """A choice of tables is one of names: a followed table that gets another would be lost."""
-        chosen = self._follower.tables
-        was = {table.id: table.name for table in self._schema.tables} if self._schema else {}
-        for table in schema.tables:
-            if was.get(table.id, table.name) in chosen and table.name not in chosen:
-                raise SinkError(
-                    f"table {was[table.id]} became {table.name} with migration {schema.version}, and"
-                    f" {self._sink.name} follows {_listed(chosen)}; follow {table.name} into a new target",
-                    table=table.name,
-                )
-
-    def _is_due(self) -> bool:
-        return self._began is not None and (
-            self._live
-            or self._changes >= self._follower.changes_max
-            or self._bytes >= BYTES_MAX
-            or time.monotonic() - self._began >= SECONDS_MAX
-        )
 
 
 def _listed(tables: tuple[str, ...]) -> str:

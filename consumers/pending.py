@@ -26,25 +26,26 @@ class Pending:
     def add(self, commits: Iterable[log_pb2.Commit], known: Container[int]) -> None:
         """Raises SinkError for a change that this program cannot read. `known`: all spaces of the
         schema in force, followed or not."""
-        spaces = self.spaces
+        spaces, put, delete = self.spaces, log_pb2.PUT, log_pb2.DELETE
         for commit in commits:
             for change in commit.changes:
-                space, op = change.space, change.op
-                if space not in known or change.key_id or op not in (log_pb2.PUT, log_pb2.DELETE):
-                    raise SinkError(_why(commit, change, space in known), seq=commit.seq)
-                spaces[space][change.key] = change.row if op == log_pb2.PUT else None
+                op = change.op
+                if change.key_id or (op != put and op != delete):  # noqa: PLR1714  runs for each row
+                    raise SinkError(_why(commit, change), seq=commit.seq)
+                spaces[change.space][change.key] = change.row if op == put else None
+        for space in spaces:
+            if space not in known:
+                raise SinkError(
+                    f"there are changes in space {space}, which no table of the schema in force has; the feed"
+                    " left out a migration, or this program is too old: follow with a newer one",
+                    space=space,
+                )
 
     def clear(self) -> None:
         self.spaces.clear()
 
 
-def _why(commit: log_pb2.Commit, change: log_pb2.Change, known: bool) -> str:
-    if not known:
-        return (
-            f"commit {commit.seq} changes space {change.space}, which no table of schema version"
-            f" {commit.schema} has; this program is too old to follow this database, or the feed left out"
-            " the migration that made it"
-        )
+def _why(commit: log_pb2.Commit, change: log_pb2.Change) -> str:
     if change.key_id:
         return (
             f"commit {commit.seq} has a row that is sealed under key {change.key_id.hex()};"

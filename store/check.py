@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from everlog.store import keys, record
+from everlog.store import codec, keys, record
 from everlog.store.errors import Error
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.schema import TableInfo
+from everlog.store.schema import Schema, TableInfo
+from everlog.store.tables import read_counts, schema_of
 from everlog.store.view import View
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ EVERY = 4096
 def problems(db: Database, progress: OnProgress | None = None) -> Iterator[str]:
     """See `Database.check`. Read-only."""
     view, seq = db.tables.snapshot()
-    schema, counts = db.tables.schema, dict(db.tables.counts)
     try:
+        schema, counts = Schema(schema_of(view, db.log)), read_counts(view)
         yield from _log(db, seq, progress)
         for info in schema.tables.values():
             yield from _table(view, info, seq, counts.get(info.space, 0), progress)
-        yield from _strays(view, set(schema.spaces))
+        yield from _strays(view, schema)
     finally:
         view.close()
 
@@ -93,13 +94,20 @@ def _row(view: View, info: TableInfo, key: bytes, value: bytes, last: int) -> It
         yield str(error)
 
 
-def _strays(view: View, spaces: set[int]) -> Iterator[str]:
-    """Whatever lies where no table is."""
+def _strays(view: View, schema: Schema) -> Iterator[str]:
+    """Whatever lies where no table or index is: the first of it between two of those."""
+    held = [
+        keys.prefix(info.space, index)
+        for info in schema.tables.values()
+        for index in (keys.ROWS, *(index.id for index in info.indexes.values()))
+    ]
     start = keys.SPACE.pack(1)
-    for space in [*sorted(spaces), 1 << 32]:
-        end = keys.SPACE.pack(space) if space < 1 << 32 else b"\xff" * 5
-        for full, _ in view.items(start, end):
-            yield f"something lies in space {keys.SPACE.unpack_from(full)[0]}, which no table has"
+    for here in [*sorted(held), keys.prefix((1 << 32) - 1, (1 << 16) - 1) + b"\xff"]:
+        for full, _ in view.items(start, here):
+            space, index = keys.PREFIX.unpack_from(full + bytes(keys.PREFIX.size))
+            if space in schema.spaces:
+                yield f"something lies in index {index} of table {schema.spaces[space].name}, which has no such"
+            else:
+                yield f"something lies in space {space}, which no table has"
             break
-        if space < 1 << 32:
-            start = keys.SPACE.pack(space + 1)
+        start = codec.after(here)

@@ -152,17 +152,20 @@ class Engine:
             family = self._db.create_column_family(name, self._family_options(name))
             return family, self._db.get_column_family_handle(name)
 
-    def drop_family(self, name: str) -> None:
+    def drop_family(self, name: str, family: Rdict) -> None:
+        """Drops tables. Views of them stay, and with the last of them their disk is freed."""
         with translated(f"dropping {name}"):
+            family.close()  # first: or whoever keeps an error, and its frames, keeps the database locked
             self._db.drop_column_family(name)
 
-    def switch_data(self, name: str, family: Rdict, handle: ColumnFamily) -> str:
-        """Makes another column family the live tables, durably; returns the old one's name."""
+    def switch_data(self, name: str, family: Rdict, handle: ColumnFamily) -> tuple[str, Rdict]:
+        """Makes another column family the live tables, durably; returns the old one."""
         with translated("switching tables"):
             family.flush()
             self._db[TABLES] = name.encode()
             self._db.flush_wal(True)
-        old, self.data_name = self.data_name, name
+        old = self.data_name, self.data
+        self.data_name = name
         self.data, self.data_handle, self.get = family, handle, family.get
         return old
 

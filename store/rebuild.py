@@ -48,13 +48,13 @@ def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
         replay(log, projector, log.written, progress)
         with db.committer.alone():
             replay(log, projector, log.written, progress)
-            old = tables.switch(target, name, projector)
+            old = tables.switch(target, name)
     except BaseException:
         target.forget()
-        del family, handle
-        engine.drop_family(name)
+        del handle
+        engine.drop_family(name, family)
         raise
-    engine.drop_family(old)
+    engine.drop_family(*old)
     return fresh
 
 
@@ -108,6 +108,8 @@ def replay(log: Log, projector: Projector, until: int, progress: OnProgress | No
         if progress is not None and not seq % 1024:
             progress(Progress("rebuild", seq, until, "records"))
     projector.flush()
+    if progress is not None:
+        progress(Progress("rebuild", projector.applied, until, "records"))
 
 
 def compare(

@@ -102,18 +102,25 @@ class Tables:
         self._memory = memory
         self._views: weakref.WeakSet[Any] = weakref.WeakSet()
         self.window = Window(0)
+        self.schema: Schema = None  # type: ignore[assignment]  # until it is read
         self.reopen()
 
     def reopen(self) -> None:
-        """Reads anew how far the tables are, as they are on disk."""
+        """Reads anew how far the tables are; whoever read before must read again."""
+        self._read()
+        self.window.reset(self.applied)
+
+    def _read(self) -> None:
+        """How far the tables are, as they are on disk."""
         live = FamilyTarget(self._engine)
         self.target: Target = live if self._memory is None else self._memory(live.view)
         self.applied, self.checksum = read_applied(live.view)
-        self.schema = Schema(schema_of(live.view, self._log))
+        schema = schema_of(live.view, self._log)
+        if self.schema is None or self.schema.proto != schema:
+            self.schema = Schema(schema)
         self.counts = read_counts(live.view)
         self.pending = Pending(self.target, self.counts)
         self._flushed = self.applied
-        self.window.reset(self.applied)
 
     def project(self, staged: Staged, seq: int) -> None:
         """Takes what a group of commits does, the last of which is at `seq`."""
@@ -141,9 +148,12 @@ class Tables:
         edits = self.pending.edits
         if full in edits:
             return edits[full]
+        stored = self.target.stored
         try:
-            return self.target.stored(full)
+            return stored(full)
         except Exception as error:
+            if self.target.stored != stored:  # a rebuild has switched meanwhile
+                return self.get(full)
             raise translate(error, "reading a table") from error
 
     def projector(self) -> Projector:
@@ -184,13 +194,13 @@ class Tables:
         items = self.target.view.items(start, codec.after(start))
         return [keys.SEQ.unpack(key[len(start) :])[0] for key, _ in items]
 
-    def switch(self, target: FamilyTarget, name: str, projector: Projector) -> str:
-        """Makes rebuilt tables the live ones, durably; returns the name of the old ones."""
+    def switch(self, target: FamilyTarget, name: str) -> tuple[str, Rdict]:
+        """Makes rebuilt tables, which are equal, the live ones, durably; returns the old ones."""
         assert target.handle is not None
         assert target.family is not None
         with self.lock:
             old = self._engine.switch_data(name, target.family, target.handle)
-            self.reopen()
+            self._read()
             return old
 
 

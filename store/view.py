@@ -89,8 +89,12 @@ class SnapshotView:
 
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
         family = self._open()
-        held = [family.items(backwards=reverse, from_key=end if reverse else start)]
-        if family.latest_sequence_number() != self._written:
+        try:
+            held = [family.items(backwards=reverse, from_key=end if reverse else start)]
+            moved = family.latest_sequence_number() != self._written
+        except Exception:  # noqa: BLE001  dropped by a rebuild; the cursor still has it, or tells
+            moved = True
+        if moved:
             return self._from_cursor(start, end, reverse)
         self._held.append(held)
         return self._from_items(held, start, end, reverse)

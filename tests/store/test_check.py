@@ -1,0 +1,130 @@
+"""`check` finds what is not as it must be."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from everlog.store import keys
+from everlog.store.database import Database
+from everlog.store.projection import Batch
+from tests.store.conftest import Opener
+from tests.store.models import AIRPORTS, ITEMS, Airport, Item, airport
+
+Plant = Callable[[Database, Batch], None]
+
+
+def row_key(db: Database, faa: str) -> bytes:
+    info = db.schema.table("airports")
+    return info.row_prefix + info.encode_key(faa)
+
+
+def no_entry(db: Database, batch: Batch) -> None:
+    index = db.schema.table("airports").index("by_city")
+    del batch[index.prefix + index.encode("Rome") + row_key(db, "A")[6:]]
+
+
+def stray_entry(db: Database, batch: Batch) -> None:
+    index = db.schema.table("airports").index("by_city")
+    batch[index.prefix + index.encode("Rome") + row_key(db, "Z")[6:]] = b""
+
+
+def lost_row(db: Database, batch: Batch) -> None:
+    del batch[row_key(db, "A")]
+
+
+def no_row(db: Database, batch: Batch) -> None:
+    batch[row_key(db, "A")] = keys.pack_value(3, b"\xff\xff\xff")
+
+
+def other_key(db: Database, batch: Batch) -> None:
+    batch[row_key(db, "A")] = keys.pack_value(3, Airport(faa="B", city="Rome").SerializeToString())
+
+
+def future(db: Database, batch: Batch) -> None:
+    batch[row_key(db, "A")] = keys.pack_value(99, airport("A", "Rome").SerializeToString())
+
+
+def bad_key(db: Database, batch: Batch) -> None:
+    batch[row_key(db, "A") + b"x"] = keys.pack_value(3, airport("A", "Rome").SerializeToString())
+
+
+def bad_count(db: Database, batch: Batch) -> None:
+    batch[keys.rows_note(1)] = keys.SEQ.pack(77)
+
+
+def stray_space(_: Database, batch: Batch) -> None:
+    batch[keys.prefix(9) + b"x"] = b"y"
+
+
+def stray_last_space(_: Database, batch: Batch) -> None:
+    batch[keys.prefix(2**32 - 1) + b"x"] = b"y"
+
+
+def stray_index(_: Database, batch: Batch) -> None:
+    batch[keys.prefix(1, 9) + b"x"] = b""
+
+
+@pytest.mark.parametrize(
+    ("plant", "words"),
+    [
+        (no_entry, "row airports/A has no entry in index by_city"),
+        (stray_entry, "index airports.by_city has an entry for airports/Z, which is no row"),
+        (lost_row, "index airports.by_city has an entry for airports/A, which is no row"),
+        (no_row, "a row of table airports is not a flights.Airport"),
+        (other_key, "row airports/A has another key in it: airports/B"),
+        (future, "row airports/A says that commit 99 wrote it; the log ends at 3"),
+        (bad_key, "a key of table airports does not decode"),
+        (bad_count, "table airports has 1 rows, and is said to have 77"),
+        (stray_space, "something lies in space 9, which no table has"),
+        (stray_last_space, "something lies in space 4294967295, which no table has"),
+        (stray_index, "something lies in index 9 of table airports, which has no such"),
+    ],
+)
+def test_planted_damage_is_found_and_named(opening: Opener, plant: Plant, words: str) -> None:
+    db = opening()
+    db.put(AIRPORTS, airport("A", "Rome"))
+    assert list(db.check()) == []
+    batch = db.tables.target.batch()
+    plant(db, batch)
+    db.tables.target.write(batch)
+    db.close()
+    db = opening()
+    found = list(db.check())
+    assert any(words in problem for problem in found), found
+    db.close()
+
+
+def test_a_log_with_a_hole_is_found(opening: Opener) -> None:
+    db = opening()
+    for number in range(5):
+        db.put(ITEMS, Item(id=number))
+    db.close()
+    db = opening()
+    db.engine.log.delete(keys.SEQ.pack(5))
+    assert [problem for problem in db.check() if "record 5 of the log is missing" in problem]
+    db.close()
+
+
+def test_writers_do_not_make_it_see_things(db: Database) -> None:
+    stop, started = threading.Event(), threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            db.put(AIRPORTS, airport(f"A{number % 50}", str(number)), durability="os")
+            db.delete(AIRPORTS, f"A{number % 7}", durability="os")
+            started.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert started.wait(10)
+        for _ in range(40):
+            assert list(db.check()) == []
+    finally:
+        stop.set()
+        writer.join()

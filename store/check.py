@@ -106,7 +106,8 @@ def _strays(view: View, schema: Schema) -> Iterator[str]:
         for full, _ in view.items(start, here):
             space, index = keys.PREFIX.unpack_from(full + bytes(keys.PREFIX.size))
             if space in schema.spaces:
-                yield f"something lies in index {index} of table {schema.spaces[space].name}, which has no such"
+                name = schema.spaces[space].name
+                yield f"something lies in index {index} of table {name}, which has no such"
             else:
                 yield f"something lies in space {space}, which no table has"
             break

@@ -102,7 +102,7 @@ class Tables:
         self._memory = memory
         self._views: weakref.WeakSet[Any] = weakref.WeakSet()
         self.window = Window(0)
-        self.schema: Schema = None  # type: ignore[assignment]  # until it is read
+        self.schema = Schema(log_pb2.Schema())
         self.reopen()
 
     def reopen(self) -> None:
@@ -116,7 +116,7 @@ class Tables:
         self.target: Target = live if self._memory is None else self._memory(live.view)
         self.applied, self.checksum = read_applied(live.view)
         schema = schema_of(live.view, self._log)
-        if self.schema is None or self.schema.proto != schema:
+        if self.schema.proto != schema:  # else all that is bound to it stays as it is
             self.schema = Schema(schema)
         self.counts = read_counts(live.view)
         self.pending = Pending(self.target, self.counts)

@@ -93,7 +93,7 @@ class SnapshotView:
             held = [family.items(backwards=reverse, from_key=end if reverse else start)]
             moved = family.latest_sequence_number() != self._written
         except Exception:  # noqa: BLE001  dropped by a rebuild; the cursor still has it, or tells
-            moved = True
+            held, moved = [], True
         if moved:
             return self._from_cursor(start, end, reverse)
         self._held.append(held)

@@ -1,8 +1,8 @@
 """Models: the tables of the store's tests, made without generated code.
 
-    AIRPORTS  one text key, an index, an index on a nested field, a unique one that may be absent
-    SEATS     a key of three fields, a composite index
-    ITEMS     a number as key, nothing else
+AIRPORTS  one text key, an index, an index on a nested field, a unique one that may be absent
+SEATS     a key of three fields, a composite index
+ITEMS     a number as key, nothing else
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def models(package: str, **messages: str) -> dict[str, Any]:
         proto = descriptor_pb2.FileDescriptorProto()
         timestamp_pb2.DESCRIPTOR.CopyToProto(proto)
         assert proto.name == known
-        pool.Add(proto)  # type: ignore[no-untyped-call]
-    pool.Add(file)  # type: ignore[no-untyped-call]
+        pool.Add(proto)
+    pool.Add(file)
     return {
         name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
         for name in messages

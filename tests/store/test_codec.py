@@ -17,7 +17,7 @@ from tests.store.models import KINDS
 _SIZES = {"32": 31, "64": 63}
 
 
-def values(kind: kinds.Kind[Any]) -> st.SearchStrategy[Any]:
+def values(kind: kinds.Kind[Any]) -> st.SearchStrategy[Any]:  # noqa: PLR0911  a table of kinds
     """All values that a field of this kind can have."""
     name = kind.name
     if kind is kinds.TIMESTAMP:

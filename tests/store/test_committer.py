@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -81,8 +82,13 @@ def test_a_conflict_within_a_group_is_found(db: Database) -> None:
 def test_one_fsync_serves_a_group(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     sync = db.engine.sync_log
-    monkeypatch.setattr(db.engine, "sync_log", lambda: (synced.append(1), sync())[1])
-    together(db, *(lambda n=n: db.put(ITEMS, Item(id=n)) for n in range(8)))  # type: ignore[misc]
+
+    def count_and_sync() -> None:
+        synced.append(db.head)
+        sync()
+
+    monkeypatch.setattr(db.engine, "sync_log", count_and_sync)
+    together(db, *(partial(db.put, ITEMS, Item(id=number)) for number in range(8)))
     assert len(synced) == 1
     assert db.count(ITEMS) == 8
 
@@ -138,9 +144,10 @@ def test_after_a_failed_fsync_nothing_is_written_and_the_database_opens_again(
         with pytest.raises(DiskError, match="did not confirm") as caught:
             db.put(ITEMS, Item(id=2))
         assert caught.value.outcome == "unknown"
-    for write in (lambda: db.put(ITEMS, Item(id=3)), lambda: declare(db, ITEMS)):
-        with pytest.raises(DiskError, match="did not confirm"):
-            write()
+    with pytest.raises(DiskError, match="did not confirm"):
+        db.put(ITEMS, Item(id=3))
+    with pytest.raises(DiskError, match="did not confirm"):
+        declare(db, ITEMS)
     assert db.get(ITEMS, 1) == Item(id=1)
     assert db.get(ITEMS, 2) is None
     assert db.head == before.seq
@@ -149,6 +156,11 @@ def test_after_a_failed_fsync_nothing_is_written_and_the_database_opens_again(
     assert db.head in (before.seq, before.seq + 1)
     assert db.count(ITEMS) == db.head - before.seq + 1
     db.put(ITEMS, Item(id=4))
+
+
+def put_for_ever(db: Database) -> None:
+    while True:
+        db.put(ITEMS, Item(id=2))
 
 
 def test_a_background_flush_that_fails_is_raised_by_the_next_commit(
@@ -165,8 +177,7 @@ def test_a_background_flush_that_fails_is_raised_by_the_next_commit(
     db.put(ITEMS, Item(id=1))
     assert failed.wait(10)
     with pytest.raises(DiskError):
-        while True:  # until the flusher's thread has said so
-            db.put(ITEMS, Item(id=2))
+        put_for_ever(db)  # until the flusher's thread has said so
     monkeypatch.undo()
     db.close()
     assert opening().get(ITEMS, 1) == Item(id=1)
@@ -190,7 +201,7 @@ def test_tables_that_cannot_be_written_are_projected_when_it_is_opened_again(
     assert [row.id for row in opening().scan(ITEMS)] == [1]
 
 
-@pytest.mark.parametrize("at", ["sync", "project"])
+@pytest.mark.parametrize("at", ["sync_log", "project"])
 def test_a_commit_that_is_interrupted_leaves_no_gap_in_the_tables(
     opening: Opener, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
@@ -200,10 +211,10 @@ def test_a_commit_that_is_interrupted_leaves_no_gap_in_the_tables(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(*((db.engine, "sync_log") if at == "sync" else (db.tables, "project")), interrupt)
+        interrupted.setattr(db.engine if at == "sync_log" else db.tables, at, interrupt)
         with pytest.raises(KeyboardInterrupt):
             db.put(ITEMS, Item(id=1))
-    with pytest.raises(DiskError, match="was interrupted. Open the database again"):
+    with pytest.raises(DiskError, match=r"was interrupted. Open the database again"):
         db.put(ITEMS, Item(id=2))
     db.close()
     db = opening()
@@ -267,7 +278,8 @@ def test_many_threads_commit_all_they_were_told(db: Database) -> None:
 
     def write(first: int) -> None:
         for item in items(first, first + 24):
-            acknowledged.append(db.put(ITEMS, item, durability="os" if item.id % 3 else "sync").seq)
+            result = db.put(ITEMS, item, durability="os" if item.id % 3 else "sync")
+            acknowledged.append(result.seq)
 
     threads = [threading.Thread(target=write, args=(first,)) for first in range(0, 200, 25)]
     for thread in threads:

@@ -42,9 +42,20 @@ def test_tables_and_spaces_are_numbered_from_one() -> None:
 
 
 def test_a_table_keeps_its_space_and_an_index_its_id() -> None:
-    first = evolve(log_pb2.Schema(), 1, [table("a", "id 1 uint64, text 2 string", ("by_text", "text", 2)), AIRPORTS])
+    first = evolve(
+        log_pb2.Schema(), 1, [table("a", "id 1 uint64, text 2 string", ("by_text", "text", 2)), AIRPORTS]
+    )
     second = evolve(
-        first, 2, [table("b", "id 1 uint64, words 2 string, more 3 string", ("by_more", "more", 3), ("by_text", "words", 2))]
+        first,
+        2,
+        [
+            table(
+                "b",
+                "id 1 uint64, words 2 string, more 3 string",
+                ("by_more", "more", 3),
+                ("by_text", "words", 2),
+            )
+        ],
     )
     items = next(one for one in second.tables if one.name == "items")
     assert (items.id, items.space, items.model) == (1, 1, "b.Item")

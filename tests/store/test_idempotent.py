@@ -24,7 +24,9 @@ def new_id(age_s: float = 0) -> bytes:
     return made + bytes(rest)
 
 
-def write(db: Database, commit_id: bytes, *rows: Any, delete: tuple[int, ...] = (), **metadata: Any) -> CommitResult:
+def write(
+    db: Database, commit_id: bytes, *rows: Any, delete: tuple[int, ...] = (), **metadata: Any
+) -> CommitResult:
     with db.transaction(commit_id=commit_id, **metadata) as tx:
         for row in rows:
             tx.put(ITEMS, row)
@@ -108,7 +110,9 @@ def test_two_of_one_id_in_one_group_are_one_or_an_error(db: Database, same: bool
             pass
     for thread in threads:
         thread.join()
-    committed = [answer for answer in answers.values() if isinstance(answer, CommitResult) and not answer.repeated]
+    committed = [
+        answer for answer in answers.values() if isinstance(answer, CommitResult) and not answer.repeated
+    ]
     assert len(committed) == 1
     others = [answer for answer in answers.values() if answer is not committed[0]]
     if same:

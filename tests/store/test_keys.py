@@ -25,7 +25,13 @@ def test_the_notes_of_the_store_lie_below_every_table(space: int, rest: bytes) -
         assert note < keys.prefix(1)
 
 
-@given(seq=U64, row=st.binary(), version=U64, expires_ns=U64, key_id=st.just(b"") | st.binary(min_size=16, max_size=16))
+@given(
+    seq=U64,
+    row=st.binary(),
+    version=U64,
+    expires_ns=U64,
+    key_id=st.just(b"") | st.binary(min_size=16, max_size=16),
+)
 def test_a_value_tells_who_wrote_the_row_whatever_else_it_says(
     seq: int, row: bytes, version: int, expires_ns: int, key_id: bytes
 ) -> None:

@@ -18,7 +18,9 @@ from tests.store.models import AIRPORTS, ITEMS, Item, declare, items
 
 def test_a_load_is_commits_of_a_thousand_rows(db: Database) -> None:
     before, told = db.head, list[Progress]()
-    result = db.load(ITEMS, items(1, 2500), id="a", source="items.csv", actor="ann", total=2500, progress=told.append)
+    result = db.load(
+        ITEMS, items(1, 2500), id="a", source="items.csv", actor="ann", total=2500, progress=told.append
+    )
     assert (result.rows, result.skipped, result.commits) == (2500, 0, 3)
     commits = [db.log.commit(seq) for seq in range(before + 1, db.head + 1)]
     assert [(c.load.rows, c.load.step, len(c.changes)) for c in commits] == [
@@ -77,7 +79,7 @@ def test_an_id_of_another_table_is_refused(db: Database) -> None:
 
 def test_a_bad_row_stops_the_load_and_the_chunks_before_it_stay(db: Database) -> None:
     rows = [*items(1, 2500), "bad", *items(2501, 2600)]
-    with pytest.raises(RowError, match="expected a row of items to be a flights.Item, found str"):
+    with pytest.raises(RowError, match=r"expected a row of items to be a flights.Item, found str"):
         db.load(ITEMS, rows, id="a")
     assert db.count(ITEMS) == 2000
 

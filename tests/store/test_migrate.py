@@ -9,16 +9,30 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from everlog.proto import log_pb2
 from everlog.store.database import Database
-from everlog.store.errors import Error, MigrationError, RowError, SchemaError, UniqueError
+from everlog.store.errors import MigrationError, RowError, SchemaError, UniqueError
 from everlog.store.evolve import evolve
 from everlog.store.kinds import STRING, TIMESTAMP, UINT64
 from everlog.store.progress import Progress
 from everlog.store.table import Field, Index, Table
 from tests.store.conftest import Opener
-from tests.store.models import AIRPORTS, ITEM_ID, ITEMS, TEXT, Airport, Item, airport, declare, items, migration, models
+from tests.store.models import (
+    AIRPORTS,
+    ITEM_ID,
+    ITEMS,
+    TEXT,
+    Airport,
+    Item,
+    airport,
+    declare,
+    items,
+    migration,
+    models,
+)
 
 BY_TEXT: Table[Any, int] = Table("items", Item, key=ITEM_ID, indexes=(Index("by_text", TEXT),))
-UNIQUE_TEXT: Table[Any, int] = Table("items", Item, key=ITEM_ID, indexes=(Index("by_text", TEXT, unique=True),))
+UNIQUE_TEXT: Table[Any, int] = Table(
+    "items", Item, key=ITEM_ID, indexes=(Index("by_text", TEXT, unique=True),)
+)
 
 
 def unchanged(db: Database, before: int, version: int = 1) -> None:
@@ -71,7 +85,9 @@ def test_a_unique_index_that_does_not_hold_names_both_rows_and_leaves_no_trace(o
     db.load(ITEMS, [Item(id=number, text=f"t{number % 99}") for number in range(100)])
     before, told = db.head, list[Progress]()
     schema = evolve(db.schema.proto, 2, [UNIQUE_TEXT])
-    with pytest.raises(UniqueError, match="row items/99 has 't0' in the unique index by_text, as row items/0"):
+    with pytest.raises(
+        UniqueError, match="row items/99 has 't0' in the unique index by_text, as row items/0"
+    ):
         db.apply_migration(migration(schema), progress=told.append)
     unchanged(db, before)
     db.put(ITEMS, Item(id=99, text="other"))
@@ -125,6 +141,7 @@ def test_a_compatible_change_rewrites_nothing(opening: Opener) -> None:
     declare(db, newer)
     assert not db.log.commit(db.head).changes
     row = db.get(newer, 5)
+    assert row is not None
     assert (row.label, row.more) == ("text 5", "")
     row.more = "x"
     db.put(newer, row)
@@ -133,6 +150,7 @@ def test_a_compatible_change_rewrites_nothing(opening: Opener) -> None:
     old.n = 77
     db.put(ITEMS, old)  # who still knows the old model alone keeps what it does not know
     again = db.get(newer, 5)
+    assert again is not None
     assert (again.more, again.n) == ("x", 77)
     assert [found.id for found in db.scan(newer.by_more, "x")] == [5]
     db.put(ITEMS, Item(id=5))
@@ -143,7 +161,7 @@ def test_a_plan_upon_another_version_is_refused(opening: Opener) -> None:
     db = opening(ITEMS)
     before = db.head
     schema = evolve(db.schema.proto, 2, [ITEMS])
-    with pytest.raises(MigrationError, match="was planned upon schema version 5, found 1.*plan again"):
+    with pytest.raises(MigrationError, match=r"was planned upon schema version 5, found 1.*plan again"):
         db.apply_migration(migration(schema), expect_schema=5)
     unchanged(db, before)
 
@@ -176,7 +194,14 @@ def test_an_index_is_built_over_whatever_a_row_can_hold(opening: Opener) -> None
     timed: Table[Any, int] = Table("rows", model, key=key, indexes=(by_at,))
     db = opening(plain)
     for number, at in enumerate(
-        ({"seconds": 3, "nanos": -1}, {"seconds": 3}, {"seconds": -(2**63)}, {"seconds": 4}, None, {"nanos": -(2**31)})
+        (
+            {"seconds": 3, "nanos": -1},
+            {"seconds": 3},
+            {"seconds": -(2**63)},
+            {"seconds": 4},
+            None,
+            {"nanos": -(2**31)},
+        )
     ):
         db.put(plain, model(id=number, at=at))
     declare(db, timed)

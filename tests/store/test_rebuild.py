@@ -120,7 +120,9 @@ def test_tables_that_differ_from_the_log_are_not_switched(opening: Opener) -> No
     assert found.text == "planted"
 
 
-def test_a_damaged_record_stops_a_rebuild_and_is_named(opening: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_record_stops_a_rebuild_and_is_named(
+    opening: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     db = opening()
     for number in range(5):
         db.put(ITEMS, Item(id=number))
@@ -129,7 +131,9 @@ def test_a_damaged_record_stops_a_rebuild_and_is_named(opening: Opener, monkeypa
     framed = bytearray(db.log.get(4))
     framed[-7] ^= 1
     db.engine.append_record(keys.SEQ.pack(4), bytes(framed))
-    with pytest.raises(CorruptionError, match="record 4 of the log is damaged: its checksum does not") as caught:
+    with pytest.raises(
+        CorruptionError, match="record 4 of the log is damaged: its checksum does not"
+    ) as caught:
         db.rebuild()
     assert caught.value.seq == 4
     assert db.count(ITEMS) == 5

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from everlog.proto import log_pb2
 from everlog.store.errors import RowError
 from everlog.store.evolve import evolve
 from everlog.store.schema import Schema
 from everlog.store.span import Span, span
-from everlog.proto import log_pb2
 from tests.store.models import TABLES
 
 SCHEMA = Schema(evolve(log_pb2.Schema(), 1, TABLES))

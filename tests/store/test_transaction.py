@@ -42,7 +42,7 @@ def test_a_change_names_the_version_that_it_replaces(db: Database) -> None:
 
 def test_an_exception_leaves_no_trace(db: Database) -> None:
     before = db.head
-    with pytest.raises(KeyError), db.transaction() as tx:
+    with pytest.raises(KeyError), db.transaction() as tx:  # noqa: PT012  the whole transaction
         tx.put(AIRPORTS, airport("JFK"))
         raise KeyError
     assert db.head == before
@@ -85,9 +85,15 @@ def test_it_reads_its_own_writes(db: Database) -> None:
         tx.put(AIRPORTS, airport("EWR", "New York"))
         tx.put(AIRPORTS, airport("JFK", "Idlewild"))
         tx.delete(AIRPORTS, "SFO")
-        assert tx.get(AIRPORTS, "JFK").city == "Idlewild"
+        changed = tx.get(AIRPORTS, "JFK")
+        assert changed is not None
+        assert changed.city == "Idlewild"
         assert tx.get(AIRPORTS, "SFO") is None
-        assert [row and row.faa for row in tx.get_many(AIRPORTS, ["SFO", "LGA", "EWR"])] == [None, "LGA", "EWR"]
+        assert [row and row.faa for row in tx.get_many(AIRPORTS, ["SFO", "LGA", "EWR"])] == [
+            None,
+            "LGA",
+            "EWR",
+        ]
         assert codes(tx.scan(AIRPORTS)) == ["EWR", "JFK", "LGA"]
         assert codes(tx.scan(AIRPORTS, reverse=True)) == ["LGA", "JFK", "EWR"]
         assert codes(tx.scan(AIRPORTS.by_city, "New York")) == ["EWR", "LGA"]
@@ -149,7 +155,7 @@ def test_the_last_of_many_writes_of_a_row_counts_and_the_first_expectation(db: D
     assert found is not None
     assert found.text == "e"
     assert len(db.log.commit(db.head).changes) == 1
-    with pytest.raises(PreconditionError, match="expected no row items/1"), db.transaction() as tx:
+    with pytest.raises(PreconditionError, match="expected no row items/1"), db.transaction() as tx:  # noqa: PT012  the whole transaction
         tx.insert(ITEMS, Item(id=1))
         tx.put(ITEMS, Item(id=1))
 
@@ -162,7 +168,11 @@ def test_the_last_of_many_writes_of_a_row_counts_and_the_first_expectation(db: D
         (AIRPORTS, None, "found NoneType"),
         (AIRPORTS, Airport(), "lacks its key field faa"),
         (AIRPORTS, airport("J" * keys.KEY_BYTES_MAX), "a key of airports is at most 4,096 bytes"),
-        (AIRPORTS, airport("JFK", "x" * keys.ROW_BYTES_MAX), "a row is at most 4,194,304 bytes, airports/JFK has"),
+        (
+            AIRPORTS,
+            airport("JFK", "x" * keys.ROW_BYTES_MAX),
+            "a row is at most 4,194,304 bytes, airports/JFK has",
+        ),
     ],
 )
 def test_a_bad_row_is_refused_and_nothing_changes(db: Database, table: Any, row: Any, words: str) -> None:
@@ -174,7 +184,7 @@ def test_a_bad_row_is_refused_and_nothing_changes(db: Database, table: Any, row:
 
 def test_a_commit_over_the_limit_is_refused_and_nothing_changes(db: Database) -> None:
     before = db.head
-    with pytest.raises(RowError, match="a commit is at most 8,388,608 bytes"), db.transaction() as tx:
+    with pytest.raises(RowError, match="a commit is at most 8,388,608 bytes"), db.transaction() as tx:  # noqa: PT012  the whole transaction
         for number in range(3):
             tx.put(ITEMS, Item(id=number, text="x" * 4_000_000))
     assert db.head == before
@@ -187,7 +197,14 @@ def test_a_long_index_value_is_no_larger_than_its_row(db: Database) -> None:
 
 
 def test_a_bad_key_is_refused(db: Database) -> None:
-    for table, key in ((AIRPORTS, 5), (SEATS, (1, 2)), (SEATS, (1, "2", b"A")), (ITEMS, -1), (ITEMS, None)):
+    bad: list[tuple[Any, Any]] = [
+        (AIRPORTS, 5),
+        (SEATS, (1, 2)),
+        (SEATS, (1, "2", b"A")),
+        (ITEMS, -1),
+        (ITEMS, None),
+    ]
+    for table, key in bad:
         with pytest.raises(RowError):
             db.get(table, key)
         with pytest.raises(RowError):
@@ -202,7 +219,7 @@ def test_a_table_that_there_is_not_is_an_error(db: Database) -> None:
     with pytest.raises(SchemaError, match="there is no table 'planes'"):
         db.put(planes, Item(id=1))
     with pytest.raises(SchemaError, match="expected a Table, found str"):
-        db.get("items", 1)  # type: ignore[call-overload]
+        db.get("items", 1)  # type: ignore[arg-type]
 
 
 def test_deleting_what_is_not_there_says_nothing(db: Database) -> None:

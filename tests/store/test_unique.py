@@ -60,7 +60,7 @@ def test_a_value_moves_from_a_row_that_is_deleted_in_the_same_transaction(db: Da
 
 
 def test_two_rows_of_one_transaction_cannot_have_one_value(db: Database) -> None:
-    with pytest.raises(UniqueError, match="row airports/B has '1'.*as row airports/A has already"):
+    with pytest.raises(UniqueError, match=r"row airports/B has '1'.*as row airports/A has already"):
         put(db, ("A", "1"), ("B", "1"))
     assert db.count(AIRPORTS) == 0
 

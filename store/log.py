@@ -32,6 +32,7 @@ from everlog.store.errors import CorruptionError, CursorError
 from everlog.store.keys import SEQ
 
 BATCH_BYTES_MAX = 256 << 10
+READ_AT_ONCE = 32  # records: few enough that large ones fit into memory
 RECENT_RECORDS, RECENT_BYTES = 4096, 4096  # so many of the newest records are kept, if no larger
 HEAD_FILE_EVERY_S = 1.0
 
@@ -152,16 +153,18 @@ class Log:
                 oldest=self.oldest,
             )
         parts: list[bytes] = []
-        size, seq = 0, after
+        size, left = 0, last - after
         source = self._from(after + 1, last)
-        for framed in source:
-            size += len(framed)
-            if parts and size > max_bytes:
+        while size < max_bytes and left:
+            some = list(islice(source, min(left, READ_AT_ONCE)))
+            parts += some
+            size += sum(map(len, some))
+            left -= len(some)
+            if len(some) < READ_AT_ONCE:
                 break
-            parts.append(framed)
-            seq += 1
-            if seq == last:
-                break
+        while size > max_bytes and len(parts) > 1:
+            size -= len(parts.pop())
+        seq = after + len(parts)
         if not parts or record.seq_of(parts[-1]) != seq:
             raise self._missing(after, last)  # what lies before the damage was read by an earlier call
         return b"".join(parts), seq

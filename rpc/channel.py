@@ -43,6 +43,9 @@ OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 250),
     ("grpc.enable_retries", 0),
+    # Room for whole batches of the feed, in whole frames.
+    ("grpc.http2.lookahead_bytes", 4 << 20),
+    ("grpc.http2.max_frame_size", 1 << 20),
 ]
 
 Q_contra = TypeVar("Q_contra", contravariant=True)

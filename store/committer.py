@@ -22,11 +22,11 @@ from typing import cast
 from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.clock import Clock
-from everlog.store.engine import translate
 from everlog.store.errors import DiskError
 from everlog.store.flusher import Flusher
 from everlog.store.log import Log
 from everlog.store.projection import Staged, edit_notes
+from everlog.store.seam import translate
 from everlog.store.tables import Tables
 from everlog.store.transaction import ANONYMOUS, About, CommitResult, Metadata, Transaction
 from everlog.store.turns import Ticket, Turns

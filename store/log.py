@@ -27,9 +27,10 @@ from typing import Any
 from everlog.proto import log_pb2
 from everlog.store import head as files
 from everlog.store import record
-from everlog.store.engine import Engine, translated
+from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, CursorError
 from everlog.store.keys import SEQ
+from everlog.store.seam import translated
 
 BATCH_BYTES_MAX = 256 << 10
 READ_AT_ONCE = 32  # records: few enough that large ones fit into memory

@@ -18,11 +18,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeVar, overload
 
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from everlog.store.declaration import check_field, check_keyable
 from everlog.store.errors import SchemaError
-from everlog.store.kinds import MESSAGE, TIMESTAMP, Kind, kind_of
+from everlog.store.kinds import Kind
 
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
@@ -81,7 +81,7 @@ class Field(Generic[V]):
     def check(self) -> None:
         """Read-only. Raises SchemaError where the constant is not what the model says."""
         for step in self.steps:
-            _check_field(step, self.where)
+            check_field(step, self.where)
 
     def __repr__(self) -> str:
         return f"Field({self.model.__name__}.{self.dotted} = {self.number}, {self.kind!r})"
@@ -197,54 +197,15 @@ class Table(Generic[M, K]):
         if not self.key:
             raise SchemaError(f"{self.where}: table {self.name} has no primary key", where=self.where)
         for field in self.key:
-            _check_keyable(self, field, "the primary key", self.where)
+            check_keyable(self, field, "the primary key", self.where)
         for index in self.indexes.values():
             if not index.fields:
                 raise SchemaError(f"{index.where}: index {index.name} has no fields", where=index.where)
             for field in index.fields:
-                _check_keyable(self, field, f"index {index.name}", index.where)
+                check_keyable(self, field, f"index {index.name}", index.where)
 
     def __repr__(self) -> str:
         return f"Table({self.name}: {self.model.__name__})"
-
-
-def _check_keyable(table: Table[Any, Any], field: Field[Any], role: str, where: str) -> None:
-    if field.steps[0].model is not table.model:
-        raise SchemaError(
-            f"{where}: {role} of table {table.name} names {field.model.__name__}.{field.dotted},"
-            f" expected a field of {table.model.__name__}",
-            where=where,
-        )
-    field.check()
-    if field.kind.encode is None:
-        raise SchemaError(
-            f"{where}: {role} of table {table.name} names {field.dotted}, a {field.kind.name};"
-            " a message has no order: name one of its fields with .then(…)",
-            where=where,
-        )
-
-
-def _check_field(field: Field[Any], where: str) -> None:
-    model = field.model.DESCRIPTOR
-    found: FieldDescriptor | None = model.fields_by_name.get(field.name)
-    label = f"{where}: field {field.name!r} of {model.full_name} ({model.file.name})"
-    if found is None:
-        raise SchemaError(
-            f"{label} is declared here, but the model has: {', '.join(f.name for f in model.fields)}",
-            where=where,
-        )
-    if found.number != field.number:
-        raise SchemaError(
-            f"{label} is declared with number {field.number}, but the model gives it {found.number}",
-            where=where,
-        )
-    if found.is_repeated:
-        raise SchemaError(f"{label} is repeated; only a single value can be a field of a table", where=where)
-    kind = kind_of(found)
-    if kind is not field.kind and not (kind is TIMESTAMP and field.kind is MESSAGE):
-        raise SchemaError(
-            f"{label} is declared as {field.kind.name}, but the model says {kind.name}", where=where
-        )
 
 
 def walk(table: Table[Any, Any]) -> Iterator[Field[Any]]:

@@ -27,8 +27,9 @@ from heapq import merge
 from itertools import islice
 from typing import Any, Protocol
 
-from everlog.store.engine import Engine, translate, translated, verify_end
+from everlog.store.engine import Engine
 from everlog.store.errors import ClosedError
+from everlog.store.seam import translate, translated, verify_end
 
 Item = tuple[bytes, bytes]
 CHUNK_FIRST, CHUNK_MAX = 8, 512

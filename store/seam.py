@@ -1,0 +1,71 @@
+"""Seam: RocksDB's errors as everlog's, and the end of an iteration as an end or an error.
+
+Invariants
+  (1) no exception of rocksdict leaves the store;
+  (2) iteration never ends silently at a damaged block: rocksdict's `items` does, so whoever comes to
+      its end asks `verify_end` (tests/store/test_engine_facts.py holds the facts).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error, OpenError
+
+
+def verify_end(cursor: Any, last: bytes | None, start: bytes, end: bytes, *, reverse: bool = False) -> None:
+    """Asks whether an iteration that ended after `last` (None: at once) really had come to its end.
+
+    Raises CorruptionError if there is more, which an unreadable block hid. Read-only.
+    """
+    with translated("reading"):
+        at = last if last is not None else end if reverse else start
+        if reverse:
+            cursor.seek_for_prev(at)
+        else:
+            cursor.seek(at)
+        if cursor.valid() and (cursor.key() == last or (reverse and cursor.key() == end)):
+            cursor.prev() if reverse else cursor.next()
+        if not cursor.valid():
+            cursor.status()
+            return
+        key = cursor.key()
+    if key >= start if reverse else key < end:
+        raise CorruptionError(f"a block at key {at.hex()} could not be read", place=at.hex())
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turns RocksDB's errors into everlog's."""
+    try:
+        yield
+    except Error:
+        raise
+    except Exception as error:
+        raise translate(error, doing) from error
+
+
+def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one return for each kind of error
+    """RocksDB's error as everlog's. The try around what is called for every row costs nothing."""
+    if isinstance(error, Error):
+        return error
+    text = str(error)
+    low = text.lower()
+    if "closed" in low or type(error).__name__ == "DbClosedError":
+        return ClosedError(f"{doing}: the database is closed")
+    if "no space left" in low or "disk quota" in low:
+        return DiskError(
+            f"{doing}: the disk is full; nothing was written. Free some space and try again",
+            outcome="nothing written",
+        )
+    if "corruption" in low or "checksum" in low or "bad magic" in low:
+        return CorruptionError(f"{doing}: RocksDB found damage: {text}", place=text)
+    if "lock" in low:
+        return OpenError(f"{doing}: another process has it open: {text}")
+    if "too many open files" in low:
+        return DiskError(
+            f"{doing}: no file descriptors are left ({text}); raise `ulimit -n`", outcome="nothing written"
+        )
+    return DiskError(f"{doing}: {text}", outcome="nothing written")

@@ -201,8 +201,9 @@ def _options(cache: Cache) -> Options:
     blocks.set_bloom_filter(10, False)
     blocks.set_block_size(16 << 10)
     blocks.set_format_version(5)
-    blocks.set_cache_index_and_filter_blocks(True)
-    blocks.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    # Indexes and filters stay with their open files. Measured with them in the cache: from some
+    # 200,000 rows on, when the filter of a file outgrows its place there, a get took 100 µs.
+    blocks.set_cache_index_and_filter_blocks(False)
     options.set_block_based_table_factory(blocks)
     options.set_compression_type(DBCompressionType.lz4())
     return options

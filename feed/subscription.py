@@ -81,6 +81,11 @@ class Subscription:
         return self.position, self._only, self.until, self.heartbeat_s
 
     @property
+    def filters(self) -> bool:
+        """Whether records are decoded for it, which takes its time."""
+        return self._only is not None
+
+    @property
     def behind(self) -> int:
         """Records that are on disk and were not polled yet."""
         return max(0, self.tail.log.head - self.position)

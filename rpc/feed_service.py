@@ -58,10 +58,11 @@ class FeedService:
     async def _send(self, found: Subscription, stream: Stream) -> None:
         subscription: Subscription | None = found
         while subscription is not None and not self._draining:
-            if subscription.behind > BEHIND:
+            if subscription.filters and subscription.behind > BEHIND:
                 raw = await self._hosting.read(subscription.poll)
             else:
                 raw = subscription.poll()
+                await asyncio.sleep(0)
             await stream.writable()
             if raw is not None:
                 stream.send(raw)

@@ -64,12 +64,6 @@ def test_a_message_is_a_plain_protobuf_message() -> None:
     assert [commit.seq for commit in plain.commits] == [1]
 
 
-def test_a_commit_that_needs_an_unknown_feature_stops_the_reader() -> None:
-    raw = message.build(framed(log_pb2.Commit(seq=5, requires=[999])), MARK)
-    with pytest.raises(everlog.CorruptionError, match=r"record 5 needs feature\(s\) \[999\]"):
-        message.read(raw)
-
-
 @given(commits)
 def test_the_time_of_a_record_is_read_from_its_first_bytes(commit: log_pb2.Commit) -> None:
     assert message.time_of(framed(commit)) == commit.time_ns

@@ -14,6 +14,7 @@ projected again from the log on opening.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -32,7 +33,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from everlog.store.errors import ClosedError, DiskError
+from everlog.store.errors import ClosedError, DiskError, Error
 from everlog.store.seam import translate, translated
 
 LOG = "log"
@@ -41,6 +42,7 @@ FIRST_DATA = "data-1"
 LOG_BUFFER_BYTES = 16 << 20
 DATA_BUFFER_BYTES = 8 << 20
 CACHE_BYTES = 32 << 20
+REOPENINGS = 3
 
 
 class Engine:
@@ -49,36 +51,45 @@ class Engine:
     def __init__(self, path: Path, *, secondary: bool = False) -> None:
         self.path = path
         self.secondary = secondary
-        self._scratch: str | None = None
+        self._scratch = tempfile.mkdtemp(prefix="everlog-secondary-") if secondary else None
+        self._opened = 0
         self._cache = Cache(CACHE_BYTES)
-        directory = path / "db"
-        exists = (directory / "CURRENT").exists()
-        with translated(f"opening {path}"):
-            names = Rdict.list_cf(str(directory), _options(self._cache)) if exists else ["default"]
-            families = {name: self._family_options(name) for name in {*names, LOG}}
-            if not exists:
-                families[FIRST_DATA] = self._family_options(FIRST_DATA)
-            access = AccessType.read_write()
-            if secondary:
-                self._scratch = tempfile.mkdtemp(prefix="everlog-secondary-")
-                access = AccessType.secondary(self._scratch)
-            self._db = Rdict(str(directory), self._db_options(), families, access)
-            self.log = self._db.get_column_family(LOG)
-            self._log_handle = self._db.get_column_family_handle(LOG)
-            live = self._db.get(TABLES)
-            self.data_name = live.decode() if live else FIRST_DATA
-            self.data = self._db.get_column_family(self.data_name)
-            self.data_handle: ColumnFamily | None = self._db.get_column_family_handle(self.data_name)
-            if not secondary:
-                for name in names:
-                    if name.startswith("data-") and name != self.data_name:
-                        self._db.drop_column_family(name)  # left by a rebuild that was killed
         self._to_os = WriteOptions()
         self._no_wal = WriteOptions()
         self._no_wal.disable_wal = True  # type: ignore[method-assign,assignment]  # a property; its stub is wrong
+        try:
+            with translated(f"opening {path}"):
+                self._open()
+        except Error:
+            self._sweep()
+            raise
+
+    def _open(self) -> None:
+        directory = str(self.path / "db")
+        exists = (self.path / "db" / "CURRENT").exists()
+        names = Rdict.list_cf(directory, _options(self._cache)) if exists else ["default", FIRST_DATA]
+        families = {name: self._family_options(name) for name in {*names, LOG}}
+        access = AccessType.read_write()
+        if self._scratch:
+            self._opened += 1
+            access = AccessType.secondary(f"{self._scratch}/{self._opened}")
+        self._db = Rdict(directory, self._db_options(), families, access)
+        self.log = self._db.get_column_family(LOG)
+        self._log_handle = self._db.get_column_family_handle(LOG)
+        self.data_name = self._live_name()
+        self.data = self._db.get_column_family(self.data_name)
+        self.data_handle: ColumnFamily | None = self._db.get_column_family_handle(self.data_name)
+        if not self.secondary:
+            for name in names:
+                if name.startswith("data-") and name != self.data_name:
+                    self._db.drop_column_family(name)  # left by a rebuild that was killed
         self._put_log = self.log.put
         self._write = self._db.write
         self.get = self.data.get
+
+    def _live_name(self) -> str:
+        name: bytes | None = self._db.get(TABLES)
+        return name.decode() if name else FIRST_DATA
 
     def _db_options(self) -> Options:
         options = _options(self._cache)
@@ -87,7 +98,8 @@ class Engine:
         options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
         options.set_max_background_jobs(2)
         options.set_keep_log_file_num(2)
-        options.set_max_open_files(512)
+        # A secondary opens all files at once: the process that writes may delete them at any time.
+        options.set_max_open_files(-1 if self.secondary else 512)
         options.set_max_total_wal_size(64 << 20)
         return options
 
@@ -170,12 +182,31 @@ class Engine:
             self.data.flush()
 
     def catch_up(self) -> None:
-        """As a secondary: sees what the writing process wrote since."""
+        """As a secondary: sees what the writing process wrote since.
+
+        Where that has rebuilt its tables there are column families that this one does not know,
+        and none that it knew: then it is opened anew. Iterators of before stay as they are.
+        """
         with translated(f"reading {self.path}"):
-            self._db.try_catch_up_with_primary()
+            for left in range(REOPENINGS, -1, -1):
+                try:
+                    self._db.try_catch_up_with_primary()
+                    if self._live_name() == self.data_name:
+                        return
+                    self._open()
+                    return
+                except Exception:
+                    if not left:
+                        raise
+                with contextlib.suppress(Exception):  # the next turn tells
+                    self._open()
 
     def disk_bytes(self) -> int:
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        sizes = 0
+        for file in self.path.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # RocksDB deletes what it has compacted
+                sizes += file.stat().st_size
+        return sizes
 
     def close(self) -> None:
         # rocksdict keeps the lock of a database for as long as any handle of it lives.
@@ -186,6 +217,9 @@ class Engine:
         for family in families:
             family.close()
         self._db.close()
+        self._sweep()
+
+    def _sweep(self) -> None:
         if self._scratch:
             shutil.rmtree(self._scratch, ignore_errors=True)
 

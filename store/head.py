@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import msgspec
 
-from everlog.store.errors import OpenError
+from everlog.store.errors import DiskError, OpenError
 
 FORMAT = 1
 MARKER, HEAD, OWNER = "EVERLOG", "HEAD", "OWNER"
@@ -54,7 +54,16 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def write(path: Path, value: msgspec.Struct, *, sync: bool) -> None:
-    """Replaces the file whole; `sync` waits for the disk."""
+    """Replaces the file whole; `sync` waits for the disk. Raises DiskError."""
+    try:
+        _replace(path, value, sync=sync)
+    except OSError as error:
+        raise DiskError(
+            f"{path} could not be written: {error.strerror}", outcome="nothing written"
+        ) from error
+
+
+def _replace(path: Path, value: msgspec.Struct, *, sync: bool) -> None:
     temporary = path.with_name(path.name + ".new")
     with temporary.open("wb") as file:
         file.write(msgspec.json.encode(value) + b"\n")

@@ -28,7 +28,7 @@ from everlog.proto import log_pb2
 from everlog.store import head as files
 from everlog.store import record
 from everlog.store.engine import Engine
-from everlog.store.errors import CorruptionError, CursorError
+from everlog.store.errors import CorruptionError, CursorError, DiskError
 from everlog.store.keys import SEQ
 from everlog.store.seam import translated
 
@@ -45,7 +45,6 @@ class Log:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._cf = engine.log
         self._listeners: list[Callable[[], None]] = []
         self._recent: dict[int, bytes] = {}  # the newest records, for those who follow at the tail
         self._head_file_at = time.monotonic()
@@ -55,6 +54,7 @@ class Log:
 
     def reopen(self) -> None:
         """Reads anew from where to where it goes."""
+        self._cf = self._engine.log
         with translated("opening the log"):
             first, last = _edge(self._engine, first=True), _edge(self._engine, first=False)
         self.oldest = SEQ.unpack(first[0])[0] if first else 0
@@ -103,7 +103,7 @@ class Log:
         for listener in self._listeners:
             listener()
         if time.monotonic() - self._head_file_at > HEAD_FILE_EVERY_S:
-            with contextlib.suppress(OSError):  # a full disk fails no commit that is on it; soon again
+            with contextlib.suppress(DiskError):  # a full disk fails no commit that is on it; soon again
                 self.write_head_file(sync=False)
 
     def on_advance(self, listener: Callable[[], None]) -> None:

@@ -36,14 +36,17 @@ class Opened:
 
     def refresh(self) -> None:
         """As a reader beside a writer: sees what was written since."""
-        self.engine.catch_up()
-        self.log.reopen()
-        self.tables.reopen()
-        project(self.log, self.tables, None)
+        with self.tables.lock:  # who reads meanwhile sees what was before
+            self.engine.catch_up()
+            self.log.reopen()
+            fresh = Tables(self.engine, self.log, MemoryTarget)
+            project(self.log, fresh, None)
+            self.tables.adopt(fresh)
 
     def close(self) -> None:
         if not self.engine.secondary:
             try:
+                self.tables.flush()
                 self.engine.flush()
                 self.log.write_head_file(sync=True)
                 (self._path / head.OWNER).unlink(missing_ok=True)
@@ -58,6 +61,8 @@ def open_directory(
     path: Path, *, create: bool, read_only: bool, temporary: bool, progress: OnProgress | None
 ) -> Opened:
     """Opens, or makes, the database in `path`. Raises OpenError and CorruptionError."""
+    if path.is_file():
+        raise OpenError(f"{path} is a file; an everlog database is a directory")
     marker = head.read_marker(path)
     if marker is None:
         marker = _prepare(path, create=create and not read_only)
@@ -97,8 +102,6 @@ def project(log: Log, tables: Tables, progress: OnProgress | None) -> None:
 
 
 def _prepare(path: Path, *, create: bool) -> head.Marker:
-    if path.exists() and not path.is_dir():
-        raise OpenError(f"{path} is a file; an everlog database is a directory")
     if path.exists() and any(path.iterdir()):
         raise OpenError(
             f"{path} is no everlog database: it has other files and no {head.MARKER}; name another directory"
@@ -117,6 +120,16 @@ def _prepare(path: Path, *, create: bool) -> head.Marker:
 
 
 def _engine(path: Path, *, read_only: bool) -> Engine:
+    if not (path / "db" / "CURRENT").exists():
+        known = head.read(path / head.HEAD, head.Head)
+        if known is not None:
+            raise CorruptionError(
+                f"{path}: the log was on disk up to record {known.seq}, but its files are gone: there is no"
+                " db/CURRENT. Restore a backup, or `everlog repair` saves what is left",
+                place=f"{path}/db/CURRENT",
+            )
+        if read_only:
+            raise OpenError(f"{path}: its making was interrupted, there is nothing to read yet")
     try:
         return Engine(path, secondary=read_only)
     except OpenError as error:

@@ -53,17 +53,19 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
         return error
     text = str(error)
     low = text.lower()
-    if "closed" in low or type(error).__name__ == "DbClosedError":
+    if type(error).__name__ == "DbClosedError":
         return ClosedError(f"{doing}: the database is closed")
     if "no space left" in low or "disk quota" in low:
         return DiskError(
             f"{doing}: the disk is full; nothing was written. Free some space and try again",
             outcome="nothing written",
         )
-    if "corruption" in low or "checksum" in low or "bad magic" in low:
+    if "corruption:" in low:
         return CorruptionError(f"{doing}: RocksDB found damage: {text}", place=text)
-    if "lock" in low:
+    if "while lock file" in low or "lock hold by" in low:
         return OpenError(f"{doing}: another process has it open: {text}")
+    if "no such file" in low:
+        return CorruptionError(f"{doing}: a file of the database is gone: {text}", place=text)
     if "too many open files" in low:
         return DiskError(
             f"{doing}: no file descriptors are left ({text}); raise `ulimit -n`", outcome="nothing written"

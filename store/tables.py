@@ -96,6 +96,12 @@ class _MemoryBatch(dict[bytes, bytes | None]):
 class Tables:
     """The live tables of one open database."""
 
+    target: Target
+    pending: Pending
+    counts: dict[int, int]
+    applied: int
+    checksum: int
+
     def __init__(self, engine: Engine, log: Log, memory: type[MemoryTarget] | None = None) -> None:
         self._engine = engine
         self._log = log
@@ -104,17 +110,21 @@ class Tables:
         self._views: weakref.WeakSet[Any] = weakref.WeakSet()
         self.window = Window(0)
         self.schema = Schema(log_pb2.Schema())
-        self.reopen()
-
-    def reopen(self) -> None:
-        """Reads anew how far the tables are; whoever read before must read again."""
         self._read()
+        self.window.reset(self.applied)
+
+    def adopt(self, fresh: Tables) -> None:
+        """Becomes what another reading of the same tables found, all at once. With the lock."""
+        self.target, self.pending, self.counts = fresh.target, fresh.pending, fresh.counts
+        self.applied, self.checksum, self._flushed = fresh.applied, fresh.checksum, fresh.applied
+        if self.schema.proto != fresh.schema.proto:
+            self.schema = fresh.schema
         self.window.reset(self.applied)
 
     def _read(self) -> None:
         """How far the tables are, as they are on disk."""
         live = FamilyTarget(self._engine)
-        self.target: Target = live if self._memory is None else self._memory(live.view)
+        self.target = live if self._memory is None else self._memory(live.view)
         self.applied, self.checksum = read_applied(live.view)
         schema = schema_of(live.view, self._log)
         if self.schema.proto != schema:  # else all that is bound to it stays as it is

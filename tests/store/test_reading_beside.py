@@ -1,0 +1,135 @@
+"""A second process reads while one writes. Here it is a second opening, with its own RocksDB."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from everlog.store.database import Database
+from tests.store.conftest import Opener
+from tests.store.models import AIRPORTS, ITEMS, TABLES, Item, airport, declare, items
+
+
+@pytest.fixture
+def writer(opening: Opener) -> Database:
+    db = opening()
+    db.load(ITEMS, items(1, 1500))
+    db.put(AIRPORTS, airport("JFK", "New York"))
+    return db
+
+
+@pytest.fixture
+def reader(writer: Database, path: Path) -> Iterator[Database]:
+    with Database(path, read_only=True) as db:
+        yield db
+        assert list(db.check()) == []
+
+
+def same(one: Database, other: Database) -> None:
+    assert one.hashes() == other.hashes()
+    assert one.status().tables == other.status().tables
+    assert [row.faa for row in one.scan(AIRPORTS.by_city)] == [
+        row.faa for row in other.scan(AIRPORTS.by_city)
+    ]
+    assert list(one.scan(ITEMS, reverse=True, limit=20)) == list(other.scan(ITEMS, reverse=True, limit=20))
+
+
+def test_it_sees_what_was_written_before_though_it_is_not_in_the_tables_files(
+    writer: Database, reader: Database
+) -> None:
+    assert (reader.head, reader.uuid, reader.read_only) == (writer.head, writer.uuid, True)
+    same(writer, reader)
+    assert reader.log.read(0) == writer.log.read(0)
+
+
+def test_refreshed_it_sees_what_was_written_since(writer: Database, reader: Database) -> None:
+    before = reader.head
+    writer.put(AIRPORTS, airport("JFK", "Idlewild"))
+    writer.delete(ITEMS, 7)
+    assert reader.get(ITEMS, 7) is not None
+    assert reader.refresh() == writer.head == before + 2
+    same(writer, reader)
+    declare(writer, ITEMS, rows=[(ITEMS, Item(id=1, text="migrated"))])
+    assert reader.refresh() == writer.head
+    assert reader.schema.version == 2
+    same(writer, reader)
+
+
+def test_it_goes_on_reading_though_the_files_under_it_are_replaced(
+    writer: Database, reader: Database
+) -> None:
+    expected = reader.hashes()
+    for _ in range(3):
+        writer.load(ITEMS, items(1, 1500, text="new"))
+        writer.tables.flush()
+        writer.engine.flush()
+    writer.engine.data.compact_range(None, None)
+    assert reader.hashes() == expected
+    assert reader.log.read(0) == writer.log.read(0, until=reader.head)
+    reader.refresh()
+    same(writer, reader)
+
+
+def test_a_rebuild_of_the_writer_does_not_end_it(writer: Database, reader: Database) -> None:
+    writer.rebuild()
+    writer.put(AIRPORTS, airport("LGA", "New York"))
+    reader.refresh()
+    same(writer, reader)
+
+
+def test_a_snapshot_of_it_stays_what_it_was(writer: Database, reader: Database) -> None:
+    with reader.snapshot() as snapshot:
+        writer.load(ITEMS, items(1001, 3000, text="new"))
+        reader.refresh()
+        assert snapshot.count(ITEMS) == 1500
+        assert reader.count(ITEMS) == 3000
+        assert [row.text for row in snapshot.scan(ITEMS, start=1001, end=1002)] == ["text 1001"]
+
+
+def test_readers_in_threads_never_see_it_go_back(writer: Database, reader: Database) -> None:
+    stop = threading.Event()
+    failed: list[Exception] = []
+
+    def read() -> None:
+        most = 0
+        try:
+            while not stop.is_set():
+                found = reader.count(ITEMS, start=2000)
+                assert found >= most
+                assert sum(1 for _ in reader.scan(ITEMS, start=2000)) >= found
+                most = found
+        except Exception as error:  # noqa: BLE001  it would end the thread, unseen
+            failed.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for number in range(2000, 2060):
+        writer.put(ITEMS, Item(id=number), durability="os")
+        reader.refresh()
+    stop.set()
+    thread.join()
+    assert not failed
+
+
+SCRIPT = """
+import sys
+from everlog.store.database import Database
+from tests.store.models import *
+with Database(sys.argv[1], read_only=True) as db:
+    print(db.head, db.count(ITEMS), len(list(db.scan(AIRPORTS.by_city, "New York"))), len(list(db.check())))
+"""
+
+
+def test_another_process_reads_while_this_one_writes(writer: Database, path: Path) -> None:
+    for item in items(5000, 5050):
+        writer.put(ITEMS, item)
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path)], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert run.stdout.split() == [str(writer.head), "1551", "1", "0"]
+    assert len(TABLES) == len(writer.status().tables)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from heapq import merge
-from itertools import chain, islice
+from itertools import chain
 from operator import itemgetter
 from typing import Protocol
 
@@ -28,7 +28,7 @@ from everlog.store.tables import Tables
 from everlog.store.view import View
 from everlog.store.write import Write
 
-AT_ONCE = 8  # rows of a scan that are read in the call itself
+AT_ONCE = 4  # rows of a scan that are read in the call itself
 
 # A row as a scan finds it: order, key, value (header and row, keys.py). A plain tuple, for one is
 # made for every row.
@@ -77,14 +77,7 @@ class LocalSource:
         for full, _ in items:
             order = full[skip:]
             key = index.key_in(order)
-            found = get(rows + key)
-            if found is None:
-                raise CorruptionError(
-                    f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, but there is"
-                    " no such row; `everlog check` tells more, `everlog repair --tables` mends it",
-                    place=full.hex(),
-                )
-            yield order, key, found
+            yield _whole(info, index, (order, key, get(rows + key)))
 
     def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
         prefix = info.row_prefix if index is None else index.prefix
@@ -113,11 +106,19 @@ class LiveSource:
         self, info: TableInfo, index: IndexInfo | None, span: Span, *, reverse: bool, limit: int | None
     ) -> Iterator[Entry]:
         tables = self._tables
+        most = AT_ONCE if limit is None else min(limit, AT_ONCE)
         with tables.lock:
             tables.settle()
-            live = LocalSource(tables.target.view)
-            head = list(islice(live.scan(info, index, span, reverse=reverse, limit=limit), AT_ONCE))
-            if len(head) < AT_ONCE:
+            prefix = info.row_prefix if index is None else index.prefix
+            skip = len(prefix)
+            found = tables.target.view.head(*span.under(prefix), most, reverse=reverse)
+            if index is None:
+                head = [(full[skip:], full[skip:], value) for full, value in found]
+            else:
+                get, rows, key_in = self._get, info.row_prefix, index.key_in
+                keyed = [(order := full[skip:], key := key_in(order), get(rows + key)) for full, _ in found]
+                head = [_whole(info, index, entry) for entry in keyed]
+            if len(head) < most or most == limit:
                 return iter(head)
             kept = LocalSource(tables.moment())
         rest = kept.scan(info, index, span.after(head[-1][0], reverse=reverse), reverse=reverse, limit=limit)
@@ -183,3 +184,15 @@ class Unwritten:
         if not self._of(info):
             return self._base.count(info, index, span)
         return sum(1 for _ in self.scan(info, index, span, reverse=False, limit=None))
+
+
+def _whole(info: TableInfo, index: IndexInfo, entry: tuple[bytes, bytes, bytes | None]) -> Entry:
+    """An index entry with its row. Raises CorruptionError if there is no such row."""
+    order, key, value = entry
+    if value is None:
+        raise CorruptionError(
+            f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, but there is no such"
+            " row; `everlog check` tells more, `everlog repair --tables` mends it",
+            place=(index.prefix + order).hex(),
+        )
+    return order, key, value

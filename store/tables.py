@@ -19,11 +19,12 @@ from everlog.store import codec, keys
 from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError
 from everlog.store.log import Log
+from everlog.store.overlay import Overlay
 from everlog.store.projection import KEYS_PER_BATCH, Batch, Pending, Staged, Target
 from everlog.store.projector import Projector
 from everlog.store.schema import Schema
 from everlog.store.seam import translate
-from everlog.store.view import FamilyView, LiveView, Overlay, SnapshotView, View
+from everlog.store.view import FamilyView, LiveView, SnapshotView, View
 from everlog.store.window import Window
 
 

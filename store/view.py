@@ -4,8 +4,7 @@
 
     LiveView      the newest that is written; each call stands for itself
     SnapshotView  one moment for as long as it is held
-    Overlay       another view with some keys put over it: what a read-only opening projected in
-                  memory, or what a group of commits has not projected yet
+    Overlay       another view with some keys put over it (overlay.py)
 
 rocksdict's `Snapshot` finds single keys as of its moment, but iterates over the newest state
 (tests/store/test_engine_facts.py). What keeps a moment for ranges is an iterator made then:
@@ -22,8 +21,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
-from heapq import merge
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Protocol
 
@@ -41,6 +39,9 @@ class View(Protocol):
     def get(self, key: bytes) -> bytes | None: ...
 
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]: ...
+
+    def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
+        """The first of `items`, at most so many."""
 
     def close(self) -> None:
         """Lets go of what it holds."""
@@ -61,6 +62,19 @@ class LiveView:
 
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
         return iterate(self._engine.data, start, end, reverse=reverse)
+
+    def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
+        family, wanted = self._engine.data, most + reverse  # backwards `end` itself may come first
+        try:
+            items = family.items(backwards=reverse, from_key=end if reverse else start)
+            found: list[Any] = list(islice(items, wanted))
+        except Exception as error:
+            raise translate(error, "reading a table") from error
+        inside = _within(found, start, end, reverse)
+        if len(found) < wanted:  # it ran off the end, or into a block that cannot be read
+            last = inside[-1][0] if inside else None
+            verify_end(family.iter(), last, start, end, reverse=reverse)
+        return inside[:most]
 
     def close(self) -> None:
         pass
@@ -129,6 +143,9 @@ class SnapshotView:
             raise ClosedError("the moment that this reads at is gone: its database or snapshot is closed")
         return self._family
 
+    def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
+        return list(islice(self.items(start, end, reverse=reverse), most))
+
     def close(self) -> None:
         with self._lock:
             self._family = self._snapshot = self._cursor = None
@@ -153,29 +170,11 @@ class FamilyView:
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
         return iterate(self._family, start, end, reverse=reverse)
 
+    def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
+        return list(islice(self.items(start, end, reverse=reverse), most))
+
     def close(self) -> None:
         pass
-
-
-class Overlay:
-    """`base` with the keys of `over` put over it; None stands for a key that is deleted."""
-
-    def __init__(self, base: View, over: Mapping[bytes, bytes | None]) -> None:
-        self._base = base
-        self._over = over
-
-    def get(self, key: bytes) -> bytes | None:
-        return self._over[key] if key in self._over else self._base.get(key)
-
-    def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
-        over = self._over
-        below = (item for item in self._base.items(start, end, reverse=reverse) if item[0] not in over)
-        inside = sorted((key for key in over if start <= key < end), reverse=reverse)
-        above = ((key, value) for key in inside if (value := over[key]) is not None)
-        return merge(below, above, key=lambda item: item[0], reverse=reverse)
-
-    def close(self) -> None:
-        self._base.close()
 
 
 def iterate(family: Any, start: bytes, end: bytes, *, reverse: bool) -> Iterator[Item]:

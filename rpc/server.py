@@ -74,7 +74,8 @@ class Server:
         self._token = token
         self._tls = security.server_context(tls) if tls else None
         self._migrations = dict(migrations or {})
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.connections: set[Connection] = set()
         self._thread = threading.Thread(target=self._run, name="everlog-server", daemon=True)
         self._ready = threading.Event()
         self._stop = threading.Event()
@@ -103,9 +104,9 @@ class Server:
         """Drains: nothing new is taken, what runs has `grace_s` seconds to finish. Twice is once."""
         self._grace_s = grace_s
         self._stop.set()
-        if self._loop is not None and self._stopping is not None and self._thread.is_alive():
+        if self.loop is not None and self._stopping is not None and self._thread.is_alive():
             with contextlib.suppress(RuntimeError):  # its loop has just ended
-                self._loop.call_soon_threadsafe(self._stopping.set)
+                self.loop.call_soon_threadsafe(self._stopping.set)
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -134,7 +135,7 @@ class Server:
             self.hosting.close()
 
     async def _serve(self) -> None:
-        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        self.loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         calls: Any = Calls(self._token)  # a server, as generated code knows one
         feed, checker = FeedService(self.hosting), health.aio.HealthServicer()
         calls.add_raw(PATH, feed.subscribe)
@@ -145,7 +146,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(checker, calls)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(names), calls)
-        connections: set[Connection] = set()
+        connections = self.connections
         server = await self._listen(lambda: Connection(calls.answer, connections))
         self.port = server.sockets[0].getsockname()[1]
         for name in ("", *SERVICES):
@@ -165,10 +166,10 @@ class Server:
             connection.abort()
 
     async def _listen(self, protocol: Callable[[], Connection]) -> asyncio.Server:
-        assert self._loop is not None
+        assert self.loop is not None
         handshake_s = HANDSHAKE_S if self._tls else None
         try:
-            return await self._loop.create_server(
+            return await self.loop.create_server(
                 protocol,
                 self.host,
                 self.port,

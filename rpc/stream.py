@@ -44,7 +44,7 @@ class Stream:
         self.task: asyncio.Task[None] | None = None
         self.closed = False
         self._begun = False
-        self._pending = bytearray()
+        self.pending = bytearray()
         self._trailers: bytes | None = None  # to be sent once nothing is pending
         self._drained: asyncio.Future[None] | None = None
         self._received = bytearray()
@@ -107,7 +107,7 @@ class Stream:
     @property
     def blocked(self) -> bool:
         """Whether something is pending: then nothing more should be sent yet."""
-        return bool(self._pending) or self.connection.paused
+        return bool(self.pending) or self.connection.paused
 
     def begin(self) -> None:
         """Sends the headers, if they were not sent yet."""
@@ -118,7 +118,7 @@ class Stream:
     def send(self, body: bytes) -> None:
         """Sends a message, or as much of it as the peer takes for now."""
         self.begin()
-        self._pending += http2.message(body)
+        self.pending += http2.message(body)
         self.pump()
 
     def finish(self, trailers: bytes) -> None:
@@ -129,7 +129,7 @@ class Stream:
 
     def pump(self) -> None:
         """Sends of what is pending whatever the windows take."""
-        pending, connection = self._pending, self.connection
+        pending, connection = self.pending, self.connection
         while pending and not connection.paused:
             size = min(len(pending), self.window, connection.window, connection.frame_bytes_max)
             if size <= 0:
@@ -159,6 +159,6 @@ class Stream:
     def close(self) -> None:
         """The peer, or the connection, is gone: whoever works for this call stops."""
         self.closed = True
-        self._pending.clear()
+        self.pending.clear()
         if self.task is not None:
             self.task.cancel()

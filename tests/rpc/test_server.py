@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -182,12 +183,14 @@ def test_garbage_is_refused_and_the_server_goes_on(db: EmbeddedDatabase) -> None
                     pass
         with grpc.insecure_channel(server.address) as channel:
             for method in ("/everlog.v1.Feed/Subscribe", "/everlog.v1.Store/Scan"):
+                stream: Any = channel.unary_stream(method)
                 with pytest.raises(grpc.RpcError) as caught:
-                    list(channel.unary_stream(method)(b"\xff\xff\xff"))
+                    list(stream(b"\xff\xff\xff"))
                 assert "Traceback" not in str(caught.value)
             for method in ("/everlog.v1.Store/Get", "/everlog.v1.Store/Nothing", "/no.Such/Thing"):
+                unary: Any = channel.unary_unary(method)
                 with pytest.raises(grpc.RpcError):
-                    channel.unary_unary(method)(b"\xff\xff\xff")
+                    unary(b"\xff\xff\xff")
         with RemoteDatabase(server.url("x")) as remote:
             assert remote.uuid == db.uuid
 

@@ -1,0 +1,265 @@
+"""Connection: what a server does with peers that are slow, odd, or no friends."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hpack
+import pytest
+
+from everlog.feed import message
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.proto import feed_pb2, store_pb2
+from everlog.rpc import http2
+from everlog.rpc.http2 import Code
+from everlog.rpc.remote import RemoteDatabase
+from everlog.rpc.server import Server
+from tests.conformance.database_case import AIRPORTS, FLIGHTS, airport, flight
+from tests.rpc.raw_client import RawClient
+
+DESCRIBE = store_pb2.DescribeRequest(database="x").SerializeToString()
+SUBSCRIBE = feed_pb2.SubscribeRequest(database="x", now=True).SerializeToString()
+PATH = "/everlog.v1.Store/Describe"
+FEED = "/everlog.v1.Feed/Subscribe"
+
+
+@pytest.fixture
+def server(db: EmbeddedDatabase) -> Iterator[Server]:
+    with Server({"x": db}) as server:
+        yield server
+        with RemoteDatabase(server.url("x")) as remote:  # whatever happened, it still serves
+            assert remote.uuid == db.uuid
+
+
+def trailers(client: RawClient) -> dict[str, str]:
+    """The status that the call ends with."""
+    blocks = []
+    while True:
+        _, flags, _, payload = client.next(http2.HEADERS)
+        blocks.append(payload)
+        if flags & http2.END_STREAM:
+            decoder = hpack.Decoder()
+            headers = [header for block in blocks for header in decoder.decode(block)]
+            return {str(name): str(value) for name, value in headers}
+
+
+def test_a_request_in_the_smallest_pieces_is_answered(server: Server) -> None:
+    with RawClient(server.address) as client:
+        block = http2.header_block(
+            [(":method", "POST"), (":path", PATH), ("content-type", "application/grpc")]
+        )
+        pieces = [http2.frame(http2.HEADERS, http2.PADDED, 1, b"\x02" + block[:3] + b"\x00\x00")]
+        pieces += [http2.frame(http2.CONTINUATION, 0, 1, block[3:9])]
+        pieces += [http2.frame(http2.CONTINUATION, http2.END_HEADERS, 1, block[9:])]
+        pieces += [http2.frame(http2.DATA, 0, 1, bytes((byte,))) for byte in http2.message(DESCRIBE)]
+        pieces += [http2.frame(http2.DATA, http2.END_STREAM, 1)]
+        for byte in b"".join(pieces):
+            client.send(bytes((byte,)))
+        assert trailers(client)["grpc-status"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"path": "/no.Such/Method"}, "12"),
+        ({"content_type": "text/html"}, "3"),
+        ({"grpc_encoding": "gzip"}, "12"),
+        ({"grpc_timeout": "soon"}, "3"),
+        ({"grpc_timeout": "0n"}, "4"),
+    ],
+)
+def test_a_call_that_cannot_be_is_refused_with_a_status(
+    server: Server, headers: dict[str, str], code: str
+) -> None:
+    with RawClient(server.address) as client:
+        client.call(1, headers.pop("path", PATH), DESCRIBE, **headers)
+        assert trailers(client)["grpc-status"] == code
+
+
+def test_a_request_without_a_message_is_refused(server: Server) -> None:
+    with RawClient(server.address) as client:
+        client.send(client.headers(1, PATH, http2.END_HEADERS | http2.END_STREAM))
+        assert trailers(client)["grpc-status"] == "3"
+
+
+def test_a_peer_with_the_smallest_windows_gets_everything(server: Server, db: EmbeddedDatabase) -> None:
+    db.put(AIRPORTS, airport("JFK", name="x" * 100_000))
+    request = feed_pb2.SubscribeRequest(database="x", until=db.head).SerializeToString()
+    window = 1000
+    with RawClient(server.address, settings={http2.SETTINGS_INITIAL_WINDOW_SIZE: window}) as client:
+        client.call(1, FEED, request)
+        received = bytearray()
+        while True:
+            kind, flags, stream, payload = client.frames(http2.DATA, http2.HEADERS)[-1]
+            if kind == http2.HEADERS:
+                if flags & http2.END_STREAM:
+                    break
+                continue
+            assert len(payload) <= window
+            received += payload
+            client.send(http2.window_update(0, len(payload)) + http2.window_update(stream, len(payload)))
+    sizes = []
+    while received:
+        size = http2.read_message_header(received)[1]
+        batch = message.read(bytes(received[5 : 5 + size]))
+        sizes.append(len(batch.commits))
+        del received[: 5 + size]
+    assert sum(sizes) == db.head
+
+
+def test_who_does_not_read_holds_back_nobody_and_is_kept_one_message_for(
+    server: Server, db: EmbeddedDatabase
+) -> None:
+    with RawClient(server.address) as client, RemoteDatabase(server.url("x")) as remote:
+        for stream in range(1, 200, 2):
+            client.call(stream, FEED, SUBSCRIBE)
+        for _ in range(100):
+            client.next(http2.DATA)
+        feed = iter(remote.feed(now=True))
+        for number in range(300):  # some 60 MB to a hundred subscribers, who take 64 kB
+            seq = db.put(AIRPORTS, airport("JFK", name=f"{number}" + "x" * 2000)).seq
+            assert next(feed).seq == seq
+        loop, (connection,) = server.loop, [one for one in server.connections if len(one.streams) == 100]
+        assert loop is not None
+        waiting = sum(len(stream.pending) for stream in connection.streams.values())
+        assert waiting < 100 * 300_000
+        client.send(http2.window_update(0, 1 << 30))
+        for stream in range(1, 200, 2):
+            client.send(http2.window_update(stream, 1 << 24))
+        ends = dict.fromkeys(range(1, 200, 2), b"")
+        wanted = message.time_of(db.log.get(db.head))
+        while ends:
+            _, _, stream, payload = client.next(http2.DATA)
+            if stream in ends:
+                ends[stream] = (ends[stream] + payload)[-200:]
+                if wanted.to_bytes(8, "little") in ends[stream]:
+                    del ends[stream]
+
+
+def test_a_subscriber_that_goes_is_forgotten(server: Server, db: EmbeddedDatabase) -> None:
+    with RawClient(server.address) as client:
+        for stream in (1, 3, 5):
+            client.call(stream, FEED, SUBSCRIBE)
+            client.next(http2.DATA)
+        assert server.hosting.subscribers["x"] == 3
+        client.send(http2.rst_stream(3, Code.CANCEL))
+        client.send(http2.frame(http2.PING, 0, 0, b"12345678"))
+        client.next(http2.PING)
+        db.put(FLIGHTS, flight(1))
+        streams = {client.next(http2.DATA)[2] for _ in range(2)}
+        assert streams == {1, 5}
+    with RemoteDatabase(server.url("x")) as remote:
+        feed = remote.feed(now=True)  # by when the connection that was closed has been seen to be
+        while server.hosting.subscribers["x"] > 1:
+            db.put(FLIGHTS, flight(1))
+            next(iter(feed))
+            feed = remote.feed(now=True)
+
+
+def bad(*frames: bytes) -> Callable[[RawClient], None]:
+    def send(client: RawClient) -> None:
+        for one in frames:
+            client.send(one)
+
+    return send
+
+
+def headers(stream: int, flags: int = http2.END_HEADERS) -> bytes:
+    return http2.frame(http2.HEADERS, flags, stream, http2.header_block([(":path", PATH)]))
+
+
+def never_ending(client: RawClient) -> None:
+    client.send(headers(1, flags=0))
+    for _ in range(3):
+        client.send(http2.frame(http2.CONTINUATION, 0, 1, bytes(16_000)))
+
+
+@pytest.mark.parametrize(
+    ("send", "code"),
+    [
+        (bad(http2.frame(http2.DATA, 0, 7, b"x")), Code.PROTOCOL_ERROR),
+        (bad(http2.frame(http2.HEADERS, http2.END_HEADERS, 2, b"")), Code.PROTOCOL_ERROR),
+        (bad(http2.frame(http2.HEADERS, http2.END_HEADERS, 1, b"\xff\xff\xff")), Code.COMPRESSION_ERROR),
+        (bad(http2.frame(http2.HEADERS, http2.END_HEADERS | http2.PADDED, 1, b"\xff")), Code.PROTOCOL_ERROR),
+        (bad(headers(1, flags=0), http2.frame(http2.PING, 0, 0, bytes(8))), Code.PROTOCOL_ERROR),
+        (bad(headers(1, flags=0), http2.frame(http2.CONTINUATION, 0, 3, b"x")), Code.PROTOCOL_ERROR),
+        (bad(http2.frame(http2.CONTINUATION, 0, 1, b"x")), Code.PROTOCOL_ERROR),
+        (never_ending, Code.ENHANCE_YOUR_CALM),
+        (bad(http2.frame(http2.PUSH_PROMISE, 0, 1, b"")), Code.PROTOCOL_ERROR),
+        (bad(http2.frame(http2.SETTINGS, 0, 0, b"abc")), Code.FRAME_SIZE_ERROR),
+        (bad(http2.settings({http2.SETTINGS_INITIAL_WINDOW_SIZE: 1 << 31})), Code.FLOW_CONTROL_ERROR),
+        (bad(http2.settings({http2.SETTINGS_MAX_FRAME_SIZE: 1})), Code.PROTOCOL_ERROR),
+        (bad(http2.frame(http2.WINDOW_UPDATE, 0, 0, b"")), Code.FRAME_SIZE_ERROR),
+        (bad(http2.window_update(0, 0)), Code.FLOW_CONTROL_ERROR),
+        (bad(http2.window_update(0, http2.WINDOW_MAX)), Code.FLOW_CONTROL_ERROR),
+        (bad(http2.frame(http2.DATA, 0, 0, bytes(20_000))), Code.FRAME_SIZE_ERROR),
+        (bad(http2.frame(http2.PING, 0, 0, bytes(8)) * 10_000), Code.ENHANCE_YOUR_CALM),
+        (bad(http2.settings({}) * 10_000), Code.ENHANCE_YOUR_CALM),
+    ],
+)
+def test_a_peer_that_breaks_a_rule_is_told_which_and_dropped(
+    server: Server, send: Callable[[RawClient], None], code: Code
+) -> None:
+    with RawClient(server.address) as client:
+        try:
+            send(client)
+            assert client.goaway()[0] is code
+        except ConnectionError:  # it was dropped while it still sent
+            assert code is Code.ENHANCE_YOUR_CALM
+
+
+def test_opening_and_resetting_calls_for_ever_is_stopped(server: Server) -> None:
+    with RawClient(server.address) as client:
+        try:
+            for stream in range(1, 40_001, 2):
+                client.send(client.headers(stream, FEED) + http2.rst_stream(stream, Code.CANCEL))
+            assert client.goaway()[0] is Code.ENHANCE_YOUR_CALM
+        except ConnectionError:  # it was dropped while it still sent
+            pass
+
+
+def test_a_message_over_the_limit_ends_its_call_alone(server: Server) -> None:
+    with RawClient(server.address) as client:
+        client.send(client.headers(1, PATH))
+        client.send(http2.frame(http2.DATA, 0, 1, b"\x00\x7f\xff\xff\xff"))
+        assert client.next(http2.RST_STREAM)[2] == 1
+        client.call(3, PATH, DESCRIBE)
+        assert trailers(client)["grpc-status"] == "0"
+
+
+def test_a_compressed_message_is_refused(server: Server) -> None:
+    with RawClient(server.address) as client:
+        client.send(client.headers(1, PATH))
+        client.send(http2.frame(http2.DATA, 0, 1, b"\x01\x00\x00\x00\x00"))
+        assert "compressed" in client.goaway()[1]
+
+
+def test_what_is_no_http2_is_told_what_this_is(server: Server) -> None:
+    with RawClient(server.address, greet=False) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.goaway() == (Code.PROTOCOL_ERROR, "this is a gRPC server: it speaks HTTP/2 alone")
+
+
+def test_frames_of_unknown_kinds_and_calls_that_have_ended_are_passed_over(server: Server) -> None:
+    with RawClient(server.address) as client:
+        client.send(http2.frame(99, 0xFF, 0, b"whatever"))
+        client.call(1, PATH, DESCRIBE)
+        assert trailers(client)["grpc-status"] == "0"
+        client.send(http2.frame(http2.DATA, 0, 1, b"late"))
+        client.send(http2.frame(http2.PRIORITY, 0, 1, bytes(5)))
+        client.send(http2.window_update(1, 5) + http2.rst_stream(1, Code.CANCEL))
+        client.call(3, PATH, DESCRIBE)
+        assert trailers(client)["grpc-status"] == "0"
+
+
+def test_a_server_that_stops_says_so_and_ends_what_runs(db: EmbeddedDatabase) -> None:
+    server: Any = Server({"x": db}).start()
+    with RawClient(server.address) as client:
+        client.call(1, FEED, SUBSCRIBE)
+        client.next(http2.DATA)
+        server.stop()
+        assert client.goaway()[0] is Code.NO_ERROR
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", server.port))

@@ -45,7 +45,7 @@ class Cohort:
             raw = self.subscription.poll()
             if raw is not None:
                 for connection, streams in list(self.members.items()):
-                    for stream in connection.send_to_all(streams, raw):
+                    for stream in connection.out.send_to_all(streams, raw):
                         self.leave(stream, before)
             elif self.subscription.done:
                 self.dissolve(None)

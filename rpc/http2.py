@@ -64,6 +64,16 @@ class ProtocolError(Exception):
         self.code = code
 
 
+def greeted(buffer: bytearray) -> bool:
+    """Takes the preface, with which a client begins; False: it is not whole yet."""
+    if not PREFACE.startswith(buffer[: len(PREFACE)]):
+        raise ProtocolError("this is a gRPC server: it speaks HTTP/2 alone")
+    if len(buffer) < len(PREFACE):
+        return False
+    del buffer[: len(PREFACE)]
+    return True
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     size = len(payload)
     return _FRAME.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
@@ -102,9 +112,16 @@ def settings(values: dict[int, int]) -> bytes:
 
 
 def read_settings(payload: bytes) -> list[tuple[int, int]]:
+    """Names and values, such as may be set."""
     if len(payload) % _SETTING.size:
         raise ProtocolError("settings of half a length", Code.FRAME_SIZE_ERROR)
-    return list(_SETTING.iter_unpack(payload))
+    found = list(_SETTING.iter_unpack(payload))
+    for name, value in found:
+        if name == SETTINGS_INITIAL_WINDOW_SIZE and value > WINDOW_MAX:
+            raise ProtocolError("a window over the limit", Code.FLOW_CONTROL_ERROR)
+        if name == SETTINGS_MAX_FRAME_SIZE and not FRAME_BYTES_MAX <= value < 1 << 24:
+            raise ProtocolError(f"frames of {value} bytes")
+    return found
 
 
 def window_update(stream: int, size: int) -> bytes:

@@ -23,14 +23,14 @@ from everlog.feed.feed import Feed, table_names
 from everlog.feed.subscription import HEARTBEAT_S
 from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
 from everlog.rpc.address import parse
-from everlog.rpc.channel import COMMIT_S, CONNECT_S, RETRY_S, Channel
+from everlog.rpc.channel import CONNECT_S, RETRY_S, Channel
 from everlog.rpc.remote_admin import RemoteAdmin
-from everlog.rpc.remote_commit import request_of
 from everlog.rpc.remote_feed import RemoteBatches
 from everlog.rpc.remote_load import RemoteLoad
 from everlog.rpc.remote_source import RemoteSource
+from everlog.rpc.session import Session
 from everlog.store.binding import Binding
-from everlog.store.errors import ConflictError, ReadOnlyError, SchemaError
+from everlog.store.errors import ReadOnlyError, SchemaError
 from everlog.store.hashing import TableHash
 from everlog.store.load import IMPORT, LoadResult
 from everlog.store.progress import OnProgress
@@ -39,7 +39,7 @@ from everlog.store.snapshot import Snapshot
 from everlog.store.source import Source
 from everlog.store.status import Status
 from everlog.store.table import Table
-from everlog.store.transaction import CommitResult, Metadata, Transaction
+from everlog.store.transaction import Metadata, Transaction
 from everlog.store.writer import Writer
 
 M = TypeVar("M", bound=Message)
@@ -217,7 +217,7 @@ class RemoteDatabase(Writer):
 
     def _transaction(self, metadata: Metadata) -> Transaction:
         self._check_writable()
-        return Transaction(Session(self), metadata)
+        return Transaction(Session(self._channel, self._current, self.refresh_schema), metadata)
 
     def _describe(self, retry_s: float | None = None) -> store_pb2.DescribeResponse:
         request = store_pb2.DescribeRequest(database=self._channel.address.database)
@@ -234,31 +234,3 @@ class RemoteDatabase(Writer):
         self._channel.check_open()
         if self.read_only:
             raise ReadOnlyError(f"{self.url} was opened for reading; open it without read_only to write")
-
-
-class Session:
-    """One transaction's view of a remote database: one schema, and the seq of its first read."""
-
-    def __init__(self, db: RemoteDatabase) -> None:
-        self._channel = db.channel
-        self._db = db
-        self.schema = db.schema
-        self._source = RemoteSource(self._channel, self.schema, db.refresh_schema, pinned=True)
-
-    def _begin(self) -> tuple[Source, int]:
-        return self._source, 0  # known once something was read
-
-    def _commit(self, transaction: Transaction) -> CommitResult:
-        transaction.snapshot = self._source.snapshot
-        request = request_of(transaction, self.schema, transaction.snapshot, self._channel.address.database)
-        stub = store_pb2_grpc.StoreStub(self._channel.grpc)
-        for _ in range(2):
-            try:
-                answer = self._channel.call(
-                    stub.Commit, request, timeout_s=COMMIT_S, metadata=self._source.metadata
-                )
-            except SchemaError as error:
-                self._source.moved(error)
-            else:
-                return CommitResult(answer.position.seq, answer.time_ns, answer.position.checksum)
-        raise ConflictError("the schema changed twice while this transaction was committed; run it again")

@@ -38,11 +38,12 @@ from everlog.proto import (
 from everlog.rpc import security
 from everlog.rpc.admin_service import AdminService
 from everlog.rpc.calls import Calls
-from everlog.rpc.connection import HANDSHAKE_S, Connection
+from everlog.rpc.connection import Connection
 from everlog.rpc.feed_service import PATH, FeedService
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.migrations_service import MigrationsService
 from everlog.rpc.store_service import StoreService
+from everlog.rpc.watch import HANDSHAKE_S
 from everlog.store.database import Database
 from everlog.store.errors import OpenError
 

@@ -37,6 +37,7 @@ class Stream:
 
     def __init__(self, connection: Connection, id: int, headers: dict[str, str], window: int) -> None:
         self.connection = connection
+        self.out = connection.out
         self.id = id
         self.id_bytes = id.to_bytes(4, "big")
         self.headers = headers
@@ -99,7 +100,7 @@ class Stream:
 
     def _credit(self) -> None:
         if self._uncredited >= WINDOW // 2 and len(self._inbox) < INBOX_MAX and not self.ended:
-            self.connection.write(http2.window_update(self.id, self._uncredited))
+            self.out.write(http2.window_update(self.id, self._uncredited))
             self._uncredited = 0
 
     # out
@@ -107,13 +108,13 @@ class Stream:
     @property
     def blocked(self) -> bool:
         """Whether something is pending: then nothing more should be sent yet."""
-        return bool(self.pending) or self.connection.paused
+        return bool(self.pending) or self.out.paused
 
     def begin(self) -> None:
         """Sends the headers, if they were not sent yet."""
         if not self._begun:
             self._begun = True
-            self.connection.write(http2.frame(http2.HEADERS, http2.END_HEADERS, self.id, _RESPONSE))
+            self.out.write(http2.frame(http2.HEADERS, http2.END_HEADERS, self.id, _RESPONSE))
 
     def send(self, body: bytes) -> None:
         """Sends a message, or as much of it as the peer takes for now."""
@@ -129,30 +130,30 @@ class Stream:
 
     def pump(self) -> None:
         """Sends of what is pending whatever the windows take."""
-        pending, connection = self.pending, self.connection
-        while pending and not connection.paused:
-            size = min(len(pending), self.window, connection.window, connection.frame_bytes_max)
+        pending, out = self.pending, self.out
+        while pending and not out.paused:
+            size = min(len(pending), self.window, out.window, out.frame_bytes_max)
             if size <= 0:
-                connection.wait_for_window(self)
+                out.wait(self)
                 return
-            connection.write(http2.frame(http2.DATA, 0, self.id, bytes(pending[:size])))
+            out.write(http2.frame(http2.DATA, 0, self.id, bytes(pending[:size])))
             del pending[:size]
             self.window -= size
-            connection.window -= size
+            out.window -= size
         if pending:
-            connection.wait_for_window(self)
+            out.wait(self)
             return
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         if self._trailers is not None:
             flags = http2.END_HEADERS | http2.END_STREAM
-            connection.write(http2.frame(http2.HEADERS, flags, self.id, self._trailers))
-            connection.forget(self, whole=self.ended)
+            out.write(http2.frame(http2.HEADERS, flags, self.id, self._trailers))
+            self.connection.forget(self, whole=self.ended)
 
     async def writable(self) -> None:
         """Waits until nothing is pending."""
         while self.blocked:
-            self.connection.wait_for_window(self)
+            self.out.wait(self)
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained
 

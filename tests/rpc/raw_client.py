@@ -6,6 +6,8 @@ import socket
 from types import TracebackType
 from typing import Self
 
+import hpack
+
 from everlog.rpc import http2
 
 
@@ -49,6 +51,17 @@ class RawClient:
 
     def next(self, kind: int) -> tuple[int, int, int, bytes]:
         return self.frames(kind)[-1]
+
+    def trailers(self) -> dict[str, str]:
+        """The status that a call ends with."""
+        blocks = []
+        while True:
+            _, flags, _, payload = self.next(http2.HEADERS)
+            blocks.append(payload)
+            if flags & http2.END_STREAM:
+                decoder = hpack.Decoder()
+                headers = [header for block in blocks for header in decoder.decode(block)]
+                return {str(name): str(value) for name, value in headers}
 
     def goaway(self) -> tuple[http2.Code, str]:
         """Why the server ends the connection; it must then close it."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import hpack
 import pytest
 
 from everlog.feed import message
@@ -33,18 +32,6 @@ def server(db: EmbeddedDatabase) -> Iterator[Server]:
             assert remote.uuid == db.uuid
 
 
-def trailers(client: RawClient) -> dict[str, str]:
-    """The status that the call ends with."""
-    blocks = []
-    while True:
-        _, flags, _, payload = client.next(http2.HEADERS)
-        blocks.append(payload)
-        if flags & http2.END_STREAM:
-            decoder = hpack.Decoder()
-            headers = [header for block in blocks for header in decoder.decode(block)]
-            return {str(name): str(value) for name, value in headers}
-
-
 def test_a_request_in_the_smallest_pieces_is_answered(server: Server) -> None:
     with RawClient(server.address) as client:
         block = http2.header_block(
@@ -57,7 +44,7 @@ def test_a_request_in_the_smallest_pieces_is_answered(server: Server) -> None:
         pieces += [http2.frame(http2.DATA, http2.END_STREAM, 1)]
         for byte in b"".join(pieces):
             client.send(bytes((byte,)))
-        assert trailers(client)["grpc-status"] == "0"
+        assert client.trailers()["grpc-status"] == "0"
 
 
 @pytest.mark.parametrize(
@@ -75,13 +62,13 @@ def test_a_call_that_cannot_be_is_refused_with_a_status(
 ) -> None:
     with RawClient(server.address) as client:
         client.call(1, headers.pop("path", PATH), DESCRIBE, **headers)
-        assert trailers(client)["grpc-status"] == code
+        assert client.trailers()["grpc-status"] == code
 
 
 def test_a_request_without_a_message_is_refused(server: Server) -> None:
     with RawClient(server.address) as client:
         client.send(client.headers(1, PATH, http2.END_HEADERS | http2.END_STREAM))
-        assert trailers(client)["grpc-status"] == "3"
+        assert client.trailers()["grpc-status"] == "3"
 
 
 def test_a_peer_with_the_smallest_windows_gets_everything(server: Server, db: EmbeddedDatabase) -> None:
@@ -158,100 +145,16 @@ def test_a_subscriber_that_goes_is_forgotten(server: Server, db: EmbeddedDatabas
             feed = remote.feed(now=True)
 
 
-def bad(*frames: bytes) -> Callable[[RawClient], None]:
-    def send(client: RawClient) -> None:
-        for one in frames:
-            client.send(one)
-
-    return send
-
-
-def headers(stream: int, flags: int = http2.END_HEADERS) -> bytes:
-    return http2.frame(http2.HEADERS, flags, stream, http2.header_block([(":path", PATH)]))
-
-
-def never_ending(client: RawClient) -> None:
-    client.send(headers(1, flags=0))
-    for _ in range(3):
-        client.send(http2.frame(http2.CONTINUATION, 0, 1, bytes(16_000)))
-
-
-@pytest.mark.parametrize(
-    ("send", "code"),
-    [
-        (bad(http2.frame(http2.DATA, 0, 7, b"x")), Code.PROTOCOL_ERROR),
-        (bad(http2.frame(http2.HEADERS, http2.END_HEADERS, 2, b"")), Code.PROTOCOL_ERROR),
-        (bad(http2.frame(http2.HEADERS, http2.END_HEADERS, 1, b"\xff\xff\xff")), Code.COMPRESSION_ERROR),
-        (bad(http2.frame(http2.HEADERS, http2.END_HEADERS | http2.PADDED, 1, b"\xff")), Code.PROTOCOL_ERROR),
-        (bad(headers(1, flags=0), http2.frame(http2.PING, 0, 0, bytes(8))), Code.PROTOCOL_ERROR),
-        (bad(headers(1, flags=0), http2.frame(http2.CONTINUATION, 0, 3, b"x")), Code.PROTOCOL_ERROR),
-        (bad(http2.frame(http2.CONTINUATION, 0, 1, b"x")), Code.PROTOCOL_ERROR),
-        (never_ending, Code.ENHANCE_YOUR_CALM),
-        (bad(http2.frame(http2.PUSH_PROMISE, 0, 1, b"")), Code.PROTOCOL_ERROR),
-        (bad(http2.frame(http2.SETTINGS, 0, 0, b"abc")), Code.FRAME_SIZE_ERROR),
-        (bad(http2.settings({http2.SETTINGS_INITIAL_WINDOW_SIZE: 1 << 31})), Code.FLOW_CONTROL_ERROR),
-        (bad(http2.settings({http2.SETTINGS_MAX_FRAME_SIZE: 1})), Code.PROTOCOL_ERROR),
-        (bad(http2.frame(http2.WINDOW_UPDATE, 0, 0, b"")), Code.FRAME_SIZE_ERROR),
-        (bad(http2.window_update(0, 0)), Code.FLOW_CONTROL_ERROR),
-        (bad(http2.window_update(0, http2.WINDOW_MAX)), Code.FLOW_CONTROL_ERROR),
-        (bad(http2.frame(http2.DATA, 0, 0, bytes(20_000))), Code.FRAME_SIZE_ERROR),
-        (bad(http2.frame(http2.PING, 0, 0, bytes(8)) * 10_000), Code.ENHANCE_YOUR_CALM),
-        (bad(http2.settings({}) * 10_000), Code.ENHANCE_YOUR_CALM),
-    ],
-)
-def test_a_peer_that_breaks_a_rule_is_told_which_and_dropped(
-    server: Server, send: Callable[[RawClient], None], code: Code
-) -> None:
-    with RawClient(server.address) as client:
-        try:
-            send(client)
-            assert client.goaway()[0] is code
-        except ConnectionError:  # it was dropped while it still sent
-            assert code is Code.ENHANCE_YOUR_CALM
-
-
-def test_opening_and_resetting_calls_for_ever_is_stopped(server: Server) -> None:
-    with RawClient(server.address) as client:
-        try:
-            for stream in range(1, 40_001, 2):
-                client.send(client.headers(stream, FEED) + http2.rst_stream(stream, Code.CANCEL))
-            assert client.goaway()[0] is Code.ENHANCE_YOUR_CALM
-        except ConnectionError:  # it was dropped while it still sent
-            pass
-
-
-def test_a_message_over_the_limit_ends_its_call_alone(server: Server) -> None:
-    with RawClient(server.address) as client:
-        client.send(client.headers(1, PATH))
-        client.send(http2.frame(http2.DATA, 0, 1, b"\x00\x7f\xff\xff\xff"))
-        assert client.next(http2.RST_STREAM)[2] == 1
-        client.call(3, PATH, DESCRIBE)
-        assert trailers(client)["grpc-status"] == "0"
-
-
-def test_a_compressed_message_is_refused(server: Server) -> None:
-    with RawClient(server.address) as client:
-        client.send(client.headers(1, PATH))
-        client.send(http2.frame(http2.DATA, 0, 1, b"\x01\x00\x00\x00\x00"))
-        assert "compressed" in client.goaway()[1]
-
-
-def test_what_is_no_http2_is_told_what_this_is(server: Server) -> None:
-    with RawClient(server.address, greet=False) as client:
-        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert client.goaway() == (Code.PROTOCOL_ERROR, "this is a gRPC server: it speaks HTTP/2 alone")
-
-
 def test_frames_of_unknown_kinds_and_calls_that_have_ended_are_passed_over(server: Server) -> None:
     with RawClient(server.address) as client:
         client.send(http2.frame(99, 0xFF, 0, b"whatever"))
         client.call(1, PATH, DESCRIBE)
-        assert trailers(client)["grpc-status"] == "0"
+        assert client.trailers()["grpc-status"] == "0"
         client.send(http2.frame(http2.DATA, 0, 1, b"late"))
         client.send(http2.frame(http2.PRIORITY, 0, 1, bytes(5)))
         client.send(http2.window_update(1, 5) + http2.rst_stream(1, Code.CANCEL))
         client.call(3, PATH, DESCRIBE)
-        assert trailers(client)["grpc-status"] == "0"
+        assert client.trailers()["grpc-status"] == "0"
 
 
 def test_a_server_that_stops_says_so_and_ends_what_runs(db: EmbeddedDatabase) -> None:

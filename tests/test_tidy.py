@@ -59,6 +59,7 @@ KINDS = {
     "crash": "kill at a point, open again, check",
     "docs": "what the documents say is run",
     "examples": "the examples are run",
+    "golden": "bytes that were written once are read for ever",
     "model": "random operations against a dict",
 }
 

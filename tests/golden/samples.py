@@ -1,0 +1,189 @@
+"""Samples: what the golden bytes are of, made by the code as it is now.
+
+SAMPLES[group][name] ─▶ bytes      beside them, for ever: <group>.hex, a line `name: hex` each
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from everlog.feed import cursor, message
+from everlog.proto import feed_pb2, log_pb2
+from everlog.store import keys, record
+from everlog.store.evolve import evolve
+from everlog.store.kinds import STRING, Kind
+from everlog.store.schema import Schema
+from everlog.store.table import Field, Index, Table
+from tests.store.models import KINDS, models
+
+Samples = dict[str, dict[str, bytes]]
+
+DATABASE = UUID("0f8fad5b-d9cb-469f-a165-70867728950e")
+COMMIT_ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
+TIME_NS = 1_790_000_000_000_000_000
+VERSION = 20260102030405
+
+Airport = models("flights", Airport="faa 1 string, name 2 string, icao 3 string?, city 4 string")["Airport"]
+FAA = Field(Airport, "faa", 1, STRING)
+ICAO = Field(Airport, "icao", 3, STRING)
+CITY = Field(Airport, "city", 4, STRING)
+AIRPORTS: Table[Any, str] = Table(
+    "airports", Airport, key=FAA, indexes=(Index("by_city", CITY), Index("by_icao", ICAO, unique=True))
+)
+SCHEMA = evolve(log_pb2.Schema(), VERSION, [AIRPORTS])
+JFK = Airport(faa="JFK", city="New York")
+JFK_NAMED = Airport(faa="JFK", icao="KJFK", city="New York")
+LAX = Airport(faa="LAX", city="Los Angeles")
+
+VALUES: dict[str, tuple[Any, ...]] = {
+    "bool": (False, True),
+    "float": (-1.5, 0.0, 1.5),
+    "double": (float("-inf"), -1.5, 0.0, 1.5, float("inf"), float("nan")),
+    "string": ("", "JFK", "a\0b", "Zürich"),
+    "bytes": (b"", b"\0", b"\x01\xff"),
+    "google.protobuf.Timestamp": (Timestamp(seconds=-1, nanos=5), Timestamp(seconds=1_790_000_000)),
+    **dict.fromkeys(("uint32", "uint64", "fixed32", "fixed64"), (0, 1, 300)),
+    **dict.fromkeys(("int32", "int64", "sint32", "sint64", "sfixed32", "sfixed64", "enum"), (-1, 0, 300)),
+}
+
+
+def samples() -> Samples:
+    return {
+        "records": _records(),
+        "keys": {f"{_name(kind)}-{at}": one for kind in KINDS for at, one in enumerate(_encoded(kind))},
+        "entries": _entries(),
+        "values": _values(),
+        "notes": _notes(),
+        "feed": _feed(),
+        "cursor": {"text": cursor.show(_position()).encode()},
+    }
+
+
+def _records() -> dict[str, bytes]:
+    schema = record.schema_head(VERSION)
+    here = record.space_and_op(1, log_pb2.PUT)
+    created = log_pb2.Created(database=DATABASE.bytes, format=1, software="everlog 0.1.0")
+    migration = log_pb2.Migration(
+        step=log_pb2.Migration.FINISHED,
+        version=VERSION,
+        name="airports",
+        digest=bytes(range(32)),
+        schema=SCHEMA,
+        sources=[log_pb2.SourceFile(path="__init__.py", content=b"MIGRATION = 1\n")],
+    )
+    load = log_pb2.Load(
+        step=log_pb2.Load.CHUNK, kind=log_pb2.Load.IMPORT, id="l", rows=2, table="airports", source="a.csv"
+    )
+    notice = log_pb2.Notice(kind="backup.taken", subject="weekly", detail=b"\x01\x02")
+    return {
+        "created": record.frame(log_pb2.Commit(seq=1, time_ns=TIME_NS, created=created)),
+        "migration": record.frame(_commit(2, actor="ann", migration=migration)),
+        "put": _framed(3, schema, here, JFK),
+        "replace": record.frame(
+            _commit(
+                4,
+                actor="ann",
+                reason="ICAO",
+                commit_id=COMMIT_ID.bytes,
+                changes=[_change(JFK_NAMED, prior=3)],
+            )
+        ),
+        "delete": record.frame_parts(
+            [
+                record.head(5, TIME_NS, schema),
+                *record.change(
+                    record.change_body(record.space_and_op(1, log_pb2.DELETE), _key(JFK), b""), prior=4
+                ),
+            ]
+        )[0],
+        "load": record.frame(_commit(6, changes=[_change(JFK), _change(LAX)], load=load)),
+        "notice": record.frame(_commit(7, notice=notice)),
+        "rewritten": record.frame(
+            _commit(
+                8,
+                requires=[log_pb2.REWRITTEN, log_pb2.EXPIRY],
+                changes=[_change(JFK_NAMED, prior=6, version=4, expires_ns=TIME_NS + 1)],
+            )
+        ),
+    }
+
+
+def _commit(seq: int, **fields: Any) -> log_pb2.Commit:
+    return log_pb2.Commit(seq=seq, time_ns=TIME_NS, schema=VERSION, **fields)
+
+
+def _change(row: Any, **fields: Any) -> log_pb2.Change:
+    return log_pb2.Change(space=1, key=_key(row), row=row.SerializeToString(), **fields)
+
+
+def _framed(seq: int, schema: bytes, here: bytes, row: Any) -> bytes:
+    """As the committer makes it: the head and the changes joined."""
+    body = record.change_body(here, _key(row), row.SerializeToString())
+    return record.frame_parts([record.head(seq, TIME_NS, schema), *record.change(body, prior=0)])[0]
+
+
+def _info() -> Any:
+    return Schema(SCHEMA).tables["airports"]
+
+
+def _key(row: Any) -> bytes:
+    key: bytes = _info().bind(Airport).key_of(row)
+    return key
+
+
+def _encoded(kind: Kind[Any]) -> list[bytes]:
+    assert kind.encode is not None
+    return [kind.encode(value) for value in VALUES[kind.name]]
+
+
+def _name(kind: Kind[Any]) -> str:
+    return kind.name.rpartition(".")[2].lower()
+
+
+def _entries() -> dict[str, bytes]:
+    rows = {"jfk": JFK_NAMED, "lax": LAX}
+    return {
+        f"{index}-{name}": values + _key(row)
+        for name, row in rows.items()
+        for index, values in zip(_info().indexes, _info().bind(Airport).values(row, b""), strict=True)
+    }
+
+
+def _values() -> dict[str, bytes]:
+    row = JFK.SerializeToString()
+    return {
+        "key": _info().row_prefix + _key(JFK),
+        "plain": keys.pack_value(3, row),
+        "versioned": keys.pack_value(8, row, version=4),
+        "expiring": keys.pack_value(8, row, expires_ns=TIME_NS),
+        "sealed": keys.pack_value(8, b"\xee\xee", version=4, expires_ns=TIME_NS, key_id=DATABASE.bytes),
+    }
+
+
+def _notes() -> dict[str, bytes]:
+    return {
+        "applied": keys.NOTE_APPLIED,
+        "applied-value": keys.APPLIED.pack(3, 0xDEADBEEF),
+        "schema": keys.NOTE_SCHEMA,
+        "commit": keys.NOTE_COMMIT + COMMIT_ID.bytes,
+        "load": keys.NOTE_LOAD + b"l",
+        "rows": keys.rows_note(1),
+        "migration": keys.NOTE_MIGRATION + keys.SEQ.pack(2),
+    }
+
+
+def _position() -> log_pb2.Cursor:
+    checksum = record.checksum_of(_records()["put"])
+    return log_pb2.Cursor(database=DATABASE.bytes, seq=3, checksum=checksum)
+
+
+def _feed() -> dict[str, bytes]:
+    mark = feed_pb2.Mark(state=feed_pb2.Mark.LIVE, position=_position(), head=3, head_time_ns=TIME_NS)
+    return {
+        "commit": message.build(_records()["put"], mark),
+        "mark": message.build(b"", mark),
+        "first": message.build(_records()["put"], mark, SCHEMA),
+    }

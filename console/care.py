@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
 from everlog.console import text
-from everlog.console.opening import open_database
+from everlog.console.opening import directory_of, open_database
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.errors import Error
@@ -69,3 +70,35 @@ def rebuild(settings: Settings, *, into: Path | None) -> None:
             text.echo({"table": name, "rows": table.rows, "hash": table.hash.hex()})
         else:
             click.echo(f"Equal: {name}, {table.rows:,} rows, {table.hash.hex()[:16]}")
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Tells what it would do, and changes nothing.")
+@common
+@pass_settings
+def repair(settings: Settings, *, dry_run: bool) -> None:
+    """Saves a damaged database: its log up to the first record that does not check, and the tables
+    made anew from it. It is the only thing that cuts a log, and it keeps the files as they were.
+
+    \b
+    Examples:
+      everlog -u file:flights.db repair --dry-run
+      everlog -u file:flights.db repair
+    """
+    from everlog.store.repair import repair as mend
+
+    path = directory_of(settings.url)
+    settings.resume = "nothing was changed"
+    with shown() as progress:
+        done = mend(path, dry_run=dry_run, progress=progress)
+    if settings.json:
+        text.echo({**msgspec.structs.asdict(done), "cut": done.cut})
+        return
+    if done.why:
+        click.echo(f"Found: {done.why}")
+    click.echo(
+        f"{'Would keep' if dry_run else 'Kept'} the log up to record {done.records:,}"
+        f" of {done.records + done.cut:,}, and its tables made anew from it: {done.cut:,} records cut"
+    )
+    if done.damaged:
+        click.echo(f"The files as they were: {done.damaged}; delete them when you need them no more")

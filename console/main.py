@@ -77,6 +77,7 @@ for command in (
     follow.follow,
     care.check,
     care.rebuild,
+    care.repair,
     completion.completion,
 ):
     cli.add_command(command)

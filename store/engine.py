@@ -48,8 +48,11 @@ REOPENINGS = 3
 class Engine:
     """An open RocksDB. `secondary` opens it for reading, beside a process that writes."""
 
-    def __init__(self, path: Path, *, secondary: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, secondary: bool = False, recovery: DBRecoveryMode | None = None
+    ) -> None:
         self.path = path
+        self._recovery = recovery or DBRecoveryMode.tolerate_corrupted_tail_records()
         self.secondary = secondary
         self._scratch = tempfile.mkdtemp(prefix="everlog-secondary-") if secondary else None
         self._opened = 0
@@ -95,7 +98,7 @@ class Engine:
         options = _options(self._cache)
         options.create_if_missing(True)
         options.create_missing_column_families(True)
-        options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
+        options.set_wal_recovery_mode(self._recovery)
         options.set_max_background_jobs(2)
         options.set_keep_log_file_num(2)
         # A secondary opens all files at once: the process that writes may delete them at any time.

@@ -1,0 +1,198 @@
+"""Repair: the only thing that cuts a log, and it keeps what it cuts.
+
+    <path>/db ─copy─▶ <path>/repair/old ─▶ records, each checked, up to the first that is not there
+                                                │
+                                         <path>/repair/new ─▶ tables projected from them
+    then  db ─▶ db.damaged-N,  repair/new/db ─▶ db,  HEAD anew
+
+The damaged files are copied before RocksDB may touch them, and stay beside the database under
+another name: whoever repairs can look again, or undo it by renaming.
+
+Invariants
+  (1) every record of the new log was checked, and they are dense from the oldest;
+  (2) killed at any point, the next repair begins from what was there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from rocksdict import DBRecoveryMode, Options, Rdict
+
+from everlog.store import head
+from everlog.store.engine import Engine
+from everlog.store.errors import CorruptionError, Error, OpenError
+from everlog.store.log import Log
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.projector import Projector
+from everlog.store.rebuild import projector_from_start
+from everlog.store.tables import FamilyTarget
+
+CHUNK = 512
+DAMAGED = "db.damaged-"
+
+
+class Repair(msgspec.Struct, frozen=True):
+    """What a repair did, or, as a dry run, would do."""
+
+    records: int  # seq of the last record that is kept
+    known: int  # how far the log was on disk by HEAD; 0 if there is no HEAD
+    found: int  # seq of the newest record that is left in the files, damaged ones counted
+    why: str  # what ends the log there; empty: nothing, it is whole
+    damaged: str | None  # where the files as they were are now; None: a dry run
+
+    @property
+    def cut(self) -> int:
+        """How many records were lost: known to have been there, and not kept."""
+        return max(self.known, self.found) - self.records
+
+
+def repair(path: Path | str, *, dry_run: bool = False, progress: OnProgress | None = None) -> Repair:
+    """Saves a damaged database: its log up to the first record that cannot be read or does not
+    check, and the tables made anew from it. Nobody may have it open.
+
+    With `dry_run` nothing is changed, and the answer says what would be. Raises OpenError if
+    there is no database or another process has it, CorruptionError if no record is left.
+    """
+    path = Path(path)
+    head.read_marker(path)
+    _restore_name(path)
+    if not (path / "db").is_dir():
+        raise OpenError(f"{path} is no everlog database: there is no {path / 'db'}")
+    work = path / "repair"
+    with _locked(path):
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            _copy(path / "db", work / "old" / "db")
+            found = _salvage(path, work, progress)
+            if dry_run:
+                return found
+            kept = _swap(path, work)
+            return msgspec.structs.replace(found, damaged=str(kept))
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _salvage(path: Path, work: Path, progress: OnProgress | None) -> Repair:
+    """Makes the new database in `work`."""
+    known = _known(path)
+    old = _open_damaged(work / "old")
+    try:
+        log = Log(old)
+        if not log.written:
+            raise CorruptionError(f"{path}: no record of the log is left; restore a backup", seq=1)
+        new = Engine(work / "new")
+        try:
+            copy, projector = Log(new), projector_from_start(log, FamilyTarget(new))
+            why = _take(log, copy, projector, progress)
+            if not copy.written:
+                raise CorruptionError(f"{path}: {why}; restore a backup", seq=1)
+            projector.flush()
+            copy.sync()
+            new.flush()
+            head.write(work / "new" / head.HEAD, head.Head(copy.written, copy.checksum), sync=True)
+        finally:
+            new.close()
+    finally:
+        old.close()
+    if not why and known > copy.written:
+        why = f"the log was on disk up to record {known}, and ends at {copy.written}: its end is lost"
+    return Repair(copy.written, known, max(log.written, copy.written), why, None)
+
+
+def _take(log: Log, copy: Log, projector: Projector, progress: OnProgress | None) -> str:
+    """Copies records as long as they check. Returns what ended it; empty: the end."""
+    last, chunk = log.written, list[bytes]()
+    why = ""
+    for seq in range(log.oldest, last + 1):
+        try:
+            framed = log.get(seq)
+            projector.add(framed)
+        except Error as error:
+            why = str(error)
+            break
+        chunk.append(framed)
+        if len(chunk) == CHUNK:
+            copy.append(chunk)
+            chunk = []
+            if progress is not None:
+                progress(Progress("repair", seq, last, "records"))
+    if chunk:
+        copy.append(chunk)
+    return why
+
+
+def _swap(path: Path, work: Path) -> Path:
+    """Puts the new database in the place of the damaged one, which it keeps."""
+    number = 1
+    while (kept := path / f"{DAMAGED}{number}").exists():
+        number += 1
+    (path / "db").rename(kept)
+    (work / "new" / "db").rename(path / "db")
+    (work / "new" / head.HEAD).replace(path / head.HEAD)
+    head.sync_directory(path)
+    return kept
+
+
+def _restore_name(path: Path) -> None:
+    """After a repair that was killed between its two renamings: the damaged files are the database."""
+    kept = sorted(path.glob(f"{DAMAGED}*"), key=lambda file: int(file.name.removeprefix(DAMAGED)))
+    if kept and not (path / "db").exists():
+        kept[-1].rename(path / "db")
+
+
+def _known(path: Path) -> int:
+    with contextlib.suppress(OpenError):  # a HEAD that cannot be read says nothing
+        found = head.read(path / head.HEAD, head.Head)
+        return found.seq if found else 0
+    return 0
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Table files are never changed once written, and are shared; all others are copied."""
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        if file.suffix == ".sst":
+            try:
+                os.link(file, target / file.name)
+                continue
+            except OSError:
+                pass  # another file system, or one without links
+        if file.is_file() and file.name != "LOCK":
+            shutil.copy2(file, target / file.name)
+
+
+def _open_damaged(work: Path) -> Engine:
+    """Opens what RocksDB can make of the copy: all that its log files still give, in any order."""
+    lenient = DBRecoveryMode.skip_any_corrupted_record()
+    try:
+        return Engine(work, recovery=lenient)
+    except Error:
+        try:
+            Rdict.repair(str(work / "db"), Options(raw_mode=True))
+            return Engine(work, recovery=lenient)
+        except Exception as error:
+            raise CorruptionError(
+                f"{work.parent.parent}: RocksDB cannot be opened, even repaired ({error}); restore a backup",
+                place=str(work.parent.parent / "db"),
+            ) from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds RocksDB's own lock. Raises OpenError if another process does, or this one."""
+    owner = head.read(path / head.OWNER, head.Owner)
+    if owner is not None and owner.pid == os.getpid():  # the lock is one of processes
+        raise OpenError(f"{path} is open in this process; close it, then repair")
+    with (path / "db" / "LOCK").open("ab") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OpenError(f"{path} is open in another process; close it there, then repair") from None
+        yield

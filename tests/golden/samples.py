@@ -14,6 +14,7 @@ from everlog.feed import cursor, message
 from everlog.proto import feed_pb2, log_pb2
 from everlog.store import keys, record
 from everlog.store.evolve import evolve
+from everlog.store.hashing import content_hash
 from everlog.store.kinds import STRING, Kind
 from everlog.store.schema import Schema
 from everlog.store.table import Field, Index, Table
@@ -58,6 +59,7 @@ def samples() -> Samples:
         "values": _values(),
         "notes": _notes(),
         "feed": _feed(),
+        "hash": {"airports": content_hash((_key(row), row.SerializeToString()) for row in (JFK, LAX)).hash},
         "cursor": {"text": cursor.show(_position()).encode()},
     }
 

@@ -47,6 +47,7 @@ class Cohort:
                 for connection, streams in list(self.members.items()):
                     for stream in connection.out.send_to_all(streams, raw):
                         self.leave(stream, before)
+                    connection.out.flush()
             elif self.subscription.done:
                 self.dissolve(None)
                 return True

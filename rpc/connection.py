@@ -149,6 +149,8 @@ class Connection(asyncio.Protocol):
             if block is not None:
                 self._open(block)
             return
+        if kind == http2.PUSH_PROMISE:
+            raise ProtocolError("a client does not push")
         take = self._TAKES.get(kind)
         if take is not None:  # frames of other kinds are passed over
             take(self, flags, id, payload)
@@ -238,14 +240,10 @@ class Connection(asyncio.Protocol):
         if not self.streams:
             self._close()
 
-    def _push_promise(self, flags: int, id: int, payload: bytes) -> None:
-        raise ProtocolError("a client does not push")
-
     _TAKES: ClassVar = {
         http2.DATA: _data,
         http2.RST_STREAM: _rst_stream,
         http2.SETTINGS: _settings,
-        http2.PUSH_PROMISE: _push_promise,
         http2.PING: _ping,
         http2.GOAWAY: _goaway,
         http2.WINDOW_UPDATE: _window_update,

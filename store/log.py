@@ -156,13 +156,10 @@ class Log:
         parts: list[bytes] = []
         size, left = 0, last - after
         source = self._from(after + 1, last)
-        while size < max_bytes and left:
-            some = list(islice(source, min(left, READ_AT_ONCE)))
+        while size < max_bytes and (some := list(islice(source, min(left, READ_AT_ONCE)))):
             parts += some
             size += sum(map(len, some))
             left -= len(some)
-            if len(some) < READ_AT_ONCE:
-                break
         while size > max_bytes and len(parts) > 1:
             size -= len(parts.pop())
         seq = after + len(parts)

@@ -1,0 +1,183 @@
+"""The page's examples, byte by byte: they are what the code writes, and a reader that knows the page
+and none of the code reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from everlog.migrations import digest
+from tests.docs.format_reader import (
+    airport,
+    checked,
+    double,
+    fields,
+    integer,
+    text,
+    timestamp,
+    unframed,
+    value_of,
+)
+from tests.golden.samples import samples
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "format.md").read_text(encoding="utf-8")
+SAMPLES = {f"{group}/{name}": raw for group, named in samples().items() for name, raw in named.items()}
+TABLE = re.compile(r"((?:^\|.*\n)+)", re.MULTILINE)
+CELL = re.compile(r"^\| `([0-9a-f]{2}(?: [0-9a-f]{2})*)` \|", re.MULTILINE)
+LINE = re.compile(r"^\| `((?:keys|notes)/[a-z0-9-]+)` \| (.*?) \| `([0-9a-f ]+)` \|", re.MULTILINE)
+
+
+def _bytes_in(text: str) -> bytes:
+    """The first column of the table that `text` goes on with."""
+    table = TABLE.search(text)
+    assert table is not None
+    return bytes.fromhex("".join(CELL.findall(table[1])))
+
+
+EXAMPLES = {
+    found[1]: _bytes_in(PAGE[found.end() :])
+    for found in re.finditer(r"^Example `([a-z]+/[a-z_-]+)`", PAGE, re.MULTILINE)
+}
+LINES = {name: bytes.fromhex(raw) for name, _, raw in LINE.findall(PAGE)}
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if not name.startswith("hash/")])
+def test_an_example_is_what_the_code_writes(name: str) -> None:
+    assert EXAMPLES[name] == SAMPLES[name]
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_an_example_of_one_line_is_what_the_code_writes(name: str) -> None:
+    assert LINES[name] == SAMPLES[name]
+
+
+def test_the_page_has_an_example_of_everything() -> None:
+    assert {name.partition("/")[0] for name in [*EXAMPLES, *LINES]} == {
+        "records", "keys", "entries", "values", "notes", "feed", "hash",
+    }  # fmt: skip
+
+
+def test_the_example_records_decode() -> None:
+    records = {
+        name.partition("/")[2]: checked(unframed(raw))
+        for name, raw in EXAMPLES.items()
+        if name.startswith("records/")
+    }
+    assert {name: found[1] for name, found in records.items()} == {
+        "created": [1], "put": [3], "delete": [5], "load": [6], "rewritten": [8],
+    }  # fmt: skip
+    assert {found[2][0] for found in records.values()} == {1_790_000_000_000_000_000}
+    assert UUID(bytes=fields(records["created"][16][0])[1][0]) == UUID("0f8fad5b-d9cb-469f-a165-70867728950e")
+
+    put = fields(records["put"][4][0])
+    assert (put[1], text(put[3][0]), airport(put[4][0])) == ([1], (b"JFK", 5), ("JFK", "", "New York"))
+    assert records["put"][3] == [20260102030405]
+
+    delete = fields(records["delete"][4][0])
+    assert (delete[2], delete[3], delete[5], 4 in delete) == ([1], put[3], [4], False)
+
+    rows = [airport(fields(change)[4][0])[0] for change in records["load"][4]]
+    load = fields(records["load"][19][0])
+    assert (rows, load[1], load[2], load[3], load[4]) == (["JFK", "LAX"], [2], [3], [b"l"], [2])
+
+    rewritten = fields(records["rewritten"][4][0])
+    assert (rewritten[5], rewritten[6], rewritten[7]) == ([6], [4], [1_790_000_000_000_000_001])
+    assert records["rewritten"][11] == [b"\x01\x02"]
+
+
+READ: dict[str, tuple[Callable[[bytes], Any], list[Any]]] = {
+    "bool": (lambda data: data == b"\x01", [False, True]),
+    "int32": (integer, [-1, 0, 300]),
+    "uint64": (lambda data: int.from_bytes(data, "big"), [0, 1, 300]),
+    "enum": (integer, [-1, 0, 300]),
+    "float": (double, [-1.5, 0.0, 1.5]),
+    "double": (lambda data: str(double(data)), ["-inf", "-1.5", "0.0", "1.5", "inf", "nan"]),
+    "string": (lambda data: text(data)[0].decode(), ["", "JFK", "a\0b", "Zürich"]),
+    "bytes": (lambda data: text(data)[0], [b"", b"\0", b"\x01\xff"]),
+    "timestamp": (timestamp, [(-1, 5), (1_790_000_000, 0)]),
+}
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_the_example_keys_decode_and_stand_in_order(kind: str) -> None:
+    read, values = READ[kind]
+    found = [raw for name, raw in LINES.items() if name.startswith(f"keys/{kind}-")]
+    assert [read(raw) for raw in found] == values
+    if kind not in {"string", "bytes"}:  # those are listed by what they show, not by order
+        assert found == sorted(found)
+
+
+def test_the_example_keys_are_of_every_kind() -> None:
+    assert {name.split("/")[1].split("-")[0] for name in LINES if name.startswith("keys/")} == set(READ)
+
+
+def test_the_example_values_decode() -> None:
+    plain, sealed = (value_of(EXAMPLES[f"values/{name}"]) for name in ("plain", "sealed"))
+    assert plain[:4] == (3, 3, 0, b"")
+    assert airport(plain.row) == ("JFK", "", "New York")
+    key_id = UUID("0f8fad5b-d9cb-469f-a165-70867728950e").bytes
+    assert sealed == (8, 4, 1_790_000_000_000_000_000, key_id, b"\xee\xee")
+
+
+def test_the_example_entries_decode() -> None:
+    jfk, lax = EXAMPLES["entries/by_city-jfk"], EXAMPLES["entries/by_icao-lax"]
+    assert struct.unpack_from(">IHB", jfk) == (1, 1, 1)
+    city, at = text(jfk, 7)
+    assert (city, text(jfk, at)) == (b"New York", (b"JFK", len(jfk)))
+    assert struct.unpack_from(">IHB", lax) == (1, 2, 0)
+    assert text(lax, 7) == (b"LAX", len(lax))
+
+
+def test_the_example_notes_decode() -> None:
+    found = [struct.unpack_from(">IH", raw) for name, raw in LINES.items() if name.startswith("notes/")]
+    assert found == [(0, kind) for kind in range(1, 7)]
+    assert LINES["notes/rows"][6:] == (1).to_bytes(4, "big")
+    assert LINES["notes/migration"][6:] == (2).to_bytes(8, "big")
+
+
+def test_the_example_of_a_content_hash_is_that_of_the_code() -> None:
+    raw = EXAMPLES["hash/airports"]
+    assert hashlib.sha256(raw).digest() == SAMPLES["hash/airports"]
+    assert f"`{SAMPLES['hash/airports'].hex()}`" in PAGE
+    at, parts = 0, []
+    while at < len(raw):
+        size = int.from_bytes(raw[at : at + 4], "big")
+        parts.append(raw[at + 4 : at + 4 + size])
+        at += 4 + size
+    assert [text(key)[0] for key in parts[::2]] == [b"JFK", b"LAX"]
+    assert [airport(row)[0] for row in parts[1::2]] == ["JFK", "LAX"]
+
+
+def test_the_example_message_decodes_and_its_cursor_is_the_one_in_text() -> None:
+    found = checked(EXAMPLES["feed/commit"])
+    assert checked(found[1][0])[1] == [3]
+    mark = fields(found[3][0])
+    position = fields(mark[2][0])
+    assert (mark[1], mark[3], position[2]) == ([2], [3], [3])
+    assert position[3] == checked(found[1][0])[15]
+    shown = f"{UUID(bytes=position[1][0])}:{position[2][0]}:{position[3][0]:08x}"
+    assert shown.encode() == SAMPLES["cursor/text"]
+    assert f"`cursor/text` is `{shown}`" in PAGE
+
+
+def test_the_example_of_a_digest_is_that_of_the_code(tmp_path: Path) -> None:
+    section = PAGE.partition("\n## Digest of a migration\n")[2].partition("\n## ")[0]
+    (tmp_path / "__init__.py").write_bytes(b"MIGRATION = 1\r\n")
+    (tmp_path / "model.proto").write_bytes(b'syntax = "proto3";\n')
+    (tmp_path / "testdata.py").write_bytes(b"left out\n")
+    found = digest.digest(digest.sources(tmp_path))
+    assert hashlib.sha256(_bytes_in(section)).digest() == found
+    assert f"`{found.hex()}`" in section
+
+
+@pytest.mark.parametrize("heading", ["Keys", "Content hash", "Feed", "Features", "Digest of a migration"])
+def test_what_the_code_refers_to_is_a_heading(heading: str) -> None:
+    assert f"\n## {heading}\n" in PAGE

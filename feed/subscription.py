@@ -78,7 +78,7 @@ class Subscription:
     @property
     def place(self) -> object:
         """Equal for subscriptions that will poll the same from here on."""
-        return self.position, self._only, self.until, self.heartbeat_s
+        return self.position, self._told == self.position, self._only, self.until, self.heartbeat_s
 
     @property
     def filters(self) -> bool:

@@ -29,7 +29,7 @@ from everlog.proto import feed_pb2, log_pb2
 from everlog.store.migrate import Recorded
 
 MESSAGE_BYTES_MAX = 256 << 10
-SHARED_MAX = 32
+SHARED_MAX, SHARED_BYTES_MAX = 32, 512 << 10
 
 
 class Log(cursor.Positions, Protocol):
@@ -92,7 +92,8 @@ class Tail:
         found = self._shared.get(key)
         if found is None:
             found = self._build(after, head, only, until)
-            self._shared[key] = found
+            if len(found.raw) <= SHARED_BYTES_MAX:
+                self._shared[key] = found
             if len(self._shared) > SHARED_MAX:
                 self._shared.popitem(last=False)
         return found

@@ -48,7 +48,7 @@ def open(  # noqa: A001  the public name is everlog.open
     """
     where = os.fspath(url) if url is not None else from_environment()
     if address.is_url(where):
-        return _remote(where, migrations)
+        return _remote(where, migrations, read_only=read_only)
     path, temporary = _directory(where)
     if not create and temporary:
         raise OpenError("memory: is always a new database; open it with create")
@@ -106,10 +106,10 @@ def _directory(url: str) -> tuple[Path, bool]:
     return Path(url), False
 
 
-def _remote(url: str, migrations: str | os.PathLike[str] | None) -> RemoteDatabase:
+def _remote(url: str, migrations: str | os.PathLike[str] | None, *, read_only: bool) -> RemoteDatabase:
     from everlog.rpc.remote import RemoteDatabase
 
-    db = RemoteDatabase(url)
+    db = RemoteDatabase(url, read_only=read_only)
     if migrations is not None:
         try:
             _check_up_to_date(db, migrations)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import everlog
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.migrations.status import MigrationInfo, State
+from everlog.proto import migrations_pb2, migrations_pb2_grpc
+from everlog.rpc import remote_migrations
+from everlog.rpc.remote import RemoteDatabase
+from everlog.rpc.server import Server
+from everlog.store.progress import Progress
+from tests.migrations.project import Project
+
+INDEXED = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME),))'
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    project = Project(tmp_path)
+    project.add()
+    project.add("index_names", table=INDEXED)
+    return project.build()
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[EmbeddedDatabase]:
+    with EmbeddedDatabase(tmp_path / "db") as db:
+        yield db
+        assert list(db.check()) == []
+
+
+@pytest.fixture
+def remote(empty: EmbeddedDatabase, project: Project) -> Iterator[RemoteDatabase]:
+    with (
+        Server({"x": empty}, migrations={"x": str(project.path)}) as server,
+        RemoteDatabase(server.url("x")) as remote,
+    ):
+        yield remote
+
+
+def states(infos: list[MigrationInfo]) -> list[State]:
+    return [info.state for info in infos]
+
+
+def test_migrations_are_planned_and_applied_by_the_server(
+    remote: RemoteDatabase, empty: EmbeddedDatabase
+) -> None:
+    assert states(remote_migrations.status(remote)) == [State.PENDING, State.PENDING]
+    planned = remote_migrations.plan(remote)
+    assert [one.name for one in planned] == ["create_airports", "index_names"]
+    assert [step.text for step in planned[0].steps] == ["create table airports"]
+    assert remote.head == 1
+
+    steps: list[Progress] = []
+    told: list[MigrationInfo] = []
+    done = remote_migrations.apply(
+        remote, actor="ann", reason="go", progress=steps.append, applied=told.append
+    )
+    assert [info.seq for info in done] == [2, 3]
+    assert told == done
+    assert steps
+    assert empty.migrations()[0].actor == "ann"
+    infos = remote_migrations.status(remote)
+    assert states(infos) == [State.APPLIED, State.APPLIED]
+    assert infos[0].digest == infos[0].folder_digest
+    assert infos[0].applied_ns == empty.migrations()[0].time_ns
+    assert sorted(remote.refresh_schema().tables) == ["airports"]
+
+
+def test_migrations_are_applied_up_to_a_version(remote: RemoteDatabase, project: Project) -> None:
+    first = project.load()[0].version
+    assert [info.version for info in remote_migrations.apply(remote, to=first)] == [first]
+    assert [one.version for one in remote_migrations.plan(remote)] == [first + 1]
+    stub = migrations_pb2_grpc.MigrationsStub(remote.channel.grpc)
+    answer = stub.Status(migrations_pb2.MigrationStatusRequest(database="x"))
+    assert (answer.version, answer.applied, answer.pending, answer.ahead) == (first, 1, 1, 0)
+
+
+def test_an_edited_migration_is_an_error_that_says_so(remote: RemoteDatabase, project: Project) -> None:
+    first = project.load()[0].version
+    remote_migrations.apply(remote, to=first)
+    constants = project.folders[0] / "__init__.py"
+    constants.write_text(f"{constants.read_text()}# edited\n")
+    assert states(remote_migrations.status(remote)) == [State.EDITED, State.PENDING]
+    with pytest.raises(everlog.MigrationError, match="was edited after commit 2 applied it") as caught:
+        remote_migrations.apply(remote)
+    assert caught.value.version == first
+
+
+def test_a_server_without_migrations_lists_what_the_log_knows_and_applies_nothing(
+    empty: EmbeddedDatabase, project: Project
+) -> None:
+    everlog.migrations.apply(empty, project.path)
+    with Server({"x": empty}) as server, RemoteDatabase(server.url("x")) as remote:
+        assert states(remote_migrations.status(remote)) == [State.AHEAD, State.AHEAD]
+        for call in (remote_migrations.plan, remote_migrations.apply):
+            with pytest.raises(everlog.MigrationError, match="started without the migrations of x"):
+                call(remote)

@@ -52,7 +52,7 @@ class Engine:
         self, path: Path, *, secondary: bool = False, recovery: DBRecoveryMode | None = None
     ) -> None:
         self.path = path
-        self._recovery = recovery or DBRecoveryMode.tolerate_corrupted_tail_records()
+        self._recovery = recovery
         self.secondary = secondary
         self._scratch = tempfile.mkdtemp(prefix="everlog-secondary-") if secondary else None
         self._opened = 0
@@ -70,7 +70,9 @@ class Engine:
     def _open(self) -> None:
         directory = str(self.path / "db")
         exists = (self.path / "db" / "CURRENT").exists()
-        names = Rdict.list_cf(directory, _options(self._cache)) if exists else ["default", FIRST_DATA]
+        names = Rdict.list_cf(directory, _options(self._cache)) if exists else ["default"]
+        if not any(name.startswith("data-") for name in names):  # it is made now, or was when it was killed
+            names.append(FIRST_DATA)
         families = {name: self._family_options(name) for name in {*names, LOG}}
         access = AccessType.read_write()
         if self._scratch:
@@ -98,7 +100,9 @@ class Engine:
         options = _options(self._cache)
         options.create_if_missing(True)
         options.create_missing_column_families(True)
-        options.set_wal_recovery_mode(self._recovery)
+        options.set_wal_recovery_mode(self._recovery or DBRecoveryMode.tolerate_corrupted_tail_records())
+        if self._recovery:  # to save what can be saved
+            options.set_paranoid_checks(False)
         options.set_max_background_jobs(2)
         options.set_keep_log_file_num(2)
         # A secondary opens all files at once: the process that writes may delete them at any time.
@@ -110,6 +114,7 @@ class Engine:
         options = _options(self._cache)
         options.set_write_buffer_size(LOG_BUFFER_BYTES if name == LOG else DATA_BUFFER_BYTES)
         options.set_max_write_buffer_number(4)
+        options.set_disable_auto_compactions(self._recovery is not None)
         return options
 
     def append_record(self, key: bytes, framed: bytes) -> None:
@@ -149,12 +154,6 @@ class Engine:
             self._write(writes, self._no_wal)
         except Exception as error:
             raise translate(error, f"writing tables in {self.path}") from error
-
-    def delete_log_after(self, key: bytes) -> None:
-        """Cuts the log: everything from `key` on. Only `everlog repair` does."""
-        with translated("cutting the log"):
-            self.log.delete_range(key, b"\xff" * 9)
-            self.sync_log()
 
     def create_family(self, name: str) -> tuple[Rdict, ColumnFamily]:
         with translated(f"creating {name}"):
@@ -212,14 +211,15 @@ class Engine:
         return sizes
 
     def close(self) -> None:
-        # rocksdict keeps the lock of a database for as long as any handle of it lives.
+        """Lets go of RocksDB. What cannot be flushed any more is in the log, and projected again."""
+        # rocksdict keeps the lock of a database for as long as any handle of it lives, or any object
+        # that could not be closed.
         self.data_handle = None
-        for name in ("get", "_put_log", "_write", "_log_handle"):
-            setattr(self, name, _closed)
-        families = (self.log, self.data)
-        for family in families:
-            family.close()
-        self._db.close()
+        for one in (self.log, self.data, self._db):
+            with contextlib.suppress(Exception):
+                one.close()
+        for name in ("log", "data", "get", "_db", "_put_log", "_write", "_log_handle"):
+            setattr(self, name, _CLOSED)
         self._sweep()
 
     def _sweep(self) -> None:
@@ -227,8 +227,17 @@ class Engine:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def _closed(*_: Any, **__: Any) -> Any:
-    raise ClosedError("the database is closed")
+class _Closed:
+    """Stands where RocksDB was."""
+
+    def __getattr__(self, _: str) -> Any:
+        raise ClosedError("the database is closed")
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise ClosedError("the database is closed")
+
+
+_CLOSED: Any = _Closed()
 
 
 def _options(cache: Cache) -> Options:

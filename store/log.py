@@ -54,7 +54,6 @@ class Log:
 
     def reopen(self) -> None:
         """Reads anew from where to where it goes."""
-        self._cf = self._engine.log
         with translated("opening the log"):
             first, last = _edge(self._engine, first=True), _edge(self._engine, first=False)
         self.oldest = SEQ.unpack(first[0])[0] if first else 0
@@ -120,7 +119,7 @@ class Log:
             if not self.oldest <= seq <= self.written:
                 raise CursorError(f"the log holds {self.oldest} to {self.head}, there is no {seq}", seq=seq)
             with translated(f"reading record {seq} of the log"):
-                framed = self._cf.get(_key(seq))
+                framed = self._engine.log.get(_key(seq))
             if framed is None:
                 raise CorruptionError(f"record {seq} of the log is missing", seq=seq)
         return framed
@@ -164,6 +163,7 @@ class Log:
             size -= len(parts.pop())
         seq = after + len(parts)
         if not parts or record.seq_of(parts[-1]) != seq:
+            del source  # or whoever keeps the error keeps the database locked
             raise self._missing(after, last)  # what lies before the damage was read by an earlier call
         return b"".join(parts), seq
 
@@ -180,7 +180,7 @@ class Log:
                 if last <= seq + 4096:
                     return iter(parts)
         with translated(f"reading record {seq} of the log"):
-            return self._cf.values(from_key=_key(seq))
+            return self._engine.log.values(from_key=_key(seq))
 
     def scan(self, after: int = 0, until: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Each framed record after `after`, with its seq, up to `until` or what is written.
@@ -190,7 +190,7 @@ class Log:
         while seq < last:
             with translated(f"reading record {seq + 1} of the log"):
                 chunk: list[tuple[Any, bytes]] = list(
-                    islice(self._cf.items(from_key=_key(seq + 1)), min(512, last - seq))
+                    islice(self._engine.log.items(from_key=_key(seq + 1)), min(512, last - seq))
                 )
             if not chunk:
                 raise self._missing(seq, last)
@@ -241,8 +241,11 @@ class Log:
 
 def _edge(engine: Engine, *, first: bool) -> tuple[bytes, bytes] | None:
     cursor = engine.log.iter()
-    cursor.seek_to_first() if first else cursor.seek_to_last()
-    if not cursor.valid():
-        cursor.status()
-        return None
-    return cursor.key(), cursor.value()
+    try:
+        cursor.seek_to_first() if first else cursor.seek_to_last()
+        if not cursor.valid():
+            cursor.status()
+            return None
+        return cursor.key(), cursor.value()
+    finally:
+        del cursor  # or whoever keeps the error keeps the database locked

@@ -18,6 +18,7 @@ from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, Error, OpenError
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.seam import translated
 from everlog.store.status import software
 from everlog.store.tables import MemoryTarget, Tables
 
@@ -78,6 +79,7 @@ def open_directory(
             log.append([_created(uuid.UUID(marker.database), Clock())])
             log.sync()
             log.write_head_file(sync=True)
+        _check_first(path, log, marker)
         tables = Tables(engine, log, MemoryTarget if read_only else None)
         _check_applied(path, log, tables)
         project(log, tables, progress)
@@ -94,10 +96,11 @@ def project(log: Log, tables: Tables, progress: OnProgress | None) -> None:
     if first == last:
         return
     projector = tables.projector()
-    for seq, framed in log.scan(first, last):
-        projector.add(framed)
-        if progress is not None and not seq % 1024:
-            progress(Progress("replay", seq - first, last - first, "records"))
+    with translated("making the tables from the log"):
+        for seq, framed in log.scan(first, last):
+            projector.add(framed)
+            if progress is not None and not seq % 1024:
+                progress(Progress("replay", seq - first, last - first, "records"))
     tables.took(projector)
 
 
@@ -145,6 +148,22 @@ def _engine(path: Path, *, read_only: bool) -> Engine:
 def _created(database: uuid.UUID, clock: Clock) -> bytes:
     created = log_pb2.Created(database=database.bytes, format=head.FORMAT, software=software())
     return record.frame(log_pb2.Commit(seq=1, time_ns=clock.now(), created=created))
+
+
+def _check_first(path: Path, log: Log, marker: head.Marker) -> None:
+    first = log.commit(log.oldest)
+    database = first.base.database if first.HasField("base") else first.created.database
+    if not database:
+        raise CorruptionError(
+            f"{path}: the log begins with record {log.oldest}, which does not say what came before it: its"
+            " beginning is lost. Restore a backup",
+            seq=log.oldest,
+        )
+    if marker.database != str(uuid.UUID(bytes=database)):
+        raise OpenError(
+            f"{path} is said to be database {marker.database} by its file {head.MARKER}, and its log is of"
+            f" {uuid.UUID(bytes=database)}: files of two databases are mixed"
+        )
 
 
 def _check_applied(path: Path, log: Log, tables: Tables) -> None:

@@ -22,6 +22,7 @@ from everlog.store.progress import OnProgress, Progress
 from everlog.store.projection import Pending, Target
 from everlog.store.projector import Projector
 from everlog.store.schema import Schema
+from everlog.store.seam import translated
 from everlog.store.tables import FamilyTarget
 from everlog.store.view import View
 
@@ -98,15 +99,21 @@ def projector_from_start(log: Log, target: Target) -> Projector:
         raise CorruptionError(
             f"the log starts at {log.oldest}: a rebuild needs the archive of what was before"
         )
+    return from_nothing(target)
+
+
+def from_nothing(target: Target) -> Projector:
+    """A projector for records from the first on."""
     return Projector(Pending(target, {}), Schema(log_pb2.Schema()), 0)
 
 
 def replay(log: Log, projector: Projector, until: int, progress: OnProgress | None) -> None:
     """Projects up to `until`. Raises CorruptionError naming the first record that does not check."""
-    for seq, framed in log.scan(projector.applied, until):
-        projector.add(framed)
-        if progress is not None and not seq % 1024:
-            progress(Progress("rebuild", seq, until, "records"))
+    with translated("making the tables from the log"):
+        for seq, framed in log.scan(projector.applied, until):
+            projector.add(framed)
+            if progress is not None and not seq % 1024:
+                progress(Progress("rebuild", seq, until, "records"))
     projector.flush()
     if progress is not None:
         progress(Progress("rebuild", projector.applied, until, "records"))

@@ -20,6 +20,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -28,10 +29,12 @@ from rocksdict import DBRecoveryMode, Options, Rdict
 from everlog.store import head
 from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, Error, OpenError
+from everlog.store.keys import SEQ
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projector import Projector
-from everlog.store.rebuild import projector_from_start
+from everlog.store.rebuild import from_nothing
+from everlog.store.seam import translated
 from everlog.store.tables import FamilyTarget
 
 CHUNK = 512
@@ -84,35 +87,38 @@ def _salvage(path: Path, work: Path, progress: OnProgress | None) -> Repair:
     known = _known(path)
     old = _open_damaged(work / "old")
     try:
-        log = Log(old)
-        if not log.written:
-            raise CorruptionError(f"{path}: no record of the log is left; restore a backup", seq=1)
         new = Engine(work / "new")
         try:
-            copy, projector = Log(new), projector_from_start(log, FamilyTarget(new))
-            why = _take(log, copy, projector, progress)
+            copy, projector = Log(new), from_nothing(FamilyTarget(new))
+            why = _take(old, copy, projector, progress)
             if not copy.written:
-                raise CorruptionError(f"{path}: {why}; restore a backup", seq=1)
+                raise CorruptionError(
+                    f"{path}: not even the first record is left: {why}; restore a backup", seq=1
+                )
             projector.flush()
             copy.sync()
             new.flush()
             head.write(work / "new" / head.HEAD, head.Head(copy.written, copy.checksum), sync=True)
         finally:
             new.close()
+        newest = _newest(old)
     finally:
         old.close()
     if not why and known > copy.written:
         why = f"the log was on disk up to record {known}, and ends at {copy.written}: its end is lost"
-    return Repair(copy.written, known, max(log.written, copy.written), why, None)
+    return Repair(copy.written, known, max(newest, copy.written), why, None)
 
 
-def _take(log: Log, copy: Log, projector: Projector, progress: OnProgress | None) -> str:
+def _take(old: Engine, copy: Log, projector: Projector, progress: OnProgress | None) -> str:
     """Copies records as long as they check. Returns what ended it; empty: the end."""
-    last, chunk = log.written, list[bytes]()
-    why = ""
-    for seq in range(log.oldest, last + 1):
+    newest, chunk, why = _newest(old), list[bytes](), ""
+    for seq in count(1):
         try:
-            framed = log.get(seq)
+            with translated(f"reading record {seq} of the log"):
+                framed: bytes | None = old.log.get(SEQ.pack(seq))
+            if framed is None:
+                why = f"record {seq} of the log is missing" if seq <= newest else ""
+                break
             projector.add(framed)
         except Error as error:
             why = str(error)
@@ -122,10 +128,17 @@ def _take(log: Log, copy: Log, projector: Projector, progress: OnProgress | None
             copy.append(chunk)
             chunk = []
             if progress is not None:
-                progress(Progress("repair", seq, last, "records"))
+                progress(Progress("repair", seq, newest, "records"))
     if chunk:
         copy.append(chunk)
     return why
+
+
+def _newest(old: Engine) -> int:
+    """Seq of the newest record whose key can be read."""
+    cursor = old.log.iter()
+    cursor.seek_to_last()
+    return SEQ.unpack(cursor.key())[0] if cursor.valid() else 0
 
 
 def _swap(path: Path, work: Path) -> Path:
@@ -172,6 +185,8 @@ def _open_damaged(work: Path) -> Engine:
     """Opens what RocksDB can make of the copy: all that its log files still give, in any order."""
     lenient = DBRecoveryMode.skip_any_corrupted_record()
     try:
+        if not (work / "db" / "CURRENT").exists():
+            raise CorruptionError("there is no CURRENT: it would be made anew, and empty")
         return Engine(work, recovery=lenient)
     except Error:
         try:

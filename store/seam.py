@@ -20,18 +20,21 @@ def verify_end(cursor: Any, last: bytes | None, start: bytes, end: bytes, *, rev
 
     Raises CorruptionError if there is more, which an unreadable block hid. Read-only.
     """
-    with translated("reading"):
-        at = last if last is not None else end if reverse else start
-        if reverse:
-            cursor.seek_for_prev(at)
-        else:
-            cursor.seek(at)
-        if cursor.valid() and (cursor.key() == last or (reverse and cursor.key() == end)):
-            cursor.prev() if reverse else cursor.next()
-        if not cursor.valid():
-            cursor.status()
-            return
-        key = cursor.key()
+    try:
+        with translated("reading"):
+            at = last if last is not None else end if reverse else start
+            if reverse:
+                cursor.seek_for_prev(at)
+            else:
+                cursor.seek(at)
+            if cursor.valid() and (cursor.key() == last or (reverse and cursor.key() == end)):
+                cursor.prev() if reverse else cursor.next()
+            if not cursor.valid():
+                cursor.status()
+                return
+            key = cursor.key()
+    finally:
+        del cursor  # or whoever keeps the error keeps the database locked
     if key >= start if reverse else key < end:
         raise CorruptionError(f"a block at key {at.hex()} could not be read", place=at.hex())
 
@@ -61,9 +64,15 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
             outcome="nothing written",
         )
     if "corruption:" in low:
-        return CorruptionError(f"{doing}: RocksDB found damage: {text}", place=text)
+        return CorruptionError(
+            f"{doing}: RocksDB found damage: {text}. Restore a backup, or `everlog repair` saves what"
+            " it can",
+            place=text,
+        )
     if "while lock file" in low or "lock hold by" in low:
         return OpenError(f"{doing}: another process has it open: {text}")
+    if "column family not found" in low:
+        return CorruptionError(f"{doing}: a part of the database is gone: {text}", place=text)
     if "no such file" in low:
         return CorruptionError(f"{doing}: a file of the database is gone: {text}", place=text)
     if "too many open files" in low:

@@ -66,8 +66,9 @@ class LiveView:
     def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
         family, wanted = self._engine.data, most + reverse  # backwards `end` itself may come first
         try:
-            items = family.items(backwards=reverse, from_key=end if reverse else start)
-            found: list[Any] = list(islice(items, wanted))
+            found: list[Any] = list(
+                islice(family.items(backwards=reverse, from_key=end if reverse else start), wanted)
+            )
         except Exception as error:
             raise translate(error, "reading a table") from error
         inside = _within(found, start, end, reverse)
@@ -190,21 +191,24 @@ def _chunks(
 ) -> Iterator[Item]:
     """What rocksdict's iterator in `held` gives. To let go of it, clear the list."""
     last, size = None, CHUNK_FIRST
-    while True:
-        if not held:
-            raise ClosedError("what this reads from is closed")
-        with translated("reading a table"):
-            chunk = list(islice(held[0], size))
-        inside = _within(chunk, start, end, reverse)
-        yield from inside
-        if inside:
-            last = inside[-1][0]
-        if len(chunk) < size:  # it ran off the end, or into a block that cannot be read
-            verify(last)
-            return
-        if inside[-1:] != chunk[-1:]:
-            return
-        size = min(size * 4, CHUNK_MAX)
+    try:
+        while True:
+            if not held:
+                raise ClosedError("what this reads from is closed")
+            with translated("reading a table"):
+                chunk = list(islice(held[0], size))
+            inside = _within(chunk, start, end, reverse)
+            yield from inside
+            if inside:
+                last = inside[-1][0]
+            if len(chunk) < size:  # it ran off the end, or into a block that cannot be read
+                verify(last)
+                return
+            if inside[-1:] != chunk[-1:]:
+                return
+            size = min(size * 4, CHUNK_MAX)
+    finally:
+        held.clear()  # or whoever keeps an error keeps the database locked
 
 
 def _within(chunk: list[Item], start: bytes, end: bytes, reverse: bool) -> list[Item]:
@@ -226,14 +230,17 @@ def _read(cursor: Any, at: bytes, size: int, *, skip: bool, reverse: bool) -> li
     else:
         cursor.seek(at)
     step, key_of, value_of = cursor.prev if reverse else cursor.next, cursor.key, cursor.value
-    if skip and key_of() == at:
-        step()
-    chunk: list[Item] = []
-    while len(chunk) < size:
-        key = key_of()
-        if key is None:
-            cursor.status()
-            break
-        chunk.append((key, value_of()))
-        step()
+    try:
+        if skip and key_of() == at:
+            step()
+        chunk: list[Item] = []
+        while len(chunk) < size:
+            key = key_of()
+            if key is None:
+                cursor.status()
+                break
+            chunk.append((key, value_of()))
+            step()
+    finally:
+        del cursor, step, key_of, value_of  # as above
     return chunk

@@ -29,6 +29,7 @@ from rocksdict import (
     DBRecoveryMode,
     Options,
     Rdict,
+    ReadOptions,
     WriteBatch,
     WriteOptions,
 )
@@ -57,6 +58,8 @@ class Engine:
         self._scratch = tempfile.mkdtemp(prefix="everlog-secondary-") if secondary else None
         self._opened = 0
         self._cache = Cache(CACHE_BYTES)
+        self.once = ReadOptions()  # for what is read from end to end: it leaves the cache to others
+        self.once.fill_cache(False)  # type: ignore[call-arg]  # its stub is wrong
         self._to_os = WriteOptions()
         self._no_wal = WriteOptions()
         self._no_wal.disable_wal = True  # type: ignore[method-assign,assignment]  # a property; its stub is wrong

@@ -180,7 +180,7 @@ class Log:
                 if last <= seq + 4096:
                     return iter(parts)
         with translated(f"reading record {seq} of the log"):
-            return self._engine.log.values(from_key=_key(seq))
+            return self._engine.log.values(from_key=_key(seq), read_opt=self._engine.once)
 
     def scan(self, after: int = 0, until: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Each framed record after `after`, with its seq, up to `until` or what is written.
@@ -189,9 +189,8 @@ class Log:
         seq = max(after, self.oldest - 1)
         while seq < last:
             with translated(f"reading record {seq + 1} of the log"):
-                chunk: list[tuple[Any, bytes]] = list(
-                    islice(self._engine.log.items(from_key=_key(seq + 1)), min(512, last - seq))
-                )
+                source = self._engine.log.items(from_key=_key(seq + 1), read_opt=self._engine.once)
+                chunk: list[tuple[Any, bytes]] = list(islice(source, min(512, last - seq)))
             if not chunk:
                 raise self._missing(seq, last)
             if SEQ.unpack(chunk[-1][0])[0] != seq + len(chunk):  # keys ascend: the last tells of all

@@ -65,8 +65,7 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
         )
     if "corruption:" in low:
         return CorruptionError(
-            f"{doing}: RocksDB found damage: {text}. Restore a backup, or `everlog repair` saves what"
-            " it can",
+            f"{doing}: RocksDB found damage: {text}. Restore a backup, or `everlog repair` saves what it can",
             place=text,
         )
     if "while lock file" in low or "lock hold by" in low:

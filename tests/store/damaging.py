@@ -34,6 +34,7 @@ class Image(NamedTuple):
 def make_images(folder: Path) -> tuple[Image, Image]:
     """One that was closed, and one that was killed."""
     db = open_flights(folder / "live", durability="os")
+    flushed = 0
     for number in range(COMMITS):
         with db.transaction(actor=f"someone {number}") as tx:
             tx.put(ITEMS, Item(id=number % 400, text=f"text {number} " * 12, n=number))

@@ -109,6 +109,11 @@ class Pending:
             counts[space] = counts.get(space, 0) + delta
             self._counted.add(space)
 
+    def whole(self, seq: int, checksum: int) -> Edits:
+        """All that `flush` would write."""
+        notes: Edits = {keys.rows_note(space): SEQ.pack(self.counts[space]) for space in self._counted}
+        return {**self.edits, **notes, keys.NOTE_APPLIED: APPLIED.pack(seq, checksum)}
+
     def flush(self, seq: int, checksum: int) -> None:
         """Writes it all, as of the record at `seq`. Those who read meanwhile see it throughout."""
         writes = self.target.batch()

@@ -60,7 +60,8 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
         return ClosedError(f"{doing}: the database is closed")
     if "no space left" in low or "disk quota" in low:
         return DiskError(
-            f"{doing}: the disk is full; nothing was written. Free some space and try again",
+            f"{doing}: the disk is full; nothing was written. Free some space (20 MB at least) and try again:"
+            " some seconds later writing goes on",
             outcome="nothing written",
         )
     if "corruption:" in low:

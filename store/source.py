@@ -108,7 +108,9 @@ class LiveSource:
         tables = self._tables
         most = AT_ONCE if limit is None else min(limit, AT_ONCE)
         with tables.lock:
-            tables.settle()
+            if not tables.settle():
+                kept = LocalSource(tables.moment())
+                return kept.scan(info, index, span, reverse=reverse, limit=limit)
             prefix = info.row_prefix if index is None else index.prefix
             skip = len(prefix)
             found = tables.target.view.head(*span.under(prefix), most, reverse=reverse)

@@ -17,7 +17,7 @@ from rocksdict import ColumnFamily, Rdict, WriteBatch
 from everlog.proto import log_pb2
 from everlog.store import codec, keys
 from everlog.store.engine import Engine
-from everlog.store.errors import CorruptionError
+from everlog.store.errors import CorruptionError, DiskError
 from everlog.store.log import Log
 from everlog.store.overlay import Overlay
 from everlog.store.projection import KEYS_PER_BATCH, Batch, Pending, Staged, Target
@@ -147,10 +147,18 @@ class Tables:
         """Writes what is pending, so that ranges can be read. Not to disk yet."""
         if self._flushed != self.applied:
             with self.lock:
-                self.settle()
+                self._flush()
 
-    def settle(self) -> None:
-        """`flush` for who holds the lock: as long as it does, nothing is written."""
+    def settle(self) -> bool:
+        """`flush` for who holds the lock: as long as it does, nothing is written. False: the disk
+        refuses, and what is pending stays so: `moment` has it all the same."""
+        try:
+            self._flush()
+        except DiskError:
+            return False
+        return True
+
+    def _flush(self) -> None:
         if self._flushed != self.applied:
             self.pending.flush(self.applied, self._log.checksum_at(self.applied))
             self._flushed = self.applied
@@ -187,10 +195,12 @@ class Tables:
             return self.moment(), self.applied
 
     def moment(self) -> View:
-        """A view that is kept. Call it with the lock, settled."""
+        """A view that is kept. Call it with the lock."""
         view: View = SnapshotView(self._engine.data)
         if isinstance(self.target, MemoryTarget):
             view = self.target.over(view)
+        if self._flushed != self.applied:
+            view = Overlay(view, self.pending.whole(self.applied, self._log.checksum_at(self.applied)))
         self._views.add(view)
         return view
 

@@ -1,0 +1,127 @@
+"""A disk without space: a commit fails with a sentence, nothing is half written, all else goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlog.store.errors import DiskError
+from tests.store.conftest import Opener
+from tests.store.models import ITEMS, Item
+
+SCRIPT = """
+import json, os, resource, sys, time
+from everlog.store.errors import DiskError
+from tests.store.models import *
+
+path, limit = Path(sys.argv[1]), int(sys.argv[2])
+db = open_flights(path / "db")
+if limit:  # a file larger than that cannot be written: the write-ahead log fills up
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+acknowledged, said, outcome = [], "", ""
+text = os.urandom(40_000).hex()
+for number in range(1, 20_000):
+    try:
+        db.put(ITEMS, Item(id=number, text=text))
+        acknowledged.append(number)
+    except DiskError as error:
+        said, outcome = str(error), error.outcome
+        break
+refused = number
+before = db.head
+reads = [db.get(ITEMS, number) is not None for number in (1, acknowledged[-1], refused)]
+counted = db.count(ITEMS)
+problems = list(db.check())
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+else:
+    (path / "ballast").unlink()
+resumed = ""
+for _ in range(1 if limit else 300):  # RocksDB looks for space every five seconds
+    try:
+        db.put(ITEMS, Item(id=50_000, text="after"))
+        resumed = "here"
+        break
+    except DiskError as error:
+        resumed = str(error)
+        time.sleep(0.05)
+db.close()
+db = open_flights(path / "db")
+db.put(ITEMS, Item(id=60_000, text="after"))
+print(json.dumps({
+    "acknowledged": len(acknowledged), "said": said, "outcome": outcome, "reads": reads, "counted": counted,
+    "problems": problems, "resumed": resumed, "count": db.count(ITEMS), "check": list(db.check()),
+    "refused": db.get(ITEMS, refused) is not None,
+    "all": all(db.get(ITEMS, number) is not None for number in acknowledged),
+}))
+db.close()
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 48 MB. Only who may mount has one."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    (path / "ballast").write_bytes(bytes(24 << 20))
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def run(path: Path, limit: int) -> Any:
+    command = [sys.executable, "-c", SCRIPT, str(path), str(limit)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def right(found: Any) -> None:
+    assert found["outcome"] in ("nothing written", "unknown", "written")
+    assert found["reads"][:2] == [True, True]
+    assert found["counted"] >= found["acknowledged"]
+    assert found["problems"] == found["check"] == []
+    assert found["all"]
+    if found["outcome"] == "nothing written":
+        assert found["reads"][2] is False
+        assert found["refused"] is False
+    more = (found["resumed"] == "here") + 1 + found["refused"]
+    assert found["count"] == found["acknowledged"] + more
+
+
+def test_a_disk_that_is_full_is_told_and_writing_goes_on_when_there_is_space(small_disk: Path) -> None:
+    found = run(small_disk, 0)
+    right(found)
+    assert "the disk is full; nothing was written. Free some space (20 MB at least)" in found["said"]
+    assert found["resumed"] == "here"
+
+
+def test_a_file_that_may_not_grow_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
+    found = run(tmp_path, 3 << 20)
+    right(found)
+    assert found["said"]
+
+
+def test_a_full_disk_can_be_opened_to_be_read(opening: Opener, small_disk: Path) -> None:
+    db = opening(at=small_disk / "db")
+    db.put(ITEMS, Item(id=1))
+    db.close()
+    with (small_disk / "ballast").open("ab") as file, pytest.raises(OSError, match="No space"):
+        file.write(bytes(64 << 20))
+    with contextlib.suppress(DiskError):
+        db = opening(at=small_disk / "db")
+        assert db.get(ITEMS, 1) is not None
+        db.close()
+    (small_disk / "ballast").unlink()
+    db = opening(at=small_disk / "db")
+    assert db.get(ITEMS, 1) is not None
+    db.close()

@@ -1,0 +1,55 @@
+"""Power failures: what was only with the operating system may be gone, from the end and never in between.
+
+A copy of the files stands for the disk, its write-ahead log cut somewhere after what was synced.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from everlog.store.database import Database
+from tests.crash.test_kill_making import campaign
+from tests.store.models import ITEMS, Item, open_flights
+
+
+def newest_log(path: Path) -> Path:
+    return max((path / "db").glob("*.log"), key=lambda file: int(file.stem))
+
+
+@pytest.mark.timeout(0)
+def test_what_was_synced_is_there_and_the_rest_is_lost_from_its_end(tmp_path: Path) -> None:
+    for turn in campaign(8):
+        chance = random.Random(turn)
+        path = tmp_path / "db"
+        db = open_flights(path, ITEMS, durability="os")
+        for number in range(chance.randrange(1, 300)):
+            db.put(ITEMS, Item(id=number, text="x" * chance.randrange(300)))
+        synced = db.put(ITEMS, Item(id=1000), durability="sync").seq
+        log, size = newest_log(path), newest_log(path).stat().st_size
+        for number in range(chance.randrange(1, 300)):
+            with db.transaction() as tx:
+                for part in range(chance.randrange(1, 5)):
+                    tx.put(ITEMS, Item(id=2000 + number * 10 + part, text="y" * chance.randrange(300)))
+            if not chance.randrange(100):
+                db.tables.flush()
+        shutil.rmtree(tmp_path / "disk", ignore_errors=True)
+        shutil.copytree(path, tmp_path / "disk")
+        records = [db.log.get(seq) for seq in range(1, db.log.written + 1)]
+        db.close()
+        shutil.rmtree(path)
+
+        (cut,) = (tmp_path / "disk" / "db").glob(log.name)
+        with cut.open("r+b") as file:
+            file.truncate(chance.randint(size, cut.stat().st_size))
+        with Database(tmp_path / "disk") as after:
+            assert list(after.check()) == []
+            assert synced <= after.head <= len(records)
+            assert [after.log.get(seq) for seq in range(1, after.head + 1)] == records[: after.head]
+            for number in range(300):
+                parts = after.count(ITEMS, start=2000 + number * 10, end=2010 + number * 10)
+                assert not parts or after.get(ITEMS, 2000 + number * 10) is not None
+            after.rebuild()

@@ -20,7 +20,8 @@ from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.seam import translated
 from everlog.store.status import software
-from everlog.store.tables import MemoryTarget, Tables
+from everlog.store.tables import Tables
+from everlog.store.target import MemoryTarget
 
 
 class Opened:

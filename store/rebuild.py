@@ -23,7 +23,7 @@ from everlog.store.projection import Pending, Target
 from everlog.store.projector import Projector
 from everlog.store.schema import Schema
 from everlog.store.seam import translated
-from everlog.store.tables import FamilyTarget
+from everlog.store.target import FamilyTarget
 from everlog.store.view import View
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from everlog.store.progress import OnProgress, Progress
 from everlog.store.projector import Projector
 from everlog.store.rebuild import from_nothing
 from everlog.store.seam import translated
-from everlog.store.tables import FamilyTarget
+from everlog.store.target import FamilyTarget
 
 CHUNK = 512
 DAMAGED = "db.damaged-"

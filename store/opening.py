@@ -106,7 +106,8 @@ def project(log: Log, tables: Tables, progress: OnProgress | None) -> None:
 
 
 def _prepare(path: Path, *, create: bool) -> head.Marker:
-    if path.exists() and any(path.iterdir()):
+    begun = path / f"{head.MARKER}.new"  # its making was interrupted
+    if path.exists() and any(file != begun for file in path.iterdir()):
         raise OpenError(
             f"{path} is no everlog database: it has other files and no {head.MARKER}; name another directory"
         )

@@ -135,6 +135,15 @@ def test_a_database_whose_making_was_interrupted_is_made_anew(path: Path) -> Non
         assert db.head == 1
 
 
+def test_a_database_of_which_only_the_marker_was_begun_is_made(path: Path) -> None:
+    path.mkdir()
+    (path / f"{head.MARKER}.new").write_bytes(b"")
+    with pytest.raises(OpenError, match="there is no database"):
+        Database(path, read_only=True)
+    with Database(path) as db:
+        assert db.head == 1
+
+
 def test_a_second_opener_is_told_who_has_it(opening: Opener, path: Path) -> None:
     db = opening()
     db.put(ITEMS, Item(id=1))

@@ -148,13 +148,14 @@ class Patience:
         now = time.monotonic()
         if self._until is None:
             self._until = now + self._retry_s
-        wait_s = self._wait_s * random.uniform(0.5, 1.0)  # noqa: S311  so that not all come back at once
-        transient = status.is_transient(error)
-        if transient and now + wait_s <= self._until:
-            self._closed.wait(wait_s)
+        left_s = self._until - now
+        again = status.is_transient(error) and left_s > 0
+        if again:  # the last attempt is made when all the time is over: gRPC connects in its own rhythm
+            spread = random.uniform(0.5, 1.0)  # noqa: S311  so that not all come back at once
+            self._closed.wait(min(left_s, self._wait_s * spread))
         if self._closed.is_set():
             raise ClosedError(f"{self._url} was closed while it waited for its server") from None
-        if not transient or now + wait_s > self._until:
+        if not again:
             raise error from None
         self._wait_s = min(2.0, 2 * self._wait_s)
 

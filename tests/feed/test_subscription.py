@@ -78,9 +78,9 @@ def test_what_is_not_on_disk_is_not_told(db: EmbeddedDatabase) -> None:
     polled(subscription)
     seq = db.put(FLIGHTS, flight(1), durability="os").seq
     while subscription.position < seq:
+        subscription.tail.wait(subscription.position, 10, lambda: False)
         raw, head = subscription.poll(), db.log.head
         assert raw is None or message.read(raw).mark.position.seq <= head
-        subscription.tail.wait(subscription.position, 10, lambda: False)
 
 
 def test_it_ends_with_a_mark_at_until_even_if_the_filter_dropped_what_was_there(db: EmbeddedDatabase) -> None:

@@ -38,6 +38,9 @@ from everlog.store.errors import Error
 
 INTERRUPTED = 130
 
+# What goes wrong is told by a command in one sentence; gRPC's own lines would stand before it.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 
 class Commands(click.Group):
     """The commands in the order in which one needs them, not in that of the alphabet."""

@@ -7,8 +7,8 @@
 
 Making one is a join: the server neither decodes nor encodes records. A client checks one
 checksum for the whole message and decodes it at once. It does not look for features that a record
-requires, which would cost half as much again: a subscriber says none, and knows none, so that a
-server whose records need one refuses to send them (docs/format.md, "Features").
+requires, which would cost half as much again: no server writes one that this client does not know
+(docs/format.md, "Features").
 
 Invariants
   (1) every message has a mark, and a client that has seen the message resumes after it;

@@ -103,6 +103,8 @@ def translate(error: grpc.RpcError, url: str) -> Error:
 
 
 def _sentence(code: grpc.StatusCode, details: str) -> str:
+    if code is grpc.StatusCode.UNAVAILABLE and "CERTIFICATE_VERIFY_FAILED" in details:
+        return "the server's certificate is not trusted here; name its authority, ?ca=FILE or EVERLOG_CA"
     if code is grpc.StatusCode.UNAVAILABLE:
         return f"the server cannot be reached ({details}); see that it runs, and that the URL is right"
     if code is grpc.StatusCode.UNAUTHENTICATED:

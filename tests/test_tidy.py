@@ -35,6 +35,7 @@ SEAMS = {
     "grpc_health": {"rpc"},
     "grpc_reflection": {"rpc"},
     "grpc_tools": {"migrations", "proto"},
+    "hpack": {"rpc"},
     "click": {"console"},
     "tqdm": {"console"},
     "sqlite3": {"consumers"},

@@ -1,4 +1,6 @@
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,12 +12,21 @@ import pytest
 from tests.console import shop
 from tests.console.conftest import Run
 
+TLS = Path(__file__).parents[1] / "rpc"
+
 
 @pytest.fixture
 def server(books: Path) -> Iterator[str]:
     """The URL of the shop's database on a server that is a process of its own."""
-    words = [sys.executable, "-m", "everlog.console", "serve", "--listen", "127.0.0.1:0", "--json"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    with serving() as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving(*more: str, **variables: str) -> Iterator[str]:
+    words = [sys.executable, "-m", "everlog.console", "serve", "--listen", "127.0.0.1:0", "--json", *more]
+    environment = os.environ | variables
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
             yield json.loads(process.stdout.readline())["url"]
@@ -44,6 +55,19 @@ def test_every_command_works_on_a_server(everlog: Run, server: str, here: Path) 
     assert everlog("follow", "--from", server, "--to", "sqlite:mirror.sqlite", "--until", "5").code == 0
     assert "is on a server" not in everlog(*at, "rebuild", "--into", "proof.db").out
     assert not (here / "proof.db").exists()
+
+
+def test_over_tls_with_a_token(everlog: Run, books: Path) -> None:
+    tls = ("--tls-cert", str(TLS / "certificate.pem"), "--tls-key", str(TLS / "key.pem"))
+    with serving(*tls, EVERLOG_TOKEN="sesame") as url:
+        assert url.startswith("everlog://")
+        trusted = f"{url}?ca={TLS / 'certificate.pem'}"
+        ended = everlog("-u", f"{trusted}&token=sesame", "status")
+        assert (ended.code, "sesame" in ended.out) == (0, False)
+        for bad, says in ((trusted, "refuses the token"), (url, "name its authority, ?ca=FILE")):
+            ended = everlog("-u", bad, "status")
+            assert ended.code == 1
+            assert says in ended.err
 
 
 def test_a_database_that_the_server_has_not_is_a_sentence(everlog: Run, server: str) -> None:

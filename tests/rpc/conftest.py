@@ -12,7 +12,7 @@ from everlog.rpc.security import Tls
 from tests.conformance.database_case import open_case
 
 HERE = Path(__file__).parent
-TLS = Tls(HERE / "certificate.pem", HERE / "key.pem")  # of localhost, signed by itself
+TLS = Tls(HERE / "certificate.pem", HERE / "key.pem")  # of localhost and 127.0.0.1, signed by itself
 
 
 @pytest.fixture

@@ -78,7 +78,9 @@ def test_an_id_that_is_too_old_to_be_remembered_is_refused(opening: Opener) -> N
     assert db.count(ITEMS) == 1
 
 
-@pytest.mark.parametrize("bad", [b"short", uuid.UUID(int=0).bytes, uuid.uuid5(uuid.NAMESPACE_DNS, "x").bytes, b"x" * 17])
+@pytest.mark.parametrize(
+    "bad", [b"short", uuid.UUID(int=0).bytes, uuid.uuid5(uuid.NAMESPACE_DNS, "x").bytes, b"x" * 17]
+)
 def test_an_id_that_is_no_uuid_of_version_7_is_refused(db: Database, bad: bytes) -> None:
     with pytest.raises(PreconditionError, match="expected a commit_id to be a UUIDv7 of 16 bytes"):
         write(db, bad, Item(id=1))

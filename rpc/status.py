@@ -103,10 +103,12 @@ def translate(error: grpc.RpcError, url: str) -> Error:
 
 
 def _sentence(code: grpc.StatusCode, details: str) -> str:
-    if code is grpc.StatusCode.UNAVAILABLE and "CERTIFICATE_VERIFY_FAILED" in details:
-        return "the server's certificate is not trusted here; name its authority, ?ca=FILE or EVERLOG_CA"
     if code is grpc.StatusCode.UNAVAILABLE:
-        return f"the server cannot be reached ({details}); see that it runs, and that the URL is right"
+        if "CERTIFICATE_VERIFY_FAILED" in details:
+            remedy = "its certificate is not trusted here; name its authority, ?ca=FILE or EVERLOG_CA"
+        else:
+            remedy = f"{details}; see that it runs, and that the URL is right"
+        return f"the server cannot be reached: {remedy}"
     if code is grpc.StatusCode.UNAUTHENTICATED:
         return f"the server refuses the token: {details}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

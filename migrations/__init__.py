@@ -3,6 +3,7 @@
 A migration's folder gets all that its constants are made of from here, in one import.
 """
 
+from everlog.migrations.approval import Approval, Rules
 from everlog.migrations.build import build
 from everlog.migrations.loader import load
 from everlog.migrations.migration import Migration, Row
@@ -52,6 +53,7 @@ __all__ = [
     "TIMESTAMP",
     "UINT32",
     "UINT64",
+    "Approval",
     "Field",
     "Fields",
     "Index",
@@ -60,6 +62,7 @@ __all__ = [
     "PlannedMigration",
     "PlannedStep",
     "Row",
+    "Rules",
     "State",
     "Table",
     "apply",

@@ -1,20 +1,20 @@
 """Runner: applies what is pending, oldest first, each migration as one record of the log.
 
-    lock ─▶ load all ─▶ pending, and their rows ─▶ for each: db.apply_migration ─▶ one record,
-                                                                                   or nothing
-
+    lock ─▶ load all ─▶ pending, and their rows ─▶ for each: online.run ─▶ one record, or several
+                                                                           where it has to build
 Invariants
-  (1) a migration is in the log with its schema, its sources and its bootstrap rows, or not at all;
+  (1) one record puts a migration into force, with its schema, its sources and its bootstrap rows;
   (2) all folders, and all bootstrap rows, were found right before the first is applied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from everlog.migrations import online
 from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.folder import SOURCE, Source
-from everlog.migrations.loader import after, load
+from everlog.migrations.loader import load
 from everlog.migrations.lock import WAIT_S, lock
 from everlog.migrations.migration import Migration, Row
 from everlog.migrations.plan import pending
@@ -22,6 +22,7 @@ from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError, PreconditionError, RowError, SchemaError
+from everlog.store.migrate import Recorded
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.transaction import Metadata
 
@@ -36,46 +37,76 @@ def apply(
     wait_s: float = WAIT_S,
     progress: OnProgress | None = None,
     applied: Callable[[MigrationInfo], None] | None = None,
+    check: Callable[[Sequence[Migration]], None] | None = None,
+    hold: bool = False,
+    rate: float | None = None,
 ) -> list[MigrationInfo]:
     """Applies the pending migrations, up to version `to` and with it, and returns them.
 
-    `applied` is told of each as soon as it is in the log. Waits up to `wait_s` seconds while
-    somebody else migrates. Raises MigrationError, SchemaError or LoadError for one that cannot be
-    applied: of that one and those behind it nothing was done.
+    `applied` is told of each as soon as it is in the log; `check` sees all of them before the first,
+    and may raise. `hold`: serves the version before as well where rows were rewritten, until
+    `complete`. `rate`: builds at most so many rows a second. Waits up to `wait_s` seconds while somebody else migrates. Raises MigrationError,
+    SchemaError or LoadError for one that cannot be applied: of that one and those behind it nothing
+    was done.
     """
     done = []
     with lock(db.uuid, actor, wait_s=wait_s, progress=progress):
-        todo = [(migration, bootstrap(migration)) for migration in pending(db, load(source), to)]
+        known = load(source)
+        begun = online.attach(db, known)
+        found = pending(db, known, to)
+        if begun is not None:
+            found = _after(begun, found)
+        if check is not None:
+            check(found)
+        todo = [(migration, bootstrap(migration)) for migration in found]
         for migration, rows in todo:
-            info = _apply(db, migration, rows, Metadata(actor, reason), progress)
+            info = _apply(
+                db, migration, rows, Metadata(actor, reason), hold=hold, rate=rate, progress=progress
+            )
             done.append(info)
             if applied is not None:
                 applied(info)
     return done
 
 
+def _after(begun: Recorded, found: list[Migration]) -> list[Migration]:
+    """What is to be done while a migration is under way: it goes on, and before it has ended nothing else."""
+    first = found[0] if found else None
+    if first is None or first.version != begun.migration.version:
+        raise MigrationError(
+            f"migration {begun.migration.version}_{begun.migration.name} is under way since commit {begun.seq},"
+            " and its folder is not here; restore it, or give it up with `everlog rollback`",
+            version=begun.migration.version,
+        )
+    if begun.migration.step != log_pb2.Migration.SWITCHED:
+        return found
+    if len(found) > 1:
+        raise MigrationError(
+            f"migration {first.title} serves two versions since commit {begun.seq}: end that with `everlog complete`"
+            f" (or `everlog rollback`) before {found[1].title}",
+            version=first.version,
+        )
+    return []
+
+
 def _apply(
-    db: Database, migration: Migration, rows: list[Row], by: Metadata, progress: OnProgress | None
+    db: Database,
+    migration: Migration,
+    rows: list[Row],
+    by: Metadata,
+    *,
+    hold: bool,
+    rate: float | None,
+    progress: OnProgress | None,
 ) -> MigrationInfo:
     def tell(step: Progress) -> None:
         if progress is not None:
             progress(Progress(f"{migration.title}: {step.step}", step.done, step.total, step.unit))
 
-    folder, before = migration.folder, db.schema
     tell(Progress("apply", 0, len(rows)))
-    record = log_pb2.Migration(
-        step=log_pb2.Migration.FINISHED,
-        version=migration.version,
-        name=migration.name,
-        digest=folder.digest,
-        schema=after(before.proto, migration),
-        sources=folder.sources,
-    )
     try:
-        result = db.apply_migration(
-            record, rows, actor=by.actor, reason=by.reason, expect_schema=before.version, progress=tell
-        )
-    except (PreconditionError, RowError, SchemaError) as error:
+        result = online.run(db, migration, rows, by, hold=hold, rate=rate, progress=tell)
+    except (MigrationError, PreconditionError, RowError, SchemaError) as error:
         raise MigrationError(
             f"migration {migration.title} was not applied, and nothing of it is in the database: {error}",
             version=migration.version,
@@ -89,6 +120,6 @@ def _apply(
         result.time_ns,
         result.seq,
         by.actor,
-        folder.digest,
-        folder.digest,
+        migration.folder.digest,
+        migration.folder.digest,
     )

@@ -1,12 +1,12 @@
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
 
 from everlog import MigrationError, SchemaError, migrations
-from everlog.migrations import MigrationInfo
+from everlog.migrations import Migration, MigrationInfo
 from everlog.migrations.loader import load
 from everlog.proto import log_pb2
 from everlog.store.database import Database
@@ -187,3 +187,19 @@ def test_rows_written_meanwhile_are_in_the_new_index(project: Project, db: Datab
         stop.set()
         writer.join(60)
     assert db.count(second.by_name) == db.count(second) == written
+
+
+def test_what_is_about_to_be_applied_is_seen_before_the_first_and_may_be_refused(
+    project: Project, db: Database
+) -> None:
+    project.add("one")
+    project.add("two")
+    head, seen = db.head, list[str]()
+
+    def refuse(todo: Sequence[Migration]) -> None:
+        seen.extend(migration.name for migration in todo)
+        raise MigrationError("not these")
+
+    with pytest.raises(MigrationError, match="not these"):
+        migrations.apply(db, project.build().path, check=refuse)
+    assert (seen, db.head) == (["one", "two"], head)

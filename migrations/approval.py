@@ -1,0 +1,209 @@
+"""Approval: pending migrations are applied when somebody who may has approved what was shown.
+
+    propose ─▶ PROPOSED ─▶ approve: who? still the same? ─▶ APPROVED ─▶ run ─▶ applied, or FAILED
+                        └▶ reject ─▶ REJECTED
+
+Each is a record of the log, with who, when and why. A proposal that was shown and is still true is
+not made a second time, whoever asks: a server that starts again goes on with it.
+
+Invariants
+  (1) nothing is applied that is not approved, and nothing but what was approved;
+  (2) a run that was killed is gone on with, because APPROVED is the last that the log knows of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from everlog.migrations.draft import differences, draft
+from everlog.migrations.folder import SOURCE, Source
+from everlog.migrations.lock import lock
+from everlog.migrations.proposal import Plan, Proposal, ProposalState, Step, pick, proposals, record_of
+from everlog.migrations.runner import apply
+from everlog.migrations.status import MigrationInfo
+from everlog.proto import log_pb2
+from everlog.store.database import Database
+from everlog.store.errors import Error, MigrationError
+from everlog.store.progress import OnProgress
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Who may decide. `approvers`: names; none: everybody may. `own`: one's own proposal, too."""
+
+    approvers: frozenset[str] = frozenset()
+    own: bool = False
+
+    def check(self, who: str, proposal: Proposal, verb: str) -> None:
+        """Raises MigrationError if `who` may not decide."""
+        digest = proposal.digest.hex()[:12]
+        if not who:
+            raise MigrationError(f"expected who would {verb} {digest}, found nobody; say it with --actor")
+        if self.approvers and who not in self.approvers:
+            raise MigrationError(
+                f"{who} may not {verb} {digest}; those who may are: {', '.join(sorted(self.approvers))}",
+                actor=who,
+            )
+        if verb == "approve" and not self.own and who == proposal.proposed.actor:
+            raise MigrationError(
+                f"{who} proposed {digest} and may not approve it; somebody else must, or the server is"
+                " started with --approve-own",
+                actor=who,
+            )
+
+
+@dataclass
+class Approval:
+    """The approvals of one database. `source` are its migrations, `name` what people call it.
+
+    `changed` is called after each record, and when a run begins. Safe to use from many threads.
+    """
+
+    db: Database
+    source: Source = SOURCE
+    name: str = ""
+    rules: Rules = field(default_factory=Rules)
+    link: Callable[[bytes], str] = lambda _: ""  # where the page of a digest is
+    changed: Callable[[], None] = lambda: None
+
+    running: bytes = b""  # digest of what is being applied now
+
+    def proposals(self) -> list[Proposal]:
+        """All, oldest first. Read-only."""
+        return proposals(self.db)
+
+    def propose(self, *, actor: str = "", reason: str = "", again: bool = False) -> Proposal | None:
+        """Proposes what is pending, unless the same was proposed last; None: nothing is pending.
+
+        What was rejected or has failed stays so, unless it is proposed `again`. Writes one record
+        or none. Raises MigrationError and SchemaError for what could not be applied.
+        """
+        with lock(self.db.uuid, actor):
+            now = draft(self.db, self.source, name=self.name)
+            newest = self._newest()
+            if newest is not None and newest.state is ProposalState.APPROVED:
+                return newest
+            if now is None:
+                return None
+            if newest is not None and not differences(newest.plan, now):
+                waits = newest.state is ProposalState.WAITING
+                settled = newest.state in (ProposalState.REJECTED, ProposalState.FAILED)
+                if waits or (settled and not again):
+                    return newest
+            self._record(record_of(now), actor, reason)
+        return self._told()
+
+    def approve(self, words: str, *, actor: str, reason: str) -> Proposal:
+        """Approves the proposal whose digest starts with `words`; `run` then applies it.
+
+        Writes one record. Raises MigrationError if it may not be, was decided already, or is not
+        what was shown any more: then nothing was written.
+        """
+        with lock(self.db.uuid, actor):
+            proposal = self._decidable(words, actor, "approve")
+            changes = differences(proposal.plan, draft(self.db, self.source, name=self.name))
+            if changes:
+                raise MigrationError(
+                    f"{proposal.digest.hex()[:12]} is not approved, for what was shown has changed since:"
+                    f" {'; '.join(changes)}. Look at the plan as it is now: `everlog propose` makes it",
+                    digest=proposal.digest.hex(),
+                    changes=changes,
+                )
+            self._decide(proposal, Step.APPROVED, actor, reason)
+        return self._told()
+
+    def reject(self, words: str, *, actor: str, reason: str) -> Proposal:
+        """Rejects a proposal: it is not applied. Writes one record. Raises MigrationError."""
+        with lock(self.db.uuid, actor):
+            proposal = self._decidable(words, actor, "reject")
+            self._decide(proposal, Step.REJECTED, actor, reason)
+        return self._told()
+
+    def run(
+        self,
+        *,
+        progress: OnProgress | None = None,
+        applied: Callable[[MigrationInfo], None] | None = None,
+    ) -> Proposal:
+        """Applies what was approved last, and tells what became of it. Online: rows are read and
+        written meanwhile. If it fails, FAILED is recorded and the error raised."""
+        proposal = self._newest()
+        if proposal is None or proposal.state is not ProposalState.APPROVED:
+            raise MigrationError("nothing is approved that was not applied")
+        approved = proposal.event("approved")
+        assert approved is not None
+        self.running = proposal.digest
+        self.changed()
+        try:
+            apply(
+                self.db,
+                self.source,
+                to=proposal.plan.to_version,
+                actor=approved.actor,
+                reason=approved.reason,
+                progress=progress,
+                applied=applied,
+                check=lambda todo: _check_same(proposal.plan, todo),
+            )
+        except Error as error:
+            failed = log_pb2.Migration(step=Step.FAILED, error=str(error), plan_digest=proposal.digest)
+            self._record(_named(failed, proposal.plan), approved.actor, "")
+            raise
+        finally:
+            self.running = b""
+            self.changed()
+        return self._told()
+
+    def _newest(self) -> Proposal | None:
+        found = self.proposals()
+        return found[-1] if found else None
+
+    def _told(self) -> Proposal:
+        """The newest proposal, once somebody was told of what has changed."""
+        self.changed()
+        return self.proposals()[-1]
+
+    def _decidable(self, words: str, actor: str, verb: str) -> Proposal:
+        found = self.proposals()
+        proposal = pick(found, words)
+        if proposal.state is not ProposalState.WAITING:
+            last, short = proposal.last, proposal.digest.hex()[:12]
+            newer = "" if proposal is found[-1] else f"; the newest is {found[-1].digest.hex()[:12]}"
+            why = f" ({last.error or last.reason})" if last.error or last.reason else ""
+            raise MigrationError(
+                f"{short} is decided: it is {proposal.state} since commit {last.seq} of"
+                f" {last.actor or 'somebody'}{why}{newer}. `everlog propose` proposes what is pending anew",
+                digest=proposal.digest.hex(),
+                state=str(proposal.state),
+            )
+        self.rules.check(actor, proposal, verb)
+        return proposal
+
+    def _decide(self, proposal: Proposal, step: Step.ValueType, actor: str, reason: str) -> None:
+        if not reason.strip():
+            raise MigrationError("expected a reason, found none; say with --reason why")
+        record = log_pb2.Migration(step=step, plan_digest=proposal.digest)
+        self._record(_named(record, proposal.plan), actor, reason)
+
+    def _record(self, record: log_pb2.Migration, actor: str, reason: str) -> None:
+        self.db.apply_migration(record, actor=actor, reason=reason)
+
+
+def _named(record: log_pb2.Migration, plan: Plan) -> log_pb2.Migration:
+    record.version, record.name = plan.to_version, plan.migrations[-1].name
+    return record
+
+
+def _check_same(plan: Plan, todo: Iterable[Any]) -> None:
+    """Raises MigrationError if these migrations are not those of the plan."""
+    shown = {one.version: one.digest for one in plan.migrations}
+    for migration in todo:
+        if shown.get(migration.version) != migration.folder.digest.hex():
+            raise MigrationError(
+                f"migration {migration.title} is not as it was approved: expected its folder to have digest"
+                f" {shown.get(migration.version, 'none')[:12]}, found {migration.folder.digest.hex()[:12]};"
+                " nothing was applied",
+                version=migration.version,
+            )

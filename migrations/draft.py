@@ -1,0 +1,128 @@
+"""Draft: the plan of what is pending on a database now, and what sets it apart from one shown before.
+
+    folders + database ─▶ plan ─┬─▶ shown:  Plan, with rows as of commit `at`
+                                └─▶ later:  differences(shown, now)
+
+A database that is in use has other numbers of rows a moment later, and that alone is no other plan.
+What is: another folder or file of it, another version to start from, another database, a step
+more or less, a step over a table that was empty and is not, a finding more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from everlog.migrations.folder import SOURCE, Source, find
+from everlog.migrations.loader import load
+from everlog.migrations.plan import pending, plan
+from everlog.migrations.proposal import Plan, ShownFinding, ShownMigration, ShownStep
+from everlog.store.database import Database
+
+_ROWS = re.compile(r"\b([\d,]+) rows?\b")
+_LINT = "everlog.migrations.lint"
+
+
+def draft(db: Database, source: Source = SOURCE, *, name: str = "", to: int | None = None) -> Plan | None:
+    """The plan of what is pending, up to version `to` and with it; None: nothing is. Read-only.
+
+    Runs the folders' code. Raises MigrationError and SchemaError as `apply` would before it writes.
+    """
+    at = db.head
+    planned = {one.version: one.steps for one in plan(db, source, to=to)}
+    if not planned:
+        return None
+    todo = pending(db, load(source), to)
+    return Plan(
+        database=str(uuid.UUID(bytes=db.uuid)),
+        name=name,
+        at=at,
+        from_version=db.schema.version,
+        to_version=todo[-1].version,
+        migrations=[
+            ShownMigration(
+                migration.version,
+                migration.name,
+                migration.folder.digest.hex(),
+                {file.path: hashlib.sha256(file.content).hexdigest() for file in migration.folder.sources},
+                [ShownStep(step.text, step.instant, step.rows) for step in planned[migration.version]],
+            )
+            for migration in todo
+        ],
+        findings=_findings(db, source),
+    )
+
+
+def differences(shown: Plan, now: Plan | None) -> list[str]:
+    """What is no longer as it was shown, a clause each; none: the same may be done."""
+    if now is None:
+        return ["nothing is pending any more"]
+    found = []
+    if shown.database != now.database:
+        found.append(f"the database is {now.database}, it was {shown.database}")
+    if shown.from_version != now.from_version:
+        found.append(f"the database is at version {now.from_version}, it was at {shown.from_version}")
+    was = {one.version: one for one in shown.migrations}
+    are = {one.version: one for one in now.migrations}
+    found += [f"migration {was[version].title} is gone" for version in sorted(was.keys() - are.keys())]
+    found += [f"migration {are[version].title} is new" for version in sorted(are.keys() - was.keys())]
+    for version in sorted(was.keys() & are.keys()):
+        found += _of_migration(was[version], are[version])
+    known = {(one.id, one.file, one.line) for one in shown.findings}
+    found += [
+        f"{one.file}:{one.line}: {one.id} was found ({one.text})"
+        for one in now.findings
+        if (one.id, one.file, one.line) not in known
+    ]
+    return found
+
+
+def _of_migration(was: ShownMigration, now: ShownMigration) -> Iterator[str]:
+    if was.digest != now.digest or was.title != now.title:
+        files = [
+            f"{path} {_what(was.files.get(path), now.files.get(path))}"
+            for path in sorted(was.files | now.files)
+            if was.files.get(path) != now.files.get(path)
+        ]
+        yield f"migration {was.title} was edited: {', '.join(files) or f'it is {now.title} now'}"
+    before, after = _outline(was.steps), _outline(now.steps)
+    yield from (f"{was.title} no longer does: {text}" for text in before if text not in after)
+    yield from (f"{was.title} does: {after[text]}" for text in after if text not in before)
+
+
+def _what(was: str | None, now: str | None) -> str:
+    return "is new" if was is None else "is gone" if now is None else "is another"
+
+
+def _outline(steps: Iterable[ShownStep]) -> dict[str, str]:
+    """Steps without their numbers of rows, but for whether there are any."""
+    return {
+        _ROWS.sub(lambda found: "no rows" if found[1] == "0" else "rows", step.text): step.text
+        for step in steps
+    }
+
+
+def _findings(db: Database, source: Source) -> list[ShownFinding]:
+    """What lint says of the folders over this database's data."""
+    if find_spec(_LINT) is None:
+        return []
+    lint: Callable[..., Iterable[Any]] = import_module(_LINT).lint
+    root = find(source).path
+    return [
+        ShownFinding(
+            one.id, str(one.severity), _relative(one.file, root), int(one.line or 0), one.text, one.fix or ""
+        )
+        for one in lint(source, db)
+    ]
+
+
+def _relative(file: str | Path, root: Path) -> str:
+    """From the directory of the migrations, so that it is the same on every machine."""
+    path = Path(file)
+    return path.resolve().relative_to(root).as_posix() if path.resolve().is_relative_to(root) else path.name

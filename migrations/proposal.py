@@ -1,0 +1,239 @@
+"""Proposal: a plan that somebody is to approve, as it was shown and as the log keeps it.
+
+    PROPOSED {plan_digest, plan.json} ─▶ APPROVED ─▶ (the migrations' own steps) ─▶ finished
+                                      └▶ REJECTED                                └▶ FAILED
+
+    plan.json    the plan as people are shown it, and nothing else: JSON of `Plan`
+    digest       SHA-256 of exactly those bytes
+
+All is read from the Migration records of the log: there is no other place that could say otherwise.
+Only the newest proposal can be decided; whatever else is migrated meanwhile takes its place.
+
+Invariants
+  (1) whoever knows a digest knows what was shown: database, from and to, folders, steps, findings;
+  (2) a record of a proposal carries no schema, so that followers and rebuilds pass over it.
+
+What the records hold: docs/format.md, "Proposals". How it is used: docs/checked.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import msgspec
+
+from everlog.proto import log_pb2
+from everlog.store.database import Database
+from everlog.store.errors import CorruptionError, MigrationError
+from everlog.store.migrate import Recorded
+
+DOCUMENT = "plan.json"  # path of the one source of a PROPOSED record
+PREFIX_MIN = 6  # hexadecimal digits by which a person may name a digest
+
+Step = log_pb2.Migration.Step
+
+
+class ShownStep(msgspec.Struct, frozen=True):
+    """One thing that would be done, in words, with the rows that it reads or writes."""
+
+    text: str
+    instant: bool
+    rows: int
+
+
+class ShownMigration(msgspec.Struct, frozen=True):
+    """One folder: its digest, and the SHA-256 of each file that counts."""
+
+    version: int
+    name: str
+    digest: str
+    files: dict[str, str]
+    steps: list[ShownStep]
+
+    @property
+    def title(self) -> str:
+        return f"{self.version}_{self.name}"
+
+
+class ShownFinding(msgspec.Struct, frozen=True):
+    """What lint found; `file` is relative to the directory of the migrations."""
+
+    id: str
+    severity: str
+    file: str
+    line: int
+    text: str
+    fix: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, rename={"from_version": "from", "to_version": "to"}):
+    """What is shown, and what a digest binds. Numbers of rows are those of commit `at`."""
+
+    database: str  # UUID
+    name: str  # what people call it
+    at: int
+    from_version: int
+    to_version: int
+    migrations: list[ShownMigration]
+    findings: list[ShownFinding]
+
+    def encode(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self, order="deterministic"), indent=1)
+
+
+class ProposalState(StrEnum):
+    """What became of a proposal."""
+
+    WAITING = "waiting"
+    APPROVED = "approved"  # and being applied, or about to be
+    REJECTED = "rejected"
+    FINISHED = "finished"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"  # another proposal or migration came before it was decided
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One record about a proposal. `step` is its word in the log, in lower case."""
+
+    step: str
+    seq: int
+    time_ns: int
+    actor: str
+    reason: str
+    version: int = 0
+    error: str = ""
+
+
+@dataclass
+class Proposal:
+    """A proposal and what became of it."""
+
+    digest: bytes
+    document: bytes
+    state: ProposalState = ProposalState.WAITING
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def plan(self) -> Plan:
+        """Raises CorruptionError if the document is none."""
+        return decode(self.document)
+
+    @property
+    def proposed(self) -> Event:
+        return self.events[0]
+
+    @property
+    def last(self) -> Event:
+        return self.events[-1]
+
+    def event(self, step: str) -> Event | None:
+        """The newest event of this kind."""
+        return next((one for one in reversed(self.events) if one.step == step), None)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody can do anything with it any more."""
+        return self.state not in (ProposalState.WAITING, ProposalState.APPROVED)
+
+
+def decode(document: bytes) -> Plan:
+    """The plan in a document. Raises CorruptionError if it is none."""
+    try:
+        return msgspec.json.decode(document, type=Plan)
+    except msgspec.MsgspecError as error:
+        raise CorruptionError(f"expected the plan of a proposal as JSON, found: {error}") from None
+
+
+def digest_of(document: bytes) -> bytes:
+    return hashlib.sha256(document).digest()
+
+
+def proposals(db: Database) -> list[Proposal]:
+    """All proposals of a database, oldest first. Read-only."""
+    found: list[Proposal] = []
+    for record in db.migrations():
+        step = record.migration.step
+        newest = found[-1] if found else None
+        if step == Step.PROPOSED:
+            if newest is not None and not newest.closed:
+                newest.state = ProposalState.SUPERSEDED
+            newest = Proposal(record.migration.plan_digest, _document(record))
+            found.append(newest)
+        elif newest is None or not _becomes(newest, record):
+            continue
+        newest.events.append(_event(record, db.log.commit(record.seq).reason))
+    return found
+
+
+def _becomes(proposal: Proposal, record: Recorded) -> bool:
+    """Takes what a record says of the newest proposal; whether it is one of its events."""
+    migration, step = record.migration, record.migration.step
+    if step in (Step.APPROVED, Step.REJECTED):
+        if migration.plan_digest != proposal.digest:
+            return False
+        proposal.state = ProposalState.APPROVED if step == Step.APPROVED else ProposalState.REJECTED
+        return True
+    plan = proposal.plan
+    if proposal.state is not ProposalState.APPROVED:
+        if proposal.state is ProposalState.WAITING and step in (Step.FINISHED, Step.ROLLED_BACK):
+            proposal.state = ProposalState.SUPERSEDED
+        return False
+    if step == Step.BACKFILL or migration.version not in {one.version for one in plan.migrations}:
+        return False
+    if step == Step.FAILED:
+        proposal.state = ProposalState.FAILED
+    elif step == Step.FINISHED and migration.version == plan.to_version:
+        proposal.state = ProposalState.FINISHED
+    return True
+
+
+def _event(record: Recorded, reason: str) -> Event:
+    step = Step.Name(record.migration.step).lower()
+    return Event(
+        step,
+        record.seq,
+        record.time_ns,
+        record.actor,
+        reason,
+        record.migration.version,
+        record.migration.error,
+    )
+
+
+def _document(record: Recorded) -> bytes:
+    for source in record.migration.sources:
+        if source.path == DOCUMENT and digest_of(source.content) == record.migration.plan_digest:
+            return source.content
+    raise CorruptionError(
+        f"record {record.seq} proposes a plan, expected {DOCUMENT} with the digest"
+        f" {record.migration.plan_digest.hex()} in it, found none",
+        seq=record.seq,
+    )
+
+
+def pick(found: list[Proposal], words: str) -> Proposal:
+    """The one whose digest starts with these hexadecimal digits. Raises MigrationError."""
+    low = words.lower()
+    matching = [one for one in found if one.digest.hex().startswith(low)]
+    if len(low) < PREFIX_MIN or len(matching) != 1:
+        known = ", ".join(f"{one.digest.hex()[:12]} ({one.state})" for one in found[-5:]) or "none"
+        raise MigrationError(
+            f"expected the digest of a proposal, or the first {PREFIX_MIN} digits of it at least, found"
+            f" {words!r}; the newest proposals are: {known}",
+            digest=words,
+        )
+    return matching[0]
+
+
+def record_of(plan: Plan) -> log_pb2.Migration:
+    """The record that proposes a plan."""
+    document, last = plan.encode(), plan.migrations[-1]
+    return log_pb2.Migration(
+        step=Step.PROPOSED,
+        version=last.version,
+        name=last.name,
+        plan_digest=digest_of(document),
+        sources=[log_pb2.SourceFile(path=DOCUMENT, content=document)],
+    )

@@ -156,7 +156,7 @@ def _at(path: Path) -> Root:
 
 def folders(root: Root) -> list[Folder]:
     """The folders of a package of migrations, oldest first. Raises SchemaError for a bad one."""
-    found = [folder for path in sorted(root.path.iterdir()) if (folder := _folder(root, path))]
+    found = [folder for path in sorted(root.path.iterdir()) if (folder := folder_at(root, path))]
     by_version = defaultdict(list)
     for folder in found:
         by_version[folder.version].append(folder.path.name)
@@ -171,7 +171,8 @@ def folders(root: Root) -> list[Folder]:
     return sorted(found, key=lambda folder: folder.version)
 
 
-def _folder(root: Root, path: Path) -> Folder | None:
+def folder_at(root: Root, path: Path) -> Folder | None:
+    """The folder at a path in a package of migrations; None if it is not one. Raises SchemaError."""
     if not path.is_dir() or path.name.startswith((".", "_")):
         return None
     if not any(item.name != "__pycache__" for item in path.iterdir()):

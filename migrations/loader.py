@@ -36,8 +36,8 @@ def load(source: Source = SOURCE) -> list[Migration]:
     found = folders(root)
     for folder in found:
         check_built(folder)
-    _make_importable(root)
-    migrations = [_migration(folder) for folder in found]
+    make_importable(root)
+    migrations = [load_folder(folder) for folder in found]
     _check_chain(migrations)
     return migrations
 
@@ -76,14 +76,16 @@ def fault(folder: Folder, file: Path, error: Exception) -> SchemaError:
     return folder.error(f"{type(error).__name__}: {error}", line, file)
 
 
-def _make_importable(root: Root) -> None:
+def make_importable(root: Root) -> None:
+    """Sees to it that the package's code is found: may append its directory to `sys.path`."""
     importlib.invalidate_caches()
     top, *_ = root.package.split(".")
     if top not in sys.modules and importlib.util.find_spec(top) is None:
         sys.path.append(str(root.top))
 
 
-def _migration(folder: Folder) -> Migration:
+def load_folder(folder: Folder) -> Migration:
+    """The migration of one folder, whatever stands before it. Raises SchemaError, as `load` does."""
     module = import_file(folder)
     file = folder.path / "__init__.py"
     migration = getattr(module, "MIGRATION", None)

@@ -24,15 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65verlog/proto/migrations.proto\x12\neverlog.v1\"\xa1\x01\n\rMigrationInfo\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.everlog.v1.MigrationState\x12\x12\n\napplied_ns\x18\x04 \x01(\x06\x12\x0b\n\x03seq\x18\x05 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\x15\n\rfolder_digest\x18\x07 \x01(\x0c\")\n\x15ListMigrationsRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"G\n\x16ListMigrationsResponse\x12-\n\nmigrations\x18\x01 \x03(\x0b\x32\x19.everlog.v1.MigrationInfo\"*\n\x16MigrationStatusRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"|\n\x17MigrationStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\r\x12\x0f\n\x07pending\x18\x03 \x01(\r\x12\x0e\n\x06\x65\x64ited\x18\x04 \x01(\r\x12\x0f\n\x07missing\x18\x05 \x01(\r\x12\r\n\x05\x61head\x18\x06 \x01(\r\"+\n\x0bPlanRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\x04\"@\n\x0cPlanResponse\x12\x30\n\nmigrations\x18\x01 \x03(\x0b\x32\x1c.everlog.v1.PlannedMigration\"Y\n\x10PlannedMigration\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12&\n\x05steps\x18\x03 \x03(\x0b\x32\x17.everlog.v1.PlannedStep\":\n\x0bPlannedStep\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07instant\x18\x02 \x01(\x08\x12\x0c\n\x04rows\x18\x03 \x01(\x04\"K\n\x0c\x41pplyRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\x04\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"x\n\rApplyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x04\x12\r\n\x05total\x18\x05 \x01(\x04\x12\x10\n\x08\x66inished\x18\x06 \x01(\x08\x12\x0b\n\x03seq\x18\x07 \x01(\x04*o\n\x0eMigrationState\x12\x1f\n\x1bMIGRATION_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\x0b\n\x07\x41PPLIED\x10\x02\x12\n\n\x06\x45\x44ITED\x10\x03\x12\x0b\n\x07MISSING\x10\x04\x12\t\n\x05\x41HEAD\x10\x05\x32\xa9\x02\n\nMigrations\x12M\n\x04List\x12!.everlog.v1.ListMigrationsRequest\x1a\".everlog.v1.ListMigrationsResponse\x12Q\n\x06Status\x12\".everlog.v1.MigrationStatusRequest\x1a#.everlog.v1.MigrationStatusResponse\x12\x39\n\x04Plan\x12\x17.everlog.v1.PlanRequest\x1a\x18.everlog.v1.PlanResponse\x12>\n\x05\x41pply\x12\x18.everlog.v1.ApplyRequest\x1a\x19.everlog.v1.ApplyResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65verlog/proto/migrations.proto\x12\neverlog.v1\"\xa1\x01\n\rMigrationInfo\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.everlog.v1.MigrationState\x12\x12\n\napplied_ns\x18\x04 \x01(\x06\x12\x0b\n\x03seq\x18\x05 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\x15\n\rfolder_digest\x18\x07 \x01(\x0c\")\n\x15ListMigrationsRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"G\n\x16ListMigrationsResponse\x12-\n\nmigrations\x18\x01 \x03(\x0b\x32\x19.everlog.v1.MigrationInfo\"*\n\x16MigrationStatusRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"|\n\x17MigrationStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\r\x12\x0f\n\x07pending\x18\x03 \x01(\r\x12\x0e\n\x06\x65\x64ited\x18\x04 \x01(\r\x12\x0f\n\x07missing\x18\x05 \x01(\r\x12\r\n\x05\x61head\x18\x06 \x01(\r\"+\n\x0bPlanRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\x04\"@\n\x0cPlanResponse\x12\x30\n\nmigrations\x18\x01 \x03(\x0b\x32\x1c.everlog.v1.PlannedMigration\"Y\n\x10PlannedMigration\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12&\n\x05steps\x18\x03 \x03(\x0b\x32\x17.everlog.v1.PlannedStep\":\n\x0bPlannedStep\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07instant\x18\x02 \x01(\x08\x12\x0c\n\x04rows\x18\x03 \x01(\x04\"K\n\x0c\x41pplyRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\x04\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"x\n\rApplyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x04\x12\r\n\x05total\x18\x05 \x01(\x04\x12\x10\n\x08\x66inished\x18\x06 \x01(\x08\x12\x0b\n\x03seq\x18\x07 \x01(\x04\"z\n\rProposalEvent\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0f\n\x07time_ns\x18\x03 \x01(\x06\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\x04\x12\r\n\x05\x65rror\x18\x07 \x01(\t\"\x8e\x01\n\x08Proposal\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x10\n\x08\x64ocument\x18\x02 \x01(\x0c\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.everlog.v1.ProposalState\x12)\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x19.everlog.v1.ProposalEvent\x12\x0b\n\x03url\x18\x05 \x01(\t\"$\n\x10ProposalsRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"<\n\x11ProposalsResponse\x12\'\n\tproposals\x18\x01 \x03(\x0b\x32\x14.everlog.v1.Proposal\"A\n\x0eProposeRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"9\n\x0fProposeResponse\x12&\n\x08proposal\x18\x01 \x01(\x0b\x32\x14.everlog.v1.Proposal\"Q\n\x0e\x41pproveRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"f\n\x0f\x41pproveResponse\x12&\n\x08proposal\x18\x01 \x01(\x0b\x32\x14.everlog.v1.Proposal\x12+\n\x08progress\x18\x02 \x01(\x0b\x32\x19.everlog.v1.ApplyResponse\"P\n\rRejectRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"8\n\x0eRejectResponse\x12&\n\x08proposal\x18\x01 \x01(\x0b\x32\x14.everlog.v1.Proposal*o\n\x0eMigrationState\x12\x1f\n\x1bMIGRATION_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\x0b\n\x07\x41PPLIED\x10\x02\x12\n\n\x06\x45\x44ITED\x10\x03\x12\x0b\n\x07MISSING\x10\x04\x12\t\n\x05\x41HEAD\x10\x05*\x82\x01\n\rProposalState\x12\x1e\n\x1aPROPOSAL_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07WAITING\x10\x01\x12\x0c\n\x08\x41PPROVED\x10\x02\x12\x0c\n\x08REJECTED\x10\x03\x12\x0c\n\x08\x46INISHED\x10\x04\x12\n\n\x06\x46\x41ILED\x10\x05\x12\x0e\n\nSUPERSEDED\x10\x06\x32\xbe\x04\n\nMigrations\x12M\n\x04List\x12!.everlog.v1.ListMigrationsRequest\x1a\".everlog.v1.ListMigrationsResponse\x12Q\n\x06Status\x12\".everlog.v1.MigrationStatusRequest\x1a#.everlog.v1.MigrationStatusResponse\x12\x39\n\x04Plan\x12\x17.everlog.v1.PlanRequest\x1a\x18.everlog.v1.PlanResponse\x12>\n\x05\x41pply\x12\x18.everlog.v1.ApplyRequest\x1a\x19.everlog.v1.ApplyResponse0\x01\x12H\n\tProposals\x12\x1c.everlog.v1.ProposalsRequest\x1a\x1d.everlog.v1.ProposalsResponse\x12\x42\n\x07Propose\x12\x1a.everlog.v1.ProposeRequest\x1a\x1b.everlog.v1.ProposeResponse\x12\x44\n\x07\x41pprove\x12\x1a.everlog.v1.ApproveRequest\x1a\x1b.everlog.v1.ApproveResponse0\x01\x12?\n\x06Reject\x12\x19.everlog.v1.RejectRequest\x1a\x1a.everlog.v1.RejectResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'everlog.proto.migrations_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MIGRATIONSTATE']._serialized_start=957
-  _globals['_MIGRATIONSTATE']._serialized_end=1068
+  _globals['_MIGRATIONSTATE']._serialized_start=1779
+  _globals['_MIGRATIONSTATE']._serialized_end=1890
+  _globals['_PROPOSALSTATE']._serialized_start=1893
+  _globals['_PROPOSALSTATE']._serialized_end=2023
   _globals['_MIGRATIONINFO']._serialized_start=47
   _globals['_MIGRATIONINFO']._serialized_end=208
   _globals['_LISTMIGRATIONSREQUEST']._serialized_start=210
@@ -55,6 +57,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPLYREQUEST']._serialized_end=833
   _globals['_APPLYRESPONSE']._serialized_start=835
   _globals['_APPLYRESPONSE']._serialized_end=955
-  _globals['_MIGRATIONS']._serialized_start=1071
-  _globals['_MIGRATIONS']._serialized_end=1368
+  _globals['_PROPOSALEVENT']._serialized_start=957
+  _globals['_PROPOSALEVENT']._serialized_end=1079
+  _globals['_PROPOSAL']._serialized_start=1082
+  _globals['_PROPOSAL']._serialized_end=1224
+  _globals['_PROPOSALSREQUEST']._serialized_start=1226
+  _globals['_PROPOSALSREQUEST']._serialized_end=1262
+  _globals['_PROPOSALSRESPONSE']._serialized_start=1264
+  _globals['_PROPOSALSRESPONSE']._serialized_end=1324
+  _globals['_PROPOSEREQUEST']._serialized_start=1326
+  _globals['_PROPOSEREQUEST']._serialized_end=1391
+  _globals['_PROPOSERESPONSE']._serialized_start=1393
+  _globals['_PROPOSERESPONSE']._serialized_end=1450
+  _globals['_APPROVEREQUEST']._serialized_start=1452
+  _globals['_APPROVEREQUEST']._serialized_end=1533
+  _globals['_APPROVERESPONSE']._serialized_start=1535
+  _globals['_APPROVERESPONSE']._serialized_end=1637
+  _globals['_REJECTREQUEST']._serialized_start=1639
+  _globals['_REJECTREQUEST']._serialized_end=1719
+  _globals['_REJECTRESPONSE']._serialized_start=1721
+  _globals['_REJECTRESPONSE']._serialized_end=1777
+  _globals['_MIGRATIONS']._serialized_start=2026
+  _globals['_MIGRATIONS']._serialized_end=2600
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,26 @@ class MigrationsStub:
                 request_serializer=everlog_dot_proto_dot_migrations__pb2.ApplyRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_migrations__pb2.ApplyResponse.FromString,
                 _registered_method=True)
+        self.Proposals = channel.unary_unary(
+                '/everlog.v1.Migrations/Proposals',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.ProposalsRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.ProposalsResponse.FromString,
+                _registered_method=True)
+        self.Propose = channel.unary_unary(
+                '/everlog.v1.Migrations/Propose',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.ProposeRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.ProposeResponse.FromString,
+                _registered_method=True)
+        self.Approve = channel.unary_stream(
+                '/everlog.v1.Migrations/Approve',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.ApproveRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.ApproveResponse.FromString,
+                _registered_method=True)
+        self.Reject = channel.unary_unary(
+                '/everlog.v1.Migrations/Reject',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.RejectRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.RejectResponse.FromString,
+                _registered_method=True)
 
 
 class MigrationsServicer:
@@ -87,6 +107,33 @@ class MigrationsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Proposals(self, request, context):
+        """What was proposed, and what became of it; the newest last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Propose(self, request, context):
+        """Proposes what is pending, also if the same was rejected or has failed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Approve(self, request, context):
+        """Approves a proposal and applies it, telling how far it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reject(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MigrationsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +156,26 @@ def add_MigrationsServicer_to_server(servicer, server):
                     servicer.Apply,
                     request_deserializer=everlog_dot_proto_dot_migrations__pb2.ApplyRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_migrations__pb2.ApplyResponse.SerializeToString,
+            ),
+            'Proposals': grpc.unary_unary_rpc_method_handler(
+                    servicer.Proposals,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.ProposalsRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.ProposalsResponse.SerializeToString,
+            ),
+            'Propose': grpc.unary_unary_rpc_method_handler(
+                    servicer.Propose,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.ProposeRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.ProposeResponse.SerializeToString,
+            ),
+            'Approve': grpc.unary_stream_rpc_method_handler(
+                    servicer.Approve,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.ApproveRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.ApproveResponse.SerializeToString,
+            ),
+            'Reject': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reject,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.RejectRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.RejectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +286,114 @@ class Migrations:
             '/everlog.v1.Migrations/Apply',
             everlog_dot_proto_dot_migrations__pb2.ApplyRequest.SerializeToString,
             everlog_dot_proto_dot_migrations__pb2.ApplyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Proposals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Migrations/Proposals',
+            everlog_dot_proto_dot_migrations__pb2.ProposalsRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.ProposalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Propose(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Migrations/Propose',
+            everlog_dot_proto_dot_migrations__pb2.ProposeRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.ProposeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Approve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.Migrations/Approve',
+            everlog_dot_proto_dot_migrations__pb2.ApproveRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.ApproveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Migrations/Reject',
+            everlog_dot_proto_dot_migrations__pb2.RejectRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.RejectResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,13 @@ class MigrationsStub:
     """What applying would do, without doing it."""
     Apply: _grpc.UnaryStreamMultiCallable[_migrations_pb2.ApplyRequest, _migrations_pb2.ApplyResponse]
     """Applies what is pending, in order, telling how far it is."""
+    Proposals: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.ProposalsRequest, _migrations_pb2.ProposalsResponse]
+    """What was proposed, and what became of it; the newest last."""
+    Propose: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.ProposeRequest, _migrations_pb2.ProposeResponse]
+    """Proposes what is pending, also if the same was rejected or has failed."""
+    Approve: _grpc.UnaryStreamMultiCallable[_migrations_pb2.ApproveRequest, _migrations_pb2.ApproveResponse]
+    """Approves a proposal and applies it, telling how far it is."""
+    Reject: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.RejectRequest, _migrations_pb2.RejectResponse]
 
 @_typing.type_check_only
 class MigrationsAsyncStub(MigrationsStub):
@@ -51,6 +58,13 @@ class MigrationsAsyncStub(MigrationsStub):
     """What applying would do, without doing it."""
     Apply: _aio.UnaryStreamMultiCallable[_migrations_pb2.ApplyRequest, _migrations_pb2.ApplyResponse]  # type: ignore[assignment]
     """Applies what is pending, in order, telling how far it is."""
+    Proposals: _aio.UnaryUnaryMultiCallable[_migrations_pb2.ProposalsRequest, _migrations_pb2.ProposalsResponse]  # type: ignore[assignment]
+    """What was proposed, and what became of it; the newest last."""
+    Propose: _aio.UnaryUnaryMultiCallable[_migrations_pb2.ProposeRequest, _migrations_pb2.ProposeResponse]  # type: ignore[assignment]
+    """Proposes what is pending, also if the same was rejected or has failed."""
+    Approve: _aio.UnaryStreamMultiCallable[_migrations_pb2.ApproveRequest, _migrations_pb2.ApproveResponse]  # type: ignore[assignment]
+    """Approves a proposal and applies it, telling how far it is."""
+    Reject: _aio.UnaryUnaryMultiCallable[_migrations_pb2.RejectRequest, _migrations_pb2.RejectResponse]  # type: ignore[assignment]
 
 class MigrationsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -84,5 +98,36 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_migrations_pb2.ApplyResponse], _abc.AsyncIterator[_migrations_pb2.ApplyResponse]]:
         """Applies what is pending, in order, telling how far it is."""
+
+    @_abc_1.abstractmethod
+    def Proposals(
+        self,
+        request: _migrations_pb2.ProposalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrations_pb2.ProposalsResponse, _abc.Awaitable[_migrations_pb2.ProposalsResponse]]:
+        """What was proposed, and what became of it; the newest last."""
+
+    @_abc_1.abstractmethod
+    def Propose(
+        self,
+        request: _migrations_pb2.ProposeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrations_pb2.ProposeResponse, _abc.Awaitable[_migrations_pb2.ProposeResponse]]:
+        """Proposes what is pending, also if the same was rejected or has failed."""
+
+    @_abc_1.abstractmethod
+    def Approve(
+        self,
+        request: _migrations_pb2.ApproveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_migrations_pb2.ApproveResponse], _abc.AsyncIterator[_migrations_pb2.ApproveResponse]]:
+        """Approves a proposal and applies it, telling how far it is."""
+
+    @_abc_1.abstractmethod
+    def Reject(
+        self,
+        request: _migrations_pb2.RejectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrations_pb2.RejectResponse, _abc.Awaitable[_migrations_pb2.RejectResponse]]: ...
 
 def add_MigrationsServicer_to_server(servicer: MigrationsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -53,6 +53,7 @@ LONGER: dict[str, str] = {
 # file: how it is started, where no other module imports it.
 STARTED = {
     "console/main.py": "the command `everlog`",
+    "everlog/testing.py": "pytest finds it, by its entry point",
     "proto/generate.py": "make proto",
 }
 

@@ -1,0 +1,1 @@
+../../everlog/testing.py

@@ -13,9 +13,10 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from everlog.migrations.draft import differences, draft
 from everlog.migrations.folder import SOURCE, Source
@@ -25,7 +26,7 @@ from everlog.migrations.runner import apply
 from everlog.migrations.status import MigrationInfo
 from everlog.proto import log_pb2
 from everlog.store.database import Database
-from everlog.store.errors import Error, MigrationError
+from everlog.store.errors import ClosedError, DiskError, Error, MigrationError
 from everlog.store.progress import OnProgress
 
 
@@ -38,7 +39,7 @@ class Rules:
 
     def check(self, who: str, proposal: Proposal, verb: str) -> None:
         """Raises MigrationError if `who` may not decide."""
-        digest = proposal.digest.hex()[:12]
+        digest = proposal.short
         if not who:
             raise MigrationError(f"expected who would {verb} {digest}, found nobody; say it with --actor")
         if self.approvers and who not in self.approvers:
@@ -72,7 +73,10 @@ class Approval:
 
     def proposals(self) -> list[Proposal]:
         """All, oldest first. Read-only."""
-        return proposals(self.db)
+        found = proposals(self.db)
+        for one in found:
+            one.url = self.link(one.digest)
+        return found
 
     def propose(self, *, actor: str = "", reason: str = "", again: bool = False) -> Proposal | None:
         """Proposes what is pending, unless the same was proposed last; None: nothing is pending.
@@ -99,19 +103,15 @@ class Approval:
         """Approves the proposal whose digest starts with `words`; `run` then applies it.
 
         Writes one record. Raises MigrationError if it may not be, was decided already, or is not
-        what was shown any more: then nothing was written.
+        what was shown any more: then nothing is approved, and what is pending now is proposed.
         """
         with lock(self.db.uuid, actor):
             proposal = self._decidable(words, actor, "approve")
             changes = differences(proposal.plan, draft(self.db, self.source, name=self.name))
-            if changes:
-                raise MigrationError(
-                    f"{proposal.digest.hex()[:12]} is not approved, for what was shown has changed since:"
-                    f" {'; '.join(changes)}. Look at the plan as it is now: `everlog propose` makes it",
-                    digest=proposal.digest.hex(),
-                    changes=changes,
-                )
-            self._decide(proposal, Step.APPROVED, actor, reason)
+            if not changes:
+                self._decide(proposal, Step.APPROVED, actor, reason)
+        if changes:
+            raise self._changed(proposal, changes)
         return self._told()
 
     def reject(self, words: str, *, actor: str, reason: str) -> Proposal:
@@ -147,14 +147,38 @@ class Approval:
                 applied=applied,
                 check=lambda todo: _check_same(proposal.plan, todo),
             )
+        except (ClosedError, DiskError):
+            raise  # no fault of the plan: it stays approved, and whoever opens it next goes on
         except Error as error:
-            failed = log_pb2.Migration(step=Step.FAILED, error=str(error), plan_digest=proposal.digest)
-            self._record(_named(failed, proposal.plan), approved.actor, "")
+            newest = self._newest()
+            if newest is not None and newest.state is ProposalState.APPROVED:  # else the run said so itself
+                failed = log_pb2.Migration(step=Step.FAILED, error=str(error), plan_digest=proposal.digest)
+                self._record(_named(failed, proposal.plan), approved.actor, "")
             raise
         finally:
             self.running = b""
             self.changed()
         return self._told()
+
+    def resume(self) -> None:
+        """Goes on with what was approved and not finished when this process began, if there is
+        such, and proposes what is pending then. What goes wrong is in the log."""
+        newest = self._newest()
+        if newest is None or newest.state is not ProposalState.APPROVED:
+            return
+        with contextlib.suppress(Error):
+            self.run()
+        with contextlib.suppress(Error):
+            self.propose(actor=newest.proposed.actor, reason=newest.proposed.reason)
+
+    def refuse(self, verb: str) -> NoReturn:
+        """Raises MigrationError: whoever would migrate in another way is told to have it approved."""
+        newest = self._newest()
+        known = newest is not None and newest.state is not ProposalState.FINISHED
+        where = f"what is pending {newest.says}" if newest and known else "`everlog propose` proposes it"
+        raise MigrationError(
+            f"{self.name or self.db.url} is migrated when that is approved, not by `{verb}`: {where}"
+        )
 
     def _newest(self) -> Proposal | None:
         found = self.proposals()
@@ -165,12 +189,24 @@ class Approval:
         self.changed()
         return self.proposals()[-1]
 
+    def _changed(self, proposal: Proposal, changes: list[str]) -> MigrationError:
+        """What was shown is not so any more: what is so now is proposed, and that is told."""
+        before = proposal.proposed
+        now = self.propose(actor=before.actor, reason=before.reason)
+        anew = f". It is {now.short} now{now.see}" if now and now.digest != proposal.digest else ""
+        return MigrationError(
+            f"{proposal.short} is not approved, for what was shown has changed since:"
+            f" {'; '.join(changes)}{anew}",
+            digest=proposal.digest.hex(),
+            changes=changes,
+        )
+
     def _decidable(self, words: str, actor: str, verb: str) -> Proposal:
         found = self.proposals()
         proposal = pick(found, words)
         if proposal.state is not ProposalState.WAITING:
-            last, short = proposal.last, proposal.digest.hex()[:12]
-            newer = "" if proposal is found[-1] else f"; the newest is {found[-1].digest.hex()[:12]}"
+            last, short = proposal.last, proposal.short
+            newer = "" if proposal is found[-1] else f"; the newest is {found[-1].short}"
             why = f" ({last.error or last.reason})" if last.error or last.reason else ""
             raise MigrationError(
                 f"{short} is decided: it is {proposal.state} since commit {last.seq} of"

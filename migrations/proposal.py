@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 
 import msgspec
@@ -108,12 +109,13 @@ class Event(msgspec.Struct, frozen=True):
 
 @dataclass
 class Proposal:
-    """A proposal and what became of it."""
+    """A proposal and what became of it. `url`: its page, where there is one."""
 
     digest: bytes
     document: bytes
     state: ProposalState = ProposalState.WAITING
     events: list[Event] = field(default_factory=list)
+    url: str = ""
 
     @property
     def plan(self) -> Plan:
@@ -131,6 +133,34 @@ class Proposal:
     def event(self, step: str) -> Event | None:
         """The newest event of this kind."""
         return next((one for one in reversed(self.events) if one.step == step), None)
+
+    @property
+    def short(self) -> str:
+        """The digest, as people say it."""
+        return self.digest.hex()[:12]
+
+    @property
+    def see(self) -> str:
+        """Where to look at it, to end a sentence with."""
+        return f"; see {self.url}" if self.url else ""
+
+    @property
+    def says(self) -> str:
+        """What one who needs its migrations is told, after "the migration to it"."""
+        by = f" by {self.last.actor}" if self.last.actor else ""
+        match self.state:
+            case ProposalState.WAITING:
+                since = datetime.fromtimestamp(self.proposed.time_ns / 1e9, UTC).isoformat(" ", "seconds")
+                text = f"is waiting for approval of {self.short} since {since}"
+            case ProposalState.APPROVED:
+                text = f"is approved as {self.short} and being applied; try again soon"
+            case ProposalState.REJECTED:
+                text = f"was rejected as {self.short}{by} ({self.last.reason})"
+            case ProposalState.FAILED:
+                text = f"was approved as {self.short} and failed ({self.last.error})"
+            case _:
+                text = f"is {self.state} as {self.short}"
+        return text + self.see
 
     @property
     def closed(self) -> bool:

@@ -50,6 +50,11 @@ class Context:
         """A value of the request's metadata."""
         return self._stream.headers.get(name)
 
+    @property
+    def who(self) -> str:
+        """The name of the token that the call came with; empty: it has none."""
+        return self._stream.who
+
     async def write(self, answer: Any) -> None:
         """Sends one of a stream of answers."""
         await self._stream.writable()
@@ -62,10 +67,11 @@ class Context:
 class Calls:
     """The methods of a server by their paths, and how they are called."""
 
-    def __init__(self, token: str = "") -> None:
+    def __init__(self, tokens: Mapping[str, str] | None = None) -> None:
+        """`tokens` by the name of who shows them; empty ones are none."""
         self._methods: dict[str, Any] = {}
         self._raw: dict[str, Raw] = {}
-        self._expected = f"Bearer {token}".encode() if token else b""
+        self._expected = {name: f"Bearer {one}".encode() for name, one in (tokens or {}).items() if one}
 
     # what generated code calls to register a servicer
 
@@ -93,8 +99,10 @@ class Calls:
     def _check(self, stream: Stream) -> None:
         headers = stream.headers
         path = headers.get(":path", "")
-        known = hmac.compare_digest(headers.get(security.HEADER, "").encode(), self._expected)
-        if self._expected and not known and not path.startswith(OPEN_METHODS):
+        shown = headers.get(security.HEADER, "").encode()
+        names = [name for name, one in self._expected.items() if hmac.compare_digest(shown, one)]
+        stream.who = names[0] if names else ""
+        if self._expected and not names and not path.startswith(OPEN_METHODS):
             raise Aborted(
                 grpc.StatusCode.UNAUTHENTICATED,
                 "this server wants its token with every call: put ?token=… into the URL, or set"

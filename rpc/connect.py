@@ -19,10 +19,11 @@ from dotenv import dotenv_values
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc import address
 from everlog.store.database import IDEMPOTENCY_S
-from everlog.store.errors import MigrationError, OpenError
+from everlog.store.errors import MigrationError, OpenError, UnavailableError
 from everlog.store.progress import OnProgress
 
 if TYPE_CHECKING:
+    from everlog.migrations.proposal import Proposal
     from everlog.rpc.remote import RemoteDatabase
 
 MEMORY = "/dev/shm"  # noqa: S108  mkdtemp makes a private directory in it
@@ -125,9 +126,24 @@ def _check_up_to_date(db: EmbeddedDatabase | RemoteDatabase, migrations: str | o
     folders = room.load(migrations)
     newest = max((folder.version for folder in folders), default=0)
     if db.schema.version < newest:
+        proposed = None if isinstance(db, EmbeddedDatabase) else _proposed(db, newest)
         raise MigrationError(
-            f"{db.url} is at schema version {db.schema.version}, this program was written for {newest};"
-            " migrate it first (`everlog up`)",
+            f"{db.url} is at schema version {db.schema.version}, this program was written for {newest}; "
+            + (f"the migration to it {proposed.says}" if proposed else "migrate it first (`everlog up`)"),
             found=db.schema.version,
             expected=newest,
+            **({"digest": proposed.digest.hex(), "see": proposed.url} if proposed else {}),
         )
+
+
+def _proposed(db: RemoteDatabase, version: int) -> Proposal | None:
+    """The newest proposal of a server, if it would migrate to `version` and did not yet."""
+    from everlog.migrations.proposal import ProposalState
+    from everlog.rpc.remote_migrations import proposals
+
+    try:
+        newest = next(reversed(proposals(db)), None)
+    except UnavailableError:  # an older server, which knows of none
+        return None
+    gone = (ProposalState.FINISHED, ProposalState.SUPERSEDED)
+    return newest if newest and newest.state not in gone and newest.plan.to_version >= version else None

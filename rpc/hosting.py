@@ -72,6 +72,10 @@ class Hosting:
             yield item
         await done
 
+    def begin(self, fn: Callable[[], None]) -> None:
+        """Begins what takes long in a writer's thread; closing waits for its end."""
+        self._writers.submit(fn)
+
     def close(self) -> None:
         self._readers.shutdown(wait=True, cancel_futures=True)
         self._writers.shutdown(wait=True, cancel_futures=True)

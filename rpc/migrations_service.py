@@ -1,7 +1,8 @@
 """Migrations service: those that the server was started with, and those that the log knows.
 
 List, Status   the log's records beside the folders
-Plan, Apply    the folders that the server was given for this database
+Plan, Apply    the folders that the server was given for this database; where migrations wait for
+               approval (approval_service.py), Apply is refused
 """
 
 from __future__ import annotations
@@ -9,25 +10,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 
+from everlog.migrations.approval import Approval
 from everlog.migrations.plan import plan
 from everlog.migrations.runner import apply
 from everlog.migrations.status import MigrationInfo, State, compare
 from everlog.migrations.status import status as compare_with
 from everlog.proto import migrations_pb2 as pb
-from everlog.proto import migrations_pb2_grpc
 from everlog.rpc.admin_service import sparing
+from everlog.rpc.approval_service import ApprovalService
 from everlog.rpc.hosting import Hosting
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
 from everlog.store.progress import Progress
 
 
-class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
-    """See proto/migrations.proto. `sources` names the package of each database's migrations."""
+class MigrationsService(ApprovalService):
+    """See proto/migrations.proto. `sources` names the package of each database's migrations, and
+    `approvals` decide which of them are applied, where it is not whoever calls."""
 
-    def __init__(self, hosting: Hosting, sources: Mapping[str, str]) -> None:
+    def __init__(
+        self, hosting: Hosting, sources: Mapping[str, str], approvals: Mapping[str, Approval]
+    ) -> None:
         self._hosting = hosting
         self._sources = dict(sources)
+        self._approvals = dict(approvals)
 
     async def List(self, request: pb.ListMigrationsRequest, context: object) -> pb.ListMigrationsResponse:
         infos = await self._hosting.read(self._infos, request.database)
@@ -64,6 +70,9 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
         db, source = self._hosting.database(request.database), self._source(request.database)
 
         def run(tell: Callable[[pb.ApplyResponse], None]) -> None:
+            if request.database in self._approvals:
+                self._approvals[request.database].refuse("up")
+
             def progress(at: Progress) -> None:
                 tell(pb.ApplyResponse(step=at.step, done=at.done, total=at.total or 0))
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from everlog.migrations.plan import PlannedMigration, PlannedStep
+from everlog.migrations.proposal import Proposal
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import migrations_pb2 as pb
 from everlog.proto import migrations_pb2_grpc
+from everlog.rpc.proposals import from_message
 from everlog.rpc.remote import RemoteDatabase
+from everlog.store.errors import UnavailableError
 from everlog.store.progress import OnProgress, Progress
 
 PLAN_S = 600.0
@@ -60,6 +63,61 @@ def apply(
         elif progress is not None:
             progress(Progress(answer.step, answer.done, answer.total or None))
     return done
+
+
+def proposals(db: RemoteDatabase) -> list[Proposal]:
+    """What was proposed and what became of it, oldest first. Read-only."""
+    request = pb.ProposalsRequest(database=db.channel.address.database)
+    return [from_message(one) for one in db.channel.call(_stub(db).Proposals, request).proposals]
+
+
+def propose(db: RemoteDatabase, *, actor: str = "", reason: str = "") -> Proposal | None:
+    """Proposes what is pending; see `Approval.propose`, `again`."""
+    request = pb.ProposeRequest(database=db.channel.address.database, actor=actor, reason=reason)
+    answer = db.channel.call(_stub(db).Propose, request, timeout_s=PLAN_S)
+    return from_message(answer.proposal) if answer.HasField("proposal") else None
+
+
+def approve(
+    db: RemoteDatabase,
+    digest: str,
+    *,
+    actor: str = "",
+    reason: str = "",
+    progress: OnProgress | None = None,
+    applied: Callable[[MigrationInfo], None] | None = None,
+) -> Proposal:
+    """Approves a proposal and has the server apply it; see `Approval.approve` and `run`.
+
+    If the connection breaks on the way, the server goes on.
+    """
+    request = pb.ApproveRequest(
+        database=db.channel.address.database, digest=digest, actor=actor, reason=reason
+    )
+    stub, metadata = _stub(db), db.channel.metadata
+    proposal = None
+    for answer in db.channel.stream(lambda: stub.Approve(request, metadata=metadata)):
+        if answer.HasField("proposal"):
+            proposal = from_message(answer.proposal)
+            continue
+        at = answer.progress
+        if at.finished and applied is not None:
+            applied(MigrationInfo(at.version, at.name, State.APPLIED, seq=at.seq, actor=actor))
+        elif not at.finished and progress is not None:
+            progress(Progress(at.step, at.done, at.total or None))
+    if proposal is None:
+        raise UnavailableError(
+            f"{db.url}: expected to be told what was approved, found no answer", url=db.url
+        )
+    return proposal
+
+
+def reject(db: RemoteDatabase, digest: str, *, actor: str = "", reason: str = "") -> Proposal:
+    """Rejects a proposal; see `Approval.reject`."""
+    request = pb.RejectRequest(
+        database=db.channel.address.database, digest=digest, actor=actor, reason=reason
+    )
+    return from_message(db.channel.call(_stub(db).Reject, request).proposal)
 
 
 def _stub(db: RemoteDatabase) -> migrations_pb2_grpc.MigrationsStub:

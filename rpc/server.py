@@ -26,6 +26,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[i
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha._async import ReflectionServicer  # type: ignore[import-untyped]
 
+from everlog.migrations.approval import Approval
 from everlog.proto import (
     admin_pb2,
     admin_pb2_grpc,
@@ -53,9 +54,10 @@ GRACE_S = 5.0
 class Server:
     """Serves databases; they stay with whoever opened them.
 
-    `address` is HOST:PORT, with port 0 any that is free. `migrations` names the package of each
-    database's migrations, for the service that applies them. Raises OpenError if it would be
-    open to strangers.
+    `address` is HOST:PORT, with port 0 any that is free. `tokens`: further ones by the name of who
+    shows them. `migrations` names the package of each database's migrations, for the service that
+    applies them; `approvals` are those of databases where they wait for approval. Raises OpenError
+    if it would be open to strangers.
     """
 
     def __init__(
@@ -64,17 +66,20 @@ class Server:
         address: str = "127.0.0.1:0",
         *,
         token: str = "",
+        tokens: Mapping[str, str] | None = None,
         tls: security.Tls | None = None,
         migrations: Mapping[str, str] | None = None,
+        approvals: Mapping[str, Approval] | None = None,
     ) -> None:
         self.host, _, port = address.rpartition(":")
         self.port = int(port)
         self.host = self.host.strip("[]")
-        security.check_server(self.host, token=token, tls=tls)
+        self._tokens = {"": token} | dict(tokens or {})
+        security.check_server(self.host, token=next(filter(None, self._tokens.values()), ""), tls=tls)
         self.hosting = Hosting(databases)
-        self._token = token
         self._tls = security.server_context(tls) if tls else None
         self._migrations = dict(migrations or {})
+        self._approvals = dict(approvals or {})
         self.loop: asyncio.AbstractEventLoop | None = None
         self.connections: set[Connection] = set()
         self._thread = threading.Thread(target=self._run, name="everlog-server", daemon=True)
@@ -137,12 +142,12 @@ class Server:
 
     async def _serve(self) -> None:
         self.loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        calls: Any = Calls(self._token)  # a server, as generated code knows one
+        calls: Any = Calls(self._tokens)  # a server, as generated code knows one
         feed, checker = FeedService(self.hosting), health.aio.HealthServicer()
         calls.add_raw(PATH, feed.subscribe)
         store_pb2_grpc.add_StoreServicer_to_server(StoreService(self.hosting), calls)
         admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self.hosting), calls)
-        migrations = MigrationsService(self.hosting, self._migrations)
+        migrations = MigrationsService(self.hosting, self._migrations, self._approvals)
         migrations_pb2_grpc.add_MigrationsServicer_to_server(migrations, calls)
         health_pb2_grpc.add_HealthServicer_to_server(checker, calls)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -152,6 +157,8 @@ class Server:
         self.port = server.sockets[0].getsockname()[1]
         for name in ("", *SERVICES):
             await checker.set(name, health_pb2.HealthCheckResponse.SERVING)
+        for approval in self._approvals.values():
+            self.hosting.begin(approval.resume)
         self._ready.set()
         await self._stopping.wait()
         server.close()

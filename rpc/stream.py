@@ -41,6 +41,7 @@ class Stream:
         self.id = id
         self.id_bytes = id.to_bytes(4, "big")
         self.headers = headers
+        self.who = ""  # name of the token that the call came with
         self.window = window  # what the peer takes
         self.task: asyncio.Task[None] | None = None
         self.closed = False

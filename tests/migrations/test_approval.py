@@ -160,12 +160,15 @@ def test_a_decision_wants_a_reason_and_a_digest(approval: Approval) -> None:
 def test_an_approval_of_what_has_changed_since_is_refused_and_says_what(
     approval: Approval, project: Project
 ) -> None:
-    digest, head = proposed(approval).digest.hex(), approval.db.head
+    digest = proposed(approval).digest.hex()
     put_file(project.folders[1], "# edited\n")
     with pytest.raises(MigrationError, match=r"_two was edited: __init__.py is another") as caught:
         approval.approve(digest, actor="ann", reason="yes")
     assert caught.value.digest == digest
-    assert approval.db.head == head
+    old, new = approval.proposals()
+    assert (old.state, new.state) == (ProposalState.SUPERSEDED, ProposalState.WAITING)
+    assert (new.proposed.actor, new.proposed.reason) == ("deploy", "release 7")
+    assert f"It is {new.short} now" in str(caught.value)
 
 
 def test_a_folder_more_is_another_plan(approval: Approval, project: Project) -> None:

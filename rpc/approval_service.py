@@ -1,0 +1,89 @@
+"""Approval service: the calls of the Migrations service with which people decide.
+
+Proposals                 what the log tells, of any database
+Propose Approve Reject    a database whose migrations wait for approval (`serve --migrate checked`)
+
+Who decides is the name of the token that the call came with; with a token that has no name, or
+none, it is who the call says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from everlog.migrations.approval import Approval
+from everlog.migrations.proposal import Proposal, proposals
+from everlog.migrations.status import MigrationInfo
+from everlog.proto import migrations_pb2 as pb
+from everlog.proto import migrations_pb2_grpc
+from everlog.rpc.admin_service import sparing
+from everlog.rpc.calls import Context
+from everlog.rpc.hosting import Hosting
+from everlog.rpc.proposals import to_message
+from everlog.store.errors import MigrationError
+from everlog.store.progress import Progress
+
+
+class ApprovalService(migrations_pb2_grpc.MigrationsServicer):
+    """See proto/migrations.proto."""
+
+    _hosting: Hosting
+    _approvals: Mapping[str, Approval]
+
+    async def Proposals(self, request: pb.ProposalsRequest, context: Any) -> pb.ProposalsResponse:
+        found = await self._hosting.read(self._proposals, request.database)
+        return pb.ProposalsResponse(proposals=[to_message(one) for one in found])
+
+    async def Propose(self, request: pb.ProposeRequest, context: Any) -> pb.ProposeResponse:
+        approval, actor = self._approval(request.database), who(context, request.actor)
+        made = await self._hosting.write(approval.propose, actor=actor, reason=request.reason, again=True)
+        return pb.ProposeResponse(proposal=to_message(made) if made is not None else None)
+
+    async def Approve(self, request: pb.ApproveRequest, context: Any) -> AsyncIterator[pb.ApproveResponse]:
+        approval, actor = self._approval(request.database), who(context, request.actor)
+
+        def run(tell: Callable[[pb.ApproveResponse], None]) -> None:
+            def progress(at: Progress) -> None:
+                step = pb.ApplyResponse(step=at.step, done=at.done, total=at.total or 0)
+                tell(pb.ApproveResponse(progress=step))
+
+            def applied(info: MigrationInfo) -> None:
+                step = pb.ApplyResponse(version=info.version, name=info.name, finished=True, seq=info.seq)
+                tell(pb.ApproveResponse(progress=step))
+
+            approved = approval.approve(request.digest, actor=actor, reason=request.reason)
+            tell(pb.ApproveResponse(proposal=to_message(approved)))
+            done = approval.run(progress=sparing(progress), applied=applied)
+            tell(pb.ApproveResponse(proposal=to_message(done)))
+
+        async for answer in self._hosting.told(run):
+            yield answer
+
+    async def Reject(self, request: pb.RejectRequest, context: Any) -> pb.RejectResponse:
+        approval, actor = self._approval(request.database), who(context, request.actor)
+        made = await self._hosting.write(approval.reject, request.digest, actor=actor, reason=request.reason)
+        return pb.RejectResponse(proposal=to_message(made))
+
+    def _proposals(self, name: str) -> list[Proposal]:
+        approval = self._approvals.get(name)
+        return proposals(self._hosting.database(name)) if approval is None else approval.proposals()
+
+    def _approval(self, name: str) -> Approval:
+        self._hosting.database(name)
+        approval = self._approvals.get(name)
+        if approval is None:
+            raise MigrationError(
+                f"migrations of {name} are not approved here, but applied by whoever applies them; start the"
+                " server with --migrate checked, and they wait for approval",
+                database=name,
+            )
+        return approval
+
+
+def who(context: Context, claimed: str) -> str:
+    """Who calls. Raises MigrationError if the call says another name than its token has."""
+    name = context.who
+    if name and claimed and claimed != name:
+        raise MigrationError(f"the call says it is of {claimed}, its token is that of {name}", actor=name)
+    return name or claimed

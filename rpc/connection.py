@@ -170,8 +170,8 @@ class Connection(asyncio.Protocol):
             self._watch.count()
         try:
             stream.receive(http2.unpadded(flags, payload), size, end=bool(flags & http2.END_STREAM))
-        except TooLargeError:
-            self._reset(stream, Code.ENHANCE_YOUR_CALM)
+        except TooLargeError as error:
+            stream.refuse(str(error))
 
     def _open(self, block: Block) -> None:
         id = block.stream

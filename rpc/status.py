@@ -65,16 +65,19 @@ def code_of(error: Error) -> grpc.StatusCode:
 
 def trailing(error: Error) -> tuple[tuple[str, bytes], ...]:
     """The facts of an error as metadata."""
-    told = msgspec.msgpack.encode(Told(type(error).__name__, error.facts), enc_hook=repr)
-    if len(told) > TEXT_MAX:
+    try:
+        told = msgspec.msgpack.encode(Told(type(error).__name__, error.facts), enc_hook=repr)
+    except (ValueError, OverflowError):  # half a character, a number of more than 64 bits
+        told = b""
+    if not told or len(told) > TEXT_MAX:
         told = msgspec.msgpack.encode(Told(type(error).__name__, {}))
     return ((KEY, told),)
 
 
 def text_of(error: Error) -> str:
     """The error's sentence, cut where it would not fit into headers."""
-    text = str(error)
-    raw = text.encode()
+    raw = str(error).encode(errors="backslashreplace")  # names of files may hold what is no text
+    text = raw.decode()
     return text if len(raw) <= TEXT_MAX // 2 else raw[: TEXT_MAX // 2].decode(errors="ignore") + "…"
 
 
@@ -109,15 +112,18 @@ def _sentence(code: grpc.StatusCode, details: str) -> str:
         else:
             remedy = f"{details}; see that it runs, and that the URL is right"
         return f"the server cannot be reached: {remedy}"
-    if code is grpc.StatusCode.UNAUTHENTICATED:
-        return f"the server refuses the token: {details}"
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return "the server did not answer in time; what was asked for may yet have happened"
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        return f"what answers there is no everlog server, or an older one ({details})"
-    if code is grpc.StatusCode.CANCELLED:
-        return "the call was cancelled"
-    return f"expected an answer of an everlog server, found {code.name}: {details}"
+    told = {
+        grpc.StatusCode.UNAUTHENTICATED: f"the server refuses the token: {details}",
+        grpc.StatusCode.DEADLINE_EXCEEDED: (
+            "the server did not answer in time; what was asked for may yet have happened"
+        ),
+        grpc.StatusCode.UNIMPLEMENTED: (
+            f"what answers there is no everlog server, or an older one ({details})"
+        ),
+        grpc.StatusCode.RESOURCE_EXHAUSTED: f"the request, or its answer, is too large: {details}",
+        grpc.StatusCode.CANCELLED: "the call was cancelled",
+    }
+    return told.get(code) or f"expected an answer of an everlog server, found {code.name}: {details}"
 
 
 def is_transient(error: Error) -> bool:

@@ -25,11 +25,17 @@ MESSAGE_BYTES_MAX = 16 << 20
 WINDOW = 1 << 20  # what a peer may send of one stream before it is credited
 INBOX_MAX = 4
 
+_EXHAUSTED = "8"  # RESOURCE_EXHAUSTED
 _RESPONSE = b"\x88" + http2.header_block([("content-type", "application/grpc")])
 
 
 class TooLargeError(Exception):
     """Raised when a peer sends a message over the limit."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(
+            f"a message of {size:,} bytes, expected at most {MESSAGE_BYTES_MAX:,}; ask for less at once"
+        )
 
 
 class Stream:
@@ -157,6 +163,12 @@ class Stream:
             self.out.wait(self)
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained
+
+    def refuse(self, why: str) -> None:
+        """Ends the call, whatever it is doing, as one that asks for too much."""
+        if self.task is not None:
+            self.task.cancel()
+        self.finish(http2.header_block([("grpc-status", _EXHAUSTED), ("grpc-message", http2.escaped(why))]))
 
     def close(self) -> None:
         """The peer, or the connection, is gone: whoever works for this call stops."""

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type:
 
 import everlog
 from everlog.feed.embedded import EmbeddedDatabase
+from everlog.proto import store_pb2, store_pb2_grpc
 from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.remote_admin import RemoteAdmin
 from everlog.rpc.security import Tls
@@ -216,3 +217,14 @@ def test_a_signal_drains_the_server(tmp_path: Path, number: int) -> None:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def test_a_request_that_is_too_large_is_told_how_large_it_may_be(db: EmbeddedDatabase) -> None:
+    with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
+        stub = store_pb2_grpc.StoreStub(remote.channel.grpc)
+        request = store_pb2.GetRequest(database="x", table="airports", key=bytes(17 << 20))
+        with pytest.raises(
+            everlog.UnavailableError, match=r"too large: a message of 17,8.* at most 16,777,216"
+        ):
+            remote.channel.call(stub.Get, request)
+        assert remote.get(AIRPORTS, "JFK") is None

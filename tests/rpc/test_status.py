@@ -80,3 +80,11 @@ def test_what_is_closed_there_is_asked_again_until_patience_ends(failing: Any) -
     db.error = everlog.ClosedError("the database is closed")
     with pytest.raises(everlog.ClosedError, match="the database is closed"):
         remote.status()
+
+
+@pytest.mark.parametrize("fact", ["\udcff", 1 << 70])
+def test_an_error_about_what_is_no_text_arrives_all_the_same(failing: Any, fact: object) -> None:
+    db, remote = failing
+    db.error = everlog.RowError("expected a name, found \udcff", name=fact)
+    with pytest.raises(everlog.RowError, match=r"found \\udcff"):
+        remote.status()

@@ -101,8 +101,7 @@ class Channel:
         self.check_open()
         patience = self.patience()
         while True:
-            call: Any = start()
-            begun = False
+            call, begun = self.started(start), False
             try:
                 for answer in call:
                     begun = True
@@ -111,10 +110,19 @@ class Channel:
             except grpc.RpcError as error:
                 translated = status.translate(error, self.url)
                 if begun:
+                    self.check_open()
                     raise translated from None
                 patience.after(translated)
             finally:
                 call.cancel()
+
+    def started(self, start: Callable[[], Any]) -> Any:
+        """The call that `start` makes. Raises ClosedError if the channel was closed meanwhile."""
+        try:
+            return start()
+        except ValueError:  # gRPC's word for it
+            self.check_open()
+            raise
 
     def patience(self, retry_s: float | None = None) -> Patience:
         """What decides whether a call that failed is made again."""

@@ -19,11 +19,13 @@ import grpc
 
 from everlog.feed import cursor, message
 from everlog.feed.message import FeedBatch
+from everlog.feed.subscription import check_bounds
 from everlog.proto import feed_pb2, log_pb2
 from everlog.rpc import status
 from everlog.rpc.channel import Channel
 from everlog.store.errors import CorruptionError
 
+HEARTBEAT_MS_MAX = (1 << 32) - 1  # a uint32
 METHOD = "/everlog.v1.Feed/Subscribe"
 
 
@@ -44,6 +46,7 @@ class RemoteBatches:
         bounded: bool,
         heartbeat_s: float,
     ) -> None:
+        check_bounds(until, heartbeat_s)
         self._channel = channel
         self._subscribe: Any = channel.grpc.unary_stream(METHOD)  # bytes, as they are
         self._request = feed_pb2.SubscribeRequest(
@@ -51,7 +54,7 @@ class RemoteBatches:
             tables=tables,
             until=until or 0,
             bounded=bounded,
-            heartbeat_ms=max(1, int(heartbeat_s * 1e3)),
+            heartbeat_ms=min(max(1, int(heartbeat_s * 1e3)), HEARTBEAT_MS_MAX),
         )
         if now:
             self._request.now = True
@@ -61,7 +64,9 @@ class RemoteBatches:
         self._patience = channel.patience()
         self._call: Any = None
         self._nothing = until == 0
-        self._first = self._open()
+        first = self._open()
+        assert first is not None  # nobody can have closed it yet
+        self._first = first
         if bounded:  # the end was decided now: it stays, wherever it is subscribed again
             head = self._first.mark.head
             self._request.bounded = False
@@ -88,11 +93,15 @@ class RemoteBatches:
         self._closed.set()
         self._call.cancel()
 
-    def _open(self) -> FeedBatch:
-        """Subscribes, and returns the opening message."""
+    def _open(self) -> FeedBatch | None:
+        """Subscribes, and returns the opening message; None once it is closed."""
         request = self._request.SerializeToString()
-        while True:
-            self._call = self._subscribe(request, metadata=self._channel.metadata)
+        while not self._closed.is_set():
+            self._call = self._channel.started(
+                lambda: self._subscribe(request, metadata=self._channel.metadata)
+            )
+            if self._closed.is_set():  # since it was looked at last: nobody else ends this call
+                self._call.cancel()
             try:
                 raw = next(self._call, None)
                 if raw is None:
@@ -101,7 +110,9 @@ class RemoteBatches:
                 self._saw(batch)
                 return batch
             except grpc.RpcError as error:
-                self._patience.after(status.translate(error, self._channel.url))
+                if not self._closed.is_set():
+                    self._patience.after(status.translate(error, self._channel.url))
+        return None
 
     def _saw(self, batch: FeedBatch) -> None:
         self._request.after.CopyFrom(batch.mark.position)

@@ -58,9 +58,9 @@ class RemoteLoad:
     ) -> LoadResult:
         """Loads. Raises RowError for a row that does not fit: the chunks before it stay."""
         started, commits = time.perf_counter(), 0
-        self._connect()
-        skipped = self._rows
         try:
+            self._connect()
+            skipped = self._rows
             source = iter(()) if self._finished else _requests(table, binding, islice(rows, skipped, None))
             for request in self._until_it_fails(source):
                 self._unanswered.append(request)
@@ -73,7 +73,8 @@ class RemoteLoad:
             return LoadResult(self._first.id, self._rows, skipped, commits, time.perf_counter() - started)
         finally:
             self._requests.put(None)
-            self._answers.cancel()
+            if self._answers is not None:
+                self._answers.cancel()
 
     def _until_it_fails(self, source: Iterator[store_pb2.LoadRequest]) -> Iterator[store_pb2.LoadRequest]:
         """Where the rows come from may fail: then what was sent before is on disk."""
@@ -100,6 +101,9 @@ class RemoteLoad:
             self._unanswered.popleft()
             return
 
+    def _start(self) -> Any:
+        return self._stub.Load(iter(self._requests.get, None), metadata=self._channel.metadata)
+
     def _connect(self) -> None:
         """Begins the load, or goes on with it, with what is not on disk yet."""
         answer: store_pb2.LoadResponse | None = None
@@ -107,13 +111,17 @@ class RemoteLoad:
             self._requests.put(None)  # ends an earlier stream of requests
             self._requests = queue.SimpleQueue()
             self._requests.put(self._first)
-            requests = iter(self._requests.get, None)
-            self._answers = self._stub.Load(requests, metadata=self._channel.metadata)
+            self._answers = self._channel.started(self._start)
             try:
                 answer = next(self._answers)
             except grpc.RpcError as error:
                 self._patience.after(status.translate(error, self._channel.url))
         known, self._rows, self._finished = self._rows, answer.rows, answer.finished
+        if self._rows < known:
+            raise CorruptionError(
+                f"{self._channel.url}: the server had {known:,} rows of load {self._first.id} and now has"
+                f" {self._rows:,}: it lost what it had acknowledged; load again, with the same id"
+            )
         while self._unanswered and known < answer.rows:
             known += len(self._unanswered.popleft().rows)
         if self._finished:

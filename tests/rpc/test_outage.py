@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,4 +130,58 @@ def test_closing_ends_the_wait_for_a_server(serving: Serving) -> None:
     caller.join(30)
     assert not caller.is_alive()
     assert [type(error) for error in failed] == [everlog.ClosedError]
+    serving.start()
+
+
+def test_closing_a_feed_ends_its_wait_for_a_server(serving: Serving) -> None:
+    received: list[int] = []
+    with RemoteDatabase(serving.url, retry_s=600) as db:
+        feed = db.feed(after=0)
+        seen = threading.Event()
+
+        def read() -> None:
+            for commit in feed:
+                received.append(commit.seq)
+                if commit.seq == 2:
+                    seen.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert seen.wait(30)
+        serving.kill()
+        feed.close()
+        reader.join(30)
+        assert not reader.is_alive()
+        assert received == [1, 2]
+    serving.start()
+
+
+def test_a_load_that_a_server_does_not_know_any_more_is_not_gone_on_with(
+    serving: Serving, tmp_path: Path
+) -> None:
+    with RemoteDatabase(serving.url) as db:
+
+        def rows() -> Iterator[Any]:
+            for number in range(20_000):
+                if number == 10_000:
+                    serving.kill()
+                    shutil.rmtree(tmp_path / "x")  # as a restored backup would
+                    serving.start()
+                yield flight(number)
+
+        with pytest.raises(everlog.CorruptionError, match="it lost what it had acknowledged"):
+            db.load(FLIGHTS, rows(), id="lost")
+
+
+def test_a_load_that_fails_leaves_no_thread(serving: Serving) -> None:
+    with RemoteDatabase(serving.url, retry_s=0.2) as db:
+        before = threading.active_count()
+        serving.kill()
+        for _ in range(3):
+            with pytest.raises(everlog.UnavailableError):
+                db.load(FLIGHTS, [flight(1)])
+        until = time.monotonic() + 30
+        while threading.active_count() > before and time.monotonic() < until:
+            threading.Event().wait(0.05)
+        assert threading.active_count() <= before
     serving.start()

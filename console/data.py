@@ -45,7 +45,7 @@ def import_(
 
     FILE is CSV with a header, JSON Lines or Parquet; - is standard input. A load that was
     interrupted goes on where it stopped, and one that is done does nothing: the same file is the
-    same load, and so is the same --id.
+    same load, and so is the same --id. What comes through a pipe has no id but that of --id.
 
     \b
     Examples:
@@ -54,10 +54,11 @@ def import_(
       zcat flights.jsonl.gz | everlog import flights - --format jsonl --id flights-2013
     """
     form = sources.format_of(file, form)
-    if file == sources.STDIN and form == "parquet":
-        raise Error("Parquet cannot be read from standard input; name a file")
+    flows = sources.is_stream(file)
+    if flows and form == "parquet":
+        raise Error("Parquet is not read from front to back, so it cannot come from a pipe; name a file")
     total = None
-    if file != sources.STDIN:
+    if not flows:
         known = sources.look_at(file, table, form, null)
         id = id or known.id
         total = {"csv": known.lines - 1, "jsonl": known.lines}.get(form)

@@ -41,6 +41,11 @@ def format_of(name: str, given: str | None) -> str:
     return found
 
 
+def is_stream(name: str) -> bool:
+    """Whether it can be read only once: standard input, a pipe, `<(zcat rows.jsonl.gz)` of a shell."""
+    return name == STDIN or not Path(name).is_file()
+
+
 def look_at(name: str, table: str, *words: str) -> Known:
     """Reads a file whole. `words` are all that changes what is made of it."""
     digest, lines = hashlib.sha256("\0".join((table, *words, "")).encode()), 0

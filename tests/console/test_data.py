@@ -1,4 +1,6 @@
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,13 @@ def test_a_file_that_cannot_be_written_is_a_sentence(everlog: Run, books: Path) 
     ended = everlog("export", "books", "nowhere/out.csv")
     assert ended.code == 1
     assert ended.err == "error: nowhere/out.csv.part: No such file or directory\n"
+
+
+def test_what_comes_through_a_pipe_is_read_once(everlog: Run, books: Path, source: Path, here: Path) -> None:
+    pipe = here / "pipe.jsonl"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(source.read_bytes()))
+    writer.start()
+    (done,) = everlog("import", "books", pipe, "--json").json
+    writer.join()
+    assert done["rows"] == 40

@@ -17,6 +17,8 @@ from typing import Protocol
 from everlog.proto import log_pb2
 from everlog.store.errors import CursorError
 
+SEQ_END = 1 << 64  # seqs are uint64
+
 
 class Positions(Protocol):
     """What a cursor is compared with: a log's ends, and the checksums in it."""
@@ -76,14 +78,17 @@ def check(after: int | log_pb2.Cursor, log: Positions, database: bytes) -> int:
 
 
 def of(after: int | log_pb2.Cursor) -> log_pb2.Cursor:
-    """A cursor as it is, or one of a mere seq. Raises CursorError for a negative one."""
+    """A cursor as it is, or one of a mere seq. Raises CursorError for what is no seq."""
     if not isinstance(after, int):
         return after
-    if after < 0:
-        raise CursorError(
-            f"expected a seq of 0 or more to start after, found {after}", why="unclear", seq=after
-        )
+    check_seq(after, "to start after")
     return log_pb2.Cursor(seq=after)
+
+
+def check_seq(seq: int, role: str) -> None:
+    """Raises CursorError for a number that no record can ever have; `role` completes "a seq …"."""
+    if not 0 <= seq < SEQ_END:
+        raise CursorError(f"expected a seq of 0 or more {role}, found {seq}", why="unclear", seq=seq)
 
 
 def show(cursor: log_pb2.Cursor) -> str:

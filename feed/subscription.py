@@ -12,7 +12,8 @@ Whoever drives it sends what `poll` gives, and calls it again.
 
 Invariants
   (1) every record after the start is sent once, in order, or dropped by the filter;
-  (2) the last message of one that ends has `until` as its position;
+  (2) the last message of one that ends has `until` as its position, or where it began, if that
+      is later;
   (3) no more than `heartbeat_s` passes without a message.
 """
 
@@ -25,12 +26,27 @@ from everlog.feed import cursor, message
 from everlog.feed.filter import TableFilter
 from everlog.feed.tail import Message, Origin, Tail, tail_of
 from everlog.proto import feed_pb2, log_pb2
+from everlog.store.errors import CursorError
 
 HEARTBEAT_S = 5.0
+HEARTBEAT_S_MIN = 0.05  # sooner is no sooner
+
+
+def check_bounds(until: int | None, heartbeat_s: float) -> None:
+    """Raises CursorError for an end that is no seq, and for a heartbeat that would never come."""
+    if until is not None:
+        cursor.check_seq(until, "to end at")
+    if not 0 <= heartbeat_s < float("inf"):
+        raise CursorError(
+            f"expected a heartbeat of some seconds, found {heartbeat_s}",
+            why="unclear",
+            heartbeat_s=heartbeat_s,
+        )
 
 
 class Subscription:
-    """Raises CursorError if it cannot start there, SchemaError for a table that there is not."""
+    """Raises CursorError if it cannot start there or for a bound that is none, SchemaError for a
+    table that there is not."""
 
     def __init__(
         self,
@@ -43,12 +59,13 @@ class Subscription:
         bounded: bool = False,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
+        check_bounds(until, heartbeat_s)
         self.tail: Tail = tail_of(origin)
         log = self.tail.log
         head = log.head
         self.position = head if now else cursor.check(after, log, self.tail.uuid)
         self.until = until if not bounded else head if until is None else min(until, head)
-        self.heartbeat_s = heartbeat_s
+        self.heartbeat_s = max(heartbeat_s, HEARTBEAT_S_MIN)
         self.done = False
         names = tuple(tables)
         schema = origin.schema_at(self.position)

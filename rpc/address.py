@@ -21,6 +21,7 @@ from everlog.store.errors import OpenError
 
 SCHEME, INSECURE = "everlog", "everlog+insecure"
 PORT = 7420
+PORT_MAX = 65_535
 
 
 class Address(NamedTuple):
@@ -75,6 +76,19 @@ def parse(url: str) -> Address:
             url=str(address),
         )
     return address
+
+
+def listening(address: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT, where a server is to listen. Raises OpenError."""
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > PORT_MAX:
+        raise OpenError(
+            f"expected HOST:PORT to serve on, as 127.0.0.1:{PORT}, with a port up to {PORT_MAX}; found"
+            f" {address!r}",
+            address=address,
+        )
+    return host, int(port)
 
 
 def is_loopback(host: str) -> bool:

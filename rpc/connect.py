@@ -99,6 +99,8 @@ def _directory(url: str) -> tuple[Path, bool]:
         if not rest:
             raise OpenError("expected file:PATH, found file: without a path")
         return Path(rest), False
+    if not url.strip():
+        raise OpenError("expected the URL of a database, found an empty one; name file:PATH, or memory:")
     if "://" in url or (colon and scheme.isalpha() and len(scheme) > 1):
         raise OpenError(
             f"expected file:PATH, memory:, everlog://HOST:PORT/NAME or everlog+insecure://HOST:PORT/NAME,"

@@ -23,7 +23,6 @@ from everlog.rpc.stream import Stream
 from everlog.store.errors import ClosedError, CursorError
 
 PATH = "/everlog.v1.Feed/Subscribe"
-HEARTBEAT_S_MIN = 0.05
 BEHIND = 256  # records: more than these are read in a thread
 
 
@@ -87,7 +86,7 @@ class FeedService:
             now=asked.now,
             until=asked.until or None,
             bounded=asked.bounded,
-            heartbeat_s=max(asked.heartbeat_ms / 1e3, HEARTBEAT_S_MIN) if asked.heartbeat_ms else HEARTBEAT_S,
+            heartbeat_s=asked.heartbeat_ms / 1e3 or HEARTBEAT_S,
         )
 
 

@@ -37,6 +37,7 @@ from everlog.proto import (
     store_pb2_grpc,
 )
 from everlog.rpc import security
+from everlog.rpc.address import listening
 from everlog.rpc.admin_service import AdminService
 from everlog.rpc.calls import Calls
 from everlog.rpc.connection import Connection
@@ -57,7 +58,7 @@ class Server:
     `address` is HOST:PORT, with port 0 any that is free. `tokens`: further ones by the name of who
     shows them. `migrations` names the package of each database's migrations, for the service that
     applies them; `approvals` are those of databases where they wait for approval. Raises OpenError
-    if it would be open to strangers.
+    for an address that is none, and if it would be open to strangers.
     """
 
     def __init__(
@@ -71,9 +72,7 @@ class Server:
         migrations: Mapping[str, str] | None = None,
         approvals: Mapping[str, Approval] | None = None,
     ) -> None:
-        self.host, _, port = address.rpartition(":")
-        self.port = int(port)
-        self.host = self.host.strip("[]")
+        self.host, self.port = listening(address)
         self._tokens = {"": token} | dict(tokens or {})
         security.check_server(self.host, token=next(filter(None, self._tokens.values()), ""), tls=tls)
         self.hosting = Hosting(databases)

@@ -230,3 +230,15 @@ def test_every_follower_sees_every_commit_once_while_writers_go_on(db: Any) -> N
     for thread in (*readers, *writers):
         thread.join(60)
     assert received == [list(range(start + 1, start + count + 1))] * len(feeds)
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"after": -1}, {"after": 1 << 64}, {"until": -3}, {"until": 1 << 64}, {"heartbeat_s": -1.0}]
+)
+def test_bounds_that_are_none_are_refused(db: Any, bounds: dict[str, Any]) -> None:
+    with pytest.raises(everlog.CursorError, match="expected a"):
+        db.feed(**bounds)
+
+
+def test_a_feed_that_is_to_end_where_it_begins_or_before_gives_nothing(db: Any) -> None:
+    assert [seqs(db.feed(after=2, until=until)) for until in (0, 1, 2)] == [[], [], []]

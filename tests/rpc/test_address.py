@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import everlog
-from everlog.rpc.address import Address, is_loopback, parse
+from everlog.rpc.address import Address, is_loopback, listening, parse
 
 
 def test_the_parts_of_a_url() -> None:
@@ -51,3 +53,28 @@ def test_plain_connections_stay_on_this_machine() -> None:
         parse("everlog+insecure://db.example/x")
     assert all(is_loopback(host) for host in ("localhost", "127.0.0.9", "::1"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "10.0.0.1", "::", "db.example"))  # noqa: S104
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("127.0.0.1:7420", ("127.0.0.1", 7420)), ("[::1]:0", ("::1", 0)), ("localhost:80", ("localhost", 80))],
+)
+def test_where_a_server_listens_is_a_host_and_a_port(text: str, found: tuple[str, int]) -> None:
+    assert listening(text) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["7420", ":7420", "localhost", "localhost:", "x:http", "x:99999", "x:-1", ""]
+)
+def test_what_is_no_place_to_listen_is_refused(text: str) -> None:
+    with pytest.raises(everlog.OpenError, match="expected HOST:PORT to serve on"):
+        listening(text)
+
+
+def test_an_empty_url_is_not_the_directory_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(everlog.OpenError, match="found an empty one"):
+        everlog.open("")
+    assert list(tmp_path.iterdir()) == []

@@ -54,7 +54,9 @@ class TableFilter(NamedTuple):
     def learn(self, schema: log_pb2.Schema) -> Self:
         """The filter once `schema` is in force."""
         ids = self.ids | {table.id for table in schema.tables if table.name in self.names}
-        spaces = frozenset(table.space for table in schema.tables if table.id in ids)
+        spaces = frozenset(
+            table.space for table in (*schema.tables, *schema.building, *schema.retiring) if table.id in ids
+        )
         return self._replace(ids=ids, spaces=spaces)
 
     def apply(self, framed: bytes) -> tuple[bytes, Self]:

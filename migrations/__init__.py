@@ -6,7 +6,8 @@ A migration's folder gets all that its constants are made of from here, in one i
 from everlog.migrations.approval import Approval, Rules
 from everlog.migrations.build import build
 from everlog.migrations.loader import load
-from everlog.migrations.migration import Migration, Row
+from everlog.migrations.migration import Migration, Row, Transform
+from everlog.migrations.online import complete, give_up
 from everlog.migrations.plan import PlannedMigration, PlannedStep, plan
 from everlog.migrations.runner import apply
 from everlog.migrations.scaffold import new
@@ -65,8 +66,11 @@ __all__ = [
     "Rules",
     "State",
     "Table",
+    "Transform",
     "apply",
     "build",
+    "complete",
+    "give_up",
     "load",
     "load_testdata",
     "new",

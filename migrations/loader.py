@@ -19,7 +19,7 @@ from typing import Any
 from everlog.migrations.build import check_built
 from everlog.migrations.compatible import check_compatible
 from everlog.migrations.folder import SOURCE, Folder, Root, Source, find, folders
-from everlog.migrations.migration import Migration
+from everlog.migrations.migration import Migration, Transform
 from everlog.proto import log_pb2
 from everlog.store.errors import Error, SchemaError
 from everlog.store.evolve import evolve
@@ -129,17 +129,46 @@ def _check_chain(migrations: Iterable[Migration]) -> None:
     schema, before = log_pb2.Schema(), dict[str, Table[Any, Any]]()
     for migration in migrations:
         schema = after(schema, migration)
+        before = {
+            migration.rename.get(name, name): table
+            for name, table in before.items()
+            if name not in migration.drop
+        }
+        for transform in migration.transforms.values():
+            _check_transform(migration, transform, before.get(transform.table.name))
         for table in migration.tables:
-            if table.name in before:
+            if table.name in before and table.name not in migration.transforms:
                 check_compatible(migration.folder, before[table.name], table)
-        before = {name: table for name, table in before.items() if name not in migration.drop}
         before |= {table.name: table for table in migration.tables}
+
+
+def _check_transform(
+    migration: Migration, transform: Transform[Any, Any], before: Table[Any, Any] | None
+) -> None:
+    name, old = transform.table.name, transform.old.DESCRIPTOR.full_name
+    if migration.table(name) is not transform.table:
+        text = f"transforms rows of {name}, which is not one of the tables of this migration; add it there"
+    elif before is None:
+        text = f"transforms rows of {name}, but no migration before it has such a table"
+    elif before.model is not transform.old:
+        found = before.model.DESCRIPTOR.full_name
+        text = f"transforms rows of {name} from {old}, but until then they are {found}"
+    else:
+        return
+    raise SchemaError(f"{transform.where}: {text}", where=transform.where)
 
 
 def after(schema: log_pb2.Schema, migration: Migration) -> log_pb2.Schema:
     """The schema that a migration makes of another. Raises SchemaError if it cannot."""
     try:
-        return evolve(schema, migration.version, migration.tables, drop=migration.drop)
+        return evolve(
+            schema,
+            migration.version,
+            migration.tables,
+            drop=migration.drop,
+            rename=migration.rename,
+            rewrite=migration.transforms,
+        )
     except SchemaError as error:
         if error.facts.get("where"):
             raise

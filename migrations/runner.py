@@ -45,9 +45,9 @@ def apply(
 
     `applied` is told of each as soon as it is in the log; `check` sees all of them before the first,
     and may raise. `hold`: serves the version before as well where rows were rewritten, until
-    `complete`. `rate`: builds at most so many rows a second. Waits up to `wait_s` seconds while somebody else migrates. Raises MigrationError,
-    SchemaError or LoadError for one that cannot be applied: of that one and those behind it nothing
-    was done.
+    `complete`. `rate`: builds at most so many rows a second. Waits up to `wait_s` seconds while
+    somebody else migrates. Raises MigrationError, SchemaError or LoadError for one that cannot be
+    applied: of that one and those behind it nothing was done.
     """
     done = []
     with lock(db.uuid, actor, wait_s=wait_s, progress=progress):
@@ -74,16 +74,16 @@ def _after(begun: Recorded, found: list[Migration]) -> list[Migration]:
     first = found[0] if found else None
     if first is None or first.version != begun.migration.version:
         raise MigrationError(
-            f"migration {begun.migration.version}_{begun.migration.name} is under way since commit {begun.seq},"
-            " and its folder is not here; restore it, or give it up with `everlog rollback`",
+            f"migration {begun.migration.version}_{begun.migration.name} is under way since commit"
+            f" {begun.seq}, and its folder is not here; restore it, or give it up with `everlog rollback`",
             version=begun.migration.version,
         )
     if begun.migration.step != log_pb2.Migration.SWITCHED:
         return found
     if len(found) > 1:
         raise MigrationError(
-            f"migration {first.title} serves two versions since commit {begun.seq}: end that with `everlog complete`"
-            f" (or `everlog rollback`) before {found[1].title}",
+            f"migration {first.title} serves two versions since commit {begun.seq}: end that with"
+            f" `everlog complete` (or `everlog rollback`) before {found[1].title}",
             version=first.version,
         )
     return []

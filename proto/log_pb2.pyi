@@ -41,6 +41,10 @@ class _FeatureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Feature.Value
     """A change has `expires_ns`."""
     SEALED: _Feature.ValueType  # 3
     """A change has `key_id`."""
+    ONLINE: _Feature.ValueType  # 4
+    """A migration whose schema has tables `building` or `retiring`, or an index `building`: from here
+    on changes come for spaces that are not those of its `tables`.
+    """
 
 class Feature(_Feature, metaclass=_FeatureEnumTypeWrapper):
     """What a record may ask of its reader."""
@@ -52,6 +56,10 @@ EXPIRY: Feature.ValueType  # 2
 """A change has `expires_ns`."""
 SEALED: Feature.ValueType  # 3
 """A change has `key_id`."""
+ONLINE: Feature.ValueType  # 4
+"""A migration whose schema has tables `building` or `retiring`, or an index `building`: from here
+on changes come for spaces that are not those of its `tables`.
+"""
 Global___Feature: _TypeAlias = Feature  # noqa: Y015
 
 class _Op:
@@ -375,7 +383,7 @@ class Migration(_message.Message):
     """What an approval binds: digest of the plan shown, and the decision that a fleet shares."""
     decision_id: _builtins.bytes
     cursor: _builtins.bytes
-    """How far a backfill has come: the last key done, and rows done so far."""
+    """How far a backfill has come: the last row done, as space:u32be key, and rows done so far."""
     rows: _builtins.int
     error: _builtins.str
     """Why it failed or was rejected."""
@@ -443,6 +451,8 @@ class Schema(_message.Message):
     TABLES_FIELD_NUMBER: _builtins.int
     NEXT_SPACE_FIELD_NUMBER: _builtins.int
     NEXT_TABLE_FIELD_NUMBER: _builtins.int
+    BUILDING_FIELD_NUMBER: _builtins.int
+    RETIRING_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the newest migration that is in it."""
     next_space: _builtins.int
@@ -454,6 +464,19 @@ class Schema(_message.Message):
 
     @_builtins.property
     def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableSchema]: ...
+    @_builtins.property
+    def building(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableSchema]:
+        """The next generations of tables that a migration is rewriting: they get every write of their
+        table (the one with the same id), and the rows that were there before bit by bit. Only with
+        ONLINE, as is what follows.
+        """
+
+    @_builtins.property
+    def retiring(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableSchema]:
+        """The generations that `tables` took the place of, for clients of the version before: every write
+        of the one is a write of the other, until the migration is finished.
+        """
+
     def __init__(
         self,
         *,
@@ -462,10 +485,12 @@ class Schema(_message.Message):
         tables: _abc.Iterable[Global___TableSchema] | None = ...,
         next_space: _builtins.int = ...,
         next_table: _builtins.int = ...,
+        building: _abc.Iterable[Global___TableSchema] | None = ...,
+        retiring: _abc.Iterable[Global___TableSchema] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "next_space", b"next_space", "next_table", b"next_table", "tables", b"tables", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building", b"building", "models", b"models", "next_space", b"next_space", "next_table", b"next_table", "retiring", b"retiring", "tables", b"tables", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -483,6 +508,7 @@ class TableSchema(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     INDEXES_FIELD_NUMBER: _builtins.int
     NEXT_INDEX_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     id: _builtins.int
     """Stays the same when the table is renamed."""
@@ -493,6 +519,10 @@ class TableSchema(_message.Message):
     """Full name of the row's model in `Schema.models`."""
     next_index: _builtins.int
     """The next index id that was never used in this space."""
+    since: _builtins.int
+    """Version of the migration that made this generation; 0: the one that made the table. Clients
+    whose model is older do not understand its rows.
+    """
     @_builtins.property
     def key(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPath]: ...
     @_builtins.property
@@ -508,10 +538,11 @@ class TableSchema(_message.Message):
         key: _abc.Iterable[Global___FieldPath] | None = ...,
         indexes: _abc.Iterable[Global___IndexSchema] | None = ...,
         next_index: _builtins.int = ...,
+        since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "id", b"id", "indexes", b"indexes", "key", b"key", "model", b"model", "name", b"name", "next_index", b"next_index", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "id", b"id", "indexes", b"indexes", "key", b"key", "model", b"model", "name", b"name", "next_index", b"next_index", "since", b"since", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -525,10 +556,15 @@ class IndexSchema(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
     UNIQUE_FIELD_NUMBER: _builtins.int
+    BUILDING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     id: _builtins.int
     """1 and up; 0 is the rows themselves."""
     unique: _builtins.bool
+    building: _builtins.bool
+    """It gets an entry for every row that is written, and for those that were there before bit by
+    bit: nothing can be looked up in it yet.
+    """
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPath]: ...
     def __init__(
@@ -538,10 +574,11 @@ class IndexSchema(_message.Message):
         id: _builtins.int = ...,
         fields: _abc.Iterable[Global___FieldPath] | None = ...,
         unique: _builtins.bool = ...,
+        building: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "id", b"id", "name", b"name", "unique", b"unique"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building", b"building", "fields", b"fields", "id", b"id", "name", b"name", "unique", b"unique"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

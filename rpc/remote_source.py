@@ -14,8 +14,9 @@ from everlog.proto import store_pb2, store_pb2_grpc
 from everlog.rpc.channel import Channel, Unary
 from everlog.rpc.store_service import SCHEMA_KEY
 from everlog.store.errors import ConflictError, SchemaError
+from everlog.store.index_info import IndexInfo
 from everlog.store.keys import HEADER
-from everlog.store.schema import IndexInfo, Schema, TableInfo
+from everlog.store.schema import Schema, TableInfo
 from everlog.store.source import Entry
 from everlog.store.span import Span
 

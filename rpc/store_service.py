@@ -27,8 +27,9 @@ from everlog.rpc.load_service import loading
 from everlog.store import keys, write
 from everlog.store.database import Database
 from everlog.store.errors import ConflictError, RowError, SchemaError
+from everlog.store.index_info import IndexInfo
 from everlog.store.reader import resumed
-from everlog.store.schema import IndexInfo, TableInfo
+from everlog.store.schema import TableInfo
 from everlog.store.source import Entry, LocalSource
 from everlog.store.span import Span
 from everlog.store.transaction import CommitResult, Reads

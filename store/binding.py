@@ -19,7 +19,8 @@ from everlog.store.fields import Path, descriptor_of, dotted, has, present, reso
 from everlog.store.kinds import kind_of
 
 if TYPE_CHECKING:
-    from everlog.store.schema import IndexInfo, TableInfo
+    from everlog.store.index_info import IndexInfo
+    from everlog.store.schema import TableInfo
 
 KeyOf = Callable[[Any], bytes]
 

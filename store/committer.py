@@ -205,6 +205,10 @@ class Committer:
         self._log.append([framed])
         self._sync()
 
+    def write_alone(self, framed: bytes, staged: Staged) -> None:
+        """Appends one record, and projects it. Not to disk yet. Only inside `alone`."""
+        self._write([framed], staged, sync=False)
+
     def close(self) -> None:
         """Waits until all that was written is on disk. Afterwards nothing can be committed."""
         self._turns.enter(Alone())

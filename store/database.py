@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from everlog.proto import log_pb2
 from everlog.store import check, migrate, rebuild
 from everlog.store import load as loads
+from everlog.store.backfill import Backfill
 from everlog.store.committer import Committer
 from everlog.store.errors import ClosedError, Error, ReadOnlyError
 from everlog.store.hashing import TableHash, hashes
@@ -33,6 +34,7 @@ from everlog.store.source import LiveSource, LocalSource, Source
 from everlog.store.status import Status, status
 from everlog.store.table import Table
 from everlog.store.transaction import About, CommitResult, Metadata, Transaction
+from everlog.store.transform import Transforms, Twins
 from everlog.store.view import View
 from everlog.store.writer import DURABILITIES, Writer
 
@@ -78,6 +80,7 @@ class Database(Writer):
         self.engine, self.clock = opened.engine, opened.clock
         self.committer = Committer(opened.log, opened.tables, opened.clock, idempotency_s)
         self._live = LiveSource(opened.tables)
+        self.transforms: Transforms = {}  # the code of a migration that rewrites tables, while it does
         _OPEN.add(self)
         self._closed = False
 
@@ -202,6 +205,32 @@ class Database(Writer):
             progress=progress,
         )
 
+    def backfill(
+        self,
+        migration: log_pb2.Migration,
+        *,
+        since: int,
+        rate: float | None = None,
+        progress: OnProgress | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Builds what a migration that record `since` started has more, beside the live tables, from
+        where it stopped; `rate`: rows a second at most. Returns whether it is all done, or was stopped.
+
+        Raises MigrationError, UniqueError or RowError for a row that does not fit.
+        """
+        self._check_writable()
+        return Backfill(
+            self, migration, self.transforms, since=since, rate=rate, progress=progress, stopped=stopped
+        ).run()
+
+    def reclaim(self) -> None:
+        """Frees the disk of rows and entries that are gone: a dropped table, a generation before.
+        Takes its time on a large database; reads and writes go on."""
+        self._check_writable()
+        self.tables.flush()
+        self.engine.compact_data()
+
     # looking after it
 
     def rebuild(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
@@ -272,6 +301,9 @@ class Database(Writer):
     def _commit(self, transaction: Transaction, about: About | None = None) -> CommitResult:
         if self._closed or self.read_only:
             self._check_writable()
+        schema = self.tables.schema
+        if schema.paired:
+            Twins(schema, self.transforms).add(transaction.writes)
         sync = (transaction.metadata.durability or self.durability) == "sync"
         return self.committer.commit(transaction, sync=sync, about=about)
 

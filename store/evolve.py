@@ -2,6 +2,9 @@
 
     Schema (protobuf) + tables by hand + dropped names ──▶ Schema (protobuf)
 
+    before ─▶ online(before, after) ─▶ after ─▶ both(before, after)
+              while it is being built            while clients of both versions are served
+
 Invariants
   (1) a table keeps its id and its space for as long as its rows are not rewritten;
   (2) ids of tables, spaces and indexes are never used twice;
@@ -10,7 +13,8 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf import descriptor_pb2
@@ -20,14 +24,23 @@ from everlog.proto import log_pb2
 from everlog.store.errors import SchemaError
 from everlog.store.table import Table
 
+NONE: Mapping[str, str] = MappingProxyType({})
+
 
 def evolve(
-    before: log_pb2.Schema, version: int, tables: Iterable[Table[Any, Any]], *, drop: Iterable[str] = ()
+    before: log_pb2.Schema,
+    version: int,
+    tables: Iterable[Table[Any, Any]],
+    *,
+    drop: Iterable[str] = (),
+    rename: Mapping[str, str] = NONE,
+    rewrite: Collection[str] = (),
 ) -> log_pb2.Schema:
-    """The schema after a migration that declares `tables` whole and drops others by name.
+    """The schema after a migration that declares `tables` whole, drops others by name, renames
+    some (old name to new), and rewrites the rows of some.
 
-    Read-only. Raises SchemaError for a change that would rewrite rows, and for a table to drop
-    that there is not.
+    Read-only. Raises SchemaError for a change that would rewrite rows of another table, and for
+    a table to drop or rename that there is not.
     """
     after = log_pb2.Schema()
     after.CopyFrom(before)
@@ -39,12 +52,102 @@ def evolve(
         if position is None:
             raise SchemaError(f"migration {version} drops table {name!r}, but there is none of that name")
         del after.tables[position]
+    _rename(after, version, rename)
     models: dict[str, Descriptor] = {}
     for table in tables:
         models[table.name] = table.model.DESCRIPTOR
         _declare(after, table)
+        if table.name in rewrite:
+            _new_generation(after, table.name)
     _collect_models(after, models)
     return after
+
+
+def online(before: log_pb2.Schema, after: log_pb2.Schema) -> log_pb2.Schema | None:
+    """The schema while what `after` has more than `before` is built beside it; None: nothing has to
+    be built. Models that change compatibly change at once; tables come and go at the end."""
+    schema = log_pb2.Schema()
+    schema.CopyFrom(before)
+    schema.next_space, schema.next_table = after.next_space, after.next_table
+    known = {table.id: table for table in schema.tables}
+    for table in after.tables:
+        mine = known.get(table.id)
+        if mine is None:
+            continue
+        if table.space != mine.space:
+            schema.building.append(table)
+            continue
+        kept = {index.id for index in mine.indexes}
+        fresh = [index for index in table.indexes if index.id not in kept]
+        mine.model, mine.next_index = table.model, table.next_index
+        for index in fresh:
+            mine.indexes.add().CopyFrom(index)
+            mine.indexes[-1].building = True
+    _add_models(schema, after)
+    return schema if is_online(schema) else None
+
+
+def is_online(schema: log_pb2.Schema) -> bool:
+    """Whether something is being built, or served beside what took its place."""
+    indexes = (index for table in schema.tables for index in table.indexes)
+    return bool(schema.building or schema.retiring) or any(index.building for index in indexes)
+
+
+def given_up(before: log_pb2.Schema, now: log_pb2.Schema) -> log_pb2.Schema:
+    """`before` once more, with the numbers that were used since never used again."""
+    schema = log_pb2.Schema()
+    schema.CopyFrom(before)
+    schema.next_space, schema.next_table = now.next_space, now.next_table
+    used = {table.space: table.next_index for table in (*now.tables, *now.retiring)}
+    for table in schema.tables:
+        table.next_index = max(table.next_index, used.get(table.space, 0))
+    return schema
+
+
+def both(before: log_pb2.Schema, after: log_pb2.Schema) -> log_pb2.Schema:
+    """`after`, with the generations before those that it rewrote still served."""
+    schema = log_pb2.Schema()
+    schema.CopyFrom(after)
+    spaces = {table.id: table.space for table in after.tables}
+    for table in before.tables:
+        if spaces.get(table.id, table.space) != table.space:
+            schema.retiring.append(table)
+    _add_models(schema, before)
+    return schema
+
+
+def alone(both: log_pb2.Schema) -> log_pb2.Schema:
+    """What `both` was made of, without the generations before."""
+    schema = log_pb2.Schema()
+    schema.CopyFrom(both)
+    del schema.retiring[:]
+    _collect_models(schema, {})
+    return schema
+
+
+def _add_models(schema: log_pb2.Schema, other: log_pb2.Schema) -> None:
+    names = {file.name for file in schema.models.file}
+    schema.models.file.extend(file for file in other.models.file if file.name not in names)
+
+
+def _rename(schema: log_pb2.Schema, version: int, rename: Mapping[str, str]) -> None:
+    by_name = {table.name: table for table in schema.tables}
+    for old, new in rename.items():
+        if old not in by_name or new in by_name:
+            what = (
+                f"none of that name; there are: {', '.join(by_name)}"
+                if old not in by_name
+                else f"already {new!r}"
+            )
+            raise SchemaError(f"migration {version} renames table {old!r} to {new!r}, but there is {what}")
+        by_name[old].name = new
+
+
+def _new_generation(schema: log_pb2.Schema, name: str) -> None:
+    """Another space for the rows of a table, with all its indexes to be built there."""
+    table = next(known for known in schema.tables if known.name == name)
+    table.space, table.generation, table.since = schema.next_space, table.generation + 1, schema.version
+    schema.next_space += 1
 
 
 def _declare(schema: log_pb2.Schema, table: Table[Any, Any]) -> None:
@@ -97,7 +200,7 @@ def _collect_models(schema: log_pb2.Schema, models: dict[str, Descriptor]) -> No
                 need(dependency)
             needed[name] = files[name]
 
-    for table in schema.tables:
+    for table in (*schema.tables, *schema.building, *schema.retiring):
         need(owners[table.model])
     kept = list(needed.values())
     del schema.models.file[:]

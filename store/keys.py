@@ -15,7 +15,10 @@
                 3 commit   commit_id -> seq:u64be
                 4 load     id -> everlog.v1.Load of its last chunk
                 5 rows     space:u32be -> number of rows:u64be
-                6 migration seq:u64be of a Migration record -> empty
+                6 migration seq:u64be of a Migration record, but a BACKFILL -> empty
+                7 built    space:u32be index:u16be of an index that is being built -> 0x00, how many
+                           rows have their entry:u64be and the last key of them; 0x01: all have
+                8 backfill seq:u64be of the newest BACKFILL record
 
 Invariants
   (1) all that a space holds lies between its number and the next: one range deletes a table;
@@ -45,6 +48,9 @@ NOTE_COMMIT = PREFIX.pack(0, 3)
 NOTE_LOAD = PREFIX.pack(0, 4)
 NOTE_ROWS = PREFIX.pack(0, 5)
 NOTE_MIGRATION = PREFIX.pack(0, 6)
+NOTE_BUILT = PREFIX.pack(0, 7)
+NOTE_BACKFILL = PREFIX.pack(0, 8)
+ALL_BUILT = b"\x01"
 
 KEY_BYTES_MAX = 4096
 ROW_BYTES_MAX = 4 << 20

@@ -17,6 +17,7 @@ from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.committer import commit_of
 from everlog.store.errors import MigrationError
+from everlog.store.evolve import is_online
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projection import Edits, Staged
@@ -25,6 +26,7 @@ from everlog.store.schema import Schema
 from everlog.store.table import Table
 from everlog.store.tables import Tables
 from everlog.store.transaction import CommitResult, Metadata, Transaction
+from everlog.store.transform import Twins
 from everlog.store.validate import duplicate
 
 if TYPE_CHECKING:
@@ -67,8 +69,12 @@ def apply(
             transaction.put(table, row)
         for table, key in delete:
             transaction.delete(table, key)
+        if after.paired:
+            Twins(after, db.transforms).add(transaction.writes)
         commit = commit_of(metadata, seq, db.clock.now(), after.version)
         commit.migration.CopyFrom(migration)
+        if is_online(after.proto):
+            commit.requires.append(log_pb2.ONLINE)
         parts = [commit.SerializeToString()]
         taken = Staged({}, _new_uniques(db, before, after, progress), {})
         committer.validator.stage(transaction, taken, after, seq, parts)
@@ -122,7 +128,7 @@ class _Under:
 def _new_uniques(db: Database, before: Schema, after: Schema, progress: OnProgress | None) -> Edits:
     """Who has which value of each unique index that is new. Raises UniqueError for two of one."""
     taken: Edits = {}
-    for info, index in new_indexes(before, after):
+    for info, index in new_indexes(db.tables.target.view, before, after):
         if not index.unique:
             continue
         total = db.tables.counts.get(info.space, 0)

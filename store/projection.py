@@ -173,7 +173,9 @@ def edit_notes(edits: Edits, commit: log_pb2.Commit) -> None:
         edits[keys.NOTE_COMMIT + commit.commit_id] = SEQ.pack(commit.seq)
     if commit.HasField("load"):
         edits[keys.NOTE_LOAD + commit.load.id.encode()] = commit.load.SerializeToString()
-    if commit.HasField("migration"):
+    if commit.migration.step == log_pb2.Migration.BACKFILL:
+        edits[keys.NOTE_BACKFILL] = SEQ.pack(commit.seq)
+    elif commit.HasField("migration"):
         edits[keys.NOTE_MIGRATION + SEQ.pack(commit.seq)] = b""
         if commit.migration.HasField("schema"):
             edits[keys.NOTE_SCHEMA] = SEQ.pack(commit.seq)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable
 from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import log_pb2
-from everlog.store import keys, record
+from everlog.store import codec, keys, record
 from everlog.store.binding import KeyOf
 from everlog.store.errors import CorruptionError
+from everlog.store.index_info import IndexInfo
 from everlog.store.keys import HEADER
 from everlog.store.projection import (
     KEYS_PER_BATCH,
@@ -26,7 +27,7 @@ from everlog.store.projection import (
     edit_row,
     old_values,
 )
-from everlog.store.schema import IndexInfo, Schema, TableInfo
+from everlog.store.schema import Schema, TableInfo
 from everlog.store.view import View
 
 # A table, its row prefix, what parses its rows, and what makes the entries of its indexes.
@@ -60,7 +61,7 @@ class Projector:
         if about or commit.commit_id:
             edit_notes(pending.edits, commit)
         self.applied, self.checksum = commit.seq, commit.checksum
-        if about == "migration" or len(pending.edits) >= KEYS_PER_BATCH:
+        if (about and commit.migration.HasField("schema")) or len(pending.edits) >= KEYS_PER_BATCH:
             self.flush()
 
     def _rows(self, commit: log_pb2.Commit) -> None:
@@ -116,6 +117,7 @@ class Projector:
 
 def change_schema(target: Target, before: Schema, after: Schema, counts: dict[int, int]) -> None:
     """Builds the indexes that are new, and deletes the tables and indexes that are gone."""
+    ready = list(new_indexes(target.view, before, after))
     for space, info in before.spaces.items():
         if space not in after.spaces:
             target.delete(*keys.space_range(space))
@@ -126,25 +128,36 @@ def change_schema(target: Target, before: Schema, after: Schema, counts: dict[in
         for index in info.indexes.values():
             if index.id not in kept:
                 target.delete(index.prefix, keys.prefix(space, index.id + 1))
-    for info, index in new_indexes(before, after):
+    for info, index in ready:
         build_index(target, info, index)
+    for known in before.spaces.values():
+        for index in known.indexes.values():
+            if index.building:  # whether it is finished or given up, nothing is left to note
+                target.delete(built_note(index), codec.after(built_note(index)))
 
 
-def new_indexes(before: Schema, after: Schema) -> Iterable[tuple[TableInfo, IndexInfo]]:
-    """The indexes of tables that have rows already which the schema before did not have."""
+def new_indexes(view: View, before: Schema, after: Schema) -> Iterable[tuple[TableInfo, IndexInfo]]:
+    """The indexes of tables that have rows already which have yet to be built when `after` follows
+    `before`: the schema before did not have them, and they were not built beside it. Read-only."""
     for space, info in after.spaces.items():
         if space in before.spaces:
-            known = {index.id for index in before.spaces[space].indexes.values()}
+            known = {index.id for index in before.spaces[space].indexes.values() if not index.building}
             for index in info.indexes.values():
-                if index.id not in known:
-                    yield info, index
+                if index.id in known or index.building or view.get(built_note(index)) == keys.ALL_BUILT:
+                    continue
+                yield info, index
+
+
+def built_note(index: IndexInfo) -> bytes:
+    """Under which it is noted how far an index is that is being built."""
+    return keys.NOTE_BUILT + index.prefix
 
 
 def index_entries(
     view: View, info: TableInfo, index: IndexInfo, progress: Callable[[int], None] | None = None
 ) -> Iterable[tuple[bytes, bytes]]:
     """(values with prefix, key) of each row of a table in an index. Read-only."""
-    at = list(info.indexes).index(index.name)
+    at = list(info.indexes.values()).index(index)
     skip = len(info.row_prefix)
     end = keys.prefix(info.space, 1)
     for done, (full, value) in enumerate(view.items(info.row_prefix, end), 1):

@@ -16,8 +16,9 @@ from google.protobuf.message import DecodeError, Message
 
 from everlog.store.binding import Binding
 from everlog.store.errors import CorruptionError, RowError, SchemaError
+from everlog.store.index_info import IndexInfo
 from everlog.store.keys import HEADER_SIZE, row_of, version_of
-from everlog.store.schema import IndexInfo, Schema
+from everlog.store.schema import Schema
 from everlog.store.source import Entry, Source
 from everlog.store.span import Span, span
 from everlog.store.table import Index, Table
@@ -148,10 +149,7 @@ class Reader:
         if not isinstance(table, Table):
             raise SchemaError(f"expected a Table, found {type(table).__name__} {table!r}")
         schema = self._schema()
-        binding = schema.bound.get(table)
-        if binding is None:
-            binding = schema.bound[table] = schema.table(table.name).bind(table.model)
-        return binding
+        return schema.bound.get(table) or schema.bind(table)
 
     def _what(self, what: What[M]) -> tuple[Binding, IndexInfo | None]:
         if isinstance(what, Index):

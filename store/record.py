@@ -28,7 +28,7 @@ from everlog.store.errors import CorruptionError, RowError
 CHECKSUM_TAG = 0x7D
 CHECKSUM_SIZE = 5
 RECORD_BYTES_MAX = 8 << 20
-KNOWN_FEATURES = frozenset((log_pb2.REWRITTEN, log_pb2.EXPIRY))
+KNOWN_FEATURES = frozenset((log_pb2.REWRITTEN, log_pb2.EXPIRY, log_pb2.ONLINE))
 
 _CHECKSUM = struct.Struct("<BI")
 _U32 = struct.Struct("<I")

@@ -10,21 +10,26 @@ or a newer version: fields are found by number, never by name.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable
 from functools import cached_property
 from types import NoneType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import log_pb2
-from everlog.store import codec, keys, record
+from everlog.store import keys, record
 from everlog.store.binding import Binding
 from everlog.store.errors import CorruptionError, SchemaError
 from everlog.store.fields import Path, descriptor_of, encode_values, resolve
+from everlog.store.index_info import IndexInfo
 from everlog.store.kinds import kind_of
+
+if TYPE_CHECKING:
+    from everlog.store.table import Table
 
 
 class Schema:
@@ -40,7 +45,18 @@ class Schema:
         # Bindings by the constant that names the table, so that a write looks up one thing.
         self.bound: dict[Any, Binding] = {}
         self.tables = {table.name: TableInfo(self, table) for table in proto.tables}
-        self.spaces = {info.space: info for info in self.tables.values()}
+        # Other generations of some tables, while a migration rewrites their rows.
+        self.building = {table.name: TableInfo(self, table) for table in proto.building}
+        self.retiring = {table.name: TableInfo(self, table) for table in proto.retiring}
+        everything = (*self.tables.values(), *self.building.values(), *self.retiring.values())
+        self.spaces = {info.space: info for info in everything}
+        self.paired = bool(proto.building or proto.retiring)
+        self.is_online = self.paired or any(
+            index.building for info in self.tables.values() for index in info.indexes.values()
+        )
+        for other in (*self.building.values(), *self.retiring.values()):
+            mine = next(info for info in self.tables.values() if info.proto.id == other.proto.id)
+            mine.twin, other.twin = other, mine
 
     def table(self, name: str) -> TableInfo:
         """Raises SchemaError if there is no such table."""
@@ -53,12 +69,42 @@ class Schema:
                 table=name,
             ) from None
 
+    def bind(self, table: Table[Any, Any]) -> Binding:
+        """A table as a constant of the code has it, in the generation that its model is of.
+
+        Raises SchemaError if there is no such table, or if its rows are of another model by now.
+        """
+        binding = self.bound.get(table)
+        if binding is None:
+            info, version = self.table(table.name), version_of(table.model)
+            if version and version < info.proto.since:
+                older = self.retiring.get(info.name)
+                if older is None or version < older.proto.since:
+                    raise SchemaError(
+                        f"the rows of table {info.name} were rewritten by migration {info.proto.since}, but"
+                        f" the model {descriptor_of(table.model).full_name} is older; use the tables of that"
+                        " migration, or of a newer one",
+                        table=info.name,
+                    )
+                info = older
+            elif version > self.version:
+                what = "; its migration is being applied" if self.is_online else "; apply its migration first"
+                raise SchemaError(
+                    f"the database is at version {self.version}, but the model"
+                    f" {descriptor_of(table.model).full_name} of table {info.name} is newer{what}",
+                    table=info.name,
+                )
+            binding = self.bound[table] = info.bind(table.model)
+        return binding
+
     def model(self, full_name: str) -> type[Message]:
         return message_factory.GetMessageClass(self._pool.FindMessageTypeByName(full_name))
 
 
 class TableInfo:
     """One table as the schema says it is."""
+
+    twin: TableInfo | None = None  # another generation of it, which gets every write as well
 
     def __init__(self, schema: Schema, proto: log_pb2.TableSchema) -> None:
         self.schema = schema
@@ -68,7 +114,10 @@ class TableInfo:
         self.row_prefix = keys.prefix(proto.space)
         self.put_head = record.space_and_op(proto.space, log_pb2.PUT)
         self.delete_head = record.space_and_op(proto.space, log_pb2.DELETE)
-        self.indexes = {index.name: IndexInfo(self, index) for index in proto.indexes}
+        self.indexes: dict[str, IndexInfo] = {}
+        for index in proto.indexes:  # while one takes another's place, both have the name
+            name = f"{index.name} (new)" if index.name in self.indexes else index.name
+            self.indexes[name] = IndexInfo(self, index)
         self.unique = [(at, index) for at, index in enumerate(self.indexes.values()) if index.unique]
         self._bindings: dict[type[Message], Binding] = {}
 
@@ -95,15 +144,24 @@ class TableInfo:
     def index(self, name: str) -> IndexInfo:
         """Raises SchemaError if there is no such index."""
         try:
-            return self.indexes[name]
+            index = self.indexes[name]
         except KeyError:
-            known = ", ".join(sorted(self.indexes)) or "none"
+            known = (
+                ", ".join(sorted(key for key, index in self.indexes.items() if not index.building)) or "none"
+            )
             raise SchemaError(
                 f"table {self.name} has no index {name!r} at schema version {self.schema.version};"
                 f" it has: {known}",
                 table=self.name,
                 index=name,
             ) from None
+        if index.building:
+            raise SchemaError(
+                f"index {self.name}.{index.name} is being built; wait until its migration is finished",
+                table=self.name,
+                index=name,
+            )
+        return index
 
     def parse(self, row: bytes) -> Message:
         """A stored row as the log's own model. Raises CorruptionError."""
@@ -152,76 +210,13 @@ class TableInfo:
         return "/".join((self.name, *(str(value) for value in self.decode_key(key))))
 
 
-class IndexInfo:
-    """One index as the schema says it is."""
+_VERSION = re.compile(r"(?:^|\.)v(\d{14})\.")
 
-    def __init__(self, table: TableInfo, proto: log_pb2.IndexSchema) -> None:
-        self.table = table
-        self.proto = proto
-        self.name = proto.name
-        self.id = proto.id
-        self.unique = proto.unique
-        self.prefix = keys.prefix(table.space, proto.id)
 
-    @cached_property
-    def fields(self) -> tuple[Path, ...]:
-        return tuple(resolve(descriptor_of(self.table.model), path.numbers) for path in self.proto.fields)
-
-    @cached_property
-    def _first(self) -> tuple[type, Any]:
-        """The type and the encoder of the first field, for `encode`."""
-        kind = kind_of(self.fields[0][-1])
-        return kind.types[0], kind.encode
-
-    def encode(self, value: Any, *, partial: bool = True) -> bytes:
-        """Values to look for, given by hand. Raises RowError."""
-        expected, encode = self._first
-        if type(value) is expected and (partial or len(self.fields) == 1):
-            try:
-                return b"\x01" + cast(bytes, encode(value))
-            except (struct.error, OverflowError, UnicodeEncodeError):
-                pass  # said below, with the field's name
-        role = f"index {self.table.name}.{self.name}"
-        return encode_values(value, self.fields, role, partial=partial, optional=True)
-
-    @cached_property
-    def nullable(self) -> bool:
-        """Whether one of its fields can be absent from a row."""
-        return any(step.has_presence for path in self.fields for step in path)
-
-    def has_null(self, values: bytes) -> bool:
-        """Whether a field is absent in these values (without prefix): such rows are not unique."""
-        at = 0
-        for skip in self._skips:
-            if not values[at]:
-                return True
-            at = skip(values, at + 1)
-        return False
-
-    def show(self, values: bytes) -> str:
-        """`("New York", None)`: values (without prefix) for people."""
-        shown, at = [], 0
-        for path in self.fields:
-            at += 1
-            if not values[at - 1]:
-                shown.append("None")
-                continue
-            decode = kind_of(path[-1]).decode
-            assert decode is not None
-            value, at = decode(values, at)
-            shown.append(repr(value))
-        return ", ".join(shown)
-
-    def key_in(self, entry: bytes) -> bytes:
-        """The primary key at the end of an entry (given without its prefix)."""
-        at = 0
-        for skip in self._skips:
-            at = skip(entry, at + 1) if entry[at] else at + 1
-        return entry[at:]
-
-    @cached_property
-    def _skips(self) -> list[codec.Skip]:
-        return [cast(codec.Skip, kind_of(path[-1]).skip) for path in self.fields]
+def version_of(model: type[Message]) -> int:
+    """The version that a model is of, by its package `<app>.v<YYYYMMDDHHMMSS>`; 0: none is said."""
+    found = _VERSION.search(descriptor_of(model).full_name)
+    return int(found[1]) if found else 0
 
 
 def _dependencies_first(files: Iterable[Any]) -> Iterable[Any]:

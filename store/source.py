@@ -21,8 +21,9 @@ from operator import itemgetter
 from typing import Protocol
 
 from everlog.store.errors import CorruptionError
+from everlog.store.index_info import IndexInfo
 from everlog.store.keys import row_of
-from everlog.store.schema import IndexInfo, TableInfo
+from everlog.store.schema import TableInfo
 from everlog.store.span import Span
 from everlog.store.tables import Tables
 from everlog.store.view import View
@@ -177,7 +178,7 @@ class Unwritten:
             order = write.key
             if index is not None:
                 row = row_of(value)
-                at = list(write.info.indexes).index(index.name)
+                at = list(write.info.indexes.values()).index(index)
                 order = write.info.own.values(write.info.parse(row), row)[at][len(index.prefix) :] + write.key
             if span.holds(order):
                 yield order, write.key, value

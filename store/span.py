@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from everlog.store import codec
 from everlog.store.errors import RowError
+from everlog.store.index_info import IndexInfo
 from everlog.store.kinds import BYTES, STRING, kind_of
-from everlog.store.schema import IndexInfo, TableInfo
+from everlog.store.schema import TableInfo
 
 
 class Span(NamedTuple):

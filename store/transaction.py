@@ -27,8 +27,9 @@ from everlog.proto import log_pb2
 from everlog.store import write as writes
 from everlog.store.binding import Binding
 from everlog.store.errors import ClosedError, PreconditionError
+from everlog.store.index_info import IndexInfo
 from everlog.store.reader import Reader
-from everlog.store.schema import IndexInfo, Schema, TableInfo
+from everlog.store.schema import Schema, TableInfo
 from everlog.store.source import Entry, Source, Unwritten
 from everlog.store.span import Span
 from everlog.store.table import Table

@@ -13,11 +13,12 @@ from everlog.proto import log_pb2
 from everlog.store import codec, keys
 from everlog.store.clock import Clock
 from everlog.store.errors import ConflictError, PreconditionError, UniqueError
+from everlog.store.index_info import IndexInfo
 from everlog.store.keys import HEADER, seq_of
 from everlog.store.log import Log
 from everlog.store.projection import Edits, Staged, edit_row, old_values
 from everlog.store.record import change
-from everlog.store.schema import IndexInfo, Schema
+from everlog.store.schema import Schema
 from everlog.store.tables import Tables
 from everlog.store.transaction import CommitResult, Reads, Transaction
 from everlog.store.write import Expect, Write

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from itertools import count
 
 KEYS_MAX = 200_000
@@ -65,6 +65,18 @@ class Window:
                 if key in keys or (spans and _inside(key, spans)):
                     return seq, key
         return (self.floor, b"") if snapshot < self.floor else None
+
+    def touched(self, snapshot: int, keys: Container[bytes]) -> set[bytes] | None:
+        """Those of `keys` that a commit since `snapshot` touched; None: it is too long ago to tell.
+        Nobody may commit meanwhile."""
+        if snapshot < self.floor:
+            return None
+        found: set[bytes] = set()
+        for seq, touched in reversed(self._commits):
+            if seq <= snapshot:
+                break
+            found.update(key for key in touched if key in keys)
+        return found
 
 
 def _inside(key: bytes, spans: list[tuple[bytes, bytes]]) -> bool:

@@ -64,29 +64,51 @@ class Writer(Reader):
         self, table: Table[M, Any], row: M, *, expect_version: int | None = None, **metadata: Any
     ) -> CommitResult:
         """Writes one row in a transaction of its own."""
-        with self.transaction(**metadata) as tx:
-            tx.put(table, row, expect_version=expect_version)
-            return tx.commit()
+        try:
+            with self.transaction(**metadata) as tx:
+                tx.put(table, row, expect_version=expect_version)
+                return tx.commit()
+        except ConflictError:
+            return self._again(lambda tx: tx.put(table, row, expect_version=expect_version), metadata)
 
     def insert(self, table: Table[M, Any], row: M, **metadata: Any) -> CommitResult:
         """Writes one row that must not be there yet. Raises PreconditionError."""
-        with self.transaction(**metadata) as tx:
-            tx.insert(table, row)
-            return tx.commit()
+        try:
+            with self.transaction(**metadata) as tx:
+                tx.insert(table, row)
+                return tx.commit()
+        except ConflictError:
+            return self._again(lambda tx: tx.insert(table, row), metadata)
 
     def update(self, table: Table[M, Any], row: M, **metadata: Any) -> CommitResult:
         """Writes one row that must be there already. Raises PreconditionError."""
-        with self.transaction(**metadata) as tx:
-            tx.update(table, row)
-            return tx.commit()
+        try:
+            with self.transaction(**metadata) as tx:
+                tx.update(table, row)
+                return tx.commit()
+        except ConflictError:
+            return self._again(lambda tx: tx.update(table, row), metadata)
 
     def delete(
         self, table: Table[M, K], key: K, *, expect_version: int | None = None, **metadata: Any
     ) -> CommitResult:
         """Deletes one row, if it is there."""
-        with self.transaction(**metadata) as tx:
-            tx.delete(table, key, expect_version=expect_version)
+        try:
+            with self.transaction(**metadata) as tx:
+                tx.delete(table, key, expect_version=expect_version)
+                return tx.commit()
+        except ConflictError:
+            return self._again(lambda tx: tx.delete(table, key, expect_version=expect_version), metadata)
+
+    def _again(self, write: Callable[[Transaction], None], metadata: dict[str, Any]) -> CommitResult:
+        """A write that read nothing and conflicts all the same met a migration: it is made anew,
+        for the schema that is in force by now."""
+
+        def once(tx: Transaction) -> CommitResult:
+            write(tx)
             return tx.commit()
+
+        return self.run(once, **metadata)
 
     def _transaction(self, metadata: Metadata) -> Transaction:
         raise NotImplementedError

@@ -1,0 +1,250 @@
+"""Backfill: builds beside the live tables what a migration has more, while reads and writes go on.
+
+    STARTED ─▶ every write reaches what is built ─▶ backfill: the rows that were there before ─▶ switch
+
+    an index    rows, a slice at a time ─▶ its entries ─▶ the tables, with a note how far it is
+    new rows    rows, a slice at a time ─▶ `up` ─▶ a BACKFILL record that says how far it is
+
+A slice is read and worked out while others commit. Then, with the committer to itself, it leaves out
+the rows that were written since, for those who wrote them have done its work.
+
+Invariants
+  (1) where a slice ends is written with it: killed anywhere, it goes on behind the last whole slice;
+  (2) nothing that it does can be read before the switch, which is one record;
+  (3) a row keeps the version that it had.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from everlog.proto import log_pb2
+from everlog.store import codec, keys, record
+from everlog.store.committer import commit_of
+from everlog.store.errors import MigrationError
+from everlog.store.index_info import IndexInfo
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.projection import Edits, Staged, edit_row, old_values
+from everlog.store.projector import built_note
+from everlog.store.schema import TableInfo
+from everlog.store.transaction import ANONYMOUS
+from everlog.store.transform import Transforms, Twins
+from everlog.store.validate import duplicate
+from everlog.store.view import Item
+from everlog.store.write import Write
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+SLICE_ROWS = 1024
+SLICE_S = 0.004  # of the time that a slice may take of others, when there is a limit
+
+BUILDING = b"\x00"
+
+Made = tuple[bytes, bytes, Write]  # whole key and value of a row, and the write of what became of it
+Slice = tuple[list[Item], int]  # rows, and the seq that they were read at
+
+
+class Backfill:
+    """The work that a migration has left which was started by record `since`. `rate`: rows a second
+    at most; None: all it can."""
+
+    def __init__(
+        self,
+        db: Database,
+        migration: log_pb2.Migration,
+        transforms: Transforms,
+        *,
+        since: int,
+        rate: float | None = None,
+        progress: OnProgress | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._db = db
+        self._migration = migration
+        self._schema = db.tables.schema
+        self._twins = Twins(self._schema, transforms)
+        self._since = since
+        self._rate = rate
+        self._size = SLICE_ROWS if rate is None else max(16, min(SLICE_ROWS, int(rate * SLICE_S)))
+        self._progress = progress
+        self._stopped = stopped
+        self._due = time.monotonic()
+
+    def run(self) -> bool:
+        """Does what is left. True: all of it; False: it was stopped. Raises MigrationError,
+        UniqueError and RowError naming the row that does not fit: then it should be given up."""
+        for info in self._schema.tables.values():
+            for index in info.indexes.values():
+                if index.building and not self._index(info, index):
+                    return False
+        newer = sorted(self._schema.building.values(), key=lambda info: info.space)
+        return all(self._rows(info) for info in newer)
+
+    def _index(self, info: TableInfo, index: IndexInfo) -> bool:
+        note = built_note(index)
+        done = self._db.tables.get(note)
+        if done == keys.ALL_BUILT:
+            return True
+        count, at = _progress_of(done)
+        total = self._db.tables.counts.get(info.space, 0)
+        while not self._stopped():
+            rows, seen = self._read(info, at)
+            if not rows:
+                with self._db.committer.alone():
+                    self._apply({note: keys.ALL_BUILT})
+                return True
+            position = list(info.indexes.values()).index(index)
+            entries = {full: old_values(info, value)[position] for full, value in rows}
+            skip = len(info.row_prefix)
+            last = rows[-1][0][skip:]
+            with self._db.committer.alone():
+                changed = self._db.tables.window.touched(seen, entries)
+                if changed is None or self._schema is not self._db.tables.schema:
+                    self._check_schema()
+                    continue
+                mine = {full[skip:]: values for full, values in entries.items() if full not in changed}
+                if index.unique:
+                    self._check_unique(index, mine)
+                at, count = last, count + len(rows)
+                self._apply(
+                    {
+                        **{values + key: b"" for key, values in mine.items()},
+                        note: BUILDING + keys.SEQ.pack(count) + at,
+                    }
+                )
+            self._tell(f"build index {info.name}.{index.name}", count, total)
+        return False
+
+    def _check_unique(self, index: IndexInfo, rows: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """The keys of rows by their values in an index, given the other way round. Raises UniqueError
+        if two have the same, or one has those of a row that is in it already."""
+        tables, taken = self._db.tables, dict[bytes, bytes]()
+        tables.flush()
+        for key, values in rows.items():
+            if index.nullable and index.has_null(values[len(index.prefix) :]):
+                continue
+            holder = taken.get(values)
+            if holder is None:
+                found = tables.target.view.head(values, codec.after(values), 1)
+                holder = index.key_in(found[0][0][len(index.prefix) :]) if found else None
+            if holder is not None and holder != key:
+                raise duplicate(index, values, holder, key)
+            taken[values] = key
+        return taken
+
+    def _rows(self, newer: TableInfo) -> bool:
+        older = newer.twin
+        assert older is not None
+        done = self._last()
+        at, count = b"", done.rows if done else 0
+        if done is not None:
+            space: int = keys.SPACE.unpack_from(done.cursor)[0]
+            if space > newer.space:
+                return True
+            at = done.cursor[keys.SPACE.size :] if space == newer.space else b""
+        total = sum(
+            self._db.tables.counts.get(info.twin.space, 0)
+            for info in self._schema.building.values()
+            if info.twin
+        )
+        skip = len(older.row_prefix)
+        while not self._stopped():
+            rows, seen = self._read(older, at)
+            if not rows:
+                return True
+            made = [
+                (full, value, self._twins.row(older, newer, full[skip:], keys.row_of(value)))
+                for full, value in rows
+                if keys.seq_of(value) < self._since  # or who wrote it wrote both
+            ]
+            last = rows[-1][0][skip:]
+            with self._db.committer.alone():
+                changed = self._db.tables.window.touched(seen, {full for full, _ in rows})
+                if changed is None or self._schema is not self._db.tables.schema:
+                    self._check_schema()
+                    continue
+                count += len(rows)
+                migration = log_pb2.Migration(
+                    step=log_pb2.Migration.BACKFILL,
+                    version=self._migration.version,
+                    name=self._migration.name,
+                    cursor=keys.SPACE.pack(newer.space) + last,
+                    rows=count,
+                )
+                self._append(migration, newer, [one for one in made if one[0] not in changed])
+            at = last
+            self._tell(f"rewrite {older.name}", count, total)
+        return False
+
+    def _append(self, migration: log_pb2.Migration, newer: TableInfo, made: list[Made]) -> None:
+        db = self._db
+        seq = db.log.written + 1
+        commit = commit_of(ANONYMOUS, seq, db.clock.now(), self._schema.version)
+        commit.migration.CopyFrom(migration)
+        edits: Edits = {keys.NOTE_BACKFILL: keys.SEQ.pack(seq)}
+        deltas: dict[int, int] = {}
+        uniques: Edits = {}
+        for at, index in newer.unique:
+            uniques.update(self._check_unique(index, {one.key: one.values[at] for _, _, one in made}))
+        if made:
+            commit.requires.append(log_pb2.REWRITTEN)
+        for _, value, one in made:
+            version = keys.version_of(value)
+            commit.changes.add(space=newer.space, key=one.key, row=one.row, version=version)
+            packed = keys.pack_value(seq, one.row, version=version)
+            edit_row(edits, deltas, newer, one.full, packed, None, one.values)
+        framed, _ = record.frame_parts([commit.SerializeToString()])
+        db.committer.write_alone(framed, Staged(edits, uniques, deltas))
+
+    def _apply(self, edits: Edits) -> None:
+        """Index entries are no records: they follow from the rows. Only inside `alone`."""
+        target = self._db.tables.target
+        writes = target.batch()
+        for full, value in edits.items():
+            assert value is not None
+            writes[full] = value
+        target.write(writes)
+
+    def _read(self, info: TableInfo, after: bytes) -> Slice:
+        view, seq = self._db.tables.snapshot()
+        try:
+            start = info.row_prefix + after + b"\x00" if after else info.row_prefix
+            return view.head(start, keys.prefix(info.space, 1), self._size), seq
+        finally:
+            view.close()
+
+    def _last(self) -> log_pb2.Migration | None:
+        """How far the rows are, as the log says it."""
+        note = self._db.tables.get(keys.NOTE_BACKFILL)
+        if note is None:
+            return None
+        found = self._db.log.commit(keys.SEQ.unpack(note)[0]).migration
+        return found if found.version == self._migration.version else None
+
+    def _check_schema(self) -> None:
+        if self._schema is not self._db.tables.schema:
+            raise MigrationError(
+                f"migration {self._migration.version} is no longer being built: somebody else has finished it"
+                " or given it up",
+                version=self._migration.version,
+            )
+
+    def _tell(self, step: str, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(Progress(step, done, max(done, total)))
+        if self._rate is not None:
+            now = time.monotonic()
+            self._due = max(self._due + self._size / self._rate, now - 0.1)
+            if self._due > now:
+                time.sleep(self._due - now)
+
+
+def _progress_of(note: bytes | None) -> tuple[int, bytes]:
+    """How many rows of an index that is being built have their entry, and the key of the last."""
+    if not note:
+        return 0, b""
+    count: int = keys.SEQ.unpack_from(note, len(BUILDING))[0]
+    return count, note[len(BUILDING) + keys.SEQ.size :]

@@ -1,0 +1,116 @@
+"""Transform: rows of one generation of a table as rows of another, by code of the user.
+
+    old row ─▶ up ─▶ new row          new row ─▶ down ─▶ old row
+
+While a migration rewrites a table, every write of one generation is a write of the other. The rows
+of both are in the record, so that replay runs no code of the user.
+
+    Write to airports (space 3) ──▶ up ──▶ Write to airports (space 9)      in the same transaction
+
+Invariants
+  (1) a transform is a pure function of one row, and leaves the primary key as it is;
+  (2) what it raises stops the write, or the migration, that asked for it, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from google.protobuf.message import Message
+
+from everlog.proto import log_pb2
+from everlog.store import write
+from everlog.store.errors import MigrationError
+from everlog.store.schema import Schema, TableInfo
+from everlog.store.write import Write
+
+TEXT_MAX = 400
+
+
+class Direction(NamedTuple):
+    """One way: rows of the model `source` to rows of the model `target`."""
+
+    source: type[Message]
+    target: type[Message]
+    function: Callable[[Any], Any]
+
+
+class Transform(NamedTuple):
+    """Both ways. Without `down` clients of the version before cannot be served beside the new one."""
+
+    up: Direction
+    down: Direction | None = None
+
+
+Transforms = Mapping[str, Transform]  # by the name that the table has in force
+
+
+class Twins:
+    """Makes, of writes to one generation of a table, those to the other."""
+
+    def __init__(self, schema: Schema, transforms: Transforms) -> None:
+        self.schema = schema
+        self._transforms = transforms
+
+    def add(self, writes: dict[bytes, Write]) -> None:
+        """Adds to the writes of a transaction those that belong to them. Raises MigrationError."""
+        for one in list(writes.values()):
+            twin = one.info.twin
+            if twin is None or one.info.schema is not self.schema:
+                continue
+            full = twin.row_prefix + one.key
+            if full not in writes:
+                writes[full] = self._twin(one, twin)
+
+    def _twin(self, one: Write, twin: TableInfo) -> Write:
+        if one.op == log_pb2.DELETE:
+            return Write(twin, one.op, one.key, b"", [])
+        return self.row(one.info, twin, one.key, one.row)
+
+    def row(self, info: TableInfo, twin: TableInfo, key: bytes, raw: bytes) -> Write:
+        """The write of a row of one generation in another. Raises MigrationError."""
+        way = self._way(info, twin)
+        row = info.parse(raw) if way.source is info.model else way.source.FromString(raw)
+        try:
+            made = way.function(row)
+        except Exception as error:
+            raise _failed(info, key, row, twin, f"{type(error).__name__}: {error}") from error
+        if not isinstance(made, way.target):
+            what = f"expected a {way.target.DESCRIPTOR.full_name}, found {made!r:.80}"
+            raise _failed(info, key, row, twin, what)
+        binding = twin.bind(type(made))
+        result = write.put(binding, made)
+        if result.key != key:
+            found = twin.show_key(result.key)
+            raise _failed(info, key, row, twin, f"it changes the primary key, to {found}; leave it as it is")
+        return result
+
+    def _way(self, info: TableInfo, twin: TableInfo) -> Direction:
+        upwards = twin.proto.generation > info.proto.generation
+        name = info.name if info.name in self._transforms else twin.name
+        transform = self._transforms.get(name)
+        way = transform and (transform.up if upwards else transform.down)
+        if way is None:
+            newer = twin if upwards else info
+            raise MigrationError(
+                f"table {info.name} is being rewritten by migration {newer.proto.since}, and this program has"
+                f" not the code that makes {'new rows of old' if upwards else 'old rows of new'} ones; open"
+                " the database with its migrations, or give the migration up with `everlog rollback`",
+                table=info.name,
+                version=newer.proto.since,
+            )
+        return way
+
+
+def _failed(info: TableInfo, key: bytes, row: Message, twin: TableInfo, what: str) -> MigrationError:
+    shown = " ".join(str(row).split())
+    if len(shown) > TEXT_MAX:
+        shown = f"{shown[:TEXT_MAX]}…"
+    upwards = twin.proto.generation > info.proto.generation
+    return MigrationError(
+        f"`{'up' if upwards else 'down'}` of table {info.name} fails for row {info.show_key(key)}"
+        f" {{{shown}}}: {what}",
+        table=info.name,
+        key=info.decode_key(key),
+    )

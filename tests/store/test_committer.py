@@ -252,7 +252,7 @@ def test_a_head_file_that_cannot_be_written_fails_no_commit(
 
 
 def test_one_who_is_interrupted_while_waiting_holds_nobody_up() -> None:
-    turns, waiting = Turns(), Ticket()
+    turns, waiting, caught = Turns(), Ticket(), threading.Event()
     assert turns.enter(Ticket())
     main = threading.main_thread().ident
     assert main is not None
@@ -260,12 +260,15 @@ def test_one_who_is_interrupted_while_waiting_holds_nobody_up() -> None:
     def interrupt() -> None:
         while not turns.waiting:
             pass
-        signal.pthread_kill(main, signal.SIGINT)
+        while not caught.is_set():  # one that comes just before the wait begins is seen only by the next
+            signal.pthread_kill(main, signal.SIGINT)
+            caught.wait(2)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         turns.enter(waiting)
+    caught.set()
     thread.join()
     assert not turns.waiting
     turns.leave()

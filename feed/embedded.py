@@ -10,10 +10,19 @@ from everlog.feed.subscription import HEARTBEAT_S
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.table import Table
+from everlog.store.temporary import Temporary
 
 
 class EmbeddedDatabase(Database):
     """What `everlog.open` gives for `file:` and `memory:`."""
+
+    scratch: Temporary | None = None  # where it is, if it goes when it is closed
+
+    def close(self) -> None:
+        """Brings everything to files and lets go of the directory. Twice is once."""
+        super().close()
+        if self.scratch is not None:
+            self.scratch.remove()
 
     def feed(
         self,

@@ -10,7 +10,6 @@ everlog+insecure://HOST:PORT/NAME   a server on this machine
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +20,14 @@ from everlog.rpc import address
 from everlog.store.database import IDEMPOTENCY_S
 from everlog.store.errors import MigrationError, OpenError, UnavailableError
 from everlog.store.progress import OnProgress
+from everlog.store.temporary import Temporary
 
 if TYPE_CHECKING:
     from everlog.migrations.proposal import Proposal
     from everlog.rpc.remote import RemoteDatabase
 
-MEMORY = "/dev/shm"  # noqa: S108  mkdtemp makes a private directory in it
+MEMORY = "memory:"
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  a private directory is made in it
 
 
 def open(  # noqa: A001  the public name is everlog.open
@@ -50,19 +51,30 @@ def open(  # noqa: A001  the public name is everlog.open
     where = os.fspath(url) if url is not None else from_environment()
     if address.is_url(where):
         return _remote(where, migrations, read_only=read_only)
-    path, temporary = _directory(where)
-    if not create and temporary:
-        raise OpenError("memory: is always a new database; open it with create")
-    db = EmbeddedDatabase(
-        path,
-        url="memory:" if temporary else f"file:{path}",
-        create=create,
-        read_only=read_only,
-        durability=durability,
-        idempotency_s=idempotency_s,
-        temporary=temporary,
-        progress=progress,
-    )
+    if where == MEMORY:
+        if not create:
+            raise OpenError("memory: is always a new database; open it with create")
+        scratch = Temporary(
+            "everlog-in-memory-", SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
+        )
+    else:
+        scratch = None
+    path = scratch.path if scratch else _directory(where)
+    try:
+        db = EmbeddedDatabase(
+            path,
+            url=where if scratch else f"file:{path}",
+            create=create,
+            read_only=read_only,
+            durability=durability,
+            idempotency_s=idempotency_s,
+            progress=progress,
+        )
+    except BaseException:
+        if scratch:
+            scratch.remove()
+        raise
+    db.scratch = scratch
     if migrations is not None:
         from everlog import migrations as room
 
@@ -88,17 +100,14 @@ def from_environment(directory: str | os.PathLike[str] = ".") -> str:
     return url
 
 
-def _directory(url: str) -> tuple[Path, bool]:
-    """Where an embedded database is, and whether it is temporary."""
+def _directory(url: str) -> Path:
+    """Where an embedded database is."""
     scheme, colon, rest = url.partition(":")
-    if url == "memory:":
-        parent = MEMORY if os.access(MEMORY, os.W_OK) else None
-        return Path(tempfile.mkdtemp(prefix="everlog-memory-", dir=parent)), True
     if scheme == "file" and colon:
         rest = rest.removeprefix("//")
         if not rest:
             raise OpenError("expected file:PATH, found file: without a path")
-        return Path(rest), False
+        return Path(rest)
     if not url.strip():
         raise OpenError("expected the URL of a database, found an empty one; name file:PATH, or memory:")
     if "://" in url or (colon and scheme.isalpha() and len(scheme) > 1):
@@ -106,7 +115,7 @@ def _directory(url: str) -> tuple[Path, bool]:
             f"expected file:PATH, memory:, everlog://HOST:PORT/NAME or everlog+insecure://HOST:PORT/NAME,"
             f" found a URL of scheme {scheme!r}"
         )
-    return Path(url), False
+    return Path(url)
 
 
 def _remote(url: str, migrations: str | os.PathLike[str] | None, *, read_only: bool) -> RemoteDatabase:

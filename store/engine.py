@@ -15,8 +15,6 @@ projected again from the log on opening.
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ from rocksdict import (
 
 from everlog.store.errors import ClosedError, DiskError, Error
 from everlog.store.seam import translate, translated
+from everlog.store.temporary import Temporary
 
 LOG = "log"
 TABLES = b"tables"
@@ -55,7 +54,7 @@ class Engine:
         self.path = path
         self._recovery = recovery
         self.secondary = secondary
-        self._scratch = tempfile.mkdtemp(prefix="everlog-secondary-") if secondary else None
+        self._scratch = Temporary("everlog-reading-") if secondary else None
         self._opened = 0
         self._cache = Cache(CACHE_BYTES)
         self.once = ReadOptions()  # for what is read from end to end: it leaves the cache to others
@@ -80,7 +79,7 @@ class Engine:
         access = AccessType.read_write()
         if self._scratch:
             self._opened += 1
-            access = AccessType.secondary(f"{self._scratch}/{self._opened}")
+            access = AccessType.secondary(f"{self._scratch.path}/{self._opened}")
         self._db = Rdict(directory, self._db_options(), families, access)
         self.log = self._db.get_column_family(LOG)
         self._log_handle = self._db.get_column_family_handle(LOG)
@@ -232,7 +231,7 @@ class Engine:
 
     def _sweep(self) -> None:
         if self._scratch:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.remove()
 
 
 class _Closed:

@@ -16,7 +16,6 @@ Invariants
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from everlog.store import codec, keys, record
 from everlog.store.committer import commit_of
 from everlog.store.errors import MigrationError
 from everlog.store.index_info import IndexInfo
+from everlog.store.pace import Pace
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projection import Edits, Staged, edit_row, old_values
 from everlog.store.projector import built_note
@@ -37,9 +37,6 @@ from everlog.store.write import Write
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
-
-SLICE_ROWS = 1024
-SLICE_S = 0.004  # of the time that a slice may take of others, when there is a limit
 
 BUILDING = b"\x00"
 
@@ -67,11 +64,9 @@ class Backfill:
         self._schema = db.tables.schema
         self._twins = Twins(self._schema, transforms)
         self._since = since
-        self._rate = rate
-        self._size = SLICE_ROWS if rate is None else max(16, min(SLICE_ROWS, int(rate * SLICE_S)))
+        self._pace = Pace(rate)
         self._progress = progress
         self._stopped = stopped
-        self._due = time.monotonic()
 
     def run(self) -> bool:
         """Does what is left. True: all of it; False: it was stopped. Raises MigrationError,
@@ -90,8 +85,9 @@ class Backfill:
             return True
         count, at = _progress_of(done)
         total = self._db.tables.counts.get(info.space, 0)
+        end = self._end(info)
         while not self._stopped():
-            rows, seen = self._read(info, at)
+            rows, seen = self._read(info, at, end)
             if not rows:
                 with self._db.committer.alone():
                     self._apply({note: keys.ALL_BUILT})
@@ -151,8 +147,9 @@ class Backfill:
             if info.twin
         )
         skip = len(older.row_prefix)
+        end = self._end(older)
         while not self._stopped():
-            rows, seen = self._read(older, at)
+            rows, seen = self._read(older, at, end)
             if not rows:
                 return True
             made = [
@@ -208,13 +205,20 @@ class Backfill:
             writes[full] = value
         target.write(writes)
 
-    def _read(self, info: TableInfo, after: bytes) -> Slice:
+    def _read(self, info: TableInfo, after: bytes, end: bytes) -> Slice:
         view, seq = self._db.tables.snapshot()
         try:
             start = info.row_prefix + after + b"\x00" if after else info.row_prefix
-            return view.head(start, keys.prefix(info.space, 1), self._size), seq
+            return (view.head(start, end, self._pace.slice_rows) if start < end else []), seq
         finally:
             view.close()
+
+    def _end(self, info: TableInfo) -> bytes:
+        """Behind the last row that there is. What comes later is whole; who ran after it might never end."""
+        tables = self._db.tables
+        tables.flush()
+        last = tables.target.view.head(info.row_prefix, keys.prefix(info.space, 1), 1, reverse=True)
+        return last[0][0] + b"\x00" if last else info.row_prefix
 
     def _last(self) -> log_pb2.Migration | None:
         """How far the rows are, as the log says it."""
@@ -235,11 +239,7 @@ class Backfill:
     def _tell(self, step: str, done: int, total: int) -> None:
         if self._progress is not None:
             self._progress(Progress(step, done, max(done, total)))
-        if self._rate is not None:
-            now = time.monotonic()
-            self._due = max(self._due + self._size / self._rate, now - 0.1)
-            if self._due > now:
-                time.sleep(self._due - now)
+        self._pace.wait()
 
 
 def _progress_of(note: bytes | None) -> tuple[int, bytes]:

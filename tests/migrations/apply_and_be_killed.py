@@ -1,0 +1,51 @@
+"""Applies migrations and writes beside it: `apply_and_be_killed.py DATABASE MIGRATIONS RATE`.
+
+Tells on its standard output where it is, a line each: `rows N` done, `wrote KEY NAME` acknowledged.
+"""
+
+import itertools
+import sys
+import threading
+
+from everlog import SchemaError, migrations
+from everlog.migrations import load
+from everlog.migrations.online import attach
+from everlog.store.database import Database
+from everlog.store.progress import Progress
+
+
+def main(path: str, source: str, rate: float) -> None:
+    loaded = load(source)
+    old = loaded[0].tables[0]
+    lock = threading.Lock()
+
+    def say(text: str) -> None:
+        with lock:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+
+    def tell(step: Progress) -> None:
+        if "rewrite" in step.step or "build" in step.step:
+            say(f"rows {step.done}")
+
+    with Database(path) as db:
+        attach(db, loaded)
+
+        def write() -> None:
+            try:
+                for number in itertools.count(db.head):
+                    key = f"A{number * 37 % 6000:05}"
+                    db.put(old, old.model(faa=key, name=f"Jane {number}"))
+                    say(f"wrote {key} {number}")
+            except SchemaError:
+                pass  # it has switched
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        migrations.apply(db, source, progress=tell, rate=rate)
+        writer.join()
+    say("done")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))

@@ -60,6 +60,15 @@ class Context:
         await self._stream.writable()
         self._stream.send(self._serialize(answer))
 
+    async def taken(self, seconds: float | None) -> bool:
+        """Waits until the peer has taken what was sent; False if it has not within so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stream.writable()
+        except TimeoutError:
+            return False
+        return True
+
     async def abort(self, code: grpc.StatusCode, details: str = "") -> None:
         raise Aborted(code, details)
 

@@ -14,8 +14,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
-from itertools import islice
+from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -24,19 +23,17 @@ from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
 from everlog.rpc.calls import Context
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.load_service import loading
+from everlog.rpc.scanning import Scanning, check_unchanged, what
 from everlog.store import keys, write
 from everlog.store.database import Database
-from everlog.store.errors import ConflictError, RowError, SchemaError
-from everlog.store.index_info import IndexInfo
-from everlog.store.reader import resumed
+from everlog.store.errors import RowError, SchemaError
 from everlog.store.schema import TableInfo
-from everlog.store.source import Entry, LocalSource
+from everlog.store.source import LocalSource
 from everlog.store.span import Span
 from everlog.store.transaction import CommitResult, Reads
 from everlog.store.write import Write
 
 SCHEMA_KEY = "everlog-schema"  # metadata: version of the schema that the client encoded by
-FIRST_CHUNK_ROWS, CHUNK_ROWS, CHUNK_BYTES = 64, 4096, 256 << 10
 
 
 class StoreService(store_pb2_grpc.StoreServicer):
@@ -54,12 +51,20 @@ class StoreService(store_pb2_grpc.StoreServicer):
     async def BatchGet(self, request: store_pb2.BatchGetRequest, context: Any) -> store_pb2.BatchGetResponse:
         return await self._hosting.read(_batch_get, self._database(request.database, context), request)
 
-    async def Scan(
-        self, request: store_pb2.ScanRequest, context: Any
-    ) -> AsyncIterator[store_pb2.ScanResponse]:
-        pages = await self._hosting.read(_scan, self._database(request.database, context), request)
-        while (page := await self._hosting.read(next, pages, None)) is not None:
-            yield page
+    async def Scan(self, request: store_pb2.ScanRequest, context: Context) -> None:  # type: ignore[override]
+        """Writes its answers itself: it minds how fast they are taken."""
+        read = self._hosting.read
+        scanning = await read(Scanning, self._database(request.database, context), request)
+        try:
+            while True:
+                await context.write(await read(scanning.page))
+                if scanning.done:
+                    return
+                if not await context.taken(scanning.stall_s):
+                    await read(scanning.let_go)
+                    await context.taken(None)
+        finally:
+            scanning.let_go()
 
     async def Count(self, request: store_pb2.CountRequest, context: Any) -> store_pb2.CountResponse:
         return await self._hosting.read(_count, self._database(request.database, context), request)
@@ -100,7 +105,7 @@ def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:
     seq = db.tables.applied  # before the value is read: a newer one is a conflict later, an older none
     value = db.tables.get(info.row_prefix + request.key)
     if request.snapshot:
-        _check_unchanged(db, request.snapshot, [info.row_prefix + request.key])
+        check_unchanged(db, request.snapshot, [info.row_prefix + request.key])
     return store_pb2.GetResponse(row=None if value is None else _row(request.key, value), seq=seq)
 
 
@@ -112,7 +117,7 @@ def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.Ba
     finally:
         view.close()
     if request.snapshot:
-        _check_unchanged(db, request.snapshot, [info.row_prefix + key for key in request.keys])
+        check_unchanged(db, request.snapshot, [info.row_prefix + key for key in request.keys])
     rows = [
         store_pb2.Row() if value is None else _row(key, value)
         for key, value in zip(request.keys, values, strict=True)
@@ -120,56 +125,8 @@ def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.Ba
     return store_pb2.BatchGetResponse(rows=rows, seq=seq)
 
 
-def _scan(db: Database, request: store_pb2.ScanRequest) -> Iterator[store_pb2.ScanResponse]:
-    info, index = _what(db, request.table, request.index)
-    prefix = info.row_prefix if index is None else index.prefix
-    span = Span(request.start, request.end)
-    if request.resume:
-        span = resumed(span, prefix, request.resume, reverse=request.backwards)
-    view, seq = db.tables.snapshot()
-    limit = request.limit or None
-    entries = LocalSource(view).scan(info, index, span, reverse=request.backwards, limit=limit)
-
-    def pages() -> Iterator[store_pb2.ScanResponse]:
-        left, most, done = limit, FIRST_CHUNK_ROWS, False
-        try:
-            while not done:
-                rows = most if left is None else min(most, left)
-                page, done = _page(entries, rows, prefix, seq)
-                if left is not None:
-                    left -= len(page.rows)
-                    done = done or not left
-                if request.snapshot:
-                    _check_unchanged(db, request.snapshot, (), [span.under(prefix)])
-                most = CHUNK_ROWS
-                yield page
-        finally:
-            view.close()
-
-    return pages()
-
-
-def _page(
-    entries: Iterator[Entry], most: int, prefix: bytes, seq: int
-) -> tuple[store_pb2.ScanResponse, bool]:
-    """The next rows, and whether there are no more."""
-    page = store_pb2.ScanResponse(seq=seq)
-    add, size, last = page.rows.add, 0, b""
-    for last, key, value in islice(entries, most):  # noqa: B007  used below
-        row = keys.row_of(value)
-        add(key=key, row=row, version=keys.version_of(value))
-        size += len(row)
-        if size > CHUNK_BYTES:
-            break
-    else:
-        if len(page.rows) < most:
-            return page, True
-    page.resume = prefix + last
-    return page, False
-
-
 def _count(db: Database, request: store_pb2.CountRequest) -> store_pb2.CountResponse:
-    info, index = _what(db, request.table, request.index)
+    info, index = what(db, request.table, request.index)
     span = Span(request.start, request.end)
     view, seq = db.tables.snapshot()
     try:
@@ -178,7 +135,7 @@ def _count(db: Database, request: store_pb2.CountRequest) -> store_pb2.CountResp
         view.close()
     if request.snapshot:
         prefix = info.row_prefix if index is None else index.prefix
-        _check_unchanged(db, request.snapshot, (), [span.under(prefix)])
+        check_unchanged(db, request.snapshot, (), [span.under(prefix)])
     return store_pb2.CountResponse(count=count, seq=seq)
 
 
@@ -205,7 +162,7 @@ def _commit(db: Database, request: store_pb2.CommitRequest) -> CommitResult:
 def _reads(db: Database, request: store_pb2.CommitRequest) -> Reads:
     reads = Reads(set(), [])
     for read in request.reads:
-        info, index = _what(db, read.table, read.index)
+        info, index = what(db, read.table, read.index)
         prefix = info.row_prefix if index is None else index.prefix
         reads.keys.update(info.row_prefix + key for key in read.keys)
         reads.ranges.extend(Span(one.start, one.end).under(prefix) for one in read.ranges)
@@ -222,24 +179,5 @@ def _write(info: TableInfo, one: store_pb2.Write) -> Write:
     return write.put(info.own, row).expecting(one.expect, one.version)
 
 
-def _what(db: Database, table: str, index: str) -> tuple[TableInfo, IndexInfo | None]:
-    info = db.schema.table(table)
-    return info, info.index(index) if index else None
-
-
 def _row(key: bytes, value: bytes) -> store_pb2.Row:
     return store_pb2.Row(key=key, row=keys.row_of(value), version=keys.version_of(value))
-
-
-def _check_unchanged(
-    db: Database, snapshot: int, read: Iterable[bytes], ranges: Iterable[tuple[bytes, bytes]] = ()
-) -> None:
-    """Raises ConflictError if any of this may have changed since `snapshot`."""
-    found = db.tables.window.conflict(snapshot, read, ranges)
-    if found is not None:
-        raise ConflictError(
-            f"what this transaction reads was changed by commit {found[0]}, after it began at {snapshot};"
-            " run it again",
-            seq=found[0],
-            snapshot=snapshot,
-        )

@@ -14,7 +14,7 @@ from everlog.store.errors import SchemaError
 
 if TYPE_CHECKING:
     from everlog.console.opening import AnyDatabase
-    from everlog.migrations import MigrationInfo, PlannedMigration
+    from everlog.migrations import MigrationInfo, PlannedMigration, PlannedRollback
 
 
 def status(db: AnyDatabase, settings: Settings) -> list[MigrationInfo]:
@@ -33,6 +33,17 @@ def status(db: AnyDatabase, settings: Settings) -> list[MigrationInfo]:
         if settings.migrations_or_none is None:  # the default directory is not here
             return compare(db.migrations(), [])
         raise
+
+
+def differences(db: AnyDatabase, settings: Settings) -> dict[int, str]:
+    """What was edited after it ran, as diffs."""
+    if not isinstance(db, EmbeddedDatabase):
+        from everlog.rpc import remote_migrations
+
+        return remote_migrations.differences(db)
+    from everlog.migrations import difference
+
+    return difference.differences(db, settings.migrations)
 
 
 def plan(db: AnyDatabase, settings: Settings, *, to: int | None) -> list[PlannedMigration]:
@@ -55,3 +66,25 @@ def apply(db: AnyDatabase, settings: Settings, **how: Any) -> list[MigrationInfo
     from everlog import migrations
 
     return migrations.apply(db, settings.migrations, **how)
+
+
+def plan_rollback(db: AnyDatabase, count: int | None, *, to: int | None) -> list[PlannedRollback]:
+    """What `rollback` would do. Read-only."""
+    if not isinstance(db, EmbeddedDatabase):
+        from everlog.rpc import remote_migrations
+
+        return remote_migrations.plan_rollback(db, count, to=to)
+    from everlog import migrations
+
+    return migrations.plan_rollback(db, count, to=to)
+
+
+def rollback(db: AnyDatabase, count: int | None, **how: Any) -> list[MigrationInfo]:
+    """Returns to an earlier schema."""
+    if not isinstance(db, EmbeddedDatabase):
+        from everlog.rpc import remote_migrations
+
+        return remote_migrations.rollback(db, count, **how)
+    from everlog import migrations
+
+    return migrations.rollback(db, count, **how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +17,16 @@ if TYPE_CHECKING:
     from everlog.migrations.status import MigrationInfo
     from everlog.store.status import Status
 
-_MARKS = {"applied": "[X]", "pending": "[ ]", "edited": "[E]", "missing": "[?]", "ahead": "[>]"}
+ALL = 0  # no migration has this version
+
+_MARKS = {
+    "applied": "[X]",
+    "pending": "[ ]",
+    "building": "[~]",
+    "edited": "[E]",
+    "missing": "[?]",
+    "ahead": "[>]",
+}
 _SAYS = {
     "edited": "was edited after it ran",
     "missing": "was applied, and its folder is gone",
@@ -29,21 +39,32 @@ _SAYS = {
     "--exit-code", is_flag=True, help="Exit with 1 if not every migration is applied as it is in its folder."
 )
 @click.option("--quiet", is_flag=True, help="Print nothing; implies --exit-code.")
+@click.option(
+    "--diff",
+    is_flag=False,
+    flag_value=ALL,
+    type=int,
+    metavar="[VERSION]",
+    help="Show what was edited since, of this migration or of all.",
+)
 @common
 @pass_settings
 @click.pass_context
-def status(ctx: click.Context, settings: Settings, *, exit_code: bool, quiet: bool) -> None:
+def status(ctx: click.Context, settings: Settings, *, exit_code: bool, quiet: bool, diff: int | None) -> None:
     """Lists the migrations and the tables.
 
     \b
     Examples:
       everlog status
+      everlog status --diff
       everlog status --exit-code --quiet || everlog up
       everlog -u everlog://db.example.com/flights status --json
     """
     with open_database(settings, read_only=True) as db:
         migrations, what = migrating.status(db, settings), db.status()
-        if not quiet:
+        if diff is not None and not quiet:
+            _print_diffs(settings, migrating.differences(db, settings), diff)
+        elif not quiet:
             _print(settings, db, migrations, what)
     if (exit_code or quiet) and any(info.state != "applied" for info in migrations):
         ctx.exit(1)
@@ -67,9 +88,11 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
         )
         return
     for info in infos:
-        note = f"  ({_SAYS[info.state]})" if info.state in _SAYS else ""
-        when = f"  {text.moment(info.applied_ns)}  commit {info.seq}" if settings.verbose and info.seq else ""
-        click.echo(f"{_MARKS[info.state]} {info.title}{when}{note}")
+        when = ""
+        if settings.verbose and info.applied_ns:
+            when = f"  {text.moment(info.applied_ns)}  commit {info.seq}"
+        notes = "".join(f"  ({note})" for note in _notes(info))
+        click.echo(f"{_MARKS[info.state]} {info.title}{when}{notes}")
     if infos:
         click.echo()
     for state, number in count.items():
@@ -85,12 +108,33 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
         click.echo(f"  {table.name:{width}}  {table.rows:>11,} rows{indexes}")
 
 
+def _notes(info: MigrationInfo) -> Iterator[str]:
+    if info.state in _SAYS:
+        yield _SAYS[info.state]
+    if info.held:
+        yield "two versions are served; `everlog complete` ends that"
+    elif info.state == "building":
+        yield f"since {text.moment(info.started_ns)}, {info.rows:,} rows done; `everlog up` goes on"
+    if info.late:
+        yield "out of order: a newer one is applied" if info.state == "pending" else "came out of order"
+
+
+def _print_diffs(settings: Settings, diffs: dict[int, str], version: int) -> None:
+    for one, diff in diffs.items():
+        if version in (ALL, one):
+            text.echo({"version": one, "diff": diff}) if settings.json else click.echo(diff, nl=False)
+
+
 def _migration(info: MigrationInfo) -> dict[str, Any]:
     return {
         "version": info.version,
         "name": info.name,
         "state": str(info.state),
         "applied_ns": info.applied_ns,
+        "late": info.late,
+        "started_ns": info.started_ns,
+        "rows": info.rows,
+        "held": info.held,
         "seq": info.seq,
         "actor": info.actor,
         "digest": info.digest.hex(),

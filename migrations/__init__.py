@@ -5,10 +5,12 @@ A migration's folder gets all that its constants are made of from here, in one i
 
 from everlog.migrations.approval import Approval, Rules
 from everlog.migrations.build import build
+from everlog.migrations.difference import differences
 from everlog.migrations.loader import load
 from everlog.migrations.migration import Migration, Row, Transform
 from everlog.migrations.online import complete, give_up
 from everlog.migrations.plan import PlannedMigration, PlannedStep, plan
+from everlog.migrations.rollback import PlannedRollback, plan_rollback, rollback
 from everlog.migrations.runner import apply
 from everlog.migrations.scaffold import new
 from everlog.migrations.status import MigrationInfo, State, status
@@ -61,6 +63,7 @@ __all__ = [
     "Migration",
     "MigrationInfo",
     "PlannedMigration",
+    "PlannedRollback",
     "PlannedStep",
     "Row",
     "Rules",
@@ -70,10 +73,13 @@ __all__ = [
     "apply",
     "build",
     "complete",
+    "differences",
     "give_up",
     "load",
     "load_testdata",
     "new",
     "plan",
+    "plan_rollback",
+    "rollback",
     "status",
 ]

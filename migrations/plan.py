@@ -76,7 +76,9 @@ def pending(db: Database, migrations: Sequence[Migration], to: int | None = None
         known = ", ".join(str(info.version) for info in infos) or "none"
         raise MigrationError(f"there is no migration {to}; the versions are: {known}", version=to)
     todo = {
-        info.version for info in infos if info.state is State.PENDING and (to is None or info.version <= to)
+        info.version
+        for info in infos
+        if info.state in {State.PENDING, State.BUILDING} and (to is None or info.version <= to)
     }
     return [migration for migration in migrations if migration.version in todo]
 

@@ -2,10 +2,13 @@
 
     in the database   in the code    state
     no                yes            pending
+    in part           whatever       building   it goes on where it stopped
     yes, same digest  yes            applied
     yes, another      yes            edited     its folder was changed after it ran
     yes               no, newer are  missing    its folder is gone
     yes               no, none newer ahead      newer code than this applied it
+
+One that is `late` comes, or came, after another with a newer timestamp.
 
 What the database knows is read from the Migration records of its log, never from a table that
 could say otherwise. Runs no code of a migration.
@@ -19,7 +22,8 @@ from enum import StrEnum
 import msgspec
 
 from everlog.migrations.folder import SOURCE, Folder, Source, find, folders
-from everlog.proto import log_pb2
+from everlog.migrations.history import Life, lives
+from everlog.store.backfill import built_rows
 from everlog.store.database import Database
 from everlog.store.migrate import Recorded
 
@@ -32,10 +36,13 @@ class State(StrEnum):
     EDITED = "edited"
     MISSING = "missing"
     AHEAD = "ahead"
+    BUILDING = "building"
 
 
 class MigrationInfo(msgspec.Struct, frozen=True):
-    """One migration. `seq`, `applied_ns` and `actor` tell of the commit that applied it."""
+    """One migration. `seq`, `applied_ns` and `actor` tell of the commit that applied it, or that its
+    building has come to. `rows` are those that are built so far; where it is `held`, all are, and
+    two versions are served."""
 
     version: int
     name: str
@@ -45,6 +52,10 @@ class MigrationInfo(msgspec.Struct, frozen=True):
     actor: str = ""
     digest: bytes = b""  # when it was applied
     folder_digest: bytes = b""  # of its folder as it is now
+    late: bool = False
+    started_ns: int = 0
+    rows: int = 0
+    held: bool = False
 
     @property
     def title(self) -> str:
@@ -53,40 +64,60 @@ class MigrationInfo(msgspec.Struct, frozen=True):
 
 def status(db: Database, source: Source = SOURCE) -> list[MigrationInfo]:
     """All migrations, oldest first. Read-only. Raises SchemaError for a bad folder."""
-    return compare(db.migrations(), folders(find(source)))
+    infos = compare(db.migrations(), folders(find(source)))
+    return [
+        msgspec.structs.replace(info, rows=built_rows(db)) if info.state is State.BUILDING else info
+        for info in infos
+    ]
 
 
 def compare(records: Iterable[Recorded], known: Iterable[Folder]) -> list[MigrationInfo]:
     """What records of the log and folders on disk say together."""
-    applied = {record.migration.version: record for record in records if _in_force(record)}
+    there = lives(records)
     by_version = {folder.version: folder for folder in known}
     newest = max(by_version, default=0)
+    late = _late(there.values())
     infos = []
-    for version in sorted(applied.keys() | by_version.keys()):
-        record, folder = applied.get(version), by_version.get(version)
-        if record is None:
+    for version in sorted(there.keys() | by_version.keys()):
+        life, folder = there.get(version), by_version.get(version)
+        if life is None:
             assert folder is not None
-            infos.append(MigrationInfo(version, folder.name, State.PENDING, folder_digest=folder.digest))
+            is_late = version < max(there, default=0)
+            infos.append(
+                MigrationInfo(version, folder.name, State.PENDING, folder_digest=folder.digest, late=is_late)
+            )
             continue
-        if folder is None:
-            state = State.MISSING if version < newest else State.AHEAD
-        else:
-            state = State.APPLIED if folder.digest == record.migration.digest else State.EDITED
         infos.append(
             MigrationInfo(
                 version,
-                record.migration.name,
-                state,
-                record.time_ns,
-                record.seq,
-                record.actor,
-                record.migration.digest,
+                life.began.migration.name,
+                _state(life, folder, newest),
+                life.last.time_ns if life.finished else 0,
+                life.last.seq,
+                life.last.actor,
+                life.digest,
                 folder.digest if folder else b"",
+                version in late,
+                life.began.time_ns,
+                held=life.held,
             )
         )
     return infos
 
 
-def _in_force(record: Recorded) -> bool:
-    # Of several records of one version the last one counts; steps before FINISHED come later.
-    return record.migration.step == log_pb2.Migration.FINISHED
+def _state(life: Life, folder: Folder | None, newest: int) -> State:
+    if not life.finished:
+        return State.BUILDING
+    if folder is None:
+        return State.MISSING if life.version < newest else State.AHEAD
+    return State.APPLIED if folder.digest == life.digest else State.EDITED
+
+
+def _late(there: Iterable[Life]) -> set[int]:
+    """The versions that came after a newer one."""
+    late, newest = set(), 0
+    for life in sorted(there, key=lambda life: life.began.seq):
+        if life.version < newest:
+            late.add(life.version)
+        newest = max(newest, life.version)
+    return late

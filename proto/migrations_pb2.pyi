@@ -35,6 +35,8 @@ class _MigrationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Migrat
     """Applied, and its folder is gone though newer ones are there."""
     AHEAD: _MigrationState.ValueType  # 5
     """Applied by newer code than this."""
+    BUILDING: _MigrationState.ValueType  # 6
+    """In the database in part; applying goes on where it stopped."""
 
 class MigrationState(_MigrationState, metaclass=_MigrationStateEnumTypeWrapper): ...
 
@@ -48,6 +50,8 @@ MISSING: MigrationState.ValueType  # 4
 """Applied, and its folder is gone though newer ones are there."""
 AHEAD: MigrationState.ValueType  # 5
 """Applied by newer code than this."""
+BUILDING: MigrationState.ValueType  # 6
+"""In the database in part; applying goes on where it stopped."""
 Global___MigrationState: _TypeAlias = MigrationState  # noqa: Y015
 
 class _ProposalState:
@@ -92,6 +96,12 @@ class MigrationInfo(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     FOLDER_DIGEST_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
+    STARTED_NS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    DIFF_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     name: _builtins.str
     state: Global___MigrationState.ValueType
@@ -101,6 +111,16 @@ class MigrationInfo(_message.Message):
     digest: _builtins.bytes
     folder_digest: _builtins.bytes
     """Digest of the folder as it is now, where there is one."""
+    late: _builtins.bool
+    """It comes, or came, after another with a newer timestamp."""
+    started_ns: _builtins.int
+    """When its building began, and how many rows of it are done."""
+    rows: _builtins.int
+    diff: _builtins.str
+    """What was edited in its folder since, as a unified diff, where that was asked for."""
+    actor: _builtins.str
+    held: _builtins.bool
+    """All of it is built, and the version before is served as well."""
     def __init__(
         self,
         *,
@@ -111,10 +131,16 @@ class MigrationInfo(_message.Message):
         seq: _builtins.int = ...,
         digest: _builtins.bytes = ...,
         folder_digest: _builtins.bytes = ...,
+        late: _builtins.bool = ...,
+        started_ns: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        diff: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_ns", b"applied_ns", "digest", b"digest", "folder_digest", b"folder_digest", "name", b"name", "seq", b"seq", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "applied_ns", b"applied_ns", "diff", b"diff", "digest", b"digest", "folder_digest", b"folder_digest", "held", b"held", "late", b"late", "name", b"name", "rows", b"rows", "seq", b"seq", "started_ns", b"started_ns", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -125,15 +151,18 @@ class ListMigrationsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DATABASE_FIELD_NUMBER: _builtins.int
+    DIFF_FIELD_NUMBER: _builtins.int
     database: _builtins.str
+    diff: _builtins.bool
     def __init__(
         self,
         *,
         database: _builtins.str = ...,
+        diff: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "diff", b"diff"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -188,6 +217,7 @@ class MigrationStatusResponse(_message.Message):
     EDITED_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
     AHEAD_FIELD_NUMBER: _builtins.int
+    BUILDING_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the newest applied migration; 0: none."""
     applied: _builtins.int
@@ -195,6 +225,7 @@ class MigrationStatusResponse(_message.Message):
     edited: _builtins.int
     missing: _builtins.int
     ahead: _builtins.int
+    building: _builtins.int
     def __init__(
         self,
         *,
@@ -204,10 +235,11 @@ class MigrationStatusResponse(_message.Message):
         edited: _builtins.int = ...,
         missing: _builtins.int = ...,
         ahead: _builtins.int = ...,
+        building: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "applied", b"applied", "edited", b"edited", "missing", b"missing", "pending", b"pending", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "applied", b"applied", "building", b"building", "edited", b"edited", "missing", b"missing", "pending", b"pending", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -643,3 +675,133 @@ class RejectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RejectResponse: _TypeAlias = RejectResponse  # noqa: Y015
+
+@_typing.final
+class RollbackRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    count: _builtins.int
+    """So many of those that came last; 0: one."""
+    to: _builtins.int
+    """Or all that came after this version; 0 is before the first."""
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        count: _builtins.int = ...,
+        to: _builtins.int | None = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_to", b"_to", "to", b"to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_to", b"_to", "actor", b"actor", "count", b"count", "database", b"database", "reason", b"reason", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__to: _TypeAlias = _typing.Literal["to"]  # noqa: Y015
+    _WhichOneofArgType__to: _TypeAlias = _typing.Literal["_to", b"_to"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__to) -> _WhichOneofReturnType__to | None: ...
+
+Global___RollbackRequest: _TypeAlias = RollbackRequest  # noqa: Y015
+
+@_typing.final
+class PlanRollbackResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIGRATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def migrations(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRollback]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        migrations: _abc.Iterable[Global___PlannedRollback] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["migrations", b"migrations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRollbackResponse: _TypeAlias = PlanRollbackResponse  # noqa: Y015
+
+@_typing.final
+class PlannedRollback(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedStep]: ...
+    @_builtins.property
+    def lost(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What would be lost, a sentence each."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        name: _builtins.str = ...,
+        steps: _abc.Iterable[Global___PlannedStep] | None = ...,
+        lost: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost", b"lost", "name", b"name", "steps", b"steps", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedRollback: _TypeAlias = PlannedRollback  # noqa: Y015
+
+@_typing.final
+class RollbackResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    TIME_NS_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    name: _builtins.str
+    step: _builtins.str
+    done: _builtins.int
+    total: _builtins.int
+    finished: _builtins.bool
+    """This migration is rolled back, by this commit."""
+    seq: _builtins.int
+    time_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        name: _builtins.str = ...,
+        step: _builtins.str = ...,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+        finished: _builtins.bool = ...,
+        seq: _builtins.int = ...,
+        time_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "finished", b"finished", "name", b"name", "seq", b"seq", "step", b"step", "time_ns", b"time_ns", "total", b"total", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackResponse: _TypeAlias = RollbackResponse  # noqa: Y015

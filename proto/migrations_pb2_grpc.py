@@ -74,6 +74,16 @@ class MigrationsStub:
                 request_serializer=everlog_dot_proto_dot_migrations__pb2.RejectRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_migrations__pb2.RejectResponse.FromString,
                 _registered_method=True)
+        self.PlanRollback = channel.unary_unary(
+                '/everlog.v1.Migrations/PlanRollback',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.PlanRollbackResponse.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_stream(
+                '/everlog.v1.Migrations/Rollback',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.RollbackResponse.FromString,
+                _registered_method=True)
 
 
 class MigrationsServicer:
@@ -134,6 +144,21 @@ class MigrationsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanRollback(self, request, context):
+        """What rolling back would do and lose, without doing it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Returns to an earlier schema, telling of each migration that was rolled back. It needs no
+        folders: the log has every schema that ever was.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MigrationsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -176,6 +201,16 @@ def add_MigrationsServicer_to_server(servicer, server):
                     servicer.Reject,
                     request_deserializer=everlog_dot_proto_dot_migrations__pb2.RejectRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_migrations__pb2.RejectResponse.SerializeToString,
+            ),
+            'PlanRollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanRollback,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.RollbackRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.PlanRollbackResponse.SerializeToString,
+            ),
+            'Rollback': grpc.unary_stream_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.RollbackRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.RollbackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -394,6 +429,60 @@ class Migrations:
             '/everlog.v1.Migrations/Reject',
             everlog_dot_proto_dot_migrations__pb2.RejectRequest.SerializeToString,
             everlog_dot_proto_dot_migrations__pb2.RejectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanRollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Migrations/PlanRollback',
+            everlog_dot_proto_dot_migrations__pb2.RollbackRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.PlanRollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.Migrations/Rollback',
+            everlog_dot_proto_dot_migrations__pb2.RollbackRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.RollbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,12 @@ class MigrationsStub:
     Approve: _grpc.UnaryStreamMultiCallable[_migrations_pb2.ApproveRequest, _migrations_pb2.ApproveResponse]
     """Approves a proposal and applies it, telling how far it is."""
     Reject: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.RejectRequest, _migrations_pb2.RejectResponse]
+    PlanRollback: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.PlanRollbackResponse]
+    """What rolling back would do and lose, without doing it."""
+    Rollback: _grpc.UnaryStreamMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.RollbackResponse]
+    """Returns to an earlier schema, telling of each migration that was rolled back. It needs no
+    folders: the log has every schema that ever was.
+    """
 
 @_typing.type_check_only
 class MigrationsAsyncStub(MigrationsStub):
@@ -65,6 +71,12 @@ class MigrationsAsyncStub(MigrationsStub):
     Approve: _aio.UnaryStreamMultiCallable[_migrations_pb2.ApproveRequest, _migrations_pb2.ApproveResponse]  # type: ignore[assignment]
     """Approves a proposal and applies it, telling how far it is."""
     Reject: _aio.UnaryUnaryMultiCallable[_migrations_pb2.RejectRequest, _migrations_pb2.RejectResponse]  # type: ignore[assignment]
+    PlanRollback: _aio.UnaryUnaryMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.PlanRollbackResponse]  # type: ignore[assignment]
+    """What rolling back would do and lose, without doing it."""
+    Rollback: _aio.UnaryStreamMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.RollbackResponse]  # type: ignore[assignment]
+    """Returns to an earlier schema, telling of each migration that was rolled back. It needs no
+    folders: the log has every schema that ever was.
+    """
 
 class MigrationsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -129,5 +141,23 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.RejectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.RejectResponse, _abc.Awaitable[_migrations_pb2.RejectResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PlanRollback(
+        self,
+        request: _migrations_pb2.RollbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrations_pb2.PlanRollbackResponse, _abc.Awaitable[_migrations_pb2.PlanRollbackResponse]]:
+        """What rolling back would do and lose, without doing it."""
+
+    @_abc_1.abstractmethod
+    def Rollback(
+        self,
+        request: _migrations_pb2.RollbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_migrations_pb2.RollbackResponse], _abc.AsyncIterator[_migrations_pb2.RollbackResponse]]:
+        """Returns to an earlier schema, telling of each migration that was rolled back. It needs no
+        folders: the log has every schema that ever was.
+        """
 
 def add_MigrationsServicer_to_server(servicer: MigrationsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

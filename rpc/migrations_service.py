@@ -1,8 +1,10 @@
 """Migrations service: those that the server was started with, and those that the log knows.
 
-List, Status   the log's records beside the folders
-Plan, Apply    the folders that the server was given for this database; where migrations wait for
-               approval (approval_service.py), Apply is refused
+List, Status             the log's records beside the folders
+Plan, Apply              the folders that the server was given for this database
+PlanRollback, Rollback   the log alone
+
+Where migrations wait for approval (approval_service.py), Apply and Rollback are refused.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from everlog.migrations.approval import Approval
-from everlog.migrations.plan import plan
+from everlog.migrations.difference import differences
+from everlog.migrations.plan import PlannedStep, plan
+from everlog.migrations.rollback import plan_rollback, rollback
 from everlog.migrations.runner import apply
 from everlog.migrations.status import MigrationInfo, State, compare
 from everlog.migrations.status import status as compare_with
@@ -37,7 +41,10 @@ class MigrationsService(ApprovalService):
 
     async def List(self, request: pb.ListMigrationsRequest, context: object) -> pb.ListMigrationsResponse:
         infos = await self._hosting.read(self._infos, request.database)
-        return pb.ListMigrationsResponse(migrations=[_info(info) for info in infos])
+        diffs = await self._hosting.read(self._diffs, request.database) if request.diff else {}
+        return pb.ListMigrationsResponse(
+            migrations=[_info(info, diffs.get(info.version, "")) for info in infos]
+        )
 
     async def Status(self, request: pb.MigrationStatusRequest, context: object) -> pb.MigrationStatusResponse:
         infos = await self._hosting.read(self._infos, request.database)
@@ -50,6 +57,7 @@ class MigrationsService(ApprovalService):
             edited=counts[State.EDITED],
             missing=counts[State.MISSING],
             ahead=counts[State.AHEAD],
+            building=counts[State.BUILDING],
         )
 
     async def Plan(self, request: pb.PlanRequest, context: object) -> pb.PlanResponse:
@@ -57,11 +65,7 @@ class MigrationsService(ApprovalService):
         planned = await self._hosting.read(lambda: plan(db, source, to=request.to or None))
         return pb.PlanResponse(
             migrations=[
-                pb.PlannedMigration(
-                    version=one.version,
-                    name=one.name,
-                    steps=[pb.PlannedStep(text=s.text, instant=s.instant, rows=s.rows) for s in one.steps],
-                )
+                pb.PlannedMigration(version=one.version, name=one.name, steps=map(_step, one.steps))
                 for one in planned
             ]
         )
@@ -92,10 +96,62 @@ class MigrationsService(ApprovalService):
         async for answer in self._hosting.told(run):
             yield answer
 
+    async def PlanRollback(self, request: pb.RollbackRequest, context: object) -> pb.PlanRollbackResponse:
+        db, which = self._hosting.database(request.database), _which(request)
+        planned = await self._hosting.read(lambda: plan_rollback(db, **which))
+        return pb.PlanRollbackResponse(
+            migrations=[
+                pb.PlannedRollback(
+                    version=one.version, name=one.name, steps=map(_step, one.steps), lost=one.lost
+                )
+                for one in planned
+            ]
+        )
+
+    async def Rollback(
+        self, request: pb.RollbackRequest, context: object
+    ) -> AsyncIterator[pb.RollbackResponse]:
+        db, which = self._hosting.database(request.database), _which(request)
+
+        def run(tell: Callable[[pb.RollbackResponse], None]) -> None:
+            if request.database in self._approvals:
+                self._approvals[request.database].refuse("rollback")
+
+            def progress(at: Progress) -> None:
+                tell(pb.RollbackResponse(step=at.step, done=at.done, total=at.total or 0))
+
+            def rolled_back(info: MigrationInfo) -> None:
+                tell(
+                    pb.RollbackResponse(
+                        version=info.version,
+                        name=info.name,
+                        finished=True,
+                        seq=info.seq,
+                        time_ns=info.applied_ns,
+                    )
+                )
+
+            rollback(
+                db,
+                which["count"],
+                to=which["to"],
+                actor=request.actor,
+                reason=request.reason,
+                progress=sparing(progress),
+                rolled_back=rolled_back,
+            )
+
+        async for answer in self._hosting.told(run):
+            yield answer
+
     def _infos(self, name: str) -> list[MigrationInfo]:
         db: Database = self._hosting.database(name)
         source = self._sources.get(name)
         return compare_with(db, source) if source else compare(db.migrations(), ())
+
+    def _diffs(self, name: str) -> dict[int, str]:
+        source = self._sources.get(name)
+        return differences(self._hosting.database(name), source) if source else {}
 
     def _source(self, name: str) -> str:
         source = self._sources.get(name)
@@ -108,7 +164,16 @@ class MigrationsService(ApprovalService):
         return source
 
 
-def _info(info: MigrationInfo) -> pb.MigrationInfo:
+def _which(request: pb.RollbackRequest) -> dict[str, int | None]:
+    """What a request says is to be rolled back."""
+    return {"count": request.count or None, "to": request.to if request.HasField("to") else None}
+
+
+def _step(step: PlannedStep) -> pb.PlannedStep:
+    return pb.PlannedStep(text=step.text, instant=step.instant, rows=step.rows)
+
+
+def _info(info: MigrationInfo, diff: str) -> pb.MigrationInfo:
     return pb.MigrationInfo(
         version=info.version,
         name=info.name,
@@ -117,4 +182,10 @@ def _info(info: MigrationInfo) -> pb.MigrationInfo:
         seq=info.seq,
         digest=info.digest,
         folder_digest=info.folder_digest,
+        late=info.late,
+        started_ns=info.started_ns,
+        rows=info.rows,
+        diff=diff,
+        actor=info.actor,
+        held=info.held,
     )

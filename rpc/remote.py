@@ -226,7 +226,7 @@ class RemoteDatabase(Writer):
     def refresh_schema(self) -> Schema:
         """The schema that is in force on the server now."""
         described = self._describe()
-        if described.schema.version != self._current.version:
+        if described.schema != self._current.proto:  # a version may come again, after a rollback
             self._current = Schema(described.schema)
         return self._current
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from everlog.migrations.plan import PlannedMigration, PlannedStep
 from everlog.migrations.proposal import Proposal
+from everlog.migrations.rollback import PlannedRollback
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import migrations_pb2 as pb
 from everlog.proto import migrations_pb2_grpc
@@ -26,16 +27,18 @@ def status(db: RemoteDatabase) -> list[MigrationInfo]:
     return [_info(one) for one in db.channel.call(_stub(db).List, request).migrations]
 
 
+def differences(db: RemoteDatabase) -> dict[int, str]:
+    """The diff of each migration that was edited after it ran. Read-only."""
+    request = pb.ListMigrationsRequest(database=db.channel.address.database, diff=True)
+    found = db.channel.call(_stub(db).List, request).migrations
+    return {one.version: one.diff for one in found if one.diff}
+
+
 def plan(db: RemoteDatabase, *, to: int | None = None) -> list[PlannedMigration]:
     """What `apply` would do with the same arguments. Read-only."""
     request = pb.PlanRequest(database=db.channel.address.database, to=to or 0)
     answer = db.channel.call(_stub(db).Plan, request, timeout_s=PLAN_S)
-    return [
-        PlannedMigration(
-            one.version, one.name, [PlannedStep(step.text, step.instant, step.rows) for step in one.steps]
-        )
-        for one in answer.migrations
-    ]
+    return [PlannedMigration(one.version, one.name, list(map(_step, one.steps))) for one in answer.migrations]
 
 
 def apply(
@@ -120,6 +123,53 @@ def reject(db: RemoteDatabase, digest: str, *, actor: str = "", reason: str = ""
     return from_message(db.channel.call(_stub(db).Reject, request).proposal)
 
 
+def plan_rollback(
+    db: RemoteDatabase, count: int | None = None, *, to: int | None = None
+) -> list[PlannedRollback]:
+    """What `rollback` would do with the same arguments. Read-only."""
+    answer = db.channel.call(_stub(db).PlanRollback, _which(db, count, to), timeout_s=PLAN_S)
+    return [
+        PlannedRollback(one.version, one.name, list(map(_step, one.steps)), list(one.lost))
+        for one in answer.migrations
+    ]
+
+
+def rollback(
+    db: RemoteDatabase,
+    count: int | None = None,
+    *,
+    to: int | None = None,
+    actor: str = "",
+    reason: str = "",
+    progress: OnProgress | None = None,
+    rolled_back: Callable[[MigrationInfo], None] | None = None,
+) -> list[MigrationInfo]:
+    """Has the server roll back; see `everlog.migrations.rollback`."""
+    request = _which(db, count, to)
+    request.actor, request.reason = actor, reason
+    stub, metadata = _stub(db), db.channel.metadata
+    done: list[MigrationInfo] = []
+    for answer in db.channel.stream(lambda: stub.Rollback(request, metadata=metadata)):
+        if answer.finished:
+            info = MigrationInfo(
+                answer.version, answer.name, State.PENDING, answer.time_ns, answer.seq, actor=actor
+            )
+            done.append(info)
+            if rolled_back is not None:
+                rolled_back(info)
+        elif progress is not None:
+            progress(Progress(answer.step, answer.done, answer.total or None))
+    return done
+
+
+def _which(db: RemoteDatabase, count: int | None, to: int | None) -> pb.RollbackRequest:
+    return pb.RollbackRequest(database=db.channel.address.database, count=count or 0, to=to)
+
+
+def _step(step: pb.PlannedStep) -> PlannedStep:
+    return PlannedStep(step.text, step.instant, step.rows)
+
+
 def _stub(db: RemoteDatabase) -> migrations_pb2_grpc.MigrationsStub:
     return migrations_pb2_grpc.MigrationsStub(db.channel.grpc)
 
@@ -131,6 +181,11 @@ def _info(info: pb.MigrationInfo) -> MigrationInfo:
         State[pb.MigrationState.Name(info.state)],
         info.applied_ns,
         info.seq,
-        digest=info.digest,
-        folder_digest=info.folder_digest,
+        info.actor,
+        info.digest,
+        info.folder_digest,
+        info.late,
+        info.started_ns,
+        info.rows,
+        info.held,
     )

@@ -242,6 +242,21 @@ class Backfill:
         self._pace.wait()
 
 
+def built_rows(db: Database) -> int:
+    """Rows that are done of what is being built: rewritten ones, and entries of indexes. Read-only."""
+    note = db.tables.get(keys.NOTE_BACKFILL) if db.schema.building else None
+    count = db.log.commit(keys.SEQ.unpack(note)[0]).migration.rows if note else 0
+    for info in db.schema.spaces.values():
+        for index in info.indexes.values():
+            if index.building:
+                found = db.tables.get(built_note(index))
+                done = (
+                    db.tables.counts.get(info.space, 0) if found == keys.ALL_BUILT else _progress_of(found)[0]
+                )
+                count += done
+    return count
+
+
 def _progress_of(note: bytes | None) -> tuple[int, bytes]:
     """How many rows of an index that is being built have their entry, and the key of the last."""
     if not note:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 from tests.console import shop
@@ -41,3 +42,21 @@ def test_without_folders_the_log_tells_what_was_applied(everlog: Run, books: Pat
 def test_status_makes_no_database(everlog: Run, here: Path) -> None:
     assert everlog("-u", "file:new.db", "status").code == 1
     assert not (here / "new.db").exists()
+
+
+def test_status_shows_what_was_edited_since(everlog: Run, project: Path, here: Path) -> None:
+    mine = here / "edited_shop" / "migrations"
+    shutil.copytree(project, mine)
+    (mine.parent / "__init__.py").touch()
+    common = ("-u", "file:new.db", "-d", mine)
+    assert everlog(*common, "up").code == 0
+    assert everlog(*common, "status", "--diff").out == ""
+    rows = mine / f"v{shop.FIRST}_create_books" / "bootstrap_books.csv"
+    rows.write_text(rows.read_text().replace("9.5", "8.5"))
+    assert f"[E] {shop.FIRST}_create_books  (was edited after it ran)" in everlog(*common, "status").out
+    diff = everlog(*common, "status", "--diff").out
+    assert "-978-0,1,Dune,9.5\n+978-0,1,Dune,8.5\n" in diff
+    assert everlog(*common, "status", "--diff", shop.SECOND).out == ""
+    (found,) = everlog(*common, "status", "--diff", shop.FIRST, "--json", "--exit-code").json
+    assert found == {"version": shop.FIRST, "diff": diff}
+    assert everlog(*common, "status", "--diff", "--exit-code").code == 1

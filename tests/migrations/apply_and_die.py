@@ -1,4 +1,5 @@
-"""Applies migrations and kills itself at a point: `apply_and_die.py DATABASE MIGRATIONS POINT`.
+"""Applies migrations, or rolls them all back, and kills itself at a point:
+`apply_and_die.py DATABASE MIGRATIONS POINT [rollback]`.
 
 Points are the calls in which something reaches the disk; at the last of them it ends well.
 """
@@ -16,7 +17,7 @@ from everlog.store.engine import Engine
 POINTS = ("append_record", "append_records", "sync_log", "write_data")
 
 
-def main(path: str, source: str, point: int) -> None:
+def main(path: str, source: str, point: int, verb: str) -> None:
     left = point
 
     def step() -> None:
@@ -37,8 +38,11 @@ def main(path: str, source: str, point: int) -> None:
     with Database(path) as db:
         for name in POINTS:
             setattr(db.engine, name, deadly(getattr(Engine, name).__get__(db.engine)))
-        migrations.apply(db, source)
+        if verb == "rollback":
+            migrations.rollback(db, to=0)
+        else:
+            migrations.apply(db, source)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), "".join(sys.argv[4:]))

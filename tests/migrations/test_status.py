@@ -55,3 +55,8 @@ def test_without_any_folder_the_database_is_ahead(applied: Project, db: Database
 def test_status_needs_no_model_to_be_built_and_runs_no_code(project: Project, db: Database) -> None:
     project.add(code="raise RuntimeError")
     assert states(db, project) == [State.PENDING]
+
+
+def test_one_that_comes_after_a_newer_one_is_late(applied: Project, db: Database) -> None:
+    applied.add("before", version=20251231000000)
+    assert [info.late for info in migrations.status(db, applied.path)] == [True, False, False, False]

@@ -102,3 +102,42 @@ def test_a_server_without_migrations_lists_what_the_log_knows_and_applies_nothin
         for call in (remote_migrations.plan, remote_migrations.apply):
             with pytest.raises(everlog.MigrationError, match="started without the migrations of x"):
                 call(remote)
+
+
+def test_a_server_rolls_back_with_the_log_alone(
+    empty: EmbeddedDatabase, project: Project, remote: RemoteDatabase
+) -> None:
+    everlog.migrations.apply(empty, project.path)
+    with Server({"x": empty}) as server, RemoteDatabase(server.url("x")) as other:
+        assert [[step.text for step in one.steps] for one in remote_migrations.plan_rollback(other)] == [
+            ["drop index airports.by_name"]
+        ]
+        told: list[MigrationInfo] = []
+        done = remote_migrations.rollback(other, to=0, actor="ann", reason="back", rolled_back=told.append)
+        assert told == done
+        assert [(info.name, info.seq) for info in done] == [("index_names", 4), ("create_airports", 5)]
+        assert empty.migrations()[-1].actor == "ann"
+        assert not other.refresh_schema().tables
+        with pytest.raises(everlog.MigrationError, match="none is applied"):
+            remote_migrations.rollback(other)
+    assert states(remote_migrations.status(remote)) == [State.PENDING, State.PENDING]
+
+
+def test_a_client_sees_a_version_that_came_again_with_other_tables(
+    remote: RemoteDatabase, empty: EmbeddedDatabase
+) -> None:
+    remote_migrations.apply(remote)
+    before = remote.refresh_schema().tables["airports"].space
+    remote_migrations.rollback(remote, 2)
+    remote_migrations.apply(remote)
+    assert remote.refresh_schema().tables["airports"].space == empty.schema.tables["airports"].space > before
+
+
+def test_what_was_edited_is_shown_by_the_server(remote: RemoteDatabase, project: Project) -> None:
+    remote_migrations.apply(remote)
+    assert remote_migrations.differences(remote) == {}
+    constants = project.folders[0] / "__init__.py"
+    constants.write_text(f"{constants.read_text()}# edited\n")
+    ((version, diff),) = remote_migrations.differences(remote).items()
+    assert version == project.load()[0].version
+    assert "+# edited\n" in diff

@@ -1,0 +1,73 @@
+"""History: what the log says of each migration, folded from its records in their order.
+
+    STARTED ─▶ BACKFILL* ─▶ SWITCHED ─▶ FINISHED ─▶ ROLLED_BACK ─▶ FINISHED …
+       └─ building ────────────────┘    applied     no life         applied
+       └─▶ FAILED, ROLLED_BACK: no life
+
+A life of a migration begins with its first record after the end of the one before. What was
+proposed, approved or rejected has not begun to live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from everlog.proto import log_pb2
+from everlog.store.migrate import Recorded
+
+_Step = log_pb2.Migration
+_BUILDING = (_Step.STARTED, _Step.BACKFILL, _Step.SWITCHED)
+
+
+class Life(msgspec.Struct):
+    """One migration that is in the database, whole (`finished`) or in part."""
+
+    began: Recorded
+    last: Recorded
+    sources: list[log_pb2.SourceFile]
+    digest: bytes
+
+    @property
+    def version(self) -> int:
+        return self.last.migration.version
+
+    @property
+    def title(self) -> str:
+        return f"{self.version}_{self.began.migration.name}"
+
+    @property
+    def finished(self) -> bool:
+        return self.last.migration.step == _Step.FINISHED
+
+    @property
+    def held(self) -> bool:
+        """Whether it has switched, and the version before is served as well."""
+        return self.last.migration.step == _Step.SWITCHED
+
+
+def lives(records: Iterable[Recorded]) -> dict[int, Life]:
+    """The migrations that are in the database, by version, in the order in which they began."""
+    found: dict[int, Life] = {}
+    for record in records:
+        one = record.migration
+        if one.step == _Step.ROLLED_BACK:
+            found.pop(one.version, None)
+        elif one.step == _Step.FAILED:
+            if one.version in found and not found[one.version].finished:
+                del found[one.version]
+        elif one.step in _BUILDING or one.step == _Step.FINISHED:
+            life = found.get(one.version)
+            if life is None or life.finished:
+                found.pop(one.version, None)
+                life = found[one.version] = Life(record, record, [], b"")
+            life.last = record
+            life.sources = list(one.sources) or life.sources
+            life.digest = one.digest or life.digest
+    return found
+
+
+def latest(records: Iterable[Recorded]) -> list[Life]:
+    """The migrations that are in the database, the one that came last first."""
+    return sorted(lives(records).values(), key=lambda life: life.last.seq, reverse=True)

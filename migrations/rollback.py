@@ -1,0 +1,250 @@
+"""Rollback: an instant return to the schema before the migrations that came last.
+
+    log: … FINISHED 7, FINISHED 8      rollback ─▶  ROLLED_BACK 8 with the schema before 8
+                                                    rows stay where they are
+
+It needs no folder and runs no code: the log has every schema that ever was. What is rolled back is
+pending again, and `apply` brings it in again. One that is under way is given up (`online`).
+
+Invariants
+  (1) a migration is rolled back by one record, or not at all; the one that came last goes first;
+  (2) no row is rewritten: where that would be needed, it is refused;
+  (3) numbers go on: what is made anew gets new ones (`restored`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from everlog.migrations.history import Life, latest
+from everlog.migrations.lock import WAIT_S, lock
+from everlog.migrations.online import give_up
+from everlog.migrations.plan import PlannedStep
+from everlog.migrations.restored import restored
+from everlog.migrations.status import MigrationInfo, State
+from everlog.proto import log_pb2
+from everlog.store.database import Database
+from everlog.store.errors import MigrationError
+from everlog.store.evolve import given_up
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.reflect import table_of
+from everlog.store.schema import Schema, TableInfo
+from everlog.store.transaction import CommitResult, Metadata
+
+
+class PlannedRollback(msgspec.Struct, frozen=True):
+    """What rolling back one migration would do, and what would be `lost` by it, a sentence each."""
+
+    version: int
+    name: str
+    steps: list[PlannedStep]
+    lost: list[str]
+
+    @property
+    def title(self) -> str:
+        return f"{self.version}_{self.name}"
+
+
+def rollback(
+    db: Database,
+    count: int | None = None,
+    *,
+    to: int | None = None,
+    actor: str = "",
+    reason: str = "",
+    wait_s: float = WAIT_S,
+    progress: OnProgress | None = None,
+    rolled_back: Callable[[MigrationInfo], None] | None = None,
+) -> list[MigrationInfo]:
+    """Rolls back the last `count` migrations (1), or all after version `to` (0: all), newest first.
+
+    `rolled_back` is told of each as soon as it is in the log. Waits up to `wait_s` seconds while
+    somebody else migrates. Raises MigrationError, before anything is done, if there is no instant
+    return from one of them; UniqueError if an index that was dropped cannot be built again: then
+    those before it are rolled back.
+    """
+    done = []
+    with lock(db.uuid, actor, wait_s=wait_s, progress=progress):
+        for life, _, after in list(_returns(db, count, to)):
+            if progress is not None:
+                progress(Progress(f"{life.title}: roll back", 0))
+            result = _record(db, life, after, Metadata(actor, reason), progress)
+            name = life.began.migration.name
+            info = MigrationInfo(
+                life.version, name, State.PENDING, result.time_ns, result.seq, actor, life.digest
+            )
+            done.append(info)
+            if rolled_back is not None:
+                rolled_back(info)
+    return done
+
+
+def _record(
+    db: Database, life: Life, after: log_pb2.Schema, by: Metadata, progress: OnProgress | None
+) -> CommitResult:
+    if not life.finished:
+        return give_up(db, by)
+    record = log_pb2.Migration(
+        step=log_pb2.Migration.ROLLED_BACK,
+        version=life.version,
+        name=life.began.migration.name,
+        digest=life.digest,
+        schema=after,
+    )
+    version = db.schema.version
+    return db.apply_migration(
+        record, actor=by.actor, reason=by.reason, expect_schema=version, progress=progress
+    )
+
+
+def plan_rollback(db: Database, count: int | None = None, *, to: int | None = None) -> list[PlannedRollback]:
+    """What `rollback` would do with the same arguments. Read-only; reads the rows of tables that
+    lose a field. Raises MigrationError as `rollback` would before it writes."""
+    rows = Counter({table.name: table.rows for table in db.status().tables})
+    planned = []
+    for life, now, after in _returns(db, count, to):
+        told = _Told(db, Schema(now), Schema(after), rows)
+        if life.finished:
+            told.tables()
+            told.bootstrap(life)
+        else:
+            told.under_way(life)
+        planned.append(PlannedRollback(life.version, life.began.migration.name, told.steps, told.lost))
+        rows = Counter({table.name: rows[table.was] for table in told.left})
+    return planned
+
+
+def _returns(
+    db: Database, count: int | None, to: int | None
+) -> Iterator[tuple[Life, log_pb2.Schema, log_pb2.Schema]]:
+    """Each migration to roll back, with the schema in force until then, and from then on."""
+    now = db.schema.proto
+    for life in _chosen(latest(db.migrations()), count, to):
+        before = db.schema_at(life.began.seq - 1)
+        if life.finished:
+            after = restored(before, db.schema_at(life.last.seq), now)
+        else:
+            after = given_up(before, now)
+        yield life, now, after
+        now = after
+
+
+def _chosen(lives: list[Life], count: int | None, to: int | None) -> list[Life]:
+    if to is None:
+        wanted = 1 if count is None else count
+        if wanted < 1:
+            raise MigrationError(f"expected to roll back one migration or more, found {wanted}")
+        if len(lives) < wanted:
+            there = f"only {len(lives)} are" if lives else "none is"
+            raise MigrationError(f"expected {wanted} applied migrations to roll back, but {there} applied")
+        return lives[:wanted]
+    if count is not None:
+        raise MigrationError("expected a number of migrations to roll back, or a version, found both")
+    if to == 0:
+        return lives
+    versions = [life.version for life in lives]
+    if to not in versions:
+        known = ", ".join(map(str, sorted(versions))) or "none"
+        raise MigrationError(
+            f"migration {to} is not applied, so there is no way back to it; applied are: {known}", version=to
+        )
+    return lives[: versions.index(to)]
+
+
+class _Left(msgspec.Struct):
+    """A table that stays, by its name after and before the return."""
+
+    name: str
+    was: str
+
+
+class _Told:
+    """What one return does and loses, in words."""
+
+    def __init__(self, db: Database, now: Schema, after: Schema, rows: Counter[str]) -> None:
+        self.db, self.now, self.after, self.rows = db, now, after, rows
+        self.steps: list[PlannedStep] = []
+        self.lost: list[str] = []
+        self.left: list[_Left] = []
+
+    def under_way(self, life: Life) -> None:
+        what = "serve the version before alone" if life.held else "give up what was built so far"
+        self.steps.append(PlannedStep(f"{what}; no row is lost"))
+        self.left = [_Left(name, name) for name in self.after.tables]
+
+    def tables(self) -> None:
+        names = {info.proto.id: name for name, info in self.after.tables.items()}
+        for name, info in self.now.tables.items():
+            if info.proto.id not in names:
+                rows = self.rows[name]
+                self.steps.append(PlannedStep(f"drop table {name} with its {rows:,} rows"))
+                if rows:
+                    self.lost.append(f"{rows:,} rows of table {name}, which is dropped; the log keeps them")
+        were = {info.proto.id: info for info in self.now.tables.values()}
+        for name, info in self.after.tables.items():
+            was = were.get(info.proto.id)
+            if was is None:
+                self.steps.append(PlannedStep(f"create table {name} anew, empty; the log keeps its old rows"))
+                continue
+            self.left.append(_Left(name, was.name))
+            if was.name != name:
+                self.steps.append(PlannedStep(f"rename table {was.name} to {name}"))
+            self._fields(was, info)
+            self._indexes(was, info)
+
+    def bootstrap(self, life: Life) -> None:
+        """The rows that came with the migration: they stay where their table stays."""
+        ids = {info.proto.id for info in self.after.tables.values()}
+        recorded = Schema(self.db.schema_at(life.last.seq))
+        changes = Counter(change.space for change in self.db.log.commit(life.last.seq).changes)
+        for space, number in changes.items():
+            name = recorded.spaces[space].name
+            mine = self.now.tables.get(name)
+            if mine is not None and mine.proto.id in ids:
+                self.steps.append(
+                    PlannedStep(f"keep {number:,} rows of {name} as the migration's bootstrap wrote them")
+                )
+
+    def _fields(self, was: TableInfo, info: TableInfo) -> None:
+        old = {field.number: field.name for field in was.model.DESCRIPTOR.fields}
+        new = {field.number: field.name for field in info.model.DESCRIPTOR.fields}
+        gone = {number: name for number, name in old.items() if number not in new}
+        words = [f"remove {name}" for name in gone.values()]
+        words += [f"bring back {name}" for number, name in new.items() if number not in old]
+        words += [f"rename {old[n]} to {new[n]}" for n in old.keys() & new.keys() if old[n] != new[n]]
+        if words:
+            self.steps.append(PlannedStep(f"return the model of {info.name}: {', '.join(words)}"))
+        for number, rows in self._with_values(was, gone).items():
+            self.lost.append(
+                f"{was.name}.{gone[number]}, which {rows:,} rows have a value of: it is no longer read, and"
+                " is gone from a row once that row is written again"
+            )
+
+    def _with_values(self, was: TableInfo, gone: dict[int, str]) -> Counter[int]:
+        """How many rows have a value of each of these fields."""
+        live = next((one for one in self.db.schema.tables.values() if one.space == was.space), None)
+        found: Counter[int] = Counter()
+        if live is None or not gone:
+            return found
+        for row in self.db.scan(table_of(live)):
+            fields: Any = row.ListFields()
+            found.update(field.number for field, _ in fields if field.number in gone)
+        return found
+
+    def _indexes(self, was: TableInfo, info: TableInfo) -> None:
+        old = {index.id: name for name, index in was.indexes.items()}
+        new = {index.id: name for name, index in info.indexes.items()}
+        self.steps += [
+            PlannedStep(f"drop index {was.name}.{name}") for id, name in old.items() if id not in new
+        ]
+        rows = self.rows[was.name]
+        for id, name in new.items():
+            if id not in old:
+                kind = "unique index" if info.indexes[name].unique else "index"
+                self.steps.append(
+                    PlannedStep(f"build {kind} {info.name}.{name} again over {rows:,} rows", not rows, rows)
+                )

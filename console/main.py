@@ -20,12 +20,14 @@ from pathlib import Path
 import click
 
 from everlog.console import (
+    approve,
     care,
     completion,
     data,
     database,
     follow,
     log,
+    migrations_log,
     new,
     rollback,
     rows,
@@ -80,6 +82,10 @@ for command in (
     rows.scan,
     log.log,
     serve.serve,
+    approve.propose,
+    approve.approve,
+    approve.reject,
+    migrations_log.migrations,
     follow.follow,
     care.check,
     care.rebuild,

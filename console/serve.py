@@ -6,12 +6,14 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 
 from everlog.console import text
 from everlog.console.opening import directory_of, open_database
-from everlog.console.settings import Settings, common, pass_settings
+from everlog.console.serve_migrated import migrated, migrating_options
+from everlog.console.settings import Settings, common, pass_settings, writes
 from everlog.rpc.address import PORT
 from everlog.store.errors import OpenError
 
@@ -33,10 +35,20 @@ from everlog.store.errors import OpenError
 @click.option(
     "--tls-client-ca", type=click.Path(path_type=Path), help="Clients must show a certificate of this."
 )
+@click.option(
+    "--tokens",
+    "tokens_file",
+    envvar="EVERLOG_TOKENS",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File of more tokens, a line each: NAME TOKEN. Who shows one is that name.  [env: EVERLOG_TOKENS]",
+)
+@migrating_options
+@writes
 @common
 @pass_settings
 def serve(
     settings: Settings,
+    /,
     databases: tuple[str, ...],
     *,
     listen: str,
@@ -44,25 +56,30 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_client_ca: Path | None,
+    tokens_file: Path | None,
+    **how: Any,
 ) -> None:
     """Serves databases until Ctrl-C or SIGTERM; then what runs is finished first.
 
     Without arguments it serves that of --url, under the name of its directory. Whoever can be
     reached from other machines needs a token and TLS.
 
+    With --migrate auto pending migrations are applied first; with --migrate checked the version that
+    is there is served, and they wait until somebody approves them.
+
     \b
     Examples:
       everlog -u file:flights.db serve
       everlog serve flights=file:flights.db users=file:users.db --listen 127.0.0.1:7000
       everlog serve --listen 0.0.0.0:7420 --tls-cert chain.pem --tls-key key.pem
+      everlog serve --migrate checked --approver ann --approver bob --notify slack://…
     """
     from everlog.rpc.security import Tls
     from everlog.rpc.server import Server
 
     if bool(tls_cert) != bool(tls_key):
         raise click.UsageError("--tls-cert and --tls-key belong together")
-    if not listen.rpartition(":")[2].isdecimal():
-        raise click.UsageError(f"expected --listen as HOST:PORT, found {listen!r}")
+    _check_place(listen, "--listen")
     tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     settings.read_files()
     token = token or os.environ.get("EVERLOG_TOKEN", "")
@@ -71,13 +88,17 @@ def serve(
             name: stack.enter_context(open_database(settings, url=url))
             for name, url in _named(settings, databases).items()
         }
-        migrations = dict.fromkeys(named, settings.migrations_or_none or "")
+        mode = how["migrate"]
+        source = settings.migrations if mode else settings.migrations_or_none
+        approvals = stack.enter_context(migrated(settings, named, **how))  # type: ignore[arg-type]
         server = Server(
             named,  # type: ignore[arg-type]  # of this machine: _named sees to it
             listen,
             token=token,
+            tokens=_tokens(tokens_file),
             tls=tls,
-            migrations=migrations if settings.migrations_or_none else None,
+            migrations=dict.fromkeys(named, source) if source else None,
+            approvals=approvals,
         )
         with server:
             for name in named:
@@ -87,6 +108,28 @@ def serve(
             server.wait()
         if not settings.json:
             click.echo("Stopped", err=True)
+
+
+def _check_place(place: str, option: str) -> None:
+    if not place.rpartition(":")[2].isdecimal():
+        raise click.UsageError(f"expected {option} as HOST:PORT, found {place!r}")
+
+
+def _tokens(path: Path | None) -> dict[str, str]:
+    """Tokens by name. Raises OpenError for a line that is none, without showing it."""
+    found: dict[str, str] = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words or line.startswith("#"):
+            continue
+        if len(words) != 2 or words[0] in found or words[1] in found.values():
+            raise OpenError(
+                f"{path}:{number}: expected a name and a token that are in no other line, as `ann Qm5…`,"
+                f" found {len(words)} words"
+            )
+        found[words[0]] = words[1]
+    return found
 
 
 def _named(settings: Settings, databases: tuple[str, ...]) -> dict[str, str]:

@@ -21,8 +21,9 @@ from typing import Any, NoReturn
 from everlog.migrations.draft import differences, draft
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.lock import lock
-from everlog.migrations.proposal import Plan, Proposal, ProposalState, Step, pick, proposals, record_of
+from everlog.migrations.proposal import Proposal, ProposalState, Step, pick, proposals, record_of
 from everlog.migrations.runner import apply
+from everlog.migrations.shown import Plan
 from everlog.migrations.status import MigrationInfo
 from everlog.proto import log_pb2
 from everlog.store.database import Database

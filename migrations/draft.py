@@ -22,7 +22,7 @@ from typing import Any
 from everlog.migrations.folder import SOURCE, Source, find
 from everlog.migrations.loader import load
 from everlog.migrations.plan import pending, plan
-from everlog.migrations.proposal import Plan, ShownFinding, ShownMigration, ShownStep
+from everlog.migrations.shown import Plan, ShownFinding, ShownMigration, ShownStep
 from everlog.store.database import Database
 
 _ROWS = re.compile(r"\b([\d,]+) rows?\b")

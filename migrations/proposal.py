@@ -10,21 +10,20 @@ All is read from the Migration records of the log: there is no other place that 
 Only the newest proposal can be decided; whatever else is migrated meanwhile takes its place.
 
 Invariants
-  (1) whoever knows a digest knows what was shown: database, from and to, folders, steps, findings;
-  (2) a record of a proposal carries no schema, so that followers and rebuilds pass over it.
+  (1) a record of a proposal carries no schema, so that followers and rebuilds pass over it.
 
 What the records hold: docs/format.md, "Proposals". How it is used: docs/checked.md.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
 import msgspec
 
+from everlog.migrations.shown import Plan, decode, digest_of
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, MigrationError
@@ -34,54 +33,6 @@ DOCUMENT = "plan.json"  # path of the one source of a PROPOSED record
 PREFIX_MIN = 6  # hexadecimal digits by which a person may name a digest
 
 Step = log_pb2.Migration.Step
-
-
-class ShownStep(msgspec.Struct, frozen=True):
-    """One thing that would be done, in words, with the rows that it reads or writes."""
-
-    text: str
-    instant: bool
-    rows: int
-
-
-class ShownMigration(msgspec.Struct, frozen=True):
-    """One folder: its digest, and the SHA-256 of each file that counts."""
-
-    version: int
-    name: str
-    digest: str
-    files: dict[str, str]
-    steps: list[ShownStep]
-
-    @property
-    def title(self) -> str:
-        return f"{self.version}_{self.name}"
-
-
-class ShownFinding(msgspec.Struct, frozen=True):
-    """What lint found; `file` is relative to the directory of the migrations."""
-
-    id: str
-    severity: str
-    file: str
-    line: int
-    text: str
-    fix: str = ""
-
-
-class Plan(msgspec.Struct, frozen=True, rename={"from_version": "from", "to_version": "to"}):
-    """What is shown, and what a digest binds. Numbers of rows are those of commit `at`."""
-
-    database: str  # UUID
-    name: str  # what people call it
-    at: int
-    from_version: int
-    to_version: int
-    migrations: list[ShownMigration]
-    findings: list[ShownFinding]
-
-    def encode(self) -> bytes:
-        return msgspec.json.format(msgspec.json.encode(self, order="deterministic"), indent=1)
 
 
 class ProposalState(StrEnum):
@@ -166,18 +117,6 @@ class Proposal:
     def closed(self) -> bool:
         """Whether nobody can do anything with it any more."""
         return self.state not in (ProposalState.WAITING, ProposalState.APPROVED)
-
-
-def decode(document: bytes) -> Plan:
-    """The plan in a document. Raises CorruptionError if it is none."""
-    try:
-        return msgspec.json.decode(document, type=Plan)
-    except msgspec.MsgspecError as error:
-        raise CorruptionError(f"expected the plan of a proposal as JSON, found: {error}") from None
-
-
-def digest_of(document: bytes) -> bytes:
-    return hashlib.sha256(document).digest()
 
 
 def proposals(db: Database) -> list[Proposal]:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from everlog.migrations import Approval
 from everlog.store.database import Database
+from tests.migrations.approving import one_pending
 from tests.migrations.project import Project
 
 
@@ -22,3 +24,10 @@ def db(tmp_path: Path) -> Iterator[Database]:
     with Database(tmp_path / "db") as database:
         yield database
         assert list(database.check()) == []
+
+
+@pytest.fixture
+def approval(project: Project, tmp_path: Path) -> Iterator[Approval]:
+    """One migration applied, one pending; the database is checked in the end."""
+    with one_pending(project, tmp_path / "approved") as approval:
+        yield approval

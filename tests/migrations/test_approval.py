@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,42 +9,11 @@ from everlog.consumers import Follower, SqliteSink, verify
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import State
 from everlog.migrations.approval import Approval, Rules
-from everlog.migrations.proposal import Proposal, ProposalState, digest_of
+from everlog.migrations.proposal import ProposalState
+from everlog.migrations.shown import digest_of
 from everlog.proto import log_pb2
+from tests.migrations.approving import UNIQUE, one_pending, proposed, put
 from tests.migrations.project import Project
-
-JFK = {"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\nEWR,Newark\n"}
-INDEXED = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME),))'
-UNIQUE = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME, unique=True),))'
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[EmbeddedDatabase]:
-    path = tmp_path / "db"
-    with EmbeddedDatabase(path) as database:
-        yield database
-    with EmbeddedDatabase(path) as again:
-        assert list(again.check()) == []
-
-
-@pytest.fixture
-def approval(project: Project, db: EmbeddedDatabase) -> Approval:
-    """One migration applied, one pending."""
-    project.add("one", files=JFK)
-    migrations.apply(db, project.build().path)
-    project.add("two", table=INDEXED)
-    return Approval(db, project.build().path, "airports")
-
-
-def proposed(approval: Approval, actor: str = "deploy") -> Proposal:
-    found = approval.propose(actor=actor, reason="release 7")
-    assert found is not None
-    return found
-
-
-def put(approval: Approval, faa: str, name: str) -> None:
-    table = migrations.load(approval.source)[0].tables[0]
-    approval.db.put(table, table.model(faa=faa, name=name))
 
 
 def test_a_proposal_is_one_record_that_holds_what_was_shown(approval: Approval) -> None:
@@ -72,23 +40,6 @@ def test_a_proposal_is_not_an_applied_migration(approval: Approval) -> None:
     assert approval.db.schema.version == before
     states = [info.state for info in migrations.status(approval.db, approval.source)]
     assert states == [State.APPLIED, State.PENDING]
-
-
-def test_the_same_is_proposed_once_however_often_and_whatever_is_written(
-    approval: Approval, project: Project
-) -> None:
-    found = proposed(approval)
-    put(approval, "LAX", "Los Angeles")
-    assert proposed(approval).digest == found.digest
-    assert len(approval.proposals()) == 1
-    put_file(project.folders[1], "# another\n")
-    assert proposed(approval).digest != found.digest
-    assert [one.state for one in approval.proposals()] == [ProposalState.SUPERSEDED, ProposalState.WAITING]
-
-
-def put_file(folder: Path, more: str) -> None:
-    constants = folder / "__init__.py"
-    constants.write_text(constants.read_text() + more)
 
 
 def test_what_was_approved_is_applied_and_the_log_tells_who_and_why(approval: Approval) -> None:
@@ -157,54 +108,15 @@ def test_a_decision_wants_a_reason_and_a_digest(approval: Approval) -> None:
     assert approval.db.head == head
 
 
-def test_an_approval_of_what_has_changed_since_is_refused_and_says_what(
-    approval: Approval, project: Project
-) -> None:
-    digest = proposed(approval).digest.hex()
-    put_file(project.folders[1], "# edited\n")
-    with pytest.raises(MigrationError, match=r"_two was edited: __init__.py is another") as caught:
-        approval.approve(digest, actor="ann", reason="yes")
-    assert caught.value.digest == digest
-    old, new = approval.proposals()
-    assert (old.state, new.state) == (ProposalState.SUPERSEDED, ProposalState.WAITING)
-    assert (new.proposed.actor, new.proposed.reason) == ("deploy", "release 7")
-    assert f"It is {new.short} now" in str(caught.value)
-
-
-def test_a_folder_more_is_another_plan(approval: Approval, project: Project) -> None:
-    digest = proposed(approval).digest.hex()
-    project.add("three")
-    project.build()
-    with pytest.raises(MigrationError, match=r"migration \d+_three is new"):
-        approval.approve(digest, actor="ann", reason="yes")
-
-
-def test_a_table_that_was_empty_and_is_not_is_another_plan(project: Project, db: EmbeddedDatabase) -> None:
-    project.add("one")
-    migrations.apply(db, project.build().path)
-    project.add("two", table=INDEXED)
-    approval = Approval(db, project.build().path)
-    digest = proposed(approval).digest.hex()
-    put(approval, "JFK", "Kennedy")
-    with pytest.raises(MigrationError, match=r"does: build index airports.by_name over 1 rows"):
-        approval.approve(digest, actor="ann", reason="yes")
-
-
-def test_what_was_applied_in_another_way_takes_the_place_of_a_proposal(approval: Approval) -> None:
-    digest = proposed(approval).digest.hex()
-    migrations.apply(approval.db, approval.source)
-    assert [one.state for one in approval.proposals()] == [ProposalState.SUPERSEDED]
-    with pytest.raises(MigrationError, match="it is superseded"):
-        approval.approve(digest, actor="ann", reason="yes")
-
-
 def test_a_run_that_fails_is_recorded_and_leaves_the_database_as_it_was(
-    project: Project, db: EmbeddedDatabase
+    project: Project, tmp_path: Path
 ) -> None:
-    project.add("one", files=JFK)
-    migrations.apply(db, project.build().path)
-    project.add("two", table=UNIQUE)
-    approval = Approval(db, project.build().path)
+    with one_pending(project, tmp_path / "db", UNIQUE) as approval:
+        fail(approval)
+
+
+def fail(approval: Approval) -> None:
+    db = approval.db
     digest = proposed(approval).digest.hex()
     approval.approve(digest, actor="ann", reason="yes")
     put(approval, "LGA", "Newark")
@@ -218,23 +130,11 @@ def test_a_run_that_fails_is_recorded_and_leaves_the_database_as_it_was(
     assert len(approval.proposals()) == 1
 
 
-def test_what_was_approved_and_edited_before_it_ran_is_not_applied(
-    approval: Approval, project: Project
-) -> None:
-    approval.approve(proposed(approval).digest.hex(), actor="ann", reason="yes")
-    put_file(project.folders[1], "# edited\n")
-    with pytest.raises(MigrationError, match="_two is not as it was approved"):
-        approval.run()
-    assert approval.proposals()[-1].state is ProposalState.FAILED
-    assert proposed(approval).state is ProposalState.WAITING
-
-
 def test_after_a_restart_it_is_known_what_waits_and_what_was_approved(
-    approval: Approval, db: EmbeddedDatabase
+    approval: Approval,
 ) -> None:
-    path = db.path
-    digest = proposed(approval).digest
-    db.close()
+    path, digest = approval.db.path, proposed(approval).digest
+    approval.db.close()
     with EmbeddedDatabase(path) as approval.db:
         assert proposed(approval).digest == digest
         approval.approve(digest.hex(), actor="ann", reason="yes")

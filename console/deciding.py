@@ -1,0 +1,70 @@
+"""Deciding: the same calls whether the database is here or on a server.
+
+here         with the folders of --migrations-dir; EVERLOG_APPROVERS says who may
+a server     as it was started
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from everlog.console.settings import Settings
+from everlog.feed.embedded import EmbeddedDatabase
+
+if TYPE_CHECKING:
+    from everlog.console.opening import AnyDatabase
+    from everlog.migrations.approval import Approval
+    from everlog.migrations.proposal import Proposal
+    from everlog.store.progress import OnProgress
+
+APPROVERS_VARIABLE = "EVERLOG_APPROVERS"
+
+
+def proposals(db: AnyDatabase) -> list[Proposal]:
+    """What was proposed, oldest first. Read-only."""
+    if not isinstance(db, EmbeddedDatabase):
+        from everlog.rpc import remote_migrations
+
+        return remote_migrations.proposals(db)
+    from everlog.migrations.proposal import proposals
+
+    return proposals(db)
+
+
+def propose(db: AnyDatabase, settings: Settings, *, actor: str, reason: str) -> Proposal | None:
+    """Proposes what is pending; None: nothing is."""
+    if not isinstance(db, EmbeddedDatabase):
+        from everlog.rpc import remote_migrations
+
+        return remote_migrations.propose(db, actor=actor, reason=reason)
+    return _approval(db, settings).propose(actor=actor, reason=reason, again=True)
+
+
+def approve(
+    db: AnyDatabase, settings: Settings, digest: str, *, actor: str, reason: str, progress: OnProgress | None
+) -> Proposal:
+    """Approves and applies."""
+    if not isinstance(db, EmbeddedDatabase):
+        from everlog.rpc import remote_migrations
+
+        return remote_migrations.approve(db, digest, actor=actor, reason=reason, progress=progress)
+    approval = _approval(db, settings)
+    approval.approve(digest, actor=actor, reason=reason)
+    return approval.run(progress=progress)
+
+
+def reject(db: AnyDatabase, settings: Settings, digest: str, *, actor: str, reason: str) -> Proposal:
+    """Rejects."""
+    if not isinstance(db, EmbeddedDatabase):
+        from everlog.rpc import remote_migrations
+
+        return remote_migrations.reject(db, digest, actor=actor, reason=reason)
+    return _approval(db, settings).reject(digest, actor=actor, reason=reason)
+
+
+def _approval(db: EmbeddedDatabase, settings: Settings) -> Approval:
+    from everlog.migrations.approval import Approval, Rules
+
+    approvers = frozenset(os.environ.get(APPROVERS_VARIABLE, "").split())
+    return Approval(db, settings.migrations, db.path.stem, Rules(approvers))

@@ -1,0 +1,149 @@
+"""Serve, migrated: what a server does about pending migrations when it starts.
+
+(none)     nothing: whoever may call it applies them
+auto       applies them, then serves
+checked    proposes them, serves what is there, and applies them when they are approved:
+           pages to look at (pages.py), and somebody is told (everlog.migrations.notify)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from everlog.console import text
+from everlog.console.deciding import APPROVERS_VARIABLE
+from everlog.console.progress import shown
+from everlog.console.settings import Settings
+
+if TYPE_CHECKING:
+    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.migrations.approval import Approval
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CONSOLE = "127.0.0.1:7421"
+
+
+def migrating_options(command: F) -> F:
+    """Gives `serve` the options that say what becomes of pending migrations."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def migrated(
+    settings: Settings,
+    databases: Mapping[str, EmbeddedDatabase],
+    *,
+    migrate: str | None,
+    actor: str,
+    reason: str,
+    **checked: Any,
+) -> Iterator[dict[str, Approval]]:
+    """The approvals of the databases, by name, for the length of the block; none in another mode.
+
+    Raises MigrationError, SchemaError and LoadError for migrations that cannot be applied.
+    """
+    if migrate == "auto":
+        from everlog import migrations
+
+        with shown() as progress:
+            for db in databases.values():
+                for info in migrations.apply(
+                    db, settings.migrations, actor=actor, reason=reason, progress=progress
+                ):
+                    if not settings.json:
+                        click.echo(f"Applied: {info.title} (commit {info.seq})")
+    if migrate != "checked":
+        yield {}
+        return
+    with ExitStack() as stack:
+        approvals = _approvals(settings, databases, stack, **checked)
+        for approval in approvals.values():
+            found = approval.propose(actor=actor, reason=reason)
+            if found is not None and not settings.json:
+                click.echo(f"{approval.name}: the migration to {found.plan.to_version} {found.says}")
+        yield approvals
+
+
+def _approvals(
+    settings: Settings,
+    databases: Mapping[str, EmbeddedDatabase],
+    stack: ExitStack,
+    *,
+    approvers: tuple[str, ...],
+    approve_own: bool,
+    notify: tuple[str, ...],
+    console_listen: str,
+    console_url: str,
+) -> dict[str, Approval]:
+    """With their pages, and with whoever is told of them."""
+    from everlog.console.pages import Pages
+    from everlog.migrations.approval import Approval, Rules
+    from everlog.migrations.notify import Notifier
+
+    if not console_listen.rpartition(":")[2].isdecimal():
+        raise click.UsageError(f"expected --console-listen as HOST:PORT, found {console_listen!r}")
+    approvals: dict[str, Approval] = {}
+    pages = Pages(
+        console_listen,
+        lambda: [one for approval in approvals.values() for one in approval.proposals()],
+        url=console_url,
+    )
+    stack.enter_context(pages)
+    rules = Rules(frozenset(approvers), approve_own)
+    for name, db in databases.items():
+        approvals[name] = Approval(db, settings.migrations, name, rules, pages.link)
+    if notify:
+        notifier = Notifier(notify, list(approvals.values()))
+        for approval in approvals.values():
+            approval.changed = notifier.wake
+        stack.enter_context(notifier)
+    if settings.json:
+        text.echo({"console": pages.url})
+    else:
+        click.echo(f"Console: {pages.url}/migrations")
+    return approvals
+
+
+_OPTIONS = [
+    click.option(
+        "--migrate",
+        type=click.Choice(["auto", "checked"]),
+        help="Apply pending migrations first, or once they are approved.",
+    ),
+    click.option(
+        "--approver",
+        "approvers",
+        multiple=True,
+        envvar=APPROVERS_VARIABLE,
+        metavar="WHO",
+        help="May approve; may be repeated.  [default: all; env: EVERLOG_APPROVERS]",
+    ),
+    click.option("--approve-own", is_flag=True, help="One may approve what one has proposed."),
+    click.option(
+        "--notify",
+        multiple=True,
+        envvar="EVERLOG_NOTIFY",
+        metavar="URL",
+        help="Whom to tell, as Apprise writes it; may be repeated.  [env: EVERLOG_NOTIFY]",
+    ),
+    click.option(
+        "--console-listen",
+        default=CONSOLE,
+        show_default=True,
+        metavar="HOST:PORT",
+        help="Where proposals are shown, with --migrate checked.",
+    ),
+    click.option(
+        "--console-url",
+        default="",
+        metavar="URL",
+        help="Where people find that, if a proxy stands before it.",
+    ),
+]

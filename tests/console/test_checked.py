@@ -1,0 +1,249 @@
+"""Servers that wait for approval, as processes of their own, with real clients, pages and receivers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+
+import everlog as room
+from everlog.migrations.status import State
+from everlog.rpc import remote_migrations
+from everlog.rpc.remote import RemoteDatabase
+from tests.console import shop
+from tests.console.conftest import Run
+from tests.migrations.receiver import Receiver
+
+
+@pytest.fixture
+def one(everlog: Run, project: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A database to which the first migration was applied, named by the variables."""
+    monkeypatch.setenv("DATABASE_URL", "file:books.db")
+    monkeypatch.setenv("EVERLOG_MIGRATIONS_DIR", str(project))
+    assert everlog("up", "--to", shop.FIRST).code == 0
+    return here / "books.db"
+
+
+class Served:
+    """A server process: its URL, that of its console, and itself."""
+
+    def __init__(self, url: str, console: str, process: subprocess.Popen[str]) -> None:
+        self.url, self.console, self.process = url, console, process
+
+    def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+        """Status, headers and body of a page."""
+        return fetch(f"{self.console}{path}", **headers)
+
+    def page(self, digest: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.get(f"/migrations/{digest}", Accept="application/json")[2])
+        return found
+
+
+def fetch(url: str, **headers: str) -> tuple[int, dict[str, str], str]:
+    import urllib.error
+
+    try:
+        with urlopen(Request(url, headers=headers), timeout=30) as answer:  # noqa: S310  our own
+            return answer.status, dict(answer.headers), answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers), error.read().decode()
+
+
+@contextlib.contextmanager
+def serving(*more: str, kill: bool = False, **variables: str) -> Iterator[Served]:
+    words = [sys.executable, "-m", "everlog.console", "serve", "--listen", "127.0.0.1:0", "--json", *more]
+    if "checked" in more:
+        words += ["--console-listen", "127.0.0.1:0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | variables) as process:
+        try:
+            assert process.stdout is not None
+            console = json.loads(process.stdout.readline())["console"] if "checked" in more else ""
+            yield Served(json.loads(process.stdout.readline())["url"], console, process)
+            if not kill:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+def events(found: dict[str, Any]) -> list[str]:
+    return [event["step"] for event in found["events"]]
+
+
+def test_auto_applies_what_is_pending_and_then_serves(everlog: Run, one: Path) -> None:
+    with serving("--migrate", "auto", "--actor", "deploy", "--reason", "release 7") as served:
+        (status,) = everlog("-u", served.url, "status", "--json").json
+        assert (status["schema_version"], status["pending"]) == (shop.SECOND, 0)
+        commit = everlog("-u", served.url, "log", "--json", "--actor", "deploy").json[-1]
+        assert (commit["reason"], commit["migration"]["step"]) == ("release 7", "FINISHED")
+
+
+def test_checked_serves_the_version_that_is_there_until_somebody_approves(
+    everlog: Run, one: Path, project: Path
+) -> None:
+    with serving("--migrate", "checked", "--actor", "deploy", "--reason", "release 7") as served:
+        at = ("-u", served.url)
+        assert everlog(*at, "get", "books", "978-0", "1").code == 0
+        (status,) = everlog(*at, "status", "--json").json
+        assert (status["schema_version"], status["pending"]) == (shop.FIRST, 1)
+        (found,) = everlog(*at, "migrations", "log", "--json").json
+        assert (found["state"], events(found)) == ("waiting", ["proposed"])
+        assert found["url"] == f"{served.console}/migrations/{found['digest']}"
+        with pytest.raises(room.MigrationError, match="waiting for approval") as caught:
+            room.open(served.url, migrations=project)
+        assert found["url"] in str(caught.value)
+        for words, says in (
+            (("up",), "is migrated when that is approved, not by `up`"),
+            (("approve", found["digest"][:8], "--reason", "go"), "say it with --actor"),
+            (("approve", found["digest"][:8], "--actor", "ann"), "expected a reason"),
+            (("approve", found["digest"], "--actor", "deploy", "--reason", "go"), "may not approve it"),
+            (("approve", "abc", "--actor", "ann", "--reason", "go"), "expected the digest of a proposal"),
+        ):
+            ended = everlog(*at, *words)
+            assert (ended.code, says in ended.err) == (1, True), ended.err
+        done = everlog(*at, "approve", found["digest"][:8], "--actor", "ann", "--reason", "looked at it")
+        assert done.out.startswith(f"Finished: {found['digest'][:12]}, migration to {shop.SECOND}\n")
+        with room.open(served.url, migrations=project) as db:
+            assert db.schema.version == shop.SECOND
+        text = everlog(*at, "migrations", "log", "--verbose").out
+        for word in (
+            "deploy  release 7",
+            "approved  ann  looked at it",
+            "finished",
+            "build index books.by_title",
+        ):
+            assert word in text
+    assert "approved  ann  looked at it" in everlog("migrations", "log").out
+
+
+def test_the_page_of_a_plan_is_html_or_json(everlog: Run, one: Path) -> None:
+    with serving("--migrate", "checked", "--reason", "<script>") as served:
+        (found,) = everlog("-u", served.url, "migrations", "log", "--json").json
+        digest = found["digest"]
+        assert served.page(digest) == found
+        assert served.page(digest[:10]) == found
+        status, headers, html = served.get(f"/migrations/{digest}", Accept="text/html,*/*;q=0.8")
+        assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        for part in (digest, "build index books.by_title", "&lt;script&gt;", "is waiting"):
+            assert part in html
+        assert "<script" not in html
+        assert digest in served.get("/migrations")[2]
+        assert json.loads(served.get("/migrations", Accept="application/json")[2]) == [found]
+        assert served.get("/migrations/ffffffffffff")[0] == 404
+        assert served.get("/etc/passwd")[0] == 404
+        assert served.get("/migrations", Host="evil.example")[0] == 421
+        assert fetch(f"{served.console}/migrations", Accept="text/html;q=0.1, application/json")[1][
+            "Content-Type"
+        ].startswith("application/json")
+
+
+def test_operators_are_told_of_each_event_once_across_restarts(everlog: Run, one: Path) -> None:
+    with Receiver() as receiver:
+        how = ("--migrate", "checked", "--notify", receiver.url, "--actor", "deploy")
+        with serving(*how) as served:
+            (first,) = receiver.wait_for(1)
+            (found,) = everlog("-u", served.url, "migrations", "log", "--json").json
+            assert first["title"] == f"books: the migration to {shop.SECOND} waits for approval"
+            assert found["url"] in first["message"]
+            assert first["type"] == "warning"
+        with serving(*how, kill=True):
+            pass
+        with serving(*how) as served:
+            everlog("-u", served.url, "approve", found["digest"], "--actor", "ann", "--reason", "yes")
+            receiver.wait_for(4)
+        with Receiver() as other, serving(*how, "--notify", other.url):
+            other.wait_for(4)  # after the first, who is told of nothing
+        words = [title.removeprefix(f"books: the migration to {shop.SECOND} ") for title in receiver.titles]
+        assert words == ["waits for approval", "is approved", "has begun", "is done"]
+
+
+def test_a_rejection_is_told_and_holds_until_it_is_proposed_again(everlog: Run, one: Path) -> None:
+    with Receiver() as receiver:
+        how = ("--migrate", "checked", "--notify", receiver.url)
+        with serving(*how) as served:
+            (found,) = everlog("-u", served.url, "migrations", "log", "--json").json
+            by = ("--actor", "bob", "--reason", "not on a Friday")
+            ended = everlog("-u", served.url, "reject", found["digest"][:6], *by)
+            assert ended.out.startswith("Rejected: ")
+            assert "not on a Friday" in receiver.wait_for(2)[1]["message"]
+        with serving(*how) as served:
+            again = everlog("-u", served.url, "propose", "--actor", "cy", "--reason", "it is Monday")
+            assert again.out.startswith("Waiting: ")
+            assert receiver.wait_for(3)[2]["title"].endswith("waits for approval")
+            both = everlog("-u", served.url, "migrations", "log", "--json").json
+            assert [one["state"] for one in both] == ["rejected", "waiting"]
+
+
+def test_an_approval_of_what_was_edited_meanwhile_is_refused_and_the_old_version_goes_on(
+    everlog: Run, one: Path, project: Path
+) -> None:
+    with serving("--migrate", "checked") as served:
+        (found,) = everlog("-u", served.url, "migrations", "log", "--json").json
+        folder = next(project.glob(f"v{shop.SECOND}_*"))
+        edited = folder / "__init__.py"
+        before = edited.read_text()
+        try:
+            edited.write_text(before + "# edited\n")
+            ended = everlog("-u", served.url, "approve", found["digest"], "--actor", "ann", "--reason", "yes")
+        finally:
+            edited.write_text(before)
+        assert ended.code == 1
+        assert f"{shop.SECOND}_index_books was edited: __init__.py is another" in ended.err
+        assert everlog("-u", served.url, "get", "books", "978-0", "1").code == 0
+        states = [one["state"] for one in everlog("-u", served.url, "migrations", "log", "--json").json]
+        assert states == ["superseded", "waiting"]
+
+
+def test_tokens_have_names_and_approvers_are_named(everlog: Run, one: Path, here: Path) -> None:
+    tokens = here / "tokens"
+    tokens.write_text("# who may come\nann sesame\nbob thyme\n")
+    how = ("--migrate", "checked", "--tokens", str(tokens), "--approver", "bob")
+    with serving(*how) as served:
+        (found,) = everlog("-u", f"{served.url}?token=sesame", "migrations", "log", "--json").json
+        words = ("approve", found["digest"], "--reason", "yes")
+        ended = everlog("-u", f"{served.url}?token=sesame", *words, "--actor", "bob")
+        assert "the call says it is of bob, its token is that of ann" in ended.err
+        assert "ann may not approve" in everlog("-u", f"{served.url}?token=sesame", *words).err
+        assert "refuses the token" in everlog("-u", served.url, *words).err
+        assert everlog("-u", f"{served.url}?token=thyme", *words).code == 0
+        with RemoteDatabase(f"{served.url}?token=thyme") as db:
+            assert {info.state for info in remote_migrations.status(db)} == {State.APPLIED}
+
+
+def test_without_a_server_it_is_proposed_and_approved_where_the_files_are(
+    everlog: Run, one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert everlog("propose", "--actor", "deploy").out.startswith("Waiting: ")
+    (found,) = everlog("migrations", "log", "--json").json
+    monkeypatch.setenv("EVERLOG_APPROVERS", "ann bob")
+    words = ("approve", found["digest"][:6], "--reason", "yes", "--actor")
+    assert "those who may are: ann, bob" in everlog(*words, "cy").err
+    assert everlog(*words, "ann").out.startswith("Finished: ")
+    assert everlog("propose").out == "Nothing to propose: the database is up to date\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("--console-listen", "0.0.0.0:0"), 1, "could be read by anybody"),
+        (("--console-listen", "nowhere"), 2, "expected --console-listen as HOST:PORT"),
+        (("--notify", "nonsense://x", "--console-listen", "127.0.0.1:0"), 1, "of scheme 'nonsense'"),
+    ],
+)
+def test_what_cannot_be_is_said(
+    everlog: Run, one: Path, words: tuple[str, ...], code: int, says: str
+) -> None:
+    ended = everlog("serve", "--migrate", "checked", "--listen", "127.0.0.1:0", *words)
+    assert (ended.code, says in ended.err) == (code, True), ended.err
+    assert "://x" not in ended.err

@@ -1,0 +1,47 @@
+"""Approving: a database with one migration applied and one pending, and what is done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from everlog import migrations
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.migrations import Approval
+from everlog.migrations.proposal import Proposal
+from tests.migrations.project import Project
+
+JFK = {"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\nEWR,Newark\n"}
+INDEXED = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME),))'
+UNIQUE = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME, unique=True),))'
+
+
+@contextmanager
+def one_pending(project: Project, path: Path, table: str = INDEXED) -> Iterator[Approval]:
+    """The second migration indexes the table of the first. The database is checked in the end."""
+    project.add("one", files=JFK)
+    with EmbeddedDatabase(path) as db:
+        migrations.apply(db, project.build().path)
+        project.add("two", table=table)
+        yield Approval(db, project.build().path, "airports")
+    with EmbeddedDatabase(path) as again:
+        assert list(again.check()) == []
+
+
+def proposed(approval: Approval, actor: str = "deploy") -> Proposal:
+    found = approval.propose(actor=actor, reason="release 7")
+    assert found is not None
+    return found
+
+
+def put(approval: Approval, faa: str, name: str) -> None:
+    """Writes an airport, in the version that is applied."""
+    table = migrations.load(approval.source)[0].tables[0]
+    approval.db.put(table, table.model(faa=faa, name=name))
+
+
+def put_file(folder: Path, more: str) -> None:
+    """Adds to the constants of a migration."""
+    constants = folder / "__init__.py"
+    constants.write_text(constants.read_text() + more)

@@ -1,0 +1,76 @@
+"""What is another plan than the one that was shown, and what is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from everlog import MigrationError, migrations
+from everlog.migrations import Approval
+from everlog.migrations.proposal import ProposalState
+from everlog.store.database import Database
+from tests.migrations.approving import INDEXED, proposed, put, put_file
+from tests.migrations.project import Project
+
+
+def test_an_approval_of_what_has_changed_since_is_refused_and_says_what(
+    approval: Approval, project: Project
+) -> None:
+    digest = proposed(approval).digest.hex()
+    put_file(project.folders[1], "# edited\n")
+    with pytest.raises(MigrationError, match=r"_two was edited: __init__.py is another") as caught:
+        approval.approve(digest, actor="ann", reason="yes")
+    assert caught.value.digest == digest
+    old, new = approval.proposals()
+    assert (old.state, new.state) == (ProposalState.SUPERSEDED, ProposalState.WAITING)
+    assert (new.proposed.actor, new.proposed.reason) == ("deploy", "release 7")
+    assert f"It is {new.short} now" in str(caught.value)
+
+
+def test_a_folder_more_is_another_plan(approval: Approval, project: Project) -> None:
+    digest = proposed(approval).digest.hex()
+    project.add("three")
+    project.build()
+    with pytest.raises(MigrationError, match=r"migration \d+_three is new"):
+        approval.approve(digest, actor="ann", reason="yes")
+
+
+def test_a_table_that_was_empty_and_is_not_is_another_plan(project: Project, db: Database) -> None:
+    project.add("one")
+    migrations.apply(db, project.build().path)
+    project.add("two", table=INDEXED)
+    approval = Approval(db, project.build().path)
+    digest = proposed(approval).digest.hex()
+    put(approval, "JFK", "Kennedy")
+    with pytest.raises(MigrationError, match=r"does: build index airports.by_name over 1 rows"):
+        approval.approve(digest, actor="ann", reason="yes")
+
+
+def test_what_was_applied_in_another_way_takes_the_place_of_a_proposal(approval: Approval) -> None:
+    digest = proposed(approval).digest.hex()
+    migrations.apply(approval.db, approval.source)
+    assert [one.state for one in approval.proposals()] == [ProposalState.SUPERSEDED]
+    with pytest.raises(MigrationError, match="it is superseded"):
+        approval.approve(digest, actor="ann", reason="yes")
+
+
+def test_the_same_is_proposed_once_however_often_and_whatever_is_written(
+    approval: Approval, project: Project
+) -> None:
+    found = proposed(approval)
+    put(approval, "LAX", "Los Angeles")
+    assert proposed(approval).digest == found.digest
+    assert len(approval.proposals()) == 1
+    put_file(project.folders[1], "# another\n")
+    assert proposed(approval).digest != found.digest
+    assert [one.state for one in approval.proposals()] == [ProposalState.SUPERSEDED, ProposalState.WAITING]
+
+
+def test_what_was_approved_and_edited_before_it_ran_is_not_applied(
+    approval: Approval, project: Project
+) -> None:
+    approval.approve(proposed(approval).digest.hex(), actor="ann", reason="yes")
+    put_file(project.folders[1], "# edited\n")
+    with pytest.raises(MigrationError, match="_two is not as it was approved"):
+        approval.run()
+    assert approval.proposals()[-1].state is ProposalState.FAILED
+    assert proposed(approval).state is ProposalState.WAITING

@@ -76,6 +76,8 @@ FIGURES: dict[str, tuple[Limits, Limits]] = {
     "fan_out_alone": ((), ()),
     "rebuild_1000": ((rate(180_000),), (rate(300_000),)),
     "rebuild_1": ((rate(80_000),), (rate(130_000),)),
+    "fixture": ((most("p50_us", 20_000),), (most("p99_us", 20_000),)),
+    "testdata": ((rate(100_000),), ()),
 }
 for _size in ("10k", "100k", "1m"):
     FIGURES[f"open_{_size}"] = ((most("seconds", 0.1),), ())
@@ -83,4 +85,4 @@ for _size in ("10k", "100k", "1m"):
 
 # What a bench is about, where that is not its rate.
 UNITS = {name: "seconds" for name in FIGURES if name.startswith("open_")}
-UNITS |= {name: "p50_us" for name in FIGURES if name.startswith(("latency", "fan_out"))}
+UNITS |= {name: "p50_us" for name in FIGURES if name.startswith(("latency", "fan_out", "fixture"))}

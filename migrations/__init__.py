@@ -6,6 +6,7 @@ A migration's folder gets all that its constants are made of from here, in one i
 from everlog.migrations.approval import Approval, Rules
 from everlog.migrations.build import build
 from everlog.migrations.difference import differences
+from everlog.migrations.fake import Fake
 from everlog.migrations.loader import load
 from everlog.migrations.migration import Migration, Row, Transform
 from everlog.migrations.online import complete, give_up
@@ -57,6 +58,7 @@ __all__ = [
     "UINT32",
     "UINT64",
     "Approval",
+    "Fake",
     "Field",
     "Fields",
     "Index",

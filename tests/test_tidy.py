@@ -38,6 +38,7 @@ SEAMS = {
     "grpc_tools": {"migrations", "proto"},
     "hpack": {"rpc"},
     "click": {"console"},
+    "mimesis": {"migrations"},
     "tqdm": {"console"},
     "sqlite3": {"consumers"},
 }

@@ -6,7 +6,7 @@ from random import Random
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from everlog.migrations import Row
+from everlog.migrations import Fake, Row
 
 from . import PLANES, WEATHER, Plane, Weather
 
@@ -16,43 +16,43 @@ _ORIGINS = ("EWR", "JFK", "LGA")
 
 
 def rows(random: Random, scale: int) -> Iterator[Row]:
-    for plane in _planes(random, 20 * scale):
-        yield PLANES, plane
-    for hour in _weather(random, 24 * scale):
-        yield WEATHER, hour
+    fake = Fake(random)
+    yield from fake.keep(PLANES, _planes(fake, 20 * scale))
+    yield from fake.keep(WEATHER, _weather(fake, 24 * scale))
 
 
-def _planes(random: Random, count: int) -> Iterator[Plane]:
+def _planes(fake: Fake, count: int) -> Iterator[Plane]:
+    model, year = fake.of(*_MODELS), fake.of(*range(1985, 2014))
     for number in range(count):
-        maker, model, seats = random.choice(_MODELS)
+        maker, name, seats = model()
         yield Plane(
-            tailnum=_tailnum(number),
-            year=random.randint(1985, 2013),
+            tailnum=f"T{number:05}",
+            year=year(),
             type="Fixed wing multi engine",
             manufacturer=maker,
-            model=model,
+            model=name,
             engines=2,
             seats=seats,
             engine="Turbo-fan",
         )
 
 
-def _weather(random: Random, hours: int) -> Iterator[Weather]:
+def _weather(fake: Fake, hours: int) -> Iterator[Weather]:
+    temp = fake.pool(lambda: round(fake.random.gauss(55, 18), 2))
+    wind = fake.pool(lambda: round(fake.random.expovariate(0.1), 2))
+    sight = fake.of(10, 10, 10, 8, 2)
     for hour in range(hours):
         moment = _FIRST + timedelta(hours=hour)
+        time_hour = Timestamp(seconds=int(moment.timestamp()))
         for origin in _ORIGINS:
             yield Weather(
                 origin=origin,
-                time_hour=Timestamp(seconds=int(moment.timestamp())),
+                time_hour=time_hour,
                 year=moment.year,
                 month=moment.month,
                 day=moment.day,
                 hour=moment.hour,
-                temp=round(random.gauss(55, 18), 2),
-                wind_speed=round(random.expovariate(0.1), 2),
-                visib=random.choice([10, 10, 10, 8, 2]),
+                temp=temp(),
+                wind_speed=wind(),
+                visib=sight(),
             )
-
-
-def _tailnum(number: int) -> str:
-    return f"T{number:05}"

@@ -6,7 +6,7 @@ from random import Random
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from everlog.migrations import Row
+from everlog.migrations import Fake, Row
 
 from . import FLIGHTS, PLANES, WEATHER, Flight, Plane, Weather
 
@@ -18,72 +18,74 @@ _ORIGINS = ("EWR", "JFK", "LGA")
 
 
 def rows(random: Random, scale: int) -> Iterator[Row]:
-    planes = 20 * scale
-    for plane in _planes(random, planes):
-        yield PLANES, plane
-    for hour in _weather(random, 24 * scale):
-        yield WEATHER, hour
-    for flight in _flights(random, 1_000 * scale, planes):
-        yield FLIGHTS, flight
+    fake = Fake(random)
+    yield from fake.keep(PLANES, _planes(fake, 20 * scale))
+    yield from fake.keep(WEATHER, _weather(fake, 24 * scale))
+    yield from fake.keep(FLIGHTS, _flights(fake, 1_000 * scale))
 
 
-def _planes(random: Random, count: int) -> Iterator[Plane]:
+def _planes(fake: Fake, count: int) -> Iterator[Plane]:
+    model, year = fake.of(*_MODELS), fake.of(*range(1985, 2014))
     for number in range(count):
-        maker, model, seats = random.choice(_MODELS)
+        maker, name, seats = model()
         yield Plane(
-            tailnum=_tailnum(number),
-            year=random.randint(1985, 2013),
+            tailnum=f"T{number:05}",
+            year=year(),
             type="Fixed wing multi engine",
             manufacturer=maker,
-            model=model,
+            model=name,
             engines=2,
             seats=seats,
             engine="Turbo-fan",
         )
 
 
-def _weather(random: Random, hours: int) -> Iterator[Weather]:
+def _weather(fake: Fake, hours: int) -> Iterator[Weather]:
+    temp = fake.pool(lambda: round(fake.random.gauss(55, 18), 2))
+    wind = fake.pool(lambda: round(fake.random.expovariate(0.1), 2))
+    sight = fake.of(10, 10, 10, 8, 2)
     for hour in range(hours):
         moment = _FIRST + timedelta(hours=hour)
+        time_hour = Timestamp(seconds=int(moment.timestamp()))
         for origin in _ORIGINS:
             yield Weather(
                 origin=origin,
-                time_hour=Timestamp(seconds=int(moment.timestamp())),
+                time_hour=time_hour,
                 year=moment.year,
                 month=moment.month,
                 day=moment.day,
                 hour=moment.hour,
-                temp=round(random.gauss(55, 18), 2),
-                wind_speed=round(random.expovariate(0.1), 2),
-                visib=random.choice([10, 10, 10, 8, 2]),
+                temp=temp(),
+                wind_speed=wind(),
+                visib=sight(),
             )
 
 
-def _flights(random: Random, count: int, planes: int) -> Iterator[Flight]:
+def _flights(fake: Fake, count: int) -> Iterator[Flight]:
+    carrier, origin, route = fake.of(*_CARRIERS), fake.of(*_ORIGINS), fake.of(*_DESTINATIONS)
+    delay = fake.pool(lambda: round(fake.random.expovariate(0.08)) - 5)
+    longer = fake.of(*range(-10, 21))
+    cancelled = fake.of(True, *[False] * 49)
     for number in range(count):
         day, of_day = divmod(number, 1_000)
         leaves = _FIRST + timedelta(days=day, minutes=of_day)
-        dest, distance = random.choice(_DESTINATIONS)
+        dest, distance = route()
         flight = Flight(
             year=leaves.year,
             month=leaves.month,
             day=leaves.day,
-            carrier=random.choice(_CARRIERS),
+            carrier=carrier(),
             flight=of_day + 1,
-            origin=random.choice(_ORIGINS),
+            origin=origin(),
             dest=dest,
-            tailnum=_tailnum(random.randrange(planes)),
+            tailnum=fake.key(PLANES),
             sched_dep_time=leaves.hour * 100 + leaves.minute,
             distance=distance,
             hour=leaves.hour,
             minute=leaves.minute,
             time_hour=Timestamp(seconds=int(leaves.timestamp()) // 3_600 * 3_600),
         )
-        if random.random() > 0.02:  # else it is cancelled
-            flight.dep_delay = round(random.expovariate(0.08)) - 5
-            flight.air_time = distance // 8 + random.randint(-10, 20)
+        if not cancelled():
+            flight.dep_delay = delay()
+            flight.air_time = distance // 8 + longer()
         yield flight
-
-
-def _tailnum(number: int) -> str:
-    return f"T{number:05}"

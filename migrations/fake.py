@@ -1,0 +1,126 @@
+"""Fake: values that look real, and rows that refer to each other, all from one seed.
+
+    def rows(random: Random, scale: int) -> Iterator[Row]:
+        fake = Fake(random)
+        name, city = fake.pool(fake.person.full_name), fake.pool(fake.address.city)
+        yield from fake.keep(PEOPLE, (Person(id=n, name=name(), city=city()) for n in range(100 * scale)))
+        for n in range(1000 * scale):
+            yield ORDERS, Order(id=n, person=fake.key(PEOPLE))      a person that was yielded
+
+The values are those of mimesis, of which `person`, `address` and the rest are here by its names, for
+its languages. It makes 200,000 names a second, and `pool` makes some of them once, to be drawn from
+thirty times as fast.
+
+Invariants
+  (1) the same random and the same calls give the same values;
+  (2) a key that is drawn is one of a row that was yielded before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from operator import attrgetter
+from random import Random
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.migrations.migration import Row
+from everlog.store.errors import MigrationError
+from everlog.store.table import Table
+
+if TYPE_CHECKING:
+    import mimesis
+
+M = TypeVar("M", bound=Message)
+K = TypeVar("K")
+V = TypeVar("V")
+
+POOL = 1000  # values, unless told otherwise
+LOCALE = "en"
+
+
+class Pool(Generic[V]):
+    """Values to draw from, each call one of them, all alike likely. Raises ValueError for none."""
+
+    def __init__(self, random: Random, values: Iterable[V]) -> None:
+        self.values: Sequence[V] = tuple(values)
+        if not self.values:
+            raise ValueError("expected values to draw from, found none")
+        self._random, self._count = random.random, len(self.values)
+
+    def __call__(self) -> V:
+        return self.values[int(self._random() * self._count)]
+
+    def __len__(self) -> int:
+        return self._count
+
+
+class Fake:
+    """Makes values and rows. `random` is what `rows` is given; `locale` one of mimesis, as `de`."""
+
+    def __init__(self, random: Random, locale: str = LOCALE) -> None:
+        self.random = random
+        self.locale = locale
+        self._draw = random.random
+        self._keys: dict[str, list[Any]] = {}
+
+    @cached_property
+    def generic(self) -> mimesis.Generic:
+        """All that mimesis has. Raises MigrationError if it is not installed."""
+        try:
+            import mimesis  # noqa: PLC0415  the extra `testdata`
+        except ImportError as error:
+            raise MigrationError(
+                "believable values come from mimesis, which is not installed: pip install everlog[testdata]"
+            ) from error
+        return mimesis.Generic(mimesis.Locale(self.locale), seed=self.random.getrandbits(64))
+
+    @property
+    def person(self) -> mimesis.Person:
+        return self.generic.person
+
+    @property
+    def address(self) -> mimesis.Address:
+        return self.generic.address
+
+    @property
+    def text(self) -> mimesis.Text:
+        return self.generic.text
+
+    def pool(self, make: Callable[[], V], size: int = POOL) -> Pool[V]:
+        """`size` values that `make` makes now, to draw from."""
+        return Pool(self.random, (make() for _ in range(size)))
+
+    def of(self, *values: V) -> Pool[V]:
+        """These values, to draw from; one that is given twice comes twice as often."""
+        return Pool(self.random, values)
+
+    def keep(self, table: Table[M, Any], rows: Iterable[M]) -> Iterator[Row]:
+        """The rows of a table as `rows` yields them, their keys kept for those that refer to them."""
+        keys = self._keys.setdefault(table.name, [])
+        add, key = keys.append, _key(table)
+        for row in rows:
+            add(key(row))
+            yield table, row
+
+    def known(self, table: Table[Any, K], keys: Iterable[K]) -> None:
+        """Keeps keys of rows that are there without being yielded, as those of bootstrap data."""
+        self._keys.setdefault(table.name, []).extend(keys)
+
+    def key(self, table: Table[Any, K]) -> K:
+        """The key of a row of that table which was kept. Raises MigrationError if there is none yet."""
+        keys = self._keys.get(table.name)
+        if not keys:
+            raise MigrationError(
+                f"no row of {table.name} was kept yet: yield them first, by `fake.keep({table.name.upper()},"
+                " …)`, or name those that are there by `fake.known`"
+            )
+        found: K = keys[int(self._draw() * len(keys))]
+        return found
+
+
+def _key(table: Table[Any, Any]) -> Callable[[Any], Any]:
+    """What gives the key of a row, as `db.get` takes it."""
+    return attrgetter(*(field.dotted for field in table.key))

@@ -7,6 +7,9 @@ from everlog.migrations.approval import Approval, Rules
 from everlog.migrations.build import build
 from everlog.migrations.difference import differences
 from everlog.migrations.fake import Fake
+from everlog.migrations.lint import lint
+from everlog.migrations.lint_finding import Finding
+from everlog.migrations.lint_rules import Severity
 from everlog.migrations.loader import load
 from everlog.migrations.migration import Migration, Row, Transform
 from everlog.migrations.online import complete, give_up
@@ -61,6 +64,7 @@ __all__ = [
     "Fake",
     "Field",
     "Fields",
+    "Finding",
     "Index",
     "Migration",
     "MigrationInfo",
@@ -69,6 +73,7 @@ __all__ = [
     "PlannedStep",
     "Row",
     "Rules",
+    "Severity",
     "State",
     "Table",
     "Transform",
@@ -77,6 +82,7 @@ __all__ = [
     "complete",
     "differences",
     "give_up",
+    "lint",
     "load",
     "load_testdata",
     "new",

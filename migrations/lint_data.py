@@ -1,0 +1,201 @@
+"""Lint data: what rows that are there, and rows that migrations bring, forbid.
+
+    database (if any) ─▶ Rows ─▶ migration: up? bootstrap ─▶ Rows ─▶ … unique indexes, each time
+
+Without a database the rows are those that the bootstrap data of all folders makes. Nothing is
+written: rows of a migration lie over those of the database, in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from everlog.migrations.bootstrap import bootstrap
+from everlog.migrations.lint_tables import Step, is_new
+from everlog.migrations.migration import Migration, Transform
+from everlog.store.errors import Error
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.reflect import table_of
+from everlog.store.schema import Schema, TableInfo
+from everlog.store.status import Status
+from everlog.store.table import Index, Table
+from everlog.store.validate import duplicate
+
+_NAMED = 3  # rows that a finding names
+_TELL_EVERY = 20_000
+
+
+class Readable(Protocol):
+    """A database, here or on a server, as far as lint reads it."""
+
+    @property
+    def schema(self) -> Schema: ...
+
+    def scan(self, what: Any, /) -> Iterable[Any]: ...
+
+    def status(self) -> Status: ...
+
+
+class _Row(NamedTuple):
+    """A row, and whether the migration that is looked at brings it."""
+
+    key: bytes
+    row: Any
+    brought: bool
+
+
+class _FailedError(Exception):
+    """`up` raised for a row."""
+
+
+class _Rows:
+    """The rows of one table: those of the database, changed by `steps`, under `brought`."""
+
+    def __init__(self, scan: Callable[[], Iterable[Any]] | None = None) -> None:
+        self.scan = scan
+        self.steps: list[Callable[[bytes], bytes]] = []
+        self.brought: dict[bytes, bytes] = {}
+
+    def transform(self, one: Transform[Any, Any]) -> None:
+        def step(row: bytes) -> bytes:
+            old = one.old.FromString(row)
+            try:
+                new: bytes = one.up(old).SerializeToString()
+            except Exception as error:
+                shown = str(old).replace("\n", " ").strip()
+                raise _FailedError(f"{type(error).__name__}: {error} for the row {shown:.200}") from error
+            return new
+
+        self.brought = {key: step(row) for key, row in self.brought.items()}
+        self.steps.append(step)
+
+    def all(self, info: TableInfo, mine: set[bytes]) -> Iterator[_Row]:
+        """Every row in the model of `info`. Raises _FailedError."""
+        for message in self.scan() if self.scan is not None else ():
+            raw = message.SerializeToString()
+            for step in self.steps:
+                raw = step(raw)
+            row = info.model.FromString(raw)
+            key = info.own.key_of(row)
+            if key not in self.brought:
+                yield _Row(key, row, brought=False)
+        for key, raw in self.brought.items():
+            yield _Row(key, info.model.FromString(raw), brought=key in mine)
+
+
+class Data:
+    """The rows as they would be after each migration, one after the other."""
+
+    def __init__(self, db: Readable | None, progress: OnProgress | None) -> None:
+        self._db = db
+        self._progress = progress
+        self._rows: dict[str, _Rows] = {}
+        for info in db.schema.tables.values() if db is not None else ():
+            self._rows[info.name] = _Rows(self._scan_of(info))
+
+    def lint(self, step: Step, schema: Schema) -> None:
+        """One migration that is not applied; `schema` is the one that it makes."""
+        migration = step.migration
+        for name in migration.drop:
+            self._rows.pop(name, None)
+        self._rows = {migration.rename.get(name, name): rows for name, rows in self._rows.items()}
+        for name, transform in migration.transforms.items():
+            try:
+                self._rows.setdefault(name, _Rows()).transform(transform)
+            except _FailedError as error:
+                step.found.add("data/transform", transform.where, f"`up` of {name} fails: {error}")
+        brought = self._bring(step, schema)
+        for table in migration.tables:
+            self._uniques(step, schema, table, brought.get(table.name, set()))
+
+    def _scan_of(self, info: TableInfo) -> Callable[[], Iterable[Any]]:
+        def scan() -> Iterable[Any]:
+            assert self._db is not None
+            for done, row in enumerate(self._db.scan(table_of(info)), 1):
+                if self._progress is not None and done % _TELL_EVERY == 0:
+                    self._progress(Progress(f"lint {info.name}", done))
+                yield row
+
+        return scan
+
+    def _bring(self, step: Step, schema: Schema) -> dict[str, set[bytes]]:
+        """The bootstrap rows of a migration. Returns their keys by table."""
+        brought: dict[str, set[bytes]] = {}
+        folder = step.migration.folder
+        try:
+            for table, row in bootstrap(step.migration):
+                info = schema.tables[table.name]
+                raw = row.SerializeToString()
+                key = info.own.key_of(info.model.FromString(raw))
+                self._rows.setdefault(table.name, _Rows()).brought[key] = raw
+                brought.setdefault(table.name, set()).add(key)
+        except Error as error:
+            where = error.facts.get("where") or _file_of(error) or _bootstrap_file(step.migration)
+            text = str(error).removeprefix(f"{where}: ")
+            step.found.add("load/bootstrap", where, f"bootstrap data of {folder.title}: {text}")
+        return brought
+
+    def _uniques(self, step: Step, schema: Schema, table: Table[Any, Any], mine: set[bytes]) -> None:
+        info, rows = schema.tables[table.name], self._rows.get(table.name)
+        before = {step.migration.rename.get(name, name): old for name, old in step.before.items()}
+        old = before.get(table.name) if table.name not in step.migration.drop else None
+        changed = bool(mine) or table.name in step.migration.transforms
+        for name, index in table.indexes.items():
+            fresh = is_new(index, old)
+            if not index.unique or not (fresh or changed):
+                continue
+            if rows is not None:
+                try:
+                    self._unique(step, info, index, rows, mine)
+                except _FailedError as error:
+                    where = step.migration.transforms[table.name].where
+                    step.found.add("data/transform", where, f"`up` of {table.name} fails: {error}")
+                    return
+            if fresh and old is not None and self._db is None:
+                step.found.add(
+                    "data/unique-unchecked",
+                    index.where,
+                    f"unique index {name} of {table.name} is new, and whether rows that are there are unique"
+                    " was not looked at: there is no database",
+                )
+
+    def _unique(
+        self, step: Step, info: TableInfo, constant: Index[Any], rows: _Rows, mine: set[bytes]
+    ) -> None:
+        at, index = list(info.indexes).index(constant.name), info.indexes[constant.name]
+        taken: dict[bytes, tuple[bytes, bool]] = {}
+        count, looked, by_bootstrap = 0, 0, False
+        named: list[str] = []
+        for key, row, brought in rows.all(info, mine):
+            looked += 1
+            values = info.own.entry_ofs[at](row)
+            if index.nullable and index.has_null(values[len(index.prefix) :]):
+                continue
+            holder, held = taken.setdefault(values, (key, brought))
+            if holder == key:
+                continue
+            count += 1
+            by_bootstrap |= brought or held
+            if len(named) < _NAMED:
+                named.append(str(duplicate(index, values, holder, key)))
+        if count:
+            more = f" … {count - _NAMED:,} more" if count > _NAMED else ""
+            text = (
+                f"unique index {index.name} of {info.name}: {count:,} of {looked:,} rows have what another"
+                f" row has: {'; '.join(named)}{more}"
+            )
+            step.found.add(
+                "data/bootstrap-not-unique" if by_bootstrap else "data/not-unique", constant.where, text
+            )
+
+
+def _file_of(error: Error) -> str:
+    """File and line of a LoadError."""
+    file = error.facts.get("file")
+    return f"{file}:{error.facts.get('line') or 1}" if file else ""
+
+
+def _bootstrap_file(migration: Migration) -> str:
+    files = sorted(migration.folder.path.glob("bootstrap*"))
+    return f"{files[0]}:1" if files else migration.where

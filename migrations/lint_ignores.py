@@ -1,0 +1,102 @@
+"""Lint ignores: comments that say of a finding: it is meant so, because …
+
+    NAME = field("name", 2, STRING)  # everlog: ignore[wire/field-type] rows were never written
+    // everlog: ignore[loss/field-removed, json/field-name] nobody has read it since May
+    message Airport {
+
+A comment behind code is for its own line; one that stands alone is for the next line that does
+not. Comments without a reason, of unknown rules, and that ignore nothing are findings themselves.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from everlog.migrations.lint_finding import Findings
+from everlog.migrations.lint_proto import Comment, ProtoText
+from everlog.migrations.lint_rules import RULES
+
+_IGNORE = re.compile(r"everlog:\s*ignore\[([^\]]*)\][ \t:-]*(.*?)\s*(?:\*/)?$", re.DOTALL)
+_GENERATED = re.compile(r"_pb2(_grpc)?\.py$")
+
+
+class _Ignore(msgspec.Struct):
+    """One id in one comment."""
+
+    file: str
+    line: int  # of the comment
+    covers: int
+    id: str
+    reason: str
+    used: bool = False
+
+
+def apply(found: Findings, folders: Iterable[Path]) -> None:
+    """Takes away what is ignored in these folders, and adds what is wrong with the comments.
+    Read-only.
+    """
+    ignores = [ignore for folder in folders for ignore in _of_folder(folder)]
+    by_place: dict[tuple[str, int, str], _Ignore] = {(i.file, i.covers, i.id): i for i in ignores}
+    kept = []
+    for finding in found.found:
+        ignore = by_place.get((finding.file, finding.line, finding.id))
+        if ignore is None or not RULES[finding.id].ignorable:
+            kept.append(finding)
+        else:
+            ignore.used = True
+    found.found = kept
+    broken = {str(Path(finding.file).parent) for finding in kept if finding.id.startswith("load/")}
+    for ignore in ignores:
+        _judge(ignore, found, whole=str(Path(ignore.file).parent) not in broken)
+
+
+def _judge(ignore: _Ignore, found: Findings, *, whole: bool) -> None:
+    where, rule = f"{ignore.file}:{ignore.line}", RULES.get(ignore.id)
+    if rule is None:
+        found.add("ignore/unknown", where, f"there is no rule {ignore.id!r} to ignore")
+    elif not rule.ignorable:
+        found.add("ignore/unknown", where, f"{ignore.id} cannot be ignored: mend it")
+    elif not ignore.used and whole and not rule.depends:
+        found.add("ignore/unused", where, f"{ignore.id} is not found in line {ignore.covers}")
+    if rule is not None and not ignore.reason:
+        found.add("ignore/no-reason", where, f"{ignore.id} is ignored without a reason")
+
+
+def _of_folder(folder: Path) -> Iterator[_Ignore]:
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in {".py", ".proto"} or _GENERATED.search(path.name):
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if "everlog:" not in text:
+            continue
+        comments = ProtoText(text).comments if path.suffix == ".proto" else list(_python(text))
+        alone = {comment.line for comment in comments if comment.alone}
+        lines = text.splitlines()
+        for comment in comments:
+            for match in _IGNORE.finditer(comment.text):
+                covers = _next(comment.line, alone, lines) if comment.alone else comment.line
+                for id in match[1].split(","):
+                    yield _Ignore(str(path.resolve()), comment.line, covers, id.strip(), match[2])
+
+
+def _next(line: int, alone: set[int], lines: list[str]) -> int:
+    line += 1
+    while line <= len(lines) and (line in alone or not lines[line - 1].strip()):
+        line += 1
+    return line
+
+
+def _python(text: str) -> Iterator[Comment]:
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                line, column = token.start
+                yield Comment(line, token.string, not token.line[:column].strip())
+    except (tokenize.TokenError, SyntaxError):
+        return  # it does not load either, which is said

@@ -1,0 +1,135 @@
+"""Lint tables: what a migration does to tables that are there: keys, indexes, what goes.
+
+    before { name: Table } ─▶ rename, drop ─▶ for each table that is declared again: Models, key, indexes
+
+A table with a Transform has its rows rewritten, so that its model may be any; what must hold is
+that its key stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from everlog.migrations.compatible import check_compatible
+from everlog.migrations.lint_finding import Findings
+from everlog.migrations.lint_proto import ProtoText
+from everlog.migrations.lint_wire import Models
+from everlog.migrations.migration import Migration
+from everlog.store.errors import SchemaError
+from everlog.store.table import Field, Index, Table
+
+Tables = dict[str, Table[Any, Any]]
+
+
+class Step(NamedTuple):
+    """One migration, and what is there before it."""
+
+    migration: Migration
+    text: ProtoText
+    before: Tables
+    counts: Mapping[str, int]  # rows in the database, by the name of the table there
+    found: Findings
+
+
+def after(step: Step) -> Tables:
+    """The tables after a migration. Read-only."""
+    migration = step.migration
+    kept = {name: table for name, table in step.before.items() if name not in migration.drop}
+    renamed = {migration.rename.get(name, name): table for name, table in kept.items()}
+    return renamed | {table.name: table for table in migration.tables}
+
+
+def lint_tables(step: Step) -> None:
+    """Everything about the tables of one migration."""
+    migration, found = step.migration, step.found
+    for name in migration.drop:
+        if name in step.before:
+            rows = f" with its {step.counts[name]:,} rows" if name in step.counts else ""
+            found.add(
+                "loss/table-dropped",
+                migration.where,
+                f"table {name} is dropped{rows}: what it held is in the history only",
+            )
+    for name, new_name in migration.rename.items():
+        text = f"table {name} is called {new_name} from now on: older clients and followers ask for {name}"
+        found.add("change/table-renamed", migration.where, text)
+    was = {migration.rename.get(name, name): table for name, table in step.before.items()}
+    for table in migration.tables:
+        before = was.get(table.name)
+        if before is not None and before.name not in migration.drop:
+            _table(step, before, table)
+
+
+def is_new(index: Index[Any], before: Table[Any, Any] | None) -> bool:
+    """Whether an index has to be built: it is not one of the table before, as it is now."""
+    old = before.indexes.get(index.name) if before is not None else None
+    return old is None or old.unique != index.unique or _paths(old.fields) != _paths(index.fields)
+
+
+def _table(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
+    transform = step.migration.transforms.get(new.name)
+    found, folder = step.found, step.migration.folder
+    if _paths(old.key) != _paths(new.key):
+        before, after_ = (", ".join(field.dotted for field in table.key) for table in (old, new))
+        text = f"the primary key of {new.name} was ({before}) and is ({after_}): every row would be another"
+        found.add("change/key", new.where, text)
+    _dropped_indexes(step, old, new)
+    if transform is not None:
+        if transform.down is None:
+            text = (
+                f"rows of {new.name} are transformed without `down`: no two versions at once, and no rollback"
+            )
+            found.add("change/no-down", transform.where, text)
+        return
+    Models(folder, step.text, new.name, found).compare(old.model.DESCRIPTOR, new.model.DESCRIPTOR)
+    _presence(step, old, new)
+    if not found.has_error_in(folder.path):
+        try:
+            check_compatible(folder, old, new)  # what is refused on loading is never clean here
+        except SchemaError as error:
+            where = error.facts.get("where", new.where)
+            found.add("wire/incompatible", where, str(error).removeprefix(f"{where}: "))
+
+
+def _dropped_indexes(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
+    for name, index in old.indexes.items():
+        paths = _paths(index.fields)
+        others = [_paths(other.fields)[: len(paths)] for other in new.indexes.values()]
+        if name not in new.indexes and paths not in others:
+            fields = ", ".join(field.dotted for field in index.fields)
+            text = f"index {name} of {new.name} over ({fields}) is dropped: queries by it would fail"
+            step.found.add("loss/index-dropped", new.where, text)
+
+
+def _presence(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
+    """Keys and entries that are there tell absent from empty as the old model did."""
+    for what, field in _held(old, new):
+        was, now = old.model.DESCRIPTOR, new.model.DESCRIPTOR
+        for number in field.path:
+            if was is None or now is None or not _both_have(number, was, now):
+                break  # said as a removed field, or a changed type
+            was, now = was.fields_by_number[number], now.fields_by_number[number]
+            if was.has_presence != now.has_presence:
+                becomes = "becomes" if now.has_presence else "is no longer"
+                text = f"{now.full_name} {becomes} `optional`, but {what} of {new.name} holds it as it was"
+                where = f"{step.migration.folder.model}:{step.text.line_of(now)}"
+                step.found.add("wire/index-presence", where, text)
+            was, now = was.message_type, now.message_type
+
+
+def _both_have(number: int, was: Any, now: Any) -> bool:
+    return number in was.fields_by_number and number in now.fields_by_number
+
+
+def _held(old: Table[Any, Any], new: Table[Any, Any]) -> Iterator[tuple[str, Field[Any]]]:
+    for field in new.key:
+        yield "the key", field
+    for name, index in new.indexes.items():
+        if not is_new(index, old):
+            for field in index.fields:
+                yield f"index {name}", field
+
+
+def _paths(fields: tuple[Field[Any], ...]) -> list[tuple[int, ...]]:
+    return [field.path for field in fields]

@@ -156,11 +156,14 @@ class GetRequest(_message.Message):
     TABLE_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     table: _builtins.str
     key: _builtins.bytes
     snapshot: _builtins.int
     """Of a transaction: fail with ABORTED if the row changed after this seq; 0: not in one."""
+    space: _builtins.int
+    """Space of the generation that the client's model is of; 0: the one in force."""
     def __init__(
         self,
         *,
@@ -168,10 +171,11 @@ class GetRequest(_message.Message):
         table: _builtins.str = ...,
         key: _builtins.bytes = ...,
         snapshot: _builtins.int = ...,
+        space: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "key", b"key", "snapshot", b"snapshot", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "key", b"key", "snapshot", b"snapshot", "space", b"space", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -211,9 +215,12 @@ class BatchGetRequest(_message.Message):
     TABLE_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     table: _builtins.str
     snapshot: _builtins.int
+    space: _builtins.int
+    """Space of the generation that the client's model is of; 0: the one in force."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
@@ -223,10 +230,11 @@ class BatchGetRequest(_message.Message):
         table: _builtins.str = ...,
         keys: _abc.Iterable[_builtins.bytes] | None = ...,
         snapshot: _builtins.int = ...,
+        space: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "keys", b"keys", "snapshot", b"snapshot", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "keys", b"keys", "snapshot", b"snapshot", "space", b"space", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -272,6 +280,7 @@ class ScanRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     table: _builtins.str
     index: _builtins.str
@@ -286,6 +295,8 @@ class ScanRequest(_message.Message):
     resume: _builtins.bytes
     """`ScanResponse.resume` of an earlier scan: go on after its last row."""
     snapshot: _builtins.int
+    space: _builtins.int
+    """Space of the generation that the client's model is of; 0: the one in force."""
     def __init__(
         self,
         *,
@@ -298,10 +309,11 @@ class ScanRequest(_message.Message):
         limit: _builtins.int = ...,
         resume: _builtins.bytes = ...,
         snapshot: _builtins.int = ...,
+        space: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backwards", b"backwards", "database", b"database", "end", b"end", "index", b"index", "limit", b"limit", "resume", b"resume", "snapshot", b"snapshot", "start", b"start", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backwards", b"backwards", "database", b"database", "end", b"end", "index", b"index", "limit", b"limit", "resume", b"resume", "snapshot", b"snapshot", "space", b"space", "start", b"start", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -344,12 +356,15 @@ class CountRequest(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     table: _builtins.str
     index: _builtins.str
     start: _builtins.bytes
     end: _builtins.bytes
     snapshot: _builtins.int
+    space: _builtins.int
+    """Space of the generation that the client's model is of; 0: the one in force."""
     def __init__(
         self,
         *,
@@ -359,10 +374,11 @@ class CountRequest(_message.Message):
         start: _builtins.bytes = ...,
         end: _builtins.bytes = ...,
         snapshot: _builtins.int = ...,
+        space: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "end", b"end", "index", b"index", "snapshot", b"snapshot", "start", b"start", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "end", b"end", "index", b"index", "snapshot", b"snapshot", "space", b"space", "start", b"start", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -400,6 +416,7 @@ class Write(_message.Message):
     ROW_FIELD_NUMBER: _builtins.int
     EXPECT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
     table: _builtins.str
     op: _log_pb2.Op.ValueType
     key: _builtins.bytes
@@ -407,6 +424,8 @@ class Write(_message.Message):
     row: _builtins.bytes
     expect: Global___Expect.ValueType
     version: _builtins.int
+    space: _builtins.int
+    """Space of the generation that the client's model is of; 0: the one in force."""
     def __init__(
         self,
         *,
@@ -416,10 +435,11 @@ class Write(_message.Message):
         row: _builtins.bytes = ...,
         expect: Global___Expect.ValueType = ...,
         version: _builtins.int = ...,
+        space: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect", "key", b"key", "op", b"op", "row", b"row", "table", b"table", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect", "key", b"key", "op", b"op", "row", b"row", "space", b"space", "table", b"table", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -435,9 +455,12 @@ class Read(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     RANGES_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
     table: _builtins.str
     index: _builtins.str
     """Name of the index that was scanned; empty: primary keys."""
+    space: _builtins.int
+    """Space of the generation that the client's model is of; 0: the one in force."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
@@ -449,10 +472,11 @@ class Read(_message.Message):
         index: _builtins.str = ...,
         keys: _abc.Iterable[_builtins.bytes] | None = ...,
         ranges: _abc.Iterable[Global___Range] | None = ...,
+        space: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "keys", b"keys", "ranges", b"ranges", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "keys", b"keys", "ranges", b"ranges", "space", b"space", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -569,6 +593,7 @@ class LoadRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     """Of the first request only."""
     table: _builtins.str
@@ -579,6 +604,8 @@ class LoadRequest(_message.Message):
     kind: _log_pb2.Load.Kind.ValueType
     last: _builtins.bool
     """No more rows will come: the load is finished."""
+    space: _builtins.int
+    """Space of the generation that the client's model is of; 0: the one in force."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Serialised rows, in order. After a resumption they start at the answered `rows`."""
@@ -595,10 +622,11 @@ class LoadRequest(_message.Message):
         kind: _log_pb2.Load.Kind.ValueType = ...,
         rows: _abc.Iterable[_builtins.bytes] | None = ...,
         last: _builtins.bool = ...,
+        space: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "id", b"id", "kind", b"kind", "last", b"last", "reason", b"reason", "rows", b"rows", "source", b"source", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "id", b"id", "kind", b"kind", "last", b"last", "reason", b"reason", "rows", b"rows", "source", b"source", "space", b"space", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

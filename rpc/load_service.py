@@ -45,7 +45,7 @@ class Loading:
             kind=first.kind or log_pb2.Load.IMPORT, id=first.id, table=first.table, source=first.source
         )
         self._db = db
-        self._table = table_of(db.schema.table(first.table))
+        self._table = table_of(db.schema.generation(first.table, first.space))
         self.loader = db.loader(self._table, about, actor=first.actor, reason=first.reason)
 
     def add(self, request: store_pb2.LoadRequest) -> None:

@@ -155,16 +155,17 @@ class RemoteDatabase(Writer):
         does not fit: the chunks before it stay.
         """
         self._check_writable()
+        binding = self._bind(table)
         first = store_pb2.LoadRequest(
             database=self._channel.address.database,
             table=table.name,
+            space=binding.info.space,
             id=id or "",
             source=source,
             actor=actor,
             reason=reason,
             kind=kind,
         )
-        binding = self._bind(table)
         return RemoteLoad(self._channel, first).run(table, binding, rows, total=total, progress=progress)
 
     # looking after it

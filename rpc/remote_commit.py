@@ -44,6 +44,7 @@ def request_of(
         is_put = write.op == log_pb2.PUT
         request.writes.add(
             table=write.info.name,
+            space=write.info.space,
             op=write.op,
             key=b"" if is_put else write.key,
             row=write.row,
@@ -67,7 +68,8 @@ def _reads(transaction: Transaction, schema: Schema) -> list[store_pb2.Read]:
         prefix = full[: keys.PREFIX.size]
         if prefix not in found:
             table, index = _names(schema, prefix)
-            found[prefix] = store_pb2.Read(table=table, index=index)
+            space = keys.SPACE.unpack_from(prefix)[0]
+            found[prefix] = store_pb2.Read(table=table, space=space, index=index)
         return found[prefix]
 
     reads = transaction.reads or Reads(set(), [])

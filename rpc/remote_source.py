@@ -45,7 +45,7 @@ class RemoteSource:
 
     def get(self, info: TableInfo, key: bytes) -> bytes | None:
         request = store_pb2.GetRequest(
-            database=self._database, table=info.name, key=key, snapshot=self.snapshot
+            database=self._database, table=info.name, space=info.space, key=key, snapshot=self.snapshot
         )
         answer = self._call(self._stub.Get, request)
         self._read_at(answer.seq)
@@ -53,7 +53,7 @@ class RemoteSource:
 
     def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]:
         request = store_pb2.BatchGetRequest(
-            database=self._database, table=info.name, keys=keys, snapshot=self.snapshot
+            database=self._database, table=info.name, space=info.space, keys=keys, snapshot=self.snapshot
         )
         answer = self._call(self._stub.BatchGet, request)
         self._read_at(answer.seq)
@@ -67,6 +67,7 @@ class RemoteSource:
         request = store_pb2.ScanRequest(
             database=self._database,
             table=info.name,
+            space=info.space,
             index=index.name if index else "",
             start=span.start,
             end=span.end,
@@ -84,6 +85,7 @@ class RemoteSource:
         request = store_pb2.CountRequest(
             database=self._database,
             table=info.name,
+            space=info.space,
             index=index.name if index else "",
             start=span.start,
             end=span.end,
@@ -152,6 +154,6 @@ def _value(row: store_pb2.Row) -> bytes:
 def _order(info: TableInfo, index: IndexInfo, row: store_pb2.Row) -> bytes:
     """The row's place in an index: its values and its key."""
     own: Any = info.own
-    at = list(info.indexes).index(index.name)
+    at = list(info.indexes.values()).index(index)
     values: bytes = own.values(info.parse(row.row), row.row)[at]
     return values[len(index.prefix) :] + row.key

@@ -41,7 +41,7 @@ class Scanning:
     def __init__(self, db: Database, request: store_pb2.ScanRequest) -> None:
         self._db = db
         self._snapshot = request.snapshot
-        self._info, self._index = what(db, request.table, request.index)
+        self._info, self._index = what(db, request)
         self._prefix = self._info.row_prefix if self._index is None else self._index.prefix
         self._reverse = request.backwards
         self._rest = Span(request.start, request.end)
@@ -111,10 +111,12 @@ class Scanning:
             check_unchanged(self._db, self._seq, rows)
 
 
-def what(db: Database, table: str, index: str) -> tuple[TableInfo, IndexInfo | None]:
-    """The table of this name, and its index; an empty name is none."""
-    info = db.schema.table(table)
-    return info, info.index(index) if index else None
+def what(
+    db: Database, asked: store_pb2.ScanRequest | store_pb2.CountRequest | store_pb2.Read
+) -> tuple[TableInfo, IndexInfo | None]:
+    """The table that is asked for, and its index; an empty name is none."""
+    info = db.schema.generation(asked.table, asked.space)
+    return info, info.index(asked.index) if asked.index else None
 
 
 def check_unchanged(

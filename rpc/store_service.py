@@ -101,7 +101,7 @@ def _describe(db: Database) -> store_pb2.DescribeResponse:
 
 
 def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:
-    info = db.schema.table(request.table)
+    info = db.schema.generation(request.table, request.space)
     seq = db.tables.applied  # before the value is read: a newer one is a conflict later, an older none
     value = db.tables.get(info.row_prefix + request.key)
     if request.snapshot:
@@ -110,7 +110,7 @@ def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:
 
 
 def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.BatchGetResponse:
-    info = db.schema.table(request.table)
+    info = db.schema.generation(request.table, request.space)
     view, seq = db.tables.snapshot()
     try:
         values = LocalSource(view).get_many(info, list(request.keys))
@@ -126,7 +126,7 @@ def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.Ba
 
 
 def _count(db: Database, request: store_pb2.CountRequest) -> store_pb2.CountResponse:
-    info, index = what(db, request.table, request.index)
+    info, index = what(db, request)
     span = Span(request.start, request.end)
     view, seq = db.tables.snapshot()
     try:
@@ -154,7 +154,7 @@ def _commit(db: Database, request: store_pb2.CommitRequest) -> CommitResult:
     if request.reads:
         tx.reads = _reads(db, request)
     for one in request.writes:
-        made = _write(db.schema.table(one.table), one)
+        made = _write(db.schema.generation(one.table, one.space), one)
         tx.writes[made.full] = made
     return tx.commit()
 
@@ -162,7 +162,7 @@ def _commit(db: Database, request: store_pb2.CommitRequest) -> CommitResult:
 def _reads(db: Database, request: store_pb2.CommitRequest) -> Reads:
     reads = Reads(set(), [])
     for read in request.reads:
-        info, index = what(db, read.table, read.index)
+        info, index = what(db, read)
         prefix = info.row_prefix if index is None else index.prefix
         reads.keys.update(info.row_prefix + key for key in read.keys)
         reads.ranges.extend(Span(one.start, one.end).under(prefix) for one in read.ranges)

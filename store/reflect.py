@@ -26,6 +26,7 @@ def table_of(info: TableInfo) -> Table[Message, Any]:
     indexes = tuple(
         Index[Message](index.name, *(_field(path) for path in index.fields), unique=index.unique)
         for index in info.indexes.values()
+        if not index.building
     )
     return Table(info.name, info.model, key=keys, indexes=indexes)
 

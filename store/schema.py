@@ -69,6 +69,19 @@ class Schema:
                 table=name,
             ) from None
 
+    def generation(self, name: str, space: int) -> TableInfo:
+        """The table of this name, in the generation that has this space; 0: the one in force.
+        Raises SchemaError if it is gone."""
+        info = self.spaces.get(space) if space else self.table(name)
+        if info is None or (space and name not in {info.name, info.twin and info.twin.name}):
+            raise SchemaError(
+                f"the rows of table {name} are no longer served as they were; use the tables of version"
+                f" {self.version}",
+                table=name,
+                moved=self.version,
+            )
+        return info
+
     def bind(self, table: Table[Any, Any]) -> Binding:
         """A table as a constant of the code has it, in the generation that its model is of.
 
@@ -87,7 +100,7 @@ class Schema:
                         table=info.name,
                     )
                 info = older
-            elif version > self.version:
+            elif version > self.version and descriptor_of(table.model).full_name != info.proto.model:
                 what = "; its migration is being applied" if self.is_online else "; apply its migration first"
                 raise SchemaError(
                     f"the database is at version {self.version}, but the model"

@@ -41,20 +41,20 @@ def differences(db: AnyDatabase, settings: Settings) -> dict[int, str]:
         from everlog.rpc import remote_migrations
 
         return remote_migrations.differences(db)
-    from everlog.migrations import difference
+    from everlog import migrations
 
-    return difference.differences(db, settings.migrations)
+    return migrations.differences(db, settings.migrations)
 
 
-def plan(db: AnyDatabase, settings: Settings, *, to: int | None) -> list[PlannedMigration]:
+def plan(db: AnyDatabase, settings: Settings, **how: Any) -> list[PlannedMigration]:
     """What `apply` would do. Read-only."""
     if not isinstance(db, EmbeddedDatabase):
         from everlog.rpc import remote_migrations
 
-        return remote_migrations.plan(db, to=to)
+        return remote_migrations.plan(db, **how)
     from everlog import migrations
 
-    return migrations.plan(db, settings.migrations, to=to)
+    return migrations.plan(db, settings.migrations, **how)
 
 
 def apply(db: AnyDatabase, settings: Settings, **how: Any) -> list[MigrationInfo]:

@@ -29,8 +29,12 @@ def _migrates(command: F) -> F:
         click.option(
             "--strict",
             is_flag=True,
-            expose_value=False,
-            help="Refuse migrations that are out of order. everlog always does.",
+            help="Refuse migrations that are out of order. That is so unless --out-of-order.",
+        ),
+        click.option(
+            "--out-of-order",
+            is_flag=True,
+            help="Take those as well that are older than an applied one; status tells of them.",
         ),
     ):
         command = option(command)
@@ -68,12 +72,13 @@ def migrate(settings: Settings, /, **options: Any) -> None:
     _apply(settings, create=False, **options)
 
 
-def _apply(
-    settings: Settings, *, create: bool, to: int | None, dry_run: bool, actor: str, reason: str
-) -> None:
+def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, **how: Any) -> None:
+    if strict and how["out_of_order"]:
+        raise click.UsageError("--strict and --out-of-order exclude each other")
+    which = {"to": how["to"], "out_of_order": how["out_of_order"]}
     with _opened(settings, create=create, dry_run=dry_run) as db, shown() as progress:
         if dry_run or settings.verbose:
-            for planned in migrating.plan(db, settings, to=to):
+            for planned in migrating.plan(db, settings, **which):
                 if settings.json:
                     text.echo({"state": "planned", **_planned(planned)})
                     continue
@@ -93,9 +98,7 @@ def _apply(
                 click.echo(f"Applied: {info.title} in {took * 1000:,.0f}ms (commit {info.seq})")
 
         settings.resume = "each migration was applied whole or not at all; run it again"
-        done = migrating.apply(
-            db, settings, to=to, actor=actor, reason=reason, progress=progress, applied=applied
-        )
+        done = migrating.apply(db, settings, **how, progress=progress, applied=applied)
         if not done and not settings.json:
             click.echo("Nothing to apply: the database is up to date")
 

@@ -95,7 +95,7 @@ def load_folder(folder: Folder) -> Migration:
     for field in (item for item in constants if isinstance(item, Field)):
         field.check()
     _check_tables(folder, migration, [item for item in constants if isinstance(item, Table)])
-    migration.folder = folder
+    migration.folder, migration.overruled = folder, frozenset()
     return migration
 
 
@@ -160,12 +160,13 @@ def _check_transform(
 
 def after(schema: log_pb2.Schema, migration: Migration) -> log_pb2.Schema:
     """The schema that a migration makes of another. Raises SchemaError if it cannot."""
+    overruled = migration.overruled
     try:
         return evolve(
             schema,
-            migration.version,
-            migration.tables,
-            drop=migration.drop,
+            max(schema.version, migration.version),  # one that is late is no newer version
+            [table for table in migration.tables if table.name not in overruled],
+            drop=[name for name in migration.drop if name not in overruled],
             rename=migration.rename,
             rewrite=migration.transforms,
         )

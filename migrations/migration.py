@@ -66,6 +66,7 @@ class Migration:
     """What one migration does. Its folder is known once it was loaded."""
 
     folder: Folder
+    overruled: frozenset[str] = frozenset()  # tables that newer migrations have decided on (`order`)
 
     def __init__(
         self,

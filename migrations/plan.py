@@ -8,7 +8,7 @@ A step is instant if it takes no longer on a large table than on a small one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import after, load
 from everlog.migrations.migration import Migration
+from everlog.migrations.order import check_order, settle
 from everlog.migrations.status import MigrationInfo, State, compare
 from everlog.proto import log_pb2
 from everlog.store.database import Database
@@ -44,7 +45,9 @@ class PlannedMigration(msgspec.Struct, frozen=True):
         return f"{self.version}_{self.name}"
 
 
-def plan(db: Database, source: Source = SOURCE, *, to: int | None = None) -> list[PlannedMigration]:
+def plan(
+    db: Database, source: Source = SOURCE, *, to: int | None = None, out_of_order: bool = False
+) -> list[PlannedMigration]:
     """What `apply` would do with the same arguments. Read-only; runs the folders' code.
 
     Raises MigrationError and SchemaError as `apply` would before it writes.
@@ -52,7 +55,7 @@ def plan(db: Database, source: Source = SOURCE, *, to: int | None = None) -> lis
     schema = db.schema.proto
     counts = Counter({table.name: table.rows for table in db.status().tables})
     planned = []
-    for migration in pending(db, load(source), to):
+    for migration in pending(db, load(source), to, out_of_order=out_of_order):
         following = after(schema, migration)
         planned.append(
             PlannedMigration(
@@ -63,15 +66,19 @@ def plan(db: Database, source: Source = SOURCE, *, to: int | None = None) -> lis
     return planned
 
 
-def pending(db: Database, migrations: Sequence[Migration], to: int | None = None) -> list[Migration]:
+def pending(
+    db: Database, migrations: Sequence[Migration], to: int | None = None, *, out_of_order: bool = False
+) -> list[Migration]:
     """The migrations to apply, in order, up to version `to`. Read-only.
 
     Raises MigrationError if what was applied is not what the folders say, or if one is older
-    than another that was applied already.
+    than another that was applied already, unless `out_of_order`.
     """
     infos = compare(db.migrations(), [migration.folder for migration in migrations])
     for info in infos:
-        _refuse(info, infos)
+        _refuse(info)
+    check_order(infos, out_of_order=out_of_order)
+    settle(migrations, infos)
     if to is not None and to not in {info.version for info in infos}:
         known = ", ".join(str(info.version) for info in infos) or "none"
         raise MigrationError(f"there is no migration {to}; the versions are: {known}", version=to)
@@ -83,7 +90,7 @@ def pending(db: Database, migrations: Sequence[Migration], to: int | None = None
     return [migration for migration in migrations if migration.version in todo]
 
 
-def _refuse(info: MigrationInfo, infos: Iterable[MigrationInfo]) -> None:
+def _refuse(info: MigrationInfo) -> None:
     if info.state is State.EDITED:
         was, now = info.digest.hex()[:12], info.folder_digest.hex()[:12]
         raise MigrationError(
@@ -97,18 +104,15 @@ def _refuse(info: MigrationInfo, infos: Iterable[MigrationInfo]) -> None:
             " newer ones are there; restore it",
             version=info.version,
         )
-    newest = max((other.version for other in infos if other.state is not State.PENDING), default=0)
-    if info.state is State.PENDING and info.version < newest:
-        raise MigrationError(
-            f"migration {info.title} is pending, but the newer {newest} is applied already; give the folder"
-            " and its model.proto a timestamp after it",
-            version=info.version,
-        )
 
 
 def _steps(
     before: log_pb2.Schema, following: log_pb2.Schema, migration: Migration, counts: Counter[str]
 ) -> Iterator[PlannedStep]:
+    if before.version > migration.version:
+        decided = sorted(migration.overruled & {table.name for table in migration.tables})
+        kept = f"; {', '.join(decided)} stay as newer migrations have them" if decided else ""
+        yield PlannedStep(f"come out of order, after version {before.version}{kept}")
     old, new = Schema(before), Schema(following)
     for name in sorted(old.tables.keys() - new.tables.keys()):
         yield PlannedStep(f"drop table {name} with its {counts[name]:,} rows")

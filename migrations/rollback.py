@@ -125,10 +125,8 @@ def _returns(
     now = db.schema.proto
     for life in _chosen(latest(db.migrations()), count, to):
         before = db.schema_at(life.began.seq - 1)
-        if life.finished:
-            after = restored(before, db.schema_at(life.last.seq), now)
-        else:
-            after = given_up(before, now)
+        made = db.schema_at(life.last.seq)
+        after = restored(before, made, now) if life.finished else given_up(before, now)
         yield life, now, after
         now = after
 

@@ -40,6 +40,7 @@ def apply(
     check: Callable[[Sequence[Migration]], None] | None = None,
     hold: bool = False,
     rate: float | None = None,
+    out_of_order: bool = False,
 ) -> list[MigrationInfo]:
     """Applies the pending migrations, up to version `to` and with it, and returns them.
 
@@ -53,7 +54,7 @@ def apply(
     with lock(db.uuid, actor, wait_s=wait_s, progress=progress):
         known = load(source)
         begun = online.attach(db, known)
-        found = pending(db, known, to)
+        found = pending(db, known, to, out_of_order=out_of_order)
         if begun is not None:
             found = _after(begun, found)
         if check is not None:

@@ -23,7 +23,7 @@ import msgspec
 
 from everlog.migrations.folder import SOURCE, Folder, Source, find, folders
 from everlog.migrations.history import Life, lives
-from everlog.store.backfill import built_rows
+from everlog.store.built import built_rows
 from everlog.store.database import Database
 from everlog.store.migrate import Recorded
 

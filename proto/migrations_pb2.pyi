@@ -251,18 +251,22 @@ class PlanRequest(_message.Message):
 
     DATABASE_FIELD_NUMBER: _builtins.int
     TO_FIELD_NUMBER: _builtins.int
+    OUT_OF_ORDER_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     to: _builtins.int
     """Up to this version; 0: all."""
+    out_of_order: _builtins.bool
+    """Takes those as well that come after an applied one with a newer timestamp."""
     def __init__(
         self,
         *,
         database: _builtins.str = ...,
         to: _builtins.int = ...,
+        out_of_order: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "out_of_order", b"out_of_order", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -352,10 +356,12 @@ class ApplyRequest(_message.Message):
     TO_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    OUT_OF_ORDER_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     to: _builtins.int
     actor: _builtins.str
     reason: _builtins.str
+    out_of_order: _builtins.bool
     def __init__(
         self,
         *,
@@ -363,10 +369,11 @@ class ApplyRequest(_message.Message):
         to: _builtins.int = ...,
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
+        out_of_order: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "reason", b"reason", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "out_of_order", b"out_of_order", "reason", b"reason", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -62,7 +62,8 @@ class MigrationsService(ApprovalService):
 
     async def Plan(self, request: pb.PlanRequest, context: object) -> pb.PlanResponse:
         db, source = self._hosting.database(request.database), self._source(request.database)
-        planned = await self._hosting.read(lambda: plan(db, source, to=request.to or None))
+        late = request.out_of_order
+        planned = await self._hosting.read(lambda: plan(db, source, to=request.to or None, out_of_order=late))
         return pb.PlanResponse(
             migrations=[
                 pb.PlannedMigration(version=one.version, name=one.name, steps=map(_step, one.steps))
@@ -87,6 +88,7 @@ class MigrationsService(ApprovalService):
                 db,
                 source,
                 to=request.to or None,
+                out_of_order=request.out_of_order,
                 actor=request.actor,
                 reason=request.reason,
                 progress=sparing(progress),

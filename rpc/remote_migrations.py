@@ -34,9 +34,9 @@ def differences(db: RemoteDatabase) -> dict[int, str]:
     return {one.version: one.diff for one in found if one.diff}
 
 
-def plan(db: RemoteDatabase, *, to: int | None = None) -> list[PlannedMigration]:
+def plan(db: RemoteDatabase, *, to: int | None = None, out_of_order: bool = False) -> list[PlannedMigration]:
     """What `apply` would do with the same arguments. Read-only."""
-    request = pb.PlanRequest(database=db.channel.address.database, to=to or 0)
+    request = pb.PlanRequest(database=db.channel.address.database, to=to or 0, out_of_order=out_of_order)
     answer = db.channel.call(_stub(db).Plan, request, timeout_s=PLAN_S)
     return [PlannedMigration(one.version, one.name, list(map(_step, one.steps))) for one in answer.migrations]
 
@@ -45,6 +45,7 @@ def apply(
     db: RemoteDatabase,
     *,
     to: int | None = None,
+    out_of_order: bool = False,
     actor: str = "",
     reason: str = "",
     progress: OnProgress | None = None,
@@ -54,7 +55,13 @@ def apply(
 
     If the connection breaks on the way, what was applied stays, and the server goes on.
     """
-    request = pb.ApplyRequest(database=db.channel.address.database, to=to or 0, actor=actor, reason=reason)
+    request = pb.ApplyRequest(
+        database=db.channel.address.database,
+        to=to or 0,
+        out_of_order=out_of_order,
+        actor=actor,
+        reason=reason,
+    )
     stub, metadata = _stub(db), db.channel.metadata
     done: list[MigrationInfo] = []
     for answer in db.channel.stream(lambda: stub.Apply(request, metadata=metadata)):

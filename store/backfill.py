@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from everlog.proto import log_pb2
 from everlog.store import codec, keys, record
+from everlog.store.built import BUILDING, progress_of
 from everlog.store.committer import commit_of
 from everlog.store.errors import MigrationError
 from everlog.store.index_info import IndexInfo
@@ -37,8 +38,6 @@ from everlog.store.write import Write
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
-
-BUILDING = b"\x00"
 
 Made = tuple[bytes, bytes, Write]  # whole key and value of a row, and the write of what became of it
 Slice = tuple[list[Item], int]  # rows, and the seq that they were read at
@@ -83,7 +82,7 @@ class Backfill:
         done = self._db.tables.get(note)
         if done == keys.ALL_BUILT:
             return True
-        count, at = _progress_of(done)
+        count, at = progress_of(done)
         total = self._db.tables.counts.get(info.space, 0)
         end = self._end(info)
         while not self._stopped():
@@ -240,26 +239,3 @@ class Backfill:
         if self._progress is not None:
             self._progress(Progress(step, done, max(done, total)))
         self._pace.wait()
-
-
-def built_rows(db: Database) -> int:
-    """Rows that are done of what is being built: rewritten ones, and entries of indexes. Read-only."""
-    note = db.tables.get(keys.NOTE_BACKFILL) if db.schema.building else None
-    count = db.log.commit(keys.SEQ.unpack(note)[0]).migration.rows if note else 0
-    for info in db.schema.spaces.values():
-        for index in info.indexes.values():
-            if index.building:
-                found = db.tables.get(built_note(index))
-                done = (
-                    db.tables.counts.get(info.space, 0) if found == keys.ALL_BUILT else _progress_of(found)[0]
-                )
-                count += done
-    return count
-
-
-def _progress_of(note: bytes | None) -> tuple[int, bytes]:
-    """How many rows of an index that is being built have their entry, and the key of the last."""
-    if not note:
-        return 0, b""
-    count: int = keys.SEQ.unpack_from(note, len(BUILDING))[0]
-    return count, note[len(BUILDING) + keys.SEQ.size :]

@@ -80,3 +80,25 @@ def test_testdata_loads_once(everlog: Run, books: Path) -> None:
     everlog("testdata", "--scale", "3")
     assert everlog("status", "--json").json[0]["seq"] == before
     assert everlog("scan", "books", "--count").out == "31\n"
+
+
+def test_a_late_migration_is_taken_only_if_that_is_said(everlog: Run, here: Path) -> None:
+    mine = shop.write(here / "late_shop")
+    aside = here / "aside"
+    first = mine / f"v{shop.FIRST}_create_books"
+    common = ("-u", "file:new.db", "-d", mine)
+    first.rename(aside)
+    everlog(*common, "build")
+    assert everlog(*common, "up").code == 0
+    aside.rename(first)
+    everlog(*common, "build")
+    assert f"[ ] {shop.FIRST}_create_books  (out of order" in everlog(*common, "status").out
+    for words in (("up",), ("up", "--strict")):
+        assert "or say --out-of-order if that is meant" in everlog(*common, *words).err
+    assert everlog(*common, "up", "--strict", "--out-of-order").code == 2
+    assert (
+        f"come out of order, after version {shop.SECOND}"
+        in everlog(*common, "up", "--out-of-order", "--dry-run").out
+    )
+    assert everlog(*common, "up", "--out-of-order").code == 0
+    assert f"[X] {shop.FIRST}_create_books  (came out of order)" in everlog(*common, "status").out

@@ -1,0 +1,38 @@
+"""Built: how far is what a migration builds beside the live tables.
+
+rows      a BACKFILL record in the log, which a note points to
+entries   a note for each index := 0x00 rows:u64be key of the last     or 0x01, all are there
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from everlog.store import keys
+from everlog.store.projector import built_note
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+BUILDING = b"\x00"
+
+
+def progress_of(note: bytes | None) -> tuple[int, bytes]:
+    """How many rows of an index that is being built have their entry, and the key of the last."""
+    if not note:
+        return 0, b""
+    count: int = keys.SEQ.unpack_from(note, len(BUILDING))[0]
+    return count, note[len(BUILDING) + keys.SEQ.size :]
+
+
+def built_rows(db: Database) -> int:
+    """Rows that are done of what is being built: rewritten ones, and entries of indexes. Read-only."""
+    note = db.tables.get(keys.NOTE_BACKFILL) if db.schema.building else None
+    count = db.log.commit(keys.SEQ.unpack(note)[0]).migration.rows if note else 0
+    for info in db.schema.spaces.values():
+        for index in info.indexes.values():
+            if index.building:
+                found = db.tables.get(built_note(index))
+                whole = found == keys.ALL_BUILT
+                count += db.tables.counts.get(info.space, 0) if whole else progress_of(found)[0]
+    return count

@@ -1,0 +1,77 @@
+import pytest
+
+from everlog import MigrationError, migrations
+from everlog.migrations import State
+from everlog.store.database import Database
+from tests.migrations.project import Project
+
+LATE = 20260101000001
+WITH_ALT = "string faa = 1; string name = 2; int32 alt = 3;"
+
+
+def others(project: Project, version: int, **more: str) -> None:
+    """A folder with another table, and nothing of the first one."""
+    code = project.add("others", version=version, **more) / "__init__.py"  # type: ignore[arg-type]
+    text = code.read_text().replace('Table("airports"', 'Table("others"')
+    code.write_text(text.replace("AIRPORTS", "OTHERS"))
+
+
+@pytest.fixture
+def newer(project: Project, db: Database) -> Project:
+    """The first and the third of three migrations are applied."""
+    project.add("one", version=20260101000000)
+    project.add(
+        "three",
+        version=20260101000002,
+        fields=WITH_ALT,
+        table='Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME),))',
+    )
+    migrations.apply(db, project.build().path)
+    return project
+
+
+def test_one_that_comes_late_is_refused_and_the_way_out_is_told(newer: Project, db: Database) -> None:
+    others(newer, LATE)
+    newer.build()
+    for call in (migrations.plan, migrations.apply):
+        with pytest.raises(MigrationError, match=r"give the folder .* or say --out-of-order"):
+            call(db, newer.path)
+
+
+def test_out_of_order_the_database_ends_where_it_would_have_ended(newer: Project, db: Database) -> None:
+    before = db.schema.tables["airports"].proto
+    code = newer.add("two", version=LATE, files={"bootstrap_others.csv": "faa\nJFK\n"}) / "__init__.py"
+    text = code.read_text().replace("[AIRPORTS]", "[AIRPORTS, OTHERS]")
+    code.write_text(text.replace("MIGRATION", 'OTHERS = Table("others", Airport, key=FAA)\nMIGRATION'))
+    newer.build()
+    (planned,) = migrations.plan(db, newer.path, out_of_order=True)
+    assert [step.text for step in planned.steps] == [
+        "come out of order, after version 20260101000002; airports stay as newer migrations have them",
+        "create table others",
+        "put 1 bootstrap rows into others",
+    ]
+    (done,) = migrations.apply(db, newer.path, out_of_order=True)
+    assert done.version == LATE
+    assert db.schema.version == 20260101000002
+    assert db.schema.tables["airports"].proto == before
+    infos = migrations.status(db, newer.path)
+    assert [(info.state, info.late) for info in infos] == [
+        (State.APPLIED, False),
+        (State.APPLIED, True),
+        (State.APPLIED, False),
+    ]
+    assert migrations.apply(db, newer.path) == []
+    assert [info.version for info in migrations.rollback(db)] == [LATE]
+    assert sorted(db.schema.tables) == ["airports"]
+
+
+def test_in_an_empty_database_the_order_is_that_of_the_folders(
+    newer: Project, db: Database, tmp_path: str
+) -> None:
+    others(newer, LATE)
+    newer.build()
+    migrations.apply(db, newer.path, out_of_order=True)
+    with Database(f"{tmp_path}/fresh") as fresh:
+        migrations.apply(fresh, newer.path, out_of_order=True)
+        assert fresh.schema.tables.keys() == db.schema.tables.keys()
+        assert not any(info.late for info in migrations.status(fresh, newer.path))

@@ -123,6 +123,9 @@ def export(settings: Settings, table: str, file: str, *, form: str | None, null:
             with part.open("w", encoding="utf-8", newline="") as out:
                 targets.write(rows, form, handle.model, out, null=null)
             part.replace(file)
+        except OSError as error:
+            error.filename = error.filename or str(part)  # a full disk does not say where
+            raise
         finally:
             part.unlink(missing_ok=True)
     if settings.json:

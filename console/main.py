@@ -7,15 +7,17 @@
        └─ a command        prints what the library gives: a file each, or a few that belong together
 
 Exit codes: 0 done · 1 it could not be done, one sentence says why · 2 the command line is not one ·
-130 interrupted.
+130 interrupted · 143 terminated.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -39,7 +41,7 @@ from everlog.console import (
 from everlog.console.settings import Settings, common
 from everlog.store.errors import Error
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 # What goes wrong is told by a command in one sentence; gRPC's own lines would stand before it.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -100,6 +102,12 @@ def main(args: list[str] | None = None) -> None:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)  # a package of migrations is looked for where one stands
     settings = Settings()
+
+    def told(*_: object) -> NoReturn:
+        settings.terminated = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, told)  # what was begun is left as by Ctrl-C: closed, and whole
     sys.exit(run(args, settings))
 
 
@@ -114,7 +122,8 @@ def run(args: list[str] | None, settings: Settings) -> int:
     except Error as error:
         return _say(f"error: {error}", 1)
     except (click.Abort, KeyboardInterrupt):
-        return _say(f"interrupted{settings.resume and f'; {settings.resume}'}", INTERRUPTED)
+        word, code = ("terminated", TERMINATED) if settings.terminated else ("interrupted", INTERRUPTED)
+        return _say(f"{word}{settings.resume and f'; {settings.resume}'}", code)
     except OSError as error:
         if error.errno == errno.EPIPE:  # whoever read has enough, as `head` has
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

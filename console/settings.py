@@ -43,6 +43,8 @@ class Settings:
     verbose: bool = False
     # What to tell somebody who interrupts what runs now.
     resume: str = ""
+    # It was SIGTERM that interrupted it.
+    terminated: bool = False
     _files_read: bool = False
 
     @property

@@ -1,5 +1,8 @@
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -66,3 +69,29 @@ def test_names_of_tables_are_completed_from_the_database(everlog: Run, books: Pa
     assert [item.value for item in argument.type.shell_complete(context, argument, "bo")] == ["books"]
     os.environ["DATABASE_URL"] = "file:nowhere.db"
     assert argument.type.shell_complete(click.Context(cli), argument, "bo") == []
+
+
+def test_what_is_terminated_cleans_up_and_exits_with_143(books: Path, here: Path) -> None:
+    scratch = here / "scratch"
+    scratch.mkdir()
+    words = [sys.executable, "-m", "everlog.console", "log", "--follow"]
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        while "index_books" not in process.stdout.readline():
+            pass
+        assert list(scratch.iterdir())
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert said.strip() == "terminated; --after with the last seq that you saw goes on from there"
+    assert not list(scratch.iterdir())
+
+
+def test_an_export_that_the_disk_refuses_says_where(everlog: Run, books: Path, here: Path) -> None:
+    (here / "out.csv.part").symlink_to("/dev/full")
+    ended = everlog("export", "books", "out.csv")
+    assert (ended.code, ended.err) == (1, "error: out.csv.part: No space left on device\n")
+    assert not (here / "out.csv").exists()

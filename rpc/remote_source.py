@@ -20,6 +20,8 @@ from everlog.store.schema import Schema, TableInfo
 from everlog.store.source import Entry
 from everlog.store.span import Span
 
+KEYS_MAX = 4096  # of one request; its answer has as many rows
+
 A = TypeVar("A")
 Q = TypeVar("Q")
 
@@ -52,12 +54,21 @@ class RemoteSource:
         return _value(answer.row) if answer.HasField("row") else None
 
     def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]:
+        """In as many requests as a server can take; the later ones are as of the first, or conflict."""
+        found, snapshot = list[bytes | None](), self.snapshot
+        for at in range(0, len(keys) or 1, KEYS_MAX):
+            answer = self._get_some(info, keys[at : at + KEYS_MAX], snapshot)
+            snapshot = snapshot or answer.seq
+            found += [_value(row) if row.key else None for row in answer.rows]
+        return found
+
+    def _get_some(self, info: TableInfo, keys: list[bytes], snapshot: int) -> store_pb2.BatchGetResponse:
         request = store_pb2.BatchGetRequest(
-            database=self._database, table=info.name, space=info.space, keys=keys, snapshot=self.snapshot
+            database=self._database, table=info.name, space=info.space, keys=keys, snapshot=snapshot
         )
         answer = self._call(self._stub.BatchGet, request)
         self._read_at(answer.seq)
-        return [_value(row) if row.key else None for row in answer.rows]
+        return answer
 
     def scan(
         self, info: TableInfo, index: IndexInfo | None, span: Span, *, reverse: bool, limit: int | None

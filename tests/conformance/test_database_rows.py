@@ -201,3 +201,12 @@ def test_a_database_opened_for_reading_reads_and_refuses_to_write(filled: Any, c
         ):
             with pytest.raises(everlog.ReadOnlyError, match="opened for reading"):
                 call()
+
+
+def test_many_keys_at_once_are_got_in_their_order(db: Any) -> None:
+    there = range(0, 10_000, 3)
+    db.load(FLIGHTS, [flight(number) for number in there])
+    found = db.get_many(FLIGHTS, [("UA", number) for number in range(10_000)])
+    assert [number for number, row in enumerate(found) if row is not None] == list(there)
+    assert all(row is None or row.number == number for number, row in enumerate(found))
+    assert db.get_many(FLIGHTS, []) == []

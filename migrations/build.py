@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from everlog.migrations import sums
 from everlog.migrations.folder import SOURCE, Folder, Source, find, folders
 from everlog.store.errors import SchemaError
 
@@ -26,14 +27,21 @@ _GENERATED = ("model_pb2.py", "model_pb2.pyi")
 
 
 def build(source: Source = SOURCE, *, force: bool = False) -> list[Path]:
-    """Generates what is missing or stale, or with `force` all; returns the files written.
+    """Generates what is missing or stale, or with `force` all, and brings `everlog.sum` up to date
+    where there is one; returns the files written.
 
     Runs no code of a migration. Raises SchemaError, with file and line, for a model that protoc
     refuses; then nothing is written.
     """
-    todo = [folder for folder in folders(find(source)) if force or _stale(folder, _GENERATED)]
-    if not todo:
-        return []
+    root = find(source)
+    found = folders(root)
+    todo = [folder for folder in found if force or _stale(folder, _GENERATED)]
+    written = _generate(todo) if todo else []
+    summed = sums.write(root, found) if (root.path / sums.NAME).exists() else None
+    return [*written, summed] if summed is not None else written
+
+
+def _generate(todo: list[Folder]) -> list[Path]:
     with tempfile.TemporaryDirectory() as out:
         _protoc(todo, out)
         written = []

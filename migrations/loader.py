@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from everlog.migrations import sums
 from everlog.migrations.build import check_built
 from everlog.migrations.compatible import check_compatible
 from everlog.migrations.folder import SOURCE, Folder, Root, Source, find, folders
@@ -34,6 +35,7 @@ def load(source: Source = SOURCE) -> list[Migration]:
     """
     root = find(source)
     found = folders(root)
+    sums.check(root, found)
     for folder in found:
         check_built(folder)
     make_importable(root)

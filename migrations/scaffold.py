@@ -16,6 +16,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from everlog.migrations import sums
 from everlog.migrations.folder import SOURCE, Folder, Root, Source, find, folders
 from everlog.store.errors import SchemaError
 
@@ -71,7 +72,8 @@ def rows(random: Random, scale: int) -> Iterator[Row]:
 
 
 def new(name: str, source: Source = SOURCE, *, now: datetime | None = None) -> Path:
-    """Makes the folder of a new migration and returns its path. Edit it, then `build`.
+    """Makes the folder of a new migration, and its line in `everlog.sum`, and returns its path. Edit
+    it, then `build`.
 
     A `source` that is not there yet is made, if it is a path. The timestamp is that of `now` in
     UTC, or the second after the newest migration's, if that is later. Raises SchemaError for a
@@ -91,6 +93,7 @@ def new(name: str, source: Source = SOURCE, *, now: datetime | None = None) -> P
         _write_first(path, root, version, name)
     else:
         _copy(newest, path, version, name)
+    sums.write(root, folders(root))
     return path
 
 

@@ -64,7 +64,8 @@ def reject(db: AnyDatabase, settings: Settings, digest: str, *, actor: str, reas
 
 
 def _approval(db: EmbeddedDatabase, settings: Settings) -> Approval:
-    from everlog.migrations.approval import Approval, Rules
+    from everlog.migrations.approval import Approval
+    from everlog.migrations.rules import Rules
 
     approvers = frozenset(os.environ.get(APPROVERS_VARIABLE, "").split())
     return Approval(db, settings.migrations, db.path.stem, Rules(approvers))

@@ -23,6 +23,8 @@ STYLE = (
     "overflow-x:auto}.waiting{color:#a60}.failed,.rejected,.error{color:#b00}.finished{color:#070}"
 )
 
+HELD = " Where rows are rewritten, the version before is served as well until somebody ends that."
+
 
 def told(proposal: Proposal) -> dict[str, Any]:
     """A proposal as JSON values: what the page and `everlog migrations log --json` say."""
@@ -54,7 +56,7 @@ def page(proposal: Proposal) -> str:
             *_decide(proposal),
             "<h2>What will be done</h2>",
             *(_migration(one) for one in plan.migrations),
-            f"<p>Rows are those of commit {plan.at:,}.</p>",
+            f"<p>Rows are those of commit {plan.at:,}.{HELD if plan.hold else ''}</p>",
             "<h2>Findings of lint</h2>",
             _findings(plan),
             "<h2>What has happened</h2>",

@@ -100,7 +100,7 @@ def serve(
             migrations=dict.fromkeys(named, source) if source else None,
             approvals=approvals,
         )
-        with server:
+        with server, server.on_signals():  # whoever reads the URL may stop it at once
             for name in named:
                 url = server.url(name)
                 text.echo({"url": url}) if settings.json else click.echo(f"Serving: {url}")

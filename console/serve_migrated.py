@@ -43,6 +43,8 @@ def migrated(
     migrate: str | None,
     actor: str,
     reason: str,
+    hold: bool,
+    rate: float | None,
     **checked: Any,
 ) -> Iterator[dict[str, Approval]]:
     """The approvals of the databases, by name, for the length of the block; none in another mode.
@@ -55,7 +57,13 @@ def migrated(
         with shown() as progress:
             for db in databases.values():
                 for info in migrations.apply(
-                    db, settings.migrations, actor=actor, reason=reason, progress=progress
+                    db,
+                    settings.migrations,
+                    actor=actor,
+                    reason=reason,
+                    progress=progress,
+                    hold=hold,
+                    rate=rate,
                 ):
                     if not settings.json:
                         click.echo(f"Applied: {info.title} (commit {info.seq})")
@@ -65,6 +73,7 @@ def migrated(
     with ExitStack() as stack:
         approvals = _approvals(settings, databases, stack, **checked)
         for approval in approvals.values():
+            approval.hold, approval.rate = hold, rate
             found = approval.propose(actor=actor, reason=reason)
             if found is not None and not settings.json:
                 click.echo(f"{approval.name}: the migration to {found.plan.to_version} {found.says}")
@@ -84,8 +93,9 @@ def _approvals(
 ) -> dict[str, Approval]:
     """With their pages, and with whoever is told of them."""
     from everlog.console.pages import Pages
-    from everlog.migrations.approval import Approval, Rules
+    from everlog.migrations.approval import Approval
     from everlog.migrations.notify import Notifier
+    from everlog.migrations.rules import Rules
 
     if not console_listen.rpartition(":")[2].isdecimal():
         raise click.UsageError(f"expected --console-listen as HOST:PORT, found {console_listen!r}")
@@ -116,6 +126,15 @@ _OPTIONS = [
         "--migrate",
         type=click.Choice(["auto", "checked"]),
         help="Apply pending migrations first, or once they are approved.",
+    ),
+    click.option(
+        "--hold", is_flag=True, help="Serve the version before as well, where --migrate rewrites rows."
+    ),
+    click.option(
+        "--rate",
+        type=click.FloatRange(1),
+        metavar="ROWS",
+        help="Rows a second that --migrate builds at most.",
     ),
     click.option(
         "--approver",

@@ -3,7 +3,7 @@
 A migration's folder gets all that its constants are made of from here, in one import.
 """
 
-from everlog.migrations.approval import Approval, Rules
+from everlog.migrations.approval import Approval
 from everlog.migrations.build import build
 from everlog.migrations.difference import differences
 from everlog.migrations.fake import Fake
@@ -15,6 +15,7 @@ from everlog.migrations.migration import Migration, Row, Transform
 from everlog.migrations.online import complete, give_up
 from everlog.migrations.plan import PlannedMigration, PlannedStep, plan
 from everlog.migrations.rollback import PlannedRollback, plan_rollback, rollback
+from everlog.migrations.rules import Rules
 from everlog.migrations.runner import apply
 from everlog.migrations.scaffold import new
 from everlog.migrations.status import MigrationInfo, State, status

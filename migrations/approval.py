@@ -13,15 +13,18 @@ Invariants
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from everlog.migrations import online
 from everlog.migrations.draft import differences, draft
 from everlog.migrations.folder import SOURCE, Source
+from everlog.migrations.loader import load
 from everlog.migrations.lock import lock
 from everlog.migrations.proposal import Proposal, ProposalState, Step, pick, proposals, record_of
+from everlog.migrations.rules import Rules, check_reason
 from everlog.migrations.runner import apply
 from everlog.migrations.shown import Plan
 from everlog.migrations.status import MigrationInfo
@@ -29,38 +32,17 @@ from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, DiskError, Error, MigrationError
 from everlog.store.progress import OnProgress
+from everlog.store.transaction import Metadata
 
-
-@dataclass(frozen=True)
-class Rules:
-    """Who may decide. `approvers`: names; none: everybody may. `own`: one's own proposal, too."""
-
-    approvers: frozenset[str] = frozenset()
-    own: bool = False
-
-    def check(self, who: str, proposal: Proposal, verb: str) -> None:
-        """Raises MigrationError if `who` may not decide."""
-        digest = proposal.short
-        if not who:
-            raise MigrationError(f"expected who would {verb} {digest}, found nobody; say it with --actor")
-        if self.approvers and who not in self.approvers:
-            raise MigrationError(
-                f"{who} may not {verb} {digest}; those who may are: {', '.join(sorted(self.approvers))}",
-                actor=who,
-            )
-        if verb == "approve" and not self.own and who == proposal.proposed.actor:
-            raise MigrationError(
-                f"{who} proposed {digest} and may not approve it; somebody else must, or the server is"
-                " started with --approve-own",
-                actor=who,
-            )
+logger = logging.getLogger("everlog")
 
 
 @dataclass
 class Approval:
     """The approvals of one database. `source` are its migrations, `name` what people call it.
 
-    `changed` is called after each record, and when a run begins. Safe to use from many threads.
+    `hold` and `rate` are those of `apply`. `changed` is called after each record, and when a run
+    begins. Safe to use from many threads.
     """
 
     db: Database
@@ -69,6 +51,8 @@ class Approval:
     rules: Rules = field(default_factory=Rules)
     link: Callable[[bytes], str] = lambda _: ""  # where the page of a digest is
     changed: Callable[[], None] = lambda: None
+    hold: bool = False
+    rate: float | None = None
 
     running: bytes = b""  # digest of what is being applied now
 
@@ -86,7 +70,8 @@ class Approval:
         or none. Raises MigrationError and SchemaError for what could not be applied.
         """
         with lock(self.db.uuid, actor):
-            now = draft(self.db, self.source, name=self.name)
+            online.attach(self.db, load(self.source))  # for what was begun: writers need its code
+            now = self._draft()
             newest = self._newest()
             if newest is not None and newest.state is ProposalState.APPROVED:
                 return newest
@@ -108,7 +93,7 @@ class Approval:
         """
         with lock(self.db.uuid, actor):
             proposal = self._decidable(words, actor, "approve")
-            changes = differences(proposal.plan, draft(self.db, self.source, name=self.name))
+            changes = differences(proposal.plan, self._draft())
             if not changes:
                 self._decide(proposal, Step.APPROVED, actor, reason)
         if changes:
@@ -116,10 +101,15 @@ class Approval:
         return self._told()
 
     def reject(self, words: str, *, actor: str, reason: str) -> Proposal:
-        """Rejects a proposal: it is not applied. Writes one record. Raises MigrationError."""
+        """Rejects a proposal: it is not applied. One that was approved, and stopped on its way, is
+        given up without a trace. Writes one record. Raises MigrationError."""
         with lock(self.db.uuid, actor):
             proposal = self._decidable(words, actor, "reject")
-            self._decide(proposal, Step.REJECTED, actor, reason)
+            if online.under_way(self.db) is not None:
+                check_reason(reason)
+                online.give_up(self.db, Metadata(actor, reason))
+            else:
+                self._decide(proposal, Step.REJECTED, actor, reason)
         return self._told()
 
     def run(
@@ -147,15 +137,13 @@ class Approval:
                 progress=progress,
                 applied=applied,
                 check=lambda todo: _check_same(proposal.plan, todo),
+                hold=self.hold,
+                rate=self.rate,
             )
-        except (ClosedError, DiskError):
-            raise  # no fault of the plan: it stays approved, and whoever opens it next goes on
         except Error as error:
-            newest = self._newest()
-            if newest is not None and newest.state is ProposalState.APPROVED:  # else the run said so itself
-                failed = log_pb2.Migration(step=Step.FAILED, error=str(error), plan_digest=proposal.digest)
-                self._record(_named(failed, proposal.plan), approved.actor, "")
-            raise
+            if not isinstance(error, (ClosedError, DiskError)) and online.under_way(self.db) is None:
+                self._failed(proposal, approved.actor, error)
+            raise  # else it is no fault of the plan: it stays approved, and is gone on with
         finally:
             self.running = b""
             self.changed()
@@ -163,14 +151,17 @@ class Approval:
 
     def resume(self) -> None:
         """Goes on with what was approved and not finished when this process began, if there is
-        such, and proposes what is pending then. What goes wrong is in the log."""
+        such, and proposes what is pending then. What goes wrong is in the log, and logged."""
         newest = self._newest()
         if newest is None or newest.state is not ProposalState.APPROVED:
             return
-        with contextlib.suppress(Error):
+        try:
             self.run()
-        with contextlib.suppress(Error):
             self.propose(actor=newest.proposed.actor, reason=newest.proposed.reason)
+        except Error as error:
+            logger.error(  # noqa: TRY400  its sentence says it all
+                "%s: %s was approved, and did not come to its end: %s", self.name, newest.short, error
+            )
 
     def refuse(self, verb: str) -> NoReturn:
         """Raises MigrationError: whoever would migrate in another way is told to have it approved."""
@@ -205,7 +196,8 @@ class Approval:
     def _decidable(self, words: str, actor: str, verb: str) -> Proposal:
         found = self.proposals()
         proposal = pick(found, words)
-        if proposal.state is not ProposalState.WAITING:
+        stopped = proposal.state is ProposalState.APPROVED and proposal.digest != self.running
+        if proposal.state is not ProposalState.WAITING and not (stopped and verb == "reject"):
             last, short = proposal.last, proposal.short
             newer = "" if proposal is found[-1] else f"; the newest is {found[-1].short}"
             why = f" ({last.error or last.reason})" if last.error or last.reason else ""
@@ -219,10 +211,19 @@ class Approval:
         return proposal
 
     def _decide(self, proposal: Proposal, step: Step.ValueType, actor: str, reason: str) -> None:
-        if not reason.strip():
-            raise MigrationError("expected a reason, found none; say with --reason why")
+        check_reason(reason)
         record = log_pb2.Migration(step=step, plan_digest=proposal.digest)
         self._record(_named(record, proposal.plan), actor, reason)
+
+    def _failed(self, proposal: Proposal, actor: str, error: Error) -> None:
+        """Records it, unless the run has done so itself."""
+        newest = self._newest()
+        if newest is not None and newest.state is ProposalState.APPROVED:
+            failed = log_pb2.Migration(step=Step.FAILED, error=str(error), plan_digest=proposal.digest)
+            self._record(_named(failed, proposal.plan), actor, "")
+
+    def _draft(self) -> Plan | None:
+        return draft(self.db, self.source, name=self.name, hold=self.hold)
 
     def _record(self, record: log_pb2.Migration, actor: str, reason: str) -> None:
         self.db.apply_migration(record, actor=actor, reason=reason)

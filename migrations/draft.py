@@ -29,16 +29,16 @@ _ROWS = re.compile(r"\b([\d,]+) rows?\b")
 _LINT = "everlog.migrations.lint"
 
 
-def draft(db: Database, source: Source = SOURCE, *, name: str = "", to: int | None = None) -> Plan | None:
-    """The plan of what is pending, up to version `to` and with it; None: nothing is. Read-only.
+def draft(db: Database, source: Source = SOURCE, *, name: str = "", hold: bool = False) -> Plan | None:
+    """The plan of what is pending; None: nothing is. Read-only.
 
     Runs the folders' code. Raises MigrationError and SchemaError as `apply` would before it writes.
     """
     at = db.head
-    planned = {one.version: one.steps for one in plan(db, source, to=to)}
+    planned = {one.version: one.steps for one in plan(db, source)}
     if not planned:
         return None
-    todo = pending(db, load(source), to)
+    todo = pending(db, load(source))
     return Plan(
         database=str(uuid.UUID(bytes=db.uuid)),
         name=name,
@@ -56,6 +56,7 @@ def draft(db: Database, source: Source = SOURCE, *, name: str = "", to: int | No
             for migration in todo
         ],
         findings=_findings(db, source),
+        hold=hold,
     )
 
 
@@ -68,6 +69,8 @@ def differences(shown: Plan, now: Plan | None) -> list[str]:
         found.append(f"the database is {now.database}, it was {shown.database}")
     if shown.from_version != now.from_version:
         found.append(f"the database is at version {now.from_version}, it was at {shown.from_version}")
+    if shown.hold != now.hold:
+        found.append("two versions are to be served" if now.hold else "only one version is to be served")
     was = {one.version: one for one in shown.migrations}
     are = {one.version: one for one in now.migrations}
     found += [f"migration {was[version].title} is gone" for version in sorted(was.keys() - are.keys())]

@@ -153,7 +153,9 @@ def _becomes(proposal: Proposal, record: Recorded) -> bool:
         return False
     if step == Step.FAILED:
         proposal.state = ProposalState.FAILED
-    elif step == Step.FINISHED and migration.version == plan.to_version:
+    elif step == Step.ROLLED_BACK:
+        proposal.state = ProposalState.REJECTED
+    elif step in (Step.SWITCHED, Step.FINISHED) and migration.version == plan.to_version:
         proposal.state = ProposalState.FINISHED
     return True
 

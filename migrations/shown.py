@@ -52,7 +52,8 @@ class ShownFinding(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, rename={"from_version": "from", "to_version": "to"}):
-    """What is shown, and what a digest binds. Numbers of rows are those of commit `at`."""
+    """What is shown, and what a digest binds. Numbers of rows are those of commit `at`. `hold`: the
+    version before is served as well where rows are rewritten, until somebody ends that."""
 
     database: str  # UUID
     name: str  # what people call it
@@ -61,6 +62,7 @@ class Plan(msgspec.Struct, frozen=True, rename={"from_version": "from", "to_vers
     to_version: int
     migrations: list[ShownMigration]
     findings: list[ShownFinding]
+    hold: bool = False
 
     def encode(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self, order="deterministic"), indent=1)

@@ -19,6 +19,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
@@ -115,9 +116,13 @@ class Server:
         if self._thread.ident is not None:
             self._thread.join()
 
+    def on_signals(self) -> AbstractContextManager[None]:
+        """While it is entered, in the main thread, SIGTERM and SIGINT stop the server."""
+        return _on_signals(self._stop.set)
+
     def wait(self) -> None:
         """Blocks until somebody stops it. In the main thread SIGTERM and SIGINT do."""
-        with _on_signals(self._stop.set):
+        with self.on_signals():
             self._stop.wait()
         self.stop(self._grace_s)
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 
 import everlog as room
+from everlog import migrations
 from everlog.migrations.status import State
+from everlog.proto import log_pb2
 from everlog.rpc import remote_migrations
 from everlog.rpc.remote import RemoteDatabase
 from tests.console import shop
 from tests.console.conftest import Run
+from tests.console.served import fetch, serving
 from tests.migrations.receiver import Receiver
+
+TOLD = ["waits for approval", "is approved", "has begun", "is done"]
 
 
 @pytest.fixture
@@ -31,49 +31,6 @@ def one(everlog: Run, project: Path, here: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("EVERLOG_MIGRATIONS_DIR", str(project))
     assert everlog("up", "--to", shop.FIRST).code == 0
     return here / "books.db"
-
-
-class Served:
-    """A server process: its URL, that of its console, and itself."""
-
-    def __init__(self, url: str, console: str, process: subprocess.Popen[str]) -> None:
-        self.url, self.console, self.process = url, console, process
-
-    def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
-        """Status, headers and body of a page."""
-        return fetch(f"{self.console}{path}", **headers)
-
-    def page(self, digest: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.get(f"/migrations/{digest}", Accept="application/json")[2])
-        return found
-
-
-def fetch(url: str, **headers: str) -> tuple[int, dict[str, str], str]:
-    import urllib.error
-
-    try:
-        with urlopen(Request(url, headers=headers), timeout=30) as answer:  # noqa: S310  our own
-            return answer.status, dict(answer.headers), answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, dict(error.headers), error.read().decode()
-
-
-@contextlib.contextmanager
-def serving(*more: str, kill: bool = False, **variables: str) -> Iterator[Served]:
-    words = [sys.executable, "-m", "everlog.console", "serve", "--listen", "127.0.0.1:0", "--json", *more]
-    if "checked" in more:
-        words += ["--console-listen", "127.0.0.1:0"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | variables) as process:
-        try:
-            assert process.stdout is not None
-            console = json.loads(process.stdout.readline())["console"] if "checked" in more else ""
-            yield Served(json.loads(process.stdout.readline())["url"], console, process)
-            if not kill:
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(30) == 0
-        finally:
-            process.kill()
 
 
 def events(found: dict[str, Any]) -> list[str]:
@@ -165,7 +122,7 @@ def test_operators_are_told_of_each_event_once_across_restarts(everlog: Run, one
         with Receiver() as other, serving(*how, "--notify", other.url):
             other.wait_for(4)  # after the first, who is told of nothing
         words = [title.removeprefix(f"books: the migration to {shop.SECOND} ") for title in receiver.titles]
-        assert words == ["waits for approval", "is approved", "has begun", "is done"]
+        assert words == TOLD
 
 
 def test_a_rejection_is_told_and_holds_until_it_is_proposed_again(everlog: Run, one: Path) -> None:
@@ -247,3 +204,29 @@ def test_what_cannot_be_is_said(
     ended = everlog("serve", "--migrate", "checked", "--listen", "127.0.0.1:0", *words)
     assert (ended.code, says in ended.err) == (code, True), ended.err
     assert "://x" not in ended.err
+
+
+def test_a_server_that_is_killed_while_it_applies_is_followed_by_one_that_goes_on(
+    everlog: Run, one: Path, project: Path
+) -> None:
+    table = migrations.load(project)[0].tables[0]
+    with Receiver() as receiver:
+        how = ("--migrate", "checked", "--notify", receiver.url)
+        with serving(*how, "--rate", "500", kill=True) as served, RemoteDatabase(served.url) as db:
+            db.load(table, (table.model(isbn=f"b{number}", volume=1) for number in range(3000)))
+            (found,) = remote_migrations.proposals(db)
+            words = [sys.executable, "-m", "everlog.console", "-u", served.url, "approve", found.short]
+            with subprocess.Popen([*words, "--actor", "ann", "--reason", "yes"]) as approving:
+                for commit in db.feed():
+                    if commit.migration.step == log_pb2.Migration.STARTED:
+                        break
+                served.process.kill()
+                assert approving.wait(60) == 1
+        with serving(*how) as served:
+            titles = [message["title"] for message in receiver.wait_for(4)]
+            assert [title.rpartition(f"{shop.SECOND} ")[2] for title in titles] == TOLD
+            with room.open(served.url, migrations=project) as opened:
+                assert opened.count(table) == 3001
+            (done,) = everlog("-u", served.url, "migrations", "log", "--json").json
+            assert (done["state"], done["digest"]) == ("finished", found.digest.hex())
+            assert everlog("-u", served.url, "check").code == 0

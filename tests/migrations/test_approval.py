@@ -8,8 +8,9 @@ from everlog import MigrationError, migrations
 from everlog.consumers import Follower, SqliteSink, verify
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import State
-from everlog.migrations.approval import Approval, Rules
+from everlog.migrations.approval import Approval
 from everlog.migrations.proposal import ProposalState
+from everlog.migrations.rules import Rules
 from everlog.migrations.shown import digest_of
 from everlog.proto import log_pb2
 from tests.migrations.approving import UNIQUE, one_pending, proposed, put
@@ -126,6 +127,8 @@ def fail(approval: Approval) -> None:
     found = approval.proposals()[-1]
     assert (found.state, db.schema.version) == (ProposalState.FAILED, before)
     assert "Newark" in found.last.error
+    table = migrations.load(approval.source)[0].tables[0]
+    db.delete(table, "LGA")
     assert proposed(approval).digest.hex() == digest
     assert len(approval.proposals()) == 1
 

@@ -1,0 +1,55 @@
+"""Served: a server that is a process of its own, and its pages."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+from collections.abc import Iterator
+from typing import Any
+from urllib.request import Request, urlopen
+
+
+class Served:
+    """A server process: its URL, that of its console, and itself."""
+
+    def __init__(self, url: str, console: str, process: subprocess.Popen[str]) -> None:
+        self.url, self.console, self.process = url, console, process
+
+    def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+        """Status, headers and body of a page."""
+        return fetch(f"{self.console}{path}", **headers)
+
+    def page(self, digest: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.get(f"/migrations/{digest}", Accept="application/json")[2])
+        return found
+
+
+def fetch(url: str, **headers: str) -> tuple[int, dict[str, str], str]:
+    try:
+        with urlopen(Request(url, headers=headers), timeout=30) as answer:  # noqa: S310  our own
+            return answer.status, dict(answer.headers), answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers), error.read().decode()
+
+
+@contextlib.contextmanager
+def serving(*more: str, kill: bool = False, **variables: str) -> Iterator[Served]:
+    words = [sys.executable, "-m", "everlog.console", "serve", "--listen", "127.0.0.1:0", "--json", *more]
+    if "checked" in more:
+        words += ["--console-listen", "127.0.0.1:0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | variables) as process:
+        try:
+            assert process.stdout is not None
+            console = json.loads(process.stdout.readline())["console"] if "checked" in more else ""
+            yield Served(json.loads(process.stdout.readline())["url"], console, process)
+            if not kill:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(30) == 0
+        finally:
+            process.kill()

@@ -28,7 +28,7 @@ from everlog.consumers.sqlite_evolve import evolve, index
 from everlog.consumers.sqlite_table import SqlTable
 from everlog.proto import log_pb2
 from everlog.store.errors import ClosedError, SinkError
-from everlog.store.schema import Schema, TableInfo
+from everlog.store.schema import Schema
 
 FORMAT = 1
 
@@ -114,8 +114,7 @@ class SqliteSink:
 
     def evolve(self, schema: Schema) -> None:
         self._flush()
-        followed = self._select(schema)
-        tables = {info.space: SqlTable(info) for info in followed}
+        tables = self._select(schema)
         with translated(self.name, f"follow it to schema version {schema.version}"):
             evolve(self._open, self._tables.values(), tables.values())
             self._open.execute("DELETE FROM _everlog_enums")
@@ -147,7 +146,7 @@ class SqliteSink:
                 self._connection.execute("ROLLBACK")
 
     def tables(self) -> list[str]:
-        return sorted(table.name for table in self._tables.values())
+        return sorted(table.name for table in self._tables.values() if not table.shadow)
 
     def rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
         found = next((one for one in self._tables.values() if one.name == table), None)
@@ -195,14 +194,20 @@ class SqliteSink:
             self._following = self._state.tables
             if self._schema is not self._state.schema:
                 self._schema = self._state.schema
-                self._tables = {info.space: SqlTable(info) for info in self._select(self._schema)}
+                self._tables = self._select(self._schema)
         elif self._tables:
             self._schema, self._tables = Schema(log_pb2.Schema()), {}
 
-    def _select(self, schema: Schema) -> list[TableInfo]:
-        return [
+    def _select(self, schema: Schema) -> dict[int, SqlTable]:
+        """What is followed, by space: the tables that were chosen, with all their generations."""
+        chosen = [
             info for info in schema.tables.values() if not self._following or info.name in self._following
         ]
+        found = {info.space: SqlTable(info) for info in chosen}
+        for twin in (info.twin for info in chosen):
+            if twin is not None:
+                found[twin.space] = SqlTable(twin, shadow=True)
+        return found
 
     def _flush(self) -> None:
         """Gathered changes into SQLite's transaction."""

@@ -4,7 +4,7 @@
                   ├──▶                                    ├──▶ all in the transaction at hand
     tables after  ┘     or rewritten, created, indexed    ┘
 
-Tables are matched by id, columns by field numbers, indexes by id: a new name is a new name and
+Tables are matched by their space, columns by field numbers, indexes by id: a new name is a new name and
 nothing else. Columns are added, dropped and renamed in place. Where stored values would mean
 something else under the new model (a field of another type, a nested field renamed), the table's
 rows are read with the old model, parsed with the new one, and written again.
@@ -12,8 +12,9 @@ rows are read with the old model, parsed with the new one, and written again.
 Indexes are created when there is nothing left to catch up with: to fill a table and then sort it
 once takes half as long as to keep its indexes in order meanwhile.
 
-The rows of a new generation (another space) arrive in chunks before it is switched to; the place
-for them is a shadow table `_everlog_<space>`, dropped or renamed here. Not followed yet: refused.
+The rows of a new generation (another space) arrive in chunks before it is switched to, into a shadow
+table `_everlog_<space>`. With the switch it gets the table's name, and the one before becomes a
+shadow for as long as it is served, or goes.
 """
 
 from __future__ import annotations
@@ -22,37 +23,29 @@ import sqlite3
 from collections.abc import Iterable
 
 from everlog.consumers.sqlite_table import SqlTable, quote
-from everlog.store.errors import SinkError
 
 
 def evolve(connection: sqlite3.Connection, before: Iterable[SqlTable], after: Iterable[SqlTable]) -> None:
-    """Writes. Raises SinkError for a change that cannot be followed, sqlite3.Error for the rest."""
-    olds = {table.id: table for table in before}
-    news = {table.id: table for table in after}
-    both = [(olds[id], news[id]) for id in olds if id in news]
-    for old, new in both:
-        if old.info.space != new.info.space:
-            raise SinkError(
-                f"table {new.name} was rewritten as generation {new.info.proto.generation} by migration"
-                f" {new.info.schema.version}, which this program cannot follow yet; follow with a newer one",
-                table=new.name,
-            )
+    """Writes. Raises sqlite3.Error."""
+    olds = {table.info.space: table for table in before}
+    news = {table.info.space: table for table in after}
+    both = [(old, news[space]) for space, old in olds.items() if space in news]
     for old, name in _gone(olds, news):
         connection.execute(f"DROP INDEX IF EXISTS {quote(f'{old.name}.{name}')}")
-    for id, old in olds.items():
-        if id not in news:
+    for space, old in olds.items():
+        if space not in news:
             connection.execute(f"DROP TABLE {quote(old.name)}")
     _rename(connection, [(old.name, new.name) for old, new in both], "ALTER TABLE {} RENAME TO {}")
     for old, new in both:
         _alter(connection, old, new)
-    for id, new in news.items():
-        if id not in olds:
+    for space, new in news.items():
+        if space not in olds:
             connection.execute(new.create())
 
 
 def index(connection: sqlite3.Connection, tables: Iterable[SqlTable]) -> None:
     """Creates the indexes that are missing. Writes."""
-    for table in tables:
+    for table in (table for table in tables if not table.shadow):
         for (_, name, _), columns in table.indexes.items():
             fields = ", ".join(quote(column.name) for column in columns)
             which = quote(f"{table.name}.{name}")
@@ -61,8 +54,8 @@ def index(connection: sqlite3.Connection, tables: Iterable[SqlTable]) -> None:
 
 def _gone(olds: dict[int, SqlTable], news: dict[int, SqlTable]) -> Iterable[tuple[SqlTable, str]]:
     """Indexes that are not there any more, or not under that name."""
-    for id, old in olds.items():
-        kept = news[id].indexes if id in news else {}
+    for space, old in olds.items():
+        kept = news[space].indexes if space in news else {}
         yield from ((old, index[1]) for index in old.indexes if index not in kept)
 
 
@@ -87,7 +80,7 @@ def _alter(connection: sqlite3.Connection, old: SqlTable, new: SqlTable) -> None
 
 def _rewrite(connection: sqlite3.Connection, old: SqlTable, new: SqlTable) -> None:
     """Reads every row with the old model and writes it with the new one."""
-    shadow = f"_everlog_{new.info.space}"
+    shadow = f"_everlog_{new.info.space}_new"
     connection.execute(new.create(shadow))
     # The table has its new name already, its columns still the old ones.
     select = _named(old, new.name).select()
@@ -109,6 +102,6 @@ def _rename(connection: sqlite3.Connection, pairs: list[tuple[str, str]], statem
     """Renames all at once: two that swap their names pass through a third."""
     pairs = [(old, new) for old, new in pairs if old != new]
     for at, (old, _) in enumerate(pairs):
-        connection.execute(statement.format(quote(old), quote(f"_everlog_{at}")))
+        connection.execute(statement.format(quote(old), quote(f"_everlog_renamed_{at}")))
     for at, (_, new) in enumerate(pairs):
-        connection.execute(statement.format(quote(f"_everlog_{at}"), quote(new)))
+        connection.execute(statement.format(quote(f"_everlog_renamed_{at}"), quote(new)))

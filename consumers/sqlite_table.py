@@ -30,12 +30,15 @@ _COLUMNS_MAX = 2000  # SQLITE_MAX_COLUMN as SQLite is built everywhere
 
 
 class SqlTable:
-    """How one table looks in SQLite. Raises SinkError if SQLite cannot have such a table."""
+    """How one table looks in SQLite. Raises SinkError if SQLite cannot have such a table.
 
-    def __init__(self, info: TableInfo) -> None:
+    A generation that is not the one in force is a `shadow`: nobody is to look for it by its name.
+    """
+
+    def __init__(self, info: TableInfo, *, shadow: bool = False) -> None:
         self.info = info
-        self.id = info.proto.id
-        self.name = info.name
+        self.shadow = shadow
+        self.name = f"_everlog_{info.space}" if shadow else info.name
         self.key_paths = [tuple(path.numbers) for path in info.proto.key]
         self.columns = self._columns()
         self._check_names()
@@ -46,6 +49,7 @@ class SqlTable:
         self.indexes = {
             (index.id, index.name, self.name): [by_path[tuple(path.numbers)] for path in index.proto.fields]
             for index in info.indexes.values()
+            if not index.building
         }
 
     def _columns(self) -> list[Column]:

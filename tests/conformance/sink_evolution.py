@@ -194,12 +194,46 @@ class EvolutionConformance(SinkCase):
         with pytest.raises(SinkError, match="table items became things"):
             follow(log, opened, tables=["items"])
 
-    def test_a_rewritten_table_is_refused(self, opened: Opened) -> None:
-        log = stocked()
+    @pytest.mark.parametrize("often", [False, True])
+    def test_a_rewritten_table_has_its_new_rows_from_the_switch_on(self, opened: Opened, often: bool) -> None:
+        log, newer = stocked(), items(space=9, indexes=[])
+        steps = [
+            lambda: log.migrate(MODEL, ITEMS, VISITS, building=[newer]),
+            lambda: log.write(*(log.put("items", newer=True, name=f"i{at}", note="new") for at in range(3))),
+            lambda: log.write(
+                log.put("items", name="both"), log.put("items", newer=True, name="both", price=9)
+            ),
+            lambda: log.write(*(log.put("items", newer=True, name=f"i{at}", note="new") for at in (3, 4))),
+            lambda: log.migrate(MODEL, newer, VISITS, retiring=[ITEMS]),
+            lambda: log.write(log.put("items", name="after", price=7)),
+        ]
+        for step in steps:
+            step()
+            if often:
+                follow(log, opened)
+                assert differences(log, opened) == []
         follow(log, opened)
-        log.migrate(MODEL, items(space=9), VISITS)
-        with pytest.raises(SinkError, match="items was rewritten"):
+        assert differences(log, opened) == []
+        log.migrate(MODEL, newer, VISITS)
+        log.write(log.put("items", name="i1", note="last"))
+        follow(log, opened)
+        assert differences(log, opened) == []
+
+    @pytest.mark.parametrize("switched", [False, True])
+    def test_a_rewritten_table_that_is_rolled_back_is_as_it_was(self, opened: Opened, switched: bool) -> None:
+        log, newer = stocked(), items(space=9, indexes=[])
+        follow(log, opened)
+        log.migrate(MODEL, ITEMS, VISITS, building=[newer])
+        log.write(log.put("items", newer=True, name="i1", note="new"))
+        follow(log, opened)
+        if switched:
+            log.migrate(MODEL, newer, VISITS, retiring=[ITEMS])
             follow(log, opened)
+            assert differences(log, opened) == []
+        log.migrate(MODEL, ITEMS, VISITS)
+        log.write(log.put("items", name="after"))
+        follow(log, opened)
+        assert differences(log, opened) == []
 
 
 def log_with(source: str, *tables: Any) -> HandMadeLog:

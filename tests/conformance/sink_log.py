@@ -93,10 +93,22 @@ class HandMadeLog:
         return commit
 
     def migrate(
-        self, source: str, *tables: log_pb2.TableSchema, changes: Sequence[log_pb2.Change] = ()
+        self,
+        source: str,
+        *tables: log_pb2.TableSchema,
+        changes: Sequence[log_pb2.Change] = (),
+        building: Sequence[log_pb2.TableSchema] = (),
+        retiring: Sequence[log_pb2.TableSchema] = (),
     ) -> None:
-        """A migration to this model and these tables; `changes` are of its own commit."""
-        proto = log_pb2.Schema(version=self.schema.version + 1, models=compiled(source), tables=tables)
+        """A migration to this model and these tables; `changes` are of its own commit. `building`
+        and `retiring`: other generations of them."""
+        proto = log_pb2.Schema(
+            version=self.schema.version + 1,
+            models=compiled(source),
+            tables=tables,
+            building=building,
+            retiring=retiring,
+        )
         self.schema = Schema(proto)
         migration = log_pb2.Migration(step=log_pb2.Migration.FINISHED, version=proto.version, schema=proto)
         self.append(log_pb2.Commit(migration=migration, changes=changes))
@@ -104,9 +116,9 @@ class HandMadeLog:
     def row(self, name: str, /, **fields: Any) -> Any:
         return self.schema.table(name).model(**fields)
 
-    def put(self, name: str, row: Any = None, /, **fields: Any) -> log_pb2.Change:
-        """A change, for `write`."""
-        info = self.schema.table(name)
+    def put(self, name: str, row: Any = None, /, *, newer: bool = False, **fields: Any) -> log_pb2.Change:
+        """A change, for `write`; of the generation that is being built with `newer`."""
+        info = self.schema.building[name] if newer else self.schema.table(name)
         row = info.model(**fields) if row is None else row
         key = info.own.key_of(row)
         return log_pb2.Change(space=info.space, key=key, row=row.SerializeToString())

@@ -11,7 +11,7 @@ from everlog.migrations.lint import lint
 from everlog.migrations.lint_finding import Finding
 from everlog.migrations.lint_rules import Severity
 from everlog.migrations.loader import load
-from everlog.migrations.migration import Migration, Row, Transform
+from everlog.migrations.migration import Key, Migration, Row, Transform
 from everlog.migrations.online import complete, give_up
 from everlog.migrations.plan import PlannedMigration, PlannedStep, plan
 from everlog.migrations.rollback import PlannedRollback, plan_rollback, rollback
@@ -40,6 +40,7 @@ from everlog.store.kinds import (
     UINT32,
     UINT64,
 )
+from everlog.store.reader import Reader
 from everlog.store.table import Field, Fields, Index, Table
 
 __all__ = [
@@ -67,11 +68,13 @@ __all__ = [
     "Fields",
     "Finding",
     "Index",
+    "Key",
     "Migration",
     "MigrationInfo",
     "PlannedMigration",
     "PlannedRollback",
     "PlannedStep",
+    "Reader",
     "Row",
     "Rules",
     "Severity",

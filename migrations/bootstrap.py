@@ -1,10 +1,13 @@
-"""Bootstrap: the rows that every database needs, which a migration brings along.
+"""Bootstrap: the rows that every database needs, which a migration brings along, and those that
+no database needs any more.
 
     bootstrap.py                      def rows() -> Iterator[Row]: yield AIRPORTS, Airport(…)
+                                      def deleted() -> Iterator[Key]: yield AIRPORTS, "JFK"
     bootstrap_<table>.csv, .jsonl     rows of that table, in order of the files' names
 
 They are written in the migration's own record, so they are there exactly if it is. A row whose
-key is in the database already replaces the one that is there.
+key is in the database already replaces the one that is there, and a row that is deleted need not be
+there: whatever the database has, it comes to the same.
 
 A record is limited, and so are the rows of one migration; more of them is a load, or several
 migrations.
@@ -12,26 +15,39 @@ migrations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from everlog.migrations.loader import fault, import_file
-from everlog.migrations.migration import Migration, Row
+from everlog.migrations.migration import Key, Migration, Row
 from everlog.migrations.rows import SUFFIXES, read
 from everlog.store.errors import Error, MigrationError
 from everlog.store.record import RECORD_BYTES_MAX
 from everlog.store.table import Table
 
+T = TypeVar("T")
+
 _ROW_OVERHEAD = 32  # bytes in a record beside the row itself and its key, at most
 
 
-def bootstrap(migration: Migration) -> list[Row]:
+class Bootstrap(list[Row]):
+    """The rows that a migration puts; `deleted` are the keys of those that it deletes."""
+
+    def __init__(self, rows: Iterable[Row] = (), deleted: Iterable[Key] = ()) -> None:
+        super().__init__(rows)
+        self.deleted = list(deleted)
+
+
+def bootstrap(migration: Migration) -> Bootstrap:
     """The rows of a migration, checked for their tables. Runs the folder's code; writes nothing.
 
     Raises SchemaError with the line of `bootstrap.py`, LoadError with line and column of a file,
     MigrationError if they are too many for one record.
     """
-    rows: list[Row] = []
+    rows = Bootstrap()
     size = sum(len(file.content) for file in migration.folder.sources)
     for table, row in _rows(migration):
         size += row.ByteSize() + _ROW_OVERHEAD
@@ -43,6 +59,7 @@ def bootstrap(migration: Migration) -> list[Row]:
                 version=migration.version,
             )
         rows.append((table, row))
+    rows.deleted += _deleted(migration)
     return rows
 
 
@@ -65,17 +82,35 @@ def _rows(migration: Migration) -> Iterator[Row]:
 
 
 def _of_code(migration: Migration, path: Path) -> Iterator[Row]:
-    folder = migration.folder
-    found = getattr(import_file(folder, "bootstrap"), "rows", None)
-    if not callable(found):
-        raise folder.error("expected a function `rows() -> Iterator[Row]`", file=path)
+    module = import_file(migration.folder, "bootstrap")
+    made = getattr(module, "rows", None)
+    if not callable(made) and not (made is None and callable(getattr(module, "deleted", None))):
+        raise migration.folder.error("expected a function `rows() -> Iterator[Row]`", file=path)
+    if made is not None:
+        yield from _called(migration, path, made, _checked)
+
+
+def _deleted(migration: Migration) -> Iterator[Key]:
+    path = migration.folder.path / "bootstrap.py"
+    if path.exists():
+        made = getattr(import_file(migration.folder, "bootstrap"), "deleted", None)
+        if made is not None:
+            yield from _called(migration, path, made, _checked_key)
+
+
+def _called(
+    migration: Migration,
+    path: Path,
+    made: Callable[[], Iterable[object]],
+    check: Callable[[Migration, object], T],
+) -> Iterator[T]:
     try:
-        for row in found():
-            yield _checked(migration, row)
+        for one in made():
+            yield check(migration, one)
     except Error:
         raise
     except Exception as error:
-        raise fault(folder, path, error) from error
+        raise fault(migration.folder, path, error) from error
 
 
 def _checked(migration: Migration, row: object) -> Row:
@@ -90,6 +125,16 @@ def _checked(migration: Migration, row: object) -> Row:
             )
         case _:
             raise TypeError(f"expected `rows` to yield a table and a row of it, found {row!r:.80}")
+
+
+def _checked_key(migration: Migration, key: object) -> Key:
+    match key:
+        case (Table() as table, found) if not isinstance(found, Message):
+            if table is migration.table(table.name):
+                return table, found
+            raise TypeError(f"table {table.name} is not one of this migration: {_names(migration)}")
+        case _:
+            raise TypeError(f"expected `deleted` to yield a table and the key of a row, found {key!r:.80}")
 
 
 def _names(migration: Migration) -> str:

@@ -6,7 +6,8 @@
         model.proto          package <app>.v20260105093000; imports google/protobuf/ at most
         model_pb2.py(.pyi)   generated from it by `everlog build`
         bootstrap.py         rows that every database needs; or bootstrap_<table>.csv, .jsonl
-        testdata.py          rows at any scale from a seed
+        checks.py            what must hold before and after
+      testdata.py          rows at any scale from a seed
         tests/
 
 Invariants

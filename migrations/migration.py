@@ -28,6 +28,7 @@ from everlog.store import transform
 from everlog.store.table import Table
 
 Row: TypeAlias = tuple[Table[Any, Any], Message]  # a row, and the table that it is of
+Key: TypeAlias = tuple[Table[Any, Any], Any]  # the key of a row, and the table that it is of
 
 
 Old = TypeVar("Old", bound=Message)

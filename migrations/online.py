@@ -15,8 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from everlog.migrations import checks
+from everlog.migrations.bootstrap import Bootstrap
 from everlog.migrations.loader import after
-from everlog.migrations.migration import Migration, Row
+from everlog.migrations.migration import Migration
 from everlog.proto import log_pb2
 from everlog.store import evolve
 from everlog.store.database import Database
@@ -68,7 +70,7 @@ def attach(db: Database, migrations: Iterable[Migration]) -> Recorded | None:
 def run(
     db: Database,
     migration: Migration,
-    rows: list[Row],
+    rows: Bootstrap,
     by: Metadata,
     *,
     hold: bool = False,
@@ -84,12 +86,14 @@ def run(
     begun = attach(db, [migration])
     before = db.schema.proto if begun is None else db.schema_at(_first(db, begun) - 1)
     following = after(before, migration)
+    if begun is None:
+        checks.before(db, migration)
     building = evolve.online(before, following)
     if begun is None and (building is None or _at_once(db, building, hold=hold)):
         return _append(db, migration, FINISHED, following, rows, by, progress)
     assert building is not None
     if begun is None:
-        since = _append(db, migration, STARTED, building, [], by, progress).seq
+        since = _append(db, migration, STARTED, building, Bootstrap(), by, progress).seq
         _attach(db, migration)
     else:
         since = _first(db, begun)
@@ -118,9 +122,7 @@ def complete(db: Database, by: Metadata) -> CommitResult:
     """
     begun = under_way(db)
     if begun is None or begun.migration.step != SWITCHED:
-        raise MigrationError(
-            "there are no two versions of which one could end: no migration is held"
-        )
+        raise MigrationError("there are no two versions of which one could end: no migration is held")
     record = log_pb2.Migration()
     record.CopyFrom(begun.migration)
     record.step = FINISHED
@@ -160,7 +162,7 @@ def _append(  # noqa: PLR0917  each is said at each call
     migration: Migration,
     step: log_pb2.Migration.Step.ValueType,
     schema: log_pb2.Schema,
-    rows: list[Row],
+    rows: Bootstrap,
     by: Metadata,
     progress: OnProgress | None,
 ) -> CommitResult:
@@ -175,9 +177,11 @@ def _append(  # noqa: PLR0917  each is said at each call
     return db.apply_migration(
         record,
         rows,
+        delete=rows.deleted,
         actor=by.actor,
         reason=by.reason,
         expect_schema=db.schema.version,
+        check=None if step == STARTED else checks.after(migration),
         progress=progress,
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from everlog.migrations.bootstrap import bootstrap
+from everlog.migrations.checks import has_checks
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import after, load
 from everlog.migrations.migration import Migration
@@ -123,10 +124,17 @@ def _steps(
         elif changed := _changed(known.model.DESCRIPTOR, table.model.DESCRIPTOR):
             yield PlannedStep(f"change the model of {name}: {changed}")
         yield from _index_steps(known, table, counts[name])
-    rows_of = Counter(table.name for table, _ in bootstrap(migration))
+    data = bootstrap(migration)
+    rows_of = Counter(table.name for table, _ in data)
     for name, rows in rows_of.items():
         yield PlannedStep(f"put {rows:,} bootstrap rows into {name}", True, rows)
     counts.update(rows_of)
+    for name, rows in Counter(table.name for table, _ in data.deleted).items():
+        yield PlannedStep(f"delete {rows:,} rows of {name}", True, rows)
+    if has_checks(migration):
+        yield PlannedStep(
+            "hold what checks.py says, before and after; writers wait while it is read", instant=False
+        )
 
 
 def _index_steps(known: TableInfo | None, table: TableInfo, rows: int) -> Iterator[PlannedStep]:

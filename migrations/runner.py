@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from everlog.migrations import online
-from everlog.migrations.bootstrap import bootstrap
+from everlog.migrations.bootstrap import Bootstrap, bootstrap
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import load
 from everlog.migrations.lock import WAIT_S, lock
-from everlog.migrations.migration import Migration, Row
+from everlog.migrations.migration import Migration
 from everlog.migrations.plan import pending
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
@@ -93,7 +93,7 @@ def _after(begun: Recorded, found: list[Migration]) -> list[Migration]:
 def _apply(
     db: Database,
     migration: Migration,
-    rows: list[Row],
+    rows: Bootstrap,
     by: Metadata,
     *,
     hold: bool,

@@ -187,11 +187,13 @@ class Database(Writer):
         actor: str = "",
         reason: str = "",
         expect_schema: int | None = None,
+        check: Callable[[Snapshot], None] | None = None,
         progress: OnProgress | None = None,
     ) -> CommitResult:
         """Appends a migration and its rows as one record, and brings the tables to its schema.
 
-        `expect_schema` is the version that it was planned upon. Raises MigrationError,
+        `expect_schema` is the version that it was planned upon. `check` reads what would be, while
+        nobody writes, and may raise. Raises MigrationError,
         UniqueError and RowError: then nothing of it was done.
         """
         self._check_writable()
@@ -202,6 +204,7 @@ class Database(Writer):
             delete=delete,
             metadata=Metadata(actor, reason),
             expect_schema=expect_schema,
+            check=check,
             progress=progress,
         )
 

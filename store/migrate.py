@@ -1,6 +1,6 @@
 """Migrate: one schema migration and its rows as one record; the store's side of it.
 
-    alone ─▶ unique indexes hold? rows valid? ─▶ append, sync ─▶ project, as on opening
+    alone ─▶ unique indexes hold? rows valid? checks hold? ─▶ append, sync ─▶ project, as on opening
 
 Nothing is written before everything was found to be valid; what is projected after the append is
 projected again from the log if the process dies meanwhile.
@@ -8,7 +8,7 @@ projected again from the log if the process dies meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import Message
@@ -19,10 +19,12 @@ from everlog.store.committer import commit_of
 from everlog.store.errors import MigrationError
 from everlog.store.evolve import is_online
 from everlog.store.log import Log
+from everlog.store.preview import preview
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projection import Edits, Staged
 from everlog.store.projector import index_entries, new_indexes
 from everlog.store.schema import Schema
+from everlog.store.snapshot import Snapshot
 from everlog.store.table import Table
 from everlog.store.tables import Tables
 from everlog.store.transaction import CommitResult, Metadata, Transaction
@@ -50,6 +52,7 @@ def apply(
     delete: Iterable[tuple[Table[Any, Any], Any]],
     metadata: Metadata,
     expect_schema: int | None,
+    check: Callable[[Snapshot], None] | None,
     progress: OnProgress | None,
 ) -> CommitResult:
     """See `Database.apply_migration`."""
@@ -79,6 +82,8 @@ def apply(
         taken = Staged({}, _new_uniques(db, before, after, progress), {})
         committer.validator.stage(transaction, taken, after, seq, parts)
         framed, checksum = record.frame_parts(parts)
+        if check is not None:
+            check(preview(db, framed))
         committer.append_alone(framed)
         projector = tables.projector()
         projector.add(framed)

@@ -84,3 +84,30 @@ def test_more_bootstrap_rows_than_a_record_holds_are_refused_with_the_remedy(
     with pytest.raises(MigrationError, match="load them with `everlog import`, or split them"):
         migrations.apply(db, project.build().path)
     assert db.head == 1
+
+
+def test_rows_are_deleted_by_key_whether_they_are_there_or_not(project: Project, db: Database) -> None:
+    delete = "from . import *\ndef deleted():\n    yield AIRPORTS, 'JFK'\n    yield AIRPORTS, 'none'\n"
+    project.add("one", files={"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\nLGA,La Guardia\n"})
+    project.add("two", files={"bootstrap.py": delete})
+    migrations.apply(db, project.build().path)
+    assert [row.faa for row in db.scan(project.load()[1].tables[0])] == ["LGA"]
+    assert len(db.log.commit(db.head).changes) == 1
+    db.rebuild()
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("1", "expected `deleted` to yield a table and the key of a row, found 1"),
+        ("AIRPORTS, Airport(faa='JFK')", "expected `deleted` to yield a table and the key"),
+        ("Table('airports', Airport, key=FAA), 'JFK'", "is not one of this migration"),
+        ("AIRPORTS, 7", "expected"),
+    ],
+)
+def test_a_key_that_is_none_leaves_no_trace(project: Project, db: Database, key: str, said: str) -> None:
+    project.add("one", files={"bootstrap.py": f"from . import *\ndef deleted():\n    yield {key}\n"})
+    with pytest.raises(Error) as caught:
+        migrations.apply(db, project.build().path)
+    assert said in str(caught.value)
+    assert db.head == 1

@@ -1,0 +1,113 @@
+"""Checks: what must hold before and after a migration, in the words of its author.
+
+    checks.py   def checks(db: Reader) -> Iterable[str]:
+                    if db.count(AIRPORTS) < 1000: yield "airports are missing"
+
+    before   on the database as it is, through the tables of the folder. What reads a table or an
+             index that is not there yet, or rows that will be rewritten, has nothing to say: it
+             speaks after
+    after    on the tables as the migration would leave them, while nobody writes and before it is
+             in the log: if one sentence comes, the migration was not applied
+
+`db` reads as a database does (get, scan, count), and nothing else.
+
+Invariants
+  (1) a migration whose checks do not hold leaves no trace in the tables, and its record is not
+      written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.migrations.loader import fault, import_file
+from everlog.migrations.migration import Migration
+from everlog.store.binding import Binding
+from everlog.store.database import Database
+from everlog.store.errors import Error, MigrationError, SchemaError
+from everlog.store.reader import Reader
+from everlog.store.schema import Schema
+from everlog.store.snapshot import Snapshot
+from everlog.store.source import Source
+from everlog.store.table import Table
+
+M = TypeVar("M", bound=Message)
+
+SHOWN = 5  # problems in one sentence
+
+
+def has_checks(migration: Migration) -> bool:
+    return _file(migration).exists()
+
+
+def before(db: Database, migration: Migration) -> None:
+    """Raises MigrationError for what does not hold on the database as it is. Read-only."""
+    if has_checks(migration):
+        with db.snapshot() as now:
+            _hold(migration, _Before(now, migration), "before", passes=SchemaError)
+
+
+def after(migration: Migration) -> Callable[[Snapshot], None] | None:
+    """What `Database.apply_migration` takes as `check`; None where there is nothing to check."""
+    if not has_checks(migration):
+        return None
+    return lambda then: _hold(migration, then, "after")
+
+
+class _Before(Reader):
+    """A moment before a migration, read through the tables of its folder, which are newer."""
+
+    def __init__(self, now: Snapshot, migration: Migration) -> None:
+        self._now, self._rewritten = now, migration.transforms.keys()
+
+    def _schema(self) -> Schema:
+        return self._now._schema()
+
+    def _source(self) -> Source:
+        return self._now._source()  # noqa: SLF001  the same moment
+
+    def _bind(self, table: Table[M, Any]) -> Binding:
+        if table.name in self._rewritten:
+            raise SchemaError(f"the rows of table {table.name} are yet to be rewritten", table=table.name)
+        return self._schema().table(table.name).bind(table.model)
+
+
+def _hold(migration: Migration, db: Reader, when: str, *, passes: type[Error] | tuple[()] = ()) -> None:
+    path, found = _file(migration), list[str]()
+    made = getattr(import_file(migration.folder, "checks"), "checks", None)
+    if not callable(made):
+        raise migration.folder.error("expected a function `checks(db) -> Iterable[str]`", file=path)
+    try:
+        for problem in islice(_sentences(made(db)), SHOWN + 1):
+            found.append(problem)
+    except passes:
+        pass
+    except Error:
+        raise
+    except Exception as error:
+        raise fault(migration.folder, path, error) from error
+    if found:
+        more = "; and more" if len(found) > SHOWN else ""
+        raise MigrationError(
+            f"{path}: what must hold {when} the migration does not: {'; '.join(found[:SHOWN])}{more}",
+            version=migration.version,
+            problems=found,
+        )
+
+
+def _sentences(found: Iterable[object]) -> Iterable[str]:
+    if isinstance(found, str) or found is None:
+        raise TypeError(f"expected `checks` to yield sentences, found {found!r:.80}")
+    for one in found:
+        if not isinstance(one, str):
+            raise TypeError(f"expected `checks` to yield sentences, found {one!r:.80}")
+        yield one
+
+
+def _file(migration: Migration) -> Path:
+    return migration.folder.path / "checks.py"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -197,12 +198,11 @@ class EvolutionConformance(SinkCase):
     @pytest.mark.parametrize("often", [False, True])
     def test_a_rewritten_table_has_its_new_rows_from_the_switch_on(self, opened: Opened, often: bool) -> None:
         log, newer = stocked(), items(space=9, indexes=[])
-        steps = [
+        twice: list[dict[str, Any]] = [{"name": "both"}, {"newer": True, "name": "both", "price": 9}]
+        steps: list[Callable[[], object]] = [
             lambda: log.migrate(MODEL, ITEMS, VISITS, building=[newer]),
             lambda: log.write(*(log.put("items", newer=True, name=f"i{at}", note="new") for at in range(3))),
-            lambda: log.write(
-                log.put("items", name="both"), log.put("items", newer=True, name="both", price=9)
-            ),
+            lambda: log.write(*(log.put("items", **fields) for fields in twice)),
             lambda: log.write(*(log.put("items", newer=True, name=f"i{at}", note="new") for at in (3, 4))),
             lambda: log.migrate(MODEL, newer, VISITS, retiring=[ITEMS]),
             lambda: log.write(log.put("items", name="after", price=7)),

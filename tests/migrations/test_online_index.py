@@ -29,7 +29,7 @@ class Airports:
     def __init__(self, project: Project, db: Database, *, unique: bool = False) -> None:
         project.add("one")
         table = CITY["table"].replace("{unique}", ", unique=True" if unique else "")
-        project.add("two", **{**CITY, "table": table})
+        project.add("two", fields=CITY["fields"], code=CITY["code"], table=table)
         self.path, self.db = project.build().path, db
         self.old, self.new = (migration.tables[0] for migration in project.load())
         migrations.apply(db, self.path, to=20260101000000)

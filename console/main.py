@@ -28,6 +28,7 @@ from everlog.console import (
     data,
     database,
     follow,
+    lint,
     log,
     migrations_log,
     new,
@@ -69,6 +70,7 @@ def cli() -> None:
 for command in (
     new.new,
     new.build,
+    lint.lint,
     up.up,
     up.migrate,
     rollback.rollback,

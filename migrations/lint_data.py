@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
+from google.protobuf.message import Message
+
 from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.lint_tables import Step, is_new
 from everlog.migrations.migration import Migration, Transform
@@ -48,6 +50,13 @@ class _Row(NamedTuple):
 class _FailedError(Exception):
     """`up` raised for a row."""
 
+    def __init__(self, one: Transform[Any, Any], error: Exception, row: Message) -> None:
+        shown = str(row).replace("\n", " ").strip()
+        name = type(error).__name__
+        super().__init__(f"`up` of {one.table.name} raises {name}: {error}; for the row {shown:.200}")
+        self.table = one.table.name
+        self.where = one.where
+
 
 class _Rows:
     """The rows of one table: those of the database, changed by `steps`, under `brought`."""
@@ -63,8 +72,7 @@ class _Rows:
             try:
                 new: bytes = one.up(old).SerializeToString()
             except Exception as error:
-                shown = str(old).replace("\n", " ").strip()
-                raise _FailedError(f"{type(error).__name__}: {error} for the row {shown:.200}") from error
+                raise _FailedError(one, error, old) from error
             return new
 
         self.brought = {key: step(row) for key, row in self.brought.items()}
@@ -100,14 +108,18 @@ class Data:
         for name in migration.drop:
             self._rows.pop(name, None)
         self._rows = {migration.rename.get(name, name): rows for name, rows in self._rows.items()}
-        for name, transform in migration.transforms.items():
-            try:
+        try:
+            for name, transform in migration.transforms.items():
                 self._rows.setdefault(name, _Rows()).transform(transform)
-            except _FailedError as error:
-                step.found.add("data/transform", transform.where, f"`up` of {name} fails: {error}")
-        brought = self._bring(step, schema)
-        for table in migration.tables:
-            self._uniques(step, schema, table, brought.get(table.name, set()))
+            brought = self._bring(step, schema)
+            for name in migration.transforms:
+                for _ in self._rows[name].all(schema.tables[name], set()):
+                    pass  # that `up` takes every row
+            for table in migration.tables:
+                self._uniques(step, schema, table, brought.get(table.name, set()))
+        except _FailedError as error:
+            step.found.add("data/transform", error.where, str(error))
+            self._rows.pop(error.table, None)  # what comes of it cannot be told
 
     def _scan_of(self, info: TableInfo) -> Callable[[], Iterable[Any]]:
         def scan() -> Iterable[Any]:
@@ -141,24 +153,9 @@ class Data:
         before = {step.migration.rename.get(name, name): old for name, old in step.before.items()}
         old = before.get(table.name) if table.name not in step.migration.drop else None
         changed = bool(mine) or table.name in step.migration.transforms
-        for name, index in table.indexes.items():
-            fresh = is_new(index, old)
-            if not index.unique or not (fresh or changed):
-                continue
-            if rows is not None:
-                try:
-                    self._unique(step, info, index, rows, mine)
-                except _FailedError as error:
-                    where = step.migration.transforms[table.name].where
-                    step.found.add("data/transform", where, f"`up` of {table.name} fails: {error}")
-                    return
-            if fresh and old is not None and self._db is None:
-                step.found.add(
-                    "data/unique-unchecked",
-                    index.where,
-                    f"unique index {name} of {table.name} is new, and whether rows that are there are unique"
-                    " was not looked at: there is no database",
-                )
+        for index in table.indexes.values():
+            if rows is not None and index.unique and (changed or is_new(index, old)):
+                self._unique(step, info, index, rows, mine)
 
     def _unique(
         self, step: Step, info: TableInfo, constant: Index[Any], rows: _Rows, mine: set[bytes]
@@ -188,6 +185,22 @@ class Data:
             step.found.add(
                 "data/bootstrap-not-unique" if by_bootstrap else "data/not-unique", constant.where, text
             )
+
+
+def lint_unchecked(step: Step) -> None:
+    """Unique indexes of a migration that no rows are compared with: there is no database."""
+    migration = step.migration
+    before = {migration.rename.get(name, name): old for name, old in step.before.items()}
+    for table in migration.tables:
+        old = before.get(table.name) if table.name not in migration.drop else None
+        for name, index in table.indexes.items():
+            if index.unique and old is not None and is_new(index, old):
+                step.found.add(
+                    "data/unique-unchecked",
+                    index.where,
+                    f"unique index {name} of {table.name} is new, and whether rows that are there are unique"
+                    " was not looked at: there is no database",
+                )
 
 
 def _file_of(error: Error) -> str:

@@ -15,15 +15,17 @@ Invariants
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from everlog.consumers.followable import Followable
+from everlog.consumers.followable import Followable, Subscription
 from everlog.consumers.run import CHANGES_MAX, Followed, Run
 from everlog.consumers.sink import Sink, State
 from everlog.store.errors import SinkError
 from everlog.store.progress import OnProgress
 
 HEARTBEAT_S = 1.0  # how soon `stop` is noticed when nothing comes
+LOOK_EVERY_S = 0.25  # and where not even heartbeats come
 
 
 class Follower:
@@ -74,14 +76,14 @@ class Follower:
             bounded=bounded,
             heartbeat_s=HEARTBEAT_S,
         )
+        stop = stop or threading.Event()
         try:
-            for batch in feed.batches():
-                run.take(batch)
-                if stop is not None and stop.is_set():
-                    run.commit()
-                    break
-            else:
-                run.commit(caught_up=True)
+            with _closed_after(stop, feed):
+                for batch in feed.batches():
+                    run.take(batch)
+                    if stop.is_set():
+                        break
+            run.commit(caught_up=not stop.is_set())
         except BaseException:
             self.sink.rollback()
             raise
@@ -106,6 +108,27 @@ class Follower:
                 expected=state.tables,
                 found=self.tables,
             )
+
+
+@contextmanager
+def _closed_after(stop: threading.Event, feed: Subscription) -> Iterator[None]:
+    """Closes the feed where `stop` is set and nothing comes that it would be noticed by: the server
+    is away, and the feed waits for it."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(LOOK_EVERY_S):
+            if stop.is_set() and not ended.wait(2 * HEARTBEAT_S):
+                feed.close()
+                return
+
+    watcher = threading.Thread(target=watch, name="everlog-follower", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def _listed(tables: tuple[str, ...]) -> str:

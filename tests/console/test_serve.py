@@ -2,8 +2,10 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,3 +95,18 @@ def test_what_cannot_be_served_is_said(
     ended = everlog("serve", *words)
     assert ended.code == code
     assert says in ended.err
+
+
+def test_a_follower_is_stopped_while_its_server_is_away(books: Path, here: Path) -> None:
+    words = [sys.executable, "-m", "everlog.console", "follow", "--to", "sqlite:m.sqlite", "--from"]
+    with contextlib.closing(sqlite3.connect(here / "m.sqlite", timeout=30)) as mirror:
+        with serving() as url:
+            follower = subprocess.Popen([*words, url], stdout=subprocess.PIPE, text=True)
+            while not mirror.execute("SELECT 1 FROM sqlite_master WHERE name = 'books'").fetchone():
+                assert follower.poll() is None
+        with follower:  # its server is not there any more
+            began = time.monotonic()
+            follower.send_signal(signal.SIGTERM)
+            out, _ = follower.communicate(timeout=60)
+            assert (follower.returncode, out) == (0, "Followed: sqlite:m.sqlite is at commit 3\n")
+            assert time.monotonic() - began < 20  # it would have waited for half a minute

@@ -51,7 +51,7 @@ def page(proposal: Proposal) -> str:
         f"{name}: migration to {plan.to_version}",
         [
             f"<h1>{name}: migration to {plan.to_version}</h1>",
-            f"<p>It <b class={proposal.state}>is {proposal.state}</b>.</p>",
+            f'<p>It <b class="{proposal.state}">is {proposal.state}</b>.</p>',
             _facts(proposal, plan),
             *_decide(proposal),
             "<h2>What will be done</h2>",
@@ -73,7 +73,7 @@ def overview(found: Iterable[Proposal]) -> str:
             f'<a href="migrations/{one.digest.hex()}"><code>{one.short}</code></a>',
             escape(one.plan.name or one.plan.database),
             str(one.plan.to_version),
-            f"<span class={one.state}>{one.state}</span>",
+            f'<span class="{one.state}">{one.state}</span>',
             text.moment(one.proposed.time_ns),
             escape(one.proposed.actor),
         )
@@ -126,7 +126,7 @@ def _findings(plan: Plan) -> str:
         return "<p>None.</p>"
     rows = [
         (
-            f"<span class={escape(one.severity)}>{escape(one.severity)}</span>",
+            f'<span class="{escape(one.severity)}">{escape(one.severity)}</span>',
             f"{escape(one.file)}:{one.line}",
             escape(one.id),
             escape(one.text) + (f"<br>{escape(one.fix)}" if one.fix else ""),
@@ -142,7 +142,7 @@ def _events(events: Iterable[Event]) -> str:
             str(one.seq),
             text.moment(one.time_ns),
             escape(one.step),
-            _by(one) + (f"<br><span class=failed>{escape(one.error)}</span>" if one.error else ""),
+            _by(one) + (f'<br><span class="failed">{escape(one.error)}</span>' if one.error else ""),
         )
         for one in events
     ]

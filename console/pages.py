@@ -13,6 +13,8 @@ Invariants
 from __future__ import annotations
 
 import json
+import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -29,6 +31,8 @@ from everlog.store.errors import Error, MigrationError, OpenError
 
 PORT = 7421
 HTML, JSON = "text/html; charset=utf-8", "application/json"
+
+logger = logging.getLogger("everlog")
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -90,7 +94,10 @@ class Pages:
 
     def may_ask(self, host: str) -> bool:
         """Whether a browser that was told this name asks for what it should."""
-        name = urlsplit(f"//{host}").hostname or ""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # what is no host at all
+            return False
         return is_loopback(name) or name == urlsplit(self.url).hostname
 
     def __enter__(self) -> Self:
@@ -113,6 +120,12 @@ class _Http(ThreadingHTTPServer):
         self.address_family = AF_INET6 if ":" in host else AF_INET
         self.pages = pages
         super().__init__((host, port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever went away before the end is no error of ours; anything else is logged."""
+        error = sys.exception()
+        if not isinstance(error, (ConnectionError, TimeoutError)):
+            logger.error("a page could not be shown: %r", error)
 
 
 class _Handler(BaseHTTPRequestHandler):

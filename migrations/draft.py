@@ -13,20 +13,17 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from everlog.migrations.folder import SOURCE, Source, find
+from everlog.migrations.lint import lint
 from everlog.migrations.loader import load
 from everlog.migrations.plan import pending, plan
 from everlog.migrations.shown import Plan, ShownFinding, ShownMigration, ShownStep
 from everlog.store.database import Database
 
 _ROWS = re.compile(r"\b([\d,]+) rows?\b")
-_LINT = "everlog.migrations.lint"
 
 
 def draft(db: Database, source: Source = SOURCE, *, name: str = "", hold: bool = False) -> Plan | None:
@@ -113,14 +110,9 @@ def _outline(steps: Iterable[ShownStep]) -> dict[str, str]:
 
 def _findings(db: Database, source: Source) -> list[ShownFinding]:
     """What lint says of the folders over this database's data."""
-    if find_spec(_LINT) is None:
-        return []
-    lint: Callable[..., Iterable[Any]] = import_module(_LINT).lint
     root = find(source).path
     return [
-        ShownFinding(
-            one.id, str(one.severity), _relative(one.file, root), int(one.line or 0), one.text, one.fix or ""
-        )
+        ShownFinding(one.id, str(one.severity), _relative(one.file, root), one.line, one.text, one.fix)
         for one in lint(source, db)
     ]
 

@@ -45,6 +45,21 @@ def test_auto_applies_what_is_pending_and_then_serves(everlog: Run, one: Path) -
         assert (commit["reason"], commit["migration"]["step"]) == ("release 7", "FINISHED")
 
 
+def test_auto_does_not_serve_what_it_cannot_migrate(everlog: Run, one: Path, project: Path) -> None:
+    edited = next(project.glob(f"v{shop.FIRST}_*")) / "__init__.py"
+    before = edited.read_text()
+    try:
+        edited.write_text(before + "# edited\n")
+        for mode in ("auto", "checked"):
+            place = ("--listen", "127.0.0.1:0", "--console-listen", "127.0.0.1:0")
+            ended = everlog("serve", "--migrate", mode, *place)
+            assert (ended.code, "was edited after commit 2 applied it" in ended.err) == (1, True)
+            assert "Serving" not in ended.out
+    finally:
+        edited.write_text(before)
+    assert everlog("status", "--json").json[0]["schema_version"] == shop.FIRST
+
+
 def test_checked_serves_the_version_that_is_there_until_somebody_approves(
     everlog: Run, one: Path, project: Path
 ) -> None:
@@ -100,6 +115,7 @@ def test_the_page_of_a_plan_is_html_or_json(everlog: Run, one: Path) -> None:
         assert served.get("/migrations/ffffffffffff")[0] == 404
         assert served.get("/etc/passwd")[0] == 404
         assert served.get("/migrations", Host="evil.example")[0] == 421
+        assert served.get("/migrations", Host="[")[0] == 421
         assert fetch(f"{served.console}/migrations", Accept="text/html;q=0.1, application/json")[1][
             "Content-Type"
         ].startswith("application/json")
@@ -217,8 +233,10 @@ def test_a_server_that_is_killed_while_it_applies_is_followed_by_one_that_goes_o
             (found,) = remote_migrations.proposals(db)
             words = [sys.executable, "-m", "everlog.console", "-u", served.url, "approve", found.short]
             with subprocess.Popen([*words, "--actor", "ann", "--reason", "yes"]) as approving:
+                seen: set[str] = set()  # until it has begun, and that was told and noted
                 for commit in db.feed():
-                    if commit.migration.step == log_pb2.Migration.STARTED:
+                    seen.add(commit.notice.subject.rpartition("/")[2] or str(commit.migration.step))
+                    if {str(log_pb2.Migration.STARTED), "proposed", "approved", "started"} <= seen:
                         break
                 served.process.kill()
                 assert approving.wait(60) == 1

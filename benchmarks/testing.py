@@ -28,7 +28,7 @@ def everlog_fixture(run: Run) -> Measure:
     from everlog.store.database import Database
 
     place = scratch("everlog-bench-")
-    template = place / "template"
+    template = place.path / "template"
     with open_items(template) as db:
         db.load(ITEMS, messages(ROWS))
 
@@ -38,8 +38,8 @@ def everlog_fixture(run: Run) -> Measure:
             assert db.get(ITEMS, 1) is not None
         shutil.rmtree(path)
 
-    found = run.measure(run.n, *each([place / str(number) for number in range(run.n)], test))
-    shutil.rmtree(place)
+    found = run.measure(run.n, *each([place.path / str(number) for number in range(run.n)], test))
+    place.remove()
     return found
 
 
@@ -48,7 +48,7 @@ def sqlite_fixture(run: Run) -> Measure:
     from everlog.migrations.testing_template import scratch
 
     place = scratch("everlog-bench-")
-    template = place / "template"
+    template = place.path / "template"
     template.mkdir()
     db = connect(template, synchronous="FULL")
     db.executemany(INSERT, rows(ROWS))
@@ -62,8 +62,8 @@ def sqlite_fixture(run: Run) -> Measure:
         db.close()
         shutil.rmtree(path)
 
-    found = run.measure(run.n, *each([place / str(number) for number in range(run.n)], test))
-    shutil.rmtree(place)
+    found = run.measure(run.n, *each([place.path / str(number) for number in range(run.n)], test))
+    place.remove()
     return found
 
 

@@ -5,6 +5,8 @@
     upgrades_with_data           it is applied to the version before with that one's test data
     testdata_loads               at its version, the same rows for the same seed, references kept
     rebuild_equals_live          all tables made again from the log are those that are live
+    down_leaves_no_trace         rolled back, the rows are those of before
+    up_down_up_equals_up         rolled back and applied again, the rows are those of once
 
 A test is a function that returns, or raises `UntrueError` with a sentence (or the error of what it
 did). `everlog.migrations.testing_collect` makes them items of pytest.
@@ -12,19 +14,25 @@ did). `everlog.migrations.testing_collect` makes them items of pytest.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from google.protobuf import text_format
+from google.protobuf.message import Message
 
 from everlog.migrations import testdata
+from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.folder import Folder
-from everlog.migrations.migration import Migration
+from everlog.migrations.migration import Key, Migration, Row, Transform
+from everlog.migrations.rollback import plan_rollback, rollback
 from everlog.migrations.runner import apply
 from everlog.migrations.testing_template import Templates, scratch
 from everlog.store.database import Database
-from everlog.store.errors import SchemaError
+from everlog.store.errors import MigrationError, SchemaError
+from everlog.store.hashing import TableHash
+from everlog.store.reflect import table_of
 
 
 class UntrueError(AssertionError):
@@ -64,15 +72,15 @@ class Subject(NamedTuple):
     @contextmanager
     def database(self, version: int) -> Iterator[Database]:
         """A database at a version, with its test data if it has some. At the end it is checked."""
-        directory = scratch("everlog-derived-")
+        made = scratch("everlog-derived-")
         scale = self.scale if self.templates.has_testdata(version) else 0
         try:
-            self.templates.clone(directory, version, scale=scale, seed=self.seed)
-            with Database(directory, durability="os") as db:
+            self.templates.clone(made.path, version, scale=scale, seed=self.seed)
+            with Database(made.path, durability="os") as db:
                 yield db
                 problems = list(db.check())
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            made.remove()
         if problems:
             raise UntrueError(f"{self.folder.title}: " + "; ".join(problems))
 
@@ -129,10 +137,103 @@ def rebuild_equals_live(subject: Subject) -> None:
         db.rebuild()
 
 
+def down_leaves_no_trace(subject: Subject) -> None:
+    """That rolling it back gives the rows of before. Bootstrap rows stay with their tables, and a
+    table that it drops comes back empty: those are not compared. Rows that it rewrites are given
+    back by `down`, while both versions are served."""
+    migration = subject.migration
+    left_out = {*migration.drop, *(table.name for table, _ in _bootstrap(migration))}
+    with subject.database(subject.before) as db:
+        was = db.hashes()
+        _up(subject, db, hold=True)
+        _down(db)
+        now = db.hashes()
+    _same(subject, was, now, "after it was rolled back", left_out)
+
+
+def up_down_up_equals_up(subject: Subject) -> None:
+    """That it can be applied again once it was rolled back, and comes to the same; and that a row
+    which goes up, down and up again is the one that went up once."""
+    migration = subject.migration
+    with subject.database(subject.before) as db:
+        for name, transform in migration.transforms.items():
+            _there_and_back(migration, name, transform, db)
+        _up(subject, db, hold=True)
+        once = db.hashes()
+        _down(db)
+        _up(subject, db, hold=False)
+        again = db.hashes()
+    _same(subject, once, again, "applied again after it was rolled back")
+
+
 DERIVED: dict[str, Callable[[Subject], None]] = {
     test.__name__: test
-    for test in (constants_match_the_model, upgrades_with_data, testdata_loads, rebuild_equals_live)
+    for test in (
+        constants_match_the_model,
+        upgrades_with_data,
+        testdata_loads,
+        rebuild_equals_live,
+        down_leaves_no_trace,
+        up_down_up_equals_up,
+    )
 }
+
+
+def _up(subject: Subject, db: Database, *, hold: bool) -> None:
+    migration = subject.migration
+    if hold and any(one.down is None for one in migration.transforms.values()):
+        raise Skipped("a transform has no `down`: there is no way back")
+    hold = hold and bool(migration.transforms)
+    apply(db, subject.templates.source, to=migration.version, hold=hold)
+
+
+def _there_and_back(migration: Migration, name: str, transform: Transform[Any, Any], db: Database) -> None:
+    up, down = transform.up, transform.down
+    if down is None:
+        raise Skipped(f"the transform of {name} has no `down`: there is no way back")
+    was = {new: old for old, new in migration.rename.items()}.get(name, name)
+    for row in db.scan(table_of(db.schema.table(was))):
+        once = up(transform.old.FromString(row.SerializeToString()))
+        again = up(down(once))
+        if once != again:
+            raise UntrueError(
+                f"{transform.where}: a row of {name} is another after up, down and up: expected"
+                f" {_shown(once)}, found {_shown(again)}"
+            )
+
+
+def _shown(row: Message) -> str:
+    return f"{text_format.MessageToString(row, as_one_line=True):.200}"
+
+
+def _down(db: Database) -> None:
+    try:
+        plan_rollback(db)
+    except MigrationError as error:
+        raise Skipped(str(error)) from error
+    rollback(db)
+
+
+def _bootstrap(migration: Migration) -> list[Row | Key]:
+    rows = bootstrap(migration)
+    return [*rows, *rows.deleted]
+
+
+def _same(
+    subject: Subject,
+    expected: dict[str, TableHash],
+    found: dict[str, TableHash],
+    when: str,
+    left_out: Container[str] = (),
+) -> None:
+    for name in sorted(expected.keys() | found.keys()):
+        one, other = expected.get(name), found.get(name)
+        if one != other and name not in left_out:
+            rows = [f"{side.rows:,} rows" if side else "no table" for side in (one, other)]
+            raise UntrueError(
+                f"{subject.folder.title}: table {name} is another {when}: expected {rows[0]}, found {rows[1]}"
+                f"{', with other values' if rows[0] == rows[1] else ''}"
+            )
 
 
 def _made(subject: Subject, migration: Migration) -> list[tuple[str, int]]:

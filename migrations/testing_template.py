@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -29,8 +28,9 @@ from everlog.migrations.runner import apply
 from everlog.migrations.testdata import load_testdata
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
+from everlog.store.temporary import Temporary
 
-MEMORY = "/dev/shm"  # noqa: S108  mkdtemp makes a private directory in it
+MEMORY = "/dev/shm"  # noqa: S108  a private directory is made in it
 EMPTY = 0  # the version of a database before its first migration
 
 _LEFT_BEHIND = ("LOCK", "LOG", "OWNER")  # of whoever had the template open
@@ -47,7 +47,7 @@ class Templates:
 
     def __init__(self, source: Source = SOURCE) -> None:
         self.source = source
-        self._directory: Path | None = None
+        self._directory: Temporary | None = None
         self._built: dict[_Key, Path] = {}
 
     @cached_property
@@ -77,7 +77,7 @@ class Templates:
     def close(self) -> None:
         """Removes the templates. They are built again if they are wanted again."""
         if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory.remove()
         self._directory = None
         self._built.clear()
 
@@ -98,7 +98,7 @@ class Templates:
             return found
         if self._directory is None:
             self._directory = scratch("everlog-templates-")
-        path = self._directory / "-".join(map(str, key))
+        path = self._directory.path / "-".join(map(str, key))
         shutil.rmtree(path, ignore_errors=True)  # of an attempt that failed
         if key.scale:
             clone(self._template(_Key(key.version, 0, 0)), path)
@@ -129,9 +129,9 @@ def close_templates() -> None:
         one.close()
 
 
-def scratch(prefix: str) -> Path:
+def scratch(prefix: str) -> Temporary:
     """A new directory, in memory where there is such a place. Whoever asked for it removes it."""
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
+    return Temporary(prefix, MEMORY if os.access(MEMORY, os.W_OK) else None)
 
 
 def clone(template: Path, into: Path) -> None:

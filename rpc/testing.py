@@ -13,7 +13,6 @@ takes some milliseconds. The pytest plugin gives the same as fixtures: `everlog.
 
 from __future__ import annotations
 
-import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -118,8 +117,9 @@ class Opener:
         if kind == "file":
             path = self._directory()
         else:
-            path = scratch("everlog-memory-")
-            self._stack.callback(shutil.rmtree, path, ignore_errors=True)
+            made = scratch("everlog-test-")
+            self._stack.callback(made.remove)
+            path = made.path
         self._templates.clone(path, version, scale=much, seed=self.seed if seed is None else seed)
         db = self._stack.enter_context(EmbeddedDatabase(path, url=None if kind == "file" else "memory:"))
         opened = db if kind != "server" else self._served(db)

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -85,6 +86,43 @@ def test_test_data_that_does_not_load_or_is_not_of_the_seed_alone_fails(
     project.add("one", files={"testdata.py": code})
     (error,) = run("testdata_loads", project.build())
     assert said in str(error)
+
+
+UP = """
+    from ..v20260101000000_one.model_pb2 import Airport as Old
+
+    def up(old: Old) -> Airport:
+        return Airport(faa=old.faa, name=old.name.upper())
+
+    def down(new: Airport) -> Old:
+        return {down}
+    """
+
+
+@pytest.mark.parametrize(
+    ("down", "said"),
+    [
+        ("Old(faa=new.faa, name=new.name.lower())", None),
+        ("Old(faa=new.faa)", r"a row of airports is another after up, down and up: expected .*name: \"N\""),
+    ],
+)
+def test_a_way_back_that_loses_what_the_way_there_needs_fails(
+    project: Project, down: str, said: str | None
+) -> None:
+    named = f'{ROWS}yield AIRPORTS, Airport(faa="T1", name="n")\n'
+    project.add("one", files={"testdata.py": named})
+    transforms = ", transforms=[Transform(AIRPORTS, Old, up, down)]"
+    project.add("two", code=UP.format(down=down), drop=transforms)
+    _, second = run("up_down_up_equals_up", project.build())
+    assert re.search(said, str(second)) if said else second is None
+    assert run("down_leaves_no_trace", project)[1] is None
+
+
+def test_without_a_way_back_it_is_not_tested(project: Project) -> None:
+    project.add("one", files={"testdata.py": GOOD})
+    project.add("two", code=UP.format(down="None"), drop=", transforms=[Transform(AIRPORTS, Old, up)]")
+    for name in ("down_leaves_no_trace", "up_down_up_equals_up"):
+        assert isinstance(run(name, project.build())[1], Skipped)
 
 
 def test_a_folder_without_test_data_has_none_to_load(project: Project) -> None:

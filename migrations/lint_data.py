@@ -64,7 +64,7 @@ class _Rows:
     def __init__(self, scan: Callable[[], Iterable[Any]] | None = None) -> None:
         self.scan = scan
         self.steps: list[Callable[[bytes], bytes]] = []
-        self.brought: dict[bytes, bytes] = {}
+        self.brought: dict[bytes, bytes | None] = {}  # None: deleted
 
     def transform(self, one: Transform[Any, Any]) -> None:
         def step(row: bytes) -> bytes:
@@ -75,7 +75,7 @@ class _Rows:
                 raise _FailedError(one, error, old) from error
             return new
 
-        self.brought = {key: step(row) for key, row in self.brought.items()}
+        self.brought = {key: None if row is None else step(row) for key, row in self.brought.items()}
         self.steps.append(step)
 
     def all(self, info: TableInfo, mine: set[bytes]) -> Iterator[_Row]:
@@ -88,8 +88,9 @@ class _Rows:
             key = info.own.key_of(row)
             if key not in self.brought:
                 yield _Row(key, row, brought=False)
-        for key, raw in self.brought.items():
-            yield _Row(key, info.model.FromString(raw), brought=key in mine)
+        for key, own in self.brought.items():
+            if own is not None:
+                yield _Row(key, info.model.FromString(own), brought=key in mine)
 
 
 class Data:
@@ -136,12 +137,16 @@ class Data:
         brought: dict[str, set[bytes]] = {}
         folder = step.migration.folder
         try:
-            for table, row in bootstrap(step.migration):
+            rows = bootstrap(step.migration)
+            for table, row in rows:
                 info = schema.tables[table.name]
                 raw = row.SerializeToString()
                 key = info.own.key_of(info.model.FromString(raw))
                 self._rows.setdefault(table.name, _Rows()).brought[key] = raw
                 brought.setdefault(table.name, set()).add(key)
+            for table, deleted in rows.deleted:
+                key = schema.tables[table.name].encode_key(deleted)
+                self._rows.setdefault(table.name, _Rows()).brought[key] = None
         except Error as error:
             where = error.facts.get("where") or _file_of(error) or _bootstrap_file(step.migration)
             text = str(error).removeprefix(f"{where}: ")

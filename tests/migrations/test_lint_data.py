@@ -83,6 +83,23 @@ def test_a_bootstrap_row_that_replaces_another_frees_its_value(project: Project,
     assert lint(project.path) == []
 
 
+def test_a_bootstrap_row_that_is_deleted_frees_its_value(project: Project, db: Database) -> None:
+    project.add("first", table=UNIQUE, files={"bootstrap_airports.csv": ROWS})
+    migrations.apply(db, project.build().path)
+    bootstrap = """\
+        from . import AIRPORTS, Airport
+
+        def rows():
+            yield AIRPORTS, Airport(faa="TEB", name="Newark")
+
+        def deleted():
+            yield AIRPORTS, "EWR"
+        """
+    project.add("second", table=UNIQUE, files={**DATA, "bootstrap.py": bootstrap})
+    assert lint(project.build().path, db) == []
+    assert lint(project.path) == []
+
+
 def test_rows_of_a_dropped_table_do_not_count(project: Project, db: Database) -> None:
     project.add("first", files={"bootstrap_airports.csv": "faa,name\nJFK,same\nLGA,same\n"})
     migrations.apply(db, project.build().path)

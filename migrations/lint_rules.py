@@ -199,7 +199,7 @@ RULES = {
             "history/out-of-order",
             _E,
             "A pending migration is older than an applied one",
-            "give the folder and its model.proto a timestamp after it",
+            "give the folder and its model.proto a timestamp after it, or apply it with --out-of-order",
             depends=True,
         ),
         Rule(

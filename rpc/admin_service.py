@@ -67,7 +67,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 tell(admin_pb2.CheckResponse(problem=problem))
             tell(admin_pb2.CheckResponse(finished=True))
 
-        async for answer in self._hosting.told(run):
+        async for answer in self._hosting.told(run, goes_on=False):
             yield answer
 
 

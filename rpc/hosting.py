@@ -12,13 +12,15 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from everlog.store.database import Database
-from everlog.store.errors import OpenError
+from everlog.store.errors import ClosedError, OpenError
 
 READERS = 4
 WRITERS = 16
@@ -54,23 +56,36 @@ class Hosting:
         call = functools.partial(fn, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._writers, call)
 
-    async def told(self, fn: Callable[[Callable[[T], None]], None]) -> AsyncIterator[T]:
-        """Runs what takes long in a writer's thread, and yields all that it tells meanwhile."""
-        loop, told = asyncio.get_running_loop(), asyncio.Queue[T | None]()
+    async def told(
+        self, fn: Callable[[Callable[[T], None]], None], *, goes_on: bool = True
+    ) -> AsyncIterator[T]:
+        """Runs what takes long in a writer's thread, and yields all that it tells meanwhile.
+
+        Without its client it `goes_on`, or ends when it next has something to tell.
+        """
+        loop, told, left = asyncio.get_running_loop(), asyncio.Queue[T | None](), threading.Event()
 
         def tell(item: T | None) -> None:
-            loop.call_soon_threadsafe(told.put_nowait, item)
+            if not left.is_set():
+                loop.call_soon_threadsafe(told.put_nowait, item)
+            elif not goes_on:
+                raise ClosedError("nobody waits for this any more")
 
         def run() -> None:
             try:
                 fn(tell)
             finally:
-                tell(None)
+                with contextlib.suppress(ClosedError, RuntimeError):  # nobody waits; the loop is closed
+                    tell(None)
 
         done = loop.run_in_executor(self._writers, run)
-        while (item := await told.get()) is not None:
-            yield item
-        await done
+        try:
+            while (item := await told.get()) is not None:
+                yield item
+            await done
+        finally:
+            left.set()
+            done.add_done_callback(lambda it: it.cancelled() or it.exception())  # or asyncio complains
 
     def begin(self, fn: Callable[[], None]) -> None:
         """Begins what takes long in a writer's thread; closing waits for its end."""

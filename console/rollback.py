@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from everlog.console import migrating, text
+from everlog.console import migrating, schema, text
 from everlog.console.opening import open_database
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings, writes
@@ -76,7 +76,9 @@ def _roll_back(
         done = migrating.rollback(
             db, count, to=to, actor=actor, reason=reason, progress=progress, rolled_back=told
         )
-        if not done and not settings.json:
+        if done:
+            schema.keep(settings, db)
+        elif not settings.json:
             click.echo("Nothing to roll back: the database is at that version")
 
 

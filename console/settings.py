@@ -25,6 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 URL_VARIABLE = "DATABASE_URL"
 ENV_FILE = ".env"
 MIGRATIONS_VARIABLE = "EVERLOG_MIGRATIONS_DIR"
+SCHEMA_VARIABLE = "EVERLOG_SCHEMA_FILE"
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
@@ -37,6 +38,8 @@ class Settings:
     env: str = URL_VARIABLE
     env_files: list[str] = field(default_factory=list)
     migrations_given: str | None = None
+    schema_given: str | None = None
+    no_dump: bool = False
     wait: bool = False
     wait_timeout_s: float = 60.0
     json: bool = False
@@ -69,6 +72,11 @@ class Settings:
     def migrations_or_none(self) -> str | None:
         """The migrations that were asked for, if any were."""
         return self.migrations_given or self._variable(MIGRATIONS_VARIABLE) or None
+
+    @property
+    def schema_file(self) -> str | None:
+        """The file that the schema is dumped to after each change of it, if one was named."""
+        return None if self.no_dump else self.schema_given or self._variable(SCHEMA_VARIABLE) or None
 
     def _variable(self, name: str) -> str:
         self.read_files()
@@ -157,6 +165,13 @@ _OPTIONS = [
         to="migrations_given",
         help="Directory or package of the migrations.  [default: migrations]",
     ),
+    _common(
+        "--schema-file",
+        metavar="FILE",
+        to="schema_given",
+        help=f"Keep the schema as text in it: written after each change.  [default: {SCHEMA_VARIABLE}]",
+    ),
+    _common("--no-dump-schema", is_flag=True, default=None, to="no_dump", help="Leave that file as it is."),
     _common(
         "--wait",
         is_flag=True,

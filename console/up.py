@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from everlog.console import migrating, text
+from everlog.console import migrating, schema, text
 from everlog.console.opening import directory_of, is_remote, open_database
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings, writes
@@ -99,7 +99,9 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
 
         settings.resume = "each migration was applied whole or not at all; run it again"
         done = migrating.apply(db, settings, **how, progress=progress, applied=applied)
-        if not done and not settings.json:
+        if done:
+            schema.keep(settings, db)
+        elif not settings.json:
             click.echo("Nothing to apply: the database is up to date")
 
 

@@ -3,6 +3,7 @@
 A migration's folder gets all that its constants are made of from here, in one import.
 """
 
+from everlog.migrations.adopt import dump_schema, load_schema
 from everlog.migrations.approval import Approval
 from everlog.migrations.build import build
 from everlog.migrations.difference import differences
@@ -85,9 +86,11 @@ __all__ = [
     "build",
     "complete",
     "differences",
+    "dump_schema",
     "give_up",
     "lint",
     "load",
+    "load_schema",
     "load_testdata",
     "new",
     "plan",

@@ -28,6 +28,8 @@ def differences(db: Database, source: Source = SOURCE) -> dict[int, str]:
 
 def difference(ran: list[log_pb2.SourceFile], folder: Folder) -> str:
     """The diff from the files that ran to those of the folder; binary ones are only named."""
+    if not ran:
+        return f"{folder.path.name} was adopted, not run: the log has no source of it\n"
     was = {file.path: file.content for file in ran}
     now = {file.path: file.content for file in folder.sources}
     out: list[str] = []

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import msgspec
 
 from everlog.migrations.history import Life, latest
 from everlog.migrations.lock import WAIT_S, lock
+from everlog.migrations.losses import Losses
 from everlog.migrations.online import give_up
 from everlog.migrations.plan import PlannedStep
 from everlog.migrations.restored import restored
@@ -31,8 +31,7 @@ from everlog.store.database import Database
 from everlog.store.errors import MigrationError
 from everlog.store.evolve import given_up
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.reflect import table_of
-from everlog.store.schema import Schema, TableInfo
+from everlog.store.schema import Schema
 from everlog.store.transaction import CommitResult, Metadata
 
 
@@ -107,7 +106,7 @@ def plan_rollback(db: Database, count: int | None = None, *, to: int | None = No
     rows = Counter({table.name: table.rows for table in db.status().tables})
     planned = []
     for life, now, after in _returns(db, count, to):
-        told = _Told(db, Schema(now), Schema(after), rows)
+        told = Losses(db, Schema(now), Schema(after), rows)
         if life.finished:
             told.tables()
             told.bootstrap(life)
@@ -124,6 +123,12 @@ def _returns(
     """Each migration to roll back, with the schema in force until then, and from then on."""
     now = db.schema.proto
     for life in _chosen(latest(db.migrations()), count, to):
+        if life.finished and not life.sources:
+            raise MigrationError(
+                f"migration {life.title} was adopted by commit {life.last.seq}, not run (`load`, `baseline`),"
+                " so the log does not know what was before it; write a new migration instead",
+                version=life.version,
+            )
         before = db.schema_at(life.began.seq - 1)
         made = db.schema_at(life.last.seq)
         after = restored(before, made, now) if life.finished else given_up(before, now)
@@ -151,98 +156,3 @@ def _chosen(lives: list[Life], count: int | None, to: int | None) -> list[Life]:
             f"migration {to} is not applied, so there is no way back to it; applied are: {known}", version=to
         )
     return lives[: versions.index(to)]
-
-
-class _Left(msgspec.Struct):
-    """A table that stays, by its name after and before the return."""
-
-    name: str
-    was: str
-
-
-class _Told:
-    """What one return does and loses, in words."""
-
-    def __init__(self, db: Database, now: Schema, after: Schema, rows: Counter[str]) -> None:
-        self.db, self.now, self.after, self.rows = db, now, after, rows
-        self.steps: list[PlannedStep] = []
-        self.lost: list[str] = []
-        self.left: list[_Left] = []
-
-    def under_way(self, life: Life) -> None:
-        what = "serve the version before alone" if life.held else "give up what was built so far"
-        self.steps.append(PlannedStep(f"{what}; no row is lost"))
-        self.left = [_Left(name, name) for name in self.after.tables]
-
-    def tables(self) -> None:
-        names = {info.proto.id: name for name, info in self.after.tables.items()}
-        for name, info in self.now.tables.items():
-            if info.proto.id not in names:
-                rows = self.rows[name]
-                self.steps.append(PlannedStep(f"drop table {name} with its {rows:,} rows"))
-                if rows:
-                    self.lost.append(f"{rows:,} rows of table {name}, which is dropped; the log keeps them")
-        were = {info.proto.id: info for info in self.now.tables.values()}
-        for name, info in self.after.tables.items():
-            was = were.get(info.proto.id)
-            if was is None:
-                self.steps.append(PlannedStep(f"create table {name} anew, empty; the log keeps its old rows"))
-                continue
-            self.left.append(_Left(name, was.name))
-            if was.name != name:
-                self.steps.append(PlannedStep(f"rename table {was.name} to {name}"))
-            self._fields(was, info)
-            self._indexes(was, info)
-
-    def bootstrap(self, life: Life) -> None:
-        """The rows that came with the migration: they stay where their table stays."""
-        ids = {info.proto.id for info in self.after.tables.values()}
-        recorded = Schema(self.db.schema_at(life.last.seq))
-        changes = Counter(change.space for change in self.db.log.commit(life.last.seq).changes)
-        for space, number in changes.items():
-            name = recorded.spaces[space].name
-            mine = self.now.tables.get(name)
-            if mine is not None and mine.proto.id in ids:
-                self.steps.append(
-                    PlannedStep(f"keep {number:,} rows of {name} as the migration's bootstrap wrote them")
-                )
-
-    def _fields(self, was: TableInfo, info: TableInfo) -> None:
-        old = {field.number: field.name for field in was.model.DESCRIPTOR.fields}
-        new = {field.number: field.name for field in info.model.DESCRIPTOR.fields}
-        gone = {number: name for number, name in old.items() if number not in new}
-        words = [f"remove {name}" for name in gone.values()]
-        words += [f"bring back {name}" for number, name in new.items() if number not in old]
-        words += [f"rename {old[n]} to {new[n]}" for n in old.keys() & new.keys() if old[n] != new[n]]
-        if words:
-            self.steps.append(PlannedStep(f"return the model of {info.name}: {', '.join(words)}"))
-        for number, rows in self._with_values(was, gone).items():
-            self.lost.append(
-                f"{was.name}.{gone[number]}, which {rows:,} rows have a value of: it is no longer read, and"
-                " is gone from a row once that row is written again"
-            )
-
-    def _with_values(self, was: TableInfo, gone: dict[int, str]) -> Counter[int]:
-        """How many rows have a value of each of these fields."""
-        live = next((one for one in self.db.schema.tables.values() if one.space == was.space), None)
-        found: Counter[int] = Counter()
-        if live is None or not gone:
-            return found
-        for row in self.db.scan(table_of(live)):
-            fields: Any = row.ListFields()
-            found.update(field.number for field, _ in fields if field.number in gone)
-        return found
-
-    def _indexes(self, was: TableInfo, info: TableInfo) -> None:
-        old = {index.id: name for name, index in was.indexes.items()}
-        new = {index.id: name for name, index in info.indexes.items()}
-        self.steps += [
-            PlannedStep(f"drop index {was.name}.{name}") for id, name in old.items() if id not in new
-        ]
-        rows = self.rows[was.name]
-        for id, name in new.items():
-            if id not in old:
-                kind = "unique index" if info.indexes[name].unique else "index"
-                self.steps.append(
-                    PlannedStep(f"build {kind} {info.name}.{name} again over {rows:,} rows", not rows, rows)
-                )

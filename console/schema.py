@@ -1,0 +1,97 @@
+"""Schema: as a text that diffs well in review, and a database made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from everlog.console import text
+from everlog.console.opening import directory_of, open_database, shown
+from everlog.console.settings import Settings, common, pass_settings, writes
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.store.errors import MigrationError
+
+if TYPE_CHECKING:
+    from everlog.console.opening import AnyDatabase
+
+FILE = "schema.everlog"  # unless told otherwise
+
+
+@click.command()
+@common
+@pass_settings
+def dump(settings: Settings) -> None:
+    """Writes the schema as text, with the migrations that made it: to --schema-file, `-` for here.
+
+    Check it in, and a review sees what a migration does to the schema. Rows are written by `export`.
+
+    \b
+    Examples:
+      everlog dump
+      everlog --schema-file - dump
+    """
+    with open_database(settings, read_only=True) as db:
+        _write(settings, db, settings.schema_given or settings.schema_file or FILE)
+
+
+@click.command()
+@writes
+@common
+@pass_settings
+def load(settings: Settings, *, actor: str, reason: str) -> None:
+    """Makes a database of the schema that `dump` wrote. Its migrations count as applied; rows are not
+    in it, bootstrap rows neither.
+
+    \b
+    Examples:
+      everlog -u file:new.db load
+      everlog -u file:new.db --schema-file db/schema.everlog load
+    """
+    from everlog import migrations
+
+    path = settings.schema_given or settings.schema_file or FILE
+    dumped = Path(path).read_text(encoding="utf-8")
+    directory_of(settings.url)
+    with open_database(settings, create=True) as db:
+        assert isinstance(db, EmbeddedDatabase)
+        version = migrations.load_schema(db, dumped, where=path, actor=actor, reason=reason)
+        if settings.json:
+            text.echo({"url": shown(db.url), "schema_version": version})
+        else:
+            click.echo(f"Loaded: {shown(db.url)} is at schema version {version}")
+
+
+def keep(settings: Settings, db: AnyDatabase) -> None:
+    """Brings the schema file up to date, if one was named: after a change of the schema. While two
+    versions are served it stays as it was, and that is said."""
+    if settings.schema_file is not None:
+        try:
+            _write(settings, db, settings.schema_file)
+        except MigrationError as error:
+            click.echo(f"{settings.schema_file} is as it was: {error}", err=True)
+
+
+def _write(settings: Settings, db: AnyDatabase, path: str) -> None:
+    found = _text(db)
+    if path == "-":
+        click.echo(found, nl=False)
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(found, encoding="utf-8", newline="\n")
+    if settings.json:
+        text.echo({"schema_file": path})
+    else:
+        click.echo(f"Writing: {path}")
+
+
+def _text(db: AnyDatabase) -> str:
+    if isinstance(db, EmbeddedDatabase):
+        from everlog import migrations
+
+        return migrations.dump_schema(db)
+    from everlog.migrations.schema_text import to_text
+    from everlog.rpc import remote_migrations
+
+    return to_text(db.refresh_schema(), remote_migrations.status(db))

@@ -1,0 +1,114 @@
+"""Losses: what the return from one migration does, and what would be lost by it, in words.
+
+table, in both       its model, indexes and rows stay or return
+only now             dropped with its rows
+only before          made anew, empty: the log keeps what was in it
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from everlog.migrations.history import Life
+from everlog.migrations.plan import PlannedStep
+from everlog.store.database import Database
+from everlog.store.reflect import table_of
+from everlog.store.schema import Schema, TableInfo
+
+
+class Left(msgspec.Struct):
+    """A table that stays, by its name after and before the return."""
+
+    name: str
+    was: str
+
+
+class Losses:
+    """What one return does and loses, in words."""
+
+    def __init__(self, db: Database, now: Schema, after: Schema, rows: Counter[str]) -> None:
+        self.db, self.now, self.after, self.rows = db, now, after, rows
+        self.steps: list[PlannedStep] = []
+        self.lost: list[str] = []
+        self.left: list[Left] = []
+
+    def under_way(self, life: Life) -> None:
+        what = "serve the version before alone" if life.held else "give up what was built so far"
+        self.steps.append(PlannedStep(f"{what}; no row is lost"))
+        self.left = [Left(name, name) for name in self.after.tables]
+
+    def tables(self) -> None:
+        names = {info.proto.id: name for name, info in self.after.tables.items()}
+        for name, info in self.now.tables.items():
+            if info.proto.id not in names:
+                rows = self.rows[name]
+                self.steps.append(PlannedStep(f"drop table {name} with its {rows:,} rows"))
+                if rows:
+                    self.lost.append(f"{rows:,} rows of table {name}, which is dropped; the log keeps them")
+        were = {info.proto.id: info for info in self.now.tables.values()}
+        for name, info in self.after.tables.items():
+            was = were.get(info.proto.id)
+            if was is None:
+                self.steps.append(PlannedStep(f"create table {name} anew, empty; the log keeps its old rows"))
+                continue
+            self.left.append(Left(name, was.name))
+            if was.name != name:
+                self.steps.append(PlannedStep(f"rename table {was.name} to {name}"))
+            self._fields(was, info)
+            self._indexes(was, info)
+
+    def bootstrap(self, life: Life) -> None:
+        """The rows that came with the migration: they stay where their table stays."""
+        ids = {info.proto.id for info in self.after.tables.values()}
+        recorded = Schema(self.db.schema_at(life.last.seq))
+        changes = Counter(change.space for change in self.db.log.commit(life.last.seq).changes)
+        for space, number in changes.items():
+            name = recorded.spaces[space].name
+            mine = self.now.tables.get(name)
+            if mine is not None and mine.proto.id in ids:
+                self.steps.append(
+                    PlannedStep(f"keep {number:,} rows of {name} as the migration's bootstrap wrote them")
+                )
+
+    def _fields(self, was: TableInfo, info: TableInfo) -> None:
+        old = {field.number: field.name for field in was.model.DESCRIPTOR.fields}
+        new = {field.number: field.name for field in info.model.DESCRIPTOR.fields}
+        gone = {number: name for number, name in old.items() if number not in new}
+        words = [f"remove {name}" for name in gone.values()]
+        words += [f"bring back {name}" for number, name in new.items() if number not in old]
+        words += [f"rename {old[n]} to {new[n]}" for n in old.keys() & new.keys() if old[n] != new[n]]
+        if words:
+            self.steps.append(PlannedStep(f"return the model of {info.name}: {', '.join(words)}"))
+        for number, rows in self._with_values(was, gone).items():
+            self.lost.append(
+                f"{was.name}.{gone[number]}, which {rows:,} rows have a value of: it is no longer read, and"
+                " is gone from a row once that row is written again"
+            )
+
+    def _with_values(self, was: TableInfo, gone: dict[int, str]) -> Counter[int]:
+        """How many rows have a value of each of these fields."""
+        live = next((one for one in self.db.schema.tables.values() if one.space == was.space), None)
+        found: Counter[int] = Counter()
+        if live is None or not gone:
+            return found
+        for row in self.db.scan(table_of(live)):
+            fields: Any = row.ListFields()
+            found.update(field.number for field, _ in fields if field.number in gone)
+        return found
+
+    def _indexes(self, was: TableInfo, info: TableInfo) -> None:
+        old = {index.id: name for name, index in was.indexes.items()}
+        new = {index.id: name for name, index in info.indexes.items()}
+        self.steps += [
+            PlannedStep(f"drop index {was.name}.{name}") for id, name in old.items() if id not in new
+        ]
+        rows = self.rows[was.name]
+        for id, name in new.items():
+            if id not in old:
+                kind = "unique index" if info.indexes[name].unique else "index"
+                self.steps.append(
+                    PlannedStep(f"build {kind} {info.name}.{name} again over {rows:,} rows", not rows, rows)
+                )

@@ -1,0 +1,191 @@
+"""Schema text: a schema as lines that diff well in review, and that a database can be made of.
+
+    # comment
+    migration 20260105093000_create_airports 5f3c…      its title and digest; in the order of versions
+    table airports flights.v20260105093000.Airport      in the order of names
+      key faa
+      index by_city city
+      unique by_icao icao position.lat
+    file flights/v20260105093000/model.proto            what protobuf says of a model, a field a line
+      package: "flights.v20260105093000"
+      …
+    file google/protobuf/timestamp.proto                protobuf's own are only named
+
+Numbers of spaces, tables and indexes are not in it: they are each database's own. What is loaded
+gets new ones, in the order of the lines.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from google.protobuf import descriptor_pb2, text_format
+from google.protobuf.descriptor import FieldDescriptor
+
+from everlog.migrations.status import MigrationInfo, State
+from everlog.proto import log_pb2
+from everlog.store.errors import Error, MigrationError, SchemaError
+from everlog.store.index_info import IndexInfo
+from everlog.store.schema import Schema
+
+_HEAD = "# The schema of a database, by `everlog dump`. `everlog load` makes a database of it."
+_OWN = "google/protobuf/"
+
+
+class Dumped(NamedTuple):
+    """What a text says: migrations as (version, name, digest), and the schema that they made."""
+
+    migrations: list[tuple[int, str, bytes]]
+    schema: log_pb2.Schema
+
+
+def to_text(schema: Schema, infos: Iterable[MigrationInfo] = ()) -> str:
+    """The text of a schema, with those of the migrations that are applied. Read-only.
+
+    Raises MigrationError while one is under way: what is half built is no schema to keep.
+    """
+    lines = [_HEAD, ""]
+    for info in sorted(infos, key=lambda info: info.version):
+        if info.state is State.BUILDING:
+            raise MigrationError(
+                f"migration {info.title} is under way; dump the schema when it is finished, or given up"
+                " (`everlog rollback`)",
+                version=info.version,
+            )
+        if info.state is not State.PENDING:
+            lines.append(f"migration {info.title} {info.digest.hex()}")
+    for name, table in sorted(schema.tables.items()):
+        key = " ".join(".".join(step.name for step in path) for path in table.key_fields)
+        lines += ["", f"table {name} {table.proto.model}", f"  key {key}"]
+        lines += [_index(index) for _, index in sorted(table.indexes.items())]
+    for file in sorted(schema.proto.models.file, key=lambda file: file.name):
+        lines += ["", f"file {file.name}"]
+        if not file.name.startswith(_OWN):
+            lines += _message_lines(file, "  ")
+    return "\n".join(lines) + "\n"
+
+
+def from_text(text: str, where: str = "the text") -> Dumped:
+    """What a text says. Read-only. Raises SchemaError with the line that it cannot read."""
+    schema = log_pb2.Schema(next_space=1, next_table=1)
+    migrations: list[tuple[int, str, bytes]] = []
+    wanted: list[tuple[int, log_pb2.TableSchema, list[str]]] = []
+    blocks = list(_blocks(text))
+    for number, line, body in blocks:
+        try:
+            word, *rest = line.split()
+            match word, rest:
+                case "migration", [title, digest]:
+                    version, _, name = title.partition("_")
+                    migrations.append((int(version), name, bytes.fromhex(digest)))
+                case "table", [name, model]:
+                    table = schema.tables.add(
+                        name=name, id=schema.next_table, space=schema.next_space, model=model, next_index=1
+                    )
+                    schema.next_table += 1
+                    schema.next_space += 1
+                    wanted.append((number, table, body))
+                case "file", [name]:
+                    schema.models.file.append(_file(name, body))
+                case _:
+                    raise ValueError(f"expected a migration, a table or a file, found {line!r}")
+        except (ValueError, text_format.ParseError, ImportError) as error:
+            raise SchemaError(f"{where}:{number}: {error}", where=f"{where}:{number}") from None
+    schema.version = max((version for version, _, _ in migrations), default=0)
+    _resolve(schema, wanted, where)
+    return Dumped(sorted(migrations), schema)
+
+
+def _index(index: IndexInfo) -> str:
+    fields = " ".join(".".join(step.name for step in path) for path in index.fields)
+    return f"  {'unique' if index.unique else 'index'} {index.name} {fields}"
+
+
+def _message_lines(message: Any, indent: str) -> Iterator[str]:
+    """Protobuf's text format, with fields and values of enums on one line each."""
+    for field, value in message.ListFields():
+        for one in value if field.is_repeated else [value]:
+            if field.type != FieldDescriptor.TYPE_MESSAGE:
+                yield f"{indent}{text_format.MessageToString(_only(message, field, one), as_one_line=True)}"
+            elif field.name in {"message_type", "nested_type", "enum_type"}:
+                yield f"{indent}{field.name} {{"
+                yield from _message_lines(one, f"{indent}  ")
+                yield f"{indent}}}"
+            else:
+                yield f"{indent}{field.name} {{ {text_format.MessageToString(one, as_one_line=True)} }}"
+
+
+def _only(message: Any, field: FieldDescriptor, value: Any) -> Any:
+    made = type(message)()
+    if field.is_repeated:
+        getattr(made, field.name).append(value)
+    else:
+        setattr(made, field.name, value)
+    return made
+
+
+def _blocks(text: str) -> Iterator[tuple[int, str, list[str]]]:
+    """Lines that begin at the margin, each with its number and the indented lines below it."""
+    at, head, body = 0, "", list[str]()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        if line[0] == " " and head:
+            body.append(line.strip())
+            continue
+        if head:
+            yield at, head, body
+        at, head, body = number, line, []
+    if head:
+        yield at, head, body
+
+
+def _file(name: str, body: list[str]) -> descriptor_pb2.FileDescriptorProto:
+    file = descriptor_pb2.FileDescriptorProto()
+    if body:
+        text_format.Parse("\n".join(body), file)
+        return file
+    module = name.removesuffix(".proto").replace("/", ".") + "_pb2"
+    if not name.startswith(_OWN):
+        raise ValueError(f"expected what is in {name}, found nothing below it")
+    importlib.import_module(module).DESCRIPTOR.CopyToProto(file)
+    return file
+
+
+def _resolve(
+    schema: log_pb2.Schema, wanted: list[tuple[int, log_pb2.TableSchema, list[str]]], where: str
+) -> None:
+    """Names of fields to numbers: the models are all known now."""
+    models = Schema(log_pb2.Schema(models=schema.models))
+    for number, table, body in wanted:
+        try:
+            model: Any = models.model(table.model).DESCRIPTOR
+            for line in body:
+                word, *names = line.split()
+                if word == "key":
+                    table.key.extend(_path(model, name) for name in names)
+                elif word in {"index", "unique"}:
+                    paths = [_path(model, name) for name in names[1:]]
+                    table.indexes.add(
+                        name=names[0], id=table.next_index, fields=paths, unique=word == "unique"
+                    )
+                    table.next_index += 1
+                else:
+                    raise ValueError(f"expected a key or an index of table {table.name}, found {line!r}")
+            if not table.key:
+                raise ValueError(f"table {table.name} has no key")
+        except (ValueError, KeyError, IndexError, TypeError, Error) as error:
+            raise SchemaError(f"{where}:{number}: {error}", where=f"{where}:{number}") from None
+
+
+def _path(model: Any, dotted: str) -> log_pb2.FieldPath:
+    numbers = []
+    for name in dotted.split("."):
+        if model is None or name not in model.fields_by_name:
+            raise ValueError(f"{dotted} is no field of the model")
+        field = model.fields_by_name[name]
+        numbers.append(field.number)
+        model = field.message_type
+    return log_pb2.FieldPath(numbers=numbers)

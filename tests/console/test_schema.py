@@ -1,0 +1,29 @@
+from pathlib import Path
+
+from tests.console import shop
+from tests.console.conftest import Run
+
+
+def test_what_dump_writes_load_makes_a_database_of(everlog: Run, books: Path, here: Path) -> None:
+    assert everlog("dump").out == "Writing: schema.everlog\n"
+    text = (here / "schema.everlog").read_text()
+    assert "\ntable books shop.v20260201090000.Book\n  key isbn volume\n  index by_title title\n" in text
+    assert everlog("--schema-file", "-", "dump").out == text
+    ended = everlog("-u", "file:new.db", "load")
+    assert ended.out == f"Loaded: file:new.db is at schema version {shop.SECOND}\n"
+    assert everlog("-u", "file:new.db", "status", "--exit-code").code == 0
+    assert everlog("-u", "file:new.db", "--schema-file", "-", "dump").out == text
+    assert everlog("-u", "file:new.db", "load").code == 1
+
+
+def test_the_schema_file_follows_each_change_where_one_is_named(
+    everlog: Run, project: Path, here: Path
+) -> None:
+    common = ("-u", "file:new.db", "-d", project, "--schema-file", "db/schema.everlog")
+    file = here / "db" / "schema.everlog"
+    assert everlog(*common, "up", "--no-dump-schema").code == 0
+    assert not file.exists()
+    everlog(*common, "rollback")
+    assert "by_title" not in file.read_text()
+    assert everlog(*common, "up").out.endswith("Writing: db/schema.everlog\n")
+    assert "by_title" in file.read_text()

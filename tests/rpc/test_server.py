@@ -5,8 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -230,24 +228,3 @@ def test_a_request_that_is_too_large_is_told_how_large_it_may_be(db: EmbeddedDat
         ):
             remote.channel.call(stub.Get, request)
         assert remote.get(AIRPORTS, "JFK") is None
-
-
-class Endless(EmbeddedDatabase):
-    """A database in which a check finds something for as long as it is looked for."""
-
-    ended: threading.Event
-
-    def check(self, progress: Any = None) -> Iterator[str]:
-        try:
-            while True:
-                yield "a problem"
-        finally:
-            self.ended.set()
-
-
-def test_a_check_ends_with_the_client_that_asked_for_it(tmp_path: Path) -> None:
-    with Endless(tmp_path / "x") as db, Server({"x": db}) as server:
-        db.ended = threading.Event()
-        with RemoteDatabase(server.url("x")) as remote:
-            assert next(iter(remote.check())) == "a problem"
-        assert db.ended.wait(30)

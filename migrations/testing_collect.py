@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from everlog.migrations.folder import Folder, find, folders
-from everlog.migrations.testing_derived import DERIVED, Skipped, Subject
+from everlog.migrations.testing_derived import DERIVED
+from everlog.migrations.testing_subject import Skipped, Subject
 from everlog.migrations.testing_template import templates
 from everlog.store.errors import Error
 

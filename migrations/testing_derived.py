@@ -7,6 +7,7 @@
     rebuild_equals_live          all tables made again from the log are those that are live
     down_leaves_no_trace         rolled back, the rows are those of before
     up_down_up_equals_up         rolled back and applied again, the rows are those of once
+    lint_is_clean                with the test data of the version before
 
 A test is a function that returns, or raises `UntrueError` with a sentence (or the error of what it
 did). `everlog.migrations.testing_collect` makes them items of pytest.
@@ -14,75 +15,25 @@ did). `everlog.migrations.testing_collect` makes them items of pytest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from everlog.migrations import testdata
 from everlog.migrations.bootstrap import bootstrap
-from everlog.migrations.folder import Folder
+from everlog.migrations.lint import lint
+from everlog.migrations.lint_rules import Severity
 from everlog.migrations.migration import Key, Migration, Row, Transform
 from everlog.migrations.rollback import plan_rollback, rollback
 from everlog.migrations.runner import apply
-from everlog.migrations.testing_template import Templates, scratch
+from everlog.migrations.testing_subject import Skipped, Subject, UntrueError
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError, SchemaError
 from everlog.store.hashing import TableHash
 from everlog.store.reflect import table_of
-
-
-class UntrueError(AssertionError):
-    """Raised when what must be true of a folder is not."""
-
-
-class Skipped(Exception):  # noqa: N818  it is no error
-    """Raised when there is nothing to be tested, with the reason."""
-
-
-class Subject(NamedTuple):
-    """A migration's folder, and how much test data it is tested with."""
-
-    templates: Templates
-    folder: Folder
-    scale: int = testdata.SCALE
-    seed: int = testdata.SEED
-
-    @property
-    def version(self) -> int:
-        return self.folder.version
-
-    @property
-    def before(self) -> int:
-        versions = self.templates.versions
-        return versions[versions.index(self.version) - 1]
-
-    @property
-    def migration(self) -> Migration:
-        """Raises Skipped if the folders do not load, which is another test's failure."""
-        try:
-            migrations = self.templates.migrations
-        except SchemaError as error:
-            raise Skipped(f"the folders do not load: {error}") from error
-        return next(one for one in migrations if one.version == self.version)
-
-    @contextmanager
-    def database(self, version: int) -> Iterator[Database]:
-        """A database at a version, with its test data if it has some. At the end it is checked."""
-        made = scratch("everlog-derived-")
-        scale = self.scale if self.templates.has_testdata(version) else 0
-        try:
-            self.templates.clone(made.path, version, scale=scale, seed=self.seed)
-            with Database(made.path, durability="os") as db:
-                yield db
-                problems = list(db.check())
-        finally:
-            made.remove()
-        if problems:
-            raise UntrueError(f"{self.folder.title}: " + "; ".join(problems))
 
 
 def constants_match_the_model(subject: Subject) -> None:
@@ -166,6 +117,21 @@ def up_down_up_equals_up(subject: Subject) -> None:
     _same(subject, once, again, "applied again after it was rolled back")
 
 
+def lint_is_clean(subject: Subject) -> None:
+    """That lint finds no error in the folder; in the newest, which may still be changed, no warning
+    either."""
+    newest = subject.migration.version == subject.templates.versions[-1]
+    fails = {Severity.ERROR, Severity.WARNING} if newest else {Severity.ERROR}
+    with subject.database(subject.before) as db:
+        found = [
+            f"{finding.file}:{finding.line}: {finding.severity}: {finding.text} [{finding.id}]"
+            for finding in lint(subject.templates.source, db)
+            if finding.severity in fails and Path(finding.file).is_relative_to(subject.folder.path.resolve())
+        ]
+    if found:
+        raise UntrueError("\n".join(found))
+
+
 DERIVED: dict[str, Callable[[Subject], None]] = {
     test.__name__: test
     for test in (
@@ -175,6 +141,7 @@ DERIVED: dict[str, Callable[[Subject], None]] = {
         rebuild_equals_live,
         down_leaves_no_trace,
         up_down_up_equals_up,
+        lint_is_clean,
     )
 }
 

@@ -136,7 +136,7 @@ def test_tests_are_derived_and_those_of_a_folder_are_run(pytester: pytest.Pytest
     tests = project.folders[0] / "tests"
     tests.mkdir()
     (tests / "test_own.py").write_text(f"def test_own(everlog_db):\n    assert {COUNT} == 1\n")
-    said = run(pytester, "-v", passed=12, skipped=1)
+    said = run(pytester, "-v", passed=14, skipped=1)
     assert "test_own.py::test_own PASSED" in said
     assert "v20260101000000_one/model.proto::rebuild_equals_live PASSED" in said
 
@@ -149,7 +149,7 @@ def test_derived_tests_are_found_without_a_setting_and_left_out_by_one(
     pytester: pytest.Pytester, project: Project
 ) -> None:
     (pytester.path / "tox.ini").unlink()
-    run(pytester, passed=11, skipped=1)
+    run(pytester, passed=13, skipped=1)
     run(pytester, "-o", "everlog_derived=false")
 
 
@@ -157,13 +157,13 @@ def test_they_run_where_only_other_folders_are_named_to_be_tested(
     pytester: pytest.Pytester, project: Project
 ) -> None:
     pytester.mkdir("tests").joinpath("test_nothing.py").write_text("def test_nothing(): pass\n")
-    run(pytester, "-o", "testpaths=tests", passed=12, skipped=1)
+    run(pytester, "-o", "testpaths=tests", passed=14, skipped=1)
     run(pytester, "tests", passed=1)
 
 
 def test_a_failure_is_a_sentence(pytester: pytest.Pytester, project: Project) -> None:
     (project.folders[1] / "testdata.py").write_text("def rows(random, scale):\n    yield 1 / 0\n")
-    said = run(pytester, passed=9, skipped=1, failed=2)
+    said = run(pytester, passed=11, skipped=1, failed=2)
     assert "SchemaError" in said
     assert "testdata.py:2: ZeroDivisionError: division by zero" in said
     assert "Traceback" not in said

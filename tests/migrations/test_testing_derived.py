@@ -5,7 +5,8 @@ import pytest
 
 from everlog import Error, SchemaError
 from everlog.migrations.folder import find, folders
-from everlog.migrations.testing_derived import DERIVED, Skipped, Subject, UntrueError
+from everlog.migrations.testing_derived import DERIVED
+from everlog.migrations.testing_subject import Skipped, Subject, UntrueError
 from everlog.migrations.testing_template import close_templates, templates
 from tests.migrations.project import Project
 
@@ -86,6 +87,15 @@ def test_test_data_that_does_not_load_or_is_not_of_the_seed_alone_fails(
     project.add("one", files={"testdata.py": code})
     (error,) = run("testdata_loads", project.build())
     assert said in str(error)
+
+
+def test_what_lint_finds_fails_where_it_is(project: Project) -> None:
+    project.add("one", files={"testdata.py": GOOD})
+    project.add("two", fields="string faa = 1; reserved 2;", code="del NAME")
+    first, second = run("lint_is_clean", project.build())
+    assert first is None
+    assert "model.proto" in str(second)
+    assert "[loss/field-removed]" in str(second)
 
 
 UP = """

@@ -24,6 +24,7 @@ import click
 from everlog.console import (
     approve,
     care,
+    complete,
     completion,
     data,
     database,
@@ -74,6 +75,7 @@ for command in (
     lint.lint,
     up.up,
     up.migrate,
+    complete.complete,
     rollback.rollback,
     rollback.down,
     status.status,

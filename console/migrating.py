@@ -88,3 +88,14 @@ def rollback(db: AnyDatabase, count: int | None, **how: Any) -> list[MigrationIn
     from everlog import migrations
 
     return migrations.rollback(db, count, **how)
+
+
+def complete(db: AnyDatabase, **by: str) -> MigrationInfo:
+    """Ends the time of two versions."""
+    if not isinstance(db, EmbeddedDatabase):
+        from everlog.rpc import remote_migrations
+
+        return remote_migrations.complete(db, **by)
+    from everlog import migrations
+
+    return migrations.complete(db, **by)

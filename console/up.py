@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import msgspec
 
 from everlog.console import migrating, schema, text
 from everlog.console.opening import directory_of, is_remote, open_database
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings, writes
+from everlog.store.errors import MigrationError
 
 if TYPE_CHECKING:
     from everlog.console.opening import AnyDatabase
@@ -36,6 +38,17 @@ def _migrates(command: F) -> F:
             is_flag=True,
             help="Take those as well that are older than an applied one; status tells of them.",
         ),
+        click.option(
+            "--hold",
+            is_flag=True,
+            help="Where rows are rewritten, serve the version before as well, until `everlog complete`.",
+        ),
+        click.option(
+            "--rate",
+            type=click.FloatRange(min=1),
+            metavar="ROWS",
+            help="Build at most so many rows a second.  [default: as many as can be]",
+        ),
     ):
         command = option(command)
     return writes(command)
@@ -53,6 +66,7 @@ def up(settings: Settings, /, **options: Any) -> None:
       everlog -u file:flights.db -d flights/migrations up
       everlog up --dry-run
       everlog up --to 20260105093000 --actor ann --reason "release 12"
+      everlog up --hold --rate 10000
     """
     _apply(settings, create=True, **options)
 
@@ -78,13 +92,17 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
     which = {"to": how["to"], "out_of_order": how["out_of_order"]}
     with _opened(settings, create=create, dry_run=dry_run) as db, shown() as progress:
         if dry_run or settings.verbose:
-            for planned in migrating.plan(db, settings, **which):
+            problems = 0
+            for planned in migrating.plan(db, settings, **which, try_rows=dry_run):
+                problems += sum(step.problem for step in planned.steps)
                 if settings.json:
                     text.echo({"state": "planned", **_planned(planned)})
                     continue
                 click.echo(f"{'Pending' if dry_run else 'Applying'}: {planned.title}")
                 for step in planned.steps:
                     click.echo(f"  {step.text}{'' if step.instant else ', beside the live table'}")
+            if problems:
+                raise MigrationError("it would stop there; nothing was changed")
         if dry_run:
             return
         began = time.perf_counter()
@@ -114,5 +132,5 @@ def _opened(settings: Settings, *, create: bool, dry_run: bool) -> AnyDatabase:
 
 
 def _planned(planned: Any) -> dict[str, Any]:
-    steps = [{"text": step.text, "instant": step.instant, "rows": step.rows} for step in planned.steps]
+    steps = [msgspec.to_builtins(step) for step in planned.steps]
     return {"version": planned.version, "name": planned.name, "steps": steps}

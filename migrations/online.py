@@ -19,6 +19,7 @@ from everlog.migrations import checks
 from everlog.migrations.bootstrap import Bootstrap
 from everlog.migrations.loader import after
 from everlog.migrations.migration import Migration
+from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
 from everlog.store import evolve
 from everlog.store.database import Database
@@ -115,10 +116,9 @@ def run(
     return result
 
 
-def complete(db: Database, by: Metadata) -> CommitResult:
-    """Ends the time of two versions: that of before is served no longer.
-
-    Raises MigrationError if there are no two.
+def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInfo:
+    """Ends the time of two versions: that of before is served no longer, and the disk of its rows
+    is freed. Raises MigrationError if there are no two.
     """
     begun = under_way(db)
     if begun is None or begun.migration.step != SWITCHED:
@@ -127,10 +127,13 @@ def complete(db: Database, by: Metadata) -> CommitResult:
     record.CopyFrom(begun.migration)
     record.step = FINISHED
     record.schema.CopyFrom(evolve.alone(db.schema.proto))
-    result = db.apply_migration(record, actor=by.actor, reason=by.reason, expect_schema=db.schema.version)
+    result = db.apply_migration(record, actor=actor, reason=reason, expect_schema=db.schema.version)
     db.transforms = {}
     db.reclaim()
-    return result
+    done = begun.migration
+    return MigrationInfo(
+        done.version, done.name, State.APPLIED, result.time_ns, result.seq, actor, done.digest, done.digest
+    )
 
 
 def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> CommitResult:

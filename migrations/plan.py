@@ -20,18 +20,23 @@ from everlog.migrations.loader import after, load
 from everlog.migrations.migration import Migration
 from everlog.migrations.order import check_order, settle
 from everlog.migrations.status import MigrationInfo, State, compare
+from everlog.migrations.trial import Trial, trials
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
+from everlog.store.progress import OnProgress
 from everlog.store.schema import Schema, TableInfo
+
+REWRITTEN_PER_S = 50_000  # for the time that is told
 
 
 class PlannedStep(msgspec.Struct, frozen=True):
-    """One thing that a migration would do; `rows` it reads or writes."""
+    """One thing that a migration would do; `rows` it reads or writes. `problem`: it would stop there."""
 
     text: str
     instant: bool = True
     rows: int = 0
+    problem: bool = False
 
 
 class PlannedMigration(msgspec.Struct, frozen=True):
@@ -47,22 +52,29 @@ class PlannedMigration(msgspec.Struct, frozen=True):
 
 
 def plan(
-    db: Database, source: Source = SOURCE, *, to: int | None = None, out_of_order: bool = False
+    db: Database,
+    source: Source = SOURCE,
+    *,
+    to: int | None = None,
+    out_of_order: bool = False,
+    try_rows: bool = False,
+    progress: OnProgress | None = None,
 ) -> list[PlannedMigration]:
-    """What `apply` would do with the same arguments. Read-only; runs the folders' code.
+    """What `apply` would do with the same arguments. Read-only; runs the folders' code, with
+    `try_rows` on every row that would be rewritten.
 
     Raises MigrationError and SchemaError as `apply` would before it writes.
     """
     schema = db.schema.proto
     counts = Counter({table.name: table.rows for table in db.status().tables})
     planned = []
-    for migration in pending(db, load(source), to, out_of_order=out_of_order):
+    todo = pending(db, load(source), to, out_of_order=out_of_order)
+    tried = trials(db, todo, progress) if try_rows else []
+    for migration in todo:
         following = after(schema, migration)
-        planned.append(
-            PlannedMigration(
-                migration.version, migration.name, list(_steps(schema, following, migration, counts))
-            )
-        )
+        steps = list(_steps(schema, following, migration, counts))
+        steps += [_tried(one) for one in tried if one.version == migration.version]
+        planned.append(PlannedMigration(migration.version, migration.name, steps))
         schema = following
     return planned
 
@@ -121,6 +133,11 @@ def _steps(
         known = old.tables.get(name)
         if known is None:
             yield PlannedStep(f"create table {name}")
+        elif known.space != table.space:
+            took = f", some {counts[name] / REWRITTEN_PER_S:,.0f} s" if counts[name] > REWRITTEN_PER_S else ""
+            text = f"rewrite {counts[name]:,} rows of {name} with `up`{took}, and switch to them"
+            yield PlannedStep(text, instant=not counts[name], rows=counts[name])
+            continue
         elif changed := _changed(known.model.DESCRIPTOR, table.model.DESCRIPTOR):
             yield PlannedStep(f"change the model of {name}: {changed}")
         yield from _index_steps(known, table, counts[name])
@@ -135,6 +152,13 @@ def _steps(
         yield PlannedStep(
             "hold what checks.py says, before and after; writers wait while it is read", instant=False
         )
+
+
+def _tried(trial: Trial) -> PlannedStep:
+    if not trial.failed:
+        return PlannedStep(f"`up` of {trial.table} was tried on {trial.rows:,} rows, and holds for all")
+    which = f"{trial.failed:,} of {trial.rows:,} rows, the first {trial.problem}"
+    return PlannedStep(f"`up` of {trial.table} FAILS for {which}", True, trial.failed, problem=True)
 
 
 def _index_steps(known: TableInfo | None, table: TableInfo, rows: int) -> Iterator[PlannedStep]:

@@ -252,21 +252,25 @@ class PlanRequest(_message.Message):
     DATABASE_FIELD_NUMBER: _builtins.int
     TO_FIELD_NUMBER: _builtins.int
     OUT_OF_ORDER_FIELD_NUMBER: _builtins.int
+    TRY_ROWS_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     to: _builtins.int
     """Up to this version; 0: all."""
     out_of_order: _builtins.bool
     """Takes those as well that come after an applied one with a newer timestamp."""
+    try_rows: _builtins.bool
+    """Try the code that rewrites rows on every one of them."""
     def __init__(
         self,
         *,
         database: _builtins.str = ...,
         to: _builtins.int = ...,
         out_of_order: _builtins.bool = ...,
+        try_rows: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "out_of_order", b"out_of_order", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "out_of_order", b"out_of_order", "to", b"to", "try_rows", b"try_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -327,22 +331,26 @@ class PlannedStep(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     INSTANT_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """A sentence for people, as "build unique index airports.by_icao"."""
     instant: _builtins.bool
     """True where it takes no longer on a large table than on a small one."""
     rows: _builtins.int
     """Rows that it reads or writes."""
+    problem: _builtins.bool
+    """It would stop there."""
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         instant: _builtins.bool = ...,
         rows: _builtins.int = ...,
+        problem: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instant", b"instant", "rows", b"rows", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instant", b"instant", "problem", b"problem", "rows", b"rows", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -357,11 +365,17 @@ class ApplyRequest(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     OUT_OF_ORDER_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     to: _builtins.int
     actor: _builtins.str
     reason: _builtins.str
     out_of_order: _builtins.bool
+    hold: _builtins.bool
+    """Serve the version before as well where rows are rewritten, until Complete."""
+    rate: _builtins.float
+    """Build at most so many rows a second; 0: as many as can be."""
     def __init__(
         self,
         *,
@@ -370,10 +384,12 @@ class ApplyRequest(_message.Message):
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
         out_of_order: _builtins.bool = ...,
+        hold: _builtins.bool = ...,
+        rate: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "out_of_order", b"out_of_order", "reason", b"reason", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "hold", b"hold", "out_of_order", b"out_of_order", "rate", b"rate", "reason", b"reason", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -812,3 +828,56 @@ class RollbackResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RollbackResponse: _TypeAlias = RollbackResponse  # noqa: Y015
+
+@_typing.final
+class CompleteRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteRequest: _TypeAlias = CompleteRequest  # noqa: Y015
+
+@_typing.final
+class CompleteResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    TIME_NS_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    name: _builtins.str
+    seq: _builtins.int
+    time_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        name: _builtins.str = ...,
+        seq: _builtins.int = ...,
+        time_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "seq", b"seq", "time_ns", b"time_ns", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteResponse: _TypeAlias = CompleteResponse  # noqa: Y015

@@ -84,6 +84,11 @@ class MigrationsStub:
                 request_serializer=everlog_dot_proto_dot_migrations__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_migrations__pb2.RollbackResponse.FromString,
                 _registered_method=True)
+        self.Complete = channel.unary_unary(
+                '/everlog.v1.Migrations/Complete',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.CompleteRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.CompleteResponse.FromString,
+                _registered_method=True)
 
 
 class MigrationsServicer:
@@ -159,6 +164,13 @@ class MigrationsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Complete(self, request, context):
+        """Ends the time of two versions: that of before is served no longer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MigrationsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -211,6 +223,11 @@ def add_MigrationsServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=everlog_dot_proto_dot_migrations__pb2.RollbackRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_migrations__pb2.RollbackResponse.SerializeToString,
+            ),
+            'Complete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Complete,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.CompleteRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.CompleteResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -483,6 +500,33 @@ class Migrations:
             '/everlog.v1.Migrations/Rollback',
             everlog_dot_proto_dot_migrations__pb2.RollbackRequest.SerializeToString,
             everlog_dot_proto_dot_migrations__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Complete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Migrations/Complete',
+            everlog_dot_proto_dot_migrations__pb2.CompleteRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.CompleteResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,8 @@ class MigrationsStub:
     """Returns to an earlier schema, telling of each migration that was rolled back. It needs no
     folders: the log has every schema that ever was.
     """
+    Complete: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.CompleteRequest, _migrations_pb2.CompleteResponse]
+    """Ends the time of two versions: that of before is served no longer."""
 
 @_typing.type_check_only
 class MigrationsAsyncStub(MigrationsStub):
@@ -77,6 +79,8 @@ class MigrationsAsyncStub(MigrationsStub):
     """Returns to an earlier schema, telling of each migration that was rolled back. It needs no
     folders: the log has every schema that ever was.
     """
+    Complete: _aio.UnaryUnaryMultiCallable[_migrations_pb2.CompleteRequest, _migrations_pb2.CompleteResponse]  # type: ignore[assignment]
+    """Ends the time of two versions: that of before is served no longer."""
 
 class MigrationsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -159,5 +163,13 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         """Returns to an earlier schema, telling of each migration that was rolled back. It needs no
         folders: the log has every schema that ever was.
         """
+
+    @_abc_1.abstractmethod
+    def Complete(
+        self,
+        request: _migrations_pb2.CompleteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrations_pb2.CompleteResponse, _abc.Awaitable[_migrations_pb2.CompleteResponse]]:
+        """Ends the time of two versions: that of before is served no longer."""
 
 def add_MigrationsServicer_to_server(servicer: MigrationsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

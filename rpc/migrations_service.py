@@ -1,7 +1,7 @@
 """Migrations service: those that the server was started with, and those that the log knows.
 
 List, Status             the log's records beside the folders
-Plan, Apply              the folders that the server was given for this database
+Plan, Apply, Complete    the folders that the server was given for this database
 PlanRollback, Rollback   the log alone
 
 Where migrations wait for approval (approval_service.py), Apply and Rollback are refused.
@@ -9,11 +9,13 @@ Where migrations wait for approval (approval_service.py), Apply and Rollback are
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from everlog.migrations.approval import Approval
 from everlog.migrations.difference import differences
+from everlog.migrations.online import complete
 from everlog.migrations.plan import PlannedStep, plan
 from everlog.migrations.rollback import plan_rollback, rollback
 from everlog.migrations.runner import apply
@@ -33,11 +35,16 @@ class MigrationsService(ApprovalService):
     `approvals` decide which of them are applied, where it is not whoever calls."""
 
     def __init__(
-        self, hosting: Hosting, sources: Mapping[str, str], approvals: Mapping[str, Approval]
+        self,
+        hosting: Hosting,
+        sources: Mapping[str, str],
+        approvals: Mapping[str, Approval],
+        starting: Mapping[str, asyncio.Future[None]],
     ) -> None:
         self._hosting = hosting
         self._sources = dict(sources)
         self._approvals = dict(approvals)
+        self._starting = dict(starting)
 
     async def List(self, request: pb.ListMigrationsRequest, context: object) -> pb.ListMigrationsResponse:
         infos = await self._hosting.read(self._infos, request.database)
@@ -63,7 +70,9 @@ class MigrationsService(ApprovalService):
     async def Plan(self, request: pb.PlanRequest, context: object) -> pb.PlanResponse:
         db, source = self._hosting.database(request.database), self._source(request.database)
         late = request.out_of_order
-        planned = await self._hosting.read(lambda: plan(db, source, to=request.to or None, out_of_order=late))
+        planned = await self._hosting.read(
+            lambda: plan(db, source, to=request.to or None, out_of_order=late, try_rows=request.try_rows)
+        )
         return pb.PlanResponse(
             migrations=[
                 pb.PlannedMigration(version=one.version, name=one.name, steps=map(_step, one.steps))
@@ -89,6 +98,8 @@ class MigrationsService(ApprovalService):
                 source,
                 to=request.to or None,
                 out_of_order=request.out_of_order,
+                hold=request.hold,
+                rate=request.rate or None,
                 actor=request.actor,
                 reason=request.reason,
                 progress=sparing(progress),
@@ -146,6 +157,13 @@ class MigrationsService(ApprovalService):
         async for answer in self._hosting.told(run):
             yield answer
 
+    async def Complete(self, request: pb.CompleteRequest, context: object) -> pb.CompleteResponse:
+        db = self._hosting.database(request.database)
+        done = await self._hosting.write(lambda: complete(db, actor=request.actor, reason=request.reason))
+        return pb.CompleteResponse(
+            version=done.version, name=done.name, seq=done.seq, time_ns=done.applied_ns
+        )
+
     def _infos(self, name: str) -> list[MigrationInfo]:
         db: Database = self._hosting.database(name)
         source = self._sources.get(name)
@@ -172,7 +190,7 @@ def _which(request: pb.RollbackRequest) -> dict[str, int | None]:
 
 
 def _step(step: PlannedStep) -> pb.PlannedStep:
-    return pb.PlannedStep(text=step.text, instant=step.instant, rows=step.rows)
+    return pb.PlannedStep(text=step.text, instant=step.instant, rows=step.rows, problem=step.problem)
 
 
 def _info(info: MigrationInfo, diff: str) -> pb.MigrationInfo:

@@ -34,9 +34,13 @@ def differences(db: RemoteDatabase) -> dict[int, str]:
     return {one.version: one.diff for one in found if one.diff}
 
 
-def plan(db: RemoteDatabase, *, to: int | None = None, out_of_order: bool = False) -> list[PlannedMigration]:
+def plan(
+    db: RemoteDatabase, *, to: int | None = None, out_of_order: bool = False, try_rows: bool = False
+) -> list[PlannedMigration]:
     """What `apply` would do with the same arguments. Read-only."""
-    request = pb.PlanRequest(database=db.channel.address.database, to=to or 0, out_of_order=out_of_order)
+    request = pb.PlanRequest(
+        database=db.channel.address.database, to=to or 0, out_of_order=out_of_order, try_rows=try_rows
+    )
     answer = db.channel.call(_stub(db).Plan, request, timeout_s=PLAN_S)
     return [PlannedMigration(one.version, one.name, list(map(_step, one.steps))) for one in answer.migrations]
 
@@ -46,6 +50,8 @@ def apply(
     *,
     to: int | None = None,
     out_of_order: bool = False,
+    hold: bool = False,
+    rate: float | None = None,
     actor: str = "",
     reason: str = "",
     progress: OnProgress | None = None,
@@ -59,6 +65,8 @@ def apply(
         database=db.channel.address.database,
         to=to or 0,
         out_of_order=out_of_order,
+        hold=hold,
+        rate=rate or 0,
         actor=actor,
         reason=reason,
     )
@@ -73,6 +81,13 @@ def apply(
         elif progress is not None:
             progress(Progress(answer.step, answer.done, answer.total or None))
     return done
+
+
+def complete(db: RemoteDatabase, *, actor: str = "", reason: str = "") -> MigrationInfo:
+    """Ends the time of two versions; see `everlog.migrations.complete`."""
+    request = pb.CompleteRequest(database=db.channel.address.database, actor=actor, reason=reason)
+    done = db.channel.call(_stub(db).Complete, request)
+    return MigrationInfo(done.version, done.name, State.APPLIED, done.time_ns, done.seq, actor)
 
 
 def proposals(db: RemoteDatabase) -> list[Proposal]:
@@ -174,7 +189,7 @@ def _which(db: RemoteDatabase, count: int | None, to: int | None) -> pb.Rollback
 
 
 def _step(step: pb.PlannedStep) -> PlannedStep:
-    return PlannedStep(step.text, step.instant, step.rows)
+    return PlannedStep(step.text, step.instant, step.rows, step.problem)
 
 
 def _stub(db: RemoteDatabase) -> migrations_pb2_grpc.MigrationsStub:

@@ -182,12 +182,12 @@ def test_two_versions_are_served_until_one_is_completed(airports: Airports) -> N
     assert list(db.check()) == []
     assert db.rebuild()["airports"].rows == ROWS - 1
     assert db.get(airports.old, "A00004") == airports.old_row(4, "Joan")
-    online.complete(db, BY)
+    migrations.complete(db)
     assert db.get(airports.new, "A00002") == airports.new_row(2, "Jane")
     with pytest.raises(SchemaError, match="use the tables of that"):
         db.put(airports.old, airports.old_row(1))
     with pytest.raises(MigrationError, match="no migration is held"):
-        online.complete(db, BY)
+        migrations.complete(db)
 
 
 def test_two_versions_can_be_rolled_back_for_free(airports: Airports) -> None:

@@ -1,0 +1,57 @@
+"""Two versions at once, from the command line; here and on a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from everlog import migrations
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.server import Server
+from tests.console.conftest import Run
+from tests.migrations.conftest import project
+from tests.migrations.project import Project
+from tests.migrations.test_online import Airports
+
+__all__ = ["project"]
+
+
+def test_here(project: Project, tmp_path: Path, everlog: Run) -> None:
+    with EmbeddedDatabase(tmp_path / "db") as db:
+        airports = Airports(project, db, 50)
+        db.put(airports.old, airports.old.model(faa="A00007", name="Prince"))
+    at = ("-u", f"file:{tmp_path / 'db'}", "-d", str(project.path))
+    ended = everlog(*at, "up", "--dry-run")
+    assert ended.code == 1
+    assert "FAILS for 1 of 50 rows, the first airports/A00007" in ended.out
+    assert "it would stop there; nothing was changed" in ended.err
+    ended = everlog(*at, "up")
+    assert ended.code == 1
+    assert "`up` of table airports fails for row airports/A00007" in ended.err
+    with EmbeddedDatabase(tmp_path / "db") as db:
+        db.put(airports.old, airports.old_row(7))
+    assert everlog(*at, "up", "--dry-run").code == 0
+    assert "Applied: 20260101000001_two" in everlog(*at, "up", "--hold").out
+    assert everlog(*at, "up").out == "Nothing to apply: the database is up to date\n"
+    assert everlog(*at, "complete", "--reason", "all are new").out.startswith("Completed: 20260101000001_two")
+    ended = everlog(*at, "complete")
+    assert (ended.code, "no migration is held" in ended.err) == (1, True)
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_on_a_server(project: Project, tmp_path: Path, everlog: Run, back: bool) -> None:
+    with EmbeddedDatabase(tmp_path / "db") as db:
+        airports = Airports(project, db, 50)
+        with Server({"x": db}, migrations={"x": str(airports.path)}) as server:
+            at = ("-u", f"everlog+insecure://127.0.0.1:{server.port}/x")
+            assert "`up` of airports was tried on 50 rows" in everlog(*at, "up", "--dry-run").out
+            assert "Applied: 20260101000001_two" in everlog(*at, "up", "--hold", "--rate", "10000").out
+            assert db.get(airports.old, "A00001") == airports.old_row(1)
+            if back:
+                assert everlog(*at, "rollback", "--yes").code == 0
+                assert db.get(airports.old, "A00001") == airports.old_row(1)
+            else:
+                assert everlog(*at, "complete").out.startswith("Completed: 20260101000001_two")
+                assert db.get(airports.new, "A00001") == airports.new_row(1)
+            assert migrations.status(db, project.path)[1].state == ("pending" if back else "applied")

@@ -16,6 +16,7 @@ import msgspec
 from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.checks import has_checks
 from everlog.migrations.folder import SOURCE, Source
+from everlog.migrations.left_over import check_left_over
 from everlog.migrations.loader import after, load
 from everlog.migrations.migration import Migration
 from everlog.migrations.order import check_order, settle
@@ -100,7 +101,9 @@ def pending(
         for info in infos
         if info.state in {State.PENDING, State.BUILDING} and (to is None or info.version <= to)
     }
-    return [migration for migration in migrations if migration.version in todo]
+    found = [migration for migration in migrations if migration.version in todo]
+    check_left_over(db, found)
+    return found
 
 
 def _refuse(info: MigrationInfo) -> None:

@@ -99,6 +99,8 @@ def serve(
             tls=tls,
             migrations=dict.fromkeys(named, source) if source else None,
             approvals=approvals,
+            actor=how["actor"],
+            reason=how["reason"],
         )
         with server, server.on_signals():  # whoever reads the URL may stop it at once
             for name in named:

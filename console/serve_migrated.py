@@ -74,9 +74,7 @@ def migrated(
         approvals = _approvals(settings, databases, stack, **checked)
         for approval in approvals.values():
             approval.hold, approval.rate = hold, rate
-            found = approval.propose(actor=actor, reason=reason)
-            if found is not None and not settings.json:
-                click.echo(f"{approval.name}: the migration to {found.plan.to_version} {found.says}")
+            approval.prepare()
         yield approvals
 
 

@@ -14,15 +14,16 @@ Invariants
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from everlog.migrations import online
-from everlog.migrations.draft import differences, draft
+from everlog.migrations.draft import check_same, differences, draft
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import load
 from everlog.migrations.lock import lock
+from everlog.migrations.plan import pending
 from everlog.migrations.proposal import Proposal, ProposalState, Step, pick, proposals, record_of
 from everlog.migrations.rules import Rules, check_reason
 from everlog.migrations.runner import apply
@@ -70,7 +71,6 @@ class Approval:
         or none. Raises MigrationError and SchemaError for what could not be applied.
         """
         with lock(self.db.uuid, actor):
-            online.attach(self.db, load(self.source))  # for what was begun: writers need its code
             now = self._draft()
             newest = self._newest()
             if newest is not None and newest.state is ProposalState.APPROVED:
@@ -91,8 +91,11 @@ class Approval:
         Writes one record. Raises MigrationError if it may not be, was decided already, or is not
         what was shown any more: then nothing is approved, and what is pending now is proposed.
         """
+        self._decidable(words, actor, "approve")  # before it waits for whoever migrates
         with lock(self.db.uuid, actor):
             proposal = self._decidable(words, actor, "approve")
+            if proposal.state is ProposalState.APPROVED:
+                return proposal  # it stopped on its way, and goes on
             changes = differences(proposal.plan, self._draft())
             if not changes:
                 self._decide(proposal, Step.APPROVED, actor, reason)
@@ -103,9 +106,11 @@ class Approval:
     def reject(self, words: str, *, actor: str, reason: str) -> Proposal:
         """Rejects a proposal: it is not applied. One that was approved, and stopped on its way, is
         given up without a trace. Writes one record. Raises MigrationError."""
+        self._decidable(words, actor, "reject")
         with lock(self.db.uuid, actor):
             proposal = self._decidable(words, actor, "reject")
-            if online.under_way(self.db) is not None:
+            begun = online.under_way(self.db) is not None
+            if begun and proposal.state is ProposalState.APPROVED:
                 check_reason(reason)
                 online.give_up(self.db, Metadata(actor, reason))
             else:
@@ -136,7 +141,7 @@ class Approval:
                 reason=approved.reason,
                 progress=progress,
                 applied=applied,
-                check=lambda todo: _check_same(proposal.plan, todo),
+                check=lambda todo: check_same(proposal.plan, todo),
                 hold=self.hold,
                 rate=self.rate,
             )
@@ -149,19 +154,23 @@ class Approval:
             self.changed()
         return self._told()
 
-    def resume(self) -> None:
-        """Goes on with what was approved and not finished when this process began, if there is
-        such, and proposes what is pending then. What goes wrong is in the log, and logged."""
-        newest = self._newest()
-        if newest is None or newest.state is not ProposalState.APPROVED:
-            return
+    def prepare(self) -> None:
+        """What must be done before anybody writes, and is done at once: a migration that was begun
+        gets its code. Raises MigrationError and SchemaError for folders that cannot be applied."""
+        migrations = load(self.source)
+        online.attach(self.db, migrations)
+        pending(self.db, migrations)
+
+    def start(self, *, actor: str = "", reason: str = "") -> None:
+        """Goes on with what was approved and not finished when this process began, and proposes what
+        is pending. Takes as long as that takes; what goes wrong is logged."""
         try:
-            self.run()
-            self.propose(actor=newest.proposed.actor, reason=newest.proposed.reason)
+            newest = self._newest()
+            if newest is not None and newest.state is ProposalState.APPROVED:
+                self.run()
+            self.propose(actor=actor, reason=reason)
         except Error as error:
-            logger.error(  # noqa: TRY400  its sentence says it all
-                "%s: %s was approved, and did not come to its end: %s", self.name, newest.short, error
-            )
+            logger.error("%s: %s", self.name or self.db.url, error)  # noqa: TRY400  its sentence says all
 
     def refuse(self, verb: str) -> NoReturn:
         """Raises MigrationError: whoever would migrate in another way is told to have it approved."""
@@ -197,7 +206,7 @@ class Approval:
         found = self.proposals()
         proposal = pick(found, words)
         stopped = proposal.state is ProposalState.APPROVED and proposal.digest != self.running
-        if proposal.state is not ProposalState.WAITING and not (stopped and verb == "reject"):
+        if proposal.state is not ProposalState.WAITING and not stopped:
             last, short = proposal.last, proposal.short
             newer = "" if proposal is found[-1] else f"; the newest is {found[-1].short}"
             why = f" ({last.error or last.reason})" if last.error or last.reason else ""
@@ -232,16 +241,3 @@ class Approval:
 def _named(record: log_pb2.Migration, plan: Plan) -> log_pb2.Migration:
     record.version, record.name = plan.to_version, plan.migrations[-1].name
     return record
-
-
-def _check_same(plan: Plan, todo: Iterable[Any]) -> None:
-    """Raises MigrationError if these migrations are not those of the plan."""
-    shown = {one.version: one.digest for one in plan.migrations}
-    for migration in todo:
-        if shown.get(migration.version) != migration.folder.digest.hex():
-            raise MigrationError(
-                f"migration {migration.title} is not as it was approved: expected its folder to have digest"
-                f" {shown.get(migration.version, 'none')[:12]}, found {migration.folder.digest.hex()[:12]};"
-                " nothing was applied",
-                version=migration.version,
-            )

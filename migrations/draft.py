@@ -19,9 +19,11 @@ from pathlib import Path
 from everlog.migrations.folder import SOURCE, Source, find
 from everlog.migrations.lint import lint
 from everlog.migrations.loader import load
+from everlog.migrations.migration import Migration
 from everlog.migrations.plan import pending, plan
 from everlog.migrations.shown import Plan, ShownFinding, ShownMigration, ShownStep
 from everlog.store.database import Database
+from everlog.store.errors import MigrationError
 
 _ROWS = re.compile(r"\b([\d,]+) rows?\b")
 
@@ -81,6 +83,19 @@ def differences(shown: Plan, now: Plan | None) -> list[str]:
         if (one.id, one.file, one.line) not in known
     ]
     return found
+
+
+def check_same(plan: Plan, todo: Iterable[Migration]) -> None:
+    """Raises MigrationError if these migrations are not those of the plan."""
+    shown = {one.version: one.digest for one in plan.migrations}
+    for migration in todo:
+        if shown.get(migration.version) != migration.folder.digest.hex():
+            raise MigrationError(
+                f"migration {migration.title} is not as it was approved: expected its folder to have digest"
+                f" {shown.get(migration.version, 'none')[:12]}, found {migration.folder.digest.hex()[:12]};"
+                " nothing was applied",
+                version=migration.version,
+            )
 
 
 def _of_migration(was: ShownMigration, now: ShownMigration) -> Iterator[str]:

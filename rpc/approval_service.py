@@ -9,6 +9,7 @@ none, it is who the call says.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -24,14 +25,20 @@ from everlog.rpc.proposals import to_message
 from everlog.store.errors import MigrationError
 from everlog.store.progress import Progress
 
+STARTING_S = 10.0
+
 
 class ApprovalService(migrations_pb2_grpc.MigrationsServicer):
     """See proto/migrations.proto."""
 
     _hosting: Hosting
     _approvals: Mapping[str, Approval]
+    _starting: Mapping[str, asyncio.Future[None]]
 
     async def Proposals(self, request: pb.ProposalsRequest, context: Any) -> pb.ProposalsResponse:
+        starting = self._starting.get(request.database)
+        if starting is not None:  # it may be at work on the first
+            await asyncio.wait([starting], timeout=STARTING_S)
         found = await self._hosting.read(self._proposals, request.database)
         return pb.ProposalsResponse(proposals=[to_message(one) for one in found])
 

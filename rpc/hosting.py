@@ -87,9 +87,9 @@ class Hosting:
             left.set()
             done.add_done_callback(lambda it: it.cancelled() or it.exception())  # or asyncio complains
 
-    def begin(self, fn: Callable[[], None]) -> None:
+    def begin(self, fn: Callable[[], None]) -> asyncio.Future[None]:
         """Begins what takes long in a writer's thread; closing waits for its end."""
-        self._writers.submit(fn)
+        return asyncio.get_running_loop().run_in_executor(self._writers, fn)
 
     def close(self) -> None:
         self._readers.shutdown(wait=True, cancel_futures=True)

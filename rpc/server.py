@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -72,6 +73,8 @@ class Server:
         tls: security.Tls | None = None,
         migrations: Mapping[str, str] | None = None,
         approvals: Mapping[str, Approval] | None = None,
+        actor: str = "",
+        reason: str = "",
     ) -> None:
         self.host, self.port = listening(address)
         self._tokens = {"": token} | dict(tokens or {})
@@ -80,6 +83,10 @@ class Server:
         self._tls = security.server_context(tls) if tls else None
         self._migrations = dict(migrations or {})
         self._approvals = dict(approvals or {})
+        self._starts = {
+            name: functools.partial(approval.start, actor=actor, reason=reason)
+            for name, approval in self._approvals.items()
+        }
         self.loop: asyncio.AbstractEventLoop | None = None
         self.connections: set[Connection] = set()
         self._thread = threading.Thread(target=self._run, name="everlog-server", daemon=True)
@@ -151,7 +158,8 @@ class Server:
         calls.add_raw(PATH, feed.subscribe)
         store_pb2_grpc.add_StoreServicer_to_server(StoreService(self.hosting), calls)
         admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self.hosting), calls)
-        migrations = MigrationsService(self.hosting, self._migrations, self._approvals)
+        starting = {name: self.hosting.begin(start) for name, start in self._starts.items()}
+        migrations = MigrationsService(self.hosting, self._migrations, self._approvals, starting)
         migrations_pb2_grpc.add_MigrationsServicer_to_server(migrations, calls)
         health_pb2_grpc.add_HealthServicer_to_server(checker, calls)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -161,8 +169,6 @@ class Server:
         self.port = server.sockets[0].getsockname()[1]
         for name in ("", *SERVICES):
             await checker.set(name, health_pb2.HealthCheckResponse.SERVING)
-        for approval in self._approvals.values():
-            self.hosting.begin(approval.resume)
         self._ready.set()
         await self._stopping.wait()
         server.close()

@@ -38,7 +38,7 @@ def test_what_was_stopped_on_its_way_stays_approved_and_is_gone_on_with(large: A
     found = large.proposals()[-1]
     assert (found.state, found.last.step) == (ProposalState.APPROVED, "started")
     assert proposed(large).state is ProposalState.APPROVED
-    large.resume()
+    large.start()
     assert large.proposals()[-1].state is ProposalState.FINISHED
     assert [info.state for info in migrations.status(large.db, large.source)] == [State.APPLIED] * 2
 
@@ -77,7 +77,7 @@ def test_a_folder_that_was_edited_on_the_way_is_neither_gone_on_with_nor_forgott
     with pytest.raises(MigrationError, match="was edited after commit"):
         large.run()
     with pytest.raises(MigrationError, match="was edited after commit"):
-        large.propose()
+        large.prepare()
     constants.write_text(before)
     assert large.run().state is ProposalState.FINISHED
 
@@ -98,6 +98,18 @@ def test_whoever_opens_a_database_that_was_stopped_goes_on(large: Approval, tmp_
     large.db.close()
     with EmbeddedDatabase(path) as large.db:
         assert proposed(large).state is ProposalState.APPROVED
-        large.resume()
+        large.prepare()
+        large.start()
         assert large.proposals()[-1].state is ProposalState.FINISHED
         assert list(large.db.check()) == []
+
+
+def test_to_approve_again_what_has_stopped_is_to_go_on(large: Approval) -> None:
+    digest = proposed(large).short
+    large.approve(digest, actor="ann", reason="yes")
+    with pytest.raises(DiskError):
+        large.run(progress=stop)
+    head = large.db.head
+    assert large.approve(digest, actor="ann", reason="again").state is ProposalState.APPROVED
+    assert large.db.head == head
+    assert large.run().state is ProposalState.FINISHED

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from everlog.migrations.testing_template import Templates
     from everlog.rpc.testing import AnyDatabase, Opener, at_version, upgrade_to
 
-__all__ = ["at_version", "upgrade_to"]
+__all__ = ["Opener", "at_version", "upgrade_to"]
 
 _FOLDER = re.compile(r"v\d{14}_[a-z][a-z0-9_]*")
 _KINDS = ("memory", "file", "server")
@@ -63,8 +63,12 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if source := config.getini("everlog_migrations"):
         from everlog.migrations.folder import find
+        from everlog.store.errors import SchemaError
 
-        config.args.append(str(find(source).path))
+        try:
+            config.args.append(str(find(source).path))
+        except SchemaError as error:
+            raise pytest.UsageError(f"everlog_migrations: {error}") from None
 
 
 def pytest_unconfigure() -> None:

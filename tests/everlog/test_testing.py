@@ -161,6 +161,12 @@ def test_they_run_where_only_other_folders_are_named_to_be_tested(
     run(pytester, "tests", passed=1)
 
 
+def test_migrations_that_are_not_there_are_said(pytester: pytest.Pytester, project: Project) -> None:
+    result = pytester.runpytest_inprocess("-o", "everlog_migrations=nothing.there")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: everlog_migrations: there is neither a package nor a directory*"])
+
+
 def test_a_failure_is_a_sentence(pytester: pytest.Pytester, project: Project) -> None:
     (project.folders[1] / "testdata.py").write_text("def rows(random, scale):\n    yield 1 / 0\n")
     said = run(pytester, passed=11, skipped=1, failed=2)

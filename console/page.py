@@ -109,7 +109,11 @@ def _decide(proposal: Proposal) -> list[str]:
 
 def _migration(one: Any) -> str:
     rows = [
-        (escape(step.text), f"{step.rows:,}" if step.rows else "", "at once" if step.instant else "built")
+        (
+            f'<b class="error">{escape(step.text)}</b>' if step.problem else escape(step.text),
+            f"{step.rows:,}" if step.rows else "",
+            "at once" if step.instant else "built",
+        )
         for step in one.steps
     ]
     files = "".join(

@@ -20,21 +20,23 @@ from everlog.migrations.folder import SOURCE, Source, find
 from everlog.migrations.lint import lint
 from everlog.migrations.loader import load
 from everlog.migrations.migration import Migration
-from everlog.migrations.plan import pending, plan
+from everlog.migrations.plan import PlannedStep, pending, plan
 from everlog.migrations.shown import Plan, ShownFinding, ShownMigration, ShownStep
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
 
 _ROWS = re.compile(r"\b([\d,]+) rows?\b")
+_ABOUT = re.compile(r", some [\d,]+ s\b| FAILS for .*")  # how long it would take, and which rows failed
 
 
 def draft(db: Database, source: Source = SOURCE, *, name: str = "", hold: bool = False) -> Plan | None:
     """The plan of what is pending; None: nothing is. Read-only.
 
-    Runs the folders' code. Raises MigrationError and SchemaError as `apply` would before it writes.
+    Runs the folders' code, on every row that would be rewritten. Raises MigrationError and
+    SchemaError as `apply` would before it writes.
     """
     at = db.head
-    planned = {one.version: one.steps for one in plan(db, source)}
+    planned = {one.version: one.steps for one in plan(db, source, try_rows=True)}
     if not planned:
         return None
     todo = pending(db, load(source))
@@ -50,7 +52,7 @@ def draft(db: Database, source: Source = SOURCE, *, name: str = "", hold: bool =
                 migration.name,
                 migration.folder.digest.hex(),
                 {file.path: hashlib.sha256(file.content).hexdigest() for file in migration.folder.sources},
-                [ShownStep(step.text, step.instant, step.rows) for step in planned[migration.version]],
+                [_shown(step) for step in planned[migration.version]],
             )
             for migration in todo
         ],
@@ -115,12 +117,17 @@ def _what(was: str | None, now: str | None) -> str:
     return "is new" if was is None else "is gone" if now is None else "is another"
 
 
+def _shown(step: PlannedStep) -> ShownStep:
+    return ShownStep(step.text, step.instant, step.rows, step.problem)
+
+
 def _outline(steps: Iterable[ShownStep]) -> dict[str, str]:
-    """Steps without their numbers of rows, but for whether there are any."""
-    return {
-        _ROWS.sub(lambda found: "no rows" if found[1] == "0" else "rows", step.text): step.text
-        for step in steps
-    }
+    """Steps without their numbers of rows, but for whether there are any, and whether they fail."""
+    return {f"{step.problem} {_without_numbers(step.text)}": step.text for step in steps}
+
+
+def _without_numbers(text: str) -> str:
+    return _ROWS.sub(lambda found: "no rows" if found[1] == "0" else "rows", _ABOUT.sub("", text))
 
 
 def _findings(db: Database, source: Source) -> list[ShownFinding]:

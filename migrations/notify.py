@@ -214,6 +214,8 @@ def _body(proposal: Proposal, event: str, subject: str) -> Iterator[str]:
         yield from steps[:STEPS_SHOWN]
         if len(steps) > STEPS_SHOWN:
             yield f"- and {len(steps) - STEPS_SHOWN} steps more"
+        if problems := [step for one in plan.migrations for step in one.steps if step.problem]:
+            yield f"It would stop at {len(problems)} of its steps"
         if plan.findings:
             yield f"Findings of lint: {len(plan.findings)}"
     if proposal.url:

@@ -19,11 +19,13 @@ from everlog.store.errors import CorruptionError
 
 
 class ShownStep(msgspec.Struct, frozen=True):
-    """One thing that would be done, in words, with the rows that it reads or writes."""
+    """One thing that would be done, in words, with the rows that it reads or writes. `problem`: the
+    migration would stop there."""
 
     text: str
     instant: bool
     rows: int
+    problem: bool = False
 
 
 class ShownMigration(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from everlog.migrations.proposal import ProposalState
 from everlog.store.database import Database
 from tests.migrations.approving import INDEXED, proposed, put, put_file
 from tests.migrations.project import Project
+from tests.migrations.test_online import Airports
 
 
 def test_an_approval_of_what_has_changed_since_is_refused_and_says_what(
@@ -74,3 +75,27 @@ def test_what_was_approved_and_edited_before_it_ran_is_not_applied(
         approval.run()
     assert approval.proposals()[-1].state is ProposalState.FAILED
     assert proposed(approval).state is ProposalState.WAITING
+
+
+def test_every_row_is_tried_and_a_row_that_comes_to_fail_is_another_plan(
+    project: Project, db: Database
+) -> None:
+    airports = Airports(project, db, rows=10)
+    approval = Approval(db, airports.path)
+    shown = proposed(approval)
+    texts = [step.text for step in shown.plan.migrations[0].steps]
+    assert "`up` of airports was tried on 10 rows, and holds for all" in texts
+    db.put(airports.old, airports.old_row(11))
+    assert proposed(approval).digest == shown.digest
+    db.put(airports.old, airports.old.model(faa="bad", name="nothing-to-split"))
+    with pytest.raises(MigrationError, match=r"does: `up` of airports FAILS for 1 of 12 rows, the first"):
+        approval.approve(shown.short, actor="ann", reason="yes")
+    worse = approval.proposals()[-1]
+    assert [step.problem for step in worse.plan.migrations[0].steps].count(True) == 1
+    db.put(airports.old, airports.old.model(faa="worse", name="nothing"))
+    assert proposed(approval).digest == worse.digest
+    for faa in ("bad", "worse"):
+        db.delete(airports.old, faa)
+    approval.approve(proposed(approval).short, actor="ann", reason="yes")
+    assert approval.run().state is ProposalState.FINISHED
+    assert db.count(airports.new) == 11

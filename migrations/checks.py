@@ -18,10 +18,11 @@ Invariants
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
@@ -48,15 +49,30 @@ def has_checks(migration: Migration) -> bool:
 def before(db: Database, migration: Migration) -> None:
     """Raises MigrationError for what does not hold on the database as it is. Read-only."""
     if has_checks(migration):
-        with db.snapshot() as now:
-            _hold(migration, _Before(now, migration), "before", passes=SchemaError)
+        _refuse(migration, "before", tried(db, migration).problems)
+
+
+class Tried(NamedTuple):
+    """What does not hold on the database as it is, some of it, and how long it took to find out."""
+
+    problems: list[str]
+    seconds: float
+
+
+def tried(db: Database, migration: Migration) -> Tried:
+    """Holds the checks of a migration that is the next. Read-only. Raises SchemaError for a mistake
+    in them."""
+    began = time.perf_counter()
+    with db.snapshot() as now:
+        problems = _problems(migration, _Before(now, migration), passes=SchemaError)
+    return Tried(problems, time.perf_counter() - began)
 
 
 def after(migration: Migration) -> Callable[[Snapshot], None] | None:
     """What `Database.apply_migration` takes as `check`; None where there is nothing to check."""
     if not has_checks(migration):
         return None
-    return lambda then: _hold(migration, then, "after")
+    return lambda then: _refuse(migration, "after", _problems(migration, then))
 
 
 class _Before(Reader):
@@ -77,7 +93,7 @@ class _Before(Reader):
         return self._schema().table(table.name).bind(table.model)
 
 
-def _hold(migration: Migration, db: Reader, when: str, *, passes: type[Error] | tuple[()] = ()) -> None:
+def _problems(migration: Migration, db: Reader, *, passes: type[Error] | tuple[()] = ()) -> list[str]:
     path, found = _file(migration), list[str]()
     made = getattr(import_file(migration.folder, "checks"), "checks", None)
     if not callable(made):
@@ -91,10 +107,15 @@ def _hold(migration: Migration, db: Reader, when: str, *, passes: type[Error] | 
         raise
     except Exception as error:
         raise fault(migration.folder, path, error) from error
+    return found
+
+
+def _refuse(migration: Migration, when: str, found: list[str]) -> None:
     if found:
         more = "; and more" if len(found) > SHOWN else ""
         raise MigrationError(
-            f"{path}: what must hold {when} the migration does not: {'; '.join(found[:SHOWN])}{more}",
+            f"{_file(migration)}: what must hold {when} the migration does not:"
+            f" {'; '.join(found[:SHOWN])}{more}",
             version=migration.version,
             problems=found,
         )

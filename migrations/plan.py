@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from everlog.migrations.bootstrap import bootstrap
-from everlog.migrations.checks import has_checks
+from everlog.migrations.checks import has_checks, tried
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.left_over import check_left_over
 from everlog.migrations.loader import after, load
@@ -70,11 +70,13 @@ def plan(
     counts = Counter({table.name: table.rows for table in db.status().tables})
     planned = []
     todo = pending(db, load(source), to, out_of_order=out_of_order)
-    tried = trials(db, todo, progress) if try_rows else []
+    through = trials(db, todo, progress) if try_rows else []
     for migration in todo:
         following = after(schema, migration)
         steps = list(_steps(schema, following, migration, counts))
-        steps += [_tried(one) for one in tried if one.version == migration.version]
+        steps += [_tried(one) for one in through if one.version == migration.version]
+        if try_rows and migration is todo[0] and has_checks(migration):
+            steps.append(_checked(db, migration))
         planned.append(PlannedMigration(migration.version, migration.name, steps))
         schema = following
     return planned
@@ -162,6 +164,13 @@ def _tried(trial: Trial) -> PlannedStep:
         return PlannedStep(f"`up` of {trial.table} was tried on {trial.rows:,} rows, and holds for all")
     which = f"{trial.failed:,} of {trial.rows:,} rows, the first {trial.problem}"
     return PlannedStep(f"`up` of {trial.table} FAILS for {which}", True, trial.failed, problem=True)
+
+
+def _checked(db: Database, migration: Migration) -> PlannedStep:
+    problems, seconds = tried(db, migration)
+    if problems:
+        return PlannedStep(f"checks.py FAILS on the rows as they are: {'; '.join(problems)}", problem=True)
+    return PlannedStep(f"checks.py was tried on the rows as they are in {seconds * 1000:,.0f} ms, and holds")
 
 
 def _index_steps(known: TableInfo | None, table: TableInfo, rows: int) -> Iterator[PlannedStep]:

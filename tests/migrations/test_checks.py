@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from everlog import MigrationError, SchemaError, migrations
@@ -152,3 +154,38 @@ def test_rows_that_are_yet_to_be_rewritten_are_checked_after(
     assert [row.name for row in db.scan((one, two)[applied - 1].tables[0])] == [
         ["Kennedy", "KENNEDY"][applied - 1]
     ]
+
+
+@pytest.mark.parametrize(
+    ("least", "said", "problem"),
+    [(1, r"checks\.py was tried .* in \d+ ms, and holds", False), (2, "checks.py FAILS .*: too few", True)],
+)
+def test_a_dry_run_holds_them_on_the_rows_as_they_are(
+    project: Project, db: Database, least: int, said: str, problem: bool
+) -> None:
+    project.add("one", files=JFK)
+    check = f"{HEAD}if db.count(AIRPORTS) < {least}: yield 'too few'\n"
+    project.add("two", files={"checks.py": check})
+    project.add("three", files={"checks.py": f"{HEAD}yield 'it is not its turn'\n"})
+    migrations.apply(db, project.build().path, to=project.load()[0].version)
+    planned, later = migrations.plan(db, project.path, try_rows=True)
+    assert re.fullmatch(said, planned.steps[-1].text)
+    assert planned.steps[-1].problem == problem
+    assert not any(step.problem for step in later.steps)
+
+
+@pytest.mark.parametrize("found", ["KENNEDY", "Kennedy"])
+def test_checks_are_held_before_two_versions_are_served(project: Project, db: Database, found: str) -> None:
+    check = f"{HEAD}if (row := db.get(AIRPORTS, 'JFK')).name != '{found}': yield row.name\n"
+    project.add("one", files=JFK)
+    down = "\n    def down(new: Airport) -> Old:\n        return Old(faa=new.faa, name=new.name)\n    "
+    transforms = ", transforms=[Transform(AIRPORTS, Old, up, down)]"
+    project.add("two", code=UP + down, drop=transforms, files={"checks.py": check})
+    one, two = project.build().load()
+    if found == "KENNEDY":
+        migrations.apply(db, project.path, hold=True)
+        assert db.get(two.tables[0], "JFK") == two.tables[0].model(faa="JFK", name="KENNEDY")
+    else:
+        with pytest.raises(MigrationError, match="after the migration does not: KENNEDY"):
+            migrations.apply(db, project.path, hold=True)
+    assert db.get(one.tables[0], "JFK") is not None

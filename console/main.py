@@ -81,6 +81,7 @@ for command in (
     status.status,
     schema.dump,
     schema.load,
+    schema.baseline,
     database.create,
     database.drop,
     database.wait,

@@ -63,6 +63,34 @@ def load(settings: Settings, *, actor: str, reason: str) -> None:
             click.echo(f"Loaded: {shown(db.url)} is at schema version {version}")
 
 
+@click.command()
+@click.argument("version", type=int)
+@writes
+@common
+@pass_settings
+def baseline(settings: Settings, *, version: int, actor: str, reason: str) -> None:
+    """Records the migrations up to VERSION as applied, without running them: for a database that has
+    their schema already. It is compared first.
+
+    \b
+    Examples:
+      everlog baseline 20260105093000 --actor ann --reason "folders before it are folded into it"
+    """
+    from everlog import migrations
+
+    directory_of(settings.url)
+    with open_database(settings) as db:
+        assert isinstance(db, EmbeddedDatabase)
+        done = migrations.baseline(db, version, settings.migrations, actor=actor, reason=reason)
+        for info in done:
+            if settings.json:
+                text.echo({"version": info.version, "name": info.name, "state": info.state, "seq": info.seq})
+            else:
+                click.echo(f"Adopted: {info.title} (commit {info.seq})")
+        if not done and not settings.json:
+            click.echo("Nothing to adopt: all up to that version are applied")
+
+
 def keep(settings: Settings, db: AnyDatabase) -> None:
     """Brings the schema file up to date, if one was named: after a change of the schema. While two
     versions are served it stays as it was, and that is said."""

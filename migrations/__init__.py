@@ -3,7 +3,7 @@
 A migration's folder gets all that its constants are made of from here, in one import.
 """
 
-from everlog.migrations.adopt import dump_schema, load_schema
+from everlog.migrations.adopt import baseline, dump_schema, load_schema
 from everlog.migrations.approval import Approval
 from everlog.migrations.build import build
 from everlog.migrations.difference import differences
@@ -83,6 +83,7 @@ __all__ = [
     "Table",
     "Transform",
     "apply",
+    "baseline",
     "build",
     "complete",
     "differences",

@@ -1,17 +1,29 @@
 """Adopt: migrations that are recorded as applied without having been run.
 
-dump ─▶ text ─▶ load       a new, empty database at the same schema, and what is applied there
+    dump ─▶ text ─▶ load       a new, empty database at the same schema, and what is applied there
+    folders ─▶ baseline        a database that has that schema already, by whatever way
+
+Such a record has no sources. What is older than the newest of them and has no folder any more is not
+missing: the schema that all of it made was found to be right.
 """
 
 from __future__ import annotations
 
+import difflib
+import re
+
+from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.history import lives
+from everlog.migrations.loader import after, load
 from everlog.migrations.lock import lock
 from everlog.migrations.schema_text import from_text, to_text
-from everlog.migrations.status import compare
+from everlog.migrations.status import MigrationInfo, State, compare
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
+from everlog.store.schema import Schema
+
+_PACKAGE = re.compile(r"\b[\w./]*\bv\d{14}\b")
 
 
 def dump_schema(db: Database) -> str:
@@ -49,3 +61,59 @@ def load_schema(
         for record in records[len(there) :]:
             db.apply_migration(record, actor=actor, reason=reason or "load of a schema")
     return dumped.schema.version
+
+
+def baseline(
+    db: Database, version: int, source: Source = SOURCE, *, actor: str = "", reason: str = ""
+) -> list[MigrationInfo]:
+    """Records the migrations up to `version`, and with it, as applied without running them, and
+    returns those that were not applied before.
+
+    Raises MigrationError, and records nothing, if they would not make the schema that the database
+    has: its tables, keys, indexes and fields.
+    """
+    with lock(db.uuid, actor):
+        migrations = load(source)
+        if version not in {migration.version for migration in migrations}:
+            known = ", ".join(str(migration.version) for migration in migrations) or "none"
+            raise MigrationError(
+                f"there is no migration {version}; the versions are: {known}", version=version
+            )
+        infos = compare(db.migrations(), [migration.folder for migration in migrations])
+        todo = {info.version for info in infos if info.state is State.PENDING and info.version <= version}
+        made = log_pb2.Schema()
+        for migration in migrations:
+            if migration.version <= version:
+                made = after(made, migration)
+        _check_same(db, Schema(made), version)
+        recorded = []
+        for migration in migrations:
+            if migration.version in todo:
+                record = log_pb2.Migration(
+                    step=log_pb2.Migration.FINISHED,
+                    version=migration.version,
+                    name=migration.name,
+                    digest=migration.folder.digest,
+                    schema=after(db.schema.proto, migration) if migration.version == version else None,
+                )
+                result = db.apply_migration(record, actor=actor, reason=reason or f"baseline {version}")
+                recorded.append(
+                    MigrationInfo(
+                        migration.version, migration.name, State.APPLIED, result.time_ns, result.seq, actor
+                    )
+                )
+    return recorded
+
+
+def _check_same(db: Database, made: Schema, version: int) -> None:
+    """That two schemas say the same, each in its own packages. Raises MigrationError with the diff."""
+    folders, there = (
+        _PACKAGE.sub("v…", to_text(schema)).splitlines(keepends=True) for schema in (made, db.schema)
+    )
+    diff = "".join(difflib.unified_diff(folders, there, f"migrations up to {version}", "the database", n=0))
+    if diff:
+        raise MigrationError(
+            f"the migrations up to {version} do not make the schema that {db.url} has; make them so, or"
+            f" choose another version:\n{diff.rstrip()}",
+            version=version,
+        )

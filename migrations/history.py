@@ -42,6 +42,11 @@ class Life(msgspec.Struct):
         return self.last.migration.step == _Step.FINISHED
 
     @property
+    def adopted(self) -> bool:
+        """Whether it was recorded without being run, by `load` or `baseline`."""
+        return self.finished and not self.sources
+
+    @property
     def held(self) -> bool:
         """Whether it has switched, and the version before is served as well."""
         return self.last.migration.step == _Step.SWITCHED

@@ -123,7 +123,7 @@ def _returns(
     """Each migration to roll back, with the schema in force until then, and from then on."""
     now = db.schema.proto
     for life in _chosen(latest(db.migrations()), count, to):
-        if life.finished and not life.sources:
+        if life.adopted:
             raise MigrationError(
                 f"migration {life.title} was adopted by commit {life.last.seq}, not run (`load`, `baseline`),"
                 " so the log does not know what was before it; write a new migration instead",

@@ -78,8 +78,11 @@ def compare(records: Iterable[Recorded], known: Iterable[Folder]) -> list[Migrat
     newest = max(by_version, default=0)
     late = _late(there.values())
     infos = []
+    adopted = max((life.version for life in there.values() if life.adopted), default=0)
     for version in sorted(there.keys() | by_version.keys()):
         life, folder = there.get(version), by_version.get(version)
+        if folder is None and version < adopted and adopted in by_version:
+            continue  # a baseline stands for it
         if life is None:
             assert folder is not None
             is_late = version < max(there, default=0)

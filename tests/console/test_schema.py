@@ -27,3 +27,23 @@ def test_the_schema_file_follows_each_change_where_one_is_named(
     assert "by_title" not in file.read_text()
     assert everlog(*common, "up").out.endswith("Writing: db/schema.everlog\n")
     assert "by_title" in file.read_text()
+
+
+def test_baseline_has_nothing_to_do_where_all_is_applied(everlog: Run, books: Path) -> None:
+    assert everlog("baseline", shop.SECOND).out == "Nothing to adopt: all up to that version are applied\n"
+    ended = everlog("baseline", shop.FIRST)
+    assert ended.code == 1
+    assert "+  index by_title title" in ended.err
+
+
+def test_baseline_adopts_what_came_without_its_migrations(everlog: Run, project: Path, here: Path) -> None:
+    common = ("-u", "file:new.db", "-d", project)
+    everlog(*common, "up", "--to", shop.FIRST)
+    text = everlog(*common, "--schema-file", "-", "dump").out
+    (here / "first.everlog").write_text(
+        text.replace(f"migration {shop.FIRST}_create_books", "migration 1_old")
+    )
+    everlog("-u", "file:other.db", "--schema-file", "first.everlog", "load")
+    (done,) = everlog("-u", "file:other.db", "-d", project, "baseline", shop.FIRST, "--json").json
+    assert (done["version"], done["state"]) == (shop.FIRST, "applied")
+    assert everlog("-u", "file:other.db", "-d", project, "up").out.startswith(f"Applied: {shop.SECOND}")

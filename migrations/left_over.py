@@ -67,6 +67,8 @@ def _reused(gone: Any, now: Any, new: Any) -> Iterator[tuple[Any, Any]]:
 
 def _rows_with(db: Database, info: TableInfo, number: int) -> int:
     """How many rows have a field of this number that their model does not know."""
-    return sum(
-        any(field.field_number == number for field in UnknownFieldSet(row)) for row in db.scan(table_of(info))
-    )
+    found = 0
+    for row in db.scan(table_of(info)):
+        left = UnknownFieldSet(row)
+        found += any(left[at].field_number == number for at in range(len(left)))
+    return found

@@ -5,7 +5,7 @@ from functools import partial
 
 import msgspec
 
-from benchmarks import commit, fan_out, feed, latency, load, opening, read, rebuild, testing
+from benchmarks import commit, fan_out, feed, latency, load, migrate, opening, read, rebuild, testing
 from benchmarks.measure import Measure, Run
 
 Subject = Callable[[Run], "Measure | list[Measure]"]
@@ -83,6 +83,18 @@ _ALL = [
     Bench("fan_out", 2_000, {"everlog": fan_out.everlog, "raw": fan_out.raw}),
     Bench("rebuild_1000", 1_000_000, {"everlog": partial(rebuild.everlog, size=1000)}),
     Bench("rebuild_1", 200_000, {"everlog": partial(rebuild.everlog, size=1)}),
+    *(
+        Bench(
+            f"migrate_{change}",
+            1_000_000,
+            {
+                "everlog": partial(migrate.everlog, change=change),
+                "sqlite": partial(migrate.sqlite, change=change),
+            },
+        )
+        for change in migrate.CHANGES
+    ),
+    Bench("migrate_beside", 200_000, {"everlog": migrate.beside}),
     Bench("fixture", 200, {"everlog": testing.everlog_fixture, "sqlite": testing.sqlite_fixture}),
     Bench("testdata", 200_000, {"everlog": testing.everlog_testdata, "raw": testing.raw_testdata}),
     *(

@@ -76,6 +76,12 @@ FIGURES: dict[str, tuple[Limits, Limits]] = {
     "fan_out_alone": ((), ()),
     "rebuild_1000": ((rate(180_000),), (rate(300_000),)),
     "rebuild_1": ((rate(80_000),), (rate(130_000),)),
+    "migrate_add": ((most("seconds", 0.05),), ()),
+    "migrate_index": ((rate(150_000),), ()),
+    "migrate_transform": ((rate(80_000),), ()),
+    "migrate_beside": ((rate(10_000), most("p99_us", 3, "migrate_idle")), (rate(20_000),)),
+    "migrate_idle": ((), ()),
+    "migrate_switch": ((most("seconds", 0.05),), ()),
     "fixture": ((most("p50_us", 20_000),), (most("p99_us", 20_000),)),
     "testdata": ((rate(100_000),), ()),
 }
@@ -84,5 +90,5 @@ for _size in ("10k", "100k", "1m"):
     FIGURES[f"open_{_size}_killed"] = ((most("seconds", 0.6),), ())
 
 # What a bench is about, where that is not its rate.
-UNITS = {name: "seconds" for name in FIGURES if name.startswith("open_")}
+UNITS = {name: "seconds" for name in FIGURES if name.startswith(("open_", "migrate_add", "migrate_switch"))}
 UNITS |= {name: "p50_us" for name in FIGURES if name.startswith(("latency", "fan_out", "fixture"))}

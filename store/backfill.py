@@ -17,6 +17,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from everlog.proto import log_pb2
@@ -27,7 +28,7 @@ from everlog.store.errors import MigrationError
 from everlog.store.index_info import IndexInfo
 from everlog.store.pace import Pace
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.projection import Edits, Staged, edit_row, old_values
+from everlog.store.projection import Edits, Staged, edit_row
 from everlog.store.projector import built_note
 from everlog.store.schema import TableInfo
 from everlog.store.transaction import ANONYMOUS
@@ -38,6 +39,8 @@ from everlog.store.write import Write
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
+
+SLICE_BYTES = 512 << 10
 
 Made = tuple[bytes, bytes, Write]  # whole key and value of a row, and the write of what became of it
 Slice = tuple[list[Item], int]  # rows, and the seq that they were read at
@@ -84,32 +87,29 @@ class Backfill:
             return True
         count, at = progress_of(done)
         total = self._db.tables.counts.get(info.space, 0)
-        end = self._end(info)
+        end, skip, parse = self._end(info), len(info.row_prefix), info.parse
+        entry_of = info.own.entry_ofs[list(info.indexes.values()).index(index)]
         while not self._stopped():
             rows, seen = self._read(info, at, end)
             if not rows:
                 with self._db.committer.alone():
                     self._apply({note: keys.ALL_BUILT})
                 return True
-            position = list(info.indexes.values()).index(index)
-            entries = {full: old_values(info, value)[position] for full, value in rows}
-            skip = len(info.row_prefix)
+            entries = {full: entry_of(parse(keys.row_of(value))) for full, value in rows}
             last = rows[-1][0][skip:]
             with self._db.committer.alone():
                 changed = self._db.tables.window.touched(seen, entries)
                 if changed is None or self._schema is not self._db.tables.schema:
                     self._check_schema()
                     continue
-                mine = {full[skip:]: values for full, values in entries.items() if full not in changed}
+                for full in changed:
+                    del entries[full]
                 if index.unique:
-                    self._check_unique(index, mine)
+                    self._check_unique(index, {full[skip:]: values for full, values in entries.items()})
                 at, count = last, count + len(rows)
-                self._apply(
-                    {
-                        **{values + key: b"" for key, values in mine.items()},
-                        note: BUILDING + keys.SEQ.pack(count) + at,
-                    }
-                )
+                edits: Edits = {values + full[skip:]: b"" for full, values in entries.items()}
+                edits[note] = BUILDING + keys.SEQ.pack(count) + at
+                self._apply(edits)
             self._tell(f"build index {info.name}.{index.name}", count, total)
         return False
 
@@ -140,22 +140,23 @@ class Backfill:
             if space > newer.space:
                 return True
             at = done.cursor[keys.SPACE.size :] if space == newer.space else b""
-        total = sum(
-            self._db.tables.counts.get(info.twin.space, 0)
-            for info in self._schema.building.values()
-            if info.twin
-        )
-        skip = len(older.row_prefix)
+        olders = [info.twin for info in self._schema.building.values() if info.twin]
+        total = sum(self._db.tables.counts.get(info.space, 0) for info in olders)
+        make, skip = self._twins.maker(older, newer), len(older.row_prefix)
         end = self._end(older)
         while not self._stopped():
             rows, seen = self._read(older, at, end)
             if not rows:
                 return True
             made = [
-                (full, value, self._twins.row(older, newer, full[skip:], keys.row_of(value)))
+                (full, value, make(full[skip:], keys.row_of(value)))
                 for full, value in rows
                 if keys.seq_of(value) < self._since  # or who wrote it wrote both
             ]
+            if sum(len(one.row) for _, _, one in made) > record.RECORD_BYTES_MAX // 2:
+                self._pace.slice_rows = max(1, self._pace.slice_rows // 2)  # they grow: fewer at once
+                if len(rows) > 1:
+                    continue
             last = rows[-1][0][skip:]
             with self._db.committer.alone():
                 changed = self._db.tables.window.touched(seen, {full for full, _ in rows})
@@ -187,12 +188,13 @@ class Backfill:
             uniques.update(self._check_unique(index, {one.key: one.values[at] for _, _, one in made}))
         if made:
             commit.requires.append(log_pb2.REWRITTEN)
+        parts = [commit.SerializeToString()]
         for _, value, one in made:
             version = keys.version_of(value)
-            commit.changes.add(space=newer.space, key=one.key, row=one.row, version=version)
+            parts += record.change(record.with_version(one.body, version), 0)
             packed = keys.pack_value(seq, one.row, version=version)
             edit_row(edits, deltas, newer, one.full, packed, None, one.values)
-        framed, _ = record.frame_parts([commit.SerializeToString()])
+        framed, _ = record.frame_parts(parts)
         db.committer.write_alone(framed, Staged(edits, uniques, deltas))
 
     def _apply(self, edits: Edits) -> None:
@@ -208,7 +210,7 @@ class Backfill:
         view, seq = self._db.tables.snapshot()
         try:
             start = info.row_prefix + after + b"\x00" if after else info.row_prefix
-            return (view.head(start, end, self._pace.slice_rows) if start < end else []), seq
+            return _small(view.head(start, end, self._pace.slice_rows) if start < end else []), seq
         finally:
             view.close()
 
@@ -239,3 +241,9 @@ class Backfill:
         if self._progress is not None:
             self._progress(Progress(step, done, max(done, total)))
         self._pace.wait()
+
+
+def _small(rows: list[Item]) -> list[Item]:
+    """As many of the first as one record has room for, one at the least."""
+    fit = sum(size <= SLICE_BYTES for size in accumulate(len(value) for _, value in rows))
+    return rows[: max(1, fit)]

@@ -95,6 +95,11 @@ def change(body: bytes, prior: int) -> tuple[bytes, bytes, bytes]:
     return b"\x22", _VARINTS[size] if size < _VARINTS_MAX else varint(size), body
 
 
+def with_version(body: bytes, version: int) -> bytes:
+    """A Change without its `prior`, whose row keeps a version that is not its commit's seq."""
+    return body + b"\x30" + varint(version)
+
+
 def change_body(space_and_op: bytes, key: bytes, row: bytes) -> bytes:
     """A Change without its `prior`, as protobuf would serialise it."""
     key_size, row_size = len(key), len(row)

@@ -66,25 +66,32 @@ class Twins:
     def _twin(self, one: Write, twin: TableInfo) -> Write:
         if one.op == log_pb2.DELETE:
             return Write(twin, one.op, one.key, b"", [])
-        return self.row(one.info, twin, one.key, one.row)
+        return self.maker(one.info, twin)(one.key, one.row)
 
-    def row(self, info: TableInfo, twin: TableInfo, key: bytes, raw: bytes) -> Write:
-        """The write of a row of one generation in another. Raises MigrationError."""
+    def maker(self, info: TableInfo, twin: TableInfo) -> Callable[[bytes, bytes], Write]:
+        """What makes, of the key and the row of one generation, the write of another; it raises
+        MigrationError for a row that does not fit, and is itself refused with it."""
         way = self._way(info, twin)
-        row = info.parse(raw) if way.source is info.model else way.source.FromString(raw)
-        try:
-            made = way.function(row)
-        except Exception as error:
-            raise _failed(info, key, row, twin, f"{type(error).__name__}: {error}") from error
-        if not isinstance(made, way.target):
-            what = f"expected a {way.target.DESCRIPTOR.full_name}, found {made!r:.80}"
-            raise _failed(info, key, row, twin, what)
-        binding = twin.bind(type(made))
-        result = write.put(binding, made)
-        if result.key != key:
-            found = twin.show_key(result.key)
-            raise _failed(info, key, row, twin, f"it changes the primary key, to {found}; leave it as it is")
-        return result
+        function, target, parse = way.function, way.target, way.source.FromString
+        binding, put = twin.bind(target), write.put
+
+        def make(key: bytes, raw: bytes) -> Write:
+            row = parse(raw)
+            try:
+                made = function(row)
+            except Exception as error:
+                raise _failed(info, key, row, twin, f"{type(error).__name__}: {error}") from error
+            if type(made) is not target:
+                what = f"expected a {target.DESCRIPTOR.full_name}, found {made!r:.80}"
+                raise _failed(info, key, row, twin, what)
+            result = put(binding, made)
+            if result.key != key:
+                found = twin.show_key(result.key)
+                what = f"it changes the primary key, to {found}; leave it as it is"
+                raise _failed(info, key, row, twin, what)
+            return result
+
+        return make
 
     def _way(self, info: TableInfo, twin: TableInfo) -> Direction:
         upwards = twin.proto.generation > info.proto.generation

@@ -17,7 +17,7 @@ from tests.migrations.project import Project
 from tests.migrations.test_online import Airports
 
 KILLS_MAX = 30
-LINES = (20, 120)  # so many lines of a process are heard before it is killed
+LINES = (20, 120)  # so many lines of a process are heard before it is killed; later more
 
 
 def heard(path: Path, project: Project, lines: int) -> Iterator[str]:
@@ -40,7 +40,7 @@ def test_killed_anywhere_it_goes_on_where_it_was_and_loses_nothing(project: Proj
     written: dict[str, str] = {}
     reached = kills = 0
     for _ in range(KILLS_MAX):
-        said = list(heard(path, project, chance.randint(*LINES)))
+        said = list(heard(path, project, chance.randint(*LINES) * (1 + kills // 4)))
         starts = [int(line.split()[1]) for line in said if line.startswith("rows ")]
         if starts:
             assert starts[0] > reached * 0.5, "it began from zero"

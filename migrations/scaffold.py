@@ -1,7 +1,7 @@
 """Scaffold: a new migration's folder, made by copying the newest.
 
     newest folder ─▶ model.proto, its package renamed   ─▶ new folder
-                     __init__.py, without `drop`
+                     __init__.py, without what is done: `drop`, `rename`, `transforms`
                      testdata.py, helpers
 
 Not copied: bootstrap data, which the older migration has put there already; tests, which are of
@@ -21,6 +21,7 @@ from everlog.migrations.folder import SOURCE, Folder, Root, Source, find, folder
 from everlog.store.errors import SchemaError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_DONE = ("drop", "rename", "transforms")
 _NOT_COPIED = shutil.ignore_patterns(
     "bootstrap*", "tests", "test_*.py", "*_pb2.py", "*_pb2.pyi", "__pycache__", ".*", "*~"
 )
@@ -132,33 +133,51 @@ def _copy(newest: Folder, path: Path, version: int, name: str) -> None:
 
 
 def _constants(newest: Folder, name: str) -> str:
-    """The newest folder's code, with a title of its own, and without what was dropped already."""
+    """The newest folder's code, with a title of its own, and without what was done already: `drop`,
+    `rename`, `transforms` with their functions, and what those import from older folders."""
     file = newest.path / "__init__.py"
     code = file.read_bytes().replace(b"\r\n", b"\n")
     try:
         tree = ast.parse(code)
     except SyntaxError as error:
         raise newest.error(f"SyntaxError: {error.msg}", error.lineno or 1, file) from error
+    cuts: list[tuple[int, int, bytes]] = []
+    used: set[str] = set()
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         if isinstance(call.func, ast.Name) and call.func.id == "Migration":
-            for argument in (item for item in call.keywords if item.arg == "drop"):
-                before, behind = _around(code, argument)
-                comma = re.match(rb"\s*,\s*", behind)
-                before = before if comma else re.sub(rb",\s*$", b"", before)
-                code = before + behind[comma.end() if comma else 0 :]
-    if ast.get_docstring(tree) is not None:  # it comes first, so nothing before it has moved
-        before, behind = _around(code, tree.body[0])
-        code = before + f'"""{_title(name)}"""'.encode() + behind
+            for argument in (item for item in call.keywords if item.arg in _DONE):
+                cuts.append(_argument(code, call, argument))
+                if argument.arg == "transforms":
+                    used |= {node.id for node in ast.walk(argument) if isinstance(node, ast.Name)}
+    for node in tree.body:
+        is_older = isinstance(node, ast.ImportFrom) and node.level > 1
+        if is_older or (isinstance(node, ast.FunctionDef) and node.name in used):
+            start, end = _span(code, node)
+            blank = re.match(rb"\n*", code[end:])
+            cuts.append((start, end + (blank.end() if blank else 0), b""))
+    if ast.get_docstring(tree) is not None:
+        cuts.append((*_span(code, tree.body[0]), f'"""{_title(name)}"""'.encode()))
+    for start, end, text in sorted(cuts, reverse=True):
+        code = code[:start] + text + code[end:]
     return code.decode()
 
 
-def _around(code: bytes, node: ast.stmt | ast.keyword) -> tuple[bytes, bytes]:
+def _argument(code: bytes, call: ast.Call, node: ast.keyword) -> tuple[int, int, bytes]:
+    """An argument, from the end of the one before it; the first one, with the comma behind it."""
+    start, end = _span(code, node)
+    others: list[ast.expr | ast.keyword] = [*call.args, *call.keywords]
+    before = [at for _, at in (_span(code, one) for one in others) if at < start]
+    if before:
+        return max(before), end, b""
+    comma = re.match(rb"\s*,\s*", code[end:])
+    return start, end + (comma.end() if comma else 0), b""
+
+
+def _span(code: bytes, node: ast.stmt | ast.expr | ast.keyword) -> tuple[int, int]:
     starts = [0, *(found.end() for found in re.finditer(rb"\n", code))]
     assert node.end_lineno is not None
     assert node.end_col_offset is not None
-    first = starts[node.lineno - 1] + node.col_offset
-    last = starts[node.end_lineno - 1] + node.end_col_offset
-    return code[:first], code[last:]
+    return starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
 
 
 def _title(name: str) -> str:

@@ -61,7 +61,7 @@ def test_the_next_is_a_copy_of_the_newest_under_its_own_package(project: Project
     [
         ("Migration(tables=[A], drop=['x'])", "Migration(tables=[A])"),
         ("Migration(drop=['x'], tables=[A])", "Migration(tables=[A])"),
-        ("Migration(\n    tables=[A],\n    drop=['x', 'ü'],\n)", "Migration(\n    tables=[A],\n    )"),
+        ("Migration(\n    tables=[A],\n    drop=['x', 'ü'],\n)", "Migration(\n    tables=[A],\n)"),
         ("Migration(tables=[A])", "Migration(tables=[A])"),
     ],
 )
@@ -81,3 +81,32 @@ def test_two_made_in_one_second_get_timestamps_in_their_order(project: Project) 
 def test_a_bad_name_is_refused(project: Project, name: str) -> None:
     with pytest.raises(SchemaError, match="expected the name of a migration in a-z, 0-9 and _"):
         migrations.new(name, project.path)
+
+
+def test_what_the_newest_has_done_is_not_copied(project: Project) -> None:
+    project.add("one")
+    code = project.add(
+        "two",
+        fields="string faa = 1; string name = 3; reserved 2;",
+        code="""\
+            from ..v20260101000000_one.model_pb2 import Airport as AirportV1
+
+
+            def up(old: AirportV1) -> Airport:
+                return Airport(faa=old.faa, name=old.name)
+
+
+            def helper() -> int:
+                return 1
+
+            """,
+        drop=', transforms=[Transform(AIRPORTS, AirportV1, up)], rename={"a": "b"}',
+    )
+    constants = code / "__init__.py"
+    constants.write_text(constants.read_text().replace('"name", 2', '"name", 3'))
+    text = (migrations.new("three", project.path) / "__init__.py").read_text()
+    assert "MIGRATION = Migration(tables=[AIRPORTS])\n" in text
+    assert "def helper() -> int:" in text
+    for done in ("AirportV1", "def up", "transforms", "rename"):
+        assert done not in text
+    compile(text, "three", "exec")

@@ -29,6 +29,7 @@ from everlog.migrations.rules import Rules, check_reason
 from everlog.migrations.runner import apply
 from everlog.migrations.shown import Plan
 from everlog.migrations.status import MigrationInfo
+from everlog.migrations.stop import Stop
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, DiskError, Error, MigrationError
@@ -54,6 +55,7 @@ class Approval:
     changed: Callable[[], None] = lambda: None
     hold: bool = False
     rate: float | None = None
+    stop: Stop = field(default_factory=Stop)  # what runs ends soon, and is gone on with later
 
     running: bytes = b""  # digest of what is being applied now
 
@@ -139,7 +141,7 @@ class Approval:
                 to=proposal.plan.to_version,
                 actor=approved.actor,
                 reason=approved.reason,
-                progress=progress,
+                progress=self.stop.through(progress),
                 applied=applied,
                 check=lambda todo: check_same(proposal.plan, todo),
                 hold=self.hold,
@@ -232,7 +234,8 @@ class Approval:
             self._record(_named(failed, proposal.plan), actor, "")
 
     def _draft(self) -> Plan | None:
-        return draft(self.db, self.source, name=self.name, hold=self.hold)
+        progress = self.stop.through(None)
+        return draft(self.db, self.source, name=self.name, hold=self.hold, progress=progress)
 
     def _record(self, record: log_pb2.Migration, actor: str, reason: str) -> None:
         self.db.apply_migration(record, actor=actor, reason=reason)

@@ -24,19 +24,27 @@ from everlog.migrations.plan import PlannedStep, pending, plan
 from everlog.migrations.shown import Plan, ShownFinding, ShownMigration, ShownStep
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
+from everlog.store.progress import OnProgress
 
 _ROWS = re.compile(r"\b([\d,]+) rows?\b")
 _ABOUT = re.compile(r", some [\d,]+ s\b| FAILS for .*")  # how long it would take, and which rows failed
 
 
-def draft(db: Database, source: Source = SOURCE, *, name: str = "", hold: bool = False) -> Plan | None:
+def draft(
+    db: Database,
+    source: Source = SOURCE,
+    *,
+    name: str = "",
+    hold: bool = False,
+    progress: OnProgress | None = None,
+) -> Plan | None:
     """The plan of what is pending; None: nothing is. Read-only.
 
     Runs the folders' code, on every row that would be rewritten. Raises MigrationError and
     SchemaError as `apply` would before it writes.
     """
     at = db.head
-    planned = {one.version: one.steps for one in plan(db, source, try_rows=True)}
+    planned = {one.version: one.steps for one in plan(db, source, try_rows=True, progress=progress)}
     if not planned:
         return None
     todo = pending(db, load(source))
@@ -56,7 +64,7 @@ def draft(db: Database, source: Source = SOURCE, *, name: str = "", hold: bool =
             )
             for migration in todo
         ],
-        findings=_findings(db, source),
+        findings=_findings(db, source, progress),
         hold=hold,
     )
 
@@ -130,12 +138,12 @@ def _without_numbers(text: str) -> str:
     return _ROWS.sub(lambda found: "no rows" if found[1] == "0" else "rows", _ABOUT.sub("", text))
 
 
-def _findings(db: Database, source: Source) -> list[ShownFinding]:
+def _findings(db: Database, source: Source, progress: OnProgress | None) -> list[ShownFinding]:
     """What lint says of the folders over this database's data."""
     root = find(source).path
     return [
         ShownFinding(one.id, str(one.severity), _relative(one.file, root), one.line, one.text, one.fix)
-        for one in lint(source, db)
+        for one in lint(source, db, progress=progress)
     ]
 
 

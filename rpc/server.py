@@ -171,6 +171,8 @@ class Server:
             await checker.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._ready.set()
         await self._stopping.wait()
+        for approval in self._approvals.values():
+            approval.stop.set()
         server.close()
         await checker.enter_graceful_shutdown()
         feed.drain()

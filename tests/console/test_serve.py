@@ -110,3 +110,14 @@ def test_a_follower_is_stopped_while_its_server_is_away(books: Path, here: Path)
             out, _ = follower.communicate(timeout=60)
             assert (follower.returncode, out) == (0, "Followed: sqlite:m.sqlite is at commit 3\n")
             assert time.monotonic() - began < 20  # it would have waited for half a minute
+
+
+@pytest.mark.parametrize("lines", ["ann", "ann a b", "ann sesame\nann thyme", "ann sesame\nbob sesame"])
+def test_a_file_of_tokens_that_is_none_is_said_without_the_tokens(
+    everlog: Run, books: Path, here: Path, lines: str
+) -> None:
+    (here / "tokens").write_text(f"# names and tokens\n\n{lines}\n")
+    ended = everlog("serve", "--tokens", "tokens")
+    assert ended.code == 1
+    assert f"tokens:{lines.count(chr(10)) + 3}: expected a name and a token" in ended.err
+    assert "sesame" not in ended.err

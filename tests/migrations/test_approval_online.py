@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from everlog import DiskError, MigrationError, migrations
+from everlog import ClosedError, DiskError, MigrationError, migrations
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Approval, State
 from everlog.migrations.proposal import ProposalState
+from everlog.migrations.stop import Stop
 from everlog.store.progress import Progress
 from tests.migrations.approving import proposed
 from tests.migrations.project import Project
@@ -113,3 +114,18 @@ def test_to_approve_again_what_has_stopped_is_to_go_on(large: Approval) -> None:
     assert large.approve(digest, actor="ann", reason="again").state is ProposalState.APPROVED
     assert large.db.head == head
     assert large.run().state is ProposalState.FINISHED
+
+
+def test_a_run_that_is_told_to_stop_ends_soon_and_is_gone_on_with(large: Approval) -> None:
+    large.approve(proposed(large).short, actor="ann", reason="yes")
+
+    def stopping(at: Progress) -> None:
+        if "build" in at.step:
+            large.stop.set()
+
+    with pytest.raises(ClosedError, match="the next start goes on"):
+        large.run(progress=stopping)
+    assert large.proposals()[-1].state is ProposalState.APPROVED
+    large.stop = Stop()
+    large.start()
+    assert large.proposals()[-1].state is ProposalState.FINISHED

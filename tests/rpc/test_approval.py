@@ -135,9 +135,12 @@ def test_rows_are_read_and_written_in_the_old_version_while_it_waits(
 def test_a_server_goes_on_with_what_was_approved_when_it_starts(approval: Approval, project: Project) -> None:
     approval.approve(approval.proposals()[0].short, actor="ann", reason="yes")
     served, source = {"x": approval.db}, {"x": str(project.path)}
-    with Server(served, migrations=source, approvals={"x": approval}):
-        pass  # stopping waits for what has begun
-    assert approval.proposals()[0].state is ProposalState.FINISHED
+    with (
+        Server(served, migrations=source, approvals={"x": approval}) as server,
+        RemoteDatabase(server.url("x")) as remote,
+    ):
+        (found,) = remote_migrations.proposals(remote)  # it is waited for what began with the server
+        assert found.state is ProposalState.FINISHED
 
 
 def test_a_server_that_applies_what_it_is_told_approves_nothing(approval: Approval) -> None:

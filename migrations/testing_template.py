@@ -75,11 +75,13 @@ class Templates:
         return into
 
     def close(self) -> None:
-        """Removes the templates. They are built again if they are wanted again."""
+        """Removes the templates, and forgets what was loaded. Both are made again if they are wanted
+        again: the modules may be others by then, as in a session of pytest inside of another."""
         if self._directory is not None:
             self._directory.remove()
         self._directory = None
         self._built.clear()
+        self.__dict__.pop("migrations", None)
 
     def _known(self, version: int | None) -> int:
         versions = self.versions
@@ -125,8 +127,8 @@ def templates(source: Source = SOURCE) -> Templates:
 
 def close_templates() -> None:
     """Removes all templates of this process."""
-    for one in _TEMPLATES.values():
-        one.close()
+    while _TEMPLATES:
+        _TEMPLATES.popitem()[1].close()
 
 
 def scratch(prefix: str) -> Temporary:

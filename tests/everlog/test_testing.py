@@ -1,10 +1,12 @@
 """The pytest plugin, in sessions of pytest of its own."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from everlog.migrations.testing_template import templates
 from tests.migrations.project import Project
 
 pytest_plugins = ["pytester"]
@@ -159,6 +161,17 @@ def test_they_run_where_only_other_folders_are_named_to_be_tested(
     pytester.mkdir("tests").joinpath("test_nothing.py").write_text("def test_nothing(): pass\n")
     run(pytester, "-o", "testpaths=tests", passed=14, skipped=1)
     run(pytester, "tests", passed=1)
+
+
+def test_a_session_inside_of_another_leaves_nothing_of_itself(
+    pytester: pytest.Pytester, project: Project
+) -> None:
+    made = templates(project.path)
+    for _ in range(2):  # each has modules of its own, which go with it
+        run(pytester, passed=13, skipped=1)
+        assert len(made.clone(pytester.mkdir("clone"), scale=1).name) == 5
+        shutil.rmtree(pytester.path / "clone")
+    assert templates(project.path) is not made
 
 
 def test_migrations_that_are_not_there_are_said(pytester: pytest.Pytester, project: Project) -> None:

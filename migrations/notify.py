@@ -76,6 +76,9 @@ class Notifier:
         self._woken.set()
 
     def __enter__(self) -> Self:
+        for approval in self._approvals:  # now: what is newest may be another one in a moment
+            if found := approval.proposals():
+                self._since[approval.db.uuid] = found[-1].proposed.seq
         self._thread.start()
         self.wake()
         return self

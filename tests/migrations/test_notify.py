@@ -109,3 +109,15 @@ def test_a_url_that_is_none_is_refused_without_showing_it(approval: Approval) ->
     with pytest.raises(OpenError, match=r"URL 1 to notify .* of scheme 'nonsense'") as caught:
         Notifier(["nonsense://secret"], [approval])
     assert "secret" not in str(caught.value)
+
+
+def test_what_happened_while_nobody_was_there_is_told_though_a_newer_proposal_comes_at_once(
+    approval: Approval, receiver: Receiver
+) -> None:
+    first = approval.propose(actor="deploy")
+    assert first is not None
+    approval.reject(first.short, actor="bob", reason="no")
+    with notifying(approval, receiver):
+        approval.propose(actor="deploy", again=True)
+        receiver.wait_for(3)
+    assert words(receiver) == ["waits for approval", "is rejected", "waits for approval"]

@@ -72,7 +72,7 @@ def test_the_example_records_decode() -> None:
         if name.startswith("records/")
     }
     assert {name: found[1] for name, found in records.items()} == {
-        "created": [1], "put": [3], "delete": [5], "load": [6], "rewritten": [8],
+        "created": [1], "put": [3], "delete": [5], "load": [6], "rewritten": [8], "backfill": [9],
     }  # fmt: skip
     assert {found[2][0] for found in records.values()} == {1_790_000_000_000_000_000}
     assert UUID(bytes=fields(records["created"][16][0])[1][0]) == UUID("0f8fad5b-d9cb-469f-a165-70867728950e")
@@ -91,6 +91,11 @@ def test_the_example_records_decode() -> None:
     rewritten = fields(records["rewritten"][4][0])
     assert (rewritten[5], rewritten[6], rewritten[7]) == ([6], [4], [1_790_000_000_000_000_001])
     assert records["rewritten"][11] == [b"\x01\x02"]
+
+    backfill, change = fields(records["backfill"][18][0]), fields(records["backfill"][4][0])
+    assert (backfill[1], backfill[2], backfill[10]) == ([5], [20260102030406], [300])
+    assert backfill[9] == [b"\0\0\0\x02" + change[3][0]]
+    assert (change[1], change[6], airport(change[4][0])) == ([2], [4], ("JFK", "KJFK", "New York"))
 
 
 READ: dict[str, tuple[Callable[[bytes], Any], list[Any]]] = {
@@ -138,7 +143,8 @@ def test_the_example_entries_decode() -> None:
 
 def test_the_example_notes_decode() -> None:
     found = [struct.unpack_from(">IH", raw) for name, raw in LINES.items() if name.startswith("notes/")]
-    assert found == [(0, kind) for kind in range(1, 7)]
+    assert found == [(0, kind) for kind in range(1, 9)]
+    assert LINES["notes/built"][6:] == struct.pack(">IH", 1, 1)
     assert LINES["notes/rows"][6:] == (1).to_bytes(4, "big")
     assert LINES["notes/migration"][6:] == (2).to_bytes(8, "big")
 

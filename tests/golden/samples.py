@@ -13,9 +13,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from everlog.feed import cursor, message
 from everlog.proto import feed_pb2, log_pb2
 from everlog.store import keys, record
+from everlog.store.built import BUILDING
 from everlog.store.evolve import evolve
 from everlog.store.hashing import content_hash
 from everlog.store.kinds import STRING, Kind
+from everlog.store.projector import built_note
 from everlog.store.schema import Schema
 from everlog.store.table import Field, Index, Table
 from tests.store.models import KINDS, models
@@ -110,7 +112,23 @@ def _records() -> dict[str, bytes]:
                 changes=[_change(JFK_NAMED, prior=6, version=4, expires_ns=TIME_NS + 1)],
             )
         ),
+        "backfill": record.frame_parts([_backfill().SerializeToString(), *_rewritten()])[0],
     }
+
+
+def _backfill() -> log_pb2.Commit:
+    cursor = keys.SPACE.pack(2) + _key(JFK)
+    step = log_pb2.Migration(
+        step=log_pb2.Migration.BACKFILL, version=VERSION + 1, name="split", cursor=cursor, rows=300
+    )
+    return _commit(9, requires=[log_pb2.REWRITTEN], migration=step)
+
+
+def _rewritten() -> tuple[bytes, ...]:
+    """A row of the next generation, as a backfill writes it: of the version that it had."""
+    here = record.space_and_op(2, log_pb2.PUT)
+    body = record.change_body(here, _key(JFK), JFK_NAMED.SerializeToString())
+    return record.change(record.with_version(body, 4), 0)
 
 
 def _commit(seq: int, **fields: Any) -> log_pb2.Commit:
@@ -174,6 +192,9 @@ def _notes() -> dict[str, bytes]:
         "load": keys.NOTE_LOAD + b"l",
         "rows": keys.rows_note(1),
         "migration": keys.NOTE_MIGRATION + keys.SEQ.pack(2),
+        "built": built_note(_info().indexes["by_city"]),
+        "built-value": BUILDING + keys.SEQ.pack(300) + _key(JFK),
+        "backfill": keys.NOTE_BACKFILL,
     }
 
 

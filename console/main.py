@@ -82,6 +82,7 @@ for command in (
     schema.dump,
     schema.load,
     schema.baseline,
+    new.squash,
     database.create,
     database.drop,
     database.wait,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from everlog.console import text
 from everlog.console.settings import Settings, common, pass_settings
+from everlog.store.errors import Error
 
 
 @click.command()
@@ -53,3 +56,34 @@ def build(settings: Settings, *, force: bool) -> None:
             click.echo(f"Built: {text.path(path)}")
     if not written and not settings.json:
         click.echo("Nothing to build: all is up to date")
+
+
+@click.command()
+@click.argument("name", default="base")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common
+@pass_settings
+def squash(settings: Settings, *, name: str, yes: bool) -> None:
+    """Folds the folders of all migrations into one, proves that it makes the same, and removes them.
+
+    Databases that have them all are told with `everlog baseline VERSION`; the others need the old
+    folders first, which are in version control.
+
+    \b
+    Examples:
+      everlog squash base --yes
+    """
+    from everlog import migrations
+
+    if not yes:
+        if not sys.stdin.isatty():
+            raise Error("this would remove the folders of all migrations; say --yes if that is meant")
+        click.confirm("Remove the folders of all migrations, once one is proven equal?", abort=True, err=True)
+    settings.resume = "all folders are as they were"
+    done = migrations.squash(name, settings.migrations)
+    if settings.json:
+        text.echo({"path": str(done.path), "version": done.version, "folded": done.folded})
+        return
+    for folded in done.folded:
+        click.echo(f"Folded: {folded}")
+    click.echo(f"Equal: {text.path(done.path)}; tell databases that have it: everlog baseline {done.version}")

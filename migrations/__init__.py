@@ -19,6 +19,7 @@ from everlog.migrations.rollback import PlannedRollback, plan_rollback, rollback
 from everlog.migrations.rules import Rules
 from everlog.migrations.runner import apply
 from everlog.migrations.scaffold import new
+from everlog.migrations.squash import Squashed, squash
 from everlog.migrations.status import MigrationInfo, State, status
 from everlog.migrations.testdata import load_testdata
 from everlog.store.kinds import (
@@ -79,6 +80,7 @@ __all__ = [
     "Row",
     "Rules",
     "Severity",
+    "Squashed",
     "State",
     "Table",
     "Transform",
@@ -97,5 +99,6 @@ __all__ = [
     "plan",
     "plan_rollback",
     "rollback",
+    "squash",
     "status",
 ]

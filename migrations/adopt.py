@@ -106,14 +106,17 @@ def baseline(
 
 
 def _check_same(db: Database, made: Schema, version: int) -> None:
-    """That two schemas say the same, each in its own packages. Raises MigrationError with the diff."""
-    folders, there = (
-        _PACKAGE.sub("v…", to_text(schema)).splitlines(keepends=True) for schema in (made, db.schema)
-    )
-    diff = "".join(difflib.unified_diff(folders, there, f"migrations up to {version}", "the database", n=0))
+    """Raises MigrationError with what differs."""
+    diff = difference_of(made, db.schema, f"migrations up to {version}", "the database")
     if diff:
         raise MigrationError(
             f"the migrations up to {version} do not make the schema that {db.url} has; make them so, or"
             f" choose another version:\n{diff.rstrip()}",
             version=version,
         )
+
+
+def difference_of(one: Schema, other: Schema, name: str, other_name: str) -> str:
+    """The diff of two schemas as text, each in its own packages; empty: they say the same."""
+    texts = [_PACKAGE.sub("v…", to_text(schema)).splitlines(keepends=True) for schema in (one, other)]
+    return "".join(difflib.unified_diff(texts[0], texts[1], name, other_name, n=0))

@@ -47,3 +47,18 @@ def test_baseline_adopts_what_came_without_its_migrations(everlog: Run, project:
     (done,) = everlog("-u", "file:other.db", "-d", project, "baseline", shop.FIRST, "--json").json
     assert (done["version"], done["state"]) == (shop.FIRST, "applied")
     assert everlog("-u", "file:other.db", "-d", project, "up").out.startswith(f"Applied: {shop.SECOND}")
+
+
+def test_squash_leaves_one_folder_and_says_how_to_go_on(everlog: Run, here: Path) -> None:
+    mine = shop.write(here / "squashed_shop")
+    common = ("-u", "file:new.db", "-d", mine)
+    everlog(*common, "build")
+    everlog(*common, "up")
+    assert "say --yes if that is meant" in everlog(*common, "squash").err
+    (done,) = everlog(*common, "--json", "squash", "--yes").json
+    assert done["folded"] == [f"v{shop.FIRST}_create_books", f"v{shop.SECOND}_index_books"]
+    assert everlog(*common, "up").code == 1
+    assert everlog(*common, "baseline", done["version"]).out.startswith(f"Adopted: {done['version']}_base")
+    assert everlog(*common, "status", "--exit-code").code == 0
+    assert everlog("-u", "file:fresh.db", "-d", mine, "up").code == 0
+    assert everlog("-u", "file:fresh.db", "scan", "books", "--count").out == "1\n"

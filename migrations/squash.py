@@ -1,0 +1,125 @@
+"""Squash: the folders of all migrations folded into one, and the proof that it makes the same.
+
+    folders 1 … n ─▶ a new database ─┬─ schema, rows ─▶ folder n+1, a copy of n with all bootstrap rows
+                                     └─ equal? ◀─────── a new database of that folder alone
+
+The proof is made before anything is removed. A database that has migrations 1 … n is told of it by
+`baseline`, which compares the schema once more; one that does not, needs the old folders first:
+they are in version control.
+
+Invariants
+  (1) schema and rows are equal, or no folder has changed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from google.protobuf import json_format
+
+from everlog.migrations import sums
+from everlog.migrations.adopt import difference_of
+from everlog.migrations.build import build
+from everlog.migrations.folder import SOURCE, Source, find, folders
+from everlog.migrations.loader import load
+from everlog.migrations.migration import Migration
+from everlog.migrations.runner import apply
+from everlog.migrations.scaffold import new
+from everlog.store.database import Database
+from everlog.store.errors import Error, MigrationError
+from everlog.store.reflect import table_of
+
+
+class Squashed(msgspec.Struct, frozen=True):
+    """The new folder, its version, and the names of the folders that it stands for."""
+
+    path: Path
+    version: int
+    folded: list[str]
+
+
+def squash(name: str, source: Source = SOURCE, *, now: datetime | None = None) -> Squashed:
+    """Folds all migrations into a new one, and removes their folders.
+
+    Runs their code, in databases of its own. Raises MigrationError if the newest does not declare
+    every table, or if the one folder would not make the same: then all folders are as they were.
+    """
+    root = find(source)
+    old = load(source)
+    if len(old) < 2:
+        raise MigrationError(f"{root.path} has {len(old)} migrations; there is nothing to fold into one")
+    was_summed = (root.path / sums.NAME).exists()
+    with tempfile.TemporaryDirectory(dir=root.path.parent, prefix=".squash-") as scratch:
+        aside = Path(scratch) / "folders"
+        aside.mkdir()
+        with Database(Path(scratch) / "before") as before:
+            apply(before, source)
+            _check_whole(before, old[-1])
+            path = new(name, source, now=now)
+            try:
+                _write_rows(before, path)
+                for migration in old:
+                    shutil.move(migration.folder.path, aside / migration.folder.path.name)
+                build(source)
+                _prove(before, source, Path(scratch) / "after")
+            except BaseException:
+                shutil.rmtree(path)
+                for kept in aside.iterdir():
+                    shutil.move(kept, root.path / kept.name)
+                sums.write(root, folders(root)) if was_summed else (root.path / sums.NAME).unlink()
+                raise
+    version = folders(root)[-1].version
+    return Squashed(path, version, [migration.folder.path.name for migration in old])
+
+
+def _check_whole(db: Database, newest: Migration) -> None:
+    declared = {table.name for table in newest.tables}
+    others = sorted(db.schema.tables.keys() - declared)
+    if others:
+        raise MigrationError(
+            f"the newest migration, {newest.title}, does not declare {', '.join(others)}, which older ones"
+            " do; make a new one that declares every table (`everlog new`), and squash then",
+            version=newest.version,
+        )
+
+
+def _write_rows(db: Database, path: Path) -> None:
+    """The rows that a new database has: those of all bootstraps, after all transforms."""
+    for name, rows in _rows(db).items():
+        if rows:
+            lines = "".join(f"{msgspec.json.encode(row).decode()}\n" for row in rows)
+            (path / f"bootstrap_{name}.jsonl").write_text(lines, encoding="utf-8", newline="\n")
+
+
+def _prove(before: Database, source: Source, path: Path) -> None:
+    with Database(path) as after:
+        try:
+            apply(after, source)
+        except Error as error:
+            raise MigrationError(
+                f"the one folder cannot be applied, so all are as they were: {error}"
+            ) from error
+        diff = difference_of(before.schema, after.schema, "all folders", "the one folder")
+        one, other = _rows(before), _rows(after)
+        unequal = [name for name, rows in one.items() if rows != other.get(name)]
+        if diff or unequal:
+            tables = f"the bootstrap rows of {', '.join(unequal)} differ" if unequal else "the schemas differ"
+            raise MigrationError(
+                f"the one folder does not make what all make: {tables}; all folders are as they were\n{diff}"
+            )
+
+
+def _rows(db: Database) -> dict[str, list[dict[str, Any]]]:
+    found = {}
+    for name, info in db.schema.tables.items():
+        pool: Any = info.model.DESCRIPTOR.file.pool
+        found[name] = [
+            json_format.MessageToDict(row, preserving_proto_field_name=True, descriptor_pool=pool)
+            for row in db.scan(table_of(info))
+        ]
+    return found

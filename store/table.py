@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from everlog.store.declaration import check_field, check_keyable
 from everlog.store.errors import SchemaError
-from everlog.store.kinds import Kind
+from everlog.store.kinds import Kind, kind_of
 
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
@@ -95,6 +96,24 @@ class Fields(Generic[N]):
 
     def __call__(self, name: N, number: int, kind: Kind[V]) -> Field[V]:
         return Field(self.model, str(name), number, kind)
+
+
+class ModelFields:
+    """All fields of a model, by name. One that it does not have is an AttributeError that names those
+    that it has."""
+
+    def __init__(self, model: type[Message]) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Field[Any]:
+        found = self._model.DESCRIPTOR.fields_by_name.get(name)
+        if found is None:
+            known = ", ".join(field.name for field in self._model.DESCRIPTOR.fields)
+            raise AttributeError(f"{self._model.DESCRIPTOR.full_name} has no field {name!r}; it has: {known}")
+        return Field(self._model, name, found.number, kind_of(cast(FieldDescriptor, found)))
+
+    def __iter__(self) -> Iterator[Field[Any]]:
+        return (getattr(self, field.name) for field in self._model.DESCRIPTOR.fields)
 
 
 class Index(Generic[M]):
@@ -184,6 +203,11 @@ class Table(Generic[M, K]):
             known = ", ".join(indexes) or "none"
             raise AttributeError(f"table {self.__dict__.get('name')} has no index {name!r}; it has: {known}")
         return indexes[name]
+
+    @property
+    def fields(self) -> ModelFields:
+        """The fields of the model by name: `AIRPORTS.fields.name`."""
+        return ModelFields(self.model)
 
     def check(self) -> None:
         """Read-only. Raises SchemaError naming the constant, its file and its line."""

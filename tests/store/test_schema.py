@@ -143,3 +143,11 @@ def test_a_table_is_checked_against_its_model_where_it_is_declared() -> None:
         Table("no name", Item, key=Field(Item, "id", 1, UINT64))
     with pytest.raises(AttributeError, match="table airports has no index 'by_name'; it has: by_city"):
         AIRPORTS.by_name  # noqa: B018
+
+
+def test_fields_of_a_model_are_handles_by_name() -> None:
+    assert AIRPORTS.fields.faa.number == 1
+    assert AIRPORTS.fields.faa.kind is STRING
+    assert "faa" in [field.name for field in AIRPORTS.fields]
+    with pytest.raises(AttributeError, match=r"Airport has no field 'nothing'; it has: "):
+        _ = AIRPORTS.fields.nothing

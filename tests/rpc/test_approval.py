@@ -103,6 +103,8 @@ def test_nothing_is_applied_in_another_way(remote: RemoteDatabase) -> None:
     ) as caught:
         remote_migrations.apply(remote)
     assert PAGE in str(caught.value)
+    with pytest.raises(MigrationError, match=r"not by `rollback`: what is pending is waiting for approval"):
+        remote_migrations.rollback(remote)
 
 
 def test_a_program_of_the_new_version_is_told_to_wait_and_where_to_look(

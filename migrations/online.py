@@ -105,6 +105,7 @@ def run(
         if hold and building.building:
             step, schema = SWITCHED, evolve.both(before, following)
             _check_both(migration)
+        was = db.schema.proto
         result = _append(db, migration, step, schema, rows, by, progress)
     except REFUSALS as error:
         if under_way(db) is not None:
@@ -112,7 +113,7 @@ def run(
         raise
     if step == FINISHED:
         db.transforms = {}
-        db.reclaim()
+        db.reclaim(was)
     return result
 
 
@@ -127,9 +128,10 @@ def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInf
     record.CopyFrom(begun.migration)
     record.step = FINISHED
     record.schema.CopyFrom(evolve.alone(db.schema.proto))
+    was = db.schema.proto
     result = db.apply_migration(record, actor=actor, reason=reason, expect_schema=db.schema.version)
     db.transforms = {}
-    db.reclaim()
+    db.reclaim(was)
     done = begun.migration
     return MigrationInfo(
         done.version, done.name, State.APPLIED, result.time_ns, result.seq, actor, done.digest, done.digest
@@ -154,9 +156,10 @@ def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> Commit
         schema=evolve.given_up(before, db.schema.proto),
         error=str(error or ""),
     )
+    was = db.schema.proto
     result = db.apply_migration(record, actor=by.actor, reason=by.reason)
     db.transforms = {}
-    db.reclaim()
+    db.reclaim(was)
     return result
 
 

@@ -21,19 +21,18 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from everlog.proto import log_pb2
-from everlog.store import codec, keys, record
-from everlog.store.built import BUILDING, progress_of
+from everlog.store import keys, record
+from everlog.store.built import BUILDING, check_unique, progress_of
 from everlog.store.committer import commit_of
 from everlog.store.errors import MigrationError
 from everlog.store.index_info import IndexInfo
 from everlog.store.pace import Pace
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.projection import Edits, Staged, edit_row
+from everlog.store.projection import Edits, Staged
 from everlog.store.projector import built_note
 from everlog.store.schema import TableInfo
 from everlog.store.transaction import ANONYMOUS
 from everlog.store.transform import Transforms, Twins
-from everlog.store.validate import duplicate
 from everlog.store.view import Item
 from everlog.store.write import Write
 
@@ -42,7 +41,8 @@ if TYPE_CHECKING:
 
 SLICE_BYTES = 512 << 10
 
-Made = tuple[bytes, bytes, Write]  # whole key and value of a row, and the write of what became of it
+# A row's whole key, the write of what became of it, its change in a record, and its version and row.
+Made = tuple[bytes, Write, tuple[bytes, bytes, bytes], bytes]
 Slice = tuple[list[Item], int]  # rows, and the seq that they were read at
 
 
@@ -95,7 +95,10 @@ class Backfill:
                 with self._db.committer.alone():
                     self._apply({note: keys.ALL_BUILT})
                 return True
-            entries = {full: entry_of(parse(keys.row_of(value))) for full, value in rows}
+            entries = {
+                full: entry_of(parse(keys.row_of(value) if value[0] else value[keys.HEADER_SIZE :]))
+                for full, value in rows
+            }
             last = rows[-1][0][skip:]
             with self._db.committer.alone():
                 changed = self._db.tables.window.touched(seen, entries)
@@ -105,30 +108,15 @@ class Backfill:
                 for full in changed:
                     del entries[full]
                 if index.unique:
-                    self._check_unique(index, {full[skip:]: values for full, values in entries.items()})
+                    check_unique(
+                        self._db.tables, index, {full[skip:]: values for full, values in entries.items()}
+                    )
                 at, count = last, count + len(rows)
                 edits: Edits = {values + full[skip:]: b"" for full, values in entries.items()}
                 edits[note] = BUILDING + keys.SEQ.pack(count) + at
                 self._apply(edits)
             self._tell(f"build index {info.name}.{index.name}", count, total)
         return False
-
-    def _check_unique(self, index: IndexInfo, rows: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        """The keys of rows by their values in an index, given the other way round. Raises UniqueError
-        if two have the same, or one has those of a row that is in it already."""
-        tables, taken = self._db.tables, dict[bytes, bytes]()
-        tables.flush()
-        for key, values in rows.items():
-            if index.nullable and index.has_null(values[len(index.prefix) :]):
-                continue
-            holder = taken.get(values)
-            if holder is None:
-                found = tables.target.view.head(values, codec.after(values), 1)
-                holder = index.key_in(found[0][0][len(index.prefix) :]) if found else None
-            if holder is not None and holder != key:
-                raise duplicate(index, values, holder, key)
-            taken[values] = key
-        return taken
 
     def _rows(self, newer: TableInfo) -> bool:
         older = newer.twin
@@ -148,12 +136,16 @@ class Backfill:
             rows, seen = self._read(older, at, end)
             if not rows:
                 return True
-            made = [
-                (full, value, make(full[skip:], keys.row_of(value)))
-                for full, value in rows
-                if keys.seq_of(value) < self._since  # or who wrote it wrote both
-            ]
-            if sum(len(one.row) for _, _, one in made) > record.RECORD_BYTES_MAX // 2:
+            made: list[Made] = []
+            for full, value in rows:
+                flags, seq = keys.HEADER.unpack_from(value)
+                if seq >= self._since:
+                    continue  # who wrote it wrote both
+                one = make(full[skip:], keys.row_of(value) if flags else value[keys.HEADER_SIZE :])
+                version = keys.version_of(value) if flags else seq
+                change = record.change(record.with_version(one.body, version), 0)
+                made.append((full, one, change, keys.SEQ.pack(version) + one.row))
+            if sum([len(one.row) for _, one, _, _ in made]) > record.RECORD_BYTES_MAX // 2:
                 self._pace.slice_rows = max(1, self._pace.slice_rows // 2)  # they grow: fewer at once
                 if len(rows) > 1:
                     continue
@@ -182,20 +174,22 @@ class Backfill:
         commit = commit_of(ANONYMOUS, seq, db.clock.now(), self._schema.version)
         commit.migration.CopyFrom(migration)
         edits: Edits = {keys.NOTE_BACKFILL: keys.SEQ.pack(seq)}
-        deltas: dict[int, int] = {}
         uniques: Edits = {}
         for at, index in newer.unique:
-            uniques.update(self._check_unique(index, {one.key: one.values[at] for _, _, one in made}))
+            uniques.update(
+                check_unique(self._db.tables, index, {one.key: one.values[at] for _, one, _, _ in made})
+            )
         if made:
             commit.requires.append(log_pb2.REWRITTEN)
         parts = [commit.SerializeToString()]
-        for _, value, one in made:
-            version = keys.version_of(value)
-            parts += record.change(record.with_version(one.body, version), 0)
-            packed = keys.pack_value(seq, one.row, version=version)
-            edit_row(edits, deltas, newer, one.full, packed, None, one.values)
+        header = keys.HEADER.pack(keys.HAS_VERSION, seq)
+        for _, one, change, rest in made:
+            parts += change
+            edits[one.full] = header + rest
+            for values in one.values:
+                edits[values + one.key] = b""
         framed, _ = record.frame_parts(parts)
-        db.committer.write_alone(framed, Staged(edits, uniques, deltas))
+        db.committer.write_alone(framed, Staged(edits, uniques, {newer.space: len(made)}))
 
     def _apply(self, edits: Edits) -> None:
         """Index entries are no records: they follow from the rows. Only inside `alone`."""
@@ -245,5 +239,7 @@ class Backfill:
 
 def _small(rows: list[Item]) -> list[Item]:
     """As many of the first as one record has room for, one at the least."""
-    fit = sum(size <= SLICE_BYTES for size in accumulate(len(value) for _, value in rows))
-    return rows[: max(1, fit)]
+    sizes = [len(value) for _, value in rows]
+    if sum(sizes) <= SLICE_BYTES:
+        return rows
+    return rows[: max(1, sum(size <= SLICE_BYTES for size in accumulate(sizes)))]

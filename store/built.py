@@ -1,4 +1,4 @@
-"""Built: how far is what a migration builds beside the live tables.
+"""Built: how far is what a migration builds beside the live tables, and whether it may go on.
 
 rows      a BACKFILL record in the log, which a note points to
 entries   a note for each index := 0x00 rows:u64be key of the last     or 0x01, all are there
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from everlog.store import keys
+from everlog.store import codec, keys
+from everlog.store.index_info import IndexInfo
 from everlog.store.projector import built_note
+from everlog.store.tables import Tables
+from everlog.store.validate import duplicate
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
@@ -36,3 +39,21 @@ def built_rows(db: Database) -> int:
                 whole = found == keys.ALL_BUILT
                 count += db.tables.counts.get(info.space, 0) if whole else progress_of(found)[0]
     return count
+
+
+def check_unique(tables: Tables, index: IndexInfo, rows: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """The keys of rows by their values in an index, given the other way round. Nobody may commit
+    meanwhile. Raises UniqueError if two have the same, or one has those of a row that is in it."""
+    taken: dict[bytes, bytes] = {}
+    tables.flush()
+    for key, values in rows.items():
+        if index.nullable and index.has_null(values[len(index.prefix) :]):
+            continue
+        holder = taken.get(values)
+        if holder is None:
+            found = tables.target.view.head(values, codec.after(values), 1)
+            holder = index.key_in(found[0][0][len(index.prefix) :]) if found else None
+        if holder is not None and holder != key:
+            raise duplicate(index, values, holder, key)
+        taken[values] = key
+    return taken

@@ -28,6 +28,7 @@ from everlog.store.hashing import TableHash, hashes
 from everlog.store.keys import NOTE_LOAD
 from everlog.store.opening import Opened, open_directory
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.projector import gone
 from everlog.store.schema import Schema
 from everlog.store.snapshot import Snapshot
 from everlog.store.source import LiveSource, LocalSource, Source
@@ -227,12 +228,13 @@ class Database(Writer):
             self, migration, self.transforms, since=since, rate=rate, progress=progress, stopped=stopped
         ).run()
 
-    def reclaim(self) -> None:
-        """Frees the disk of rows and entries that are gone: a dropped table, a generation before.
-        Takes its time on a large database; reads and writes go on."""
+    def reclaim(self, before: log_pb2.Schema) -> None:
+        """Frees the disk of what `before` had more than the schema in force: dropped tables and
+        indexes, a generation before. Takes its time where they were large; reads and writes go on."""
         self._check_writable()
         self.tables.flush()
-        self.engine.compact_data()
+        for start, end in gone(Schema(before), self.tables.schema):
+            self.engine.compact_data(start, end)
 
     # looking after it
 

@@ -179,10 +179,11 @@ class Engine:
         self.data, self.data_handle, self.get = family, handle, family.get
         return old
 
-    def compact_data(self) -> None:
-        """Frees the disk of what was deleted from the tables. Lets go of the interpreter's lock."""
+    def compact_data(self, start: bytes, end: bytes) -> None:
+        """Frees the disk of what was deleted from the tables in a range. Lets go of the interpreter's
+        lock."""
         with translated(f"compacting {self.path}"):
-            self.data.compact_range(None, None)
+            self.data.compact_range(start, end)
 
     def flush(self) -> None:
         """Brings what is in memory to files, so that opening has nothing to replay."""

@@ -118,22 +118,29 @@ class Projector:
 def change_schema(target: Target, before: Schema, after: Schema, counts: dict[int, int]) -> None:
     """Builds the indexes that are new, and deletes the tables and indexes that are gone."""
     ready = list(new_indexes(target.view, before, after))
-    for space, info in before.spaces.items():
-        if space not in after.spaces:
-            target.delete(*keys.space_range(space))
-            target.delete(keys.rows_note(space), keys.rows_note(space + 1))
-            counts.pop(space, None)
-            continue
-        kept = {index.id for index in after.spaces[space].indexes.values()}
-        for index in info.indexes.values():
-            if index.id not in kept:
-                target.delete(index.prefix, keys.prefix(space, index.id + 1))
+    for start, end in gone(before, after):
+        target.delete(start, end)
+    for space in before.spaces.keys() - after.spaces.keys():
+        target.delete(keys.rows_note(space), keys.rows_note(space + 1))
+        counts.pop(space, None)
     for info, index in ready:
         build_index(target, info, index)
     for known in before.spaces.values():
         for index in known.indexes.values():
             if index.building:  # whether it is finished or given up, nothing is left to note
                 target.delete(built_note(index), codec.after(built_note(index)))
+
+
+def gone(before: Schema, after: Schema) -> Iterable[tuple[bytes, bytes]]:
+    """The ranges of what `before` has more than `after`."""
+    for space, info in before.spaces.items():
+        if space not in after.spaces:
+            yield keys.space_range(space)
+            continue
+        kept = {index.id for index in after.spaces[space].indexes.values()}
+        for index in info.indexes.values():
+            if index.id not in kept:
+                yield index.prefix, keys.prefix(space, index.id + 1)
 
 
 def new_indexes(view: View, before: Schema, after: Schema) -> Iterable[tuple[TableInfo, IndexInfo]]:

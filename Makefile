@@ -29,7 +29,7 @@ serve: .venv/demo.stamp
 	PYTHONPATH=examples $(BIN)/python -m flights.serve $(ARGS)
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff format --check --quiet --output-format concise .

@@ -16,7 +16,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -95,15 +95,11 @@ class Backfill:
                 with self._db.committer.alone():
                     self._apply({note: keys.ALL_BUILT})
                 return True
-            entries = {
-                full: entry_of(parse(keys.row_of(value) if value[0] else value[keys.HEADER_SIZE :]))
-                for full, value in rows
-            }
+            entries = {full: entry_of(parse(keys.row_of(value))) for full, value in rows}
             last = rows[-1][0][skip:]
             with self._db.committer.alone():
-                changed = self._db.tables.window.touched(seen, entries)
-                if changed is None or self._schema is not self._db.tables.schema:
-                    self._check_schema()
+                changed = self._changed(seen, entries)
+                if changed is None:
                     continue
                 for full in changed:
                     del entries[full]
@@ -138,11 +134,9 @@ class Backfill:
                 return True
             made: list[Made] = []
             for full, value in rows:
-                flags, seq = keys.HEADER.unpack_from(value)
-                if seq >= self._since:
+                if keys.seq_of(value) >= self._since:
                     continue  # who wrote it wrote both
-                one = make(full[skip:], keys.row_of(value) if flags else value[keys.HEADER_SIZE :])
-                version = keys.version_of(value) if flags else seq
+                one, version = make(full[skip:], keys.row_of(value)), keys.version_of(value)
                 change = record.change(record.with_version(one.body, version), 0)
                 made.append((full, one, change, keys.SEQ.pack(version) + one.row))
             if sum([len(one.row) for _, one, _, _ in made]) > record.RECORD_BYTES_MAX // 2:
@@ -151,9 +145,8 @@ class Backfill:
                     continue
             last = rows[-1][0][skip:]
             with self._db.committer.alone():
-                changed = self._db.tables.window.touched(seen, {full for full, _ in rows})
-                if changed is None or self._schema is not self._db.tables.schema:
-                    self._check_schema()
+                changed = self._changed(seen, {full for full, _ in rows})
+                if changed is None:
                     continue
                 count += len(rows)
                 migration = log_pb2.Migration(
@@ -223,13 +216,16 @@ class Backfill:
         found = self._db.log.commit(keys.SEQ.unpack(note)[0]).migration
         return found if found.version == self._migration.version else None
 
-    def _check_schema(self) -> None:
+    def _changed(self, seen: int, keys: Container[bytes]) -> set[bytes] | None:
+        """Those of a slice's keys that were written since it was read; None: it must be read again.
+        Only inside `alone`. Raises MigrationError if there is nothing to build any more."""
         if self._schema is not self._db.tables.schema:
             raise MigrationError(
                 f"migration {self._migration.version} is no longer being built: somebody else has finished it"
                 " or given it up",
                 version=self._migration.version,
             )
+        return self._db.tables.window.touched(seen, keys)
 
     def _tell(self, step: str, done: int, total: int) -> None:
         if self._progress is not None:

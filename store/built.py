@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from everlog.store import codec, keys
+from everlog.store import keys
 from everlog.store.index_info import IndexInfo
+from everlog.store.projection import Edits
 from everlog.store.projector import built_note
 from everlog.store.tables import Tables
-from everlog.store.validate import duplicate
+from everlog.store.validate import claim
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
@@ -41,19 +42,11 @@ def built_rows(db: Database) -> int:
     return count
 
 
-def check_unique(tables: Tables, index: IndexInfo, rows: dict[bytes, bytes]) -> dict[bytes, bytes]:
+def check_unique(tables: Tables, index: IndexInfo, rows: dict[bytes, bytes]) -> Edits:
     """The keys of rows by their values in an index, given the other way round. Nobody may commit
     meanwhile. Raises UniqueError if two have the same, or one has those of a row that is in it."""
-    taken: dict[bytes, bytes] = {}
+    taken: Edits = {}
     tables.flush()
     for key, values in rows.items():
-        if index.nullable and index.has_null(values[len(index.prefix) :]):
-            continue
-        holder = taken.get(values)
-        if holder is None:
-            found = tables.target.view.head(values, codec.after(values), 1)
-            holder = index.key_in(found[0][0][len(index.prefix) :]) if found else None
-        if holder is not None and holder != key:
-            raise duplicate(index, values, holder, key)
-        taken[values] = key
+        claim(taken, index, values, key, tables.target.view)
     return taken

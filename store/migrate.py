@@ -29,7 +29,7 @@ from everlog.store.table import Table
 from everlog.store.tables import Tables
 from everlog.store.transaction import CommitResult, Metadata, Transaction
 from everlog.store.transform import Twins
-from everlog.store.validate import duplicate
+from everlog.store.validate import claim
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
@@ -143,10 +143,5 @@ def _new_uniques(db: Database, before: Schema, after: Schema, progress: OnProgre
                 progress(Progress(name, done, total))
 
         for values, key in index_entries(db.tables.target.view, info, index, tell):
-            if index.nullable and index.has_null(values[len(index.prefix) :]):
-                continue
-            holder = taken.get(values)
-            if holder is not None:
-                raise duplicate(index, values, holder, key)
-            taken[values] = key
+            claim(taken, index, values, key)
     return taken

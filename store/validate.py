@@ -21,6 +21,7 @@ from everlog.store.record import change
 from everlog.store.schema import Schema
 from everlog.store.tables import Tables
 from everlog.store.transaction import CommitResult, Reads, Transaction
+from everlog.store.view import View
 from everlog.store.write import Expect, Write
 
 DELETE = log_pb2.DELETE
@@ -169,9 +170,27 @@ class Validator:
         for uniques in known:
             if values in uniques:
                 return uniques[values]
-        for entry, _ in self._tables.target.view.items(values, codec.after(values)):
-            return index.key_in(entry[len(index.prefix) :])
-        return None
+        return holder_of(self._tables.target.view, index, values)
+
+
+def holder_of(view: View, index: IndexInfo, values: bytes) -> bytes | None:
+    """Key of a row that has these values of an index, as a view has it. Read-only."""
+    for entry, _ in view.head(values, codec.after(values), 1):
+        return index.key_in(entry[len(index.prefix) :])
+    return None
+
+
+def claim(taken: Edits, index: IndexInfo, values: bytes, key: bytes, view: View | None = None) -> None:
+    """Notes in `taken` that a row has these values of a unique index. Raises UniqueError if another
+    row has them, there or in `view`."""
+    if index.nullable and index.has_null(values[len(index.prefix) :]):
+        return
+    holder = taken.get(values)
+    if holder is None and view is not None:
+        holder = holder_of(view, index, values)
+    if holder is not None and holder != key:
+        raise duplicate(index, values, holder, key)
+    taken[values] = key
 
 
 def duplicate(index: IndexInfo, values: bytes, holder: bytes, key: bytes) -> UniqueError:

@@ -24,10 +24,11 @@ ROWS = 1_500  # of each test's database
 
 def everlog_fixture(run: Run) -> Measure:
     from benchmarks.items import ITEMS, messages, open_items
-    from everlog.migrations.testing_template import clone, scratch
+    from everlog.migrations.testing_template import clone
     from everlog.store.database import Database
+    from everlog.store.temporary import in_memory
 
-    place = scratch("everlog-bench-")
+    place = in_memory("everlog-bench-")
     template = place.path / "template"
     with open_items(template) as db:
         db.load(ITEMS, messages(ROWS))
@@ -45,9 +46,9 @@ def everlog_fixture(run: Run) -> Measure:
 
 def sqlite_fixture(run: Run) -> Measure:
     from benchmarks.sqlite_items import INSERT, connect
-    from everlog.migrations.testing_template import scratch
+    from everlog.store.temporary import in_memory
 
-    place = scratch("everlog-bench-")
+    place = in_memory("everlog-bench-")
     template = place.path / "template"
     template.mkdir()
     db = connect(template, synchronous="FULL")

@@ -9,9 +9,10 @@ from typing import NamedTuple
 from everlog.migrations import testdata
 from everlog.migrations.folder import Folder
 from everlog.migrations.migration import Migration
-from everlog.migrations.testing_template import Templates, scratch
+from everlog.migrations.testing_template import Templates
 from everlog.store.database import Database
 from everlog.store.errors import SchemaError
+from everlog.store.temporary import in_memory
 
 
 class UntrueError(AssertionError):
@@ -51,7 +52,7 @@ class Subject(NamedTuple):
     @contextmanager
     def database(self, version: int) -> Iterator[Database]:
         """A database at a version, with its test data if it has some. At the end it is checked."""
-        made = scratch("everlog-derived-")
+        made = in_memory("everlog-derived-")
         scale = self.scale if self.templates.has_testdata(version) else 0
         try:
             self.templates.clone(made.path, version, scale=scale, seed=self.seed)

@@ -28,9 +28,8 @@ from everlog.migrations.runner import apply
 from everlog.migrations.testdata import load_testdata
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
-from everlog.store.temporary import Temporary
+from everlog.store.temporary import Temporary, in_memory
 
-MEMORY = "/dev/shm"  # noqa: S108  a private directory is made in it
 EMPTY = 0  # the version of a database before its first migration
 
 _LEFT_BEHIND = ("LOCK", "LOG", "OWNER")  # of whoever had the template open
@@ -99,7 +98,7 @@ class Templates:
         if found is not None:
             return found
         if self._directory is None:
-            self._directory = scratch("everlog-templates-")
+            self._directory = in_memory("everlog-templates-")
         path = self._directory.path / "-".join(map(str, key))
         shutil.rmtree(path, ignore_errors=True)  # of an attempt that failed
         if key.scale:
@@ -129,11 +128,6 @@ def close_templates() -> None:
     """Removes all templates of this process."""
     while _TEMPLATES:
         _TEMPLATES.popitem()[1].close()
-
-
-def scratch(prefix: str) -> Temporary:
-    """A new directory, in memory where there is such a place. Whoever asked for it removes it."""
-    return Temporary(prefix, MEMORY if os.access(MEMORY, os.W_OK) else None)
 
 
 def clone(template: Path, into: Path) -> None:

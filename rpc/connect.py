@@ -20,14 +20,13 @@ from everlog.rpc import address
 from everlog.store.database import IDEMPOTENCY_S
 from everlog.store.errors import MigrationError, OpenError, UnavailableError
 from everlog.store.progress import OnProgress
-from everlog.store.temporary import Temporary
+from everlog.store.temporary import in_memory
 
 if TYPE_CHECKING:
     from everlog.migrations.proposal import Proposal
     from everlog.rpc.remote import RemoteDatabase
 
 MEMORY = "memory:"
-SHARED_MEMORY = "/dev/shm"  # noqa: S108  a private directory is made in it
 
 
 def open(  # noqa: A001  the public name is everlog.open
@@ -54,9 +53,7 @@ def open(  # noqa: A001  the public name is everlog.open
     if where == MEMORY:
         if not create:
             raise OpenError("memory: is always a new database; open it with create")
-        scratch = Temporary(
-            "everlog-in-memory-", SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
-        )
+        scratch = in_memory("everlog-in-memory-")
     else:
         scratch = None
     path = scratch.path if scratch else _directory(where)

@@ -23,8 +23,9 @@ from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.runner import apply
 from everlog.migrations.status import MigrationInfo
-from everlog.migrations.testing_template import Templates, scratch, templates
+from everlog.migrations.testing_template import Templates, templates
 from everlog.store.errors import Error
+from everlog.store.temporary import in_memory
 
 if TYPE_CHECKING:
     from everlog.rpc.remote import RemoteDatabase
@@ -117,7 +118,7 @@ class Opener:
         if kind == "file":
             path = self._directory()
         else:
-            made = scratch("everlog-test-")
+            made = in_memory("everlog-test-")
             self._stack.callback(made.remove)
             path = made.path
         self._templates.clone(path, version, scale=much, seed=self.seed if seed is None else seed)

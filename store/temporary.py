@@ -23,6 +23,8 @@ import threading
 import weakref
 from pathlib import Path
 
+MEMORY = "/dev/shm"  # noqa: S108  a private directory is made in it
+
 _swept: set[tuple[Path, str]] = set()
 _lock = threading.Lock()
 
@@ -45,6 +47,11 @@ class Temporary:
         if self._unlock.alive:
             shutil.rmtree(self.path, ignore_errors=True)
             self._unlock()
+
+
+def in_memory(prefix: str) -> Temporary:
+    """One in memory, where there is such a place. Raises OSError."""
+    return Temporary(prefix, MEMORY if os.access(MEMORY, os.W_OK) else None)
 
 
 def sweep(where: Path, prefix: str) -> list[Path]:

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +34,9 @@ _MARK = "everlog(version=None, testdata=False, scale=None, seed=None, on=None): 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from everlog.rpc import testing
-
-    return getattr(testing, name)
+    # Not `from everlog.rpc import testing`: where a pytest in this process has put back sys.modules,
+    # the package still has the module that was taken out, and the fixtures would import another.
+    return getattr(import_module("everlog.rpc.testing"), name)
 
 
 # settings

@@ -1,6 +1,7 @@
 """Applies migrations and writes beside it: `apply_and_be_killed.py DATABASE MIGRATIONS RATE`.
 
 Tells on its standard output where it is, a line each: `rows N` done, `wrote KEY NAME` acknowledged.
+After each `rows N` the building waits for a line on its standard input; the writing does not.
 """
 
 import itertools
@@ -27,6 +28,7 @@ def main(path: str, source: str, rate: float) -> None:
     def tell(step: Progress) -> None:
         if "rewrite" in step.step or "build" in step.step:
             say(f"rows {step.done}")
+            sys.stdin.readline()
 
     with Database(path) as db:
         attach(db, loaded)

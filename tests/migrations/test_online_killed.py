@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,31 +17,39 @@ from tests.migrations import apply_and_be_killed
 from tests.migrations.project import Project
 from tests.migrations.test_online import Airports
 
+ROWS = 6000
 KILLS_MAX = 30
-LINES = (20, 120)  # so many lines of a process are heard before it is killed; later more
+SLICES = (2, 16)  # so many slices a process may build before it is killed; later more
+RATE = "20000"  # a slice is 80 rows then
 
 
-def heard(path: Path, project: Project, lines: int) -> Iterator[str]:
-    """What a process says, until it is killed after so many lines (0: never)."""
-    command = [sys.executable, apply_and_be_killed.__file__, str(path), str(project.path), "20000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+def heard(path: Path, project: Project, slices: int, after_s: float) -> Iterator[str]:
+    """What a process says, until it is killed: so many seconds after it may build the last slice."""
+    command = [sys.executable, apply_and_be_killed.__file__, str(path), str(project.path), RATE]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
-        for number, line in enumerate(process.stdout, 1):
+        for line in process.stdout:
             if line.endswith("\n"):
                 yield line.strip()
-            if number == lines:
-                process.kill()
+            if line.startswith("rows ") and slices > 0:
+                slices -= 1
+                process.stdin.write("go on\n")
+                if slices == 0:
+                    threading.Timer(after_s, process.kill).start()
 
 
 @pytest.mark.timeout(300)
 def test_killed_anywhere_it_goes_on_where_it_was_and_loses_nothing(project: Project, tmp_path: Path) -> None:
     path, chance = tmp_path / "killed", random.Random(7)
     with Database(path) as db:
-        airports = Airports(project, db, 6000)
+        airports = Airports(project, db, ROWS)
     written: dict[str, str] = {}
     reached = kills = 0
     for _ in range(KILLS_MAX):
-        said = list(heard(path, project, chance.randint(*LINES) * (1 + kills // 4)))
+        slices = chance.randint(*SLICES) * (1 + kills // 4)
+        said = list(heard(path, project, slices, after_s=chance.uniform(0, 0.01)))
         starts = [int(line.split()[1]) for line in said if line.startswith("rows ")]
         if starts:
             assert starts[0] > reached * 0.5, "it began from zero"
@@ -58,7 +67,7 @@ def test_killed_anywhere_it_goes_on_where_it_was_and_loses_nothing(project: Proj
     with Database(path) as db:
         assert migrations.apply(db, project.path) == []
         assert list(db.check()) == []
-        assert db.count(airports.new) == 6000
+        assert db.count(airports.new) == ROWS
         for key, number in written.items():
             row = db.get(airports.new, key)
             assert row is not None

@@ -132,6 +132,12 @@ RULES = {
             "keep the old name as well (`option allow_alias`), or ignore this with a reason",
         ),
         Rule(
+            "json/format",
+            _W,
+            "A message or an enum is no longer sure to be JSON",
+            "leave `features.json_format`, or ignore this with a reason",
+        ),
+        Rule(
             "change/key",
             _E,
             "A table has another primary key",

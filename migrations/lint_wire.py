@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
 from everlog.migrations.folder import Folder
+from everlog.migrations.lint_descriptor import allows_json, is_map, names_by_number, oneof_of, reserved
 from everlog.migrations.lint_finding import Findings
 from everlog.migrations.lint_proto import ProtoText, full_name
 from everlog.store.kinds import ENUM, MESSAGE, kind_of
@@ -44,6 +44,7 @@ class Models:
         if pair in self._seen or old.full_name == new.full_name:
             return
         self._seen.add(pair)
+        self._json(old, new)
         self._reserved(old, new, new.fields, "field")
         for was in old.fields:
             now = new.fields_by_number.get(was.number)
@@ -51,6 +52,10 @@ class Models:
                 self._removed(was, new)
             else:
                 self._field(was, now)
+        for now in new.fields:
+            if now.is_required and now.number not in old.fields_by_number:
+                text = f"{now.full_name} is new and required: {self._rows} lack it, and are refused"
+                self._add("wire/field-required", now, text)
 
     def _removed(self, was: Any, new: Any) -> None:
         ranges, names = reserved(new)
@@ -110,6 +115,9 @@ class Models:
                 f" {was.json_name!r} or {was.name!r}, that from now on {now.json_name!r} or {now.name!r}",
                 "" if was.json_name != now.json_name else "ignore this with a reason",
             )
+        if was.message_type is not None and is_map(was) != is_map(now):
+            text = f"{now.full_name} = {now.number} {'becomes' if is_map(now) else 'is no longer'} a map"
+            self._add("json/field-type", now, f"{text}: JSON has a map as an object, and others as an array")
         if was.message_type is not None:
             self.compare(was.message_type, now.message_type)
         if was.enum_type is not None:
@@ -145,6 +153,7 @@ class Models:
                 f"{new.full_name} is {kind} now: readers differ in what they do with numbers unknown to them"
             )
             self._add("wire/enum-closed", new, text)
+        self._json(old, new)
         self._reserved(old, new, new.values, "value")
         ranges, reserved_names = reserved(new)
         for number, was in names_by_number(old).items():
@@ -161,6 +170,11 @@ class Models:
                 value = new.values_by_number[number]
                 text = f"{new.full_name}.{value.name} = {number} was called {names}: JSON of before has that"
                 self._add("json/enum-value-name", value, text)
+
+    def _json(self, old: Any, new: Any) -> None:
+        if allows_json(old) and not allows_json(new):
+            text = f"{new.full_name} is JSON by best effort from now on: two names may be one in it"
+            self._add("json/format", new, text)
 
     def _reserved(self, old: Any, new: Any, members: Iterable[Any], what: str) -> None:
         """What was reserved stays so, and is not used."""
@@ -186,34 +200,6 @@ class Models:
 
     def _add(self, id: str, near: Any, text: str, fix: str = "") -> None:
         self._found.add(id, f"{self._file}:{self._text.line_of(near)}", text, fix)
-
-
-def reserved(model: Any) -> tuple[list[range], set[str]]:
-    """Numbers and names that a message or an enum reserves."""
-    if hasattr(model, "values_by_number"):
-        enum = descriptor_pb2.EnumDescriptorProto()
-        model.CopyToProto(enum)
-        ranges = [range(item.start, item.end + 1) for item in enum.reserved_range]  # an enum's end is in it
-        return ranges, set(enum.reserved_name)
-    message = descriptor_pb2.DescriptorProto()
-    model.CopyToProto(message)
-    return [range(item.start, item.end) for item in message.reserved_range], set(message.reserved_name)
-
-
-def oneof_of(field: Any) -> Any:
-    """The oneof that a field is in; None for one that protobuf made for an `optional` field."""
-    oneof = field.containing_oneof
-    if oneof is None or (len(oneof.fields) == 1 and oneof.name == f"_{field.name}"):
-        return None
-    return oneof
-
-
-def names_by_number(enum: Any) -> dict[int, list[str]]:
-    """The names of each number of an enum: more than one where it allows aliases."""
-    names: dict[int, list[str]] = {}
-    for value in enum.values:
-        names.setdefault(value.number, []).append(value.name)
-    return names
 
 
 def _covered(numbers: range, ranges: Iterable[range]) -> bool:

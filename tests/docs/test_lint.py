@@ -19,3 +19,14 @@ def test_every_rule_on_the_page_says_how_to_mend_it() -> None:
 def test_every_group_is_on_the_page() -> None:
     groups = {rule.group for rule in RULES.values()}
     assert {group for group in groups if f"`{group}`" not in PAGE} == set()
+
+
+def test_every_rule_that_the_page_compares_with_those_of_buf_is_one() -> None:
+    table = PAGE[PAGE.index("| buf | everlog |") : PAGE.index("Of buf's stricter")]
+    linked = re.findall(r"\[(\S+)\]\(#(\S+)\)", table)
+    assert linked
+    assert {id for id, _ in linked} <= RULES.keys()
+    assert {anchor for id, anchor in linked if anchor != id.replace("/", "")} == set()
+    compared = {id for id, _ in linked}
+    ours = {"wire/enum-closed", "wire/number-reused", "wire/index-presence", "wire/incompatible"}
+    assert {id for id in RULES if id.startswith(("wire/", "json/"))} - compared == ours

@@ -56,10 +56,17 @@ def lint(
         db = None if no_db else _database(settings, stack)
         applied = None if db is None else _applied(db)
         progress = stack.enter_context(shown_progress())
-        found = migrations.lint(settings.migrations, db, applied=applied, since=since, progress=progress)
+        found = migrations.lint(
+            settings.migrations,
+            db,
+            applied=applied,
+            since=since,
+            ignored=form == "sarif",
+            progress=progress,
+        )
     _print(found, form or ("json" if settings.json else "text"), "" if db is None else shown(db.url))
     failing = {Severity.ERROR, Severity.WARNING} if strict else {Severity.ERROR}
-    if any(finding.severity in failing for finding in found):
+    if any(finding.severity in failing and finding.ignored is None for finding in found):
         ctx.exit(1)
 
 

@@ -47,14 +47,16 @@ def lint(
     applied: Mapping[int, Applied] | None = None,
     since: int = 0,
     now: datetime | None = None,
+    ignored: bool = False,
     progress: OnProgress | None = None,
 ) -> list[Finding]:
     """What is found in a package or directory of migrations, sorted by file and line.
 
     With a `db`, its rows are looked at, and folders that it has applied are not; folders of the
     version `since` and older are not, either. `applied` are the migrations that a `db` on a
-    server has, by version. Runs the folders' code; writes nothing. Raises SchemaError if there is no
-    package at all: a folder that does not load is a finding.
+    server has, by version. With `ignored`, what comments ignore is there as well, with the reason.
+    Runs the folders' code; writes nothing. Raises SchemaError if there is no package at all: a
+    folder that does not load is a finding.
     """
     root, found = find(source), Findings()
     folders = list(_folders(root, found))
@@ -71,7 +73,7 @@ def lint(
     apply(found, [folder.path for folder in folders if folder not in quiet])
     if not any(finding.severity is Severity.ERROR for finding in found.found):
         _lint_load(source, found)  # an error that is ignored is refused nevertheless
-    return sorted(found.found)
+    return sorted([*found.found, *found.ignored] if ignored else found.found)
 
 
 def _folders(root: Root, found: Findings) -> Iterator[Folder]:

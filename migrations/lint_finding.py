@@ -10,7 +10,8 @@ from everlog.migrations.lint_rules import RULES, Severity
 
 
 class Finding(msgspec.Struct, frozen=True, order=True):
-    """One thing that was found: `file` as an absolute path, `line` from 1."""
+    """One thing that was found: `file` as an absolute path, `line` from 1. `ignored`: the reason that
+    a comment gives for leaving it as it is, empty if it gives none; None: it is not ignored."""
 
     file: str
     line: int
@@ -18,6 +19,7 @@ class Finding(msgspec.Struct, frozen=True, order=True):
     severity: Severity
     text: str
     fix: str
+    ignored: str | None = None
 
 
 class Findings:
@@ -25,6 +27,7 @@ class Findings:
 
     def __init__(self) -> None:
         self.found: list[Finding] = []
+        self.ignored: list[Finding] = []
         self.quiet: set[str] = set()  # directories of folders
 
     def add(self, id: str, where: str, text: str, fix: str = "") -> None:

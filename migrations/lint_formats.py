@@ -51,7 +51,8 @@ def as_dict(finding: Finding, base: Path) -> dict[str, Any]:
 
 
 def sarif(findings: Iterable[Finding], base: Path) -> dict[str, Any]:
-    """One document, with all rules, so that a reader can tell what was looked for."""
+    """One document, with all rules, so that a reader can tell what was looked for. What is ignored is
+    in it as suppressed."""
     order = {id: at for at, id in enumerate(RULES)}
     driver = {
         "name": "everlog lint",
@@ -104,7 +105,15 @@ def _result(finding: Finding, rule: int, base: Path) -> dict[str, Any]:
         "level": _LEVELS[finding.severity],
         "message": {"text": f"{finding.text}. Fix: {finding.fix}"},
         "locations": [{"physicalLocation": place}],
+        "suppressions": _suppressions(finding),  # of all results or of none (section 3.27.23)
     }
+
+
+def _suppressions(finding: Finding) -> list[dict[str, str]]:
+    if finding.ignored is None:
+        return []
+    reason = {"justification": finding.ignored} if finding.ignored else {}
+    return [{"kind": "inSource", **reason}]
 
 
 def _version() -> str:

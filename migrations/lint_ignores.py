@@ -38,7 +38,7 @@ class _Ignore(msgspec.Struct):
 
 
 def apply(found: Findings, folders: Iterable[Path]) -> None:
-    """Takes away what is ignored in these folders, and adds what is wrong with the comments.
+    """Puts aside what is ignored in these folders, and adds what is wrong with the comments.
     Read-only.
     """
     ignores = [ignore for folder in folders for ignore in _of_folder(folder)]
@@ -50,6 +50,7 @@ def apply(found: Findings, folders: Iterable[Path]) -> None:
             kept.append(finding)
         else:
             ignore.used = True
+            found.ignored.append(msgspec.structs.replace(finding, ignored=ignore.reason))
     found.found = kept
     broken = {str(Path(finding.file).parent) for finding in kept if finding.id.startswith("load/")}
     for ignore in ignores:

@@ -112,8 +112,37 @@ def test_sarif_is_what_the_standard_asks_for(everlog: Run, broken: Path, here: P
     assert place["region"] == {"startLine": 13}
 
 
+def test_sarif_has_what_is_ignored_as_suppressed_with_the_reason(everlog: Run, broken: Path) -> None:
+    model = broken / "model.proto"
+    said = "// everlog: ignore[loss/field-removed] nobody has read it since May\nmessage Book {"
+    text = model.read_text().replace("message Book {", f'{said}\n  reserved 4; reserved "price";')
+    model.write_text(text)
+    migrations.build(broken.parent)
+    ended = everlog("-d", broken.parent, "lint", "--format", "sarif")
+    document = json.loads(ended.out)
+    check_sarif(document)
+    found = {one["ruleId"]: one["suppressions"] for one in document["runs"][0]["results"]}
+    assert found == {
+        "data/unique-unchecked": [],
+        "loss/field-removed": [{"kind": "inSource", "justification": "nobody has read it since May"}],
+    }
+    words = ("-d", broken.parent, "lint")
+    assert [one["id"] for one in everlog(*words, "--json").json] == ["data/unique-unchecked"]
+    assert everlog(*words, "--strict", "--format", "sarif").code == 1
+
+
+def test_what_is_ignored_fails_in_no_format(everlog: Run, broken: Path) -> None:
+    model, init = broken / "model.proto", broken / "__init__.py"
+    model.write_text(model.read_text().replace("Book {", "Book {\n  double price = 4;"))
+    ignored = "# everlog: ignore[data/unique-unchecked] counted by hand\nBOOKS = "
+    init.write_text(init.read_text().replace("BOOKS = ", ignored))
+    migrations.build(broken.parent)
+    for form in ("text", "json", "sarif", "github"):
+        assert everlog("-d", broken.parent, "lint", "--strict", "--format", form).code == 0
+
+
 def check_sarif(document: dict[str, Any]) -> None:
-    """What SARIF 2.1.0 requires of the parts that are used: sections 3.13 to 3.30, and 3.49."""
+    """What SARIF 2.1.0 requires of the parts that are used: sections 3.13 to 3.30, 3.35, and 3.49."""
     assert document["version"] == "2.1.0"
     assert document["$schema"].endswith("sarif-schema-2.1.0.json")
     assert set(document) == {"$schema", "version", "runs"}
@@ -130,6 +159,10 @@ def check_sarif(document: dict[str, Any]) -> None:
             assert result["message"]["text"]
             assert driver["rules"][result["ruleIndex"]]["id"] == result["ruleId"]
             assert result["level"] in {"none", "note", "warning", "error"}
+            for suppression in result["suppressions"]:  # of all results or of none
+                assert set(suppression) <= {"kind", "justification"}
+                assert suppression["kind"] in {"inSource", "external"}
+                assert suppression.get("justification", "-")
             for location in result["locations"]:
                 physical = location["physicalLocation"]
                 assert not physical["artifactLocation"]["uri"].startswith("/")

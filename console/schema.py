@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from everlog.console import text
-from everlog.console.opening import directory_of, open_database, shown
+from everlog.console.opening import open_database, shown
 from everlog.console.settings import Settings, common, pass_settings, writes
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.store.errors import MigrationError
 
 if TYPE_CHECKING:
     from everlog.console.opening import AnyDatabase
+    from everlog.migrations.status import MigrationInfo
 
 FILE = "schema.everlog"  # unless told otherwise
 
@@ -48,15 +49,12 @@ def load(settings: Settings, *, actor: str, reason: str) -> None:
     Examples:
       everlog -u file:new.db load
       everlog -u file:new.db --schema-file db/schema.everlog load
+      everlog -u everlog://db.example.com/new load
     """
-    from everlog import migrations
-
     path = settings.schema_given or settings.schema_file or FILE
     dumped = Path(path).read_text(encoding="utf-8")
-    directory_of(settings.url)
     with open_database(settings, create=True) as db:
-        assert isinstance(db, EmbeddedDatabase)
-        version = migrations.load_schema(db, dumped, where=path, actor=actor, reason=reason)
+        version = _load(db, dumped, where=path, actor=actor, reason=reason)
         if settings.json:
             text.echo({"url": shown(db.url), "schema_version": version})
         else:
@@ -70,18 +68,14 @@ def load(settings: Settings, *, actor: str, reason: str) -> None:
 @pass_settings
 def baseline(settings: Settings, *, version: int, actor: str, reason: str) -> None:
     """Records the migrations up to VERSION as applied, without running them: for a database that has
-    their schema already. It is compared first.
+    their schema already. It is compared first. A server compares with the folders that it has.
 
     \b
     Examples:
       everlog baseline 20260105093000 --actor ann --reason "folders before it are folded into it"
     """
-    from everlog import migrations
-
-    directory_of(settings.url)
     with open_database(settings) as db:
-        assert isinstance(db, EmbeddedDatabase)
-        done = migrations.baseline(db, version, settings.migrations, actor=actor, reason=reason)
+        done = _baseline(db, settings, version, actor=actor, reason=reason)
         for info in done:
             if settings.json:
                 text.echo({"version": info.version, "name": info.name, "state": info.state, "seq": info.seq})
@@ -89,6 +83,26 @@ def baseline(settings: Settings, *, version: int, actor: str, reason: str) -> No
                 click.echo(f"Adopted: {info.title} (commit {info.seq})")
         if not done and not settings.json:
             click.echo("Nothing to adopt: all up to that version are applied")
+
+
+def _load(db: AnyDatabase, dumped: str, **how: Any) -> int:
+    if isinstance(db, EmbeddedDatabase):
+        from everlog import migrations
+
+        return migrations.load_schema(db, dumped, **how)
+    from everlog.rpc import remote_migrations
+
+    return remote_migrations.load_schema(db, dumped, **how)
+
+
+def _baseline(db: AnyDatabase, settings: Settings, version: int, **by: str) -> list[MigrationInfo]:
+    if isinstance(db, EmbeddedDatabase):
+        from everlog import migrations
+
+        return migrations.baseline(db, version, settings.migrations, **by)
+    from everlog.rpc import remote_migrations
+
+    return remote_migrations.baseline(db, version, **by)
 
 
 def keep(settings: Settings, db: AnyDatabase) -> None:

@@ -42,6 +42,13 @@ from everlog.store.errors import OpenError
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="File of more tokens, a line each: NAME TOKEN. Who shows one is that name.  [env: EVERLOG_TOKENS]",
 )
+@click.option(
+    "--acts-for-others",
+    "acting",
+    multiple=True,
+    metavar="NAME",
+    help="Who shows this token writes rows in the names of others; may be repeated.",
+)
 @migrating_options
 @writes
 @common
@@ -57,6 +64,7 @@ def serve(
     tls_key: Path | None,
     tls_client_ca: Path | None,
     tokens_file: Path | None,
+    acting: tuple[str, ...],
     **how: Any,
 ) -> None:
     """Serves databases until Ctrl-C or SIGTERM; then what runs is finished first.
@@ -96,6 +104,7 @@ def serve(
             listen,
             token=token,
             tokens=_tokens(tokens_file),
+            acting=acting,
             tls=tls,
             migrations=dict.fromkeys(named, source) if source else None,
             approvals=approvals,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from everlog.feed.embedded import EmbeddedDatabase
     from everlog.rpc.connect import open  # noqa: A004  everlog.open is the name
     from everlog.store.errors import (
+        AccessError,
         ClosedError,
         ConflictError,
         CorruptionError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from everlog.store.transaction import CommitResult, Transaction
 
 __all__ = [
+    "AccessError",
     "ClosedError",
     "CommitResult",
     "ConflictError",

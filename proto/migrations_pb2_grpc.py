@@ -89,6 +89,16 @@ class MigrationsStub:
                 request_serializer=everlog_dot_proto_dot_migrations__pb2.CompleteRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_migrations__pb2.CompleteResponse.FromString,
                 _registered_method=True)
+        self.Load = channel.unary_unary(
+                '/everlog.v1.Migrations/Load',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.LoadSchemaRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.LoadSchemaResponse.FromString,
+                _registered_method=True)
+        self.Baseline = channel.unary_unary(
+                '/everlog.v1.Migrations/Baseline',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.BaselineRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.BaselineResponse.FromString,
+                _registered_method=True)
 
 
 class MigrationsServicer:
@@ -171,6 +181,20 @@ class MigrationsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Load(self, request, context):
+        """Gives an empty database the schema of a text that `dump` wrote.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Baseline(self, request, context):
+        """Records migrations as applied without running them, if they make the schema that is there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MigrationsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -228,6 +252,16 @@ def add_MigrationsServicer_to_server(servicer, server):
                     servicer.Complete,
                     request_deserializer=everlog_dot_proto_dot_migrations__pb2.CompleteRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_migrations__pb2.CompleteResponse.SerializeToString,
+            ),
+            'Load': grpc.unary_unary_rpc_method_handler(
+                    servicer.Load,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.LoadSchemaRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.LoadSchemaResponse.SerializeToString,
+            ),
+            'Baseline': grpc.unary_unary_rpc_method_handler(
+                    servicer.Baseline,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.BaselineRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.BaselineResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -527,6 +561,60 @@ class Migrations:
             '/everlog.v1.Migrations/Complete',
             everlog_dot_proto_dot_migrations__pb2.CompleteRequest.SerializeToString,
             everlog_dot_proto_dot_migrations__pb2.CompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Load(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Migrations/Load',
+            everlog_dot_proto_dot_migrations__pb2.LoadSchemaRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.LoadSchemaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Baseline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Migrations/Baseline',
+            everlog_dot_proto_dot_migrations__pb2.BaselineRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.BaselineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,10 @@ class MigrationsStub:
     """
     Complete: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.CompleteRequest, _migrations_pb2.CompleteResponse]
     """Ends the time of two versions: that of before is served no longer."""
+    Load: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.LoadSchemaRequest, _migrations_pb2.LoadSchemaResponse]
+    """Gives an empty database the schema of a text that `dump` wrote."""
+    Baseline: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.BaselineRequest, _migrations_pb2.BaselineResponse]
+    """Records migrations as applied without running them, if they make the schema that is there."""
 
 @_typing.type_check_only
 class MigrationsAsyncStub(MigrationsStub):
@@ -81,6 +85,10 @@ class MigrationsAsyncStub(MigrationsStub):
     """
     Complete: _aio.UnaryUnaryMultiCallable[_migrations_pb2.CompleteRequest, _migrations_pb2.CompleteResponse]  # type: ignore[assignment]
     """Ends the time of two versions: that of before is served no longer."""
+    Load: _aio.UnaryUnaryMultiCallable[_migrations_pb2.LoadSchemaRequest, _migrations_pb2.LoadSchemaResponse]  # type: ignore[assignment]
+    """Gives an empty database the schema of a text that `dump` wrote."""
+    Baseline: _aio.UnaryUnaryMultiCallable[_migrations_pb2.BaselineRequest, _migrations_pb2.BaselineResponse]  # type: ignore[assignment]
+    """Records migrations as applied without running them, if they make the schema that is there."""
 
 class MigrationsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -171,5 +179,21 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.CompleteResponse, _abc.Awaitable[_migrations_pb2.CompleteResponse]]:
         """Ends the time of two versions: that of before is served no longer."""
+
+    @_abc_1.abstractmethod
+    def Load(
+        self,
+        request: _migrations_pb2.LoadSchemaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrations_pb2.LoadSchemaResponse, _abc.Awaitable[_migrations_pb2.LoadSchemaResponse]]:
+        """Gives an empty database the schema of a text that `dump` wrote."""
+
+    @_abc_1.abstractmethod
+    def Baseline(
+        self,
+        request: _migrations_pb2.BaselineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrations_pb2.BaselineResponse, _abc.Awaitable[_migrations_pb2.BaselineResponse]]:
+        """Records migrations as applied without running them, if they make the schema that is there."""
 
 def add_MigrationsServicer_to_server(servicer: MigrationsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

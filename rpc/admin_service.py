@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from everlog.proto import admin_pb2, admin_pb2_grpc, log_pb2
 from everlog.rpc.hosting import Hosting
+from everlog.rpc.telling import Telling
 from everlog.store.database import Database
 from everlog.store.hashing import TableHash
 from everlog.store.progress import OnProgress, Progress
@@ -30,7 +31,11 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     async def Status(self, request: admin_pb2.StatusRequest, context: object) -> admin_pb2.StatusResponse:
         db = self._hosting.database(request.database)
-        answer = await self._hosting.read(_status, db, request.hashes)
+        answer = await self._hosting.read(_status, db)
+        if request.hashes:
+            hashes = await self._hosting.survey(db.hashes, self._hosting.check_going)
+            del answer.tables[:]
+            answer.tables.extend(_table(db, name, one) for name, one in hashes.items())
         answer.database = request.database
         answer.subscribers = self._hosting.subscribers[request.database]
         return answer
@@ -40,18 +45,18 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     ) -> AsyncIterator[admin_pb2.RebuildResponse]:
         db = self._hosting.database(request.database)
 
-        def run(tell: Callable[[admin_pb2.RebuildResponse], None]) -> None:
+        def run(telling: Telling[admin_pb2.RebuildResponse]) -> None:
             hashes = db.rebuild(
                 sparing(
-                    lambda at: tell(
+                    lambda at: telling.passing(
                         admin_pb2.RebuildResponse(step=at.step, done=at.done, total=at.total or 0)
                     )
                 )
             )
             tables = [_table(db, name, one) for name, one in hashes.items()]
-            tell(admin_pb2.RebuildResponse(tables=tables, finished=True))
+            telling.tell(admin_pb2.RebuildResponse(tables=tables, finished=True))
 
-        async for answer in self._hosting.told(run):
+        async for answer in self._hosting.told(run, stops=True):
             yield answer
 
     async def Check(
@@ -59,15 +64,15 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     ) -> AsyncIterator[admin_pb2.CheckResponse]:
         db = self._hosting.database(request.database)
 
-        def run(tell: Callable[[admin_pb2.CheckResponse], None]) -> None:
+        def run(telling: Telling[admin_pb2.CheckResponse]) -> None:
             def progress(at: Progress) -> None:
-                tell(admin_pb2.CheckResponse(step=at.step, done=at.done, total=at.total or 0))
+                telling.passing(admin_pb2.CheckResponse(step=at.step, done=at.done, total=at.total or 0))
 
             for problem in db.check(sparing(progress)):
-                tell(admin_pb2.CheckResponse(problem=problem))
-            tell(admin_pb2.CheckResponse(finished=True))
+                telling.tell(admin_pb2.CheckResponse(problem=problem))
+            telling.tell(admin_pb2.CheckResponse(finished=True))
 
-        async for answer in self._hosting.told(run, goes_on=False):
+        async for answer in self._hosting.told(run, goes_on=False, stops=True):
             yield answer
 
 
@@ -85,9 +90,8 @@ def sparing(tell: OnProgress) -> OnProgress:
     return told
 
 
-def _status(db: Database, hashed: bool) -> admin_pb2.StatusResponse:
+def _status(db: Database) -> admin_pb2.StatusResponse:
     found = db.status()
-    hashes = db.hashes() if hashed else {}
     return admin_pb2.StatusResponse(
         head=log_pb2.Cursor(database=found.uuid, seq=found.head, checksum=found.checksum),
         head_time_ns=found.head_time_ns,
@@ -96,8 +100,7 @@ def _status(db: Database, hashed: bool) -> admin_pb2.StatusResponse:
         tables=[
             admin_pb2.TableStatus(
                 name=table.name,
-                rows=hashes[table.name].rows if table.name in hashes else table.rows,
-                hash=hashes[table.name].hash if table.name in hashes else b"",
+                rows=table.rows,
                 indexes=table.indexes,
             )
             for table in found.tables

@@ -3,14 +3,13 @@
 Proposals                 what the log tells, of any database
 Propose Approve Reject    a database whose migrations wait for approval (`serve --migrate checked`)
 
-Who decides is the name of the token that the call came with; with a token that has no name, or
-none, it is who the call says.
+Who decides is whose token the call came with (callers.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from everlog.migrations.approval import Approval
@@ -22,6 +21,7 @@ from everlog.rpc.admin_service import sparing
 from everlog.rpc.calls import Context
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.proposals import to_message
+from everlog.rpc.telling import Telling
 from everlog.store.errors import MigrationError
 from everlog.store.progress import Progress
 
@@ -43,34 +43,37 @@ class ApprovalService(migrations_pb2_grpc.MigrationsServicer):
         return pb.ProposalsResponse(proposals=[to_message(one) for one in found])
 
     async def Propose(self, request: pb.ProposeRequest, context: Any) -> pb.ProposeResponse:
-        approval, actor = self._approval(request.database), who(context, request.actor)
+        approval, actor = self._approval(request.database), self._who(context, request.actor)
         made = await self._hosting.write(approval.propose, actor=actor, reason=request.reason, again=True)
         return pb.ProposeResponse(proposal=to_message(made) if made is not None else None)
 
     async def Approve(self, request: pb.ApproveRequest, context: Any) -> AsyncIterator[pb.ApproveResponse]:
-        approval, actor = self._approval(request.database), who(context, request.actor)
+        approval, actor = self._approval(request.database), self._who(context, request.actor)
 
-        def run(tell: Callable[[pb.ApproveResponse], None]) -> None:
+        def run(telling: Telling[pb.ApproveResponse]) -> None:
             def progress(at: Progress) -> None:
                 step = pb.ApplyResponse(step=at.step, done=at.done, total=at.total or 0)
-                tell(pb.ApproveResponse(progress=step))
+                telling.passing(pb.ApproveResponse(progress=step))
 
             def applied(info: MigrationInfo) -> None:
                 step = pb.ApplyResponse(version=info.version, name=info.name, finished=True, seq=info.seq)
-                tell(pb.ApproveResponse(progress=step))
+                telling.tell(pb.ApproveResponse(progress=step))
 
             approved = approval.approve(request.digest, actor=actor, reason=request.reason)
-            tell(pb.ApproveResponse(proposal=to_message(approved)))
+            telling.tell(pb.ApproveResponse(proposal=to_message(approved)))
             done = approval.run(progress=sparing(progress), applied=applied)
-            tell(pb.ApproveResponse(proposal=to_message(done)))
+            telling.tell(pb.ApproveResponse(proposal=to_message(done)))
 
         async for answer in self._hosting.told(run):
             yield answer
 
     async def Reject(self, request: pb.RejectRequest, context: Any) -> pb.RejectResponse:
-        approval, actor = self._approval(request.database), who(context, request.actor)
+        approval, actor = self._approval(request.database), self._who(context, request.actor)
         made = await self._hosting.write(approval.reject, request.digest, actor=actor, reason=request.reason)
         return pb.RejectResponse(proposal=to_message(made))
+
+    def _who(self, context: Context, claimed: str) -> str:
+        return self._hosting.callers.who(context, claimed)
 
     def _proposals(self, name: str) -> list[Proposal]:
         approval = self._approvals.get(name)
@@ -86,11 +89,3 @@ class ApprovalService(migrations_pb2_grpc.MigrationsServicer):
                 database=name,
             )
         return approval
-
-
-def who(context: Context, claimed: str) -> str:
-    """Who calls. Raises MigrationError if the call says another name than its token has."""
-    name = context.who
-    if name and claimed and claimed != name:
-        raise MigrationError(f"the call says it is of {claimed}, its token is that of {name}", actor=name)
-    return name or claimed

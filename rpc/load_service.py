@@ -15,6 +15,7 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import log_pb2, store_pb2
+from everlog.rpc.calls import Context
 from everlog.rpc.hosting import Hosting
 from everlog.store.database import Database
 from everlog.store.errors import RowError
@@ -22,12 +23,13 @@ from everlog.store.reflect import table_of
 
 
 async def loading(
-    hosting: Hosting, requests: AsyncIterator[store_pb2.LoadRequest]
+    hosting: Hosting, requests: AsyncIterator[store_pb2.LoadRequest], context: Context
 ) -> AsyncIterator[store_pb2.LoadResponse]:
-    """The answers to one load's requests. Raises RowError for a row that does not fit."""
+    """The answers to one load's requests. Raises RowError for a row that does not fit, AccessError."""
     load: Loading | None = None
     async for request in requests:
         if load is None:
+            request.actor = hosting.callers.actor(context, request.actor)
             load = await hosting.write(Loading, hosting.database(request.database), request)
             yield load.answer()
         if (request.rows or request.last) and not load.loader.finished:

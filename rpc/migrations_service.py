@@ -4,18 +4,23 @@ List, Status             the log's records beside the folders
 Plan, Apply, Complete    the folders that the server was given for this database
 PlanRollback, Rollback   the log alone
 
-Where migrations wait for approval (approval_service.py), Apply and Rollback are refused.
+Load, Baseline           adopt_service.py
+Proposals … Reject       approval_service.py
+
+Where migrations wait for approval, `everlog.migrations.besides` says which of them are refused, and to
+whom.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
+from everlog.migrations import complete
 from everlog.migrations.approval import Approval
 from everlog.migrations.difference import differences
-from everlog.migrations.online import complete
 from everlog.migrations.plan import PlannedStep, plan
 from everlog.migrations.rollback import plan_rollback, rollback
 from everlog.migrations.runner import apply
@@ -23,14 +28,15 @@ from everlog.migrations.status import MigrationInfo, State, compare
 from everlog.migrations.status import status as compare_with
 from everlog.proto import migrations_pb2 as pb
 from everlog.rpc.admin_service import sparing
+from everlog.rpc.adopt_service import AdoptService, info_message
 from everlog.rpc.approval_service import ApprovalService
 from everlog.rpc.hosting import Hosting
+from everlog.rpc.telling import Telling
 from everlog.store.database import Database
-from everlog.store.errors import MigrationError
 from everlog.store.progress import Progress
 
 
-class MigrationsService(ApprovalService):
+class MigrationsService(ApprovalService, AdoptService):
     """See proto/migrations.proto. `sources` names the package of each database's migrations, and
     `approvals` decide which of them are applied, where it is not whoever calls."""
 
@@ -50,7 +56,7 @@ class MigrationsService(ApprovalService):
         infos = await self._hosting.read(self._infos, request.database)
         diffs = await self._hosting.read(self._diffs, request.database) if request.diff else {}
         return pb.ListMigrationsResponse(
-            migrations=[_info(info, diffs.get(info.version, "")) for info in infos]
+            migrations=[info_message(info, diffs.get(info.version, "")) for info in infos]
         )
 
     async def Status(self, request: pb.MigrationStatusRequest, context: object) -> pb.MigrationStatusResponse:
@@ -70,8 +76,15 @@ class MigrationsService(ApprovalService):
     async def Plan(self, request: pb.PlanRequest, context: object) -> pb.PlanResponse:
         db, source = self._hosting.database(request.database), self._source(request.database)
         late = request.out_of_order
-        planned = await self._hosting.read(
-            lambda: plan(db, source, to=request.to or None, out_of_order=late, try_rows=request.try_rows)
+        planned = await self._hosting.survey(
+            lambda: plan(
+                db,
+                source,
+                to=request.to or None,
+                out_of_order=late,
+                try_rows=request.try_rows,
+                progress=self._hosting.check_going,
+            )
         )
         return pb.PlanResponse(
             migrations=[
@@ -80,18 +93,20 @@ class MigrationsService(ApprovalService):
             ]
         )
 
-    async def Apply(self, request: pb.ApplyRequest, context: object) -> AsyncIterator[pb.ApplyResponse]:
+    async def Apply(self, request: pb.ApplyRequest, context: Any) -> AsyncIterator[pb.ApplyResponse]:
         db, source = self._hosting.database(request.database), self._source(request.database)
+        actor = self._hosting.callers.who(context, request.actor)
 
-        def run(tell: Callable[[pb.ApplyResponse], None]) -> None:
-            if request.database in self._approvals:
-                self._approvals[request.database].refuse("up")
+        def run(telling: Telling[pb.ApplyResponse]) -> None:
+            self._allow("up", request.database, actor, request.reason)
 
             def progress(at: Progress) -> None:
-                tell(pb.ApplyResponse(step=at.step, done=at.done, total=at.total or 0))
+                telling.passing(pb.ApplyResponse(step=at.step, done=at.done, total=at.total or 0))
 
             def applied(info: MigrationInfo) -> None:
-                tell(pb.ApplyResponse(version=info.version, name=info.name, finished=True, seq=info.seq))
+                telling.tell(
+                    pb.ApplyResponse(version=info.version, name=info.name, finished=True, seq=info.seq)
+                )
 
             apply(
                 db,
@@ -100,7 +115,7 @@ class MigrationsService(ApprovalService):
                 out_of_order=request.out_of_order,
                 hold=request.hold,
                 rate=request.rate or None,
-                actor=request.actor,
+                actor=actor,
                 reason=request.reason,
                 progress=sparing(progress),
                 applied=applied,
@@ -111,7 +126,7 @@ class MigrationsService(ApprovalService):
 
     async def PlanRollback(self, request: pb.RollbackRequest, context: object) -> pb.PlanRollbackResponse:
         db, which = self._hosting.database(request.database), _which(request)
-        planned = await self._hosting.read(lambda: plan_rollback(db, **which))
+        planned = await self._hosting.survey(lambda: plan_rollback(db, which["count"], to=which["to"]))
         return pb.PlanRollbackResponse(
             migrations=[
                 pb.PlannedRollback(
@@ -121,20 +136,18 @@ class MigrationsService(ApprovalService):
             ]
         )
 
-    async def Rollback(
-        self, request: pb.RollbackRequest, context: object
-    ) -> AsyncIterator[pb.RollbackResponse]:
+    async def Rollback(self, request: pb.RollbackRequest, context: Any) -> AsyncIterator[pb.RollbackResponse]:
         db, which = self._hosting.database(request.database), _which(request)
+        actor = self._hosting.callers.who(context, request.actor)
 
-        def run(tell: Callable[[pb.RollbackResponse], None]) -> None:
-            if request.database in self._approvals:
-                self._approvals[request.database].refuse("rollback")
+        def run(telling: Telling[pb.RollbackResponse]) -> None:
+            self._allow("rollback", request.database, actor, request.reason)
 
             def progress(at: Progress) -> None:
-                tell(pb.RollbackResponse(step=at.step, done=at.done, total=at.total or 0))
+                telling.passing(pb.RollbackResponse(step=at.step, done=at.done, total=at.total or 0))
 
             def rolled_back(info: MigrationInfo) -> None:
-                tell(
+                telling.tell(
                     pb.RollbackResponse(
                         version=info.version,
                         name=info.name,
@@ -148,7 +161,7 @@ class MigrationsService(ApprovalService):
                 db,
                 which["count"],
                 to=which["to"],
-                actor=request.actor,
+                actor=actor,
                 reason=request.reason,
                 progress=sparing(progress),
                 rolled_back=rolled_back,
@@ -157,9 +170,15 @@ class MigrationsService(ApprovalService):
         async for answer in self._hosting.told(run):
             yield answer
 
-    async def Complete(self, request: pb.CompleteRequest, context: object) -> pb.CompleteResponse:
+    async def Complete(self, request: pb.CompleteRequest, context: Any) -> pb.CompleteResponse:
         db = self._hosting.database(request.database)
-        done = await self._hosting.write(lambda: complete(db, actor=request.actor, reason=request.reason))
+        actor = self._hosting.callers.who(context, request.actor)
+
+        def run() -> MigrationInfo:
+            self._allow("complete", request.database, actor, request.reason)
+            return complete(db, actor=actor, reason=request.reason)
+
+        done = await self._hosting.write(run)
         return pb.CompleteResponse(
             version=done.version, name=done.name, seq=done.seq, time_ns=done.applied_ns
         )
@@ -173,16 +192,6 @@ class MigrationsService(ApprovalService):
         source = self._sources.get(name)
         return differences(self._hosting.database(name), source) if source else {}
 
-    def _source(self, name: str) -> str:
-        source = self._sources.get(name)
-        if source is None:
-            raise MigrationError(
-                f"this server was started without the migrations of {name}; start it with them"
-                " (`everlog serve --migrations …`), or apply them where the database is",
-                database=name,
-            )
-        return source
-
 
 def _which(request: pb.RollbackRequest) -> dict[str, int | None]:
     """What a request says is to be rolled back."""
@@ -191,21 +200,3 @@ def _which(request: pb.RollbackRequest) -> dict[str, int | None]:
 
 def _step(step: PlannedStep) -> pb.PlannedStep:
     return pb.PlannedStep(text=step.text, instant=step.instant, rows=step.rows, problem=step.problem)
-
-
-def _info(info: MigrationInfo, diff: str) -> pb.MigrationInfo:
-    return pb.MigrationInfo(
-        version=info.version,
-        name=info.name,
-        state=pb.MigrationState.Value(info.state.name),
-        applied_ns=info.applied_ns,
-        seq=info.seq,
-        digest=info.digest,
-        folder_digest=info.folder_digest,
-        late=info.late,
-        started_ns=info.started_ns,
-        rows=info.rows,
-        diff=diff,
-        actor=info.actor,
-        held=info.held,
-    )

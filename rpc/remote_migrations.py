@@ -90,6 +90,24 @@ def complete(db: RemoteDatabase, *, actor: str = "", reason: str = "") -> Migrat
     return MigrationInfo(done.version, done.name, State.APPLIED, done.time_ns, done.seq, actor)
 
 
+def load_schema(
+    db: RemoteDatabase, text: str, *, where: str = "the text", actor: str = "", reason: str = ""
+) -> int:
+    """Gives the server's empty database the schema of a text; see `everlog.migrations.load_schema`."""
+    request = pb.LoadSchemaRequest(
+        database=db.channel.address.database, text=text, where=where, actor=actor, reason=reason
+    )
+    return db.channel.call(_stub(db).Load, request, timeout_s=PLAN_S).schema_version
+
+
+def baseline(db: RemoteDatabase, version: int, *, actor: str = "", reason: str = "") -> list[MigrationInfo]:
+    """Records migrations of the server's folders as applied; see `everlog.migrations.baseline`."""
+    request = pb.BaselineRequest(
+        database=db.channel.address.database, version=version, actor=actor, reason=reason
+    )
+    return [_info(one) for one in db.channel.call(_stub(db).Baseline, request, timeout_s=PLAN_S).migrations]
+
+
 def proposals(db: RemoteDatabase) -> list[Proposal]:
     """What was proposed and what became of it, oldest first. Read-only."""
     request = pb.ProposalsRequest(database=db.channel.address.database)

@@ -19,7 +19,7 @@ import contextlib
 import functools
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
@@ -41,6 +41,7 @@ from everlog.proto import (
 from everlog.rpc import security
 from everlog.rpc.address import listening
 from everlog.rpc.admin_service import AdminService
+from everlog.rpc.callers import Callers
 from everlog.rpc.calls import Calls
 from everlog.rpc.connection import Connection
 from everlog.rpc.feed_service import PATH, FeedService
@@ -58,7 +59,8 @@ class Server:
     """Serves databases; they stay with whoever opened them.
 
     `address` is HOST:PORT, with port 0 any that is free. `tokens`: further ones by the name of who
-    shows them. `migrations` names the package of each database's migrations, for the service that
+    shows them, and `acting` are the names of those that write rows in the names of others.
+    `migrations` names the package of each database's migrations, for the service that
     applies them; `approvals` are those of databases where they wait for approval. Raises OpenError
     for an address that is none, and if it would be open to strangers.
     """
@@ -70,6 +72,7 @@ class Server:
         *,
         token: str = "",
         tokens: Mapping[str, str] | None = None,
+        acting: Iterable[str] = (),
         tls: security.Tls | None = None,
         migrations: Mapping[str, str] | None = None,
         approvals: Mapping[str, Approval] | None = None,
@@ -79,7 +82,7 @@ class Server:
         self.host, self.port = listening(address)
         self._tokens = {"": token} | dict(tokens or {})
         security.check_server(self.host, token=next(filter(None, self._tokens.values()), ""), tls=tls)
-        self.hosting = Hosting(databases)
+        self.hosting = Hosting(databases, Callers(self._tokens, acting))
         self._tls = security.server_context(tls) if tls else None
         self._migrations = dict(migrations or {})
         self._approvals = dict(approvals or {})
@@ -173,6 +176,7 @@ class Server:
         await self._stopping.wait()
         for approval in self._approvals.values():
             approval.stop.set()
+        self.hosting.stop()
         server.close()
         await checker.enter_graceful_shutdown()
         feed.drain()

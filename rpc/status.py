@@ -39,6 +39,7 @@ _CODES: dict[type[Error], grpc.StatusCode] = {
     errors.CursorError: grpc.StatusCode.OUT_OF_RANGE,
     errors.CorruptionError: grpc.StatusCode.DATA_LOSS,
     errors.DiskError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.AccessError: grpc.StatusCode.PERMISSION_DENIED,
     errors.ClosedError: grpc.StatusCode.UNAVAILABLE,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }

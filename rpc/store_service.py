@@ -14,7 +14,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -33,6 +33,7 @@ from everlog.store.span import Span
 from everlog.store.transaction import CommitResult, Reads
 from everlog.store.write import Write
 
+COUNT_SLICE = 4096  # rows between two looks at whether the server stops
 SCHEMA_KEY = "everlog-schema"  # metadata: version of the schema that the client encoded by
 
 
@@ -67,10 +68,12 @@ class StoreService(store_pb2_grpc.StoreServicer):
             scanning.let_go()
 
     async def Count(self, request: store_pb2.CountRequest, context: Any) -> store_pb2.CountResponse:
-        return await self._hosting.read(_count, self._database(request.database, context), request)
+        db, going = self._database(request.database, context), self._hosting.check_going
+        return await self._hosting.survey(_count, db, request, going)
 
     async def Commit(self, request: store_pb2.CommitRequest, context: Any) -> store_pb2.CommitResponse:
         db = self._database(request.database, context)
+        request.actor = self._hosting.callers.actor(context, request.actor)
         result = await self._hosting.write(_commit, db, request)
         position = log_pb2.Cursor(database=db.uuid, seq=result.seq, checksum=result.checksum)
         return store_pb2.CommitResponse(position=position, time_ns=result.time_ns)
@@ -78,7 +81,7 @@ class StoreService(store_pb2_grpc.StoreServicer):
     async def Load(
         self, request_iterator: AsyncIterator[store_pb2.LoadRequest], context: Any
     ) -> AsyncIterator[store_pb2.LoadResponse]:
-        async for answer in loading(self._hosting, request_iterator):
+        async for answer in loading(self._hosting, request_iterator, context):
             yield answer
 
     def _database(self, name: str, context: Context) -> Database:
@@ -125,16 +128,20 @@ def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.Ba
     return store_pb2.BatchGetResponse(rows=rows, seq=seq)
 
 
-def _count(db: Database, request: store_pb2.CountRequest) -> store_pb2.CountResponse:
+def _count(
+    db: Database, request: store_pb2.CountRequest, going: Callable[[], None]
+) -> store_pb2.CountResponse:
     info, index = what(db, request)
     span = Span(request.start, request.end)
     view, seq = db.tables.snapshot()
+    prefix, count = info.row_prefix if index is None else index.prefix, 0
     try:
-        count = LocalSource(view).count(info, index, span)
+        for count, _ in enumerate(view.items(*span.under(prefix)), 1):
+            if not count % COUNT_SLICE:
+                going()
     finally:
         view.close()
     if request.snapshot:
-        prefix = info.row_prefix if index is None else index.prefix
         check_unchanged(db, request.snapshot, (), [span.under(prefix)])
     return store_pb2.CountResponse(count=count, seq=seq)
 

@@ -15,6 +15,7 @@
       CorruptionError    reading what is on disk
       DiskError          writing to disk
       UnavailableError   calling a server
+      AccessError        calling a server: it is not for this caller
       ClosedError        using what was closed
 
 A message says what was expected, what was found, where, and the remedy; the facts in it are
@@ -100,6 +101,10 @@ class DiskError(Error):
 
 class UnavailableError(Error):
     """Raised when a server cannot be reached or does not speak everlog (`url`)."""
+
+
+class AccessError(Error):
+    """Raised when whoever calls a server may not do that (`actor`), or says to be somebody else."""
 
 
 class ClosedError(Error):

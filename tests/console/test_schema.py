@@ -2,6 +2,7 @@ from pathlib import Path
 
 from tests.console import shop
 from tests.console.conftest import Run
+from tests.console.served import serving
 
 
 def test_what_dump_writes_load_makes_a_database_of(everlog: Run, books: Path, here: Path) -> None:
@@ -47,6 +48,22 @@ def test_baseline_adopts_what_came_without_its_migrations(everlog: Run, project:
     (done,) = everlog("-u", "file:other.db", "-d", project, "baseline", shop.FIRST, "--json").json
     assert (done["version"], done["state"]) == (shop.FIRST, "applied")
     assert everlog("-u", "file:other.db", "-d", project, "up").out.startswith(f"Applied: {shop.SECOND}")
+
+
+def test_load_and_baseline_say_the_same_at_a_server(
+    everlog: Run, books: Path, project: Path, here: Path
+) -> None:
+    everlog("dump")
+    everlog("-u", "file:new.db", "create")
+    with serving("-u", "file:new.db", "-d", str(project)) as served:
+        ended = everlog("-u", served.url, "load")
+        assert ended.out == f"Loaded: {served.url} is at schema version {shop.SECOND}\n"
+        ended = everlog("-u", served.url, "load")
+        assert (ended.code, "a schema is loaded into an empty database" in ended.err) == (1, True)
+        ended = everlog("-u", served.url, "baseline", shop.SECOND)
+        assert ended.out == "Nothing to adopt: all up to that version are applied\n"
+        ended = everlog("-u", served.url, "baseline", shop.FIRST)
+        assert (ended.code, "+  index by_title title" in ended.err) == (1, True)
 
 
 def test_squash_leaves_one_folder_and_says_how_to_go_on(everlog: Run, here: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_token_with_a_name_is_who_calls_and_no_other(server: Server, approval:
     approval.rules = Rules(frozenset({"bob"}))
     digest = approval.proposals()[0].short
     with RemoteDatabase(f"{server.url('x')}?token=sesame") as ann:
-        with pytest.raises(MigrationError, match="the call says it is of bob, its token is that of ann"):
+        with pytest.raises(everlog.AccessError, match="the call says it is of bob, its token is that of ann"):
             remote_migrations.approve(ann, digest, actor="bob", reason="let me")
         with pytest.raises(MigrationError, match=r"ann may not approve .*; those who may are: bob"):
             remote_migrations.approve(ann, digest, reason="let me")

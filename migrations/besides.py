@@ -1,0 +1,32 @@
+"""Besides: what else changes a schema, where migrations wait for approval, and who may do it.
+
+    up, load             nobody: what they would do has not been shown
+    rollback             who may approve what is taken back, once nothing waits or runs
+    complete, baseline   who may approve: they bring no schema, and change no row
+
+Each wants a name and a reason, as a decision does. docs/checked.md, "Who may".
+"""
+
+from __future__ import annotations
+
+from everlog.migrations.approval import Approval
+from everlog.migrations.proposal import ProposalState
+from everlog.migrations.rules import check_reason
+
+REFUSED = ("up", "load")
+_SAYS = {"rollback": "roll back", "complete": "complete a migration of", "baseline": "baseline"}
+
+
+def allow(approval: Approval, verb: str, *, actor: str, reason: str) -> None:
+    """Returns if `actor` may, for this reason. Raises MigrationError. Read-only."""
+    if verb in REFUSED:
+        approval.refuse(verb)
+    found, rules, name = approval.proposals(), approval.rules, approval.name or approval.db.url
+    newest = found[-1] if found else None
+    if verb == "rollback" and newest is not None:
+        if newest.state in (ProposalState.WAITING, ProposalState.APPROVED):
+            approval.refuse(verb)
+        if newest.state is ProposalState.FINISHED:
+            rules.check(actor, newest, _SAYS[verb])
+    rules.check_name(actor, _SAYS[verb], name)
+    check_reason(reason)

@@ -57,6 +57,30 @@ def apply(found: Findings, folders: Iterable[Path]) -> None:
         _judge(ignore, found, whole=str(Path(ignore.file).parent) not in broken)
 
 
+def without_ignores(text: str, suffix: str) -> str:
+    """The text of a `.py` or `.proto` without what ignores findings: it was said of another change.
+    What else a comment says stays."""
+    starts = [0, *(found.end() for found in re.finditer("\n", text))]
+    for comment in reversed(_comments(text, suffix)):
+        ignore = _IGNORE.search(comment.text)
+        if ignore is None:
+            continue
+        line = starts[comment.line - 1]
+        at = text.index(comment.text, line)
+        if not comment.text.startswith("/*"):  # it goes to the end of its line
+            at = text.find("\n", line) if "\n" in text[line:] else len(text)
+            at -= len(comment.text)
+        end, close = at + len(comment.text), "*/" if comment.text.startswith("/*") else ""
+        said = comment.text[: ignore.start()].rstrip()
+        if said.strip("#/* "):
+            text = f"{text[:at]}{said}{f' {close}' if close else ''}{text[end:]}"
+        elif comment.alone and text[end : end + 1] in {"\n", ""}:
+            text = text[:line] + text[end + 1 :]
+        else:
+            text = text[:at].rstrip(" \t") + text[end:]
+    return text
+
+
 def _judge(ignore: _Ignore, found: Findings, *, whole: bool) -> None:
     where, rule = f"{ignore.file}:{ignore.line}", RULES.get(ignore.id)
     if rule is None:
@@ -76,7 +100,7 @@ def _of_folder(folder: Path) -> Iterator[_Ignore]:
         text = path.read_text(encoding="utf-8", errors="replace")
         if "everlog:" not in text:
             continue
-        comments = ProtoText(text).comments if path.suffix == ".proto" else list(_python(text))
+        comments = _comments(text, path.suffix)
         alone = {comment.line for comment in comments if comment.alone}
         lines = text.splitlines()
         for comment in comments:
@@ -84,6 +108,10 @@ def _of_folder(folder: Path) -> Iterator[_Ignore]:
                 covers = _next(comment.line, alone, lines) if comment.alone else comment.line
                 for id in match[1].split(","):
                     yield _Ignore(str(path.resolve()), comment.line, covers, id.strip(), match[2])
+
+
+def _comments(text: str, suffix: str) -> list[Comment]:
+    return ProtoText(text).comments if suffix == ".proto" else list(_python(text))
 
 
 def _next(line: int, alone: set[int], lines: list[str]) -> int:

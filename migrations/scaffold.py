@@ -5,7 +5,8 @@
                      testdata.py, helpers
 
 Not copied: bootstrap data, which the older migration has put there already; tests, which are of
-that step; generated code. The very first folder comes from a template, a table with two fields.
+that step; comments that ignore a finding of lint, which gave the reasons of that step; generated
+code. The very first folder comes from a template, a table with two fields.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from everlog.migrations import sums
 from everlog.migrations.folder import SOURCE, Folder, Root, Source, find, folders
+from everlog.migrations.lint_ignores import without_ignores
 from everlog.store.errors import SchemaError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -130,6 +132,11 @@ def _copy(newest: Folder, path: Path, version: int, name: str) -> None:
     declared = re.compile(rf"^([ \t]*package\s+){re.escape(package)}(\s*;)", re.MULTILINE)
     text = declared.sub(rf"\g<1>{app}.v{version}\2", model.read_text(encoding="utf-8"), count=1)
     model.write_text(text, encoding="utf-8")
+    for file in (one for one in path.rglob("*") if one.suffix in {".py", ".proto"}):
+        said = file.read_text(encoding="utf-8", errors="surrogateescape")
+        kept = without_ignores(said, file.suffix)
+        if kept != said:
+            file.write_text(kept, encoding="utf-8", errors="surrogateescape")
 
 
 def _constants(newest: Folder, name: str) -> str:

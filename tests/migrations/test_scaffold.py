@@ -72,6 +72,29 @@ def test_what_the_newest_dropped_is_not_dropped_again(project: Project, before: 
     assert (path / "__init__.py").read_text() == f'"""Next one."""\n\nA = 1\nMIGRATION = {after}\n'
 
 
+def test_comments_that_ignored_a_finding_of_the_newest_are_not_copied(project: Project) -> None:
+    folder = project.add(
+        version=20260101000000,
+        fields="""string faa = 1; // everlog: ignore[name/field] as it was
+  // everlog: ignore[loss/field-removed] nobody reads it
+  // Feet above the sea.
+  /* The name. everlog: ignore[json/field-name,
+     json/field-type] told everybody */
+  string name = 2; /* everlog: ignore[name/field] so */ int32 alt = 4;""",
+        files={"testdata.py": 'A = "everlog: ignore[x] y"  # everlog: ignore[name/constant] as "here"'},
+    )
+    code = folder / "__init__.py"
+    code.write_text(f"{code.read_text()}# everlog: ignore[name/table] ü\n    # everlog: ignore[x] y")
+    path = migrations.new("next_one", project.path, now=NOW)
+    model = (path / "model.proto").read_text()
+    assert model[model.index("string faa") :] == (
+        "string faa = 1;\n  // Feet above the sea.\n  /* The name. */\n  string name = 2; int32 alt = 4;\n}\n"
+    )
+    assert (path / "__init__.py").read_text().endswith("MIGRATION = Migration(tables=[AIRPORTS])\n")
+    assert (path / "testdata.py").read_text() == 'A = "everlog: ignore[x] y"'
+    assert "everlog: ignore" in code.read_text()
+
+
 def test_two_made_in_one_second_get_timestamps_in_their_order(project: Project) -> None:
     made = [migrations.new(name, project.path, now=NOW) for name in ("one", "two", "three")]
     assert [path.name[:15] for path in made] == ["v20260105093000", "v20260105093001", "v20260105093002"]

@@ -99,7 +99,7 @@ def sqlite(run: Run, change: str) -> Measure:
 def beside(run: Run) -> list[Measure]:
     """Commits before, while the rows are rewritten, and across the switch."""
     from everlog import SchemaError, migrations
-    from everlog.migrations import load, online
+    from everlog.migrations import load, under_way
 
     path, db = opened(run, "transform")
     loaded = load(path)
@@ -114,7 +114,7 @@ def beside(run: Run) -> list[Measure]:
             db.put(following, message(following, item))
 
     with db:
-        online.attach(db, loaded)
+        under_way.attach(db, loaded)
         _, idle = paced(range(int(IDLE_S * COMMITS_PER_S * min(1, run.n / 10_000)) + 1), write, COMMITS_PER_S)
         took: array[int] = array("Q")
         failed: list[BaseException] = []

@@ -68,7 +68,9 @@ def apply(db: AnyDatabase, settings: Settings, **how: Any) -> list[MigrationInfo
     return migrations.apply(db, settings.migrations, **how)
 
 
-def plan_rollback(db: AnyDatabase, count: int | None, *, to: int | None) -> list[PlannedRollback]:
+def plan_rollback(
+    db: AnyDatabase, settings: Settings, count: int | None, *, to: int | None
+) -> list[PlannedRollback]:
     """What `rollback` would do. Read-only."""
     if not isinstance(db, EmbeddedDatabase):
         from everlog.rpc import remote_migrations
@@ -76,10 +78,10 @@ def plan_rollback(db: AnyDatabase, count: int | None, *, to: int | None) -> list
         return remote_migrations.plan_rollback(db, count, to=to)
     from everlog import migrations
 
-    return migrations.plan_rollback(db, count, to=to)
+    return migrations.plan_rollback(db, count, to=to, source=settings.migrations)
 
 
-def rollback(db: AnyDatabase, count: int | None, **how: Any) -> list[MigrationInfo]:
+def rollback(db: AnyDatabase, settings: Settings, count: int | None, **how: Any) -> list[MigrationInfo]:
     """Returns to an earlier schema."""
     if not isinstance(db, EmbeddedDatabase):
         from everlog.rpc import remote_migrations
@@ -87,7 +89,7 @@ def rollback(db: AnyDatabase, count: int | None, **how: Any) -> list[MigrationIn
         return remote_migrations.rollback(db, count, **how)
     from everlog import migrations
 
-    return migrations.rollback(db, count, **how)
+    return migrations.rollback(db, count, source=settings.migrations, **how)
 
 
 def complete(db: AnyDatabase, **by: str) -> MigrationInfo:

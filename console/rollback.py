@@ -56,7 +56,7 @@ def _roll_back(
     reason: str,
 ) -> None:
     with open_database(settings, read_only=dry_run) as db, shown() as progress:
-        planned = migrating.plan_rollback(db, count, to=to)
+        planned = migrating.plan_rollback(db, settings, count, to=to)
         if dry_run or settings.verbose or not settings.json:
             _print(settings, planned, dry_run=dry_run)
         if dry_run:
@@ -74,7 +74,7 @@ def _roll_back(
 
         settings.resume = "each migration was rolled back whole or not at all; run it again"
         done = migrating.rollback(
-            db, count, to=to, actor=actor, reason=reason, progress=progress, rolled_back=told
+            db, settings, count, to=to, actor=actor, reason=reason, progress=progress, rolled_back=told
         )
         if done:
             schema.keep(settings, db)

@@ -200,14 +200,17 @@ class SqliteSink:
 
     def _select(self, schema: Schema) -> dict[int, SqlTable]:
         """What is followed, by space: the tables that were chosen, with all their generations."""
-        chosen = [
-            info for info in schema.tables.values() if not self._following or info.name in self._following
-        ]
-        found = {info.space: SqlTable(info) for info in chosen}
-        for twin in (info.twin for info in chosen):
-            if twin is not None:
-                found[twin.space] = SqlTable(twin, shadow=True)
-        return found
+        live = {info.space for info in schema.tables.values()}
+        chosen = {
+            info.proto.id
+            for info in schema.spaces.values()
+            if not self._following or info.name in self._following
+        }
+        return {
+            space: SqlTable(info, shadow=space not in live)
+            for space, info in schema.spaces.items()
+            if info.proto.id in chosen
+        }
 
     def _flush(self) -> None:
         """Gathered changes into SQLite's transaction."""

@@ -53,7 +53,9 @@ class TableFilter(NamedTuple):
 
     def learn(self, schema: log_pb2.Schema) -> Self:
         """The filter once `schema` is in force."""
-        ids = self.ids | {table.id for table in schema.tables if table.name in self.names}
+        ids = self.ids | {
+            table.id for table in (*schema.tables, *schema.building) if table.name in self.names
+        }
         spaces = frozenset(
             table.space for table in (*schema.tables, *schema.building, *schema.retiring) if table.id in ids
         )

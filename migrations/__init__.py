@@ -12,8 +12,7 @@ from everlog.migrations.lint import lint
 from everlog.migrations.lint_finding import Finding
 from everlog.migrations.lint_rules import Severity
 from everlog.migrations.loader import load
-from everlog.migrations.migration import Key, Migration, Row, Transform
-from everlog.migrations.online import complete, give_up
+from everlog.migrations.migration import Key, Migration, Remake, Row, Transform
 from everlog.migrations.plan import PlannedMigration, PlannedStep, plan
 from everlog.migrations.rollback import PlannedRollback, plan_rollback, rollback
 from everlog.migrations.rules import Rules
@@ -22,6 +21,7 @@ from everlog.migrations.scaffold import new
 from everlog.migrations.squash import Squashed, squash
 from everlog.migrations.status import MigrationInfo, State, status
 from everlog.migrations.testdata import load_testdata
+from everlog.migrations.under_way import complete, give_up
 from everlog.store.kinds import (
     BOOL,
     BYTES,
@@ -77,6 +77,7 @@ __all__ = [
     "PlannedRollback",
     "PlannedStep",
     "Reader",
+    "Remake",
     "Row",
     "Rules",
     "Severity",

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from everlog.migrations import online
+from everlog.migrations import under_way
 from everlog.migrations.draft import check_same, differences, draft
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import load
@@ -111,10 +111,10 @@ class Approval:
         self._decidable(words, actor, "reject")
         with lock(self.db.uuid, actor):
             proposal = self._decidable(words, actor, "reject")
-            begun = online.under_way(self.db) is not None
+            begun = under_way.under_way(self.db) is not None
             if begun and proposal.state is ProposalState.APPROVED:
                 check_reason(reason)
-                online.give_up(self.db, Metadata(actor, reason))
+                under_way.give_up(self.db, Metadata(actor, reason))
             else:
                 self._decide(proposal, Step.REJECTED, actor, reason)
         return self._told()
@@ -148,7 +148,7 @@ class Approval:
                 rate=self.rate,
             )
         except Error as error:
-            if not isinstance(error, (ClosedError, DiskError)) and online.under_way(self.db) is None:
+            if not isinstance(error, (ClosedError, DiskError)) and under_way.under_way(self.db) is None:
                 self._failed(proposal, approved.actor, error)
             raise  # else it is no fault of the plan: it stays approved, and is gone on with
         finally:
@@ -160,7 +160,7 @@ class Approval:
         """What must be done before anybody writes, and is done at once: a migration that was begun
         gets its code. Raises MigrationError and SchemaError for folders that cannot be applied."""
         migrations = load(self.source)
-        online.attach(self.db, migrations)
+        under_way.attach(self.db, migrations)
         pending(self.db, migrations)
 
     def start(self, *, actor: str = "", reason: str = "") -> None:

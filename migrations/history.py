@@ -4,6 +4,9 @@
        └─ building ────────────────┘    applied     no life         applied
        └─▶ FAILED, ROLLED_BACK: no life
 
+    FINISHED ─▶ STARTED back ─▶ BACKFILL* ─▶ ROLLED_BACK: no life
+                applied, `back` └──────────▶ FAILED back: applied
+
 A life of a migration begins with its first record after the end of the one before. What was
 proposed, approved or rejected has not begun to live.
 """
@@ -28,6 +31,7 @@ class Life(msgspec.Struct):
     last: Recorded
     sources: list[log_pb2.SourceFile]
     digest: bytes
+    back: Recorded | None = None  # with what its rolling back began, while that is under way
 
     @property
     def version(self) -> int:
@@ -59,9 +63,13 @@ def lives(records: Iterable[Recorded]) -> dict[int, Life]:
         one = record.migration
         if one.step == _Step.ROLLED_BACK:
             found.pop(one.version, None)
+        elif one.back:
+            found[one.version].back = record if one.step == _Step.STARTED else None
         elif one.step == _Step.FAILED:
             if one.version in found and not found[one.version].finished:
                 del found[one.version]
+        elif one.step == _Step.BACKFILL and found[one.version].back is not None:
+            pass  # of its way back
         elif one.step in _BUILDING or one.step == _Step.FINISHED:
             life = found.get(one.version)
             if life is None or life.finished:

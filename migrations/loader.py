@@ -20,7 +20,7 @@ from everlog.migrations import sums
 from everlog.migrations.build import check_built
 from everlog.migrations.compatible import check_compatible
 from everlog.migrations.folder import SOURCE, Folder, Root, Source, find, folders
-from everlog.migrations.migration import Migration, Transform
+from everlog.migrations.migration import Migration, Remake, Transform
 from everlog.proto import log_pb2
 from everlog.store.errors import Error, SchemaError
 from everlog.store.evolve import evolve
@@ -118,8 +118,9 @@ def _check_tables(folder: Folder, migration: Migration, declared: Iterable[Table
                 where=migration.where,
             )
         names.add(table.name)
-    for constant in declared:
-        if not any(constant is table for table in migration.tables):
+    for constant in declared:  # those of folders before are imported for `up` and `down`
+        mine = Path(constant.where.rpartition(":")[0]).parent == folder.path
+        if mine and not any(constant is table for table in migration.tables):
             raise SchemaError(
                 f"{constant.where}: table {constant.name} is declared, but not in MIGRATION; add it there",
                 where=constant.where,
@@ -130,16 +131,21 @@ def _check_chain(migrations: Iterable[Migration]) -> None:
     """That each migration can follow those before it, from an empty database on."""
     schema, before = log_pb2.Schema(), dict[str, Table[Any, Any]]()
     for migration in migrations:
-        schema = after(schema, migration)
+        schema, was = after(schema, migration), before
         before = {
             migration.rename.get(name, name): table
             for name, table in before.items()
             if name not in migration.drop
         }
+        if migration.up is not None:
+            _check_remake(migration.up, {table.name: table for table in migration.tables}, "it declares")
+        if migration.down is not None:
+            _check_remake(migration.down, was, "were there before it")
+        remade = {*migration.up.names} if migration.up is not None else set[str]()
         for transform in migration.transforms.values():
             _check_transform(migration, transform, before.get(transform.table.name))
         for table in migration.tables:
-            if table.name in before and table.name not in migration.transforms:
+            if table.name in before and table.name not in remade | migration.transforms.keys():
                 check_compatible(migration.folder, before[table.name], table)
         before |= {table.name: table for table in migration.tables}
 
@@ -160,6 +166,17 @@ def _check_transform(
     raise SchemaError(f"{transform.where}: {text}", where=transform.where)
 
 
+def _check_remake(remake: Remake, known: dict[str, Table[Any, Any]], which: str) -> None:
+    for table in remake.tables:
+        if known.get(table.name) is not table:
+            names = ", ".join(sorted(known)) or "none"
+            raise SchemaError(
+                f"{remake.where}: makes rows of {table.name} ({table.model.DESCRIPTOR.full_name}) anew, which"
+                f" is not one of the tables that {which}: {names}",
+                where=remake.where,
+            )
+
+
 def after(schema: log_pb2.Schema, migration: Migration) -> log_pb2.Schema:
     """The schema that a migration makes of another. Raises SchemaError if it cannot."""
     overruled = migration.overruled
@@ -171,6 +188,8 @@ def after(schema: log_pb2.Schema, migration: Migration) -> log_pb2.Schema:
             drop=[name for name in migration.drop if name not in overruled],
             rename=migration.rename,
             rewrite=migration.transforms,
+            remake=migration.up.names if migration.up is not None else (),
+            since=migration.version,
         )
     except SchemaError as error:
         if error.facts.get("where"):

@@ -13,7 +13,9 @@ from typing import Any
 import msgspec
 
 from everlog.migrations.history import Life
+from everlog.migrations.migration import Transform
 from everlog.migrations.plan import PlannedStep
+from everlog.migrations.returning import Return, changed_by_return
 from everlog.store.database import Database
 from everlog.store.reflect import table_of
 from everlog.store.schema import Schema, TableInfo
@@ -40,7 +42,8 @@ class Losses:
         self.steps.append(PlannedStep(f"{what}; no row is lost"))
         self.left = [Left(name, name) for name in self.after.tables]
 
-    def tables(self) -> None:
+    def tables(self, way: Return) -> None:
+        by_down = {one.table.name: one for one in way.ways}
         names = {info.proto.id: name for name, info in self.after.tables.items()}
         for name, info in self.now.tables.items():
             if info.proto.id not in names:
@@ -51,12 +54,24 @@ class Losses:
         were = {info.proto.id: info for info in self.now.tables.values()}
         for name, info in self.after.tables.items():
             was = were.get(info.proto.id)
+            if name in way.remade:
+                self.steps.append(
+                    PlannedStep(
+                        f"make the rows of {name} anew with `down`, while writers wait", instant=False
+                    )
+                )
+                if was is not None:
+                    self.left.append(Left(name, was.name))
+                continue
             if was is None:
                 self.steps.append(PlannedStep(f"create table {name} anew, empty; the log keeps its old rows"))
                 continue
             self.left.append(Left(name, was.name))
             if was.name != name:
                 self.steps.append(PlannedStep(f"rename table {was.name} to {name}"))
+            if was.name in by_down:
+                self._by_down(was, by_down[was.name])
+                continue
             self._fields(was, info)
             self._indexes(was, info)
 
@@ -72,6 +87,21 @@ class Losses:
                 self.steps.append(
                     PlannedStep(f"keep {number:,} rows of {name} as the migration's bootstrap wrote them")
                 )
+
+    def _by_down(self, was: TableInfo, way: Transform[Any, Any]) -> None:
+        """Rows that go back: what `up` would not make of them again is lost."""
+        rows = self.rows[was.name]
+        text = f"rewrite {rows:,} rows of {was.name} with `down`, and switch to them"
+        self.steps.append(PlannedStep(text, not rows, rows))
+        live = self.db.schema.tables.get(was.name)
+        if live is None or live.space != was.space:
+            return  # a table that is not there before others are rolled back
+        changed, fields = changed_by_return(self.db, way)
+        if changed:
+            self.lost.append(
+                f"{was.name}: {changed:,} of its {rows:,} rows would not come back as they are by `up` after"
+                f" `down`: they differ in {', '.join(sorted(fields))}; the log keeps them"
+            )
 
     def _fields(self, was: TableInfo, info: TableInfo) -> None:
         old = {field.number: field.name for field in was.model.DESCRIPTOR.fields}

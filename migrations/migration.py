@@ -11,6 +11,12 @@ they are from this version on. Tables of earlier versions that are not named sta
 the newest, so it usually declares all. `transforms` are for tables whose rows change shape: pure
 functions of one row, from the model of the version before, and back where both are to be served.
 
+    def split(db: Reader) -> Iterator[Row]: …
+    MIGRATION = Migration(tables=[PEOPLE, ADDRESSES], drop=["persons"], up=Remake([PEOPLE, ADDRESSES], split))
+
+`up` and `down` are for what no function of one row can do: to split, join or move rows, or to change
+a primary key. They read the whole database, and nobody writes while they run.
+
 What a migration does beyond that lies beside the constant, in files of the folder: bootstrap data
 (`everlog.migrations.bootstrap`), test data, checks.
 """
@@ -25,6 +31,7 @@ from google.protobuf.message import Message
 
 from everlog.migrations.folder import Folder
 from everlog.store import transform
+from everlog.store.reader import Reader
 from everlog.store.table import Table
 
 Row: TypeAlias = tuple[Table[Any, Any], Message]  # a row, and the table that it is of
@@ -59,8 +66,28 @@ class Transform(Generic[Old, New]):
     def directions(self) -> transform.Transform:
         """As the store applies it."""
         new = self.table.model
-        down = None if self.down is None else transform.Direction(new, self.old, self.down)
+        down = None if self.down is None else transform.Direction(new, self.old, self.down, "down")
         return transform.Transform(transform.Direction(self.old, new, self.up), down)
+
+
+class Remake:
+    """Tables whose rows are made anew, by a function that reads the database as it was and yields
+    each row with its table: `yield PEOPLE, Person(…)`.
+
+    As `up` of a migration the tables are its own, and are read through those of the folders before;
+    as `down` it is the other way round. While it runs nobody writes; `everlog plan` says for how
+    long. Whatever the tables held is not in them afterwards, unless it is yielded.
+    """
+
+    def __init__(self, tables: Iterable[Table[Any, Any]], rows: Callable[[Reader], Iterable[Row]]) -> None:
+        self.tables = tuple(tables)
+        self.rows = rows
+        frame = sys._getframe(1)
+        self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(table.name for table in self.tables)
 
 
 class Migration:
@@ -76,11 +103,15 @@ class Migration:
         drop: Iterable[str] = (),
         rename: Mapping[str, str] | None = None,
         transforms: Iterable[Transform[Any, Any]] = (),
+        up: Remake | None = None,
+        down: Remake | None = None,
     ) -> None:
         self.tables = tuple(tables)
         self.drop = tuple(drop)
         self.rename = dict(rename or {})
         self.transforms = {one.table.name: one for one in transforms}
+        self.up = up
+        self.down = down
         frame = sys._getframe(1)
         self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
 

@@ -5,67 +5,41 @@
                     └──────▶ FAILED, ROLLED_BACK           as it was before
 
 Each is a record, and what is under way is read from the log: whoever was killed goes on from there.
+Rows that are made anew (`up=Remake(…)`) are the exception: writers wait, and it begins anew. The way
+back of a migration that is finished is `returning`.
 
-Invariants
-  (1) one migration is under way at most, and it ends, or is given up, before the next begins;
-  (2) until FINISHED it can be given up: what it built goes, and nothing else has changed.
+What is under way, and how it is given up: `under_way`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from everlog.migrations import checks
 from everlog.migrations.bootstrap import Bootstrap
 from everlog.migrations.loader import after
-from everlog.migrations.migration import Migration
-from everlog.migrations.status import MigrationInfo, State
+from everlog.migrations.migration import Migration, Remake
+from everlog.migrations.under_way import (
+    FINISHED,
+    STARTED,
+    SWITCHED,
+    attach,
+    base,
+    first,
+    give_up,
+    given_up_if_refused,
+    transforms,
+)
 from everlog.proto import log_pb2
 from everlog.store import evolve
+from everlog.store import remake as store
 from everlog.store.database import Database
-from everlog.store.errors import Error, MigrationError, PreconditionError, RowError, SchemaError
-from everlog.store.migrate import Recorded
+from everlog.store.errors import MigrationError
 from everlog.store.progress import OnProgress
 from everlog.store.transaction import CommitResult, Metadata
 
-STARTED, SWITCHED = log_pb2.Migration.STARTED, log_pb2.Migration.SWITCHED
-FINISHED, FAILED = log_pb2.Migration.FINISHED, log_pb2.Migration.FAILED
-ROLLED_BACK = log_pb2.Migration.ROLLED_BACK
-
 AT_ONCE_ROWS = 1000  # of an index: some 10 ms
-
-# What says that a migration does not fit the rows; after anything else it can go on.
-REFUSALS = (MigrationError, PreconditionError, RowError, SchemaError)
-
-
-def under_way(db: Database) -> Recorded | None:
-    """The newest record of the migration that was begun and has not ended. Read-only."""
-    begun = None
-    for record in db.migrations():
-        if record.migration.step in (STARTED, SWITCHED):
-            begun = record
-        elif record.migration.step in (FINISHED, FAILED, ROLLED_BACK):
-            begun = None
-    return begun
-
-
-def attach(db: Database, migrations: Iterable[Migration]) -> Recorded | None:
-    """Gives the database the code of the migration that is under way, which its writes need, and
-    returns where it is. Raises MigrationError if its folder was edited since it began."""
-    begun = under_way(db)
-    if begun is None:
-        db.transforms = {}
-        return None
-    for migration in migrations:
-        if migration.version == begun.migration.version:
-            if migration.folder.digest != begun.migration.digest:
-                raise MigrationError(
-                    f"migration {migration.title} was edited after commit {begun.seq} began with it; restore"
-                    " it and go on, or give it up with `everlog rollback`",
-                    version=migration.version,
-                )
-            _attach(db, migration)
-    return begun
 
 
 def run(
@@ -85,20 +59,23 @@ def run(
     or SchemaError: then it was given up, and nothing of it is left.
     """
     begun = attach(db, [migration])
-    before = db.schema.proto if begun is None else db.schema_at(_first(db, begun) - 1)
+    if begun is not None and migration.up is not None:
+        give_up(db, by, error=MigrationError("it was stopped while it made rows anew, and begins again"))
+        begun = None
+    before = base(db)
     following = after(before, migration)
     if begun is None:
         checks.before(db, migration)
-    building = evolve.online(before, following)
+    building = evolve.online(before, following, remade=migration.up.names if migration.up else ())
     if begun is None and (building is None or _at_once(db, building, hold=hold)):
         return _append(db, migration, FINISHED, following, rows, by, progress)
     assert building is not None
     if begun is None:
         since = _append(db, migration, STARTED, building, Bootstrap(), by, progress).seq
-        _attach(db, migration)
+        db.transforms = transforms(migration)
     else:
-        since = _first(db, begun)
-    try:
+        since = first(db, begun)
+    with given_up_if_refused(db, by):
         work = log_pb2.Migration(version=migration.version, name=migration.name)
         db.backfill(work, since=since, rate=rate, progress=progress)
         step, schema = FINISHED, following
@@ -106,61 +83,30 @@ def run(
             step, schema = SWITCHED, evolve.both(before, following)
             _check_both(migration)
         was = db.schema.proto
-        result = _append(db, migration, step, schema, rows, by, progress)
-    except REFUSALS as error:
-        if under_way(db) is not None:
-            give_up(db, by, error=error)
-        raise
+        with made_anew(db, migration.up, work, progress):
+            result = _append(db, migration, step, schema, rows, by, progress)
     if step == FINISHED:
         db.transforms = {}
         db.reclaim(was)
     return result
 
 
-def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInfo:
-    """Ends the time of two versions: that of before is served no longer, and the disk of its rows
-    is freed. Raises MigrationError if there are no two.
-    """
-    begun = under_way(db)
-    if begun is None or begun.migration.step != SWITCHED:
-        raise MigrationError("there are no two versions of which one could end: no migration is held")
-    record = log_pb2.Migration()
-    record.CopyFrom(begun.migration)
-    record.step = FINISHED
-    record.schema.CopyFrom(evolve.alone(db.schema.proto))
-    was = db.schema.proto
-    result = db.apply_migration(record, actor=actor, reason=reason, expect_schema=db.schema.version)
-    db.transforms = {}
-    db.reclaim(was)
-    done = begun.migration
-    return MigrationInfo(
-        done.version, done.name, State.APPLIED, result.time_ns, result.seq, actor, done.digest, done.digest
-    )
+def made_anew(
+    db: Database, remake: Remake | None, work: log_pb2.Migration, progress: OnProgress | None
+) -> AbstractContextManager[None]:
+    """The rows that a function makes are there while it is entered, and nobody writes meanwhile."""
+    if remake is None:
+        return nullcontext()
+    return _made_anew(db, remake, work, progress)
 
 
-def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> CommitResult:
-    """Ends the migration that is under way as if it had never begun: what was written through the
-    version before it stays, as does what was written through the new one, in the old shape.
-
-    `error` is why it failed. Raises MigrationError if none is under way.
-    """
-    begun = under_way(db)
-    if begun is None:
-        raise MigrationError("no migration is under way that could be given up")
-    before = db.schema_at(_first(db, begun) - 1)
-    record = log_pb2.Migration(
-        step=ROLLED_BACK if error is None else FAILED,
-        version=begun.migration.version,
-        name=begun.migration.name,
-        digest=begun.migration.digest,
-        schema=evolve.given_up(before, db.schema.proto),
-        error=str(error or ""),
-    )
-    was = db.schema.proto
-    result = db.apply_migration(record, actor=by.actor, reason=by.reason)
-    db.transforms = {}
-    db.reclaim(was)
-    return result
+@contextmanager
+def _made_anew(
+    db: Database, remake: Remake, work: log_pb2.Migration, progress: OnProgress | None
+) -> Iterator[None]:
+    with db.committer.alone():
+        store.remake(db, work, remake.rows, progress)
+        yield
 
 
 def _append(  # noqa: PLR0917  each is said at each call
@@ -192,21 +138,11 @@ def _append(  # noqa: PLR0917  each is said at each call
     )
 
 
-def _attach(db: Database, migration: Migration) -> None:
-    db.transforms = {name: one.directions() for name, one in migration.transforms.items()}
-
-
-def _first(db: Database, begun: Recorded) -> int:
-    """Seq of the record with which a migration that is under way began."""
-    version = begun.migration.version
-    return max(
-        r.seq for r in db.migrations() if r.migration.version == version and r.migration.step == STARTED
-    )
-
-
 def _at_once(db: Database, building: log_pb2.Schema, *, hold: bool) -> bool:
     """Whether what is to be built is so little that writers wait for it: one record is simpler."""
     counts = {table.name: table.rows for table in db.status().tables}
+    if any(table.remade for table in building.building):
+        return False
     if building.building:
         rewritten = {table.id for table in building.building}
         return not hold and not sum(counts[table.name] for table in building.tables if table.id in rewritten)
@@ -215,6 +151,12 @@ def _at_once(db: Database, building: log_pb2.Schema, *, hold: bool) -> bool:
 
 
 def _check_both(migration: Migration) -> None:
+    if migration.up is not None:
+        raise MigrationError(
+            f"{migration.up.where}: two versions cannot be served at once, as `up` makes rows of"
+            f" {', '.join(migration.up.names)} from the whole database; apply the migration without holding it",
+            version=migration.version,
+        )
     for one in migration.transforms.values():
         if one.down is None:
             raise MigrationError(

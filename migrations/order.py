@@ -33,7 +33,7 @@ def check_order(infos: Iterable[MigrationInfo], *, out_of_order: bool) -> None:
 def settle(migrations: Sequence[Migration], infos: Iterable[MigrationInfo]) -> None:
     """Tells each late migration which tables it no longer decides on.
 
-    Raises MigrationError if it would rename one of those, or rewrite rows.
+    Raises MigrationError if it would rename one of those, or rewrite its rows.
     """
     there = {info.version for info in infos if info.state is not State.PENDING}
     for migration in migrations:
@@ -43,8 +43,10 @@ def settle(migrations: Sequence[Migration], infos: Iterable[MigrationInfo]) -> N
         }
         late = bool(newer) and migration.version not in there
         migration.overruled = frozenset(decided) if late else frozenset()
-        names = {*migration.rename, *migration.rename.values()}
-        changed = {*migration.transforms} | (decided & names)
+        names = {*migration.rename, *migration.rename.values(), *migration.transforms}
+        for remake in filter(None, (migration.up, migration.down)):
+            names.update(remake.names)
+        changed = decided & names
         if late and changed:
             table = min(changed)
             raise MigrationError(

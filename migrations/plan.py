@@ -22,6 +22,7 @@ from everlog.migrations.migration import Migration
 from everlog.migrations.order import check_order, settle
 from everlog.migrations.status import MigrationInfo, State, compare
 from everlog.migrations.trial import Trial, trials
+from everlog.migrations.under_way import base
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
@@ -66,7 +67,7 @@ def plan(
 
     Raises MigrationError and SchemaError as `apply` would before it writes.
     """
-    schema = db.schema.proto
+    schema = base(db)
     counts = Counter({table.name: table.rows for table in db.status().tables})
     planned = []
     todo = pending(db, load(source), to, out_of_order=out_of_order)

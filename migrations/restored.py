@@ -9,7 +9,8 @@ is found by the name that it has in both `after` and `now`.
 
 Invariants
   (1) no space, table id or index id is used twice: what was gone comes back under a new one;
-  (2) a table that is in all three keeps its id, its space and its rows.
+  (2) a table that is in all three keeps its id, its space and its rows, unless the migration rewrote
+      them: then it gets a new space, to be filled by code of the folder.
 """
 
 from __future__ import annotations
@@ -22,6 +23,16 @@ from everlog.store.kinds import kind_of
 from everlog.store.schema import Schema
 
 _NARROWER = {("int64", "int32"), ("sint64", "sint32"), ("uint64", "uint32")}
+
+
+def rewritten(before: log_pb2.Schema, after: log_pb2.Schema) -> dict[str, str]:
+    """The tables whose rows a migration rewrote: their names after it, by those before it."""
+    now = {table.id: table for table in after.tables}
+    return {
+        table.name: now[table.id].name
+        for table in before.tables
+        if table.id in now and now[table.id].space != table.space
+    }
 
 
 def restored(before: log_pb2.Schema, after: log_pb2.Schema, now: log_pb2.Schema) -> log_pb2.Schema:
@@ -44,8 +55,12 @@ def restored(before: log_pb2.Schema, after: log_pb2.Schema, now: log_pb2.Schema)
             schema.next_table += 1
             schema.next_space += 1
             continue
-        table.id, table.space = mine.id, mine.space
-        table.generation = mine.generation
+        table.id = mine.id
+        if was.space != table.space:
+            table.space, table.generation = schema.next_space, mine.generation + 1
+            schema.next_space += 1
+            continue
+        table.space, table.generation = mine.space, mine.generation
         _indexes(table, was, mine)
     return schema
 
@@ -64,19 +79,10 @@ def _indexes(table: log_pb2.TableSchema, was: log_pb2.TableSchema, mine: log_pb2
 
 def _refuse(before: log_pb2.Schema, after: log_pb2.Schema) -> None:
     old, new = Schema(before), Schema(after)
-    spaces = {table.id: table.space for table in after.tables}
-    for table in before.tables:
-        if spaces.get(table.id, table.space) != table.space:
-            raise MigrationError(
-                f"migration {after.version} rewrote the rows of table {table.name}: there is no instant"
-                " return from it; write a new migration that changes them back",
-                version=after.version,
-                table=table.name,
-            )
-    names = {table.id: table.name for table in after.tables}
+    by_id = {info.proto.id: info for info in new.tables.values()}
     for name, info in old.tables.items():
-        if info.proto.id in names:
-            now = new.tables[names[info.proto.id]]
+        now = by_id.get(info.proto.id)
+        if now is not None and now.space == info.space:
             _refuse_narrower(info.model.DESCRIPTOR, now.model.DESCRIPTOR, name, after.version, set())
 
 

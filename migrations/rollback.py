@@ -1,15 +1,15 @@
-"""Rollback: an instant return to the schema before the migrations that came last.
+"""Rollback: the return to the schema before the migrations that came last.
 
     log: … FINISHED 7, FINISHED 8      rollback ─▶  ROLLED_BACK 8 with the schema before 8
-                                                    rows stay where they are
 
-It needs no folder and runs no code: the log has every schema that ever was. What is rolled back is
-pending again, and `apply` brings it in again. One that is under way is given up (`online`).
+Mostly it is instant, needs no folder and runs no code: rows stay where they are, and the log has every
+schema that ever was. Rows that a migration rewrote go back through its `down` (`returning`). What
+is rolled back is pending again, and `apply` brings it in again. One that is under way is given up.
 
 Invariants
-  (1) a migration is rolled back by one record, or not at all; the one that came last goes first;
-  (2) no row is rewritten: where that would be needed, it is refused;
-  (3) numbers go on: what is made anew gets new ones (`restored`).
+  (1) one record puts the schema before in force, or it is not rolled back; the one that came last
+      goes first;
+  (2) numbers go on: what is made anew gets new ones (`restored`).
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from everlog.migrations import returning
+from everlog.migrations.folder import Source
 from everlog.migrations.history import Life, latest
 from everlog.migrations.lock import WAIT_S, lock
 from everlog.migrations.losses import Losses
-from everlog.migrations.online import give_up
 from everlog.migrations.plan import PlannedStep
-from everlog.migrations.restored import restored
+from everlog.migrations.returning import Folders, Return, way_back
 from everlog.migrations.status import MigrationInfo, State
-from everlog.proto import log_pb2
+from everlog.migrations.under_way import give_up
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
 from everlog.store.evolve import given_up
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import Schema
-from everlog.store.transaction import CommitResult, Metadata
+from everlog.store.transaction import Metadata
 
 
 class PlannedRollback(msgspec.Struct, frozen=True):
@@ -53,25 +54,34 @@ def rollback(
     count: int | None = None,
     *,
     to: int | None = None,
+    source: Source | None = None,
     actor: str = "",
     reason: str = "",
     wait_s: float = WAIT_S,
+    rate: float | None = None,
     progress: OnProgress | None = None,
     rolled_back: Callable[[MigrationInfo], None] | None = None,
 ) -> list[MigrationInfo]:
     """Rolls back the last `count` migrations (1), or all after version `to` (0: all), newest first.
 
-    `rolled_back` is told of each as soon as it is in the log. Waits up to `wait_s` seconds while
-    somebody else migrates. Raises MigrationError, before anything is done, if there is no instant
-    return from one of them; UniqueError if an index that was dropped cannot be built again: then
-    those before it are rolled back.
+    `source` has the folders, which is needed where rows go back through `down`, at most `rate` a
+    second. `rolled_back` is told of each as soon as it is in the log. Waits up to `wait_s` seconds
+    while somebody else migrates. Raises MigrationError, before anything is done, if there is no way
+    back from one of them; MigrationError, too, for a row that `down` does not take, and UniqueError
+    if an index that was dropped cannot be built again: then those before it are rolled back.
     """
     done = []
     with lock(db.uuid, actor, wait_s=wait_s, progress=progress):
-        for life, _, after in list(_returns(db, count, to)):
+        by, folders = Metadata(actor, reason), Folders(source)
+        returning.begin_anew(db, folders, by)
+        for way in list(_returns(db, count, to, folders)):
+            life = way.life
             if progress is not None:
                 progress(Progress(f"{life.title}: roll back", 0))
-            result = _record(db, life, after, Metadata(actor, reason), progress)
+            if life.finished:
+                result = returning.run(db, way, by, rate=rate, progress=progress)
+            else:
+                result = give_up(db, by)
             name = life.began.migration.name
             info = MigrationInfo(
                 life.version, name, State.PENDING, result.time_ns, result.seq, actor, life.digest
@@ -82,45 +92,30 @@ def rollback(
     return done
 
 
-def _record(
-    db: Database, life: Life, after: log_pb2.Schema, by: Metadata, progress: OnProgress | None
-) -> CommitResult:
-    if not life.finished:
-        return give_up(db, by)
-    record = log_pb2.Migration(
-        step=log_pb2.Migration.ROLLED_BACK,
-        version=life.version,
-        name=life.began.migration.name,
-        digest=life.digest,
-        schema=after,
-    )
-    version = db.schema.version
-    return db.apply_migration(
-        record, actor=by.actor, reason=by.reason, expect_schema=version, progress=progress
-    )
-
-
-def plan_rollback(db: Database, count: int | None = None, *, to: int | None = None) -> list[PlannedRollback]:
+def plan_rollback(
+    db: Database, count: int | None = None, *, to: int | None = None, source: Source | None = None
+) -> list[PlannedRollback]:
     """What `rollback` would do with the same arguments. Read-only; reads the rows of tables that
-    lose a field. Raises MigrationError as `rollback` would before it writes."""
+    lose a field, and takes those that go back through `down` there and up again. Raises
+    MigrationError as `rollback` would before it writes."""
     rows = Counter({table.name: table.rows for table in db.status().tables})
     planned = []
-    for life, now, after in _returns(db, count, to):
-        told = Losses(db, Schema(now), Schema(after), rows)
-        if life.finished:
-            told.tables()
-            told.bootstrap(life)
+    for way in _returns(db, count, to, Folders(source)):
+        told = Losses(db, Schema(way.now), Schema(way.after), rows)
+        if way.life.finished:
+            told.tables(way)
+            told.bootstrap(way.life)
         else:
-            told.under_way(life)
-        planned.append(PlannedRollback(life.version, life.began.migration.name, told.steps, told.lost))
+            told.under_way(way.life)
+        planned.append(
+            PlannedRollback(way.life.version, way.life.began.migration.name, told.steps, told.lost)
+        )
         rows = Counter({table.name: rows[table.was] for table in told.left})
     return planned
 
 
-def _returns(
-    db: Database, count: int | None, to: int | None
-) -> Iterator[tuple[Life, log_pb2.Schema, log_pb2.Schema]]:
-    """Each migration to roll back, with the schema in force until then, and from then on."""
+def _returns(db: Database, count: int | None, to: int | None, folders: Folders) -> Iterator[Return]:
+    """Each migration to roll back, newest first, with the schema in force until then, and from then on."""
     now = db.schema.proto
     for life in _chosen(latest(db.migrations()), count, to):
         if life.adopted:
@@ -129,11 +124,13 @@ def _returns(
                 " so the log does not know what was before it; write a new migration instead",
                 version=life.version,
             )
-        before = db.schema_at(life.began.seq - 1)
-        made = db.schema_at(life.last.seq)
-        after = restored(before, made, now) if life.finished else given_up(before, now)
-        yield life, now, after
-        now = after
+        if life.finished:
+            way = way_back(db, life, now, folders)
+        else:
+            after = given_up(db.schema_at(life.began.seq - 1), now)
+            way = Return(life, now, after, [], None, None)
+        yield way
+        now = way.after
 
 
 def _chosen(lives: list[Life], count: int | None, to: int | None) -> list[Life]:

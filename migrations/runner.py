@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from everlog.migrations import online
+from everlog.migrations import online, under_way
 from everlog.migrations.bootstrap import Bootstrap, bootstrap
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import load
@@ -53,7 +53,10 @@ def apply(
     done = []
     with lock(db.uuid, actor, wait_s=wait_s, progress=progress):
         known = load(source)
-        begun = online.attach(db, known)
+        begun = under_way.attach(db, known)
+        if begun is not None and begun.migration.back:  # what was half rolled back is in force
+            under_way.give_up(db, Metadata(actor, reason))
+            begun = None
         found = pending(db, known, to, out_of_order=out_of_order)
         if begun is not None:
             found = _after(begun, found)

@@ -372,6 +372,7 @@ class Migration(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    BACK_FIELD_NUMBER: _builtins.int
     step: Global___Migration.Step.ValueType
     version: _builtins.int
     """Timestamp of the migration's folder, YYYYMMDDHHMMSS."""
@@ -387,6 +388,10 @@ class Migration(_message.Message):
     rows: _builtins.int
     error: _builtins.str
     """Why it failed or was rejected."""
+    back: _builtins.bool
+    """Of STARTED and FAILED: a migration that is finished is being rolled back, row by row. It ends
+    with ROLLED_BACK, or with FAILED: then it is in force as before.
+    """
     @_builtins.property
     def schema(self) -> Global___Schema:
         """Where present: the whole schema in force from this record on, its own changes included."""
@@ -409,10 +414,11 @@ class Migration(_message.Message):
         cursor: _builtins.bytes = ...,
         rows: _builtins.int = ...,
         error: _builtins.str = ...,
+        back: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "decision_id", b"decision_id", "digest", b"digest", "error", b"error", "name", b"name", "plan_digest", b"plan_digest", "rows", b"rows", "schema", b"schema", "sources", b"sources", "step", b"step", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["back", b"back", "cursor", b"cursor", "decision_id", b"decision_id", "digest", b"digest", "error", b"error", "name", b"name", "plan_digest", b"plan_digest", "rows", b"rows", "schema", b"schema", "sources", b"sources", "step", b"step", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -509,6 +515,7 @@ class TableSchema(_message.Message):
     INDEXES_FIELD_NUMBER: _builtins.int
     NEXT_INDEX_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
+    REMADE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     id: _builtins.int
     """Stays the same when the table is renamed."""
@@ -522,6 +529,10 @@ class TableSchema(_message.Message):
     since: _builtins.int
     """Version of the migration that made this generation; 0: the one that made the table. Clients
     whose model is older do not understand its rows.
+    """
+    remade: _builtins.bool
+    """Of a table that is `building`: its rows are made by code that sees the whole database, while
+    nobody writes. It gets no writes of others, and may be a table that there was not before.
     """
     @_builtins.property
     def key(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPath]: ...
@@ -539,10 +550,11 @@ class TableSchema(_message.Message):
         indexes: _abc.Iterable[Global___IndexSchema] | None = ...,
         next_index: _builtins.int = ...,
         since: _builtins.int = ...,
+        remade: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "id", b"id", "indexes", b"indexes", "key", b"key", "model", b"model", "name", b"name", "next_index", b"next_index", "since", b"since", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "id", b"id", "indexes", b"indexes", "key", b"key", "model", b"model", "name", b"name", "next_index", b"next_index", "remade", b"remade", "since", b"since", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from everlog.proto import log_pb2
 from everlog.store import keys, record
-from everlog.store.built import BUILDING, check_unique, progress_of
+from everlog.store.built import BUILDING, backfilled, check_unique, progress_of
 from everlog.store.committer import commit_of
 from everlog.store.errors import MigrationError
 from everlog.store.index_info import IndexInfo
@@ -77,7 +77,9 @@ class Backfill:
             for index in info.indexes.values():
                 if index.building and not self._index(info, index):
                     return False
-        newer = sorted(self._schema.building.values(), key=lambda info: info.space)
+        newer = sorted(
+            (info for info in self._schema.building.values() if info.twin), key=lambda info: info.space
+        )
         return all(self._rows(info) for info in newer)
 
     def _index(self, info: TableInfo, index: IndexInfo) -> bool:
@@ -117,7 +119,7 @@ class Backfill:
     def _rows(self, newer: TableInfo) -> bool:
         older = newer.twin
         assert older is not None
-        done = self._last()
+        done = backfilled(self._db, self._schema)
         at, count = b"", done.rows if done else 0
         if done is not None:
             space: int = keys.SPACE.unpack_from(done.cursor)[0]
@@ -207,14 +209,6 @@ class Backfill:
         tables.flush()
         last = tables.target.view.head(info.row_prefix, keys.prefix(info.space, 1), 1, reverse=True)
         return last[0][0] + b"\x00" if last else info.row_prefix
-
-    def _last(self) -> log_pb2.Migration | None:
-        """How far the rows are, as the log says it."""
-        note = self._db.tables.get(keys.NOTE_BACKFILL)
-        if note is None:
-            return None
-        found = self._db.log.commit(keys.SEQ.unpack(note)[0]).migration
-        return found if found.version == self._migration.version else None
 
     def _changed(self, seen: int, keys: Container[bytes]) -> set[bytes] | None:
         """Those of a slice's keys that were written since it was read; None: it must be read again.

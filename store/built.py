@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from everlog.proto import log_pb2
 from everlog.store import keys
 from everlog.store.index_info import IndexInfo
 from everlog.store.projection import Edits
 from everlog.store.projector import built_note
+from everlog.store.schema import Schema
 from everlog.store.tables import Tables
 from everlog.store.validate import claim
 
@@ -29,10 +31,20 @@ def progress_of(note: bytes | None) -> tuple[int, bytes]:
     return count, note[len(BUILDING) + keys.SEQ.size :]
 
 
+def backfilled(db: Database, schema: Schema) -> log_pb2.Migration | None:
+    """The newest record of rows for what `schema` says is being built. Read-only."""
+    note = db.tables.get(keys.NOTE_BACKFILL) if schema.building else None
+    if note is None:
+        return None
+    found = db.log.commit(keys.SEQ.unpack(note)[0]).migration
+    space: int = keys.SPACE.unpack_from(found.cursor)[0]
+    return found if any(info.space == space for info in schema.building.values()) else None
+
+
 def built_rows(db: Database) -> int:
     """Rows that are done of what is being built: rewritten ones, and entries of indexes. Read-only."""
-    note = db.tables.get(keys.NOTE_BACKFILL) if db.schema.building else None
-    count = db.log.commit(keys.SEQ.unpack(note)[0]).migration.rows if note else 0
+    newest = backfilled(db, db.schema)
+    count = newest.rows if newest else 0
     for info in db.schema.spaces.values():
         for index in info.indexes.values():
             if index.building:

@@ -16,6 +16,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import cast
 
@@ -52,6 +53,7 @@ class Committer:
         self._flusher = Flusher(self._sync, log)
         self.validator = Validator(log, tables, clock, idempotency_s)
         self.failed: DiskError | None = None
+        self._alone = 0  # the thread that is in `alone`
 
     def commit(self, transaction: Transaction, *, sync: bool, about: About | None = None) -> CommitResult:
         """Validates and commits, with whoever else waits. Raises what the transaction deserves.
@@ -86,13 +88,20 @@ class Committer:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """While it is entered, nobody else commits. Raises the DiskError that ended all writing."""
+        """While it is entered, nobody else commits; who is in it may enter it again. Raises the
+        DiskError that ended all writing."""
+        me = threading.get_ident()
+        if self._alone == me:
+            yield
+            return
         self._turns.enter(Alone())
         try:
+            self._alone = me
             if self.failed:
                 raise self.failed
             yield
         finally:
+            self._alone = 0
             self._check_projected()
             self._turns.leave()
 

@@ -35,9 +35,13 @@ def evolve(
     drop: Iterable[str] = (),
     rename: Mapping[str, str] = NONE,
     rewrite: Collection[str] = (),
+    remake: Collection[str] = (),
+    since: int = 0,
 ) -> log_pb2.Schema:
     """The schema after a migration that declares `tables` whole, drops others by name, renames
-    some (old name to new), and rewrites the rows of some.
+    some (old name to new), rewrites the rows of some one by one, and makes those of some anew.
+
+    `since` is the version that rewrites, where it is not `version`.
 
     Read-only. Raises SchemaError for a change that would rewrite rows of another table, and for
     a table to drop or rename that there is not.
@@ -56,22 +60,30 @@ def evolve(
     models: dict[str, Descriptor] = {}
     for table in tables:
         models[table.name] = table.model.DESCRIPTOR
-        _declare(after, table)
-        if table.name in rewrite:
-            _new_generation(after, table.name)
+        was_there = any(known.name == table.name for known in after.tables)
+        _declare(after, table, any_key=table.name in remake)
+        if table.name in rewrite or (was_there and table.name in remake):
+            _new_generation(after, table.name, since or version)
     _collect_models(after, models)
     return after
 
 
-def online(before: log_pb2.Schema, after: log_pb2.Schema) -> log_pb2.Schema | None:
+def online(
+    before: log_pb2.Schema, after: log_pb2.Schema, *, remade: Collection[str] = ()
+) -> log_pb2.Schema | None:
     """The schema while what `after` has more than `before` is built beside it; None: nothing has to
-    be built. Models that change compatibly change at once; tables come and go at the end."""
+    be built. Models that change compatibly change at once; tables come and go at the end, but
+    those that are `remade` are filled before."""
     schema = log_pb2.Schema()
     schema.CopyFrom(before)
     schema.next_space, schema.next_table = after.next_space, after.next_table
     known = {table.id: table for table in schema.tables}
     for table in after.tables:
         mine = known.get(table.id)
+        if table.name in remade:
+            schema.building.add().CopyFrom(table)
+            schema.building[-1].remade = True
+            continue
         if mine is None:
             continue
         if table.space != mine.space:
@@ -143,14 +155,14 @@ def _rename(schema: log_pb2.Schema, version: int, rename: Mapping[str, str]) -> 
         by_name[old].name = new
 
 
-def _new_generation(schema: log_pb2.Schema, name: str) -> None:
+def _new_generation(schema: log_pb2.Schema, name: str, since: int) -> None:
     """Another space for the rows of a table, with all its indexes to be built there."""
     table = next(known for known in schema.tables if known.name == name)
-    table.space, table.generation, table.since = schema.next_space, table.generation + 1, schema.version
+    table.space, table.generation, table.since = schema.next_space, table.generation + 1, since
     schema.next_space += 1
 
 
-def _declare(schema: log_pb2.Schema, table: Table[Any, Any]) -> None:
+def _declare(schema: log_pb2.Schema, table: Table[Any, Any], *, any_key: bool) -> None:
     found = next((known for known in schema.tables if known.name == table.name), None)
     paths = [log_pb2.FieldPath(numbers=field.path) for field in table.key]
     if found is None:
@@ -159,10 +171,13 @@ def _declare(schema: log_pb2.Schema, table: Table[Any, Any]) -> None:
         )
         schema.next_table += 1
         schema.next_space += 1
+    elif any_key:
+        del found.key[:]
+        found.key.extend(paths)
     elif list(found.key) != paths:
         raise SchemaError(
             f"{table.where}: table {table.name} is declared with another primary key than it has;"
-            " that rewrites every row: declare a new table and move the rows into it",
+            " that rewrites every row: have them made anew (`Remake`), or declare a new table",
             where=table.where,
             table=table.name,
         )

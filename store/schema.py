@@ -55,8 +55,9 @@ class Schema:
             index.building for info in self.tables.values() for index in info.indexes.values()
         )
         for other in (*self.building.values(), *self.retiring.values()):
-            mine = next(info for info in self.tables.values() if info.proto.id == other.proto.id)
-            mine.twin, other.twin = other, mine
+            if not other.proto.remade:
+                mine = next(info for info in self.tables.values() if info.proto.id == other.proto.id)
+                mine.twin, other.twin = other, mine
 
     def table(self, name: str) -> TableInfo:
         """Raises SchemaError if there is no such table."""

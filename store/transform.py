@@ -34,6 +34,7 @@ class Direction(NamedTuple):
     source: type[Message]
     target: type[Message]
     function: Callable[[Any], Any]
+    name: str = "up"  # for people
 
 
 class Transform(NamedTuple):
@@ -80,15 +81,15 @@ class Twins:
             try:
                 made = function(row)
             except Exception as error:
-                raise _failed(info, key, row, twin, f"{type(error).__name__}: {error}") from error
+                raise _failed(way, info, key, row, f"{type(error).__name__}: {error}") from error
             if type(made) is not target:
                 what = f"expected a {target.DESCRIPTOR.full_name}, found {made!r:.80}"
-                raise _failed(info, key, row, twin, what)
+                raise _failed(way, info, key, row, what)
             result = put(binding, made)
             if result.key != key:
                 found = twin.show_key(result.key)
                 what = f"it changes the primary key, to {found}; leave it as it is"
-                raise _failed(info, key, row, twin, what)
+                raise _failed(way, info, key, row, what)
             return result
 
         return make
@@ -99,25 +100,28 @@ class Twins:
         transform = self._transforms.get(name)
         way = transform and (transform.up if upwards else transform.down)
         if way is None:
-            newer = twin if upwards else info
-            raise MigrationError(
-                f"table {info.name} is being rewritten by migration {newer.proto.since}, and this program has"
+            newer, older = (twin, info) if upwards else (info, twin)
+            back = newer.proto.since < older.proto.since
+            since = older.proto.since if back else newer.proto.since
+            text = (
+                f"migration {since} is being rolled back, and with it the rows of table {info.name}, and this"
+                " program has not the code that makes old rows of new ones; open the database with its"
+                " migrations and go on with `everlog rollback`, or give it up with `everlog up`"
+                if back
+                else f"table {info.name} is being rewritten by migration {since}, and this program has"
                 f" not the code that makes {'new rows of old' if upwards else 'old rows of new'} ones; open"
-                " the database with its migrations, or give the migration up with `everlog rollback`",
-                table=info.name,
-                version=newer.proto.since,
+                " the database with its migrations, or give the migration up with `everlog rollback`"
             )
+            raise MigrationError(text, table=info.name, version=since)
         return way
 
 
-def _failed(info: TableInfo, key: bytes, row: Message, twin: TableInfo, what: str) -> MigrationError:
+def _failed(way: Direction, info: TableInfo, key: bytes, row: Message, what: str) -> MigrationError:
     shown = " ".join(str(row).split())
     if len(shown) > TEXT_MAX:
         shown = f"{shown[:TEXT_MAX]}…"
-    upwards = twin.proto.generation > info.proto.generation
     return MigrationError(
-        f"`{'up' if upwards else 'down'}` of table {info.name} fails for row {info.show_key(key)}"
-        f" {{{shown}}}: {what}",
+        f"`{way.name}` of table {info.name} fails for row {info.show_key(key)} {{{shown}}}: {what}",
         table=info.name,
         key=info.decode_key(key),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from everlog import migrations
 from everlog.consumers import Follower, SqliteSink, verify
 from everlog.feed.embedded import EmbeddedDatabase
-from everlog.migrations import online
+from everlog.migrations import give_up
 from everlog.store.progress import Progress
 from everlog.store.transaction import Metadata
 from tests.migrations.conftest import project
@@ -32,7 +32,7 @@ def test_it_equals_the_source_before_while_and_after(project: Project, tmp_path:
         migrations.apply(db, project.path, hold=True, progress=follow)
         follow()
         db.put(airports.new, airports.new_row(17, "Joan"))
-        online.give_up(db, Metadata())
+        give_up(db, Metadata())
         follow()
         migrations.apply(db, project.path, hold=True, progress=follow)
         follow()

@@ -10,7 +10,7 @@ import threading
 
 from everlog import SchemaError, migrations
 from everlog.migrations import load
-from everlog.migrations.online import attach
+from everlog.migrations.under_way import attach
 from everlog.store.database import Database
 from everlog.store.progress import Progress
 

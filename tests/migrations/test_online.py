@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from everlog import MigrationError, SchemaError, migrations
-from everlog.migrations import online
+from everlog.migrations import give_up
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.progress import Progress
@@ -194,7 +194,7 @@ def test_two_versions_can_be_rolled_back_for_free(airports: Airports) -> None:
     db = airports.db
     migrations.apply(db, airports.path, hold=True)
     db.put(airports.new, airports.new_row(2, "Jane"))
-    online.give_up(db, BY)
+    give_up(db, BY)
     assert airports.steps()[-1] == "ROLLED_BACK"
     assert db.get(airports.old, "A00002") == airports.old_row(2, "Jane")
     assert db.count(airports.old) == ROWS

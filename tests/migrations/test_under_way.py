@@ -66,8 +66,11 @@ def test_two_versions_are_told_and_rolled_back_for_free(airports: Airports) -> N
     assert db.get(airports.old, "A00007") == airports.old_row(7, "Jane")
 
 
-def test_once_it_is_finished_there_is_no_instant_return(airports: Airports) -> None:
+def test_once_it_is_finished_the_way_back_needs_its_folder(airports: Airports) -> None:
     db = airports.db
     migrations.apply(db, airports.path)
-    with pytest.raises(MigrationError, match="rewrote the rows of table airports: there is no instant"):
+    with pytest.raises(
+        MigrationError,
+        match="the way back leads through its `down`, and its folder, as it was when it ran, is not here",
+    ):
         migrations.rollback(db)

@@ -1,0 +1,189 @@
+"""Returning: the way back of one finished migration, at once or, where it rewrote rows, by `down`.
+
+    STARTED back ─▶ BACKFILL … ─▶ ROLLED_BACK     rows go through `down`, beside the live tables
+                           └────▶ FAILED back     in force as before
+
+What needs no row rewritten is one record, ROLLED_BACK, and needs no folder. The rest needs the code of
+the folder as it was when it ran. Killed on the way it goes on when it is rolled back again; `apply`
+gives the way back up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+
+from everlog.migrations.folder import Source
+from everlog.migrations.history import Life, lives
+from everlog.migrations.loader import load
+from everlog.migrations.migration import Migration, Remake, Transform
+from everlog.migrations.online import made_anew
+from everlog.migrations.restored import restored, rewritten
+from everlog.migrations.under_way import (
+    ROLLED_BACK,
+    STARTED,
+    first,
+    give_up,
+    given_up_if_refused,
+    transforms,
+    under_way,
+)
+from everlog.proto import log_pb2
+from everlog.store import evolve
+from everlog.store.database import Database
+from everlog.store.errors import Error, MigrationError
+from everlog.store.progress import OnProgress
+from everlog.store.transaction import CommitResult, Metadata
+
+
+class Return(msgspec.Struct, frozen=True):
+    """The way back of one migration: from the schema `now` to `after`."""
+
+    life: Life
+    now: log_pb2.Schema
+    after: log_pb2.Schema
+    ways: list[Transform[Any, Any]]
+    remake: Remake | None
+    migration: Migration | None
+
+    @property
+    def remade(self) -> Collection[str]:
+        return self.remake.names if self.remake is not None else ()
+
+
+class Folders:
+    """The code of migrations that are in the database, where it is at hand."""
+
+    def __init__(self, source: Source | None) -> None:
+        self._source = source
+        self._loaded: list[Migration] | None = None
+        self._error: Error | None = None
+
+    def code(self, life: Life) -> Migration | None:
+        """The migration's code as it was when it ran; None if it is not here."""
+        if self._source is None:
+            return None
+        if self._loaded is None:
+            try:
+                self._loaded = load(self._source)
+            except Error as error:  # said where it is needed
+                self._loaded, self._error = [], error
+        found = (one for one in self._loaded if one.version == life.version)
+        return next((one for one in found if one.folder.digest == life.digest), None)
+
+    def missing(self, life: Life, table: str) -> MigrationError:
+        """What is said where the code is needed, and not here."""
+        why = f": {self._error}" if self._error is not None else ", as it was when it ran, is not here"
+        return MigrationError(
+            f"migration {life.title} rewrote the rows of table {table}, so the way back leads through its"
+            f" `down`, and its folder{why}",
+            version=life.version,
+            table=table,
+        )
+
+
+def way_back(db: Database, life: Life, now: log_pb2.Schema, folders: Folders) -> Return:
+    """The way back of a finished migration. Read-only. Raises MigrationError if there is none."""
+    if life.back is not None:  # it has begun
+        now = db.schema_at(life.back.seq - 1)
+    before, made = db.schema_at(life.began.seq - 1), db.schema_at(life.last.seq)
+    after, names = restored(before, made, now), rewritten(before, made)
+    migration = folders.code(life)
+    remake = migration.down if migration is not None else None
+    ways = []
+    for old, new in names.items():
+        if remake is not None and old in remake.names:
+            continue
+        if migration is None:
+            raise folders.missing(life, new)
+        way = migration.transforms.get(new)
+        if way is None or way.down is None:
+            where = migration.up.where if way is None and migration.up is not None else migration.where
+            raise MigrationError(
+                f"{way.where if way is not None else where}: migration {life.title} made the rows of table"
+                f" {new} others, and has no `down` for them: there is no way back; write a new migration"
+                " that changes them",
+                version=life.version,
+                table=new,
+            )
+        ways.append(way)
+    return Return(life, now, after, ways, remake, migration)
+
+
+def begin_anew(db: Database, folders: Folders, by: Metadata) -> None:
+    """Gives up a way back that was stopped where it cannot go on. Writes if there is one."""
+    begun = under_way(db)
+    if begun is None or not begun.migration.back:
+        return
+    migration = folders.code(lives(db.migrations())[begun.migration.version])
+    if migration is not None and migration.down is not None:
+        give_up(db, by, error=MigrationError("it was stopped while it made rows anew, and begins again"))
+
+
+def run(
+    db: Database, way: Return, by: Metadata, *, rate: float | None = None, progress: OnProgress | None = None
+) -> CommitResult:
+    """Goes it, from where it is. Raises MigrationError, UniqueError or RowError: then the migration
+    is in force as before."""
+    building = evolve.online(way.now, way.after, remade=way.remade)
+    if not way.ways and not way.remade:
+        return _append(db, way, ROLLED_BACK, way.after, by, progress)
+    assert building is not None
+    assert way.migration is not None
+    begun = under_way(db)
+    with given_up_if_refused(db, by):
+        if begun is None:
+            since = _append(db, way, STARTED, building, by, progress).seq
+        else:
+            since = first(db, begun)
+        db.transforms = transforms(way.migration, back=True)
+        work = log_pb2.Migration(version=way.life.version, name=way.life.began.migration.name)
+        db.backfill(work, since=since, rate=rate, progress=progress)
+        was = db.schema.proto
+        with made_anew(db, way.remake, work, progress):
+            result = _append(db, way, ROLLED_BACK, way.after, by, progress)
+    db.transforms = {}
+    db.reclaim(was)
+    return result
+
+
+def _append(  # noqa: PLR0917  each is said at each call
+    db: Database,
+    way: Return,
+    step: log_pb2.Migration.Step.ValueType,
+    schema: log_pb2.Schema,
+    by: Metadata,
+    progress: OnProgress | None,
+) -> CommitResult:
+    record = log_pb2.Migration(
+        step=step,
+        version=way.life.version,
+        name=way.life.began.migration.name,
+        digest=way.life.digest,
+        schema=schema,
+        back=step == STARTED,
+    )
+    version = db.schema.version
+    return db.apply_migration(
+        record, actor=by.actor, reason=by.reason, expect_schema=version, progress=progress
+    )
+
+
+def changed_by_return(db: Database, way: Transform[Any, Any]) -> tuple[int, Counter[str]]:
+    """How many rows would not come back as they are by `down` and then `up`, and by which fields.
+    Read-only; runs the folder's code on every row. Raises what that raises."""
+    rows, fields = 0, Counter[str]()
+    for row in db.scan(way.table):
+        assert way.down is not None
+        again = way.up(way.down(row))
+        if again != row:
+            rows += 1
+            fields.update(
+                field.name
+                for field in row.DESCRIPTOR.fields
+                if getattr(row, field.name) != getattr(again, field.name)
+            )
+    return rows, fields

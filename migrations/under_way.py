@@ -1,0 +1,144 @@
+"""Under way: the migration that was begun and has not ended, as the log tells it.
+
+    STARTED ─▶ … ─▶ FINISHED                     `online`, or `complete` here
+               └──▶ FAILED, ROLLED_BACK          `give_up`: as it was before
+
+    STARTED back ─▶ … ─▶ ROLLED_BACK             `returning`
+                    └──▶ FAILED back             `give_up`: in force as before
+
+Invariants
+  (1) one migration is under way at most, and it ends, or is given up, before the next begins;
+  (2) until then it can be given up: what it built goes, and nothing else has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from everlog.migrations.migration import Migration
+from everlog.migrations.status import MigrationInfo, State
+from everlog.proto import log_pb2
+from everlog.store import evolve
+from everlog.store.database import Database
+from everlog.store.errors import Error, MigrationError, PreconditionError, RowError, SchemaError
+from everlog.store.migrate import Recorded
+from everlog.store.transaction import CommitResult, Metadata
+from everlog.store.transform import Transform, Transforms
+
+STARTED, SWITCHED = log_pb2.Migration.STARTED, log_pb2.Migration.SWITCHED
+FINISHED, FAILED = log_pb2.Migration.FINISHED, log_pb2.Migration.FAILED
+ROLLED_BACK = log_pb2.Migration.ROLLED_BACK
+
+# What says that a migration does not fit the rows; after anything else it can go on.
+REFUSALS = (MigrationError, PreconditionError, RowError, SchemaError)
+
+
+def under_way(db: Database) -> Recorded | None:
+    """The newest record of the migration that was begun and has not ended. Read-only."""
+    begun = None
+    for record in db.migrations():
+        if record.migration.step in (STARTED, SWITCHED):
+            begun = record
+        elif record.migration.step in (FINISHED, FAILED, ROLLED_BACK):
+            begun = None
+    return begun
+
+
+def attach(db: Database, migrations: Iterable[Migration]) -> Recorded | None:
+    """Gives the database the code of the migration that is under way, which its writes need, and
+    returns where it is. Raises MigrationError if its folder was edited since it began."""
+    begun = under_way(db)
+    if begun is None:
+        db.transforms = {}
+        return None
+    for migration in migrations:
+        if migration.version == begun.migration.version:
+            if migration.folder.digest != begun.migration.digest:
+                raise MigrationError(
+                    f"migration {migration.title} was edited after commit {begun.seq} began with it; restore"
+                    " it and go on, or give it up with `everlog rollback`",
+                    version=migration.version,
+                )
+            db.transforms = transforms(migration, back=begun.migration.back)
+    return begun
+
+
+def transforms(migration: Migration, *, back: bool = False) -> Transforms:
+    """The code of a migration's transforms, as the store applies it; `back`: of the way back."""
+    ways = {name: one.directions() for name, one in migration.transforms.items()}
+    if back:
+        return {name: Transform(way.down, way.up) for name, way in ways.items() if way.down is not None}
+    return ways
+
+
+def base(db: Database) -> log_pb2.Schema:
+    """The schema in force, but for what is under way. Read-only."""
+    begun = under_way(db)
+    return db.schema.proto if begun is None else db.schema_at(first(db, begun) - 1)
+
+
+def first(db: Database, begun: Recorded) -> int:
+    """Seq of the record with which a migration that is under way began."""
+    version = begun.migration.version
+    return max(
+        r.seq for r in db.migrations() if r.migration.version == version and r.migration.step == STARTED
+    )
+
+
+def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInfo:
+    """Ends the time of two versions: that of before is served no longer, and the disk of its rows
+    is freed. Raises MigrationError if there are no two.
+    """
+    begun = under_way(db)
+    if begun is None or begun.migration.step != SWITCHED:
+        raise MigrationError("there are no two versions of which one could end: no migration is held")
+    record = log_pb2.Migration()
+    record.CopyFrom(begun.migration)
+    record.step = FINISHED
+    record.schema.CopyFrom(evolve.alone(db.schema.proto))
+    was = db.schema.proto
+    result = db.apply_migration(record, actor=actor, reason=reason, expect_schema=db.schema.version)
+    db.transforms = {}
+    db.reclaim(was)
+    done = begun.migration
+    return MigrationInfo(
+        done.version, done.name, State.APPLIED, result.time_ns, result.seq, actor, done.digest, done.digest
+    )
+
+
+def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> CommitResult:
+    """Ends the migration that is under way as if it had never begun: what was written through the
+    version before it stays, as does what was written through the new one, in the old shape.
+
+    `error` is why it failed. Raises MigrationError if none is under way.
+    """
+    begun = under_way(db)
+    if begun is None:
+        raise MigrationError("no migration is under way that could be given up")
+    back = begun.migration.back
+    record = log_pb2.Migration(
+        step=FAILED if back or error is not None else ROLLED_BACK,
+        version=begun.migration.version,
+        name=begun.migration.name,
+        digest=begun.migration.digest,
+        schema=evolve.given_up(base(db), db.schema.proto),
+        error=str(error or ("its way back was given up" if back else "")),
+        back=back,
+    )
+    was = db.schema.proto
+    result = db.apply_migration(record, actor=by.actor, reason=by.reason)
+    db.transforms = {}
+    db.reclaim(was)
+    return result
+
+
+@contextmanager
+def given_up_if_refused(db: Database, by: Metadata) -> Iterator[None]:
+    """What refuses within it gives up what is under way."""
+    try:
+        yield
+    except REFUSALS as error:
+        if under_way(db) is not None:
+            give_up(db, by, error=error)
+        raise

@@ -1,0 +1,136 @@
+"""Remake: rows of tables made anew by code that sees the whole database, while nobody writes.
+
+    snapshot ─▶ the user's function ─▶ (table, row) … ─▶ BACKFILL records ─▶ the tables that are `remade`
+
+Rows are split, joined or moved this way, which no function of one row can do. Whoever calls it has
+the committer to himself from here until the record that switches.
+
+Invariants
+  (1) nothing that it writes can be read before the switch, which is one record;
+  (2) it sees one moment, the one after which nobody has written;
+  (3) killed half-way it is given up and begun anew: what the function would yield next, nobody knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import Message
+
+from everlog.proto import log_pb2
+from everlog.store import keys, record, write
+from everlog.store.committer import commit_of
+from everlog.store.errors import Error, MigrationError, RowError, UniqueError
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.projection import edit_notes
+from everlog.store.reader import Reader
+from everlog.store.schema import Schema, TableInfo
+from everlog.store.table import Table
+from everlog.store.transaction import ANONYMOUS, Transaction
+from everlog.store.write import Expect, Write
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+CHUNK_ROWS = 1024
+CHUNK_BYTES = 512 << 10
+
+MakeRows = Callable[[Reader], Iterable[tuple[Table[Any, Any], Message]]]
+
+
+def remake(
+    db: Database, migration: log_pb2.Migration, make: MakeRows, progress: OnProgress | None = None
+) -> int:
+    """Fills the tables that the schema in force says are `remade`; returns how many rows. Writes;
+    only inside `db.committer.alone()`.
+
+    `migration` names the one that is under way. Raises MigrationError for what the function
+    raises, and for a row that does not fit.
+    """
+    work = _Remake(db, migration)
+    with db.snapshot() as now:
+        for one in made(now, db.schema, make):
+            work.add(one)
+            if progress is not None and not work.chunk:
+                progress(Progress(f"make {', '.join(work.tables)}", work.rows))
+        work.write()
+    return work.rows
+
+
+def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
+    """What a function makes of a moment, as writes to the tables that are `remade`. Read-only.
+    Raises MigrationError."""
+    tables = {info.name: info for info in schema.building.values() if info.proto.remade}
+    count = 0
+    try:
+        for table, row in make(now):
+            if table.name not in tables:
+                raise _failed(f"yields a row of {table.name}; expected one of {', '.join(tables)}", count)
+            yield write.put(tables[table.name].bind(table.model), row)
+            count += 1
+    except MigrationError:
+        raise
+    except RowError as error:
+        raise _failed(f"yields a row that does not fit: {error}", count, **error.facts) from error
+    except Exception as error:
+        what = str(error) if isinstance(error, Error) else f"{type(error).__name__}: {error}"
+        raise _failed(f"fails: {what}", count) from error
+
+
+class _Remake:
+    """Writes what is made, a record at a time."""
+
+    def __init__(self, db: Database, migration: log_pb2.Migration) -> None:
+        self._db, self._migration = db, migration
+        self.tables = [info.name for info in db.schema.building.values() if info.proto.remade]
+        self.rows = 0
+        self.chunk: dict[bytes, Write] = {}
+        self._bytes = 0
+
+    def add(self, one: Write) -> None:
+        if one.full in self.chunk or self._db.tables.get(one.full) is not None:
+            raise twice(one.info, one.key, self.rows)
+        self.chunk[one.full] = one.expecting(Expect.ABSENT)
+        self.rows += 1
+        self._bytes += len(one.key) + len(one.row)
+        if len(self.chunk) >= CHUNK_ROWS or self._bytes >= CHUNK_BYTES:
+            self.write()
+
+    def write(self) -> None:
+        """Appends what was gathered as one record."""
+        if not self.chunk:
+            return
+        db, schema = self._db, self._db.schema
+        transaction = Transaction(db, ANONYMOUS)
+        transaction.writes.update(self.chunk)
+        seq = db.log.written + 1
+        commit = commit_of(ANONYMOUS, seq, db.clock.now(), schema.version)
+        last = next(reversed(self.chunk.values()))
+        commit.migration.MergeFrom(
+            log_pb2.Migration(
+                step=log_pb2.Migration.BACKFILL,
+                version=self._migration.version,
+                name=self._migration.name,
+                cursor=keys.SPACE.pack(last.info.space) + last.key,
+                rows=self.rows,
+            )
+        )
+        parts = [commit.SerializeToString()]
+        try:
+            what = db.committer.validator.stage(transaction, None, schema, seq, parts)
+        except UniqueError as error:
+            raise _failed(f"yields {error}", self.rows, **error.facts) from error
+        edit_notes(what.edits, commit)
+        framed, _ = record.frame_parts(parts)
+        db.committer.write_alone(framed, what)
+        self.chunk, self._bytes = {}, 0
+
+
+def twice(info: TableInfo, key: bytes, count: int) -> MigrationError:
+    """What is said of two rows with one key."""
+    return _failed(f"yields row {info.show_key(key)} twice", count, table=info.name, key=info.decode_key(key))
+
+
+def _failed(what: str, count: int, **facts: Any) -> MigrationError:
+    return MigrationError(f"the function that makes rows anew {what} (after {count:,} rows)", **facts)

@@ -129,7 +129,7 @@ def _lint_steps(
     names, data, sound = Names(found), Data(db, progress), True
     for migration in migrations:
         folder = migration.folder
-        text = ProtoText(folder.model.read_text(encoding="utf-8"))
+        before, text = schema, ProtoText(folder.model.read_text(encoding="utf-8"))
         step = Step(migration, text, tables, counts, found)
         lint_tables(step)
         names.lint(migration, text)
@@ -145,7 +145,7 @@ def _lint_steps(
         if db is None:
             lint_unchecked(step)
         if sound and folder.version not in applied:
-            data.lint(step, Schema(schema))
+            data.lint(step, Schema(before), Schema(schema))
 
 
 def _lint_tests(newest: Migration, found: Findings) -> None:

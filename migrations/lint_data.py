@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from google.protobuf.message import Message
-
 from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.lint_tables import Step, is_new
-from everlog.migrations.migration import Migration, Transform
+from everlog.migrations.migration import Migration
+from everlog.migrations.trial import Make, maker
 from everlog.store.errors import Error
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.reflect import table_of
@@ -48,46 +47,43 @@ class _Row(NamedTuple):
 
 
 class _FailedError(Exception):
-    """`up` raised for a row."""
+    """`up` does not take a row."""
 
-    def __init__(self, one: Transform[Any, Any], error: Exception, row: Message) -> None:
-        shown = str(row).replace("\n", " ").strip()
-        name = type(error).__name__
-        super().__init__(f"`up` of {one.table.name} raises {name}: {error}; for the row {shown:.200}")
-        self.table = one.table.name
-        self.where = one.where
+    def __init__(self, table: str, where: str, error: Error) -> None:
+        super().__init__(str(error))
+        self.table = table
+        self.where = where
+
+
+_Scan = Callable[[], Iterable[tuple[bytes, bytes]]]
 
 
 class _Rows:
     """The rows of one table: those of the database, changed by `steps`, under `brought`."""
 
-    def __init__(self, scan: Callable[[], Iterable[Any]] | None = None) -> None:
+    def __init__(self, scan: _Scan = tuple) -> None:
         self.scan = scan
-        self.steps: list[Callable[[bytes], bytes]] = []
+        self.steps: list[Callable[[bytes, bytes], bytes]] = []
         self.brought: dict[bytes, bytes | None] = {}  # None: deleted
 
-    def transform(self, one: Transform[Any, Any]) -> None:
-        def step(row: bytes) -> bytes:
-            old = one.old.FromString(row)
+    def transform(self, table: str, where: str, make: Make) -> None:
+        def step(key: bytes, row: bytes) -> bytes:
             try:
-                new: bytes = one.up(old).SerializeToString()
-            except Exception as error:
-                raise _FailedError(one, error, old) from error
-            return new
+                return make(key, row).row
+            except Error as error:
+                raise _FailedError(table, where, error) from error
 
-        self.brought = {key: None if row is None else step(row) for key, row in self.brought.items()}
+        self.brought = {key: None if row is None else step(key, row) for key, row in self.brought.items()}
         self.steps.append(step)
 
     def all(self, info: TableInfo, mine: set[bytes]) -> Iterator[_Row]:
         """Every row in the model of `info`. Raises _FailedError."""
-        for message in self.scan() if self.scan is not None else ():
-            raw = message.SerializeToString()
+        for key, scanned in self.scan():
+            raw = scanned
             for step in self.steps:
-                raw = step(raw)
-            row = info.model.FromString(raw)
-            key = info.own.key_of(row)
+                raw = step(key, raw)
             if key not in self.brought:
-                yield _Row(key, row, brought=False)
+                yield _Row(key, info.model.FromString(raw), brought=False)
         for key, own in self.brought.items():
             if own is not None:
                 yield _Row(key, info.model.FromString(own), brought=key in mine)
@@ -103,15 +99,20 @@ class Data:
         for info in db.schema.tables.values() if db is not None else ():
             self._rows[info.name] = _Rows(self._scan_of(info))
 
-    def lint(self, step: Step, schema: Schema) -> None:
-        """One migration that is not applied; `schema` is the one that it makes."""
+    def lint(self, step: Step, before: Schema, schema: Schema) -> None:
+        """One migration that is not applied; `schema` is the one that it makes of `before`."""
         migration = step.migration
+        was = {new: old for old, new in migration.rename.items()}
         for name in migration.drop:
             self._rows.pop(name, None)
         self._rows = {migration.rename.get(name, name): rows for name, rows in self._rows.items()}
         try:
             for name, transform in migration.transforms.items():
-                self._rows.setdefault(name, _Rows()).transform(transform)
+                old = before.tables.get(was.get(name, name))
+                if old is None or old.proto.model != transform.old.DESCRIPTOR.full_name:
+                    return  # loading says what is wrong
+                make = maker(old, schema.tables[name], transform)
+                self._rows.setdefault(name, _Rows()).transform(name, transform.where, make)
             brought = self._bring(step, schema)
             for name in migration.transforms:
                 for _ in self._rows[name].all(schema.tables[name], set()):
@@ -122,13 +123,13 @@ class Data:
             step.found.add("data/transform", error.where, str(error))
             self._rows.pop(error.table, None)  # what comes of it cannot be told
 
-    def _scan_of(self, info: TableInfo) -> Callable[[], Iterable[Any]]:
-        def scan() -> Iterable[Any]:
+    def _scan_of(self, info: TableInfo) -> _Scan:
+        def scan() -> Iterable[tuple[bytes, bytes]]:
             assert self._db is not None
             for done, row in enumerate(self._db.scan(table_of(info)), 1):
                 if self._progress is not None and done % _TELL_EVERY == 0:
                     self._progress(Progress(f"lint {info.name}", done))
-                yield row
+                yield info.own.key_of(row), row.SerializeToString()
 
         return scan
 

@@ -3,24 +3,30 @@
     row ─▶ up of the first migration that rewrites its table ─▶ up of the next … ─▶ fits, or why not
 
 What a migration would stop at, it says before: not only the first row, but the first of each table,
-and how many there are.
+and how many there are. What a row becomes, and what is wrong with that, the store's own code says,
+which will rewrite the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
-from google.protobuf.message import Message
 
+from everlog.migrations.loader import after
 from everlog.migrations.migration import Migration, Transform
 from everlog.store.database import Database
 from everlog.store.errors import Error
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.reflect import table_of
+from everlog.store.schema import Schema, TableInfo
+from everlog.store.transform import Twins
+from everlog.store.write import Write
 
 EVERY = 4096
+
+Make: TypeAlias = Callable[[bytes, bytes], Write]  # of the key and the row before
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -33,65 +39,62 @@ class Trial(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
+class _Step(NamedTuple):
+    """One migration that rewrites the rows of a table, which has this name by then."""
+
+    version: int
+    table: str
+    make: Make
+
+
+def maker(old: TableInfo, new: TableInfo, transform: Transform[Any, Any]) -> Make:
+    """What makes the new row of an old one; it raises Error for a row that does not fit."""
+    return Twins(new.schema, {new.name: transform.directions()}).maker(old, new)
+
+
 def trials(db: Database, migrations: Sequence[Migration], progress: OnProgress | None = None) -> list[Trial]:
     """Tries the transforms of migrations that follow each other. Read-only; runs their code, and
     reads every row of the tables that they rewrite. Raises what reading raises."""
     found: list[Trial] = []
-    for name in db.schema.tables:
-        chain = list(_chain(name, migrations))
+    for name, chain in _chains(db.schema, migrations).items():
         if chain:
             found += _table(db, name, chain, progress)
     return sorted(found, key=lambda one: (one.version, one.table))
 
 
-def _chain(name: str, migrations: Sequence[Migration]) -> Iterator[tuple[int, Transform[Any, Any]]]:
-    """What rewrites the rows of a table, one after the other, under whatever name it has by then."""
+def _chains(schema: Schema, migrations: Sequence[Migration]) -> Mapping[str, list[_Step]]:
+    """What rewrites the rows of each table, one after the other, by the name that it has now."""
+    chains: dict[str, list[_Step]] = {name: [] for name in schema.tables}
+    names = {name: name for name in schema.tables}  # by then ─▶ now
     for migration in migrations:
-        if name in migration.drop:
-            return
-        name = migration.rename.get(name, name)
-        if name in migration.transforms:
-            yield migration.version, migration.transforms[name]
+        following = Schema(after(schema.proto, migration))
+        was = {migration.rename.get(name, name): name for name in schema.tables if name not in migration.drop}
+        names = {name: names[old] for name, old in was.items() if old in names}
+        for name, transform in migration.transforms.items():
+            if name in names:
+                make = maker(schema.tables[was[name]], following.tables[name], transform)
+                chains[names[name]].append(_Step(migration.version, name, make))
+        schema = following
+    return chains
 
 
-def _table(
-    db: Database, name: str, chain: list[tuple[int, Transform[Any, Any]]], progress: OnProgress | None
-) -> Iterator[Trial]:
+def _table(db: Database, name: str, chain: list[_Step], progress: OnProgress | None) -> Iterator[Trial]:
     info = db.schema.table(name)
     total = db.tables.counts.get(info.space, 0)
     rows = [0] * len(chain)
     failed, problems = [0] * len(chain), [""] * len(chain)
-    for done, row in enumerate(db.scan(table_of(info)), 1):
-        made: Message = chain[0][1].old.FromString(row.SerializeToString())
-        for at, (_, transform) in enumerate(chain):
+    for done, message in enumerate(db.scan(table_of(info)), 1):
+        key, row = info.own.key_of(message), message.SerializeToString()
+        for at, step in enumerate(chain):
             rows[at] += 1
             try:
-                made = _up(transform, made)
-            except Exception as error:  # noqa: BLE001  whatever the user's code raises is the finding
+                row = step.make(key, row).row
+            except Error as error:
                 failed[at] += 1
-                key = info.show_key(info.own.key_of(row))
-                problems[at] = problems[at] or f"{key}: {type(error).__name__}: {error}"
+                _, _, which = str(error).partition(" fails for row ")  # the sentence it gets into says that
+                problems[at] = problems[at] or which or str(error)
                 break
         if progress is not None and not done % EVERY:
             progress(Progress(f"try {name}", done, total))
-    for at, (version, transform) in enumerate(chain):
-        yield Trial(version, transform.table.name, rows[at], failed[at], problems[at])
-
-
-def _up(transform: Transform[Any, Any], row: Message) -> Message:
-    made: Any = transform.up(row)
-    model = transform.table.model
-    if not isinstance(made, model):
-        raise TypeError(f"expected a {model.DESCRIPTOR.full_name}, found {made!r:.80}")
-    for field in transform.table.key:
-        before, after = row, made
-        for number in field.path:
-            before, after = (_part(message, number) for message in (before, after))
-        if before != after:
-            raise Error(f"it changes the primary key: {field.dotted} was {before!r}, and becomes {after!r}")
-    fits: Message = made
-    return fits
-
-
-def _part(message: Any, number: int) -> Any:
-    return getattr(message, message.DESCRIPTOR.fields_by_number[number].name)
+    for at, step in enumerate(chain):
+        yield Trial(step.version, step.table, rows[at], failed[at], problems[at])

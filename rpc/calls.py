@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from everlog.rpc import http2, security, status
+from everlog.rpc import enums, http2, security, status
 from everlog.rpc.stream import Stream
 
 OPEN_METHODS = "/grpc.health.v1.Health/"  # a load balancer asks without a token
@@ -182,11 +182,13 @@ async def _parsed(stream: Stream, parse: Callable[[bytes], Any]) -> AsyncIterato
 def _parser(deserialize: Callable[[bytes], Any], path: str) -> Callable[[bytes], Any]:
     def parse(message: bytes) -> Any:
         try:
-            return deserialize(message)
+            request = deserialize(message)
         except DecodeError as error:
             raise Aborted(
                 grpc.StatusCode.INVALID_ARGUMENT, f"what was sent is no request of {path}: {error}"
             ) from None
+        enums.check(request)
+        return request
 
     return parse
 

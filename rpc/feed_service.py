@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from everlog.feed.subscription import HEARTBEAT_S, Subscription
 from everlog.feed.tail import Tail
 from everlog.proto import feed_pb2
+from everlog.rpc import enums
 from everlog.rpc.cohort import Cohorts
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.stream import Stream
@@ -40,6 +41,7 @@ class FeedService:
             asked = feed_pb2.SubscribeRequest.FromString(request)
         except DecodeError as error:
             raise CursorError(f"expected a SubscribeRequest: {error}", why="unclear") from None
+        enums.check(asked)
         subscription = await self._hosting.read(self._subscription, asked)
         subscribers = self._hosting.subscribers
         subscribers[asked.database] += 1

@@ -18,6 +18,7 @@ from everlog.store.keys import HEADER, seq_of
 from everlog.store.log import Log
 from everlog.store.projection import Edits, Staged, edit_row, old_values
 from everlog.store.record import change
+from everlog.store.repeated import Content, born_ns, same
 from everlog.store.schema import Schema
 from everlog.store.tables import Tables
 from everlog.store.transaction import CommitResult, Reads, Transaction
@@ -84,8 +85,7 @@ class Validator:
         Raises PreconditionError for an id that is too old to tell, or that has other content.
         """
         commit_id = transaction.metadata.commit_id
-        born_ns = _born_ns(commit_id)
-        if born_ns < self._clock.last_ns - self._life_ns:
+        if born_ns(commit_id) < self._clock.last_ns - self._life_ns:
             raise PreconditionError(
                 f"commit_id {uuid.UUID(bytes=commit_id)} is older than the {self._life_ns / 3.6e12:g} h for"
                 " which ids are remembered: whether it was committed cannot be told. Read, and decide anew",
@@ -97,12 +97,8 @@ class Validator:
         seq: int = keys.SEQ.unpack(value)[0]
         commit = self._log.commit(seq)
         actor, reason, wanted = transaction.content()
-        found = {keys.prefix(c.space) + c.key: (c.op, c.row) for c in commit.changes}
-        if (
-            (commit.actor, commit.reason) != (actor, reason)
-            or any(found.get(full, (DELETE, b"")) != what for full, what in wanted.items())
-            or not found.keys() <= wanted.keys()
-        ):
+        found: Content = {keys.prefix(c.space) + c.key: (c.op, c.row) for c in commit.changes}
+        if (commit.actor, commit.reason) != (actor, reason) or not same(self._tables.schema, found, wanted):
             raise other_content(commit_id, seq)
         return CommitResult(seq, commit.time_ns, commit.checksum, repeated=True)
 
@@ -234,10 +230,3 @@ def other_content(commit_id: bytes, seq: int | None) -> PreconditionError:
         commit_id=commit_id,
         seq=seq,
     )
-
-
-def _born_ns(commit_id: bytes) -> int:
-    """The time in a UUIDv7 (RFC 9562, section 5.7)."""
-    if len(commit_id) != 16 or commit_id[6] >> 4 != 7:
-        raise PreconditionError(f"expected a commit_id to be a UUIDv7 of 16 bytes, found {commit_id!r}")
-    return int.from_bytes(commit_id[:6], "big") * 1_000_000

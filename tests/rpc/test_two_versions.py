@@ -10,6 +10,7 @@ import everlog
 from everlog import migrations
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.remote import RemoteDatabase
+from everlog.rpc.remote_commit import new_commit_id
 from everlog.rpc.server import Server
 from tests.migrations.conftest import project
 from tests.migrations.project import Project
@@ -54,3 +55,28 @@ def test_each_reads_and_writes_in_its_own_model_until_one_is_completed(
                 ):
                     with pytest.raises(everlog.SchemaError, match="use the tables of"):
                         call()
+
+
+def test_a_commit_that_is_sent_again_is_the_same_before_while_and_after_two_versions_are_served(
+    project: Project, tmp_path: Path
+) -> None:
+    with EmbeddedDatabase(tmp_path / "db") as db, Server({"x": db}) as server:
+        airports = Airports(project, db, 10)
+        first, second = new_commit_id(), new_commit_id()
+        with RemoteDatabase(server.url("x")) as before:
+            before.put(airports.old, airports.old_row(1, "Jane"), commit_id=first)
+            migrations.apply(db, airports.path, hold=True)
+            head = db.head
+            before.put(airports.old, airports.old_row(1, "Jane"), commit_id=first)
+            assert db.head == head
+        with RemoteDatabase(server.url("x")) as after:
+            after.put(airports.new, airports.new_row(2, "Jane"), commit_id=second)
+            migrations.complete(db)
+            head = db.head
+            after.put(airports.new, airports.new_row(2, "Jane"), commit_id=second)
+            assert db.head == head
+            for row in (airports.new_row(2, "Joan"), airports.new_row(3, "Jane")):
+                with pytest.raises(everlog.PreconditionError, match="with other content"):
+                    after.put(airports.new, row, commit_id=second)
+            with pytest.raises(everlog.PreconditionError, match="with other content"):
+                after.put(airports.new, airports.new_row(1, "Jane"), commit_id=first)

@@ -1,0 +1,52 @@
+"""Repeated: whether a commit that comes again with its id is the one that is in the log.
+
+    asked for again ─▶ key, op and row of each write ─┬─▶ the same: it is answered with the first
+    in the log      ─▶ key, op and row of each change ┘    else: the id was used for something else
+
+While a migration rewrites a table, each write of one generation is a write of the other, too. Between
+the first time and the next such a generation may have come or gone; what is in that alone follows from
+the rest, and is not compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from everlog.proto import log_pb2
+from everlog.store import keys
+from everlog.store.errors import PreconditionError
+from everlog.store.schema import Schema
+
+Content = dict[bytes, tuple[log_pb2.Op.ValueType, bytes]]  # op and row, by the key with its prefix
+
+_NOTHING = (log_pb2.DELETE, b"")  # deleting what is not there is not in the log
+
+
+def born_ns(commit_id: bytes) -> int:
+    """The time in a UUIDv7 (RFC 9562, section 5.7). Raises PreconditionError if it is none."""
+    if len(commit_id) != 16 or commit_id[6] >> 4 != 7:
+        raise PreconditionError(f"expected a commit_id to be a UUIDv7 of 16 bytes, found {commit_id!r}")
+    return int.from_bytes(commit_id[:6], "big") * 1_000_000
+
+
+def same(schema: Schema, done: Content, asked: Content) -> bool:
+    """Whether what was done, and is in the log, is what is asked for again under this schema."""
+    there, wanted = _spaces(done), _spaces(asked)
+    gone = {space for space in there - wanted if space not in schema.spaces}
+    if gone and gone == there:
+        return False  # nothing is left to compare
+    twins = {space: schema.spaces[space].twin for space in wanted - there if space in schema.spaces}
+    come = {space for space, twin in twins.items() if twin is not None and twin.space in there}
+    done = {full: what for full, what in done.items() if _space(full) not in gone}
+    asked = {full: what for full, what in asked.items() if _space(full) not in come}
+    return done.keys() <= asked.keys() and all(done.get(full, _NOTHING) == asked[full] for full in asked)
+
+
+def _spaces(fulls: Iterable[bytes]) -> set[int]:
+    return {_space(full) for full in fulls}
+
+
+def _space(full: bytes) -> int:
+    """The space that a key with its prefix is in."""
+    space: int = keys.SPACE.unpack_from(full)[0]
+    return space

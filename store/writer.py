@@ -64,51 +64,36 @@ class Writer(Reader):
         self, table: Table[M, Any], row: M, *, expect_version: int | None = None, **metadata: Any
     ) -> CommitResult:
         """Writes one row in a transaction of its own."""
-        try:
-            with self.transaction(**metadata) as tx:
-                tx.put(table, row, expect_version=expect_version)
-                return tx.commit()
-        except ConflictError:
-            return self._again(lambda tx: tx.put(table, row, expect_version=expect_version), metadata)
+        return self._once(lambda tx: tx.put(table, row, expect_version=expect_version), metadata)
 
     def insert(self, table: Table[M, Any], row: M, **metadata: Any) -> CommitResult:
         """Writes one row that must not be there yet. Raises PreconditionError."""
-        try:
-            with self.transaction(**metadata) as tx:
-                tx.insert(table, row)
-                return tx.commit()
-        except ConflictError:
-            return self._again(lambda tx: tx.insert(table, row), metadata)
+        return self._once(lambda tx: tx.insert(table, row), metadata)
 
     def update(self, table: Table[M, Any], row: M, **metadata: Any) -> CommitResult:
         """Writes one row that must be there already. Raises PreconditionError."""
-        try:
-            with self.transaction(**metadata) as tx:
-                tx.update(table, row)
-                return tx.commit()
-        except ConflictError:
-            return self._again(lambda tx: tx.update(table, row), metadata)
+        return self._once(lambda tx: tx.update(table, row), metadata)
 
     def delete(
         self, table: Table[M, K], key: K, *, expect_version: int | None = None, **metadata: Any
     ) -> CommitResult:
         """Deletes one row, if it is there."""
+        return self._once(lambda tx: tx.delete(table, key, expect_version=expect_version), metadata)
+
+    def _once(self, write: Callable[[Transaction], None], metadata: dict[str, Any]) -> CommitResult:
+        """One that read nothing and conflicts all the same met a migration: it is made anew, for the
+        schema that is in force by now."""
         try:
             with self.transaction(**metadata) as tx:
-                tx.delete(table, key, expect_version=expect_version)
+                write(tx)
                 return tx.commit()
         except ConflictError:
-            return self._again(lambda tx: tx.delete(table, key, expect_version=expect_version), metadata)
 
-    def _again(self, write: Callable[[Transaction], None], metadata: dict[str, Any]) -> CommitResult:
-        """A write that read nothing and conflicts all the same met a migration: it is made anew,
-        for the schema that is in force by now."""
+            def again(tx: Transaction) -> CommitResult:
+                write(tx)
+                return tx.commit()
 
-        def once(tx: Transaction) -> CommitResult:
-            write(tx)
-            return tx.commit()
-
-        return self.run(once, **metadata)
+            return self.run(again, **metadata)
 
     def _transaction(self, metadata: Metadata) -> Transaction:
         raise NotImplementedError

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from heapq import merge
-from itertools import islice
 
 from everlog.store.view import Item, View
 
 
-class Overlay:
+class Overlay(View):
     """`base` with the keys of `over` put over it; None stands for a key that is deleted."""
 
     def __init__(self, base: View, over: Mapping[bytes, bytes | None]) -> None:
@@ -25,9 +24,6 @@ class Overlay:
         inside = sorted((key for key in over if start <= key < end), reverse=reverse)
         above = ((key, value) for key in inside if (value := over[key]) is not None)
         return merge(below, above, key=lambda item: item[0], reverse=reverse)
-
-    def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
-        return list(islice(self.items(start, end, reverse=reverse), most))
 
     def close(self) -> None:
         self._base.close()

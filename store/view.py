@@ -42,12 +42,13 @@ class View(Protocol):
 
     def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
         """The first of `items`, at most so many."""
+        return list(islice(self.items(start, end, reverse=reverse), most))
 
     def close(self) -> None:
         """Lets go of what it holds."""
 
 
-class LiveView:
+class LiveView(View):
     """The tables as they are."""
 
     def __init__(self, engine: Engine) -> None:
@@ -81,7 +82,7 @@ class LiveView:
         pass
 
 
-class SnapshotView:
+class SnapshotView(View):
     """The tables as they were when it was made. `close` lets the store forget that moment."""
 
     def __init__(self, family: Any) -> None:
@@ -144,9 +145,6 @@ class SnapshotView:
             raise ClosedError("the moment that this reads at is gone: its database or snapshot is closed")
         return self._family
 
-    def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
-        return list(islice(self.items(start, end, reverse=reverse), most))
-
     def close(self) -> None:
         with self._lock:
             self._family = self._snapshot = self._cursor = None
@@ -155,7 +153,7 @@ class SnapshotView:
             self._held.clear()
 
 
-class FamilyView:
+class FamilyView(View):
     """A column family that is not the live one."""
 
     def __init__(self, family: Any) -> None:
@@ -170,9 +168,6 @@ class FamilyView:
 
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
         return iterate(self._family, start, end, reverse=reverse)
-
-    def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
-        return list(islice(self.items(start, end, reverse=reverse), most))
 
     def close(self) -> None:
         pass

@@ -58,13 +58,12 @@ class Database(Writer):
         read_only: bool = False,
         durability: str = "sync",
         idempotency_s: float = IDEMPOTENCY_S,
-        temporary: bool = False,
         progress: OnProgress | None = None,
     ) -> None:
         """Opens the database in a directory, and makes it if there is none and `create`.
 
         Raises OpenError, and CorruptionError if the log is not what it was. `idempotency_s`: for
-        how many seconds a `commit_id` is remembered. `temporary`: the directory goes with it.
+        how many seconds a `commit_id` is remembered.
         """
         if durability not in DURABILITIES:
             raise Error(f"expected a durability of {' or '.join(DURABILITIES)}, found {durability!r}")
@@ -73,9 +72,7 @@ class Database(Writer):
         self.read_only = read_only
         self.durability = durability
         self._pid = os.getpid()
-        opened: Opened = open_directory(
-            self.path, create=create, read_only=read_only, temporary=temporary, progress=progress
-        )
+        opened: Opened = open_directory(self.path, create=create, read_only=read_only, progress=progress)
         self._opened_state = opened
         self.uuid, self.log, self.tables = opened.uuid, opened.log, opened.tables
         self.engine, self.clock = opened.engine, opened.clock

@@ -7,7 +7,6 @@ Nothing is created, cut or mended where something else was expected.
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from pathlib import Path
 
@@ -27,14 +26,12 @@ from everlog.store.target import MemoryTarget
 class Opened:
     """What an open database consists of."""
 
-    def __init__(
-        self, path: Path, engine: Engine, log: Log, tables: Tables, clock: Clock, *, temporary: bool
-    ) -> None:
+    def __init__(self, path: Path, engine: Engine, log: Log, tables: Tables, clock: Clock) -> None:
         first = log.commit(log.oldest)
         self.uuid = first.base.database if first.HasField("base") else first.created.database
         self.log, self.tables, self.clock = log, tables, clock
         self.engine = engine
-        self._path, self._temporary = path, temporary
+        self._path = path
 
     def refresh(self) -> None:
         """As a reader beside a writer: sees what was written since."""
@@ -55,13 +52,9 @@ class Opened:
             except (Error, OSError):
                 pass  # what could not be flushed is replayed from the log when it is opened again
         self.engine.close()
-        if self._temporary:
-            shutil.rmtree(self._path, ignore_errors=True)
 
 
-def open_directory(
-    path: Path, *, create: bool, read_only: bool, temporary: bool, progress: OnProgress | None
-) -> Opened:
+def open_directory(path: Path, *, create: bool, read_only: bool, progress: OnProgress | None) -> Opened:
     """Opens, or makes, the database in `path`. Raises OpenError and CorruptionError."""
     if path.is_file():
         raise OpenError(f"{path} is a file; an everlog database is a directory")
@@ -85,7 +78,7 @@ def open_directory(
         _check_applied(path, log, tables)
         project(log, tables, progress)
         clock = Clock(log.commit(log.written).time_ns)
-        return Opened(path, engine, log, tables, clock, temporary=temporary)
+        return Opened(path, engine, log, tables, clock)
     except BaseException:
         engine.close()
         raise

@@ -209,14 +209,6 @@ def test_a_database_is_not_used_in_a_forked_child(db: Database) -> None:
     assert db.put(ITEMS, Item(id=3)).seq == db.head
 
 
-def test_a_temporary_database_goes_with_its_directory(tmp_path: Path) -> None:
-    path = tmp_path / "gone"
-    with Database(path, temporary=True) as db:
-        assert path.exists()
-        assert db.head == 1
-    assert not path.exists()
-
-
 def test_after_closing_everything_says_so(opening: Opener) -> None:
     db = opening()
     db.close()

@@ -13,7 +13,8 @@ import msgspec
 
 from everlog.console import text
 from everlog.migrations.proposal import Event, Proposal, ProposalState
-from everlog.migrations.shown import Plan
+from everlog.migrations.shown import Plan, ShownMigration
+from everlog.migrations.shown_sources import Sources, folder_of
 
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -26,8 +27,15 @@ STYLE = (
 HELD = " Where rows are rewritten, the version before is served as well until somebody ends that."
 
 
-def told(proposal: Proposal) -> dict[str, Any]:
-    """A proposal as JSON values: what the page and `everlog migrations log --json` say."""
+def told(proposal: Proposal, *, sources: bool = False) -> dict[str, Any]:
+    """A proposal as JSON values: what the page and `everlog migrations log --json` say; with its
+    `sources`, what the page says besides: by folder and path, as text, or null where it is none."""
+    if sources:
+        files = {
+            folder: {path: _text(content) for path, content in found.items()}
+            for folder, found in proposal.sources.items()
+        }
+        return {**told(proposal), "sources": files}
     return {
         "digest": proposal.digest.hex(),
         "state": str(proposal.state),
@@ -45,7 +53,7 @@ def event(one: Event) -> dict[str, Any]:
 
 def page(proposal: Proposal) -> str:
     """The page of one proposal."""
-    plan = proposal.plan
+    plan, sources = proposal.plan, proposal.sources
     name = escape(plan.name or plan.database)
     return _whole(
         f"{name}: migration to {plan.to_version}",
@@ -55,7 +63,7 @@ def page(proposal: Proposal) -> str:
             _facts(proposal, plan),
             *_decide(proposal),
             "<h2>What will be done</h2>",
-            *(_migration(one) for one in plan.migrations),
+            *(_migration(one, sources) for one in plan.migrations),
             f"<p>Rows are those of commit {plan.at:,}.{HELD if plan.hold else ''}</p>",
             "<h2>Findings of lint</h2>",
             _findings(plan),
@@ -107,7 +115,7 @@ def _decide(proposal: Proposal) -> list[str]:
     ]
 
 
-def _migration(one: Any) -> str:
+def _migration(one: ShownMigration, sources: Sources) -> str:
     rows = [
         (
             f'<b class="error">{escape(step.text)}</b>' if step.problem else escape(step.text),
@@ -116,13 +124,35 @@ def _migration(one: Any) -> str:
         )
         for step in one.steps
     ]
-    files = "".join(
-        f"<tr><td>{escape(path)}<td><code>{escape(digest)}</code>" for path, digest in one.files.items()
-    )
+    found = sources.get(folder_of(one), {})
+    files = "".join(_file(path, digest, found.get(path)) for path, digest in one.files.items())
     return (
         f"<h3>{escape(one.title)}</h3>{_table(('step', 'rows', 'how'), rows)}"
-        f"<details><summary>files, digest {escape(one.digest[:12])}</summary><table>{files}</table></details>"
+        f"<h4>Files, digest {escape(one.digest[:12])}</h4>{files}"
     )
+
+
+def _file(path: str, digest: str, content: bytes | None) -> str:
+    """One file, which a click shows."""
+    shown = "<p>It is too large to be kept with the proposal.</p>"
+    if content is not None:
+        words = _text(content)
+        shown = f"<p>{len(content):,} bytes that are no text.</p>" if words is None else _lines(words)
+    return (
+        f"<details><summary>{escape(path)}</summary><p>SHA-256 <code>{escape(digest)}</code></p>"
+        f"{shown}</details>"
+    )
+
+
+def _lines(words: str) -> str:
+    return f"<pre>{escape(words)}</pre>"
+
+
+def _text(content: bytes) -> str | None:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _findings(plan: Plan) -> str:

@@ -90,7 +90,7 @@ class Pages:
             one = pick(found, words[1])
         except MigrationError as error:
             return _missing(str(error), as_json=as_json)
-        return HTTPStatus.OK, json.dumps(page.told(one)) if as_json else page.page(one)
+        return HTTPStatus.OK, json.dumps(page.told(one, sources=True)) if as_json else page.page(one)
 
     def may_ask(self, host: str) -> bool:
         """Whether a browser that was told this name asks for what it should."""

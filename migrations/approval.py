@@ -28,6 +28,7 @@ from everlog.migrations.proposal import Proposal, ProposalState, Step, pick, pro
 from everlog.migrations.rules import Rules, check_reason
 from everlog.migrations.runner import apply
 from everlog.migrations.shown import Plan
+from everlog.migrations.shown_sources import kept
 from everlog.migrations.status import MigrationInfo
 from everlog.migrations.stop import Stop
 from everlog.proto import log_pb2
@@ -84,7 +85,7 @@ class Approval:
                 settled = newest.state in (ProposalState.REJECTED, ProposalState.FAILED)
                 if waits or (settled and not again):
                     return newest
-            self._record(record_of(now), actor, reason)
+            self._record(record_of(now, kept(now, load(self.source))), actor, reason)
         return self._told()
 
     def approve(self, words: str, *, actor: str, reason: str) -> Proposal:

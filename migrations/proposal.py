@@ -17,6 +17,7 @@ What the records hold: docs/format.md, "Proposals". How it is used: docs/checked
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -24,12 +25,13 @@ from enum import StrEnum
 import msgspec
 
 from everlog.migrations.shown import Plan, decode, digest_of
+from everlog.migrations.shown_sources import Sources, read
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, MigrationError
 from everlog.store.migrate import Recorded
 
-DOCUMENT = "plan.json"  # path of the one source of a PROPOSED record
+DOCUMENT = "plan.json"  # path of the source of a PROPOSED record that the digest is of
 PREFIX_MIN = 6  # hexadecimal digits by which a person may name a digest
 
 Step = log_pb2.Migration.Step
@@ -67,6 +69,13 @@ class Proposal:
     state: ProposalState = ProposalState.WAITING
     events: list[Event] = field(default_factory=list)
     url: str = ""
+    kept: Sequence[log_pb2.SourceFile] = field(default=(), repr=False, compare=False)
+
+    @property
+    def sources(self) -> Sources:
+        """The files of its folders, where they are at hand: not from a server, and not the largest.
+        Raises CorruptionError if one is not what was shown."""
+        return read(self.plan, self.kept)
 
     @property
     def plan(self) -> Plan:
@@ -128,7 +137,8 @@ def proposals(db: Database) -> list[Proposal]:
         if step == Step.PROPOSED:
             if newest is not None and not newest.closed:
                 newest.state = ProposalState.SUPERSEDED
-            newest = Proposal(record.migration.plan_digest, _document(record))
+            document, kept = _document(record), record.migration.sources
+            newest = Proposal(record.migration.plan_digest, document, kept=kept)
             found.append(newest)
         elif newest is None or not _becomes(newest, record):
             continue
@@ -198,13 +208,13 @@ def pick(found: list[Proposal], words: str) -> Proposal:
     return matching[0]
 
 
-def record_of(plan: Plan) -> log_pb2.Migration:
-    """The record that proposes a plan."""
+def record_of(plan: Plan, kept: Iterable[log_pb2.SourceFile] = ()) -> log_pb2.Migration:
+    """The record that proposes a plan, with the files that are kept of its folders."""
     document, last = plan.encode(), plan.migrations[-1]
     return log_pb2.Migration(
         step=Step.PROPOSED,
         version=last.version,
         name=last.name,
         plan_digest=digest_of(document),
-        sources=[log_pb2.SourceFile(path=DOCUMENT, content=document)],
+        sources=[log_pb2.SourceFile(path=DOCUMENT, content=document), *kept],
     )

@@ -126,7 +126,11 @@ class MigrationsService(ApprovalService, AdoptService):
 
     async def PlanRollback(self, request: pb.RollbackRequest, context: object) -> pb.PlanRollbackResponse:
         db, which = self._hosting.database(request.database), _which(request)
-        planned = await self._hosting.survey(lambda: plan_rollback(db, which["count"], to=which["to"]))
+        planned = await self._hosting.survey(
+            lambda: plan_rollback(
+                db, which["count"], to=which["to"], source=self._sources.get(request.database)
+            )
+        )
         return pb.PlanRollbackResponse(
             migrations=[
                 pb.PlannedRollback(
@@ -161,6 +165,7 @@ class MigrationsService(ApprovalService, AdoptService):
                 db,
                 which["count"],
                 to=which["to"],
+                source=self._sources.get(request.database),
                 actor=actor,
                 reason=request.reason,
                 progress=sparing(progress),

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -98,18 +99,26 @@ def test_checked_serves_the_version_that_is_there_until_somebody_approves(
     assert "approved  ann  looked at it" in everlog("migrations", "log").out
 
 
-def test_the_page_of_a_plan_is_html_or_json(everlog: Run, one: Path) -> None:
+def test_the_page_of_a_plan_is_html_or_json(everlog: Run, one: Path, project: Path) -> None:
     with serving("--migrate", "checked", "--reason", "<script>") as served:
         (found,) = everlog("-u", served.url, "migrations", "log", "--json").json
         digest = found["digest"]
-        assert served.page(digest) == found
-        assert served.page(digest[:10]) == found
+        whole = served.page(digest)
+        sources = whole.pop("sources")
+        assert whole == found
+        assert served.page(digest[:10]) == whole | {"sources": sources}
+        (folder,) = project.glob(f"v{shop.SECOND}_*")
+        assert sources[folder.name].keys() == found["plan"]["migrations"][0]["files"].keys()
+        for path, text in sources[folder.name].items():
+            assert text == (folder / path).read_text()
         status, headers, html = served.get(f"/migrations/{digest}", Accept="text/html,*/*;q=0.8")
         assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
         assert "default-src 'none'" in headers["Content-Security-Policy"]
         for part in (digest, "build index books.by_title", "&lt;script&gt;", "is waiting"):
             assert part in html
         assert "<script" not in html
+        assert "<summary>model.proto</summary>" in html
+        assert escape((folder / "__init__.py").read_text()) in html
         assert digest in served.get("/migrations")[2]
         assert json.loads(served.get("/migrations", Accept="application/json")[2]) == [found]
         assert served.get("/migrations/ffffffffffff")[0] == 404

@@ -31,19 +31,15 @@ from everlog.store.progress import OnProgress, Progress
 from everlog.store.projection import Edits, Staged
 from everlog.store.projector import built_note
 from everlog.store.schema import TableInfo
+from everlog.store.slice import Slice
 from everlog.store.transaction import ANONYMOUS
 from everlog.store.transform import Transforms, Twins
 from everlog.store.view import Item
-from everlog.store.write import Write
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
 
 SLICE_BYTES = 512 << 10
-
-# A row's whole key, the write of what became of it, its change in a record, and its version and row.
-Made = tuple[bytes, Write, tuple[bytes, bytes, bytes], bytes]
-Slice = tuple[list[Item], int]  # rows, and the seq that they were read at
 
 
 class Backfill:
@@ -128,28 +124,24 @@ class Backfill:
             at = done.cursor[keys.SPACE.size :] if space == newer.space else b""
         olders = [info.twin for info in self._schema.building.values() if info.twin]
         total = sum(self._db.tables.counts.get(info.space, 0) for info in olders)
-        make, skip = self._twins.maker(older, newer), len(older.row_prefix)
-        end = self._end(older)
+        convert, skip, end = self._twins.converter(older, newer), len(older.row_prefix), self._end(older)
         while not self._stopped():
             rows, seen = self._read(older, at, end)
             if not rows:
                 return True
-            made: list[Made] = []
-            for full, value in rows:
-                if keys.seq_of(value) >= self._since:
-                    continue  # who wrote it wrote both
-                one, version = make(full[skip:], keys.row_of(value)), keys.version_of(value)
-                change = record.change(record.with_version(one.body, version), 0)
-                made.append((full, one, change, keys.SEQ.pack(version) + one.row))
-            if sum([len(one.row) for _, one, _, _ in made]) > record.RECORD_BYTES_MAX // 2:
+            made = Slice(newer)
+            made.make(rows, convert, since=self._since)
+            if made.size > record.RECORD_BYTES_MAX // 2:
                 self._pace.slice_rows = max(1, self._pace.slice_rows // 2)  # they grow: fewer at once
                 if len(rows) > 1:
                     continue
             last = rows[-1][0][skip:]
             with self._db.committer.alone():
-                changed = self._changed(seen, {full for full, _ in rows})
+                changed = self._changed(seen, made.keys)
                 if changed is None:
                     continue
+                for full in changed:
+                    made.drop(full)
                 count += len(rows)
                 migration = log_pb2.Migration(
                     step=log_pb2.Migration.BACKFILL,
@@ -158,33 +150,25 @@ class Backfill:
                     cursor=keys.SPACE.pack(newer.space) + last,
                     rows=count,
                 )
-                self._append(migration, newer, [one for one in made if one[0] not in changed])
+                self._append(migration, made)
             at = last
             self._tell(f"rewrite {older.name}", count, total)
         return False
 
-    def _append(self, migration: log_pb2.Migration, newer: TableInfo, made: list[Made]) -> None:
+    def _append(self, migration: log_pb2.Migration, made: Slice) -> None:
         db = self._db
         seq = db.log.written + 1
         commit = commit_of(ANONYMOUS, seq, db.clock.now(), self._schema.version)
         commit.migration.CopyFrom(migration)
-        edits: Edits = {keys.NOTE_BACKFILL: keys.SEQ.pack(seq)}
         uniques: Edits = {}
-        for at, index in newer.unique:
-            uniques.update(
-                check_unique(self._db.tables, index, {one.key: one.values[at] for _, one, _, _ in made})
-            )
+        for at, index in made.newer.unique:
+            uniques.update(check_unique(db.tables, index, made.values(at)))
         if made:
             commit.requires.append(log_pb2.REWRITTEN)
-        parts = [commit.SerializeToString()]
-        header = keys.HEADER.pack(keys.HAS_VERSION, seq)
-        for _, one, change, rest in made:
-            parts += change
-            edits[one.full] = header + rest
-            for values in one.values:
-                edits[values + one.key] = b""
-        framed, _ = record.frame_parts(parts)
-        db.committer.write_alone(framed, Staged(edits, uniques, {newer.space: len(made)}))
+        framed, _ = record.frame_parts([commit.SerializeToString(), *made.changes])
+        edits = made.edits(seq)
+        edits[keys.NOTE_BACKFILL] = keys.SEQ.pack(seq)
+        db.committer.write_alone(framed, Staged(edits, uniques, {made.newer.space: len(made)}))
 
     def _apply(self, edits: Edits) -> None:
         """Index entries are no records: they follow from the rows. Only inside `alone`."""
@@ -195,7 +179,8 @@ class Backfill:
             writes[full] = value
         target.write(writes)
 
-    def _read(self, info: TableInfo, after: bytes, end: bytes) -> Slice:
+    def _read(self, info: TableInfo, after: bytes, end: bytes) -> tuple[list[Item], int]:
+        """The next rows, and the seq that they were read at."""
         view, seq = self._db.tables.snapshot()
         try:
             start = info.row_prefix + after + b"\x00" if after else info.row_prefix

@@ -17,15 +17,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from google.protobuf.message import Message
+from google.protobuf.message import EncodeError, Message
 
 from everlog.proto import log_pb2
-from everlog.store import write
+from everlog.store import keys, write
 from everlog.store.errors import MigrationError
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.write import Write
 
 TEXT_MAX = 400
+
+# A row, and for each index of its table the prefix and the row's values.
+Converted = tuple[bytes, list[bytes]]
 
 
 class Direction(NamedTuple):
@@ -72,11 +75,18 @@ class Twins:
     def maker(self, info: TableInfo, twin: TableInfo) -> Callable[[bytes, bytes], Write]:
         """What makes, of the key and the row of one generation, the write of another; it raises
         MigrationError for a row that does not fit, and is itself refused with it."""
+        convert = self.converter(info, twin)
+        return lambda key, raw: Write(twin, write.PUT, key, *convert(key, raw))
+
+    def converter(self, info: TableInfo, twin: TableInfo) -> Callable[[bytes, bytes], Converted]:
+        """As `maker`, where the row and its values are all that is wanted: for many of them."""
         way = self._way(info, twin)
         function, target, parse = way.function, way.target, way.source.FromString
-        binding, put = twin.bind(target), write.put
+        binding = twin.bind(target)
+        key_of, values_of, put = binding.key_of, binding.values, write.put
+        row_bytes_max = keys.ROW_BYTES_MAX
 
-        def make(key: bytes, raw: bytes) -> Write:
+        def convert(key: bytes, raw: bytes) -> Converted:
             row = parse(raw)
             try:
                 made = function(row)
@@ -85,14 +95,19 @@ class Twins:
             if type(made) is not target:
                 what = f"expected a {target.DESCRIPTOR.full_name}, found {made!r:.80}"
                 raise _failed(way, info, key, row, what)
-            result = put(binding, made)
-            if result.key != key:
-                found = twin.show_key(result.key)
-                what = f"it changes the primary key, to {found}; leave it as it is"
+            found = key_of(made)
+            if found != key:
+                what = f"it changes the primary key, to {twin.show_key(found)}; leave it as it is"
                 raise _failed(way, info, key, row, what)
-            return result
+            try:
+                fresh = made.SerializeToString()
+            except EncodeError:
+                fresh = put(binding, made).row  # says what it is that cannot be written
+            if len(fresh) > row_bytes_max:
+                write.check_sizes(twin, key, fresh)
+            return fresh, values_of(made, fresh)
 
-        return make
+        return convert
 
     def _way(self, info: TableInfo, twin: TableInfo) -> Direction:
         upwards = twin.proto.generation > info.proto.generation

@@ -79,7 +79,10 @@ class _Before(Reader):
     """A moment before a migration, read through the tables of its folder, which are newer."""
 
     def __init__(self, now: Snapshot, migration: Migration) -> None:
-        self._now, self._rewritten = now, migration.transforms.keys()
+        self._now, self._rewritten = (
+            now,
+            {*migration.transforms, *(migration.up.names if migration.up else ())},
+        )
 
     def _schema(self) -> Schema:
         return self._now._schema()

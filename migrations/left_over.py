@@ -31,10 +31,11 @@ def check_left_over(db: Database, migrations: list[Migration]) -> None:
     for commit, schema in _rolled_back(db):
         gone = {info.proto.id: info for info in schema.tables.values()}
         for migration in migrations:
+            rewritten = {*migration.transforms, *(migration.up.names if migration.up else ())}
             for table in migration.tables:
                 now = db.schema.tables.get(table.name)
                 was = gone.get(now.proto.id) if now is not None else None
-                if now is None or was is None or table.name in migration.transforms:
+                if now is None or was is None or table.name in rewritten:
                     continue
                 for old, new in _reused(was.model.DESCRIPTOR, now.model.DESCRIPTOR, table.model.DESCRIPTOR):
                     if rows := _rows_with(db, now, old.number):

@@ -51,7 +51,7 @@ def lint_tables(step: Step) -> None:
                 migration.where,
                 f"table {name} is dropped{rows}: what it held is in the history only",
             )
-    for name, new_name in migration.rename.items():
+    for name, new_name in ((old, new) for old, new in migration.rename.items() if old in step.before):
         text = f"table {name} is called {new_name} from now on: older clients and followers ask for {name}"
         found.add("change/table-renamed", migration.where, text)
     was = {migration.rename.get(name, name): table for name, table in step.before.items()}
@@ -69,7 +69,13 @@ def is_new(index: Index[Any], before: Table[Any, Any] | None) -> bool:
 
 def _table(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
     transform = step.migration.transforms.get(new.name)
-    found, folder = step.found, step.migration.folder
+    found, folder, up, down = step.found, step.migration.folder, step.migration.up, step.migration.down
+    if up is not None and new.name in up.names:
+        _dropped_indexes(step, old, new)
+        if down is None or old.name not in down.names:
+            text = f"rows of {new.name} are made anew, and no `down` makes those before again"
+            found.add("change/no-down", up.where, text)
+        return
     if _paths(old.key) != _paths(new.key):
         before, after_ = (", ".join(field.dotted for field in table.key) for table in (old, new))
         text = f"the primary key of {new.name} was ({before}) and is ({after_}): every row would be another"

@@ -154,7 +154,7 @@ def _check_both(migration: Migration) -> None:
     if migration.up is not None:
         raise MigrationError(
             f"{migration.up.where}: two versions cannot be served at once, as `up` makes rows of"
-            f" {', '.join(migration.up.names)} from the whole database; apply the migration without holding it",
+            f" {', '.join(migration.up.names)} from the whole database; apply it without holding it",
             version=migration.version,
         )
     for one in migration.transforms.values():

@@ -21,7 +21,7 @@ from everlog.migrations.loader import after, load
 from everlog.migrations.migration import Migration
 from everlog.migrations.order import check_order, settle
 from everlog.migrations.status import MigrationInfo, State, compare
-from everlog.migrations.trial import Trial, trials
+from everlog.migrations.trial import Remaking, Trial, remaking, trials
 from everlog.migrations.under_way import base
 from everlog.proto import log_pb2
 from everlog.store.database import Database
@@ -76,6 +76,8 @@ def plan(
         following = after(schema, migration)
         steps = list(_steps(schema, following, migration, counts))
         steps += [_tried(one) for one in through if one.version == migration.version]
+        if try_rows and migration is todo[0] and migration.up is not None:
+            steps.append(_remade(remaking(db, migration, migration.up)))
         if try_rows and migration is todo[0] and has_checks(migration):
             steps.append(_checked(db, migration))
         planned.append(PlannedMigration(migration.version, migration.name, steps))
@@ -135,10 +137,18 @@ def _steps(
     old, new = Schema(before), Schema(following)
     for name in sorted(old.tables.keys() - new.tables.keys()):
         yield PlannedStep(f"drop table {name} with its {counts[name]:,} rows")
+    remade = migration.up.names if migration.up is not None else ()
+    if remade:
+        rows = sum(counts.values())
+        took = f"; to read all {rows:,} rows takes some {rows / REWRITTEN_PER_S:,.1f} s" if rows else ""
+        text = f"make the rows of {', '.join(remade)} anew with `up`, while writers wait{took}"
+        yield PlannedStep(text, instant=False, rows=rows)
     for name, table in new.tables.items():
         known = old.tables.get(name)
         if known is None:
             yield PlannedStep(f"create table {name}")
+        elif name in remade:
+            continue
         elif known.space != table.space:
             took = f", some {counts[name] / REWRITTEN_PER_S:,.0f} s" if counts[name] > REWRITTEN_PER_S else ""
             text = f"rewrite {counts[name]:,} rows of {name} with `up`{took}, and switch to them"
@@ -165,6 +175,15 @@ def _tried(trial: Trial) -> PlannedStep:
         return PlannedStep(f"`up` of {trial.table} was tried on {trial.rows:,} rows, and holds for all")
     which = f"{trial.failed:,} of {trial.rows:,} rows, the first {trial.problem}"
     return PlannedStep(f"`up` of {trial.table} FAILS for {which}", True, trial.failed, problem=True)
+
+
+def _remade(tried: Remaking) -> PlannedStep:
+    if tried.problem:
+        return PlannedStep(f"`up` FAILS on the rows as they are: {tried.problem}", problem=True)
+    return PlannedStep(
+        f"`up` was tried: it makes {tried.rows:,} rows in {tried.seconds:,.1f} s; writers will wait some"
+        f" {tried.seconds + tried.rows / REWRITTEN_PER_S:,.1f} s"
+    )
 
 
 def _checked(db: Database, migration: Migration) -> PlannedStep:

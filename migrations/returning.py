@@ -135,10 +135,7 @@ def run(
     assert way.migration is not None
     begun = under_way(db)
     with given_up_if_refused(db, by):
-        if begun is None:
-            since = _append(db, way, STARTED, building, by, progress).seq
-        else:
-            since = first(db, begun)
+        since = first(db, begun) if begun else _append(db, way, STARTED, building, by, progress).seq
         db.transforms = transforms(way.migration, back=True)
         work = log_pb2.Migration(version=way.life.version, name=way.life.began.migration.name)
         db.backfill(work, since=since, rate=rate, progress=progress)

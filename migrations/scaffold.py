@@ -1,7 +1,7 @@
 """Scaffold: a new migration's folder, made by copying the newest.
 
     newest folder ─▶ model.proto, its package renamed   ─▶ new folder
-                     __init__.py, without what is done: `drop`, `rename`, `transforms`
+                     __init__.py, without what is done: `drop`, `rename`, `transforms`, …
                      testdata.py, helpers
 
 Not copied: bootstrap data, which the older migration has put there already; tests, which are of
@@ -23,7 +23,8 @@ from everlog.migrations.lint_ignores import without_ignores
 from everlog.store.errors import SchemaError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_DONE = ("drop", "rename", "transforms")
+_CODE = ("transforms", "up", "down")  # with functions of their own
+_DONE = ("drop", "rename", *_CODE)
 _NOT_COPIED = shutil.ignore_patterns(
     "bootstrap*", "tests", "test_*.py", "*_pb2.py", "*_pb2.pyi", "__pycache__", ".*", "*~"
 )
@@ -141,7 +142,7 @@ def _copy(newest: Folder, path: Path, version: int, name: str) -> None:
 
 def _constants(newest: Folder, name: str) -> str:
     """The newest folder's code, with a title of its own, and without what was done already: `drop`,
-    `rename`, `transforms` with their functions, and what those import from older folders."""
+    `rename`, `transforms`, `up` and `down` with their functions, and what those import from older folders."""
     file = newest.path / "__init__.py"
     code = file.read_bytes().replace(b"\r\n", b"\n")
     try:
@@ -154,7 +155,7 @@ def _constants(newest: Folder, name: str) -> str:
         if isinstance(call.func, ast.Name) and call.func.id == "Migration":
             for argument in (item for item in call.keywords if item.arg in _DONE):
                 cuts.append(_argument(code, call, argument))
-                if argument.arg == "transforms":
+                if argument.arg in _CODE:
                     used |= {node.id for node in ast.walk(argument) if isinstance(node, ast.Name)}
     for node in tree.body:
         is_older = isinstance(node, ast.ImportFrom) and node.level > 1

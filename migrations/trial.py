@@ -9,15 +9,18 @@ which will rewrite the rows.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from everlog.migrations.loader import after
-from everlog.migrations.migration import Migration, Transform
+from everlog.migrations.migration import Migration, Remake, Transform
+from everlog.migrations.under_way import base
+from everlog.store import evolve, remake
 from everlog.store.database import Database
-from everlog.store.errors import Error
+from everlog.store.errors import Error, MigrationError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.reflect import table_of
 from everlog.store.schema import Schema, TableInfo
@@ -45,6 +48,28 @@ class _Step(NamedTuple):
     version: int
     table: str
     make: Make
+
+
+class Remaking(NamedTuple):
+    """How a migration's `up` makes rows of the database as it is. `problem`: why it fails."""
+
+    rows: int
+    seconds: float
+    problem: str = ""
+
+
+def remaking(db: Database, migration: Migration, up: Remake) -> Remaking:
+    """Runs what makes rows anew, of a migration that is the next. Read-only; runs its code."""
+    before = base(db)
+    building = evolve.online(before, after(before, migration), remade=up.names)
+    assert building is not None
+    began, rows, problem = time.perf_counter(), 0, ""
+    with db.snapshot() as now:
+        try:
+            rows = remake.check_made(now, Schema(building), up.rows)
+        except MigrationError as error:
+            problem = str(error)
+    return Remaking(rows, time.perf_counter() - began, problem)
 
 
 def maker(old: TableInfo, new: TableInfo, transform: Transform[Any, Any]) -> Make:

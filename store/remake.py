@@ -28,6 +28,7 @@ from everlog.store.reader import Reader
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.table import Table
 from everlog.store.transaction import ANONYMOUS, Transaction
+from everlog.store.validate import claim
 from everlog.store.write import Expect, Write
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
         for table, row in make(now):
             if table.name not in tables:
                 raise _failed(f"yields a row of {table.name}; expected one of {', '.join(tables)}", count)
-            yield write.put(tables[table.name].bind(table.model), row)
+            info, model = tables[table.name], table.model.DESCRIPTOR.full_name
+            if model != info.proto.model:
+                raise _failed(f"yields a row of {table.name} as {model}; expected {info.proto.model}", count)
+            yield write.put(info.bind(table.model), row)
             count += 1
     except MigrationError:
         raise
@@ -76,6 +80,22 @@ def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
     except Exception as error:
         what = str(error) if isinstance(error, Error) else f"{type(error).__name__}: {error}"
         raise _failed(f"fails: {what}", count) from error
+
+
+def check_made(now: Reader, schema: Schema, make: MakeRows) -> int:
+    """How many rows a function makes of a moment, if all of them fit. Read-only. Raises
+    MigrationError as `remake` would."""
+    seen, taken = set[bytes](), dict[bytes, bytes | None]()
+    for one in made(now, schema, make):
+        if one.full in seen:
+            raise twice(one.info, one.key, len(seen))
+        seen.add(one.full)
+        try:
+            for at, index in one.info.unique:
+                claim(taken, index, one.values[at], one.key)
+        except UniqueError as error:
+            raise _failed(f"yields {error}", len(seen), **error.facts) from error
+    return len(seen)
 
 
 class _Remake:

@@ -13,6 +13,7 @@ from everlog.store.transaction import Metadata
 from tests.migrations.conftest import project
 from tests.migrations.project import Project
 from tests.migrations.test_online import Airports
+from tests.migrations.test_remake import Split
 
 __all__ = ["project"]
 
@@ -43,3 +44,26 @@ def test_it_equals_the_source_before_while_and_after(project: Project, tmp_path:
         with SqliteSink(tmp_path / "later.db") as later:
             Follower(db, later).run(bounded=True)
             assert verify(db, later) == []
+
+
+def test_rows_that_are_made_anew_come_with_the_switch(project: Project, tmp_path: Path) -> None:
+    with EmbeddedDatabase(tmp_path / "db") as db, SqliteSink(tmp_path / "mirror.db") as sink:
+        split = Split(project, db)
+        follower = Follower(db, sink)
+
+        def follow(step: Progress | None = None) -> None:
+            follower.run(bounded=True)
+            if step is None:
+                assert verify(db, sink) == []
+
+        follow()
+        migrations.apply(db, split.path, progress=follow)
+        follow()
+        assert {info.name for info in db.schema.tables.values()} == {"airports", "cities"}
+        migrations.rollback(db, source=split.path, progress=follow)
+        follow()
+        migrations.apply(db, split.path)
+        follow()
+        with SqliteSink(tmp_path / "cities.db") as only:
+            Follower(db, only, tables=["cities"]).run(bounded=True)
+            assert verify(db, only) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 
 import click
@@ -11,6 +10,7 @@ from everlog.console import text
 from everlog.console.opening import directory_of, is_remote, open_database, shown, waited_for
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.errors import Error, OpenError
+from everlog.store.removal import remove
 
 
 @click.command()
@@ -61,11 +61,13 @@ def drop(settings: Settings, *, yes: bool) -> None:
         if not sys.stdin.isatty():
             raise Error(f"this would remove {what}, for ever; say --yes if that is meant")
         click.confirm(f"Remove {what}, for ever?", abort=True, err=True)
-    shutil.rmtree(path)
+    left = [file.name for file in remove(path)]
     if settings.json:
-        text.echo({"url": shown(settings.url), "dropped": True})
-    else:
-        click.echo(f"Dropped: {shown(settings.url)}")
+        text.echo({"url": shown(settings.url), "dropped": True, "left": left})
+        return
+    click.echo(f"Dropped: {shown(settings.url)}")
+    if left:
+        click.echo(f"Left, since they are not of the database: {', '.join(left)} in {text.path(path)}")
 
 
 @click.command()

@@ -32,6 +32,16 @@ def test_drop_removes_nothing_but_a_database(everlog: Run, here: Path) -> None:
     assert (here / "letters" / "one.txt").exists()
 
 
+def test_drop_leaves_what_is_not_of_the_database_and_says_so(everlog: Run, books: Path) -> None:
+    everlog("repair")  # keeps the files as they were, which go as well
+    (books / "letter.txt").write_text("dear")
+    (books / "letters").mkdir()
+    ended = everlog("drop", "--yes", "--json")
+    assert ended.json == [{"url": f"file:{books}", "dropped": True, "left": ["letter.txt", "letters"]}]
+    assert sorted(file.name for file in books.iterdir()) == ["letter.txt", "letters"]
+    books.rename(books.with_name("letters"))
+
+
 def test_drop_leaves_a_database_that_is_open(everlog: Run, books: Path) -> None:
     with Database(books):
         ended = everlog("drop", "--yes")

@@ -54,8 +54,13 @@ def rebuild(settings: Settings, *, into: Path | None) -> None:
       everlog -u file:flights.db rebuild --into proof.db
     """
     from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.store.rebuild import is_half
 
     settings.resume = "the live tables are as they were"
+    if into is not None:
+        settings.resume = f"nothing is left in {into}"
+        if is_half(into):
+            click.echo(f"Found: {into} is of a rebuild that was killed; it is begun anew", err=True)
     with open_database(settings, read_only=into is not None) as db, shown() as progress:
         if into is None:
             hashes = db.rebuild(progress=progress)
@@ -63,6 +68,7 @@ def rebuild(settings: Settings, *, into: Path | None) -> None:
             raise Error("--into makes a directory beside a database of this machine; give its URL, file:PATH")
         else:
             hashes = db.rebuild_into(into, progress=progress)
+            settings.resume = f"{into} is whole, but was not compared with the live tables"
             if hashes != db.hashes(progress=progress):
                 raise Error(f"the tables in {into} differ from the live ones; `everlog check` tells more")
     for name, table in hashes.items():

@@ -17,6 +17,7 @@ from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, Error, OpenError
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.removal import HALF
 from everlog.store.seam import translated
 from everlog.store.status import software
 from everlog.store.tables import Tables
@@ -99,6 +100,11 @@ def project(log: Log, tables: Tables, progress: OnProgress | None) -> None:
 
 
 def _prepare(path: Path, *, create: bool) -> head.Marker:
+    if (path / HALF).exists():
+        raise OpenError(
+            f"{path}: a rebuild into it is not through, or was killed: wait for it, or run it again"
+            " (`everlog rebuild --into`), which begins anew"
+        )
     begun = path / f"{head.MARKER}.new"  # its making was interrupted
     if path.exists() and any(file != begun for file in path.iterdir()):
         raise OpenError(

@@ -4,11 +4,17 @@
         ─▶ content hash of both ─▶ the rest of the log ─▶ switch, durably ─▶ the old ones dropped
 
 Readers and writers go on; writers wait only for the last records and the switch.
+
+Another directory that a database is rebuilt into has the file REBUILDING, and no EVERLOG, until it is
+whole: it cannot be taken for one before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +27,7 @@ from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projection import Pending, Target
 from everlog.store.projector import Projector
+from everlog.store.removal import HALF, clear
 from everlog.store.schema import Schema
 from everlog.store.seam import translated
 from everlog.store.target import FamilyTarget
@@ -61,12 +68,50 @@ def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
 
 def into(db: Database, path: Path, progress: OnProgress | None) -> dict[str, TableHash]:
     """See `Database.rebuild_into`."""
-    if path.exists() and any(path.iterdir()):
+    with _whole_or_gone(path, db):
+        return _into(db, path, progress)
+
+
+def is_half(path: Path) -> bool:
+    """Whether a rebuild into this directory was killed, or runs now. The next begins anew."""
+    return (path / HALF).exists()
+
+
+@contextlib.contextmanager
+def _whole_or_gone(path: Path, db: Database) -> Iterator[None]:
+    """A directory that is a database once this is left. After an error it is gone, after a kill it
+    has the file HALF instead of EVERLOG. The lock on that file says that somebody is at work."""
+    if path.exists() and any(path.iterdir()) and not is_half(path):
         raise OpenError(f"{path} is not empty; a database is rebuilt into a new directory")
+    made = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
-    marker = head.read_marker(db.path)
-    assert marker is not None
-    head.write(path / head.MARKER, marker, sync=True)
+    half = path / HALF
+    with half.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OpenError(f"another process rebuilds into {path} now; name another directory") from None
+        if not half.exists():
+            raise OpenError(f"another process has rebuilt into {path} just now")
+        try:
+            clear(path)
+            file.truncate(0)
+            file.write((db.path / head.MARKER).read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+            yield
+            half.replace(path / head.MARKER)
+            head.sync_directory(path)
+        except BaseException:
+            clear(path)
+            half.unlink(missing_ok=True)
+            if made:
+                with contextlib.suppress(OSError):  # somebody else put something there
+                    path.rmdir()
+            raise
+
+
+def _into(db: Database, path: Path, progress: OnProgress | None) -> dict[str, TableHash]:
     engine = Engine(path)
     try:
         log = Log(engine)

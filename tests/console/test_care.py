@@ -25,3 +25,17 @@ def test_rebuild_into_a_new_directory_leaves_the_live_tables(everlog: Run, books
     ended = everlog("rebuild", "--into", "proof.db")
     assert ended.code == 1
     assert "is not empty" in ended.err
+
+
+def test_a_rebuild_that_was_killed_half_way_is_told_and_begun_anew(
+    everlog: Run, books: Path, here: Path
+) -> None:
+    (here / "proof.db" / "db").mkdir(parents=True)
+    (here / "proof.db" / "REBUILDING").touch()
+    assert "a rebuild into it is not through" in everlog("-u", "file:proof.db", "status").err
+    ended = everlog("rebuild", "--into", "proof.db")
+    assert (ended.code, ended.err) == (
+        0,
+        "Found: proof.db is of a rebuild that was killed; it is begun anew\n",
+    )
+    assert everlog("-u", "file:proof.db", "check").code == 0

@@ -13,6 +13,8 @@ import click
 from everlog.console import text
 from everlog.console.opening import directory_of, open_database
 from everlog.console.serve_migrated import migrated, migrating_options
+from everlog.console.serve_packages import packages as packages_of
+from everlog.console.serve_packages import packages_option
 from everlog.console.settings import Settings, common, pass_settings, writes
 from everlog.rpc.address import PORT
 from everlog.store.errors import OpenError
@@ -49,6 +51,7 @@ from everlog.store.errors import OpenError
     metavar="NAME",
     help="Who shows this token writes rows in the names of others; may be repeated.",
 )
+@packages_option
 @migrating_options
 @writes
 @common
@@ -65,6 +68,7 @@ def serve(
     tls_client_ca: Path | None,
     tokens_file: Path | None,
     acting: tuple[str, ...],
+    packages: tuple[str, ...],
     **how: Any,
 ) -> None:
     """Serves databases until Ctrl-C or SIGTERM; then what runs is finished first.
@@ -80,6 +84,8 @@ def serve(
       everlog -u file:flights.db serve
       everlog serve flights=file:flights.db users=file:users.db --listen 127.0.0.1:7000
       everlog serve --listen 0.0.0.0:7420 --tls-cert chain.pem --tls-key key.pem
+      everlog serve flights=file:flights.db users=file:users.db --migrate auto \
+        --migrations flights=flights.migrations --migrations users=users.migrations
       everlog serve --migrate checked --approver ann --approver bob --notify slack://…
     """
     from everlog.rpc.security import Tls
@@ -96,9 +102,8 @@ def serve(
             name: stack.enter_context(open_database(settings, url=url))
             for name, url in _named(settings, databases).items()
         }
-        mode = how["migrate"]
-        source = settings.migrations if mode else settings.migrations_or_none
-        approvals = stack.enter_context(migrated(settings, named, **how))  # type: ignore[arg-type]
+        sources = packages_of(settings, packages, named, needed=bool(how["migrate"]))
+        approvals = stack.enter_context(migrated(settings, named, sources, **how))  # type: ignore[arg-type]
         server = Server(
             named,  # type: ignore[arg-type]  # of this machine: _named sees to it
             listen,
@@ -106,7 +111,7 @@ def serve(
             tokens=_tokens(tokens_file),
             acting=acting,
             tls=tls,
-            migrations=dict.fromkeys(named, source) if source else None,
+            migrations=sources,
             approvals=approvals,
             actor=how["actor"],
             reason=how["reason"],

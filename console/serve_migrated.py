@@ -39,6 +39,7 @@ def migrating_options(command: F) -> F:
 def migrated(
     settings: Settings,
     databases: Mapping[str, EmbeddedDatabase],
+    sources: Mapping[str, str],
     *,
     migrate: str | None,
     actor: str,
@@ -55,10 +56,10 @@ def migrated(
         from everlog import migrations
 
         with shown() as progress:
-            for db in databases.values():
+            for name, db in databases.items():
                 for info in migrations.apply(
                     db,
-                    settings.migrations,
+                    sources[name],
                     actor=actor,
                     reason=reason,
                     progress=progress,
@@ -66,12 +67,13 @@ def migrated(
                     rate=rate,
                 ):
                     if not settings.json:
-                        click.echo(f"Applied: {info.title} (commit {info.seq})")
+                        where = f"{name}: " if len(databases) > 1 else ""
+                        click.echo(f"Applied: {where}{info.title} (commit {info.seq})")
     if migrate != "checked":
         yield {}
         return
     with ExitStack() as stack:
-        approvals = _approvals(settings, databases, stack, **checked)
+        approvals = _approvals(settings, databases, sources, stack, **checked)
         for approval in approvals.values():
             approval.hold, approval.rate = hold, rate
             approval.prepare()
@@ -81,6 +83,7 @@ def migrated(
 def _approvals(
     settings: Settings,
     databases: Mapping[str, EmbeddedDatabase],
+    sources: Mapping[str, str],
     stack: ExitStack,
     *,
     approvers: tuple[str, ...],
@@ -106,7 +109,7 @@ def _approvals(
     stack.enter_context(pages)
     rules = Rules(frozenset(approvers), approve_own)
     for name, db in databases.items():
-        approvals[name] = Approval(db, settings.migrations, name, rules, pages.link)
+        approvals[name] = Approval(db, sources[name], name, rules, pages.link)
     if notify:
         notifier = Notifier(notify, list(approvals.values()))
         for approval in approvals.values():

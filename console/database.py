@@ -7,7 +7,7 @@ import sys
 import click
 
 from everlog.console import text
-from everlog.console.opening import directory_of, is_remote, open_database, shown, waited_for
+from everlog.console.opening import check_url, directory_of, is_remote, open_database, shown
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.errors import Error, OpenError
 from everlog.store.removal import remove
@@ -81,16 +81,14 @@ def wait(settings: Settings) -> None:
       everlog -u everlog://db.example.com/flights wait --wait-timeout 30s
     """
 
-    def connect() -> None:
-        settings.wait = False
-        with open_database(settings, read_only=not is_remote(settings.url)) as db:
-            db.status()
-
+    check_url(settings.url)
     what = shown(settings.url)
     if not settings.json:
         click.echo(f"Waiting for {what}", err=True)
+    settings.wait = True
     try:
-        waited_for(connect, settings.wait_timeout_s)
+        with open_database(settings, read_only=not is_remote(settings.url)) as db:
+            db.status()
     except OpenError as error:
         raise OpenError(f"{what} is not there: {error}", **error.facts) from None
     if settings.json:

@@ -9,9 +9,8 @@ A command that only reads opens read-only, so that it works beside a process tha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from everlog.console.settings import Settings
 from everlog.rpc import address, connect
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
 
     AnyDatabase = EmbeddedDatabase | RemoteDatabase
 
-T = TypeVar("T")
-
 TRY_EVERY_S = 0.25
+# Of what a server answers, or does not: a token that is refused, for one, stays so.
+_COMES_LATER = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 def open_database(
@@ -35,22 +34,37 @@ def open_database(
     where = url or settings.url
     settings.read_files()  # the token may be in one
 
-    def open_it() -> AnyDatabase:
+    if create or not settings.wait:
         return connect.open(where, create=create, read_only=read_only)
-
-    return waited_for(open_it, settings.wait_timeout_s) if settings.wait and not create else open_it()
-
-
-def waited_for(attempt: Callable[[], T], timeout_s: float) -> T:
-    """Tries until it succeeds; raises what the last attempt raised once the time is over."""
-    until = time.monotonic() + timeout_s
+    check_url(where)
+    until = time.monotonic() + settings.wait_timeout_s
     while True:
         try:
-            return attempt()
+            return _tried(where, read_only=read_only)
         except (UnavailableError, OpenError) as error:
+            if error.facts.get("code", _COMES_LATER[0]) not in _COMES_LATER:
+                raise
             if time.monotonic() >= until:
-                raise type(error)(f"{error} (waited {timeout_s:g} s)", **error.facts) from None
+                waited = f"{error} (waited {settings.wait_timeout_s:g} s)"
+                raise type(error)(waited, **error.facts) from None
             time.sleep(TRY_EVERY_S)
+
+
+def _tried(where: str, *, read_only: bool) -> AnyDatabase:
+    """One attempt: whoever waits says for how long."""
+    if not is_remote(where):
+        return connect.open(where, create=False, read_only=read_only)
+    from everlog.rpc.remote import RemoteDatabase
+
+    return RemoteDatabase(where, read_only=read_only, connect_s=0)
+
+
+def check_url(url: str) -> None:
+    """Raises OpenError for what can never be opened, however long one waits."""
+    if is_remote(url):
+        address.parse(url)
+    else:
+        directory_of(url)
 
 
 def is_remote(url: str) -> bool:
@@ -61,8 +75,9 @@ def directory_of(url: str) -> Path:
     """The directory of an embedded database. Raises OpenError for another kind of URL."""
     if is_remote(url):
         raise OpenError(f"{shown(url)} is on a server; this works on a database of this machine, file:PATH")
-    path = url.removeprefix("file:").removeprefix("//") if url.startswith("file:") else url
-    if url == "memory:" or "://" in path or not path:
+    scheme, colon, rest = url.partition(":")
+    path = rest.removeprefix("//") if scheme == "file" and colon else url
+    if "://" in path or not path.strip() or (path == url and colon and scheme.isalpha() and len(scheme) > 1):
         raise OpenError(f"expected a database of this machine, file:PATH, found {shown(url)}")
     return Path(path)
 

@@ -1,7 +1,12 @@
 from pathlib import Path
 
+import pytest
+
+from everlog.rpc.channel import Patience
 from everlog.store.database import Database
+from everlog.store.errors import Error
 from tests.console.conftest import Run
+from tests.console.served import serving
 
 
 def test_create_makes_a_database_once(everlog: Run, here: Path) -> None:
@@ -65,6 +70,54 @@ def test_wait_gives_up_after_a_while(everlog: Run) -> None:
     ended = everlog("-u", "file:never.db", "wait", "--wait-timeout", "0s")
     assert ended.code == 1
     assert "file:never.db is not there" in ended.err
+
+
+@pytest.mark.parametrize("verb", ["wait", "status"])
+@pytest.mark.parametrize(
+    "url",
+    ["everlog://db.example.com", "postgres://db.example.com/books", "postgres:books", "memory:", "file:"],
+)
+def test_what_is_no_url_is_not_waited_for(
+    everlog: Run, monkeypatch: pytest.MonkeyPatch, verb: str, url: str
+) -> None:
+    monkeypatch.setattr("time.sleep", no_more)
+    ended = everlog("-u", url, verb, "--wait")
+    assert ended.code == 1
+    assert ended.err.startswith("error: expected ")
+
+
+def test_a_token_that_is_refused_is_not_waited_for(
+    everlog: Run, books: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving("--token", "sesame") as server, monkeypatch.context() as patched:
+        patched.setattr("time.sleep", no_more)
+        for words in (("wait",), ("status", "--wait")):
+            ended = everlog("-u", f"{server.url}?token=wrong", *words)
+            assert ended.code == 1
+            assert "the server refuses the token" in ended.err
+            assert everlog("-u", f"{server.url}?token=sesame", *words).code == 0
+
+
+@pytest.mark.parametrize("words", [("wait",), ("status", "--wait")])
+def test_no_time_to_wait_is_one_attempt(
+    everlog: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("time.sleep", no_more)
+    monkeypatch.setattr("everlog.rpc.channel.Patience.after", attempted)
+    ended = everlog("-u", "everlog+insecure://127.0.0.1:1/books", *words, "--wait-timeout", "0s")
+    assert ended.code == 1
+    assert "cannot be reached" in ended.err
+    assert "(waited 0 s)" in ended.err
+
+
+def no_more(_: float) -> None:
+    raise AssertionError("it waits for what never comes")
+
+
+def attempted(patience: Patience, error: Error) -> None:
+    """As without a patience."""
+    assert patience._retry_s == 0  # noqa: SLF001
+    raise error
 
 
 def test_a_server_s_database_is_created_and_dropped_where_it_is(everlog: Run) -> None:

@@ -19,10 +19,10 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter
 from random import Random
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from google.protobuf.message import Message
 
@@ -38,23 +38,34 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 POOL = 1000  # values, unless told otherwise
+DRAWN = 256  # at once
 LOCALE = "en"
 
 
-class Pool(Generic[V]):
-    """Values to draw from, each call one of them, all alike likely. Raises ValueError for none."""
+class Pool(partial[V]):
+    """Values to draw from, each call one of them, all alike likely. Raises ValueError for none.
 
-    def __init__(self, random: Random, values: Iterable[V]) -> None:
-        self.values: Sequence[V] = tuple(values)
-        if not self.values:
+    A `partial`, for it is called for most values of most rows: it draws some hundred at once, and a
+    call is none of Python.
+    """
+
+    values: Sequence[V]
+
+    def __new__(cls, random: Random, values: Iterable[V]) -> Self:
+        known = tuple(values)
+        if not known:
             raise ValueError("expected values to draw from, found none")
-        self._random, self._count = random.random, len(self.values)
-
-    def __call__(self) -> V:
-        return self.values[int(self._random() * self._count)]
+        pool = super().__new__(cls, _draws(random, known).__next__)
+        pool.values = known
+        return pool
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.values)
+
+
+def _draws(random: Random, values: Sequence[V]) -> Iterator[V]:
+    while True:
+        yield from random.choices(values, k=DRAWN)
 
 
 class Fake:

@@ -1,4 +1,5 @@
 import sys
+from collections import Counter
 from random import Random
 from typing import Any
 
@@ -30,6 +31,12 @@ def test_a_pool_has_values_that_were_made_once() -> None:
     assert len(pool) == 5
     with pytest.raises(ValueError, match="found none"):
         fake.of()
+
+
+def test_values_of_a_pool_are_alike_likely_and_one_that_is_given_twice_comes_twice_as_often() -> None:
+    pool = Fake(Random(1)).of("a", "b", "b")
+    drawn = Counter(pool() for _ in range(30_000))
+    assert (round(drawn["a"] / 3000), round(drawn["b"] / 3000)) == (3, 7)
 
 
 def test_keys_that_are_drawn_are_those_of_rows_that_were_yielded() -> None:

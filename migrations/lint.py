@@ -39,6 +39,11 @@ from everlog.store.evolve import evolve
 from everlog.store.progress import OnProgress
 from everlog.store.schema import Schema
 
+_BESIDE = {
+    "checks": "checks(db) -> Iterable[str]",
+    "testdata": "rows(random: Random, scale: int) -> Iterator[Row]",
+}
+
 
 def lint(
     source: Source = SOURCE,
@@ -115,6 +120,9 @@ def _load(root: Root, folders: list[Folder], found: Findings) -> Iterator[Migrat
             yield loader.load_folder(folder)
         except Error as error:
             _refused(error, found, f"{folder.path / '__init__.py'}:1")
+        except Exception as error:  # noqa: BLE001  constants of types that nobody thought of
+            init = folder.path / "__init__.py"
+            _refused(loader.fault(folder, init, error), found, f"{init}:1")
 
 
 def _lint_steps(
@@ -132,6 +140,7 @@ def _lint_steps(
         before, text = schema, ProtoText(folder.model.read_text(encoding="utf-8"))
         step = Step(migration, text, tables, counts, found)
         lint_tables(step)
+        _lint_beside(migration, found)
         names.lint(migration, text)
         tables = after(step)
         try:
@@ -148,12 +157,28 @@ def _lint_steps(
             data.lint(step, Schema(before), Schema(schema))
 
 
+def _lint_beside(migration: Migration, found: Findings) -> None:
+    """That the files beside the constants have what is called in them; not what it does."""
+    for name, expected in _BESIDE.items():
+        file = migration.folder.path / f"{name}.py"
+        if not file.exists() or not file.read_bytes().strip():  # a place for what is yet to come
+            continue
+        try:
+            if not callable(
+                getattr(loader.import_file(migration.folder, name), expected.split("(")[0], None)
+            ):
+                raise migration.folder.error(f"expected a function `{expected}`", file=file)
+        except Error as error:
+            where = error.facts.get("where") or f"{file}:1"
+            found.add("load/beside", where, str(error).removeprefix(f"{where}: "))
+
+
 def _lint_tests(newest: Migration, found: Findings) -> None:
     """Of the newest folder only: the older ones are not what is tested."""
     path = newest.folder.path
     if newest.tables and not (path / "testdata.py").exists():
         found.add("test/no-data", newest.where, f"migration {newest.title} has no testdata.py")
-    if newest.transforms and not (list(path.glob("test_*.py")) or (path / "tests").is_dir()):
+    if (newest.transforms or newest.up) and not (list(path.glob("test_*.py")) or (path / "tests").is_dir()):
         found.add("test/no-tests", newest.where, f"migration {newest.title} transforms rows, untested")
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.lint_tables import Step, is_new
+from everlog.migrations.loader import fault
 from everlog.migrations.migration import Migration
 from everlog.migrations.trial import Make, maker
 from everlog.store.errors import Error
@@ -50,9 +51,10 @@ class _FailedError(Exception):
     """`up` does not take a row."""
 
     def __init__(self, table: str, where: str, error: Error) -> None:
-        super().__init__(str(error))
+        super().__init__(" ".join(str(error).split()))
         self.table = table
         self.where = where
+        self.raised = error.__cause__  # by `up` itself
 
 
 _Scan = Callable[[], Iterable[tuple[bytes, bytes]]]
@@ -103,13 +105,18 @@ class Data:
         """One migration that is not applied; `schema` is the one that it makes of `before`."""
         migration = step.migration
         was = {new: old for old, new in migration.rename.items()}
-        for name in migration.drop:
+        anew = migration.up.names if migration.up is not None else ()  # what comes of them cannot be told
+        for name in (*migration.drop, *anew):
             self._rows.pop(name, None)
         self._rows = {migration.rename.get(name, name): rows for name, rows in self._rows.items()}
         try:
             for name, transform in migration.transforms.items():
                 old = before.tables.get(was.get(name, name))
-                if old is None or old.proto.model != transform.old.DESCRIPTOR.full_name:
+                if (
+                    old is None
+                    or old.proto.model != transform.old.DESCRIPTOR.full_name
+                    or migration.table(name) is not transform.table
+                ):
                     return  # loading says what is wrong
                 make = maker(old, schema.tables[name], transform)
                 self._rows.setdefault(name, _Rows()).transform(name, transform.where, make)
@@ -120,7 +127,11 @@ class Data:
             for table in migration.tables:
                 self._uniques(step, schema, table, brought.get(table.name, set()))
         except _FailedError as error:
-            step.found.add("data/transform", error.where, str(error))
+            file, where = migration.folder.path / "__init__.py", error.where
+            if isinstance(error.raised, Exception):  # at the line in `up`, if it came that far
+                inside = fault(migration.folder, file, error.raised).facts["where"]
+                where = where if inside == f"{file}:1" else inside
+            step.found.add("data/transform", where, str(error))
             self._rows.pop(error.table, None)  # what comes of it cannot be told
 
     def _scan_of(self, info: TableInfo) -> _Scan:
@@ -136,7 +147,7 @@ class Data:
     def _bring(self, step: Step, schema: Schema) -> dict[str, set[bytes]]:
         """The bootstrap rows of a migration. Returns their keys by table."""
         brought: dict[str, set[bytes]] = {}
-        folder = step.migration.folder
+        folder, twice = step.migration.folder, list[str]()
         try:
             rows = bootstrap(step.migration)
             for table, row in rows:
@@ -144,14 +155,23 @@ class Data:
                 raw = row.SerializeToString()
                 key = info.own.key_of(info.model.FromString(raw))
                 self._rows.setdefault(table.name, _Rows()).brought[key] = raw
+                if key in brought.get(table.name, set()):
+                    twice.append(info.show_key(key))
                 brought.setdefault(table.name, set()).add(key)
             for table, deleted in rows.deleted:
                 key = schema.tables[table.name].encode_key(deleted)
                 self._rows.setdefault(table.name, _Rows()).brought[key] = None
+                if key in brought.get(table.name, set()):
+                    twice.append(f"{schema.tables[table.name].show_key(key)}, which is deleted as well")
         except Error as error:
             where = error.facts.get("where") or _file_of(error) or _bootstrap_file(step.migration)
             text = str(error).removeprefix(f"{where}: ")
             step.found.add("load/bootstrap", where, f"bootstrap data of {folder.title}: {text}")
+        if twice:
+            more = f" … {len(twice) - _NAMED:,} more" if len(twice) > _NAMED else ""
+            text = f"bootstrap data of {folder.title} has two rows of one key, and the last would be there"
+            where = _bootstrap_file(step.migration)
+            step.found.add("data/bootstrap-twice", where, f"{text}: {'; '.join(twice[:_NAMED])}{more}")
         return brought
 
     def _uniques(self, step: Step, schema: Schema, table: Table[Any, Any], mine: set[bytes]) -> None:

@@ -15,34 +15,9 @@ rule with its reason, an example and the fix.
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import NamedTuple
+from everlog.migrations.lint_rule import Rule, Severity
 
-
-class Severity(StrEnum):
-    """How bad it is: an error makes `everlog lint` fail, a warning does with `--strict`."""
-
-    ERROR = "error"
-    WARNING = "warning"
-    INFO = "info"
-
-
-class Rule(NamedTuple):
-    """One rule. `depends`: whether it is broken depends on the run (database, day, newest folder)."""
-
-    id: str
-    severity: Severity
-    title: str
-    fix: str
-    depends: bool = False
-
-    @property
-    def group(self) -> str:
-        return self.id.partition("/")[0]
-
-    @property
-    def ignorable(self) -> bool:
-        return self.group not in {"load", "ignore"} and self.id not in {"history/edited", "history/missing"}
+__all__ = ["RULES", "Rule", "Severity"]
 
 
 _E, _W, _I = Severity.ERROR, Severity.WARNING, Severity.INFO
@@ -54,6 +29,7 @@ RULES = {
         Rule("load/refused", _E, "A folder does not load", "mend it: nothing is applied before all load"),
         Rule("load/not-built", _E, "The generated code is missing or stale", "run `everlog build`"),
         Rule("load/bootstrap", _E, "Bootstrap rows cannot be written", "mend the rows"),
+        Rule("load/beside", _E, "A file beside the constants cannot be used", "mend it"),
         Rule(
             "wire/field-removed",
             _E,
@@ -194,6 +170,7 @@ RULES = {
             "change the rows, or leave `unique=True` away",
             depends=True,
         ),
+        Rule("data/bootstrap-twice", _E, "Bootstrap data has two rows of one key", "remove one of them"),
         Rule(
             "data/transform",
             _E,

@@ -70,7 +70,7 @@ def test_a_row_that_up_does_not_take_is_found_and_named(project: Project, db: Da
     db.put(first.tables[0], first.tables[0].model(faa="TEB", name="Teterboro"))
     (finding,) = lint(project.path, db)
     init = second.folder.path / "__init__.py"
-    assert (finding.id, finding.line) == ("data/transform", line_of(init, "MIGRATION"))
+    assert (finding.id, finding.line) == ("data/transform", line_of(init, "old.name.split"))
     assert "ValueError: not enough values" in finding.text
     assert 'faa: "TEB"' in finding.text
 

@@ -9,6 +9,7 @@ import msgspec
 
 from everlog.console import text
 from everlog.console.opening import directory_of, open_database
+from everlog.console.opening import shown as without_secrets
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.errors import Error
@@ -30,6 +31,9 @@ def check(ctx: click.Context, settings: Settings) -> None:
         for problem in db.check(progress=progress):
             found += 1
             text.echo({"problem": problem}) if settings.json else click.echo(problem)
+        if settings.json:
+            checked = {"url": without_secrets(db.url), "seq": db.head, "tables": sorted(db.schema.tables)}
+            text.echo({**checked, "problems": found})
     if found:
         ctx.exit(1)
     if not settings.json:

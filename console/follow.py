@@ -77,12 +77,21 @@ def follow(
         else:
             click.echo(f"Followed: {sink.name} is at commit {done.position.seq:,}")
         if proof:
-            _prove(ctx, settings, [str(one) for one in verify(db, sink, progress=progress)])
+            _prove(
+                ctx,
+                settings,
+                [str(one) for one in verify(db, sink, progress=progress)],
+                {"target": sink.name, "seq": done.position.seq, "tables": sorted(tables or db.schema.tables)},
+            )
 
 
-def _prove(ctx: click.Context, settings: Settings, differences: list[str]) -> None:
+def _prove(
+    ctx: click.Context, settings: Settings, differences: list[str], compared: dict[str, object]
+) -> None:
     for difference in differences:
         text.echo({"difference": difference}) if settings.json else click.echo(difference)
+    if settings.json:
+        text.echo({**compared, "differences": len(differences)})
     if differences:
         ctx.exit(1)
     if not settings.json:

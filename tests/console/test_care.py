@@ -6,7 +6,9 @@ from tests.console.conftest import Run
 
 def test_check_finds_nothing_in_a_sound_database(everlog: Run, books: Path) -> None:
     assert everlog("check").out == "All is as it must be\n"
-    assert everlog("check", "--json").out == ""
+    assert everlog("check", "--json").json == [
+        {"url": f"file:{books}", "seq": 3, "tables": ["books"], "problems": 0}
+    ]
 
 
 def test_rebuild_proves_that_the_tables_are_what_the_log_says(everlog: Run, books: Path) -> None:

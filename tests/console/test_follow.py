@@ -17,6 +17,11 @@ def test_a_database_is_followed_once_and_proven_equal(everlog: Run, books: Path,
         "Followed: sqlite:mirror.sqlite is at commit 4",
         "Equal: every table, rows and content hash",
     ]
+    followed, compared = everlog(
+        "follow", "--to", "sqlite:mirror.sqlite", "--once", "--verify", "--json"
+    ).json
+    assert followed == {"target": "sqlite:mirror.sqlite", "seq": 4, "commits": 0, "changes": 0}
+    assert compared == {"target": "sqlite:mirror.sqlite", "seq": 4, "tables": ["books"], "differences": 0}
 
 
 def test_a_value_that_was_changed_in_the_mirror_is_found(everlog: Run, books: Path, here: Path) -> None:
@@ -27,6 +32,11 @@ def test_a_value_that_was_changed_in_the_mirror_is_found(everlog: Run, books: Pa
     ended = everlog("follow", "--to", "sqlite:mirror.sqlite", "--once", "--verify")
     assert ended.code == 1
     assert "books: has content hash" in ended.out
+    _, difference, compared = everlog(
+        "follow", "--to", "sqlite:mirror.sqlite", "--once", "--verify", "--json"
+    ).json
+    assert "books: has content hash" in difference["difference"]
+    assert compared["differences"] == 1
 
 
 def test_it_follows_beside_a_writing_process_until_it_is_stopped(

@@ -58,7 +58,7 @@ def _print(proposal: Proposal, *, verbose: bool) -> None:
         for migration in plan.migrations:
             click.echo(f"    {migration.title}")
             for step in migration.steps:
-                click.echo(f"      {step.text}{'' if step.instant else ', beside the live table'}")
+                click.echo(f"      {step.text}")
         for one in plan.findings:
             click.echo(f"    {one.severity}: {one.file}:{one.line}: {one.text} [{one.id}]")
     for event in proposal.events:

@@ -1,4 +1,4 @@
-"""Rollback: an instant return to an earlier schema, after saying what would be lost."""
+"""Rollback: the return to an earlier schema, after saying what would be lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def rollback(settings: Settings, /, **options: Any) -> None:
     """Rolls back the last migration, or the last N: the schema before it is in force again.
 
-    Rows stay where they are. If anything would be lost, it says what, and asks; where nobody can
+    Rows stay where they are, or go through `down` where the migration rewrote them. If anything would be lost, it says what, and asks; where nobody can
     answer it wants --yes. What was rolled back is pending again.
 
     \b
@@ -90,7 +90,7 @@ def _print(settings: Settings, planned: list[PlannedRollback], *, dry_run: bool)
         if dry_run or settings.verbose:
             click.echo(f"{'Would roll back' if dry_run else 'Rolling back'}: {one.title}")
             for step in one.steps:
-                click.echo(f"  {step.text}{'' if step.instant else ', while writers wait'}")
+                click.echo(f"  {step.text}")
         for lost in one.lost:
             click.echo(f"  lost: {lost}")
 

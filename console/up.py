@@ -100,7 +100,7 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
                     continue
                 click.echo(f"{'Pending' if dry_run else 'Applying'}: {planned.title}")
                 for step in planned.steps:
-                    click.echo(f"  {step.text}{'' if step.instant else ', beside the live table'}")
+                    click.echo(f"  {step.text}")
             if problems:
                 raise MigrationError("it would stop there; nothing was changed")
         if dry_run:

@@ -14,7 +14,7 @@ import msgspec
 
 from everlog.migrations.history import Life
 from everlog.migrations.migration import Transform
-from everlog.migrations.plan import PlannedStep
+from everlog.migrations.plan import BESIDE, PlannedStep
 from everlog.migrations.returning import Return, changed_by_return
 from everlog.store.database import Database
 from everlog.store.reflect import table_of
@@ -91,7 +91,7 @@ class Losses:
     def _by_down(self, was: TableInfo, way: Transform[Any, Any]) -> None:
         """Rows that go back: what `up` would not make of them again is lost."""
         rows = self.rows[was.name]
-        text = f"rewrite {rows:,} rows of {was.name} with `down`, and switch to them"
+        text = f"rewrite {rows:,} rows of {was.name} with `down`, and switch to them{BESIDE if rows else ''}"
         self.steps.append(PlannedStep(text, not rows, rows))
         live = self.db.schema.tables.get(was.name)
         if live is None or live.space != was.space:
@@ -139,6 +139,6 @@ class Losses:
         for id, name in new.items():
             if id not in old:
                 kind = "unique index" if info.indexes[name].unique else "index"
-                self.steps.append(
-                    PlannedStep(f"build {kind} {info.name}.{name} again over {rows:,} rows", not rows, rows)
-                )
+                waiting = ", while writers wait" if rows else ""
+                text = f"build {kind} {info.name}.{name} again over {rows:,} rows{waiting}"
+                self.steps.append(PlannedStep(text, not rows, rows))

@@ -30,6 +30,7 @@ from everlog.store.progress import OnProgress
 from everlog.store.schema import Schema, TableInfo
 
 REWRITTEN_PER_S = 50_000  # for the time that is told
+BESIDE = ", beside the live table"
 
 
 class PlannedStep(msgspec.Struct, frozen=True):
@@ -152,6 +153,7 @@ def _steps(
         elif known.space != table.space:
             took = f", some {counts[name] / REWRITTEN_PER_S:,.0f} s" if counts[name] > REWRITTEN_PER_S else ""
             text = f"rewrite {counts[name]:,} rows of {name} with `up`{took}, and switch to them"
+            text += BESIDE if counts[name] else ""
             yield PlannedStep(text, instant=not counts[name], rows=counts[name])
             continue
         elif changed := _changed(known.model.DESCRIPTOR, table.model.DESCRIPTOR):
@@ -201,7 +203,7 @@ def _index_steps(known: TableInfo | None, table: TableInfo, rows: int) -> Iterat
         if was.get(index.name) != index.id:
             verb = "rebuild" if index.name in was else "build"
             kind = "unique index" if index.unique else "index"
-            text = f"{verb} {kind} {table.name}.{index.name} over {rows:,} rows"
+            text = f"{verb} {kind} {table.name}.{index.name} over {rows:,} rows{BESIDE if rows else ''}"
             yield PlannedStep(text, instant=not rows, rows=rows)
 
 

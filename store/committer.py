@@ -30,16 +30,10 @@ from everlog.store.projection import Staged, edit_notes
 from everlog.store.seam import translate
 from everlog.store.tables import Tables
 from everlog.store.transaction import ANONYMOUS, About, CommitResult, Metadata, Transaction
-from everlog.store.turns import Ticket, Turns
+from everlog.store.turns import Alone, Ticket, Turns
 from everlog.store.validate import Validator, other_content
 
 GROUP_MAX = 256
-
-
-class Alone(Ticket):
-    """Somebody who wants no one to commit meanwhile."""
-
-    alone = True
 
 
 class Committer:

@@ -33,6 +33,12 @@ class Ticket:
     done = False
 
 
+class Alone(Ticket):
+    """Somebody who wants no one to commit meanwhile."""
+
+    alone = True
+
+
 class Turns:
     """A queue of tickets, of which the first leads."""
 

@@ -113,6 +113,7 @@ def _records() -> dict[str, bytes]:
             )
         ),
         "backfill": record.frame_parts([_backfill().SerializeToString(), *_rewritten()])[0],
+        "returning": record.frame(_commit(10, requires=[log_pb2.ONLINE], migration=_returning())),
     }
 
 
@@ -122,6 +123,14 @@ def _backfill() -> log_pb2.Commit:
         step=log_pb2.Migration.BACKFILL, version=VERSION + 1, name="split", cursor=cursor, rows=300
     )
     return _commit(9, requires=[log_pb2.REWRITTEN], migration=step)
+
+
+def _returning() -> log_pb2.Migration:
+    """The way back begins, and the rows of the table will be made anew."""
+    schema = log_pb2.Schema(version=VERSION + 1, next_space=4, next_table=2)
+    schema.building.add(name="airports", id=1, space=3, generation=2, since=VERSION, remade=True)
+    started = log_pb2.Migration.STARTED
+    return log_pb2.Migration(step=started, version=VERSION + 1, name="split", schema=schema, back=True)
 
 
 def _rewritten() -> tuple[bytes, ...]:

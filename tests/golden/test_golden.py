@@ -39,7 +39,9 @@ def test_a_record_of_each_kind_is_read(name: str) -> None:
     commit = record.decode(framed, record.seq_of(framed))
     assert commit.time_ns == TIME_NS
     assert commit.checksum == record.checksum_of(framed)
-    expected = {"backfill": {"migration"}}.get(name, {name} & {"created", "migration", "load", "notice"})
+    expected = {"backfill": {"migration"}, "returning": {"migration"}}.get(
+        name, {name} & {"created", "migration", "load", "notice"}
+    )
     assert commit.WhichOneof("about") == (expected.pop() if expected else None)
 
 

@@ -20,7 +20,7 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(project: Project, db: D
     head = db.head
     assert steps(db, project.build()) == [
         ["create table airports", "put 2 bootstrap rows into airports"],
-        ["build index airports.by_name over 2 rows"],
+        ["build index airports.by_name over 2 rows, beside the live table"],
         ["rebuild unique index airports.by_name over 2 rows"],
         ["change the model of airports: add alt, rename name to title", "drop index airports.by_name"],
     ]
@@ -35,7 +35,7 @@ def test_a_plan_counts_the_rows_that_are_there(project: Project, db: Database) -
     project.add("two", table=INDEXED)
     (planned,) = migrations.plan(db, project.build().path)
     assert [(step.text, step.instant, step.rows) for step in planned.steps] == [
-        ("build index airports.by_name over 1,000 rows", False, 1000)
+        ("build index airports.by_name over 1,000 rows, beside the live table", False, 1000)
     ]
 
 

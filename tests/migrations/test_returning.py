@@ -137,7 +137,7 @@ def test_what_would_be_lost_is_found_by_going_there_and_back(airports: Airports)
     db = airports.db
     (planned,) = migrations.plan_rollback(db, source=airports.path)
     assert [step.text for step in planned.steps] == [
-        f"rewrite {ROWS:,} rows of airports with `down`, and switch to them"
+        f"rewrite {ROWS:,} rows of airports with `down`, and switch to them, beside the live table"
     ]
     assert planned.lost == []
     db.put(airports.new, airports.new.model(faa="ZZZ", first="Anna Maria", last="Lee"))

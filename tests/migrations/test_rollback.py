@@ -127,7 +127,7 @@ def test_an_index_that_was_dropped_is_built_again(project: Project, db: Database
     old, new = (migration.tables[0] for migration in project.load())
     (planned,) = migrations.plan_rollback(db)
     assert [(step.text, step.instant) for step in planned.steps] == [
-        ("build unique index airports.by_name again over 2 rows", False)
+        ("build unique index airports.by_name again over 2 rows, while writers wait", False)
     ]
     db.put(new, new.model(faa="XXX", name="Newark"))
     with pytest.raises(UniqueError, match="Newark"):

@@ -81,7 +81,7 @@ def trials(db: Database, migrations: Sequence[Migration], progress: OnProgress |
     """Tries the transforms of migrations that follow each other. Read-only; runs their code, and
     reads every row of the tables that they rewrite. Raises what reading raises."""
     found: list[Trial] = []
-    for name, chain in _chains(db.schema, migrations).items():
+    for name, chain in _chains(Schema(base(db)), migrations).items():
         if chain:
             found += _table(db, name, chain, progress)
     return sorted(found, key=lambda one: (one.version, one.table))
@@ -94,7 +94,8 @@ def _chains(schema: Schema, migrations: Sequence[Migration]) -> Mapping[str, lis
     for migration in migrations:
         following = Schema(after(schema.proto, migration))
         was = {migration.rename.get(name, name): name for name in schema.tables if name not in migration.drop}
-        names = {name: names[old] for name, old in was.items() if old in names}
+        anew = migration.up.names if migration.up is not None else ()  # what comes of them cannot be told
+        names = {name: names[old] for name, old in was.items() if old in names and name not in anew}
         for name, transform in migration.transforms.items():
             if name in names:
                 make = maker(schema.tables[was[name]], following.tables[name], transform)
@@ -117,7 +118,7 @@ def _table(db: Database, name: str, chain: list[_Step], progress: OnProgress | N
             except Error as error:
                 failed[at] += 1
                 _, _, which = str(error).partition(" fails for row ")  # the sentence it gets into says that
-                problems[at] = problems[at] or which or str(error)
+                problems[at] = problems[at] or " ".join((which or str(error)).split())
                 break
         if progress is not None and not done % EVERY:
             progress(Progress(f"try {name}", done, total))

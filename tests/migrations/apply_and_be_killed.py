@@ -1,4 +1,5 @@
-"""Applies migrations and writes beside it: `apply_and_be_killed.py DATABASE MIGRATIONS RATE`.
+"""Applies migrations, or rolls one back, and writes beside it:
+`apply_and_be_killed.py DATABASE MIGRATIONS RATE up|down`.
 
 Tells on its standard output where it is, a line each: `rows N` done, `wrote KEY NAME` acknowledged.
 After each `rows N` the building waits for a line on its standard input; the writing does not.
@@ -15,9 +16,9 @@ from everlog.store.database import Database
 from everlog.store.progress import Progress
 
 
-def main(path: str, source: str, rate: float) -> None:
+def main(path: str, source: str, rate: float, way: str) -> None:
     loaded = load(source)
-    old = loaded[0].tables[0]
+    old, new = (migration.tables[0] for migration in loaded)
     lock = threading.Lock()
 
     def say(text: str) -> None:
@@ -37,17 +38,23 @@ def main(path: str, source: str, rate: float) -> None:
             try:
                 for number in itertools.count(db.head):
                     key = f"A{number * 37 % 6000:05}"
-                    db.put(old, old.model(faa=key, name=f"Jane {number}"))
+                    if way == "up":
+                        db.put(old, old.model(faa=key, name=f"Jane {number}"))
+                    else:
+                        db.put(new, new.model(faa=key, first="Jane", last=str(number)))
                     say(f"wrote {key} {number}")
             except SchemaError:
                 pass  # it has switched
 
         writer = threading.Thread(target=write)
         writer.start()
-        migrations.apply(db, source, progress=tell, rate=rate)
+        if way == "up":
+            migrations.apply(db, source, progress=tell, rate=rate)
+        else:
+            migrations.rollback(db, source=source, progress=tell, rate=rate)
         writer.join()
     say("done")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4])

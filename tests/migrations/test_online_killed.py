@@ -23,9 +23,9 @@ SLICES = (2, 16)  # so many slices a process may build before it is killed; late
 RATE = "20000"  # a slice is 80 rows then
 
 
-def heard(path: Path, project: Project, slices: int, after_s: float) -> Iterator[str]:
+def heard(path: Path, project: Project, way: str, slices: int, after_s: float) -> Iterator[str]:
     """What a process says, until it is killed: so many seconds after it may build the last slice."""
-    command = [sys.executable, apply_and_be_killed.__file__, str(path), str(project.path), RATE]
+    command = [sys.executable, apply_and_be_killed.__file__, str(path), str(project.path), RATE, way]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1) as process:
         assert process.stdin is not None
@@ -41,15 +41,20 @@ def heard(path: Path, project: Project, slices: int, after_s: float) -> Iterator
 
 
 @pytest.mark.timeout(300)
-def test_killed_anywhere_it_goes_on_where_it_was_and_loses_nothing(project: Project, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_killed_anywhere_it_goes_on_where_it_was_and_loses_nothing(
+    project: Project, tmp_path: Path, way: str
+) -> None:
     path, chance = tmp_path / "killed", random.Random(7)
     with Database(path) as db:
         airports = Airports(project, db, ROWS)
+        if way == "down":
+            migrations.apply(db, project.path)
     written: dict[str, str] = {}
     reached = kills = 0
     for _ in range(KILLS_MAX):
         slices = chance.randint(*SLICES) * (1 + kills // 4)
-        said = list(heard(path, project, slices, after_s=chance.uniform(0, 0.01)))
+        said = list(heard(path, project, way, slices, after_s=chance.uniform(0, 0.01)))
         starts = [int(line.split()[1]) for line in said if line.startswith("rows ")]
         if starts:
             assert starts[0] > reached * 0.5, "it began from zero"
@@ -65,13 +70,16 @@ def test_killed_anywhere_it_goes_on_where_it_was_and_loses_nothing(project: Proj
         pytest.fail(f"it was not done after {kills} kills")
     assert kills > 2
     with Database(path) as db:
-        assert migrations.apply(db, project.path) == []
+        table = airports.new if way == "up" else airports.old
+        assert not db.schema.is_online
+        assert len(migrations.apply(db, project.path, to=db.schema.version)) == 0
         assert list(db.check()) == []
-        assert db.count(airports.new) == ROWS
+        assert db.count(table) == ROWS
         for key, number in written.items():
-            row = db.get(airports.new, key)
+            row = db.get(table, key)
             assert row is not None
-            assert row.first == "Jane"
-            assert int(row.last) >= int(number)
+            first, last = (row.first, row.last) if way == "up" else row.name.split()
+            assert first == "Jane"
+            assert int(last) >= int(number)
         hashes = db.hashes()
         assert db.rebuild_into(tmp_path / "proof") == hashes

@@ -21,7 +21,7 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(project: Project, db: D
     assert steps(db, project.build()) == [
         ["create table airports", "put 2 bootstrap rows into airports"],
         ["build index airports.by_name over 2 rows, beside the live table"],
-        ["rebuild unique index airports.by_name over 2 rows"],
+        ["rebuild unique index airports.by_name over 2 rows, beside the live table"],
         ["change the model of airports: add alt, rename name to title", "drop index airports.by_name"],
     ]
     assert db.head == head

@@ -1,9 +1,9 @@
 """Serve, migrated: what a server does about pending migrations when it starts.
 
 (none)     nothing: whoever may call it applies them
-auto       applies them, then serves
+auto       applies them, and somebody is told (everlog.migrations.notify); then it serves
 checked    proposes them, serves what is there, and applies them when they are approved:
-           pages to look at (pages.py), and somebody is told (everlog.migrations.notify)
+           pages to look at (pages.py), and somebody is told
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from everlog.console.settings import Settings
 if TYPE_CHECKING:
     from everlog.feed.embedded import EmbeddedDatabase
     from everlog.migrations.approval import Approval
+    from everlog.migrations.auto import AutoRun
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,32 +53,43 @@ def migrated(
 
     Raises MigrationError, SchemaError and LoadError for migrations that cannot be applied.
     """
-    if migrate == "auto":
-        from everlog import migrations
-
-        with shown() as progress:
-            for name, db in databases.items():
-                for info in migrations.apply(
-                    db,
-                    sources[name],
-                    actor=actor,
-                    reason=reason,
-                    progress=progress,
-                    hold=hold,
-                    rate=rate,
-                ):
-                    if not settings.json:
-                        where = f"{name}: " if len(databases) > 1 else ""
-                        click.echo(f"Applied: {where}{info.title} (commit {info.seq})")
-    if migrate != "checked":
-        yield {}
-        return
     with ExitStack() as stack:
+        if migrate == "auto":
+            runs = _runs(databases, sources, stack, checked["notify"])
+            how: dict[str, Any] = {"actor": actor, "reason": reason, "hold": hold, "rate": rate}
+            with shown() as progress:
+                for run in runs:
+                    for info in run.run(**how, progress=progress):
+                        if not settings.json:
+                            where = f"{run.name}: " if len(runs) > 1 else ""
+                            click.echo(f"Applied: {where}{info.title} (commit {info.seq})")
+        if migrate != "checked":
+            yield {}
+            return
         approvals = _approvals(settings, databases, sources, stack, **checked)
         for approval in approvals.values():
             approval.hold, approval.rate = hold, rate
             approval.prepare()
         yield approvals
+
+
+def _runs(
+    databases: Mapping[str, EmbeddedDatabase],
+    sources: Mapping[str, str],
+    stack: ExitStack,
+    notify: tuple[str, ...],
+) -> list[AutoRun]:
+    """What is to be done at once, with whoever is told of it, also while it is served."""
+    from everlog.migrations.auto import AutoRun
+    from everlog.migrations.notify import Notifier
+
+    runs = [AutoRun(db, sources[name], name) for name, db in databases.items()]
+    if notify:
+        notifier = Notifier(notify, runs)
+        for run in runs:
+            run.changed = notifier.wake
+        stack.enter_context(notifier)
+    return runs
 
 
 def _approvals(
@@ -151,7 +163,7 @@ _OPTIONS = [
         multiple=True,
         envvar="EVERLOG_NOTIFY",
         metavar="URL",
-        help="Whom to tell, as Apprise writes it; may be repeated.  [env: EVERLOG_NOTIFY]",
+        help="Whom to tell of --migrate, as Apprise writes it; may be repeated.  [env: EVERLOG_NOTIFY]",
     ),
     click.option(
         "--console-listen",

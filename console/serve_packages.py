@@ -75,6 +75,7 @@ def _check_apart(found: dict[str, str]) -> None:
             if root.package == there.package and root.path != there.path:
                 raise OpenError(
                     f"the migrations of {name} ({root.path}) and of {other} ({there.path}) are both the"
-                    f" package {root.package}; put them into packages of different names, as {name}.migrations and"
-                    f" {other}.migrations (an __init__.py in the directory above makes it one)"
+                    f" package {root.package}; put them into packages of different names, as"
+                    f" {name}.migrations and {other}.migrations (an __init__.py in the"
+                    " directory above makes it one)"
                 )

@@ -1,7 +1,7 @@
-"""Notify: operators are told what becomes of a proposal, each of them once.
+"""Notify: operators are told what becomes of migrations, each of them once.
 
-    proposed ─▶ approved ─▶ started ─▶ finished        Apprise: Slack, Teams, e-mail, webhooks, …
-             └▶ rejected          └──▶ failed
+    a proposal (messages.py) ─┬─▶ Apprise: Slack, Teams, e-mail, webhooks, …
+    a run (auto.py)          ─┘
 
 A thread of its own compares what the log says has happened with what it says was told (notices.py),
 and tells the rest, with a link to the page. Who cannot be reached is tried again, in order, while
@@ -18,52 +18,49 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Protocol, Self
 
 from everlog.migrations import notices
 from everlog.migrations.approval import Approval
-from everlog.migrations.proposal import Proposal, ProposalState
+from everlog.migrations.messages import Message, OfApproval
+from everlog.store.database import Database
 from everlog.store.errors import Error, OpenError
 
 RETRY_S = 5.0
 RETRY_S_MAX = 300.0
 CLOSE_S = 10.0
-STEPS_SHOWN = 20
 
 logger = logging.getLogger("everlog")
 
-_SAYS = {
-    "proposed": ("waits for approval", "warning"),
-    "approved": ("is approved", "info"),
-    "rejected": ("is rejected", "warning"),
-    "started": ("has begun", "info"),
-    "finished": ("is done", "success"),
-    "failed": ("has failed", "failure"),
-}
 
+class Events(Protocol):
+    """Something that there is to tell of one database."""
 
-class Message(NamedTuple):
-    """One event, as it is sent. `subject` is its own and no other's."""
+    @property
+    def db(self) -> Database: ...
 
-    subject: str
-    title: str
-    body: str
-    kind: str  # info, warning, success, failure
+    def since(self) -> int | None:
+        """The seq before which nothing is told; None: there is nothing yet."""
+
+    def messages(self, since: int) -> list[Message]:
+        """What happened after that, in order."""
 
 
 class Notifier:
-    """Tells those behind Apprise's `urls` of the events of these approvals, while it is entered.
+    """Tells those behind Apprise's `urls` of the events of approvals and runs, while it is entered.
 
     Raises OpenError for a URL that Apprise does not understand, and if Apprise is not installed.
     """
 
     def __init__(
-        self, urls: Sequence[str], approvals: Sequence[Approval], *, retry_s: float = RETRY_S
+        self, urls: Sequence[str], sources: Sequence[Approval | Events], *, retry_s: float = RETRY_S
     ) -> None:
         self._targets = {notices.whom(url): _target(url, number) for number, url in enumerate(urls, 1)}
-        self._approvals = list(approvals)
+        self._sources: list[Events] = [
+            OfApproval(one) if isinstance(one, Approval) else one for one in sources
+        ]
         self._retry_s = retry_s
         self._since: dict[bytes, int] = {}
         self._told: dict[bytes, set[notices.Told]] = {}
@@ -76,9 +73,9 @@ class Notifier:
         self._woken.set()
 
     def __enter__(self) -> Self:
-        for approval in self._approvals:  # now: what is newest may be another one in a moment
-            if found := approval.proposals():
-                self._since[approval.db.uuid] = found[-1].proposed.seq
+        for source in self._sources:  # now: what is newest may be another one in a moment
+            if (since := source.since()) is not None:
+                self._since[source.db.uuid] = since
         self._thread.start()
         self.wake()
         return self
@@ -98,7 +95,7 @@ class Notifier:
             self._woken.clear()
             closing = self._closing.is_set()  # after the clearing, or its wake could be lost
             try:
-                arrived = [self._tell(approval) for approval in self._approvals]
+                arrived = [self._tell(source) for source in self._sources]
                 done = all(arrived)
             except Error as error:
                 logger.warning("what is to be told cannot be read or noted: %s", error)
@@ -112,22 +109,18 @@ class Notifier:
             wait_s = min(2 * wait_s, RETRY_S_MAX)
             self.wake()
 
-    def _tell(self, approval: Approval) -> bool:
+    def _tell(self, source: Events) -> bool:
         """Tells what is left of one database; whether all of it arrived."""
-        found = approval.proposals()
-        if not found:
-            return True
-        db = approval.db
-        since = self._since.setdefault(db.uuid, found[-1].proposed.seq)
+        db = source.db
+        since = self._since.get(db.uuid)
+        if since is None:
+            since = source.since()
+            if since is None:
+                return True
+            self._since[db.uuid] = since
         if db.uuid not in self._told:
             self._told[db.uuid] = notices.read(db, since)
-        told = self._told[db.uuid]
-        messages = [
-            message
-            for one in found
-            if one.proposed.seq >= since
-            for message in _messages(one, approval.name, running=approval.running == one.digest)
-        ]
+        told, messages = self._told[db.uuid], source.messages(since)
         arrived = True
         for whom, target in self._targets.items():
             for message in messages:
@@ -177,50 +170,3 @@ def _target(url: str, number: int) -> _Target:
             f" of scheme {scheme!r} that it does not understand"
         )
     return _Target(made, made[0].url(privacy=True).partition("?")[0])
-
-
-def _messages(proposal: Proposal, name: str, *, running: bool) -> Iterator[Message]:
-    """What is to be told of a proposal so far, in order."""
-    if proposal.state is ProposalState.SUPERSEDED:
-        return
-    plan = proposal.plan
-    for event in _events(proposal, running=running):
-        words, kind = _SAYS[event]
-        subject = f"{proposal.digest.hex()}/{event}"
-        title = f"{name or plan.database}: the migration to {plan.to_version} {words}"
-        yield Message(subject, title, "\n".join(_body(proposal, event, subject)), kind)
-
-
-def _events(proposal: Proposal, *, running: bool) -> Iterator[str]:
-    yield "proposed"
-    if proposal.state is ProposalState.REJECTED:
-        yield "rejected"
-    if proposal.event("approved") is None:
-        return
-    yield "approved"
-    if running or proposal.last.step != "approved":
-        yield "started"
-    if proposal.state in (ProposalState.FINISHED, ProposalState.FAILED):
-        yield str(proposal.state)
-
-
-def _body(proposal: Proposal, event: str, subject: str) -> Iterator[str]:
-    at = proposal.event(event)
-    if at is not None:
-        who = f" by {at.actor}" if at.actor else ""
-        yield f"{event.capitalize()}{who}{f': {at.reason}' if at.reason else ''}"
-        if at.error:
-            yield at.error
-    if event == "proposed":
-        plan = proposal.plan
-        steps = [f"- {one.title}: {step.text}" for one in plan.migrations for step in one.steps]
-        yield from steps[:STEPS_SHOWN]
-        if len(steps) > STEPS_SHOWN:
-            yield f"- and {len(steps) - STEPS_SHOWN} steps more"
-        if problems := [step for one in plan.migrations for step in one.steps if step.problem]:
-            yield f"It would stop at {len(problems)} of its steps"
-        if plan.findings:
-            yield f"Findings of lint: {len(plan.findings)}"
-    if proposal.url:
-        yield proposal.url
-    yield f"({subject})"

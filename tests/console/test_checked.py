@@ -46,6 +46,16 @@ def test_auto_applies_what_is_pending_and_then_serves(everlog: Run, one: Path) -
         assert (commit["reason"], commit["migration"]["step"]) == ("release 7", "FINISHED")
 
 
+def test_auto_tells_operators_what_it_does(everlog: Run, one: Path) -> None:
+    with Receiver() as receiver:
+        how = ("--migrate", "auto", "--notify", receiver.url, "--actor", "deploy")
+        for _ in range(2):
+            with serving(*how):
+                receiver.wait_for(2)
+        title = f"books: the migration to {shop.SECOND} "
+        assert [one.removeprefix(title) for one in receiver.titles] == TOLD[2:]
+
+
 def test_auto_does_not_serve_what_it_cannot_migrate(everlog: Run, one: Path, project: Path) -> None:
     edited = next(project.glob(f"v{shop.FIRST}_*")) / "__init__.py"
     before = edited.read_text()

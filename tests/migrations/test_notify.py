@@ -45,9 +45,11 @@ def test_whoever_is_named_is_told_of_each_event_in_order(approval: Approval, rec
         assert found is not None
         (message,) = receiver.wait_for(1)
         lines = message["message"].splitlines()
+        (step,) = found.plan.migrations[0].steps
+        assert step.text.startswith("build unique index airports.by_name over 2 rows")
         assert [line for line in lines if not line.startswith("Findings")] == [
             "Proposed by deploy: release 7",
-            f"- {found.plan.migrations[0].title}: build unique index airports.by_name over 2 rows",
+            f"- {found.plan.migrations[0].title}: {step.text}",
             PAGE + found.digest.hex(),
             f"({found.digest.hex()}/proposed)",
         ]

@@ -1,0 +1,121 @@
+"""Messages: what operators are told of a proposal, one for each event.
+
+proposed ─▶ approved ─▶ started ─▶ finished
+         └▶ rejected          └──▶ failed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from everlog.migrations.approval import Approval
+from everlog.migrations.proposal import Proposal, ProposalState
+from everlog.store.database import Database
+
+STEPS_SHOWN = 20
+
+SAYS = {
+    "proposed": ("waits for approval", "warning"),
+    "approved": ("is approved", "info"),
+    "rejected": ("is rejected", "warning"),
+    "started": ("has begun", "info"),
+    "finished": ("is done", "success"),
+    "failed": ("has failed", "failure"),
+}
+
+
+class Message(NamedTuple):
+    """One event, as it is sent. `subject` is its own and no other's."""
+
+    subject: str
+    title: str
+    body: str
+    kind: str  # info, warning, success, failure
+
+
+@dataclass
+class OfApproval:
+    """What there is to tell of an approval's proposals, from the newest on."""
+
+    approval: Approval
+
+    @property
+    def db(self) -> Database:
+        return self.approval.db
+
+    def since(self) -> int | None:
+        """The seq before which nothing is told; None: there is nothing yet. Read-only."""
+        found = self.approval.proposals()
+        return found[-1].proposed.seq if found else None
+
+    def messages(self, since: int) -> list[Message]:
+        """All, in order. Read-only."""
+        running, name = self.approval.running, self.approval.name
+        return [
+            message
+            for one in self.approval.proposals()
+            if one.proposed.seq >= since
+            for message in _messages(one, name, running=running == one.digest)
+        ]
+
+
+def message_of(event: str, digest: str, title: str, lines: Iterator[str]) -> Message:
+    """The message of one event. `title` says what it happens to; `lines` are its body."""
+    words, kind = SAYS[event]
+    subject = f"{digest}/{event}"
+    return Message(subject, f"{title} {words}", "\n".join([*lines, f"({subject})"]), kind)
+
+
+def said(event: str, actor: str, reason: str) -> str:
+    """Who did it, and why."""
+    return f"{event.capitalize()}{f' by {actor}' if actor else ''}{f': {reason}' if reason else ''}"
+
+
+def some(lines: list[str], what: str) -> Iterator[str]:
+    """The first of many lines, and how many are left."""
+    yield from lines[:STEPS_SHOWN]
+    if len(lines) > STEPS_SHOWN:
+        yield f"- and {len(lines) - STEPS_SHOWN} {what} more"
+
+
+def _messages(proposal: Proposal, name: str, *, running: bool) -> Iterator[Message]:
+    """What is to be told of a proposal so far, in order."""
+    if proposal.state is ProposalState.SUPERSEDED:
+        return
+    plan = proposal.plan
+    title = f"{name or plan.database}: the migration to {plan.to_version}"
+    for event in _events(proposal, running=running):
+        yield message_of(event, proposal.digest.hex(), title, _body(proposal, event))
+
+
+def _events(proposal: Proposal, *, running: bool) -> Iterator[str]:
+    yield "proposed"
+    if proposal.state is ProposalState.REJECTED:
+        yield "rejected"
+    if proposal.event("approved") is None:
+        return
+    yield "approved"
+    if running or proposal.last.step != "approved":
+        yield "started"
+    if proposal.state in (ProposalState.FINISHED, ProposalState.FAILED):
+        yield str(proposal.state)
+
+
+def _body(proposal: Proposal, event: str) -> Iterator[str]:
+    at = proposal.event(event)
+    if at is not None:
+        yield said(event, at.actor, at.reason)
+        if at.error:
+            yield at.error
+    if event == "proposed":
+        plan = proposal.plan
+        steps = [f"- {one.title}: {step.text}" for one in plan.migrations for step in one.steps]
+        yield from some(steps, "steps")
+        if problems := [step for one in plan.migrations for step in one.steps if step.problem]:
+            yield f"It would stop at {len(problems)} of its steps"
+        if plan.findings:
+            yield f"Findings of lint: {len(plan.findings)}"
+    if proposal.url:
+        yield proposal.url

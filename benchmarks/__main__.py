@@ -35,6 +35,8 @@ def main(words: list[str]) -> int:
                 out.write(msgspec.json.encode(found) + b"\n")
                 out.flush()
                 print(report.line(found), flush=True)
+            elif isinstance(found, runner.Skipped):
+                print(f"{found.bench} {found.subject} skipped: {found.text}", file=sys.stderr, flush=True)
             else:
                 failed += 1
                 print(f"{found.bench} {found.subject} failed: {found.text}", file=sys.stderr, flush=True)
@@ -50,7 +52,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", help=f"report, or any of: {' '.join(BENCHES)} (all)")
     parser.add_argument("--scale", type=float, default=1, help="share of the full size (1)")
     parser.add_argument("--passes", type=int, default=3, help="how often each is measured (3)")
-    parser.add_argument("--subjects", default="everlog,sqlite,raw", help="everlog,sqlite,raw")
+    parser.add_argument("--subjects", default=",".join(report.SUBJECTS), help=",".join(report.SUBJECTS))
     parser.add_argument("--dir", type=Path, default=runner.ROOT, help="a folder on the disk to measure")
     parser.add_argument("--results", type=Path, default=runner.RESULTS, help="benchmarks/results.jsonl")
     parser.add_argument("--append", action="store_true", help="keep the results that are there")

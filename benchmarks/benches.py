@@ -90,6 +90,7 @@ _ALL = [
             {
                 "everlog": partial(migrate.everlog, change=change),
                 "sqlite": partial(migrate.sqlite, change=change),
+                "dbmate": partial(migrate.dbmate, change=change),
             },
         )
         for change in migrate.CHANGES

@@ -1,6 +1,8 @@
 """Child: one bench of one subject, in a process of its own, so that its memory is its own.
 
 python -m benchmarks.child BENCH SUBJECT N FOLDER PREPARED     prints a JSON array of measures
+
+With exit code 3 it has said why the subject cannot be run here.
 """
 
 import sys
@@ -9,12 +11,18 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.benches import BENCHES
-from benchmarks.measure import Run
+from benchmarks.measure import MissingError, Run
+
+MISSING = 3
 
 
 def main(bench: str, subject: str, n: str, folder: str, prepared: str) -> None:
     run = Run(bench, subject, int(n), Path(folder), Path(prepared))
-    found = BENCHES[bench].subjects[subject](run)
+    try:
+        found = BENCHES[bench].subjects[subject](run)
+    except MissingError as error:
+        print(error, file=sys.stderr)
+        sys.exit(MISSING)
     print(msgspec.json.encode(found if isinstance(found, list) else [found]).decode())
 
 

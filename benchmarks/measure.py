@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from array import array
 from collections.abc import Callable, Iterable
@@ -11,6 +13,10 @@ from typing import TypeVar
 import msgspec
 
 T = TypeVar("T")
+
+
+class MissingError(Exception):
+    """Raised when what a subject needs is not on this machine: it is left out, not failed."""
 
 
 class Measure(msgspec.Struct, omit_defaults=True):
@@ -65,14 +71,16 @@ def percentile_us(took_ns: Iterable[int], share: float) -> float:
     return round(ordered[min(int(len(ordered) * share), len(ordered) - 1)] / 1000, 2) if ordered else 0
 
 
-def peak_rss_mb() -> float:
-    """The most memory that this process has had so far."""
+def peak_rss_mb(*, children: bool = False) -> float:
+    """The most memory that this process has had so far; or any of those that it started and that
+    have ended."""
+    if children:
+        unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+        return round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit, 1)
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text("ascii").splitlines() if line.startswith("VmHWM"))
         return round(int(line.split()[1]) / 1024, 1)
-    import resource
-
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20), 1)
 
 

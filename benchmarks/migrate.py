@@ -6,13 +6,14 @@ transform   every row through `up`, with the index of the new table
 beside      the transform, limited, beside 200 commits a second: how long those take, and the longest
             that one took while the tables were switched
 
-SQLite makes the same change with the statements that a migration of dbmate would have: while it
-does, nobody else writes.
+SQLite makes the same change with the statements that a migration of dbmate has, in this process;
+dbmate, in its own. While they do, nobody else writes.
 """
 
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import sys
 import threading
 from array import array
@@ -21,7 +22,7 @@ from textwrap import dedent
 from time import perf_counter, sleep
 from typing import Any
 
-from benchmarks.measure import Measure, Run, once, paced
+from benchmarks.measure import Measure, Run, once, paced, peak_rss_mb
 from benchmarks.rows import row, rows
 
 RATE, COMMITS_PER_S, IDLE_S = 20_000, 200, 5
@@ -82,18 +83,34 @@ def everlog(run: Run, change: str) -> Measure:
 
 
 def sqlite(run: Run, change: str) -> Measure:
-    import sqlite3
+    db = filled(run.folder / "items.db", run.n)
+    return run.measure(run.n, once(lambda: db.executescript(f"BEGIN; {SQL[change]}; COMMIT")))
 
-    db = sqlite3.connect(run.folder / "items.db", isolation_level=None)
+
+def dbmate(run: Run, change: str) -> Measure:
+    from benchmarks.dbmate import program, up
+
+    program()  # before all rows are made for nothing
+    path = run.folder / "items.db"
+    filled(path, run.n).close()
+    seconds = up(run.folder, path, SQL[change])
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT count(*) FROM schema_migrations").fetchone() == (1,)
+    db.close()
+    return run.measure(run.n, seconds, rss_mb=peak_rss_mb(children=True))
+
+
+def filled(path: Path, n: int) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA journal_mode=WAL")
     db.execute(
         "CREATE TABLE items"
         " (id INTEGER PRIMARY KEY, name TEXT, kind TEXT, price REAL, amount INTEGER, payload TEXT)"
     )
     db.execute("BEGIN")
-    db.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)", rows(run.n))
+    db.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)", rows(n))
     db.execute("COMMIT")
-    return run.measure(run.n, once(lambda: db.executescript(f"BEGIN; {SQL[change]}; COMMIT")))
+    return db
 
 
 def beside(run: Run) -> list[Measure]:

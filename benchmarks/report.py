@@ -10,8 +10,7 @@ from statistics import median
 from benchmarks.figures import FIGURES, UNITS, Found, Limit
 from benchmarks.measure import Measure
 
-SUBJECTS = ("everlog", "sqlite", "raw")
-HEAD = ("bench", *SUBJECTS, "x sqlite", "x raw", "p50 / p99", "rss", "floor", "goal")
+SUBJECTS = ("everlog", "sqlite", "dbmate", "raw")
 
 
 def line(found: Measure) -> str:
@@ -46,23 +45,28 @@ def table(measures: list[Measure]) -> str:
     """The whole table, in Markdown."""
     found = summary(measures)
     names = list(dict.fromkeys(each.bench for each in measures))
+    subjects = [one for one in SUBJECTS if any(each.subject == one for each in measures)]
+    peers = [one for one in subjects if one != "everlog"]
     known = [name for name in FIGURES if name in names]
-    lines = [HEAD, tuple("---" for _ in HEAD)]
-    lines += [_row(name, found) for name in known + [name for name in names if name not in FIGURES]]
+    head = ("bench", *subjects, *(f"x {peer}" for peer in peers), "p50 / p99", "rss", "floor", "goal")
+    lines = [head, tuple("---" for _ in head)]
+    lines += [
+        _row(name, found, subjects, peers) for name in known + [one for one in names if one not in FIGURES]
+    ]
     passes = max(each.number for each in measures)
     note = f"\nMedian of {passes} passes; ± is half of the distance from the slowest to the fastest of them."
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n" + note
 
 
-def _row(name: str, found: Found) -> tuple[str, ...]:
-    rates = [_rate(name, found.get((name, subject))) for subject in SUBJECTS]
+def _row(name: str, found: Found, subjects: list[str], peers: list[str]) -> tuple[str, ...]:
+    rates = [_rate(name, found.get((name, subject))) for subject in subjects]
     ours = found.get((name, "everlog"), {})
     floor, goal = FIGURES.get(name, ((), ()))
     times = f"{_us(ours['p50_us'])} / {_us(ours['p99_us'])}" if ours.get("p50_us") else ""
     return (
         name,
         *rates,
-        *(_ratio(found, name, peer) for peer in SUBJECTS[1:]),
+        *(_ratio(found, name, peer) for peer in peers),
         times,
         f"{ours['rss_mb']:.0f} MB" if ours.get("rss_mb") else "",
         _verdict(floor, name, found),

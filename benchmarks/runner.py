@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.benches import BENCHES
+from benchmarks.child import MISSING
 from benchmarks.measure import Measure, Run
 
 RESULTS = Path(__file__).parent / "results.jsonl"
@@ -29,6 +30,10 @@ class Failure(msgspec.Struct):
     bench: str
     subject: str
     text: str
+
+
+class Skipped(Failure):
+    """A subject that cannot be run on this machine, and why."""
 
 
 def run(
@@ -73,7 +78,8 @@ def _one(todo: Run, number: int, timeout_s: float) -> Iterator[Measure | Failure
             check=True,
         )
     except subprocess.CalledProcessError as error:
-        yield Failure(todo.bench, todo.subject, error.stderr.strip() or f"exit code {error.returncode}")
+        kind = Skipped if error.returncode == MISSING else Failure
+        yield kind(todo.bench, todo.subject, error.stderr.strip() or f"exit code {error.returncode}")
         return
     except subprocess.TimeoutExpired:
         yield Failure(todo.bench, todo.subject, f"expected it to end within {timeout_s} s")

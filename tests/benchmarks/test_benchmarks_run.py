@@ -4,24 +4,47 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report, runner
+from benchmarks import dbmate, report, runner
 from benchmarks.__main__ import main
 from benchmarks.benches import BENCHES
 from benchmarks.figures import FIGURES
 from benchmarks.measure import Measure, percentile_us
+from benchmarks.migrate import CHANGES
+
+INSTALLED = {"dbmate"}  # from the network: tests have none
+
+
+def bench(name: str, tmp_path: Path, *subjects: str) -> list[Measure]:
+    results = tmp_path / "results.jsonl"
+    words = f"{name} --scale 0.0001 --passes 1 --dir {tmp_path} --results {results}"
+    assert main([*words.split(), "--subjects", ",".join(subjects)]) == 0
+    return runner.read(results)
 
 
 @pytest.mark.parametrize("name", BENCHES)
 def test_a_bench_measures_each_of_its_subjects(name: str, tmp_path: Path) -> None:
-    results = tmp_path / "results.jsonl"
-    assert (
-        main([name, "--scale", "0.0001", "--passes", "1", "--dir", str(tmp_path), "--results", str(results)])
-        == 0
-    )
-    found = runner.read(results)
-    assert {each.subject for each in found} == set(BENCHES[name].subjects)
+    subjects = BENCHES[name].subjects.keys() - INSTALLED
+    found = bench(name, tmp_path, *subjects)
+    assert {each.subject for each in found} == subjects
     assert all(each.rate > 0 and each.rss_mb > 0 for each in found)
     assert {each.bench for each in found} <= FIGURES.keys(), "a bench that the report does not know"
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_migration_runs_beside_dbmate(change: str, tmp_path: Path) -> None:
+    if not dbmate.script().exists():
+        pytest.skip(f"dbmate {dbmate.VERSION} was not installed by `make bench`")
+    assert [each.subject for each in bench(f"migrate_{change}", tmp_path, "dbmate")] == ["dbmate"]
+
+
+def test_a_subject_that_this_machine_has_not_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert bench("migrate_add", tmp_path, "dbmate") == []
+    assert (
+        "migrate_add dbmate skipped: dbmate is started by node, which is not here" in capsys.readouterr().err
+    )
 
 
 def test_the_report_compares_medians_over_the_passes() -> None:

@@ -117,7 +117,7 @@ RULES = {
             "change/key",
             _E,
             "A table has another primary key",
-            "declare a new table, move the rows into it, and drop this one later",
+            "have its rows made anew (`Remake`), or declare a new table",
         ),
         Rule(
             "change/no-down",

@@ -4,6 +4,7 @@ from everlog import migrations
 from everlog.migrations.lint import lint
 from everlog.store.database import Database
 from tests.migrations.project import Project, line_of
+from tests.migrations.test_remake import Split
 
 DATA = {"testdata.py": ""}
 UNIQUE = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME, unique=True),))'
@@ -126,3 +127,9 @@ def test_a_bootstrap_row_without_its_key_is_told(project: Project) -> None:
     (finding,) = lint(project.build().path)
     assert (finding.id, finding.file) == ("load/bootstrap", str(folder / "bootstrap_airports.csv"))
     assert "lacks its key field faa" in finding.text
+
+
+def test_rows_that_are_made_anew_are_left_to_the_plan(project: Project, db: Database) -> None:
+    split = Split(project, db)
+    ids = [finding.id for finding in lint(split.path, db)]
+    assert [id for id in ids if not id.startswith(("name/", "test/"))] == []

@@ -6,6 +6,7 @@ import pytest
 from everlog import SchemaError, migrations
 from everlog.store.database import Database
 from tests.migrations.project import Project
+from tests.migrations.test_remake import Split
 
 NOW = datetime(2026, 1, 5, 9, 30, tzinfo=UTC)
 
@@ -133,3 +134,12 @@ def test_what_the_newest_has_done_is_not_copied(project: Project) -> None:
     for done in ("AirportV1", "def up", "transforms", "rename"):
         assert done not in text
     compile(text, "three", "exec")
+
+
+def test_rows_that_the_newest_made_anew_are_not_made_anew_again(project: Project, db: Database) -> None:
+    Split(project, db)
+    text = (migrations.new("three", project.path) / "__init__.py").read_text()
+    assert "MIGRATION = Migration(\n    tables=[AIRPORTS, CITIES]\n)\n" in text
+    for done in ("Remake", "def split", "def join", "OLD", "AirportV1"):
+        assert done not in text
+    assert [migration.name for migration in project.build().load()] == ["one", "two", "three"]

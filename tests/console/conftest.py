@@ -78,3 +78,12 @@ def books(everlog: Run, project: Path, here: Path, monkeypatch: pytest.MonkeyPat
     if path.exists():
         with Database(path, create=False) as db:
             assert list(db.check()) == []
+
+
+@pytest.fixture
+def one(everlog: Run, project: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A database to which the first migration was applied, named by the variables."""
+    monkeypatch.setenv("DATABASE_URL", "file:books.db")
+    monkeypatch.setenv("EVERLOG_MIGRATIONS_DIR", str(project))
+    assert everlog("up", "--to", shop.FIRST).code == 0
+    return here / "books.db"

@@ -25,50 +25,8 @@ from tests.migrations.receiver import Receiver
 TOLD = ["waits for approval", "is approved", "has begun", "is done"]
 
 
-@pytest.fixture
-def one(everlog: Run, project: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A database to which the first migration was applied, named by the variables."""
-    monkeypatch.setenv("DATABASE_URL", "file:books.db")
-    monkeypatch.setenv("EVERLOG_MIGRATIONS_DIR", str(project))
-    assert everlog("up", "--to", shop.FIRST).code == 0
-    return here / "books.db"
-
-
 def events(found: dict[str, Any]) -> list[str]:
     return [event["step"] for event in found["events"]]
-
-
-def test_auto_applies_what_is_pending_and_then_serves(everlog: Run, one: Path) -> None:
-    with serving("--migrate", "auto", "--actor", "deploy", "--reason", "release 7") as served:
-        (status,) = everlog("-u", served.url, "status", "--json").json
-        assert (status["schema_version"], status["pending"]) == (shop.SECOND, 0)
-        commit = everlog("-u", served.url, "log", "--json", "--actor", "deploy").json[-1]
-        assert (commit["reason"], commit["migration"]["step"]) == ("release 7", "FINISHED")
-
-
-def test_auto_tells_operators_what_it_does(everlog: Run, one: Path) -> None:
-    with Receiver() as receiver:
-        how = ("--migrate", "auto", "--notify", receiver.url, "--actor", "deploy")
-        for _ in range(2):
-            with serving(*how):
-                receiver.wait_for(2)
-        title = f"books: the migration to {shop.SECOND} "
-        assert [one.removeprefix(title) for one in receiver.titles] == TOLD[2:]
-
-
-def test_auto_does_not_serve_what_it_cannot_migrate(everlog: Run, one: Path, project: Path) -> None:
-    edited = next(project.glob(f"v{shop.FIRST}_*")) / "__init__.py"
-    before = edited.read_text()
-    try:
-        edited.write_text(before + "# edited\n")
-        for mode in ("auto", "checked"):
-            place = ("--listen", "127.0.0.1:0", "--console-listen", "127.0.0.1:0")
-            ended = everlog("serve", "--migrate", mode, *place)
-            assert (ended.code, "was edited after commit 2 applied it" in ended.err) == (1, True)
-            assert "Serving" not in ended.out
-    finally:
-        edited.write_text(before)
-    assert everlog("status", "--json").json[0]["schema_version"] == shop.FIRST
 
 
 def test_checked_serves_the_version_that_is_there_until_somebody_approves(

@@ -1,0 +1,43 @@
+"""Servers that apply what is pending when they start, as processes of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.console import shop
+from tests.console.conftest import Run
+from tests.console.served import serving
+from tests.migrations.receiver import Receiver
+
+
+def test_auto_applies_what_is_pending_and_then_serves(everlog: Run, one: Path) -> None:
+    with serving("--migrate", "auto", "--actor", "deploy", "--reason", "release 7") as served:
+        (status,) = everlog("-u", served.url, "status", "--json").json
+        assert (status["schema_version"], status["pending"]) == (shop.SECOND, 0)
+        commit = everlog("-u", served.url, "log", "--json", "--actor", "deploy").json[-1]
+        assert (commit["reason"], commit["migration"]["step"]) == ("release 7", "FINISHED")
+
+
+def test_auto_tells_operators_what_it_does(everlog: Run, one: Path) -> None:
+    with Receiver() as receiver:
+        how = ("--migrate", "auto", "--notify", receiver.url, "--actor", "deploy")
+        for _ in range(2):
+            with serving(*how):
+                receiver.wait_for(2)
+        title = f"books: the migration to {shop.SECOND} "
+        assert [one.removeprefix(title) for one in receiver.titles] == ["has begun", "is done"]
+
+
+def test_auto_does_not_serve_what_it_cannot_migrate(everlog: Run, one: Path, project: Path) -> None:
+    edited = next(project.glob(f"v{shop.FIRST}_*")) / "__init__.py"
+    before = edited.read_text()
+    try:
+        edited.write_text(before + "# edited\n")
+        for mode in ("auto", "checked"):
+            place = ("--listen", "127.0.0.1:0", "--console-listen", "127.0.0.1:0")
+            ended = everlog("serve", "--migrate", mode, *place)
+            assert (ended.code, "was edited after commit 2 applied it" in ended.err) == (1, True)
+            assert "Serving" not in ended.out
+    finally:
+        edited.write_text(before)
+    assert everlog("status", "--json").json[0]["schema_version"] == shop.FIRST

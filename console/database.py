@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 import click
 
@@ -10,7 +11,9 @@ from everlog.console import text
 from everlog.console.opening import check_url, directory_of, is_remote, open_database, shown
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.errors import Error, OpenError
+from everlog.store.head import read_marker
 from everlog.store.removal import remove
+from everlog.store.repair import locked
 
 
 @click.command()
@@ -53,21 +56,30 @@ def drop(settings: Settings, *, yes: bool) -> None:
         else:
             click.echo(f"There is none: {shown(settings.url)}")
         return
-    with open_database(settings) as db:  # it is one, and nobody else has it
-        rows = sum(table.rows for table in db.status().tables)
-        commits = db.head
-    if not yes:
-        what = f"{shown(settings.url)}, {rows:,} rows in {commits:,} commits"
-        if not sys.stdin.isatty():
-            raise Error(f"this would remove {what}, for ever; say --yes if that is meant")
-        click.confirm(f"Remove {what}, for ever?", abort=True, err=True)
-    left = [file.name for file in remove(path)]
+    if read_marker(path) is None:
+        raise OpenError(f"{path} is no everlog database, and is left as it is")
+    with locked(path) if (path / "db").exists() else nullcontext():  # on a full disk it cannot be opened
+        if not yes:
+            what = f"{shown(settings.url)}, {_size(settings)}"
+            if not sys.stdin.isatty():
+                raise Error(f"this would remove {what}, for ever; say --yes if that is meant")
+            click.confirm(f"Remove {what}, for ever?", abort=True, err=True)
+        left = [file.name for file in remove(path)]
     if settings.json:
         text.echo({"url": shown(settings.url), "dropped": True, "left": left})
         return
     click.echo(f"Dropped: {shown(settings.url)}")
     if left:
         click.echo(f"Left, since they are not of the database: {', '.join(left)} in {text.path(path)}")
+
+
+def _size(settings: Settings) -> str:
+    try:
+        with open_database(settings, read_only=True) as db:
+            rows = sum(table.rows for table in db.status().tables)
+            return f"{rows:,} rows in {db.head:,} commits"
+    except Error as error:
+        return f"which cannot be read ({error})"
 
 
 @click.command()

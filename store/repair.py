@@ -69,7 +69,7 @@ def repair(path: Path | str, *, dry_run: bool = False, progress: OnProgress | No
     if not (path / "db").is_dir():
         raise OpenError(f"{path} is no everlog database: there is no {path / 'db'}")
     work = path / "repair"
-    with _locked(path):
+    with locked(path):
         shutil.rmtree(work, ignore_errors=True)
         try:
             _copy(path / "db", work / "old" / "db")
@@ -200,14 +200,16 @@ def _open_damaged(work: Path) -> Engine:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds RocksDB's own lock. Raises OpenError if another process does, or this one."""
+def locked(path: Path) -> Iterator[None]:
+    """Holds RocksDB's own lock, without opening it. Raises OpenError if another process does, or this
+    one."""
     owner = head.read(path / head.OWNER, head.Owner)
     if owner is not None and owner.pid == os.getpid():  # the lock is one of processes
-        raise OpenError(f"{path} is open in this process; close it, then repair")
+        raise OpenError(f"{path} is open for writing in this process; close it first")
     with (path / "db" / "LOCK").open("ab") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise OpenError(f"{path} is open in another process; close it there, then repair") from None
+            who = f"process {owner.pid} on {owner.host}, since {owner.since}" if owner else "another process"
+            raise OpenError(f"{path} is open for writing by {who}; close it there first") from None
         yield

@@ -4,7 +4,7 @@ import pytest
 
 from everlog.rpc.channel import Patience
 from everlog.store.database import Database
-from everlog.store.errors import Error
+from everlog.store.errors import DiskError, Error
 from tests.console.conftest import Run
 from tests.console.served import serving
 
@@ -45,6 +45,21 @@ def test_drop_leaves_what_is_not_of_the_database_and_says_so(everlog: Run, books
     assert ended.json == [{"url": f"file:{books}", "dropped": True, "left": ["letter.txt", "letters"]}]
     assert sorted(file.name for file in books.iterdir()) == ["letter.txt", "letters"]
     books.rename(books.with_name("letters"))
+
+
+def test_drop_needs_no_room_on_the_disk_and_no_database_that_can_be_read(
+    everlog: Run, books: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in (books / "db").glob("*.sst"):
+        file.write_bytes(b"damaged")
+    monkeypatch.setattr("everlog.store.head.write", no_room)
+    assert "which cannot be read" in everlog("drop").err
+    assert everlog("drop", "--yes").out == f"Dropped: file:{books}\n"
+    assert not books.exists()
+
+
+def no_room(*_: object, **__: object) -> None:
+    raise DiskError("the disk is full", outcome="nothing written")
 
 
 def test_drop_leaves_a_database_that_is_open(everlog: Run, books: Path) -> None:

@@ -122,7 +122,7 @@ def test_files_of_rocksdb_that_are_gone_are_made_again(opening: Opener, path: Pa
 
 def test_what_is_open_or_no_database_is_refused(opening: Opener, path: Path, tmp_path: Path) -> None:
     opening()
-    with pytest.raises(OpenError, match="is open in this process"):
+    with pytest.raises(OpenError, match="is open for writing in this process"):
         repair(path)
     with pytest.raises(OpenError, match="no everlog database"):
         repair(tmp_path / "elsewhere")

@@ -53,6 +53,8 @@ class Settings:
     @property
     def url(self) -> str:
         """The database's URL. Raises OpenError if nobody said which."""
+        if self.url_given is not None and not self.url_given.strip():  # as of "$VARIABLE" that is not set
+            raise OpenError("expected the URL of a database after --url, found an empty one")
         url = self.url_given or self._variable(self.env)
         if not url:
             raise OpenError(

@@ -76,3 +76,11 @@ def test_durations_are_seconds_or_as_dbmate_writes_them(text: str, seconds: floa
 @pytest.mark.parametrize("text", ["", "soon", "5x", "s"])
 def test_other_durations_are_refused(everlog: Run, text: str) -> None:
     assert everlog("--wait-timeout", text, "status").code == 2
+
+
+@pytest.mark.parametrize("url", ["", " "])
+def test_an_empty_url_is_not_that_of_the_environment(everlog: Run, books: Path, url: str) -> None:
+    ended = everlog("-u", url, "drop", "--yes")
+    assert ended.code == 1
+    assert "found an empty one" in ended.err
+    assert books.exists()

@@ -124,7 +124,7 @@ def export(settings: Settings, table: str, file: str, *, form: str | None, null:
                 targets.write(rows, form, handle.model, out, null=null)
             part.replace(file)
         except OSError as error:
-            error.filename = error.filename or str(part)  # a full disk does not say where
+            error.filename = file  # a full disk does not say where
             raise
         finally:
             part.unlink(missing_ok=True)

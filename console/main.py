@@ -12,12 +12,12 @@ Exit codes: 0 done · 1 it could not be done, one sentence says why · 2 the com
 
 from __future__ import annotations
 
-import errno
+import io
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -50,8 +50,18 @@ INTERRUPTED, TERMINATED = 130, 143
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
+class OutputClosedError(Exception):
+    """Raised when whoever reads the output has enough, as `head` has."""
+
+
 class Commands(click.Group):
     """The commands in the order in which one needs them, not in that of the alphabet."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click itself would make it an exit code of 1
+            raise OutputClosedError from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -110,6 +120,9 @@ def main(args: list[str] | None = None) -> None:
     """Runs the command line and exits."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)  # a package of migrations is looked for where one stands
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # rows are written as they are, whatever LANG says
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
     settings = Settings()
 
     def told(*_: object) -> NoReturn:
@@ -133,10 +146,10 @@ def run(args: list[str] | None, settings: Settings) -> int:
     except (click.Abort, KeyboardInterrupt):
         word, code = ("terminated", TERMINATED) if settings.terminated else ("interrupted", INTERRUPTED)
         return _say(f"{word}{settings.resume and f'; {settings.resume}'}", code)
+    except OutputClosedError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
-        if error.errno == errno.EPIPE:  # whoever read has enough, as `head` has
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
         place = f"{error.filename}: " if error.filename else ""
         return _say(f"error: {place}{error.strerror or error}", 1)
 

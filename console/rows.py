@@ -77,6 +77,8 @@ def scan(
       everlog scan flights --index by_route JFK LAX --count
       everlog scan airports --start J --end K
     """
+    if count and (limit is not None or resume is not None):
+        raise click.UsageError("--count counts all of them: leave --limit and --resume out")
     with open_database(settings, read_only=True) as db:
         handle, info = tables.named(db, table)
         fields = info.key_fields if index is None else info.index(index).fields

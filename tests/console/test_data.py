@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -83,7 +85,6 @@ def test_a_file_of_an_unknown_kind_wants_a_format(everlog: Run, books: Path, her
 
 def test_rows_come_from_standard_input(everlog: Run, books: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
-    import sys
 
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"isbn,volume\na,1\nb,2\n")))
     ended = everlog("import", "books", "-", "--format", "csv", "--id", "mine", "--json")
@@ -93,7 +94,21 @@ def test_rows_come_from_standard_input(everlog: Run, books: Path, monkeypatch: p
 def test_a_file_that_cannot_be_written_is_a_sentence(everlog: Run, books: Path) -> None:
     ended = everlog("export", "books", "nowhere/out.csv")
     assert ended.code == 1
-    assert ended.err == "error: nowhere/out.csv.part: No such file or directory\n"
+    assert ended.err == "error: nowhere/out.csv: No such file or directory\n"
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_what_is_exported_is_utf_8_whatever_the_terminal_speaks(
+    everlog: Run, books: Path, here: Path, form: str
+) -> None:
+    (here / "one.csv").write_text("isbn,volume,title\nü,1,€\n", encoding="utf-8")
+    assert everlog("import", "books", "one.csv").code == 0
+    words = [sys.executable, "-m", "everlog.console", "export", "books", "--format", form]
+    done = subprocess.run(
+        words, capture_output=True, check=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert "€" in done.stdout.decode()
+    assert "ü" in done.stdout.decode()
 
 
 def test_what_comes_through_a_pipe_is_read_once(everlog: Run, books: Path, source: Path, here: Path) -> None:

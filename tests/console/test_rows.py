@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,9 +79,29 @@ def test_a_scan_with_a_limit_goes_on_where_it_stopped(everlog: Run, shelf: Path)
 
 
 def test_who_reads_only_the_first_lines_hurts_nobody(everlog: Run, shelf: Path) -> None:
-    import subprocess
-    import sys
-
     command = f"{sys.executable} -m everlog.console scan books | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)  # noqa: S602
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("words", [("log",), ("status",), ("scan", "books"), ("export", "books")])
+def test_output_that_nobody_reads_is_no_failure(everlog: Run, shelf: Path, words: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "everlog.console", *words],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_count_is_of_all_rows(everlog: Run, shelf: Path) -> None:
+    for more in (("--limit", "3"), ("--resume", "AAAA")):
+        ended = everlog("scan", "books", "--count", *more)
+        assert (ended.code, ended.out) == (2, "")
+        assert "--count counts all of them" in ended.err

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from everlog.store.database import Database
 
 COPY_RECORDS = 512
+TELL_BYTES = 128 << 10  # of records between two signs of progress; each may end the rebuild
 
 
 def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
@@ -154,10 +155,13 @@ def from_nothing(target: Target) -> Projector:
 
 def replay(log: Log, projector: Projector, until: int, progress: OnProgress | None) -> None:
     """Projects up to `until`. Raises CorruptionError naming the first record that does not check."""
+    size = 0
     with translated("making the tables from the log"):
         for seq, framed in log.scan(projector.applied, until):
             projector.add(framed)
-            if progress is not None and not seq % 1024:
+            size += len(framed)
+            if progress is not None and size >= TELL_BYTES:
+                size = 0
                 progress(Progress("rebuild", seq, until, "records"))
     projector.flush()
     if progress is not None:

@@ -14,7 +14,7 @@ import pytest
 
 from everlog.store import keys
 from everlog.store.database import Database
-from everlog.store.errors import CorruptionError, OpenError
+from everlog.store.errors import ClosedError, CorruptionError, OpenError
 from everlog.store.progress import Progress
 from everlog.store.rebuild import is_half
 from tests.store.conftest import Opener
@@ -34,6 +34,21 @@ def families(db: Database) -> list[str]:
     from rocksdict import Options, Rdict
 
     return sorted(Rdict.list_cf(str(db.path / "db"), Options(raw_mode=True)))
+
+
+def test_a_rebuild_that_is_stopped_ends_within_few_records_and_leaves_nothing(opening: Opener) -> None:
+    db = opening()
+    db.load(ITEMS, items(1, 9000, "x" * 500))  # records of many rows
+    before, there, records = db.hashes(), families(db), list[int]()
+
+    def stop(at: Progress) -> None:
+        records.append(at.done)
+        raise ClosedError("stopped")
+
+    with pytest.raises(ClosedError, match="stopped"):
+        db.rebuild(stop)
+    assert records[0] < db.head // 2
+    assert (db.hashes(), families(db), list(db.check())) == (before, there, [])
 
 
 def test_rebuilt_tables_are_equal_and_take_the_place_of_the_old(opening: Opener) -> None:

@@ -7,6 +7,7 @@
         default        which column family holds the live tables: b"tables" -> name
         log            seq:u64be -> framed record                           (log.py)
         data-N         rows, index entries, notes                           (keys.py)
+        others         projections that catch up when they are asked         (`side`)
 
 A write of the log goes through the write-ahead log, one of the tables does not: they are
 projected again from the log on opening.
@@ -90,6 +91,8 @@ class Engine:
             for name in names:
                 if name.startswith("data-") and name != self.data_name:
                     self._db.drop_column_family(name)  # left by a rebuild that was killed
+        self._names = set(names)
+        self._sides: dict[str, tuple[Rdict, ColumnFamily]] = {}
         self._put_log = self.log.put
         self._write = self._db.write
         self.get = self.data.get
@@ -162,6 +165,28 @@ class Engine:
             family = self._db.create_column_family(name, self._family_options(name))
             return family, self._db.get_column_family_handle(name)
 
+    def side(self, name: str) -> tuple[Rdict, ColumnFamily] | None:
+        """The column family of a projection beside the tables, made where it is missing; for a reader
+        beside a process that writes, None where that has not made it."""
+        if name not in self._sides:
+            if name in self._names:
+                family = self._db.get_column_family(name), self._db.get_column_family_handle(name)
+            elif self.secondary:
+                return None
+            else:
+                family = self.create_family(name)
+            self._names.add(name)
+            self._sides[name] = family
+        return self._sides[name]
+
+    def drop_side(self, name: str) -> None:
+        """Throws such a projection away."""
+        found = self.side(name)
+        if found is not None:
+            del self._sides[name]
+            self._names.discard(name)
+            self.drop_family(name, found[0])
+
     def drop_family(self, name: str, family: Rdict) -> None:
         """Drops tables. Views of them stay, and with the last of them their disk is freed."""
         with translated(f"dropping {name}"):
@@ -188,8 +213,8 @@ class Engine:
     def flush(self) -> None:
         """Brings what is in memory to files, so that opening has nothing to replay."""
         with translated(f"flushing {self.path}"):
-            self.log.flush()
-            self.data.flush()
+            for family in (self.log, self.data, *(family for family, _ in self._sides.values())):
+                family.flush()
 
     def catch_up(self) -> None:
         """As a secondary: sees what the writing process wrote since.
@@ -223,7 +248,9 @@ class Engine:
         # rocksdict keeps the lock of a database for as long as any handle of it lives, or any object
         # that could not be closed.
         self.data_handle = None
-        for one in (self.log, self.data, self._db):
+        sides = [family for family, _ in self._sides.values()]
+        self._sides.clear()
+        for one in (self.log, self.data, *sides, self._db):
             with contextlib.suppress(Exception):
                 one.close()
         for name in ("log", "data", "get", "_db", "_put_log", "_write", "_log_handle"):

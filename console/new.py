@@ -67,11 +67,13 @@ def squash(settings: Settings, *, name: str, yes: bool) -> None:
     """Folds the folders of all migrations into one, proves that it makes the same, and removes them.
 
     Databases that have them all are told with `everlog baseline VERSION`; the others need the old
-    folders first, which are in version control.
+    folders first, which are in version control. Of the database of --url, here or on a server, it is
+    made sure that it has them all.
 
     \b
     Examples:
       everlog squash base --yes
+      everlog -u everlog://db.example.com/flights squash --yes
     """
     from everlog import migrations
 
@@ -80,6 +82,8 @@ def squash(settings: Settings, *, name: str, yes: bool) -> None:
             raise Error("this would remove the folders of all migrations; say --yes if that is meant")
         click.confirm("Remove the folders of all migrations, once one is proven equal?", abort=True, err=True)
     settings.resume = "all folders are as they were"
+    if settings.url_given:
+        _check_applied(settings)
     done = migrations.squash(name, settings.migrations)
     if settings.json:
         text.echo({"path": str(done.path), "version": done.version, "folded": done.folded})
@@ -87,3 +91,12 @@ def squash(settings: Settings, *, name: str, yes: bool) -> None:
     for folded in done.folded:
         click.echo(f"Folded: {folded}")
     click.echo(f"Equal: {text.path(done.path)}; tell databases that have it: everlog baseline {done.version}")
+
+
+def _check_applied(settings: Settings) -> None:
+    from everlog.console import migrating
+    from everlog.console.opening import open_database
+    from everlog.migrations.squash import check_applied
+
+    with open_database(settings, read_only=True) as db:
+        check_applied(migrating.status(db, settings), settings.migrations, where=db.url)

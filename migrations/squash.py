@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from everlog.migrations.loader import load
 from everlog.migrations.migration import Migration
 from everlog.migrations.runner import apply
 from everlog.migrations.scaffold import new
+from everlog.migrations.status import MigrationInfo, State
 from everlog.store.database import Database
 from everlog.store.errors import Error, MigrationError
 from everlog.store.reflect import table_of
@@ -75,6 +77,26 @@ def squash(name: str, source: Source = SOURCE, *, now: datetime | None = None) -
                 raise
     version = folders(root)[-1].version
     return Squashed(path, version, [migration.folder.path.name for migration in old])
+
+
+def check_applied(infos: Iterable[MigrationInfo], source: Source = SOURCE, *, where: str) -> None:
+    """Raises MigrationError unless the database whose migrations these are, `where` it is, has all
+    folders as they are here: afterwards it could not get those that it lacks. Read-only."""
+    known = {info.version: info for info in infos}
+    lacks = []
+    for folder in folders(find(source)):
+        info = known.get(folder.version)
+        if info is None or info.state is State.PENDING:
+            lacks.append(f"{folder.title} is not applied")
+        elif info.state is State.BUILDING:
+            lacks.append(f"{folder.title} is under way")
+        elif info.digest != folder.digest:
+            lacks.append(f"{folder.title} was another when it was applied")
+    if lacks:
+        raise MigrationError(
+            f"{where} cannot go on from the one folder: {'; '.join(lacks)}. Bring it up to date with these"
+            " folders first (`everlog up`); all folders are as they were"
+        )
 
 
 def _check_whole(db: Database, newest: Migration) -> None:

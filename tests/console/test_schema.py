@@ -79,3 +79,22 @@ def test_squash_leaves_one_folder_and_says_how_to_go_on(everlog: Run, here: Path
     assert everlog(*common, "status", "--exit-code").code == 0
     assert everlog("-u", "file:fresh.db", "-d", mine, "up").code == 0
     assert everlog("-u", "file:fresh.db", "scan", "books", "--count").out == "1\n"
+
+
+def test_squash_asks_the_server_that_is_named_whether_it_has_all_folders(everlog: Run, here: Path) -> None:
+    mine = shop.write(here / "served_shop")
+    common = ("-d", str(mine))
+    everlog(*common, "build")
+    everlog("-u", "file:new.db", *common, "up", "--to", shop.FIRST)
+    with serving("-u", "file:new.db", *common) as served:
+        before = sorted(mine.iterdir())
+        ended = everlog("-u", served.url, *common, "squash", "--yes")
+        assert ended.code == 1
+        assert f"{served.url} cannot go on from the one folder: {shop.SECOND}_index_books is not" in ended.err
+        assert sorted(mine.iterdir()) == before
+        assert everlog("-u", served.url, "up").code == 0
+        (done,) = everlog("-u", served.url, *common, "--json", "squash", "--yes").json
+    with serving("-u", "file:new.db", *common) as served:
+        ended = everlog("-u", served.url, "baseline", done["version"])
+        assert ended.out.startswith(f"Adopted: {done['version']}_base")
+        assert everlog("-u", served.url, "status", "--exit-code").code == 0

@@ -7,18 +7,16 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from everlog.store import keys
 from everlog.store.database import Database
-from everlog.store.errors import ClosedError, CorruptionError, OpenError
+from everlog.store.errors import CorruptionError
 from everlog.store.progress import Progress
-from everlog.store.rebuild import is_half
 from tests.store.conftest import Opener
-from tests.store.models import AIRPORTS, ITEMS, Item, airport, declare, items
+from tests.store.models import AIRPORTS, ITEMS, Item, airport, items
 
 
 def fill(db: Database) -> None:
@@ -34,21 +32,6 @@ def families(db: Database) -> list[str]:
     from rocksdict import Options, Rdict
 
     return sorted(Rdict.list_cf(str(db.path / "db"), Options(raw_mode=True)))
-
-
-def test_a_rebuild_that_is_stopped_ends_within_few_records_and_leaves_nothing(opening: Opener) -> None:
-    db = opening()
-    db.load(ITEMS, items(1, 9000, "x" * 500))  # records of many rows
-    before, there, records = db.hashes(), families(db), list[int]()
-
-    def stop(at: Progress) -> None:
-        records.append(at.done)
-        raise ClosedError("stopped")
-
-    with pytest.raises(ClosedError, match="stopped"):
-        db.rebuild(stop)
-    assert records[0] < db.head // 2
-    assert (db.hashes(), families(db), list(db.check())) == (before, there, [])
 
 
 def test_rebuilt_tables_are_equal_and_take_the_place_of_the_old(opening: Opener) -> None:
@@ -158,73 +141,6 @@ def test_a_damaged_record_stops_a_rebuild_and_is_named(
     db.close()
 
 
-def test_another_database_is_rebuilt_from_the_log_alone(opening: Opener, tmp_path: Path) -> None:
-    db = opening()
-    fill(db)
-    declare(db, ITEMS)
-    copy = db.rebuild_into(tmp_path / "copy")
-    assert copy == db.hashes()
-    other = opening(at=tmp_path / "copy")
-    assert (other.uuid, other.head, other.hashes()) == (db.uuid, db.head, copy)
-    assert other.log.read(0, 1 << 30) == db.log.read(0, 1 << 30)
-    with pytest.raises(OpenError, match="is not empty; a database is rebuilt into a new directory"):
-        db.rebuild_into(tmp_path / "copy")
-
-
-class Stopped(BaseException):
-    """As Ctrl-C."""
-
-
-@pytest.mark.parametrize("there", [False, True])
-def test_a_rebuild_into_a_directory_that_is_interrupted_leaves_nothing(
-    opening: Opener, tmp_path: Path, there: bool
-) -> None:
-    db, copy = opening(), tmp_path / "copy"
-    fill(db)
-    if there:
-        copy.mkdir()
-
-    def stop(progress: Progress) -> None:
-        if progress.step == "rebuild":
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        db.rebuild_into(copy, stop)
-    assert copy.exists() == there
-    assert not there or not [*copy.iterdir()]
-
-
-def test_what_a_killed_rebuild_into_a_directory_left_is_no_database_and_is_begun_anew(
-    opening: Opener, tmp_path: Path
-) -> None:
-    db, copy = opening(), tmp_path / "copy"
-    fill(db)
-    db.close()
-    words = [sys.executable, "-c", INTO, str(db.path), "rebuild", str(copy)]
-    assert subprocess.run(words, check=False, timeout=60).returncode == -signal.SIGKILL
-    with pytest.raises(OpenError, match="a rebuild into it is not through, or was killed"):
-        Database(copy)
-    assert is_half(copy)
-    db = opening()
-    assert db.rebuild_into(copy) == db.hashes()
-    assert not is_half(copy)
-    assert opening(at=copy).head == db.head
-
-
-def test_one_rebuild_into_a_directory_at_a_time(opening: Opener, tmp_path: Path) -> None:
-    db, copy, refused = opening(), tmp_path / "copy", list[OpenError]()
-    fill(db)
-
-    def second(progress: Progress) -> None:
-        if not refused:
-            with pytest.raises(OpenError, match="another process rebuilds into") as caught:
-                db.rebuild_into(copy)
-            refused.append(caught.value)
-
-    assert db.rebuild_into(copy, second) == db.hashes()
-    assert refused
-
-
 SCRIPT = """
 import os, signal, sys
 from everlog.store.progress import Progress
@@ -234,7 +150,6 @@ def die(progress: Progress) -> None:
     if progress.step.startswith(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)
 db.rebuild(die)
 """
-INTO = SCRIPT.replace("db.rebuild(die)", "db.rebuild_into(sys.argv[3], die)")
 
 
 @pytest.mark.parametrize("step", ["rebuild", "compare tables"])

@@ -63,7 +63,8 @@ def drop(settings: Settings, *, yes: bool) -> None:
             what = f"{shown(settings.url)}, {_size(settings)}"
             if not sys.stdin.isatty():
                 raise Error(f"this would remove {what}, for ever; say --yes if that is meant")
-            click.confirm(f"Remove {what}, for ever?", abort=True, err=True)
+            if not click.confirm(f"Remove {what}, for ever?", err=True):
+                raise Error("nothing was removed")
         left = [file.name for file in remove(path)]
     if settings.json:
         text.echo({"url": shown(settings.url), "dropped": True, "left": left})

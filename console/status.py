@@ -11,6 +11,7 @@ import click
 from everlog.console import migrating, text
 from everlog.console.opening import open_database, shown
 from everlog.console.settings import Settings, common, pass_settings
+from everlog.store.errors import Error
 
 if TYPE_CHECKING:
     from everlog.console.opening import AnyDatabase
@@ -62,6 +63,10 @@ def status(ctx: click.Context, settings: Settings, *, exit_code: bool, quiet: bo
     """
     with open_database(settings, read_only=True) as db:
         migrations, what = migrating.status(db, settings), db.status()
+        known = [info.version for info in migrations]
+        if diff not in (None, ALL, *known):
+            versions = ", ".join(map(str, known)) or "none"
+            raise Error(f"there is no migration {diff}; the versions are: {versions}")
         if diff is not None and not quiet:
             _print_diffs(settings, migrating.differences(db, settings), diff)
         elif not quiet:

@@ -29,6 +29,16 @@ def test_drop_asks_before_it_removes(everlog: Run, books: Path) -> None:
     assert everlog("drop", "--yes").code == 0
 
 
+def test_drop_leaves_what_somebody_did_not_mean(
+    everlog: Run, books: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("click.confirm", lambda *_, **__: False)
+    ended = everlog("drop")
+    assert (ended.code, ended.err) == (1, "error: nothing was removed\n")
+    assert books.exists()
+
+
 def test_drop_removes_nothing_but_a_database(everlog: Run, here: Path) -> None:
     (here / "letters").mkdir()
     (here / "letters" / "one.txt").write_text("dear")

@@ -56,7 +56,8 @@ def test_status_shows_what_was_edited_since(everlog: Run, project: Path, here: P
     assert f"[E] {shop.FIRST}_create_books  (was edited after it ran)" in everlog(*common, "status").out
     diff = everlog(*common, "status", "--diff").out
     assert "-978-0,1,Dune,9.5\n+978-0,1,Dune,8.5\n" in diff
-    assert everlog(*common, "status", "--diff", shop.SECOND).out == ""
+    assert everlog(*common, "status", "--diff", shop.SECOND)[:2] == (0, "")
+    assert "there is no migration 5" in everlog(*common, "status", "--diff", "5").err
     (found,) = everlog(*common, "status", "--diff", shop.FIRST, "--json", "--exit-code").json
     assert found == {"version": shop.FIRST, "diff": diff}
     assert everlog(*common, "status", "--diff", "--exit-code").code == 1

@@ -1,6 +1,6 @@
 """Serve, migrated: what a server does about pending migrations when it starts.
 
-(none)     nothing: whoever may call it applies them
+(none)     nothing: whoever may call it applies them; one that is under way gets its code
 auto       applies them, and somebody is told (everlog.migrations.notify); then it serves
 checked    proposes them, serves what is there, and applies them when they are approved:
            pages to look at (pages.py), and somebody is told
@@ -63,6 +63,8 @@ def migrated(
                         if not settings.json:
                             where = f"{run.name}: " if len(runs) > 1 else ""
                             click.echo(f"Applied: {where}{info.title} (commit {info.seq})")
+        if migrate is None:
+            _attach(databases, sources)
         if migrate != "checked":
             yield {}
             return
@@ -71,6 +73,16 @@ def migrated(
             approval.hold, approval.rate = hold, rate
             approval.prepare()
         yield approvals
+
+
+def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str]) -> None:
+    """A migration that was begun, or serves two versions, gets its code: writers need it."""
+    from everlog import migrations
+    from everlog.migrations import under_way
+
+    for name, source in sources.items():
+        if under_way.under_way(databases[name]) is not None:
+            under_way.attach(databases[name], migrations.load(source))
 
 
 def _runs(

@@ -523,6 +523,7 @@ class CommitRequest(_message.Message):
     snapshot: _builtins.int
     """The seq that everything in `reads` was read at; 0 where nothing was read."""
     actor: _builtins.str
+    """Empty, or the name of the token that the call comes with, unless that acts for others."""
     reason: _builtins.str
     correlation_id: _builtins.str
     causation_id: _builtins.str

@@ -8,8 +8,10 @@ import pytest
 
 from everlog import migrations
 from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.server import Server
 from tests.console.conftest import Run
+from tests.console.served import serving
 from tests.migrations.conftest import project
 from tests.migrations.project import Project
 from tests.migrations.test_online import Airports
@@ -55,3 +57,17 @@ def test_on_a_server(project: Project, tmp_path: Path, everlog: Run, back: bool)
                 assert everlog(*at, "complete").out.startswith("Completed: 20260101000001_two")
                 assert db.get(airports.new, "A00001") == airports.new_row(1)
             assert migrations.status(db, project.path)[1].state == ("pending" if back else "applied")
+
+
+def test_a_server_that_starts_while_two_versions_are_served_takes_writes_of_both(
+    project: Project, tmp_path: Path, everlog: Run
+) -> None:
+    with EmbeddedDatabase(tmp_path / "db") as db:
+        airports = Airports(project, db, 50)
+    at = ("-u", f"file:{tmp_path / 'db'}", "-d", str(project.path))
+    assert everlog(*at, "up", "--hold").code == 0
+    with serving(*at) as served, RemoteDatabase(served.url) as remote:
+        remote.put(airports.old, airports.old_row(1, "Jane"))
+        assert remote.get(airports.new, "A00001") == airports.new_row(1, "Jane")
+        remote.put(airports.new, airports.new_row(2, "Jane"))
+        assert remote.get(airports.old, "A00002") == airports.old_row(2, "Jane")

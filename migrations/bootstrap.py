@@ -17,15 +17,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from everlog.migrations.loader import fault, import_file
 from everlog.migrations.migration import Key, Migration, Row
 from everlog.migrations.rows import SUFFIXES, read
-from everlog.store.errors import Error, MigrationError
+from everlog.proto import log_pb2
+from everlog.store import write
+from everlog.store.errors import Error, MigrationError, RowError
+from everlog.store.evolve import evolve
 from everlog.store.record import RECORD_BYTES_MAX
+from everlog.store.schema import Schema
 from everlog.store.table import Table
 
 T = TypeVar("T")
@@ -41,15 +45,21 @@ class Bootstrap(list[Row]):
         self.deleted = list(deleted)
 
 
-def bootstrap(migration: Migration) -> Bootstrap:
-    """The rows of a migration, checked for their tables. Runs the folder's code; writes nothing.
+def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
+    """The rows of a migration, checked for their tables; `twice`: two may have one key. Runs the
+    folder's code; writes nothing.
 
     Raises SchemaError with the line of `bootstrap.py`, LoadError with line and column of a file,
     MigrationError if they are too many for one record.
     """
     rows = Bootstrap()
     size = sum(len(file.content) for file in migration.folder.sources)
-    for table, row in _rows(migration):
+    schema = Schema(evolve(log_pb2.Schema(), migration.version, migration.tables))
+    seen: dict[bytes, Path] = {}
+    for path, table, row in _rows(migration):
+        _check_row(migration, schema, seen, path, table, row)
+        if twice:
+            seen.clear()
         size += row.ByteSize() + _ROW_OVERHEAD
         if size > RECORD_BYTES_MAX:
             raise MigrationError(
@@ -63,11 +73,34 @@ def bootstrap(migration: Migration) -> Bootstrap:
     return rows
 
 
-def _rows(migration: Migration) -> Iterator[Row]:
+def _check_row(  # noqa: PLR0917  each is said at the call
+    migration: Migration,
+    schema: Schema,
+    seen: dict[bytes, Path],
+    path: Path,
+    table: Table[Any, Any],
+    row: Message,
+) -> None:
+    """That a row can be written: before anything is. Raises SchemaError with its file."""
+    try:
+        one = write.put(schema.bind(table), row)
+    except RowError as error:
+        shown = " ".join(str(row).split())
+        raise migration.folder.error(f"row {{{shown:.200}}}: {error}", file=path) from error
+    if one.full in seen:
+        raise migration.folder.error(
+            f"row {one.info.show_key(one.key)} is there twice, first in {seen[one.full].name}; take one away",
+            file=path,
+        )
+    seen[one.full] = path
+
+
+def _rows(migration: Migration) -> Iterator[tuple[Path, Table[Any, Any], Message]]:
     folder = migration.folder
     files = sorted(folder.path.glob("bootstrap_*"))
     if (folder.path / "bootstrap.py").exists():
-        yield from _of_code(migration, folder.path / "bootstrap.py")
+        file = folder.path / "bootstrap.py"
+        yield from ((file, table, row) for table, row in _of_code(migration, file))
     for path in files:
         if path.suffix not in SUFFIXES:
             raise folder.error(f"expected {path.name} to end in {' or '.join(SUFFIXES)}", file=path)
@@ -78,7 +111,7 @@ def _rows(migration: Migration) -> Iterator[Row]:
                 f"the migration declares no table {name!r}; it has: {_names(migration)}", file=path
             )
         for row in read(path, table.model):
-            yield table, row
+            yield path, table, row
 
 
 def _of_code(migration: Migration, path: Path) -> Iterator[Row]:

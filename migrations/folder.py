@@ -81,7 +81,11 @@ class Folder:
     @cached_property
     def proto_package(self) -> str:
         """The package that `model.proto` declares. Raises SchemaError if it is not this version's."""
-        text = self.model.read_text(encoding="utf-8")
+        try:
+            text = self.model.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            line = line_of(self.model.read_text(encoding="utf-8", errors="replace"), error.start)
+            raise self.error(f"expected UTF-8, found byte 0x{error.object[error.start]:02x}", line) from None
         for found in _IMPORT.finditer(text):
             if not found[1].startswith("google/protobuf/"):
                 raise self.error(

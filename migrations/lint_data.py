@@ -149,7 +149,7 @@ class Data:
         brought: dict[str, set[bytes]] = {}
         folder, twice = step.migration.folder, list[str]()
         try:
-            rows = bootstrap(step.migration)
+            rows = bootstrap(step.migration, twice=True)
             for table, row in rows:
                 info = schema.tables[table.name]
                 raw = row.SerializeToString()

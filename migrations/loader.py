@@ -105,6 +105,11 @@ def _check_tables(folder: Folder, migration: Migration, declared: Iterable[Table
     file = f"{folder.proto_package.replace('.', '/')}/model.proto"
     names: set[str] = set()
     for table in migration.tables:
+        if not isinstance(table, Table):
+            raise SchemaError(
+                f"{migration.where}: expected `tables` of MIGRATION to be Tables, found {table!r:.80}",
+                where=migration.where,
+            )
         model = table.model.DESCRIPTOR
         if model.file.name != file:
             raise SchemaError(

@@ -14,7 +14,9 @@ Invariants
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from google.protobuf.message import EncodeError, Message
@@ -91,13 +93,17 @@ class Twins:
             try:
                 made = function(row)
             except Exception as error:
-                raise _failed(way, info, key, row, f"{type(error).__name__}: {error}") from error
+                raise _failed(
+                    way, info, key, row, f"{type(error).__name__}: {error}{_place(way, error)}"
+                ) from error
             if type(made) is not target:
-                what = f"expected a {target.DESCRIPTOR.full_name}, found {made!r:.80}"
+                found = " ".join(repr(made).split())
+                what = f"expected a {target.DESCRIPTOR.full_name}, found {found:.80}{_place(way)}"
                 raise _failed(way, info, key, row, what)
-            found = key_of(made)
-            if found != key:
-                what = f"it changes the primary key, to {twin.show_key(found)}; leave it as it is"
+            if (other := key_of(made)) != key:
+                what = (
+                    f"it changes the primary key, to {twin.show_key(other)}; leave it as it is{_place(way)}"
+                )
                 raise _failed(way, info, key, row, what)
             try:
                 fresh = made.SerializeToString()
@@ -129,6 +135,18 @@ class Twins:
             )
             raise MigrationError(text, table=info.name, version=since)
         return way
+
+
+def _place(way: Direction, error: Exception | None = None) -> str:
+    """Where in the user's file it failed, or else where the function begins."""
+    code = getattr(way.function, "__code__", None)
+    if code is None:
+        return ""
+    line = code.co_firstlineno
+    for frame in traceback.extract_tb(error.__traceback__) if error is not None else ():
+        if frame.filename == code.co_filename:
+            line = frame.lineno or line
+    return f" (at {'/'.join(Path(code.co_filename).parts[-2:])}:{line})"
 
 
 def _failed(way: Direction, info: TableInfo, key: bytes, row: Message, what: str) -> MigrationError:

@@ -39,7 +39,7 @@ def test_bootstrap_rows_come_from_code_and_files_and_replace_what_is_there(
             LoadError,
             ".csv:1: column 2 (alt)",
         ),
-        ({"bootstrap_airports.csv": "faa,name\n,x\n"}, MigrationError, "lacks its key field"),
+        ({"bootstrap_airports.csv": "faa,name\n,x\n"}, SchemaError, "lacks its key field"),
         ({"bootstrap_planes.csv": "faa\n"}, SchemaError, "no table 'planes'; it has: airports"),
         ({"bootstrap_airports.txt": ""}, SchemaError, "bootstrap_airports.txt to end in .csv or .jsonl"),
         ({"bootstrap.py": "x = 1\n"}, SchemaError, "expected a function `rows() -> Iterator[Row]`"),

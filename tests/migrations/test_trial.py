@@ -58,7 +58,7 @@ def test_rows_go_through_one_up_after_the_other(project: Project, db: Database) 
     project.add("four", fields=fields, code=CODE.format(before=third.name, end="xx!"), drop=TRANSFORM)
     plan = migrations.plan(db, project.build().path, try_rows=True)
     tried = [step.text for one in plan for step in one.steps if step.text.startswith("`up` of")]
-    which = 'airports/JFK {faa: "JFK" name: "x!"}: ValueError: x!'
+    which = 'airports/JFK {faa: "JFK" name: "x!"}: ValueError: x! (at v20260101000003_four/__init__.py:12)'
     assert tried == [
         "`up` of airports was tried on 2 rows, and holds for all",
         f"`up` of airports FAILS for 1 of 2 rows, the first {which}",

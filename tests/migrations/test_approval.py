@@ -29,7 +29,7 @@ def test_a_proposal_is_one_record_that_holds_what_was_shown(approval: Approval) 
     plan = found.plan
     assert (plan.from_version, plan.to_version) == (before, before + 1)
     assert [step.text for one in plan.migrations for step in one.steps] == [
-        "build index airports.by_name over 2 rows"
+        "build index airports.by_name over 2 rows, beside the live table"
     ]
     assert sorted(plan.migrations[0].files) == ["__init__.py", "model.proto"]
     assert found.state is ProposalState.WAITING

@@ -22,6 +22,7 @@ from typing import cast
 
 from everlog.proto import log_pb2
 from everlog.store import record
+from everlog.store.answers import answer_repeated, answer_unwritten
 from everlog.store.clock import Clock
 from everlog.store.errors import DiskError
 from everlog.store.flusher import Flusher
@@ -66,6 +67,9 @@ class Committer:
                 self._run(
                     [transaction, *cast("list[Transaction]", followers)] if followers else [transaction]
                 )
+            except BaseException:  # interrupted between two steps
+                answer_unwritten(cast("list[Transaction]", followers), self._log.written)
+                raise
             finally:
                 turns.leave()
                 if followers:
@@ -131,7 +135,7 @@ class Committer:
                 for transaction in accepted:
                     transaction.error = error
         if len(accepted) < len(group):
-            _answer_repeated(group)
+            answer_repeated(group)
 
     def _accept(self, transaction: Transaction, seq: int, staged: Staged | None) -> tuple[bytes, Staged]:
         """The framed record of a transaction, and what it does to the tables, if it is valid."""
@@ -221,15 +225,6 @@ class Committer:
             self.failed = self.failed or DiskError("the database is closed", outcome="nothing written")
         finally:
             self._turns.leave()
-
-
-def _answer_repeated(group: list[Transaction]) -> None:
-    """Those that came twice in one group get the first one's answer."""
-    for transaction in group:
-        first = transaction.same_as
-        if first is not None:
-            transaction.error = first.error
-            transaction.result = first.result and first.result._replace(repeated=True)
 
 
 def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int) -> log_pb2.Commit:

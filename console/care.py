@@ -22,11 +22,27 @@ from everlog.store.errors import Error
 def check(ctx: click.Context, settings: Settings) -> None:
     """Looks at everything, and prints what is not as it must be. Exits with 1 if anything is not.
 
+    First at the folders of migrations, if there are any: their mistakes, with file and line, as
+    `everlog lint` finds them. Then at the database; without a URL at the folders alone.
+
     \b
     Examples:
+      everlog check
       everlog -u file:flights.db check
     """
     found = 0
+    folders = _mistakes_in_folders(settings)
+    for problem in folders or ():
+        found += 1
+        text.echo({"problem": problem}) if settings.json else click.echo(problem)
+    if folders is not None and not settings.has_url:
+        if settings.json:
+            text.echo({"migrations": settings.migrations, "problems": found})
+        elif not found:
+            click.echo("All is as it must be in the folders; without a URL no database was looked at")
+        if found:
+            ctx.exit(1)
+        return
     with open_database(settings, read_only=True) as db, shown() as progress:
         for problem in db.check(progress=progress):
             found += 1
@@ -38,6 +54,19 @@ def check(ctx: click.Context, settings: Settings) -> None:
         ctx.exit(1)
     if not settings.json:
         click.echo("All is as it must be")
+
+
+def _mistakes_in_folders(settings: Settings) -> list[str] | None:
+    """None where there are no folders, and none were asked for."""
+    from everlog.migrations import Severity, lint
+
+    if settings.migrations_or_none is None and not Path(settings.migrations).is_dir():
+        return None
+    return [
+        f"{one.file}:{one.line}: {one.text}; {one.fix} [{one.id}]"
+        for one in lint(settings.migrations)
+        if one.severity is Severity.ERROR
+    ]
 
 
 @click.command()

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 def rollback(settings: Settings, /, **options: Any) -> None:
     """Rolls back the last migration, or the last N: the schema before it is in force again.
 
-    Rows stay where they are, or go through `down` where the migration rewrote them. If anything would be lost, it says what, and asks; where nobody can
-    answer it wants --yes. What was rolled back is pending again.
+    Rows stay where they are, or go through `down` where the migration rewrote them. If anything
+    would be lost, it says what, and asks; where nobody can answer it wants --yes. What was
+    rolled back is pending again.
 
     \b
     Examples:

@@ -51,6 +51,11 @@ class Settings:
     _files_read: bool = False
 
     @property
+    def has_url(self) -> bool:
+        """Whether somebody said which database."""
+        return self.url_given is not None or bool(self._variable(self.env))
+
+    @property
     def url(self) -> str:
         """The database's URL. Raises OpenError if nobody said which."""
         if self.url_given is not None and not self.url_given.strip():  # as of "$VARIABLE" that is not set

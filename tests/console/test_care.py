@@ -1,7 +1,11 @@
+import sys
 from pathlib import Path
+
+import pytest
 
 from everlog.store.database import Database
 from tests.console.conftest import Run
+from tests.migrations.project import Project
 
 
 def test_check_finds_nothing_in_a_sound_database(everlog: Run, books: Path) -> None:
@@ -41,3 +45,25 @@ def test_a_rebuild_that_was_killed_half_way_is_told_and_begun_anew(
         "Found: proof.db is of a rebuild that was killed; it is begun anew\n",
     )
     assert everlog("-u", "file:proof.db", "check").code == 0
+
+
+def test_check_finds_mistakes_in_folders_before_anything_runs(
+    everlog: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project(here)
+    code = project.add() / "__init__.py"
+    monkeypatch.setenv("EVERLOG_MIGRATIONS_DIR", str(project.build().path))
+    assert everlog("check").out.startswith("All is as it must be in the folders")
+    code.write_text(code.read_text().replace('"faa", 1', '"faa", 7'))
+    project.build()
+    for name in [name for name in sys.modules if name.startswith(project.app)]:
+        del sys.modules[name]
+    ended = everlog("check")
+    assert ended.code == 1
+    file, line, said = ended.out.split(":", 2)
+    assert Path(file).resolve() == code.resolve()
+    assert '"faa", 7' in code.read_text().splitlines()[int(line) - 1]
+    assert "[load/" in said
+    (found, summary) = everlog("check", "--json").json
+    assert found["problem"] == ended.out.strip()
+    assert summary["problems"] == 1

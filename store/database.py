@@ -27,6 +27,7 @@ from everlog.store.errors import ClosedError, Error, ReadOnlyError
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.keys import NOTE_LOAD
 from everlog.store.opening import Opened, open_directory
+from everlog.store.past import Moment, Past, Time
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projector import gone
 from everlog.store.schema import Schema
@@ -78,6 +79,7 @@ class Database(Writer):
         self.engine, self.clock = opened.engine, opened.clock
         self.committer = Committer(opened.log, opened.tables, opened.clock, idempotency_s)
         self._live = LiveSource(opened.tables)
+        self.past = Past(self)
         self.transforms: Transforms = {}  # the code of a migration that rewrites tables, while it does
         _OPEN.add(self)
         self._closed = False
@@ -124,12 +126,26 @@ class Database(Writer):
         source, seq, view = self._view_now()
         return Snapshot(source, seq, self.tables.schema, view.close)
 
+    def at(
+        self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
+    ) -> Moment:
+        """The database as it was after the record at `seq`, or at a time (a datetime, its text as ISO
+        8601, or nanoseconds since the epoch): get, scan, find by index, count and hash the rows of then.
+
+        Where versions of rows lie is projected as far as is asked, which the first time reads the log
+        (`progress`) and writes nothing but that projection. Raises CursorError before the first record,
+        in the future, and where the log was removed.
+        """
+        self._check_open()
+        return self.past.at(seq=seq, time=time, progress=progress)
+
     def refresh(self) -> int:
         """Where it was opened for reading beside a process that writes: sees what was written
         since. Returns the seq that it is at."""
         self._check_open()
         if self.read_only:
             self._opened_state.refresh()
+            self.past.refresh()
         return self.tables.applied
 
     def hashes(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
@@ -259,6 +275,7 @@ class Database(Writer):
             return
         self._closed = True
         self.tables.close()
+        self.past.close()
         try:
             if not self.read_only:
                 self.committer.close()

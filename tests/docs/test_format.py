@@ -32,7 +32,7 @@ PAGE = (Path(__file__).parent.parent.parent / "docs" / "format.md").read_text(en
 SAMPLES = {f"{group}/{name}": raw for group, named in samples().items() for name, raw in named.items()}
 TABLE = re.compile(r"((?:^\|.*\n)+)", re.MULTILINE)
 CELL = re.compile(r"^\| `([0-9a-f]{2}(?: [0-9a-f]{2})*)` \|", re.MULTILINE)
-LINE = re.compile(r"^\| `((?:keys|notes)/[a-z0-9-]+)` \| (.*?) \| `([0-9a-f ]+)` \|", re.MULTILINE)
+LINE = re.compile(r"^\| `((?:keys|notes|versions)/[a-z0-9-]+)` \| (.*?) \| `([0-9a-f ]+)` \|", re.MULTILINE)
 
 
 def _bytes_in(text: str) -> bytes:
@@ -61,8 +61,20 @@ def test_an_example_of_one_line_is_what_the_code_writes(name: str) -> None:
 
 def test_the_page_has_an_example_of_everything() -> None:
     assert {name.partition("/")[0] for name in [*EXAMPLES, *LINES]} == {
-        "records", "keys", "entries", "values", "notes", "feed", "hash",
+        "records", "keys", "entries", "values", "notes", "feed", "hash", "versions",
     }  # fmt: skip
+
+
+def test_a_version_says_where_the_change_lies() -> None:
+    for record, name in (("load", "load"), ("delete", "delete")):
+        op, offset, size = EXAMPLES[f"versions/{name}-value"]
+        change = fields(EXAMPLES[f"records/{record}"][offset : offset + size])
+        assert (op, change.get(2, [0])) == (change.get(2, [0])[0], [op])
+    space, key = EXAMPLES["versions/load"][:4], EXAMPLES["versions/load"][4:-8]
+    _, offset, size = EXAMPLES["versions/load-value"]
+    change = fields(EXAMPLES["records/load"][offset : offset + size])
+    assert (change[1], change[3]) == ([int.from_bytes(space)], [key])
+    assert 2**64 - 1 - int.from_bytes(EXAMPLES["versions/load"][-8:]) == 6
 
 
 def test_the_example_records_decode() -> None:

@@ -17,9 +17,11 @@ from everlog.store.built import BUILDING
 from everlog.store.evolve import evolve
 from everlog.store.hashing import content_hash
 from everlog.store.kinds import STRING, Kind
+from everlog.store.past_changes import changes
 from everlog.store.projector import built_note
 from everlog.store.schema import Schema
 from everlog.store.table import Field, Index, Table
+from everlog.store.versions import APPLIED, inverted, packed, row_of
 from tests.store.models import KINDS, models
 
 Samples = dict[str, dict[str, bytes]]
@@ -60,6 +62,7 @@ def samples() -> Samples:
         "entries": _entries(),
         "values": _values(),
         "notes": _notes(),
+        "versions": _versions(),
         "feed": _feed(),
         "hash": {"airports": content_hash((_key(row), row.SerializeToString()) for row in (JFK, LAX)).hash},
         "cursor": {"text": cursor.show(_position()).encode()},
@@ -205,6 +208,15 @@ def _notes() -> dict[str, bytes]:
         "built-value": BUILDING + keys.SEQ.pack(300) + _key(JFK),
         "backfill": keys.NOTE_BACKFILL,
     }
+
+
+def _versions() -> dict[str, bytes]:
+    """Where the changes of records lie: of a row put, deleted, and the second of a load."""
+    found = {"applied": APPLIED, "applied-value": keys.APPLIED.pack(3, 0xDEADBEEF)}
+    for name, seq, at in (("put", 3, 0), ("delete", 5, 0), ("load", 6, 1)):
+        space, op, key, offset, size = list(changes(_records()[name], seq))[at]
+        found |= {name: row_of(space, key) + inverted(seq), f"{name}-value": packed(op, offset, size)}
+    return found
 
 
 def _position() -> log_pb2.Cursor:

@@ -1,0 +1,209 @@
+"""Past: a database as it was after any record of its log.
+
+    at(seq=812) ─────────────┐
+    at(time="2026-01-05") ─▶ seq, by bisection ─▶ Moment: a Snapshot of then
+                                                    schema of then (past_schemas.py)
+                                                    rows of then   (past_view.py, versions.py)
+
+Where versions lie is projected when somebody first asks, and then as far as is asked: the first
+question reads the log once, every later one what came since. Nothing else depends on how far back a
+moment is.
+
+Invariants
+  (1) a moment is the same whenever it is asked for, as long as the log that it needs is held;
+  (2) no code of a user runs, and nothing is replayed.
+"""
+
+from __future__ import annotations
+
+import struct
+import time as clock
+import weakref
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.store import record
+from everlog.store.binding import Binding
+from everlog.store.errors import CursorError, RowError, SchemaError
+from everlog.store.hashing import TableHash, hashes
+from everlog.store.past_schemas import PastSchemas
+from everlog.store.past_view import PastSource, PastView
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.snapshot import Snapshot
+from everlog.store.table import Table
+from everlog.store.versions import Versions
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+M = TypeVar("M", bound=Message)
+Time = datetime | str | int
+
+_TIME = struct.Struct("<Q")
+
+
+class Moment(Snapshot):
+    """A database as it was after the record at `seq`. Needs not be closed.
+
+    A table may be named by the constants of that time, or by later ones, as long as its rows were not
+    rewritten since; an index by those that the table had then. A scan by an index reads the whole
+    table of then: see past_view.py.
+    """
+
+    def __init__(self, past: Past, seq: int) -> None:
+        self._past = past
+        self._view = PastView(past.versions, past.log, past.schemas.at(seq), seq, past.views)
+        super().__init__(PastSource(self._view), seq, self._view.schema, self._view.close)
+
+    @property
+    def schema(self) -> Any:
+        """The schema that was in force."""
+        return self._of
+
+    @property
+    def time_ns(self) -> int:
+        """When the record at `seq` was committed."""
+        return time_of(self._past.log.get(self.seq))
+
+    @property
+    def view(self) -> PastView:
+        """The tables as they were, key by key."""
+        return self._view
+
+    def hashes(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
+        """Rows and content hash of every table. Read-only."""
+        tell = None if progress is None else lambda done: progress(Progress("hash", done))
+        return hashes(self._view, self._of, tell)
+
+    def _bind(self, table: Table[M, Any]) -> Binding:
+        if not isinstance(table, Table):
+            raise SchemaError(f"expected a Table, found {type(table).__name__} {table!r}")
+        return self._of.bound.get(table) or self._past.schemas.bind(table, self.seq)
+
+
+class Past:
+    """What was, in one open database. Safe to use from many threads."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = weakref.proxy(db)
+        self.log = db.log
+        self.versions = Versions(db.engine, db.log)
+        self.schemas = PastSchemas(db.log, db.tables)
+        self.views: weakref.WeakSet[PastView] = weakref.WeakSet()
+
+    def at(
+        self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
+    ) -> Moment:
+        """See `Database.at`."""
+        at = self.position(seq=seq, time=time)
+        self.catch_up(at, progress)
+        return Moment(self, at)
+
+    def position(self, *, seq: int | None = None, time: Time | None = None) -> int:
+        """The seq that is meant by a seq or a time. Read-only. Raises CursorError where the log has
+        none, RowError for a time that is none."""
+        if (seq is None) == (time is None):
+            raise RowError("expected either a seq or a time to read at, found both or none")
+        if time is not None:
+            return self._at_time(nanoseconds(time))
+        assert seq is not None
+        self._check(seq)
+        return seq
+
+    def _check(self, seq: int) -> None:
+        oldest, newest = self.log.oldest, self._db.tables.applied
+        if seq < 1 or seq > newest:
+            where = "before the first record" if seq < 1 else "not there yet"
+            raise CursorError(f"there is no record {seq} to read at: it is {where}; the log ends at {newest}")
+        if seq < oldest:
+            raise CursorError(
+                f"the log starts at {oldest}, what was at record {seq} was removed; it is in the archive",
+                oldest=oldest,
+            )
+
+    def _at_time(self, time_ns: int) -> int:
+        """The newest record at or before a time."""
+        log = self.log
+        low, high = log.oldest, self._db.tables.applied
+        if time_ns > max(clock.time_ns(), time_of(log.get(high))):
+            raise CursorError(
+                f"{shown(time_ns)} is in the future: what the database will be then is not known"
+            )
+        if time_of(log.get(low)) > time_ns:
+            begins = "begins" if low == 1 else "was cut, and begins now"
+            raise CursorError(
+                f"there is nothing at {shown(time_ns)}: the log {begins} with record {low}, at"
+                f" {shown(time_of(log.get(low)))}",
+                oldest=low,
+            )
+        while low < high:
+            middle = (low + high + 1) // 2
+            if time_of(log.get(middle)) <= time_ns:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def catch_up(self, upto: int | None = None, progress: OnProgress | None = None) -> None:
+        """Projects the versions of all rows up to a record; None: to the newest. Writes the projection
+        and nothing else. Interrupted, it goes on there the next time."""
+        upto = self._db.tables.applied if upto is None else upto
+        if upto <= self.versions.applied:
+            return
+        if upto > self.log.head and not self._db.read_only:
+            self.log.sync()  # what is projected must not be lost from the log
+        self.versions.catch_up(upto, progress)
+
+    def forget(self) -> None:
+        """Throws the projection away; it is made anew when it is next asked. Writes."""
+        self.versions.forget()
+
+    def refresh(self) -> None:
+        """As a reader beside a writer, which has written meanwhile."""
+        self.versions.refresh()
+        self.schemas.refresh()
+
+    def close(self) -> None:
+        """Whoever still reads is told that it is closed."""
+        for view in list(self.views):
+            view.close()
+        self.versions.close()
+
+
+def time_of(framed: bytes) -> int:
+    """The time of a record, read from its head."""
+    at = record.read_varint(framed, 1)[1]
+    at = record.read_varint(framed, at + 1)[1]
+    if framed[at] != 0x11:
+        return record.decode(framed, record.seq_of(framed)).time_ns
+    time_ns: int = _TIME.unpack_from(framed, at + 1)[0]
+    return time_ns
+
+
+def nanoseconds(time: Time) -> int:
+    """Since the Unix epoch: of a datetime or its text (ISO 8601; UTC where no zone is said), or of
+    nanoseconds as they are. Raises RowError."""
+    if isinstance(time, bool) or not isinstance(time, (datetime, str, int)):
+        raise RowError(
+            f"expected a time as datetime, text or nanoseconds, found {type(time).__name__} {time!r}"
+        )
+    if isinstance(time, int):
+        return time
+    if isinstance(time, str):
+        try:
+            time = datetime.fromisoformat(time)
+        except ValueError:
+            raise RowError(f"expected a time as 2026-01-05T09:30:00Z, found {time!r}") from None
+    aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    past = aware - datetime(1970, 1, 1, tzinfo=UTC)
+    return ((past.days * 86400 + past.seconds) * 1_000_000 + past.microseconds) * 1000
+
+
+def shown(time_ns: int) -> str:
+    """A time for people."""
+    try:
+        return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return f"{time_ns} ns"

@@ -1,0 +1,166 @@
+"""Past schemas: the schema in force at any seq of the log, ready for use, and what became of a table.
+
+seq ─▶ the newest record at or before it that brought a schema ─▶ Schema
+
+airports, id 1     space 3 from record 2 ─▶ space 9 from record 640 (rewritten) ─▶ renamed at 812
+                   `generations` of the table: where its rows were, and from when to when
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from everlog.proto import log_pb2
+from everlog.store.errors import SchemaError
+from everlog.store.schema import Schema, TableInfo, version_of
+
+if TYPE_CHECKING:
+    from everlog.store.binding import Binding
+    from everlog.store.log import Log
+    from everlog.store.table import Table
+    from everlog.store.tables import Tables
+
+KEPT = 64  # schemas that are ready
+
+
+class Generation(NamedTuple):
+    """A table while its rows were in one space: from the record at `start` on, up to `end` (included).
+    `info` is as it was last."""
+
+    start: int
+    end: int
+    info: TableInfo
+
+
+class PastSchemas:
+    """The schemas that the log of one open database has. Read-only; safe to use from many threads."""
+
+    def __init__(self, log: Log, tables: Tables) -> None:
+        self._log = log
+        self._tables = tables
+        self._lock = threading.Lock()
+        self._seqs: list[int] = []
+        self._newest: Schema | None = None  # with which the seqs were looked up
+        self._schemas: dict[int, Schema] = {}
+
+    def seqs(self) -> list[int]:
+        """The records that put a schema in force, oldest first."""
+        now = self._tables.schema  # another object with every record that brings a schema
+        if now is self._newest:
+            return self._seqs
+        with self._lock:
+            known, oldest = (self._seqs[-1] if self._seqs else 0), self._log.oldest
+            found = [seq for seq in self._tables.migrations() if seq > known and seq >= oldest]
+            if not known and self._log.commit(oldest).HasField("base"):
+                found = [oldest, *(seq for seq in found if seq > oldest)]
+            self._seqs = [*self._seqs, *(seq for seq in found if self._carried(seq) is not None)]
+            self._newest = now
+            return self._seqs
+
+    def refresh(self) -> None:
+        """As a reader beside a writer: there may be more, though the schema is the same again."""
+        self._newest = None
+
+    def at(self, seq: int) -> Schema:
+        """The schema in force after the record at `seq`."""
+        seqs = self.seqs()
+        place = bisect_right(seqs, seq)
+        return self._ready(seqs[place - 1]) if place else Schema(log_pb2.Schema())
+
+    def _ready(self, seq: int) -> Schema:
+        found = self._schemas.get(seq)
+        if found is None:
+            proto = self._carried(seq)
+            assert proto is not None
+            found = Schema(proto)
+            with self._lock:
+                while len(self._schemas) >= KEPT:
+                    del self._schemas[next(iter(self._schemas))]
+                self._schemas[seq] = found
+        return found
+
+    def _carried(self, seq: int) -> log_pb2.Schema | None:
+        commit = self._log.commit(seq)
+        if commit.HasField("base"):
+            return commit.base.schema
+        return commit.migration.schema if commit.migration.HasField("schema") else None
+
+    def generations(self, table: int, upto: int) -> list[Generation]:
+        """Where the rows of the table with this id were, newest first, up to `upto`."""
+        found: list[Generation] = []
+        seqs = [seq for seq in self.seqs() if seq <= upto]
+        for seq, following in zip(seqs, [*seqs[1:], upto + 1], strict=True):
+            info = _with_id(self._ready(seq), table)
+            if info is None:
+                continue
+            if found and found[-1].info.space == info.space and found[-1].end == seq - 1:
+                found[-1] = Generation(found[-1].start, following - 1, info)
+            else:
+                found.append(Generation(seq, following - 1, info))
+        return found[::-1]
+
+    def named(self, name: str, upto: int) -> TableInfo:
+        """The table that has this name, or had it last. Raises SchemaError."""
+        for seq in reversed([seq for seq in self.seqs() if seq <= upto]):
+            info = self._ready(seq).tables.get(name)
+            if info is not None:
+                return info
+        return self.at(upto).table(name)  # raises it
+
+    def bind(self, table: Table[Any, Any], seq: int) -> Binding:
+        """A table as a constant of any time has it, in the schema in force at `seq`: by its id, so
+        that a table that was renamed since is the same. Constants newer than the rows serve as long as
+        the rows were not rewritten since. Raises SchemaError."""
+        then = self.at(seq)
+        known = then.bound.get(table)
+        if known is not None:
+            return known
+        version = version_of(table.model)
+        info = then.tables.get(table.name)
+        if version > then.version or info is None:
+            head = self._tables.applied
+            mine = self._of(table, version, head)
+            if mine is not None:
+                info = _with_id(then, mine.proto.id)
+            if info is None:
+                raise SchemaError(
+                    f"there was no table {table.name!r} at record {seq} (schema version {then.version}); the"
+                    f" tables were: {', '.join(sorted(then.tables)) or 'none'}",
+                    table=table.name,
+                )
+            if version > then.version:
+                self._check_rewritten(table, info, version, head)
+            binding = then.bound[table] = info.bind(table.model)
+            return binding
+        return then.bind(table)
+
+    def _of(self, table: Table[Any, Any], version: int, upto: int) -> TableInfo | None:
+        """The table that a constant means: the one of that name in the schema of its version, else in
+        the newest that has the name."""
+        named = None
+        for seq in reversed([seq for seq in self.seqs() if seq <= upto]):
+            schema = self._ready(seq)
+            info = schema.tables.get(table.name)
+            if info is not None and (named is None or schema.version == version):
+                named = info
+                if not version or schema.version <= version:
+                    break
+        return named
+
+    def _check_rewritten(self, table: Table[Any, Any], info: TableInfo, version: int, upto: int) -> None:
+        for generation in reversed(self.generations(info.proto.id, upto)):
+            since = generation.info.proto.since
+            if generation.info.proto.generation > info.proto.generation and version >= since:
+                raise SchemaError(
+                    f"the rows of table {table.name} were rewritten by migration {since}, and at that time"
+                    f" they were still of the model {info.proto.model}: read them by the tables of that"
+                    " version, or by their names alone",
+                    table=table.name,
+                    version=since,
+                )
+
+
+def _with_id(schema: Schema, table: int) -> TableInfo | None:
+    return next((info for info in schema.tables.values() if info.proto.id == table), None)

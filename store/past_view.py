@@ -1,0 +1,208 @@
+"""Past view: the tables as they were after the record at a seq, made of versions and the log.
+
+    get     one seek in `versions`, one record of the log, a slice of it
+    items   of rows: the newest version at or before the seq of each key, in key order; the records of a
+            few thousand rows are read in the order of the log, each once
+            of an index: its entries follow from the rows of the table, all of which are read, and
+            are sorted: it costs what a scan of the table costs, and memory for the entries in range
+
+Everything above a view (sources, scans with limits and resumption, counts, hashes) works with it as it
+does with the tables of now.
+
+Invariants
+  (1) every row is cut from a record that was checked, and is of the key that was asked for;
+  (2) a view that is closed holds nothing of RocksDB, though an iteration over it is alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from heapq import merge
+from itertools import groupby, islice
+from operator import itemgetter
+from weakref import WeakSet
+
+from google.protobuf.message import DecodeError
+
+from everlog.proto import log_pb2
+from everlog.store import keys, record
+from everlog.store.binding import KeyOf
+from everlog.store.errors import ClosedError, CorruptionError
+from everlog.store.index_info import IndexInfo
+from everlog.store.log import Log
+from everlog.store.past_walk import Found, Held, let_go, walk
+from everlog.store.schema import Schema, TableInfo
+from everlog.store.source import LocalSource
+from everlog.store.span import Span
+from everlog.store.versions import Place, Versions, place_of, row_of
+from everlog.store.view import Item, View
+
+ROWS_FIRST, ROWS_MAX, BYTES_MAX = 8, 4096, 1 << 20  # of rows that are read at once
+PREFIX_SIZE = keys.PREFIX.size
+SPACE_SIZE = keys.SPACE.size
+
+
+class PastView(View):
+    """The tables after the record at `seq`, which is known to `versions`. Read-only."""
+
+    def __init__(
+        self, versions: Versions, log: Log, schema: Schema, seq: int, views: WeakSet[PastView]
+    ) -> None:
+        """Whoever closes the database closes `views`: those that have held something of it."""
+        self._versions = versions
+        self._log = log
+        self.schema = schema
+        self.seq = seq
+        self._views = views
+        self._held: dict[int, Held] = {}
+        self._open = True
+        self._record: tuple[int, bytes] = (0, b"")  # the last that was read, checked
+
+    def get(self, key: bytes) -> bytes | None:
+        space, index = keys.PREFIX.unpack_from(key)
+        if index or not space:
+            return next((value for full, value in self.items(key, key + b"\x00") if full == key), None)
+        self._check_open()
+        row = key[:SPACE_SIZE] + key[PREFIX_SIZE:]
+        place = self._versions.find(row, self.seq)
+        return None if place is None or place.op == log_pb2.DELETE else self._value(row, place)
+
+    def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
+        space, index = keys.PREFIX.unpack_from(start)
+        if index:
+            return self._entries(self.schema.spaces[space], index, start, end, reverse)
+        return self._rows(space, *bounds(start, end), reverse) if space else iter(())
+
+    def places(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Found]:
+        """Space and key of each row in a range, and the key and value of its version: no row is
+        read."""
+        self._check_open()
+        held: Held = []
+        self._held[id(held)] = held
+        self._views.add(self)
+        upto = self.seq
+        try:
+            layers: list[Iterator[Found]] = [
+                walk(self._versions, at, start, end, seq=upto, held=held, reverse=reverse)
+                for at in range(len(self._versions.families()))
+            ]
+            found: Iterable[Found] = layers[0] if len(layers) == 1 else _newest(layers, reverse)
+            for one in found:
+                if one[2][0] != log_pb2.DELETE:
+                    yield one
+        finally:
+            let_go(held)
+            self._held.pop(id(held), None)
+
+    def count(self, start: bytes, end: bytes) -> int:
+        """How many rows there are in a range of whole keys."""
+        return sum(1 for _ in self.places(*bounds(start, end)))
+
+    def _rows(self, space: int, start: bytes, end: bytes, reverse: bool) -> Iterator[Item]:
+        prefix, found, most = keys.prefix(space), self.places(start, end, reverse=reverse), ROWS_FIRST
+        while True:
+            chunk, size = list[tuple[bytes, Place]](), 0
+            for row, full, value in islice(found, most):
+                place = place_of(full, value)
+                chunk.append((row, place))
+                size += place.size
+                if size > BYTES_MAX:
+                    break
+            if not chunk:
+                return
+            values: dict[bytes, bytes] = {}
+            for row, place in sorted(chunk, key=_seq_of):
+                values[row] = self._value(row, place)
+            for row, _ in chunk:
+                yield prefix + row[SPACE_SIZE:], values[row]
+            most = min(most * 8, ROWS_MAX)
+
+    def _entries(self, info: TableInfo, id: int, start: bytes, end: bytes, reverse: bool) -> Iterator[Item]:
+        entry_of, parse = _entry_of(info, id), info.parse
+        rows = self._rows(info.space, *bounds(info.row_prefix, b""), False)
+        entries = (entry_of(parse(keys.row_of(value))) + full[PREFIX_SIZE:] for full, value in rows)
+        found = sorted((one for one in entries if start <= one < end), reverse=reverse)
+        return ((entry, b"") for entry in found)
+
+    def _value(self, row: bytes, place: Place) -> bytes:
+        """What the tables had for a row: its header, and the row."""
+        change = change_at(self._checked(place.seq), row, place)
+        return keys.pack_value(
+            place.seq,
+            change.row,
+            version=change.version,
+            expires_ns=change.expires_ns,
+            key_id=change.key_id,
+        )
+
+    def _checked(self, seq: int) -> bytes:
+        known, framed = self._record
+        if known != seq:
+            framed = self._log.get(seq)
+            record.unframe(framed, seq)
+            self._record = seq, framed
+        return framed
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise ClosedError("the moment that this reads at is gone: its database or snapshot is closed")
+
+    def close(self) -> None:
+        self._open = False
+        for held in list(self._held.values()):
+            let_go(held)
+        self._held.clear()
+        self._record = 0, b""
+
+
+class PastSource(LocalSource):
+    """Rows of a past view. Counting reads no rows, but for an index."""
+
+    def __init__(self, view: PastView) -> None:
+        super().__init__(view)
+        self._past = view
+
+    def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
+        if index is not None:
+            return super().count(info, index, span)
+        return self._past.count(*span.under(info.row_prefix))
+
+
+def change_at(framed: bytes, row: bytes, place: Place) -> log_pb2.Change:
+    """The change of a row in a record that was checked. Raises CorruptionError if it is not there."""
+    try:
+        change = log_pb2.Change.FromString(framed[place.offset : place.offset + place.size])
+    except DecodeError:
+        change = log_pb2.Change()
+    if row_of(change.space, change.key) != row:
+        raise CorruptionError(
+            f"expected a change of row {row.hex()} in record {place.seq} at byte {place.offset}, found"
+            " another: what is known of versions is not of this log; delete it (`db.past.forget()`), and it"
+            " is made anew",
+            seq=place.seq,
+            place=row.hex(),
+        )
+    return change
+
+
+def bounds(start: bytes, end: bytes) -> tuple[bytes, bytes]:
+    """A range of whole keys of rows, as one of spaces and keys."""
+    space = start[:SPACE_SIZE]
+    if end[:PREFIX_SIZE] == start[:PREFIX_SIZE]:
+        return space + start[PREFIX_SIZE:], space + end[PREFIX_SIZE:]
+    return space + start[PREFIX_SIZE:], keys.SPACE.pack(keys.SPACE.unpack(space)[0] + 1)
+
+
+def _newest(layers: list[Iterator[Found]], reverse: bool) -> Iterator[Found]:
+    """Of each row the newest version that any layer knows: the one with the least key."""
+    for _, same in groupby(merge(*layers, key=itemgetter(0), reverse=reverse), key=itemgetter(0)):
+        yield min(same, key=itemgetter(1))
+
+
+def _entry_of(info: TableInfo, id: int) -> KeyOf:
+    at = [index.id for index in info.indexes.values()].index(id)
+    return info.own.entry_ofs[at]
+
+
+def _seq_of(one: tuple[bytes, Place]) -> tuple[int, int]:
+    return one[1].seq, one[1].offset

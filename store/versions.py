@@ -1,0 +1,239 @@
+"""Versions: where each version of every row lies in the log. A projection that catches up when it
+is asked, in a column family beside the tables.
+
+    version := space:u32be key inverted:u64be        value: op:u8 offset:varint size:varint
+    note    := 0x00000000 kind:u16be                 the projection's own, below every space
+    inverted := 2^64 - 1 - seq                       so that the newest version comes first
+    note kinds: 1 applied  seq:u64be checksum:u32be of the last record that is in it
+
+    space 3, key JFK:   seq 812 ─ seq 790 ─ seq 2        one seek finds the newest at or before a seq
+                          │
+                          └─▶ record 812 of the log, `size` bytes of it from `offset` on: the Change
+
+A value says where the change lies in its framed record, and has nothing of the row: the bytes of a
+row are in the log alone, and what is erased there is erased. Which record was the newest at a time needs
+no index: records carry their time, which never goes back, so that a bisection of the log finds it.
+
+Invariants
+  (1) what is in it never changes: of a (space, key, seq) there is one value, or none yet;
+  (2) the batch that writes versions moves `applied` with them: killed anywhere, it goes on there;
+  (3) it never knows more than what the disk has of the log; one that does (or that is of another log)
+      is thrown away and made anew;
+  (4) no key is the beginning of another (codec.py), so versions of two rows never mingle.
+
+A reader beside a process that writes puts what the projection lacks into a scratch one of its own.
+Committing pays nothing. The numbers are on disk: docs/format.md, "Versions".
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from rocksdict import ColumnFamily, Rdict, WriteBatch
+
+from everlog.store import keys, record
+from everlog.store.engine import Engine
+from everlog.store.errors import CursorError
+from everlog.store.log import Log
+from everlog.store.past_changes import changes
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.record import read_varint, varint
+from everlog.store.seam import translate, translated
+from everlog.store.temporary import Temporary
+
+FAMILY = "past"
+APPLIED = keys.PREFIX.pack(0, 1)
+INVERTED_SIZE = 8
+WRITE_AT = 1024  # versions; a write holds the interpreter's lock
+_MASK = (1 << 64) - 1
+_U32, _U64 = struct.Struct(">I"), struct.Struct(">Q")
+
+
+class Place(NamedTuple):
+    """A version: the seq of its record, and where in that the change lies."""
+
+    seq: int
+    op: int
+    offset: int
+    size: int
+
+
+class Versions:
+    """The versions of all rows of one open database. Safe to use from many threads."""
+
+    def __init__(self, engine: Engine, log: Log) -> None:
+        self._engine = engine
+        self._log = log
+        self._lock = threading.Lock()  # of those who catch up
+        self._reading = threading.Lock()  # of the cursors
+        self._scratch: tuple[Temporary, Engine] | None = None
+        self._cursors: list[Any] | None = None
+        self._checked = False  # that what is there is of this log
+        self._base_upto = 0  # as a reader: how far what the writer projected is
+        self.applied = 0
+
+    def catch_up(self, upto: int, progress: OnProgress | None = None) -> None:
+        """Sees to it that all versions up to `upto` are known. Writes the projection. What is there when
+        it is interrupted stays. Raises CorruptionError naming the record, CursorError where the log
+        does not reach back to where the projection is."""
+        if self.applied >= upto:
+            return
+        with self._lock:
+            if not self._checked:
+                self._check()
+            if self.applied >= upto:
+                return
+            oldest = self._log.oldest
+            if oldest > 1 and self.applied < oldest - 1:
+                raise CursorError(
+                    f"the log starts at {oldest}, and where the rows of before lie is known up to"
+                    f" {self.applied} only: reading as of then needs the archive of what was removed",
+                    oldest=oldest,
+                )
+            self._project(upto, progress)
+
+    def _project(self, upto: int, progress: OnProgress | None) -> None:
+        family = self._writable()
+        batch, seq, framed, start = _batch(family[1]), self.applied, b"", self.applied
+        for seq, framed in self._log.scan(start, upto):
+            tail = _U64.pack(_MASK ^ seq)
+            for space, op, key, offset, size in changes(framed, seq):
+                batch[_U32.pack(space) + key + tail] = packed(op, offset, size)
+            if len(batch) >= WRITE_AT:
+                self._write(batch, seq, framed)
+                batch = _batch(family[1])
+                if progress is not None:
+                    progress(Progress("read the log for versions", seq - start, upto - start, "records"))
+        if seq > self.applied:
+            self._write(batch, seq, framed)
+
+    def _write(self, batch: WriteBatch, seq: int, framed: bytes) -> None:
+        batch[APPLIED] = keys.APPLIED.pack(seq, record.checksum_of(framed))
+        engine = self._scratch[1] if self._scratch else self._engine
+        engine.write_data(batch)
+        with self._reading:
+            self.applied, self._cursors = seq, None
+
+    def _writable(self) -> tuple[Rdict, ColumnFamily]:
+        if self._engine.secondary and self._scratch is None:
+            directory = Temporary("everlog-past-")
+            self._scratch = directory, Engine(directory.path)
+        found = (self._scratch[1] if self._scratch else self._engine).side(FAMILY)
+        assert found is not None
+        return found
+
+    def _check(self) -> None:
+        """How far it is, if it is of this log at all."""
+        found = self._engine.side(FAMILY)
+        with translated("reading the versions of rows"):
+            value = found[0].get(APPLIED) if found else None
+        seq, checksum = keys.APPLIED.unpack(value) if value else (0, 0)
+        log = self._log
+        if seq > log.head or (seq >= log.oldest and log.checksum_at(seq) != checksum):
+            del found
+            if not self._engine.secondary:
+                self._engine.drop_side(FAMILY)
+            seq = 0
+        self._base_upto = seq
+        self.applied, self._checked = seq, True
+
+    def forget(self) -> None:
+        """Throws the projection away; it is made anew when it is next asked. Writes."""
+        with self._lock, self._reading:
+            self._cursors = None
+            self._engine.drop_side(FAMILY)
+            self.applied = 0
+
+    def refresh(self) -> None:
+        """As a reader beside a writer: what that has projected meanwhile need not be projected here."""
+        with self._lock, self._reading:
+            self._cursors = None
+            applied = self.applied
+            self._check()
+            self.applied = max(self.applied, applied)
+
+    # reading
+
+    def families(self) -> list[Rdict]:
+        """Where versions are: one column family, or that of the writer and the scratch one."""
+        engines = [self._engine, *([self._scratch[1]] if self._scratch else ())]
+        found = [engine.side(FAMILY) for engine in engines]
+        if self._engine.secondary and not self._base_upto:
+            found = found[1:]
+        return [one[0] for one in found if one is not None]
+
+    def find(self, row: bytes, seq: int) -> Place | None:
+        """The newest version of a row (its space and key) at or before `seq`. Read-only."""
+        found = self.raw(row, seq)
+        return None if found is None else place_of(*found)
+
+    def raw(self, row: bytes, seq: int) -> tuple[bytes, bytes] | None:
+        """`find`, as the version is stored."""
+        wanted, best = row + _U64.pack(_MASK ^ seq), None
+        try:
+            with self._reading:
+                for cursor in self._cursors or self._fresh():
+                    cursor.seek(wanted)
+                    full = cursor.key()
+                    if full is None:
+                        cursor.status()
+                    elif full[:-INVERTED_SIZE] == row and (best is None or full < best[0]):
+                        best = full, cursor.value()
+        except Exception as error:
+            raise translate(error, "reading the versions of rows") from error
+        return best
+
+    def _fresh(self) -> list[Any]:
+        self._cursors = [family.iter() for family in self.families()]
+        return self._cursors
+
+    def of(self, row: bytes, *, start: int, end: int) -> Iterator[Place]:
+        """The versions of a row from seq `end` back to `start`, both included. Read-only."""
+        while start <= end:
+            found = self.find(row, end)
+            if found is None or found.seq < start:
+                return
+            yield found
+            end = found.seq - 1
+
+    def close(self) -> None:
+        """Lets go of what it holds of RocksDB."""
+        with self._lock, self._reading:
+            self._cursors = None
+            scratch, self._scratch = self._scratch, None
+        if scratch is not None:
+            scratch[1].close()
+            scratch[0].remove()
+
+
+def row_of(space: int, key: bytes) -> bytes:
+    """What all versions of a row start with."""
+    return _U32.pack(space) + key
+
+
+def inverted(seq: int) -> bytes:
+    """A seq at the end of a version's key."""
+    return _U64.pack(_MASK ^ seq)
+
+
+def packed(op: int, offset: int, size: int) -> bytes:
+    """What a version says."""
+    return bytes((op,)) + varint(offset) + varint(size)
+
+
+def place_of(full: bytes, value: bytes) -> Place:
+    """What a version says, from its key and value."""
+    seq = _MASK ^ _U64.unpack_from(full, len(full) - INVERTED_SIZE)[0]
+    if len(value) == 4 and value[1] < 0x80 <= value[2]:  # of a short record, as most are
+        return Place(seq, value[0], value[1], value[2] & 0x7F | value[3] << 7)
+    offset, at = read_varint(value, 1)
+    return Place(seq, value[0], offset, read_varint(value, at)[0])
+
+
+def _batch(handle: ColumnFamily) -> WriteBatch:
+    writes = WriteBatch(raw_mode=True)
+    writes.set_default_column_family(handle)
+    return writes

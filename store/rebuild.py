@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,8 +69,26 @@ def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
 
 def into(db: Database, path: Path, progress: OnProgress | None) -> dict[str, TableHash]:
     """See `Database.rebuild_into`."""
-    with _whole_or_gone(path, db):
-        return _into(db, path, progress)
+    check_from_start(db.log)
+    last = db.log.head
+    records = (framed for _, framed in db.log.scan(0, last))
+    return make(path, (db.path / head.MARKER).read_bytes(), records, last, progress)
+
+
+def make(
+    path: Path,
+    marker: bytes,
+    records: Iterable[bytes],
+    last: int,
+    progress: OnProgress | None,
+    *,
+    step: str = "rebuild",
+) -> dict[str, TableHash]:
+    """A new database in a directory, of framed records from the first to `last`, and the hashes of its
+    tables. `marker`: the content of its file EVERLOG. What fails leaves nothing, what is killed no
+    database. Raises OpenError, CorruptionError for a record that does not check."""
+    with _whole_or_gone(path, marker):
+        return _make(path, records, last, progress, step)
 
 
 def is_half(path: Path) -> bool:
@@ -79,7 +97,7 @@ def is_half(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _whole_or_gone(path: Path, db: Database) -> Iterator[None]:
+def _whole_or_gone(path: Path, marker: bytes) -> Iterator[None]:
     """A directory that is a database once this is left. After an error it is gone, after a kill it
     has the file HALF instead of EVERLOG. The lock on that file says that somebody is at work."""
     if path.exists() and any(path.iterdir()) and not is_half(path):
@@ -97,7 +115,7 @@ def _whole_or_gone(path: Path, db: Database) -> Iterator[None]:
         try:
             clear(path)
             file.truncate(0)
-            file.write((db.path / head.MARKER).read_bytes())
+            file.write(marker)
             file.flush()
             os.fsync(file.fileno())
             yield
@@ -112,22 +130,25 @@ def _whole_or_gone(path: Path, db: Database) -> Iterator[None]:
             raise
 
 
-def _into(db: Database, path: Path, progress: OnProgress | None) -> dict[str, TableHash]:
+def _make(
+    path: Path, records: Iterable[bytes], last: int, progress: OnProgress | None, step: str
+) -> dict[str, TableHash]:
     engine = Engine(path)
     try:
         log = Log(engine)
         target = FamilyTarget(engine)
-        projector = projector_from_start(db.log, target)
-        last = db.log.head
+        projector = from_nothing(target)
         chunk: list[bytes] = []
-        for seq, framed in db.log.scan(0, last):
+        for framed in records:
             projector.add(framed)
             chunk.append(framed)
-            if len(chunk) == COPY_RECORDS or seq == last:
+            if len(chunk) == COPY_RECORDS or projector.applied == last:
                 log.append(chunk)
                 chunk = []
                 if progress is not None:
-                    progress(Progress("rebuild", seq, last, "records"))
+                    progress(Progress(step, projector.applied, last, "records"))
+        if projector.applied != last:
+            raise CorruptionError(f"expected records up to {last}, found none after {projector.applied}")
         projector.flush()
         log.sync()
         engine.flush()
@@ -141,11 +162,16 @@ def _into(db: Database, path: Path, progress: OnProgress | None) -> dict[str, Ta
 
 def projector_from_start(log: Log, target: Target) -> Projector:
     """One that has seen nothing yet."""
+    check_from_start(log)
+    return from_nothing(target)
+
+
+def check_from_start(log: Log) -> None:
+    """Raises CorruptionError if a rebuild from this log cannot begin at its beginning."""
     if log.oldest > 1:
         raise CorruptionError(
             f"the log starts at {log.oldest}: a rebuild needs the archive of what was before"
         )
-    return from_nothing(target)
 
 
 def from_nothing(target: Target) -> Projector:

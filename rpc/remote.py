@@ -28,7 +28,7 @@ from everlog.rpc.remote_admin import RemoteAdmin
 from everlog.rpc.remote_feed import RemoteBatches
 from everlog.rpc.remote_load import RemoteLoad
 from everlog.rpc.remote_source import RemoteSource
-from everlog.rpc.session import Session
+from everlog.rpc.session import RemoteTransaction, Session
 from everlog.store.binding import Binding
 from everlog.store.errors import ReadOnlyError, SchemaError
 from everlog.store.hashing import TableHash
@@ -218,7 +218,7 @@ class RemoteDatabase(Writer):
 
     def _transaction(self, metadata: Metadata) -> Transaction:
         self._check_writable()
-        return Transaction(Session(self._channel, self._current, self.refresh_schema), metadata)
+        return RemoteTransaction(Session(self._channel, self._current, self.refresh_schema), metadata)
 
     def _describe(self, retry_s: float | None = None) -> store_pb2.DescribeResponse:
         request = store_pb2.DescribeRequest(database=self._channel.address.database)

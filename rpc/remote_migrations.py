@@ -80,6 +80,7 @@ def apply(
                 applied(info)
         elif progress is not None:
             progress(Progress(answer.step, answer.done, answer.total or None))
+    db.refresh_schema()
     return done
 
 
@@ -87,6 +88,7 @@ def complete(db: RemoteDatabase, *, actor: str = "", reason: str = "") -> Migrat
     """Ends the time of two versions; see `everlog.migrations.complete`."""
     request = pb.CompleteRequest(database=db.channel.address.database, actor=actor, reason=reason)
     done = db.channel.call(_stub(db).Complete, request)
+    db.refresh_schema()
     return MigrationInfo(done.version, done.name, State.APPLIED, done.time_ns, done.seq, actor)
 
 
@@ -199,6 +201,7 @@ def rollback(
                 rolled_back(info)
         elif progress is not None:
             progress(Progress(answer.step, answer.done, answer.total or None))
+    db.refresh_schema()
     return done
 
 

@@ -7,15 +7,22 @@ Transaction ─ reads ─▶ RemoteSource, pinned ─▶ Store service
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
 
 from everlog.proto import store_pb2_grpc
 from everlog.rpc.channel import COMMIT_S, Channel
 from everlog.rpc.remote_commit import request_of
 from everlog.rpc.remote_source import RemoteSource
+from everlog.store.binding import Binding
 from everlog.store.errors import ConflictError, SchemaError
 from everlog.store.schema import Schema
 from everlog.store.source import Source
-from everlog.store.transaction import CommitResult, Transaction
+from everlog.store.table import Table
+from everlog.store.transaction import CommitResult, Metadata, Transaction
+
+M = TypeVar("M", bound=Message)
 
 
 class Session:
@@ -24,8 +31,19 @@ class Session:
 
     def __init__(self, channel: Channel, schema: Schema, refresh: Callable[[], Schema]) -> None:
         self._channel = channel
+        self._refresh = refresh
         self.schema = schema
         self._source = RemoteSource(channel, schema, refresh, pinned=True)
+
+    def refreshed(self) -> bool:
+        """Whether the server has another schema by now: then it is the one from here on. Only
+        before anything was read or written."""
+        schema = self._refresh()
+        if schema is self.schema:
+            return False
+        self.schema = schema
+        self._source = RemoteSource(self._channel, schema, self._refresh, pinned=True)
+        return True
 
     def _begin(self) -> tuple[Source, int]:
         return self._source, 0  # known once something was read
@@ -44,3 +62,19 @@ class Session:
             else:
                 return CommitResult(answer.position.seq, answer.time_ns, answer.position.checksum)
         raise ConflictError("the schema changed twice while this transaction was committed; run it again")
+
+
+class RemoteTransaction(Transaction):
+    """A transaction of a remote database, which may be of a schema that the client has yet to learn."""
+
+    def __init__(self, session: Session, metadata: Metadata) -> None:
+        super().__init__(session, metadata)
+        self._session = session
+
+    def _bind(self, table: Table[M, Any]) -> Binding:
+        try:
+            return super()._bind(table)
+        except SchemaError:
+            if self.writes or self.reads is not None or not self._session.refreshed():
+                raise
+            return super()._bind(table)

@@ -31,6 +31,8 @@ ROOMS = [room for floor in FLOORS for room in floor if (ROOT / room).is_dir()]
 # Libraries that belong to rooms: elsewhere their errors and types would leak.
 SEAMS = {
     "apprise": {"migrations"},
+    "fsspec": {"audit"},
+    "zstandard": {"audit"},
     "rocksdict": {"store"},
     "grpc": {"rpc", "proto"},
     "grpc_health": {"rpc"},

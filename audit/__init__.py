@@ -1,0 +1,7 @@
+"""Audit and recovery: what is built on the store's log, and needs no network."""
+
+from everlog.audit.backup import Backup, backup
+from everlog.audit.restore import Restored, restore
+from everlog.audit.verify import verify
+
+__all__ = ["Backup", "Restored", "backup", "restore", "verify"]

@@ -1,0 +1,126 @@
+"""Manifest: what a backup consists of: the file BACKUP beside its segments.
+
+    BACKUP := {"format": 1, "database": "<uuid>", "head": {…}, "segments": [{…}, …], "hashes": {…}}
+
+It is replaced whole after the segments that it lists are there and were checked. So whatever happens,
+the directory is a backup up to `head`, and a file that the manifest does not list is nobody's.
+
+Invariants
+  (1) segments are dense: from record 1 to `head`, each begins where the one before it ended;
+  (2) `checksum` of one is `before` of the next: they are of one history.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+
+from everlog.audit.place import Place
+from everlog.audit.segment import NOTHING, Head, Segment
+from everlog.proto import log_pb2
+from everlog.store.errors import CorruptionError, OpenError
+
+MANIFEST = "BACKUP"
+FORMAT = 1
+
+
+class Position(msgspec.Struct, frozen=True):
+    """The last record: its seq, time, checksum, and the schema's version that it says."""
+
+    seq: int
+    time_ns: int
+    schema: int
+    checksum: int
+
+
+class Hashes(msgspec.Struct, frozen=True):
+    """Tables as they were at a record: rows and content hash, hexadecimal."""
+
+    seq: int
+    tables: dict[str, tuple[int, str]]
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
+    """What the file says."""
+
+    format: int
+    database: str
+    head: Position
+    segments: list[Segment]
+    hashes: Hashes | None = None
+    software: str = ""
+
+    @property
+    def last(self) -> Head:
+        """The last record of it all."""
+        return Head(*msgspec.structs.astuple(self.head))
+
+    @property
+    def uuid(self) -> bytes:
+        return uuid.UUID(self.database).bytes
+
+    def cursor(self) -> log_pb2.Cursor:
+        """The position after its last record."""
+        return log_pb2.Cursor(database=self.uuid, seq=self.head.seq, checksum=self.head.checksum)
+
+
+def empty(database: bytes) -> Manifest:
+    return Manifest(FORMAT, str(uuid.UUID(bytes=database)), position(NOTHING), [])
+
+
+def position(head: Head) -> Position:
+    return Position(*head)
+
+
+def read(place: Place) -> Manifest | None:
+    """The manifest of a place; None if there is nothing at all. Raises OpenError for a place of something
+    else, CorruptionError for a manifest that is none."""
+    names = place.names()
+    if MANIFEST not in names:
+        other = [name for name in names if not name.endswith((".new", ".zst"))]
+        if other:
+            raise OpenError(
+                f"{place.url} is no backup: it has no file {MANIFEST}, but {other[0]}; name another directory"
+            )
+        return None
+    where = f"{place.url}/{MANIFEST}"
+    try:
+        manifest = msgspec.json.decode(place.read(MANIFEST), type=Manifest)
+        uuid.UUID(manifest.database)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise CorruptionError(
+            f"{where}: expected a manifest, found something else: {error}", place=where
+        ) from None
+    if manifest.format > FORMAT:
+        raise OpenError(
+            f"{where} has format {manifest.format}, this everlog knows up to {FORMAT}; use a newer one"
+        )
+    for problem in problems(manifest, where):
+        raise CorruptionError(problem, place=where)
+    return manifest
+
+
+def needed(place: Place) -> Manifest:
+    """The manifest of a backup. Raises OpenError if there is none."""
+    manifest = read(place)
+    if manifest is None or not manifest.segments:
+        raise OpenError(f"there is no backup at {place.url}: no file {MANIFEST}, or nothing in it yet")
+    return manifest
+
+
+def write(place: Place, manifest: Manifest) -> None:
+    """Replaces it whole. Raises DiskError."""
+    place.write(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+
+
+def problems(manifest: Manifest, where: str) -> list[str]:
+    """Whatever does not hold between its segments, a sentence each."""
+    found, seq, checksum = [], 0, 0
+    for one in manifest.segments:
+        if one.first != seq + 1 or one.before != checksum or one.last < one.first:
+            found.append(f"{where}: expected a segment from record {seq + 1} on, found {one.name}")
+        seq, checksum = one.last, one.checksum
+    if (manifest.head.seq, manifest.head.checksum) != (seq, checksum):
+        found.append(f"{where}: says that it ends at record {manifest.head.seq}, its segments end at {seq}")
+    return found

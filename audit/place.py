@@ -1,0 +1,177 @@
+"""Place: where segments and their manifest lie: a directory, or whatever fsspec has a URL for.
+
+    place(URL or path) ─▶ LocalPlace    write: NAME.new ─▶ fsync ─▶ rename ─▶ fsync of the directory
+                       ─▶ RemotePlace   s3://… gs://… memory://…: an object is there whole, or not
+
+Invariants
+  (1) a file is the old one or the new one, never a part;
+  (2) what `write` returned from is on disk, or with the object store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from everlog.store.errors import CorruptionError, DiskError, OpenError
+from everlog.store.head import sync_directory
+
+NEW = ".new"
+
+
+class Place(Protocol):
+    """Files by name."""
+
+    url: str
+
+    def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
+        """The file, or a part of it; a negative `start` counts from its end. Raises CorruptionError if
+        there is none."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replaces the file whole. Raises DiskError."""
+
+    def names(self) -> list[str]:
+        """All files there are, sorted. Raises DiskError."""
+
+    def remove(self, name: str) -> None: ...
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """While nobody else writes here. Raises OpenError if somebody does."""
+
+
+def place(where: str | os.PathLike[str], *, create: bool = False) -> Place:
+    """The place behind a path or a URL. Raises OpenError."""
+    text = os.fspath(where)
+    scheme, there, _ = text.partition("://")
+    if there and scheme != "file":
+        return RemotePlace(text)
+    path = Path(text.removeprefix("file://").removeprefix("file:"))
+    if path.exists() and not path.is_dir():
+        raise OpenError(f"expected a directory of a backup, found a file: {path}")
+    if not path.exists():
+        if not create:
+            raise OpenError(f"there is no directory {path}, and so no backup in it")
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise OpenError(f"{path}: cannot make a directory there: {error.strerror}") from error
+    return LocalPlace(path)
+
+
+class LocalPlace:
+    """A directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.url = str(path)
+
+    def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
+        try:
+            with (self.path / name).open("rb") as file:
+                file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
+                return file.read(-1 if size is None else size)
+        except OSError as error:
+            raise CorruptionError(
+                f"{self.path / name} cannot be read: {error.strerror}", place=str(self.path / name)
+            ) from error
+
+    def write(self, name: str, data: bytes) -> None:
+        file = self.path / (name + NEW)
+        try:
+            with file.open("wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+                if hasattr(os, "posix_fadvise"):  # who reads it again reads what is on the disk
+                    os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            file.replace(self.path / name)
+            sync_directory(self.path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                file.unlink()
+            raise DiskError(
+                f"{self.path / name} could not be written: {error.strerror}; what was there before is there",
+                outcome="nothing written",
+            ) from error
+
+    def names(self) -> list[str]:
+        return sorted(file.name for file in self.path.iterdir() if file.is_file())
+
+    def remove(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OpenError(f"another process writes to {self.path} now; wait for it") from None
+            yield
+        finally:
+            os.close(descriptor)
+
+
+class RemotePlace:
+    """A folder of an object store, by fsspec. Nobody is kept from writing beside: one at a time is the
+    caller's to see to."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            import fsspec  # type: ignore[import-untyped]  # noqa: PLC0415  only for those who have it
+        except ImportError:
+            raise OpenError(
+                f"{url} needs fsspec: install everlog[archive], and what fsspec wants for the URL"
+            ) from None
+        self.url = url.rstrip("/")
+        try:
+            self._files: Any
+            self._files, self._root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError, OSError) as error:
+            raise OpenError(f"{url} cannot be reached through fsspec: {error}") from error
+
+    def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
+        end = None if size is None else start + size
+        try:
+            data: bytes = self._files.cat_file(f"{self._root}/{name}", start=start or None, end=end or None)
+            return data
+        except Exception as error:
+            raise CorruptionError(
+                f"{self.url}/{name} cannot be read: {type(error).__name__}: {error}",
+                place=f"{self.url}/{name}",
+            ) from error
+
+    def write(self, name: str, data: bytes) -> None:
+        try:
+            self._files.makedirs(self._root, exist_ok=True)
+            self._files.pipe_file(f"{self._root}/{name}", data)
+        except Exception as error:
+            raise DiskError(
+                f"{self.url}/{name} could not be written: {type(error).__name__}: {error}", outcome="unknown"
+            ) from error
+
+    def names(self) -> list[str]:
+        self._files.invalidate_cache()
+        try:
+            found = self._files.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise DiskError(
+                f"{self.url} cannot be listed: {type(error).__name__}: {error}", outcome="nothing written"
+            ) from error
+        return sorted(str(name).rstrip("/").rpartition("/")[2] for name in found)
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(f"{self._root}/{name}")
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        yield

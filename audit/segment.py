@@ -1,0 +1,232 @@
+"""Segment: a file of consecutive records of the log, compressed, that says what it is and proves it.
+
+    segment := header block* index
+    header  := 0x184D2A50:u32le size:u32le "everlog" 0x01 database:16 first:u64be last:u64be
+               first_time_ns:u64be last_time_ns:u64be schema:u64be before:u32be checksum:u32be
+    block   := a zstd frame (RFC 8878): framed records, joined
+    index   := 0x184D2A5E:u32le size:u32le (first:u64be offset:u64be size:u32be raw:u32be sha256:32)*
+               blocks:u32be sha256:32          the last one is of every byte of the file before it
+
+Header and index are what zstd calls skippable frames, so that `zstd -dc` of a segment, or of several
+one after the other, gives a `Batch`: it needs no everlog to be read. A block can be read alone.
+
+Invariants
+  (1) records are those of the log, byte for byte, dense from `first` to `last`;
+  (2) a segment is written once and never changed; two of the same range have the same records.
+
+Numbers are on disk for ever. The long story: docs/format.md, "Segments".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import NamedTuple
+from zlib import crc32
+
+import msgspec
+import zstandard
+
+from everlog.store import record
+from everlog.store.errors import CorruptionError
+
+BLOCK_BYTES = 1 << 20  # of records, before they are compressed
+SEGMENT_BYTES = 64 << 20
+LEVEL = 3
+MAGIC = b"everlog\x01"
+
+HEADER_TAG, INDEX_TAG = 0x184D2A50, 0x184D2A5E
+FRAME = struct.Struct("<II")
+HEADER = struct.Struct(">8s16sQQQQQII")
+ENTRY = struct.Struct(">QQII32s")
+END = struct.Struct(">I32s")
+HEADER_SIZE = FRAME.size + HEADER.size
+TIME_TAG, SCHEMA_TAG, CHANGES_TAG = 0x11, 0x18, 0x22
+
+_TIME = struct.Struct("<Q")
+_CRC = struct.Struct("<I")
+
+
+class Head(NamedTuple):
+    """What the first bytes of a record say, and its checksum."""
+
+    seq: int
+    time_ns: int
+    schema: int
+    checksum: int
+
+
+NOTHING = Head(0, 0, 0, 0)
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """One segment, as a manifest lists it. `schema` is the version in force before its first record,
+    `before` the checksum of the record before that, `raw` the bytes of its records."""
+
+    name: str
+    first: int
+    last: int
+    first_time_ns: int
+    last_time_ns: int
+    schema: int
+    before: int
+    checksum: int
+    raw: int
+    size: int
+    sha256: str
+
+
+class Block(NamedTuple):
+    """Where one block lies in its segment."""
+
+    first: int
+    offset: int
+    size: int
+    raw: int
+    sha256: bytes
+
+
+class Packed(NamedTuple):
+    """A block before it is in a segment."""
+
+    first: int
+    raw: int
+    data: bytes
+
+
+def pack_block(records: bytes, first: int) -> Packed:
+    """Joined records as a block. Lets go of the interpreter's lock."""
+    packer = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+    return Packed(first, len(records), packer.compress(records))
+
+
+def pack(
+    database: bytes, before: Head, first: Head, last: Head, blocks: list[Packed]
+) -> tuple[Segment, bytes]:
+    """A segment of these blocks, and what a manifest says of it."""
+    content = HEADER.pack(
+        MAGIC, database, first.seq, last.seq, first.time_ns, last.time_ns, before.schema, before.checksum,
+        last.checksum,
+    )  # fmt: skip
+    parts, offset, index = [FRAME.pack(HEADER_TAG, len(content)), content], HEADER_SIZE, []
+    for block in blocks:
+        sha256 = hashlib.sha256(block.data).digest()
+        index.append(ENTRY.pack(block.first, offset, len(block.data), block.raw, sha256))
+        parts.append(block.data)
+        offset += len(block.data)
+    size = ENTRY.size * len(index) + END.size
+    parts += [FRAME.pack(INDEX_TAG, size), *index, struct.pack(">I", len(index))]
+    body = b"".join(parts)
+    digest = hashlib.sha256(body).digest()
+    data = body + digest
+    segment = Segment(
+        name=f"{first.seq:016d}-{last.seq:016d}.zst",
+        first=first.seq,
+        last=last.seq,
+        first_time_ns=first.time_ns,
+        last_time_ns=last.time_ns,
+        schema=before.schema,
+        before=before.checksum,
+        checksum=last.checksum,
+        raw=sum(block.raw for block in blocks),
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+    return segment, data
+
+
+def read_header(data: bytes, where: str) -> tuple[bytes, int, int]:
+    """Database, first and last seq, as a segment says them itself. Raises CorruptionError."""
+    if len(data) < HEADER_SIZE or data[: FRAME.size] != FRAME.pack(HEADER_TAG, HEADER.size):
+        raise CorruptionError(f"{where} is no segment: it does not begin as one", place=where)
+    magic, database, first, last, *_ = HEADER.unpack_from(data, FRAME.size)
+    if magic != MAGIC:
+        raise CorruptionError(
+            f"{where} is a segment of a format that this everlog does not know", place=where
+        )
+    return database, first, last
+
+
+def index_size(end: bytes, where: str) -> int:
+    """How many bytes at the end of a segment are its index, given its last bytes. Raises CorruptionError."""
+    if len(end) < END.size:
+        raise CorruptionError(f"{where} is cut short", place=where)
+    count, _ = END.unpack_from(end, len(end) - END.size)
+    size: int = FRAME.size + ENTRY.size * count + END.size
+    return size
+
+
+def read_index(data: bytes, where: str) -> list[Block]:
+    """The blocks that an index lists: `data` is a segment's last `index_size` bytes, or more. Raises
+    CorruptionError."""
+    size = index_size(data, where)
+    start = len(data) - size
+    if start < 0 or data[start : start + FRAME.size] != FRAME.pack(INDEX_TAG, size - FRAME.size):
+        raise CorruptionError(f"{where} does not end in an index: it is cut short, or changed", place=where)
+    return [Block(*entry) for entry in ENTRY.iter_unpack(data[start + FRAME.size : len(data) - END.size])]
+
+
+def unpack_block(data: bytes, block: Block, where: str) -> bytes:
+    """The records of a block, joined, as they were packed. Raises CorruptionError."""
+    if hashlib.sha256(data).digest() != block.sha256:
+        raise CorruptionError(
+            f"{where}: the block with record {block.first} does not match its SHA-256",
+            place=where,
+            seq=block.first,
+        )
+    try:
+        records = zstandard.ZstdDecompressor().decompress(data, max_output_size=block.raw)
+    except zstandard.ZstdError as error:
+        raise CorruptionError(
+            f"{where}: the block with record {block.first} cannot be decompressed: {error}",
+            place=where,
+            seq=block.first,
+        ) from None
+    if len(records) != block.raw:
+        raise CorruptionError(
+            f"{where}: expected {block.raw:,} bytes of records from {block.first} on, found {len(records):,}",
+            place=where,
+            seq=block.first,
+        )
+    return records
+
+
+def head_of(framed: bytes) -> Head:
+    """What a framed record says first. Raises CorruptionError."""
+    at = record.read_varint(framed, 1)[1]
+    seq, at = record.read_varint(framed, at + 1)
+    time_ns = schema = 0
+    if framed[at] == TIME_TAG:
+        time_ns = _TIME.unpack_from(framed, at + 1)[0]
+        at += 9
+    if framed[at] == SCHEMA_TAG:
+        schema = record.read_varint(framed, at + 1)[0]
+    return Head(seq, time_ns, schema, record.checksum_of(framed))
+
+
+def check_records(records: bytes, first: int, where: str) -> bytes:
+    """Checks joined records, dense from `first` on, each with its checksum; returns the last of them,
+    framed. Raises CorruptionError naming the record."""
+    at = start = 0
+    seq, size, view = first, len(records), memoryview(records)
+    try:
+        while at < size:
+            start = at
+            if records[at] != 0x0A:
+                raise CorruptionError("it is not framed")
+            length = records[at + 1]
+            at += 2
+            if length > 0x7F:
+                length, at = record.read_varint(records, at - 1)
+            end = at + length
+            if end > size or records[end - 5] != record.CHECKSUM_TAG:
+                raise CorruptionError("it does not end in a checksum")
+            if crc32(view[at : end - 5]) != _CRC.unpack_from(records, end - 4)[0]:
+                raise CorruptionError("its checksum does not match its bytes")
+            if record.read_varint(records, at + 1)[0] != seq:
+                raise CorruptionError(f"another is in its place: {record.read_varint(records, at + 1)[0]}")
+            at = end
+            seq += 1
+    except (CorruptionError, IndexError, struct.error) as error:
+        raise CorruptionError(f"{where}: record {seq} is damaged: {error}", place=where, seq=seq) from None
+    return records[start:at]

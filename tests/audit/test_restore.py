@@ -1,0 +1,149 @@
+"""Restore: to the end, to a record, to a time; the same database, or a fork of it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from everlog.audit import backup, restore
+from everlog.feed import cursor
+from everlog.feed.subscription import Subscription
+from everlog.store.database import Database
+from everlog.store.errors import CursorError, OpenError
+from everlog.store.hashing import TableHash
+from tests.audit.conftest import Opener
+from tests.audit.test_backup import fill
+from tests.store.models import AIRPORTS, ITEMS, airport, declare, items
+
+SCRIPT = """
+import os, signal, sys
+from everlog.audit import restore
+def die(progress) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+restore(sys.argv[1], sys.argv[2], progress=die)
+"""
+
+
+def grown(db: Database) -> dict[int, dict[str, TableHash]]:
+    """A database with changes of many kinds, and the hashes of its tables at some records."""
+    at = {}
+    fill(db, 1, 30)
+    at[db.head] = db.hashes()
+    for faa in ("JFK", "LAX"):
+        db.put(AIRPORTS, airport(faa, "Somewhere", icao=f"K{faa}"))
+    db.delete(ITEMS, 7)
+    at[db.head] = db.hashes()
+    declare(db, ITEMS)
+    db.load(ITEMS, items(100, 3000), id="a load")
+    at[db.head] = db.hashes()
+    db.put(AIRPORTS, airport("JFK", "New York"))
+    at[db.head] = db.hashes()
+    return at
+
+
+def test_what_is_restored_is_the_database_as_it_was(opening: Opener, to: Path) -> None:
+    db = opening()
+    at = grown(db)
+    backup(db, to)
+    done = restore(to, to.with_name("copy"))
+    assert (done.seq, done.tables, done.proven) == (db.head, db.hashes(), True)
+    copy = opening(at=to.with_name("copy"))
+    assert copy.uuid == db.uuid
+    assert copy.cursor() == db.cursor()
+    assert copy.log.read(0, 1 << 30) == db.log.read(0, 1 << 30)
+    assert at[db.head] == copy.hashes()
+    copy.put(ITEMS, *items(1, 1))
+
+
+def test_a_database_is_restored_as_of_any_record(opening: Opener, to: Path) -> None:
+    db = opening()
+    at = grown(db)
+    backup(db, to)
+    for seq, expected in at.items():
+        done = restore(to, to.with_name(f"at {seq}"), at=seq)
+        assert (done.seq, done.tables) == (seq, expected)
+        assert opening(at=to.with_name(f"at {seq}")).head == seq
+    for seq in (0, db.head + 1, -1):
+        with pytest.raises(CursorError, match=f"holds records 1 to {db.head}, there is no {seq}"):
+            restore(to, to.with_name("none"), at=seq)
+    assert not to.with_name("none").exists()
+
+
+def test_a_database_is_restored_as_of_a_time(opening: Opener, to: Path) -> None:
+    db = opening()
+    grown(db)
+    for _ in range(3):  # in more than one segment
+        backup(db, to)
+        fill(db, 5000, 5010)
+    backup(db, to)
+    times = {seq: db.log.commit(seq).time_ns for seq in range(1, db.head + 1)}
+    for seq in (1, 2, 20, db.head - 12, db.head - 11, db.head):
+        last = max(one for one, time_ns in times.items() if time_ns <= times[seq])
+        path = to.with_name(f"time {seq}")
+        assert restore(to, path, at_time_ns=times[seq]).seq == last
+    before = max((one for one, time_ns in times.items() if time_ns <= times[9] - 1))
+    assert restore(to, to.with_name("between"), at_time_ns=times[9] - 1).seq == before
+    with pytest.raises(CursorError, match="the database was made later than that"):
+        restore(to, to.with_name("never"), at_time_ns=times[1] - 1)
+
+
+def test_who_follows_a_database_that_went_back_goes_on_or_is_told_that_it_diverged(
+    opening: Opener, to: Path
+) -> None:
+    db = opening()
+    fill(db, 1, 20)
+    early = db.cursor()
+    fill(db, 21, 40)
+    late = db.cursor()
+    backup(db, to)
+    restore(to, to.with_name("back"), at=early.seq)
+    back = opening(at=to.with_name("back"))
+    assert Subscription(back, after=early).position == early.seq
+    with pytest.raises(CursorError, match="ahead"):
+        Subscription(back, after=late)
+    fill(back, 900, 930)
+    assert Subscription(back, after=early).position == early.seq
+    with pytest.raises(CursorError, match=r"checksum|history|diverged"):
+        Subscription(back, after=late)
+
+
+def test_a_fork_is_another_database_that_says_where_it_is_from(opening: Opener, to: Path) -> None:
+    db = opening()
+    fill(db, 1, 20)
+    backup(db, to)
+    done = restore(to, to.with_name("fork"), at=db.head - 3, fork=True)
+    fork = opening(at=to.with_name("fork"))
+    assert fork.uuid != db.uuid
+    assert str(done.database) in cursor.show(fork.cursor())
+    created = fork.log.commit(1).created
+    assert (created.origin, created.origin_seq) == (db.uuid, db.head - 3)
+    assert created.origin_checksum == db.log.checksum_at(db.head - 3)
+    assert fork.log.read(1, 1 << 30)[0] == db.log.read(1, 1 << 30, db.head - 3)[0]
+    with pytest.raises(OpenError, match="this is a backup of database"):
+        backup(fork, to)
+    with pytest.raises(CursorError, match="database"):
+        Subscription(fork, after=db.log.cursor(5, db.uuid))
+
+
+def test_a_restore_that_is_killed_leaves_no_database_and_the_next_begins_anew(
+    opening: Opener, to: Path
+) -> None:
+    db, copy = opening(), to.with_name("copy")
+    fill(db, 1, 700)
+    backup(db, to)
+    words = [sys.executable, "-c", SCRIPT, str(to), str(copy)]
+    assert subprocess.run(words, check=False, timeout=60).returncode == -signal.SIGKILL
+    with pytest.raises(OpenError, match="is not through, or was killed"):
+        Database(copy)
+    assert restore(to, copy).tables == db.hashes()
+
+
+def test_nothing_is_restored_over_what_is_there(opening: Opener, to: Path) -> None:
+    db = opening()
+    backup(db, to)
+    with pytest.raises(OpenError, match="is not empty"):
+        restore(to, db.path)

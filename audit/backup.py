@@ -58,15 +58,20 @@ class Backup(msgspec.Struct, frozen=True):
 
 
 def backup(
-    db: Database, to: str | PathLike[str], *, hashes: bool | None = None, progress: OnProgress | None = None
+    db: Database | Source,
+    to: str | PathLike[str],
+    *,
+    hashes: bool | None = None,
+    progress: OnProgress | None = None,
 ) -> Backup:
-    """Brings the backup in a directory up to what is on disk now. Reads and writes go on.
+    """Brings the backup in a directory up to what is on disk now. Reads and writes go on. For a database
+    on a server: `backup(RemoteLog(db), …)`, of `everlog.rpc.remote_backup`.
 
     `hashes`: records what the tables contain, for `verify(deep=True)`; None: where there are few rows.
     Raises OpenError for the directory of another database or of a diverged one, CorruptionError for a
     record that does not check, DiskError. It does not write to the database.
     """
-    source = LogSource(db)
+    source = LogSource(db) if isinstance(db, Database) else db
     try:
         return back_up(source, place(to, create=True), hashes=hashes, progress=progress)
     finally:

@@ -6,7 +6,7 @@ which sends the same bytes (`everlog.rpc.remote_backup`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -45,6 +45,9 @@ class Source(Protocol):
         """Those of the tables at `head`, where they are to be had: without `any_size`, only of a database
         of few rows."""
 
+    def close(self) -> None:
+        """Lets go of the moment."""
+
 
 class LogSource:
     """The log of an open database, up to what is on disk now."""
@@ -57,7 +60,13 @@ class LogSource:
         self._is_moment = self.head == applied
 
     def check(self, position: log_pb2.Cursor) -> None:
-        check_position(position, self.database, self.head, lambda: self._db.log.checksum_at(position.seq))
+        check_position(position, self.database, self.head)
+        try:
+            found = self._db.log.checksum_at(position.seq)
+        except CursorError as error:
+            raise diverged(position, str(error)) from None
+        if found != position.checksum:
+            raise diverged(position, f"checksum {found:08x}, in the backup {position.checksum:08x}")
 
     def blocks(self, after: int, until: int) -> Iterator[Records]:
         while after < until:
@@ -77,10 +86,8 @@ class LogSource:
         self._view.close()
 
 
-def check_position(
-    position: log_pb2.Cursor, database: bytes, head: int, checksum_at: Callable[[], int]
-) -> None:
-    """Raises OpenError unless a log goes on from a backup's end."""
+def check_position(position: log_pb2.Cursor, database: bytes, head: int) -> None:
+    """Raises OpenError if a backup that ends there cannot be one of this log."""
     if position.database != database:
         raise OpenError(
             f"this is a backup of database {UUID(bytes=position.database)}, and not of"
@@ -92,17 +99,11 @@ def check_position(
             " has lost its end. Back it up into another directory",
             seq=position.seq,
         )
-    try:
-        found = checksum_at()
-    except CursorError as error:
-        raise OpenError(
-            f"the backup ends at record {position.seq}, which the database does not hold any more: {error}",
-            seq=position.seq,
-        ) from None
-    if found != position.checksum:
-        raise OpenError(
-            f"record {position.seq}, with which the backup ends, is another in the database (checksum"
-            f" {found:08x}, in the backup {position.checksum:08x}): they diverged. Back it up into another"
-            " directory",
-            seq=position.seq,
-        )
+
+
+def diverged(position: log_pb2.Cursor, why: str) -> OpenError:
+    return OpenError(
+        f"record {position.seq}, with which the backup ends, is another in the database: they diverged"
+        f" ({why}). Back it up into another directory",
+        seq=position.seq,
+    )

@@ -23,6 +23,7 @@ import click
 
 from everlog.console import (
     approve,
+    backup,
     care,
     complete,
     completion,
@@ -111,6 +112,9 @@ for command in (
     care.check,
     care.rebuild,
     care.repair,
+    backup.backup,
+    backup.verify_backup,
+    backup.restore,
     completion.completion,
 ):
     cli.add_command(command)

@@ -19,18 +19,21 @@ from __future__ import annotations
 import struct
 import time as clock
 import weakref
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
-from everlog.store import record
+from everlog.store import keys, record
 from everlog.store.binding import Binding
 from everlog.store.errors import CursorError, RowError, SchemaError
 from everlog.store.hashing import TableHash, hashes
+from everlog.store.history import History, Version
 from everlog.store.past_schemas import PastSchemas
 from everlog.store.past_view import PastSource, PastView
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.seam import translated
 from everlog.store.snapshot import Snapshot
 from everlog.store.table import Table
 from everlog.store.versions import Versions
@@ -54,7 +57,7 @@ class Moment(Snapshot):
 
     def __init__(self, past: Past, seq: int) -> None:
         self._past = past
-        self._view = PastView(past.versions, past.log, past.schemas.at(seq), seq, past.views)
+        self._view = PastView(past, seq)
         super().__init__(PastSource(self._view), seq, self._view.schema, self._view.close)
 
     @property
@@ -88,7 +91,8 @@ class Past:
 
     def __init__(self, db: Database) -> None:
         self._db = weakref.proxy(db)
-        self.log = db.log
+        self.log, self.tables = db.log, db.tables
+        self._engine = db.engine
         self.versions = Versions(db.engine, db.log)
         self.schemas = PastSchemas(db.log, db.tables)
         self.views: weakref.WeakSet[PastView] = weakref.WeakSet()
@@ -100,6 +104,13 @@ class Past:
         at = self.position(seq=seq, time=time)
         self.catch_up(at, progress)
         return Moment(self, at)
+
+    def history(
+        self, table: Table[M, Any] | str, key: Any, *, newest_first: bool = True, limit: int | None = None
+    ) -> Iterator[Version[M]]:
+        """See `Database.history`."""
+        history = History(self, table, key, self.tables.applied)
+        return history.versions(newest_first=newest_first, limit=limit)
 
     def position(self, *, seq: int | None = None, time: Time | None = None) -> int:
         """The seq that is meant by a seq or a time. Read-only. Raises CursorError where the log has
@@ -113,7 +124,7 @@ class Past:
         return seq
 
     def _check(self, seq: int) -> None:
-        oldest, newest = self.log.oldest, self._db.tables.applied
+        oldest, newest = self.log.oldest, self.tables.applied
         if seq < 1 or seq > newest:
             where = "before the first record" if seq < 1 else "not there yet"
             raise CursorError(f"there is no record {seq} to read at: it is {where}; the log ends at {newest}")
@@ -126,7 +137,7 @@ class Past:
     def _at_time(self, time_ns: int) -> int:
         """The newest record at or before a time."""
         log = self.log
-        low, high = log.oldest, self._db.tables.applied
+        low, high = log.oldest, self.tables.applied
         if time_ns > max(clock.time_ns(), time_of(log.get(high))):
             raise CursorError(
                 f"{shown(time_ns)} is in the future: what the database will be then is not known"
@@ -149,7 +160,7 @@ class Past:
     def catch_up(self, upto: int | None = None, progress: OnProgress | None = None) -> None:
         """Projects the versions of all rows up to a record; None: to the newest. Writes the projection
         and nothing else. Interrupted, it goes on there the next time."""
-        upto = self._db.tables.applied if upto is None else upto
+        upto = self.tables.applied if upto is None else upto
         if upto <= self.versions.applied:
             return
         if upto > self.log.head and not self._db.read_only:
@@ -159,6 +170,12 @@ class Past:
     def forget(self) -> None:
         """Throws the projection away; it is made anew when it is next asked. Writes."""
         self.versions.forget()
+
+    def records(self, seqs: list[int]) -> list[bytes]:
+        """The framed records at some seqs, read together. Read-only."""
+        with translated("reading the log"):
+            found: Any = self._engine.log.get([keys.SEQ.pack(seq) for seq in seqs]) if seqs else []
+        return [framed or self.log.get(seq) for seq, framed in zip(seqs, found, strict=True)]
 
     def refresh(self) -> None:
         """As a reader beside a writer, which has written meanwhile."""

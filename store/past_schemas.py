@@ -101,13 +101,11 @@ class PastSchemas:
                 found.append(Generation(seq, following - 1, info))
         return found[::-1]
 
-    def named(self, name: str, upto: int) -> TableInfo:
-        """The table that has this name, or had it last. Raises SchemaError."""
-        for seq in reversed([seq for seq in self.seqs() if seq <= upto]):
-            info = self._ready(seq).tables.get(name)
-            if info is not None:
-                return info
-        return self.at(upto).table(name)  # raises it
+    def meant(self, table: Table[Any, Any] | str, upto: int) -> TableInfo:
+        """The table that a constant or a name means, as it was last. Raises SchemaError if there never
+        was one."""
+        name, version = (table, 0) if isinstance(table, str) else (table.name, version_of(table.model))
+        return self._of(name, version, upto) or self.at(upto).table(name)  # raises it
 
     def bind(self, table: Table[Any, Any], seq: int) -> Binding:
         """A table as a constant of any time has it, in the schema in force at `seq`: by its id, so
@@ -121,7 +119,7 @@ class PastSchemas:
         info = then.tables.get(table.name)
         if version > then.version or info is None:
             head = self._tables.applied
-            mine = self._of(table, version, head)
+            mine = self._of(table.name, version, head)
             if mine is not None:
                 info = _with_id(then, mine.proto.id)
             if info is None:
@@ -136,13 +134,13 @@ class PastSchemas:
             return binding
         return then.bind(table)
 
-    def _of(self, table: Table[Any, Any], version: int, upto: int) -> TableInfo | None:
+    def _of(self, name: str, version: int, upto: int) -> TableInfo | None:
         """The table that a constant means: the one of that name in the schema of its version, else in
         the newest that has the name."""
         named = None
         for seq in reversed([seq for seq in self.seqs() if seq <= upto]):
             schema = self._ready(seq)
-            info = schema.tables.get(table.name)
+            info = schema.tables.get(name)
             if info is not None and (named is None or schema.version == version):
                 named = info
                 if not version or schema.version <= version:

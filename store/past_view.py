@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import groupby, islice
 from operator import itemgetter
-from weakref import WeakSet
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
@@ -29,15 +29,18 @@ from everlog.store import keys, record
 from everlog.store.binding import KeyOf
 from everlog.store.errors import ClosedError, CorruptionError
 from everlog.store.index_info import IndexInfo
-from everlog.store.log import Log
 from everlog.store.past_walk import Found, Held, let_go, walk
-from everlog.store.schema import Schema, TableInfo
+from everlog.store.schema import TableInfo
 from everlog.store.source import LocalSource
 from everlog.store.span import Span
-from everlog.store.versions import Place, Versions, place_of, row_of
+from everlog.store.versions import Place, place_of, row_of
 from everlog.store.view import Item, View
 
+if TYPE_CHECKING:
+    from everlog.store.past import Past
+
 ROWS_FIRST, ROWS_MAX, BYTES_MAX = 8, 4096, 1 << 20  # of rows that are read at once
+RECORDS_AT_ONCE = 64
 PREFIX_SIZE = keys.PREFIX.size
 SPACE_SIZE = keys.SPACE.size
 
@@ -45,15 +48,10 @@ SPACE_SIZE = keys.SPACE.size
 class PastView(View):
     """The tables after the record at `seq`, which is known to `versions`. Read-only."""
 
-    def __init__(
-        self, versions: Versions, log: Log, schema: Schema, seq: int, views: WeakSet[PastView]
-    ) -> None:
-        """Whoever closes the database closes `views`: those that have held something of it."""
-        self._versions = versions
-        self._log = log
-        self.schema = schema
+    def __init__(self, past: Past, seq: int) -> None:
+        self._versions, self._log, self._past = past.versions, past.log, past
+        self.schema = past.schemas.at(seq)
         self.seq = seq
-        self._views = views
         self._held: dict[int, Held] = {}
         self._open = True
         self._record: tuple[int, bytes] = (0, b"")  # the last that was read, checked
@@ -79,7 +77,7 @@ class PastView(View):
         self._check_open()
         held: Held = []
         self._held[id(held)] = held
-        self._views.add(self)
+        self._past.views.add(self)  # so that it ends with the database
         upto = self.seq
         try:
             layers: list[Iterator[Found]] = [
@@ -111,8 +109,14 @@ class PastView(View):
             if not chunk:
                 return
             values: dict[bytes, bytes] = {}
-            for row, place in sorted(chunk, key=_seq_of):
-                values[row] = self._value(row, place)
+            wanted = sorted({place.seq for _, place in chunk})
+            by_seq = groupby(sorted(chunk, key=_seq_of), key=lambda one: one[1].seq)
+            for at in range(0, len(wanted), RECORDS_AT_ONCE):
+                some = wanted[at : at + RECORDS_AT_ONCE]
+                for framed, (seq, ones) in zip(self._past.records(some), by_seq, strict=False):
+                    record.unframe(framed, seq)
+                    self._record = seq, framed
+                    values.update((row, self._value(row, place)) for row, place in ones)
             for row, _ in chunk:
                 yield prefix + row[SPACE_SIZE:], values[row]
             most = min(most * 8, ROWS_MAX)

@@ -30,6 +30,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 from rocksdict import ColumnFamily, Rdict, WriteBatch
@@ -41,7 +42,7 @@ from everlog.store.log import Log
 from everlog.store.past_changes import changes
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.record import read_varint, varint
-from everlog.store.seam import translate, translated
+from everlog.store.seam import translate, translated, verify_end
 from everlog.store.temporary import Temporary
 
 FAMILY = "past"
@@ -192,12 +193,25 @@ class Versions:
 
     def of(self, row: bytes, *, start: int, end: int) -> Iterator[Place]:
         """The versions of a row from seq `end` back to `start`, both included. Read-only."""
+        size = 4
         while start <= end:
-            found = self.find(row, end)
-            if found is None or found.seq < start:
+            places = self._some(row, start, end, size)
+            yield from places
+            if len(places) < size:
                 return
-            yield found
-            end = found.seq - 1
+            end, size = places[-1].seq - 1, min(size * 4, 1024)
+
+    def _some(self, row: bytes, start: int, end: int, most: int) -> list[Place]:
+        """The newest of them. Of each family as many, so that none is left out between two."""
+        least, last = row + inverted(end), row + inverted(start)
+        found: dict[bytes, bytes] = {}
+        with translated("reading the versions of rows"):
+            for family in self.families():
+                chunk: list[Any] = list(islice(family.items(from_key=least), most))
+                if len(chunk) < most:
+                    verify_end(family.iter(), chunk[-1][0] if chunk else None, least, last + b"\x00")
+                found.update((full, value) for full, value in chunk if full <= last)
+        return [place_of(full, found[full]) for full in sorted(found)[:most]]
 
     def close(self) -> None:
         """Lets go of what it holds of RocksDB."""

@@ -94,3 +94,72 @@ def test_what_was_given_up_was_never_there(project: Project, db: Database) -> No
         migrations.apply(db, airports.path, progress=refuse)
     for seq in range(db.head - 1, db.head + 1):
         assert db.at(seq=seq).hashes() == hashes
+
+
+def test_the_history_of_a_row_goes_on_across_a_rewriting(project: Project, db: Database) -> None:
+    airports = Airports(project, db, rows=1200)
+    loaded = db.head
+    meanwhile: list[int] = []
+
+    def write(step: Progress) -> None:
+        if "rewrite" in step.step and not meanwhile:
+            meanwhile.append(db.put(airports.old, airports.old_row(1100, "Jane")).seq)
+            meanwhile.append(db.delete(airports.old, "A01101").seq)
+
+    migrations.apply(db, airports.path, progress=write)
+    last = db.put(airports.new, airports.new_row(5, "Joan"), actor="ann").seq
+    versions = list(db.history(airports.new, "A00005"))
+    assert [(version.op, version.migration) for version in versions] == [
+        ("put", 0), ("put", 20260101000001), ("put", 0),
+    ]  # fmt: skip
+    assert [version.row for version in versions[:2]] == [airports.new_row(5, "Joan"), airports.new_row(5)]
+    oldest: Any = versions[2].row
+    assert (oldest.DESCRIPTOR.full_name, oldest.name) == (
+        airports.old.model.DESCRIPTOR.full_name,
+        "John 5 of many",
+    )
+    assert [version.fields for version in versions] == [
+        ("first",),
+        ("name", "first", "last"),
+        ("faa", "name"),
+    ]
+    assert (versions[0].seq, versions[0].actor) == (last, "ann")
+    assert versions[2].seq <= loaded < versions[1].seq < last
+    changed = list(db.history(airports.new, "A01100"))
+    assert meanwhile[0] in [version.seq for version in changed]
+    assert len({version.seq for version in changed}) == len(changed)
+    assert [version.op for version in db.history(airports.new, "A01101")] == ["delete", "put"]
+    assert list(db.history(airports.new, "A00005", newest_first=False)) == versions[::-1]
+    by_old: Any = next(iter(db.history(airports.old, "A00005", newest_first=False))).row
+    assert by_old == airports.old_row(5)
+
+
+def test_the_history_of_a_row_has_both_names_of_its_table(project: Project, db: Database) -> None:
+    project.add("one")
+    project.add("two", table='Table("fields", Airport, key=FAA)', drop=', rename={"airports": "fields"}')
+    loaded = project.build().load()
+    old, new = (migration.tables[0] for migration in loaded)
+    migrations.apply(db, project.path, to=loaded[0].version)
+    db.put(old, old.model(faa="JFK", name="Idlewild"))
+    migrations.apply(db, project.path)
+    db.put(new, new.model(faa="JFK", name="Kennedy"))
+    for table in (old, new):
+        found: Any = [version.row for version in db.history(table, "JFK")]
+        assert [row.name for row in found] == ["Kennedy", "Idlewild"]
+
+
+def test_the_history_of_rows_that_were_made_anew_and_of_a_table_that_went_again(
+    project: Project, db: Database
+) -> None:
+    split = Split(project, db)
+    migrations.apply(db, split.path)
+    migrations.rollback(db, source=split.path)
+    versions: list[Any] = list(db.history(split.old, "A00001"))
+    assert [(version.op, bool(version.migration)) for version in versions] == [
+        ("put", True), ("put", True), ("put", False),
+    ]  # fmt: skip
+    assert [version.row.name for version in versions] == [
+        "Airport 1, City 1", "Airport 1", "Airport 1, City 1",
+    ]  # fmt: skip
+    cities = list(db.history(split.cities, 1))
+    assert [(version.op, bool(version.migration)) for version in cities] == [("delete", True), ("put", True)]

@@ -1,0 +1,248 @@
+"""History: every version of one row, with who made it, when and why.
+
+    the row now ─▶ record 812 ─ prior ─▶ record 790 ─ prior ─▶ record 2 ─ prior 0: was there one before?
+                                                                            └▶ versions.py knows
+
+The newest versions are found from the row itself, along the links of the log. Where the projection of
+versions is not up to date it is brought so only when the links have come to an end: a row may have been
+deleted before, and there no link leads.
+
+    generations    space 9, from record 640 on ◀── rewritten by a migration ── space 3, up to 639
+                                  a version: what `up` made of the row
+
+Invariants
+  (1) a commit is one version of a row, though it wrote the row in two generations: that of the
+      generation in force then;
+  (2) the newest version is the row as it is now, and `Database.at(seq)` agrees with each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import merge
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.proto import log_pb2
+from everlog.store import keys, record
+from everlog.store.errors import RowError
+from everlog.store.past_changes import changes
+from everlog.store.past_rows import Image, changed, image_of
+from everlog.store.past_schemas import Generation
+from everlog.store.past_view import change_at
+from everlog.store.schema import TableInfo, version_of
+from everlog.store.table import Table
+from everlog.store.versions import Place, row_of
+
+if TYPE_CHECKING:
+    from everlog.store.past import Past
+
+AT_ONCE_FIRST, AT_ONCE_MAX = 8, 64  # versions whose records are read together
+
+M = TypeVar("M", bound=Message)
+
+
+class Version(NamedTuple, Generic[M]):
+    """One version of a row, and the commit that made it.
+
+    `op` is "put" or "delete". `row` is None where it was deleted or `erased`; where a migration has
+    rewritten it since, it is of the model of then. `fields` are the names of those that differ from the
+    version before. `migration` is the version of the migration that made it, 0 if none did.
+    """
+
+    seq: int
+    time_ns: int
+    actor: str
+    reason: str
+    correlation_id: str
+    causation_id: str
+    client: str
+    op: str
+    row: M | None
+    fields: tuple[str, ...]
+    migration: int
+    erased: bool
+
+
+class _Made(NamedTuple):
+    """A version as it is found: where it lies, and in which generation of the table. A place without
+    size: the row went with its table, or a migration did not make it anew."""
+
+    place: Place
+    info: TableInfo
+
+
+_Read = tuple[log_pb2.Commit, Image]
+
+
+class History:
+    """The versions of one row up to `upto`. Raises SchemaError for a table that there never was."""
+
+    def __init__(self, past: Past, table: Table[Any, Any] | str, key: Any, upto: int) -> None:
+        self._past, self._upto = past, upto
+        info = past.schemas.meant(table, upto)
+        self._key = info.encode_key(key)
+        self._generations = [
+            one
+            for one in past.schemas.generations(info.proto.id, upto)
+            if list(one.info.proto.key) == list(info.proto.key)
+        ]
+        self._models = _models(table, self._generations)
+        self._read_before: dict[int, bytes] = {}  # records that were read to find the next
+
+    def versions(self, *, newest_first: bool, limit: int | None) -> Iterator[Version[Any]]:
+        """Read-only, but for the projection of versions, where the links end."""
+        if limit is not None and limit < 0:
+            raise RowError(f"expected a limit of 0 or more versions, found {limit}")
+        found = self.places()
+        made = found if newest_first else iter(list(found)[::-1])
+        images = self._images(made, None if limit is None else limit + 1)
+        return islice(_newest(images) if newest_first else _oldest(images), limit)
+
+    def places(self) -> Iterator[_Made]:
+        """Where the versions lie, newest first."""
+        generations = self._generations
+        return self._of(0, self._upto) if generations else iter(())
+
+    def _of(self, at: int, upto: int) -> Iterator[_Made]:
+        """Versions of a generation and of those before it."""
+        here = self._generations[at]
+        row = row_of(here.info.space, self._key)
+        if here.end < upto and self._is_there(here, here.end):
+            yield self._gone(here.info, here.end + 1)
+        for place in self._places(here, row, min(here.end, upto)):
+            yield _Made(place, here.info)
+        before = (_Made(place, here.info) for place in self._rewritten(row, here.start - 1))
+        if at + 1 == len(self._generations):
+            yield from before
+            return
+        self._past.catch_up(here.start)
+        older = self._generations[at + 1]
+        if older.end == here.start - 1:
+            first = self._past.versions.find(row, here.start)
+            if first is None and self._is_there(older, older.end):
+                yield self._gone(here.info, here.start)
+        yield from merge(self._of(at + 1, min(older.end, here.start - 1)), before, key=_seq, reverse=True)
+
+    def _places(self, here: Generation, row: bytes, end: int) -> Iterator[Place]:
+        versions = self._past.versions
+        if versions.applied < end == self._upto:
+            for place in self._linked(here.info, end):
+                if place.seq < here.start:
+                    return
+                yield place
+                end = place.seq - 1
+        if end >= here.start:
+            self._past.catch_up(end)
+        yield from versions.of(row, start=here.start, end=end)
+
+    def _linked(self, info: TableInfo, upto: int) -> Iterator[Place]:
+        """From the row as it is now, along `prior`."""
+        value = self._past.tables.get(info.row_prefix + self._key)
+        seq = keys.seq_of(value) if value is not None else 0
+        while seq:
+            framed, mine = self._past.log.get(seq), (info.space, self._key)
+            place = next(
+                (Place(seq, op, *at) for space, op, key, *at in changes(framed, seq) if (space, key) == mine),
+                None,
+            )
+            if place is None:
+                return
+            if seq <= upto:
+                self._read_before[seq] = framed
+                yield place
+            seq = log_pb2.Change.FromString(framed[place.offset : place.offset + place.size]).prior
+
+    def _rewritten(self, row: bytes, upto: int) -> Iterator[Place]:
+        """What migrations made of the row before their generation was in force. What others wrote
+        meanwhile is a version of the generation before."""
+        self._past.catch_up(upto)
+        for place in self._past.versions.of(row, start=1, end=upto):
+            if self._past.log.commit(place.seq).HasField("migration"):
+                yield place
+
+    def _is_there(self, generation: Generation, seq: int) -> bool:
+        self._past.catch_up(seq)
+        found = self._past.versions.find(row_of(generation.info.space, self._key), seq)
+        return found is not None and found.op != log_pb2.DELETE
+
+    def _gone(self, info: TableInfo, seq: int) -> _Made:
+        return _Made(Place(seq, log_pb2.DELETE, 0, 0), info)
+
+    def _images(self, made: Iterator[_Made], most: int | None) -> Iterator[tuple[_Made, _Read]]:
+        """What they say. The records of some are read together."""
+        size = AT_ONCE_FIRST
+        while chunk := list(islice(made, size if most is None else min(size, most))):
+            known, self._read_before = self._read_before, {}
+            missing = [one.place.seq for one in chunk if one.place.seq not in known]
+            known |= zip(missing, self._past.records(missing), strict=True)
+            for one in chunk:
+                yield one, self._read(one, known[one.place.seq])
+            size = min(size * 4, AT_ONCE_MAX)
+
+    def _read(self, made: _Made, framed: bytes) -> _Read:
+        place, info = made
+        commit = record.decode(framed, place.seq)
+        model = self._models[info.space]
+        if not place.size:
+            return commit, Image(info, model, None)
+        change = change_at(framed, row_of(info.space, self._key), place)
+        return commit, image_of(info, model, change)
+
+
+def _newest(
+    images: Iterator[tuple[_Made, _Read]],
+) -> Iterator[Version[Any]]:
+    """Each is told once the one before it is known."""
+    last: tuple[_Made, _Read] | None = None
+    for one in images:
+        if last is not None:
+            yield _version(*last, one[1][1])
+        last = one
+    if last is not None:
+        yield _version(*last, None)
+
+
+def _oldest(
+    images: Iterator[tuple[_Made, _Read]],
+) -> Iterator[Version[Any]]:
+    before: Image | None = None
+    for made, read in images:
+        yield _version(made, read, before)
+        before = read[1]
+
+
+def _version(made: _Made, read: _Read, before: Image | None) -> Version[Any]:
+    commit, image = read
+    return Version(
+        seq=commit.seq,
+        time_ns=commit.time_ns,
+        actor=commit.actor,
+        reason=commit.reason,
+        correlation_id=commit.correlation_id,
+        causation_id=commit.causation_id,
+        client=commit.client,
+        op="delete" if made.place.op == log_pb2.DELETE else "put",
+        row=image.row,
+        fields=changed(before, image),
+        migration=commit.migration.version if commit.HasField("migration") else 0,
+        erased=image.erased,
+    )
+
+
+def _models(table: Table[Any, Any] | str, generations: list[Generation]) -> dict[int, type[Message]]:
+    """By space: the model of the constant where the rows are of its generation, else the log's own."""
+    models = {one.info.space: one.info.model for one in generations}
+    if isinstance(table, Table):
+        version = version_of(table.model)
+        for one in generations:
+            if not version or one.info.proto.since <= version:
+                models[one.info.space] = one.info.bind(table.model).model
+                break
+    return models
+
+
+def _seq(made: _Made) -> int:
+    return made.place.seq

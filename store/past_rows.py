@@ -1,0 +1,87 @@
+"""Past rows: the row in a change, as a model, and what differs between two rows.
+
+Two rows of one generation are compared field by field in the model that the log carries, so that
+what an older program's model does not know is compared as well. Rows of two generations, between which
+a migration rewrote them, are compared by the numbers of their fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.message import DecodeError, Message
+
+from everlog.proto import log_pb2
+from everlog.store.errors import CorruptionError
+from everlog.store.schema import TableInfo
+
+
+class Image:
+    """A row as one version of it was: `raw` None: deleted, or erased. Raises CorruptionError for what is
+    no row of the table."""
+
+    __slots__ = ("erased", "info", "own", "raw", "row")
+
+    def __init__(
+        self, info: TableInfo, model: type[Message], raw: bytes | None, *, erased: bool = False
+    ) -> None:
+        self.info, self.raw, self.erased = info, raw, erased
+        # As `model`, and as the model that the log carries, to be compared with others of it.
+        self.row: Any = None if raw is None else parse(info, model, raw)
+        self.own: Any = self.row if model is info.model or raw is None else parse(info, info.model, raw)
+
+
+def image_of(info: TableInfo, model: type[Message], change: log_pb2.Change) -> Image:
+    """What a change says. A row that is sealed is not opened here: it is erased to who has no key."""
+    if change.op == log_pb2.DELETE:
+        return Image(info, model, None)
+    if change.key_id:
+        return Image(info, model, None, erased=True)
+    return Image(info, model, change.row)
+
+
+def parse(info: TableInfo, model: type[Message], raw: bytes) -> Message:
+    """A stored row as a model. Raises CorruptionError."""
+    try:
+        return model.FromString(raw)
+    except DecodeError as error:
+        raise CorruptionError(f"a row of table {info.name} is not a {info.proto.model}: {error}") from None
+
+
+def changed(before: Image | None, after: Image) -> tuple[str, ...]:
+    """The names of the fields in which two rows differ; of a new row all that are set, of one that was
+    deleted none."""
+    if after.raw is None or (before is not None and before.raw == after.raw and before.info is after.info):
+        return ()
+    new = after.own
+    if before is None or before.raw is None:
+        return tuple(field.name for field, _ in new.ListFields())
+    old = before.own
+    if old.DESCRIPTOR is new.DESCRIPTOR:
+        if old == new:
+            return ()
+        first, second = dict(_values(old)), dict(_values(new))
+    else:
+        first, second = dict(_plain(old)), dict(_plain(new))
+    names = {field.number: field.name for field in (*old.DESCRIPTOR.fields, *new.DESCRIPTOR.fields)}
+    numbers = sorted(first.keys() | second.keys())
+    return tuple(names[number] for number in numbers if first.get(number) != second.get(number))
+
+
+def _values(row: Message) -> list[tuple[int, Any]]:
+    return [(field.number, value) for field, value in row.ListFields()]
+
+
+def _plain(row: Message) -> list[tuple[int, Any]]:
+    """Values that can be compared though their messages are of two models."""
+    return [(field.number, _bytes(value)) for field, value in row.ListFields()]
+
+
+def _bytes(value: Any) -> Any:
+    if isinstance(value, Message):
+        return value.SerializeToString(deterministic=True)
+    if isinstance(value, (str, bytes, int, float)):
+        return value
+    if hasattr(value, "items"):
+        return sorted((key, _bytes(one)) for key, one in value.items())
+    return [_bytes(one) for one in value]

@@ -1,0 +1,201 @@
+"""Note: text that somebody signed, as C2SP signed-note defines it, with Ed25519.
+
+    everlog/0f8fad5b-d9cb-469f-a165-70867728950e
+    812                                                           the text, ends in a line feed
+    sFodV/vSp5O8n9a8QpW6PRY97tfOSW5bsc2Xl/EQi08=
+                                                                  an empty line
+    — everlog/0f8fad5b-… x08go/ZJkuBS9UG/Sf…                      who signed: name, base64(id signature)
+
+    verifier key := name+id+base64(0x01 public)                   id: 4 bytes of a hash, hexadecimal
+    signer key   := PRIVATE+KEY+name+id+base64(0x01 seed)         as golang.org/x/mod/sumdb/note has it
+
+Invariants
+  (1) no text is given to anybody whose signature by a known key was not verified;
+  (2) a signer key is never part of a message or of an error.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+from hashlib import sha256
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from everlog.store.errors import CorruptionError, Error
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+ED25519 = b"\x01"
+PRIVATE = "PRIVATE+KEY+"
+SIGNATURES_MAX = 100
+
+_NAME = re.compile(r"[^\s+]+")
+
+
+class Verifier:
+    """A public key and the name that it signs under."""
+
+    def __init__(self, name: str, public: bytes) -> None:
+        self.name, self.public = _checked_name(name), public
+        self.id = sha256(name.encode() + b"\n" + ED25519 + public).digest()[:4]
+
+    @classmethod
+    def parse(cls, key: str) -> Verifier:
+        """From `name+id+base64`. Raises Error if it is no verifier key."""
+        found = cls(*_parts(key.strip(), "verifier", "NAME+ID+BASE64"))
+        if key.strip() != str(found):
+            raise Error(f"expected a verifier key whose id is {found.id.hex()}, found {key!r}")
+        return found
+
+    def verify(self, text: str, signature: bytes) -> bool:
+        """Whether it signed this text."""
+        try:
+            _ed25519().Ed25519PublicKey.from_public_bytes(self.public).verify(signature, text.encode())
+        except import_module("cryptography.exceptions").InvalidSignature:
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return f"{self.name}+{self.id.hex()}+{_base64(ED25519 + self.public)}"
+
+
+class Signer:
+    """A private key and the name that it signs under."""
+
+    def __init__(self, name: str, seed: bytes) -> None:
+        self._seed = seed
+        self._key: Ed25519PrivateKey = _ed25519().Ed25519PrivateKey.from_private_bytes(seed)
+        self.verifier = Verifier(name, self._key.public_key().public_bytes_raw())
+
+    @classmethod
+    def generate(cls, name: str) -> Signer:
+        """A new key, from the operating system's randomness."""
+        return cls(name, _ed25519().Ed25519PrivateKey.generate().private_bytes_raw())
+
+    @classmethod
+    def parse(cls, key: str, where: str = "") -> Signer:
+        """From what `secret` gave. Raises Error, without showing it, if it is no signer key."""
+        key = key.strip()
+        place = f"{where}: " if where else ""
+        if not key.startswith(PRIVATE):
+            raise Error(f"{place}expected a signer key, {PRIVATE}NAME+ID+BASE64; found something else")
+        try:
+            found = cls(*_parts(key.removeprefix(PRIVATE), "signer", "that"))
+        except Error:
+            found = None
+        if found is None or key != found.secret():
+            raise Error(f"{place}expected a signer key, {PRIVATE}NAME+ID+BASE64; found one that is damaged")
+        return found
+
+    @property
+    def name(self) -> str:
+        return self.verifier.name
+
+    def secret(self) -> str:
+        """The key as text, to be kept where nobody else reads it."""
+        return f"{PRIVATE}{self.name}+{self.verifier.id.hex()}+{_base64(ED25519 + self._seed)}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.verifier}>"
+
+
+def sign(text: str, signer: Signer) -> str:
+    """The note: the text, and under it the signature. Raises Error for a text that cannot be in one."""
+    if not text.endswith("\n") or not _printable(text):
+        raise Error("expected lines of text, each ended by a line feed, without control characters")
+    signature = signer.verifier.id + signer._key.sign(text.encode())  # noqa: SLF001  this module's own
+    return f"{text}\n— {signer.name} {_base64(signature)}\n"
+
+
+def open_note(note: str, verifiers: Iterable[Verifier]) -> str:
+    """The text of a note that one of these keys signed. Raises CorruptionError if none did, if one of
+    them did not sign this, and if it is no note."""
+    text, signatures = split(note)
+    known = {(one.name, one.id): one for one in verifiers}
+    verified = False
+    for name, signature in signatures:
+        verifier = known.get((name, signature[:4]))
+        if verifier is None:
+            continue
+        if not verifier.verify(text, signature[4:]):
+            raise CorruptionError(
+                f"the note says that {name} signed it, but the signature is not that key's over this text"
+            )
+        verified = True
+    if not verified:
+        signers = ", ".join(f"{name}+{signature[:4].hex()}" for name, signature in signatures)
+        wanted = ", ".join(f"{name}+{id.hex()}" for name, id in known) or "nobody"
+        raise CorruptionError(f"expected a note signed by {wanted}, found signatures of {signers}")
+    return text
+
+
+def split(note: str) -> tuple[str, list[tuple[str, bytes]]]:
+    """Text and signatures, by the name of who signed, unverified. Raises CorruptionError."""
+    text, gap, lines = note.rpartition("\n\n")
+    signatures = []
+    if not gap or not lines.endswith("\n") or not _printable(note):
+        raise CorruptionError("expected a signed note: text, an empty line, signatures; found something else")
+    for line in lines[:-1].split("\n"):
+        dash, _, rest = line.partition(" ")
+        name, _, encoded = rest.partition(" ")
+        signature = _decoded(encoded)
+        if dash != "—" or not _NAME.fullmatch(name) or signature is None or len(signature) < 5:
+            raise CorruptionError(f"expected a line of a signature, — NAME BASE64, found {line!r}")
+        signatures.append((name, signature))
+        if len(signatures) > SIGNATURES_MAX:
+            raise CorruptionError(f"expected a note of at most {SIGNATURES_MAX} signatures, found more")
+    return text + "\n", signatures
+
+
+def decode_hash(line: str, what: str) -> bytes:
+    """A SHA-256 in base64. Raises CorruptionError."""
+    found = _decoded(line)
+    if found is None or len(found) != 32:
+        raise CorruptionError(f"expected {what}, 32 bytes in base64, found {line!r}")
+    return found
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name) or not _printable(name):
+        raise Error(f"expected the name of a key, without spaces and plus signs, found {name!r}")
+    return name
+
+
+def _parts(key: str, what: str, form: str) -> tuple[str, bytes]:
+    words = key.split("+", 2)
+    data = _decoded(words[-1]) if len(words) == 3 else None
+    if data is None or len(data) != 33 or data[:1] != ED25519 or not _NAME.fullmatch(words[0]):
+        found = f", found {key!r}" if what == "verifier" else ""
+        raise Error(f"expected a {what} key of Ed25519, {form}{found}")
+    return words[0], data[1:]
+
+
+def _printable(text: str) -> bool:
+    # A surrogate stands for a byte that is no UTF-8, where a file was read so.
+    return not any((char < " " and char != "\n") or "\ud800" <= char <= "\udfff" for char in text)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _decoded(text: str) -> bytes | None:
+    try:
+        found = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return found if _base64(found) == text else None
+
+
+def _ed25519() -> Any:
+    try:
+        return import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
+    except ModuleNotFoundError:
+        raise Error(
+            "checkpoints are signed and verified with the library cryptography, which is not installed:"
+            " pip install 'everlog[audit]'"
+        ) from None

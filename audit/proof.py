@@ -1,0 +1,164 @@
+"""Proof: what is shown to somebody who has a public key and no database, as files of text.
+
+    checkpoint      origin, size, root; signed                          C2SP tlog-checkpoint
+    inclusion       c2sp.org/tlog-proof@v1, extra the record itself,    C2SP tlog-proof
+                    index, hashes, an empty line, the checkpoint
+    consistency     old SIZE, hashes, an empty line, the checkpoint     C2SP tlog-witness, add-checkpoint
+
+    prove ─▶ text ─▶ (mail, a disk, another country) ─▶ parse ─▶ verify with a key
+
+Invariants
+  (1) a checkpoint that is given out was signed by a known key, for a known origin;
+  (2) what a file says besides is believed when the hashes prove it, and not before.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import NamedTuple
+
+from everlog.audit import merkle, note
+from everlog.audit.note import Signer, Verifier
+from everlog.audit.tree import entry_of
+from everlog.store.errors import CorruptionError, Error
+
+INCLUSION = "c2sp.org/tlog-proof@v1"
+OLD = "old "
+EMPTY = merkle.EMPTY
+
+
+class Checkpoint(NamedTuple):
+    """The state of a log: whose, how many entries, the root of the tree over them."""
+
+    origin: str
+    size: int
+    root: bytes
+
+    def text(self) -> str:
+        return f"{self.origin}\n{self.size}\n{_base64(self.root)}\n"
+
+    def sign(self, signer: Signer) -> str:
+        """The signed checkpoint."""
+        return note.sign(self.text(), signer)
+
+
+class Inclusion(NamedTuple):
+    """That a record is in the tree of a checkpoint."""
+
+    leaf_index: int
+    record: bytes
+    hashes: list[bytes]
+    note: str
+
+    def text(self) -> str:
+        lines = (
+            INCLUSION,
+            f"extra {_base64(self.record)}",
+            f"index {self.leaf_index}",
+            *map(_base64, self.hashes),
+        )
+        return "\n".join(lines) + "\n\n" + self.note
+
+    def verify(self, checkpoint: Checkpoint) -> None:
+        """Raises CorruptionError unless the record is at this index of that checkpoint's tree."""
+        leaf = merkle.leaf_hash(entry_of(self.record))
+        merkle.verify_inclusion(self.leaf_index, checkpoint.size, leaf, self.hashes, checkpoint.root)
+
+
+class Consistency(NamedTuple):
+    """That the tree of a checkpoint begins with an earlier one, of `old` entries."""
+
+    old: int
+    hashes: list[bytes]
+    note: str
+
+    def text(self) -> str:
+        return "\n".join((f"{OLD}{self.old}", *map(_base64, self.hashes))) + "\n\n" + self.note
+
+    def verify(self, earlier: Checkpoint, later: Checkpoint) -> None:
+        """Raises CorruptionError unless the later checkpoint's tree begins with the earlier one's."""
+        if (earlier.size, earlier.origin) != (self.old, later.origin):
+            raise CorruptionError(
+                f"expected the earlier checkpoint to be {later.origin} of size {self.old}, found"
+                f" {earlier.origin} of size {earlier.size}"
+            )
+        merkle.verify_consistency(self.old, later.size, earlier.root, later.root, self.hashes)
+
+
+Proof = Inclusion | Consistency | str
+"""What a file holds; a text alone is a signed checkpoint."""
+
+
+def parse(text: str) -> Proof:
+    """What a file of a proof, or of a checkpoint, says, unverified. Raises CorruptionError."""
+    if text.startswith(INCLUSION + "\n"):
+        return _inclusion(text)
+    if text.startswith(OLD):
+        lines, signed = _parted(text)
+        hashes = [note.decode_hash(line, "a hash of the proof") for line in lines[1:]]
+        return Consistency(_number(lines[0].removeprefix(OLD), "the earlier size"), hashes, signed)
+    note.split(text)
+    return text
+
+
+def open_checkpoint(text: str, verifier: Verifier, origin: str | None = None) -> Checkpoint:
+    """The checkpoint that this key signed. `origin`: whose log it must be of; that with the key's name,
+    unless it is given. Raises CorruptionError."""
+    found = read(note.open_note(text, [verifier]))
+    expected = origin or verifier.name
+    if found.origin != expected:
+        raise CorruptionError(
+            f"expected a checkpoint of {expected}, found one of {found.origin}; if that is the log that is"
+            f" meant, say so: --origin {found.origin}",
+            origin=found.origin,
+        )
+    return found
+
+
+def read(text: str) -> Checkpoint:
+    """The checkpoint that the text of a note is. Raises CorruptionError."""
+    lines = text.split("\n")
+    if len(lines) < 4 or not lines[0] or lines[-1] or not all(lines[3:-1]):
+        raise CorruptionError("expected a checkpoint: origin, size, root, a line each; found something else")
+    return Checkpoint(lines[0], _number(lines[1], "a size"), note.decode_hash(lines[2], "a root"))
+
+
+def check_origin(origin: str) -> str:
+    """Raises Error for what cannot be the first line of a checkpoint."""
+    if not origin or any(char.isspace() or char < " " for char in origin):
+        raise Error(f"expected an origin without spaces, as example.com/log, found {origin!r}")
+    return origin
+
+
+def _inclusion(text: str) -> Inclusion:
+    lines, signed = _parted(text)
+    extra = b""
+    del lines[0]
+    if lines and lines[0].startswith("extra "):
+        try:
+            extra = base64.b64decode(lines[0].removeprefix("extra "), validate=True)
+        except binascii.Error as error:
+            raise CorruptionError(f"expected the record in base64 after extra, found {error}") from None
+        del lines[0]
+    if not lines or not lines[0].startswith("index "):
+        raise CorruptionError("expected a line index N in a proof of inclusion, found none")
+    hashes = [note.decode_hash(line, "a hash of the proof") for line in lines[1:]]
+    return Inclusion(_number(lines[0].removeprefix("index "), "an index"), extra, hashes, signed)
+
+
+def _parted(text: str) -> tuple[list[str], str]:
+    proof, gap, signed = text.partition("\n\n")
+    if not gap:
+        raise CorruptionError("expected an empty line and a checkpoint after the hashes, found none")
+    return proof.split("\n"), signed
+
+
+def _number(text: str, what: str) -> int:
+    if not (text.isascii() and text.isdigit()) or str(int(text)) != text or len(text) > 19:
+        raise CorruptionError(f"expected {what}, a decimal number, found {text!r}")
+    return int(text)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

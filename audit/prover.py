@@ -1,0 +1,193 @@
+"""Prover: who can show what a log holds, be it of this process or of a server.
+
+    Prover ─┬─ LocalProver    the tree of an open database
+            └─ RemoteProver   a server's (everlog.rpc.remote_proofs)
+
+    checkpoint ─▶ head, signed, kept in the log as a Notice        prove ─▶ a file (proof.py)
+
+Invariants
+  (1) a checkpoint is kept in the log only if it is of that log, and says something new;
+  (2) a proof is checked before it is given away: a tree that was damaged proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from everlog.audit import note, proof
+from everlog.audit.note import Signer
+from everlog.audit.proof import Checkpoint, Consistency, Inclusion
+from everlog.audit.tree import KIND, Tree
+from everlog.proto import log_pb2
+from everlog.store.database import Database
+from everlog.store.errors import CursorError, Error, PreconditionError
+from everlog.store.progress import OnProgress
+from everlog.store.record import unframe
+
+KEPT_MAX = 100
+LEAVES_AT_ONCE = 4096
+
+
+class Kept(NamedTuple):
+    """A checkpoint in the log."""
+
+    size: int
+    seq: int
+    note: str
+
+
+class Prover(Protocol):
+    """What both kinds of databases can show. Raises CursorError for places outside of the log."""
+
+    database: bytes
+    """UUID of the database."""
+
+    def head(self, size: int = 0, progress: OnProgress | None = None) -> tuple[int, bytes]:
+        """Size and root of the tree of the first `size` records; 0: of all that are on disk."""
+
+    def inclusion(self, seq: int, size: int) -> tuple[bytes, list[bytes]]:
+        """A record, unframed, and the proof that it is in the tree of that size."""
+
+    def consistency(self, first: int, size: int) -> list[bytes]:
+        """The proof that the tree of `size` begins with that of `first`."""
+
+    def kept(self, since: int) -> list[Kept]:
+        """Checkpoints in the log, of at least `since` records; the newest 100, by size."""
+
+    def keep(self, text: str) -> int:
+        """Writes a checkpoint of this log into it; returns its seq. Raises PreconditionError."""
+
+    def signed(self) -> str | None:
+        """A checkpoint of now that the server signed and kept; None if it has no key."""
+
+    def leaves(self, until: int) -> Iterator[bytes]:
+        """Leaf hashes of records 1 to `until`, joined, some at a time."""
+
+
+class LocalProver:
+    """The prover of an open database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._tree = Tree(db)
+        self.database = db.uuid
+
+    def head(self, size: int = 0, progress: OnProgress | None = None) -> tuple[int, bytes]:
+        size = size or self._tree.catch_up(progress)
+        if size > self._tree.size:
+            self._tree.catch_up(progress)
+        return size, self._tree.root(size)
+
+    def inclusion(self, seq: int, size: int) -> tuple[bytes, list[bytes]]:
+        hashes = self._tree.inclusion(seq, size)
+        return unframe(self._db.log.get(seq), seq), hashes
+
+    def consistency(self, first: int, size: int) -> list[bytes]:
+        return self._tree.consistency(first, size)
+
+    def kept(self, since: int) -> list[Kept]:
+        self._tree.catch_up()
+        places = self._tree.signed(since)[-KEPT_MAX:]
+        return [
+            Kept(size, seq, self._db.log.commit(seq).notice.detail.decode(errors="replace"))
+            for size, seq in places
+        ]
+
+    def keep(self, text: str) -> int:
+        checkpoint = proof.read(note.split(text)[0])
+        self.head()
+        if checkpoint.size > self._tree.size or self._tree.root(checkpoint.size) != checkpoint.root:
+            raise PreconditionError(
+                f"the checkpoint of {checkpoint.size} records of {checkpoint.origin} is not one of this log"
+                f" ({UUID(bytes=self.database)}); nothing was written"
+            )
+
+        def about(commit: log_pb2.Commit) -> None:
+            detail = text.encode()
+            commit.notice.CopyFrom(log_pb2.Notice(kind=KIND, subject=checkpoint.origin, detail=detail))
+
+        return self._db._commit(self._db.transaction(), about).seq
+
+    def signed(self) -> str | None:
+        return None
+
+    def leaves(self, until: int) -> Iterator[bytes]:
+        self.head(until)
+        for start in range(0, until, LEAVES_AT_ONCE):
+            yield self._tree.leaves(start, min(start + LEAVES_AT_ONCE, until))
+
+
+def origin_of(prover: Prover) -> str:
+    """The first line of checkpoints of a database, where no other was chosen."""
+    return f"everlog/{UUID(bytes=prover.database)}"
+
+
+def checkpoint(
+    prover: Prover, signer: Signer, origin: str | None = None, progress: OnProgress | None = None
+) -> tuple[str, bool]:
+    """Signs how the log is now, and keeps that in the log. Returns the note, and whether it is new: if
+    nothing but checkpoints was written since one of this key, that one is returned."""
+    size, root = prover.head(progress=progress)
+    now = Checkpoint(proof.check_origin(origin or origin_of(prover)), size, root)
+    recent = prover.kept(max(size - KEPT_MAX, 0))
+    seqs, since = {one.seq for one in recent}, size
+    while since in seqs:
+        since -= 1
+    for one in reversed(recent):
+        if one.size >= since and _signed_by(one.note, signer, now.origin):
+            return one.note, False
+    text = now.sign(signer)
+    prover.keep(text)
+    return text, True
+
+
+def prove(prover: Prover, seq: int, text: str | None = None, *, key_id: bytes | None = None) -> Inclusion:
+    """The proof that a record is in the log, with the checkpoint `text`; else the newest one in the log, of
+    the key of `key_id`. Raises Error if none covers it."""
+    prover.head()
+    text = text or _covering(prover, seq, key_id)
+    covering = proof.read(note.split(text)[0])
+    record, hashes = prover.inclusion(seq, covering.size)
+    found = Inclusion(seq - 1, record, hashes, text)
+    found.verify(covering)
+    return found
+
+
+def prove_from(
+    prover: Prover, first: int, text: str | None = None, *, key_id: bytes | None = None
+) -> Consistency:
+    """The proof that the log of a checkpoint begins with that of its first records; `text` as in `prove`."""
+    prover.head()
+    text = text or _covering(prover, first, key_id)
+    covering = proof.read(note.split(text)[0])
+    if first > covering.size:
+        raise CursorError(f"expected a size up to {covering.size}, that of the checkpoint, found {first}")
+    found = Consistency(first, prover.consistency(first, covering.size), text)
+    found.verify(
+        covering._replace(size=first, root=prover.head(first)[1] if first else proof.EMPTY), covering
+    )
+    return found
+
+
+def _covering(prover: Prover, seq: int, key_id: bytes | None) -> str:
+    found = [one for one in prover.kept(seq) if key_id is None or _has_key(one.note, key_id)]
+    if not found:
+        raise Error(
+            f"no checkpoint in the log covers record {seq}: sign one with --key FILE, or make one by"
+            " `everlog checkpoint --key FILE`",
+            seq=seq,
+        )
+    return found[-1].note
+
+
+def _has_key(text: str, key_id: bytes) -> bool:
+    return any(signature[:4] == key_id for _, signature in note.split(text)[1])
+
+
+def _signed_by(text: str, signer: Signer, origin: str) -> bool:
+    try:
+        return proof.open_checkpoint(text, signer.verifier, origin).origin == origin
+    except Error:
+        return False

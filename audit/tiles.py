@@ -1,0 +1,81 @@
+"""Tiles: a Merkle tree in pieces of 256 hashes, as C2SP tlog-tiles cuts it.
+
+    level 1   [ hash of tile 0/0 | hash of tile 0/1 | … ]                each one over a full tile
+    level 0   [ 256 leaves       ][ 256 leaves       ][ 112 leaves ]     the last may be partial
+
+    tile/0/x001/234           a full one, 8,192 bytes     (level 0, index 1234)
+    tile/0/000.p/112          a partial one               (112 hashes)
+    tile/entries/000          256 entries, each length:u16be and the entry
+
+Invariants
+  (1) hash i of tile n at level l is the node over 256**l entries from (n * 256 + i) * 256**l;
+  (2) a partial tile is a beginning of the full one, and counts for nothing above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from everlog.audit import merkle
+from everlog.audit.merkle import HASH_BYTES
+
+WIDTH = 256
+TILE_BYTES = WIDTH * HASH_BYTES
+
+Tiles = dict[tuple[int, int], bytes]
+
+
+def full_width(size: int, level: int) -> int:
+    """How many hashes there are at a level of tiles, in a tree of so many entries."""
+    return size >> 8 * level
+
+
+def node_in(tile: bytes, level: int, start: int) -> bytes:
+    """The node over 2**level hashes of a tile, from `start`."""
+    return merkle.perfect(tile[start * HASH_BYTES : (start + (1 << level)) * HASH_BYTES])
+
+
+def path(level: int | str, index: int, width: int = WIDTH) -> str:
+    """Where a tile, or a bundle of `entries`, is served and stored."""
+    words = [f"{index % 1000:03}"]
+    while index := index // 1000:
+        words.append(f"x{index % 1000:03}")
+    partial = "" if width == WIDTH else f".p/{width}"
+    return f"tile/{level}/{'/'.join(reversed(words))}{partial}"
+
+
+class Growing:
+    """The tiles at the right edge of a tree of `size` entries, which grows.
+
+    `tile(level, index, width)` gives the partial tiles that there are.
+    """
+
+    def __init__(self, size: int, tile: Callable[[int, int, int], bytes]) -> None:
+        self.size = size
+        self._edge: list[bytes] = []
+        level = 0
+        while wide := full_width(size, level):
+            index, width = divmod(wide, WIDTH)
+            self._edge.append(tile(level, index, width) if width else b"")
+            level += 1
+
+    def add(self, leaves: bytes) -> Tiles:
+        """Takes joined leaf hashes; returns the tiles that are new or longer now."""
+        changed: Tiles = {}
+        level, size = 0, self.size
+        self.size += len(leaves) // HASH_BYTES
+        while leaves:
+            if level == len(self._edge):
+                self._edge.append(b"")
+            index = full_width(size, level) // WIDTH
+            hashes = self._edge[level] + leaves
+            above = []
+            for at in range(0, len(hashes), TILE_BYTES):
+                tile = hashes[at : at + TILE_BYTES]
+                changed[level, index + at // TILE_BYTES] = tile
+                if len(tile) == TILE_BYTES:
+                    above.append(merkle.perfect(tile))
+            self._edge[level] = hashes[len(hashes) // TILE_BYTES * TILE_BYTES :]
+            leaves = b"".join(above)
+            level += 1
+        return changed

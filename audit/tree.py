@@ -1,0 +1,241 @@
+"""Tree: the Merkle tree over a database's records, a projection that catches up when it is asked.
+
+    records ─▶ SHA-256 of each ─▶ leaves ─▶ tiles of 256 hashes, one over the other ─▶ roots, proofs
+
+    side("tree")   level:u8 index:u64be       ─▶ hash*        a tile: 1 to 256 hashes, the last one partial
+                   0xFE size:u64be seq:u64be  ─▶              a checkpoint of so many, in the log at seq
+                   0xFF                       ─▶ size:u64be   how many records are in it
+
+The entry of a record is the SHA-256 of its bytes without their frame, and its index is seq - 1. Tiles
+are those of C2SP tlog-tiles: at level 0 leaf hashes, above them one hash for each full tile below.
+
+Invariants
+  (1) tiles and size are written in one batch: whenever it is killed, they belong together;
+  (2) size <= the log's head, and the last leaf is that of the record there: a log that lost its end, or
+      another log, is found out before anything is said of it;
+  (3) every record is checked before it is hashed.
+
+How the bytes look: docs/format.md, "Tree".
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from hashlib import sha256
+
+from everlog.audit import merkle
+from everlog.audit.tiles import WIDTH, Growing, Tiles, full_width, node_in
+from everlog.store.database import Database
+from everlog.store.errors import CorruptionError, CursorError
+from everlog.store.keys import SEQ
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.record import unframe
+from everlog.store.seam import translated
+from everlog.store.target import FamilyTarget
+
+FAMILY = "tree"
+SIGNED, SIZE = b"\xfe", b"\xff"
+KIND = "checkpoint.signed"  # of a Notice, whose detail is the signed note
+SIGN = KIND.encode()
+EVERY = 64 * WIDTH  # records in a batch
+
+_LOCKS: weakref.WeakKeyDictionary[Database, threading.Lock] = weakref.WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+def size_in(note: bytes) -> int | None:
+    """The size that the second line of a checkpoint says; None if it is none."""
+    lines = note.split(b"\n", 2)
+    return int(lines[1]) if len(lines) == 3 and lines[1].isdigit() and len(lines[1]) < 20 else None
+
+
+def entry_of(record: bytes) -> bytes:
+    """The entry of a record, unframed, in the tree."""
+    return sha256(record).digest()
+
+
+def leaf_of(record: bytes) -> bytes:
+    """The leaf hash of a record, unframed."""
+    return merkle.leaf_hash(sha256(record).digest())
+
+
+class Tree:
+    """The tree of an open database. Safe to use from many threads.
+
+    Raises CorruptionError where the log is not the one that the tree was made from, or a record does not
+    check.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        with _LOCKS_LOCK:
+            self._lock = _LOCKS.setdefault(db, threading.Lock())
+        self._over: Tiles = {}  # of a reader beside a process that writes: what that has not made
+        self._over_signed: list[tuple[int, int]] = []
+        self._over_size = 0
+        self._checked = False
+
+    @property
+    def size(self) -> int:
+        """How many records are in it now. Read-only."""
+        value = self._stored(SIZE)
+        return max(SEQ.unpack(value)[0] if value else 0, self._over_size)
+
+    def catch_up(self, progress: OnProgress | None = None) -> int:
+        """Takes in what is on disk in the log, and returns the tree's size. Writes the tree alone."""
+        with self._lock:
+            size, head = self.size, self._db.log.head
+            if size != head or not self._checked:
+                self._check(size, head)
+                self._checked = True
+            if size < head:
+                self._grow(size, head, progress)
+            return head
+
+    def root(self, size: int) -> bytes:
+        """The root of the tree of the first `size` records. Read-only. Raises CursorError."""
+        self._check_size(size)
+        return merkle.root(self._nodes(), size)
+
+    def inclusion(self, seq: int, size: int) -> list[bytes]:
+        """The proof that record `seq` is in the tree of the first `size`. Read-only. Raises CursorError."""
+        self._check_size(size)
+        if not 0 < seq <= size:
+            raise CursorError(
+                f"expected a record from 1 to {size}, the size of the tree, found {seq}", seq=seq
+            )
+        return merkle.inclusion(self._nodes(), seq - 1, size)
+
+    def consistency(self, first: int, size: int) -> list[bytes]:
+        """The proof that the tree of `size` begins with that of `first`. Read-only. Raises CursorError."""
+        self._check_size(size)
+        if not 0 <= first <= size:
+            raise CursorError(f"expected an earlier size from 0 to {size}, found {first}", seq=first)
+        return merkle.consistency(self._nodes(), first, size)
+
+    def tile(self, level: int, index: int, width: int = WIDTH) -> bytes:
+        """So many hashes of a tile. Read-only. Raises CorruptionError if it is not there."""
+        found = self._over.get((level, index)) or self._stored(bytes((level,)) + SEQ.pack(index)) or b""
+        if len(found) < width * merkle.HASH_BYTES:
+            raise CorruptionError(
+                f"expected {width} hashes in tile {level}/{index} of the tree, found"
+                f" {len(found) // merkle.HASH_BYTES}; `everlog audit --new-tree` makes it anew from the log",
+                place=f"tile {level}/{index}",
+            )
+        return found[: width * merkle.HASH_BYTES]
+
+    def leaf(self, seq: int) -> bytes:
+        """The leaf hash of a record that is in it. Read-only."""
+        at = (seq - 1) % WIDTH
+        return self.tile(0, (seq - 1) // WIDTH, at + 1)[-merkle.HASH_BYTES :]
+
+    def leaves(self, start: int, end: int) -> bytes:
+        """Joined leaf hashes of entries from index `start`, that of a tile, up to `end`. Read-only."""
+        tiles = range(start, end, WIDTH)
+        return b"".join([self.tile(0, at // WIDTH, min(WIDTH, end - at)) for at in tiles])
+
+    def signed(self, since: int) -> list[tuple[int, int]]:
+        """Sizes from `since` on of which there is a checkpoint in the log, and its seq. Read-only."""
+        found = {one for one in self._over_signed if one[0] >= since}
+        side = self._db.engine.side(FAMILY)
+        if side is not None:
+            view = FamilyTarget(self._db.engine, *side).view
+            for key, _ in view.items(SIGNED + SEQ.pack(since), SIZE):
+                found.add((SEQ.unpack(key[1:9])[0], SEQ.unpack(key[9:])[0]))
+        return sorted(found)
+
+    def forget(self) -> None:
+        """Throws the tree away: it is made anew when it is next asked for."""
+        with self._lock:
+            self._db.engine.drop_side(FAMILY)
+            self._checked = False
+
+    def _nodes(self) -> merkle.Nodes:
+        size = self.size
+        kept: Tiles = {}
+
+        def node(level: int, index: int) -> bytes:
+            at, start = level // 8, index << level % 8
+            tile = at, start // WIDTH
+            if tile not in kept:
+                kept[tile] = self.tile(*tile, min(WIDTH, full_width(size, at) - tile[1] * WIDTH))
+            return node_in(kept[tile], level % 8, start % WIDTH)
+
+        return node
+
+    def _check_size(self, size: int) -> None:
+        if not 0 <= size <= self.size:
+            raise CursorError(
+                f"expected a size from 0 to {self.size}, that of the tree, found {size}", seq=size
+            )
+
+    def _check(self, size: int, head: int) -> None:
+        if size > head:
+            raise CorruptionError(
+                f"the tree is over {size} records, the log ends at {head}: its end is lost. Restore a backup",
+                seq=head + 1,
+            )
+        oldest = self._db.log.oldest
+        if size < oldest - 1:
+            raise CorruptionError(
+                f"the log begins with record {oldest}, the tree is over {size}: what lies between was"
+                " archived, or lost, before the tree took it in",
+                seq=size + 1,
+            )
+        if size > oldest or size == 1:
+            there = leaf_of(unframe(self._db.log.get(size), size))
+            if there != self.leaf(size):
+                raise CorruptionError(
+                    f"record {size} of the log is not the one that the tree was made from: the log, or the"
+                    " tree, is another one's, or was changed. `everlog audit` tells more",
+                    seq=size,
+                )
+
+    def _grow(self, size: int, head: int, progress: OnProgress | None) -> None:
+        growing = Growing(size, self.tile)
+        leaves: list[bytes] = []
+        noted: list[int] = []
+        add, sha = leaves.append, sha256
+        for seq, framed in self._db.log.scan(size, head):
+            if SIGN in framed:
+                noted.append(seq)
+            add(sha(b"\x00" + sha(unframe(framed, seq)).digest()).digest())
+            if not seq % EVERY:
+                self._write(growing, leaves, noted)
+                if progress is not None:
+                    progress(Progress("tree", seq - size, head - size, "records"))
+        self._write(growing, leaves, noted)
+
+    def _write(self, growing: Growing, leaves: list[bytes], noted: list[int]) -> None:
+        tiles = growing.add(b"".join(leaves))
+        signed = [one for seq in noted if (one := self._signed_at(seq))]
+        leaves.clear()
+        noted.clear()
+        found = None if self._db.engine.secondary else self._db.engine.side(FAMILY)
+        if found is None:
+            self._over.update(tiles)
+            self._over_signed += signed
+            self._over_size = growing.size
+            return
+        target = FamilyTarget(self._db.engine, *found)
+        writes = target.batch()
+        for (level, index), hashes in tiles.items():
+            writes[bytes((level,)) + SEQ.pack(index)] = hashes
+        for size, seq in signed:
+            writes[SIGNED + SEQ.pack(size) + SEQ.pack(seq)] = b""
+        writes[SIZE] = SEQ.pack(growing.size)
+        target.write(writes)
+
+    def _signed_at(self, seq: int) -> tuple[int, int] | None:
+        """The size that a checkpoint in the log is of, and its seq; None if it is no such record."""
+        notice = self._db.log.commit(seq).notice
+        size = size_in(notice.detail) if notice.kind == KIND else None
+        return None if size is None or size >= seq else (size, seq)
+
+    def _stored(self, key: bytes) -> bytes | None:
+        found = self._db.engine.side(FAMILY)
+        if found is None:
+            return None
+        with translated("reading the tree"):
+            return found[0].get(key)

@@ -1,0 +1,99 @@
+"""What is shown of a database: checkpoints kept in its log, and proofs that a key alone verifies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from everlog.audit import proof, prover
+from everlog.audit.note import Signer
+from everlog.audit.proof import Checkpoint
+from everlog.audit.prover import LocalProver
+from everlog.audit.tree import KIND, Tree
+from everlog.store.database import Database
+from everlog.store.errors import CursorError, Error, PreconditionError, ReadOnlyError
+from tests.audit.test_tree import notes
+
+
+def signer_of(db: Database) -> Signer:
+    return Signer.generate(prover.origin_of(LocalProver(db)))
+
+
+def test_a_checkpoint_is_kept_in_the_log_if_it_says_something_new(tmp_path: Path) -> None:
+    with Database(tmp_path / "db") as db:
+        notes(db, 10)
+        signer, local = signer_of(db), LocalProver(db)
+        text, new = prover.checkpoint(local, signer)
+        assert new
+        assert db.head == 12
+        notice = db.log.commit(12).notice
+        assert (notice.kind, notice.subject, notice.detail) == (KIND, signer.name, text.encode())
+        assert proof.open_checkpoint(text, signer.verifier).size == 11
+        assert prover.checkpoint(local, signer) == (text, False)
+        other = Signer.generate(signer.name)
+        assert prover.checkpoint(local, other)[1]  # of another key: that is new
+        assert prover.checkpoint(local, other)[1] is False
+        assert prover.checkpoint(local, signer) == (text, False)  # nothing but checkpoints came since
+        assert db.head == 13
+        notes(db, 1)
+        assert prover.checkpoint(local, signer)[1]
+        assert [one.size for one in local.kept(0)] == [11, 12, 14]
+
+
+def test_a_record_is_proven_by_the_newest_checkpoint_that_covers_it(tmp_path: Path) -> None:
+    with Database(tmp_path / "db") as db:
+        notes(db, 300)
+        signer = signer_of(db)
+        with pytest.raises(Error, match="no checkpoint in the log covers record 7"):
+            prover.prove(LocalProver(db), 7)
+        prover.checkpoint(LocalProver(db), signer)
+        found = prover.prove(LocalProver(db), 7)
+        assert found.record[:2] == b"\x08\x07"
+        again = proof.parse(found.text())
+        assert isinstance(again, proof.Inclusion)
+        again.verify(proof.open_checkpoint(again.note, signer.verifier))
+        with pytest.raises(Error, match="covers record 302"):
+            prover.prove(LocalProver(db), 302)
+        with Database(tmp_path / "db", read_only=True) as reader:
+            assert prover.prove(LocalProver(reader), 7) == found
+            with pytest.raises(Error, match="covers record 7"):
+                prover.prove(LocalProver(reader), 7, key_id=b"none")
+            with pytest.raises(ReadOnlyError):
+                prover.checkpoint(LocalProver(reader), Signer.generate("a"))
+
+
+def test_a_log_is_proven_to_go_on_from_a_checkpoint_that_was_kept_elsewhere(tmp_path: Path) -> None:
+    with Database(tmp_path / "db") as db:
+        notes(db, 10)
+        signer, local = signer_of(db), LocalProver(db)
+        earlier = proof.open_checkpoint(prover.checkpoint(local, signer)[0], signer.verifier)
+        notes(db, 700)
+        prover.checkpoint(local, signer)
+        found = prover.prove_from(local, earlier.size)
+        later = proof.open_checkpoint(found.note, signer.verifier)
+        found.verify(earlier, later)
+        assert prover.prove_from(local, 0).hashes == []
+        with pytest.raises(Error, match="no checkpoint"):
+            prover.prove_from(local, later.size + 1)
+        with pytest.raises(CursorError, match="up to 11"):
+            prover.prove_from(local, 12, earlier.sign(signer))
+
+
+def test_a_checkpoint_of_another_log_is_not_kept(tmp_path: Path) -> None:
+    with Database(tmp_path / "db") as db:
+        notes(db, 3)
+        signer = signer_of(db)
+        for size in (3, 9):
+            with pytest.raises(PreconditionError, match="is not one of this log"):
+                LocalProver(db).keep(Checkpoint(signer.name, size, b"x" * 32).sign(signer))
+        assert db.head == 4
+
+
+def test_leaves_are_those_of_the_records(tmp_path: Path) -> None:
+    with Database(tmp_path / "db") as db:
+        notes(db, 5000)
+        local = LocalProver(db)
+        leaves = b"".join(local.leaves(4099))
+        assert leaves == Tree(db).leaves(0, 4099)
+        assert len(leaves) == 4099 * 32

@@ -67,12 +67,15 @@ def run(
     if begun is None:
         checks.before(db, migration)
     building = evolve.online(before, following, remade=migration.up.names if migration.up else ())
-    if begun is None and (building is None or _at_once(db, building, hold=hold)):
+    if building is None:
         return _append(db, migration, FINISHED, following, rows, by, progress)
-    assert building is not None
+    if begun is None and _at_once(db, building, hold=hold):
+        with db.committer.alone():  # or a row that comes between look and record would be lost
+            if _at_once(db, building, hold=hold):
+                return _append(db, migration, FINISHED, following, rows, by, progress)
     if begun is None:
+        db.transforms = transforms(migration)  # first: from that record on every write needs them
         since = _append(db, migration, STARTED, building, Bootstrap(), by, progress).seq
-        db.transforms = transforms(migration)
     else:
         since = first(db, begun)
     with given_up_if_refused(db, by):

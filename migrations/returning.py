@@ -135,8 +135,8 @@ def run(
     assert way.migration is not None
     begun = under_way(db)
     with given_up_if_refused(db, by):
+        db.transforms = transforms(way.migration, back=True)  # first: from STARTED on every write needs them
         since = first(db, begun) if begun else _append(db, way, STARTED, building, by, progress).seq
-        db.transforms = transforms(way.migration, back=True)
         work = log_pb2.Migration(version=way.life.version, name=way.life.began.migration.name)
         db.backfill(work, since=since, rate=rate, progress=progress)
         was = db.schema.proto

@@ -54,7 +54,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def write(path: Path, value: msgspec.Struct, *, sync: bool) -> None:
-    """Replaces the file whole; `sync` waits for the disk. Raises DiskError."""
+    """Replaces the file whole: whenever the power fails, it is the one before or this one. `sync` waits
+    until it is this one. Raises DiskError."""
     try:
         _replace(path, value, sync=sync)
     except OSError as error:
@@ -67,9 +68,8 @@ def _replace(path: Path, value: msgspec.Struct, *, sync: bool) -> None:
     temporary = path.with_name(path.name + ".new")
     with temporary.open("wb") as file:
         file.write(msgspec.json.encode(value) + b"\n")
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
+        file.flush()
+        os.fsync(file.fileno())  # first: or a name that is on disk may lead to nothing
     temporary.replace(path)
     if sync:
         sync_directory(path.parent)

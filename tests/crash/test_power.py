@@ -5,15 +5,45 @@ A copy of the files stands for the disk, its write-ahead log cut somewhere after
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from everlog.store.database import Database
+from tests.crash import disk
 from tests.crash.test_kill_making import campaign
 from tests.store.models import ITEMS, Item, open_flights
+
+ROOT = Path(__file__).parents[2]
+
+DIES = """
+import os, signal, sys
+from tests.store.models import *
+db = open_flights(Path(sys.argv[1]), ITEMS)
+db.put(ITEMS, Item(id=1))
+db.log.write_head_file(sync=False)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(disk.library() is None, reason=disk.NO_COMPILER)
+@pytest.mark.parametrize("seed", range(3))
+def test_small_files_that_take_the_place_of_others_are_whole(tmp_path: Path, seed: int) -> None:
+    path, synced = tmp_path / "db", tmp_path / "synced"
+    path.mkdir()
+    environment = os.environ | disk.telling(path, synced)
+    died = subprocess.run([sys.executable, "-c", DIES, str(path)], check=False, cwd=ROOT, env=environment)
+    assert died.returncode == -signal.SIGKILL
+    disk.lose(path, synced, random.Random(seed))
+    with Database(path) as db:
+        assert db.get(ITEMS, 1) is not None
+        assert list(db.check()) == []
 
 
 def newest_log(path: Path) -> Path:

@@ -1,0 +1,143 @@
+"""Campaign: one database, killed again and again, and compared with a model after each life.
+
+    python -m tests.crash.campaign --seed 7        prints what it did; the seed does it again
+    python -m tests.crash.campaign --minutes 10    with seed after seed
+
+    life ─▶ killed: at a moment │ at a named point │ without power │ while the disk failed
+         ─▶ opened again ─▶ check() ─▶ the log against the journal ─▶ the tables against the model
+         ─▶ the follower against the tables ─▶ now and then a rebuild ─▶ the next life
+
+The directory of a run that found something stays, and is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from everlog.feed.embedded import EmbeddedDatabase
+from tests.crash import disk, points
+from tests.crash.folders import Folders
+from tests.crash.journal import Told
+from tests.crash.model import Model
+from tests.crash.operations import AFTER
+
+ROOT = Path(__file__).parents[2]
+LIVES = 8
+LIFE_S = 60.0  # a life that is not over by then: its point was not passed
+
+
+class Campaign:
+    """One run. `say` is told each life in a line."""
+
+    def __init__(self, directory: Path, seed: int, say: Callable[[str], object] = print) -> None:
+        self.directory, self.seed, self.say = directory, seed, say
+        self.random = random.Random(seed)
+        self.folders = Folders(directory)
+        self.model = Model()
+
+    def run(self, lives: int = LIVES) -> None:
+        for life in range(1, lives + 1):
+            self.live(life)
+
+    def live(self, life: int) -> None:
+        """One life, and what must be true after it."""
+        chance = random.Random(f"{self.seed} {life}")
+        ways = ["moment", "point", "point"] + (["power", "power", "disk"] if disk.library() else [])
+        way = chance.choice(ways)
+        point, environment, after_s = "", {}, chance.uniform(0.05, 1.5)
+        if way == "point":
+            call, side = chance.choice(list(points.every()))
+            point = str(points.Point(call, side, chance.randrange(1, points.OFTEN.get(call, 3) + 1)))
+            after_s = chance.uniform(2.0, 4.0)
+        under, synced = self.directory / "db", self.directory / f"synced-{life}"
+        if way == "power":
+            environment = disk.telling(under, synced)
+        elif way == "disk":
+            environment = disk.failing(under, chance)
+            after_s = chance.uniform(1.0, 3.0)
+        self._killed(life, chance.randrange(1 << 32), point, environment, after_s)
+        lost = disk.lose(under, synced, chance) if way == "power" else []
+        told = Told.read(self.directory / f"journal-{life}")
+        assert not told.failed, told.failed[0]
+        with EmbeddedDatabase(under) as db:
+            self.model.take(db, told, power=way == "power")
+            self.model.agree(db, self.folders)
+            self.model.follow(db, self.directory / "mirror.sqlite")
+            for look in AFTER:
+                look(db, self.directory)
+            if db.schema.version and chance.random() < 0.3:
+                db.rebuild()
+            self.say(
+                f"  life {life}: {point or way}; {len(told.yes)} acknowledged, {len(told.no)} refused,"
+                f" {len(told.did)} operations, {len(lost)} files cut; head {db.head},"
+                f" {len(self.model.rows)} rows at version {db.schema.version}"
+            )
+
+    def _killed(self, life: int, seed: int, point: str, environment: dict[str, str], after_s: float) -> None:
+        words = [sys.executable, "-m", "tests.crash.worker", str(self.directory), str(life), str(seed)]
+        with (
+            (self.directory / f"stderr-{life}").open("w+b") as errors,
+            subprocess.Popen(
+                [*words, point] if point else words,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=ROOT,
+                env=os.environ | environment,
+            ) as process,
+        ):
+            assert process.stdout is not None
+            fuse = threading.Timer(LIFE_S, process.kill)
+            fuse.start()
+            opened = process.stdout.readline() == b"open\n"
+            if opened:
+                try:
+                    process.wait(after_s)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+            code = process.wait()
+            fuse.cancel()
+            errors.seek(0)
+            said = errors.read().decode()
+        if not environment.get("EVERLOG_DISK_FAIL"):
+            assert opened or point, f"it did not open: {said}"
+            assert code == -signal.SIGKILL or Told.read(self.directory / f"journal-{life}").failed, said
+
+
+def run(seed: int, lives: int = LIVES, say: Callable[[str], object] = print) -> None:
+    """One run in a directory of its own, which goes if all was right."""
+    directory = Path(tempfile.mkdtemp(prefix=f"everlog-torture-{seed}-"))
+    say(f"EVERLOG_SEED={seed}")
+    try:
+        Campaign(directory, seed, say).run(lives)
+    except BaseException:
+        say(f"found with seed {seed}, in {directory}")
+        raise
+    shutil.rmtree(directory)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.crash.campaign")
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--lives", type=int, default=LIVES)
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("EVERLOG_SEED", "0")))
+    given = parser.parse_args()
+    until = time.monotonic() + given.minutes * 60
+    seed = given.seed or random.SystemRandom().randrange(1 << 32)
+    run(seed, given.lives)
+    while not given.seed and time.monotonic() < until:
+        run(random.SystemRandom().randrange(1 << 32), given.lives)
+
+
+if __name__ == "__main__":
+    main()

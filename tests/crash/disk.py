@@ -1,0 +1,88 @@
+"""Disk: one that lies, and one that fails, for a process of the campaign (disk.c, by LD_PRELOAD).
+
+    lies    fsync is told: after a kill, `lose` takes away from every file what was not synced,
+            all of it or a part, as a power failure would
+    fails   the n-th write, or sync, ends in an error: no space, or an input/output error
+
+It needs a C compiler. A directory's own entries are kept: a file that was renamed stays renamed,
+even if what is in it was never synced.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from everlog.store import head
+
+SOURCE = Path(__file__).with_name("disk.c")
+NO_COMPILER = "a failing disk is a library made from disk.c, and there is no C compiler here"
+
+
+@functools.cache
+def library() -> Path | None:
+    """The library, built once for this process; None where there is no compiler, or not Linux."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None or not Path("/proc/self/fd").exists():
+        return None
+    built = Path(tempfile.gettempdir()) / f"everlog-disk-{os.getuid()}-{SOURCE.stat().st_mtime_ns}.so"
+    if not built.exists():
+        mine = built.with_suffix(f".{os.getpid()}")
+        words = [compiler, "-shared", "-fPIC", "-O1", "-o", str(mine), str(SOURCE), "-ldl"]
+        subprocess.run(words, check=True, capture_output=True)
+        mine.replace(built)
+    return built
+
+
+def telling(under: Path, journal: Path) -> dict[str, str]:
+    """The environment of a process whose syncs are told. What is there already is on disk."""
+    with journal.open("a") as file:
+        for path in filter(Path.is_file, under.resolve().rglob("*")):
+            found = path.stat()
+            file.write(f"{found.st_ino} {found.st_size} {path}\n")
+    return _preloaded(under) | {"EVERLOG_DISK_JOURNAL": str(journal)}
+
+
+def failing(under: Path, chance: random.Random) -> dict[str, str]:
+    """The environment of a process whose disk fails, once or for long, at a random write or sync."""
+    what, nth = chance.choice((("write", 600), ("sync", 200)))
+    error = chance.choice((errno.ENOSPC, errno.EIO))
+    words = f"{what} {chance.randrange(20, nth)} {chance.choice((1, 3, 10**6))} {error}"
+    return _preloaded(under) | {"EVERLOG_DISK_FAIL": words}
+
+
+def _preloaded(under: Path) -> dict[str, str]:
+    return {"LD_PRELOAD": str(library()), "EVERLOG_DISK_UNDER": f"{under.resolve()}/"}
+
+
+def lose(under: Path, journal: Path, chance: random.Random) -> list[str]:
+    """Takes from the files what was not synced; says what it did."""
+    at: dict[str, tuple[int, int]] = {}
+    by_inode: dict[int, tuple[int, str]] = {}
+    for line in journal.read_text().splitlines():
+        inode, size, name = line.split(" ", 2)
+        at[name] = int(inode), int(size)
+        by_inode[int(inode)] = int(size), name
+    done = []
+    for file in sorted(under.resolve().rglob("*")):
+        if not file.is_file() or file.name in {"LOG", "LOCK", head.OWNER} or file.name.startswith("LOG.old"):
+            continue
+        was = file.stat()
+        known, synced = at.get(str(file), (0, 0))
+        if known != was.st_ino:
+            synced, name = by_inode.get(was.st_ino, (0, ""))
+            if name and Path(name).exists():
+                synced = 0  # the inode was another file's
+        if was.st_size > synced:
+            more = was.st_size - synced
+            left = synced + chance.choice((0, 1, more, chance.randrange(more)))
+            with file.open("r+b") as opened:
+                opened.truncate(left)
+            done.append(f"{file.name}: {was.st_size} → {left}, {synced} were synced")
+    return done

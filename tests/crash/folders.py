@@ -1,0 +1,150 @@
+"""Folders: the migrations of the campaign, and how a row of its model looks in each version.
+
+    one     items: id, text, n; an index by n                  two     a field and an index more
+    three   every row rewritten: text is split in two          four    made anew: the key becomes a text
+
+Whatever the version, a row means the same: a number, a text of two words, and n.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from everlog import migrations
+from everlog.migrations import Migration
+from everlog.store.table import Table
+
+HEADER = "from everlog.migrations import *\nfrom .model_pb2 import *\n\nfield = Fields(Item)\n"
+ID, TEXT, N = (
+    'ID = field("id", 1, UINT64)\n',
+    'TEXT = field("text", 2, STRING)\n',
+    'N = field("n", 3, INT64)\n',
+)
+BY_N = 'Index("by_n", N)'
+SPLIT = """\
+from ..{before}.model_pb2 import Item as Old
+
+HEAD = field("head", 5, STRING)
+
+
+def up(old: Old) -> Item:
+    head, _, tail = old.text.partition(" ")
+    return Item(id=old.id, head=head, tail=tail, n=old.n)
+
+
+def down(new: Item) -> Old:
+    return Old(id=new.id, text=f"{{new.head}} {{new.tail}}", n=new.n)
+
+
+"""
+ANEW = """\
+from collections.abc import Iterator
+
+from ..{before} import ITEMS as OLD
+from ..{before}.model_pb2 import Item as OldItem
+
+CODE = field("code", 7, STRING)
+
+
+def up(db: Reader) -> Iterator[Row]:
+    for old in db.scan(OLD):
+        yield ITEMS, Item(code=f"{{old.id:020}}", text=f"{{old.head}} {{old.tail}}", n=old.n)
+
+
+def down(db: Reader) -> Iterator[Row]:
+    for new in db.scan(ITEMS):
+        head, _, tail = new.text.partition(" ")
+        yield OLD, OldItem(id=int(new.code), head=head, tail=tail, n=new.n)
+
+
+"""
+FOLDERS = (
+    ("one", "uint64 id = 1; string text = 2; int64 n = 3;", ID + N, f"key=ID, indexes=({BY_N},)", ""),
+    (
+        "two",
+        "uint64 id = 1; string text = 2; int64 n = 3; string tag = 4;",
+        ID + TEXT + N,
+        f'key=ID, indexes=({BY_N}, Index("by_text", TEXT))',
+        "",
+    ),
+    (
+        "three",
+        "uint64 id = 1; int64 n = 3; string head = 5; string tail = 6; reserved 2, 4;",
+        ID + N + SPLIT,
+        f'key=ID, indexes=({BY_N}, Index("by_head", HEAD))',
+        ", transforms=[Transform(ITEMS, Old, up, down)]",
+    ),
+    (
+        "four",
+        "string text = 2; int64 n = 3; string code = 7; reserved 1, 4, 5, 6;",
+        N + ANEW,
+        f"key=CODE, indexes=({BY_N},)",
+        ", up=Remake([ITEMS], up), down=Remake([OLD], down)",
+    ),
+)
+FIRST = 20260101000000
+NEWEST = FIRST + len(FOLDERS) - 1
+
+
+class Value(NamedTuple):
+    """What a row means in every version."""
+
+    text: str
+    n: int
+
+
+class Way(NamedTuple):
+    """How the rows of one version are written and read."""
+
+    version: int
+    table: Table[Any, Any]
+
+    def key(self, number: int) -> Any:
+        return f"{number:020}" if self.version == NEWEST else number
+
+    def row(self, number: int, value: Value) -> Any:
+        model = self.table.model
+        if self.version == NEWEST:
+            return model(code=self.key(number), text=value.text, n=value.n)
+        if self.version == NEWEST - 1:
+            head, _, tail = value.text.partition(" ")
+            return model(id=number, head=head, tail=tail, n=value.n)
+        return model(id=number, text=value.text, n=value.n)
+
+    def read(self, row: Any) -> tuple[int, Value]:
+        if self.version == NEWEST:
+            return int(row.code), Value(row.text, row.n)
+        if self.version == NEWEST - 1:
+            return row.id, Value(f"{row.head} {row.tail}", row.n)
+        return row.id, Value(row.text, row.n)
+
+
+class Folders:
+    """The folders in a package of their own below `path`, written where they are not yet."""
+
+    def __init__(self, path: Path) -> None:
+        # Named after the directory: what a process has imported it cannot import from elsewhere.
+        self.app = re.sub(r"\W", "_", f"app_{path.name}")
+        self.path = path / self.app / "migrations"
+        if not self.path.exists():
+            self._write()
+        self.loaded: list[Migration] = migrations.load(self.path)
+        self.ways = {one.version: Way(one.version, one.tables[0]) for one in self.loaded}
+
+    def _write(self) -> None:
+        self.path.mkdir(parents=True)
+        for package in (self.path, self.path.parent):
+            (package / "__init__.py").touch()
+        before = ""
+        for version, (name, fields, code, table, more) in enumerate(FOLDERS, FIRST):
+            folder = self.path / f"v{version}_{name}"
+            folder.mkdir()
+            named = f"{self.app}.v{version}"
+            proto = f'syntax = "proto3";\n\npackage {named};\n\nmessage Item {{ {fields} }}\n'
+            (folder / "model.proto").write_text(proto, encoding="utf-8")
+            text = f'{HEADER}{code.format(before=before)}ITEMS = Table("items", Item, {table})\n'
+            (folder / "__init__.py").write_text(f"{text}MIGRATION = Migration(tables=[ITEMS]{more})\n")
+            before = folder.name
+        migrations.build(self.path)

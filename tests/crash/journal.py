@@ -1,0 +1,64 @@
+"""Journal: what a process of the campaign was about to do, and what it was told of it.
+
+    {"op": "3.0.17", "writes": {"12": ["a b", 5], "13": null}, …}     before it commits
+    {"yes": "3.0.17", "seq": 812}      it was acknowledged
+    {"no": "3.0.17"}                   it was refused: nothing of it may ever be seen
+                                       neither: the process was killed, or told that nobody knows
+    {"failed": "Traceback …"}          something happened that must not
+
+A line is one write to a file: a killed process leaves whole ones (a torn last line was never said).
+Each attempt to commit is an op of its own, named in its record's `correlation_id`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Journal:
+    """The writing side."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def say(self, **line: Any) -> None:
+        os.write(self._file, (json.dumps(line) + "\n").encode())
+
+    def failed(self) -> None:
+        """The exception that is being handled is a finding."""
+        self.say(failed=traceback.format_exc())
+
+
+class Told(NamedTuple):
+    """The reading side: everything that was said in one life."""
+
+    ops: dict[str, dict[str, Any]]
+    yes: dict[str, int]
+    no: set[str]
+    failed: list[str]
+    did: list[dict[str, Any]]  # what else it did: migrations, rebuilds
+
+    @classmethod
+    def read(cls, path: Path) -> Told:
+        told = cls({}, {}, set(), [], [])
+        if not path.exists():
+            return told
+        for raw in path.read_bytes().splitlines(keepends=True):
+            if not raw.endswith(b"\n"):
+                break
+            line = json.loads(raw)
+            if "op" in line:
+                told.ops[line["op"]] = line
+            elif "yes" in line:
+                told.yes[line["yes"]] = line["seq"]
+            elif "no" in line:
+                told.no.add(line["no"])
+            elif "failed" in line:
+                told.failed.append(line["failed"])
+            else:
+                told.did.append(line)
+        return told

@@ -1,0 +1,121 @@
+"""Model: a dict that every log of the campaign must amount to, and every table, index and follower.
+
+The log gives the order, the journals give what each op was to do: nothing is taken from the rows of
+the log itself. An op in the log must have read what the model holds at that place (so the order of
+the log is a serial one), and an op that was acknowledged must be there, one that was refused must not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from everlog.consumers import Follower, SqliteSink, verify
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.proto import log_pb2
+from everlog.store.record import decode
+from tests.crash.folders import Folders, Value
+from tests.crash.journal import Told
+from tests.crash.operations import load_rows
+
+
+class Model:
+    """`rows` are what the log amounts to up to `seq`, as far as it was looked at."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Value] = {}
+        self.ops: dict[str, dict[str, Any]] = {}
+        self.found: dict[str, int] = {}
+        self.ids: dict[str, str] = {}
+        self.loads: dict[int, int] = {}
+        self.seq = 0
+        self.checksum = 0
+
+    def take(self, db: EmbeddedDatabase, told: Told, *, power: bool) -> None:
+        """Reads what one life added to the log. With `power` what was acknowledged under `os` may
+        be lost, from the end."""
+        assert db.log.checksum_at(self.seq) == self.checksum, f"record {self.seq} is another one now"
+        self.ops.update(told.ops)
+        for seq, framed in db.log.scan(self.seq):
+            commit = decode(framed, seq)
+            if commit.correlation_id:
+                self._op(commit)
+            assert commit.time_ns
+        self.seq, self.checksum = db.log.written, db.log.checksum_at(db.log.written)
+        for op, seq in told.yes.items():
+            if op not in self.found:
+                assert power, f"{op} was acknowledged at {seq}, and is not in the log"
+                assert self.ops[op]["durability"] == "os", f"{op} was synced at {seq}, and is gone"
+                assert seq > self.seq, f"{op} is gone from the middle of the log, at {seq} of {self.seq}"
+            else:
+                assert self.found[op] == seq, f"{op} was acknowledged at {seq}, found at {self.found[op]}"
+        refused = [op for op in told.no if op in self.found]
+        assert not refused, f"refused, and in the log: {refused}"
+
+    def _op(self, commit: log_pb2.Commit) -> None:
+        name, seq = commit.correlation_id, commit.seq
+        op = self.ops[name]
+        if "load" in op:
+            self._load(op, commit)
+            return
+        assert name not in self.found, f"{name} is in the log twice, at {self.found[name]} and {seq}"
+        self.found[name] = seq
+        if op["id"]:
+            assert self.ids.setdefault(op["id"], name) == name, f"commit_id {op['id']} was committed twice"
+        for number, value in op["reads"].items():
+            held = self.rows.get(int(number))
+            assert held == _value(value), f"{name} at {seq} read {number} as {value}, it was {held}"
+        for kind, start, end, keys in op["ranges"]:
+            assert keys == self._range(kind, start, end), f"{name} at {seq}: {kind} {start} to {end}"
+        for number in op["insert"]:
+            assert number not in self.rows, f"{name} at {seq} inserted {number}, which was there"
+        for number in op["update"]:
+            assert number in self.rows, f"{name} at {seq} updated {number}, which was not there"
+        for number, value in op["writes"].items():
+            self._set(int(number), _value(value))
+
+    def _range(self, kind: str, start: int, end: int) -> list[int]:
+        if kind == "key":
+            return sorted(number for number in self.rows if start <= number < end)
+        found = ((value.n, number) for number, value in self.rows.items() if start <= value.n < end)
+        return [number for _, number in sorted(found)]
+
+    def _load(self, op: dict[str, Any], commit: log_pb2.Commit) -> None:
+        number, done = op["load"], self.loads.get(op["load"], 0)
+        for at, (key, value) in enumerate(load_rows(number, op["rows"])):
+            if done <= at < commit.load.rows:
+                self._set(key, value)
+        assert done <= commit.load.rows <= op["rows"], f"load {number}: {done}, then {commit.load.rows}"
+        self.loads[number] = commit.load.rows
+
+    def _set(self, number: int, value: Value | None) -> None:
+        if value is None:
+            self.rows.pop(number, None)
+        else:
+            self.rows[number] = value
+
+    def agree(self, db: EmbeddedDatabase, folders: Folders) -> None:
+        """The tables are the model's, by every way there is to them."""
+        assert list(db.check()) == []
+        way = folders.ways.get(db.schema.version)
+        if way is None:
+            assert not self.rows
+            return
+        found = dict(map(way.read, db.scan(way.table)))
+        wrong = {key for key in {*found, *self.rows} if found.get(key) != self.rows.get(key)}
+        assert not wrong, {key: (found.get(key), self.rows.get(key)) for key in list(wrong)[:5]}
+        assert db.count(way.table) == len(found)
+        assert [way.read(row)[0] for row in db.scan(way.table.by_n)] == self._range("n", -(2**62), 2**62)
+        some = list(self.rows)[:: len(self.rows) // 20 + 1]
+        rows = db.get_many(way.table, [way.key(number) for number in some])
+        assert [row and way.read(row) for row in rows] == [(number, self.rows[number]) for number in some]
+
+    def follow(self, db: EmbeddedDatabase, path: Any) -> None:
+        """The follower was never ahead of the log, comes to its end, and is equal."""
+        with SqliteSink(path) as sink:
+            Follower(db, sink).run(bounded=True)
+            different = verify(db, sink)
+            assert not different, different
+
+
+def _value(found: list[Any] | None) -> Value | None:
+    return None if found is None else Value(*found)

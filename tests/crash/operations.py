@@ -1,0 +1,169 @@
+"""Operations: what a process of the campaign does beside its writers, one after the other.
+
+A new operation (a backup, a checkpoint, an archive) is one function here and a line in OPERATIONS:
+it gets a `Care`, and raises for whatever must not be. It may be killed at any moment; what must hold
+of it afterwards is said in `AFTER`, on the database that was opened again.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from everlog import migrations
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.migrations.under_way import under_way
+from everlog.store.database import Database
+from everlog.store.errors import ConflictError, MigrationError, SchemaError
+from tests.crash.folders import NEWEST, Folders, Value, Way
+from tests.crash.journal import Journal
+
+LOAD_FROM = 1_000_000  # rows of loads lie behind those of transactions
+LOAD_STEP = 10_000
+
+
+class Care(NamedTuple):
+    """What an operation works with. `name` is its own, the same in every replay."""
+
+    db: EmbeddedDatabase
+    folders: Folders
+    journal: Journal
+    random: random.Random
+    name: str
+    scratch: Path  # a directory beside the database, for what is made of it
+
+    def way(self) -> Way:
+        return self.folders.ways[self.db.schema.version]
+
+
+def load_rows(number: int, rows: int) -> Iterator[tuple[int, Value]]:
+    """The rows of a load: the same in every process."""
+    for at in range(rows):
+        yield LOAD_FROM + number * LOAD_STEP + at, Value(f"load {number}", at)
+
+
+def load(care: Care) -> None:
+    """A new load, or one that was killed, again: it goes on where it stopped."""
+    way = care.way()
+    number = care.random.randrange(8)
+    rows = 500 * (number + 1)
+    op = f"load {number} of {care.name}"
+    care.journal.say(op=op, load=number, rows=rows)
+    try:
+        care.db.load(
+            way.table,
+            (way.row(*row) for row in load_rows(number, rows)),
+            id=f"load {number}",
+            correlation_id=op,
+            durability=care.random.choice(("sync", "os")),
+        )
+    except (SchemaError, ConflictError):
+        return  # the schema changed under it
+    care.journal.say(loaded=number, rows=rows)
+
+
+def up(care: Care) -> None:
+    to = care.random.choice([None, *care.folders.ways])
+    _migrating(care, "up", lambda: migrations.apply(care.db, care.folders.path, to=to))
+
+
+def hold(care: Care) -> None:
+    """Two versions are served afterwards, if there were rows to rewrite."""
+    _migrating(care, "hold", lambda: migrations.apply(care.db, care.folders.path, to=NEWEST - 1, hold=True))
+
+
+def complete(care: Care) -> None:
+    _migrating(care, "complete", lambda: migrations.complete(care.db))
+
+
+def rollback(care: Care) -> None:
+    """One migration back, but never to where there are no rows."""
+    if len([one for one in care.folders.ways if one <= care.db.schema.version]) > 1:
+        _migrating(care, "rollback", lambda: migrations.rollback(care.db, 1, source=care.folders.path))
+
+
+def _migrating(care: Care, verb: str, call: Callable[[], Any]) -> None:
+    care.journal.say(migrating=verb, name=care.name)
+    try:
+        call()
+    except MigrationError as error:
+        care.journal.say(refused=verb, why=str(error))
+    else:
+        care.journal.say(migrated=verb, version=care.db.schema.version, held=under_way(care.db) is not None)
+
+
+def rebuild(care: Care) -> None:
+    care.db.rebuild()
+    care.journal.say(rebuilt=care.name)
+
+
+def rebuild_into(care: Care) -> None:
+    """Into another directory, which is the same as what it was made from."""
+    path = care.scratch / "again"
+    shutil.rmtree(path, ignore_errors=True)
+    hashes = care.db.rebuild_into(path)
+    with Database(path, create=False) as db:
+        assert db.hashes() == hashes
+    care.journal.say(rebuilt=str(path))
+
+
+def check(care: Care) -> None:
+    problems = list(care.db.check())
+    assert problems == [], problems
+
+
+def look(care: Care) -> None:
+    """One moment is one moment, whatever is written meanwhile."""
+    way = care.way()
+    with care.db.snapshot() as snapshot:
+        try:
+            first = [way.read(row) for row in snapshot.scan(way.table)]
+            assert snapshot.count(way.table) == len(first)
+            assert [way.read(row) for row in snapshot.scan(way.table)] == first
+            by_n = sorted((value.n, number) for number, value in first)
+            found = [way.read(row) for row in snapshot.scan(way.table.by_n)]
+            assert [(value.n, number) for number, value in found] == by_n
+        except SchemaError:
+            return
+
+
+def read_beside(care: Care) -> None:
+    with Database(care.db.path, read_only=True) as reader:
+        assert list(reader.check()) == []
+
+
+def flush(care: Care) -> None:
+    care.db.tables.flush()
+    care.db.engine.flush()
+
+
+# operation: how often, beside each other.
+OPERATIONS: dict[Callable[[Care], None], int] = {
+    load: 5,
+    up: 5,
+    hold: 2,
+    complete: 2,
+    rollback: 3,
+    rebuild: 2,
+    rebuild_into: 1,
+    check: 2,
+    look: 4,
+    read_beside: 1,
+    flush: 2,
+}
+
+
+def _half_rebuilds(db: EmbeddedDatabase, scratch: Path) -> None:
+    """A rebuild into a directory is there in whole, or is no database."""
+    path = scratch / "again"
+    if (path / "EVERLOG").exists():
+        with Database(path, create=False) as again:
+            assert list(again.check()) == []
+            assert again.uuid == db.uuid
+
+
+# What must hold after a kill, of what the operations leave beside the database.
+AFTER: tuple[Callable[[EmbeddedDatabase, Path], None], ...] = (_half_rebuilds,)

@@ -1,0 +1,88 @@
+"""Points: the named places at which a process of the campaign dies, or waits to be killed.
+
+A point is the moment before or after a call in which something reaches the disk, or becomes true:
+`"sync before 3"` is the third sync, before it. The calls are wrapped from outside, in the process
+that is to die: the store itself has no hook, and pays for none.
+
+A new point is a line in CALLS.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from everlog.consumers.sqlite import SqliteSink
+from everlog.store import head
+from everlog.store.database import Database
+from everlog.store.engine import Engine
+
+CALLS: dict[str, tuple[tuple[Any, str], ...]] = {
+    "log write": ((Engine, "append_record"), (Engine, "append_records")),
+    "sync": ((Engine, "sync_log"),),
+    "projection": ((Engine, "write_data"),),
+    "flush": ((Engine, "flush"),),
+    "new tables": ((Engine, "create_family"),),
+    "rebuild switch": ((Engine, "switch_data"),),
+    "drop of old tables": ((Engine, "drop_family"),),
+    "compaction": ((Engine, "compact_data"),),
+    "migration": ((Database, "apply_migration"),),
+    "small file": ((head, "write"),),
+    "rename": ((os, "replace"), (os, "rename")),
+    "follower's commit": ((SqliteSink, "commit"),),
+    "follower's schema": ((SqliteSink, "evolve"),),
+}
+SIDES = ("before", "after")
+OFTEN = {"log write": 300, "sync": 200, "projection": 10, "follower's commit": 60}
+
+
+class Point(NamedTuple):
+    """The `nth` passing of one side of a named call."""
+
+    call: str
+    side: str
+    nth: int
+
+    def __str__(self) -> str:
+        return f"{self.call}, {self.side}, {self.nth}"
+
+    @classmethod
+    def parse(cls, text: str) -> Point:
+        call, side, nth = text.split(", ")
+        return cls(call, side, int(nth))
+
+
+def arm(point: Point, die: Callable[[], None] | None = None) -> None:
+    """From now on this process kills itself there. Only in a process that is there to die."""
+    passed = itertools.count(1)
+
+    def here() -> None:
+        if next(passed) == point.nth:
+            (die or _die)()
+
+    for owner, name in CALLS[point.call]:
+        setattr(owner, name, _deadly(getattr(owner, name), here, before=point.side == "before"))
+
+
+def _deadly(call: Callable[..., Any], here: Callable[[], None], *, before: bool) -> Callable[..., Any]:
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if before:
+            here()
+        result = call(*args, **kwargs)
+        if not before:
+            here()
+        return result
+
+    return called
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def every() -> Iterator[tuple[str, str]]:
+    """Each name, with each side."""
+    return itertools.product(CALLS, SIDES)

@@ -1,0 +1,111 @@
+"""Worker: one life of the campaign, in a process that is killed.
+
+    python -m tests.crash.worker DIRECTORY LIFE SEED [POINT]
+
+    4 writers  ─▶ transactions, one of them through a server     ┐
+    caretaker  ─▶ operations, one after the other                ├─▶ journal
+    follower   ─▶ SQLite, from the database or from the server   ┘
+
+What it does follows from its seed; what of it is interleaved how, from the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from everlog import migrations
+from everlog.consumers import Follower, SqliteSink
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.migrations.under_way import attach
+from everlog.rpc.remote import RemoteDatabase
+from everlog.rpc.server import Server
+from everlog.store.errors import DiskError, Error
+from tests.crash import points
+from tests.crash.folders import FIRST, Folders
+from tests.crash.journal import Journal
+from tests.crash.operations import OPERATIONS, Care
+from tests.crash.transactions import Transactions
+
+WRITERS = 4
+FAILING = "EVERLOG_DISK_FAIL"  # in its environment: the disk fails, and that is no finding
+
+
+class Worker:
+    """`directory` holds the database, the journal, the follower's file and the folders."""
+
+    def __init__(self, directory: Path, life: int, seed: int) -> None:
+        self.directory, self.life, self.seed = directory, life, seed
+        self.journal = Journal(directory / f"journal-{life}")
+        self.failing = FAILING in os.environ
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        folders = Folders(self.directory)
+        with EmbeddedDatabase(self.directory / "db") as db:
+            attach(db, folders.loaded)
+            if not db.schema.version:
+                migrations.apply(db, folders.path, to=FIRST)
+            with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
+                work: list[Callable[[], None]] = [lambda: self.care(db, folders)]
+                source = remote if self.seed % 2 else db
+                work.append(lambda: self.follow(source))
+                for number in range(WRITERS):
+                    where = remote if number == 0 else db
+                    work.append(
+                        Transactions(where, folders, self.journal, f"{self.life}.{number}", self.seed).run
+                    )
+                threads = [threading.Thread(target=self._kept, args=(one,), daemon=True) for one in work]
+                for thread in threads:
+                    thread.start()
+                print("open", flush=True)  # noqa: T201  told to whoever started it
+                self.ended.wait()
+        # Only after a finding, or where the disk failed: whoever waits for the end reads the journal.
+        os._exit(1)
+
+    def _kept(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except DiskError as error:
+            if not self.failing:
+                self.journal.failed()
+            self.journal.say(disk=str(error))
+        except BaseException:  # noqa: BLE001  it would end the thread, unseen
+            self.journal.failed()
+        if not self.failing:
+            self.ended.set()
+
+    def care(self, db: EmbeddedDatabase, folders: Folders) -> None:
+        chance = random.Random(self.seed)
+        names, weights = list(OPERATIONS), list(OPERATIONS.values())
+        for number in range(1 << 30):
+            (operation,) = chance.choices(names, weights)
+            name = f"{self.life}.{number}"
+            mine = random.Random(f"{self.seed} {name}")
+            operation(Care(db, folders, self.journal, mine, name, self.directory))
+
+    def follow(self, source: EmbeddedDatabase | RemoteDatabase) -> None:
+        with SqliteSink(self.directory / "mirror.sqlite") as sink:
+            Follower(source, sink, changes_max=50).run()
+
+
+def main(directory: str, life: str, seed: str, point: str = "") -> None:
+    if point:
+        points.arm(points.Point.parse(point))
+    worker = Worker(Path(directory), int(life), int(seed))
+    try:
+        worker.run()
+    except Error as error:
+        if not worker.failing:
+            worker.journal.failed()
+        worker.journal.say(disk=str(error))
+    except BaseException:  # noqa: BLE001  whoever started it reads the journal
+        worker.journal.failed()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,70 @@
+"""Writers that come between two steps of a migration that builds beside the live tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from everlog import migrations
+from everlog.store.database import Database
+from tests.migrations.project import Project
+from tests.migrations.test_online import Airports
+
+ROWS = 10
+
+
+def after_a_call(db: Database, name: str, once: Any) -> None:
+    """The next call of a method of the database is followed by something, once."""
+    call = getattr(db, name)
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        result = call(*args, **kwargs)
+        setattr(db, name, call)
+        once()
+        return result
+
+    setattr(db, name, called)
+
+
+def test_a_row_that_comes_when_the_table_was_seen_to_be_empty_is_rewritten(
+    project: Project, db: Database
+) -> None:
+    airports = Airports(project, db, rows=0)
+    after_a_call(db, "status", lambda: db.put(airports.old, airports.old_row(1)))
+    migrations.apply(db, airports.path)
+    assert list(db.scan(airports.new)) == [airports.new_row(1)]
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_row_that_comes_as_soon_as_it_has_begun_is_taken(project: Project, db: Database, way: str) -> None:
+    airports = Airports(project, db, rows=ROWS)
+    if way == "down":
+        migrations.apply(db, airports.path)
+        after_a_call(db, "apply_migration", lambda: db.put(airports.new, airports.new_row(3, "Jane")))
+        migrations.rollback(db, source=airports.path)
+        assert db.get(airports.old, "A00003") == airports.old_row(3, "Jane")
+    else:
+        after_a_call(db, "apply_migration", lambda: db.put(airports.old, airports.old_row(3, "Jane")))
+        migrations.apply(db, airports.path)
+        assert db.get(airports.new, "A00003") == airports.new_row(3, "Jane")
+    assert list(db.check()) == []
+
+
+def test_a_row_that_is_written_while_the_time_of_two_versions_ends_is_written_after_it(
+    project: Project, db: Database
+) -> None:
+    airports = Airports(project, db, rows=ROWS)
+    migrations.apply(db, airports.path, hold=True)
+
+    class Ending(dict[str, Any]):
+        """The transforms, as a writer finds them that was overtaken by `complete`."""
+
+        def get(self, name: str, default: Any = None) -> Any:
+            migrations.complete(db)
+            return None
+
+    db.transforms = Ending()
+    db.put(airports.new, airports.new_row(3, "Jane"))
+    assert db.get(airports.new, "A00003") == airports.new_row(3, "Jane")
+    assert not db.schema.is_online

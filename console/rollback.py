@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 )
 @click.option("--dry-run", is_flag=True, help="Only print what would be done, and what would be lost.")
 @click.option("--yes", is_flag=True, help="Do not ask, though something would be lost.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=1),
+    metavar="ROWS",
+    help="Take back at most so many rows a second.  [default: as many as can be]",
+)
 @writes
 @common
 @pass_settings
@@ -53,8 +59,7 @@ def _roll_back(
     to: int | None,
     dry_run: bool,
     yes: bool,
-    actor: str,
-    reason: str,
+    **how: Any,
 ) -> None:
     with open_database(settings, read_only=dry_run) as db, shown() as progress:
         planned = migrating.plan_rollback(db, settings, count, to=to)
@@ -74,9 +79,7 @@ def _roll_back(
                 click.echo(f"Rolled back: {info.title} in {took * 1000:,.0f}ms (commit {info.seq})")
 
         settings.resume = "each migration was rolled back whole or not at all; run it again"
-        done = migrating.rollback(
-            db, settings, count, to=to, actor=actor, reason=reason, progress=progress, rolled_back=told
-        )
+        done = migrating.rollback(db, settings, count, to=to, **how, progress=progress, rolled_back=told)
         if done:
             schema.keep(settings, db)
         elif not settings.json:

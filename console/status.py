@@ -71,7 +71,7 @@ def status(ctx: click.Context, settings: Settings, *, exit_code: bool, quiet: bo
             _print_diffs(settings, migrating.differences(db, settings), diff)
         elif not quiet:
             _print(settings, db, migrations, what)
-    if (exit_code or quiet) and any(info.state != "applied" for info in migrations):
+    if (exit_code or quiet) and any(info.state != "applied" or info.returning for info in migrations):
         ctx.exit(1)
 
 
@@ -120,6 +120,11 @@ def _notes(info: MigrationInfo) -> Iterator[str]:
         yield "two versions are served; `everlog complete` ends that"
     elif info.state == "building":
         yield f"since {text.moment(info.started_ns)}, {info.rows:,} rows done; `everlog up` goes on"
+    if info.returning:
+        yield (
+            f"being rolled back since {text.moment(info.started_ns)}, {info.rows:,} rows done; `everlog"
+            " rollback` goes on, `everlog up` gives that up"
+        )
     if info.late:
         yield "out of order: a newer one is applied" if info.state == "pending" else "came out of order"
 
@@ -140,6 +145,7 @@ def _migration(info: MigrationInfo) -> dict[str, Any]:
         "started_ns": info.started_ns,
         "rows": info.rows,
         "held": info.held,
+        "returning": info.returning,
         "seq": info.seq,
         "actor": info.actor,
         "digest": info.digest.hex(),

@@ -44,10 +44,10 @@ def draft(
     SchemaError as `apply` would before it writes.
     """
     at = db.head
-    planned = {one.version: one.steps for one in plan(db, source, try_rows=True, progress=progress)}
-    if not planned:
-        return None
     todo = pending(db, load(source))
+    if not todo:
+        return None
+    planned = {one.version: one.steps for one in plan(db, source, try_rows=True, progress=progress)}
     return Plan(
         database=str(uuid.UUID(bytes=db.uuid)),
         name=name,

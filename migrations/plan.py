@@ -22,8 +22,9 @@ from everlog.migrations.migration import Migration
 from everlog.migrations.order import check_order, settle
 from everlog.migrations.status import MigrationInfo, State, compare
 from everlog.migrations.trial import Remaking, Trial, remaking, trials
-from everlog.migrations.under_way import base
+from everlog.migrations.under_way import base, under_way
 from everlog.proto import log_pb2
+from everlog.store.built import built_rows
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
 from everlog.store.progress import OnProgress
@@ -70,7 +71,7 @@ def plan(
     """
     schema = base(db)
     counts = Counter({table.name: table.rows for table in db.status().tables})
-    planned = []
+    planned = list(_given_up(db))
     todo = pending(db, load(source), to, out_of_order=out_of_order)
     through = trials(db, todo, progress) if try_rows else []
     for migration in todo:
@@ -126,6 +127,14 @@ def _refuse(info: MigrationInfo) -> None:
             " newer ones are there; restore it",
             version=info.version,
         )
+
+
+def _given_up(db: Database) -> Iterator[PlannedMigration]:
+    """What is half rolled back stays in force."""
+    begun = under_way(db)
+    if begun is not None and begun.migration.back:
+        text = f"give up its way back, of which {built_rows(db):,} rows are done; no row is lost"
+        yield PlannedMigration(begun.migration.version, begun.migration.name, [PlannedStep(text)])
 
 
 def _steps(

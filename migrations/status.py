@@ -8,7 +8,8 @@
     yes               no, newer are  missing    its folder is gone
     yes               no, none newer ahead      newer code than this applied it
 
-One that is `late` comes, or came, after another with a newer timestamp.
+One that is `late` comes, or came, after another with a newer timestamp. One that is `returning` is in
+force, and its rolling back has begun.
 
 What the database knows is read from the Migration records of its log, never from a table that
 could say otherwise. Runs no code of a migration.
@@ -42,7 +43,8 @@ class State(StrEnum):
 class MigrationInfo(msgspec.Struct, frozen=True):
     """One migration. `seq`, `applied_ns` and `actor` tell of the commit that applied it, or that its
     building has come to. `rows` are those that are built so far; where it is `held`, all are, and
-    two versions are served."""
+    two versions are served. `returning`: it is being rolled back, since `started_ns`, and `rows` are
+    those that are back."""
 
     version: int
     name: str
@@ -56,6 +58,7 @@ class MigrationInfo(msgspec.Struct, frozen=True):
     started_ns: int = 0
     rows: int = 0
     held: bool = False
+    returning: bool = False
 
     @property
     def title(self) -> str:
@@ -66,7 +69,9 @@ def status(db: Database, source: Source = SOURCE) -> list[MigrationInfo]:
     """All migrations, oldest first. Read-only. Raises SchemaError for a bad folder."""
     infos = compare(db.migrations(), folders(find(source)))
     return [
-        msgspec.structs.replace(info, rows=built_rows(db)) if info.state is State.BUILDING else info
+        msgspec.structs.replace(info, rows=built_rows(db))
+        if info.state is State.BUILDING or info.returning
+        else info
         for info in infos
     ]
 
@@ -101,8 +106,9 @@ def compare(records: Iterable[Recorded], known: Iterable[Folder]) -> list[Migrat
                 life.digest,
                 folder.digest if folder else b"",
                 version in late,
-                life.began.time_ns,
+                (life.back or life.began).time_ns,
                 held=life.held,
+                returning=life.back is not None,
             )
         )
     return infos

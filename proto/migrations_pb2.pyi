@@ -102,6 +102,7 @@ class MigrationInfo(_message.Message):
     DIFF_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    RETURNING_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     name: _builtins.str
     state: Global___MigrationState.ValueType
@@ -121,6 +122,8 @@ class MigrationInfo(_message.Message):
     actor: _builtins.str
     held: _builtins.bool
     """All of it is built, and the version before is served as well."""
+    returning: _builtins.bool
+    """It is in force, and is being rolled back: since `started_ns`, `rows` so far."""
     def __init__(
         self,
         *,
@@ -137,10 +140,11 @@ class MigrationInfo(_message.Message):
         diff: _builtins.str = ...,
         actor: _builtins.str = ...,
         held: _builtins.bool = ...,
+        returning: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "applied_ns", b"applied_ns", "diff", b"diff", "digest", b"digest", "folder_digest", b"folder_digest", "held", b"held", "late", b"late", "name", b"name", "rows", b"rows", "seq", b"seq", "started_ns", b"started_ns", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "applied_ns", b"applied_ns", "diff", b"diff", "digest", b"digest", "folder_digest", b"folder_digest", "held", b"held", "late", b"late", "name", b"name", "returning", b"returning", "rows", b"rows", "seq", b"seq", "started_ns", b"started_ns", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -708,6 +712,7 @@ class RollbackRequest(_message.Message):
     TO_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     count: _builtins.int
     """So many of those that came last; 0: one."""
@@ -715,6 +720,8 @@ class RollbackRequest(_message.Message):
     """Or all that came after this version; 0 is before the first."""
     actor: _builtins.str
     reason: _builtins.str
+    rate: _builtins.float
+    """Rewrite at most so many rows a second; 0: as many as can be."""
     def __init__(
         self,
         *,
@@ -723,10 +730,11 @@ class RollbackRequest(_message.Message):
         to: _builtins.int | None = ...,
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
+        rate: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_to", b"_to", "to", b"to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_to", b"_to", "actor", b"actor", "count", b"count", "database", b"database", "reason", b"reason", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_to", b"_to", "actor", b"actor", "count", b"count", "database", b"database", "rate", b"rate", "reason", b"reason", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__to: _TypeAlias = _typing.Literal["to"]  # noqa: Y015
     _WhichOneofArgType__to: _TypeAlias = _typing.Literal["_to", b"_to"]  # noqa: Y015

@@ -167,8 +167,8 @@ class MigrationsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Returns to an earlier schema, telling of each migration that was rolled back. It needs no
-        folders: the log has every schema that ever was.
+        """Returns to an earlier schema, telling of each migration that was rolled back. It needs folders
+        where rows were rewritten: they go back through `down`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,8 +49,8 @@ class MigrationsStub:
     PlanRollback: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.PlanRollbackResponse]
     """What rolling back would do and lose, without doing it."""
     Rollback: _grpc.UnaryStreamMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.RollbackResponse]
-    """Returns to an earlier schema, telling of each migration that was rolled back. It needs no
-    folders: the log has every schema that ever was.
+    """Returns to an earlier schema, telling of each migration that was rolled back. It needs folders
+    where rows were rewritten: they go back through `down`.
     """
     Complete: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.CompleteRequest, _migrations_pb2.CompleteResponse]
     """Ends the time of two versions: that of before is served no longer."""
@@ -80,8 +80,8 @@ class MigrationsAsyncStub(MigrationsStub):
     PlanRollback: _aio.UnaryUnaryMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.PlanRollbackResponse]  # type: ignore[assignment]
     """What rolling back would do and lose, without doing it."""
     Rollback: _aio.UnaryStreamMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.RollbackResponse]  # type: ignore[assignment]
-    """Returns to an earlier schema, telling of each migration that was rolled back. It needs no
-    folders: the log has every schema that ever was.
+    """Returns to an earlier schema, telling of each migration that was rolled back. It needs folders
+    where rows were rewritten: they go back through `down`.
     """
     Complete: _aio.UnaryUnaryMultiCallable[_migrations_pb2.CompleteRequest, _migrations_pb2.CompleteResponse]  # type: ignore[assignment]
     """Ends the time of two versions: that of before is served no longer."""
@@ -168,8 +168,8 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_migrations_pb2.RollbackResponse], _abc.AsyncIterator[_migrations_pb2.RollbackResponse]]:
-        """Returns to an earlier schema, telling of each migration that was rolled back. It needs no
-        folders: the log has every schema that ever was.
+        """Returns to an earlier schema, telling of each migration that was rolled back. It needs folders
+        where rows were rewritten: they go back through `down`.
         """
 
     @_abc_1.abstractmethod

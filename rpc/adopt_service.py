@@ -83,4 +83,5 @@ def info_message(info: MigrationInfo, diff: str = "") -> pb.MigrationInfo:
         diff=diff,
         actor=info.actor,
         held=info.held,
+        returning=info.returning,
     )

@@ -2,7 +2,7 @@
 
 List, Status             the log's records beside the folders
 Plan, Apply, Complete    the folders that the server was given for this database
-PlanRollback, Rollback   the log alone
+PlanRollback, Rollback   the log, and those folders where rows go back through `down`
 
 Load, Baseline           adopt_service.py
 Proposals … Reject       approval_service.py
@@ -168,6 +168,7 @@ class MigrationsService(ApprovalService, AdoptService):
                 source=self._sources.get(request.database),
                 actor=actor,
                 reason=request.reason,
+                rate=request.rate or None,
                 progress=sparing(progress),
                 rolled_back=rolled_back,
             )

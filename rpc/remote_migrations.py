@@ -183,12 +183,13 @@ def rollback(
     to: int | None = None,
     actor: str = "",
     reason: str = "",
+    rate: float | None = None,
     progress: OnProgress | None = None,
     rolled_back: Callable[[MigrationInfo], None] | None = None,
 ) -> list[MigrationInfo]:
     """Has the server roll back; see `everlog.migrations.rollback`."""
     request = _which(db, count, to)
-    request.actor, request.reason = actor, reason
+    request.actor, request.reason, request.rate = actor, reason, rate or 0
     stub, metadata = _stub(db), db.channel.metadata
     done: list[MigrationInfo] = []
     for answer in db.channel.stream(lambda: stub.Rollback(request, metadata=metadata)):
@@ -231,4 +232,5 @@ def _info(info: pb.MigrationInfo) -> MigrationInfo:
         info.started_ns,
         info.rows,
         info.held,
+        info.returning,
     )

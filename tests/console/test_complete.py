@@ -10,11 +10,12 @@ from everlog import migrations
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.server import Server
+from everlog.store.progress import Progress
 from tests.console.conftest import Run
 from tests.console.served import serving
 from tests.migrations.conftest import project
 from tests.migrations.project import Project
-from tests.migrations.test_online import Airports
+from tests.migrations.test_online import ROWS, Airports
 
 __all__ = ["project"]
 
@@ -39,6 +40,40 @@ def test_here(project: Project, tmp_path: Path, everlog: Run) -> None:
     assert everlog(*at, "complete", "--reason", "all are new").out.startswith("Completed: 20260101000001_two")
     ended = everlog(*at, "complete")
     assert (ended.code, "no migration is held" in ended.err) == (1, True)
+
+
+class _StoppedError(Exception):
+    pass
+
+
+def test_what_is_half_rolled_back_is_said_here_and_on_a_server(
+    project: Project, tmp_path: Path, everlog: Run
+) -> None:
+    def stop(at: Progress) -> None:
+        if at.done and "rewrite" in at.step:
+            raise _StoppedError
+
+    with EmbeddedDatabase(tmp_path / "db") as db:
+        airports = Airports(project, db)
+        migrations.apply(db, airports.path)
+        with pytest.raises(_StoppedError):
+            migrations.rollback(db, source=airports.path, rate=100_000, progress=stop)
+        with Server({"x": db}, migrations={"x": str(airports.path)}) as server:
+            there = ("-u", f"everlog+insecure://127.0.0.1:{server.port}/x", "status")
+            at_server = everlog(*there, "--json").json[0]["migrations"][1]
+            assert everlog(*there, "--exit-code").code == 1
+    at = ("-u", f"file:{tmp_path / 'db'}", "-d", str(project.path))
+    told = everlog(*at, "status")
+    assert "[X] 20260101000001_two  (being rolled back since " in told.out
+    assert everlog(*at, "status", "--quiet").code == 1
+    (one,) = [one for one in everlog(*at, "status", "--json").json[0]["migrations"] if one["returning"]]
+    assert one == at_server
+    assert (one["state"], 0 < one["rows"] < ROWS) == ("applied", True)
+    assert (
+        f"give up its way back, of which {one['rows']:,} rows are done" in everlog(*at, "up", "--dry-run").out
+    )
+    assert everlog(*at, "rollback", "--rate", "100000").code == 0
+    assert everlog(*at, "status", "--json").json[0]["pending"] == 1
 
 
 @pytest.mark.parametrize("back", [False, True])

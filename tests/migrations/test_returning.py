@@ -9,6 +9,7 @@ import pytest
 from everlog import MigrationError, SchemaError, migrations
 from everlog.migrations import State
 from everlog.proto import log_pb2
+from everlog.store.built import built_rows
 from everlog.store.database import Database
 from everlog.store.progress import Progress
 from tests.migrations.project import Project
@@ -77,6 +78,9 @@ def test_stopped_half_way_it_goes_on_and_an_apply_gives_it_up(airports: Airports
         roll_back(stopping=True)
     (_, half) = migrations.status(db, airports.path)
     assert (half.state, airports.steps()[-1]) == (State.APPLIED, "STARTED")
+    assert half.returning
+    assert half.rows == built_rows(db) > 0
+    assert half.started_ns == db.migrations()[-1].time_ns > half.applied_ns
     assert db.get(airports.new, "A00001") == airports.new_row(1)
 
     migrations.apply(db, airports.path)
@@ -84,6 +88,7 @@ def test_stopped_half_way_it_goes_on_and_an_apply_gives_it_up(airports: Airports
     assert (record.step, record.back) == (log_pb2.Migration.FAILED, True)
     assert "given up" in record.error
     assert [info.state for info in migrations.status(db, airports.path)] == [State.APPLIED, State.APPLIED]
+    assert not any(info.returning for info in migrations.status(db, airports.path))
     assert list(db.check()) == []
 
     told.clear()

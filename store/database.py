@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,8 +26,11 @@ from everlog.store.committer import Committer
 from everlog.store.errors import ClosedError, Error, MigrationError, ReadOnlyError
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.keys import NOTE_LOAD
+from everlog.store.history import Version
 from everlog.store.opening import Opened, open_directory
-from everlog.store.past import Moment, Past, Time
+from everlog.store.past import Moment, Past
+from everlog.store.past_diff import Difference
+from everlog.store.past_time import Position, Time
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projector import gone
 from everlog.store.schema import Schema
@@ -79,7 +82,7 @@ class Database(Writer):
         self.engine, self.clock = opened.engine, opened.clock
         self.committer = Committer(opened.log, opened.tables, opened.clock, idempotency_s)
         self._live = LiveSource(opened.tables)
-        self.past = Past(self)
+        self.past = self.log.past = Past(self)
         self.transforms: Transforms = {}  # the code of a migration that rewrites tables, while it does
         _OPEN.add(self)
         self._closed = False
@@ -147,6 +150,24 @@ class Database(Writer):
             self._opened_state.refresh()
             self.past.refresh()
         return self.tables.applied
+    def history(
+        self, table: Table[M, K], key: K, *, newest_first: bool = True, limit: int | None = None
+    ) -> Iterator[Version[M]]:
+        """Every version of a row: who wrote it, when and why, and what was changed; across migrations,
+        and of rows and tables that are gone. Raises SchemaError if there never was such a table.
+
+        Along the links of the log as far as the row was there, then by the projection of versions (`at`).
+        """
+        self._check_open()
+        return self.past.history(table, key, newest_first=newest_first, limit=limit)
+
+    def diff(self, table: Table[M, Any], start: Position, end: Position) -> Iterator[Difference[M]]:
+        """The rows of a table that differ between two moments, each a seq (int) or a time, in key order:
+        added, changed (which fields), deleted. Raises CursorError as `at`, and SchemaError where a
+        migration rewrote the rows in between and the table's constants read only one of the two."""
+        self._check_open()
+        return self.past.diff(table, start, end)
+
 
     def hashes(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
         """Rows and content hash of every table, at one moment. Read-only."""

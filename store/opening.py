@@ -16,6 +16,7 @@ from everlog.store.clock import Clock
 from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, Error, OpenError
 from everlog.store.log import Log
+from everlog.store.past_log import AskedLog
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.removal import HALF
 from everlog.store.seam import translated
@@ -27,7 +28,7 @@ from everlog.store.target import MemoryTarget
 class Opened:
     """What an open database consists of."""
 
-    def __init__(self, path: Path, engine: Engine, log: Log, tables: Tables, clock: Clock) -> None:
+    def __init__(self, path: Path, engine: Engine, log: AskedLog, tables: Tables, clock: Clock) -> None:
         first = log.commit(log.oldest)
         self.uuid = first.base.database if first.HasField("base") else first.created.database
         self.log, self.tables, self.clock = log, tables, clock
@@ -64,7 +65,7 @@ def open_directory(path: Path, *, create: bool, read_only: bool, progress: OnPro
         marker = _prepare(path, create=create and not read_only)
     engine = _engine(path, read_only=read_only)
     try:
-        log = Log(engine)
+        log = AskedLog(engine)
         log.check_head_file()
         if not read_only:
             head.write(path / head.OWNER, head.this_process(), sync=False)

@@ -16,21 +16,21 @@ Invariants
 
 from __future__ import annotations
 
-import struct
 import time as clock
 import weakref
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
-from everlog.store import keys, record
+from everlog.store import keys
 from everlog.store.binding import Binding
 from everlog.store.errors import CursorError, RowError, SchemaError
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import History, Version
+from everlog.store.past_diff import Difference, diff
 from everlog.store.past_schemas import PastSchemas
+from everlog.store.past_time import Position, Time, nanoseconds, shown, time_of
 from everlog.store.past_view import PastSource, PastView
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.seam import translated
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from everlog.store.database import Database
 
 M = TypeVar("M", bound=Message)
-Time = datetime | str | int
-
-_TIME = struct.Struct("<Q")
 
 
 class Moment(Snapshot):
@@ -112,6 +109,29 @@ class Past:
         history = History(self, table, key, self.tables.applied)
         return history.versions(newest_first=newest_first, limit=limit)
 
+    def seqs_of(self, table: Table[Any, Any] | str, key: Any) -> list[int]:
+        """The records that wrote a row, oldest first."""
+        return [place.seq for place, _ in History(self, table, key, self.tables.applied).places()][::-1]
+
+    def diff(self, table: Table[M, Any] | str, start: Position, end: Position) -> Iterator[Difference[M]]:
+        """See `Database.diff`."""
+        first, last = (
+            self.position(seq=one) if isinstance(one, int) else self.position(time=one)
+            for one in (start, end)
+        )
+        return diff(self, table, first, last)
+
+    def before(self, time: Time) -> int:
+        """The newest record before a time; one less than the oldest if there is none."""
+        time_ns, low, high = nanoseconds(time), self.log.oldest - 1, self.tables.applied
+        while low < high:
+            middle = (low + high + 1) // 2
+            if time_of(self.log.get(middle)) < time_ns:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
     def position(self, *, seq: int | None = None, time: Time | None = None) -> int:
         """The seq that is meant by a seq or a time. Read-only. Raises CursorError where the log has
         none, RowError for a time that is none."""
@@ -137,8 +157,8 @@ class Past:
     def _at_time(self, time_ns: int) -> int:
         """The newest record at or before a time."""
         log = self.log
-        low, high = log.oldest, self.tables.applied
-        if time_ns > max(clock.time_ns(), time_of(log.get(high))):
+        low = log.oldest
+        if time_ns > max(clock.time_ns(), time_of(log.get(self.tables.applied))):
             raise CursorError(
                 f"{shown(time_ns)} is in the future: what the database will be then is not known"
             )
@@ -149,13 +169,7 @@ class Past:
                 f" {shown(time_of(log.get(low)))}",
                 oldest=low,
             )
-        while low < high:
-            middle = (low + high + 1) // 2
-            if time_of(log.get(middle)) <= time_ns:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return self.before(time_ns + 1)
 
     def catch_up(self, upto: int | None = None, progress: OnProgress | None = None) -> None:
         """Projects the versions of all rows up to a record; None: to the newest. Writes the projection
@@ -187,40 +201,3 @@ class Past:
         for view in list(self.views):
             view.close()
         self.versions.close()
-
-
-def time_of(framed: bytes) -> int:
-    """The time of a record, read from its head."""
-    at = record.read_varint(framed, 1)[1]
-    at = record.read_varint(framed, at + 1)[1]
-    if framed[at] != 0x11:
-        return record.decode(framed, record.seq_of(framed)).time_ns
-    time_ns: int = _TIME.unpack_from(framed, at + 1)[0]
-    return time_ns
-
-
-def nanoseconds(time: Time) -> int:
-    """Since the Unix epoch: of a datetime or its text (ISO 8601; UTC where no zone is said), or of
-    nanoseconds as they are. Raises RowError."""
-    if isinstance(time, bool) or not isinstance(time, (datetime, str, int)):
-        raise RowError(
-            f"expected a time as datetime, text or nanoseconds, found {type(time).__name__} {time!r}"
-        )
-    if isinstance(time, int):
-        return time
-    if isinstance(time, str):
-        try:
-            time = datetime.fromisoformat(time)
-        except ValueError:
-            raise RowError(f"expected a time as 2026-01-05T09:30:00Z, found {time!r}") from None
-    aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-    past = aware - datetime(1970, 1, 1, tzinfo=UTC)
-    return ((past.days * 86400 + past.seconds) * 1_000_000 + past.microseconds) * 1000
-
-
-def shown(time_ns: int) -> str:
-    """A time for people."""
-    try:
-        return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).isoformat().replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):
-        return f"{time_ns} ns"

@@ -30,6 +30,11 @@ class Image:
         self.row: Any = None if raw is None else parse(info, model, raw)
         self.own: Any = self.row if model is info.model or raw is None else parse(info, info.model, raw)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a row, though it may be erased."""
+        return self.raw is not None or self.erased
+
 
 def image_of(info: TableInfo, model: type[Message], change: log_pb2.Change) -> Image:
     """What a change says. A row that is sealed is not opened here: it is erased to who has no key."""

@@ -101,6 +101,10 @@ class PastSchemas:
                 found.append(Generation(seq, following - 1, info))
         return found[::-1]
 
+    def with_id(self, table: int, seq: int) -> TableInfo | None:
+        """The table with this id in the schema in force at `seq`."""
+        return _with_id(self.at(seq), table)
+
     def meant(self, table: Table[Any, Any] | str, upto: int) -> TableInfo:
         """The table that a constant or a name means, as it was last. Raises SchemaError if there never
         was one."""

@@ -73,7 +73,7 @@ def test_oldest_first_is_the_same_the_other_way_round(db: Database) -> None:
 def test_what_has_no_history_and_what_cannot_be_asked(db: Database) -> None:
     assert list(db.history(ITEMS, 1)) == []
     with pytest.raises(RowError):
-        db.history(ITEMS, "one")  # type: ignore[arg-type]
+        db.past.history("items", "one")
     with pytest.raises(RowError, match="limit of 0 or more"):
         db.history(ITEMS, 1, limit=-1)
 

@@ -1,0 +1,213 @@
+"""Past log: the log, asked: who did what, when and why. `db.log(actor="ann", table=AIRPORTS)`.
+
+    records after ‥ until ─▶ those that fit ─▶ Entry: commit, and its changes with their rows
+      of one row: only those of its history
+
+Rows are of the models that the log carries, each in that of its time, so that nothing in them is
+unknown. Whoever asks for a table is told its changes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from google.protobuf.message import Message
+
+from everlog.proto import log_pb2
+from everlog.store import record
+from everlog.store.errors import RowError
+from everlog.store.log import Log
+from everlog.store.past_rows import image_of
+from everlog.store.schema import Schema
+from everlog.store.table import Table
+
+if TYPE_CHECKING:
+    from everlog.store.past import Past
+    from everlog.store.past_time import Time
+
+KINDS = ("commit", "created", "base", "migration", "load", "notice")
+
+
+class RowChange(NamedTuple):
+    """A row that a commit wrote or deleted. `op` is "put" or "delete"; `row` is None where it was
+    deleted or `erased`; `prior` is the seq of the version that it replaced, 0: there was none. `table` is
+    the name that it had then; empty for a space that no table had, with `key` as it is encoded."""
+
+    table: str
+    key: tuple[Any, ...]
+    op: str
+    row: Message | None
+    prior: int
+    version: int
+    erased: bool
+
+
+class Entry(NamedTuple):
+    """A commit of the log. `kind` is what it is about: one of KINDS; `about` is that, as in the record."""
+
+    seq: int
+    time_ns: int
+    schema: int
+    actor: str
+    reason: str
+    correlation_id: str
+    causation_id: str
+    client: str
+    commit_id: bytes
+    kind: str
+    about: Message | None
+    changes: list[RowChange]
+
+
+class Asked(NamedTuple):
+    """What entries have to have."""
+
+    actor: str | None = None
+    table: Table[Any, Any] | str | None = None
+    key: Any = None
+    correlation_id: str | None = None
+    kind: str | None = None
+    after: int = 0
+    until: int | None = None
+    since: Time | None = None
+    before: Time | None = None
+
+
+class AskedLog(Log):
+    """The log of one open database, which answers questions."""
+
+    past: Past
+
+    def __call__(
+        self,
+        *,
+        actor: str | None = None,
+        table: Table[Any, Any] | str | None = None,
+        key: Any = None,
+        correlation_id: str | None = None,
+        kind: str | None = None,
+        after: int = 0,
+        until: int | None = None,
+        since: Time | None = None,
+        before: Time | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Entry]:
+        """The commits that fit all of what is given, oldest first: by `actor`, to a `table` or to the row
+        of it with a `key`, of a `correlation_id`, of a `kind` (commit, created, base, migration, load,
+        notice), after a seq, until one (included), since a time (included), before one.
+
+        Read-only. Raises RowError for a question that is none, SchemaError for a table that there never
+        was.
+        """
+        asked = Asked(actor, table, key, correlation_id, kind, after, until, since, before)
+        return entries(self.past, asked, limit)
+
+
+def entries(past: Past, asked: Asked, limit: int | None = None) -> Iterator[Entry]:
+    """See `AskedLog`."""
+    if asked.kind is not None and asked.kind not in KINDS:
+        raise RowError(f"expected a kind of {', '.join(KINDS)}, found {asked.kind!r}")
+    if asked.key is not None and asked.table is None:
+        raise RowError("a key is one of a table; name the table as well")
+    if limit is not None and limit < 0:
+        raise RowError(f"expected a limit of 0 or more entries, found {limit}")
+    head = past.tables.applied
+    until = head if asked.until is None else min(asked.until, head)
+    after = max(asked.after, past.log.oldest - 1)
+    if asked.since is not None:
+        after = max(after, past.before(asked.since))
+    if asked.before is not None:
+        until = min(until, past.before(asked.before))
+    table = None if asked.table is None else past.schemas.meant(asked.table, head).proto.id
+    key = None
+    if asked.table is not None and asked.key is not None:
+        key = past.schemas.meant(asked.table, head).encode_key(asked.key)
+    return _entries(past, asked, after=after, until=until, table=table, key=key, limit=limit)
+
+
+def _entries(
+    past: Past,
+    asked: Asked,
+    *,
+    after: int,
+    until: int,
+    table: int | None,
+    key: bytes | None,
+    limit: int | None,
+) -> Iterator[Entry]:
+    left = -1 if limit is None else limit
+    words = [word.encode() for word in (asked.actor, asked.correlation_id) if word]
+    if left == 0:
+        return
+    for seq, framed in _records(past, asked, after, until):
+        if not all(word in framed for word in words):
+            continue
+        commit = record.decode(framed, seq)
+        if not _fits(commit, asked):
+            continue
+        entry = entry_of(commit, past.schemas.at(seq), table=table, key=key)
+        if table is not None and not entry.changes:
+            continue
+        yield entry
+        left -= 1
+        if not left:
+            return
+
+
+def _records(past: Past, asked: Asked, after: int, until: int) -> Iterator[tuple[int, bytes]]:
+    if asked.table is None or asked.key is None:
+        yield from past.log.scan(after, until)
+        return
+    for seq in past.seqs_of(asked.table, asked.key):
+        if after < seq <= until:
+            yield seq, past.log.get(seq)
+
+
+def _fits(commit: log_pb2.Commit, asked: Asked) -> bool:
+    return (
+        (asked.actor is None or commit.actor == asked.actor)
+        and (asked.correlation_id is None or commit.correlation_id == asked.correlation_id)
+        and (asked.kind is None or (commit.WhichOneof("about") or "commit") == asked.kind)
+    )
+
+
+def entry_of(
+    commit: log_pb2.Commit, schema: Schema, *, table: int | None = None, key: bytes | None = None
+) -> Entry:
+    """A commit with its rows, by the schema in force with it. `table`, `key`: only these changes."""
+    about = commit.WhichOneof("about")
+    changes = []
+    for change in commit.changes:
+        if key is not None and change.key != key:
+            continue
+        made = _change(change, commit.seq, schema, table)
+        if made is not None:
+            changes.append(made)
+    return Entry(
+        commit.seq,
+        commit.time_ns,
+        commit.schema,
+        commit.actor,
+        commit.reason,
+        commit.correlation_id,
+        commit.causation_id,
+        commit.client,
+        commit.commit_id,
+        about or "commit",
+        getattr(commit, about) if about else None,
+        changes,
+    )
+
+
+def _change(change: log_pb2.Change, seq: int, schema: Schema, table: int | None) -> RowChange | None:
+    info = schema.spaces.get(change.space)
+    if table is not None and (info is None or info.proto.id != table):
+        return None
+    op, version = "delete" if change.op == log_pb2.DELETE else "put", change.version or seq
+    if info is None:
+        return RowChange("", (change.key,), op, None, change.prior, version, erased=False)
+    image = image_of(info, info.model, change)
+    return RowChange(
+        info.name, info.decode_key(change.key), op, image.row, change.prior, version, image.erased
+    )

@@ -92,6 +92,7 @@ class StatusResponse(_message.Message):
     SOFTWARE_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     READ_ONLY_FIELD_NUMBER: _builtins.int
+    EXPIRY_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     head_time_ns: _builtins.int
     oldest: _builtins.int
@@ -107,6 +108,8 @@ class StatusResponse(_message.Message):
     def head(self) -> _log_pb2.Cursor: ...
     @_builtins.property
     def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableStatus]: ...
+    @_builtins.property
+    def expiry(self) -> Global___Expiry: ...
     def __init__(
         self,
         *,
@@ -121,14 +124,48 @@ class StatusResponse(_message.Message):
         software: _builtins.str = ...,
         format: _builtins.int = ...,
         read_only: _builtins.bool = ...,
+        expiry: Global___Expiry | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expiry", b"expiry", "head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "disk_bytes", b"disk_bytes", "format", b"format", "head", b"head", "head_time_ns", b"head_time_ns", "oldest", b"oldest", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "tables", b"tables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "disk_bytes", b"disk_bytes", "expiry", b"expiry", "format", b"format", "head", b"head", "head_time_ns", b"head_time_ns", "oldest", b"oldest", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "tables", b"tables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class Expiry(_message.Message):
+    """Rows with a life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    DUE_FIELD_NUMBER: _builtins.int
+    NEXT_NS_FIELD_NUMBER: _builtins.int
+    JUMPED_S_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    due: _builtins.int
+    """Of these, the rows whose life is over, and which are still there."""
+    next_ns: _builtins.int
+    """When the next row ends its life, nanoseconds since the Unix epoch; 0: there is none."""
+    jumped_s: _builtins.float
+    """By how much the clock jumped forward: nothing expires until it is confirmed; 0: it did not."""
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+        due: _builtins.int = ...,
+        next_ns: _builtins.int = ...,
+        jumped_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due", b"due", "jumped_s", b"jumped_s", "next_ns", b"next_ns", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Expiry: _TypeAlias = Expiry  # noqa: Y015
 
 @_typing.final
 class TableStatus(_message.Message):
@@ -213,6 +250,48 @@ class RebuildResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RebuildResponse: _TypeAlias = RebuildResponse  # noqa: Y015
+
+@_typing.final
+class ExpireRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    CONFIRM_TIME_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    confirm_time: _builtins.bool
+    """The time of the server's clock is right, though it jumped forward."""
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        confirm_time: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_time", b"confirm_time", "database", b"database"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpireRequest: _TypeAlias = ExpireRequest  # noqa: Y015
+
+@_typing.final
+class ExpireResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpireResponse: _TypeAlias = ExpireResponse  # noqa: Y015
 
 @_typing.final
 class CheckRequest(_message.Message):

@@ -54,6 +54,11 @@ class AdminStub:
                 request_serializer=everlog_dot_proto_dot_admin__pb2.CheckRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_admin__pb2.CheckResponse.FromString,
                 _registered_method=True)
+        self.Expire = channel.unary_unary(
+                '/everlog.v1.Admin/Expire',
+                request_serializer=everlog_dot_proto_dot_admin__pb2.ExpireRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_admin__pb2.ExpireResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -87,6 +92,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Expire(self, request, context):
+        """Deletes the rows whose life is over now, and not only when the server comes to it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +121,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Check,
                     request_deserializer=everlog_dot_proto_dot_admin__pb2.CheckRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_admin__pb2.CheckResponse.SerializeToString,
+            ),
+            'Expire': grpc.unary_unary_rpc_method_handler(
+                    servicer.Expire,
+                    request_deserializer=everlog_dot_proto_dot_admin__pb2.ExpireRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_admin__pb2.ExpireResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +236,33 @@ class Admin:
             '/everlog.v1.Admin/Check',
             everlog_dot_proto_dot_admin__pb2.CheckRequest.SerializeToString,
             everlog_dot_proto_dot_admin__pb2.CheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Expire(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Admin/Expire',
+            everlog_dot_proto_dot_admin__pb2.ExpireRequest.SerializeToString,
+            everlog_dot_proto_dot_admin__pb2.ExpireResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,8 @@ class AdminStub:
     """
     Check: _grpc.UnaryStreamMultiCallable[_admin_pb2.CheckRequest, _admin_pb2.CheckResponse]
     """Looks for anything in the database that is not as it must be."""
+    Expire: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExpireRequest, _admin_pb2.ExpireResponse]
+    """Deletes the rows whose life is over now, and not only when the server comes to it."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -53,6 +55,8 @@ class AdminAsyncStub(AdminStub):
     """
     Check: _aio.UnaryStreamMultiCallable[_admin_pb2.CheckRequest, _admin_pb2.CheckResponse]  # type: ignore[assignment]
     """Looks for anything in the database that is not as it must be."""
+    Expire: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExpireRequest, _admin_pb2.ExpireResponse]  # type: ignore[assignment]
+    """Deletes the rows whose life is over now, and not only when the server comes to it."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -87,5 +91,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.CheckResponse], _abc.AsyncIterator[_admin_pb2.CheckResponse]]:
         """Looks for anything in the database that is not as it must be."""
+
+    @_abc_1.abstractmethod
+    def Expire(
+        self,
+        request: _admin_pb2.ExpireRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ExpireResponse, _abc.Awaitable[_admin_pb2.ExpireResponse]]:
+        """Deletes the rows whose life is over now, and not only when the server comes to it."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

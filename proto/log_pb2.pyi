@@ -516,6 +516,7 @@ class TableSchema(_message.Message):
     NEXT_INDEX_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     REMADE_FIELD_NUMBER: _builtins.int
+    LIFE_NS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     id: _builtins.int
     """Stays the same when the table is renamed."""
@@ -534,6 +535,8 @@ class TableSchema(_message.Message):
     """Of a table that is `building`: its rows are made by code that sees the whole database, while
     nobody writes. It gets no writes of others, and may be a table that there was not before.
     """
+    life_ns: _builtins.int
+    """How long a row lives from the commit that wrote it, where that says nothing else; 0: for ever."""
     @_builtins.property
     def key(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPath]: ...
     @_builtins.property
@@ -551,10 +554,11 @@ class TableSchema(_message.Message):
         next_index: _builtins.int = ...,
         since: _builtins.int = ...,
         remade: _builtins.bool = ...,
+        life_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "id", b"id", "indexes", b"indexes", "key", b"key", "model", b"model", "name", b"name", "next_index", b"next_index", "remade", b"remade", "since", b"since", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "id", b"id", "indexes", b"indexes", "key", b"key", "life_ns", b"life_ns", "model", b"model", "name", b"name", "next_index", b"next_index", "remade", b"remade", "since", b"since", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -130,19 +130,23 @@ class Row(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     ROW_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    EXPIRES_NS_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     row: _builtins.bytes
     version: _builtins.int
+    expires_ns: _builtins.int
+    """End of its life, nanoseconds since the Unix epoch; 0: never."""
     def __init__(
         self,
         *,
         key: _builtins.bytes = ...,
         row: _builtins.bytes = ...,
         version: _builtins.int = ...,
+        expires_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "row", b"row", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_ns", b"expires_ns", "key", b"key", "row", b"row", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,6 +421,7 @@ class Write(_message.Message):
     EXPECT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
+    EXPIRES_NS_FIELD_NUMBER: _builtins.int
     table: _builtins.str
     op: _log_pb2.Op.ValueType
     key: _builtins.bytes
@@ -426,6 +431,8 @@ class Write(_message.Message):
     version: _builtins.int
     space: _builtins.int
     """Space of the generation that the client's model is of; 0: the one in force."""
+    expires_ns: _builtins.int
+    """End of the row's life, nanoseconds since the Unix epoch; 0: as its table has it; 2^64 - 1: never."""
     def __init__(
         self,
         *,
@@ -436,10 +443,11 @@ class Write(_message.Message):
         expect: Global___Expect.ValueType = ...,
         version: _builtins.int = ...,
         space: _builtins.int = ...,
+        expires_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect", "key", b"key", "op", b"op", "row", b"row", "space", b"space", "table", b"table", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect", "expires_ns", b"expires_ns", "key", b"key", "op", b"op", "row", b"row", "space", b"space", "table", b"table", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -595,6 +603,7 @@ class LoadRequest(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
+    EXPIRES_NS_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     """Of the first request only."""
     table: _builtins.str
@@ -607,6 +616,8 @@ class LoadRequest(_message.Message):
     """No more rows will come: the load is finished."""
     space: _builtins.int
     """Space of the generation that the client's model is of; 0: the one in force."""
+    expires_ns: _builtins.int
+    """Of the first request only: as `Write.expires_ns`, of every row."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Serialised rows, in order. After a resumption they start at the answered `rows`."""
@@ -624,10 +635,11 @@ class LoadRequest(_message.Message):
         rows: _abc.Iterable[_builtins.bytes] | None = ...,
         last: _builtins.bool = ...,
         space: _builtins.int = ...,
+        expires_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "id", b"id", "kind", b"kind", "last", b"last", "reason", b"reason", "rows", b"rows", "source", b"source", "space", b"space", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "expires_ns", b"expires_ns", "id", b"id", "kind", b"kind", "last", b"last", "reason", b"reason", "rows", b"rows", "source", b"source", "space", b"space", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

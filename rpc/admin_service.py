@@ -59,6 +59,11 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         async for answer in self._hosting.told(run, stops=True):
             yield answer
 
+    async def Expire(self, request: admin_pb2.ExpireRequest, context: object) -> admin_pb2.ExpireResponse:
+        db = self._hosting.database(request.database)
+        rows = await self._hosting.write(db.expire, confirm_time=request.confirm_time)
+        return admin_pb2.ExpireResponse(rows=rows)
+
     async def Check(
         self, request: admin_pb2.CheckRequest, context: object
     ) -> AsyncIterator[admin_pb2.CheckResponse]:
@@ -109,6 +114,12 @@ def _status(db: Database) -> admin_pb2.StatusResponse:
         software=found.software,
         format=found.format,
         read_only=found.read_only,
+        expiry=admin_pb2.Expiry(
+            rows=found.expiry.rows,
+            due=found.expiry.due,
+            next_ns=found.expiry.next_ns,
+            jumped_s=found.expiry.jumped_s,
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from everlog.proto import log_pb2, store_pb2
 from everlog.rpc.calls import Context
 from everlog.rpc.hosting import Hosting
+from everlog.store import write
 from everlog.store.database import Database
 from everlog.store.errors import RowError
 from everlog.store.reflect import table_of
@@ -48,7 +49,8 @@ class Loading:
         )
         self._db = db
         self._table = table_of(db.schema.generation(first.table, first.space))
-        self.loader = db.loader(self._table, about, actor=first.actor, reason=first.reason)
+        expires = write.sent(first.expires_ns)
+        self.loader = db.loader(self._table, about, expires=expires, actor=first.actor, reason=first.reason)
 
     def add(self, request: store_pb2.LoadRequest) -> None:
         """Commits the rows of one request."""

@@ -40,6 +40,7 @@ from everlog.store.source import Source
 from everlog.store.status import Status
 from everlog.store.table import Table
 from everlog.store.transaction import Metadata, Transaction
+from everlog.store.write import NEVER, Expires, expires_ns_of
 from everlog.store.writer import Writer
 
 M = TypeVar("M", bound=Message)
@@ -145,14 +146,15 @@ class RemoteDatabase(Writer):
         source: str = "",
         kind: log_pb2.Load.Kind.ValueType = IMPORT,
         total: int | None = None,
+        expires: Expires | None = None,
         progress: OnProgress | None = None,
         actor: str = "",
         reason: str = "",
     ) -> LoadResult:
         """Writes many rows in chunks, each one commit. With an `id` it goes on where it stopped.
 
-        `total`, for the progress, is the number of rows if known. Raises RowError for a row that
-        does not fit: the chunks before it stay.
+        `total`, for the progress, is the number of rows if known. `expires`: as in `put`, of all of them.
+        Raises RowError for a row that does not fit: the chunks before it stay.
         """
         self._check_writable()
         binding = self._bind(table)
@@ -165,6 +167,7 @@ class RemoteDatabase(Writer):
             actor=actor,
             reason=reason,
             kind=kind,
+            expires_ns=0 if expires is None else expires_ns_of(expires, table.name) or NEVER,
         )
         return RemoteLoad(self._channel, first).run(table, binding, rows, total=total, progress=progress)
 
@@ -174,6 +177,11 @@ class RemoteDatabase(Writer):
         """Builds all tables anew on the server; see `Database.rebuild`."""
         self._check_writable()
         return self._admin.rebuild(progress)
+
+    def expire(self, *, confirm_time: bool = False) -> int:
+        """Deletes the rows whose life is over, on the server; see `Database.expire`."""
+        self._check_writable()
+        return self._admin.expire(confirm_time=confirm_time)
 
     def check(self, progress: OnProgress | None = None) -> Iterator[str]:
         """Everything that is not as it must be, a sentence each. Read-only."""

@@ -8,7 +8,7 @@ from everlog.proto import admin_pb2, admin_pb2_grpc
 from everlog.rpc.channel import Channel
 from everlog.store.hashing import TableHash
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.status import Status, TableStatus
+from everlog.store.status import ExpiryStatus, Status, TableStatus
 
 HASHES_S = 3600.0
 
@@ -40,6 +40,9 @@ class RemoteAdmin:
             software=answer.software,
             format=answer.format,
             read_only=answer.read_only,
+            expiry=ExpiryStatus(
+                answer.expiry.rows, answer.expiry.due, answer.expiry.next_ns, answer.expiry.jumped_s
+            ),
         )
 
     def hashes(self) -> dict[str, TableHash]:
@@ -57,6 +60,11 @@ class RemoteAdmin:
             elif progress is not None:
                 progress(Progress(answer.step, answer.done, answer.total or None))
         return hashes
+
+    def expire(self, *, confirm_time: bool) -> int:
+        request = admin_pb2.ExpireRequest(database=self._database, confirm_time=confirm_time)
+        rows: int = self._channel.call(self._stub.Expire, request, timeout_s=HASHES_S).rows
+        return rows
 
     def check(self, progress: OnProgress | None) -> Iterator[str]:
         request = admin_pb2.CheckRequest(database=self._database)

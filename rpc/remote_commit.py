@@ -15,6 +15,7 @@ from everlog.proto import log_pb2, store_pb2
 from everlog.store import codec, keys
 from everlog.store.schema import Schema
 from everlog.store.transaction import Reads, Transaction
+from everlog.store.write import NEVER, Write
 
 _DURABILITY = {
     None: store_pb2.DURABILITY_UNSPECIFIED,
@@ -50,8 +51,14 @@ def request_of(
             row=write.row,
             expect=write.expect,
             version=write.version,
+            expires_ns=_expires_ns(write),
         )
     return request
+
+
+def _expires_ns(write: Write) -> int:
+    """0 is as the table has it, and so never has a number of its own where the table has a life."""
+    return write.expires_ns or (NEVER if write.info.life_ns and not write.life_ns else 0)
 
 
 def new_commit_id() -> bytes:

@@ -15,7 +15,7 @@ from everlog.rpc.channel import Channel, Unary
 from everlog.rpc.store_service import SCHEMA_KEY
 from everlog.store.errors import ConflictError, SchemaError
 from everlog.store.index_info import IndexInfo
-from everlog.store.keys import HEADER
+from everlog.store.keys import HEADER, pack_value
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.source import Entry
 from everlog.store.span import Span
@@ -158,6 +158,8 @@ def means_the_same(before: Schema, now: Schema) -> bool:
 
 
 def _value(row: store_pb2.Row) -> bytes:
+    if row.expires_ns:
+        return pack_value(row.version, row.row, expires_ns=row.expires_ns)
     value: bytes = HEADER.pack(0, row.version) + row.row
     return value
 

@@ -165,10 +165,13 @@ class Backfill:
             uniques.update(check_unique(db.tables, index, made.values(at)))
         if made:
             commit.requires.append(log_pb2.REWRITTEN)
+        if made.ends:
+            commit.requires.append(log_pb2.EXPIRY)
         framed, _ = record.frame_parts([commit.SerializeToString(), *made.changes])
         edits = made.edits(seq)
         edits[keys.NOTE_BACKFILL] = keys.SEQ.pack(seq)
-        db.committer.write_alone(framed, Staged(edits, uniques, {made.newer.space: len(made)}))
+        more = {made.newer.space: len(made), keys.ENDS: len(made.ends)}
+        db.committer.write_alone(framed, Staged(edits, uniques, more))
 
     def _apply(self, edits: Edits) -> None:
         """Index entries are no records: they follow from the rows. Only inside `alone`."""

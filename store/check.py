@@ -3,7 +3,8 @@
 log     every record checks, is dense, and no earlier than the one before
 rows    parse, lie under the key that is in them, and were written by a record there is
 entries every row has its entry in each index, and every entry its row
-notes   counts are right, nothing lies in a space or an index that no schema has
+notes   counts are right, nothing lies in a space or an index that no schema has; every row with a life
+        has its note when it ends, and every such note its row
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def problems(db: Database, progress: OnProgress | None = None) -> Iterator[str]:
         for info in schema.spaces.values():
             yield from _table(view, info, seq, counts.get(info.space, 0), progress)
         yield from _strays(view, schema)
+        yield from _ends(view, schema, counts.get(keys.ENDS, 0))
     finally:
         view.close()
 
@@ -87,11 +89,32 @@ def _row(view: View, info: TableInfo, key: bytes, value: bytes, last: int) -> It
             yield f"row {name} has another key in it: {info.show_key(info.own.key_of(row))}"
         if not 0 < keys.seq_of(value) <= last:
             yield f"row {name} says that commit {keys.seq_of(value)} wrote it; the log ends at {last}"
+        if (expires_ns := keys.expires_of(value)) and (
+            view.get(keys.end_note(expires_ns, info.row_prefix + key)) is None
+        ):
+            yield f"row {name} has a life, but it is not noted when that ends"
         for index, values in zip(info.indexes.values(), info.own.values(row, raw), strict=True):
             if view.get(values + key) is None and not index.building:
                 yield f"row {name} has no entry in index {index.name}"
     except Error as error:
         yield str(error)
+
+
+def _ends(view: View, schema: Schema, count: int) -> Iterator[str]:
+    found = 0
+    try:
+        for note, _ in view.items(keys.NOTE_END, codec.after(keys.NOTE_END)):
+            found += 1
+            expires_ns, space, key = keys.read_end(note)
+            info = schema.spaces.get(space)
+            value = view.get(info.row_prefix + key) if info is not None else None
+            if value is None or keys.expires_of(value) != expires_ns:
+                name = info.show_key(key) if info is not None else f"in space {space}"
+                yield f"row {name} is noted to end its life at {expires_ns}, and does not"
+    except Error as error:
+        yield f"lives of rows: {error}"
+    if found != count:
+        yield f"{found:,} rows have a life, {count:,} are said to have one"
 
 
 def _strays(view: View, schema: Schema) -> Iterator[str]:

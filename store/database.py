@@ -19,14 +19,15 @@ from typing import Any, Self, TypeVar
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
-from everlog.store import check, migrate, rebuild
+from everlog.store import check, expiry, migrate, rebuild
 from everlog.store import load as loads
 from everlog.store.backfill import Backfill
+from everlog.store.clock import Clock
 from everlog.store.committer import Committer
 from everlog.store.errors import ClosedError, Error, MigrationError, ReadOnlyError
 from everlog.store.hashing import TableHash, hashes
-from everlog.store.keys import NOTE_LOAD
 from everlog.store.history import Version
+from everlog.store.keys import NOTE_LOAD
 from everlog.store.opening import Opened, open_directory
 from everlog.store.past import Moment, Past
 from everlog.store.past_diff import Difference
@@ -41,6 +42,7 @@ from everlog.store.table import Table
 from everlog.store.transaction import About, CommitResult, Metadata, Transaction
 from everlog.store.transform import Transforms, Twins
 from everlog.store.view import View
+from everlog.store.write import Expires
 from everlog.store.writer import DURABILITIES, Writer
 
 M = TypeVar("M", bound=Message)
@@ -62,12 +64,13 @@ class Database(Writer):
         read_only: bool = False,
         durability: str = "sync",
         idempotency_s: float = IDEMPOTENCY_S,
+        clock: Clock | None = None,
         progress: OnProgress | None = None,
     ) -> None:
         """Opens the database in a directory, and makes it if there is none and `create`.
 
         Raises OpenError, and CorruptionError if the log is not what it was. `idempotency_s`: for
-        how many seconds a `commit_id` is remembered.
+        how many seconds a `commit_id` is remembered. `clock`: another one than that of the machine.
         """
         if durability not in DURABILITIES:
             raise Error(f"expected a durability of {' or '.join(DURABILITIES)}, found {durability!r}")
@@ -76,7 +79,9 @@ class Database(Writer):
         self.read_only = read_only
         self.durability = durability
         self._pid = os.getpid()
-        opened: Opened = open_directory(self.path, create=create, read_only=read_only, progress=progress)
+        opened: Opened = open_directory(
+            self.path, create=create, read_only=read_only, clock=clock or Clock(), progress=progress
+        )
         self._opened_state = opened
         self.uuid, self.log, self.tables = opened.uuid, opened.log, opened.tables
         self.engine, self.clock = opened.engine, opened.clock
@@ -86,6 +91,9 @@ class Database(Writer):
         self.transforms: Transforms = {}  # the code of a migration that rewrites tables, while it does
         _OPEN.add(self)
         self._closed = False
+        if not read_only:
+            self.sweeper = expiry.Sweeper(self)
+            self.committer.validator.on_end = self.sweeper.expect
 
     # what it is
 
@@ -142,14 +150,6 @@ class Database(Writer):
         self._check_open()
         return self.past.at(seq=seq, time=time, progress=progress)
 
-    def refresh(self) -> int:
-        """Where it was opened for reading beside a process that writes: sees what was written
-        since. Returns the seq that it is at."""
-        self._check_open()
-        if self.read_only:
-            self._opened_state.refresh()
-            self.past.refresh()
-        return self.tables.applied
     def history(
         self, table: Table[M, K], key: K, *, newest_first: bool = True, limit: int | None = None
     ) -> Iterator[Version[M]]:
@@ -168,6 +168,14 @@ class Database(Writer):
         self._check_open()
         return self.past.diff(table, start, end)
 
+    def refresh(self) -> int:
+        """Where it was opened for reading beside a process that writes: sees what was written
+        since. Returns the seq that it is at."""
+        self._check_open()
+        if self.read_only:
+            self._opened_state.refresh()
+            self.past.refresh()
+        return self.tables.applied
 
     def hashes(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
         """Rows and content hash of every table, at one moment. Read-only."""
@@ -189,13 +197,14 @@ class Database(Writer):
         source: str = "",
         kind: log_pb2.Load.Kind.ValueType = loads.IMPORT,
         total: int | None = None,
+        expires: Expires | None = None,
         progress: OnProgress | None = None,
         **metadata: Any,
     ) -> loads.LoadResult:
         """Writes many rows in chunks, each one commit. With an `id` it goes on where it stopped.
 
-        `total`, for the progress, is the number of rows if known. Raises RowError for a row that
-        does not fit: the chunks before it stay.
+        `total`, for the progress, is the number of rows if known. `expires`: as in `put`, of all of them.
+        Raises RowError for a row that does not fit: the chunks before it stay.
         """
         return loads.load(
             self,
@@ -206,12 +215,24 @@ class Database(Writer):
             kind=kind,
             metadata=self.transaction(**metadata).metadata,
             total=total,
+            expires=expires,
             progress=progress,
         )
 
-    def loader(self, table: Table[Any, Any], load: log_pb2.Load, **metadata: Any) -> loads.Loader:
+    def loader(
+        self, table: Table[Any, Any], load: log_pb2.Load, expires: Expires | None = None, **metadata: Any
+    ) -> loads.Loader:
         """One load, to be fed chunk by chunk; its id, kind and source are those of `load`."""
-        return loads.Loader(self, table, load, self.transaction(**metadata).metadata)
+        return loads.Loader(self, table, load, self.transaction(**metadata).metadata, expires)
+
+    def expire(self, *, confirm_time: bool = False) -> int:
+        """Deletes the rows whose life is over now, and returns how many; what writes the database does so
+        by itself, within a minute. `confirm_time`: the clock is right, though it jumped forward.
+
+        Raises Error after such a jump, which nobody has confirmed, and ReadOnlyError.
+        """
+        self._check_writable()
+        return expiry.expire(self, confirm_time=confirm_time)
 
     def apply_migration(
         self,
@@ -299,6 +320,7 @@ class Database(Writer):
         self.past.close()
         try:
             if not self.read_only:
+                self.sweeper.close()
                 self.committer.close()
         finally:
             self._opened_state.close()

@@ -91,7 +91,7 @@ def online(
             continue
         kept = {index.id for index in mine.indexes}
         fresh = [index for index in table.indexes if index.id not in kept]
-        mine.model, mine.next_index = table.model, table.next_index
+        mine.model, mine.next_index, mine.life_ns = table.model, table.next_index, table.life_ns
         for index in fresh:
             mine.indexes.add().CopyFrom(index)
             mine.indexes[-1].building = True
@@ -181,7 +181,7 @@ def _declare(schema: log_pb2.Schema, table: Table[Any, Any], *, any_key: bool) -
             where=table.where,
             table=table.name,
         )
-    found.model = table.model.DESCRIPTOR.full_name
+    found.model, found.life_ns = table.model.DESCRIPTOR.full_name, table.life_ns
     known = {index.name: index for index in found.indexes}
     indexes = []
     for index in table.indexes.values():

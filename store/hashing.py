@@ -96,8 +96,10 @@ def same_hash(
 
 
 def _same(info: TableInfo, value: bytes, there: bytes, row: bytes) -> bool:
-    """Whether two values say the same of a row, of the same version, in other bytes."""
-    return keys.version_of(value) == keys.version_of(there) and row == canonical(info, keys.row_of(there))
+    """Whether two values say the same of a row, of the same version and life, in other bytes."""
+    if keys.version_of(value) != keys.version_of(there) or keys.expires_of(value) != keys.expires_of(there):
+        return False
+    return row == canonical(info, keys.row_of(there))
 
 
 def hashes(view: View, schema: Schema, progress: Callable[[int], None] | None = None) -> dict[str, TableHash]:

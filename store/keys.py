@@ -19,11 +19,14 @@
                 7 built    space:u32be index:u16be of an index that is being built -> 0x00, how many
                            rows have their entry:u64be and the last key of them; 0x01: all have
                 8 backfill seq:u64be of the newest BACKFILL record
+                9 end      expires_ns:u64be space:u32be key of a row with a life -> empty; how many
+                           there are is noted as the rows of space 0
 
 Invariants
   (1) all that a space holds lies between its number and the next: one range deletes a table;
   (2) every row has exactly one entry in each index of its table, written in the same batch;
-  (3) `applied` is written in every batch, so one snapshot says what it is a snapshot of.
+  (3) `applied` is written in every batch, so one snapshot says what it is a snapshot of;
+  (4) a row with `expires_ns`, and no other, has its note 9, written in the same batch.
 
 Numbers are on disk: never reuse one. The whole format: docs/format.md.
 """
@@ -50,7 +53,11 @@ NOTE_ROWS = PREFIX.pack(0, 5)
 NOTE_MIGRATION = PREFIX.pack(0, 6)
 NOTE_BUILT = PREFIX.pack(0, 7)
 NOTE_BACKFILL = PREFIX.pack(0, 8)
+NOTE_END = PREFIX.pack(0, 9)
+ENDS = 0  # the "space" under which rows with a life are counted
 ALL_BUILT = b"\x01"
+
+END = struct.Struct(">6sQI")
 
 KEY_BYTES_MAX = 4096
 ROW_BYTES_MAX = 4 << 20
@@ -68,6 +75,17 @@ def space_range(space: int) -> tuple[bytes, bytes]:
 
 def rows_note(space: int) -> bytes:
     return NOTE_ROWS + SPACE.pack(space)
+
+
+def end_note(expires_ns: int, full: bytes) -> bytes:
+    """Under which it is noted when the life of the row with this whole key ends."""
+    return NOTE_END + SEQ.pack(expires_ns) + full[: SPACE.size] + full[PREFIX.size :]
+
+
+def read_end(note: bytes) -> tuple[int, int, bytes]:
+    """What such a note says: when, the space, and the row's key."""
+    _, expires_ns, space = END.unpack_from(note)
+    return expires_ns, space, note[END.size :]
 
 
 def pack_value(seq: int, row: bytes, *, version: int = 0, expires_ns: int = 0, key_id: bytes = b"") -> bytes:
@@ -103,3 +121,12 @@ def version_of(value: bytes) -> int:
     flags, seq = HEADER.unpack_from(value)
     version: int = SEQ.unpack_from(value, HEADER_SIZE)[0] if flags & HAS_VERSION else seq
     return version
+
+
+def expires_of(value: bytes) -> int:
+    """When the row's life ends, in nanoseconds since the Unix epoch; 0: never."""
+    flags = value[0]
+    if not flags & HAS_EXPIRY:
+        return 0
+    expires_ns: int = SEQ.unpack_from(value, HEADER_SIZE + 8 * (flags & HAS_VERSION))[0]
+    return expires_ns

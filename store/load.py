@@ -43,7 +43,15 @@ class LoadResult(NamedTuple):
 class Loader:
     """Writes one load, chunk by chunk. Made by a database."""
 
-    def __init__(self, host: Any, table: Table[Any, Any], load: log_pb2.Load, metadata: Metadata) -> None:
+    def __init__(
+        self,
+        host: Any,
+        table: Table[Any, Any],
+        load: log_pb2.Load,
+        metadata: Metadata,
+        expires: write.Expires | None = None,
+    ) -> None:
+        self._expires = None if expires is None else write.expires_ns_of(expires, table.name)
         self._host = host
         self._table = table
         self._load = load
@@ -96,11 +104,11 @@ class Loader:
     def _commit(self, rows: list[Message], about: log_pb2.Load) -> CommitResult:
         transaction = Transaction(self._host, self._metadata)
         binding, writes, table = transaction._bind(self._table), transaction.writes, self._table
-        model, put = table.model, write.put
+        model, put, expires = table.model, write.put, self._expires
         for row in rows:
             if type(row) is not model:
                 write.check_row(table, row)
-            one = put(binding, row)
+            one = put(binding, row) if expires is None else put(binding, row).ending(expires)
             writes[one.full] = one
         # Two processes with one load: the second finds that its note was touched.
         transaction.snapshot = self._seen
@@ -119,12 +127,13 @@ def load(
     kind: log_pb2.Load.Kind.ValueType,
     metadata: Metadata,
     total: int | None,
+    expires: write.Expires | None = None,
     progress: OnProgress | None,
 ) -> LoadResult:
     """The whole of a load; see `Database.load`."""
     started = time.perf_counter()
     about = log_pb2.Load(kind=kind, id=id or str(uuid.uuid4()), table=table.name, source=source)
-    loader = Loader(host, table, about, metadata)
+    loader = Loader(host, table, about, metadata, expires)
     skipped = loader.rows
     if loader.finished:
         return LoadResult(about.id, skipped, skipped, 0, time.perf_counter() - started)

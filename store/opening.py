@@ -56,7 +56,9 @@ class Opened:
         self.engine.close()
 
 
-def open_directory(path: Path, *, create: bool, read_only: bool, progress: OnProgress | None) -> Opened:
+def open_directory(
+    path: Path, *, create: bool, read_only: bool, clock: Clock, progress: OnProgress | None
+) -> Opened:
     """Opens, or makes, the database in `path`. Raises OpenError and CorruptionError."""
     if path.is_file():
         raise OpenError(f"{path} is a file; an everlog database is a directory")
@@ -72,14 +74,14 @@ def open_directory(path: Path, *, create: bool, read_only: bool, progress: OnPro
         if not log.written:
             if read_only:
                 raise OpenError(f"{path}: its making was interrupted, there is nothing to read yet")
-            log.append([_created(uuid.UUID(marker.database), Clock())])
+            log.append([_created(uuid.UUID(marker.database), clock)])
             log.sync()
             log.write_head_file(sync=True)
         _check_first(path, log, marker)
         tables = Tables(engine, log, MemoryTarget if read_only else None)
         _check_applied(path, log, tables)
         project(log, tables, progress)
-        clock = Clock(log.commit(log.written).time_ns)
+        clock.last_ns = max(clock.last_ns, log.commit(log.written).time_ns)
         return Opened(path, engine, log, tables, clock)
     except BaseException:
         engine.close()

@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol
 
 from everlog.proto import log_pb2
 from everlog.store import keys
-from everlog.store.keys import APPLIED, SEQ
+from everlog.store.keys import APPLIED, ENDS, HAS_EXPIRY, SEQ
 from everlog.store.schema import TableInfo
 from everlog.store.view import View
 
@@ -143,6 +143,8 @@ def edit_row(  # noqa: PLR0917  called once a row: keywords cost
     `values`: for each index its prefix and the new row's values.
     """
     edits[full] = value
+    if (old is not None and old[0] & HAS_EXPIRY) or (value is not None and value[0] & HAS_EXPIRY):
+        _edit_end(edits, deltas, full, value, old)
     if old is None:
         deltas[info.space] = deltas.get(info.space, 0) + 1
         for after in values:
@@ -159,6 +161,19 @@ def edit_row(  # noqa: PLR0917  called once a row: keywords cost
         for after in values:
             if after not in gone:
                 edits[after + key] = b""
+
+
+def _edit_end(
+    edits: Edits, deltas: dict[int, int], full: bytes, value: bytes | None, old: bytes | None
+) -> None:
+    """Notes when the row's life ends, and no longer when that of `old` did."""
+    before = keys.expires_of(old) if old is not None else 0
+    after = keys.expires_of(value) if value is not None else 0
+    if before and before != after:
+        edits[keys.end_note(before, full)] = None
+    if after and before != after:
+        edits[keys.end_note(after, full)] = b""
+    deltas[ENDS] = deltas.get(ENDS, 0) + bool(after) - bool(before)
 
 
 def old_values(info: TableInfo, old: bytes) -> list[bytes]:

@@ -54,6 +54,8 @@ class Projector:
             self.flush()
             after = Schema(commit.migration.schema)
             change_schema(pending.target, self.schema, after, pending.counts)
+            if keys.ENDS in pending.counts:
+                self._deltas = {keys.ENDS: 0}  # they may have been counted again
             self.schema = after
             self._plans = {}
         if commit.changes:
@@ -123,12 +125,28 @@ def change_schema(target: Target, before: Schema, after: Schema, counts: dict[in
     for space in before.spaces.keys() - after.spaces.keys():
         target.delete(keys.rows_note(space), keys.rows_note(space + 1))
         counts.pop(space, None)
+    if counts.get(keys.ENDS) and before.spaces.keys() - after.spaces.keys():
+        counts[keys.ENDS] = keep_ends(target, after)
     for info, index in ready:
         build_index(target, info, index)
     for known in before.spaces.values():
         for index in known.indexes.values():
             if index.building:  # whether it is finished or given up, nothing is left to note
                 target.delete(built_note(index), codec.after(built_note(index)))
+
+
+def keep_ends(target: Target, schema: Schema) -> int:
+    """Deletes the notes on lives of rows whose space is gone; returns how many are left."""
+    left, start, end = 0, keys.NOTE_END, codec.after(keys.NOTE_END)
+    while some := target.view.head(start, end, KEYS_PER_BATCH):
+        writes = target.batch()
+        for note, _ in some:
+            if keys.read_end(note)[1] not in schema.spaces:
+                del writes[note]
+        left += len(some) - len(writes)
+        target.write(writes)
+        start = some[-1][0] + b"\x00"
+    return left
 
 
 def gone(before: Schema, after: Schema) -> Iterable[tuple[bytes, bytes]]:

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from everlog.store.binding import Binding
 from everlog.store.errors import CorruptionError, RowError, SchemaError
 from everlog.store.index_info import IndexInfo
-from everlog.store.keys import HEADER_SIZE, row_of, version_of
+from everlog.store.keys import HEADER_SIZE, expires_of, row_of, version_of
 from everlog.store.schema import Schema
 from everlog.store.source import Entry, Source
 from everlog.store.span import Span, span
@@ -100,6 +100,12 @@ class Reader:
         info = self._bind(table).info
         value = self._source().get(info, info.encode_key(key))
         return 0 if value is None else version_of(value)
+
+    def expires_ns(self, table: Table[M, K], key: K) -> int:
+        """When the row's life ends, in nanoseconds since the Unix epoch; 0 if never, or no such row."""
+        info = self._bind(table).info
+        value = self._source().get(info, info.encode_key(key))
+        return 0 if value is None else expires_of(value)
 
     def scan(
         self,

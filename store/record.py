@@ -68,6 +68,8 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
         raise CorruptionError(f"expected a varint to end, found the end of the data at byte {at}") from None
 
 
+REQUIRES_EXPIRY = bytes((0x5A, 1, log_pb2.EXPIRY))  # the field `requires` of a commit, once more
+
 _VARINTS_MAX = 4096
 _VARINTS = [varint(value) for value in range(_VARINTS_MAX)]
 
@@ -98,6 +100,11 @@ def change(body: bytes, prior: int) -> tuple[bytes, bytes, bytes]:
 def with_version(body: bytes, version: int) -> bytes:
     """A Change without its `prior`, whose row keeps a version that is not its commit's seq."""
     return body + b"\x30" + varint(version)
+
+
+def with_expiry(body: bytes, expires_ns: int) -> bytes:
+    """A Change without its `prior`, whose row has a life that ends then. The commit REQUIRES_EXPIRY."""
+    return body + b"\x39" + _U64_PACK(expires_ns)
 
 
 def change_body(space_and_op: bytes, key: bytes, row: bytes) -> bytes:

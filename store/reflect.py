@@ -8,6 +8,7 @@ log carries, so that nothing in them is unknown.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import reduce
 from typing import Any, cast
 
@@ -28,7 +29,8 @@ def table_of(info: TableInfo) -> Table[Message, Any]:
         for index in info.indexes.values()
         if not index.building
     )
-    return Table(info.name, info.model, key=keys, indexes=indexes)
+    life = timedelta(microseconds=max(1, info.life_ns // 1000)) if info.life_ns else None
+    return Table(info.name, info.model, key=keys, indexes=indexes, life=life)
 
 
 def _field(path: tuple[FieldDescriptor, ...]) -> Field[Any]:

@@ -7,7 +7,7 @@ All of it but the seq of the record is worked out before anybody waits for it. W
 stands at the same place in each column: lists of bytes cost less than an object for each row.
 
 Invariants
-  (1) a row keeps the version that it had;
+  (1) a row keeps the version that it had, and the end of its life;
   (2) a row that was written since the migration started is left out: who wrote it wrote both.
 """
 
@@ -31,6 +31,7 @@ class Slice:
         self.changes: list[bytes] = []  # as the record has them
         self._rows: list[bytes] = []  # version and row, as the tables have them behind the header
         self._entries: list[bytes] = []  # of each row as many as there are indexes
+        self.ends: dict[bytes, int] = {}  # whole key of a row with a life -> the end of it
 
     def make(self, rows: Iterable[Item], convert: Callable[[bytes, bytes], Converted], *, since: int) -> None:
         """Converts rows, but those that were written by record `since` or later. Raises what
@@ -58,7 +59,11 @@ class Slice:
             key = full[skip:]
             row, values = convert(key, old)
             mine[full] = prefix + key
-            add_change(join(change(change_body(head, key, row) + tail, 0)))
+            if flags & keys.HAS_EXPIRY:
+                end = self.ends[full] = keys.expires_of(value)
+                add_change(join(change(record.with_expiry(change_body(head, key, row) + tail, end), 0)))
+            else:
+                add_change(join(change(change_body(head, key, row) + tail, 0)))
             add_row(packed + row)
             for one in values:
                 add_entry(one + key)
@@ -74,6 +79,7 @@ class Slice:
     def drop(self, full: bytes) -> None:
         """Leaves out one row after all."""
         at, each = list(self.keys).index(full), len(self.newer.indexes)
+        self.ends.pop(full, None)
         del self.keys[full], self.changes[at], self._rows[at], self._entries[at * each : (at + 1) * each]
 
     def edits(self, seq: int) -> Edits:
@@ -81,6 +87,14 @@ class Slice:
         header = keys.HEADER.pack(keys.HAS_VERSION, seq)
         edits: Edits = dict(zip(self.keys.values(), [header + row for row in self._rows], strict=True))
         edits.update(dict.fromkeys(self._entries, b""))
+        for old, end in self.ends.items():
+            full = self.keys[old]
+            value = edits[full]
+            assert value is not None
+            edits[full] = keys.pack_value(
+                seq, keys.row_of(value), version=keys.version_of(value), expires_ns=end
+            )
+            edits[keys.end_note(end, full)] = b""
         return edits
 
     def values(self, at: int) -> dict[bytes, bytes]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from everlog.store import head
+from everlog.store.expiry import due, next_end
+from everlog.store.keys import ENDS
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
@@ -19,6 +21,16 @@ class TableStatus(msgspec.Struct, frozen=True):
     name: str
     rows: int
     indexes: list[str]
+
+
+class ExpiryStatus(msgspec.Struct, frozen=True):
+    """Rows with a life, how many of them are over and still there (no more than a million are counted),
+    when the next one ends (0: none), and by how much the clock jumped: then nothing expires."""
+
+    rows: int = 0
+    due: int = 0
+    next_ns: int = 0
+    jumped_s: float = 0.0
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -35,6 +47,7 @@ class Status(msgspec.Struct, frozen=True):
     software: str
     format: int
     read_only: bool
+    expiry: ExpiryStatus = ExpiryStatus()
 
 
 def software() -> str:
@@ -65,4 +78,15 @@ def status(db: Database) -> Status:
         software=software(),
         format=head.FORMAT,
         read_only=db.read_only,
+        expiry=_expiry(db),
     )
+
+
+def _expiry(db: Database) -> ExpiryStatus:
+    rows = db.tables.counts.get(ENDS, 0)
+    view, _ = db.tables.snapshot()
+    try:
+        found = ExpiryStatus(rows, due(view, db.clock.peek()), next_end(view)) if rows else ExpiryStatus()
+    finally:
+        view.close()
+    return msgspec.structs.replace(found, jumped_s=db.clock.jumped_s)

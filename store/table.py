@@ -14,106 +14,25 @@ compares the two and names the file and line of the constant that is wrong.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from typing import Any, Generic, Protocol, TypeVar, cast, overload
+from datetime import timedelta
+from typing import Any, Generic, TypeVar, overload
 
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from everlog.store.declaration import check_field, check_keyable
+from everlog.store.declaration import check_keyable
 from everlog.store.errors import SchemaError
-from everlog.store.kinds import Kind, kind_of
+from everlog.store.field import Field, Fields, ModelFields, caller
+
+__all__ = ["Field", "Fields", "Index", "Table", "walk"]
 
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
-N = TypeVar("N")
-N_contra = TypeVar("N_contra", contravariant=True)
-V = TypeVar("V")
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 
-
-class _Clears(Protocol[N_contra]):
-    """What every model has; its typed stub lists the names of the model's fields."""
-
-    def ClearField(self, field_name: N_contra, /) -> None: ...  # noqa: N802  protobuf's name
-
-
-def _caller() -> str:
-    """`file:line` of the first frame outside of this module."""
-    frame = sys._getframe(1)
-    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-class Field(Generic[V]):
-    """A field of a model: what its author takes its name, number and kind to be."""
-
-    def __init__(self, model: type[Any], name: str, number: int, kind: Kind[V]) -> None:
-        self.model = model
-        self.name = name
-        self.number = number
-        self.kind = kind
-        self.parent: Field[Any] | None = None
-        self.where = _caller()
-
-    def then(self, inner: Field[A]) -> Field[A]:
-        """The field `inner` of the message that is in this field: `POSITION.then(LAT)`."""
-        nested: Field[A] = Field(inner.model, inner.name, inner.number, inner.kind)
-        nested.parent = self if inner.parent is None else self.then(inner.parent)
-        return nested
-
-    @property
-    def steps(self) -> tuple[Field[Any], ...]:
-        """The fields from the table's model to this one, outermost first."""
-        return (*(self.parent.steps if self.parent else ()), self)
-
-    @property
-    def path(self) -> tuple[int, ...]:
-        return tuple(step.number for step in self.steps)
-
-    @property
-    def dotted(self) -> str:
-        return ".".join(step.name for step in self.steps)
-
-    def check(self) -> None:
-        """Read-only. Raises SchemaError where the constant is not what the model says."""
-        for step in self.steps:
-            check_field(step, self.where)
-
-    def __repr__(self) -> str:
-        return f"Field({self.model.__name__}.{self.dotted} = {self.number}, {self.kind!r})"
-
-
-class Fields(Generic[N]):
-    """Declares fields of one model. A name that the model does not have is a type error."""
-
-    def __init__(self, model: type[_Clears[N]]) -> None:
-        self.model: type[Any] = model
-
-    def __call__(self, name: N, number: int, kind: Kind[V]) -> Field[V]:
-        return Field(self.model, str(name), number, kind)
-
-
-class ModelFields:
-    """All fields of a model, by name. One that it does not have is an AttributeError that names those
-    that it has."""
-
-    def __init__(self, model: type[Message]) -> None:
-        self._model = model
-
-    def __getattr__(self, name: str) -> Field[Any]:
-        found = self._model.DESCRIPTOR.fields_by_name.get(name)
-        if found is None:
-            known = ", ".join(field.name for field in self._model.DESCRIPTOR.fields)
-            raise AttributeError(f"{self._model.DESCRIPTOR.full_name} has no field {name!r}; it has: {known}")
-        return Field(self._model, name, found.number, kind_of(cast(FieldDescriptor, found)))
-
-    def __iter__(self) -> Iterator[Field[Any]]:
-        return (getattr(self, field.name) for field in self._model.DESCRIPTOR.fields)
+LIFE_NS_MAX = 200 * 365 * 86_400 * 10**9
 
 
 class Index(Generic[M]):
@@ -125,7 +44,7 @@ class Index(Generic[M]):
         self.name = name
         self.fields = fields
         self.unique = unique
-        self.where = _caller()
+        self.where = caller()
 
     def __repr__(self) -> str:
         fields = ", ".join(field.dotted for field in self.fields)
@@ -133,14 +52,21 @@ class Index(Generic[M]):
 
 
 class Table(Generic[M, K]):
-    """A table: its name, the model of its rows, its primary key and its indexes.
+    """A table: its name, the model of its rows, its primary key and its indexes. `life`: how long a row
+    lives from the commit that wrote it, where that says nothing else; None: for ever.
 
     Raises SchemaError if the constants contradict the model or each other.
     """
 
     @overload
     def __init__(
-        self: Table[M, A], name: str, model: type[M], *, key: Field[A], indexes: tuple[Index[Any], ...] = ()
+        self: Table[M, A],
+        name: str,
+        model: type[M],
+        *,
+        key: Field[A],
+        indexes: tuple[Index[Any], ...] = (),
+        life: timedelta | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -150,6 +76,7 @@ class Table(Generic[M, K]):
         *,
         key: tuple[Field[A], Field[B]],
         indexes: tuple[Index[Any], ...] = (),
+        life: timedelta | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -159,6 +86,7 @@ class Table(Generic[M, K]):
         *,
         key: tuple[Field[A], Field[B], Field[C]],
         indexes: tuple[Index[Any], ...] = (),
+        life: timedelta | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -168,6 +96,7 @@ class Table(Generic[M, K]):
         *,
         key: tuple[Field[Any], ...],
         indexes: tuple[Index[Any], ...] = (),
+        life: timedelta | None = None,
     ) -> None: ...
     def __init__(
         self,
@@ -176,12 +105,14 @@ class Table(Generic[M, K]):
         *,
         key: Field[Any] | tuple[Field[Any], ...],
         indexes: tuple[Index[Any], ...] = (),
+        life: timedelta | None = None,
     ) -> None:
         self.name = name
         self.model = model
         self.key: tuple[Field[Any], ...] = key if isinstance(key, tuple) else (key,)
         self.indexes: dict[str, Index[M]] = {}
-        self.where = _caller()
+        self.life = life
+        self.where = caller()
         for index in indexes:
             if index.name in self.indexes:
                 raise SchemaError(
@@ -205,6 +136,12 @@ class Table(Generic[M, K]):
         return indexes[name]
 
     @property
+    def life_ns(self) -> int:
+        """How long a row lives, in nanoseconds; 0: for ever."""
+        life = self.life or timedelta()
+        return ((life.days * 86_400 + life.seconds) * 10**6 + life.microseconds) * 1000
+
+    @property
     def fields(self) -> ModelFields:
         """The fields of the model by name: `AIRPORTS.fields.name`."""
         return ModelFields(self.model)
@@ -218,6 +155,12 @@ class Table(Generic[M, K]):
                     f" characters that does not start with _, found {word!r}",
                     where=self.where,
                 )
+        if self.life is not None and not 0 < self.life_ns < LIFE_NS_MAX:
+            raise SchemaError(
+                f"{self.where}: expected rows of table {self.name} to live longer than 0 and less than"
+                f" 200 years, found {self.life}",
+                where=self.where,
+            )
         if not self.key:
             raise SchemaError(f"{self.where}: table {self.name} has no primary key", where=self.where)
         for field in self.key:

@@ -26,7 +26,7 @@ from google.protobuf.message import Message
 from everlog.proto import log_pb2
 from everlog.store import write as writes
 from everlog.store.binding import Binding
-from everlog.store.errors import ClosedError, PreconditionError
+from everlog.store.errors import ClosedError
 from everlog.store.index_info import IndexInfo
 from everlog.store.reader import Reader
 from everlog.store.schema import Schema, TableInfo
@@ -34,7 +34,7 @@ from everlog.store.source import Entry, Source, Unwritten
 from everlog.store.span import Span
 from everlog.store.table import Table
 from everlog.store.turns import Ticket
-from everlog.store.write import Expect, Write
+from everlog.store.write import Expect, Expires, Write
 
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
@@ -104,22 +104,29 @@ class Transaction(Reader, Ticket):
         self.metadata = metadata
         self.writes: dict[bytes, Write] = {}
 
-    def put(self, table: Table[M, Any], row: M, *, expect_version: int | None = None) -> None:
+    def put(
+        self,
+        table: Table[M, Any],
+        row: M,
+        *,
+        expect_version: int | None = None,
+        expires: Expires | None = None,
+    ) -> None:
         """Writes a row, whether or not there is one. Raises RowError.
 
         `expect_version`: the commit raises PreconditionError if the row's version is another
-        (0: if there is a row).
+        (0: if there is a row). `expires`: when its life ends (0: never); None: as its table has it.
         """
-        write = writes.put(self._binding(table, row), row)
+        write = writes.put(self._binding(table, row), row).ending(expires)
         self._write(write if expect_version is None else write.expecting(*_expectation(expect_version)))
 
-    def insert(self, table: Table[M, Any], row: M) -> None:
+    def insert(self, table: Table[M, Any], row: M, *, expires: Expires | None = None) -> None:
         """Writes a row; the commit raises PreconditionError if there is one already."""
-        self._write(writes.put(self._binding(table, row), row).expecting(Expect.ABSENT))
+        self._write(writes.put(self._binding(table, row), row).ending(expires).expecting(Expect.ABSENT))
 
-    def update(self, table: Table[M, Any], row: M) -> None:
+    def update(self, table: Table[M, Any], row: M, *, expires: Expires | None = None) -> None:
         """Writes a row; the commit raises PreconditionError if there is none yet."""
-        self._write(writes.put(self._binding(table, row), row).expecting(Expect.PRESENT))
+        self._write(writes.put(self._binding(table, row), row).ending(expires).expecting(Expect.PRESENT))
 
     def delete(self, table: Table[M, K], key: K, *, expect_version: int | None = None) -> None:
         """Deletes a row; nothing happens if there is none, unless `expect_version` says so."""
@@ -169,7 +176,7 @@ class Transaction(Reader, Ticket):
             self._check_open()
         earlier = self.writes.get(write.full)
         if earlier is not None:
-            _check_repeated(earlier, write)
+            writes.check_repeated(earlier, write)
             if earlier.expect != Expect.ANYTHING or write.expect != Expect.VERSION:
                 write.expect, write.version = earlier.expect, earlier.version
         self.writes[write.full] = write
@@ -233,14 +240,3 @@ class Noted:
 
 def _expectation(version: int) -> tuple[int, int]:
     return (Expect.VERSION, version) if version else (Expect.ABSENT, 0)
-
-
-def _check_repeated(earlier: Write, later: Write) -> None:
-    there = earlier.op == log_pb2.PUT
-    if (later.expect == Expect.ABSENT and there) or (later.expect == Expect.PRESENT and not there):
-        word = "written" if there else "deleted"
-        raise PreconditionError(
-            f"row {later.info.show_key(later.key)} was {word} earlier in this transaction",
-            table=later.info.name,
-            key=later.info.decode_key(later.key),
-        )

@@ -72,7 +72,9 @@ class Twins:
     def _twin(self, one: Write, twin: TableInfo) -> Write:
         if one.op == log_pb2.DELETE:
             return Write(twin, one.op, one.key, b"", [])
-        return self.maker(one.info, twin)(one.key, one.row)
+        made = self.maker(one.info, twin)(one.key, one.row)
+        made.expires_ns, made.life_ns, made.mortal = one.expires_ns, one.life_ns, one.mortal  # end at once
+        return made
 
     def maker(self, info: TableInfo, twin: TableInfo) -> Callable[[bytes, bytes], Write]:
         """What makes, of the key and the row of one generation, the write of another; it raises

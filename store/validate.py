@@ -8,6 +8,7 @@ Raises ConflictError, PreconditionError or UniqueError, and changes nothing.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 
 from everlog.proto import log_pb2
 from everlog.store import codec, keys
@@ -17,13 +18,13 @@ from everlog.store.index_info import IndexInfo
 from everlog.store.keys import HEADER, seq_of
 from everlog.store.log import Log
 from everlog.store.projection import Edits, Staged, edit_row, old_values
-from everlog.store.record import change
+from everlog.store.record import REQUIRES_EXPIRY, change, with_expiry
 from everlog.store.repeated import Content, born_ns, same
 from everlog.store.schema import Schema
 from everlog.store.tables import Tables
 from everlog.store.transaction import CommitResult, Reads, Transaction
 from everlog.store.view import View
-from everlog.store.write import Expect, Write
+from everlog.store.write import NEVER, Expect, Write
 
 DELETE = log_pb2.DELETE
 NOTHING: Edits = {}
@@ -37,6 +38,7 @@ class Validator:
         self._tables = tables
         self._clock = clock
         self._life_ns = int(idempotency_s * 1e9)
+        self.on_end: Callable[[int], None] = lambda _: None  # told of each end of a life
 
     def stage(
         self, transaction: Transaction, before: Staged | None, schema: Schema, seq: int, parts: list[bytes]
@@ -56,7 +58,7 @@ class Validator:
             pending.edits,
             pending.target.stored,
         )
-        header, unique = HEADER.pack(0, seq), False
+        header, unique, ends = HEADER.pack(0, seq), False, False
         edits: Edits = {}
         deltas: dict[int, int] = {}
         for full, write in transaction.writes.items():
@@ -68,16 +70,26 @@ class Validator:
             old = mine[full] if full in mine else recent[full] if full in recent else stored(full)
             if write.expect:
                 _expect(write, old)
+            body, value = write.body, None if write.op else header + write.row
+            if write.mortal:
+                ends, (body, value) = True, self._mortal(write, seq)
             if old is not None:
-                value = None if write.op else header + write.row
-                parts += change(write.body, seq_of(old))
+                parts += change(body, seq_of(old))
                 edit_row(edits, deltas, info, full, value, old, write.values)
-            elif not write.op:
-                parts += change(write.body, 0)
-                edit_row(edits, deltas, info, full, header + write.row, None, write.values)
+            elif value is not None:
+                parts += change(body, 0)
+                edit_row(edits, deltas, info, full, value, None, write.values)
             if info.unique:
                 unique = True
+        if ends:
+            parts.append(REQUIRES_EXPIRY)
         return Staged(edits, self._uniques(transaction, before) if unique else {}, deltas)
+
+    def _mortal(self, write: Write, seq: int) -> tuple[bytes, bytes]:
+        """The change and the value of a row with a life. What its table says counts from this commit."""
+        expires_ns = write.expires_ns or min(self._clock.last_ns + write.life_ns, NEVER - 1)
+        self.on_end(expires_ns)
+        return with_expiry(write.body, expires_ns), keys.pack_value(seq, write.row, expires_ns=expires_ns)
 
     def repeated(self, transaction: Transaction) -> CommitResult | None:
         """Where the commit with this id is already; None if there is none.

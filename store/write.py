@@ -6,6 +6,7 @@ that writes, before it waits for its turn to commit.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from google.protobuf.message import EncodeError, Message
 from everlog.proto import log_pb2
 from everlog.store import keys, record
 from everlog.store.binding import Binding
-from everlog.store.errors import RowError
+from everlog.store.errors import PreconditionError, RowError
 from everlog.store.schema import TableInfo
 from everlog.store.table import Table
 
@@ -29,6 +30,12 @@ class Expect(IntEnum):
 
 
 PUT = log_pb2.PUT
+NEVER = (1 << 64) - 1  # on the wire, where 0 is as the table has it
+
+# When a row's life ends: a time with its zone, or nanoseconds since the Unix epoch; 0: never.
+Expires = datetime | int
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Write:
@@ -36,6 +43,9 @@ class Write:
 
     expect: int = 0  # an Expect
     version = 0
+    expires_ns = 0  # end of the row's life, or
+    life_ns = 0  # how long it lives from the commit on; both 0: for ever
+    mortal = False  # whether one of both is not
 
     def __init__(
         self, info: TableInfo, op: log_pb2.Op.ValueType, key: bytes, row: bytes, values: list[bytes]
@@ -54,9 +64,18 @@ class Write:
         self.expect, self.version = expect, version
         return self
 
+    def ending(self, expires: Expires | None) -> Self:
+        """The same write of a row whose life ends then; None: as its table has it. Raises RowError."""
+        if expires is not None:
+            self.expires_ns, self.life_ns = expires_ns_of(expires, self.info.name), 0
+            self.mortal = self.expires_ns > 0
+        return self
+
     def value(self) -> bytes | None:
         """As the transaction itself reads it back: a row of version 0."""
-        return None if self.op == log_pb2.DELETE else keys.pack_value(0, self.row)
+        if self.op == log_pb2.DELETE:
+            return None
+        return keys.pack_value(0, self.row, expires_ns=self.expires_ns)
 
 
 def put(binding: Binding, row: Message) -> Write:
@@ -69,13 +88,40 @@ def put(binding: Binding, row: Message) -> Write:
         raise RowError(f"a row of {info.name} cannot be serialised: {error}", table=info.name) from None
     if len(raw) > keys.ROW_BYTES_MAX or len(key) > keys.KEY_BYTES_MAX:
         check_sizes(info, key, raw)
-    return Write(info, PUT, key, raw, binding.values(row, raw))
+    write = Write(info, PUT, key, raw, binding.values(row, raw))
+    if info.life_ns:
+        write.life_ns, write.mortal = info.life_ns, True
+    return write
 
 
 def delete(info: TableInfo, key: bytes) -> Write:
     """A write that deletes the row with this key. Raises RowError."""
     check_sizes(info, key, b"")
     return Write(info, log_pb2.DELETE, key, b"", [])
+
+
+def expires_ns_of(expires: Expires, table: str) -> int:
+    """Nanoseconds since the Unix epoch. Raises RowError for a datetime that does not say which it is."""
+    if isinstance(expires, datetime):
+        if expires.tzinfo is None:
+            raise RowError(
+                f"a row of {table} is to expire at {expires}: expected a time with its zone, found none; say"
+                " `datetime.now(UTC) + timedelta(…)`",
+                table=table,
+            )
+        since = expires - _EPOCH
+        expires = (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
+    if not 0 <= expires < NEVER:
+        raise RowError(
+            f"a row of {table} is to expire at {expires}: expected nanoseconds since 1970, or 0 for never",
+            table=table,
+        )
+    return expires
+
+
+def sent(expires_ns: int) -> int | None:
+    """What `ending` takes, of what was sent."""
+    return None if not expires_ns else 0 if expires_ns == NEVER else expires_ns
 
 
 def check_sizes(info: TableInfo, key: bytes, raw: bytes) -> None:
@@ -100,4 +146,16 @@ def check_row(table: Table[Any, Any], row: object) -> None:
         raise RowError(
             f"expected a row of {table.name} to be a {table.model.DESCRIPTOR.full_name}, found {name}",
             table=table.name,
+        )
+
+
+def check_repeated(earlier: Write, later: Write) -> None:
+    """Of two writes of one row in a transaction. Raises PreconditionError."""
+    there = earlier.op == log_pb2.PUT
+    if (later.expect == Expect.ABSENT and there) or (later.expect == Expect.PRESENT and not there):
+        word = "written" if there else "deleted"
+        raise PreconditionError(
+            f"row {later.info.show_key(later.key)} was {word} earlier in this transaction",
+            table=later.info.name,
+            key=later.info.decode_key(later.key),
         )

@@ -13,6 +13,7 @@ from everlog.store.errors import ConflictError, Error
 from everlog.store.reader import Reader
 from everlog.store.table import Table
 from everlog.store.transaction import ANONYMOUS, CommitResult, Metadata, Transaction
+from everlog.store.write import Expires
 
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
@@ -61,18 +62,31 @@ class Writer(Reader):
         raise AssertionError("unreachable")
 
     def put(
-        self, table: Table[M, Any], row: M, *, expect_version: int | None = None, **metadata: Any
+        self,
+        table: Table[M, Any],
+        row: M,
+        *,
+        expect_version: int | None = None,
+        expires: Expires | None = None,
+        **metadata: Any,
     ) -> CommitResult:
-        """Writes one row in a transaction of its own."""
-        return self._once(lambda tx: tx.put(table, row, expect_version=expect_version), metadata)
+        """Writes one row in a transaction of its own. `expires`: when its life ends, a datetime with its
+        zone, or nanoseconds since the Unix epoch (0: never); None: as its table has it."""
+        return self._once(
+            lambda tx: tx.put(table, row, expect_version=expect_version, expires=expires), metadata
+        )
 
-    def insert(self, table: Table[M, Any], row: M, **metadata: Any) -> CommitResult:
+    def insert(
+        self, table: Table[M, Any], row: M, *, expires: Expires | None = None, **metadata: Any
+    ) -> CommitResult:
         """Writes one row that must not be there yet. Raises PreconditionError."""
-        return self._once(lambda tx: tx.insert(table, row), metadata)
+        return self._once(lambda tx: tx.insert(table, row, expires=expires), metadata)
 
-    def update(self, table: Table[M, Any], row: M, **metadata: Any) -> CommitResult:
+    def update(
+        self, table: Table[M, Any], row: M, *, expires: Expires | None = None, **metadata: Any
+    ) -> CommitResult:
         """Writes one row that must be there already. Raises PreconditionError."""
-        return self._once(lambda tx: tx.update(table, row), metadata)
+        return self._once(lambda tx: tx.update(table, row, expires=expires), metadata)
 
     def delete(
         self, table: Table[M, K], key: K, *, expect_version: int | None = None, **metadata: Any

@@ -33,7 +33,6 @@ from everlog.store.past_rows import Image, changed, image_of
 from everlog.store.past_schemas import Generation
 from everlog.store.past_view import change_at
 from everlog.store.schema import TableInfo, version_of
-from everlog.store.table import Table
 from everlog.store.versions import Place, row_of
 
 if TYPE_CHECKING:
@@ -78,22 +77,22 @@ _Read = tuple[log_pb2.Commit, Image]
 
 
 class History:
-    """The versions of one row up to `upto`. Raises SchemaError for a table that there never was."""
+    """The versions of one row, up to now."""
 
-    def __init__(self, past: Past, table: Table[Any, Any] | str, key: Any, upto: int) -> None:
-        self._past, self._upto = past, upto
-        info = past.schemas.meant(table, upto)
-        self._key = info.encode_key(key)
-        self._generations = [
+    def __init__(self, past: Past, info: TableInfo, key: bytes, model: type[Message] | None) -> None:
+        """`info` is the table as it was last; `model`: for the rows of its generation."""
+        self._past, self._upto, self._key = past, past.tables.applied, key
+        self.generations = [
             one
-            for one in past.schemas.generations(info.proto.id, upto)
+            for one in past.schemas.generations(info.proto.id, self._upto)
             if list(one.info.proto.key) == list(info.proto.key)
         ]
-        self._models = _models(table, self._generations)
+        self._models = models_of(model, [one.info for one in self.generations])
         self._read_before: dict[int, bytes] = {}  # records that were read to find the next
 
-    def versions(self, *, newest_first: bool, limit: int | None) -> Iterator[Version[Any]]:
-        """Read-only, but for the projection of versions, where the links end."""
+    def versions(self, *, newest_first: bool, limit: int | None) -> Iterator[tuple[Version[Any], TableInfo]]:
+        """Each with the table in the generation that it is of. Read-only, but for the projection of
+        versions, where the links end."""
         if limit is not None and limit < 0:
             raise RowError(f"expected a limit of 0 or more versions, found {limit}")
         found = self.places()
@@ -103,23 +102,23 @@ class History:
 
     def places(self) -> Iterator[_Made]:
         """Where the versions lie, newest first."""
-        generations = self._generations
+        generations = self.generations
         return self._of(0, self._upto) if generations else iter(())
 
     def _of(self, at: int, upto: int) -> Iterator[_Made]:
         """Versions of a generation and of those before it."""
-        here = self._generations[at]
+        here = self.generations[at]
         row = row_of(here.info.space, self._key)
         if here.end < upto and self._is_there(here, here.end):
             yield self._gone(here.info, here.end + 1)
         for place in self._places(here, row, min(here.end, upto)):
             yield _Made(place, here.info)
         before = (_Made(place, here.info) for place in self._rewritten(row, here.start - 1))
-        if at + 1 == len(self._generations):
+        if at + 1 == len(self.generations):
             yield from before
             return
         self._past.catch_up(here.start)
-        older = self._generations[at + 1]
+        older = self.generations[at + 1]
         if older.end == here.start - 1:
             first = self._past.versions.find(row, here.start)
             if first is None and self._is_there(older, older.end):
@@ -194,23 +193,23 @@ class History:
 
 def _newest(
     images: Iterator[tuple[_Made, _Read]],
-) -> Iterator[Version[Any]]:
+) -> Iterator[tuple[Version[Any], TableInfo]]:
     """Each is told once the one before it is known."""
     last: tuple[_Made, _Read] | None = None
     for one in images:
         if last is not None:
-            yield _version(*last, one[1][1])
+            yield _version(*last, one[1][1]), last[0].info
         last = one
     if last is not None:
-        yield _version(*last, None)
+        yield _version(*last, None), last[0].info
 
 
 def _oldest(
     images: Iterator[tuple[_Made, _Read]],
-) -> Iterator[Version[Any]]:
+) -> Iterator[tuple[Version[Any], TableInfo]]:
     before: Image | None = None
     for made, read in images:
-        yield _version(made, read, before)
+        yield _version(made, read, before), made.info
         before = read[1]
 
 
@@ -232,15 +231,15 @@ def _version(made: _Made, read: _Read, before: Image | None) -> Version[Any]:
     )
 
 
-def _models(table: Table[Any, Any] | str, generations: list[Generation]) -> dict[int, type[Message]]:
-    """By space: the model of the constant where the rows are of its generation, else the log's own."""
-    models = {one.info.space: one.info.model for one in generations}
-    if isinstance(table, Table):
-        version = version_of(table.model)
-        for one in generations:
-            if not version or one.info.proto.since <= version:
-                models[one.info.space] = one.info.bind(table.model).model
-                break
+def models_of(model: type[Message] | None, generations: list[TableInfo]) -> dict[int, type[Message]]:
+    """By space: the model of a constant where the rows are of its generation, else the log's own.
+    The generations come newest first. Raises SchemaError if the two do not fit."""
+    models = {info.space: info.model for info in generations}
+    if model is not None:
+        version = version_of(model)
+        mine = next((info for info in generations if not version or info.proto.since <= version), None)
+        if mine is not None:
+            models[mine.space] = mine.bind(model).model
     return models
 
 

@@ -106,12 +106,16 @@ class Past:
         self, table: Table[M, Any] | str, key: Any, *, newest_first: bool = True, limit: int | None = None
     ) -> Iterator[Version[M]]:
         """See `Database.history`."""
-        history = History(self, table, key, self.tables.applied)
-        return history.versions(newest_first=newest_first, limit=limit)
+        versions = self._history(table, key).versions(newest_first=newest_first, limit=limit)
+        return (version for version, _ in versions)
+
+    def _history(self, table: Table[Any, Any] | str, key: Any) -> History:
+        info = self.schemas.meant(table, self.tables.applied)
+        return History(self, info, info.encode_key(key), None if isinstance(table, str) else table.model)
 
     def seqs_of(self, table: Table[Any, Any] | str, key: Any) -> list[int]:
         """The records that wrote a row, oldest first."""
-        return [place.seq for place, _ in History(self, table, key, self.tables.applied).places()][::-1]
+        return [place.seq for place, _ in self._history(table, key).places()][::-1]
 
     def diff(self, table: Table[M, Any] | str, start: Position, end: Position) -> Iterator[Difference[M]]:
         """See `Database.diff`."""

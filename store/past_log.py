@@ -106,6 +106,11 @@ class AskedLog(Log):
 
 def entries(past: Past, asked: Asked, limit: int | None = None) -> Iterator[Entry]:
     """See `AskedLog`."""
+    return (entry_of(commit, schema) for commit, schema in commits(past, asked, limit))
+
+
+def commits(past: Past, asked: Asked, limit: int | None = None) -> Iterator[tuple[log_pb2.Commit, Schema]]:
+    """The same commits as messages, with the changes that were asked for, and the schema of then."""
     if asked.kind is not None and asked.kind not in KINDS:
         raise RowError(f"expected a kind of {', '.join(KINDS)}, found {asked.kind!r}")
     if asked.key is not None and asked.table is None:
@@ -123,10 +128,10 @@ def entries(past: Past, asked: Asked, limit: int | None = None) -> Iterator[Entr
     key = None
     if asked.table is not None and asked.key is not None:
         key = past.schemas.meant(asked.table, head).encode_key(asked.key)
-    return _entries(past, asked, after=after, until=until, table=table, key=key, limit=limit)
+    return _commits(past, asked, after=after, until=until, table=table, key=key, limit=limit)
 
 
-def _entries(
+def _commits(
     past: Past,
     asked: Asked,
     *,
@@ -135,7 +140,7 @@ def _entries(
     table: int | None,
     key: bytes | None,
     limit: int | None,
-) -> Iterator[Entry]:
+) -> Iterator[tuple[log_pb2.Commit, Schema]]:
     left = -1 if limit is None else limit
     words = [word.encode() for word in (asked.actor, asked.correlation_id) if word]
     if left == 0:
@@ -146,13 +151,24 @@ def _entries(
         commit = record.decode(framed, seq)
         if not _fits(commit, asked):
             continue
-        entry = entry_of(commit, past.schemas.at(seq), table=table, key=key)
-        if table is not None and not entry.changes:
-            continue
-        yield entry
+        schema = past.schemas.at(seq)
+        if table is not None:
+            kept = [change for change in commit.changes if _is_of(change, schema, table, key)]
+            if not kept:
+                continue
+            if len(kept) < len(commit.changes):
+                kept = [log_pb2.Change.FromString(change.SerializeToString()) for change in kept]
+                del commit.changes[:]
+                commit.changes.extend(kept)
+        yield commit, schema
         left -= 1
         if not left:
             return
+
+
+def _is_of(change: log_pb2.Change, schema: Schema, table: int, key: bytes | None) -> bool:
+    info = schema.spaces.get(change.space)
+    return info is not None and info.proto.id == table and (key is None or change.key == key)
 
 
 def _records(past: Past, asked: Asked, after: int, until: int) -> Iterator[tuple[int, bytes]]:
@@ -172,18 +188,9 @@ def _fits(commit: log_pb2.Commit, asked: Asked) -> bool:
     )
 
 
-def entry_of(
-    commit: log_pb2.Commit, schema: Schema, *, table: int | None = None, key: bytes | None = None
-) -> Entry:
-    """A commit with its rows, by the schema in force with it. `table`, `key`: only these changes."""
+def entry_of(commit: log_pb2.Commit, schema: Schema) -> Entry:
+    """A commit with its rows, by the schema in force with it."""
     about = commit.WhichOneof("about")
-    changes = []
-    for change in commit.changes:
-        if key is not None and change.key != key:
-            continue
-        made = _change(change, commit.seq, schema, table)
-        if made is not None:
-            changes.append(made)
     return Entry(
         commit.seq,
         commit.time_ns,
@@ -196,14 +203,12 @@ def entry_of(
         commit.commit_id,
         about or "commit",
         getattr(commit, about) if about else None,
-        changes,
+        [_change(change, commit.seq, schema) for change in commit.changes],
     )
 
 
-def _change(change: log_pb2.Change, seq: int, schema: Schema, table: int | None) -> RowChange | None:
+def _change(change: log_pb2.Change, seq: int, schema: Schema) -> RowChange:
     info = schema.spaces.get(change.space)
-    if table is not None and (info is None or info.proto.id != table):
-        return None
     op, version = "delete" if change.op == log_pb2.DELETE else "put", change.version or seq
     if info is None:
         return RowChange("", (change.key,), op, None, change.prior, version, erased=False)

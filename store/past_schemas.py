@@ -109,6 +109,10 @@ class PastSchemas:
         """The table that a constant or a name means, as it was last. Raises SchemaError if there never
         was one."""
         name, version = (table, 0) if isinstance(table, str) else (table.name, version_of(table.model))
+        return self.named(name, version, upto)
+
+    def named(self, name: str, version: int, upto: int) -> TableInfo:
+        """The table that has this name in the schema of a version (0: of any), as it was last."""
         return self._of(name, version, upto) or self.at(upto).table(name)  # raises it
 
     def bind(self, table: Table[Any, Any], seq: int) -> Binding:
@@ -120,23 +124,31 @@ class PastSchemas:
         if known is not None:
             return known
         version = version_of(table.model)
-        info = then.tables.get(table.name)
-        if version > then.version or info is None:
-            head = self._tables.applied
-            mine = self._of(table.name, version, head)
-            if mine is not None:
-                info = _with_id(then, mine.proto.id)
-            if info is None:
-                raise SchemaError(
-                    f"there was no table {table.name!r} at record {seq} (schema version {then.version}); the"
-                    f" tables were: {', '.join(sorted(then.tables)) or 'none'}",
-                    table=table.name,
-                )
-            if version > then.version:
-                self._check_rewritten(table, info, version, head)
-            binding = then.bound[table] = info.bind(table.model)
-            return binding
-        return then.bind(table)
+        if table.name in then.tables and version <= then.version:
+            return then.bind(table)
+        binding = then.bound[table] = self.resolve(table.name, version, seq).bind(table.model)
+        return binding
+
+    def resolve(self, name: str, version: int, seq: int) -> TableInfo:
+        """The table at `seq` that has this name in the schema of a version (0: of any). Raises
+        SchemaError."""
+        then = self.at(seq)
+        info = then.tables.get(name)
+        if info is not None and version <= then.version:
+            return info
+        newest = self._tables.applied
+        mine = self._of(name, version, newest)
+        if mine is not None:
+            info = _with_id(then, mine.proto.id)
+        if info is None:
+            raise SchemaError(
+                f"there was no table {name!r} at record {seq} (schema version {then.version}); the"
+                f" tables were: {', '.join(sorted(then.tables)) or 'none'}",
+                table=name,
+            )
+        if version > then.version:
+            self._check_rewritten(name, info, version, newest)
+        return info
 
     def _of(self, name: str, version: int, upto: int) -> TableInfo | None:
         """The table that a constant means: the one of that name in the schema of its version, else in
@@ -151,15 +163,15 @@ class PastSchemas:
                     break
         return named
 
-    def _check_rewritten(self, table: Table[Any, Any], info: TableInfo, version: int, upto: int) -> None:
+    def _check_rewritten(self, name: str, info: TableInfo, version: int, upto: int) -> None:
         for generation in reversed(self.generations(info.proto.id, upto)):
             since = generation.info.proto.since
             if generation.info.proto.generation > info.proto.generation and version >= since:
                 raise SchemaError(
-                    f"the rows of table {table.name} were rewritten by migration {since}, and at that time"
+                    f"the rows of table {name} were rewritten by migration {since}, and at that time"
                     f" they were still of the model {info.proto.model}: read them by the tables of that"
                     " version, or by their names alone",
-                    table=table.name,
+                    table=name,
                     version=since,
                 )
 

@@ -7,6 +7,7 @@
         default        which column family holds the live tables: b"tables" -> name
         log            seq:u64be -> framed record                           (log.py)
         data-N         rows, index entries, notes                           (keys.py)
+        kept           seq:u64be -> framed record, of those that were archived (trimmed.py)
         others         projections that catch up when they are asked         (`side`)
 
 A write of the log goes through the write-ahead log, one of the tables does not: they are
@@ -39,6 +40,7 @@ from everlog.store.temporary import Temporary
 
 LOG = "log"
 TABLES = b"tables"
+KEPT = "kept"
 FIRST_DATA = "data-1"
 LOG_BUFFER_BYTES = 16 << 20
 DATA_BUFFER_BYTES = 6 << 20
@@ -138,6 +140,27 @@ class Engine:
             self._write(writes, self._to_os)
         except Exception as error:
             raise translate(error, f"writing to the log in {self.path}") from error
+
+    def trim(self, key: bytes, base: bytes, kept: list[tuple[bytes, bytes]]) -> None:
+        """Puts `base` in the place of all records up to `key`, and those `kept` beside, durably and at once.
+        Raises DiskError: nothing was done, or it is not known to be durable."""
+        found = self.side(KEPT)
+        assert found is not None
+        writes = WriteBatch(raw_mode=True)
+        for seq, framed in kept:
+            writes.put(seq, framed, found[1])
+        writes.delete_range(b"", key, self._log_handle)
+        writes.put(key, base, self._log_handle)
+        with translated(f"trimming the log in {self.path}"):
+            self._write(writes, self._to_os)
+        self.sync_log()
+
+    def compact_log(self, end: bytes) -> None:
+        """Frees the disk of what was removed from the log before `end`. Lets go of the interpreter's
+        lock."""
+        with translated(f"compacting {self.path}"):
+            self.log.flush()
+            self.log.compact_range(b"", end)
 
     def sync_log(self) -> None:
         """Waits until all that was appended is on disk. Lets go of the interpreter's lock.

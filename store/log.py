@@ -31,6 +31,7 @@ from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, CursorError, DiskError
 from everlog.store.keys import SEQ
 from everlog.store.seam import translated
+from everlog.store.trimmed import Trimmed, edge
 
 BATCH_BYTES_MAX = 256 << 10
 READ_AT_ONCE = 32  # records: few enough that large ones fit into memory
@@ -50,16 +51,23 @@ class Log:
         self._head_file_at = time.monotonic()
         self._head_file_lock = threading.Lock()
         self._sync_lock = threading.Lock()
+        self.trimmed = Trimmed(engine, None)
         self.reopen()
 
     def reopen(self) -> None:
         """Reads anew from where to where it goes."""
         with translated("opening the log"):
-            first, last = _edge(self._engine, first=True), _edge(self._engine, first=False)
-        self.oldest = SEQ.unpack(first[0])[0] if first else 0
+            first, last = edge(self._engine, first=True), edge(self._engine, first=False)
+        self.trimmed = Trimmed(self._engine, first, self.trimmed.older)
         self.written = SEQ.unpack(last[0])[0] if last else 0  # with the operating system
         self.head = self.written  # on disk
         self._last = last[1] if last else b""
+
+    @property
+    def oldest(self) -> int:
+        """The first record that can be had: of a log that was trimmed 1, if its archive is given, else that
+        of its Base."""
+        return 1 if self.trimmed.is_archived else self.trimmed.first
 
     @property
     def checksum(self) -> int:
@@ -84,8 +92,8 @@ class Log:
                 recent[seq] = one
         self.written = seq
         self._last = framed[-1]
-        if not self.oldest:
-            self.oldest = 1
+        if not self.trimmed.first:
+            self.trimmed.first = 1
 
     def sync(self) -> None:
         """Waits until everything appended before this call is on disk.
@@ -115,12 +123,16 @@ class Log:
     def get(self, seq: int) -> bytes:
         """The framed record at `seq`. Read-only. Raises CursorError outside the log."""
         framed = self._recent.get(seq)
+        if framed is None and 0 < seq <= self.trimmed.base:
+            framed = self.trimmed.get(seq)
         if framed is None:
             if not self.oldest <= seq <= self.written:
                 raise CursorError(f"the log holds {self.oldest} to {self.head}, there is no {seq}", seq=seq)
             with translated(f"reading record {seq} of the log"):
                 framed = self._engine.log.get(_key(seq))
             if framed is None:
+                if seq < self.trimmed.base:  # it went just now
+                    return self.get(seq)
                 raise CorruptionError(f"record {seq} of the log is missing", seq=seq)
         return framed
 
@@ -130,7 +142,9 @@ class Log:
 
     def checksum_at(self, seq: int) -> int:
         """The checksum that the record at `seq` carries; 0 for seq 0. Read-only."""
-        return record.checksum_of(self.get(seq)) if seq else 0
+        if seq == self.trimmed.base:
+            return self.trimmed.checksum
+        return record.checksum_of(self.get(seq))
 
     def cursor(self, seq: int, database: bytes) -> log_pb2.Cursor:
         return log_pb2.Cursor(database=database, seq=seq, checksum=self.checksum_at(seq))
@@ -146,13 +160,10 @@ class Log:
         last = self.head if until is None else min(until, self.head)
         if after >= last:
             return b"", after
-        if after + 1 < self.oldest:
-            raise CursorError(
-                f"the log starts at {self.oldest}, what comes after {after} was removed;"
-                " start again from a snapshot",
-                oldest=self.oldest,
-            )
-        parts: list[bytes] = []
+        if after < self.trimmed.base:
+            parts, seq = self.trimmed.some(after, last, max_bytes)
+            return b"".join(parts), seq
+        parts = []
         size, left = 0, last - after
         source = self._from(after + 1, last)
         while size < max_bytes and (some := list(islice(source, min(left, READ_AT_ONCE)))):
@@ -164,6 +175,8 @@ class Log:
         seq = after + len(parts)
         if not parts or record.seq_of(parts[-1]) != seq:
             del source  # or whoever keeps the error keeps the database locked
+            if after < self.trimmed.base:  # it went just now
+                return self.read(after, max_bytes, until)
             raise self._missing(after, last)  # what lies before the damage was read by an earlier call
         return b"".join(parts), seq
 
@@ -188,16 +201,40 @@ class Log:
         last = self.written if until is None else min(until, self.written)
         seq = max(after, self.oldest - 1)
         while seq < last:
+            if seq < self.trimmed.base and self.trimmed.is_archived:
+                for framed in self.trimmed.all(seq, min(last, self.trimmed.base)):
+                    seq += 1
+                    yield seq, framed
+                continue
             with translated(f"reading record {seq + 1} of the log"):
                 source = self._engine.log.items(from_key=_key(seq + 1), read_opt=self._engine.once)
                 chunk: list[tuple[Any, bytes]] = list(islice(source, min(512, last - seq)))
-            if not chunk:
-                raise self._missing(seq, last)
-            if SEQ.unpack(chunk[-1][0])[0] != seq + len(chunk):  # keys ascend: the last tells of all
+            if not chunk or SEQ.unpack(chunk[-1][0])[0] != seq + len(
+                chunk
+            ):  # keys ascend: the last tells of all
+                if self.trimmed.is_archived and seq < self.trimmed.base:  # it went just now
+                    continue
                 raise self._missing(seq, last)
             for _, framed in chunk:
                 seq += 1
                 yield seq, framed
+
+    def trim(self, base: bytes, kept: list[tuple[int, bytes]]) -> None:
+        """Removes the records up to the one whose seq `base`, a framed Base, takes, in one durable step;
+        those `kept` stay to be looked up. Nobody may append meanwhile, and the archive that is given must
+        have them. Raises DiskError."""
+        seq = record.seq_of(base)
+        trimmed = Trimmed(self._engine, (_key(seq), base), self.trimmed.older)
+        assert trimmed.checksum == self.checksum_at(seq)
+        assert trimmed.is_archived, "what goes is in the archive"
+        self.trimmed = trimmed  # who reads what goes looks there from now on
+        try:
+            self._engine.trim(_key(seq), base, [(_key(at), framed) for at, framed in kept])
+        except DiskError:
+            self.reopen()
+            raise
+        for at in range(max(1, seq - RECENT_RECORDS), seq + 1):
+            self._recent.pop(at, None)
 
     def _missing(self, after: int, last: int) -> CorruptionError:
         """Finds the first record that cannot be read between `after` and `last`."""
@@ -236,15 +273,3 @@ class Log:
                 " Restore a backup, or `everlog repair` accepts what is left",
                 seq=min(known.seq, self.written + 1),
             )
-
-
-def _edge(engine: Engine, *, first: bool) -> tuple[bytes, bytes] | None:
-    cursor = engine.log.iter()
-    try:
-        cursor.seek_to_first() if first else cursor.seek_to_last()
-        if not cursor.valid():
-            cursor.status()
-            return None
-        return cursor.key(), cursor.value()
-    finally:
-        del cursor  # or whoever keeps the error keeps the database locked

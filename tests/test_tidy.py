@@ -51,6 +51,7 @@ LINES_MAX = 250
 LONGER: dict[str, str] = {
     "store/database.py": "the store's face: every call, with its contract",
     "store/engine.py": "the one module that knows RocksDB",
+    "store/log.py": "the one door to the log: every call, with its contract",
     "tests/store/test_committer.py": "every way in which a commit can end, beside each other",
     "tests/store/test_opening.py": "every directory that can be met, beside each other",
 }

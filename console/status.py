@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from everlog.console import migrating, text
 from everlog.console.opening import open_database, shown
@@ -16,7 +17,7 @@ from everlog.store.errors import Error
 if TYPE_CHECKING:
     from everlog.console.opening import AnyDatabase
     from everlog.migrations.status import MigrationInfo
-    from everlog.store.status import Status
+    from everlog.store.status import ExpiryStatus, Status
 
 ALL = 0  # no migration has this version
 
@@ -87,6 +88,7 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
                 "schema_version": what.schema_version,
                 "disk_bytes": what.disk_bytes,
                 "tables": [{"name": t.name, "rows": t.rows, "indexes": list(t.indexes)} for t in what.tables],
+                "expiry": msgspec.structs.asdict(what.expiry),
                 "migrations": [_migration(info) for info in infos],
                 **count,
             }
@@ -111,6 +113,20 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
     for table in what.tables:
         indexes = f"  indexes: {', '.join(table.indexes)}" if table.indexes else ""
         click.echo(f"  {table.name:{width}}  {table.rows:>11,} rows{indexes}")
+    _print_expiry(what.expiry)
+
+
+def _print_expiry(what: ExpiryStatus) -> None:
+    if what.rows:
+        click.echo(
+            f"  {what.rows:,} rows have a life, {what.due:,} of them over; the next ends"
+            f" {text.moment(what.next_ns)}"
+        )
+    if what.jumped_s:
+        click.echo(
+            f"  The clock jumped forward by {what.jumped_s:,.0f} s: nothing expires until it is what it was,"
+            " or `everlog expire --yes`"
+        )
 
 
 def _notes(info: MigrationInfo) -> Iterator[str]:

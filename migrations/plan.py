@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -155,6 +156,7 @@ def _steps(
         yield PlannedStep(text, instant=False, rows=rows)
     for name, table in new.tables.items():
         known = old.tables.get(name)
+        yield from _life_steps(known, table)
         if known is None:
             yield PlannedStep(f"create table {name}")
         elif name in remade:
@@ -179,6 +181,12 @@ def _steps(
         yield PlannedStep(
             "hold what checks.py says, before and after; writers wait while it is read", instant=False
         )
+
+
+def _life_steps(known: TableInfo | None, table: TableInfo) -> Iterator[PlannedStep]:
+    if (known.life_ns if known else 0) != table.life_ns:
+        how_long = str(timedelta(microseconds=table.life_ns // 1000)) if table.life_ns else "ever"
+        yield PlannedStep(f"rows of {table.name} that are written from then on live for {how_long}")
 
 
 def _tried(trial: Trial) -> PlannedStep:

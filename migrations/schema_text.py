@@ -4,6 +4,7 @@
     migration 20260105093000_create_airports 5f3c…      its title and digest; in the order of versions
     table airports flights.v20260105093000.Airport      in the order of names
       key faa
+      life 86400s
       index by_city city
       unique by_icao icao position.lat
     file flights/v20260105093000/model.proto            what protobuf says of a model, a field a line
@@ -59,6 +60,7 @@ def to_text(schema: Schema, infos: Iterable[MigrationInfo] = ()) -> str:
     for name, table in sorted(schema.tables.items()):
         key = " ".join(".".join(step.name for step in path) for path in table.key_fields)
         lines += ["", f"table {name} {table.proto.model}", f"  key {key}"]
+        lines += [f"  life {_life(table.life_ns)}"] if table.life_ns else []
         lines += [_index(index) for _, index in sorted(table.indexes.items())]
     for file in sorted(schema.proto.models.file, key=lambda file: file.name):
         lines += ["", f"file {file.name}"]
@@ -96,6 +98,10 @@ def from_text(text: str, where: str = "the text") -> Dumped:
     schema.version = max((version for version, _, _ in migrations), default=0)
     _resolve(schema, wanted, where)
     return Dumped(sorted(migrations), schema)
+
+
+def _life(ns: int) -> str:
+    return f"{ns}ns" if ns % 10**9 else f"{ns // 10**9}s"
 
 
 def _index(index: IndexInfo) -> str:
@@ -166,6 +172,8 @@ def _resolve(
                 word, *names = line.split()
                 if word == "key":
                     table.key.extend(_path(model, name) for name in names)
+                elif word == "life":
+                    table.life_ns = int(names[0].rstrip("ns")) * (1 if names[0].endswith("ns") else 10**9)
                 elif word in {"index", "unique"}:
                     paths = [_path(model, name) for name in names[1:]]
                     table.indexes.add(
@@ -173,7 +181,9 @@ def _resolve(
                     )
                     table.next_index += 1
                 else:
-                    raise ValueError(f"expected a key or an index of table {table.name}, found {line!r}")
+                    raise ValueError(
+                        f"expected a key or an index, or a life, of table {table.name}, found {line!r}"
+                    )
             if not table.key:
                 raise ValueError(f"table {table.name} has no key")
         except (ValueError, KeyError, IndexError, TypeError, Error) as error:

@@ -207,6 +207,7 @@ def _notes() -> dict[str, bytes]:
         "built": built_note(_info().indexes["by_city"]),
         "built-value": BUILDING + keys.SEQ.pack(300) + _key(JFK),
         "backfill": keys.NOTE_BACKFILL,
+        "end": keys.end_note(TIME_NS, _info().row_prefix + _key(JFK)),
     }
 
 

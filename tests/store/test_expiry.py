@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,9 +11,9 @@ import pytest
 
 from everlog.proto import log_pb2
 from everlog.store import keys
-from everlog.store.clock import JUMP_S, Clock
+from everlog.store.clock import Clock
 from everlog.store.database import Database
-from everlog.store.errors import ConflictError, Error, ReadOnlyError, RowError, SchemaError
+from everlog.store.errors import ConflictError, ReadOnlyError, RowError, SchemaError
 from everlog.store.expiry import CHUNK_ROWS
 from everlog.store.reflect import table_of
 from everlog.store.status import ExpiryStatus
@@ -198,24 +196,6 @@ def test_tables_that_are_dropped_take_the_ends_of_their_rows_with_them(db: Datab
     assert len(ends(db)) == db.status().expiry.rows == 1
 
 
-def test_nothing_expires_after_the_clock_jumped_until_it_is_confirmed_or_right_again(
-    db: Database, time: Time, caplog: pytest.LogCaptureFixture
-) -> None:
-    db.put(ITEMS, Item(id=1), expires=NOW + 1)
-    time.wall += int(2 * JUMP_S * SECOND)
-    with caplog.at_level(logging.WARNING, "everlog"), pytest.raises(Error, match="jumped forward by 1,200 s"):
-        db.expire()
-    assert "nothing expires" in caplog.text
-    assert db.status().expiry.jumped_s == pytest.approx(2 * JUMP_S)
-    time.wall -= int(2 * JUMP_S * SECOND)
-    assert db.expire() == 0
-    assert db.status().expiry.jumped_s == 0
-    time.wall += int(2 * JUMP_S * SECOND)
-    with pytest.raises(Error, match="everlog expire --yes"):
-        db.expire()
-    assert db.expire(confirm_time=True) == 1
-
-
 def test_what_is_no_time_is_refused(db: Database) -> None:
     with pytest.raises(RowError, match="expected a time with its zone"):
         db.put(ITEMS, Item(id=1), expires=datetime(2027, 1, 1))  # noqa: DTZ001  that is the point
@@ -231,36 +211,3 @@ def test_a_reader_beside_sweeps_nothing(opening: Opener, time: Time) -> None:
     reader = opening(read_only=True)
     with pytest.raises(ReadOnlyError):
         reader.expire()
-
-
-def swept(db: Database) -> threading.Event:
-    """Set when a commit of the sweeper is on disk."""
-    done = threading.Event()
-    db.log.on_advance(lambda: done.set() if db.log.commit(db.head).actor == "everlog" else None)
-    return done
-
-
-def test_what_writes_the_database_sweeps_by_itself(opening: Opener) -> None:
-    db = opening()
-    done = swept(db)
-    db.put(ITEMS, Item(id=1), expires=datetime.now(UTC) + timedelta(milliseconds=1))
-    assert done.wait(60)
-    assert db.get(ITEMS, 1) is None
-
-
-def test_what_ended_while_nobody_had_the_database_open_is_swept_when_it_is_opened(
-    opening: Opener, time: Time
-) -> None:
-    db = opening(clock=time())
-    db.put(ITEMS, Item(id=1), expires=NOW + 1)
-    db.close()
-    time.pass_(1)
-    db = opening(clock=time())
-    db.sweeper.close()  # it ends after the sweep that it is at
-    assert db.expire() == 0 or db.get(ITEMS, 1) is None
-    assert db.get(ITEMS, 1) is None
-
-
-def test_a_database_without_lives_has_no_thread_for_them(db: Database) -> None:
-    db.put(ITEMS, Item(id=1))
-    assert "everlog-sweeper" not in {thread.name for thread in threading.enumerate()}

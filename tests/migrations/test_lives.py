@@ -1,0 +1,36 @@
+"""Lives of rows, as migrations declare them: planned, dumped, and made of what was dumped."""
+
+from __future__ import annotations
+
+from everlog import migrations
+from everlog.migrations.schema_text import from_text, to_text
+from everlog.store.database import Database
+from tests.migrations.project import Project
+
+LIVING = 'Table("airports", Airport, key=FAA, life=__import__("datetime").timedelta(days=1))'
+MORTAL = 'Table("airports", Airport, key=FAA)'
+
+
+def test_a_life_that_comes_or_goes_is_planned_and_is_instant(project: Project, db: Database) -> None:
+    project.add("one", table=LIVING)
+    project.add("two", table=MORTAL)
+    path = project.build().path
+    planned = [step for one in migrations.plan(db, path) for step in one.steps]
+    assert [step.text for step in planned if "live" in step.text] == [
+        "rows of airports that are written from then on live for 1 day, 0:00:00",
+        "rows of airports that are written from then on live for ever",
+    ]
+    assert all(step.instant for step in planned)
+    migrations.apply(db, path, to=project.load()[0].version)
+    assert db.schema.table("airports").life_ns == 86_400 * 10**9
+    migrations.apply(db, path)
+    assert db.schema.table("airports").life_ns == 0
+
+
+def test_a_life_is_in_the_schema_as_text(project: Project, db: Database) -> None:
+    project.add("one", table=LIVING)
+    migrations.apply(db, project.build().path)
+    text = to_text(db.schema)
+    assert "\n  life 86400s\n" in text
+    assert from_text(text).schema.tables[0].life_ns == 86_400 * 10**9
+    assert from_text(text.replace("86400s", "7ns")).schema.tables[0].life_ns == 7

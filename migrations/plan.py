@@ -25,6 +25,7 @@ from everlog.migrations.status import MigrationInfo, State, compare
 from everlog.migrations.trial import Remaking, Trial, remaking, trials
 from everlog.migrations.under_way import base, under_way
 from everlog.proto import log_pb2
+from everlog.store import evolve
 from everlog.store.built import built_rows
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
@@ -149,6 +150,8 @@ def _steps(
     for name in sorted(old.tables.keys() - new.tables.keys()):
         yield PlannedStep(f"drop table {name} with its {counts[name]:,} rows")
     remade = migration.up.names if migration.up is not None else ()
+    online = evolve.online(before, following, remade=remade) or log_pb2.Schema()
+    beside = {(one.id, index.id) for one in online.tables for index in one.indexes if index.building}
     if remade:
         rows = sum(counts.values())
         took = f"; to read all {rows:,} rows takes some {rows / REWRITTEN_PER_S:,.1f} s" if rows else ""
@@ -169,7 +172,7 @@ def _steps(
             continue
         elif changed := _changed(known.model.DESCRIPTOR, table.model.DESCRIPTOR):
             yield PlannedStep(f"change the model of {name}: {changed}")
-        yield from _index_steps(known, table, counts[name])
+        yield from _index_steps(known, table, counts[name], beside)
     data = bootstrap(migration)
     rows_of = Counter(table.name for table, _ in data)
     for name, rows in rows_of.items():
@@ -212,7 +215,9 @@ def _checked(db: Database, migration: Migration) -> PlannedStep:
     return PlannedStep(f"checks.py was tried on the rows as they are in {seconds * 1000:,.0f} ms, and holds")
 
 
-def _index_steps(known: TableInfo | None, table: TableInfo, rows: int) -> Iterator[PlannedStep]:
+def _index_steps(
+    known: TableInfo | None, table: TableInfo, rows: int, beside: set[tuple[int, int]]
+) -> Iterator[PlannedStep]:
     was = {index.name: index.id for index in known.indexes.values()} if known else {}
     for gone in sorted(was.keys() - table.indexes.keys()):
         yield PlannedStep(f"drop index {table.name}.{gone}")
@@ -220,7 +225,8 @@ def _index_steps(known: TableInfo | None, table: TableInfo, rows: int) -> Iterat
         if was.get(index.name) != index.id:
             verb = "rebuild" if index.name in was else "build"
             kind = "unique index" if index.unique else "index"
-            text = f"{verb} {kind} {table.name}.{index.name} over {rows:,} rows{BESIDE if rows else ''}"
+            how = BESIDE if (table.proto.id, index.id) in beside else ", while writers wait"
+            text = f"{verb} {kind} {table.name}.{index.name} over {rows:,} rows{how if rows else ''}"
             yield PlannedStep(text, instant=not rows, rows=rows)
 
 

@@ -22,6 +22,8 @@ from google.protobuf.descriptor import Descriptor, FileDescriptor
 
 from everlog.proto import log_pb2
 from everlog.store.errors import SchemaError
+from everlog.store.fields import has
+from everlog.store.schema import Schema
 from everlog.store.table import Table
 
 NONE: Mapping[str, str] = MappingProxyType({})
@@ -72,9 +74,9 @@ def online(
     before: log_pb2.Schema, after: log_pb2.Schema, *, remade: Collection[str] = ()
 ) -> log_pb2.Schema | None:
     """The schema while what `after` has more than `before` is built beside it; None: nothing has to
-    be built. Models that change compatibly change at once; tables come and go at the end, but
-    those that are `remade` are filled before."""
-    schema = log_pb2.Schema()
+    be built. Models that change compatibly change at once, if they have what indexes that go are over (if
+    neither has all, new ones wait for the end). Tables come and go then, too; `remade` ones are filled."""
+    was, will, schema = Schema(before), Schema(after), log_pb2.Schema()
     schema.CopyFrom(before)
     schema.next_space, schema.next_table = after.next_space, after.next_table
     known = {table.id: table for table in schema.tables}
@@ -91,12 +93,22 @@ def online(
             continue
         kept = {index.id for index in mine.indexes}
         fresh = [index for index in table.indexes if index.id not in kept]
-        mine.model, mine.next_index, mine.life_ns = table.model, table.next_index, table.life_ns
+        model = _having((*mine.indexes, *fresh), will.model(table.model), was.model(mine.model))
+        if not model:
+            continue
+        mine.model, mine.next_index, mine.life_ns = model, table.next_index, table.life_ns
         for index in fresh:
             mine.indexes.add().CopyFrom(index)
             mine.indexes[-1].building = True
     _add_models(schema, after)
     return schema if is_online(schema) else None
+
+
+def _having(indexes: Iterable[log_pb2.IndexSchema], *models: Any) -> str:
+    """The first of these models that has what all indexes are over; empty: none has."""
+    paths = [path.numbers for index in indexes for path in index.fields]
+    names = (one.DESCRIPTOR.full_name for one in models if all(has(one.DESCRIPTOR, path) for path in paths))
+    return next(names, "")
 
 
 def is_online(schema: log_pb2.Schema) -> bool:

@@ -101,3 +101,39 @@ def test_a_write_that_would_break_a_unique_index_is_refused_while_it_is_built(
     migrations.apply(db, airports.path, progress=write)
     assert refused
     assert db.get(airports.new, f"A{ROWS:05}") is None
+
+
+@pytest.mark.parametrize("number", [2, 4], ids=["over a field that both have", "over a new field"])
+def test_an_index_is_built_while_another_goes_with_its_field(
+    project: Project, db: Database, number: int
+) -> None:
+    """Both are served by one model where one has the fields of both; else writers wait for the new one."""
+    two = ', indexes=(Index("by_city", CITY),))'
+    project.add(
+        "one", fields=CITY["fields"], code=CITY["code"], table=f'Table("airports", Airport, key=FAA{two}'
+    )
+    project.add(
+        "two",
+        fields="string faa = 1; string name = 2; reserved 3; string country = 4;",
+        code=f'OTHER = field("{"country" if number == 4 else "name"}", {number}, STRING)',
+        table='Table("airports", Airport, key=FAA, indexes=(Index("by_other", OTHER),))',
+    )
+    path, (old, new) = project.build().path, (migration.tables[0] for migration in project.load())
+    migrations.apply(db, path, to=20260101000000)
+    db.load(old, [old.model(faa=f"A{n:05}", name=f"name {n}", city=f"city {n % 7}") for n in range(ROWS)])
+    (planned,) = migrations.plan(db, path)
+    how = "while writers wait" if number == 4 else "beside the live table"
+    assert f"build index airports.by_other over 4,000 rows, {how}" in [step.text for step in planned.steps]
+    seen = []
+
+    def write(step: Progress) -> None:
+        if "build index" in step.step and step.done < ROWS:
+            seen.append(step.done)
+            db.put(old, old.model(faa=f"B{len(seen)}", name="new", city="city 8"))
+            assert db.count(old.by_city, "city 8") == len(seen)
+
+    migrations.apply(db, path, progress=write)
+    assert bool(seen) == (number == 2)
+    assert db.count(new.by_other, "name 3" if number == 2 else "") == (1 if number == 2 else ROWS)
+    assert list(db.check()) == []
+    assert db.rebuild_into(db.path.parent / "again") == db.hashes()

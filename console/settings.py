@@ -99,7 +99,12 @@ class Settings:
         for name in self.env_files or [ENV_FILE]:
             if self.env_files and not Path(name).is_file():
                 raise OpenError(f"{name}: there is no such file; --env-file names one of variables to read")
-            load_dotenv(name, override=False)
+            try:
+                load_dotenv(name, override=False)
+            except UnicodeDecodeError as error:
+                raise OpenError(
+                    f"{name}: expected variables as text in UTF-8, found something else: {error}"
+                ) from None
 
 
 class Duration(click.ParamType[float]):

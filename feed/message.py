@@ -30,7 +30,7 @@ from everlog.store.errors import CorruptionError
 
 SCHEMA_TAG = b"\x12"
 MARK_TAG = b"\x1a"
-HEADER_TIME = 0x11  # of Commit.time_ns, the field after `seq`
+HEADER_TIME = b"\x11"  # of Commit.time_ns, the field after `seq`
 
 _TIME = struct.Struct("<Q")
 _from_string = feed_pb2.FeedMessage.FromString
@@ -75,12 +75,15 @@ def read(raw: bytes) -> FeedBatch:
 
 
 def time_of(framed: bytes) -> int:
-    """The time that a framed record carries, read from its first bytes."""
+    """The time that a framed record carries, read from its first bytes. Raises CorruptionError."""
     at = record.read_varint(framed, 1)[1]
     at = record.read_varint(framed, at + 1)[1]
-    if framed[at] != HEADER_TIME:
+    if framed[at : at + 1] != HEADER_TIME:
         return 0
-    time_ns: int = _TIME.unpack_from(framed, at + 1)[0]
+    try:
+        time_ns: int = _TIME.unpack_from(framed, at + 1)[0]
+    except struct.error:
+        raise CorruptionError("expected a record to have its time, found its end") from None
     return time_ns
 
 

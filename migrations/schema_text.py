@@ -164,7 +164,10 @@ def _resolve(
     schema: log_pb2.Schema, wanted: list[tuple[int, log_pb2.TableSchema, list[str]]], where: str
 ) -> None:
     """Names of fields to numbers: the models are all known now."""
-    models = Schema(log_pb2.Schema(models=schema.models))
+    try:
+        models = Schema(log_pb2.Schema(models=schema.models))
+    except TypeError as error:  # of protobuf's, for what is spelled well and fits nowhere
+        raise SchemaError(f"{where}: its files are no models: {error}", where=where) from None
     for number, table, body in wanted:
         try:
             model: Any = models.model(table.model).DESCRIPTOR

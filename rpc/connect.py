@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dotenv import dotenv_values
 
+from everlog.audit.archived import attach
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc import address
 from everlog.store.database import IDEMPOTENCY_S
@@ -72,6 +73,7 @@ def open(  # noqa: A001  the public name is everlog.open
             scratch.remove()
         raise
     db.scratch = scratch
+    attach(db)  # what was archived is read from there
     if migrations is not None:
         from everlog import migrations as room
 
@@ -88,13 +90,22 @@ def open(  # noqa: A001  the public name is everlog.open
 
 def from_environment(directory: str | os.PathLike[str] = ".") -> str:
     """DATABASE_URL, from the environment or else from `.env`. Raises OpenError if it is unset."""
-    url = os.environ.get("DATABASE_URL") or dotenv_values(Path(directory) / ".env").get("DATABASE_URL")
+    url = os.environ.get("DATABASE_URL") or _from_file(Path(directory) / ".env")
     if not url:
         raise OpenError(
             "no database was named: give a URL (file:PATH, memory:, everlog://HOST:PORT/NAME), or set"
             " DATABASE_URL in the environment or in .env"
         )
     return url
+
+
+def _from_file(path: Path) -> str | None:
+    try:
+        return dotenv_values(path).get("DATABASE_URL")
+    except UnicodeDecodeError as error:
+        raise OpenError(
+            f"{path}: expected variables as text in UTF-8, found something else: {error}"
+        ) from None
 
 
 def _directory(url: str) -> Path:

@@ -1,0 +1,120 @@
+"""Decoders: everything that reads bytes which somebody else may have made, with whole examples of them.
+
+Each takes any bytes: it returns, or raises an error of everlog's. Anything else is a finding: another
+exception, a hang, memory without bound. `test_decoders` gives them some bytes, `fuzz` millions.
+
+A new decoder is a line in `decoders`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from everlog.feed import cursor, message
+from everlog.migrations import schema_text
+from everlog.migrations.rows import read_csv, read_jsonl
+from everlog.proto import feed_pb2, log_pb2
+from everlog.rpc import address, connect
+from everlog.store import head, record
+from everlog.store.evolve import evolve
+from everlog.store.schema import Schema
+from tests.store.models import SEATS, TABLES, models
+
+Decoder = Callable[[bytes], object]
+
+WORDS = (
+    "bool int32 int64 uint32 uint64 sint32 sint64 fixed32 fixed64 sfixed32 sfixed64 float double string"
+    " bytes enum timestamp"
+)
+EVERY = models(
+    "fuzzed",
+    Inner="lat 1 double, tags 2 string*",
+    Row=", ".join(f"f{number} {number} {word}" for number, word in enumerate(WORDS.split(), 1))
+    + ", many 40 int64*, inner 41 .Inner, some 42 string?",
+)["Row"]
+COMMIT = log_pb2.Commit(
+    seq=1,
+    time_ns=2,
+    actor="ann",
+    changes=[log_pb2.Change(space=3, key=b"key", row=b"row", prior=4)],
+    migration=log_pb2.Migration(name="x", schema=evolve(log_pb2.Schema(), 1, TABLES)),
+)
+
+
+class Example(NamedTuple):
+    """A decoder, and bytes that it takes."""
+
+    call: Decoder
+    whole: tuple[bytes, ...]
+
+
+def decoders(scratch: Path) -> dict[str, Example]:
+    """By name. `scratch` is a directory for those that read files."""
+    framed = record.frame(COMMIT)
+    schema = Schema(COMMIT.migration.schema)
+    seats = schema.table(SEATS.name)
+    sent = message.build(framed, feed_pb2.Mark(), COMMIT.migration.schema)
+    csv = b"f1,f2,f14,f17,inner.lat\ntrue,-5,a text,2026-01-05T09:30:00Z,1.5\n"
+    jsonl = b'{"f1": true, "f2": -5, "f14": "a", "many": [1, 2], "inner": {"lat": 1.5}}\n'
+    text = schema_text.to_text(schema).encode()
+    key = seats.encode_key((1, -2, b"A\0"))
+    return {
+        "record.unframe": Example(lambda raw: record.unframe(raw, 1), (framed,)),
+        "record.decode": Example(lambda raw: record.decode(_framed(raw), 1), (COMMIT.SerializeToString(),)),
+        "record.split": Example(lambda raw: list(record.split(raw)), (framed + framed,)),
+        "record.seq_of": Example(record.seq_of, (framed,)),
+        "feed.message.read": Example(message.read, (sent,)),
+        "feed.message.read, sealed": Example(
+            lambda raw: message.read(record.seal(raw)).commits[:], (sent[:-5],)
+        ),
+        "feed.message.time_of": Example(message.time_of, (framed,)),
+        "feed.cursor": Example(
+            _texts(cursor.parse), (cursor.show(log_pb2.Cursor(database=b"x" * 16)).encode(),)
+        ),
+        "keys": Example(seats.decode_key, (key,)),
+        "rows.csv": Example(lambda raw: list(read_csv(io.BytesIO(raw), EVERY)), (csv,)),
+        "rows.jsonl": Example(lambda raw: list(read_jsonl(io.BytesIO(raw), EVERY)), (jsonl,)),
+        "schema text": Example(_texts(schema_text.from_text), (text,)),
+        "url": Example(
+            _texts(address.parse), (b"everlog://host:7450/name?ca=x", b"everlog+insecure://[::1]:1/n")
+        ),
+        "HEAD": Example(
+            lambda raw: head.read(_file(scratch, raw), head.Head), (b'{"seq": 1, "checksum": 2}\n',)
+        ),
+        "EVERLOG": Example(
+            lambda raw: head.read(_file(scratch, raw), head.Marker), (b'{"format": 1, "database": "x"}\n',)
+        ),
+        ".env": Example(lambda raw: _env(scratch, raw), (b"DATABASE_URL=file:x\nA='b'\n",)),
+    }
+
+
+def _framed(body: bytes) -> bytes:
+    """A record with a right frame and a right checksum, whatever is in it."""
+    sealed = record.seal(body)
+    return b"\x0a" + record.varint(len(sealed)) + sealed
+
+
+def _texts(call: Callable[[str], object]) -> Decoder:
+    """Of what takes text: bytes that are none are not its affair."""
+
+    def decode(raw: bytes) -> object:
+        with contextlib.suppress(UnicodeDecodeError):
+            return call(raw.decode())
+        return None
+
+    return decode
+
+
+def _file(scratch: Path, raw: bytes) -> Path:
+    path = scratch / "file"
+    path.write_bytes(raw)
+    return path
+
+
+def _env(scratch: Path, raw: bytes) -> str:
+    (scratch / ".env").write_bytes(raw)
+    return connect.from_environment(scratch)

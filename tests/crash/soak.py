@@ -1,0 +1,235 @@
+"""Soak: everything at once for a long time, in one process, whose size must stay what it is.
+
+    python -m tests.crash.soak --minutes 30
+
+    writers here ──┐                       ┌─▶ follower into SQLite, from the server
+    writers there ─┴─▶ database ─▶ server ─┼─▶ subscriber that stays, subscribers that come and go
+    flush, compaction, rebuild, snapshots  └─▶ clients and readers beside that come and go
+
+Memory, file descriptors and threads are sampled. Flat means: over the last two thirds of the time the
+line through the samples rises by less than their own noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from everlog.consumers import Follower, SqliteSink, verify
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.remote import RemoteDatabase
+from everlog.rpc.server import Server
+from everlog.store.database import Database
+from everlog.store.transaction import Transaction
+from tests.store.models import AIRPORTS, ITEMS, Item, airport, declare, items
+
+KEYS = 5000
+PAUSE_S = 0.002  # of each writer after each commit: it is to last, and not to be fast
+SAMPLES = 120
+LEAST = {"rss MB": 8.0, "descriptors": 3.0, "threads": 2.0}  # what comes and goes anyway
+
+
+class Sample(NamedTuple):
+    """What the process has at one time."""
+
+    at_s: float
+    rss_mb: float
+    descriptors: int
+    threads: int
+    head: int
+
+    @classmethod
+    def take(cls, started: float, head: int) -> Sample:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return cls(
+            time.monotonic() - started,
+            pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20),
+            len(list(Path("/proc/self/fd").iterdir())),
+            threading.active_count(),
+            head,
+        )
+
+
+class Trend(NamedTuple):
+    """How much a quantity rose over the last two thirds, and how much it goes up and down anyway."""
+
+    mean: float
+    rise: float
+    noise: float
+
+    @classmethod
+    def of(cls, at_s: list[float], values: list[float]) -> Trend:
+        first = len(values) // 3
+        at_s, values = at_s[first:], values[first:]
+        slope, start = statistics.linear_regression(at_s, values)
+        rest = [value - slope * at - start for at, value in zip(at_s, values, strict=True)]
+        return cls(statistics.fmean(values), slope * (at_s[-1] - at_s[0]), statistics.pstdev(rest))
+
+    def is_flat(self, least: float) -> bool:
+        return self.rise < max(least, 2 * self.noise)
+
+
+class Soak:
+    """The work, as threads that go on until `stop`."""
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.path, self.seed = path, seed
+        self.stop = threading.Event()
+        self.failed: list[str] = []
+        self.db = EmbeddedDatabase(path / "db", durability="os")
+        declare(self.db, ITEMS, AIRPORTS)
+        self.db.load(ITEMS, items(0, KEYS))
+        self.server = Server({"x": self.db}).start()
+        self.url = self.server.url("x")
+
+    def threads(self) -> list[threading.Thread]:
+        often: list[tuple[Callable[[random.Random], object], float]] = [
+            (self.visit, 1.0),
+            (self.subscribe, 1.0),
+            (self.read_beside, 10.0),
+            (self.look, 0.2),
+            (lambda _: self.db.engine.flush(), 15.0),
+            (lambda _: self.db.engine.compact_data(b"", b"\xff" * 16), 30.0),
+            (lambda _: self.db.rebuild(), 60.0),
+        ]
+        work: list[Callable[[], None]] = [self.write_here, self.write_here, self.write_there]
+        work += [self.follow, self.stay]
+        work += [lambda what=what, every_s=every_s: self.again(what, every_s) for what, every_s in often]  # type: ignore[misc]
+        return [threading.Thread(target=self._kept, args=(one,), daemon=True) for one in work]
+
+    def _kept(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException:  # noqa: BLE001  it would end the thread, unseen
+            if not self.stop.is_set():
+                self.failed.append(traceback.format_exc())
+                self.stop.set()
+
+    def again(self, what: Callable[[random.Random], object], every_s: float) -> None:
+        chance = random.Random(self.seed)
+        while not self.stop.wait(every_s):
+            what(chance)
+
+    def write_here(self) -> None:
+        self._write(self.db)
+
+    def write_there(self) -> None:
+        with RemoteDatabase(self.url) as remote:
+            self._write(remote)
+
+    def _write(self, db: EmbeddedDatabase | RemoteDatabase) -> None:
+        chance = random.Random(self.seed)
+
+        def change(tx: Transaction) -> None:
+            one = chance.randrange(KEYS)
+            row = tx.get(ITEMS, one)
+            tx.put(ITEMS, Item(id=one, n=row.n + 1 if row else 0, text="x" * chance.randrange(300)))
+            if not chance.randrange(5):
+                tx.delete(ITEMS, chance.randrange(KEYS))
+            if not chance.randrange(5):
+                tx.put(AIRPORTS, airport(f"A{chance.randrange(KEYS)}", f"city {chance.randrange(99)}"))
+
+        while not self.stop.wait(PAUSE_S):
+            db.run(change, retries=1000, actor="soak", durability=chance.choice(("os", "os", "sync")))
+
+    def follow(self) -> None:
+        with RemoteDatabase(self.url) as remote, SqliteSink(self.path / "mirror.sqlite") as sink:
+            Follower(remote, sink).run(stop=self.stop)
+
+    def stay(self) -> None:
+        """A subscriber for all the time, that misses nothing."""
+        with RemoteDatabase(self.url) as remote:
+            seq = 0
+            for commit in remote.feed(after=0):
+                assert commit.seq == seq + 1
+                seq = commit.seq
+                if self.stop.is_set():
+                    return
+
+    def subscribe(self, chance: random.Random) -> None:
+        with RemoteDatabase(self.url) as remote:
+            after = max(0, self.db.head - 200)
+            for at, commit in enumerate(remote.feed(after=after, bounded=True), after + 1):
+                assert commit.seq == at
+
+    def visit(self, chance: random.Random) -> None:
+        with RemoteDatabase(self.url) as remote:
+            list(remote.scan(ITEMS, start=chance.randrange(KEYS), limit=100))
+
+    def look(self, chance: random.Random) -> None:
+        with self.db.snapshot() as snapshot:
+            start = chance.randrange(KEYS)
+            assert len(list(snapshot.scan(ITEMS, start=start, limit=500))) <= 500
+
+    def read_beside(self, chance: random.Random) -> None:
+        with Database(self.path / "db", read_only=True) as reader:
+            assert reader.count(ITEMS) <= KEYS + 1
+
+    def end(self) -> None:
+        """The end is right, too: checked, and the follower equal."""
+        self.server.stop()
+        assert list(self.db.check()) == []
+        with SqliteSink(self.path / "mirror.sqlite") as sink:
+            Follower(self.db, sink).run(bounded=True)
+            assert verify(self.db, sink) == []
+        self.db.close()
+
+
+def run(minutes: float, seed: int, say: Callable[[str], object] = print) -> bool:
+    """Whether all stayed flat. Raises what went wrong."""
+    with tempfile.TemporaryDirectory(prefix="everlog-soak-") as name:
+        soak, started, samples = Soak(Path(name), seed), time.monotonic(), list[Sample]()
+        threads = soak.threads()
+        for thread in threads:
+            thread.start()
+        say("minute   rss MB  descriptors  threads       head")
+        for number in range(SAMPLES):
+            if soak.stop.wait(minutes * 60 / SAMPLES):
+                break
+            samples.append(one := Sample.take(started, soak.db.head))
+            if not number % (SAMPLES // 12):
+                many = f"{one.descriptors:12} {one.threads:8} {one.head:10,}"
+                say(f"{one.at_s / 60:6.1f} {one.rss_mb:8.1f} {many}")
+        soak.stop.set()
+        for thread in threads:
+            thread.join(60)
+        assert not soak.failed, soak.failed[0]
+        soak.end()
+    return _told(samples, say)
+
+
+def _told(samples: list[Sample], say: Callable[[str], object]) -> bool:
+    at_s, flat = [one.at_s for one in samples], True
+    for name, values in (
+        ("rss MB", [one.rss_mb for one in samples]),
+        ("descriptors", [float(one.descriptors) for one in samples]),
+        ("threads", [float(one.threads) for one in samples]),
+    ):
+        trend = Trend.of(at_s, values)
+        flat &= trend.is_flat(LEAST[name])
+        say(
+            f"{name:12} mean {trend.mean:8.1f}  rose by {trend.rise:+7.2f} over the last two thirds, noise"
+            f" {trend.noise:.2f}: {'flat' if trend.is_flat(LEAST[name]) else 'NOT FLAT'}"
+        )
+    return flat
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.crash.soak")
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    raise SystemExit(not run(given.minutes, given.seed))
+
+
+if __name__ == "__main__":
+    main()

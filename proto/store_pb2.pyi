@@ -161,6 +161,7 @@ class GetRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
+    AT_SEQ_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     table: _builtins.str
     key: _builtins.bytes
@@ -168,6 +169,8 @@ class GetRequest(_message.Message):
     """Of a transaction: fail with ABORTED if the row changed after this seq; 0: not in one."""
     space: _builtins.int
     """Space of the generation that the client's model is of; 0: the one in force."""
+    at_seq: _builtins.int
+    """Read as of this seq, by the schema of then (History.At); `snapshot` is then 0. 0: as of now."""
     def __init__(
         self,
         *,
@@ -176,10 +179,11 @@ class GetRequest(_message.Message):
         key: _builtins.bytes = ...,
         snapshot: _builtins.int = ...,
         space: _builtins.int = ...,
+        at_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "key", b"key", "snapshot", b"snapshot", "space", b"space", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq", "database", b"database", "key", b"key", "snapshot", b"snapshot", "space", b"space", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -220,11 +224,14 @@ class BatchGetRequest(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
+    AT_SEQ_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     table: _builtins.str
     snapshot: _builtins.int
     space: _builtins.int
     """Space of the generation that the client's model is of; 0: the one in force."""
+    at_seq: _builtins.int
+    """Read as of this seq, by the schema of then (History.At); `snapshot` is then 0. 0: as of now."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
@@ -235,10 +242,11 @@ class BatchGetRequest(_message.Message):
         keys: _abc.Iterable[_builtins.bytes] | None = ...,
         snapshot: _builtins.int = ...,
         space: _builtins.int = ...,
+        at_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "keys", b"keys", "snapshot", b"snapshot", "space", b"space", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq", "database", b"database", "keys", b"keys", "snapshot", b"snapshot", "space", b"space", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -285,6 +293,7 @@ class ScanRequest(_message.Message):
     RESUME_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
+    AT_SEQ_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     table: _builtins.str
     index: _builtins.str
@@ -301,6 +310,8 @@ class ScanRequest(_message.Message):
     snapshot: _builtins.int
     space: _builtins.int
     """Space of the generation that the client's model is of; 0: the one in force."""
+    at_seq: _builtins.int
+    """Read as of this seq, by the schema of then (History.At); `snapshot` is then 0. 0: as of now."""
     def __init__(
         self,
         *,
@@ -314,10 +325,11 @@ class ScanRequest(_message.Message):
         resume: _builtins.bytes = ...,
         snapshot: _builtins.int = ...,
         space: _builtins.int = ...,
+        at_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backwards", b"backwards", "database", b"database", "end", b"end", "index", b"index", "limit", b"limit", "resume", b"resume", "snapshot", b"snapshot", "space", b"space", "start", b"start", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq", "backwards", b"backwards", "database", b"database", "end", b"end", "index", b"index", "limit", b"limit", "resume", b"resume", "snapshot", b"snapshot", "space", b"space", "start", b"start", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -361,6 +373,7 @@ class CountRequest(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
+    AT_SEQ_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     table: _builtins.str
     index: _builtins.str
@@ -369,6 +382,8 @@ class CountRequest(_message.Message):
     snapshot: _builtins.int
     space: _builtins.int
     """Space of the generation that the client's model is of; 0: the one in force."""
+    at_seq: _builtins.int
+    """Read as of this seq, by the schema of then (History.At); `snapshot` is then 0. 0: as of now."""
     def __init__(
         self,
         *,
@@ -379,10 +394,11 @@ class CountRequest(_message.Message):
         end: _builtins.bytes = ...,
         snapshot: _builtins.int = ...,
         space: _builtins.int = ...,
+        at_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "end", b"end", "index", b"index", "snapshot", b"snapshot", "space", b"space", "start", b"start", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq", "database", b"database", "end", b"end", "index", b"index", "snapshot", b"snapshot", "space", b"space", "start", b"start", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

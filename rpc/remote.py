@@ -2,6 +2,7 @@
 
     RemoteDatabase ─┬─ reads ────────▶ RemoteSource ─▶ Store service
        a Writer     ├─ transactions ─▶ a value ──────▶ Commit, validated there
+                    ├─ the past ─────▶ History service          (remote_past.py)
                     ├─ feed ─────────▶ RemoteBatches ▶ Feed service
                     └─ the rest ─────▶ Admin service
 
@@ -27,6 +28,7 @@ from everlog.rpc.channel import CONNECT_S, RETRY_S, Channel
 from everlog.rpc.remote_admin import RemoteAdmin
 from everlog.rpc.remote_feed import RemoteBatches
 from everlog.rpc.remote_load import RemoteLoad
+from everlog.rpc.remote_past import PastCalls
 from everlog.rpc.remote_source import RemoteSource
 from everlog.rpc.session import RemoteTransaction, Session
 from everlog.store.binding import Binding
@@ -46,7 +48,7 @@ from everlog.store.writer import Writer
 M = TypeVar("M", bound=Message)
 
 
-class RemoteDatabase(Writer):
+class RemoteDatabase(PastCalls, Writer):
     """A database on a server. Safe to use from many threads.
 
     Raises OpenError for a URL that is none and a database that the server does not host, and

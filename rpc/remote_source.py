@@ -30,11 +30,17 @@ class RemoteSource:
     """Rows of a database on a server, as its newest state has them.
 
     `refresh` asks for the schema anew. With `pinned` everything is read under one schema and as
-    of one seq, that of the first read, or it is a ConflictError.
+    of one seq, that of the first read, or it is a ConflictError. With `at_seq` it is read as of then.
     """
 
     def __init__(
-        self, channel: Channel, schema: Schema, refresh: Callable[[], Schema], *, pinned: bool = False
+        self,
+        channel: Channel,
+        schema: Schema,
+        refresh: Callable[[], Schema],
+        *,
+        pinned: bool = False,
+        at_seq: int = 0,
     ) -> None:
         self._channel = channel
         self._database = channel.address.database
@@ -44,10 +50,16 @@ class RemoteSource:
         self._refresh = refresh
         self._pinned = pinned
         self.snapshot = 0
+        self._at_seq = at_seq
 
     def get(self, info: TableInfo, key: bytes) -> bytes | None:
         request = store_pb2.GetRequest(
-            database=self._database, table=info.name, space=info.space, key=key, snapshot=self.snapshot
+            database=self._database,
+            table=info.name,
+            space=info.space,
+            key=key,
+            snapshot=self.snapshot,
+            at_seq=self._at_seq,
         )
         answer = self._call(self._stub.Get, request)
         self._read_at(answer.seq)
@@ -58,13 +70,18 @@ class RemoteSource:
         found, snapshot = list[bytes | None](), self.snapshot
         for at in range(0, len(keys) or 1, KEYS_MAX):
             answer = self._get_some(info, keys[at : at + KEYS_MAX], snapshot)
-            snapshot = snapshot or answer.seq
+            snapshot = 0 if self._at_seq else snapshot or answer.seq
             found += [_value(row) if row.key else None for row in answer.rows]
         return found
 
     def _get_some(self, info: TableInfo, keys: list[bytes], snapshot: int) -> store_pb2.BatchGetResponse:
         request = store_pb2.BatchGetRequest(
-            database=self._database, table=info.name, space=info.space, keys=keys, snapshot=snapshot
+            database=self._database,
+            table=info.name,
+            space=info.space,
+            keys=keys,
+            snapshot=snapshot,
+            at_seq=self._at_seq,
         )
         answer = self._call(self._stub.BatchGet, request)
         self._read_at(answer.seq)
@@ -85,6 +102,7 @@ class RemoteSource:
             backwards=reverse,
             limit=limit or 0,
             snapshot=self.snapshot,
+            at_seq=self._at_seq,
         )
         for page in self._pages(request):
             self._read_at(page.seq)
@@ -101,6 +119,7 @@ class RemoteSource:
             start=span.start,
             end=span.end,
             snapshot=self.snapshot,
+            at_seq=self._at_seq,
         )
         answer = self._call(self._stub.Count, request)
         self._read_at(answer.seq)
@@ -108,8 +127,8 @@ class RemoteSource:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Which schema a request was encoded by."""
-        return ((SCHEMA_KEY, str(self._version)),)
+        """Which schema a request was encoded by; for one of the past that of then goes without saying."""
+        return () if self._at_seq else ((SCHEMA_KEY, str(self._version)),)
 
     def _call(self, method: Unary[Q, A], request: Q) -> A:
         try:

@@ -24,7 +24,7 @@ from everlog.store.database import Database
 from everlog.store.errors import ConflictError
 from everlog.store.index_info import IndexInfo
 from everlog.store.reader import resumed
-from everlog.store.schema import TableInfo
+from everlog.store.schema import Schema, TableInfo
 from everlog.store.source import Entry, LocalSource
 from everlog.store.span import Span
 from everlog.store.view import View
@@ -41,7 +41,8 @@ class Scanning:
     def __init__(self, db: Database, request: store_pb2.ScanRequest) -> None:
         self._db = db
         self._snapshot = request.snapshot
-        self._info, self._index = what(db, request)
+        self._at_seq = request.at_seq
+        self._info, self._index = what(schema_of(db, request.at_seq), request)
         self._prefix = self._info.row_prefix if self._index is None else self._index.prefix
         self._reverse = request.backwards
         self._rest = Span(request.start, request.end)
@@ -76,8 +77,8 @@ class Scanning:
             view.close()
 
     def _hold(self) -> None:
-        self._view, seq = self._db.tables.snapshot()
-        if self._seq:
+        _, self._view, seq = moment_of(self._db, self._at_seq)
+        if self._seq and not self._at_seq:
             check_unchanged(self._db, self._seq, (), [self._rest.under(self._prefix)])
             self._again = True
         else:
@@ -111,11 +112,24 @@ class Scanning:
             check_unchanged(self._db, self._seq, rows)
 
 
+def schema_of(db: Database, at_seq: int) -> Schema:
+    """The schema in force then; 0: now."""
+    return db.past.schemas.at(at_seq) if at_seq else db.schema
+
+
+def moment_of(db: Database, at_seq: int) -> tuple[Schema, View, int]:
+    """The schema, the tables, and the seq that they are of: those of then; 0: of now."""
+    if at_seq:
+        moment = db.at(seq=at_seq)
+        return moment.schema, moment.view, at_seq
+    return db.schema, *db.tables.snapshot()
+
+
 def what(
-    db: Database, asked: store_pb2.ScanRequest | store_pb2.CountRequest | store_pb2.Read
+    schema: Schema, asked: store_pb2.ScanRequest | store_pb2.CountRequest | store_pb2.Read
 ) -> tuple[TableInfo, IndexInfo | None]:
     """The table that is asked for, and its index; an empty name is none."""
-    info = db.schema.generation(asked.table, asked.space)
+    info = schema.generation(asked.table, asked.space)
     return info, info.index(asked.index) if asked.index else None
 
 

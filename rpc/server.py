@@ -34,6 +34,8 @@ from everlog.proto import (
     admin_pb2_grpc,
     feed_pb2,
     migrations_pb2,
+    history_pb2,
+    history_pb2_grpc,
     migrations_pb2_grpc,
     store_pb2,
     store_pb2_grpc,
@@ -48,6 +50,7 @@ from everlog.rpc.feed_service import PATH, FeedService
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.migrations_service import MigrationsService
 from everlog.rpc.store_service import StoreService
+from everlog.rpc.history_service import HistoryService
 from everlog.rpc.watch import HANDSHAKE_S
 from everlog.store.database import Database
 from everlog.store.errors import OpenError
@@ -168,6 +171,7 @@ class Server:
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(names), calls)
         connections = self.connections
+        history_pb2_grpc.add_HistoryServicer_to_server(HistoryService(self.hosting), calls)
         server = await self._listen(lambda: Connection(calls.answer, connections))
         self.port = server.sockets[0].getsockname()[1]
         for name in ("", *SERVICES):
@@ -223,6 +227,7 @@ SERVICES = tuple(
 def _on_signals(stop: Any) -> Iterator[None]:
     """SIGTERM and SIGINT stop the server; outside of the main thread they cannot be had."""
     if threading.current_thread() is not threading.main_thread():
+        (history_pb2, "History"),
         yield
         return
     before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -14,7 +14,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -23,10 +23,11 @@ from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
 from everlog.rpc.calls import Context
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.load_service import loading
-from everlog.rpc.scanning import Scanning, check_unchanged, what
+from everlog.rpc.scanning import Scanning, check_unchanged, moment_of, what
 from everlog.store import keys, write
 from everlog.store.database import Database
 from everlog.store.errors import RowError, SchemaError
+from everlog.store.past_view import PastView, bounds
 from everlog.store.schema import TableInfo
 from everlog.store.source import LocalSource
 from everlog.store.span import Span
@@ -104,6 +105,12 @@ def _describe(db: Database) -> store_pb2.DescribeResponse:
 
 
 def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:
+    if request.at_seq:
+        moment = db.at(seq=request.at_seq)
+        value = moment.view.get(
+            moment.schema.generation(request.table, request.space).row_prefix + request.key
+        )
+        return store_pb2.GetResponse(row=None if value is None else _row(request.key, value), seq=moment.seq)
     info = db.schema.generation(request.table, request.space)
     seq = db.tables.applied  # before the value is read: a newer one is a conflict later, an older none
     value = db.tables.get(info.row_prefix + request.key)
@@ -113,8 +120,8 @@ def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:
 
 
 def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.BatchGetResponse:
-    info = db.schema.generation(request.table, request.space)
-    view, seq = db.tables.snapshot()
+    schema, view, seq = moment_of(db, request.at_seq)
+    info = schema.generation(request.table, request.space)
     try:
         values = LocalSource(view).get_many(info, list(request.keys))
     finally:
@@ -131,12 +138,16 @@ def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.Ba
 def _count(
     db: Database, request: store_pb2.CountRequest, going: Callable[[], None]
 ) -> store_pb2.CountResponse:
-    info, index = what(db, request)
+    schema, view, seq = moment_of(db, request.at_seq)
+    info, index = what(schema, request)
     span = Span(request.start, request.end)
-    view, seq = db.tables.snapshot()
     prefix, count = info.row_prefix if index is None else index.prefix, 0
+    start, end = span.under(prefix)
     try:
-        for count, _ in enumerate(view.items(*span.under(prefix)), 1):
+        rows: Iterable[object] = view.items(start, end)
+        if isinstance(view, PastView) and index is None:  # it need not read the rows
+            rows = view.places(*bounds(start, end))
+        for count, _ in enumerate(rows, 1):
             if not count % COUNT_SLICE:
                 going()
     finally:
@@ -169,7 +180,7 @@ def _commit(db: Database, request: store_pb2.CommitRequest) -> CommitResult:
 def _reads(db: Database, request: store_pb2.CommitRequest) -> Reads:
     reads = Reads(set(), [])
     for read in request.reads:
-        info, index = what(db, read)
+        info, index = what(db.schema, read)
         prefix = info.row_prefix if index is None else index.prefix
         reads.keys.update(info.row_prefix + key for key in read.keys)
         reads.ranges.extend(Span(one.start, one.end).under(prefix) for one in read.ranges)

@@ -33,6 +33,7 @@ from everlog.store.past_schemas import PastSchemas
 from everlog.store.past_time import Position, Time, nanoseconds, shown, time_of
 from everlog.store.past_view import PastSource, PastView
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.schema import TableInfo
 from everlog.store.seam import translated
 from everlog.store.snapshot import Snapshot
 from everlog.store.table import Table
@@ -106,16 +107,14 @@ class Past:
         self, table: Table[M, Any] | str, key: Any, *, newest_first: bool = True, limit: int | None = None
     ) -> Iterator[Version[M]]:
         """See `Database.history`."""
-        versions = self._history(table, key).versions(newest_first=newest_first, limit=limit)
-        return (version for version, _ in versions)
-
-    def _history(self, table: Table[Any, Any] | str, key: Any) -> History:
         info = self.schemas.meant(table, self.tables.applied)
-        return History(self, info, info.encode_key(key), None if isinstance(table, str) else table.model)
+        model = None if isinstance(table, str) else table.model
+        history = History(self, info, info.encode_key(key), model)
+        return (version for version, _ in history.versions(newest_first=newest_first, limit=limit))
 
-    def seqs_of(self, table: Table[Any, Any] | str, key: Any) -> list[int]:
-        """The records that wrote a row, oldest first."""
-        return [place.seq for place, _ in self._history(table, key).places()][::-1]
+    def seqs_of(self, info: TableInfo, key: bytes) -> list[int]:
+        """The records that wrote a row, oldest first; of a table as it was last, by the encoded key."""
+        return [place.seq for place, _ in History(self, info, key, None).places()][::-1]
 
     def diff(self, table: Table[M, Any] | str, start: Position, end: Position) -> Iterator[Difference[M]]:
         """See `Database.diff`."""
@@ -193,7 +192,9 @@ class Past:
         """The framed records at some seqs, read together. Read-only."""
         with translated("reading the log"):
             found: Any = self._engine.log.get([keys.SEQ.pack(seq) for seq in seqs]) if seqs else []
-        return [framed or self.log.get(seq) for seq, framed in zip(seqs, found, strict=True)]
+        base = self.log.trimmed.base  # what lies there stands for another, which was archived
+        both = zip(seqs, found, strict=True)
+        return [framed if framed and seq != base else self.log.get(seq) for seq, framed in both]
 
     def refresh(self) -> None:
         """As a reader beside a writer, which has written meanwhile."""

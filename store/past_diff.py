@@ -73,10 +73,18 @@ class _Side(NamedTuple):
 
 def diff(past: Past, table: Table[Any, Any] | str, start: int, end: int) -> Iterator[Difference[Any]]:
     """See `Database.diff`. `start` and `end` are seqs."""
+    info = past.schemas.meant(table, past.tables.applied)
+    return diff_by_info(past, info, start, end, None if isinstance(table, str) else table)
+
+
+def diff_by_info(
+    past: Past, info: TableInfo, start: int, end: int, table: Table[Any, Any] | None = None
+) -> Iterator[Difference[Any]]:
+    """The same of a table as it was last; without `table` the rows are of the models of then."""
     if start > end:
         raise RowError(f"expected the first of two moments to be the earlier one, found {start} and {end}")
     past.catch_up(end)
-    id = past.schemas.meant(table, past.tables.applied).proto.id
+    id = info.proto.id
     before, after = _side(past, table, id, start), _side(past, table, id, end)
     if before and after and list(before.info.proto.key) != list(after.info.proto.key):
         raise SchemaError(
@@ -87,11 +95,11 @@ def diff(past: Past, table: Table[Any, Any] | str, start: int, end: int) -> Iter
     return _differences(past, before, after)
 
 
-def _side(past: Past, table: Table[Any, Any] | str, id: int, seq: int) -> _Side | None:
+def _side(past: Past, table: Table[Any, Any] | None, id: int, seq: int) -> _Side | None:
     info = past.schemas.with_id(id, seq)
     if info is None:
         return None
-    model = info.model if isinstance(table, str) else past.schemas.bind(table, seq).model
+    model = info.model if table is None else past.schemas.bind(table, seq).model
     return _Side(PastView(past, seq), info, model)
 
 

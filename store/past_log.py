@@ -19,7 +19,7 @@ from everlog.store import record
 from everlog.store.errors import RowError
 from everlog.store.log import Log
 from everlog.store.past_rows import image_of
-from everlog.store.schema import Schema
+from everlog.store.schema import Schema, TableInfo
 from everlog.store.table import Table
 
 if TYPE_CHECKING:
@@ -61,10 +61,11 @@ class Entry(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What entries have to have."""
+    """What entries have to have. `table` as it was last, then `key` encoded; else both as they are
+    given."""
 
     actor: str | None = None
-    table: Table[Any, Any] | str | None = None
+    table: Table[Any, Any] | str | TableInfo | None = None
     key: Any = None
     correlation_id: str | None = None
     kind: str | None = None
@@ -111,12 +112,7 @@ def entries(past: Past, asked: Asked, limit: int | None = None) -> Iterator[Entr
 
 def commits(past: Past, asked: Asked, limit: int | None = None) -> Iterator[tuple[log_pb2.Commit, Schema]]:
     """The same commits as messages, with the changes that were asked for, and the schema of then."""
-    if asked.kind is not None and asked.kind not in KINDS:
-        raise RowError(f"expected a kind of {', '.join(KINDS)}, found {asked.kind!r}")
-    if asked.key is not None and asked.table is None:
-        raise RowError("a key is one of a table; name the table as well")
-    if limit is not None and limit < 0:
-        raise RowError(f"expected a limit of 0 or more entries, found {limit}")
+    check_asked(asked, limit)
     head = past.tables.applied
     until = head if asked.until is None else min(asked.until, head)
     after = max(asked.after, past.log.oldest - 1)
@@ -124,11 +120,21 @@ def commits(past: Past, asked: Asked, limit: int | None = None) -> Iterator[tupl
         after = max(after, past.before(asked.since))
     if asked.before is not None:
         until = min(until, past.before(asked.before))
-    table = None if asked.table is None else past.schemas.meant(asked.table, head).proto.id
-    key = None
-    if asked.table is not None and asked.key is not None:
-        key = past.schemas.meant(asked.table, head).encode_key(asked.key)
+    table, key = asked.table, asked.key
+    if table is not None and not isinstance(table, TableInfo):
+        table = past.schemas.meant(table, head)
+        key = None if key is None else table.encode_key(key)
     return _commits(past, asked, after=after, until=until, table=table, key=key, limit=limit)
+
+
+def check_asked(asked: Asked, limit: int | None) -> None:
+    """Raises RowError for a question that is none."""
+    if asked.kind is not None and asked.kind not in KINDS:
+        raise RowError(f"expected a kind of {', '.join(KINDS)}, found {asked.kind!r}")
+    if asked.key is not None and asked.table is None:
+        raise RowError("a key is one of a table; name the table as well")
+    if limit is not None and limit < 0:
+        raise RowError(f"expected a limit of 0 or more entries, found {limit}")
 
 
 def _commits(
@@ -137,7 +143,7 @@ def _commits(
     *,
     after: int,
     until: int,
-    table: int | None,
+    table: TableInfo | None,
     key: bytes | None,
     limit: int | None,
 ) -> Iterator[tuple[log_pb2.Commit, Schema]]:
@@ -145,7 +151,12 @@ def _commits(
     words = [word.encode() for word in (asked.actor, asked.correlation_id) if word]
     if left == 0:
         return
-    for seq, framed in _records(past, asked, after, until):
+    if table is not None and key is not None:
+        seqs = past.seqs_of(table, key)
+        records: Any = ((seq, past.log.get(seq)) for seq in seqs if after < seq <= until)
+    else:
+        records = past.log.scan(after, until)
+    for seq, framed in records:
         if not all(word in framed for word in words):
             continue
         commit = record.decode(framed, seq)
@@ -153,7 +164,7 @@ def _commits(
             continue
         schema = past.schemas.at(seq)
         if table is not None:
-            kept = [change for change in commit.changes if _is_of(change, schema, table, key)]
+            kept = [change for change in commit.changes if _is_of(change, schema, table.proto.id, key)]
             if not kept:
                 continue
             if len(kept) < len(commit.changes):
@@ -169,15 +180,6 @@ def _commits(
 def _is_of(change: log_pb2.Change, schema: Schema, table: int, key: bytes | None) -> bool:
     info = schema.spaces.get(change.space)
     return info is not None and info.proto.id == table and (key is None or change.key == key)
-
-
-def _records(past: Past, asked: Asked, after: int, until: int) -> Iterator[tuple[int, bytes]]:
-    if asked.table is None or asked.key is None:
-        yield from past.log.scan(after, until)
-        return
-    for seq in past.seqs_of(asked.table, asked.key):
-        if after < seq <= until:
-            yield seq, past.log.get(seq)
 
 
 def _fits(commit: log_pb2.Commit, asked: Asked) -> bool:

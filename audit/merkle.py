@@ -122,6 +122,31 @@ def verify_consistency(first: int, size: int, first_root: bytes, claimed: bytes,
             )
 
 
+class Frontier:
+    """A tree of which only the right edge is kept: for roots while entries go by."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._edge: list[bytes] = []  # of the perfect subtrees from left to right
+
+    def add(self, leaf: bytes) -> None:
+        edge, size = self._edge, self.size
+        while size & 1:
+            leaf = sha256(b"\x01" + edge.pop() + leaf).digest()
+            size >>= 1
+        edge.append(leaf)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """Of the entries so far."""
+        if not self._edge:
+            return EMPTY
+        found = self._edge[-1]
+        for left in reversed(self._edge[:-1]):
+            found = node_hash(left, found)
+        return found
+
+
 def _walk(first: int, size: int, path: list[bytes]) -> tuple[bytes, bytes]:
     """The roots of both trees, as a consistency proof gives them."""
     if not path:

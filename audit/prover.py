@@ -19,7 +19,7 @@ from uuid import UUID
 from everlog.audit import note, proof
 from everlog.audit.note import Signer
 from everlog.audit.proof import Checkpoint, Consistency, Inclusion
-from everlog.audit.tree import KIND, Tree
+from everlog.audit.tree import KIND, Tree, entry_of
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import CursorError, Error, PreconditionError
@@ -27,7 +27,7 @@ from everlog.store.progress import OnProgress
 from everlog.store.record import unframe
 
 KEPT_MAX = 100
-LEAVES_AT_ONCE = 4096
+ENTRIES_AT_ONCE = 256
 
 
 class Kept(NamedTuple):
@@ -41,8 +41,9 @@ class Kept(NamedTuple):
 class Prover(Protocol):
     """What both kinds of databases can show. Raises CursorError for places outside of the log."""
 
-    database: bytes
-    """UUID of the database."""
+    @property
+    def database(self) -> bytes:
+        """UUID of the database."""
 
     def head(self, size: int = 0, progress: OnProgress | None = None) -> tuple[int, bytes]:
         """Size and root of the tree of the first `size` records; 0: of all that are on disk."""
@@ -56,14 +57,14 @@ class Prover(Protocol):
     def kept(self, since: int) -> list[Kept]:
         """Checkpoints in the log, of at least `since` records; the newest 100, by size."""
 
-    def keep(self, text: str) -> int:
+    def keep(self, text: str, actor: str = "") -> int:
         """Writes a checkpoint of this log into it; returns its seq. Raises PreconditionError."""
 
     def signed(self) -> str | None:
         """A checkpoint of now that the server signed and kept; None if it has no key."""
 
-    def leaves(self, until: int) -> Iterator[bytes]:
-        """Leaf hashes of records 1 to `until`, joined, some at a time."""
+    def entries(self, after: int, until: int) -> Iterator[bytes]:
+        """Entries of the records after `after` up to `until`, SHA-256 of each, joined, 256 at a time."""
 
 
 class LocalProver:
@@ -95,7 +96,7 @@ class LocalProver:
             for size, seq in places
         ]
 
-    def keep(self, text: str) -> int:
+    def keep(self, text: str, actor: str = "") -> int:
         checkpoint = proof.read(note.split(text)[0])
         self.head()
         if checkpoint.size > self._tree.size or self._tree.root(checkpoint.size) != checkpoint.root:
@@ -108,15 +109,20 @@ class LocalProver:
             detail = text.encode()
             commit.notice.CopyFrom(log_pb2.Notice(kind=KIND, subject=checkpoint.origin, detail=detail))
 
-        return self._db._commit(self._db.transaction(), about).seq
+        return self._db._commit(self._db.transaction(actor=actor), about).seq
 
     def signed(self) -> str | None:
         return None
 
-    def leaves(self, until: int) -> Iterator[bytes]:
-        self.head(until)
-        for start in range(0, until, LEAVES_AT_ONCE):
-            yield self._tree.leaves(start, min(start + LEAVES_AT_ONCE, until))
+    def entries(self, after: int, until: int) -> Iterator[bytes]:
+        found: list[bytes] = []
+        for seq, framed in self._db.log.scan(after, until):
+            found.append(entry_of(unframe(framed, seq)))
+            if len(found) == ENTRIES_AT_ONCE:
+                yield b"".join(found)
+                found.clear()
+        if found:
+            yield b"".join(found)
 
 
 def origin_of(prover: Prover) -> str:
@@ -125,7 +131,12 @@ def origin_of(prover: Prover) -> str:
 
 
 def checkpoint(
-    prover: Prover, signer: Signer, origin: str | None = None, progress: OnProgress | None = None
+    prover: Prover,
+    signer: Signer,
+    origin: str | None = None,
+    *,
+    progress: OnProgress | None = None,
+    actor: str = "",
 ) -> tuple[str, bool]:
     """Signs how the log is now, and keeps that in the log. Returns the note, and whether it is new: if
     nothing but checkpoints was written since one of this key, that one is returned."""
@@ -139,7 +150,7 @@ def checkpoint(
         if one.size >= since and _signed_by(one.note, signer, now.origin):
             return one.note, False
     text = now.sign(signer)
-    prover.keep(text)
+    prover.keep(text, actor)
     return text, True
 
 

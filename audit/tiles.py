@@ -23,6 +23,8 @@ WIDTH = 256
 TILE_BYTES = WIDTH * HASH_BYTES
 
 Tiles = dict[tuple[int, int], bytes]
+Tile = Callable[[int, int, int], bytes]
+"""Level, index and width of a tile to its hashes."""
 
 
 def full_width(size: int, level: int) -> int:
@@ -44,13 +46,27 @@ def path(level: int | str, index: int, width: int = WIDTH) -> str:
     return f"tile/{level}/{'/'.join(reversed(words))}{partial}"
 
 
+def nodes(size: int, tile: Tile) -> merkle.Nodes:
+    """The nodes of a tree whose tiles are to be had, each tile read once."""
+    kept: Tiles = {}
+
+    def node(level: int, index: int) -> bytes:
+        at, start = level // 8, index << level % 8
+        place = at, start // WIDTH
+        if place not in kept:
+            kept[place] = tile(*place, min(WIDTH, full_width(size, at) - place[1] * WIDTH))
+        return node_in(kept[place], level % 8, start % WIDTH)
+
+    return node
+
+
 class Growing:
     """The tiles at the right edge of a tree of `size` entries, which grows.
 
     `tile(level, index, width)` gives the partial tiles that there are.
     """
 
-    def __init__(self, size: int, tile: Callable[[int, int, int], bytes]) -> None:
+    def __init__(self, size: int, tile: Tile) -> None:
         self.size = size
         self._edge: list[bytes] = []
         level = 0

@@ -25,7 +25,7 @@ import weakref
 from hashlib import sha256
 
 from everlog.audit import merkle
-from everlog.audit.tiles import WIDTH, Growing, Tiles, full_width, node_in
+from everlog.audit.tiles import WIDTH, Growing, Tiles, nodes
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, CursorError
 from everlog.store.keys import SEQ
@@ -96,7 +96,7 @@ class Tree:
     def root(self, size: int) -> bytes:
         """The root of the tree of the first `size` records. Read-only. Raises CursorError."""
         self._check_size(size)
-        return merkle.root(self._nodes(), size)
+        return merkle.root(nodes(self.size, self.tile), size)
 
     def inclusion(self, seq: int, size: int) -> list[bytes]:
         """The proof that record `seq` is in the tree of the first `size`. Read-only. Raises CursorError."""
@@ -105,14 +105,14 @@ class Tree:
             raise CursorError(
                 f"expected a record from 1 to {size}, the size of the tree, found {seq}", seq=seq
             )
-        return merkle.inclusion(self._nodes(), seq - 1, size)
+        return merkle.inclusion(nodes(self.size, self.tile), seq - 1, size)
 
     def consistency(self, first: int, size: int) -> list[bytes]:
         """The proof that the tree of `size` begins with that of `first`. Read-only. Raises CursorError."""
         self._check_size(size)
         if not 0 <= first <= size:
             raise CursorError(f"expected an earlier size from 0 to {size}, found {first}", seq=first)
-        return merkle.consistency(self._nodes(), first, size)
+        return merkle.consistency(nodes(self.size, self.tile), first, size)
 
     def tile(self, level: int, index: int, width: int = WIDTH) -> bytes:
         """So many hashes of a tile. Read-only. Raises CorruptionError if it is not there."""
@@ -150,19 +150,6 @@ class Tree:
         with self._lock:
             self._db.engine.drop_side(FAMILY)
             self._checked = False
-
-    def _nodes(self) -> merkle.Nodes:
-        size = self.size
-        kept: Tiles = {}
-
-        def node(level: int, index: int) -> bytes:
-            at, start = level // 8, index << level % 8
-            tile = at, start // WIDTH
-            if tile not in kept:
-                kept[tile] = self.tile(*tile, min(WIDTH, full_width(size, at) - tile[1] * WIDTH))
-            return node_in(kept[tile], level % 8, start % WIDTH)
-
-        return node
 
     def _check_size(self, size: int) -> None:
         if not 0 <= size <= self.size:

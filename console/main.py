@@ -23,6 +23,7 @@ import click
 
 from everlog.console import (
     approve,
+    audit,
     backup,
     care,
     complete,
@@ -35,6 +36,7 @@ from everlog.console import (
     log,
     migrations_log,
     new,
+    proofs,
     rollback,
     rows,
     schema,
@@ -117,6 +119,12 @@ for command in (
     backup.backup,
     backup.verify_backup,
     backup.restore,
+    proofs.keygen,
+    proofs.checkpoint,
+    proofs.prove,
+    audit.verify,
+    proofs.tiles,
+    audit.audit,
     completion.completion,
 ):
     cli.add_command(command)

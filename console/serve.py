@@ -12,6 +12,7 @@ import click
 
 from everlog.console import text
 from everlog.console.opening import directory_of, open_database
+from everlog.console.proofs import signer_in
 from everlog.console.serve_migrated import migrated, migrating_options
 from everlog.console.serve_packages import packages as packages_of
 from everlog.console.serve_packages import packages_option
@@ -51,6 +52,12 @@ from everlog.store.errors import OpenError
     metavar="NAME",
     help="Who shows this token writes rows in the names of others; may be repeated.",
 )
+@click.option(
+    "--audit-key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Key that signs checkpoints for whoever asks (`everlog keygen`).",
+)
 @packages_option
 @migrating_options
 @writes
@@ -68,6 +75,7 @@ def serve(
     tls_client_ca: Path | None,
     tokens_file: Path | None,
     acting: tuple[str, ...],
+    audit_key: Path | None,
     packages: tuple[str, ...],
     **how: Any,
 ) -> None:
@@ -115,6 +123,7 @@ def serve(
             approvals=approvals,
             actor=how["actor"],
             reason=how["reason"],
+            signer=signer_in(audit_key) if audit_key else None,
         )
         with server, server.on_signals():  # whoever reads the URL may stop it at once
             for name in named:

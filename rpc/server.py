@@ -28,6 +28,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[i
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha._async import ReflectionServicer  # type: ignore[import-untyped]
 
+from everlog.audit.note import Signer
 from everlog.migrations.approval import Approval
 from everlog.proto import (
     admin_pb2,
@@ -37,6 +38,8 @@ from everlog.proto import (
     history_pb2,
     history_pb2_grpc,
     migrations_pb2_grpc,
+    proofs_pb2,
+    proofs_pb2_grpc,
     store_pb2,
     store_pb2_grpc,
 )
@@ -49,6 +52,7 @@ from everlog.rpc.connection import Connection
 from everlog.rpc.feed_service import PATH, FeedService
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.migrations_service import MigrationsService
+from everlog.rpc.proofs_service import ProofsService
 from everlog.rpc.store_service import StoreService
 from everlog.rpc.history_service import HistoryService
 from everlog.rpc.watch import HANDSHAKE_S
@@ -64,8 +68,9 @@ class Server:
     `address` is HOST:PORT, with port 0 any that is free. `tokens`: further ones by the name of who
     shows them, and `acting` are the names of those that write rows in the names of others.
     `migrations` names the package of each database's migrations, for the service that
-    applies them; `approvals` are those of databases where they wait for approval. Raises OpenError
-    for an address that is none, and if it would be open to strangers.
+    applies them; `approvals` are those of databases where they wait for approval.
+    `signer` signs checkpoints. Raises OpenError for an address that is none, and if it would be open to
+    strangers.
     """
 
     def __init__(
@@ -81,12 +86,14 @@ class Server:
         approvals: Mapping[str, Approval] | None = None,
         actor: str = "",
         reason: str = "",
+        signer: Signer | None = None,
     ) -> None:
         self.host, self.port = listening(address)
         self._tokens = {"": token} | dict(tokens or {})
         security.check_server(self.host, token=next(filter(None, self._tokens.values()), ""), tls=tls)
         self.hosting = Hosting(databases, Callers(self._tokens, acting))
         self._tls = security.server_context(tls) if tls else None
+        self._signer = signer
         self._migrations = dict(migrations or {})
         self._approvals = dict(approvals or {})
         self._starts = {
@@ -164,6 +171,7 @@ class Server:
         calls.add_raw(PATH, feed.subscribe)
         store_pb2_grpc.add_StoreServicer_to_server(StoreService(self.hosting), calls)
         admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self.hosting), calls)
+        proofs_pb2_grpc.add_ProofsServicer_to_server(ProofsService(self.hosting, self._signer), calls)
         starting = {name: self.hosting.begin(start) for name, start in self._starts.items()}
         migrations = MigrationsService(self.hosting, self._migrations, self._approvals, starting)
         migrations_pb2_grpc.add_MigrationsServicer_to_server(migrations, calls)
@@ -219,6 +227,7 @@ SERVICES = tuple(
         (feed_pb2, "Feed"),
         (migrations_pb2, "Migrations"),
         (admin_pb2, "Admin"),
+        (proofs_pb2, "Proofs"),
     )
 )
 

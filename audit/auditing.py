@@ -1,0 +1,209 @@
+"""Auditing: whether a database's log is what it was, told by others' knowledge of it.
+
+    every record: frame, checksum, seq, time, schema, spaces ──▶ problems
+         │ SHA-256
+         ├──▶ root at the size of a checkpoint, against the one kept elsewhere, and those in the log
+         └──▶ leaves, against those of tiles kept elsewhere, of the tree, of another copy ─▶ who differs first
+
+Nothing that the database has besides its log is taken for true: the tree is computed anew.
+
+Invariants
+  (1) what is yielded names the record, the size or the file that is not as it must be;
+  (2) two different records that both say they are seq N are a fork, told with both hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, repeat
+from pathlib import Path
+from typing import NamedTuple
+
+from everlog.audit import merkle, note, proof
+from everlog.audit.chain import Chain
+from everlog.audit.export import Directory
+from everlog.audit.proof import Checkpoint, Inclusion
+from everlog.audit.prover import Prover
+from everlog.audit.tiles import WIDTH, Tile, full_width, nodes
+from everlog.audit.tree import Tree, entry_of, leaf_of
+from everlog.store import record
+from everlog.store.database import Database
+from everlog.store.errors import CorruptionError, Error
+from everlog.store.hashing import TableHash
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.temporary import Temporary
+
+
+class Known(NamedTuple):
+    """What is known of the log from elsewhere: what it is, of how many records, their leaf hashes."""
+
+    what: str
+    size: int
+    leaves: Iterator[bytes]
+    fork: bool = False
+
+
+class Audit:
+    """One audit of an open database. Read-only.
+
+    `checkpoints`: verified ones that were kept elsewhere. `tiles`: an exported tree that was. `against`:
+    another copy, or the proof of a record.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        *,
+        checkpoints: list[Checkpoint] | None = None,
+        tiles: Path | None = None,
+        against: Prover | Inclusion | None = None,
+        progress: OnProgress | None = None,
+    ) -> None:
+        self._db, self._progress = db, progress
+        self._wanted = [(one.size, f"the checkpoint of {one.origin}", one.root) for one in checkpoints or ()]
+        self._copies: list[Known] = []
+        self._tiles = Directory(tiles) if tiles else None
+        self._against = against
+        self.seq = 0  # how far the records check
+        self.root = merkle.EMPTY
+
+    def problems(self) -> Iterator[str]:
+        """Everything that is not as it must be, a sentence each; `seq` and `root` tell what was seen."""
+        head, oldest = self._db.log.head, self._db.log.oldest
+        if oldest > 1:
+            yield f"the log begins with record {oldest}: those before it are archived, and are not looked at"
+            return
+        yield from self._known()
+        ends = {(what, size) for size, what, _ in self._wanted} | {
+            (one.what, one.size) for one in self._copies
+        }
+        for what, size in sorted(ends):
+            if size > head:
+                yield f"{what} is of {size} records, the log ends at {head}: those after it are gone"
+        try:
+            yield from self._walk(head)
+        except Error as error:
+            yield str(error)
+
+    def tables(self) -> Iterator[str]:
+        """What is not as it must be in tables and indexes, and whether those made anew from the log alone
+        equal them."""
+        yield from self._db.check(self._progress)
+        scratch = Temporary("everlog-audit-")
+        try:
+            made = self._db.rebuild_into(scratch.path / "db", self._progress)
+            there = self._db.hashes(self._progress)
+            for name in sorted({*made, *there}):
+                if made.get(name) != there.get(name):
+                    yield (
+                        f"table {name} is not what its log makes of it: expected {_rows(made, name)},"
+                        f" found {_rows(there, name)}"
+                    )
+        except Error as error:
+            yield str(error)
+        finally:
+            scratch.remove()
+
+    def _known(self) -> Iterator[str]:
+        """Collects leaves to compare with, and the roots that there must be at sizes."""
+        try:
+            tree = Tree(self._db)
+            self._knows("the tree", tree.size, tree.tile)
+        except Error as error:
+            yield f"the tree: {error}"
+        if self._tiles is not None:
+            try:
+                text = self._tiles.checkpoint()
+                if text is None:
+                    raise CorruptionError("expected an exported tree, found no checkpoint")
+                size = proof.read(note.split(text)[0]).size
+                self._knows(f"the tiles in {self._tiles.where}", size, self._tiles.tile)
+            except Error as error:
+                yield f"{self._tiles.where}: {error}"
+        if isinstance(self._against, Inclusion):
+            seq = self._against.leaf_index + 1
+            leaf = merkle.leaf_hash(entry_of(self._against.record))
+            self._copies.append(Known("the proof", seq, chain(repeat(b"", seq - 1), (leaf,)), fork=True))
+        elif self._against is not None:
+            size = min(self._against.head()[0], self._db.log.head)
+            self._copies.append(Known("the other copy", size, _hashed(self._against, size), fork=True))
+
+    def _knows(self, what: str, size: int, tile: Tile) -> None:
+        if size:
+            self._wanted.append((size, what, merkle.root(nodes(size, tile), size)))
+            self._copies.append(Known(what, size, _tiled(tile, size)))
+
+    def _walk(self, head: int) -> Iterator[str]:
+        frontier, checking = merkle.Frontier(), Chain()
+        wanted = sorted(self._wanted, reverse=True)
+        for seq, framed in self._db.log.scan(0, head):
+            commit = record.decode(framed, seq)
+            yield from checking.look(commit, frontier)
+            leaf = leaf_of(record.unframe(framed, seq))
+            frontier.add(leaf)
+            self.seq, self.root = seq, b""
+            for one in tuple(self._copies):
+                problem = _compare(one, seq, leaf)
+                if problem:
+                    self._copies.remove(one)
+                    yield problem
+            while wanted and wanted[-1][0] == seq:
+                _, what, root = wanted.pop()
+                if root != frontier.root():
+                    yield (
+                        f"the first {seq} records are not those of {what}: expected the root {root.hex()},"
+                        f" found {frontier.root().hex()}"
+                    )
+            if self._progress is not None and not seq % 4096:
+                self._progress(Progress("audit", seq, head, "records"))
+        self.root = frontier.root()
+
+
+def _compare(known: Known, seq: int, leaf: bytes) -> str:
+    """What is not as it is known from elsewhere, about a record."""
+    if seq > known.size:
+        return ""
+    try:
+        there = next(known.leaves, b"")
+    except Error as error:
+        return f"{known.what}: {error}"
+    if not there or there == leaf:
+        return ""
+    if known.fork:
+        return (
+            f"record {seq} is a fork: two records say that they are {seq}, the one here with the leaf hash"
+            f" {leaf.hex()}, the one of {known.what} with {there.hex()}; from there on they are two histories"
+        )
+    return (
+        f"record {seq} is not the one that {known.what} knows: expected the leaf hash {there.hex()},"
+        f" found {leaf.hex()}"
+    )
+
+
+def _tiled(tile: Tile, size: int) -> Iterator[bytes]:
+    """Leaves, where the tile that they are in is the one that the tile above it knows."""
+    for start in range(0, size, WIDTH):
+        index = start // WIDTH
+        hashes = tile(0, index, min(WIDTH, size - start))
+        if start + WIDTH <= size:
+            above, at = divmod(index, WIDTH)
+            width = min(WIDTH, full_width(size, 1) - above * WIDTH)
+            if merkle.perfect(hashes) != _each(tile(1, above, width))[at]:
+                raise CorruptionError(
+                    f"expected what tile 1/{above} says of tile 0/{index}, found other hashes"
+                )
+        yield from _each(hashes)
+
+
+def _hashed(prover: Prover, size: int) -> Iterator[bytes]:
+    for entries in prover.entries(0, size):
+        yield from map(merkle.leaf_hash, _each(entries))
+
+
+def _each(hashes: bytes) -> list[bytes]:
+    return [hashes[at : at + merkle.HASH_BYTES] for at in range(0, len(hashes), merkle.HASH_BYTES)]
+
+
+def _rows(hashes: dict[str, TableHash], name: str) -> str:
+    found = hashes.get(name)
+    return f"{found.rows} rows of hash {found.hash.hex()[:16]}" if found else "no such table"

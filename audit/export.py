@@ -1,0 +1,130 @@
+"""Export: the tree and its entries as a directory that C2SP tlog-tiles tools read, from a disk or served
+by any web server.
+
+    DIR/checkpoint              the signed checkpoint that all of it is of
+    DIR/tile/0/x001/234         tiles                 DIR/tile/0/001.p/7       the partial ones of that size
+    DIR/tile/entries/x001/234   entry bundles: for each record 0x0020 and the SHA-256 of it
+
+Invariants
+  (1) the checkpoint is replaced last, after the tiles were read again and gave its root: whatever kills
+      it, the checkpoint there has all its tiles, and the next run goes on from it;
+  (2) what was exported before is never overwritten by another history: that is an error, which tells.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from everlog.audit import merkle, note, proof
+from everlog.audit.prover import Prover
+from everlog.audit.tiles import WIDTH, Growing, full_width, nodes, path
+from everlog.store.errors import CorruptionError, DiskError
+from everlog.store.progress import OnProgress, Progress
+
+CHECKPOINT = "checkpoint"
+LENGTH = b"\x00\x20"
+
+
+class Exported(NamedTuple):
+    """What an export did: how many records are there now, and how many were before."""
+
+    size: int
+    before: int
+
+
+class Directory:
+    """An exported tree."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+
+    def checkpoint(self) -> str | None:
+        """The signed checkpoint in it, unverified; None if there is none."""
+        try:
+            return (self.where / CHECKPOINT).read_text(encoding="utf-8", errors="surrogateescape")
+        except FileNotFoundError:
+            return None
+
+    def tile(self, level: int, index: int, width: int) -> bytes:
+        """So many hashes of a tile. Raises CorruptionError naming the file."""
+        for wide in (WIDTH, width):
+            file = self.where / path(level, index, wide)
+            try:
+                found = file.read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if len(found) == wide * merkle.HASH_BYTES:
+                return found[: width * merkle.HASH_BYTES]
+            raise CorruptionError(
+                f"expected {wide * merkle.HASH_BYTES:,} bytes in {file}, found {len(found):,}",
+                place=str(file),
+            )
+        file = self.where / path(level, index, width)
+        raise CorruptionError(f"expected a tile of the tree in {file}, found no such file", place=str(file))
+
+    def root(self, size: int) -> bytes:
+        """The root that the tiles give. Raises CorruptionError."""
+        return merkle.root(nodes(size, self.tile), size)
+
+
+def export(prover: Prover, text: str, where: Path, progress: OnProgress | None = None) -> Exported:
+    """Brings a directory to a signed checkpoint of a log. Raises CorruptionError if what is there is of
+    another history, and DiskError. Interrupted, it goes on when it is run again."""
+    there, wanted = Directory(where), proof.read(note.split(text)[0])
+    before = _before(prover, there, wanted)
+    start = before // WIDTH * WIDTH
+    growing, done = Growing(start, there.tile), start
+    for entries in prover.entries(start, wanted.size):
+        hashes = [entries[at : at + merkle.HASH_BYTES] for at in range(0, len(entries), merkle.HASH_BYTES)]
+        bundle = b"".join([LENGTH + one for one in hashes])
+        _write(where / path("entries", done // WIDTH, len(hashes)), bundle)
+        for (level, index), tile in growing.add(b"".join(map(merkle.leaf_hash, hashes))).items():
+            width = len(tile) // merkle.HASH_BYTES
+            if width == WIDTH or full_width(wanted.size, level) == index * WIDTH + width:
+                _write(where / path(level, index, width), tile)
+        done += len(hashes)
+        if progress is not None:
+            progress(Progress("tiles", done - start, wanted.size - start, "records"))
+    found = there.root(wanted.size)
+    if found != wanted.root:
+        raise CorruptionError(
+            f"expected the tiles in {where} to give the root {wanted.root.hex()} of {wanted.size} records,"
+            f" found {found.hex()}: the log and its checkpoint do not go together, or a tile was changed"
+        )
+    _write(where / CHECKPOINT, text.encode())
+    return Exported(wanted.size, before)
+
+
+def _before(prover: Prover, there: Directory, wanted: proof.Checkpoint) -> int:
+    """How many records were exported before, of this very log."""
+    text = there.checkpoint()
+    if text is None:
+        return 0
+    earlier = proof.read(note.split(text)[0])
+    if earlier.origin != wanted.origin:
+        raise CorruptionError(
+            f"{there.where} is of {earlier.origin}, expected {wanted.origin}; name another directory"
+        )
+    if earlier.size > wanted.size or prover.head(earlier.size)[1] != earlier.root:
+        raise CorruptionError(
+            f"{there.where} has a checkpoint of {earlier.size} records that this log does not begin with: it"
+            " was rewritten or cut since, or is another copy. `everlog audit --tiles` names the record",
+            size=earlier.size,
+        )
+    return earlier.size
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Replaces a file whole, and waits for the disk."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(file.name + ".new")
+        with temporary.open("wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(file)
+    except OSError as error:
+        raise DiskError(f"{file} could not be written: {error.strerror}", outcome="unknown") from error

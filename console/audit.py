@@ -1,0 +1,165 @@
+"""Audit: proofs and checkpoints are verified with a public key alone, and a log with all that is known of it.
+
+verify ─▶ whether a file is true, without a database      audit ─▶ whether a log is what it was
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from everlog.console import text
+from everlog.console.opening import directory_of, is_remote, open_database
+from everlog.console.progress import shown
+from everlog.console.proofs import FILE, prover_of, read_text, tell
+from everlog.console.settings import Settings, common, pass_settings
+from everlog.store.errors import Error
+
+if TYPE_CHECKING:
+    from everlog.audit.note import Verifier
+    from everlog.audit.proof import Inclusion
+    from everlog.audit.prover import Prover
+
+_vkey = click.option(
+    "--key", "vkey", metavar="VKEY", help="Public key, as `keygen` printed it; or a file of it."
+)
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@_vkey
+@click.option("--origin", metavar="TEXT", help="Whose log it must be.  [default: the name of the key]")
+@click.option("--old", type=FILE, metavar="FILE", help="The earlier checkpoint, for a proof of --from.")
+@common
+@pass_settings
+def verify(settings: Settings, *, file: Path, vkey: str | None, origin: str | None, old: Path | None) -> None:
+    """Verifies a proof or a checkpoint with a public key alone: it reads no database, and no network.
+
+    \b
+    Examples:
+      everlog verify 812.tlog-proof --key everlog/0f8f…+8a1b2c3d+AQ…
+      everlog verify growth.proof --old flights.checkpoint --key flights.pub
+    """
+    from everlog.audit.proof import Consistency, Inclusion, open_checkpoint, parse
+
+    verifier = _verifier(vkey)
+    found = parse(read_text(file))
+    signed = open_checkpoint(found if isinstance(found, str) else found.note, verifier, origin)
+    facts: dict[str, Any] = {"origin": signed.origin, "size": signed.size, "root": signed.root.hex()}
+    if isinstance(found, Inclusion):
+        found.verify(signed)
+        facts |= {"seq": found.leaf_index + 1, "record": found.record.hex()}
+        said = (
+            f"Verified: record {found.leaf_index + 1} is in the log {signed.origin} of {signed.size} records"
+        )
+    elif isinstance(found, Consistency):
+        if old is None:
+            raise Error(
+                "a proof of --from is about an earlier checkpoint: give that which you kept, --old FILE"
+            )
+        earlier = parse(read_text(old))
+        before = open_checkpoint(earlier if isinstance(earlier, str) else earlier.note, verifier, origin)
+        found.verify(before, signed)
+        facts |= {"from": found.old}
+        said = f"Verified: the log {signed.origin} of {signed.size} records begins with its first {found.old}"
+    else:
+        said = f"Verified: the log {signed.origin} had {signed.size} records, root {signed.root.hex()}"
+    tell(settings, said, facts)
+
+
+@click.command()
+@click.option(
+    "--checkpoint", "kept", type=FILE, multiple=True, metavar="FILE", help="One that was kept elsewhere."
+)
+@_vkey
+@click.option("--origin", metavar="TEXT", help="Whose log it must be.  [default: the name of the key]")
+@click.option(
+    "--tiles",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Tiles that were kept elsewhere: they tell which record differs.",
+)
+@click.option("--against", metavar="URL|FILE", help="Another copy of the database, or a proof of a record.")
+@click.option("--tables", is_flag=True, help="Look at the tables, too, and make them anew from the log.")
+@common
+@pass_settings
+@click.pass_context
+def audit(
+    ctx: click.Context,
+    settings: Settings,
+    *,
+    kept: tuple[Path, ...],
+    vkey: str | None,
+    origin: str | None,
+    directory: Path | None,
+    against: str | None,
+    tables: bool,
+) -> None:
+    """Verifies every record of a database of this machine, and that the log is the one that is known from
+    elsewhere. Prints what is not as it must be, and exits with 1 if anything is not.
+
+    \b
+    Examples:
+      everlog -u file:flights.db audit --checkpoint flights.checkpoint --key flights.pub
+      everlog -u file:flights.db audit --tiles /mnt/elsewhere/flights --tables
+      everlog -u file:flights.db audit --against file:copy.db
+    """
+    from everlog.audit.auditing import Audit
+    from everlog.audit.proof import open_checkpoint, parse
+
+    directory_of(settings.url)  # or it says that this is on a server
+    checkpoints = []
+    for path in kept:
+        found = parse(read_text(path))
+        checkpoints.append(
+            open_checkpoint(found if isinstance(found, str) else found.note, _verifier(vkey), origin)
+        )
+    if directory and vkey:
+        open_checkpoint(read_text(directory / "checkpoint"), _verifier(vkey), origin)
+    found_any = 0
+    with (
+        _other(settings, against) as other,
+        open_database(settings, read_only=True) as db,
+        shown() as progress,
+    ):
+        looked = Audit(db, checkpoints=checkpoints, tiles=directory, against=other, progress=progress)  # type: ignore[arg-type]
+        for problems in (looked.problems(), looked.tables()) if tables else (looked.problems(),):
+            for problem in problems:
+                found_any += 1
+                tell(settings, problem, {"problem": problem})
+    if settings.json:
+        text.echo({"seq": looked.seq, "root": looked.root.hex(), "problems": found_any})
+    elif not found_any:
+        click.echo(f"All is as it must be: {looked.seq:,} records, root {looked.root.hex()}")
+    if found_any:
+        ctx.exit(1)
+
+
+@contextmanager
+def _other(settings: Settings, against: str | None) -> Iterator[Prover | Inclusion | None]:
+    """Whatever a database is compared with."""
+    from everlog.audit.proof import Inclusion, parse
+
+    if against is None:
+        yield None
+    elif not is_remote(against) and Path(against).is_file():
+        found = parse(read_text(Path(against)))
+        if not isinstance(found, Inclusion):
+            raise Error(f"{against}: expected the proof of a record (`prove --seq`), found another file")
+        yield found
+    else:
+        with open_database(settings, url=against, read_only=True) as db:
+            yield prover_of(db)
+
+
+def _verifier(vkey: str | None) -> Verifier:
+    from everlog.audit.note import Verifier
+
+    if not vkey:
+        raise Error("expected --key VKEY, the public key that `everlog keygen` printed, or a file of it")
+    return Verifier.parse(read_text(Path(vkey)) if Path(vkey).is_file() else vkey)

@@ -1,0 +1,159 @@
+"""Audits: a log is what it was, or the first record that is not is named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlog.audit import proof, prover
+from everlog.audit.auditing import Audit
+from everlog.audit.export import export
+from everlog.audit.proof import Checkpoint
+from everlog.audit.prover import LocalProver
+from everlog.audit.tree import Tree
+from everlog.store import record
+from everlog.store.database import Database
+from everlog.store.keys import SEQ
+from tests.audit.test_prover import signer_of
+from tests.audit.test_tree import notes
+from tests.store.models import AIRPORTS, airport, open_flights
+
+
+def problems(db: Database, **known: Any) -> list[str]:
+    return list(Audit(db, **known).problems())
+
+
+def rewrite(db: Database, seq: int) -> None:
+    """Puts another record in the place of one, with a checksum that is right."""
+    commit = db.log.commit(seq)
+    commit.ClearField("checksum")
+    commit.notice.subject += " indeed"
+    db.engine.append_record(SEQ.pack(seq), record.frame(commit))
+
+
+def made(path: Path, count: int = 600) -> Checkpoint:
+    """A database with a tree, and its checkpoint."""
+    with Database(path) as db:
+        notes(db, count)
+        signer = signer_of(db)
+        return proof.open_checkpoint(prover.checkpoint(LocalProver(db), signer)[0], signer.verifier)
+
+
+def test_a_log_is_what_it_was(tmp_path: Path) -> None:
+    there = made(tmp_path / "db")
+    with Database(tmp_path / "db", read_only=True) as db:
+        looked = Audit(db, checkpoints=[there])
+        assert list(looked.problems()) == []
+        assert looked.seq == 602
+        assert looked.root == LocalProver(db).head()[1]
+
+
+def test_a_record_that_was_rewritten_is_found_by_a_checkpoint_and_named_by_the_tree(tmp_path: Path) -> None:
+    there = made(tmp_path / "db")
+    with Database(tmp_path / "db") as db:
+        rewrite(db, 300)
+    with Database(tmp_path / "db", read_only=True) as db:
+        found = problems(db, checkpoints=[there])
+        assert "record 300 is not the one that the tree knows" in found[0]
+        assert any("not those of the checkpoint of everlog/" in one for one in found)
+        assert any("not those of the checkpoint in record 602" in one for one in found)
+    with Database(tmp_path / "db") as db:
+        Tree(db).forget()  # as somebody would who rewrites history
+        found = problems(db, checkpoints=[there])
+        assert not any("the tree" in one for one in found)
+        assert any("not those of the checkpoint of everlog/" in one for one in found)
+
+
+def test_a_record_that_was_rewritten_is_named_by_tiles_that_were_kept(tmp_path: Path) -> None:
+    with Database(tmp_path / "db") as db:
+        notes(db, 700)
+        text = prover.checkpoint(LocalProver(db), signer_of(db))[0]
+        export(LocalProver(db), text, tmp_path / "tiles")
+        assert problems(db, tiles=tmp_path / "tiles") == []
+        Tree(db).forget()
+        rewrite(db, 300)
+        rewrite(db, 650)
+    with Database(tmp_path / "db", read_only=True) as db:
+        found = problems(db, tiles=tmp_path / "tiles")
+    assert "record 300 is not the one that the tiles in" in found[0]
+    assert not any("record 650" in one for one in found), "the first is named"
+
+
+def test_a_tile_of_the_tree_that_was_changed_is_told_from_a_record(tmp_path: Path) -> None:
+    made(tmp_path / "db")
+    with Database(tmp_path / "db") as db:
+        side = db.engine.side("tree")
+        assert side is not None
+        key = b"\x00" + SEQ.pack(1)
+        tile = side[0].get(key) or b""
+        side[0][key] = b"x" + tile[1:]
+        assert problems(db) == ["the tree: expected what tile 1/0 says of tile 0/1, found other hashes"]
+
+
+def test_a_log_that_lost_its_end_is_found_out(tmp_path: Path) -> None:
+    there = made(tmp_path / "db")
+    with Database(tmp_path / "short") as db:
+        notes(db, 10)
+        assert problems(db, checkpoints=[there]) == [
+            f"the checkpoint of {there.origin} is of 601 records, the log ends at 11: those after it are gone"
+        ]
+
+
+def test_two_records_of_one_seq_are_a_fork(tmp_path: Path) -> None:
+    made(tmp_path / "db", 300)
+    shutil.copytree(tmp_path / "db", tmp_path / "copy")
+    with Database(tmp_path / "db") as db, Database(tmp_path / "copy") as copy:
+        notes(db, 2)
+        assert problems(db, against=LocalProver(copy)) == []
+        notes(copy, 2)
+        (found,) = problems(db, against=LocalProver(copy))
+        here, there = (Tree(one) for one in (db, copy))
+        here.catch_up()
+        assert found.startswith("record 303 is a fork: two records say that they are 303")
+        assert here.leaf(303).hex() in found
+        assert there.leaf(303).hex() in found
+
+        prover.checkpoint(LocalProver(copy), signer_of(copy))
+        shown = prover.prove(LocalProver(copy), 303)
+        (found,) = problems(db, against=shown)
+        assert "record 303 is a fork" in found
+        assert "of the proof" in found
+        assert problems(copy, against=shown) == []
+
+
+def test_what_must_hold_between_records_is_looked_at(tmp_path: Path) -> None:
+    with Database(tmp_path / "db") as db:
+        notes(db, 20)
+        for seq, field, value in ((5, "time_ns", 1), (9, "schema", 7)):
+            commit = db.log.commit(seq)
+            commit.ClearField("checksum")
+            setattr(commit, field, value)
+            db.engine.append_record(SEQ.pack(seq), record.frame(commit))
+        commit = db.log.commit(12)
+        commit.ClearField("checksum")
+        commit.changes.add(space=77, key=b"k")
+        db.engine.append_record(SEQ.pack(12), record.frame(commit))
+        db.log._recent.clear()  # noqa: SLF001  what is kept in memory is of before
+        assert problems(db) == [
+            "record 5 is older than the one before it",
+            "record 9 says that schema 7 is in force, and it is 0",
+            "record 12 writes in space 77, which no table has",
+        ]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_tables_are_compared_with_what_the_log_makes_of_them(tmp_path: Path, damaged: bool) -> None:
+    with open_flights(tmp_path / "db", AIRPORTS) as db:
+        with db.transaction() as tx:
+            tx.put(AIRPORTS, airport("JFK"))
+        if damaged:
+            info = db.schema.tables["airports"]
+            db.tables.flush()
+            value = db.engine.get(info.row_prefix + b"JFK\x00\x01")
+            db.engine.data[info.row_prefix + b"JFK\x00\x01"] = (value or b"") + b"\x0a\x01x"
+        found = list(Audit(db).tables())
+        assert any("table airports is not what its log makes of it" in one for one in found) == damaged
+        assert bool(found) == damaged

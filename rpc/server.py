@@ -34,9 +34,9 @@ from everlog.proto import (
     admin_pb2,
     admin_pb2_grpc,
     feed_pb2,
-    migrations_pb2,
     history_pb2,
     history_pb2_grpc,
+    migrations_pb2,
     migrations_pb2_grpc,
     proofs_pb2,
     proofs_pb2_grpc,
@@ -50,11 +50,11 @@ from everlog.rpc.callers import Callers
 from everlog.rpc.calls import Calls
 from everlog.rpc.connection import Connection
 from everlog.rpc.feed_service import PATH, FeedService
+from everlog.rpc.history_service import HistoryService
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.migrations_service import MigrationsService
 from everlog.rpc.proofs_service import ProofsService
 from everlog.rpc.store_service import StoreService
-from everlog.rpc.history_service import HistoryService
 from everlog.rpc.watch import HANDSHAKE_S
 from everlog.store.database import Database
 from everlog.store.errors import OpenError
@@ -171,6 +171,7 @@ class Server:
         calls.add_raw(PATH, feed.subscribe)
         store_pb2_grpc.add_StoreServicer_to_server(StoreService(self.hosting), calls)
         admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self.hosting), calls)
+        history_pb2_grpc.add_HistoryServicer_to_server(HistoryService(self.hosting), calls)
         proofs_pb2_grpc.add_ProofsServicer_to_server(ProofsService(self.hosting, self._signer), calls)
         starting = {name: self.hosting.begin(start) for name, start in self._starts.items()}
         migrations = MigrationsService(self.hosting, self._migrations, self._approvals, starting)
@@ -179,7 +180,6 @@ class Server:
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(names), calls)
         connections = self.connections
-        history_pb2_grpc.add_HistoryServicer_to_server(HistoryService(self.hosting), calls)
         server = await self._listen(lambda: Connection(calls.answer, connections))
         self.port = server.sockets[0].getsockname()[1]
         for name in ("", *SERVICES):
@@ -227,6 +227,7 @@ SERVICES = tuple(
         (feed_pb2, "Feed"),
         (migrations_pb2, "Migrations"),
         (admin_pb2, "Admin"),
+        (history_pb2, "History"),
         (proofs_pb2, "Proofs"),
     )
 )
@@ -236,7 +237,6 @@ SERVICES = tuple(
 def _on_signals(stop: Any) -> Iterator[None]:
     """SIGTERM and SIGINT stop the server; outside of the main thread they cannot be had."""
     if threading.current_thread() is not threading.main_thread():
-        (history_pb2, "History"),
         yield
         return
     before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -1,7 +1,8 @@
 """Audit and recovery: what is built on the store's log, and needs no network."""
 
+from everlog.audit.archive import Archival, archive
 from everlog.audit.backup import Backup, backup
 from everlog.audit.restore import Restored, restore
 from everlog.audit.verify import verify
 
-__all__ = ["Backup", "Restored", "backup", "restore", "verify"]
+__all__ = ["Archival", "Backup", "Restored", "archive", "backup", "restore", "verify"]

@@ -47,6 +47,7 @@ class Committer:
         self._turns = Turns()
         self._flusher = Flusher(self._sync, log)
         self.validator = Validator(log, tables, clock, idempotency_s)
+        self.idempotency_s = idempotency_s  # for so long a commit may be repeated under its id
         self.failed: DiskError | None = None
         self._alone = 0  # the thread that is in `alone`
 

@@ -144,6 +144,8 @@ class Log:
         """The checksum that the record at `seq` carries; 0 for seq 0. Read-only."""
         if seq == self.trimmed.base:
             return self.trimmed.checksum
+        if not seq:
+            return 0
         return record.checksum_of(self.get(seq))
 
     def cursor(self, seq: int, database: bytes) -> log_pb2.Cursor:

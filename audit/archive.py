@@ -1,0 +1,189 @@
+"""Archive: the old log of a database goes to another place, and its disk shrinks.
+
+    which records may go? ─▶ segments, at the target ─▶ read again ─▶ noted in ARCHIVE
+                                                                           │
+          compact, the disk is free ◀── removed, a Base in their place ◀── projections brought up to date
+                                          one batch, durable
+
+What is removed is read from the target wherever it is needed (`archived.py`): by a rebuild, a slow
+follower, a history. Tables, what is known of loads and of commits that may be repeated, and the migrations
+stay in the database, so that it does its work where the target cannot be reached.
+
+What stays: the newest record; what `keep_records` and `keep_ns` say; what a hold names (`holds.py`); commits
+that may be repeated for as long as ids are remembered.
+
+Invariants
+  (1) a record is removed only after the target gave back what was written to it, and is noted;
+  (2) killed at any point, each record is in the log, or in a noted target, or in both.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from os import PathLike
+from pathlib import Path
+
+import msgspec
+
+from everlog.audit import archived, holds
+from everlog.audit.backup import back_up
+from everlog.audit.place import LocalPlace, Place, place
+from everlog.audit.segment import head_of
+from everlog.audit.source import LogSource
+from everlog.audit.tiles import WIDTH, node_in
+from everlog.audit.tree import Tree
+from everlog.proto import log_pb2
+from everlog.store import codec, keys, record
+from everlog.store.database import Database
+from everlog.store.errors import ReadOnlyError, RowError
+from everlog.store.progress import OnProgress, Progress
+
+
+class Archival(msgspec.Struct, frozen=True):
+    """What an archiving came to: the records up to `last` are at the target, the log begins after `base`
+    and was trimmed of `removed` records; `held`: what kept more from going, in a few words. Bytes are
+    those of all files of the database, before and after."""
+
+    last: int
+    base: int
+    removed: int
+    held: str
+    bytes_before: int
+    bytes_after: int
+
+
+def archive(
+    db: Database,
+    target: str | PathLike[str],
+    *,
+    keep_records: int = 0,
+    keep_ns: int = 0,
+    progress: OnProgress | None = None,
+) -> Archival:
+    """Moves the log of a database to a directory, or to whatever fsspec has a URL for, but for the last
+    `keep_records` records and those of the last `keep_ns` nanoseconds. Reads and writes go on.
+
+    Raises ReadOnlyError, OpenError for a target that is of another database or diverged, DiskError: then
+    nothing was removed. Writes to the target and to the database.
+    """
+    if db.read_only:
+        raise ReadOnlyError(f"{db.url} was opened for reading; open it without read_only to archive")
+    if keep_records < 0 or keep_ns < 0:
+        raise RowError("expected to keep 0 records or more, and 0 seconds or more")
+    before = db.disk_bytes()
+    older = db.log.trimmed.older or archived.attach(db)
+    last, held = _last(db, keep_records, keep_ns)
+    base, removed = db.log.trimmed.base, 0
+    if last > base:
+        where = place(target, create=True)
+        _export(db, where, last, progress)
+        archived.note(db.path, _url(where), last)
+        assert isinstance(older, archived.Archived)
+        older.reload()
+        _bring_up_to_date(db, progress)
+        _trim(db, last)
+        removed = last - base
+    if progress is not None:
+        progress(Progress("compact", 0, None, "records"))
+    db.engine.compact_log(keys.SEQ.pack(max(last, base)))
+    return Archival(max(last, base), db.log.trimmed.base, removed, held, before, db.disk_bytes())
+
+
+def _last(db: Database, keep_records: int, keep_ns: int) -> tuple[int, str]:
+    """The last record that may go, and what holds the next."""
+    found = [(db.head - 1, "the newest record stays"), (db.head - keep_records, f"{keep_records:,} are kept")]
+    if keep_ns:
+        found.append((_before(db, time.time_ns() - keep_ns), "those of some time are kept"))
+    found += [(seq - 1, f"hold {name!r}") for name, seq in holds.read(db.path).items()]
+    repeatable = _repeatable(db)
+    if repeatable:
+        found.append((repeatable - 1, "a commit that may be repeated"))
+    return min(found)
+
+
+def _before(db: Database, time_ns: int) -> int:
+    """The last record before a time."""
+    low, high = db.log.trimmed.base, db.head + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if head_of(db.log.get(middle)).time_ns < time_ns:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _repeatable(db: Database) -> int:
+    """The first record whose commit may still be repeated under its id; 0: there is none. Ids begin with
+    their time (UUIDv7), so those that are remembered are a range."""
+    since_ms = max(0, int(db.clock.last_ns / 1e6 - db.committer.idempotency_s * 1e3))
+    start = keys.NOTE_COMMIT + since_ms.to_bytes(6, "big")
+    view, _ = db.tables.snapshot()
+    try:
+        found = view.items(start, codec.after(keys.NOTE_COMMIT))
+        return min((keys.SEQ.unpack(value)[0] for _, value in found), default=0)
+    finally:
+        view.close()
+
+
+def _export(db: Database, where: Place, last: int, progress: OnProgress | None) -> None:
+    """The target has all records up to `last`, or this raises."""
+    source = LogSource(db)
+    try:
+        back_up(source, where, until=last, hashes=False, progress=progress)
+    finally:
+        source.close()
+
+
+def _url(where: Place) -> str:
+    """What to note: a path is one wherever the next process stands."""
+    return os.fspath(Path(where.url).resolve()) if isinstance(where, LocalPlace) else where.url
+
+
+def _bring_up_to_date(db: Database, progress: OnProgress | None) -> None:
+    """All that is made from the log has seen what goes, and has it on disk."""
+    db.past.catch_up(progress=progress)
+    Tree(db).catch_up(progress)
+    db.tables.flush()
+    db.engine.flush()
+    db.log.write_head_file(sync=True)
+
+
+def _trim(db: Database, last: int) -> None:
+    """Removes the records up to `last`, while nobody commits."""
+    framed = db.log.get(last)
+    end, tree = head_of(framed), Tree(db)
+    base = log_pb2.Base(
+        database=db.uuid,
+        time_ns=end.time_ns,
+        schema=db.schema_at(last),
+        checksum=end.checksum,
+        tree_size=last,
+        tree_frontier=frontier(tree, last),
+    )
+    commit = log_pb2.Commit(seq=last, time_ns=end.time_ns, schema=base.schema.version, base=base)
+    known = db.log.trimmed.base
+    kept = [seq for seq in _looked_up(db) if known < seq <= last]
+    with db.committer.alone():
+        db.log.trim(record.frame(commit), [(seq, db.log.get(seq)) for seq in kept])
+
+
+def _looked_up(db: Database) -> list[int]:
+    """Records that the store itself looks up by their seq."""
+    found = db.tables.migrations()
+    note = db.tables.get(keys.NOTE_BACKFILL)
+    return [*found, *([keys.SEQ.unpack(note)[0]] if note else [])]
+
+
+def frontier(tree: Tree, size: int) -> list[bytes]:
+    """The roots of the perfect subtrees of the first `size` leaves, from left to right (RFC 9162)."""
+    found, start = list[bytes](), 0
+    for level in reversed(range(size.bit_length())):
+        if not size >> level & 1:
+            continue
+        tile_level, first = level // 8, start >> level // 8 * 8  # in hashes of the level of that tile
+        tile = tree.tile(tile_level, first // WIDTH, first % WIDTH + (1 << level % 8))
+        found.append(node_in(tile, level % 8, first % WIDTH))
+        start += 1 << level
+    return found

@@ -64,11 +64,11 @@ def _preloaded(under: Path) -> dict[str, str]:
 def lose(under: Path, journal: Path, chance: random.Random) -> list[str]:
     """Takes from the files what was not synced; says what it did."""
     at: dict[str, tuple[int, int]] = {}
-    by_inode: dict[int, tuple[int, str]] = {}
+    by_inode: dict[int, int] = {}
     for line in journal.read_text().splitlines():
         inode, size, name = line.split(" ", 2)
         at[name] = int(inode), int(size)
-        by_inode[int(inode)] = int(size), name
+        by_inode[int(inode)] = int(size)
     done = []
     for file in sorted(under.resolve().rglob("*")):
         if not file.is_file() or file.name in {"LOG", "LOCK", head.OWNER} or file.name.startswith("LOG.old"):
@@ -76,9 +76,7 @@ def lose(under: Path, journal: Path, chance: random.Random) -> list[str]:
         was = file.stat()
         known, synced = at.get(str(file), (0, 0))
         if known != was.st_ino:
-            synced, name = by_inode.get(was.st_ino, (0, ""))
-            if name and Path(name).exists():
-                synced = 0  # the inode was another file's
+            synced = by_inode.get(was.st_ino, 0)  # it was renamed since
         if was.st_size > synced:
             more = was.st_size - synced
             left = synced + chance.choice((0, 1, more, chance.randrange(more)))

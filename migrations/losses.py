@@ -14,8 +14,10 @@ import msgspec
 
 from everlog.migrations.history import Life
 from everlog.migrations.migration import Transform
-from everlog.migrations.plan import BESIDE, PlannedStep
+from everlog.migrations.plan import BESIDE, PlannedStep, remade_step
 from everlog.migrations.returning import Return, changed_by_return
+from everlog.migrations.trial import remaking_between
+from everlog.migrations.under_way import base
 from everlog.store.database import Database
 from everlog.store.reflect import table_of
 from everlog.store.schema import Schema, TableInfo
@@ -50,7 +52,10 @@ class Losses:
                 rows = self.rows[name]
                 self.steps.append(PlannedStep(f"drop table {name} with its {rows:,} rows"))
                 if rows:
-                    self.lost.append(f"{rows:,} rows of table {name}, which is dropped; the log keeps them")
+                    but = ", but for what `down` takes from them" if way.remake is not None else ""
+                    self.lost.append(
+                        f"{rows:,} rows of table {name}, which is dropped{but}; the log keeps them"
+                    )
         were = {info.proto.id: info for info in self.now.tables.values()}
         for name, info in self.after.tables.items():
             was = were.get(info.proto.id)
@@ -74,6 +79,9 @@ class Losses:
                 continue
             self._fields(was, info)
             self._indexes(was, info)
+        if way.remake is not None and self.now.proto == base(self.db):
+            tried = remaking_between(self.db, way.now, way.after, way.remake)
+            self.steps.append(remade_step(tried, "down"))
 
     def bootstrap(self, life: Life) -> None:
         """The rows that came with the migration: they stay where their table stays."""

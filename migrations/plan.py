@@ -81,7 +81,7 @@ def plan(
         steps = list(_steps(schema, following, migration, counts))
         steps += [_tried(one) for one in through if one.version == migration.version]
         if try_rows and migration is todo[0] and migration.up is not None:
-            steps.append(_remade(remaking(db, migration, migration.up)))
+            steps.append(remade_step(remaking(db, migration, migration.up), "up"))
         if try_rows and migration is todo[0] and has_checks(migration):
             steps.append(_checked(db, migration))
         planned.append(PlannedMigration(migration.version, migration.name, steps))
@@ -199,11 +199,12 @@ def _tried(trial: Trial) -> PlannedStep:
     return PlannedStep(f"`up` of {trial.table} FAILS for {which}", True, trial.failed, problem=True)
 
 
-def _remade(tried: Remaking) -> PlannedStep:
+def remade_step(tried: Remaking, name: str) -> PlannedStep:
+    """What came of trying the function of this name that makes rows anew."""
     if tried.problem:
-        return PlannedStep(f"`up` FAILS on the rows as they are: {tried.problem}", problem=True)
+        return PlannedStep(f"`{name}` FAILS on the rows as they are: {tried.problem}", problem=True)
     return PlannedStep(
-        f"`up` was tried: it makes {tried.rows:,} rows in {tried.seconds:,.1f} s; writers will wait some"
+        f"`{name}` was tried: it makes {tried.rows:,} rows in {tried.seconds:,.1f} s; writers will wait some"
         f" {tried.seconds + tried.rows / REWRITTEN_PER_S:,.1f} s"
     )
 

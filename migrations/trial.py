@@ -18,6 +18,7 @@ import msgspec
 from everlog.migrations.loader import after
 from everlog.migrations.migration import Migration, Remake, Transform
 from everlog.migrations.under_way import base
+from everlog.proto import log_pb2
 from everlog.store import evolve, remake
 from everlog.store.database import Database
 from everlog.store.errors import Error, MigrationError
@@ -61,12 +62,19 @@ class Remaking(NamedTuple):
 def remaking(db: Database, migration: Migration, up: Remake) -> Remaking:
     """Runs what makes rows anew, of a migration that is the next. Read-only; runs its code."""
     before = base(db)
-    building = evolve.online(before, after(before, migration), remade=up.names)
+    return remaking_between(db, before, after(before, migration), up)
+
+
+def remaking_between(
+    db: Database, before: log_pb2.Schema, following: log_pb2.Schema, how: Remake
+) -> Remaking:
+    """Runs what makes rows anew, from the schema in force to another. Read-only; runs its code."""
+    building = evolve.online(before, following, remade=how.names)
     assert building is not None
     began, rows, problem = time.perf_counter(), 0, ""
     with db.snapshot() as now:
         try:
-            rows = remake.check_made(now, Schema(building), up.rows)
+            rows = remake.check_made(now, Schema(building), how.rows)
         except MigrationError as error:
             problem = str(error)
     return Remaking(rows, time.perf_counter() - began, problem)

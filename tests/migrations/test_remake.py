@@ -113,10 +113,15 @@ def test_rows_are_split_into_tables_and_joined_again(split: Split) -> None:
         db.get(split.old, "A00001")
     assert db.rebuild_into(db.path.parent / "again") == db.hashes()
     (planned,) = migrations.plan_rollback(db, source=split.path)
-    assert [step.text for step in planned.steps] == [
+    *steps, tried = [step.text for step in planned.steps]
+    assert steps == [
         f"drop table cities with its {CITIES} rows",
         "make the rows of airports anew with `down`, while writers wait",
     ]
+    assert f"`down` was tried: it makes {ROWS:,} rows in" in tried
+    assert "writers will wait some" in tried
+    (lost,) = planned.lost
+    assert "which is dropped, but for what `down` takes from them" in lost
     migrations.rollback(db, source=split.path)
     assert list(db.scan(split.old)) == [split.old_row(number) for number in range(ROWS)]
     assert list(db.check()) == []

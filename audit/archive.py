@@ -75,7 +75,7 @@ def archive(
     older = db.log.trimmed.older or archived.attach(db)
     last, held = _last(db, keep_records, keep_ns)
     base, removed = db.log.trimmed.base, 0
-    if last > base:
+    if last > max(base, 1):  # the first alone is not worth a Base
         where = place(target, create=True)
         _export(db, where, last, progress)
         archived.note(db.path, _url(where), last)

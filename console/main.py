@@ -23,6 +23,7 @@ import click
 
 from everlog.console import (
     approve,
+    archive,
     audit,
     backup,
     care,
@@ -119,6 +120,7 @@ for command in (
     backup.backup,
     backup.verify_backup,
     backup.restore,
+    archive.archive,
     proofs.keygen,
     proofs.checkpoint,
     proofs.prove,

@@ -140,6 +140,17 @@ class Log:
         """The record at `seq`, checked and decoded. Read-only."""
         return record.decode(self.get(seq), seq)
 
+    def beginning(self) -> log_pb2.Commit:
+        """The first record that is in the log itself: Created, or the Base that stands for what was
+        archived. Read-only."""
+        with translated("reading the beginning of the log"):
+            framed = self._engine.log.get(_key(self.trimmed.first))
+        if framed is None:
+            raise CorruptionError(
+                f"record {self.trimmed.first} of the log is missing", seq=self.trimmed.first
+            )
+        return record.decode(framed, self.trimmed.first)
+
     def checksum_at(self, seq: int) -> int:
         """The checksum that the record at `seq` carries; 0 for seq 0. Read-only."""
         if seq == self.trimmed.base:

@@ -29,7 +29,7 @@ class Opened:
     """What an open database consists of."""
 
     def __init__(self, path: Path, engine: Engine, log: AskedLog, tables: Tables, clock: Clock) -> None:
-        first = log.commit(log.oldest)
+        first = log.beginning()
         self.uuid = first.base.database if first.HasField("base") else first.created.database
         self.log, self.tables, self.clock = log, tables, clock
         self.engine = engine
@@ -155,7 +155,7 @@ def _created(database: uuid.UUID, clock: Clock) -> bytes:
 
 
 def _check_first(path: Path, log: Log, marker: head.Marker) -> None:
-    first = log.commit(log.oldest)
+    first = log.beginning()
     database = first.base.database if first.HasField("base") else first.created.database
     if not database:
         raise CorruptionError(

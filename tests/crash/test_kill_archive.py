@@ -1,0 +1,95 @@
+"""SIGKILL while old log is archived under load: every record is in the log, in the archive, or in both.
+
+`EVERLOG_TORTURE_S=600` goes on for so long; otherwise it is a few kills.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from everlog.audit import archive, verify
+from everlog.audit import manifest as manifests
+from everlog.audit.archived import attach
+from everlog.audit.place import place
+from everlog.store.database import Database
+from tests.store.models import ITEMS, items, open_flights
+
+KILLS = 5
+ROOT = Path(__file__).parents[2]
+WORK = """
+import os, signal, sys, threading
+from itertools import count
+from everlog.audit import archive
+from everlog.audit.archived import attach
+from everlog.store.engine import Engine
+from tests.store.models import *
+db, to, point = Database(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
+attach(db)
+first = 1 + max((row.id for row in db.scan(ITEMS)), default=0)
+def write() -> None:
+    for number in count(first):
+        db.put(ITEMS, *items(number, number, "x" * 500))
+        print(number, flush=True)
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+if point == "before removal":
+    Engine.trim = die
+elif point == "after removal":
+    Engine.compact_log = die
+print("ready", flush=True)
+threading.Thread(target=write, daemon=True).start()
+for number in count():
+    archive(db, to, keep_records=20)
+"""
+
+
+def killed(db: Path, to: Path, point: str, after_s: float) -> list[int]:
+    """Numbers whose commits were acknowledged."""
+    command = [sys.executable, "-c", WORK, str(db), str(to), point]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        timer = threading.Timer(after_s if point == "any" else 60, process.send_signal, [signal.SIGKILL])
+        timer.start()
+        said = process.stdout.read().splitlines(keepends=True)
+        timer.cancel()
+        timer.join()
+    assert process.returncode == -signal.SIGKILL
+    return [int(line) for line in said if line.endswith("\n")]
+
+
+@pytest.mark.timeout(0)
+def test_no_record_is_lost_when_archiving_is_killed(tmp_path: Path) -> None:
+    path, to = tmp_path / "db", tmp_path / "archive"
+    with open_flights(path, ITEMS) as db:
+        for row in items(1, 30):
+            db.put(ITEMS, row)
+    chance, acknowledged, kills = random.Random(), set(range(1, 31)), 0
+    until = time.monotonic() + float(os.environ.get("EVERLOG_TORTURE_S", "0"))
+    points = ["before removal", "after removal"]
+    while kills < KILLS or time.monotonic() < until:
+        point = points.pop() if points else "any"
+        acknowledged.update(killed(path, to, point, chance.uniform(0.05, 1.0)))
+        kills += 1
+        if to.exists() and manifests.read(place(to)) is not None:
+            left = [problem for problem in verify(to) if "a killed backup left it" not in problem]
+            assert left == []
+        with Database(path) as db:
+            attach(db)
+            assert list(db.check()) == []
+            assert acknowledged <= {row.id for row in db.scan(ITEMS)}
+            assert [seq for seq, _ in db.log.scan()] == list(range(1, db.head + 1))
+            assert db.rebuild() == db.hashes()
+    with Database(path) as db:
+        archive(db, to, keep_records=1)
+        assert db.rebuild() == db.hashes()
+        assert list(verify(to, deep=True)) == []

@@ -14,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from everlog.store.progress import OnProgress, Progress
 
 CHECKPOINT = "checkpoint"
 LENGTH = b"\x00\x20"
+WRITERS = 8
 
 
 class Exported(NamedTuple):
@@ -76,17 +78,31 @@ def export(prover: Prover, text: str, where: Path, progress: OnProgress | None =
     before = _before(prover, there, wanted)
     start = before // WIDTH * WIDTH
     growing, done = Growing(start, there.tile), start
-    for entries in prover.entries(start, wanted.size):
-        hashes = [entries[at : at + merkle.HASH_BYTES] for at in range(0, len(entries), merkle.HASH_BYTES)]
-        bundle = b"".join([LENGTH + one for one in hashes])
-        _write(where / path("entries", done // WIDTH, len(hashes)), bundle)
-        for (level, index), tile in growing.add(b"".join(map(merkle.leaf_hash, hashes))).items():
-            width = len(tile) // merkle.HASH_BYTES
-            if width == WIDTH or full_width(wanted.size, level) == index * WIDTH + width:
-                _write(where / path(level, index, width), tile)
-        done += len(hashes)
-        if progress is not None:
-            progress(Progress("tiles", done - start, wanted.size - start, "records"))
+    writers = ThreadPoolExecutor(WRITERS)  # who wait for the disk, and share its answer
+    writing: list[Future[None]] = []
+
+    def write(file: str, data: bytes) -> None:
+        writing.append(writers.submit(_write, where / file, data))
+        if len(writing) >= WRITERS * 4:
+            writing.pop(0).result()
+
+    try:
+        for entries in prover.entries(start, wanted.size):
+            size = merkle.HASH_BYTES
+            hashes = [entries[at : at + size] for at in range(0, len(entries), size)]
+            bundle = b"".join([LENGTH + one for one in hashes])
+            write(path("entries", done // WIDTH, len(hashes)), bundle)
+            for (level, index), tile in growing.add(b"".join(map(merkle.leaf_hash, hashes))).items():
+                width = len(tile) // size
+                if width == WIDTH or full_width(wanted.size, level) == index * WIDTH + width:
+                    write(path(level, index, width), tile)
+            done += len(hashes)
+            if progress is not None:
+                progress(Progress("tiles", done - start, wanted.size - start, "records"))
+        for one in writing:
+            one.result()
+    finally:
+        writers.shutdown(cancel_futures=True)
     found = there.root(wanted.size)
     if found != wanted.root:
         raise CorruptionError(
@@ -121,10 +137,17 @@ def _write(file: Path, data: bytes) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(file.name + ".new")
-        with temporary.open("wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
+        temporary.write_bytes(data)
+        _sync(temporary)
         temporary.replace(file)
+        _sync(file.parent)
     except OSError as error:
         raise DiskError(f"{file} could not be written: {error.strerror}", outcome="unknown") from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -29,7 +29,8 @@ VARIES = (
     (re.compile(r"\b[\d,.]+ ?(ms|seconds|s)\b"), "<duration>"),
     (re.compile(r"\b[\d,.]+ a second"), "<rate>"),
     (re.compile(r"\b[\d.]+ (B|kB|MB)\b"), "<size>"),
-    (re.compile(r"\b[0-9a-f]{16}\b"), "<hash>"),
+    (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "<uuid>"),
+    (re.compile(r"\b[0-9a-f]{16}(?:[0-9a-f]{48})?\b"), "<hash>"),
 )
 
 

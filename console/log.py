@@ -1,22 +1,26 @@
-"""Log: the commits of a database, as people read them or as JSON."""
+"""Log: the commits of a database, as people read them, as JSON, or as a table in a file.
+
+feed ────────────▶ commits as they come     --follow, or all of them
+db.log(…) ───────▶ those that were asked for, found where the log is
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
 from google.protobuf import json_format
 
-from everlog.console import text
+from everlog.console import log_file, text
 from everlog.console.following import batches
 from everlog.console.opening import open_database
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.console.tables import TableName
 from everlog.proto import log_pb2
-from everlog.store.errors import CorruptionError
-from everlog.store.schema import Schema, TableInfo
+from everlog.store.past_log import KINDS, Entry, RowChange, entry_of
+from everlog.store.schema import Schema
 
 if TYPE_CHECKING:
     from everlog.console.opening import AnyDatabase
@@ -33,6 +37,15 @@ CHANGES_SHOWN = 10
     "--table", "tables", type=TableName(), multiple=True, help="Only changes of this table; may be repeated."
 )
 @click.option("--actor", help="Only commits of this actor.")
+@click.option(
+    "--key", multiple=True, metavar="VALUE", help="Only of this row of the table; once for each field."
+)
+@click.option("--correlation", metavar="ID", help="Only commits with this correlation id.")
+@click.option("--kind", type=click.Choice(KINDS), help="Only commits that are about this.")
+@click.option("--since", metavar="TIME", help="Only from this time on, as 2026-01-05T09:30Z.")
+@click.option("--before", metavar="TIME", help="Only before this time.")
+@click.option("--csv", metavar="FILE", help="Write CSV, a line for each row; - is standard output.")
+@click.option("--parquet", metavar="FILE", help="Write Parquet, a line for each row.")
 @click.option("--limit", type=click.IntRange(1), metavar="COMMITS", help="At most so many.")
 @click.option("--follow", "-f", is_flag=True, help="Go on with what is committed from now on.")
 @common
@@ -44,6 +57,13 @@ def log(
     until: int | None,
     tables: tuple[str, ...],
     actor: str | None,
+    key: tuple[str, ...],
+    correlation: str | None,
+    kind: str | None,
+    since: str | None,
+    before: str | None,
+    csv: str | None,
+    parquet: str | None,
     limit: int | None,
     follow: bool,
 ) -> None:
@@ -55,24 +75,51 @@ def log(
     Examples:
       everlog log --table airports --actor ann
       everlog log --after 812 --follow
+      everlog log --table airports --key JFK --since 2026-01-05
+      everlog log --actor ann --parquet ann.parquet
       everlog -u everlog://db.example.com/flights log --json | jq .reason
     """
     from everlog.feed import cursor
 
     start = cursor.parse(after)
     settings.resume = "--after with the last seq that you saw goes on from there"
-    left = limit or -1
+    asks = bool(key or correlation or kind or since or before)
+    if follow and (asks or csv or parquet):
+        raise click.UsageError("--follow takes --table and --actor; leave the other filters, and files, out")
+    if asks and len(tables) > 1:
+        raise click.UsageError("one --table goes with these filters")
+    if key and not tables:
+        raise click.UsageError("a --key is one of a --table; name that as well")
     with open_database(settings, read_only=True) as db:
-        for commit, schema in _commits(db, start, until, tables, follow=follow):
-            if actor is not None and commit.actor != actor:
-                continue
+        found: Iterator[Entry]
+        if asks:
+            table = tables[0] if tables else None
+            value = None
+            if key:
+                value = text.values(db.schema.table(table or "").key_fields, key, f"the key of {table}")
+            found = db.log(
+                actor=actor,
+                table=table,
+                key=value,
+                correlation_id=correlation,
+                kind=kind,
+                after=start.seq,
+                until=until,
+                since=since,
+                before=before,
+            )
+        else:
+            feed = _commits(db, start, until, tables, follow=follow)
+            found = (entry_of(*one) for one in feed if actor is None or one[0].actor == actor)
+        found = islice(found, limit)
+        if csv or parquet:
+            log_file.write_csv(found, csv) if csv else log_file.write_parquet(found, parquet or "")
+            return
+        for entry in found:
             if settings.json:
-                text.echo(_whole(commit, schema))
+                text.echo(_whole(entry))
             else:
-                _print(commit, schema, verbose=settings.verbose)
-            left -= 1
-            if not left:
-                return
+                _print(entry, verbose=settings.verbose)
 
 
 def _commits(
@@ -89,73 +136,67 @@ def _commits(
             yield commit, schema
 
 
-def _print(commit: log_pb2.Commit, schema: Schema, *, verbose: bool) -> None:
-    words = [f"{commit.seq:>8}", text.moment(commit.time_ns), commit.actor, commit.reason, _about(commit)]
+def _print(entry: Entry, *, verbose: bool) -> None:
+    words = [f"{entry.seq:>8}", text.moment(entry.time_ns), entry.actor, entry.reason, _about(entry)]
     click.echo("  ".join(word for word in words if word))
-    shown = commit.changes if verbose else commit.changes[:CHANGES_SHOWN]
+    shown = entry.changes if verbose else entry.changes[:CHANGES_SHOWN]
     for change in shown:
-        info = schema.spaces.get(change.space)
         before = f"  (before: commit {change.prior})" if change.prior else ""
-        click.echo(f"          {log_pb2.Op.Name(change.op).lower():6} {_name(info, change)}{before}")
-        if verbose and change.row and info is not None:
-            click.echo(f"                 {text.dump(_row(info, change.row))}")
-    more = len(commit.changes) - len(shown)
+        name = "/".join((change.table, *(str(text.plain(part)) for part in change.key)))
+        click.echo(f"          {change.op:6} {name}{before}")
+        if verbose and change.row is not None:
+            click.echo(f"                 {text.dump(text.row_dict(change.row))}")
+    more = len(entry.changes) - len(shown)
     if more:
         click.echo(f"          and {more:,} more")
 
 
-def _about(commit: log_pb2.Commit) -> str:
-    match commit.WhichOneof("about"):
+def _about(entry: Entry) -> str:
+    about: Any = entry.about
+    match entry.kind:
         case "created":
-            return f"created by {commit.created.software}"
+            return f"created by {about.software}"
         case "base":
             return "base of a trimmed log"
         case "migration":
-            step = log_pb2.Migration.Step.Name(commit.migration.step).lower()
-            return f"migration {commit.migration.version}_{commit.migration.name} {step}"
+            step = log_pb2.Migration.Step.Name(about.step).lower()
+            return f"migration {about.version}_{about.name} {step}"
         case "load":
-            step = log_pb2.Load.Step.Name(commit.load.step).lower()
-            return f"load of {commit.load.table}, {commit.load.rows:,} rows so far, {step}"
+            step = log_pb2.Load.Step.Name(about.step).lower()
+            return f"load of {about.table}, {about.rows:,} rows so far, {step}"
         case "notice":
-            return f"{commit.notice.kind} {commit.notice.subject}"
+            return f"{about.kind} {about.subject}"
         case _:
             return ""
 
 
-def _whole(commit: log_pb2.Commit, schema: Schema) -> dict[str, Any]:
-    """A commit as protobuf's JSON, with rows and keys readable and without descriptors and sources."""
-    bare = log_pb2.Commit()
-    bare.CopyFrom(commit)
-    del bare.changes[:]
-    if bare.HasField("migration"):
-        bare.migration.ClearField("schema")
-        bare.migration.ClearField("sources")
-    found = json_format.MessageToDict(bare, preserving_proto_field_name=True)
-    found |= {"seq": commit.seq, "time_ns": commit.time_ns, "schema": commit.schema}  # not as text
-    found["changes"] = [_change(change, schema) for change in commit.changes]
+def _whole(entry: Entry) -> dict[str, Any]:
+    """An entry as JSON values, without descriptors and sources; what is empty is left out."""
+    found: dict[str, Any] = {"seq": entry.seq, "time_ns": entry.time_ns, "schema": entry.schema}
+    for name in ("actor", "reason", "correlation_id", "causation_id", "client"):
+        if value := getattr(entry, name):
+            found[name] = value
+    if entry.commit_id:
+        found["commit_id"] = text.plain(entry.commit_id)
+    found["checksum"] = entry.checksum
+    if entry.about is not None:
+        about: Any = type(entry.about)()
+        about.CopyFrom(entry.about)
+        if entry.kind == "migration":
+            about.ClearField("schema")
+            about.ClearField("sources")
+        found[entry.kind] = json_format.MessageToDict(about, preserving_proto_field_name=True)
+    found["changes"] = [_change(change) for change in entry.changes]
     return found
 
 
-def _change(change: log_pb2.Change, schema: Schema) -> dict[str, Any]:
-    info = schema.spaces.get(change.space)
-    found: dict[str, Any] = {"op": log_pb2.Op.Name(change.op).lower()}
-    if info is None:
-        found |= {"space": change.space, "key": change.key.hex()}
-    else:
-        found |= {"table": info.name, "key": [text.plain(part) for part in info.decode_key(change.key)]}
-        if change.op == log_pb2.PUT:
-            found["row"] = _row(info, change.row)
+def _change(change: RowChange) -> dict[str, Any]:
+    found: dict[str, Any] = {"op": change.op, "table": change.table}
+    found["key"] = [text.plain(part) for part in change.key]
+    if change.row is not None:
+        found["row"] = text.row_dict(change.row)
+    if change.erased:
+        found["erased"] = True
     if change.prior:
         found["prior"] = change.prior
     return found
-
-
-def _name(info: TableInfo | None, change: log_pb2.Change) -> str:
-    if info is not None:
-        with suppress(CorruptionError):
-            return "/".join((info.name, *(str(text.plain(part)) for part in info.decode_key(change.key))))
-    return f"space {change.space} key {change.key.hex()}"
-
-
-def _row(info: TableInfo, row: bytes) -> dict[str, Any]:
-    return text.row_dict(info.parse(row))

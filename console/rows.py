@@ -8,6 +8,7 @@ import binascii
 import click
 
 from everlog.console import tables, text
+from everlog.console.moment import at_option, reading
 from everlog.console.opening import open_database
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.errors import Error, RowError
@@ -16,9 +17,10 @@ from everlog.store.errors import Error, RowError
 @click.command()
 @tables.table_argument
 @click.argument("key", nargs=-1, required=True)
+@at_option
 @common
 @pass_settings
-def get(settings: Settings, table: str, key: tuple[str, ...]) -> None:
+def get(settings: Settings, table: str, key: tuple[str, ...], *, at: str | None) -> None:
     """Prints one row as JSON. Each field of the KEY is a word.
 
     Exits with 1 if there is no such row. A value that starts with - comes after `--`.
@@ -27,8 +29,9 @@ def get(settings: Settings, table: str, key: tuple[str, ...]) -> None:
     Examples:
       everlog get airports JFK
       everlog get flights 2013 1 1 UA 1545 EWR
+      everlog get airports JFK --at 2026-01-05T09:30Z
     """
-    with open_database(settings, read_only=True) as db:
+    with open_database(settings, read_only=True) as now, reading(now, at) as db:
         handle, info = tables.named(db, table)
         value = text.values(info.key_fields, key, f"the key of {table}")
         row = db.get(handle, value)
@@ -50,6 +53,7 @@ def get(settings: Settings, table: str, key: tuple[str, ...]) -> None:
 @click.option("--limit", type=click.IntRange(0), metavar="ROWS", help="At most so many rows.")
 @click.option("--resume", metavar="TOKEN", help="Go on where a scan with a limit ended.")
 @click.option("--count", is_flag=True, help="Print how many there are, not the rows.")
+@at_option
 @common
 @pass_settings
 def scan(
@@ -65,6 +69,7 @@ def scan(
     limit: int | None,
     resume: str | None,
     count: bool,
+    at: str | None,
 ) -> None:
     """Prints rows in order, as JSON, one a line.
 
@@ -76,10 +81,11 @@ def scan(
       everlog scan flights 2013 12 24
       everlog scan flights --index by_route JFK LAX --count
       everlog scan airports --start J --end K
+      everlog scan airports --at 812 --count
     """
     if count and (limit is not None or resume is not None):
         raise click.UsageError("--count counts all of them: leave --limit and --resume out")
-    with open_database(settings, read_only=True) as db:
+    with open_database(settings, read_only=True) as now, reading(now, at) as db:
         handle, info = tables.named(db, table)
         fields = info.key_fields if index is None else info.index(index).fields
         what = handle if index is None else handle.indexes[index]

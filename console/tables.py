@@ -16,10 +16,11 @@ from everlog.store.schema import TableInfo
 from everlog.store.table import Table
 
 if TYPE_CHECKING:
+    from everlog.console.moment import AnyMoment
     from everlog.console.opening import AnyDatabase
 
 
-def named(db: AnyDatabase, name: str) -> tuple[Table[Message, Any], TableInfo]:
+def named(db: AnyDatabase | AnyMoment, name: str) -> tuple[Table[Message, Any], TableInfo]:
     """The table of this name, in the model that the log carries. Raises SchemaError."""
     info = db.schema.table(name)
     return table_of(info), info

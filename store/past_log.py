@@ -44,7 +44,8 @@ class RowChange(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A commit of the log. `kind` is what it is about: one of KINDS; `about` is that, as in the record."""
+    """A commit of the log. `kind` is what it is about: one of KINDS; `about` is that, as in the record.
+    `checksum` is the record's."""
 
     seq: int
     time_ns: int
@@ -58,6 +59,7 @@ class Entry(NamedTuple):
     kind: str
     about: Message | None
     changes: list[RowChange]
+    checksum: int
 
 
 class Asked(NamedTuple):
@@ -206,6 +208,7 @@ def entry_of(commit: log_pb2.Commit, schema: Schema) -> Entry:
         about or "commit",
         getattr(commit, about) if about else None,
         [_change(change, commit.seq, schema) for change in commit.changes],
+        commit.checksum,
     )
 
 

@@ -87,6 +87,7 @@ class Engine:
         self.log = self._db.get_column_family(LOG)
         self._log_handle = self._db.get_column_family_handle(LOG)
         self.data_name = self._live_name()
+        self.named = self.data_name  # which tables are live when it is opened again, for all one knows
         self.data = self._db.get_column_family(self.data_name)
         self.data_handle: ColumnFamily | None = self._db.get_column_family_handle(self.data_name)
         if not self.secondary:
@@ -220,6 +221,7 @@ class Engine:
         """Makes another column family the live tables, durably; returns the old one."""
         with translated("switching tables"):
             family.flush()
+            self.named = name
             self._db[TABLES] = name.encode()
             self._db.flush_wal(True)
         old = self.data_name, self.data

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from everlog.proto import log_pb2
 from everlog.store import head
 from everlog.store.engine import Engine
-from everlog.store.errors import CorruptionError, OpenError
+from everlog.store.errors import CorruptionError, DiskError, OpenError
 from everlog.store.hashing import TableHash, hashes, same_hash
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
@@ -61,7 +61,11 @@ def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
     except BaseException:
         target.forget()
         del handle
-        engine.drop_family(name, family)
+        if engine.named != name:
+            engine.drop_family(name, family)
+        elif engine.data_name != name:  # nobody knows which of the two is live
+            text = f"{db.path}: the disk did not confirm a rebuild; open the database again"
+            db.committer.failed = DiskError(text, outcome="nothing written")
         raise
     engine.drop_family(*old)
     return fresh

@@ -59,12 +59,16 @@ class Tables:
     def _read(self) -> None:
         """How far the tables are, as they are on disk."""
         live = FamilyTarget(self._engine)
+        self._become(live, *_found(live.view, self._log))
+
+    def _become(
+        self, live: FamilyTarget, applied: tuple[int, int], schema: log_pb2.Schema, counts: dict[int, int]
+    ) -> None:
         self.target = live if self._memory is None else self._memory(live.view)
-        self.applied, self.checksum = read_applied(live.view)
-        schema = schema_of(live.view, self._log)
+        self.applied, self.checksum = applied
         if self.schema.proto != schema:  # else all that is bound to it stays as it is
             self.schema = Schema(schema)
-        self.counts = read_counts(live.view)
+        self.counts = counts
         self.pending = Pending(self.target, self.counts)
         self._flushed = self.applied
 
@@ -155,9 +159,14 @@ class Tables:
         assert target.handle is not None
         assert target.family is not None
         with self.lock:
+            found = _found(target.view, self._log)  # first: nothing may fail once it is switched
             old = self._engine.switch_data(name, target.family, target.handle)
-            self._read()
+            self._become(FamilyTarget(self._engine), *found)
             return old
+
+
+def _found(view: View, log: Log) -> tuple[tuple[int, int], log_pb2.Schema, dict[int, int]]:
+    return read_applied(view), schema_of(view, log), read_counts(view)
 
 
 def read_applied(view: View) -> tuple[int, int]:

@@ -53,8 +53,12 @@ def failing(under: Path, chance: random.Random) -> dict[str, str]:
     """The environment of a process whose disk fails, once or for long, at a random write or sync."""
     what, nth = chance.choice((("write", 600), ("sync", 200)))
     error = chance.choice((errno.ENOSPC, errno.EIO))
-    words = f"{what} {chance.randrange(20, nth)} {chance.choice((1, 3, 10**6))} {error}"
-    return _preloaded(under) | {"EVERLOG_DISK_FAIL": words}
+    return nth_failing(under, what, chance.randrange(20, nth), chance.choice((1, 3, 10**6)), error)
+
+
+def nth_failing(under: Path, what: str, nth: int, times: int, error: int) -> dict[str, str]:
+    """The environment of a process of which the n-th write, or sync, fails, and `times` in all."""
+    return _preloaded(under) | {"EVERLOG_DISK_FAIL": f"{what} {nth} {times} {error}"}
 
 
 def _preloaded(under: Path) -> dict[str, str]:

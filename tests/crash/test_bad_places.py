@@ -1,0 +1,147 @@
+"""Places that a database cannot live in: read-only, without file descriptors, with small files damaged.
+
+A right answer, or an error of everlog's; what was acknowledged is there when the place is good again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlog.store.database import Database
+from everlog.store.errors import Error
+from tests.store.damaging import Image, examine, make_images
+from tests.store.models import ITEMS, Item, items, open_flights
+from tests.store.test_damage import cut, flip, gone, zero
+
+ROOT = Path(__file__).parents[2]
+NOBODY = 65534
+SMALL = ("EVERLOG", "HEAD", "OWNER", "db/OPTIONS-*", "db/IDENTITY", "db/rocksdict-config.json", "db/LOG")
+
+READS = """
+import json, sys
+from everlog.store.database import Database
+from everlog.store.errors import Error
+from tests.store.models import ITEMS, Item
+said = []
+for read_only in (False, True):
+    try:
+        with Database(sys.argv[1], read_only=read_only) as db:
+            said.append(len(list(db.scan(ITEMS))))
+            if not read_only:
+                db.put(ITEMS, Item(id=9))
+    except Error as error:
+        said.append(f"{type(error).__name__}: {error}")
+print(json.dumps(said))
+"""
+WRITES = """
+import json, os, resource, sys
+from everlog.store.database import Database
+from everlog.store.errors import Error
+from tests.store.models import ITEMS, Item, declare
+path, spare = sys.argv[1], int(sys.argv[2])
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+acknowledged, said, db = [], [], None
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1 + spare, hard))
+for number in range(100, 160):
+    try:
+        db = db or Database(path)
+        db.put(ITEMS, Item(id=number))
+        acknowledged.append(number)
+        assert db.get(ITEMS, number) is not None
+        if not number % 5:
+            db.tables.flush()
+            db.engine.flush()
+        if not number % 20:
+            db.rebuild()
+        assert [row.id for row in db.scan(ITEMS, start=100)] == acknowledged
+    except Error as error:
+        said.append(f"{type(error).__name__}: {error}")
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+if db is not None:
+    db.close()
+print(json.dumps([acknowledged, said]))
+"""
+
+
+def told(script: str, *words: object, **options: Any) -> Any:
+    """What such a process prints as JSON; one that ends otherwise is a finding."""
+    command = [sys.executable, "-c", script, *map(str, words)]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=100, cwd=ROOT, **options
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Image, Image]:
+    return make_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("how", [flip, cut, zero, gone])
+def test_a_small_file_that_is_damaged_is_told_or_does_not_matter(
+    images: tuple[Image, Image], tmp_path: Path, name: str, how: Any
+) -> None:
+    for at, image in enumerate(images):
+        chance = random.Random(f"{name} {how.__name__} {at}")
+        path = image.copy(tmp_path / str(at))
+        found = sorted(path.glob(name))
+        if not found or not found[0].stat().st_size:
+            continue
+        how(found[0], chance)
+        examine(path, image, read_only=bool(at))
+        with suppress(Error):
+            examine(path, image)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file descriptors are counted as Linux does")
+@pytest.mark.parametrize("spare", [1, 4, 12, 20, 24, 28, 32, 40])
+def test_without_file_descriptors_nothing_is_wrong_and_nothing_lost(tmp_path: Path, spare: int) -> None:
+    path = tmp_path / "db"
+    with open_flights(path, ITEMS) as db:
+        db.load(ITEMS, items(0, 50))
+    acknowledged, said = told(WRITES, path, spare)
+    with Database(path) as db:
+        assert list(db.check()) == []
+        found = [row.id for row in db.scan(ITEMS, start=100)]
+        assert set(acknowledged) <= set(found)
+        assert len(found) - len(acknowledged) <= len(said)
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    with open_flights(path, ITEMS) as db:
+        db.load(ITEMS, items(0, 50))
+    places = [path, *path.rglob("*")]
+    for place in (*tmp_path.parents, tmp_path):
+        if place.owner() != "root" or os.getuid() == 0:
+            with suppress(PermissionError):
+                place.chmod(place.stat().st_mode | 0o055)
+    for place in places:
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    try:
+        options = {"user": NOBODY, "group": NOBODY} if os.getuid() == 0 else {}
+        try:
+            written, read = told(READS, path, **options)
+        except (AssertionError, PermissionError) as error:
+            if "No module named" in str(error) or isinstance(error, PermissionError):
+                pytest.skip("somebody who may not write here may not run this Python either")
+            raise
+    finally:
+        for place in places:
+            place.chmod(0o755 if place.is_dir() else 0o644)
+    assert isinstance(written, str), "it was opened for writing"
+    assert read == 51 or isinstance(read, str)
+    with Database(path) as db:
+        assert list(db.check()) == []
+        assert db.get(ITEMS, 9) == Item(id=9, text="text 9", n=-9)

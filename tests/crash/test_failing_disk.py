@@ -1,0 +1,84 @@
+"""A disk of which one write or one sync fails, whichever: whole databases before and after, nothing lost.
+
+The disk is a library that is loaded before everything else (disk.c): the store does not know of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from everlog.store.database import Database
+from tests.crash import disk
+from tests.store.models import ITEMS, items, open_flights
+
+ROOT = Path(__file__).parents[2]
+CALLS_MAX = 200
+EACH = 1 if os.environ.get("EVERLOG_TORTURE_S") else 7
+
+SCRIPT = """
+import json, sys
+from everlog.store.database import Database
+from everlog.store.errors import Error
+from tests.crash.test_kill_making import BY_TEXT
+from tests.store.models import *
+acknowledged, refused, said = [], [], []
+def step(what, number=None):
+    try:
+        what()
+        acknowledged.append(number)
+    except Error as error:
+        said.append(f"{type(error).__name__}: {error}")
+        if getattr(error, "outcome", "") == "nothing written":
+            refused.append(number)
+try:
+    with Database(sys.argv[1]) as db:
+        for number in range(100, 130):
+            step(lambda: db.put(ITEMS, Item(id=number)), number)
+            if number == 110:
+                step(db.rebuild)
+                try:
+                    found = [row.id for row in db.scan(ITEMS, start=100)]
+                    assert [one for one in acknowledged if one] == found, (found, acknowledged)
+                except Error as error:
+                    said.append(f"{type(error).__name__}: {error}")
+            if number == 120:
+                step(lambda: declare(db, BY_TEXT))
+            if number == 125:
+                step(lambda: (db.tables.flush(), db.engine.flush()))
+except Error as error:
+    said.append(f"{type(error).__name__}: {error}")
+print(json.dumps([[one for one in acknowledged if one], [one for one in refused if one], said]))
+"""
+
+
+@pytest.mark.skipif(disk.library() is None, reason=disk.NO_COMPILER)
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("what", ["write", "sync"])
+@pytest.mark.timeout(0)
+def test_whichever_call_fails_what_was_acknowledged_is_there_and_the_rest_is_not(
+    tmp_path: Path, what: str, error: int
+) -> None:
+    for nth in range(1 + error % EACH, CALLS_MAX, EACH):
+        path = tmp_path / f"{what}-{nth}"
+        with open_flights(path, ITEMS) as db:
+            db.load(ITEMS, items(0, 50))
+        environment = os.environ | disk.nth_failing(path, what, nth, 1, error)
+        command = [sys.executable, "-c", SCRIPT, str(path)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, env=environment)
+        assert done.returncode == 0, (nth, done.stderr)
+        acknowledged, refused, said = json.loads(done.stdout)
+        with Database(path) as db:
+            assert list(db.check()) == [], (nth, said)
+            found = {row.id for row in db.scan(ITEMS, start=100)}
+            assert set(acknowledged) <= found, (nth, said)
+            assert not found & set(refused), (nth, said)
+            assert db.count(ITEMS, end=100) == 51
+        if not said and len(acknowledged) == 30:
+            break  # so many calls there are not

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -12,7 +13,13 @@ from everlog.console.opening import directory_of, open_database
 from everlog.console.opening import shown as without_secrets
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings
+from everlog.store import head
 from everlog.store.errors import Error
+
+if TYPE_CHECKING:
+    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.store.hashing import TableHash
+    from everlog.store.progress import OnProgress
 
 
 @click.command()
@@ -76,39 +83,55 @@ def _mistakes_in_folders(settings: Settings) -> list[str] | None:
     metavar="PATH",
     help="Into a new directory, from the log alone.",
 )
+@click.option("--at", metavar="SEQ|TIME", help="With --into: as it was after this commit, or at this time.")
 @common
 @pass_settings
-def rebuild(settings: Settings, *, into: Path | None) -> None:
+def rebuild(settings: Settings, *, into: Path | None, at: str | None) -> None:
     """Makes all tables anew from the log, proves that they equal the live ones, and switches.
+
+    What was killed goes on where it was.
 
     \b
     Examples:
       everlog -u file:flights.db rebuild
       everlog -u file:flights.db rebuild --into proof.db
+      everlog -u file:flights.db rebuild --into monday.db --at 2026-01-05T09:30
     """
     from everlog.feed.embedded import EmbeddedDatabase
     from everlog.store.rebuild import is_half
 
+    if at is not None and into is None:
+        raise click.UsageError("--at makes another database: say where, with --into")
     settings.resume = "the live tables are as they were"
     if into is not None:
         settings.resume = f"nothing is left in {into}"
         if is_half(into):
-            click.echo(f"Found: {into} is of a rebuild that was killed; it is begun anew", err=True)
+            click.echo(f"Found: {into} is of a rebuild that was killed; it goes on where it was", err=True)
     with open_database(settings, read_only=into is not None) as db, shown() as progress:
         if into is None:
             hashes = db.rebuild(progress=progress)
         elif not isinstance(db, EmbeddedDatabase):
             raise Error("--into makes a directory beside a database of this machine; give its URL, file:PATH")
         else:
-            hashes = db.rebuild_into(into, progress=progress)
+            hashes = _into(db, into, at, progress)
             settings.resume = f"{into} is whole, but was not compared with the live tables"
-            if hashes != db.hashes(progress=progress):
+            last = head.read(into / head.HEAD, head.Head)
+            live = db if at is None or last is None else db.at(seq=last.seq, progress=progress)
+            if hashes != live.hashes(progress=progress):
                 raise Error(f"the tables in {into} differ from the live ones; `everlog check` tells more")
     for name, table in hashes.items():
         if settings.json:
             text.echo({"table": name, "rows": table.rows, "hash": table.hash.hex()})
         else:
             click.echo(f"Equal: {name}, {table.rows:,} rows, {table.hash.hex()[:16]}")
+
+
+def _into(db: EmbeddedDatabase, into: Path, at: str | None, progress: OnProgress) -> dict[str, TableHash]:
+    if at is None:
+        return db.rebuild_into(into, progress=progress)
+    if at.isascii() and at.isdigit():
+        return db.rebuild_into(into, progress, seq=int(at))
+    return db.rebuild_into(into, progress, time=at)
 
 
 @click.command()

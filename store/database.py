@@ -295,16 +295,29 @@ class Database(Writer):
 
     def rebuild(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
         """Builds all tables anew from the log beside the live ones, proves that both are equal,
-        and switches to the new ones. Raises CorruptionError if they differ: then nothing is
-        switched."""
+        and switches to the new ones. One that was killed goes on where it was. Raises CorruptionError if
+        they differ: then nothing is switched."""
         self._check_writable()
         return rebuild.beside(self, progress)
 
-    def rebuild_into(self, path: Path | str, progress: OnProgress | None = None) -> dict[str, TableHash]:
-        """Builds another database from this one's log alone, in a new directory, and returns the
-        hashes of its tables."""
+    def rebuild_into(
+        self,
+        path: Path | str,
+        progress: OnProgress | None = None,
+        *,
+        seq: int | None = None,
+        time: Time | None = None,
+    ) -> dict[str, TableHash]:
+        """Builds this database from its log alone in a new directory, as it is now, or as it was after the
+        record at `seq`, or at a time (as in `at`), and returns the hashes of its tables. It has the same
+        UUID: followers that are ahead of it are told so, or that the histories diverged.
+
+        One that was killed goes on where it was. Raises OpenError if there is something else, CursorError
+        for a moment that the log does not have.
+        """
         self._check_open()
-        return rebuild.into(self, Path(path), progress)
+        last = self.past.position(seq=seq, time=time) if seq is not None or time is not None else None
+        return rebuild.into(self, Path(path), last, progress)
 
     def check(self, progress: OnProgress | None = None) -> Iterable[str]:
         """Everything that is not as it must be, a sentence each. Read-only."""

@@ -5,6 +5,7 @@
     <path>/OWNER     who has it open for writing, for the message to the next
     <path>/db/       RocksDB, with the column families
         default        which column family holds the live tables: b"tables" -> name
+                       by which code a rebuild makes the next: b"rebuilding" -> number
         log            seq:u64be -> framed record                           (log.py)
         data-N         rows, index entries, notes                           (keys.py)
         kept           seq:u64be -> framed record, of those that were archived (trimmed.py)
@@ -17,6 +18,7 @@ projected again from the log on opening.
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ from everlog.store.seam import translate, translated
 from everlog.store.temporary import Temporary
 
 LOG = "log"
-TABLES = b"tables"
+TABLES, REBUILDING = b"tables", b"rebuilding"
 KEPT = "kept"
 FIRST_DATA = "data-1"
 LOG_BUFFER_BYTES = 16 << 20
@@ -59,6 +61,7 @@ class Engine:
         self.secondary = secondary
         self._scratch = Temporary("everlog-reading-") if secondary else None
         self._opened = 0
+        self.rebuilding = threading.Lock()
         self._cache = Cache(CACHE_BYTES)
         self.once = ReadOptions()  # for what is read from end to end: it leaves the cache to others
         self.once.fill_cache(False)  # type: ignore[call-arg]  # its stub is wrong
@@ -92,13 +95,18 @@ class Engine:
         self.data_handle: ColumnFamily | None = self._db.get_column_family_handle(self.data_name)
         if not self.secondary:
             for name in names:
-                if name.startswith("data-") and name != self.data_name:
-                    self._db.drop_column_family(name)  # left by a rebuild that was killed
+                if name.startswith("data-") and name not in {self.data_name, self.next_name}:
+                    self._db.drop_column_family(name)  # the old tables, left by a kill after the switch
         self._names = set(names)
         self._sides: dict[str, tuple[Rdict, ColumnFamily]] = {}
         self._put_log = self.log.put
         self._write = self._db.write
         self.get = self.data.get
+
+    @property
+    def next_name(self) -> str:
+        """What the tables of the next rebuild are called, or of one that was killed."""
+        return f"data-{int(self.data_name.split('-')[1]) + 1}"
 
     def _live_name(self) -> str:
         name: bytes | None = self._db.get(TABLES)
@@ -189,6 +197,21 @@ class Engine:
             family = self._db.create_column_family(name, self._family_options(name))
             return family, self._db.get_column_family_handle(name)
 
+    def next_family(self, made_by: bytes) -> tuple[Rdict, ColumnFamily]:
+        """The column family for the tables of a rebuild: a new one, or what a killed one left, where
+        that was `made_by` the same."""
+        name = self.next_name
+        if name in self._names:
+            family = self._db.get_column_family(name)
+            if self._db.get(REBUILDING) == made_by:
+                return family, self._db.get_column_family_handle(name)
+            self.drop_family(name, family)
+        with translated(f"creating {name}"):
+            self._db[REBUILDING] = made_by
+        made = self.create_family(name)
+        self._names.add(name)
+        return made
+
     def side(self, name: str) -> tuple[Rdict, ColumnFamily] | None:
         """The column family of a projection beside the tables, made where it is missing; for a reader
         beside a process that writes, None where that has not made it."""
@@ -213,6 +236,7 @@ class Engine:
 
     def drop_family(self, name: str, family: Rdict) -> None:
         """Drops tables. Views of them stay, and with the last of them their disk is freed."""
+        self._names.discard(name)
         with translated(f"dropping {name}"):
             family.close()  # first: or whoever keeps an error, and its frames, keeps the database locked
             self._db.drop_column_family(name)

@@ -27,6 +27,8 @@ from everlog.store.schema import TableInfo
 from everlog.store.view import View
 
 KEYS_PER_BATCH = 4096
+# Raised where the same records make other keys or values: what was begun by other code is begun anew.
+CODE = b"1"
 PREFIX_SIZE = keys.PREFIX.size
 NO_VALUES: list[bytes] = []
 _MISSING = object()

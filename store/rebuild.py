@@ -5,8 +5,10 @@
 
 Readers and writers go on; writers wait only for the last records and the switch.
 
-Another directory that a database is rebuilt into has the file REBUILDING, and no EVERLOG, until it is
-whole: it cannot be taken for one before.
+Invariants
+  (1) what is killed goes on where it was (rebuild_resumed.py); what fails, or is interrupted, leaves nothing;
+  (2) nothing is switched before it is whole; another directory that a database is rebuilt into has the file
+      REBUILDING until then, and no EVERLOG.
 """
 
 from __future__ import annotations
@@ -18,18 +20,19 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlog.proto import log_pb2
 from everlog.store import head
 from everlog.store.engine import Engine
-from everlog.store.errors import CorruptionError, DiskError, OpenError
+from everlog.store.errors import CorruptionError, DiskError, Error, OpenError, UnavailableError
 from everlog.store.hashing import TableHash, hashes, same_hash
+from everlog.store.keys import ENDS
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.projection import Pending, Target
+from everlog.store.projection import CODE, Target
 from everlog.store.projector import Projector
+from everlog.store.rebuild_resumed import Source, begun, from_nothing, going_on
 from everlog.store.removal import HALF, clear
-from everlog.store.schema import Schema
 from everlog.store.seam import translated
+from everlog.store.tables import read_applied
 from everlog.store.target import FamilyTarget
 from everlog.store.view import View
 
@@ -42,14 +45,29 @@ TELL_BYTES = 128 << 10  # of records between two signs of progress; each may end
 
 def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
     """See `Database.rebuild`."""
+    if not db.engine.rebuilding.acquire(blocking=False):
+        raise Error(f"the tables of {db.url} are being rebuilt already; wait for it")
+    try:
+        return _beside(db, progress)
+    finally:
+        db.engine.rebuilding.release()
+
+
+def _beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
     engine, tables, log = db.engine, db.tables, db.log
-    name = f"data-{int(engine.data_name.split('-')[1]) + 1}"
-    family, handle = engine.create_family(name)
+    name = engine.next_name
+    family, handle = engine.next_family(CODE)
     target = FamilyTarget(engine, family, handle)
+    if (projector := going_on(log, target)) is None and read_applied(target.view)[0]:
+        target.forget()
+        del handle
+        engine.drop_family(name, family)
+        family, handle = engine.next_family(CODE)
+        target = FamilyTarget(engine, family, handle)
     try:
         view, seq = tables.snapshot()
-        projector = projector_from_start(log, target)
         try:
+            projector = projector or projector_from_start(log, target)
             replay(log, projector, seq, progress)
             fresh = compare(view, target.view, projector, seq, progress)
         finally:
@@ -71,18 +89,21 @@ def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
     return fresh
 
 
-def into(db: Database, path: Path, progress: OnProgress | None) -> dict[str, TableHash]:
+def into(db: Database, path: Path, last: int | None, progress: OnProgress | None) -> dict[str, TableHash]:
     """See `Database.rebuild_into`."""
     check_from_start(db.log)
-    last = db.log.head
-    records = (framed for _, framed in db.log.scan(0, last))
-    return make(path, (db.path / head.MARKER).read_bytes(), records, last, progress)
+    last = db.log.head if last is None else last
+
+    def source(after: int) -> Iterator[bytes]:
+        return (framed for _, framed in db.log.scan(after, last))
+
+    return make(path, (db.path / head.MARKER).read_bytes(), source, last, progress)
 
 
 def make(
     path: Path,
     marker: bytes,
-    records: Iterable[bytes],
+    records: Iterable[bytes] | Source,
     last: int,
     progress: OnProgress | None,
     *,
@@ -90,18 +111,19 @@ def make(
 ) -> dict[str, TableHash]:
     """A new database in a directory, of framed records from the first to `last`, and the hashes of its
     tables. `marker`: the content of its file EVERLOG. What fails leaves nothing, what is killed no
-    database. Raises OpenError, CorruptionError for a record that does not check."""
-    with _whole_or_gone(path, marker):
+    database: given a source, that goes on where it was, after a server was not there as well. Raises
+    OpenError, UnavailableError, CorruptionError for a record that does not check."""
+    with _whole_or_gone(path, marker, resumed=callable(records)):
         return _make(path, records, last, progress, step)
 
 
 def is_half(path: Path) -> bool:
-    """Whether a rebuild into this directory was killed, or runs now. The next begins anew."""
+    """Whether a rebuild into this directory was killed, or runs now. The next goes on with it."""
     return (path / HALF).exists()
 
 
 @contextlib.contextmanager
-def _whole_or_gone(path: Path, marker: bytes) -> Iterator[None]:
+def _whole_or_gone(path: Path, marker: bytes, *, resumed: bool) -> Iterator[None]:
     """A directory that is a database once this is left. After an error it is gone, after a kill it
     has the file HALF instead of EVERLOG. The lock on that file says that somebody is at work."""
     if path.exists() and any(path.iterdir()) and not is_half(path):
@@ -117,14 +139,17 @@ def _whole_or_gone(path: Path, marker: bytes) -> Iterator[None]:
         if not half.exists():
             raise OpenError(f"another process has rebuilt into {path} just now")
         try:
-            clear(path)
-            file.truncate(0)
-            file.write(marker)
-            file.flush()
-            os.fsync(file.fileno())
+            if not resumed or half.read_bytes() != marker:
+                clear(path)
+                file.truncate(0)
+                file.write(marker)
+                file.flush()
+                os.fsync(file.fileno())
             yield
             half.replace(path / head.MARKER)
             head.sync_directory(path)
+        except UnavailableError:
+            raise  # it comes again, and then this goes on
         except BaseException:
             clear(path)
             half.unlink(missing_ok=True)
@@ -135,15 +160,22 @@ def _whole_or_gone(path: Path, marker: bytes) -> Iterator[None]:
 
 
 def _make(
-    path: Path, records: Iterable[bytes], last: int, progress: OnProgress | None, step: str
+    path: Path, records: Iterable[bytes] | Source, last: int, progress: OnProgress | None, step: str
 ) -> dict[str, TableHash]:
     engine = Engine(path)
     try:
         log = Log(engine)
+        projector = begun(engine, log, records, last) if callable(records) else None
+        if projector is None and log.written:
+            engine.close()
+            clear(path)
+            engine = Engine(path)
+            log = Log(engine)
         target = FamilyTarget(engine)
-        projector = from_nothing(target)
+        projector = projector or from_nothing(target)
+        replay(log, projector, log.written, None)
         chunk: list[bytes] = []
-        for framed in records:
+        for framed in records(log.written) if callable(records) else records:
             projector.add(framed)
             chunk.append(framed)
             if len(chunk) == COPY_RECORDS or projector.applied == last:
@@ -176,11 +208,6 @@ def check_from_start(log: Log) -> None:
         raise CorruptionError(
             f"the log starts at {log.oldest}: a rebuild needs the archive of what was before"
         )
-
-
-def from_nothing(target: Target) -> Projector:
-    """A projector for records from the first on."""
-    return Projector(Pending(target, {}), Schema(log_pb2.Schema()), 0)
 
 
 def replay(log: Log, projector: Projector, until: int, progress: OnProgress | None) -> None:
@@ -222,5 +249,5 @@ def compare(
 def _telling(progress: OnProgress | None, step: str, counts: dict[int, int]) -> Callable[[int], None] | None:
     if progress is None:
         return None
-    total = sum(counts.values())
+    total = sum(rows for space, rows in counts.items() if space != ENDS)
     return lambda done: progress(Progress(step, done, total))

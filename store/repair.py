@@ -33,7 +33,7 @@ from everlog.store.keys import SEQ
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projector import Projector
-from everlog.store.rebuild import from_nothing
+from everlog.store.rebuild_resumed import from_nothing
 from everlog.store.seam import translated
 from everlog.store.target import FamilyTarget
 

@@ -33,7 +33,7 @@ def test_rebuild_into_a_new_directory_leaves_the_live_tables(everlog: Run, books
     assert "is not empty" in ended.err
 
 
-def test_a_rebuild_that_was_killed_half_way_is_told_and_begun_anew(
+def test_a_rebuild_that_was_killed_half_way_is_told_and_gone_on_with(
     everlog: Run, books: Path, here: Path
 ) -> None:
     (here / "proof.db" / "db").mkdir(parents=True)
@@ -42,9 +42,21 @@ def test_a_rebuild_that_was_killed_half_way_is_told_and_begun_anew(
     ended = everlog("rebuild", "--into", "proof.db")
     assert (ended.code, ended.err) == (
         0,
-        "Found: proof.db is of a rebuild that was killed; it is begun anew\n",
+        "Found: proof.db is of a rebuild that was killed; it goes on where it was\n",
     )
     assert everlog("-u", "file:proof.db", "check").code == 0
+
+
+def test_rebuild_makes_the_database_as_it_was(everlog: Run, books: Path, here: Path) -> None:
+    everlog("testdata")
+    head = everlog("status", "--json").json[0]["seq"]
+    found = everlog("rebuild", "--into", "then.db", "--at", "3", "--json").json
+    assert [one["rows"] for one in found] == [1]
+    assert everlog("-u", "file:then.db", "status", "--json").json[0]["seq"] == 3
+    assert everlog("rebuild", "--into", "now.db", "--at", "2999-01-01").code == 1
+    ended = everlog("rebuild", "--at", "3")
+    assert (ended.code, "--at makes another database" in ended.err) == (2, True)
+    assert head > 3
 
 
 def test_check_finds_mistakes_in_folders_before_anything_runs(

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import threading
-from typing import Any
 
 import pytest
 
@@ -139,33 +135,3 @@ def test_a_damaged_record_stops_a_rebuild_and_is_named(
     assert families(db) == ["data-1", "default", "log"]
     assert [problem for problem in db.check() if "record 4" in problem]
     db.close()
-
-
-SCRIPT = """
-import os, signal, sys
-from everlog.store.progress import Progress
-from tests.store.models import *
-db = open_flights(Path(sys.argv[1]))
-def die(progress: Progress) -> None:
-    if progress.step.startswith(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)
-db.rebuild(die)
-"""
-
-
-@pytest.mark.parametrize("step", ["rebuild", "compare tables"])
-def test_a_rebuild_that_is_killed_leaves_no_trace(opening: Opener, step: str) -> None:
-    db = opening()
-    for number in range(1100):
-        db.put(ITEMS, Item(id=number), durability="os")
-    db.load(ITEMS, items(2000, 8000))
-    before, path = db.hashes(), db.path
-    db.close()
-    size = sum(file.stat().st_size for file in path.rglob("*"))
-    run = subprocess.run([sys.executable, "-c", SCRIPT, str(path), step], check=False, timeout=60)
-    assert run.returncode == -signal.SIGKILL
-    db = opening()
-    assert db.hashes() == before
-    assert families(db) == ["data-1", "default", "log"]
-    db.close()
-    left: Any = sum(file.stat().st_size for file in path.rglob("*"))
-    assert left < size * 1.5

@@ -1,0 +1,56 @@
+"""Rebuild, resumed: a rebuild that was killed goes on from where it was, if it is of the same log.
+
+    begun tables ─▶ `applied`: seq, checksum ─▶ has the record at seq that checksum? ─▶ go on after it
+
+Tables are not in the write-ahead log: a kill takes the last of them, and `applied` with it, for both are
+written in one batch. So what is left is what the first records make, up to `applied`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from everlog.proto import log_pb2
+from everlog.store.engine import Engine
+from everlog.store.errors import Error
+from everlog.store.log import Log
+from everlog.store.projection import Pending, Target
+from everlog.store.projector import Projector
+from everlog.store.schema import Schema
+from everlog.store.tables import read_applied, read_counts, schema_of
+from everlog.store.target import FamilyTarget
+
+# Framed records after a seq, in order.
+Source = Callable[[int], Iterable[bytes]]
+
+
+def from_nothing(target: Target) -> Projector:
+    """A projector for records from the first on."""
+    return Projector(Pending(target, {}), Schema(log_pb2.Schema()), 0)
+
+
+def going_on(log: Log, target: Target) -> Projector | None:
+    """A projector for the records after those that made what is in the target; None if it has nothing,
+    or not of this log. Read-only."""
+    applied, checksum = read_applied(target.view)
+    if not log.oldest <= applied <= log.written or log.checksum_at(applied) != checksum:
+        return None
+    projector = Projector(
+        Pending(target, read_counts(target.view)), Schema(schema_of(target.view, log)), applied
+    )
+    projector.checksum = checksum
+    return projector
+
+
+def begun(engine: Engine, log: Log, source: Source, last: int) -> Projector | None:
+    """As `going_on`, of a directory: the last record of its log must be that of the source as well. None:
+    it is of no use."""
+    try:
+        target = FamilyTarget(engine)
+        if not 0 < log.written <= last or log.oldest > 1:
+            return None
+        if next(iter(source(log.written - 1)), None) != log.get(log.written):
+            return None
+        return going_on(log, target) if read_applied(target.view)[0] else from_nothing(target)
+    except Error:
+        return None

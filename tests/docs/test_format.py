@@ -62,7 +62,14 @@ def test_an_example_of_one_line_is_what_the_code_writes(name: str) -> None:
 def test_the_page_has_an_example_of_everything() -> None:
     assert {name.partition("/")[0] for name in [*EXAMPLES, *LINES]} == {
         "records", "keys", "entries", "values", "notes", "feed", "hash", "versions",
+        "tree",
     }  # fmt: skip
+
+
+def test_the_leaf_of_a_record_is_made_of_its_hash() -> None:
+    entry = hashlib.sha256(unframed(EXAMPLES["records/created"])).digest()
+    assert entry.hex() in PAGE
+    assert EXAMPLES["tree/leaf"] == hashlib.sha256(b"\x00" + entry).digest()
 
 
 def test_a_version_says_where_the_change_lies() -> None:

@@ -63,6 +63,8 @@ class Engine:
         self._opened = 0
         self.rebuilding = threading.Lock()
         self._cache = Cache(CACHE_BYTES)
+        # rocksdict lets nobody close a column family that another thread compacts or flushes.
+        self._care = threading.Lock()
         self.once = ReadOptions()  # for what is read from end to end: it leaves the cache to others
         self.once.fill_cache(False)  # type: ignore[call-arg]  # its stub is wrong
         self._to_os = WriteOptions()
@@ -237,7 +239,7 @@ class Engine:
     def drop_family(self, name: str, family: Rdict) -> None:
         """Drops tables. Views of them stay, and with the last of them their disk is freed."""
         self._names.discard(name)
-        with translated(f"dropping {name}"):
+        with self._care, translated(f"dropping {name}"):
             family.close()  # first: or whoever keeps an error, and its frames, keeps the database locked
             self._db.drop_column_family(name)
 
@@ -256,12 +258,12 @@ class Engine:
     def compact_data(self, start: bytes, end: bytes) -> None:
         """Frees the disk of what was deleted from the tables in a range. Lets go of the interpreter's
         lock."""
-        with translated(f"compacting {self.path}"):
+        with self._care, translated(f"compacting {self.path}"):
             self.data.compact_range(start, end)
 
     def flush(self) -> None:
         """Brings what is in memory to files, so that opening has nothing to replay."""
-        with translated(f"flushing {self.path}"):
+        with self._care, translated(f"flushing {self.path}"):
             for family in (self.log, self.data, *(family for family, _ in self._sides.values())):
                 family.flush()
 

@@ -26,7 +26,7 @@ def test_after_each_death_the_database_is_what_the_model_says(tmp_path: Path) ->
         Campaign(directory, seed).run(LIVES)
 
 
-@pytest.mark.parametrize(("call", "side"), points.every())
+@pytest.mark.parametrize(("call", "side"), list(points.every()))
 def test_every_point_is_a_call_that_there_is(call: str, side: str) -> None:
     for owner, name in points.CALLS[call]:
         assert callable(getattr(owner, name))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from everlog.store.errors import Error
 from tests.crash.decoders import decoders
 
-EXAMPLES = 60 * (1 + int(float(os.environ.get("EVERLOG_TORTURE_S", "0"))))
+EXAMPLES = 40 * (1 + int(float(os.environ.get("EVERLOG_TORTURE_S", "0"))))
 NAMES = list(decoders(Path()))
 
 

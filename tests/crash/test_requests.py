@@ -25,7 +25,7 @@ from tests.crash.test_kill_making import campaign
 from tests.store.models import ITEMS, TABLES, airport, declare, items
 
 FD = FieldDescriptor
-REQUESTS = 250
+REQUESTS = 150
 ANSWERS = 3  # of a stream are read
 PATIENCE_S = 60.0
 DEEP = 4

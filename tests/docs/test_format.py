@@ -91,7 +91,7 @@ def test_the_example_records_decode() -> None:
         if name.startswith("records/")
     }
     assert {name: found[1] for name, found in records.items()} == {
-        "created": [1], "put": [3], "delete": [5], "load": [6], "rewritten": [8], "backfill": [9],
+        "created": [1], "put": [3], "delete": [5], "load": [6], "rewritten": [8], "backfill": [9], "base": [3],
     }  # fmt: skip
     assert {found[2][0] for found in records.values()} == {1_790_000_000_000_000_000}
     assert UUID(bytes=fields(records["created"][16][0])[1][0]) == UUID("0f8fad5b-d9cb-469f-a165-70867728950e")
@@ -115,6 +115,10 @@ def test_the_example_records_decode() -> None:
     assert (backfill[1], backfill[2], backfill[10]) == ([5], [20260102030406], [300])
     assert backfill[9] == [b"\0\0\0\x02" + change[3][0]]
     assert (change[1], change[6], airport(change[4][0])) == ([2], [4], ("JFK", "KJFK", "New York"))
+
+    base = fields(records["base"][17][0])
+    assert (fields(base[3][0])[1], base[4], base[5]) == ([20260102030405], [0x182BE224], [3])
+    assert [len(one) for one in base[6]] == [32, 32]
 
 
 READ: dict[str, tuple[Callable[[bytes], Any], list[Any]]] = {

@@ -134,7 +134,20 @@ def _records() -> dict[str, bytes]:
         ),
         "backfill": record.frame_parts([_backfill().SerializeToString(), *_rewritten()])[0],
         "returning": record.frame(_commit(10, requires=[log_pb2.ONLINE], migration=_returning())),
+        "base": record.frame(_commit(3, base=_base())),
     }
+
+
+def _base() -> log_pb2.Base:
+    """It takes the place of record 3: a tree of three has a subtree of two, and one leaf."""
+    return log_pb2.Base(
+        database=DATABASE.bytes,
+        time_ns=TIME_NS,
+        schema=log_pb2.Schema(version=VERSION, next_space=2, next_table=2),
+        checksum=0x182BE224,
+        tree_size=3,
+        tree_frontier=[b"\xaa" * 32, b"\xbb" * 32],
+    )
 
 
 def _backfill() -> log_pb2.Commit:

@@ -40,7 +40,7 @@ def test_a_record_of_each_kind_is_read(name: str) -> None:
     assert commit.time_ns == TIME_NS
     assert commit.checksum == record.checksum_of(framed)
     expected = {"backfill": {"migration"}, "returning": {"migration"}}.get(
-        name, {name} & {"created", "migration", "load", "notice"}
+        name, {name} & {"created", "base", "migration", "load", "notice"}
     )
     assert commit.WhichOneof("about") == (expected.pop() if expected else None)
 

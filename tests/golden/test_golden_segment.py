@@ -35,7 +35,7 @@ def test_a_segment_of_now_is_laid_out_as_one_of_then() -> None:
 
 
 def test_the_page_has_every_byte_of_it_and_says_what_it_is() -> None:
-    section = PAGE.partition("\n## Segments\n")[2].partition("\n## ")[0]
+    section = PAGE.partition("\n## Segments\n")[2].partition("\n### ")[0]
     cells = [
         bytes.fromhex(cell) for cell in re.findall(r"^\| `((?:[0-9a-f]{2} ?)+)` \|", section, re.MULTILINE)
     ]

@@ -91,7 +91,8 @@ def test_the_example_records_decode() -> None:
         if name.startswith("records/")
     }
     assert {name: found[1] for name, found in records.items()} == {
-        "created": [1], "put": [3], "delete": [5], "load": [6], "rewritten": [8], "backfill": [9], "base": [3],
+        "created": [1], "put": [3], "delete": [5], "load": [6], "rewritten": [8], "backfill": [9],
+        "base": [3],
     }  # fmt: skip
     assert {found[2][0] for found in records.values()} == {1_790_000_000_000_000_000}
     assert UUID(bytes=fields(records["created"][16][0])[1][0]) == UUID("0f8fad5b-d9cb-469f-a165-70867728950e")

@@ -32,7 +32,7 @@ _MARKS = {
 _SAYS = {
     "edited": "was edited after it ran",
     "missing": "was applied, and its folder is gone",
-    "ahead": "was applied by newer code",
+    "ahead": "was applied by code that is not here",
 }
 
 

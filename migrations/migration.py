@@ -75,8 +75,8 @@ class Remake:
     each row with its table: `yield PEOPLE, Person(…)`.
 
     As `up` of a migration the tables are its own, and are read through those of the folders before;
-    as `down` it is the other way round. While it runs nobody writes; `everlog plan` says for how
-    long. Whatever the tables held is not in them afterwards, unless it is yielded.
+    as `down` it is the other way round. While it runs nobody writes; `everlog up --dry-run` says for
+    how long. Whatever the tables held is not in them afterwards, unless it is yielded.
     """
 
     def __init__(self, tables: Iterable[Table[Any, Any]], rows: Callable[[Reader], Iterable[Row]]) -> None:

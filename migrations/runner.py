@@ -59,7 +59,7 @@ def apply(
             begun = None
         found = pending(db, known, to, out_of_order=out_of_order)
         if begun is not None:
-            found = _after(begun, found)
+            found = _after(begun, found, known)
         if check is not None:
             check(found)
         todo = [(migration, bootstrap(migration)) for migration in found]
@@ -73,13 +73,15 @@ def apply(
     return done
 
 
-def _after(begun: Recorded, found: list[Migration]) -> list[Migration]:
+def _after(begun: Recorded, found: list[Migration], known: Sequence[Migration]) -> list[Migration]:
     """What is to be done while a migration is under way: it goes on, and before it has ended nothing else."""
     first = found[0] if found else None
     if first is None or first.version != begun.migration.version:
+        is_here = any(migration.version == begun.migration.version for migration in known)
+        remedy = "go on with it" if is_here else "its folder is not here: restore it"
         raise MigrationError(
             f"migration {begun.migration.version}_{begun.migration.name} is under way since commit"
-            f" {begun.seq}, and its folder is not here; restore it, or give it up with `everlog rollback`",
+            f" {begun.seq}; before another is applied, {remedy}, or give it up with `everlog rollback`",
             version=begun.migration.version,
         )
     if begun.migration.step != log_pb2.Migration.SWITCHED:

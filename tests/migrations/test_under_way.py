@@ -1,5 +1,7 @@
 """What status and rollback say of a migration that is under way."""
 
+import shutil
+
 import pytest
 
 from everlog import MigrationError, migrations
@@ -38,6 +40,17 @@ def test_status_says_how_far_it_is_and_since_when(airports: Airports) -> None:
     assert info.started_ns == db.migrations()[1].time_ns
     migrations.apply(db, airports.path)
     assert migrations.status(db, airports.path)[-1].state is State.APPLIED
+
+
+def test_what_comes_before_it_waits_for_it(airports: Airports) -> None:
+    interrupted(airports)
+    with pytest.raises(
+        MigrationError, match=r"is under way since commit .* before another .* go on with it, or"
+    ):
+        migrations.apply(airports.db, airports.path, to=VERSION - 1)
+    shutil.rmtree(airports.path / f"v{VERSION}_two")
+    with pytest.raises(MigrationError, match="its folder is not here: restore it, or give it up"):
+        migrations.apply(airports.db, airports.path)
 
 
 def test_rollback_gives_it_up(airports: Airports) -> None:

@@ -18,6 +18,7 @@ from everlog.store.errors import Error
 
 if TYPE_CHECKING:
     from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.rpc.remote import RemoteDatabase
     from everlog.store.hashing import TableHash
     from everlog.store.progress import OnProgress
 
@@ -83,10 +84,11 @@ def _mistakes_in_folders(settings: Settings) -> list[str] | None:
     metavar="PATH",
     help="Into a new directory, from the log alone.",
 )
+@click.option("--from", "from_", metavar="URL", help="With --into: the database of this server, of its feed.")
 @click.option("--at", metavar="SEQ|TIME", help="With --into: as it was after this commit, or at this time.")
 @common
 @pass_settings
-def rebuild(settings: Settings, *, into: Path | None, at: str | None) -> None:
+def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: str | None) -> None:
     """Makes all tables anew from the log, proves that they equal the live ones, and switches.
 
     What was killed goes on where it was.
@@ -96,22 +98,25 @@ def rebuild(settings: Settings, *, into: Path | None, at: str | None) -> None:
       everlog -u file:flights.db rebuild
       everlog -u file:flights.db rebuild --into proof.db
       everlog -u file:flights.db rebuild --into monday.db --at 2026-01-05T09:30
+      everlog rebuild --into copy.db --from everlog://db.example.com/flights
     """
     from everlog.feed.embedded import EmbeddedDatabase
     from everlog.store.rebuild import is_half
 
-    if at is not None and into is None:
-        raise click.UsageError("--at makes another database: say where, with --into")
+    if into is None and (at is not None or from_ is not None):
+        raise click.UsageError(
+            f"--{'from' if from_ else 'at'} makes another database: say where, with --into"
+        )
     settings.resume = "the live tables are as they were"
     if into is not None:
         settings.resume = f"nothing is left in {into}"
         if is_half(into):
             click.echo(f"Found: {into} is of a rebuild that was killed; it goes on where it was", err=True)
-    with open_database(settings, read_only=into is not None) as db, shown() as progress:
+    with open_database(settings, url=from_, read_only=into is not None) as db, shown() as progress:
         if into is None:
             hashes = db.rebuild(progress=progress)
         elif not isinstance(db, EmbeddedDatabase):
-            raise Error("--into makes a directory beside a database of this machine; give its URL, file:PATH")
+            hashes = _from_server(db, into, at, progress)
         else:
             hashes = _into(db, into, at, progress)
             settings.resume = f"{into} is whole, but was not compared with the live tables"
@@ -132,6 +137,19 @@ def _into(db: EmbeddedDatabase, into: Path, at: str | None, progress: OnProgress
     if at.isascii() and at.isdigit():
         return db.rebuild_into(into, progress, seq=int(at))
     return db.rebuild_into(into, progress, time=at)
+
+
+def _from_server(
+    db: RemoteDatabase, into: Path, at: str | None, progress: OnProgress
+) -> dict[str, TableHash]:
+    from everlog.rpc.rebuilding import rebuild_from
+    from everlog.store.past_time import nanoseconds
+
+    if at is None:
+        return rebuild_from(db, into, progress)
+    if at.isascii() and at.isdigit():
+        return rebuild_from(db, into, progress, seq=int(at))
+    return rebuild_from(db, into, progress, time_ns=nanoseconds(at))
 
 
 @click.command()

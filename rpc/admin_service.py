@@ -33,7 +33,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         db = self._hosting.database(request.database)
         answer = await self._hosting.read(_status, db)
         if request.hashes:
-            hashes = await self._hosting.survey(db.hashes, self._hosting.check_going)
+            going, at = self._hosting.check_going, request.at or None
+            hashes = await self._hosting.survey(lambda: db.hashes(going, seq=at))
             del answer.tables[:]
             answer.tables.extend(_table(db, name, one) for name, one in hashes.items())
         answer.database = request.database
@@ -124,5 +125,5 @@ def _status(db: Database) -> admin_pb2.StatusResponse:
 
 
 def _table(db: Database, name: str, one: TableHash) -> admin_pb2.TableStatus:
-    indexes = list(db.schema.table(name).indexes)
+    indexes = list(db.schema.table(name).indexes) if name in db.schema.tables else []
     return admin_pb2.TableStatus(name=name, rows=one.rows, hash=one.hash, indexes=indexes)

@@ -93,9 +93,9 @@ class RemoteDatabase(PastCalls, Writer):
         """What there is, in numbers. Read-only."""
         return self._admin.status()
 
-    def hashes(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
-        """Rows and content hash of every table, at one moment. Read-only."""
-        return self._admin.hashes()
+    def hashes(self, progress: OnProgress | None = None, *, seq: int | None = None) -> dict[str, TableHash]:
+        """Rows and content hash of every table, now or after the record at `seq`. Read-only."""
+        return self._admin.hashes(seq)
 
     # reading
 

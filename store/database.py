@@ -177,14 +177,17 @@ class Database(Writer):
             self.past.refresh()
         return self.tables.applied
 
-    def hashes(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
-        """Rows and content hash of every table, at one moment. Read-only."""
-        _, _, view = self._view_now()
+    def hashes(self, progress: OnProgress | None = None, *, seq: int | None = None) -> dict[str, TableHash]:
+        """Rows and content hash of every table, at one moment: now, or as `at(seq=…)` has it. Read-only."""
+        _, now, view = self._view_now()
         with_progress = None if progress is None else lambda done: progress(Progress("hash", done))
         try:
-            return hashes(view, self.tables.schema, with_progress)
+            if seq is None or seq == now:
+                return hashes(view, self.tables.schema, with_progress)
         finally:
             view.close()
+        with self.at(seq=seq, progress=progress) as then:
+            return then.hashes(progress)
 
     # writing
 

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.server import Server
 from everlog.store.database import Database
 from tests.console.conftest import Run
 from tests.migrations.project import Project
@@ -79,3 +81,15 @@ def test_check_finds_mistakes_in_folders_before_anything_runs(
     (found, summary) = everlog("check", "--json").json
     assert found["problem"] == ended.out.strip()
     assert summary["problems"] == 1
+
+
+def test_rebuild_makes_the_database_of_a_server(everlog: Run, books: Path, here: Path) -> None:
+    everlog("testdata")
+    live = everlog("rebuild", "--json").json
+    with EmbeddedDatabase(books) as db, Server({"books": db}, "127.0.0.1:0") as server:
+        url = f"everlog+insecure://127.0.0.1:{server.port}/books"
+        assert everlog("rebuild", "--into", "copy.db", "--from", url, "--json").json == live
+        (then,) = everlog("rebuild", "--into", "then.db", "--from", url, "--at", "3", "--json").json
+        assert then["rows"] == 1
+        assert everlog("rebuild", "--from", url).code == 2
+    assert everlog("-u", "file:copy.db", "check").code == 0

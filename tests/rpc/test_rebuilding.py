@@ -1,0 +1,100 @@
+"""A database out of a server's feed: record by record the same, equal, and gone on with after a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlog.rpc import rebuilding
+from everlog.rpc.rebuilding import rebuild_from
+from everlog.store.database import Database
+from everlog.store.errors import CorruptionError, CursorError, UnavailableError
+from everlog.store.hashing import TableHash
+from everlog.store.rebuild import is_half
+from tests.conformance.database_case import FLIGHTS, Case, flight, open_case
+
+COMMITS = 700
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[Case]:
+    with open_case("remote", tmp_path) as case:
+        for number in range(COMMITS):
+            case.embedded.put(FLIGHTS, flight(number, "UA", 3), durability="os")
+        case.embedded.put(FLIGHTS, flight(7, "UA", 9), expires=4 * 10**18)
+        yield case
+
+
+def test_a_database_is_made_of_a_server_s_feed(case: Case, tmp_path: Path) -> None:
+    db = case.embedded
+    assert rebuild_from(case.db, tmp_path / "copy") == db.hashes()
+    with Database(tmp_path / "copy") as copy:
+        assert (copy.uuid, copy.head) == (db.uuid, db.head)
+        assert copy.log.read(0, 1 << 30) == db.log.read(0, 1 << 30)
+        assert list(copy.check()) == []
+
+
+def test_it_is_made_as_it_was_at_a_record_or_a_time(case: Case, tmp_path: Path) -> None:
+    db, seq = case.embedded, COMMITS // 2
+    then = db.at(seq=seq).hashes()
+    assert rebuild_from(case.db, tmp_path / "seq", seq=seq) == then
+    time_ns = db.log.commit(seq).time_ns
+    last = db.past.position(time=time_ns)
+    assert rebuild_from(case.db, tmp_path / "time", time_ns=time_ns) == db.hashes(seq=last)
+    with pytest.raises(CursorError, match="there is no record 100000"):
+        rebuild_from(case.db, tmp_path / "later", seq=100_000)
+    with pytest.raises(CursorError, match="there is no record 0"):
+        rebuild_from(case.db, tmp_path / "before", time_ns=1)
+
+
+def test_what_a_server_left_half_made_goes_on_when_it_comes_again(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, asked = rebuilding.records, list[int]()
+
+    def ending(remote: Any, after: int, last: int) -> Iterator[bytes]:
+        asked.append(after)
+        for number, framed in enumerate(records(remote, after, last)):
+            if number == 600 and len(asked) == 1:
+                raise UnavailableError("gone")
+            yield framed
+
+    monkeypatch.setattr(rebuilding, "records", ending)
+    copy = tmp_path / "copy"
+    with pytest.raises(UnavailableError):
+        rebuild_from(case.db, copy)
+    assert is_half(copy)
+    case.embedded.put(FLIGHTS, flight(8, "UA", 1))
+    assert rebuild_from(case.db, copy) == case.embedded.hashes()
+    assert asked == [0, 511, 512]  # from nothing; whether that record is the same; and what comes after it
+    with Database(copy) as made:
+        assert made.log.read(0, 1 << 30) == case.embedded.log.read(0, 1 << 30)
+
+
+def test_a_record_that_does_not_check_leaves_nothing(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = rebuilding.records
+
+    def flipped(remote: Any, after: int, last: int) -> Iterator[bytes]:
+        for number, framed in enumerate(records(remote, after, last), after + 1):
+            yield framed if number != 100 else framed[:-7] + bytes((framed[-7] ^ 1,)) + framed[-6:]
+
+    monkeypatch.setattr(rebuilding, "records", flipped)
+    with pytest.raises(CorruptionError, match="record 100 of the log is damaged"):
+        rebuild_from(case.db, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_tables_that_are_not_the_server_s_are_told(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"flights": TableHash(1, b"\1" * 32)}
+    monkeypatch.setattr(case.db, "hashes", lambda *_, **__: {**case.embedded.hashes(), **other})
+    with pytest.raises(
+        CorruptionError, match=r"are not those of everlog.*: flights\. Both logs are the same"
+    ):
+        rebuild_from(case.db, tmp_path / "copy")

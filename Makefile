@@ -4,7 +4,7 @@
 # PYTHON=python3.12 chooses another Python; ARGS="…" reaches the program that a target runs.
 
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test lint fmt bench bench-report proto clean
+.PHONY: help demo serve test torture lint fmt bench bench-report proto clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -15,6 +15,7 @@ help:
 	@echo 'make demo          the whole of everlog on real data, in three minutes'
 	@echo 'make serve         the example server, until stopped'
 	@echo 'make test          all tests           ARGS="tests/store -k scan"'
+	@echo 'make torture       kills, failing disks, fuzzing  MINUTES=30, or SEED=7 once more'
 	@echo 'make lint          formatter, linter, type checker'
 	@echo 'make fmt           formats, and mends what the linter can mend'
 	@echo 'make bench         the benchmarks      ARGS="commit scan --scale 0.01"'
@@ -30,6 +31,9 @@ serve: .venv/demo.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest --numprocesses 3 $(ARGS)
+
+torture: .venv/dev.stamp
+	$(BIN)/python -m tests.crash.torture --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff format --check --quiet --output-format concise .

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
         UnavailableError,
         UniqueError,
     )
+    from everlog.store.history import Version
+    from everlog.store.past import Moment
+    from everlog.store.past_diff import Difference
+    from everlog.store.past_log import Entry
     from everlog.store.progress import Progress
     from everlog.store.reader import Scan
     from everlog.store.snapshot import Snapshot
@@ -42,14 +46,17 @@ __all__ = [
     "ConflictError",
     "CorruptionError",
     "CursorError",
+    "Difference",
     "DiskError",
     "EmbeddedDatabase",
+    "Entry",
     "Error",
     "Field",
     "Fields",
     "Index",
     "LoadError",
     "MigrationError",
+    "Moment",
     "OpenError",
     "PreconditionError",
     "Progress",
@@ -63,21 +70,26 @@ __all__ = [
     "Transaction",
     "UnavailableError",
     "UniqueError",
+    "Version",
     "open",
 ]
 
 # Homes of the names that are not errors.
 _HOMES: dict[str, str] = {
     "CommitResult": "everlog.store.transaction",
+    "Difference": "everlog.store.past_diff",
     "EmbeddedDatabase": "everlog.feed.embedded",
+    "Entry": "everlog.store.past_log",
     "Field": "everlog.store.table",
     "Fields": "everlog.store.table",
     "Index": "everlog.store.table",
+    "Moment": "everlog.store.past",
     "Progress": "everlog.store.progress",
     "Scan": "everlog.store.reader",
     "Snapshot": "everlog.store.snapshot",
     "Table": "everlog.store.table",
     "Transaction": "everlog.store.transaction",
+    "Version": "everlog.store.history",
     "open": "everlog.rpc.connect",
 }
 

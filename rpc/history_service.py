@@ -22,6 +22,7 @@ from everlog.store.database import Database
 from everlog.store.history import History
 from everlog.store.past_diff import diff_by_info
 from everlog.store.past_log import Asked, commits
+from everlog.store.progress import OnProgress
 
 MESSAGE_ROWS, MESSAGE_BYTES = 256, 256 << 10
 
@@ -35,7 +36,8 @@ class HistoryService(history_pb2_grpc.HistoryServicer):
         self._hosting = hosting
 
     async def At(self, request: history_pb2.AtRequest, context: Any) -> history_pb2.AtResponse:
-        return await self._hosting.survey(_at, self._hosting.database(request.database), request)
+        db, going = self._hosting.database(request.database), self._hosting.check_going
+        return await self._hosting.survey(_at, db, request, going)
 
     async def History(
         self, request: history_pb2.HistoryRequest, context: Any
@@ -67,13 +69,13 @@ class HistoryService(history_pb2_grpc.HistoryServicer):
             yield answer
 
 
-def _at(db: Database, request: history_pb2.AtRequest) -> history_pb2.AtResponse:
+def _at(db: Database, request: history_pb2.AtRequest, going: OnProgress) -> history_pb2.AtResponse:
     by_time = request.WhichOneof("at") == "time_ns"
     seq = db.past.position(time=request.time_ns) if by_time else db.past.position(seq=request.seq)
     if request.table:
         info = db.past.schemas.resolve(request.table, request.version, seq)
         return history_pb2.AtResponse(seq=seq, table=info.name)
-    moment = db.at(seq=seq)
+    moment = db.at(seq=seq, progress=going)
     return history_pb2.AtResponse(seq=seq, time_ns=moment.time_ns, schema=moment.schema.proto)
 
 

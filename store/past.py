@@ -25,7 +25,7 @@ from google.protobuf.message import Message
 
 from everlog.store import keys
 from everlog.store.binding import Binding
-from everlog.store.errors import CursorError, RowError, SchemaError
+from everlog.store.errors import CursorError, ReadOnlyError, RowError, SchemaError
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import History, Version
 from everlog.store.past_diff import Difference, diff
@@ -185,7 +185,9 @@ class Past:
         self.versions.catch_up(upto, progress)
 
     def forget(self) -> None:
-        """Throws the projection away; it is made anew when it is next asked. Writes."""
+        """Throws the projection away; it is made anew when it is next asked. Writes. Raises ReadOnlyError."""
+        if self._db.read_only:
+            raise ReadOnlyError("this was opened for reading; open it without read_only to forget versions")
         self.versions.forget()
 
     def records(self, seqs: list[int]) -> list[bytes]:

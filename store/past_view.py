@@ -81,8 +81,8 @@ class PastView(View):
         upto = self.seq
         try:
             layers: list[Iterator[Found]] = [
-                walk(self._versions, at, start, end, seq=upto, held=held, reverse=reverse)
-                for at in range(len(self._versions.families()))
+                walk(self._versions, family, start, end, seq=upto, held=held, reverse=reverse)
+                for family in self._versions.families()
             ]
             found: Iterable[Found] = layers[0] if len(layers) == 1 else _newest(layers, reverse)
             for one in found:

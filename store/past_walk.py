@@ -24,18 +24,18 @@ LEAP_FROM = 64  # versions of one row in a chunk
 
 # Space and key of a row, and key and value of the version that it had.
 Found = tuple[bytes, bytes, bytes]
-# RocksDB's iterators, a list for each walk. Who clears the lists ends the walks.
+# What walks have of RocksDB, in lists. Who clears the lists ends the walks.
 Held = list[list[Any]]
 
 _LAST = b"\xff" * INVERTED_SIZE
 
 
 def walk(
-    versions: Versions, layer: int, start: bytes, end: bytes, *, seq: int, held: Held, reverse: bool
+    versions: Versions, family: Any, start: bytes, end: bytes, *, seq: int, held: Held, reverse: bool
 ) -> Iterator[Found]:
     """The rows from `start` to `end` (exclusive), spaces and keys, in their order or backwards, in one
     of the column families of `versions`; deleted ones as well. Read-only."""
-    chunks = _Chunks(versions, layer, start, end, held, reverse=reverse)
+    chunks = _Chunks([family], start, end, held, reverse=reverse)
     if reverse:
         return _backwards(chunks, versions, start, end, seq)
     return _forwards(chunks, start, end, inverted(seq))
@@ -50,20 +50,19 @@ def let_go(held: Held) -> None:
 class _Chunks:
     """Chunks of versions from one end of a range on. `leap` goes on elsewhere."""
 
-    def __init__(
-        self, versions: Versions, layer: int, start: bytes, end: bytes, held: Held, *, reverse: bool
-    ) -> None:
-        self._versions, self._layer = versions, layer
+    def __init__(self, family: list[Any], start: bytes, end: bytes, held: Held, *, reverse: bool) -> None:
+        """`family` is let go of with what is `held`: a column family, in a list."""
         self._start, self._end, self._reverse = start, end, reverse
-        self._held = list[Any]()
-        held.append(self._held)
+        self._family, self._held = family, list[Any]()
+        held += (self._family, self._held)
         self._size = CHUNK_FIRST
         self.leap(end if reverse else start)
 
     def leap(self, to: bytes) -> None:
         with translated("reading the versions of rows"):
-            family = self._versions.families()[self._layer]
-            self._held[:] = [family.items(backwards=self._reverse, from_key=to)]
+            if not self._family:
+                raise ClosedError("what this reads from is closed")
+            self._held[:] = [self._family[0].items(backwards=self._reverse, from_key=to)]
         if self._reverse:
             self._end = to
         else:
@@ -78,8 +77,7 @@ class _Chunks:
             chunk: list[Any] = list(islice(self._held[0], self._size))
             if len(chunk) < self._size:
                 last = chunk[-1][0] if chunk else self._last
-                family = self._versions.families()[self._layer]
-                verify_end(family.iter(), last, self._start, self._end, reverse=self._reverse)
+                verify_end(self._family[0].iter(), last, self._start, self._end, reverse=self._reverse)
         if chunk:
             self._last = chunk[-1][0]
         self._size = min(self._size * 4, CHUNK_MAX)

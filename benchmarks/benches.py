@@ -5,7 +5,20 @@ from functools import partial
 
 import msgspec
 
-from benchmarks import commit, fan_out, feed, latency, load, migrate, opening, read, rebuild, testing
+from benchmarks import (
+    commit,
+    fan_out,
+    feed,
+    history,
+    latency,
+    load,
+    migrate,
+    opening,
+    proofs,
+    read,
+    rebuild,
+    testing,
+)
 from benchmarks.measure import Measure, Run
 
 Subject = Callable[[Run], "Measure | list[Measure]"]
@@ -83,6 +96,12 @@ _ALL = [
     Bench("fan_out", 2_000, {"everlog": fan_out.everlog, "raw": fan_out.raw}),
     Bench("rebuild_1000", 1_000_000, {"everlog": partial(rebuild.everlog, size=1000)}),
     Bench("rebuild_1", 200_000, {"everlog": partial(rebuild.everlog, size=1)}),
+    Bench("history_row", 1_000_000, {"everlog": history.history_row}),
+    *(Bench(f"at_get_{name}", n, {"everlog": history.at_get}) for name, n in OPENED.items()),
+    Bench("catch_up", 1_000_000, {"everlog": history.catch_up}),
+    Bench("commit_past", 50_000, {"everlog": history.commit_past}),
+    Bench("merkle", 1_000_000, {"everlog": proofs.everlog_merkle, "raw": proofs.raw_merkle}),
+    Bench("prove", 1_000_000, {"everlog": proofs.everlog_prove}),
     *(
         Bench(
             f"migrate_{change}",

@@ -76,6 +76,17 @@ FIGURES: dict[str, tuple[Limits, Limits]] = {
     "fan_out_alone": ((), ()),
     "rebuild_1000": ((rate(180_000),), (rate(300_000),)),
     "rebuild_1": ((rate(80_000),), (rate(130_000),)),
+    "history_row": ((most("p50_us", 20_000),), (most("p50_us", 10_000),)),
+    **{
+        f"at_get_{size}": ((most("p50_us", 5, f"now_get_{size}"),), (most("p50_us", 3, f"now_get_{size}"),))
+        for size in ("10k", "100k", "1m")
+    },
+    **{f"now_get_{size}": ((), ()) for size in ("10k", "100k", "1m")},
+    "catch_up": ((rate(50_000),), (rate(150_000),)),
+    "commit_past": ((rate(0.95, "commit_alone"),), (rate(1, "commit_alone"),)),
+    "commit_alone": ((), ()),
+    "merkle": ((rate(150_000),), (rate(200_000), rate(0.15, "raw"))),
+    "prove": ((most("p50_us", 5_000),), (most("p99_us", 5_000),)),
     "migrate_add": ((most("seconds", 0.05),), ()),
     "migrate_index": ((rate(150_000),), ()),
     "migrate_transform": ((rate(80_000),), ()),

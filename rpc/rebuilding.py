@@ -61,7 +61,7 @@ def rebuild_from(
         different = sorted(name for name in made.keys() | theirs.keys() if made.get(name) != theirs.get(name))
         raise CorruptionError(
             f"at record {last} the tables in {path} are not those of {remote.url}: {', '.join(different)}."
-            " Both logs are the same; `everlog check` and `everlog rebuild`, there, tell whose tables are wrong",
+            " Both logs are the same; `everlog check` and `everlog rebuild` there tell whose tables err",
             seq=last,
             tables=different,
         )

@@ -102,4 +102,4 @@ for _size in ("10k", "100k", "1m"):
 
 # What a bench is about, where that is not its rate.
 UNITS = {name: "seconds" for name in FIGURES if name.startswith(("open_", "migrate_add", "migrate_switch"))}
-UNITS |= {name: "p50_us" for name in FIGURES if name.startswith(("latency", "fan_out", "fixture"))}
+UNITS |= {name: "p50_us" for name in FIGURES if name.startswith(("latency", "fan_out", "fixture", "prove"))}

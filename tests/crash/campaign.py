@@ -34,6 +34,7 @@ from tests.crash.operations import AFTER
 
 ROOT = Path(__file__).parents[2]
 LIVES = 8
+PAST = 3  # moments of the past that are looked at after each life
 LIFE_S = 60.0  # a life that is not over by then: its point was not passed
 
 
@@ -73,6 +74,9 @@ class Campaign:
         with EmbeddedDatabase(under) as db:
             self.model.take(db, told, power=way == "power")
             self.model.agree(db, self.folders)
+            remembered = list(self.model.past)
+            some = chance.sample(remembered, min(PAST, len(remembered)))
+            self.model.agree_before(db, self.folders, some)
             self.model.follow(db, self.directory / "mirror.sqlite")
             for look in AFTER:
                 look(db, self.directory)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from everlog.audit.prover import LocalProver
 from everlog.consumers import Follower, SqliteSink, verify
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
@@ -16,6 +17,8 @@ from everlog.store.record import decode
 from tests.crash.folders import Folders, Value
 from tests.crash.journal import Told
 from tests.crash.operations import load_rows
+
+PAST_EVERY = 37  # records between two moments that are remembered
 
 
 class Model:
@@ -27,6 +30,8 @@ class Model:
         self.found: dict[str, int] = {}
         self.ids: dict[str, str] = {}
         self.loads: dict[int, int] = {}
+        self.past: dict[int, dict[int, Value]] = {}  # the rows at some records
+        self.roots: dict[int, str] = {}  # of the tree, by its size
         self.seq = 0
         self.checksum = 0
 
@@ -35,11 +40,16 @@ class Model:
         be lost, from the end."""
         assert db.log.checksum_at(self.seq) == self.checksum, f"record {self.seq} is another one now"
         self.ops.update(told.ops)
+        for line in told.did:
+            if "root" in line:
+                assert self.roots.setdefault(line["size"], line["root"]) == line["root"]
         for seq, framed in db.log.scan(self.seq):
             commit = decode(framed, seq)
             if commit.correlation_id:
                 self._op(commit)
             assert commit.time_ns
+            if not seq % PAST_EVERY:
+                self.past[seq] = dict(self.rows)
         self.seq, self.checksum = db.log.written, db.log.checksum_at(db.log.written)
         for op, seq in told.yes.items():
             if op not in self.found:
@@ -108,6 +118,16 @@ class Model:
         some = list(self.rows)[:: len(self.rows) // 20 + 1]
         rows = db.get_many(way.table, [way.key(number) for number in some])
         assert [row and way.read(row) for row in rows] == [(number, self.rows[number]) for number in some]
+
+    def agree_before(self, db: EmbeddedDatabase, folders: Folders, some: list[int]) -> None:
+        """What was is what the model was, and the tree is the one that it was."""
+        for seq in some:
+            way = folders.ways.get(db.schema_at(seq).version)
+            if way is not None:
+                assert dict(map(way.read, db.at(seq=seq).scan(way.table))) == self.past[seq], seq
+        prover = LocalProver(db)
+        for size, root in self.roots.items():
+            assert prover.head(size)[1].hex() == root, f"the tree of the first {size} records is another"
 
     def follow(self, db: EmbeddedDatabase, path: Any) -> None:
         """The follower was never ahead of the log, comes to its end, and is equal."""

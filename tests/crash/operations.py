@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from everlog import migrations
+from everlog.audit.backup import backup
+from everlog.audit.prover import LocalProver
+from everlog.audit.restore import restore
+from everlog.audit.verify import verify
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations.under_way import under_way
 from everlog.store.database import Database
@@ -135,6 +139,26 @@ def read_beside(care: Care) -> None:
         assert list(reader.check()) == []
 
 
+def back_up(care: Care) -> None:
+    """One backup, brought up to date again and again."""
+    backup(care.db, care.scratch / "backup")
+
+
+def prove(care: Care) -> None:
+    """The root of the tree, which is the same for ever for a log of this size."""
+    size, root = LocalProver(care.db).head()
+    care.journal.say(root=root.hex(), size=size)
+
+
+def look_back(care: Care) -> None:
+    """What was does not change, whatever is written and rebuilt meanwhile."""
+    seq = care.random.randrange(2, care.db.head + 1)
+    way = care.folders.ways.get(care.db.schema_at(seq).version)
+    if way is not None:
+        before = [way.read(row) for row in care.db.at(seq=seq).scan(way.table)]
+        assert [way.read(row) for row in care.db.at(seq=seq).scan(way.table)] == before
+
+
 def flush(care: Care) -> None:
     care.db.tables.flush()
     care.db.engine.flush()
@@ -152,6 +176,9 @@ OPERATIONS: dict[Callable[[Care], None], int] = {
     check: 2,
     look: 4,
     read_beside: 1,
+    back_up: 2,
+    prove: 2,
+    look_back: 2,
     flush: 2,
 }
 
@@ -165,5 +192,18 @@ def _half_rebuilds(db: EmbeddedDatabase, scratch: Path) -> None:
             assert again.uuid == db.uuid
 
 
+def _restored_backup(db: EmbeddedDatabase, scratch: Path) -> None:
+    """A backup is of this log, goes on where it was, is whole, and makes the same database."""
+    if not (scratch / "backup").exists():
+        return
+    backup(db, scratch / "backup")
+    assert list(verify(scratch / "backup")) == []
+    shutil.rmtree(scratch / "restored", ignore_errors=True)
+    restore(scratch / "backup", scratch / "restored")
+    with Database(scratch / "restored", create=False) as again:
+        assert again.head == db.head
+        assert again.hashes() == db.hashes()
+
+
 # What must hold after a kill, of what the operations leave beside the database.
-AFTER: tuple[Callable[[EmbeddedDatabase, Path], None], ...] = (_half_rebuilds,)
+AFTER: tuple[Callable[[EmbeddedDatabase, Path], None], ...] = (_half_rebuilds, _restored_backup)

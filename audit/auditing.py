@@ -47,7 +47,8 @@ class Audit:
     """One audit of an open database. Read-only.
 
     `checkpoints`: verified ones that were kept elsewhere. `tiles`: an exported tree that was. `against`:
-    another copy, or the proof of a record.
+    another copy, or the proof of a record. Of a log that was trimmed, without its archive, the records that
+    are there are looked at, upon what its Base says of those before.
     """
 
     def __init__(
@@ -64,15 +65,14 @@ class Audit:
         self._copies: list[Known] = []
         self._tiles = Directory(tiles) if tiles else None
         self._against = against
-        self.seq = 0  # how far the records check
+        oldest = db.log.oldest
+        self.after = oldest if oldest > 1 else 0  # records up to there were archived, and are not at hand
+        self.seq = self.after  # how far the records check
         self.root = merkle.EMPTY
 
     def problems(self) -> Iterator[str]:
         """Everything that is not as it must be, a sentence each; `seq` and `root` tell what was seen."""
-        head, oldest = self._db.log.head, self._db.log.oldest
-        if oldest > 1:
-            yield f"the log begins with record {oldest}: those before it are archived, and are not looked at"
-            return
+        head = self._db.log.head
         yield from self._known()
         ends = {(what, size) for size, what, _ in self._wanted} | {
             (one.what, one.size) for one in self._copies
@@ -123,20 +123,32 @@ class Audit:
         if isinstance(self._against, Inclusion):
             seq = self._against.leaf_index + 1
             leaf = merkle.leaf_hash(entry_of(self._against.record))
-            self._copies.append(Known("the proof", seq, chain(repeat(b"", seq - 1), (leaf,)), fork=True))
+            if seq > self.after:
+                self._copies.append(
+                    Known("the proof", seq, chain(repeat(b"", seq - 1 - self.after), (leaf,)), fork=True)
+                )
         elif self._against is not None:
             size = min(self._against.head()[0], self._db.log.head)
-            self._copies.append(Known("the other copy", size, _hashed(self._against, size), fork=True))
+            self._copies.append(
+                Known("the other copy", size, _hashed(self._against, self.after, size), fork=True)
+            )
 
     def _knows(self, what: str, size: int, tile: Tile) -> None:
         if size:
             self._wanted.append((size, what, merkle.root(nodes(size, tile), size)))
-            self._copies.append(Known(what, size, _tiled(tile, size)))
+            self._copies.append(Known(what, size, _tiled(tile, self.after, size)))
+
+    def _beginning(self) -> tuple[merkle.Frontier, Chain]:
+        """What is known before the first record that is looked at: nothing, or what the Base says."""
+        if self.after:
+            base = self._db.log.beginning().base
+            return merkle.Frontier(base.tree_size, base.tree_frontier), Chain(base)
+        return merkle.Frontier(), Chain()
 
     def _walk(self, head: int) -> Iterator[str]:
-        frontier, checking = merkle.Frontier(), Chain()
-        wanted = sorted(self._wanted, reverse=True)
-        for seq, framed in self._db.log.scan(0, head):
+        frontier, checking = self._beginning()
+        wanted = sorted((one for one in self._wanted if one[0] > self.after), reverse=True)
+        for seq, framed in self._db.log.scan(self.after, head):
             commit = record.decode(framed, seq)
             yield from checking.look(commit, frontier)
             leaf = leaf_of(record.unframe(framed, seq))
@@ -180,9 +192,9 @@ def _compare(known: Known, seq: int, leaf: bytes) -> str:
     )
 
 
-def _tiled(tile: Tile, size: int) -> Iterator[bytes]:
+def _tiled(tile: Tile, after: int, size: int) -> Iterator[bytes]:
     """Leaves, where the tile that they are in is the one that the tile above it knows."""
-    for start in range(0, size, WIDTH):
+    for start in range(after // WIDTH * WIDTH, size, WIDTH):
         index = start // WIDTH
         hashes = tile(0, index, min(WIDTH, size - start))
         if start + WIDTH <= size:
@@ -192,11 +204,11 @@ def _tiled(tile: Tile, size: int) -> Iterator[bytes]:
                 raise CorruptionError(
                     f"expected what tile 1/{above} says of tile 0/{index}, found other hashes"
                 )
-        yield from _each(hashes)
+        yield from _each(hashes)[max(after - start, 0) :]
 
 
-def _hashed(prover: Prover, size: int) -> Iterator[bytes]:
-    for entries in prover.entries(0, size):
+def _hashed(prover: Prover, after: int, size: int) -> Iterator[bytes]:
+    for entries in prover.entries(after, size):
         yield from map(merkle.leaf_hash, _each(entries))
 
 

@@ -21,9 +21,11 @@ from everlog.store.errors import Error
 class Chain:
     """Looks at the records of a log in order, from the first."""
 
-    def __init__(self) -> None:
-        self._time_ns = self._version = 0
-        self._spaces: set[int] = set()
+    def __init__(self, base: log_pb2.Base | None = None) -> None:
+        """From the first record, or from that after a Base."""
+        schema = base.schema if base else log_pb2.Schema()
+        self._time_ns, self._version = base.time_ns if base else 0, schema.version
+        self._spaces = _spaces(schema)
 
     def look(self, commit: log_pb2.Commit, before: merkle.Frontier) -> Iterator[str]:
         """What is not as it must be with the next record; `before` is the tree of those before it."""
@@ -35,8 +37,7 @@ class Chain:
         spaces = self._spaces
         if commit.migration.HasField("schema"):
             schema = commit.migration.schema
-            tables = (*schema.tables, *schema.building, *schema.retiring)
-            self._spaces = {table.space for table in tables}
+            self._spaces = _spaces(schema)
             spaces, self._version = spaces | self._spaces, schema.version
         if commit.schema != self._version:
             yield f"record {seq} says that schema {commit.schema} is in force, and it is {self._version}"
@@ -46,6 +47,10 @@ class Chain:
         if commit.notice.kind == KIND:
             yield from _notice(commit, before)
         self._time_ns = commit.time_ns
+
+
+def _spaces(schema: log_pb2.Schema) -> set[int]:
+    return {table.space for table in (*schema.tables, *schema.building, *schema.retiring)}
 
 
 def _notice(commit: log_pb2.Commit, before: merkle.Frontier) -> Iterator[str]:

@@ -19,7 +19,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 
 from everlog.store.errors import CorruptionError
@@ -125,9 +125,14 @@ def verify_consistency(first: int, size: int, first_root: bytes, claimed: bytes,
 class Frontier:
     """A tree of which only the right edge is kept: for roots while entries go by."""
 
-    def __init__(self) -> None:
-        self.size = 0
-        self._edge: list[bytes] = []  # of the perfect subtrees from left to right
+    def __init__(self, size: int = 0, edge: Iterable[bytes] = ()) -> None:
+        """`edge`: the roots of the perfect subtrees of the first `size` entries, from left to right."""
+        self.size = size
+        self._edge = list(edge)
+        if len(self._edge) != size.bit_count():
+            raise CorruptionError(
+                f"expected {size.bit_count()} roots at the edge of a tree of {size}, found {len(self._edge)}"
+            )
 
     def add(self, leaf: bytes) -> None:
         edge, size = self._edge, self.size

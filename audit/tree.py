@@ -164,7 +164,7 @@ class Tree:
                 seq=head + 1,
             )
         oldest = self._db.log.oldest
-        if size < oldest - 1:
+        if size < oldest and oldest > 1:
             raise CorruptionError(
                 f"the log begins with record {oldest}, the tree is over {size}: what lies between was"
                 " archived, or lost, before the tree took it in",

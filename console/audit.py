@@ -133,9 +133,13 @@ def audit(
                 found_any += 1
                 tell(settings, problem, {"problem": problem})
     if settings.json:
-        text.echo({"seq": looked.seq, "root": looked.root.hex(), "problems": found_any})
+        text.echo(
+            {"seq": looked.seq, "after": looked.after, "root": looked.root.hex(), "problems": found_any}
+        )
     elif not found_any:
-        click.echo(f"All is as it must be: {looked.seq:,} records, root {looked.root.hex()}")
+        before = f"the {looked.after:,} before are archived, " if looked.after else ""
+        records = f"{looked.seq - looked.after:,} records"
+        click.echo(f"All is as it must be: {records}, {before}root {looked.root.hex()}")
     if found_any:
         ctx.exit(1)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from everlog.audit import proof, prover
+from everlog.audit.archive import archive
 from everlog.audit.auditing import Audit
 from everlog.audit.export import export
 from everlog.audit.proof import Checkpoint
@@ -16,6 +17,7 @@ from everlog.audit.prover import LocalProver
 from everlog.audit.tree import Tree
 from everlog.store import record
 from everlog.store.database import Database
+from everlog.store.errors import CorruptionError
 from everlog.store.keys import SEQ
 from tests.audit.test_prover import signer_of
 from tests.audit.test_tree import notes
@@ -122,6 +124,33 @@ def test_two_records_of_one_seq_are_a_fork(tmp_path: Path) -> None:
         assert "record 303 is a fork" in found
         assert "of the proof" in found
         assert problems(copy, against=shown) == []
+
+
+def test_of_a_trimmed_log_is_looked_at_what_is_there(tmp_path: Path) -> None:
+    with Database(tmp_path / "db", idempotency_s=0) as db:
+        notes(db, 600)
+        local, signer = LocalProver(db), signer_of(db)
+        there = proof.open_checkpoint(prover.checkpoint(local, signer)[0], signer.verifier)
+        db.log.sync()
+        export(local, local.kept(0)[0].note, tmp_path / "tiles")
+        proven = prover.prove(local, 7)
+        archive(db, tmp_path / "archive", keep_records=100)
+        assert prover.prove(local, 7) == proven, "what was archived is proven as well"
+        looked = Audit(db, checkpoints=[there])
+        assert (list(looked.problems()), looked.after, looked.seq) == ([], 0, 602)
+        Tree(db).forget()
+        assert local.head() == (602, looked.root), "and the tree is made anew from it"
+    with Database(tmp_path / "db") as db:  # without the archive
+        looked = Audit(db, checkpoints=[there], tiles=tmp_path / "tiles", against=proven)
+        assert (list(looked.problems()), looked.after, looked.seq) == ([], 502, 602)
+        rewrite(db, 550)
+    with Database(tmp_path / "db") as db:
+        found = problems(db, checkpoints=[there], tiles=tmp_path / "tiles")
+        assert any("record 550 is not the one that the tiles" in one for one in found)
+        assert any("not those of the checkpoint of" in one for one in found)
+        Tree(db).forget()
+        with pytest.raises(CorruptionError, match="archived"):
+            Tree(db).catch_up()
 
 
 def test_what_must_hold_between_records_is_looked_at(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from everlog.console import tables, text
+from everlog.console.moment import reading
 from everlog.console.opening import open_database
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.history import Version
@@ -17,10 +18,17 @@ from everlog.store.history import Version
 @click.argument("key", nargs=-1, required=True)
 @click.option("--oldest-first", is_flag=True, help="From the first version on.")
 @click.option("--limit", type=click.IntRange(1), metavar="VERSIONS", help="At most so many.")
+@click.option("--at", metavar="SEQ|TIME", help="The table of this name at that time, where it is gone.")
 @common
 @pass_settings
 def history(
-    settings: Settings, table: str, key: tuple[str, ...], *, oldest_first: bool, limit: int | None
+    settings: Settings,
+    table: str,
+    key: tuple[str, ...],
+    *,
+    oldest_first: bool,
+    limit: int | None,
+    at: str | None,
 ) -> None:
     """Prints every version of a row, newest first: when, who, why, and which fields were changed.
 
@@ -31,9 +39,10 @@ def history(
       everlog history airports JFK
       everlog history flights 2013 1 1 UA 1545 EWR --oldest-first --verbose
       everlog history airports JFK --json | jq .actor
+      everlog history terminals 4 --at 812
     """
-    with open_database(settings, read_only=True) as db:
-        handle, info = tables.named(db, table)
+    with open_database(settings, read_only=True) as db, reading(db, at) as then:
+        handle, info = tables.named(then, table)
         value = text.values(info.key_fields, key, f"the key of {table}")
         for version in db.history(handle, value, newest_first=not oldest_first, limit=limit):
             if settings.json:

@@ -95,3 +95,10 @@ def test_the_log_is_written_as_csv_and_parquet(everlog: Run, edited: Path, here:
             csv.DictReader(file)
         )
     assert [line["seq"] for line in table] == [1, 2, 3, 4, 5]
+
+
+def test_a_table_that_is_gone_has_a_history(everlog: Run, edited: Path) -> None:
+    assert everlog("rollback", "--to", "0", "--yes").code == 0
+    assert "there is no table 'books'" in everlog("history", "books", "978-9", "1").err
+    gone, put = everlog("history", "books", "978-9", "1", "--at", "5", "--json").json
+    assert (gone["op"], put["op"], put["row"]["title"]) == ("delete", "put", "Children of Dune")

@@ -6,6 +6,7 @@ from functools import partial
 import msgspec
 
 from benchmarks import (
+    backup,
     commit,
     fan_out,
     feed,
@@ -96,6 +97,15 @@ _ALL = [
     Bench("fan_out", 2_000, {"everlog": fan_out.everlog, "raw": fan_out.raw}),
     Bench("rebuild_1000", 1_000_000, {"everlog": partial(rebuild.everlog, size=1000)}),
     Bench("rebuild_1", 200_000, {"everlog": partial(rebuild.everlog, size=1)}),
+    *(
+        Bench(
+            f"backup_{size}",
+            n,
+            {"everlog": partial(backup.everlog, size=size), "copytree": partial(backup.copytree, size=size)},
+        )
+        for size, n in ((1000, 1_000_000), (1, 200_000))
+    ),
+    Bench("backup_more", 1_000_000, {"everlog": partial(backup.everlog_more, size=1000)}),
     Bench("history_row", 1_000_000, {"everlog": history.history_row}),
     *(Bench(f"at_get_{name}", n, {"everlog": history.at_get}) for name, n in OPENED.items()),
     Bench("catch_up", 1_000_000, {"everlog": history.catch_up}),

@@ -76,6 +76,8 @@ FIGURES: dict[str, tuple[Limits, Limits]] = {
     "fan_out_alone": ((), ()),
     "rebuild_1000": ((rate(180_000),), (rate(300_000),)),
     "rebuild_1": ((rate(80_000),), (rate(130_000),)),
+    **{f"backup_{size}": ((rate(0.5, "copytree"),), (rate(1, "copytree"),)) for size in (1000, 1)},
+    "backup_more": ((), ()),
     "history_row": ((most("p50_us", 20_000),), (most("p50_us", 10_000),)),
     **{
         f"at_get_{size}": ((most("p50_us", 5, f"now_get_{size}"),), (most("p50_us", 3, f"now_get_{size}"),))

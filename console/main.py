@@ -92,6 +92,7 @@ for command in (
     lint.lint,
     up.up,
     up.migrate,
+    up.plan,
     complete.complete,
     rollback.rollback,
     rollback.down,

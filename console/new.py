@@ -67,8 +67,8 @@ def squash(settings: Settings, *, name: str, yes: bool) -> None:
     """Folds the folders of all migrations into one, proves that it makes the same, and removes them.
 
     Databases that have them all are told with `everlog baseline VERSION`; the others need the old
-    folders first, which are in version control. Of the database of --url, here or on a server, it is
-    made sure that it has them all.
+    folders first, which are in version control. Of the database that is named, here or on a server,
+    it is made sure that it has them all.
 
     \b
     Examples:
@@ -82,7 +82,7 @@ def squash(settings: Settings, *, name: str, yes: bool) -> None:
             raise Error("this would remove the folders of all migrations; say --yes if that is meant")
         click.confirm("Remove the folders of all migrations, once one is proven equal?", abort=True, err=True)
     settings.resume = "all folders are as they were"
-    if settings.url_given:
+    if settings.url_given or (settings.has_url and _is_there(settings.url)):
         _check_applied(settings)
     done = migrations.squash(name, settings.migrations)
     if settings.json:
@@ -91,6 +91,12 @@ def squash(settings: Settings, *, name: str, yes: bool) -> None:
     for folded in done.folded:
         click.echo(f"Folded: {folded}")
     click.echo(f"Equal: {text.path(done.path)}; tell databases that have it: everlog baseline {done.version}")
+
+
+def _is_there(url: str) -> bool:
+    from everlog.console.opening import directory_of, is_remote
+
+    return is_remote(url) or directory_of(url).exists()
 
 
 def _check_applied(settings: Settings) -> None:

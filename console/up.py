@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _migrates(command: F) -> F:
+def _chooses(command: F) -> F:
+    """Which migrations."""
     for option in (
         click.option(
             "--to", type=int, metavar="VERSION", help="Up to this migration, and with it.  [default: all]"
         ),
-        click.option("--dry-run", is_flag=True, help="Only print what would be done."),
         click.option(
             "--strict",
             is_flag=True,
@@ -38,6 +38,14 @@ def _migrates(command: F) -> F:
             is_flag=True,
             help="Take those as well that are older than an applied one; status tells of them.",
         ),
+    ):
+        command = option(command)
+    return command
+
+
+def _migrates(command: F) -> F:
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Only print what would be done."),
         click.option(
             "--hold",
             is_flag=True,
@@ -51,7 +59,7 @@ def _migrates(command: F) -> F:
         ),
     ):
         command = option(command)
-    return writes(command)
+    return writes(_chooses(command))
 
 
 @click.command()
@@ -84,6 +92,22 @@ def migrate(settings: Settings, /, **options: Any) -> None:
       everlog migrate --wait --wait-timeout 30s
     """
     _apply(settings, create=False, **options)
+
+
+@click.command()
+@_chooses
+@common
+@pass_settings
+def plan(settings: Settings, /, **options: Any) -> None:
+    """What `up` would do, tried on the rows as they are; it changes nothing. Exits with 1 if it
+    would stop somewhere.
+
+    \b
+    Examples:
+      everlog plan
+      everlog -u everlog://db.example.com/flights plan --json
+    """
+    _apply(settings, create=True, dry_run=True, **options)
 
 
 def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, **how: Any) -> None:

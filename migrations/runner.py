@@ -55,6 +55,10 @@ def apply(
         known = load(source)
         begun = under_way.attach(db, known)
         if begun is not None and begun.migration.back:  # what was half rolled back is in force
+            if progress is not None:
+                progress(
+                    Progress(f"{begun.migration.version}_{begun.migration.name}: give up its way back", 0)
+                )
             under_way.give_up(db, Metadata(actor, reason))
             begun = None
         found = pending(db, known, to, out_of_order=out_of_order)

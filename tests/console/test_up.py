@@ -36,6 +36,8 @@ def test_a_dry_run_prints_the_steps_and_makes_nothing(everlog: Run, project: Pat
         "  build index books.by_title over 1 rows, beside the live table",
     ]
     assert not (here / "new.db").exists()
+    assert everlog("-u", "file:new.db", "-d", project, "plan") == ended
+    assert not (here / "new.db").exists()
 
 
 def test_migrate_wants_a_database_that_is_there(everlog: Run, project: Path, here: Path) -> None:

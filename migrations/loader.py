@@ -55,13 +55,20 @@ def import_file(folder: Folder, name: str = "") -> ModuleType:
         raise
     except Exception as error:
         raise fault(folder, file, error) from error
-    if module.__file__ is None or not Path(module.__file__).samefile(file):
+    if module.__file__ is None or not _is_same(Path(module.__file__), file):
         raise folder.error(
             f"{package} is imported from {module.__file__}, expected from here: two packages have one"
             " name; rename one, or take the other off PYTHONPATH",
             file=file,
         )
     return module
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except FileNotFoundError:  # it was imported, and is gone
+        return False
 
 
 def fault(folder: Folder, file: Path, error: Exception) -> SchemaError:

@@ -1,3 +1,4 @@
+import shutil
 import sys
 
 import pytest
@@ -137,3 +138,6 @@ def test_a_package_of_the_same_name_elsewhere_is_said(
     with pytest.raises(SchemaError, match="two packages have one name"):
         other.load()
     assert str(project.path.parents[1]) in sys.path
+    shutil.rmtree(project.path)
+    with pytest.raises(SchemaError, match="two packages have one name"):
+        other.load()

@@ -2,7 +2,8 @@
 
     segments ─▶ blocks, checked ─▶ records, checked ─▶ log and tables of a new directory ─▶ EVERLOG
 
-It is made by the code that rebuilds one (store/rebuild.py): whole or not at all, killed it is none.
+It is made by the code that rebuilds one (store/rebuild.py): whole or not at all. Killed it is none,
+and the next goes on where it was, if it is of the same records; a fork begins anew, with another UUID.
 
 **Which database is it then?** A log is known by its UUID, which its first record says, and by its records.
 
@@ -77,12 +78,14 @@ def restore(
     end = head_of(reader.get(last))
     database = uuid.uuid4() if fork else uuid.UUID(manifest.database)
     marker = msgspec.json.encode(head.Marker(head.FORMAT, str(database))) + b"\n"
-    records = _records(reader, last)
-    if fork:
-        records = _forked(
-            records, log_pb2.Cursor(database=manifest.uuid, seq=last, checksum=end.checksum), database
-        )
-    tables = make(Path(to), marker, records, last, progress, step="restore")
+
+    def records(after: int) -> Iterator[bytes]:
+        for block in reader.blocks(after, last):
+            yield from record.split(block.data)
+
+    origin = log_pb2.Cursor(database=manifest.uuid, seq=last, checksum=end.checksum)
+    source = _forked(records(0), origin, database) if fork else records
+    tables = make(Path(to), marker, source, last, progress, step="restore")
     proven = False
     if manifest.hashes is not None and manifest.hashes.seq == last:
         proven = same_tables(manifest, tables)
@@ -126,11 +129,6 @@ def _last(reader: Reader, at: int | None, at_time_ns: int | None) -> int:
         else:
             high = middle
     return low
-
-
-def _records(reader: Reader, last: int) -> Iterator[bytes]:
-    for block in reader.blocks(0, last):
-        yield from record.split(block.data)
 
 
 def _forked(records: Iterator[bytes], origin: log_pb2.Cursor, database: uuid.UUID) -> Iterator[bytes]:

@@ -23,7 +23,8 @@ SCRIPT = """
 import os, signal, sys
 from everlog.audit import restore
 def die(progress) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    if progress.done > 1000:
+        os.kill(os.getpid(), signal.SIGKILL)
 restore(sys.argv[1], sys.argv[2], progress=die)
 """
 
@@ -129,17 +130,26 @@ def test_a_fork_is_another_database_that_says_where_it_is_from(opening: Opener, 
         Subscription(fork, after=db.log.cursor(5, db.uuid))
 
 
-def test_a_restore_that_is_killed_leaves_no_database_and_the_next_begins_anew(
-    opening: Opener, to: Path
-) -> None:
+def test_a_restore_that_is_killed_leaves_no_database_and_the_next_goes_on(opening: Opener, to: Path) -> None:
     db, copy = opening(), to.with_name("copy")
-    fill(db, 1, 700)
+    fill(db, 1, 1500)
     backup(db, to)
     words = [sys.executable, "-c", SCRIPT, str(to), str(copy)]
     assert subprocess.run(words, check=False, timeout=60).returncode == -signal.SIGKILL
     with pytest.raises(OpenError, match="is not through, or was killed"):
         Database(copy)
-    assert restore(to, copy).tables == db.hashes()
+    told: list[int] = []
+    assert restore(to, copy, progress=lambda now: told.append(now.done)).tables == db.hashes()
+    assert min(told) > 1000
+
+    fill(db, 1, 20)
+    other = to.with_name("other backup")
+    diverged = opening(at=to.with_name("diverged"))
+    fill(diverged, 1, 1600)
+    backup(diverged, other)
+    assert subprocess.run([*words[:-2], str(to), str(to.with_name("mixed"))], check=False).returncode < 0
+    done = restore(other, to.with_name("mixed"))  # what is left there is of another backup
+    assert done.tables == diverged.hashes()
 
 
 def test_nothing_is_restored_over_what_is_there(opening: Opener, to: Path) -> None:

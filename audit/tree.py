@@ -23,6 +23,7 @@ from __future__ import annotations
 import threading
 import weakref
 from hashlib import sha256
+from itertools import islice
 
 from everlog.audit import merkle
 from everlog.audit.tiles import WIDTH, Growing, Tiles, nodes
@@ -38,6 +39,7 @@ FAMILY = "tree"
 SIGNED, SIZE = b"\xfe", b"\xff"
 KIND = "checkpoint.signed"  # of a Notice, whose detail is the signed note
 SIGN = KIND.encode()
+AT_ONCE = 128
 EVERY = 64 * WIDTH  # records in a batch
 
 _LOCKS: weakref.WeakKeyDictionary[Database, threading.Lock] = weakref.WeakKeyDictionary()
@@ -183,15 +185,14 @@ class Tree:
         growing = Growing(size, self.tile)
         leaves: list[bytes] = []
         noted: list[int] = []
-        add, sha = leaves.append, sha256
-        for seq, framed in self._db.log.scan(size, head):
-            if SIGN in framed:
-                noted.append(seq)
-            add(sha(b"\x00" + sha(unframe(framed, seq)).digest()).digest())
-            if not seq % EVERY:
+        sha, records = sha256, self._db.log.scan(size, head)
+        while some := list(islice(records, AT_ONCE)):
+            leaves += [sha(b"\x00" + sha(unframe(framed, seq)).digest()).digest() for seq, framed in some]
+            noted += [seq for seq, framed in some if SIGN in framed]
+            if len(leaves) >= EVERY:
                 self._write(growing, leaves, noted)
                 if progress is not None:
-                    progress(Progress("tree", seq - size, head - size, "records"))
+                    progress(Progress("tree", growing.size - size, head - size, "records"))
         self._write(growing, leaves, noted)
 
     def _write(self, growing: Growing, leaves: list[bytes], noted: list[int]) -> None:

@@ -10,9 +10,6 @@ from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from everlog.audit.note import Signer
-from everlog.audit.proof import Checkpoint, Consistency, Inclusion
-from everlog.audit.tree import leaf_of
 from everlog.feed import cursor, message
 from everlog.proto import feed_pb2, log_pb2
 from everlog.store import keys, record
@@ -25,6 +22,7 @@ from everlog.store.projector import built_note
 from everlog.store.schema import Schema
 from everlog.store.table import Field, Index, Table
 from everlog.store.versions import APPLIED, inverted, packed, row_of
+from tests.golden.tree import tree
 from tests.store.models import KINDS, models
 
 Samples = dict[str, dict[str, bytes]]
@@ -69,20 +67,7 @@ def samples() -> Samples:
         "feed": _feed(),
         "hash": {"airports": content_hash((_key(row), row.SerializeToString()) for row in (JFK, LAX)).hash},
         "cursor": {"text": cursor.show(_position()).encode()},
-        "tree": _tree(),
-    }
-
-
-def _tree() -> dict[str, bytes]:
-    """A tree of one record, its checkpoint signed by the key of signed-note's example, and a proof."""
-    created = record.unframe(_records()["created"], 1)
-    signer = Signer.parse("PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz")
-    signed = Checkpoint(f"everlog/{DATABASE}", 1, leaf_of(created)).sign(signer)
-    return {
-        "leaf": leaf_of(created),
-        "checkpoint": signed.encode(),
-        "inclusion": Inclusion(0, created, [], signed).text().encode(),
-        "consistency": Consistency(0, [], signed).text().encode(),
+        "tree": tree(record.unframe(_records()["created"], 1)),
     }
 
 

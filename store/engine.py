@@ -255,6 +255,19 @@ class Engine:
         self.data, self.data_handle, self.get = family, handle, family.get
         return old
 
+    def give_up_data(self, name: str, family: Rdict) -> DiskError | None:
+        """Drops tables that were to be live, unless they may be: nobody knows where the disk did not
+        confirm it, and what is returned must end all writing."""
+        if self.named != name:
+            self.drop_family(name, family)
+        elif self.data_name != name:
+            return DiskError(
+                f"{self.path}: the disk did not confirm a rebuild, and nothing more is written until the"
+                " database is opened again",
+                outcome="nothing written",
+            )
+        return None
+
     def compact_data(self, start: bytes, end: bytes) -> None:
         """Frees the disk of what was deleted from the tables in a range. Lets go of the interpreter's
         lock."""

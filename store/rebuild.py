@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from everlog.store import head
 from everlog.store.engine import Engine
-from everlog.store.errors import CorruptionError, DiskError, Error, OpenError, UnavailableError
+from everlog.store.errors import CorruptionError, Error, OpenError, UnavailableError
 from everlog.store.hashing import TableHash, hashes, same_hash
 from everlog.store.keys import ENDS
 from everlog.store.log import Log
@@ -79,11 +79,7 @@ def _beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
     except BaseException:
         target.forget()
         del handle
-        if engine.named != name:
-            engine.drop_family(name, family)
-        elif engine.data_name != name:  # nobody knows which of the two is live
-            text = f"{db.path}: the disk did not confirm a rebuild; open the database again"
-            db.committer.failed = DiskError(text, outcome="nothing written")
+        db.committer.failed = engine.give_up_data(name, family) or db.committer.failed
         raise
     engine.drop_family(*old)
     return fresh

@@ -28,6 +28,7 @@ from everlog.store.reader import Reader
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.table import Table
 from everlog.store.transaction import ANONYMOUS, Transaction
+from everlog.store.transform import place
 from everlog.store.validate import claim
 from everlog.store.write import Expect, Write
 
@@ -67,19 +68,26 @@ def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
     try:
         for table, row in make(now):
             if table.name not in tables:
-                raise _failed(f"yields a row of {table.name}; expected one of {', '.join(tables)}", count)
+                raise _failed(
+                    f"yields a row of {table.name}; expected one of {', '.join(tables)}{place(make)}", count
+                )
             info, model = tables[table.name], table.model.DESCRIPTOR.full_name
             if model != info.proto.model:
-                raise _failed(f"yields a row of {table.name} as {model}; expected {info.proto.model}", count)
+                raise _failed(
+                    f"yields a row of {table.name} as {model}; expected {info.proto.model}{place(make)}",
+                    count,
+                )
             yield write.put(info.bind(table.model), row)
             count += 1
     except MigrationError:
         raise
     except RowError as error:
-        raise _failed(f"yields a row that does not fit: {error}", count, **error.facts) from error
+        raise _failed(
+            f"yields a row that does not fit: {error}{place(make)}", count, **error.facts
+        ) from error
     except Exception as error:
         what = str(error) if isinstance(error, Error) else f"{type(error).__name__}: {error}"
-        raise _failed(f"fails: {what}", count) from error
+        raise _failed(f"fails: {what}{place(make, error)}", count) from error
 
 
 def check_made(now: Reader, schema: Schema, make: MakeRows) -> int:

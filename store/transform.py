@@ -96,16 +96,15 @@ class Twins:
                 made = function(row)
             except Exception as error:
                 raise _failed(
-                    way, info, key, row, f"{type(error).__name__}: {error}{_place(way, error)}"
+                    way, info, key, row, f"{type(error).__name__}: {error}{place(way.function, error)}"
                 ) from error
             if type(made) is not target:
                 found = " ".join(repr(made).split())
-                what = f"expected a {target.DESCRIPTOR.full_name}, found {found:.80}{_place(way)}"
+                what = f"expected a {target.DESCRIPTOR.full_name}, found {found:.80}{place(way.function)}"
                 raise _failed(way, info, key, row, what)
             if (other := key_of(made)) != key:
-                what = (
-                    f"it changes the primary key, to {twin.show_key(other)}; leave it as it is{_place(way)}"
-                )
+                shown = twin.show_key(other)
+                what = f"it changes the primary key, to {shown}; leave it as it is{place(way.function)}"
                 raise _failed(way, info, key, row, what)
             try:
                 fresh = made.SerializeToString()
@@ -139,9 +138,9 @@ class Twins:
         return way
 
 
-def _place(way: Direction, error: Exception | None = None) -> str:
+def place(function: Callable[..., Any], error: Exception | None = None) -> str:
     """Where in the user's file it failed, or else where the function begins."""
-    code = getattr(way.function, "__code__", None)
+    code = getattr(function, "__code__", None)
     if code is None:
         return ""
     line = code.co_firstlineno

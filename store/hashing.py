@@ -15,14 +15,17 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from itertools import zip_longest
+from itertools import islice
 from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
 
 from everlog.store import keys
 from everlog.store.schema import Schema, TableInfo
-from everlog.store.view import View
+from everlog.store.view import Item, View
 
 _LENGTH = struct.Struct(">I")
+CHUNK_ROWS, TELL_ROWS = 512, 4096
 
 
 class TableHash(NamedTuple):
@@ -55,19 +58,39 @@ def canonical(info: TableInfo, row: bytes) -> bytes:
 
 def table_hash(view: View, info: TableInfo, progress: Callable[[int], None] | None = None) -> TableHash:
     """Of one table as a view has it. Read-only."""
-    skip = len(info.row_prefix)
-
-    def pairs() -> Iterable[tuple[bytes, bytes]]:
-        for done, (full, value) in enumerate(_rows(view, info), 1):
-            yield full[skip:], canonical(info, keys.row_of(value))
-            if progress is not None and not done % 4096:
-                progress(done)
-
-    return content_hash(pairs())
+    digest, rows, items = hashlib.sha256(), 0, _rows(view, info)
+    while some := list(islice(items, CHUNK_ROWS)):
+        digest.update(_joined(info, some))
+        rows += len(some)
+        if progress is not None and not rows % TELL_ROWS:
+            progress(rows)
+    return TableHash(rows, digest.digest())
 
 
-def _rows(view: View, info: TableInfo) -> Iterator[tuple[bytes, bytes]]:
+def _rows(view: View, info: TableInfo) -> Iterator[Item]:
     return view.items(info.row_prefix, keys.prefix(info.space, 1))
+
+
+def _joined(info: TableInfo, items: list[Item]) -> bytes:
+    """What of some rows is hashed. Raises CorruptionError. `canonical`, inlined."""
+    skip, header_size, parse, row_of = (
+        len(info.row_prefix),
+        keys.HEADER_SIZE,
+        info.model.FromString,
+        keys.row_of,
+    )
+    length, parts = _LENGTH.pack, list[bytes]()
+    value = b""
+    try:
+        for full, value in items:
+            message = parse(row_of(value) if value[0] else value[header_size:])
+            message.DiscardUnknownFields()
+            row = message.SerializeToString(deterministic=True)
+            parts += (length(len(full) - skip), full[skip:], length(len(row)), row)
+    except DecodeError:
+        info.parse(row_of(value))  # raises it as a CorruptionError
+        raise
+    return b"".join(parts)
 
 
 def same_hash(
@@ -77,29 +100,30 @@ def same_hash(
 
     Rows that are the same byte for byte are canonical in the same way: only one is looked into.
     """
-    skip, equal = len(info.row_prefix), True
+    digest, rows, mine, theirs = hashlib.sha256(), 0, _rows(one, info), _rows(other, info)
+    while True:
+        some, there = list(islice(mine, CHUNK_ROWS)), list(islice(theirs, CHUNK_ROWS))
+        if some != there and not (
+            len(some) == len(there)
+            and all(
+                full == found and (value == other_value or _same(info, value, other_value))
+                for (full, value), (found, other_value) in zip(some, there, strict=True)
+            )
+        ):
+            return None
+        if not some:
+            return TableHash(rows, digest.digest())
+        digest.update(_joined(info, some))
+        rows += len(some)
+        if progress is not None and not rows % TELL_ROWS:
+            progress(rows)
 
-    def pairs() -> Iterable[tuple[bytes, bytes]]:
-        nonlocal equal
-        both = zip_longest(_rows(one, info), _rows(other, info), fillvalue=(b"", b""))
-        for done, ((full, value), (found, there)) in enumerate(both, 1):
-            row = canonical(info, keys.row_of(value)) if full else b""
-            if full != found or (value != there and not _same(info, value, there, row)):
-                equal = False
-                return
-            yield full[skip:], row
-            if progress is not None and not done % 4096:
-                progress(done)
 
-    result = content_hash(pairs())
-    return result if equal else None
-
-
-def _same(info: TableInfo, value: bytes, there: bytes, row: bytes) -> bool:
+def _same(info: TableInfo, value: bytes, there: bytes) -> bool:
     """Whether two values say the same of a row, of the same version and life, in other bytes."""
     if keys.version_of(value) != keys.version_of(there) or keys.expires_of(value) != keys.expires_of(there):
         return False
-    return row == canonical(info, keys.row_of(there))
+    return canonical(info, keys.row_of(value)) == canonical(info, keys.row_of(there))
 
 
 def hashes(view: View, schema: Schema, progress: Callable[[int], None] | None = None) -> dict[str, TableHash]:

@@ -70,15 +70,20 @@ class Projector:
         """The changes of a commit. Most are new rows, and go the short way."""
         seq, edits, deltas, plans = commit.seq, self.pending.edits, self._deltas, self._plans
         header, plain = HEADER.pack(0, seq), not commit.requires
+        at, rows = commit.changes[0].space, 0
+        info, prefix, parse, entry_ofs = plans.get(at) or self._plan(at, seq)
         for change in commit.changes:
-            space = change.space
-            info, prefix, parse, entry_ofs = plans.get(space) or self._plan(space, seq)
+            if (space := change.space) != at:  # rows of one table come together
+                if rows:
+                    deltas[at] = deltas.get(at, 0) + rows
+                at, rows = space, 0
+                info, prefix, parse, entry_ofs = plans.get(space) or self._plan(space, seq)
             if not plain or change.prior or change.op:
                 self._row(info, change, seq)
                 continue
             key, row = change.key, change.row
             edits[prefix + key] = header + row
-            deltas[space] = deltas.get(space, 0) + 1
+            rows += 1
             if entry_ofs:
                 try:
                     message = parse(row)
@@ -86,6 +91,8 @@ class Projector:
                     message = info.parse(row)  # raises it as a CorruptionError
                 for entry_of in entry_ofs:
                     edits[entry_of(message) + key] = b""
+        if rows:
+            deltas[at] = deltas.get(at, 0) + rows
 
     def _row(self, info: TableInfo, change: log_pb2.Change, seq: int) -> None:
         """A change that replaces a row, or that has more to it than that."""

@@ -62,7 +62,10 @@ class _Chunks:
         with translated("reading the versions of rows"):
             if not self._family:
                 raise ClosedError("what this reads from is closed")
-            self._held[:] = [self._family[0].items(backwards=self._reverse, from_key=to)]
+            # The one that verifies is older: it knows nothing that was projected meanwhile.
+            verifier = self._family[0].iter()
+            self._held[:] = [self._family[0].items(backwards=self._reverse, from_key=to), verifier]
+            del verifier
         if self._reverse:
             self._end = to
         else:
@@ -77,7 +80,7 @@ class _Chunks:
             chunk: list[Any] = list(islice(self._held[0], self._size))
             if len(chunk) < self._size:
                 last = chunk[-1][0] if chunk else self._last
-                verify_end(self._family[0].iter(), last, self._start, self._end, reverse=self._reverse)
+                verify_end(self._held[1], last, self._start, self._end, reverse=self._reverse)
         if chunk:
             self._last = chunk[-1][0]
         self._size = min(self._size * 4, CHUNK_MAX)

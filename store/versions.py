@@ -10,9 +10,8 @@ is asked, in a column family beside the tables.
                           │
                           └─▶ record 812 of the log, `size` bytes of it from `offset` on: the Change
 
-A value says where the change lies in its framed record, and has nothing of the row: the bytes of a
-row are in the log alone, and what is erased there is erased. Which record was the newest at a time needs
-no index: records carry their time, which never goes back, so that a bisection of the log finds it.
+A value says where the change lies in its framed record, and has nothing of the row: what is erased in the
+log is erased. Times need no index: records carry theirs, which never goes back, and the log is bisected.
 
 Invariants
   (1) what is in it never changes: of a (space, key, seq) there is one value, or none yet;
@@ -21,8 +20,8 @@ Invariants
       is thrown away and made anew;
   (4) no key is the beginning of another (codec.py), so versions of two rows never mingle.
 
-A reader beside a process that writes puts what the projection lacks into a scratch one of its own.
-Committing pays nothing. The numbers are on disk: docs/format.md, "Versions".
+A reader beside a process that writes puts what the projection lacks into a scratch one of its own. The
+numbers are on disk: docs/format.md, "Versions".
 """
 
 from __future__ import annotations
@@ -77,9 +76,8 @@ class Versions:
         self.applied = 0
 
     def catch_up(self, upto: int, progress: OnProgress | None = None) -> None:
-        """Sees to it that all versions up to `upto` are known. Writes the projection. What is there when
-        it is interrupted stays. Raises CorruptionError naming the record, CursorError where the log
-        does not reach back to where the projection is."""
+        """Sees to it that all versions up to `upto` are known. Writes the projection; interrupted, it keeps
+        what it has. Raises CorruptionError naming the record, CursorError where the log is cut."""
         if self.applied >= upto:
             return
         with self._lock:
@@ -90,8 +88,8 @@ class Versions:
             oldest = self._log.oldest
             if oldest > 1 and self.applied < oldest - 1:
                 raise CursorError(
-                    f"the log starts at {oldest}, and where the rows of before lie is known up to"
-                    f" {self.applied} only: reading as of then needs the archive of what was removed",
+                    f"the log starts at {oldest}, and where rows lie is known up to {self.applied} only:"
+                    " reading as of then needs the archive of what was removed",
                     oldest=oldest,
                 )
             self._project(upto, progress)
@@ -144,9 +142,8 @@ class Versions:
     def forget(self) -> None:
         """Throws the projection away; it is made anew when it is next asked. Writes."""
         with self._lock, self._reading:
-            self._cursors = None
+            self._cursors, self.applied = None, 0
             self._engine.drop_side(FAMILY)
-            self.applied = 0
 
     def refresh(self) -> None:
         """As a reader beside a writer: what that has projected meanwhile need not be projected here."""
@@ -207,17 +204,17 @@ class Versions:
         found: dict[bytes, bytes] = {}
         with translated("reading the versions of rows"):
             for family in self.families():
+                verifier = family.iter()  # before: it knows nothing that is projected meanwhile
                 chunk: list[Any] = list(islice(family.items(from_key=least), most))
                 if len(chunk) < most:
-                    verify_end(family.iter(), chunk[-1][0] if chunk else None, least, last + b"\x00")
+                    verify_end(verifier, chunk[-1][0] if chunk else None, least, last + b"\x00")
                 found.update((full, value) for full, value in chunk if full <= last)
         return [place_of(full, found[full]) for full in sorted(found)[:most]]
 
     def close(self) -> None:
         """Lets go of what it holds of RocksDB."""
         with self._lock, self._reading:
-            self._cursors = None
-            scratch, self._scratch = self._scratch, None
+            scratch, self._scratch, self._cursors = self._scratch, None, None
         if scratch is not None:
             scratch[1].close()
             scratch[0].remove()

@@ -121,6 +121,17 @@ def _after_first(moment: Any) -> bytes | None:
     return resume
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_scan_is_not_disturbed_by_what_is_projected_meanwhile(db: Database, reverse: bool) -> None:
+    db.load(ITEMS, items(100, 130))
+    scan = iter(db.at(seq=db.head).scan(ITEMS, reverse=reverse))
+    found = [next(scan).id]
+    db.load(ITEMS, [*items(1, 20), *items(200, 220)])
+    db.past.catch_up()
+    found += [row.id for row in scan]
+    assert sorted(found) == [*range(100, 131)]
+
+
 def test_a_scan_ends_with_its_database(opening: Opener) -> None:
     db = opening()
     db.load(ITEMS, items(1, 5000))

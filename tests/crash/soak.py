@@ -31,6 +31,7 @@ from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.server import Server
 from everlog.store.database import Database
 from everlog.store.transaction import Transaction
+from everlog.store.window import KEYS_MAX
 from tests.store.models import AIRPORTS, ITEMS, Item, airport, declare, items
 
 KEYS = 5000
@@ -98,6 +99,8 @@ class Soak:
         self.db = EmbeddedDatabase(path / "db", durability="os")
         declare(self.db, ITEMS, AIRPORTS)
         self.db.load(ITEMS, items(0, KEYS))
+        for number in range(KEYS_MAX // 2):  # or for a quarter of an hour memory would rise by rights
+            self.db.put(AIRPORTS, airport(f"A{number % KEYS}", f"city {number}"))
         self.server = Server({"x": self.db}).start()
         self.url = self.server.url("x")
 

@@ -6,7 +6,8 @@
     checkpoint ─▶ head, signed, kept in the log as a Notice        prove ─▶ a file (proof.py)
 
 Invariants
-  (1) a checkpoint is kept in the log only if it is of that log, and says something new;
+  (1) a checkpoint is kept in the log only if it is of that log, and says something new; no key signs what
+      contradicts the last that it signed, as far as the log has it;
   (2) a proof is checked before it is given away: a tree that was damaged proves nothing.
 """
 
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from everlog.audit import note, proof
+from everlog.audit import merkle, note, proof
 from everlog.audit.note import Signer
 from everlog.audit.proof import Checkpoint, Consistency, Inclusion
 from everlog.audit.tree import KIND, Tree, entry_of
@@ -139,16 +140,22 @@ def checkpoint(
     actor: str = "",
 ) -> tuple[str, bool]:
     """Signs how the log is now, and keeps that in the log. Returns the note, and whether it is new: if
-    nothing but checkpoints was written since one of this key, that one is returned."""
+    nothing but checkpoints was written since one of this key, that one is returned.
+
+    Raises CorruptionError if the log does not begin with what this key signed last: then it signs nothing."""
     size, root = prover.head(progress=progress)
     now = Checkpoint(proof.check_origin(origin or origin_of(prover)), size, root)
-    recent = prover.kept(max(size - KEPT_MAX, 0))
-    seqs, since = {one.seq for one in recent}, size
+    kept = prover.kept(0)
+    seqs, since = {one.seq for one in kept}, size
     while since in seqs:
         since -= 1
-    for one in reversed(recent):
-        if one.size >= since and _signed_by(one.note, signer, now.origin):
-            return one.note, False
+    last = next((one for one in reversed(kept) if _signed_by(one.note, signer, now.origin)), None)
+    if last is not None:
+        if last.size >= since:
+            return last.note, False
+        before = proof.read(note.split(last.note)[0])
+        hashes = prover.consistency(before.size, size)
+        merkle.verify_consistency(before.size, size, before.root, root, hashes)
     text = now.sign(signer)
     prover.keep(text, actor)
     return text, True

@@ -69,6 +69,21 @@ def test_a_record_that_was_rewritten_is_found_by_a_checkpoint_and_named_by_the_t
         assert any("not those of the checkpoint of everlog/" in one for one in found)
 
 
+def test_nothing_is_signed_that_contradicts_what_was_signed_before(tmp_path: Path) -> None:
+    with Database(tmp_path / "db") as db:
+        notes(db, 20)
+        signer = signer_of(db)
+        prover.checkpoint(LocalProver(db), signer)
+        rewrite(db, 7)
+        Tree(db).forget()
+        db.log._recent.clear()  # noqa: SLF001  what is kept in memory is of before
+        notes(db, 1)
+        head = db.head
+        with pytest.raises(CorruptionError, match="does not begin with the other"):
+            prover.checkpoint(LocalProver(db), signer)
+        assert db.head == head
+
+
 def test_a_record_that_was_rewritten_is_named_by_tiles_that_were_kept(tmp_path: Path) -> None:
     with Database(tmp_path / "db") as db:
         notes(db, 700)

@@ -118,7 +118,9 @@ class Tree:
 
     def tile(self, level: int, index: int, width: int = WIDTH) -> bytes:
         """So many hashes of a tile. Read-only. Raises CorruptionError if it is not there."""
-        found = self._over.get((level, index)) or self._stored(bytes((level,)) + SEQ.pack(index)) or b""
+        found = self._over.get((level, index), b"")
+        if len(found) < width * merkle.HASH_BYTES:  # or the process that writes has more by now
+            found = self._stored(bytes((level,)) + SEQ.pack(index)) or b""
         if len(found) < width * merkle.HASH_BYTES:
             raise CorruptionError(
                 f"expected {width} hashes in tile {level}/{index} of the tree, found"

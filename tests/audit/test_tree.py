@@ -79,6 +79,16 @@ def test_a_reader_beside_a_writer_catches_up_in_memory(tmp_path: Path) -> None:
             assert tree.catch_up() == 601
             assert tree.root(601) == merkle.root(reference(db, 601), 601)
             assert tree.inclusion(7, 601) == merkle.inclusion(reference(db, 601), 6, 601)
+            notes(db, 100)
+            Tree(db).catch_up()
+            db.engine.flush()
+            reader.refresh()
+            assert tree.catch_up() == 701
+            assert tree.root(701) == merkle.root(reference(db, 701), 701)
+            notes(db, 100)
+            reader.refresh()
+            assert tree.catch_up() == 801
+            assert tree.consistency(601, 801) == merkle.consistency(reference(db, 801), 601, 801)
 
 
 def test_a_tree_of_another_log_is_found_out(tmp_path: Path) -> None:

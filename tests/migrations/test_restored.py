@@ -26,7 +26,7 @@ def seq_of(db: Database, step: log_pb2.Migration.Step.ValueType, *, last: bool =
 def kept(project: Project, db: Database, tmp_path: Path) -> tuple[Airports, Path]:
     """A database that was loaded and migrated, and its backup."""
     airports = Airports(project, db, rows=10)
-    db.load(airports.old, [airports.old_row(number) for number in range(10, ROWS)], id="many", kind=3)
+    db.load(airports.old, [airports.old_row(number) for number in range(10, ROWS)], id="many")
     migrations.apply(db, airports.path)
     backup(db, tmp_path / "backup")
     return airports, tmp_path / "backup"
@@ -41,7 +41,7 @@ def test_a_database_of_the_middle_of_a_load_goes_on_with_it(kept: tuple[Airports
         assert list(db.check()) == []
         before = db.status().tables[0].rows
         assert before < ROWS
-        db.load(airports.old, [airports.old_row(number) for number in range(10, ROWS)], id="many", kind=3)
+        db.load(airports.old, [airports.old_row(number) for number in range(10, ROWS)], id="many")
         assert db.status().tables[0].rows == ROWS
         migrations.apply(db, airports.path)
         assert db.hashes() == airports.db.hashes()

@@ -37,6 +37,7 @@ from tests.store.models import AIRPORTS, ITEMS, Item, airport, declare, items
 KEYS = 5000
 PAUSE_S = 0.002  # of each writer after each commit: it is to last, and not to be fast
 SAMPLES = 120
+RECORDS_PER_BLOCK = 20  # at the least
 LEAST = {"rss MB": 8.0, "descriptors": 3.0, "threads": 2.0}  # what comes and goes anyway
 
 
@@ -99,10 +100,18 @@ class Soak:
         self.db = EmbeddedDatabase(path / "db", durability="os")
         declare(self.db, ITEMS, AIRPORTS)
         self.db.load(ITEMS, items(0, KEYS))
-        for number in range(KEYS_MAX // 2):  # or for a quarter of an hour memory would rise by rights
-            self.db.put(AIRPORTS, airport(f"A{number % KEYS}", f"city {number}"))
+        self._fill()
         self.server = Server({"x": self.db}).start()
         self.url = self.server.url("x")
+
+    def _fill(self) -> None:
+        """Fills what has a limit, and would rise by rights for the first quarter of an hour: the window
+        of recent commits, and RocksDB's cache."""
+        for number in range(KEYS_MAX):
+            self.db.put(ITEMS, Item(id=number % KEYS, text="x" * (number % 300)))
+        self.db.engine.flush()
+        for seq in range(1, self.db.head, RECORDS_PER_BLOCK):
+            self.db.log.get(seq)
 
     def threads(self) -> list[threading.Thread]:
         often: list[tuple[Callable[[random.Random], object], float]] = [

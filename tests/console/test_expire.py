@@ -2,6 +2,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.connect import open as open_url
 from tests.console.conftest import Run
 
@@ -12,6 +13,7 @@ def put(path: Path, expires: int) -> None:
 
         table: Any = table_of(db.schema.table("books"))
         row = next(iter(db.scan(table)))
+        assert isinstance(db, EmbeddedDatabase)
         db.sweeper.close()
         db.put(table, row, expires=expires)
 

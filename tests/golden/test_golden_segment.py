@@ -29,8 +29,8 @@ def test_a_segment_of_then_is_read() -> None:
 def test_a_segment_of_now_is_laid_out_as_one_of_then() -> None:
     (block,) = segment.read_index(GOLDEN, NAME)
     packed = segment.Packed(3, block.raw, GOLDEN[block.offset :][: block.size])
-    heads = [segment.head_of(RECORDS[name]) for name in ("migration", "put", "replace")]
-    found, data = segment.pack(DATABASE.bytes, *heads, [packed])
+    before, first, last = (segment.head_of(RECORDS[name]) for name in ("migration", "put", "replace"))
+    found, data = segment.pack(DATABASE.bytes, before, first, last, [packed])
     assert (found.name, data) == (NAME, GOLDEN)
 
 

@@ -40,9 +40,9 @@ class Held(EmbeddedDatabase):
 
     let_go: threading.Event
 
-    def hashes(self, progress: Any = None) -> dict[str, TableHash]:
+    def hashes(self, progress: Any = None, *, seq: int | None = None) -> dict[str, TableHash]:
         self.let_go.wait(PATIENCE_S)
-        return super().hashes(progress)
+        return super().hashes(progress, seq=seq)
 
 
 class Slow(EmbeddedDatabase):

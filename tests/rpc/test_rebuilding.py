@@ -10,6 +10,7 @@ import pytest
 
 from everlog.rpc import rebuilding
 from everlog.rpc.rebuilding import rebuild_from
+from everlog.rpc.remote import RemoteDatabase
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, CursorError, UnavailableError
 from everlog.store.hashing import TableHash
@@ -17,6 +18,11 @@ from everlog.store.rebuild import is_half
 from tests.conformance.database_case import FLIGHTS, Case, flight, open_case
 
 COMMITS = 700
+
+
+def remote(case: Case) -> RemoteDatabase:
+    assert isinstance(case.db, RemoteDatabase)
+    return case.db
 
 
 @pytest.fixture
@@ -30,7 +36,7 @@ def case(tmp_path: Path) -> Iterator[Case]:
 
 def test_a_database_is_made_of_a_server_s_feed(case: Case, tmp_path: Path) -> None:
     db = case.embedded
-    assert rebuild_from(case.db, tmp_path / "copy") == db.hashes()
+    assert rebuild_from(remote(case), tmp_path / "copy") == db.hashes()
     with Database(tmp_path / "copy") as copy:
         assert (copy.uuid, copy.head) == (db.uuid, db.head)
         assert copy.log.read(0, 1 << 30) == db.log.read(0, 1 << 30)
@@ -40,14 +46,14 @@ def test_a_database_is_made_of_a_server_s_feed(case: Case, tmp_path: Path) -> No
 def test_it_is_made_as_it_was_at_a_record_or_a_time(case: Case, tmp_path: Path) -> None:
     db, seq = case.embedded, COMMITS // 2
     then = db.at(seq=seq).hashes()
-    assert rebuild_from(case.db, tmp_path / "seq", seq=seq) == then
+    assert rebuild_from(remote(case), tmp_path / "seq", seq=seq) == then
     time_ns = db.log.commit(seq).time_ns
     last = db.past.position(time=time_ns)
-    assert rebuild_from(case.db, tmp_path / "time", time_ns=time_ns) == db.hashes(seq=last)
+    assert rebuild_from(remote(case), tmp_path / "time", time_ns=time_ns) == db.hashes(seq=last)
     with pytest.raises(CursorError, match="there is no record 100000"):
-        rebuild_from(case.db, tmp_path / "later", seq=100_000)
+        rebuild_from(remote(case), tmp_path / "later", seq=100_000)
     with pytest.raises(CursorError, match="there is no record 0"):
-        rebuild_from(case.db, tmp_path / "before", time_ns=1)
+        rebuild_from(remote(case), tmp_path / "before", time_ns=1)
 
 
 def test_what_a_server_left_half_made_goes_on_when_it_comes_again(
@@ -65,10 +71,10 @@ def test_what_a_server_left_half_made_goes_on_when_it_comes_again(
     monkeypatch.setattr(rebuilding, "records", ending)
     copy = tmp_path / "copy"
     with pytest.raises(UnavailableError):
-        rebuild_from(case.db, copy)
+        rebuild_from(remote(case), copy)
     assert is_half(copy)
     case.embedded.put(FLIGHTS, flight(8, "UA", 1))
-    assert rebuild_from(case.db, copy) == case.embedded.hashes()
+    assert rebuild_from(remote(case), copy) == case.embedded.hashes()
     assert asked == [0, 511, 512]  # from nothing; whether that record is the same; and what comes after it
     with Database(copy) as made:
         assert made.log.read(0, 1 << 30) == case.embedded.log.read(0, 1 << 30)
@@ -85,7 +91,7 @@ def test_a_record_that_does_not_check_leaves_nothing(
 
     monkeypatch.setattr(rebuilding, "records", flipped)
     with pytest.raises(CorruptionError, match="record 100 of the log is damaged"):
-        rebuild_from(case.db, tmp_path / "copy")
+        rebuild_from(remote(case), tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 
@@ -97,4 +103,4 @@ def test_tables_that_are_not_the_server_s_are_told(
     with pytest.raises(
         CorruptionError, match=r"are not those of everlog.*: flights\. Both logs are the same"
     ):
-        rebuild_from(case.db, tmp_path / "copy")
+        rebuild_from(remote(case), tmp_path / "copy")

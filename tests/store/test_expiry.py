@@ -138,7 +138,7 @@ def test_a_row_that_was_written_since_it_was_found_lives(
     db.load(ITEMS, items(1, 9), expires=NOW + 1)
     time.pass_(1)
     commit: Callable[..., Any] = db._commit
-    conflicts = []
+    conflicts: list[Any] = []
 
     def late(transaction: Any, about: Any = None) -> Any:
         if transaction.metadata.actor == "everlog" and not conflicts:
@@ -178,10 +178,10 @@ def test_lives_are_kept_by_rebuilding_replaying_and_opening_again(
     assert ends(db) == known
     db.rebuild_into(tmp_path / "copy")
     db.close()
-    for path in (db.path, tmp_path / "copy"):
-        again = opening(at=path, clock=time())
-        assert ends(again) == known
-        assert again.status().expiry == ExpiryStatus(rows=20, next_ns=NOW + 1)
+    again, copy = (opening(at=path, clock=time()) for path in (db.path, tmp_path / "copy"))
+    for one in (again, copy):
+        assert ends(one) == known
+        assert one.status().expiry == ExpiryStatus(rows=20, next_ns=NOW + 1)
     time.pass_(1)
     assert again.status().expiry.due == 19
     assert again.expire() == 19

@@ -13,17 +13,13 @@ line through the samples rises by less than their own noise.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import random
-import statistics
 import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from everlog.consumers import Follower, SqliteSink, verify
 from everlog.feed.embedded import EmbeddedDatabase
@@ -32,6 +28,7 @@ from everlog.rpc.server import Server
 from everlog.store.database import Database
 from everlog.store.transaction import Transaction
 from everlog.store.window import KEYS_MAX
+from tests.crash.trend import Sample, Trend
 from tests.store.models import AIRPORTS, ITEMS, Item, airport, declare, items
 
 KEYS = 5000
@@ -39,55 +36,6 @@ PAUSE_S = 0.002  # of each writer after each commit: it is to last, and not to b
 SAMPLES = 120
 RECORDS_PER_BLOCK = 20  # at the least
 LEAST = {"rss MB": 8.0, "descriptors": 3.0, "threads": 2.0}  # what comes and goes anyway
-
-
-class Sample(NamedTuple):
-    """What the process has at one time."""
-
-    at_s: float
-    rss_mb: float
-    descriptors: int
-    threads: int
-    head: int
-
-    @classmethod
-    def take(cls, started: float, head: int) -> Sample:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return cls(
-            time.monotonic() - started,
-            pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20),
-            sum(not name.endswith(".sst") for name in _opened()),
-            threading.active_count(),
-            head,
-        )
-
-
-def _opened() -> list[str]:
-    """What the descriptors are of. Files of tables and log are counted by RocksDB, up to a limit."""
-    found = []
-    for handle in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
-            found.append(str(handle.readlink()))
-    return found
-
-
-class Trend(NamedTuple):
-    """How much a quantity rose over the last two thirds, and how much it goes up and down anyway."""
-
-    mean: float
-    rise: float
-    noise: float
-
-    @classmethod
-    def of(cls, at_s: list[float], values: list[float]) -> Trend:
-        first = len(values) // 3
-        at_s, values = at_s[first:], values[first:]
-        slope, start = statistics.linear_regression(at_s, values)
-        rest = [value - slope * at - start for at, value in zip(at_s, values, strict=True)]
-        return cls(statistics.fmean(values), slope * (at_s[-1] - at_s[0]), statistics.pstdev(rest))
-
-    def is_flat(self, least: float) -> bool:
-        return self.rise < max(least, 2 * self.noise)
 
 
 class Soak:

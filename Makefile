@@ -65,7 +65,7 @@ clean:
 
 .venv/dev.stamp: constraints.txt pyproject.toml | .venv/bin/python
 	$(PIP) install -c constraints.txt setuptools
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[archive,audit,build,demo,dev,notify,parquet,testdata]'
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[archive,audit,build,demo,dev,notify,parquet,seal,testdata]'
 	@touch $@ .venv/demo.stamp
 
 # The first Python that is new enough and can make an environment (on Debian and Ubuntu that is

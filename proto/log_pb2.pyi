@@ -517,6 +517,7 @@ class TableSchema(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     REMADE_FIELD_NUMBER: _builtins.int
     LIFE_NS_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     id: _builtins.int
     """Stays the same when the table is renamed."""
@@ -541,6 +542,12 @@ class TableSchema(_message.Message):
     def key(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPath]: ...
     @_builtins.property
     def indexes(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexSchema]: ...
+    @_builtins.property
+    def person(self) -> Global___FieldPath:
+        """The field that identifies a person: rows are sealed, each under the key of its person. Only the
+        key of a row is open.
+        """
+
     def __init__(
         self,
         *,
@@ -555,10 +562,11 @@ class TableSchema(_message.Message):
         since: _builtins.int = ...,
         remade: _builtins.bool = ...,
         life_ns: _builtins.int = ...,
+        person: Global___FieldPath | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "id", b"id", "indexes", b"indexes", "key", b"key", "life_ns", b"life_ns", "model", b"model", "name", b"name", "next_index", b"next_index", "remade", b"remade", "since", b"since", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "id", b"id", "indexes", b"indexes", "key", b"key", "life_ns", b"life_ns", "model", b"model", "name", b"name", "next_index", b"next_index", "person", b"person", "remade", b"remade", "since", b"since", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -573,6 +581,7 @@ class IndexSchema(_message.Message):
     FIELDS_FIELD_NUMBER: _builtins.int
     UNIQUE_FIELD_NUMBER: _builtins.int
     BUILDING_FIELD_NUMBER: _builtins.int
+    HASHED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     id: _builtins.int
     """1 and up; 0 is the rows themselves."""
@@ -581,6 +590,8 @@ class IndexSchema(_message.Message):
     """It gets an entry for every row that is written, and for those that were there before bit by
     bit: nothing can be looked up in it yet.
     """
+    hashed: _builtins.bool
+    """Its values are HMACs of those of the row: it finds what is equal, and knows no order."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPath]: ...
     def __init__(
@@ -591,10 +602,11 @@ class IndexSchema(_message.Message):
         fields: _abc.Iterable[Global___FieldPath] | None = ...,
         unique: _builtins.bool = ...,
         building: _builtins.bool = ...,
+        hashed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["building", b"building", "fields", b"fields", "id", b"id", "name", b"name", "unique", b"unique"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building", b"building", "fields", b"fields", "hashed", b"hashed", "id", b"id", "name", b"name", "unique", b"unique"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

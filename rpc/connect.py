@@ -20,6 +20,7 @@ from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc import address
 from everlog.store.database import IDEMPOTENCY_S
 from everlog.store.errors import MigrationError, OpenError, UnavailableError
+from everlog.store.master import MasterKey
 from everlog.store.progress import OnProgress
 from everlog.store.temporary import in_memory
 
@@ -38,6 +39,7 @@ def open(  # noqa: A001  the public name is everlog.open
     create: bool = True,
     durability: str = "sync",
     idempotency_s: float = IDEMPOTENCY_S,
+    master_key: MasterKey | None = None,
     progress: OnProgress | None = None,
 ) -> EmbeddedDatabase | RemoteDatabase:
     """Opens a database. Use it in a `with`, or close it.
@@ -66,6 +68,7 @@ def open(  # noqa: A001  the public name is everlog.open
             read_only=read_only,
             durability=durability,
             idempotency_s=idempotency_s,
+            master_key=master_key,
             progress=progress,
         )
     except BaseException:

@@ -37,6 +37,7 @@ _CODES: dict[type[Error], grpc.StatusCode] = {
     errors.SinkError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ConflictError: grpc.StatusCode.ABORTED,
     errors.CursorError: grpc.StatusCode.OUT_OF_RANGE,
+    errors.SealedError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.CorruptionError: grpc.StatusCode.DATA_LOSS,
     errors.DiskError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.AccessError: grpc.StatusCode.PERMISSION_DENIED,

@@ -116,7 +116,9 @@ def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:
     value = db.tables.get(info.row_prefix + request.key)
     if request.snapshot:
         check_unchanged(db, request.snapshot, [info.row_prefix + request.key])
-    return store_pb2.GetResponse(row=None if value is None else _row(request.key, value), seq=seq)
+    return store_pb2.GetResponse(
+        row=None if value is None else _row(request.key, info.opened(request.key, value)), seq=seq
+    )
 
 
 def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.BatchGetResponse:

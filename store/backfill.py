@@ -93,7 +93,7 @@ class Backfill:
                 with self._db.committer.alone():
                     self._apply({note: keys.ALL_BUILT})
                 return True
-            entries = {full: entry_of(parse(keys.row_of(value))) for full, value in rows}
+            entries = {full: entry_of(parse(info.row_in(full[skip:], value))) for full, value in rows}
             last = rows[-1][0][skip:]
             with self._db.committer.alone():
                 changed = self._changed(seen, entries)
@@ -165,6 +165,8 @@ class Backfill:
             uniques.update(check_unique(db.tables, index, made.values(at)))
         if made:
             commit.requires.append(log_pb2.REWRITTEN)
+            if made.newer.sealed:
+                commit.requires.append(log_pb2.SEALED)
         if made.ends:
             commit.requires.append(log_pb2.EXPIRY)
         framed, _ = record.frame_parts([commit.SerializeToString(), *made.changes])

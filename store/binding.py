@@ -87,10 +87,29 @@ def _key_part(info: TableInfo, path: Path) -> KeyOf:
     return part
 
 
+def person_part(info: TableInfo, path: Path) -> KeyOf:
+    """The field that says whose a row is: a row of nobody cannot be sealed."""
+    get, encode, name = attrgetter(dotted(path)), kind_of(path[-1]).encode, dotted(path)
+    assert encode is not None
+
+    def part(row: Any) -> bytes:
+        value = get(row)
+        if not all(present(row, path)) or value in ("", b""):
+            raise RowError(
+                f"a row of {info.name} does not say whose it is: it lacks {name}; set it", table=info.name
+            )
+        return encode(value)
+
+    return part
+
+
 def _entry_of(index: IndexInfo, descriptor: Descriptor) -> KeyOf:
     """The index's prefix and a row's values in it."""
     paths = [resolve(descriptor, path.numbers) for path in index.proto.fields]
     parts = [_index_part(path) for path in paths]
+    if index.hashes:
+        hashes = index.hash
+        return lambda row: index.prefix + b"".join([hashes(at, part(row)) for at, part in enumerate(parts)])
     if len(parts) == 1 and not any(step.has_presence for step in paths[0]):
         get, encode, prefix = (
             attrgetter(dotted(paths[0])),

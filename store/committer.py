@@ -28,11 +28,12 @@ from everlog.store.errors import DiskError
 from everlog.store.flusher import Flusher
 from everlog.store.log import Log
 from everlog.store.projection import Staged, edit_notes
+from everlog.store.repeated import other_content
 from everlog.store.seam import translate
 from everlog.store.tables import Tables
 from everlog.store.transaction import ANONYMOUS, About, CommitResult, Metadata, Transaction
 from everlog.store.turns import Alone, Ticket, Turns
-from everlog.store.validate import Validator, other_content
+from everlog.store.validate import Validator
 
 GROUP_MAX = 256
 
@@ -175,6 +176,7 @@ class Committer:
 
     def _write(self, framed: list[bytes], staged: Staged, sync: bool) -> None:
         log = self._log
+        self._settle()
         log.append(framed)
         if sync:
             self._sync()
@@ -210,12 +212,18 @@ class Committer:
 
     def append_alone(self, framed: bytes) -> None:
         """Appends one record and waits for the disk, without projecting it. Only inside `alone`."""
+        self._settle()
         self._log.append([framed])
         self._sync()
 
-    def write_alone(self, framed: bytes, staged: Staged) -> None:
-        """Appends one record, and projects it. Not to disk yet. Only inside `alone`."""
-        self._write([framed], staged, sync=False)
+    def write_alone(self, framed: bytes, staged: Staged, *, sync: bool = False) -> None:
+        """Appends one record, and projects it. Not to disk yet, but with `sync`. Only inside `alone`."""
+        self._write([framed], staged, sync=sync)
+
+    def _settle(self) -> None:
+        """Keys of people are on disk before what is sealed with them."""
+        if self._tables.vault is not None:
+            self._tables.vault.settle()
 
     def close(self) -> None:
         """Waits until all that was written is on disk. Afterwards nothing can be committed."""

@@ -24,16 +24,19 @@ from everlog.store import load as loads
 from everlog.store.backfill import Backfill
 from everlog.store.clock import Clock
 from everlog.store.committer import Committer
-from everlog.store.errors import ClosedError, Error, MigrationError, ReadOnlyError
+from everlog.store.errors import ClosedError, Error, MigrationError, ReadOnlyError, RowError
+from everlog.store.forget import Forgotten, forget
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import Version
 from everlog.store.keys import NOTE_LOAD
+from everlog.store.master import MasterKey, master_of
 from everlog.store.opening import Opened, open_directory
 from everlog.store.past import Moment, Past
 from everlog.store.past_diff import Difference
 from everlog.store.past_time import Position, Time
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projector import gone
+from everlog.store.rotation import rotate
 from everlog.store.schema import Schema
 from everlog.store.snapshot import Snapshot
 from everlog.store.source import LiveSource, LocalSource, Source
@@ -65,12 +68,15 @@ class Database(Writer):
         durability: str = "sync",
         idempotency_s: float = IDEMPOTENCY_S,
         clock: Clock | None = None,
+        master_key: MasterKey | None = None,
         progress: OnProgress | None = None,
     ) -> None:
         """Opens the database in a directory, and makes it if there is none and `create`.
 
         Raises OpenError, and CorruptionError if the log is not what it was. `idempotency_s`: for
         how many seconds a `commit_id` is remembered. `clock`: another one than that of the machine.
+        `master_key`: for sealed rows, its 32 bytes, the path of its file, or a `Master`; otherwise that
+        of the environment.
         """
         if durability not in DURABILITIES:
             raise Error(f"expected a durability of {' or '.join(DURABILITIES)}, found {durability!r}")
@@ -80,7 +86,12 @@ class Database(Writer):
         self.durability = durability
         self._pid = os.getpid()
         opened: Opened = open_directory(
-            self.path, create=create, read_only=read_only, clock=clock or Clock(), progress=progress
+            self.path,
+            create=create,
+            read_only=read_only,
+            clock=clock or Clock(),
+            progress=progress,
+            master_key=master_key,
         )
         self._opened_state = opened
         self.uuid, self.log, self.tables = opened.uuid, opened.log, opened.tables
@@ -293,6 +304,41 @@ class Database(Writer):
         self.tables.flush()
         for start, end in gone(Schema(before), self.tables.schema):
             self.engine.compact_data(start, end)
+
+    # people
+
+    def forget(
+        self,
+        table: Table[M, K] | str,
+        key: K | None = None,
+        *,
+        person: Any = None,
+        **metadata: Any,
+    ) -> Forgotten:
+        """Erases one person: whose row has this primary key, or who is named by the value of the
+        table's `person` field. All their rows, of all tables, are deleted in one commit, and the key
+        that they were sealed with is shredded: nobody can read any more what the log has of them.
+
+        Raises RowError if there is no such row or person, SealedError without the master key.
+        """
+        self._check_writable()
+        name = table if isinstance(table, str) else table.name
+        if (key is None) == (person is None):
+            raise RowError("expected the key of a row, or a person; found both or neither", table=name)
+        forgotten = forget(self, name, key, person, self.transaction(**metadata).metadata)
+        self.log.tell()
+        return forgotten
+
+    def rotate_key(self, master_key: MasterKey, progress: OnProgress | None = None) -> int:
+        """Puts all keys under another master key, while others read and write; returns how many.
+        Afterwards the database opens with that one alone. Raises SealedError without the old one."""
+        self._check_writable()
+        total, master = 0, master_of(master_key)
+        assert master is not None
+        for done, total in rotate(self._opened_state.vault, master):
+            if progress is not None:
+                progress(Progress("rotate keys", done, total, "keys"))
+        return total
 
     # looking after it
 

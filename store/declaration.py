@@ -32,6 +32,28 @@ def check_keyable(table: Table[Any, Any], field: Field[Any], role: str, where: s
         )
 
 
+def check_person(table: Table[Any, Any]) -> None:
+    """Whether what a table says of sealing can be done."""
+    if table.person is not None:
+        check_keyable(table, table.person, "the person", table.where)
+    keys = {field.path for field in table.key}
+    for index in table.indexes.values():
+        if index.hashed and table.person is None:
+            raise SchemaError(
+                f"{index.where}: index {index.name} is hashed, but table {table.name} names no person, so its"
+                " rows are open; leave out hashed=True",
+                where=index.where,
+            )
+        sealed = [field.dotted for field in index.fields if field.path not in keys]
+        if table.person is not None and sealed and not index.hashed:
+            raise SchemaError(
+                f"{index.where}: index {index.name} of table {table.name} would show what is sealed:"
+                f" {', '.join(sealed)}, in its order; declare it with hashed=True, which finds what is equal"
+                " and knows no order, or leave it out",
+                where=index.where,
+            )
+
+
 def check_field(field: Field[Any], where: str) -> None:
     model = field.model.DESCRIPTOR
     found: FieldDescriptor | None = model.fields_by_name.get(field.name)

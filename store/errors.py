@@ -12,6 +12,7 @@
       LoadError          reading a source of rows
       CursorError        subscribing
       SinkError          following
+      SealedError        reading rows whose key is not at hand, or was forgotten
       CorruptionError    reading what is on disk
       DiskError          writing to disk
       UnavailableError   calling a server
@@ -89,6 +90,11 @@ class CursorError(Error):
 
 class SinkError(Error):
     """Raised when a follower's target refuses, or is not what it was."""
+
+
+class SealedError(Error):
+    """Raised when a sealed row cannot be opened, or written: `erased` says that its key was forgotten;
+    else there is no master key, or no key store."""
 
 
 class CorruptionError(Error):

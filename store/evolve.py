@@ -17,12 +17,12 @@ from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import Descriptor, FileDescriptor
+from google.protobuf.descriptor import Descriptor
 
 from everlog.proto import log_pb2
 from everlog.store.errors import SchemaError
 from everlog.store.fields import has
+from everlog.store.models import add_models, collect_models
 from everlog.store.schema import Schema
 from everlog.store.table import Table
 
@@ -63,10 +63,10 @@ def evolve(
     for table in tables:
         models[table.name] = table.model.DESCRIPTOR
         was_there = any(known.name == table.name for known in after.tables)
-        _declare(after, table, any_key=table.name in remake)
+        _declare(after, table, any_key=table.name in remake, rewritten=table.name in {*rewrite, *remake})
         if table.name in rewrite or (was_there and table.name in remake):
             _new_generation(after, table.name, since or version)
-    _collect_models(after, models)
+    collect_models(after, models)
     return after
 
 
@@ -100,7 +100,7 @@ def online(
         for index in fresh:
             mine.indexes.add().CopyFrom(index)
             mine.indexes[-1].building = True
-    _add_models(schema, after)
+    add_models(schema, after)
     return schema if is_online(schema) else None
 
 
@@ -136,7 +136,7 @@ def both(before: log_pb2.Schema, after: log_pb2.Schema) -> log_pb2.Schema:
     for table in before.tables:
         if spaces.get(table.id, table.space) != table.space:
             schema.retiring.append(table)
-    _add_models(schema, before)
+    add_models(schema, before)
     return schema
 
 
@@ -145,13 +145,8 @@ def alone(both: log_pb2.Schema) -> log_pb2.Schema:
     schema = log_pb2.Schema()
     schema.CopyFrom(both)
     del schema.retiring[:]
-    _collect_models(schema, {})
+    collect_models(schema, {})
     return schema
-
-
-def _add_models(schema: log_pb2.Schema, other: log_pb2.Schema) -> None:
-    names = {file.name for file in schema.models.file}
-    schema.models.file.extend(file for file in other.models.file if file.name not in names)
 
 
 def _rename(schema: log_pb2.Schema, version: int, rename: Mapping[str, str]) -> None:
@@ -174,9 +169,10 @@ def _new_generation(schema: log_pb2.Schema, name: str, since: int) -> None:
     schema.next_space += 1
 
 
-def _declare(schema: log_pb2.Schema, table: Table[Any, Any], *, any_key: bool) -> None:
+def _declare(schema: log_pb2.Schema, table: Table[Any, Any], *, any_key: bool, rewritten: bool) -> None:
     found = next((known for known in schema.tables if known.name == table.name), None)
     paths = [log_pb2.FieldPath(numbers=field.path) for field in table.key]
+    was = found
     if found is None:
         found = schema.tables.add(
             name=table.name, id=schema.next_table, space=schema.next_space, key=paths, next_index=1
@@ -193,15 +189,25 @@ def _declare(schema: log_pb2.Schema, table: Table[Any, Any], *, any_key: bool) -
             where=table.where,
             table=table.name,
         )
+    _declare_person(found, table, new=was is None, rewritten=rewritten)
     found.model, found.life_ns = table.model.DESCRIPTOR.full_name, table.life_ns
     known = {index.name: index for index in found.indexes}
     indexes = []
     for index in table.indexes.values():
         fields = [log_pb2.FieldPath(numbers=field.path) for field in index.fields]
         old = known.get(index.name)
-        if old is None or list(old.fields) != fields or old.unique != index.unique:
+        if (
+            old is None
+            or list(old.fields) != fields
+            or old.unique != index.unique
+            or old.hashed != index.hashed
+        ):
             old = log_pb2.IndexSchema(
-                name=index.name, id=found.next_index, fields=fields, unique=index.unique
+                name=index.name,
+                id=found.next_index,
+                fields=fields,
+                unique=index.unique,
+                hashed=index.hashed,
             )
             found.next_index += 1
         indexes.append(old)
@@ -209,42 +215,25 @@ def _declare(schema: log_pb2.Schema, table: Table[Any, Any], *, any_key: bool) -
     found.indexes.extend(indexes)
 
 
-def _collect_models(schema: log_pb2.Schema, models: dict[str, Descriptor]) -> None:
-    """Keeps the files of all tables' models, and whatever they import; drops the others."""
-    files = {file.name: file for file in schema.models.file}
-    for descriptor in models.values():
-        _add_file(files, descriptor.file)
-    owners = {
-        f"{file.package}.{message}" if file.package else message: file.name
-        for file in files.values()
-        for message in _message_names(file)
-    }
-    needed: dict[str, descriptor_pb2.FileDescriptorProto] = {}
-
-    def need(name: str) -> None:
-        if name not in needed:
-            for dependency in files[name].dependency:
-                need(dependency)
-            needed[name] = files[name]
-
-    for table in (*schema.tables, *schema.building, *schema.retiring):
-        need(owners[table.model])
-    kept = list(needed.values())
-    del schema.models.file[:]
-    schema.models.file.extend(kept)
-
-
-def _message_names(file: descriptor_pb2.FileDescriptorProto) -> Iterable[str]:
-    pending = [(message.name, message) for message in file.message_type]
-    while pending:
-        name, message = pending.pop()
-        yield name
-        pending += [(f"{name}.{inner.name}", inner) for inner in message.nested_type]
-
-
-def _add_file(files: dict[str, descriptor_pb2.FileDescriptorProto], file: FileDescriptor) -> None:
-    proto = descriptor_pb2.FileDescriptorProto()
-    file.CopyToProto(proto)
-    files[file.name] = proto
-    for dependency in file.dependencies:
-        _add_file(files, dependency)
+def _declare_person(
+    found: log_pb2.TableSchema, table: Table[Any, Any], *, new: bool, rewritten: bool
+) -> None:
+    person = None if table.person is None else log_pb2.FieldPath(numbers=table.person.path)
+    before = found.person if found.HasField("person") else None
+    if not new and not rewritten and person != before:
+        what = (
+            "is sealed"
+            if before is None
+            else "is no longer sealed"
+            if person is None
+            else "has another person"
+        )
+        raise SchemaError(
+            f"{table.where}: table {table.name} {what} from here on; that rewrites every row: give the"
+            " migration a transform for it (`up`)",
+            where=table.where,
+            table=table.name,
+        )
+    found.ClearField("person")
+    if person is not None:
+        found.person.CopyFrom(person)

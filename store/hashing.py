@@ -4,7 +4,8 @@
                     length(key):u32be key length(row):u32be row
 
     row := the row parsed with the model in force, unknown fields left out, serialised
-           deterministically (fields by number, maps by key)
+           deterministically (fields by number, maps by key); of a sealed row that cannot be
+           opened here: key_id and sealed row, as they are stored
 
 Two tables have one hash if they have the same rows, whoever holds them: the tables of the store,
 those of a rebuild, a follower that keeps columns. docs/format.md, "Content hash".
@@ -21,6 +22,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from everlog.store import keys
+from everlog.store.errors import SealedError
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.view import Item, View
 
@@ -49,9 +51,13 @@ def content_hash(pairs: Iterable[tuple[bytes, bytes]]) -> TableHash:
     return TableHash(rows, digest.digest())
 
 
-def canonical(info: TableInfo, row: bytes) -> bytes:
-    """The row as everybody who has the same row serialises it. Raises CorruptionError."""
-    message = info.parse(row)
+def canonical(info: TableInfo, key: bytes, value: bytes) -> bytes:
+    """The row as everybody who has the same row serialises it; as it is sealed, where it cannot be
+    opened. Raises CorruptionError."""
+    try:
+        message = info.parse(info.row_in(key, value))
+    except SealedError:
+        return keys.key_id_of(value) + keys.row_of(value)
     message.DiscardUnknownFields()
     return message.SerializeToString(deterministic=True)
 
@@ -80,6 +86,11 @@ def _joined(info: TableInfo, items: list[Item]) -> bytes:
         keys.row_of,
     )
     length, parts = _LENGTH.pack, list[bytes]()
+    if info.sealed:
+        for full, value in items:
+            row = canonical(info, full[skip:], value)
+            parts += (length(len(full) - skip), full[skip:], length(len(row)), row)
+        return b"".join(parts)
     value = b""
     try:
         for full, value in items:
@@ -106,7 +117,7 @@ def same_hash(
         if some != there and not (
             len(some) == len(there)
             and all(
-                full == found and (value == other_value or _same(info, value, other_value))
+                full == found and (value == other_value or _same(info, full, value, other_value))
                 for (full, value), (found, other_value) in zip(some, there, strict=True)
             )
         ):
@@ -119,11 +130,12 @@ def same_hash(
             progress(rows)
 
 
-def _same(info: TableInfo, value: bytes, there: bytes) -> bool:
+def _same(info: TableInfo, full: bytes, value: bytes, there: bytes) -> bool:
     """Whether two values say the same of a row, of the same version and life, in other bytes."""
     if keys.version_of(value) != keys.version_of(there) or keys.expires_of(value) != keys.expires_of(there):
         return False
-    return canonical(info, keys.row_of(value)) == canonical(info, keys.row_of(there))
+    key = full[len(info.row_prefix) :]
+    return canonical(info, key, value) == canonical(info, key, there)
 
 
 def hashes(view: View, schema: Schema, progress: Callable[[int], None] | None = None) -> dict[str, TableHash]:

@@ -28,11 +28,12 @@ from google.protobuf.message import Message
 from everlog.proto import log_pb2
 from everlog.store import keys, record
 from everlog.store.errors import RowError
+from everlog.store.models import version_of
 from everlog.store.past_changes import changes
 from everlog.store.past_rows import Image, changed, image_of
 from everlog.store.past_schemas import Generation
 from everlog.store.past_view import change_at
-from everlog.store.schema import TableInfo, version_of
+from everlog.store.schema import TableInfo
 from everlog.store.versions import Place, row_of
 
 if TYPE_CHECKING:

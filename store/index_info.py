@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from everlog.proto import log_pb2
 from everlog.store import codec, keys
-from everlog.store.fields import Path, descriptor_of, encode_values, resolve
+from everlog.store.fields import Path, descriptor_of, dotted, encode_values, resolve
 from everlog.store.kinds import kind_of
+from everlog.store.vault import HASH_SIZE
 
 if TYPE_CHECKING:
     from everlog.store.schema import TableInfo
@@ -28,6 +29,8 @@ class IndexInfo:
         self.id = proto.id
         self.unique = proto.unique
         self.building = proto.building
+        self.hashed = proto.hashed
+        self.hashes = proto.hashed and table.sealing is not None  # here, and not at a server
         self.prefix = keys.prefix(table.space, proto.id)
 
     @cached_property
@@ -40,8 +43,36 @@ class IndexInfo:
         kind = kind_of(self.fields[0][-1])
         return kind.types[0], kind.encode
 
+    def hash(self, at: int, value: bytes) -> bytes:
+        """What stands in a hashed index for the encoded value of its field number `at`."""
+        sealing = self.table.sealing
+        if value == b"\x00" or sealing is None:
+            return value
+        sealing.check()
+        return b"\x01" + sealing.vault.hash(self.prefix, bytes((at,)), value[1:])
+
+    def hash_plain(self, values: bytes) -> bytes:
+        """The same of whole values, one behind the other; what follows them stays as it is."""
+        parts, at = [], 0
+        for number, path in enumerate(self.fields):
+            if at >= len(values):
+                break
+            skip = cast(codec.Skip, kind_of(path[-1]).skip)
+            end = skip(values, at + 1) if values[at] else at + 1
+            parts.append(self.hash(number, values[at:end]))
+            at = end
+        return b"".join((*parts, values[at:]))
+
     def encode(self, value: Any, *, partial: bool = True) -> bytes:
-        """Values to look for, given by hand. Raises RowError."""
+        """Values to look for, given by hand. Raises RowError and SealedError."""
+        plain = self._encode(value, partial=partial)
+        if not self.hashes:
+            return plain
+        assert self.table.sealing is not None
+        self.table.sealing.check()
+        return self.hash_plain(plain)
+
+    def _encode(self, value: Any, *, partial: bool) -> bytes:
         expected, encode = self._first
         if type(value) is expected and (partial or len(self.fields) == 1):
             try:
@@ -67,6 +98,8 @@ class IndexInfo:
 
     def show(self, values: bytes) -> str:
         """`("New York", None)`: values (without prefix) for people."""
+        if self.hashes:
+            return f"the same {', '.join(dotted(path) for path in self.fields)}"
         shown, at = [], 0
         for path in self.fields:
             at += 1
@@ -88,4 +121,6 @@ class IndexInfo:
 
     @cached_property
     def _skips(self) -> list[codec.Skip]:
+        if self.hashes:
+            return [codec.skip_fixed(HASH_SIZE)] * len(self.fields)
         return [cast(codec.Skip, kind_of(path[-1]).skip) for path in self.fields]

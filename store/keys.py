@@ -21,6 +21,9 @@
                 8 backfill seq:u64be of the newest BACKFILL record
                 9 end      expires_ns:u64be space:u32be key of a row with a life -> empty; how many
                            there are is noted as the rows of space 0
+               10 sealed   0x00 space:u32be: index entries are missing, for want of keys -> empty
+                           0x01 key_id: the key was shredded -> seq:u64be of the Notice
+                           0x02 key_id space:u32be key of a row sealed with it -> empty
 
 Invariants
   (1) all that a space holds lies between its number and the next: one range deletes a table;
@@ -55,6 +58,9 @@ NOTE_BUILT = PREFIX.pack(0, 7)
 NOTE_BACKFILL = PREFIX.pack(0, 8)
 NOTE_END = PREFIX.pack(0, 9)
 ENDS = 0  # the "space" under which rows with a life are counted
+NOTE_SEALED = PREFIX.pack(0, 10)
+NOTE_BARE, NOTE_SHREDDED, NOTE_OF_KEY = (NOTE_SEALED + bytes((what,)) for what in (0, 1, 2))
+KEY_ID_SIZE = 16
 ALL_BUILT = b"\x01"
 
 END = struct.Struct(">6sQI")
@@ -108,6 +114,21 @@ def row_of(value: bytes) -> bytes:
         return value[HEADER_SIZE:]
     size = HEADER_SIZE + 8 * bool(flags & HAS_VERSION) + 8 * bool(flags & HAS_EXPIRY)
     return value[size + 16 * bool(flags & HAS_KEY_ID) :]
+
+
+def key_id_of(value: bytes) -> bytes:
+    """Under which key the row in a value is sealed; empty: it is open."""
+    flags = value[0]
+    if not flags & HAS_KEY_ID:
+        return b""
+    at = HEADER_SIZE + 8 * bool(flags & HAS_VERSION) + 8 * bool(flags & HAS_EXPIRY)
+    return value[at : at + KEY_ID_SIZE]
+
+
+def opened_value(value: bytes, row: bytes) -> bytes:
+    """The value of a sealed row, with the row open."""
+    at = HEADER_SIZE + 8 * bool(value[0] & HAS_VERSION) + 8 * bool(value[0] & HAS_EXPIRY)
+    return bytes((value[0] & ~HAS_KEY_ID,)) + value[1:at] + row
 
 
 def seq_of(value: bytes) -> int:

@@ -64,7 +64,7 @@ def apply(
                 f"migration {migration.version} was planned upon schema version {expect_schema}, found"
                 f" {before.version}: somebody else has migrated meanwhile; plan again"
             )
-        after = Schema(migration.schema) if migration.HasField("schema") else before
+        after = Schema(migration.schema, before.vault) if migration.HasField("schema") else before
         tables.flush()
         seq = log.written + 1
         transaction = Transaction(_Under(db, after), metadata)

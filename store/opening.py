@@ -11,18 +11,21 @@ import uuid
 from pathlib import Path
 
 from everlog.proto import log_pb2
-from everlog.store import head, record
+from everlog.store import forget, head, record
 from everlog.store.clock import Clock
 from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, Error, OpenError
 from everlog.store.log import Log
+from everlog.store.master import MasterKey, master_of
 from everlog.store.past_log import AskedLog
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.removal import HALF
 from everlog.store.seam import translated
+from everlog.store.slots import KEYS
 from everlog.store.status import software
 from everlog.store.tables import Tables
 from everlog.store.target import MemoryTarget
+from everlog.store.vault import Vault
 
 
 class Opened:
@@ -33,6 +36,8 @@ class Opened:
         self.uuid = first.base.database if first.HasField("base") else first.created.database
         self.log, self.tables, self.clock = log, tables, clock
         self.engine = engine
+        assert tables.vault is not None
+        self.vault = tables.vault
         self._path = path
 
     def refresh(self) -> None:
@@ -40,7 +45,8 @@ class Opened:
         with self.tables.lock:  # who reads meanwhile sees what was before
             self.engine.catch_up()
             self.log.reopen()
-            fresh = Tables(self.engine, self.log, MemoryTarget)
+            self.vault.refresh()
+            fresh = Tables(self.engine, self.log, MemoryTarget, self.vault)
             project(self.log, fresh, None)
             self.tables.adopt(fresh)
 
@@ -53,13 +59,21 @@ class Opened:
                 (self._path / head.OWNER).unlink(missing_ok=True)
             except (Error, OSError):
                 pass  # what could not be flushed is replayed from the log when it is opened again
+        self.vault.close()
         self.engine.close()
 
 
 def open_directory(
-    path: Path, *, create: bool, read_only: bool, clock: Clock, progress: OnProgress | None
+    path: Path,
+    *,
+    create: bool,
+    read_only: bool,
+    clock: Clock,
+    progress: OnProgress | None,
+    master_key: MasterKey | None = None,
 ) -> Opened:
     """Opens, or makes, the database in `path`. Raises OpenError and CorruptionError."""
+    master = master_of(master_key)
     if path.is_file():
         raise OpenError(f"{path} is a file; an everlog database is a directory")
     marker = head.read_marker(path)
@@ -78,9 +92,11 @@ def open_directory(
             log.sync()
             log.write_head_file(sync=True)
         _check_first(path, log, marker)
-        tables = Tables(engine, log, MemoryTarget if read_only else None)
+        vault = Vault(path / KEYS, uuid.UUID(marker.database).bytes, master, read_only=read_only)
+        tables = Tables(engine, log, MemoryTarget if read_only else None, vault)
         _check_applied(path, log, tables)
         project(log, tables, progress)
+        forget.finish(engine, tables, read_only=read_only)
         clock.last_ns = max(clock.last_ns, log.commit(log.written).time_ns)
         return Opened(path, engine, log, tables, clock)
     except BaseException:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from google.protobuf.message import Message
 
 from everlog.store import keys
-from everlog.store.errors import RowError, SchemaError
+from everlog.store.errors import RowError, SchemaError, SealedError
 from everlog.store.past_changes import changes
 from everlog.store.past_rows import Image, changed
 from everlog.store.past_view import PastView
@@ -60,9 +60,14 @@ class _Side(NamedTuple):
 
     def image(self, key: bytes) -> Image:
         value = self.view.get(self.info.row_prefix + key)
-        if value is not None and value[0] & keys.HAS_KEY_ID:
+        if value is None:
+            return Image(self.info, self.model, None)
+        try:
+            return Image(self.info, self.model, self.info.row_in(key, value))
+        except SealedError as error:
+            if not error.erased:
+                raise
             return Image(self.info, self.model, None, erased=True)
-        return Image(self.info, self.model, None if value is None else keys.row_of(value))
 
     def keys(self) -> Iterator[tuple[bytes, bytes]]:
         """Each key, and which version it has."""

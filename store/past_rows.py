@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import log_pb2
-from everlog.store.errors import CorruptionError
+from everlog.store.errors import CorruptionError, SealedError
 from everlog.store.schema import TableInfo
 
 
@@ -37,10 +37,17 @@ class Image:
 
 
 def image_of(info: TableInfo, model: type[Message], change: log_pb2.Change) -> Image:
-    """What a change says. A row that is sealed is not opened here: it is erased to who has no key."""
+    """What a change says. Raises SealedError for a row whose key is not at hand; one whose key was
+    forgotten is erased."""
     if change.op == log_pb2.DELETE:
         return Image(info, model, None)
     if change.key_id:
+        try:
+            if info.sealing is not None:
+                return Image(info, model, info.sealing.open(change.key, change.key_id, change.row))
+        except SealedError as error:
+            if not error.erased:
+                raise
         return Image(info, model, None, erased=True)
     return Image(info, model, change.row)
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from everlog.proto import log_pb2
 from everlog.store.errors import SchemaError
-from everlog.store.schema import Schema, TableInfo, version_of
+from everlog.store.models import version_of
+from everlog.store.schema import Schema, TableInfo
 
 if TYPE_CHECKING:
     from everlog.store.binding import Binding
@@ -74,7 +75,7 @@ class PastSchemas:
         if found is None:
             proto = self._carried(seq)
             assert proto is not None
-            found = Schema(proto)
+            found = Schema(proto, self._tables.vault)
             with self._lock:
                 while len(self._schemas) >= KEPT:
                     del self._schemas[next(iter(self._schemas))]

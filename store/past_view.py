@@ -27,11 +27,11 @@ from google.protobuf.message import DecodeError
 from everlog.proto import log_pb2
 from everlog.store import keys, record
 from everlog.store.binding import KeyOf
-from everlog.store.errors import ClosedError, CorruptionError
+from everlog.store.errors import ClosedError, CorruptionError, SealedError
 from everlog.store.index_info import IndexInfo
 from everlog.store.past_walk import Found, Held, let_go, walk
 from everlog.store.schema import TableInfo
-from everlog.store.source import LocalSource
+from everlog.store.source import Entry, LocalSource
 from everlog.store.span import Span
 from everlog.store.versions import Place, place_of, row_of
 from everlog.store.view import Item, View
@@ -124,6 +124,10 @@ class PastView(View):
     def _entries(self, info: TableInfo, id: int, start: bytes, end: bytes, reverse: bool) -> Iterator[Item]:
         entry_of, parse = _entry_of(info, id), info.parse
         rows = self._rows(info.space, *bounds(info.row_prefix, b""), False)
+        if info.sealed:
+            rows = (
+                (full, known) for full, value in rows if (known := _known(info, full[PREFIX_SIZE:], value))
+            )
         entries = (entry_of(parse(keys.row_of(value))) + full[PREFIX_SIZE:] for full, value in rows)
         found = sorted((one for one in entries if start <= one < end), reverse=reverse)
         return ((entry, b"") for entry in found)
@@ -159,12 +163,41 @@ class PastView(View):
         self._record = 0, b""
 
 
+def _known(info: TableInfo, key: bytes, value: bytes | None) -> bytes | None:
+    """A value with its row open; None for a row that was erased."""
+    try:
+        return None if value is None else info.opened(key, value)
+    except SealedError as error:
+        if not error.erased:
+            raise
+        return None
+
+
 class PastSource(LocalSource):
-    """Rows of a past view. Counting reads no rows, but for an index."""
+    """Rows of a past view. Counting reads no rows, but for an index. Those that were erased since are
+    not there."""
 
     def __init__(self, view: PastView) -> None:
         super().__init__(view)
         self._past = view
+
+    def get(self, info: TableInfo, key: bytes) -> bytes | None:
+        return _known(info, key, self._past.get(info.row_prefix + key))
+
+    def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]:
+        return [self.get(info, key) for key in keys] if info.sealed else super().get_many(info, keys)
+
+    def scan(
+        self, info: TableInfo, index: IndexInfo | None, span: Span, *, reverse: bool, limit: int | None
+    ) -> Iterator[Entry]:
+        if not info.sealed or index is not None:
+            yield from super().scan(info, index, span, reverse=reverse, limit=limit)
+            return
+        skip = len(info.row_prefix)
+        for full, sealed in self._past.items(*span.under(info.row_prefix), reverse=reverse):
+            value = _known(info, full[skip:], sealed)
+            if value is not None:
+                yield full[skip:], full[skip:], value
 
     def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
         if index is not None:

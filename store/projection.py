@@ -22,6 +22,7 @@ from typing import NamedTuple, Protocol
 
 from everlog.proto import log_pb2
 from everlog.store import keys
+from everlog.store.errors import SealedError
 from everlog.store.keys import APPLIED, ENDS, HAS_EXPIRY, SEQ
 from everlog.store.schema import TableInfo
 from everlog.store.view import View
@@ -31,6 +32,7 @@ KEYS_PER_BATCH = 4096
 CODE = b"1"
 PREFIX_SIZE = keys.PREFIX.size
 NO_VALUES: list[bytes] = []
+SHREDDED = "key.shredded"  # the kind of Notice that forgets a key: its key_id is the detail
 _MISSING = object()
 
 # Whole key of the tables -> value; None: deleted.
@@ -147,6 +149,8 @@ def edit_row(  # noqa: PLR0917  called once a row: keywords cost
     edits[full] = value
     if (old is not None and old[0] & HAS_EXPIRY) or (value is not None and value[0] & HAS_EXPIRY):
         _edit_end(edits, deltas, full, value, old)
+    if info.sealed:
+        _edit_sealed(edits, full, value, old)
     if old is None:
         deltas[info.space] = deltas.get(info.space, 0) + 1
         for after in values:
@@ -156,7 +160,7 @@ def edit_row(  # noqa: PLR0917  called once a row: keywords cost
         deltas[info.space] = deltas.get(info.space, 0) - 1
     if info.indexes:
         key = full[PREFIX_SIZE:]
-        gone = old_values(info, old)
+        gone = old_values(info, key, old)
         for before in gone:
             if before not in values:
                 edits[before + key] = None
@@ -178,9 +182,22 @@ def _edit_end(
     deltas[ENDS] = deltas.get(ENDS, 0) + bool(after) - bool(before)
 
 
-def old_values(info: TableInfo, old: bytes) -> list[bytes]:
-    """The index values of a stored row."""
-    row = keys.row_of(old)
+def _edit_sealed(edits: Edits, full: bytes, value: bytes | None, old: bytes | None) -> None:
+    """Which rows are sealed with a key is noted under it, so that they are found when it is forgotten."""
+    where = full[: keys.SPACE.size] + full[PREFIX_SIZE:]
+    before, after = (keys.key_id_of(one) if one is not None else b"" for one in (old, value))
+    if before and before != after:
+        edits[keys.NOTE_OF_KEY + before + where] = None
+    if after and before != after:
+        edits[keys.NOTE_OF_KEY + after + where] = b""
+
+
+def old_values(info: TableInfo, key: bytes, old: bytes) -> list[bytes]:
+    """The index values of a stored row. One that cannot be opened here has none."""
+    try:
+        row = info.row_in(key, old)
+    except SealedError:
+        return NO_VALUES
     return info.own.values(info.parse(row), row)
 
 
@@ -188,6 +205,8 @@ def edit_notes(edits: Edits, commit: log_pb2.Commit) -> None:
     """Keeps what a commit is about, besides its rows, where the store will look for it."""
     if commit.commit_id:
         edits[keys.NOTE_COMMIT + commit.commit_id] = SEQ.pack(commit.seq)
+    if commit.notice.kind == SHREDDED:
+        edits[keys.NOTE_SHREDDED + commit.notice.detail] = SEQ.pack(commit.seq)
     if commit.HasField("load"):
         edits[keys.NOTE_LOAD + commit.load.id.encode()] = commit.load.SerializeToString()
     if commit.migration.step == log_pb2.Migration.BACKFILL:

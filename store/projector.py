@@ -52,7 +52,7 @@ class Projector:
         about = commit.WhichOneof("about")
         if about == "migration" and commit.migration.HasField("schema"):
             self.flush()
-            after = Schema(commit.migration.schema)
+            after = Schema(commit.migration.schema, self.schema.vault)
             change_schema(pending.target, self.schema, after, pending.counts)
             if keys.ENDS in pending.counts:
                 self._deltas = {keys.ENDS: 0}  # they may have been counted again
@@ -105,8 +105,14 @@ class Projector:
         value = keys.pack_value(
             seq, row, version=change.version, expires_ns=change.expires_ns, key_id=change.key_id
         )
-        values = info.own.values(info.parse(row), row) if info.indexes else NO_VALUES
+        if info.sealed and info.indexes and not self._can_open():
+            pending.edits[keys.NOTE_BARE + keys.SPACE.pack(info.space)] = b""
+        values = old_values(info, change.key, value) if info.indexes else NO_VALUES
         edit_row(pending.edits, self._deltas, info, full, value, old, values)
+
+    def _can_open(self) -> bool:
+        vault = self.schema.vault
+        return vault is not None and not vault.locked
 
     def _plan(self, space: int, seq: int) -> Plan:
         """What a new row of a space needs, looked up once."""
@@ -193,7 +199,9 @@ def index_entries(
     skip = len(info.row_prefix)
     end = keys.prefix(info.space, 1)
     for done, (full, value) in enumerate(view.items(info.row_prefix, end), 1):
-        yield old_values(info, value)[at], full[skip:]
+        values = old_values(info, full[skip:], value)
+        if values:  # a sealed row that cannot be opened has no entries
+            yield values[at], full[skip:]
         if progress is not None and done % KEYS_PER_BATCH == 0:
             progress(done)
 

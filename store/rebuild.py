@@ -34,6 +34,7 @@ from everlog.store.removal import HALF, clear
 from everlog.store.seam import translated
 from everlog.store.tables import read_applied
 from everlog.store.target import FamilyTarget
+from everlog.store.vault import Vault
 from everlog.store.view import View
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
     name = engine.next_name
     family, handle = engine.next_family(CODE)
     target = FamilyTarget(engine, family, handle)
-    if (projector := going_on(log, target)) is None and read_applied(target.view)[0]:
+    if (projector := going_on(log, target, db.schema.vault)) is None and read_applied(target.view)[0]:
         target.forget()
         del handle
         engine.drop_family(name, family)
@@ -67,7 +68,7 @@ def _beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
     try:
         view, seq = tables.snapshot()
         try:
-            projector = projector or projector_from_start(log, target)
+            projector = projector or projector_from_start(log, target, db.schema.vault)
             replay(log, projector, seq, progress)
             fresh = compare(view, target.view, projector, seq, progress)
         finally:
@@ -93,7 +94,8 @@ def into(db: Database, path: Path, last: int | None, progress: OnProgress | None
     def source(after: int) -> Iterator[bytes]:
         return (framed for _, framed in db.log.scan(after, last))
 
-    return make(path, (db.path / head.MARKER).read_bytes(), source, last, progress)
+    marker = (db.path / head.MARKER).read_bytes()
+    return make(path, marker, source, last, progress, vault=db.schema.vault)
 
 
 def make(
@@ -104,13 +106,14 @@ def make(
     progress: OnProgress | None,
     *,
     step: str = "rebuild",
+    vault: Vault | None = None,
 ) -> dict[str, TableHash]:
     """A new database in a directory, of framed records from the first to `last`, and the hashes of its
     tables. `marker`: the content of its file EVERLOG. What fails leaves nothing, what is killed no
     database: given a source, that goes on where it was, after a server was not there as well. Raises
     OpenError, UnavailableError, CorruptionError for a record that does not check."""
     with _whole_or_gone(path, marker, resumed=callable(records)):
-        return _make(path, records, last, progress, step)
+        return _make(path, records, last, progress, step, vault)
 
 
 def is_half(path: Path) -> bool:
@@ -155,20 +158,25 @@ def _whole_or_gone(path: Path, marker: bytes, *, resumed: bool) -> Iterator[None
             raise
 
 
-def _make(
-    path: Path, records: Iterable[bytes] | Source, last: int, progress: OnProgress | None, step: str
+def _make(  # noqa: PLR0917  the one call is beside it
+    path: Path,
+    records: Iterable[bytes] | Source,
+    last: int,
+    progress: OnProgress | None,
+    step: str,
+    vault: Vault | None,
 ) -> dict[str, TableHash]:
     engine = Engine(path)
     try:
         log = Log(engine)
-        projector = begun(engine, log, records, last) if callable(records) else None
+        projector = begun(engine, log, records, last, vault) if callable(records) else None
         if projector is None and log.written:
             engine.close()
             clear(path)
             engine = Engine(path)
             log = Log(engine)
         target = FamilyTarget(engine)
-        projector = projector or from_nothing(target)
+        projector = projector or from_nothing(target, vault)
         replay(log, projector, log.written, None)
         chunk: list[bytes] = []
         for framed in records(log.written) if callable(records) else records:
@@ -192,10 +200,10 @@ def _make(
         engine.close()
 
 
-def projector_from_start(log: Log, target: Target) -> Projector:
+def projector_from_start(log: Log, target: Target, vault: Vault | None = None) -> Projector:
     """One that has seen nothing yet."""
     check_from_start(log)
-    return from_nothing(target)
+    return from_nothing(target, vault)
 
 
 def check_from_start(log: Log) -> None:

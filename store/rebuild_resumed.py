@@ -19,30 +19,33 @@ from everlog.store.projector import Projector
 from everlog.store.schema import Schema
 from everlog.store.tables import read_applied, read_counts, schema_of
 from everlog.store.target import FamilyTarget
+from everlog.store.vault import Vault
 
 # Framed records after a seq, in order.
 Source = Callable[[int], Iterable[bytes]]
 
 
-def from_nothing(target: Target) -> Projector:
-    """A projector for records from the first on."""
-    return Projector(Pending(target, {}), Schema(log_pb2.Schema()), 0)
+def from_nothing(target: Target, vault: Vault | None = None) -> Projector:
+    """A projector for records from the first on. Without keys sealed rows have no index entries."""
+    return Projector(Pending(target, {}), Schema(log_pb2.Schema(), vault), 0)
 
 
-def going_on(log: Log, target: Target) -> Projector | None:
+def going_on(log: Log, target: Target, vault: Vault | None = None) -> Projector | None:
     """A projector for the records after those that made what is in the target; None if it has nothing,
     or not of this log. Read-only."""
     applied, checksum = read_applied(target.view)
     if not log.oldest <= applied <= log.written or log.checksum_at(applied) != checksum:
         return None
     projector = Projector(
-        Pending(target, read_counts(target.view)), Schema(schema_of(target.view, log)), applied
+        Pending(target, read_counts(target.view)), Schema(schema_of(target.view, log), vault), applied
     )
     projector.checksum = checksum
     return projector
 
 
-def begun(engine: Engine, log: Log, source: Source, last: int) -> Projector | None:
+def begun(
+    engine: Engine, log: Log, source: Source, last: int, vault: Vault | None = None
+) -> Projector | None:
     """As `going_on`, of a directory: the last record of its log must be that of the source as well. None:
     it is of no use."""
     try:
@@ -51,6 +54,7 @@ def begun(engine: Engine, log: Log, source: Source, last: int) -> Projector | No
             return None
         if next(iter(source(log.written - 1)), None) != log.get(log.written):
             return None
-        return going_on(log, target) if read_applied(target.view)[0] else from_nothing(target)
+        has_some = read_applied(target.view)[0]
+        return going_on(log, target, vault) if has_some else from_nothing(target, vault)
     except Error:
         return None

@@ -28,7 +28,8 @@ from everlog.store.errors import CorruptionError, RowError
 CHECKSUM_TAG = 0x7D
 CHECKSUM_SIZE = 5
 RECORD_BYTES_MAX = 8 << 20
-KNOWN_FEATURES = frozenset((log_pb2.REWRITTEN, log_pb2.EXPIRY, log_pb2.ONLINE))
+KNOWN_FEATURES = frozenset((log_pb2.REWRITTEN, log_pb2.EXPIRY, log_pb2.SEALED, log_pb2.ONLINE))
+REQUIRES_SEALED = b"\x5a\x01\x03"  # the field `requires` of a commit that has sealed rows
 
 _CHECKSUM = struct.Struct("<BI")
 _U32 = struct.Struct("<I")
@@ -105,6 +106,11 @@ def with_version(body: bytes, version: int) -> bytes:
 def with_expiry(body: bytes, expires_ns: int) -> bytes:
     """A Change without its `prior`, whose row has a life that ends then. The commit REQUIRES_EXPIRY."""
     return body + b"\x39" + _U64_PACK(expires_ns)
+
+
+def with_key(body: bytes, key_id: bytes) -> bytes:
+    """A Change without its `prior`, whose row is sealed. The commit REQUIRES_SEALED."""
+    return body + b"\x42\x10" + key_id
 
 
 def change_body(space_and_op: bytes, key: bytes, row: bytes) -> bytes:

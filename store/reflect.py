@@ -16,6 +16,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from everlog.store.fields import descriptor_of, resolve
 from everlog.store.kinds import kind_of
 from everlog.store.schema import TableInfo
 from everlog.store.table import Field, Index, Table
@@ -25,12 +26,17 @@ def table_of(info: TableInfo) -> Table[Message, Any]:
     """The table that a schema describes, for use in `get`, `scan`, `put`. Read-only."""
     keys = tuple(_field(path) for path in info.key_fields)
     indexes = tuple(
-        Index[Message](index.name, *(_field(path) for path in index.fields), unique=index.unique)
+        Index[Message](
+            index.name, *(_field(path) for path in index.fields), unique=index.unique, hashed=index.hashed
+        )
         for index in info.indexes.values()
         if not index.building
     )
     life = timedelta(microseconds=max(1, info.life_ns // 1000)) if info.life_ns else None
-    return Table(info.name, info.model, key=keys, indexes=indexes, life=life)
+    person = None
+    if info.sealed:
+        person = _field(resolve(descriptor_of(info.model), info.proto.person.numbers))
+    return Table(info.name, info.model, key=keys, indexes=indexes, life=life, person=person)
 
 
 def _field(path: tuple[FieldDescriptor, ...]) -> Field[Any]:

@@ -12,12 +12,21 @@ import shutil
 from pathlib import Path
 
 from everlog.store import head
+from everlog.store.slots import KEYS
 
 HALF = "REBUILDING"  # instead of EVERLOG, while a database is rebuilt into the directory
 
 _DATABASE, _DROPPED = "db", "db.dropped"
 _DIRECTORIES = (_DROPPED, "db.damaged-*", "repair")
-_FILES = (head.HEAD, head.OWNER, f"{head.HEAD}.new", f"{head.OWNER}.new", f"{head.MARKER}.new")
+_FILES = (
+    KEYS,
+    f"{KEYS}.new",
+    head.HEAD,
+    head.OWNER,
+    f"{head.HEAD}.new",
+    f"{head.OWNER}.new",
+    f"{head.MARKER}.new",
+)
 
 
 def clear(path: Path) -> None:

@@ -10,11 +10,12 @@ the rest, and is not compared.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
 
 from everlog.proto import log_pb2
 from everlog.store import keys
-from everlog.store.errors import PreconditionError
+from everlog.store.errors import PreconditionError, SealedError
 from everlog.store.schema import Schema
 
 Content = dict[bytes, tuple[log_pb2.Op.ValueType, bytes]]  # op and row, by the key with its prefix
@@ -27,6 +28,22 @@ def born_ns(commit_id: bytes) -> int:
     if len(commit_id) != 16 or commit_id[6] >> 4 != 7:
         raise PreconditionError(f"expected a commit_id to be a UUIDv7 of 16 bytes, found {commit_id!r}")
     return int.from_bytes(commit_id[:6], "big") * 1_000_000
+
+
+def content_of(schema: Schema, commit: log_pb2.Commit, asked: Content) -> Content:
+    """What a commit of the log did. A row that nobody can read any more is taken for the one that is
+    asked for: only one and the same commit has its id."""
+    done: Content = {}
+    for change in commit.changes:
+        full, row = keys.prefix(change.space) + change.key, change.row
+        info = schema.spaces.get(change.space)
+        if change.key_id and info is not None and info.sealing is not None:
+            try:
+                row = info.sealing.open(change.key, change.key_id, row)
+            except SealedError:
+                row = asked.get(full, _NOTHING)[1]
+        done[full] = (change.op, row)
+    return done
 
 
 def same(schema: Schema, done: Content, asked: Content) -> bool:
@@ -50,3 +67,14 @@ def _space(full: bytes) -> int:
     """The space that a key with its prefix is in."""
     space: int = keys.SPACE.unpack_from(full)[0]
     return space
+
+
+def other_content(commit_id: bytes, seq: int | None) -> PreconditionError:
+    """For a commit_id that comes again with something else."""
+    who = f"commit {seq}" if seq else "another transaction at the same moment"
+    return PreconditionError(
+        f"commit_id {uuid.UUID(bytes=commit_id)} was used by {who} with other content;"
+        " take a new id for a new commit",
+        commit_id=commit_id,
+        seq=seq,
+    )

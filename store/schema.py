@@ -10,9 +10,7 @@ or a newer version: fields are found by number, never by name.
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Iterable
 from functools import cached_property
 from types import NoneType
 from typing import TYPE_CHECKING, Any, cast
@@ -23,10 +21,13 @@ from google.protobuf.message import DecodeError, Message
 from everlog.proto import log_pb2
 from everlog.store import keys, record
 from everlog.store.binding import Binding
-from everlog.store.errors import CorruptionError, SchemaError
+from everlog.store.errors import CorruptionError, SchemaError, SealedError
 from everlog.store.fields import Path, descriptor_of, encode_values, resolve
 from everlog.store.index_info import IndexInfo
 from everlog.store.kinds import kind_of
+from everlog.store.models import dependencies_first, version_of
+from everlog.store.sealing import Sealing
+from everlog.store.vault import Vault
 
 if TYPE_CHECKING:
     from everlog.store.table import Table
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
 class Schema:
     """A schema in force. Immutable."""
 
-    def __init__(self, proto: log_pb2.Schema) -> None:
+    def __init__(self, proto: log_pb2.Schema, vault: Vault | None = None) -> None:
+        """`vault`: of the database that it is in force in; None where rows are not sealed or opened."""
         self.proto = proto
+        self.vault = vault
         self.version = proto.version
         self.head = record.schema_head(proto.version)
         self._pool = descriptor_pool.DescriptorPool()
-        for file in _dependencies_first(proto.models.file):
+        for file in dependencies_first(proto.models.file):
             self._pool.Add(file)
         # Bindings by the constant that names the table, so that a write looks up one thing.
         self.bound: dict[Any, Binding] = {}
@@ -129,6 +132,9 @@ class TableInfo:
         self.row_prefix = keys.prefix(proto.space)
         self.put_head = record.space_and_op(proto.space, log_pb2.PUT)
         self.delete_head = record.space_and_op(proto.space, log_pb2.DELETE)
+        # A table whose rows are sealed has a person. Where there are no keys, they are open, or refused.
+        self.sealed = proto.HasField("person")
+        self.sealing = Sealing(self, schema.vault) if self.sealed and schema.vault is not None else None
         self.indexes: dict[str, IndexInfo] = {}
         for index in proto.indexes:  # while one takes another's place, both have the name
             name = f"{index.name} (new)" if index.name in self.indexes else index.name
@@ -178,6 +184,21 @@ class TableInfo:
             )
         return index
 
+    def opened(self, key: bytes, value: bytes) -> bytes:
+        """A stored value, with its row open. Raises SealedError."""
+        if not value[0] & keys.HAS_KEY_ID:
+            return value
+        if self.sealing is None:
+            raise SealedError(
+                f"row {self.show_key(key)} is sealed, and there are no keys here; open its database",
+                erased=False,
+            )
+        return self.sealing.value(key, value)
+
+    def row_in(self, key: bytes, value: bytes) -> bytes:
+        """The row in a stored value, open. Raises SealedError."""
+        return keys.row_of(self.opened(key, value) if value[0] & keys.HAS_KEY_ID else value)
+
     def parse(self, row: bytes) -> Message:
         """A stored row as the log's own model. Raises CorruptionError."""
         try:
@@ -223,28 +244,3 @@ class TableInfo:
     def show_key(self, key: bytes) -> str:
         """`airports/JFK`: a key for people."""
         return "/".join((self.name, *(str(value) for value in self.decode_key(key))))
-
-
-_VERSION = re.compile(r"(?:^|\.)v(\d{14})\.")
-
-
-def version_of(model: type[Message]) -> int:
-    """The version that a model is of, by its package `<app>.v<YYYYMMDDHHMMSS>`; 0: none is said."""
-    found = _VERSION.search(descriptor_of(model).full_name)
-    return int(found[1]) if found else 0
-
-
-def _dependencies_first(files: Iterable[Any]) -> Iterable[Any]:
-    by_name = {file.name: file for file in files}
-    done: set[str] = set()
-
-    def visit(name: str) -> Iterable[Any]:
-        if name in done or name not in by_name:
-            return
-        done.add(name)
-        for dependency in by_name[name].dependency:
-            yield from visit(dependency)
-        yield by_name[name]
-
-    for name in by_name:
-        yield from visit(name)

@@ -46,12 +46,15 @@ class Slice:
             self._entries.append,
         )
         join, known, packed, tail = b"".join, -1, b"", b""
+        older, sealing = self.newer.twin, self.newer.sealing
+        sealed = older is not None and older.sealed
         for full, value in rows:
             flags, version = unpack(value)
             if version >= since:
                 continue
             if flags:
-                version, old = keys.version_of(value), keys.row_of(value)
+                version = keys.version_of(value)
+                old = keys.row_of(older.opened(full[skip:], value) if older and sealed else value)
             else:
                 old = value[header_size:]
             if version != known:  # rows that lie together were often written together
@@ -59,11 +62,16 @@ class Slice:
             key = full[skip:]
             row, values = convert(key, old)
             mine[full] = prefix + key
+            if sealing is None:
+                body = change_body(head, key, row) + tail
+            else:
+                key_id, row = sealing.seal(key, row)
+                body = record.with_key(change_body(head, key, row) + tail, key_id)
+                row = key_id + row
             if flags & keys.HAS_EXPIRY:
                 end = self.ends[full] = keys.expires_of(value)
-                add_change(join(change(record.with_expiry(change_body(head, key, row) + tail, end), 0)))
-            else:
-                add_change(join(change(change_body(head, key, row) + tail, 0)))
+                body = record.with_expiry(body, end)
+            add_change(join(change(body, 0)))
             add_row(packed + row)
             for one in values:
                 add_entry(one + key)
@@ -84,15 +92,25 @@ class Slice:
 
     def edits(self, seq: int) -> Edits:
         """What the record at `seq` does to the tables."""
-        header = keys.HEADER.pack(keys.HAS_VERSION, seq)
+        sealed = self.newer.sealed
+        header = keys.HEADER.pack(keys.HAS_VERSION | keys.HAS_KEY_ID * sealed, seq)
         edits: Edits = dict(zip(self.keys.values(), [header + row for row in self._rows], strict=True))
         edits.update(dict.fromkeys(self._entries, b""))
+        if sealed:
+            skip = len(self.newer.row_prefix)
+            for full, row in zip(self.keys.values(), self._rows, strict=True):
+                key_id = row[keys.SEQ.size : keys.SEQ.size + keys.KEY_ID_SIZE]
+                edits[keys.NOTE_OF_KEY + key_id + full[: keys.SPACE.size] + full[skip:]] = b""
         for old, end in self.ends.items():
             full = self.keys[old]
             value = edits[full]
             assert value is not None
             edits[full] = keys.pack_value(
-                seq, keys.row_of(value), version=keys.version_of(value), expires_ns=end
+                seq,
+                keys.row_of(value),
+                version=keys.version_of(value),
+                expires_ns=end,
+                key_id=keys.key_id_of(value),
             )
             edits[keys.end_note(end, full)] = b""
         return edits

@@ -57,22 +57,25 @@ class LocalSource:
         self._view = view
 
     def get(self, info: TableInfo, key: bytes) -> bytes | None:
-        return self._view.get(info.row_prefix + key)
+        return _opened(info, key, self._view.get(info.row_prefix + key))
 
     def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]:
         get, prefix = self._view.get, info.row_prefix
+        if info.sealed:
+            return [_opened(info, key, get(prefix + key)) for key in keys]
         return [get(prefix + key) for key in keys]
 
     def scan(
         self, info: TableInfo, index: IndexInfo | None, span: Span, *, reverse: bool, limit: int | None
     ) -> Iterator[Entry]:
+        _check_keys(info)
         prefix = info.row_prefix if index is None else index.prefix
         skip = len(prefix)
         items = self._view.items(*span.under(prefix), reverse=reverse)
         if index is None:
             for full, value in items:
                 key = full[skip:]
-                yield key, key, value
+                yield key, key, info.opened(key, value) if info.sealed else value
             return
         get, rows = self._view.get, info.row_prefix
         for full, _ in items:
@@ -81,6 +84,7 @@ class LocalSource:
             yield _whole(info, index, (order, key, get(rows + key)))
 
     def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
+        _check_keys(info)
         prefix = info.row_prefix if index is None else index.prefix
         return sum(1 for _ in self._view.items(*span.under(prefix)))
 
@@ -96,16 +100,21 @@ class LiveSource:
         self._get = tables.get
 
     def get(self, info: TableInfo, key: bytes) -> bytes | None:
-        return self._get(info.row_prefix + key)
+        value = self._get(info.row_prefix + key)
+        return _opened(info, key, value) if info.sealed else value
 
     def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]:
         get, prefix = self._get, info.row_prefix
         with self._tables.lock:
-            return [get(prefix + key) for key in keys]
+            values = [get(prefix + key) for key in keys]
+        if info.sealed:
+            return [_opened(info, key, value) for key, value in zip(keys, values, strict=True)]
+        return values
 
     def scan(
         self, info: TableInfo, index: IndexInfo | None, span: Span, *, reverse: bool, limit: int | None
     ) -> Iterator[Entry]:
+        _check_keys(info)
         tables = self._tables
         most = AT_ONCE if limit is None else min(limit, AT_ONCE)
         with tables.lock:
@@ -117,6 +126,8 @@ class LiveSource:
             found = tables.target.view.head(*span.under(prefix), most, reverse=reverse)
             if index is None:
                 head = [(full[skip:], full[skip:], value) for full, value in found]
+                if info.sealed:
+                    head = [(order, key, info.opened(key, value)) for order, key, value in head]
             else:
                 get, rows, key_in = self._get, info.row_prefix, index.key_in
                 keyed = [(order := full[skip:], key := key_in(order), get(rows + key)) for full, _ in found]
@@ -198,4 +209,14 @@ def _whole(info: TableInfo, index: IndexInfo, entry: tuple[bytes, bytes, bytes |
             " row; `everlog check` tells more, `everlog repair --tables` mends it",
             place=(index.prefix + order).hex(),
         )
-    return order, key, value
+    return order, key, info.opened(key, value) if info.sealed else value
+
+
+def _check_keys(info: TableInfo) -> None:
+    """Without keys there may be no entries in an index: what is not found would mean nothing."""
+    if info.sealing is not None:
+        info.sealing.check()
+
+
+def _opened(info: TableInfo, key: bytes, value: bytes | None) -> bytes | None:
+    return None if value is None else info.opened(key, value)

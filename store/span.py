@@ -50,6 +50,14 @@ def span(
     if (equals is not None or starts_with is not None) and (start is not None or end is not None):
         raise RowError("a scan takes either the first fields (and starts_with), or start and end; found both")
 
+    if index is not None and index.hashed and (equals is None or starts_with is not None):
+        raise RowError(
+            f"index {info.name}.{index.name} is over sealed fields: it holds hashes, which find what is equal"
+            " and have no order; give the value of its first field, or scan the table",
+            table=info.name,
+            index=index.name,
+        )
+
     def encode(value: Any) -> bytes:
         return info.encode_key(value, partial=True) if index is None else index.encode(value)
 

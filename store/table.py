@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from google.protobuf.message import Message
 
-from everlog.store.declaration import check_keyable
+from everlog.store.declaration import check_keyable, check_person
 from everlog.store.errors import SchemaError
 from everlog.store.field import Field, Fields, ModelFields, caller
 
@@ -40,10 +40,12 @@ class Index(Generic[M]):
 
     table: Table[M, Any]
 
-    def __init__(self, name: str, *fields: Field[Any], unique: bool = False) -> None:
+    def __init__(self, name: str, *fields: Field[Any], unique: bool = False, hashed: bool = False) -> None:
+        """`hashed`: it holds HMACs of the values, finds what is equal, and knows no order."""
         self.name = name
         self.fields = fields
         self.unique = unique
+        self.hashed = hashed
         self.where = caller()
 
     def __repr__(self) -> str:
@@ -55,6 +57,7 @@ class Table(Generic[M, K]):
     """A table: its name, the model of its rows, its primary key and its indexes. `life`: how long a row
     lives from the commit that wrote it, where that says nothing else; None: for ever.
 
+    `person` is the field that says whose a row is: rows are sealed then, but for their primary key.
     Raises SchemaError if the constants contradict the model or each other.
     """
 
@@ -67,6 +70,7 @@ class Table(Generic[M, K]):
         key: Field[A],
         indexes: tuple[Index[Any], ...] = (),
         life: timedelta | None = None,
+        person: Field[Any] | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -77,6 +81,7 @@ class Table(Generic[M, K]):
         key: tuple[Field[A], Field[B]],
         indexes: tuple[Index[Any], ...] = (),
         life: timedelta | None = None,
+        person: Field[Any] | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -87,6 +92,7 @@ class Table(Generic[M, K]):
         key: tuple[Field[A], Field[B], Field[C]],
         indexes: tuple[Index[Any], ...] = (),
         life: timedelta | None = None,
+        person: Field[Any] | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -97,6 +103,7 @@ class Table(Generic[M, K]):
         key: tuple[Field[Any], ...],
         indexes: tuple[Index[Any], ...] = (),
         life: timedelta | None = None,
+        person: Field[Any] | None = None,
     ) -> None: ...
     def __init__(
         self,
@@ -106,8 +113,10 @@ class Table(Generic[M, K]):
         key: Field[Any] | tuple[Field[Any], ...],
         indexes: tuple[Index[Any], ...] = (),
         life: timedelta | None = None,
+        person: Field[Any] | None = None,
     ) -> None:
         self.name = name
+        self.person = person
         self.model = model
         self.key: tuple[Field[Any], ...] = key if isinstance(key, tuple) else (key,)
         self.indexes: dict[str, Index[M]] = {}
@@ -120,7 +129,7 @@ class Table(Generic[M, K]):
                     where=index.where,
                 )
             # A copy, so that one Index constant can serve in two tables.
-            own: Index[M] = Index(index.name, *index.fields, unique=index.unique)
+            own: Index[M] = Index(index.name, *index.fields, unique=index.unique, hashed=index.hashed)
             own.table, own.where = self, index.where
             self.indexes[index.name] = own
             if not hasattr(Table, index.name) and index.name not in self.__dict__:
@@ -170,6 +179,7 @@ class Table(Generic[M, K]):
                 raise SchemaError(f"{index.where}: index {index.name} has no fields", where=index.where)
             for field in index.fields:
                 check_keyable(self, field, f"index {index.name}", index.where)
+        check_person(self)
 
     def __repr__(self) -> str:
         return f"Table({self.name}: {self.model.__name__})"
@@ -178,7 +188,8 @@ class Table(Generic[M, K]):
 def walk(table: Table[Any, Any]) -> Iterator[Field[Any]]:
     """Every field that the table's key and indexes name, each once."""
     seen: set[tuple[int, ...]] = set()
-    for field in (*table.key, *(f for index in table.indexes.values() for f in index.fields)):
+    person = (table.person,) if table.person is not None else ()
+    for field in (*table.key, *person, *(f for index in table.indexes.values() for f in index.fields)):
         if field.path not in seen:
             seen.add(field.path)
             yield field

@@ -24,6 +24,7 @@ from everlog.store.projector import Projector
 from everlog.store.schema import Schema
 from everlog.store.seam import translate
 from everlog.store.target import FamilyTarget, MemoryTarget
+from everlog.store.vault import Vault
 from everlog.store.view import SnapshotView, View
 from everlog.store.window import Window
 
@@ -37,14 +38,21 @@ class Tables:
     applied: int
     checksum: int
 
-    def __init__(self, engine: Engine, log: Log, memory: type[MemoryTarget] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        log: Log,
+        memory: type[MemoryTarget] | None = None,
+        vault: Vault | None = None,
+    ) -> None:
         self._engine = engine
         self._log = log
         self.lock = threading.Lock()
         self._memory = memory
         self._views: weakref.WeakSet[Any] = weakref.WeakSet()
         self.window = Window(0)
-        self.schema = Schema(log_pb2.Schema())
+        self.vault = vault
+        self.schema = Schema(log_pb2.Schema(), vault)
         self._read()
         self.window.reset(self.applied)
 
@@ -67,7 +75,7 @@ class Tables:
         self.target = live if self._memory is None else self._memory(live.view)
         self.applied, self.checksum = applied
         if self.schema.proto != schema:  # else all that is bound to it stays as it is
-            self.schema = Schema(schema)
+            self.schema = Schema(schema, self.vault)
         self.counts = counts
         self.pending = Pending(self.target, self.counts)
         self._flushed = self.applied

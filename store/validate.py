@@ -18,8 +18,8 @@ from everlog.store.index_info import IndexInfo
 from everlog.store.keys import HEADER, seq_of
 from everlog.store.log import Log
 from everlog.store.projection import Edits, Staged, edit_row, old_values
-from everlog.store.record import REQUIRES_EXPIRY, change, with_expiry
-from everlog.store.repeated import Content, born_ns, same
+from everlog.store.record import REQUIRES_EXPIRY, REQUIRES_SEALED, change, with_expiry
+from everlog.store.repeated import born_ns, content_of, other_content, same
 from everlog.store.schema import Schema
 from everlog.store.tables import Tables
 from everlog.store.transaction import CommitResult, Reads, Transaction
@@ -58,7 +58,7 @@ class Validator:
             pending.edits,
             pending.target.stored,
         )
-        header, unique, ends = HEADER.pack(0, seq), False, False
+        header, unique, ends, sealed = HEADER.pack(0, seq), False, False, False
         edits: Edits = {}
         deltas: dict[int, int] = {}
         for full, write in transaction.writes.items():
@@ -71,8 +71,9 @@ class Validator:
             if write.expect:
                 _expect(write, old)
             body, value = write.body, None if write.op else header + write.row
-            if write.mortal:
-                ends, (body, value) = True, self._mortal(write, seq)
+            if write.mortal or write.key_id:
+                ends, sealed = ends or write.mortal, sealed or bool(write.key_id)
+                body, value = self._special(write, seq)
             if old is not None:
                 parts += change(body, seq_of(old))
                 edit_row(edits, deltas, info, full, value, old, write.values)
@@ -83,13 +84,25 @@ class Validator:
                 unique = True
         if ends:
             parts.append(REQUIRES_EXPIRY)
+        if sealed:
+            parts.append(REQUIRES_SEALED)
         return Staged(edits, self._uniques(transaction, before) if unique else {}, deltas)
 
-    def _mortal(self, write: Write, seq: int) -> tuple[bytes, bytes]:
-        """The change and the value of a row with a life. What its table says counts from this commit."""
-        expires_ns = write.expires_ns or min(self._clock.last_ns + write.life_ns, NEVER - 1)
-        self.on_end(expires_ns)
-        return with_expiry(write.body, expires_ns), keys.pack_value(seq, write.row, expires_ns=expires_ns)
+    def _special(self, write: Write, seq: int) -> tuple[bytes, bytes]:
+        """The change and the value of a row that is sealed, or has a life. What its table says of that
+        counts from this commit."""
+        body, expires_ns = write.body, 0
+        if write.mortal:
+            expires_ns = write.expires_ns or min(self._clock.last_ns + write.life_ns, NEVER - 1)
+            self.on_end(expires_ns)
+            body = with_expiry(body, expires_ns)
+        sealing = write.info.sealing
+        if sealing is not None and not sealing.vault.has(write.key_id):
+            raise ConflictError(
+                f"the person of row {write.info.show_key(write.key)} was forgotten while this transaction"
+                " ran; run it again"
+            )
+        return body, keys.pack_value(seq, write.stored, expires_ns=expires_ns, key_id=write.key_id)
 
     def repeated(self, transaction: Transaction) -> CommitResult | None:
         """Where the commit with this id is already; None if there is none.
@@ -109,7 +122,7 @@ class Validator:
         seq: int = keys.SEQ.unpack(value)[0]
         commit = self._log.commit(seq)
         actor, reason, wanted = transaction.content()
-        found: Content = {keys.prefix(c.space) + c.key: (c.op, c.row) for c in commit.changes}
+        found = content_of(self._tables.schema, commit, wanted)
         if (commit.actor, commit.reason) != (actor, reason) or not same(self._tables.schema, found, wanted):
             raise other_content(commit_id, seq)
         return CommitResult(seq, commit.time_ns, commit.checksum, repeated=True)
@@ -158,7 +171,7 @@ class Validator:
         for full, write in transaction.writes.items():
             if write.info.unique:
                 old = before.edits[full] if before and full in before.edits else self._tables.get(full)
-                values = old_values(write.info, old) if old is not None else []
+                values = old_values(write.info, write.key, old) if old is not None else []
                 mine.update((values[at], None) for at, _ in write.info.unique if values)
         for write in transaction.writes.values():
             if write.op:
@@ -230,15 +243,4 @@ def _expect(write: Write, old: bytes | None) -> None:
         table=info.name,
         key=info.decode_key(write.key),
         found=0 if old is None else keys.version_of(old),
-    )
-
-
-def other_content(commit_id: bytes, seq: int | None) -> PreconditionError:
-    """For a commit_id that comes again with something else."""
-    who = f"commit {seq}" if seq else "another transaction at the same moment"
-    return PreconditionError(
-        f"commit_id {uuid.UUID(bytes=commit_id)} was used by {who} with other content;"
-        " take a new id for a new commit",
-        commit_id=commit_id,
-        seq=seq,
     )

@@ -17,6 +17,7 @@ from everlog.store import keys, record
 from everlog.store.binding import Binding
 from everlog.store.errors import PreconditionError, RowError
 from everlog.store.schema import TableInfo
+from everlog.store.sealing import Sealing
 from everlog.store.table import Table
 
 
@@ -39,13 +40,18 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Write:
-    """Invariant: `full` is the row's key in the tables, `row` is empty for a delete."""
+    """Invariant: `full` is the row's key in the tables, `row` is empty for a delete.
+
+    Where rows are sealed, `row` is open, and what is stored of it is sealed with `key_id`.
+    """
 
     expect: int = 0  # an Expect
     version = 0
     expires_ns = 0  # end of the row's life, or
     life_ns = 0  # how long it lives from the commit on; both 0: for ever
     mortal = False  # whether one of both is not
+    key_id = b""
+    stored: bytes  # the row, as log and tables have it
 
     def __init__(
         self, info: TableInfo, op: log_pb2.Op.ValueType, key: bytes, row: bytes, values: list[bytes]
@@ -56,8 +62,19 @@ class Write:
         self.full: bytes = info.row_prefix + key
         self.row = row
         self.values = values  # for each index: its prefix and the row's values
+        self.stored = row
+        if info.sealing is not None:
+            self._seal(info.sealing)
         # The change, as the log says it, but for what it replaces.
-        self.body = record.change_body(info.delete_head if op else info.put_head, key, row)
+        self.body = record.change_body(info.delete_head if op else info.put_head, key, self.stored)
+        if self.key_id:
+            self.body = record.with_key(self.body, self.key_id)
+
+    def _seal(self, sealing: Sealing) -> None:
+        """Raises SealedError, also for a delete: what is in indexes cannot be told without keys."""
+        sealing.check()
+        if self.op == PUT:
+            self.key_id, self.stored = sealing.seal(self.key, self.row)
 
     def expecting(self, expect: int, version: int = 0) -> Self:
         """The same write, if that holds of the row."""

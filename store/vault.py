@@ -1,0 +1,280 @@
+"""Vault: the keys of the people whose rows are sealed, and what is made with them.
+
+    master key ─unwraps─▶ covering key ─opens─▶ root ─▶ tag of a person, values of hashed indexes
+                                       └opens─▶ the person's key ─▶ seals and opens rows
+
+    row bound to   database:16 space:u32be key        moved elsewhere it does not open
+
+Invariants
+  (1) a new key is on disk before the commit that uses it: whoever commits calls `settle` before;
+  (2) a key that was forgotten is nowhere: not in the file, not in memory;
+  (3) the same person has the same key in all tables, and another one after having been forgotten.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from everlog.store import slots
+from everlog.store.cipher import KEY_SIZE, Cipher, hashed
+from everlog.store.covers import Covers
+from everlog.store.errors import CorruptionError, DiskError, OpenError, SealedError
+from everlog.store.master import VARIABLE, Master
+from everlog.store.slots import Slot, Slots
+
+KEY_ID_SIZE = 16
+HASH_SIZE = 16  # of a value in a hashed index
+CIPHERS_MAX = 100_000  # keys that are kept open
+_ROOT_ID, _NO_TAG = bytes(KEY_ID_SIZE), bytes(32)
+
+
+class Vault:
+    """The key store of one open database. Safe to use from many threads.
+
+    Raises OpenError if the master key is not the one of the key store, or the store is another
+    database's.
+    """
+
+    def __init__(self, path: Path, database: bytes, master: Master | None, *, read_only: bool) -> None:
+        self.path = path
+        self._database, self._master, self._read_only = database, master, read_only
+        self.lock = threading.RLock()
+        self.file: Slots | None = None
+        self._numbers: dict[bytes, int] = {}  # key_id -> number of its slot
+        self._slots: dict[bytes, Slot] = {}  # by key_id
+        self._ids: dict[bytes, bytes] = {}  # tag -> key_id
+        self._free: list[int] = []
+        self._next = 0
+        self._ciphers: dict[bytes, Cipher] = {}
+        self.covers = Covers({}, b"")
+        self._tag_key = self._index_key = b""
+        self._dirty = False
+        self._failed: DiskError | None = None
+        self.locked = "" if master else f"no master key was given; set {VARIABLE}, or open with master_key"
+        if path.exists():
+            self._read()
+
+    @property
+    def exists(self) -> bool:
+        return self.file is not None
+
+    def missing(self) -> None:
+        """There are sealed rows, but not the file with their keys."""
+        self.locked = f"the key store {self.path} is not there; bring it back from where it is kept"
+
+    def check(self, table: str) -> None:
+        """Raises SealedError if rows of a table can be neither sealed nor opened."""
+        if self.locked:
+            raise SealedError(f"the rows of table {table} are sealed, and {self.locked}", erased=False)
+
+    # rows
+
+    def key_of(self, person: bytes) -> bytes:
+        """The id of a person's key, which is made if there is none. Writes. Not to disk yet."""
+        tag = self._tag(person)
+        found = self._ids.get(tag)
+        if found is not None:
+            return found
+        with self.lock:
+            found = self._ids.get(tag)
+            return found if found is not None else self._make_key(tag)
+
+    def find(self, person: bytes) -> bytes | None:
+        """The id of a person's key, if there is one. Read-only."""
+        return self._ids.get(self._tag(person))
+
+    def has(self, key_id: bytes) -> bool:
+        return key_id in self._numbers
+
+    def seal(self, key_id: bytes, space_and_key: bytes, row: bytes) -> bytes:
+        cipher = self._cipher(key_id)
+        if cipher is None:
+            raise _erased(key_id)
+        return cipher.seal(row, self._database + space_and_key)
+
+    def open(self, key_id: bytes, space_and_key: bytes, sealed: bytes) -> bytes:
+        """Raises SealedError if the key was forgotten, CorruptionError if these are other bytes than
+        were sealed."""
+        cipher = self._cipher(key_id)
+        if cipher is None:
+            raise _erased(key_id)
+        row = cipher.open(sealed, self._database + space_and_key)
+        if row is None:
+            raise CorruptionError(
+                f"a sealed row is not what was sealed under key {key_id.hex()}: it was changed, or moved"
+            )
+        return row
+
+    def hash(self, *parts: bytes) -> bytes:
+        """What stands in a hashed index for a value."""
+        self._be_there()
+        return hashed(self._index_key, *parts)[:HASH_SIZE]
+
+    # the store
+
+    def settle(self) -> None:
+        """Waits until all keys are on disk. Raises DiskError; then none is made any more."""
+        if not self._dirty:
+            return
+        with self.lock:
+            if self._failed:
+                raise self._failed
+            assert self.file is not None
+            try:
+                self.file.sync()
+            except DiskError as error:
+                self._failed = error
+                raise
+            self._dirty = False
+
+    def forget(self, key_ids: Iterable[bytes]) -> None:
+        """Writes zeros over keys, durably. Those that are not there are passed over."""
+        with self.lock:
+            gone = [key_id for key_id in key_ids if key_id in self._numbers and key_id != _ROOT_ID]
+            for key_id in gone:
+                assert self.file is not None
+                self.file.put(self._numbers[key_id], None)
+            if not gone:
+                return
+            assert self.file is not None
+            self.file.sync()
+            for key_id in gone:
+                self._free.append(self._numbers.pop(key_id))
+                self._ciphers.pop(key_id, None)
+                self._ids.pop(self._slots.pop(key_id).tag, None)
+
+    def refresh(self) -> None:
+        """As a reader beside a writer: sees what was made and forgotten since. Raises as opening."""
+        with self.lock:
+            if self.path.exists():
+                self.close()
+                self._read()
+
+    # while the master key is being changed
+
+    def cover_with(self, id: bytes, key: bytes) -> list[bytes]:
+        """New keys are sealed with this one from now on; returns the ids of those that are not."""
+        self.covers.take(id, key)
+        return [key_id for key_id, slot in self._slots.items() if slot.cover != id]
+
+    def cover_again(self, key_id: bytes) -> None:
+        """Seals one with the newest covering key. Not to disk yet."""
+        slot = self._slots.get(key_id)
+        if slot is None:  # it was forgotten meanwhile
+            return
+        slot = self.covers.seal(slot.state, key_id, slot.tag, self._opened(slot))
+        assert self.file is not None
+        self.file.put(self._numbers[key_id], slot)
+        self._slots[key_id] = slot
+
+    def covered_by(self, master: Master) -> None:
+        """Forgets the covering key before."""
+        self._master = master
+        self.covers.drop_others()
+
+    def close(self) -> None:
+        """Lets go of the file, and of all keys."""
+        with self.lock:
+            if self.file is not None:
+                self.file.close()
+            self.file = None
+            self._ciphers, self.covers = {}, Covers({}, b"")
+
+    def _tag(self, person: bytes) -> bytes:
+        self._be_there()
+        return hashed(self._tag_key, person)
+
+    def _be_there(self) -> None:
+        """The first that is sealed makes the file, and the root that all else is made of."""
+        if not self._tag_key:
+            assert not self.locked, "whoever seals has asked `check` before"
+            with self.lock:
+                if not self._tag_key:
+                    self._make()
+
+    def _make_key(self, tag: bytes) -> bytes:
+        if self._failed:
+            raise self._failed
+        if self._read_only:
+            raise SealedError("a person has no key yet, and this was opened for reading", erased=False)
+        assert self.file is not None
+        key_id, key = os.urandom(KEY_ID_SIZE), os.urandom(KEY_SIZE)
+        slot = self.covers.seal(slots.PERSON, key_id, tag, key)
+        number = self._free.pop() if self._free else self._next
+        self.file.put(number, slot)
+        self._next = max(self._next, number + 1)
+        self._dirty = True
+        self._numbers[key_id], self._slots[key_id], self._ids[tag] = number, slot, key_id
+        return key_id
+
+    def _cipher(self, key_id: bytes) -> Cipher | None:
+        """None if there is no such key, any more."""
+        cipher = self._ciphers.get(key_id)
+        if cipher is None:
+            with self.lock:
+                slot = self._slots.get(key_id)
+                if slot is None:
+                    return None
+                cipher = self._ciphers[key_id] = Cipher(self._opened(slot))
+                if len(self._ciphers) > CIPHERS_MAX:
+                    self._ciphers = {key_id: cipher}
+        return cipher
+
+    def _opened(self, slot: Slot) -> bytes:
+        key = self.covers.open(slot)
+        if key is None:
+            raise CorruptionError(f"{self.path}: key {slot.key_id.hex()} does not open; restore a copy of it")
+        return key
+
+    def _make(self) -> None:
+        """A new file, with a covering key and a root of its own."""
+        if self._read_only:
+            raise SealedError(f"there is no key store {self.path} yet", erased=False)
+        assert self._master is not None
+        (self.covers, cover), root = Covers.make(self._master), os.urandom(KEY_SIZE)
+        slot = self.covers.seal(slots.ROOT, _ROOT_ID, _NO_TAG, root)
+        self.file = Slots.make(self.path, self._database, cover, slot)
+        self._next, self._numbers[_ROOT_ID], self._slots[_ROOT_ID] = 1, 0, slot
+        self._take_root(root)
+
+    def _take_root(self, root: bytes) -> None:
+        self._index_key = hashed(root, b"everlog index")  # before the other, which is looked at
+        self._tag_key = hashed(root, b"everlog person")
+
+    def _read(self) -> None:
+        self.file = Slots(self.path, read_only=self._read_only)
+        if self.file.database() != self._database:
+            raise OpenError(f"{self.path} has the keys of another database; bring back the one of this")
+        self._numbers, self._slots, self._ids, self._free = {}, {}, {}, []
+        number = 0
+        for number, slot in self.file.slots():
+            if slot is None:
+                self._free.append(number)
+                continue
+            self._numbers[slot.key_id], self._slots[slot.key_id] = number, slot
+            if slot.state == slots.PERSON:
+                self._ids[slot.tag] = slot.key_id
+        self._next = number + 1
+        if self._master is None:
+            return
+        root = self._slots.get(_ROOT_ID)
+        if root is None:
+            raise CorruptionError(f"{self.path}: its first key is lost; restore a copy of the key store")
+        self.covers = Covers.read(list(self.file.covers().values()), self._master)
+        if root.cover not in self.covers:
+            raise OpenError(
+                f"{self.path}: the master key is not the one that these keys are under; give the right"
+                f" one in {VARIABLE}, or as master_key"
+            )
+        self._take_root(self._opened(root))
+
+
+def _erased(key_id: bytes) -> SealedError:
+    return SealedError(
+        f"a row is sealed under key {key_id.hex()}, which was forgotten: nobody can read it any more",
+        erased=True,
+        key_id=key_id,
+    )

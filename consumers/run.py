@@ -11,7 +11,7 @@ each batch. Invariants: everlog.consumers.follower.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, methodcaller
 
@@ -27,6 +27,9 @@ from everlog.store.schema import Schema
 CHANGES_MAX = 50_000
 BYTES_MAX = 32 << 20
 SECONDS_MAX = 1.0
+
+OpenRow = Callable[[log_pb2.Change], bytes | None]
+SEALED = log_pb2.SEALED
 
 _seq, _changes, _requires = attrgetter("seq"), attrgetter("changes"), attrgetter("requires")
 _about = methodcaller("WhichOneof", "about")
@@ -58,12 +61,14 @@ class Run:
         progress: OnProgress | None,
         changes_max: int,
         settled: bool,
+        open_row: OpenRow | None = None,
     ) -> None:
         self._sink = sink
         self._tables = tables
         self._progress = progress
         self._changes_max = changes_max
         self.settled = settled
+        self._open_row = open_row
         self._schema = state.schema.proto if state else None
         self._position = state.position if state else log_pb2.Cursor(database=database)
         self._seq, self._checksum = self._position.seq, self._position.checksum
@@ -110,6 +115,7 @@ class Run:
         if self._are_plain(commits):
             self._seq, self._checksum = commits[-1].seq, commits[-1].checksum
         else:
+            commits = [self._opened(commit) for commit in commits]
             for at, commit in enumerate(commits):
                 self._check(commit)
                 if commit.HasField("migration") and commit.migration.HasField("schema"):
@@ -122,6 +128,22 @@ class Run:
         self._bytes += sum(map(log_pb2.Commit.ByteSize, commits))
         self.done.commits += len(commits)
         self.done.changes += changes
+
+    def _opened(self, commit: log_pb2.Commit) -> log_pb2.Commit:
+        """The commit with its sealed rows open. One that was forgotten since is as deleted: the log goes on
+        to say so. Where the source has no keys it stays sealed, and the sink says what it cannot do."""
+        if self._open_row is None or SEALED not in commit.requires:
+            return commit
+        opened = log_pb2.Commit()
+        opened.CopyFrom(commit)
+        for change in opened.changes:
+            if change.key_id:
+                row = self._open_row(change)
+                change.ClearField("key_id")
+                change.row = row or b""
+                if row is None:
+                    change.op = log_pb2.DELETE
+        return opened
 
     def _are_plain(self, commits: Sequence[log_pb2.Commit]) -> bool:
         """Whether all follow each other and are about their changes alone: nearly always, and seen

@@ -132,6 +132,18 @@ RULES = {
             "see that nobody asks for the old name, and ignore this with a reason",
         ),
         Rule(
+            "person/key-not-surrogate",
+            _W,
+            "The primary key of a sealed table may tell who somebody is",
+            "take a number or a random id for the key, or ignore this with a reason",
+        ),
+        Rule(
+            "person/open-before",
+            _W,
+            "A table is sealed, and its rows from before stay open in the log",
+            "load them into a new database where they must not, or ignore this with a reason",
+        ),
+        Rule(
             "loss/table-dropped",
             _W,
             "A table is dropped",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from everlog.migrations.compatible import check_compatible
 from everlog.migrations.lint_finding import Findings
+from everlog.migrations.lint_people import lint_people
 from everlog.migrations.lint_proto import ProtoText
 from everlog.migrations.lint_wire import Models
 from everlog.migrations.migration import Migration
@@ -57,6 +58,7 @@ def lint_tables(step: Step) -> None:
     was = {migration.rename.get(name, name): table for name, table in step.before.items()}
     for table in migration.tables:
         before = was.get(table.name)
+        lint_people(step, before, table)
         if before is not None and before.name not in migration.drop:
             _table(step, before, table)
 
@@ -64,7 +66,12 @@ def lint_tables(step: Step) -> None:
 def is_new(index: Index[Any], before: Table[Any, Any] | None) -> bool:
     """Whether an index has to be built: it is not one of the table before, as it is now."""
     old = before.indexes.get(index.name) if before is not None else None
-    return old is None or old.unique != index.unique or _paths(old.fields) != _paths(index.fields)
+    return (
+        old is None
+        or old.unique != index.unique
+        or old.hashed != index.hashed
+        or _paths(old.fields) != _paths(index.fields)
+    )
 
 
 def _table(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:

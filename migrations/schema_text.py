@@ -7,6 +7,7 @@
       life 86400s
       index by_city city
       unique by_icao icao position.lat
+      person icao                                       rows are sealed; then `hashed-index`, `hashed-unique`
     file flights/v20260105093000/model.proto            what protobuf says of a model, a field a line
       package: "flights.v20260105093000"
       …
@@ -28,6 +29,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
 from everlog.store.errors import Error, MigrationError, SchemaError
+from everlog.store.fields import descriptor_of, resolve
 from everlog.store.index_info import IndexInfo
 from everlog.store.schema import Schema
 
@@ -61,6 +63,9 @@ def to_text(schema: Schema, infos: Iterable[MigrationInfo] = ()) -> str:
         key = " ".join(".".join(step.name for step in path) for path in table.key_fields)
         lines += ["", f"table {name} {table.proto.model}", f"  key {key}"]
         lines += [f"  life {_life(table.life_ns)}"] if table.life_ns else []
+        if table.sealed:
+            person = resolve(descriptor_of(table.model), table.proto.person.numbers)
+            lines.append(f"  person {'.'.join(step.name for step in person)}")
         lines += [_index(index) for _, index in sorted(table.indexes.items())]
     for file in sorted(schema.proto.models.file, key=lambda file: file.name):
         lines += ["", f"file {file.name}"]
@@ -106,7 +111,8 @@ def _life(ns: int) -> str:
 
 def _index(index: IndexInfo) -> str:
     fields = " ".join(".".join(step.name for step in path) for path in index.fields)
-    return f"  {'unique' if index.unique else 'index'} {index.name} {fields}"
+    hashed = "hashed-" if index.hashed else ""
+    return f"  {hashed}{'unique' if index.unique else 'index'} {index.name} {fields}"
 
 
 def _message_lines(message: Any, indent: str) -> Iterator[str]:
@@ -177,10 +183,16 @@ def _resolve(
                     table.key.extend(_path(model, name) for name in names)
                 elif word == "life":
                     table.life_ns = int(names[0].rstrip("ns")) * (1 if names[0].endswith("ns") else 10**9)
-                elif word in {"index", "unique"}:
+                elif word == "person":
+                    table.person.CopyFrom(_path(model, names[0]))
+                elif word.removeprefix("hashed-") in {"index", "unique"}:
                     paths = [_path(model, name) for name in names[1:]]
                     table.indexes.add(
-                        name=names[0], id=table.next_index, fields=paths, unique=word == "unique"
+                        name=names[0],
+                        id=table.next_index,
+                        fields=paths,
+                        unique=word.endswith("unique"),
+                        hashed=word.startswith("hashed-"),
                     )
                     table.next_index += 1
                 else:

@@ -24,12 +24,13 @@ from everlog.store.binding import Binding
 from everlog.store.errors import RowError, SchemaError
 from everlog.store.fields import descriptor_of, encode_values, resolve
 from everlog.store.history import Version, models_of
+from everlog.store.models import version_of
 from everlog.store.past_diff import Difference
 from everlog.store.past_log import Asked, Entry, check_asked, entry_of
 from everlog.store.past_rows import parse
 from everlog.store.past_time import Position, Time, nanoseconds
 from everlog.store.progress import OnProgress
-from everlog.store.schema import Schema, TableInfo, version_of
+from everlog.store.schema import Schema, TableInfo
 from everlog.store.snapshot import Snapshot
 from everlog.store.table import Table
 

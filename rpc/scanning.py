@@ -23,9 +23,10 @@ from everlog.store import keys
 from everlog.store.database import Database
 from everlog.store.errors import ConflictError
 from everlog.store.index_info import IndexInfo
+from everlog.store.past_view import source_of
 from everlog.store.reader import resumed
 from everlog.store.schema import Schema, TableInfo
-from everlog.store.source import Entry, LocalSource
+from everlog.store.source import Entry
 from everlog.store.span import Span
 from everlog.store.view import View
 
@@ -45,7 +46,7 @@ class Scanning:
         self._info, self._index = what(schema_of(db, request.at_seq), request)
         self._prefix = self._info.row_prefix if self._index is None else self._index.prefix
         self._reverse = request.backwards
-        self._rest = Span(request.start, request.end)
+        self._rest = span_of(self._index, request.start, request.end)
         if request.resume:
             self._rest = resumed(self._rest, self._prefix, request.resume, reverse=self._reverse)
         self._left = request.limit or None
@@ -83,7 +84,7 @@ class Scanning:
             self._again = True
         else:
             self._seq = seq
-        self._entries = LocalSource(self._view).scan(
+        self._entries = source_of(self._view).scan(
             self._info, self._index, self._rest, reverse=self._reverse, limit=self._left
         )
 
@@ -131,6 +132,11 @@ def what(
     """The table that is asked for, and its index; an empty name is none."""
     info = schema.generation(asked.table, asked.space)
     return info, info.index(asked.index) if asked.index else None
+
+
+def span_of(index: IndexInfo | None, start: bytes, end: bytes) -> Span:
+    """What a client asks for. It has no keys: values of a hashed index are hashed here."""
+    return Span(*index.hash_span(start, end)) if index is not None and index.hashes else Span(start, end)
 
 
 def check_unchanged(

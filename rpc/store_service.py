@@ -23,14 +23,12 @@ from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
 from everlog.rpc.calls import Context
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.load_service import loading
-from everlog.rpc.scanning import Scanning, check_unchanged, moment_of, what
+from everlog.rpc.scanning import Scanning, check_unchanged, moment_of, span_of, what
 from everlog.store import keys, write
 from everlog.store.database import Database
 from everlog.store.errors import RowError, SchemaError
-from everlog.store.past_view import PastView, bounds
+from everlog.store.past_view import PastView, bounds, source_of
 from everlog.store.schema import TableInfo
-from everlog.store.source import LocalSource
-from everlog.store.span import Span
 from everlog.store.transaction import CommitResult, Reads
 from everlog.store.write import Write
 
@@ -107,9 +105,8 @@ def _describe(db: Database) -> store_pb2.DescribeResponse:
 def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:
     if request.at_seq:
         moment = db.at(seq=request.at_seq)
-        value = moment.view.get(
-            moment.schema.generation(request.table, request.space).row_prefix + request.key
-        )
+        info = moment.schema.generation(request.table, request.space)
+        value = source_of(moment.view).get(info, request.key)
         return store_pb2.GetResponse(row=None if value is None else _row(request.key, value), seq=moment.seq)
     info = db.schema.generation(request.table, request.space)
     seq = db.tables.applied  # before the value is read: a newer one is a conflict later, an older none
@@ -125,7 +122,7 @@ def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.Ba
     schema, view, seq = moment_of(db, request.at_seq)
     info = schema.generation(request.table, request.space)
     try:
-        values = LocalSource(view).get_many(info, list(request.keys))
+        values = source_of(view).get_many(info, list(request.keys))
     finally:
         view.close()
     if request.snapshot:
@@ -142,7 +139,7 @@ def _count(
 ) -> store_pb2.CountResponse:
     schema, view, seq = moment_of(db, request.at_seq)
     info, index = what(schema, request)
-    span = Span(request.start, request.end)
+    span = span_of(index, request.start, request.end)
     prefix, count = info.row_prefix if index is None else index.prefix, 0
     start, end = span.under(prefix)
     try:
@@ -185,7 +182,7 @@ def _reads(db: Database, request: store_pb2.CommitRequest) -> Reads:
         info, index = what(db.schema, read)
         prefix = info.row_prefix if index is None else index.prefix
         reads.keys.update(info.row_prefix + key for key in read.keys)
-        reads.ranges.extend(Span(one.start, one.end).under(prefix) for one in read.ranges)
+        reads.ranges.extend(span_of(index, one.start, one.end).under(prefix) for one in read.ranges)
     return reads
 
 

@@ -24,11 +24,11 @@ from everlog.store import load as loads
 from everlog.store.backfill import Backfill
 from everlog.store.clock import Clock
 from everlog.store.committer import Committer
-from everlog.store.errors import ClosedError, Error, MigrationError, ReadOnlyError, RowError
+from everlog.store.errors import ClosedError, Error, MigrationError, ReadOnlyError, RowError, SealedError
 from everlog.store.forget import Forgotten, forget
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import Version
-from everlog.store.keys import NOTE_LOAD
+from everlog.store.keys import NOTE_LOAD, SPACE
 from everlog.store.master import MasterKey, master_of
 from everlog.store.opening import Opened, open_directory
 from everlog.store.past import Moment, Past
@@ -306,6 +306,17 @@ class Database(Writer):
             self.engine.compact_data(start, end)
 
     # people
+
+    def open_row(self, change: log_pb2.Change) -> bytes | None:
+        """The row of a sealed change, for who follows; None if its person was forgotten. Read-only.
+        Raises SealedError where the keys are not at hand."""
+        vault = self.tables.vault
+        assert vault is not None
+        vault.check(f"of space {change.space}")
+        try:
+            return vault.open(change.key_id, SPACE.pack(change.space) + change.key, change.row)
+        except SealedError:
+            return None
 
     def forget(
         self,

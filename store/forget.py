@@ -17,7 +17,7 @@ from everlog.proto import log_pb2
 from everlog.store import codec, keys, record
 from everlog.store.committer import commit_of
 from everlog.store.engine import Engine
-from everlog.store.errors import RowError
+from everlog.store.errors import Error, RowError
 from everlog.store.fields import descriptor_of, encode_values, resolve
 from everlog.store.projection import SHREDDED, edit_notes
 from everlog.store.projector import build_index
@@ -40,6 +40,15 @@ class Forgotten(NamedTuple):
 
 def forget(db: Database, name: str, key: Any, person: Any, metadata: Metadata) -> Forgotten:
     """See `Database.forget`."""
+    if not db.engine.rebuilding.acquire(blocking=False):
+        raise Error("the tables are being rebuilt, with the keys that there are; forget when that is through")
+    try:
+        return _forget(db, name, key, person, metadata)
+    finally:
+        db.engine.rebuilding.release()
+
+
+def _forget(db: Database, name: str, key: Any, person: Any, metadata: Metadata) -> Forgotten:
     committer, tables, log = db.committer, db.tables, db.log
     with committer.alone():
         info = tables.schema.table(name)
@@ -104,6 +113,13 @@ def finish(engine: Engine, tables: Tables, *, read_only: bool) -> None:
         vault.missing()
     if not read_only:
         shred(engine, tables)
+    mend(tables, read_only=read_only)
+
+
+def mend(tables: Tables, *, read_only: bool = False) -> None:
+    """Makes entries in indexes that are missing for want of keys, if those are there now."""
+    vault = tables.vault
+    assert vault is not None
     start = keys.NOTE_BARE
     for note, _ in list(tables.target.view.items(start, codec.after(start))):
         if vault.locked:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from everlog.proto import log_pb2
 from everlog.store import codec, keys
+from everlog.store.errors import RowError
 from everlog.store.fields import Path, descriptor_of, dotted, encode_values, resolve
 from everlog.store.kinds import kind_of
 from everlog.store.vault import HASH_SIZE
@@ -62,6 +63,25 @@ class IndexInfo:
             parts.append(self.hash(number, values[at:end]))
             at = end
         return b"".join((*parts, values[at:]))
+
+    def hash_span(self, start: bytes, end: bytes) -> tuple[bytes, bytes]:
+        """A range of plain values, as who has no keys says it, over the hashes. Raises RowError where it
+        would be one of an order."""
+        ends, at = list[int](), 0
+        try:
+            for path in self.fields:
+                if at >= len(start):
+                    break
+                at = cast(codec.Skip, kind_of(path[-1]).skip)(start, at + 1) if start[at] else at + 1
+                ends.append(at)
+        except (ValueError, IndexError):
+            ends = []
+        if not ends:
+            raise RowError(f"index {self.table.name}.{self.name} holds hashes, which have no order")
+        for at in reversed(ends):
+            if end == codec.after(start[:at]):
+                return self.hash_plain(start), codec.after(self.hash_plain(start[:at]))
+        return self.hash_plain(start), self.hash_plain(end)
 
     def encode(self, value: Any, *, partial: bool = True) -> bytes:
         """Values to look for, given by hand. Raises RowError and SealedError."""

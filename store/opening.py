@@ -92,7 +92,8 @@ def open_directory(
             log.sync()
             log.write_head_file(sync=True)
         _check_first(path, log, marker)
-        vault = Vault(path / KEYS, uuid.UUID(marker.database).bytes, master, read_only=read_only)
+        database, origin = uuid.UUID(marker.database).bytes, log.commit(log.oldest).created.origin
+        vault = Vault(path / KEYS, database, master, read_only=read_only, origin=origin)
         tables = Tables(engine, log, MemoryTarget if read_only else None, vault)
         _check_applied(path, log, tables)
         project(log, tables, progress)

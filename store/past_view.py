@@ -173,6 +173,11 @@ def _known(info: TableInfo, key: bytes, value: bytes | None) -> bytes | None:
         return None
 
 
+def source_of(view: View) -> LocalSource:
+    """What reads rows of a view, of now or of then."""
+    return PastSource(view) if isinstance(view, PastView) else LocalSource(view)
+
+
 class PastSource(LocalSource):
     """Rows of a past view. Counting reads no rows, but for an index. Those that were erased since are
     not there."""

@@ -43,6 +43,7 @@ class Projector:
         self.applied = applied
         self.checksum = 0
         self._deltas: dict[int, int] = {}
+        self._shut: set[bytes] = set()  # rows without entries: their key was forgotten before
         self._plans: dict[int, Plan] = {}
 
     def add(self, framed: bytes) -> None:
@@ -98,6 +99,8 @@ class Projector:
         """A change that replaces a row, or that has more to it than that."""
         pending, full = self.pending, info.row_prefix + change.key
         old = pending.get(full) if change.prior else None
+        if info.sealed and info.indexes:
+            self._shut_rows(info, change, full, old)
         if change.op == log_pb2.DELETE:
             edit_row(pending.edits, self._deltas, info, full, None, old, NO_VALUES)
             return
@@ -105,14 +108,23 @@ class Projector:
         value = keys.pack_value(
             seq, row, version=change.version, expires_ns=change.expires_ns, key_id=change.key_id
         )
-        if info.sealed and info.indexes and not self._can_open():
-            pending.edits[keys.NOTE_BARE + keys.SPACE.pack(info.space)] = b""
         values = old_values(info, change.key, value) if info.indexes else NO_VALUES
         edit_row(pending.edits, self._deltas, info, full, value, old, values)
 
-    def _can_open(self) -> bool:
-        vault = self.schema.vault
-        return vault is not None and not vault.locked
+    def _shut_rows(self, info: TableInfo, change: log_pb2.Change, full: bytes, old: bytes | None) -> None:
+        """Rows that cannot be opened get no entries in indexes, and those that they have cannot be told.
+        Where that is for want of keys, or they had some from when there was a key, it is noted."""
+        vault, bare = self.schema.vault, False
+        if vault is None or vault.locked or not vault.exists:
+            bare = True
+        else:
+            before = keys.key_id_of(old) if old is not None else b""
+            bare = bool(before) and not vault.has(before) and full not in self._shut
+            self._shut.discard(full)
+            if change.key_id and not vault.has(change.key_id):
+                self._shut.add(full)
+        if bare:
+            self.pending.edits[keys.NOTE_BARE + keys.SPACE.pack(info.space)] = b""
 
     def _plan(self, space: int, seq: int) -> Plan:
         """What a new row of a space needs, looked up once."""

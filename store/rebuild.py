@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlog.store import head
+from everlog.store import forget, head
 from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, Error, OpenError, UnavailableError
 from everlog.store.hashing import TableHash, hashes, same_hash
@@ -77,6 +77,7 @@ def _beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
         with db.committer.alone():
             replay(log, projector, log.written, progress)
             old = tables.switch(target, name)
+            forget.mend(tables)
     except BaseException:
         target.forget()
         del handle

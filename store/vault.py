@@ -38,8 +38,17 @@ class Vault:
     database's.
     """
 
-    def __init__(self, path: Path, database: bytes, master: Master | None, *, read_only: bool) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        database: bytes,
+        master: Master | None,
+        *,
+        read_only: bool,
+        origin: bytes = b"",
+    ) -> None:
+        """`origin`: the database that this one was forked from: its keys will do."""
+        self.path, self._origin = path, origin
         self._database, self._master, self._read_only = database, master, read_only
         self.lock = threading.RLock()
         self.file: Slots | None = None
@@ -246,7 +255,10 @@ class Vault:
 
     def _read(self) -> None:
         self.file = Slots(self.path, read_only=self._read_only)
-        if self.file.database() != self._database:
+        database = self.file.database()
+        if database == self._origin:
+            self._database = database  # rows are bound to the one that they were sealed in
+        if database != self._database:
             raise OpenError(f"{self.path} has the keys of another database; bring back the one of this")
         self._numbers, self._slots, self._ids, self._free = {}, {}, {}, []
         number = 0

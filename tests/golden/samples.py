@@ -12,8 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from everlog.feed import cursor, message
 from everlog.proto import feed_pb2, log_pb2
-from everlog.store import keys, record
+from everlog.store import keys, record, slots
 from everlog.store.built import BUILDING
+from everlog.store.cipher import hashed
 from everlog.store.evolve import evolve
 from everlog.store.hashing import content_hash
 from everlog.store.kinds import STRING, Kind
@@ -66,6 +67,7 @@ def samples() -> Samples:
         "versions": _versions(),
         "feed": _feed(),
         "hash": {"airports": content_hash((_key(row), row.SerializeToString()) for row in (JFK, LAX)).hash},
+        "sealed": _sealed(),
         "cursor": {"text": cursor.show(_position()).encode()},
         "tree": tree(record.unframe(_records()["created"], 1)),
     }
@@ -118,6 +120,15 @@ def _records() -> dict[str, bytes]:
             )
         ),
         "backfill": record.frame_parts([_backfill().SerializeToString(), *_rewritten()])[0],
+        "sealed": record.frame_parts(
+            [
+                record.head(11, TIME_NS, schema),
+                *record.change(
+                    record.with_key(record.change_body(here, _key(JFK), b"\xee\xee"), DATABASE.bytes), prior=6
+                ),
+                record.REQUIRES_SEALED,
+            ]
+        )[0],
         "returning": record.frame(_commit(10, requires=[log_pb2.ONLINE], migration=_returning())),
         "base": record.frame(_commit(3, base=_base())),
     }
@@ -223,6 +234,22 @@ def _notes() -> dict[str, bytes]:
         "built-value": BUILDING + keys.SEQ.pack(300) + _key(JFK),
         "backfill": keys.NOTE_BACKFILL,
         "end": keys.end_note(TIME_NS, _info().row_prefix + _key(JFK)),
+        "bare": keys.NOTE_BARE + keys.SPACE.pack(1),
+        "shredded": keys.NOTE_SHREDDED + DATABASE.bytes,
+        "of-key": keys.NOTE_OF_KEY + DATABASE.bytes + keys.SPACE.pack(1) + _key(JFK),
+    }
+
+
+def _sealed() -> dict[str, bytes]:
+    """Parts of the key store; what is random in them is given."""
+    wrapped, nonce_and_key = bytes(range(60)), bytes(range(60, 120))
+    slot = slots.Slot(slots.PERSON, b"cover-id", DATABASE.bytes, bytes(range(32)), nonce_and_key)
+    return {
+        "head": slots.pack_head(DATABASE.bytes),
+        "cover": slots.pack_cover(slots.Cover(slots.IN_USE, b"cover-id", wrapped)),
+        "slot": slots.pack_slot(slot),
+        "tag": hashed(hashed(bytes(32), b"everlog person"), b"s-1\x00\x01"),
+        "value": hashed(hashed(bytes(32), b"everlog index"), b"\0\0\0\1\0\1", b"\0", b"ann@x\x00\x01")[:16],
     }
 
 

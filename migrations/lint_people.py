@@ -1,0 +1,44 @@
+"""Lint people: what a table that names a person leaves open.
+
+primary key   not sealed: it should be a surrogate, which tells nothing of anybody
+history       rows from before the table was sealed stay open in the log
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from everlog.store.kinds import STRING
+from everlog.store.table import Table
+
+if TYPE_CHECKING:
+    from everlog.migrations.lint_tables import Step
+
+_SURROGATES = ("id", "uuid", "ulid", "key")
+
+
+def lint_people(step: Step, old: Table[Any, Any] | None, new: Table[Any, Any]) -> None:
+    """Of one table of a migration, and what it was before."""
+    if new.person is None:
+        return
+    if old is None or old.person is None or [f.path for f in old.key] != [f.path for f in new.key]:
+        for field in new.key:
+            if field.path == new.person.path or (field.kind is STRING and not _is_surrogate(field.name)):
+                step.found.add(
+                    "person/key-not-surrogate",
+                    new.where,
+                    f"{field.dotted} is in the primary key of {new.name}, which is not sealed and is never"
+                    " forgotten: does it tell who somebody is?",
+                )
+    if old is not None and old.person is None:
+        rows = f"{step.counts[old.name]:,} rows" if old.name in step.counts else "rows"
+        step.found.add(
+            "person/open-before",
+            new.where,
+            f"{rows} of {new.name} were written before it was sealed: the log keeps them open, and forgetting"
+            " a person does not reach them there",
+        )
+
+
+def _is_surrogate(name: str) -> bool:
+    return name in _SURROGATES or name.endswith(tuple(f"_{word}" for word in _SURROGATES))

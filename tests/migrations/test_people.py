@@ -1,0 +1,80 @@
+"""Migrations of tables that name a person: lint, a table that is sealed later, its schema as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from everlog import migrations
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.migrations.lint import lint
+from everlog.migrations.schema_text import from_text, to_text
+from everlog.store.database import Database
+from tests.migrations.project import Project
+from tests.store.models import declare
+from tests.store.people import MASTER, PATIENTS, VISITS
+
+SEALED = 'Table("airports", Airport, key=FAA, person=NAME)'
+DATA = {"testdata.py": ""}
+UP = """
+from {app}.migrations.v20260101000000_create_airports.model_pb2 import Airport as Before
+
+def up(old: Before) -> Airport:
+    return Airport(faa=old.faa, name=old.name)
+
+def down(new: Airport) -> Before:
+    return Before(faa=new.faa, name=new.name)
+"""
+
+
+def test_a_key_that_tells_of_somebody_is_warned_of(project: Project) -> None:
+    project.add("first", table=SEALED, files=DATA)
+    found = lint(project.build().path)
+    assert [one.id for one in found] == ["person/key-not-surrogate"]
+    assert "faa is in the primary key of airports, which is not sealed" in found[0].text
+
+
+def test_a_table_that_is_sealed_later_is_rewritten_and_its_past_is_said_to_be_open(
+    project: Project, tmp_path: Path
+) -> None:
+    project.add()
+    project.build()
+    with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
+        migrations.apply(db, project.path)
+        table = migrations.load(project.path)[0].tables[0]
+        for n in range(300):
+            db.put(table, table.model(faa=f"A{n}", name=f"Wilhelmina-{n % 50}"))
+        folder = project.add(
+            "seal",
+            table=SEALED,
+            code=UP.format(app=project.app),
+            drop=", transforms=[Transform(AIRPORTS, Before, up, down)]",
+            files=DATA,
+        )
+        project.build()
+        assert "person/open-before" in [one.id for one in lint(project.path)]
+        assert folder.exists()
+        migrations.apply(db, project.path)
+        now = migrations.load(project.path)[1].tables[0]
+        assert db.count(now) == 300
+        assert db.get(now, "A7") == now.model(faa="A7", name="Wilhelmina-7")
+        assert list(db.check()) == []
+        assert db.rebuild() == db.hashes()
+        assert db.forget(now, "A7").rows == 6
+        assert db.count(now) == 294
+        assert list(db.check()) == []
+
+
+def test_the_text_of_a_schema_keeps_who_the_person_is(tmp_path: Path) -> None:
+    with Database(tmp_path / "db", master_key=MASTER) as db:
+        declare(db, PATIENTS, VISITS)
+        text = to_text(db.schema)
+        loaded = from_text(text).schema
+        assert "  person subject\n" in text
+        assert "  hashed-unique by_email email\n" in text
+        for known, found in zip(
+            sorted(db.schema.proto.tables, key=lambda one: one.name), loaded.tables, strict=True
+        ):
+            assert found.person == known.person
+            assert [one.hashed for one in sorted(found.indexes, key=lambda one: one.name)] == [
+                one.hashed for one in sorted(known.indexes, key=lambda one: one.name)
+            ]

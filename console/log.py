@@ -18,6 +18,7 @@ from everlog.console.following import batches
 from everlog.console.opening import open_database
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.console.tables import TableName
+from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
 from everlog.store.past_log import KINDS, Entry, RowChange, entry_of
 from everlog.store.schema import Schema
@@ -126,13 +127,14 @@ def _commits(
     db: AnyDatabase, after: log_pb2.Cursor, until: int | None, tables: tuple[str, ...], *, follow: bool
 ) -> Iterator[tuple[log_pb2.Commit, Schema]]:
     """Commits, each with the schema in force with it."""
-    schema = Schema(log_pb2.Schema())
+    vault = db.tables.vault if isinstance(db, EmbeddedDatabase) else None
+    schema = Schema(log_pb2.Schema(), vault)
     for batch in batches(db, after, until=until, tables=tables, follow=follow):
         if batch.schema is not None:
-            schema = Schema(batch.schema)
+            schema = Schema(batch.schema, vault)
         for commit in batch.commits:
             if commit.HasField("migration") and commit.migration.HasField("schema"):
-                schema = Schema(commit.migration.schema)
+                schema = Schema(commit.migration.schema, vault)
             yield commit, schema
 
 

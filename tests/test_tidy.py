@@ -53,6 +53,7 @@ LONGER: dict[str, str] = {
     "store/engine.py": "the one module that knows RocksDB",
     "store/log.py": "the one door to the log: every call, with its contract",
     "store/vault.py": "the keys of people: made, used and shredded under one lock",
+    "tests/golden/samples.py": "one of everything that gets onto disk or wire",
     "tests/store/test_committer.py": "every way in which a commit can end, beside each other",
     "tests/store/test_opening.py": "every directory that can be met, beside each other",
 }

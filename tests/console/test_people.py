@@ -1,0 +1,61 @@
+"""The commands about people: one is forgotten, the master key is changed, the log is shown."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.console.conftest import Run
+from tests.store.people import MASTER, OTHER_MASTER, PATIENTS, VISITS, open_people, patient, visit
+
+
+@pytest.fixture
+def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "clinic.db"
+    with open_people(path) as db:
+        db.put(PATIENTS, patient(1, "s-1", name="Ann"))
+        db.put(PATIENTS, patient(2, "s-2", name="Bob"))
+        db.put(VISITS, visit(7, "s-1", "cough"))
+    monkeypatch.setenv("EVERLOG_MASTER_KEY", base64.b64encode(MASTER).decode())
+    return path
+
+
+def test_a_person_is_forgotten_by_a_row_and_by_name(everlog: Run, clinic: Path) -> None:
+    url = f"file:{clinic}"
+    (found,) = everlog("-u", url, "forget", "patients", "1", "--reason", "asked", "--json").json
+    assert (found["rows"], found["seq"]) == (2, 6)
+    assert everlog("-u", url, "scan", "visits").out == ""
+    gone = everlog("-u", url, "forget", "patients", "--person", "s-2", "--reason", "asked", "--actor", "dpo")
+    assert gone.out.startswith("Forgotten: 1 rows, key ")
+    again = everlog("-u", url, "forget", "patients", "--person", "s-2", "--reason", "asked")
+    assert again.code == 1
+    assert "forgotten already" in again.err
+    assert everlog("-u", url, "forget", "patients", "--reason", "asked").code == 2
+
+
+def test_the_log_shows_rows_open_and_says_which_are_erased(
+    everlog: Run, clinic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file:{clinic}"
+    everlog("-u", url, "forget", "patients", "1", "--reason", "asked")
+
+    def changes() -> list[dict[str, Any]]:
+        return [one for commit in everlog("-u", url, "log", "--json").json for one in commit["changes"]]
+
+    assert [one.get("erased") for one in changes()] == [True, None, True, None, None]
+    assert changes()[1]["row"]["name"] == "Bob"
+    monkeypatch.delenv("EVERLOG_MASTER_KEY")
+    assert [one.get("erased") for one in changes()] == [True, True, True, None, None]
+    assert "no master key was given" in everlog("-u", url, "get", "patients", "2").err
+
+
+def test_the_master_key_is_changed(everlog: Run, clinic: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.key").write_bytes(OTHER_MASTER)
+    url = f"file:{clinic}"
+    assert everlog("-u", url, "rotate-key", "--to", str(tmp_path / "new.key"), "--json").json == [{"keys": 3}]
+    assert "master key is not the one" in everlog("-u", url, "scan", "patients").err
+    with open_people(clinic, master_key=OTHER_MASTER) as db:
+        assert db.count(PATIENTS) == 2

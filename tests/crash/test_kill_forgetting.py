@@ -1,0 +1,65 @@
+"""Killed while somebody is forgotten: the Notice is the truth, before it nothing has happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from everlog.store.projection import SHREDDED
+from tests.store.people import PATIENTS, open_people, patient
+
+ROOT = Path(__file__).parents[2]
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from everlog.store import forget
+from everlog.store.committer import Committer
+from everlog.store.engine import Engine
+from everlog.store.slots import Slots
+from everlog.store.vault import Vault
+from tests.store.people import *
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+path, where = Path(sys.argv[1]), sys.argv[2]
+db = open_people(path)
+if where == "before the record":
+    Committer.write_alone = die
+elif where == "before the tables are on disk":
+    Engine.flush = die
+elif where == "before the zeros":
+    Vault.forget = die
+elif where == "before they are synced":
+    Slots.sync = die
+db.forget(PATIENTS, 1)
+"""
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["before the record", "before the tables are on disk", "before the zeros", "before they are synced"],
+)
+def test_forgetting_happens_whole_or_not_at_all(tmp_path: Path, where: str) -> None:
+    path = tmp_path / "db"
+    with open_people(path) as db:
+        for n in range(1, 20):
+            db.put(PATIENTS, patient(n, f"s-{n % 3}", email=f"{n}@x"))
+    died = subprocess.run(
+        [sys.executable, "-c", DIES, str(path), where], cwd=ROOT, env=os.environ, check=False, timeout=60
+    )
+    assert died.returncode == -signal.SIGKILL
+    with open_people(path) as db:
+        noticed = any(db.log.commit(seq).notice.kind == SHREDDED for seq in range(1, db.head + 1))
+        assert noticed == (where != "before the record")
+        key_id = db.log.commit(3).changes[0].key_id
+        assert (key_id in (path / "KEYS").read_bytes()) == (not noticed)
+        assert db.count(PATIENTS) == (12 if noticed else 19)
+        assert list(db.check()) == []
+        assert db.rebuild() == db.hashes()

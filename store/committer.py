@@ -176,7 +176,7 @@ class Committer:
 
     def _write(self, framed: list[bytes], staged: Staged, sync: bool) -> None:
         log = self._log
-        self._settle()
+        self._tables.settle_keys()
         log.append(framed)
         if sync:
             self._sync()
@@ -212,18 +212,13 @@ class Committer:
 
     def append_alone(self, framed: bytes) -> None:
         """Appends one record and waits for the disk, without projecting it. Only inside `alone`."""
-        self._settle()
+        self._tables.settle_keys()
         self._log.append([framed])
         self._sync()
 
     def write_alone(self, framed: bytes, staged: Staged, *, sync: bool = False) -> None:
         """Appends one record, and projects it. Not to disk yet, but with `sync`. Only inside `alone`."""
         self._write([framed], staged, sync=sync)
-
-    def _settle(self) -> None:
-        """Keys of people are on disk before what is sealed with them."""
-        if self._tables.vault is not None:
-            self._tables.vault.settle()
 
     def close(self) -> None:
         """Waits until all that was written is on disk. Afterwards nothing can be committed."""

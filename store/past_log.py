@@ -31,8 +31,9 @@ KINDS = ("commit", "created", "base", "migration", "load", "notice")
 
 class RowChange(NamedTuple):
     """A row that a commit wrote or deleted. `op` is "put" or "delete"; `row` is None where it was
-    deleted or `erased`, which to who has no keys every sealed row is; `prior` is the seq of the version that it replaced, 0: there was none. `table` is
-    the name that it had then; empty for a space that no table had, with `key` as it is encoded."""
+    deleted or `erased`, which to who has no keys every sealed row is; `prior` is the seq of the version
+    that it replaced, 0: there was none. `table` is the name that it had then; empty for a space that no
+    table had, with `key` as it is encoded."""
 
     table: str
     key: tuple[Any, ...]

@@ -89,6 +89,11 @@ class Tables:
             if len(pending.edits) >= KEYS_PER_BATCH:
                 self.settle()
 
+    def settle_keys(self) -> None:
+        """Waits until keys of people are on disk, before what is sealed with them is. Raises DiskError."""
+        if self.vault is not None:
+            self.vault.settle()
+
     def flush(self) -> None:
         """Writes what is pending, so that ranges can be read. Not to disk yet."""
         if self._flushed != self.applied:

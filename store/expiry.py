@@ -84,9 +84,12 @@ def _over(db: Database, start: bytes, end: bytes, most: int) -> tuple[Transactio
 
 
 def _delete(schema: Schema, note: bytes) -> Write | None:
-    """None for a row of a generation that is not the one in force: it goes with its twin."""
+    """None for a row of a generation that is not the one in force: it goes with its twin. And for a sealed
+    one while there are no keys: it waits for them."""
     _, space, key = keys.read_end(note)
     info = schema.spaces.get(space)
+    if info is not None and info.sealing is not None and info.sealing.vault.locked:
+        return None
     return delete(info, key) if info is not None and schema.tables.get(info.name) is info else None
 
 

@@ -20,6 +20,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
 
 from everlog.proto import feed_pb2, log_pb2
+from everlog.store import keys
 from everlog.store.errors import CursorError
 from everlog.store.hashing import TableHash, canonical, content_hash
 from everlog.store.schema import Schema
@@ -153,7 +154,8 @@ class HandMadeLog:
                     space[change.key] = change.row
         return {
             info.name: content_hash(
-                (key, canonical(info, row)) for key, row in sorted(rows.get(info.space, {}).items())
+                (key, canonical(info, key, keys.pack_value(1, row)))
+                for key, row in sorted(rows.get(info.space, {}).items())
             )
             for info in self.schema_at(seq).tables.values()
         }

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everlog.consumers.sqlite_table import SqlTable
+from everlog.store import keys
 from everlog.store.hashing import canonical
 from tests.conformance.sink_log import HandMadeLog, table
 
@@ -64,7 +65,11 @@ rows = st.builds(
 @given(st.lists(rows, max_size=5, unique_by=lambda row: row["id"]))
 def test_any_row_comes_back_as_it_was(rows: list[dict[str, Any]]) -> None:
     messages = [LOG.row("rows", **row) for row in rows]
-    expected = {INFO.own.key_of(one): canonical(INFO, one.SerializeToString()) for one in messages}
+    expected = {
+        key: canonical(INFO, key, keys.pack_value(1, one.SerializeToString()))
+        for one in messages
+        for key in [INFO.own.key_of(one)]
+    }
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute(TABLE.create())
         connection.executemany(TABLE.upsert(), TABLE.parse(one.SerializeToString() for one in messages))

@@ -30,7 +30,7 @@ serve: .venv/demo.stamp
 	PYTHONPATH=examples $(BIN)/python -m flights.serve $(ARGS)
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest --numprocesses 3 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 4 $(ARGS)
 
 torture: .venv/dev.stamp
 	$(BIN)/python -m tests.crash.torture --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

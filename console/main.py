@@ -16,39 +16,12 @@ import io
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from everlog.console import (
-    approve,
-    archive,
-    audit,
-    backup,
-    care,
-    complete,
-    completion,
-    data,
-    database,
-    diff,
-    expire,
-    follow,
-    history,
-    lint,
-    log,
-    migrations_log,
-    new,
-    people,
-    proofs,
-    rollback,
-    rows,
-    schema,
-    serve,
-    status,
-    testdata,
-    up,
-)
 from everlog.console.settings import Settings, common
 from everlog.store.errors import Error
 
@@ -58,12 +31,66 @@ INTERRUPTED, TERMINATED = 130, 143
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
+# Each command, and the module that has it, in the order in which one needs them. It is imported when it
+# is called: all together take half a second.
+COMMANDS = {
+    "new": "new",
+    "build": "new",
+    "lint": "lint",
+    "up": "up",
+    "migrate": "up",
+    "plan": "up",
+    "complete": "complete",
+    "rollback": "rollback",
+    "down": "rollback",
+    "status": "status",
+    "dump": "schema",
+    "load": "schema",
+    "baseline": "schema",
+    "squash": "new",
+    "create": "database",
+    "drop": "database",
+    "wait": "database",
+    "import": "data",
+    "export": "data",
+    "testdata": "testdata",
+    "get": "rows",
+    "scan": "rows",
+    "history": "history",
+    "diff": "diff",
+    "log": "log",
+    "serve": "serve",
+    "propose": "approve",
+    "approve": "approve",
+    "reject": "approve",
+    "migrations": "migrations_log",
+    "follow": "follow",
+    "check": "care",
+    "expire": "expire",
+    "rebuild": "care",
+    "repair": "care",
+    "forget": "people",
+    "rotate-key": "people",
+    "backup": "backup",
+    "verify-backup": "backup",
+    "restore": "backup",
+    "archive": "archive",
+    "keygen": "proofs",
+    "checkpoint": "proofs",
+    "prove": "proofs",
+    "verify": "audit",
+    "tiles": "proofs",
+    "audit": "audit",
+    "completion": "completion",
+}
+
+
 class OutputClosedError(Exception):
     """Raised when whoever reads the output has enough, as `head` has."""
 
 
 class Commands(click.Group):
-    """The commands in the order in which one needs them, not in that of the alphabet."""
+    """Those of COMMANDS."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -72,7 +99,17 @@ class Commands(click.Group):
             raise OutputClosedError from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return command(cmd_name) if cmd_name in COMMANDS else None
+
+
+def command(name: str) -> click.Command:
+    """One of COMMANDS."""
+    module = import_module(f"everlog.console.{COMMANDS[name]}")
+    found: click.Command = getattr(module, {"import": "import_"}.get(name, name.replace("-", "_")))
+    return found
 
 
 @click.group(
@@ -85,59 +122,6 @@ class Commands(click.Group):
 @click.version_option(package_name="everlog", message="everlog %(version)s")
 def cli() -> None:
     """An embedded database that never forgets."""
-
-
-for command in (
-    new.new,
-    new.build,
-    lint.lint,
-    up.up,
-    up.migrate,
-    up.plan,
-    complete.complete,
-    rollback.rollback,
-    rollback.down,
-    status.status,
-    schema.dump,
-    schema.load,
-    schema.baseline,
-    new.squash,
-    database.create,
-    database.drop,
-    database.wait,
-    data.import_,
-    data.export,
-    testdata.testdata,
-    rows.get,
-    rows.scan,
-    history.history,
-    diff.diff,
-    log.log,
-    serve.serve,
-    approve.propose,
-    approve.approve,
-    approve.reject,
-    migrations_log.migrations,
-    follow.follow,
-    care.check,
-    expire.expire,
-    care.rebuild,
-    care.repair,
-    people.forget,
-    people.rotate_key,
-    backup.backup,
-    backup.verify_backup,
-    backup.restore,
-    archive.archive,
-    proofs.keygen,
-    proofs.checkpoint,
-    proofs.prove,
-    audit.verify,
-    proofs.tiles,
-    audit.audit,
-    completion.completion,
-):
-    cli.add_command(command)
 
 
 def main(args: list[str] | None = None) -> None:

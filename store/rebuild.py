@@ -16,15 +16,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlog.store import forget, head
 from everlog.store.engine import Engine
+from everlog.store.equality import compare, telling
 from everlog.store.errors import CorruptionError, Error, OpenError, UnavailableError
-from everlog.store.hashing import TableHash, hashes, same_hash
-from everlog.store.keys import ENDS
+from everlog.store.hashing import TableHash, hashes
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projection import CODE, Target
@@ -35,7 +35,6 @@ from everlog.store.seam import translated
 from everlog.store.tables import read_applied
 from everlog.store.target import FamilyTarget
 from everlog.store.vault import Vault
-from everlog.store.view import View
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
@@ -195,7 +194,7 @@ def _make(  # noqa: PLR0917  the one call is beside it
         engine.flush()
         log.write_head_file(sync=True)
         return hashes(
-            target.view, projector.schema, _telling(progress, "hash rebuilt tables", projector.pending.counts)
+            target.view, projector.schema, telling(progress, "hash rebuilt tables", projector.pending.counts)
         )
     finally:
         engine.close()
@@ -228,31 +227,3 @@ def replay(log: Log, projector: Projector, until: int, progress: OnProgress | No
     projector.flush()
     if progress is not None:
         progress(Progress("rebuild", projector.applied, until, "records"))
-
-
-def compare(
-    live: View, fresh: View, projector: Projector, seq: int, progress: OnProgress | None
-) -> dict[str, TableHash]:
-    """The hashes that the live and the rebuilt tables share. Raises CorruptionError naming the
-    tables that differ."""
-    tell = _telling(progress, "compare tables", projector.pending.counts)
-    found = {
-        name: same_hash(fresh, live, info, tell) for name, info in sorted(projector.schema.tables.items())
-    }
-    different = [name for name, result in found.items() if result is None]
-    if different:
-        raise CorruptionError(
-            f"at record {seq} the live tables are not what the log says: {', '.join(different)}; nothing was"
-            " switched. The log is the truth: `everlog check` tells which rows, `everlog repair --tables`"
-            " takes those of the log",
-            seq=seq,
-            tables=different,
-        )
-    return {name: result for name, result in found.items() if result is not None}
-
-
-def _telling(progress: OnProgress | None, step: str, counts: dict[int, int]) -> Callable[[int], None] | None:
-    if progress is None:
-        return None
-    total = sum(rows for space, rows in counts.items() if space != ENDS)
-    return lambda done: progress(Progress(step, done, total))

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from everlog.console.main import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 
 FLOORS = (
@@ -61,6 +63,7 @@ LONGER: dict[str, str] = {
 # file: how it is started, where no other module imports it.
 STARTED = {
     "console/main.py": "the command `everlog`",
+    **{f"console/{module}.py": "a command of it" for module in COMMANDS.values()},
     "everlog/testing.py": "pytest finds it, by its entry point",
     "proto/generate.py": "make proto",
 }

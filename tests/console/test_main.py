@@ -9,11 +9,8 @@ import click
 import pytest
 
 from everlog.console.completion import SHELLS
-from everlog.console.main import cli
+from everlog.console.main import COMMANDS, cli, command
 from tests.console.conftest import Run
-
-COMMANDS = sorted(cli.commands)
-
 
 HOUSE = """
     new build up migrate status import export serve follow get scan log rebuild check create drop wait
@@ -52,7 +49,7 @@ def test_what_is_interrupted_exits_with_130(everlog: Run, monkeypatch: pytest.Mo
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.commands["check"], "callback", interrupted)
+    monkeypatch.setattr(command("check"), "callback", interrupted)
     ended = everlog("check")
     assert (ended.code, ended.err.strip()) == (130, "interrupted")
 
@@ -64,7 +61,7 @@ def test_a_shell_is_taught_to_complete(everlog: Run, shell: str) -> None:
 
 def test_names_of_tables_are_completed_from_the_database(everlog: Run, books: Path) -> None:
     context = click.Context(cli)
-    (argument, *_) = cli.commands["scan"].params
+    (argument, *_) = command("scan").params
     assert isinstance(argument, click.Argument)
     assert [item.value for item in argument.type.shell_complete(context, argument, "bo")] == ["books"]
     os.environ["DATABASE_URL"] = "file:nowhere.db"

@@ -26,8 +26,9 @@ def test_every_command_and_option_that_the_page_names_is_there() -> None:
             name = words.pop(0)
             if name == "COMMAND":
                 break
-            assert name in command.commands, f"everlog {name}"
-            command = command.commands[name]
+            found = command.get_command(click.Context(command), name)
+            assert found is not None, f"everlog {name}"
+            command = found
         options = {option for parameter in command.params for option in parameter.opts}
         for word in words:
             if word.startswith("--") and command is not cli:

@@ -19,8 +19,8 @@ WITH_CITY = "string faa = 1; string name = 2; string city = 3;"
 INDEXED = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME),))'
 UNIQUE = INDEXED.replace("NAME)", "NAME, unique=True)")
 DEADLY_POINTS = 30  # more than two returns have
-# Every other one, or with time for it (CONTRIBUTING.md) each.
-EACH = 1 if os.environ.get("EVERLOG_TORTURE_S") else 2
+# Every third, or with time for it (CONTRIBUTING.md) each.
+EACH = 1 if os.environ.get("EVERLOG_TORTURE_S") else 3
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
 import pytest
 
-from everlog import MigrationError, migrations
+from everlog import MigrationError, SchemaError, migrations
 from everlog.migrations import State
 from everlog.store.database import Database
 from tests.migrations.project import Project
+from tests.migrations.test_online import TWO
 
 LATE = 20260101000001
 WITH_ALT = "string faa = 1; string name = 2; int32 alt = 3;"
@@ -75,3 +76,24 @@ def test_in_an_empty_database_the_order_is_that_of_the_folders(
         migrations.apply(fresh, newer.path, out_of_order=True)
         assert fresh.schema.tables.keys() == db.schema.tables.keys()
         assert not any(info.late for info in migrations.status(fresh, newer.path))
+
+
+def test_rows_are_rewritten_late_if_no_newer_migration_decides_on_their_table(
+    project: Project, db: Database
+) -> None:
+    project.add("one", version=20260101000000)
+    others(project, 20260101000002)
+    old = project.build().load()[0].tables[0]
+    migrations.apply(db, project.path)
+    db.load(old, [old.model(faa=f"A{number:04}", name=f"John {number}") for number in range(2000)])
+    code = project.add("two", **{**TWO, "version": LATE}) / "__init__.py"  # type: ignore[arg-type]
+    code.write_text(code.read_text().replace('NAME = field("name", 2, STRING)\n', ""))
+    new = project.build().load()[1].tables[0]
+    migrations.apply(db, project.path, out_of_order=True)
+    assert db.schema.version == 20260101000002
+    assert db.count(new.by_first, "John") == 2000
+    with pytest.raises(SchemaError, match=f"were rewritten by migration {LATE}"):
+        db.get(old, "A0001")
+    migrations.rollback(db, source=project.path)
+    assert db.get(old, "A0001") == old.model(faa="A0001", name="John 1")
+    assert list(db.check()) == []

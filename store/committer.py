@@ -32,7 +32,7 @@ from everlog.store.repeated import other_content
 from everlog.store.seam import translate
 from everlog.store.tables import Tables
 from everlog.store.transaction import ANONYMOUS, About, CommitResult, Metadata, Transaction
-from everlog.store.turns import Alone, Ticket, Turns
+from everlog.store.turns import Alone, Turns
 from everlog.store.validate import Validator
 
 GROUP_MAX = 256
@@ -62,15 +62,13 @@ class Committer:
         if about is not None:
             transaction.about = about
         if turns.enter(transaction):
-            followers: list[Ticket] = []
+            followers: list[Transaction] = []
             try:
                 if turns.waiting:
-                    followers = turns.gather(GROUP_MAX)
-                self._run(
-                    [transaction, *cast("list[Transaction]", followers)] if followers else [transaction]
-                )
+                    followers = cast("list[Transaction]", turns.gather(GROUP_MAX))
+                self._run([transaction, *followers])
             except BaseException:  # interrupted between two steps
-                answer_unwritten(cast("list[Transaction]", followers), self._log.written)
+                answer_unwritten(followers, self._log.written)
                 raise
             finally:
                 turns.leave()
@@ -216,9 +214,15 @@ class Committer:
         self._log.append([framed])
         self._sync()
 
-    def write_alone(self, framed: bytes, staged: Staged, *, sync: bool = False) -> None:
-        """Appends one record, and projects it. Not to disk yet, but with `sync`. Only inside `alone`."""
-        self._write([framed], staged, sync=sync)
+    def commit_alone(self, transaction: Transaction, *, sync: bool) -> int:
+        """As `commit`, without waiting for a turn; returns its seq. Only inside `alone`."""
+        framed, staged = self._accept(transaction, seq := self._log.written + 1, None)
+        self._write([framed], staged, sync)
+        return seq
+
+    def write_alone(self, framed: bytes, staged: Staged) -> None:
+        """Appends one record, and projects it. Not to disk yet. Only inside `alone`."""
+        self._write([framed], staged, sync=False)
 
     def close(self) -> None:
         """Waits until all that was written is on disk. Afterwards nothing can be committed."""

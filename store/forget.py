@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from everlog.proto import log_pb2
-from everlog.store import codec, keys, record
-from everlog.store.committer import commit_of
+from everlog.store import codec, keys
 from everlog.store.engine import Engine
 from everlog.store.errors import Error, RowError
 from everlog.store.fields import descriptor_of, encode_values, resolve
-from everlog.store.projection import SHREDDED, edit_notes
+from everlog.store.projection import SHREDDED
 from everlog.store.projector import build_index
 from everlog.store.schema import TableInfo
 from everlog.store.tables import Tables
@@ -49,7 +48,7 @@ def forget(db: Database, name: str, key: Any, person: Any, metadata: Metadata) -
 
 
 def _forget(db: Database, name: str, key: Any, person: Any, metadata: Metadata) -> Forgotten:
-    committer, tables, log = db.committer, db.tables, db.log
+    committer, tables = db.committer, db.tables
     with committer.alone():
         info = tables.schema.table(name)
         if info.sealing is None:
@@ -60,15 +59,9 @@ def _forget(db: Database, name: str, key: Any, person: Any, metadata: Metadata) 
         transaction = Transaction(db, metadata)
         for row in rows_under(tables, key_id):
             transaction.writes[row.full] = row
-        seq = log.written + 1
-        commit = commit_of(metadata, seq, db.clock.now(), tables.schema.version)
-        commit.notice.MergeFrom(log_pb2.Notice(kind=SHREDDED, subject=name, detail=key_id))
-        parts = [commit.SerializeToString()]
-        staged = committer.validator.stage(transaction, None, tables.schema, seq, parts)
-        edit_notes(staged.edits, commit)
-        framed, _ = record.frame_parts(parts)
-        tables.window.add(seq, list(staged.edits))
-        committer.write_alone(framed, staged, sync=True)
+        notice = log_pb2.Notice(kind=SHREDDED, subject=name, detail=key_id)
+        transaction.about = lambda commit: commit.notice.CopyFrom(notice)
+        seq = committer.commit_alone(transaction, sync=True)
         shred(db.engine, tables)
     return Forgotten(seq, key_id, len(transaction.writes))
 

@@ -19,11 +19,9 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
-from everlog.store import keys, record, write
-from everlog.store.committer import commit_of
+from everlog.store import keys, write
 from everlog.store.errors import Error, MigrationError, RowError, UniqueError
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.projection import edit_notes
 from everlog.store.reader import Reader
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.table import Table
@@ -129,29 +127,21 @@ class _Remake:
         """Appends what was gathered as one record."""
         if not self.chunk:
             return
-        db, schema = self._db, self._db.schema
-        transaction = Transaction(db, ANONYMOUS)
-        transaction.writes.update(self.chunk)
-        seq = db.log.written + 1
-        commit = commit_of(ANONYMOUS, seq, db.clock.now(), schema.version)
         last = next(reversed(self.chunk.values()))
-        commit.migration.MergeFrom(
-            log_pb2.Migration(
-                step=log_pb2.Migration.BACKFILL,
-                version=self._migration.version,
-                name=self._migration.name,
-                cursor=keys.SPACE.pack(last.info.space) + last.key,
-                rows=self.rows,
-            )
+        step = log_pb2.Migration(
+            step=log_pb2.Migration.BACKFILL,
+            version=self._migration.version,
+            name=self._migration.name,
+            cursor=keys.SPACE.pack(last.info.space) + last.key,
+            rows=self.rows,
         )
-        parts = [commit.SerializeToString()]
+        transaction = Transaction(self._db, ANONYMOUS)
+        transaction.writes.update(self.chunk)
+        transaction.about = lambda commit: commit.migration.CopyFrom(step)
         try:
-            what = db.committer.validator.stage(transaction, None, schema, seq, parts)
+            self._db.committer.commit_alone(transaction, sync=False)
         except UniqueError as error:
             raise _failed(f"yields {error}", self.rows, **error.facts) from error
-        edit_notes(what.edits, commit)
-        framed, _ = record.frame_parts(parts)
-        db.committer.write_alone(framed, what)
         self.chunk, self._bytes = {}, 0
 
 

@@ -31,7 +31,7 @@ def die(*_, **__):
 path, where = Path(sys.argv[1]), sys.argv[2]
 db = open_people(path)
 if where == "before the record":
-    Committer.write_alone = die
+    Committer._write = die
 elif where == "before the tables are on disk":
     Engine.flush = die
 elif where == "before the zeros":

@@ -7,6 +7,7 @@ a migration rewrote them, are compared by the numbers of their fields.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
@@ -20,7 +21,7 @@ class Image:
     """A row as one version of it was: `raw` None: deleted, or erased. Raises CorruptionError for what is
     no row of the table."""
 
-    __slots__ = ("erased", "info", "own", "raw", "row")
+    __slots__ = ("erased", "info", "own", "raw", "row", "values")
 
     def __init__(
         self, info: TableInfo, model: type[Message], raw: bytes | None, *, erased: bool = False
@@ -29,6 +30,7 @@ class Image:
         # As `model`, and as the model that the log carries, to be compared with others of it.
         self.row: Any = None if raw is None else parse(info, model, raw)
         self.own: Any = self.row if model is info.model or raw is None else parse(info, info.model, raw)
+        self.values: Sequence[tuple[Any, Any]] = () if self.own is None else self.own.ListFields()
 
     @property
     def is_there(self) -> bool:
@@ -65,28 +67,18 @@ def changed(before: Image | None, after: Image) -> tuple[str, ...]:
     deleted none."""
     if after.raw is None or (before is not None and before.raw == after.raw and before.info is after.info):
         return ()
-    new = after.own
     if before is None or before.raw is None:
-        return tuple(field.name for field, _ in new.ListFields())
-    old = before.own
-    if old.DESCRIPTOR is new.DESCRIPTOR:
-        if old == new:
-            return ()
-        first, second = dict(_values(old)), dict(_values(new))
-    else:
-        first, second = dict(_plain(old)), dict(_plain(new))
-    names = {field.number: field.name for field in (*old.DESCRIPTOR.fields, *new.DESCRIPTOR.fields)}
+        return tuple(field.name for field, _ in after.values)
+    same = before.own.DESCRIPTOR is after.own.DESCRIPTOR
+    old, new = before.values, after.values
+    if same and [field for field, _ in old] == [field for field, _ in new]:
+        return tuple(field.name for (field, was), (_, now) in zip(old, new, strict=True) if was != now)
+    first, second = (
+        {field.number: value if same else _bytes(value) for field, value in one} for one in (old, new)
+    )
+    names = {field.number: field.name for field, _ in (*old, *new)}
     numbers = sorted(first.keys() | second.keys())
     return tuple(names[number] for number in numbers if first.get(number) != second.get(number))
-
-
-def _values(row: Message) -> list[tuple[int, Any]]:
-    return [(field.number, value) for field, value in row.ListFields()]
-
-
-def _plain(row: Message) -> list[tuple[int, Any]]:
-    """Values that can be compared though their messages are of two models."""
-    return [(field.number, _bytes(value)) for field, value in row.ListFields()]
 
 
 def _bytes(value: Any) -> Any:

@@ -177,12 +177,13 @@ class Log:
             parts, seq = self.trimmed.some(after, last, max_bytes)
             return b"".join(parts), seq
         parts = []
-        size, left = 0, last - after
+        size, left, most = 0, last - after, 2
         source = self._from(after + 1, last)
-        while size < max_bytes and (some := list(islice(source, min(left, READ_AT_ONCE)))):
+        while size < max_bytes and (some := list(islice(source, min(left, most)))):
             parts += some
             size += sum(map(len, some))
             left -= len(some)
+            most = min((max_bytes - size) * len(parts) // size + 1, READ_AT_ONCE)  # what is likely to fit
         while size > max_bytes and len(parts) > 1:
             size -= len(parts.pop())
         seq = after + len(parts)

@@ -114,16 +114,13 @@ def _packed(
     blocks: Iterator[Records], known: Manifest, last: int, progress: OnProgress | None
 ) -> Iterator[tuple[Segment, bytes, Head]]:
     """Segments of these blocks, which go on after what is known, and the last record of each."""
-    before, first, end = known.last, None, known.last
+    before = known.last
     under_way: deque[Future[Packed]] = deque()
     done: list[Packed] = []
     size = 0
     with ThreadPoolExecutor(THREADS, "everlog-backup") as pool:
         for block in blocks:
-            framed = segments.check_records(block.data, block.first, "the log")
-            end = segments.head_of(framed)
-            first = first or segments.head_of(block.data)
-            under_way.append(pool.submit(segments.pack_block, block.data, block.first))
+            under_way.append(pool.submit(segments.pack_block, block.data, block.first, "the log"))
             size += len(block.data)
             if progress is not None:
                 progress(Progress("back up", block.last, last, "records"))
@@ -131,9 +128,10 @@ def _packed(
                 done.append(under_way.popleft().result())
             if size >= SEGMENT_BYTES or block.last == last:
                 done += [one.result() for one in under_way]
-                yield *segments.pack(known.uuid, before, first, end, done), end
-                before, first, done, size = end, None, [], 0
                 under_way.clear()
+                end = done[-1].last
+                yield *segments.pack(known.uuid, before, done), end
+                before, done, size = end, [], 0
 
 
 def _store(to: Place, made: Segment, data: bytes) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 from zlib import crc32
 
@@ -34,6 +35,7 @@ BLOCK_BYTES = 1 << 20  # of records, before they are compressed
 SEGMENT_BYTES = 64 << 20
 LEVEL = 1  # measured: a third faster than 3, and no larger
 MAGIC = b"everlog\x01"
+COPIED_MAX = 1024  # bytes that are sooner copied than viewed
 
 HEADER_TAG, INDEX_TAG = 0x184D2A50, 0x184D2A5E
 FRAME = struct.Struct("<II")
@@ -89,36 +91,39 @@ class Block(NamedTuple):
 class Packed(NamedTuple):
     """A block before it is in a segment."""
 
-    first: int
+    first: Head
+    last: Head
     raw: int
     data: bytes
+    sha256: bytes
 
 
-def pack_block(records: bytes, first: int) -> Packed:
-    """Joined records as a block. Lets go of the interpreter's lock."""
-    packer = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
-    return Packed(first, len(records), packer.compress(records))
+def pack_block(records: bytes, first: int, where: str) -> Packed:
+    """Joined records, from `first` on, checked, as a block. Lets go of the interpreter's lock but for small
+    records. Raises CorruptionError naming the record."""
+    last = head_of(check_records(records, first, where))
+    data = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(records)
+    return Packed(head_of(records), last, len(records), data, hashlib.sha256(data).digest())
 
 
-def pack(
-    database: bytes, before: Head, first: Head, last: Head, blocks: list[Packed]
-) -> tuple[Segment, bytes]:
+def pack(database: bytes, before: Head, blocks: list[Packed]) -> tuple[Segment, bytes]:
     """A segment of these blocks, and what a manifest says of it."""
+    first, last = blocks[0].first, blocks[-1].last
     content = HEADER.pack(
         MAGIC, database, first.seq, last.seq, first.time_ns, last.time_ns, before.schema, before.checksum,
         last.checksum,
     )  # fmt: skip
     parts, offset, index = [FRAME.pack(HEADER_TAG, len(content)), content], HEADER_SIZE, []
     for block in blocks:
-        sha256 = hashlib.sha256(block.data).digest()
-        index.append(ENTRY.pack(block.first, offset, len(block.data), block.raw, sha256))
+        index.append(ENTRY.pack(block.first.seq, offset, len(block.data), block.raw, block.sha256))
         parts.append(block.data)
         offset += len(block.data)
     size = ENTRY.size * len(index) + END.size
     parts += [FRAME.pack(INDEX_TAG, size), *index, struct.pack(">I", len(index))]
     body = b"".join(parts)
-    digest = hashlib.sha256(body).digest()
-    data = body + digest
+    whole = hashlib.sha256(body)
+    data = body + whole.digest()
+    whole.update(data[len(body) :])
     segment = Segment(
         name=f"{first.seq:016d}-{last.seq:016d}.zst",
         first=first.seq,
@@ -130,7 +135,7 @@ def pack(
         checksum=last.checksum,
         raw=sum(block.raw for block in blocks),
         size=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=whole.hexdigest(),
     )
     return segment, data
 
@@ -208,25 +213,39 @@ def check_records(records: bytes, first: int, where: str) -> bytes:
     """Checks joined records, dense from `first` on, each with its checksum; returns the last of them,
     framed. Raises CorruptionError naming the record."""
     at = start = 0
-    seq, size, view = first, len(records), memoryview(records)
+    seq, size, view, begins = first, len(records), memoryview(records), _beginnings(first)
     try:
         while at < size:
             start = at
             if records[at] != 0x0A:
                 raise CorruptionError("it is not framed")
-            length = records[at + 1]
+            length, more = records[at + 1], records[at + 2]
             at += 2
             if length > 0x7F:
-                length, at = record.read_varint(records, at - 1)
+                if more < 0x80:
+                    length, at = length & 0x7F | more << 7, at + 1
+                else:
+                    length, at = record.read_varint(records, at - 1)
             end = at + length
             if end > size or records[end - 5] != record.CHECKSUM_TAG:
                 raise CorruptionError("it does not end in a checksum")
-            if crc32(view[at : end - 5]) != _CRC.unpack_from(records, end - 4)[0]:
+            body = records[at : end - 5] if length < COPIED_MAX else view[at : end - 5]
+            if crc32(body) != _CRC.unpack_from(records, end - 4)[0]:
                 raise CorruptionError("its checksum does not match its bytes")
-            if record.read_varint(records, at + 1)[0] != seq:
+            if not records.startswith(next(begins), at) and record.read_varint(records, at + 1)[0] != seq:
                 raise CorruptionError(f"another is in its place: {record.read_varint(records, at + 1)[0]}")
             at = end
             seq += 1
     except (CorruptionError, IndexError, struct.error) as error:
         raise CorruptionError(f"{where}: record {seq} is damaged: {error}", place=where, seq=seq) from None
     return records[start:at]
+
+
+def _beginnings(seq: int) -> Iterator[bytes]:
+    """How records from a seq on begin: with the tag of their seq, and that. Of 128 in a row only the
+    lowest byte differs."""
+    while True:
+        high = record.varint(seq >> 7) if seq >> 7 else b""
+        for low in range(seq & 0x7F, 0x80):
+            yield bytes((0x08, low | 0x80 if high else low)) + high
+        seq = (seq | 0x7F) + 1

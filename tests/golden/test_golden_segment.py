@@ -28,9 +28,9 @@ def test_a_segment_of_then_is_read() -> None:
 
 def test_a_segment_of_now_is_laid_out_as_one_of_then() -> None:
     (block,) = segment.read_index(GOLDEN, NAME)
-    packed = segment.Packed(3, block.raw, GOLDEN[block.offset :][: block.size])
     before, first, last = (segment.head_of(RECORDS[name]) for name in ("migration", "put", "replace"))
-    found, data = segment.pack(DATABASE.bytes, before, first, last, [packed])
+    packed = segment.Packed(first, last, block.raw, GOLDEN[block.offset :][: block.size], block.sha256)
+    found, data = segment.pack(DATABASE.bytes, before, [packed])
     assert (found.name, data) == (NAME, GOLDEN)
 
 

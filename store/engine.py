@@ -18,6 +18,7 @@ projected again from the log on opening.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ class Engine:
         self._scratch = Temporary("everlog-reading-") if secondary else None
         self._opened = 0
         self.rebuilding = threading.Lock()
+        self._live_writes = itertools.count(1)
+        self.live_write = 0  # the last that was begun, of the live tables
         self._cache = Cache(CACHE_BYTES)
         # rocksdict lets nobody close a column family that another thread compacts or flushes.
         self._care = threading.Lock()
@@ -187,8 +190,10 @@ class Engine:
                 outcome="unknown",
             ) from error
 
-    def write_data(self, writes: WriteBatch) -> None:
-        """Writes a projection, all or nothing, without the write-ahead log."""
+    def write_data(self, writes: WriteBatch, *, live: bool = False) -> None:
+        """Writes a projection, all or nothing, without the write-ahead log; `live`: that of the tables."""
+        if live:
+            self.live_write = next(self._live_writes)  # before: who sees the same one saw nothing of this
         try:
             self._write(writes, self._no_wal)
         except Exception as error:

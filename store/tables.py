@@ -147,7 +147,7 @@ class Tables:
 
     def moment(self) -> View:
         """A view that is kept. Call it with the lock."""
-        view: View = SnapshotView(self._engine.data)
+        view: View = SnapshotView(self._engine)
         if isinstance(self.target, MemoryTarget):
             view = self.target.over(view)
         if self._flushed != self.applied:

@@ -39,12 +39,12 @@ class FamilyTarget:
 
     def write(self, writes: Batch) -> None:
         assert isinstance(writes, WriteBatch)
-        self._engine.write_data(writes)
+        self._engine.write_data(writes, live=self.family is None)
 
     def delete(self, start: bytes, end: bytes) -> None:
         writes = WriteBatch(raw_mode=True)
         writes.delete_range(start, end, self.handle or self._engine.data_handle)
-        self._engine.write_data(writes)
+        self._engine.write_data(writes, live=self.family is None)
 
 
 class MemoryTarget:

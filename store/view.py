@@ -9,8 +9,8 @@
 rocksdict's `Snapshot` finds single keys as of its moment, but iterates over the newest state
 (tests/store/test_engine_facts.py). What keeps a moment for ranges is an iterator made then:
 
-    items() ─▶ nothing was written since?  ─▶ a new iterator, in chunks
-               else the one from then      ─▶ in chunks, each after a seek
+    items() ─▶ nothing was written to it since?  ─▶ a new iterator, in chunks
+               else the one from then            ─▶ in chunks, each after a seek
 
 Invariants
   (1) an iteration that ends has come to its end: a damaged block raises CorruptionError;
@@ -85,12 +85,12 @@ class LiveView(View):
 class SnapshotView(View):
     """The tables as they were when it was made. `close` lets the store forget that moment."""
 
-    def __init__(self, family: Any) -> None:
-        """Nothing may be written to the family meanwhile."""
-        self._family = family
+    def __init__(self, engine: Engine) -> None:
+        """Nothing may be written to the tables meanwhile."""
+        family: Any = engine.data
+        self._engine, self._written, self._family = engine, engine.live_write, family
         self._snapshot = family.snapshot()
         self._cursor = family.iter()
-        self._written = family.latest_sequence_number()
         self._lock = threading.Lock()  # of the cursor
         self._held: list[list[Any]] = []
 
@@ -108,7 +108,7 @@ class SnapshotView(View):
         family = self._open()
         try:
             held = [family.items(backwards=reverse, from_key=end if reverse else start)]
-            moved = family.latest_sequence_number() != self._written
+            moved = self._engine.live_write != self._written
         except Exception:  # noqa: BLE001  dropped by a rebuild; the cursor still has it, or tells
             held, moved = [], True
         if moved:

@@ -107,20 +107,6 @@ def test_an_iterator_is_of_the_moment_when_it_was_made(make: Maker) -> None:
     assert len(list(rows)) == 100
 
 
-def test_the_sequence_number_tells_whether_anything_was_written(make: Maker) -> None:
-    db = make("db", "other")
-    other = db.get_column_family("other")
-    before = db.latest_sequence_number()
-    assert other.latest_sequence_number() == before
-    db[b"a"] = b"1"
-    between = other.latest_sequence_number()
-    batch = WriteBatch(raw_mode=True)
-    batch.delete_range(b"a", b"b")
-    db.write(batch)
-    assert before < between < db.latest_sequence_number()
-    other.close()
-
-
 def test_backwards_starts_at_or_before_its_key(make: Maker) -> None:
     db = make()
     for key in (b"a", b"c", b"e"):

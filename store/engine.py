@@ -38,6 +38,7 @@ from rocksdict import (
 )
 
 from everlog.store.errors import ClosedError, DiskError, Error
+from everlog.store.linked import link, needs_links
 from everlog.store.seam import translate, translated
 from everlog.store.temporary import Temporary
 
@@ -81,7 +82,7 @@ class Engine:
             raise
 
     def _open(self) -> None:
-        directory = str(self.path / "db")
+        directory = str(self._linked() or self.path / "db")
         exists = (self.path / "db" / "CURRENT").exists()
         names = Rdict.list_cf(directory, _options(self._cache)) if exists else ["default"]
         if not any(name.startswith("data-") for name in names):  # it is made now, or was when it was killed
@@ -107,6 +108,14 @@ class Engine:
         self._put_log = self.log.put
         self._write = self._db.write
         self.get = self.data.get
+
+    def _linked(self) -> Path | None:
+        """Where a reader opens what lies in a place that cannot be written."""
+        if self._scratch is None or not needs_links(self.path / "db"):
+            return None
+        with translated(f"reading {self.path}"):
+            link(self.path / "db", self._scratch.path / "db")
+        return self._scratch.path / "db"
 
     @property
     def next_name(self) -> str:
@@ -294,6 +303,7 @@ class Engine:
         with translated(f"reading {self.path}"):
             for left in range(REOPENINGS, -1, -1):
                 try:
+                    self._linked()
                     self._db.try_catch_up_with_primary()
                     if self._live_name() == self.data_name:
                         return

@@ -120,8 +120,9 @@ class Pending:
 
     def flush(self, seq: int, checksum: int) -> None:
         """Writes it all, as of the record at `seq`. Those who read meanwhile see it throughout."""
-        writes = self.target.batch()
-        for full, value in self.edits.items():
+        writes, edits = self.target.batch(), self.edits
+        for full in sorted(edits):  # RocksDB takes neighbours in a third of the time
+            value = edits[full]
             if value is None:
                 del writes[full]
             else:

@@ -95,21 +95,25 @@ class Versions:
             self._project(upto, progress)
 
     def _project(self, upto: int, progress: OnProgress | None) -> None:
-        family = self._writable()
-        batch, seq, framed, start = _batch(family[1]), self.applied, b"", self.applied
+        handle = self._writable()[1]
+        found, seq, framed, start = dict[bytes, bytes](), self.applied, b"", self.applied
         for seq, framed in self._log.scan(start, upto):
             tail = _U64.pack(_MASK ^ seq)
             for space, op, key, offset, size in changes(framed, seq):
-                batch[_U32.pack(space) + key + tail] = packed(op, offset, size)
-            if len(batch) >= WRITE_AT:
-                self._write(batch, seq, framed)
-                batch = _batch(family[1])
+                found[_U32.pack(space) + key + tail] = packed(op, offset, size)
+            if len(found) >= WRITE_AT:
+                self._write(found, handle, seq, framed)
+                found.clear()
                 if progress is not None:
                     progress(Progress("read the log for versions", seq - start, upto - start, "records"))
         if seq > self.applied:
-            self._write(batch, seq, framed)
+            self._write(found, handle, seq, framed)
 
-    def _write(self, batch: WriteBatch, seq: int, framed: bytes) -> None:
+    def _write(self, found: dict[bytes, bytes], handle: ColumnFamily, seq: int, framed: bytes) -> None:
+        batch = WriteBatch(raw_mode=True)
+        batch.set_default_column_family(handle)
+        for full in sorted(found):  # RocksDB takes neighbours in a third of the time
+            batch[full] = found[full]
         batch[APPLIED] = keys.APPLIED.pack(seq, record.checksum_of(framed))
         engine = self._scratch[1] if self._scratch else self._engine
         engine.write_data(batch)
@@ -242,9 +246,3 @@ def place_of(full: bytes, value: bytes) -> Place:
         return Place(seq, value[0], value[1], value[2] & 0x7F | value[3] << 7)
     offset, at = read_varint(value, 1)
     return Place(seq, value[0], offset, read_varint(value, at)[0])
-
-
-def _batch(handle: ColumnFamily) -> WriteBatch:
-    writes = WriteBatch(raw_mode=True)
-    writes.set_default_column_family(handle)
-    return writes

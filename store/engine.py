@@ -65,7 +65,7 @@ class Engine:
         self._opened = 0
         self.rebuilding = threading.Lock()
         self._live_writes = itertools.count(1)
-        self.live_write = 0  # the last that was begun, of the live tables
+        self.live_write = 0  # the last change of the live tables that was begun
         self._cache = Cache(CACHE_BYTES)
         # rocksdict lets nobody close a column family that another thread compacts or flushes.
         self._care = threading.Lock()
@@ -202,11 +202,15 @@ class Engine:
     def write_data(self, writes: WriteBatch, *, live: bool = False) -> None:
         """Writes a projection, all or nothing, without the write-ahead log; `live`: that of the tables."""
         if live:
-            self.live_write = next(self._live_writes)  # before: who sees the same one saw nothing of this
+            self._begin_live_write()
         try:
             self._write(writes, self._no_wal)
         except Exception as error:
             raise translate(error, f"writing tables in {self.path}") from error
+
+    def _begin_live_write(self) -> None:
+        """Before it begins: whoever has read something and sees the same number saw nothing of it."""
+        self.live_write = next(self._live_writes)
 
     def create_family(self, name: str) -> tuple[Rdict, ColumnFamily]:
         with translated(f"creating {name}"):
@@ -303,6 +307,7 @@ class Engine:
         with translated(f"reading {self.path}"):
             for left in range(REOPENINGS, -1, -1):
                 try:
+                    self._begin_live_write()
                     self._linked()
                     self._db.try_catch_up_with_primary()
                     if self._live_name() == self.data_name:

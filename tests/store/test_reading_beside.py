@@ -60,6 +60,18 @@ def test_refreshed_it_sees_what_was_written_since(writer: Database, reader: Data
     same(writer, reader)
 
 
+def test_a_moment_stays_what_it_is_when_the_reader_is_refreshed(writer: Database, reader: Database) -> None:
+    with reader.snapshot() as moment:
+        before = list(reader.scan(ITEMS))
+        writer.load(ITEMS, items(1, 1600, text="new"))
+        writer.tables.flush()
+        writer.engine.flush()
+        assert reader.refresh() == writer.head
+        assert list(reader.scan(ITEMS)) == items(1, 1600, text="new")
+        assert list(moment.scan(ITEMS)) == before == items(1, 1500)
+        assert list(moment.scan(ITEMS, reverse=True)) == before[::-1]
+
+
 def test_it_goes_on_reading_though_the_files_under_it_are_replaced(
     writer: Database, reader: Database
 ) -> None:

@@ -246,6 +246,5 @@ def _beginnings(seq: int) -> Iterator[bytes]:
     lowest byte differs."""
     while True:
         high = record.varint(seq >> 7) if seq >> 7 else b""
-        for low in range(seq & 0x7F, 0x80):
-            yield bytes((0x08, low | 0x80 if high else low)) + high
+        yield from (bytes((0x08, low | 0x80 if high else low)) + high for low in range(seq & 0x7F, 0x80))
         seq = (seq | 0x7F) + 1

@@ -19,11 +19,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from google.protobuf.message import DecodeError, EncodeError
-
 from everlog.store import keys
 from everlog.store.errors import SealedError
-from everlog.store.record import row_head
+from everlog.store.many import are_canonical
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.view import Item, View
 
@@ -82,23 +80,12 @@ def _joined(info: TableInfo, items: list[Item]) -> bytes:
     """What of some rows is hashed. Raises CorruptionError."""
     skip, header_size, row_of = len(info.row_prefix), keys.HEADER_SIZE, keys.row_of
     rows = [] if info.sealed else [row_of(value) if value[0] else value[header_size:] for _, value in items]
-    if info.sealed or not _are_canonical(info, rows):
+    if info.sealed or not are_canonical(info, rows):
         rows = [canonical(info, full[skip:], value) for full, value in items]
     length, parts = _LENGTH.pack, list[bytes]()
     for (full, _), row in zip(items, rows, strict=True):
         parts += (length(len(full) - skip), full[skip:], length(len(row)), row)
     return b"".join(parts)
-
-
-def _are_canonical(info: TableInfo, rows: list[bytes]) -> bool:
-    """Whether each row is what it would be serialised as: most are, and it is seen of many at once."""
-    framed = b"".join([part for row in rows for part in (row_head(len(row)), row)])
-    try:
-        message = info.rows.FromString(framed)
-        message.DiscardUnknownFields()
-        return message.SerializeToString(deterministic=True) == framed
-    except (DecodeError, EncodeError):  # said of the one that it is
-        return False
 
 
 def same_hash(

@@ -73,12 +73,6 @@ REQUIRES_EXPIRY = bytes((0x5A, 1, log_pb2.EXPIRY))  # the field `requires` of a 
 
 _VARINTS_MAX = 4096
 _VARINTS = [varint(value) for value in range(_VARINTS_MAX)]
-_ROW_HEADS = [b"\x0a" + length for length in _VARINTS]
-
-
-def row_head(size: int) -> bytes:
-    """What stands before a row of so many bytes in a message of many (`Schema.rows`)."""
-    return _ROW_HEADS[size] if size < _VARINTS_MAX else b"\x0a" + varint(size)
 
 
 def seal(body: bytes) -> bytes:

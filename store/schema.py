@@ -15,7 +15,7 @@ from functools import cached_property
 from types import NoneType
 from typing import TYPE_CHECKING, Any, cast
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import log_pb2
@@ -117,22 +117,6 @@ class Schema:
     def model(self, full_name: str) -> type[Message]:
         return message_factory.GetMessageClass(self._pool.FindMessageTypeByName(full_name))
 
-    def rows(self, model: type[Message], space: int) -> type[Message]:
-        """A message whose one field, number 1, is rows of a model: for what is done with many at once."""
-        row = descriptor_of(model)
-        file = descriptor_pb2.FileDescriptorProto(
-            name=f"everlog/rows/{space}.proto",
-            package="everlog.rows",
-            syntax="proto3",
-            dependency=[row.file.name],
-        )
-        field = file.message_type.add(name=f"Rows{space}").field.add(
-            name="rows", number=1, type_name=f".{row.full_name}"
-        )
-        field.type, field.label = field.TYPE_MESSAGE, field.LABEL_REPEATED
-        self._pool.Add(file)
-        return self.model(f"everlog.rows.Rows{space}")
-
 
 class TableInfo:
     """One table as the schema says it is."""
@@ -161,11 +145,6 @@ class TableInfo:
     @cached_property
     def model(self) -> type[Message]:
         return self.schema.model(self.proto.model)
-
-    @cached_property
-    def rows(self) -> type[Message]:
-        """Many rows, joined, each framed as an element of field 1."""
-        return self.schema.rows(self.model, self.space)
 
     @cached_property
     def own(self) -> Binding:

@@ -39,8 +39,6 @@ def forget(
         raise click.UsageError("expected the KEY of a row, or --person")
     with open_database(settings) as db:
         handle, info = tables.named(db, table)
-        if not isinstance(db, EmbeddedDatabase):
-            raise Error(f"{without_secrets(db.url)} is on a server; the keys are there: forget there")
         if person is not None:
             fields = (resolve(descriptor_of(info.model), info.proto.person.numbers),)
             who = text.values(fields, (person,), f"the person of {table}")

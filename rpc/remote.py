@@ -3,6 +3,7 @@
     RemoteDatabase ─┬─ reads ────────▶ RemoteSource ─▶ Store service
        a Writer     ├─ transactions ─▶ a value ──────▶ Commit, validated there
                     ├─ the past ─────▶ History service          (remote_past.py)
+                    ├─ people ───────▶ People service           (remote_people.py)
                     ├─ feed ─────────▶ RemoteBatches ▶ Feed service
                     └─ the rest ─────▶ Admin service
 
@@ -29,6 +30,7 @@ from everlog.rpc.remote_admin import RemoteAdmin
 from everlog.rpc.remote_feed import RemoteBatches
 from everlog.rpc.remote_load import RemoteLoad
 from everlog.rpc.remote_past import PastCalls
+from everlog.rpc.remote_people import PeopleCalls
 from everlog.rpc.remote_source import RemoteSource
 from everlog.rpc.session import RemoteTransaction, Session
 from everlog.store.binding import Binding
@@ -43,12 +45,11 @@ from everlog.store.status import Status
 from everlog.store.table import Table
 from everlog.store.transaction import Metadata, Transaction
 from everlog.store.write import NEVER, Expires, expires_ns_of
-from everlog.store.writer import Writer
 
 M = TypeVar("M", bound=Message)
 
 
-class RemoteDatabase(PastCalls, Writer):
+class RemoteDatabase(PastCalls, PeopleCalls):
     """A database on a server. Safe to use from many threads.
 
     Raises OpenError for a URL that is none and a database that the server does not host, and

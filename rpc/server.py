@@ -30,31 +30,13 @@ from grpc_reflection.v1alpha._async import ReflectionServicer  # type: ignore[im
 
 from everlog.audit.note import Signer
 from everlog.migrations.approval import Approval
-from everlog.proto import (
-    admin_pb2,
-    admin_pb2_grpc,
-    feed_pb2,
-    history_pb2,
-    history_pb2_grpc,
-    migrations_pb2,
-    migrations_pb2_grpc,
-    proofs_pb2,
-    proofs_pb2_grpc,
-    store_pb2,
-    store_pb2_grpc,
-)
 from everlog.rpc import security
 from everlog.rpc.address import listening
-from everlog.rpc.admin_service import AdminService
 from everlog.rpc.callers import Callers
 from everlog.rpc.calls import Calls
 from everlog.rpc.connection import Connection
-from everlog.rpc.feed_service import PATH, FeedService
-from everlog.rpc.history_service import HistoryService
 from everlog.rpc.hosting import Hosting
-from everlog.rpc.migrations_service import MigrationsService
-from everlog.rpc.proofs_service import ProofsService
-from everlog.rpc.store_service import StoreService
+from everlog.rpc.services import SERVICES, register
 from everlog.rpc.watch import HANDSHAKE_S
 from everlog.store.database import Database
 from everlog.store.errors import OpenError
@@ -167,15 +149,16 @@ class Server:
     async def _serve(self) -> None:
         self.loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         calls: Any = Calls(self._tokens)  # a server, as generated code knows one
-        feed, checker = FeedService(self.hosting), health.aio.HealthServicer()
-        calls.add_raw(PATH, feed.subscribe)
-        store_pb2_grpc.add_StoreServicer_to_server(StoreService(self.hosting), calls)
-        admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self.hosting), calls)
-        history_pb2_grpc.add_HistoryServicer_to_server(HistoryService(self.hosting), calls)
-        proofs_pb2_grpc.add_ProofsServicer_to_server(ProofsService(self.hosting, self._signer), calls)
         starting = {name: self.hosting.begin(start) for name, start in self._starts.items()}
-        migrations = MigrationsService(self.hosting, self._migrations, self._approvals, starting)
-        migrations_pb2_grpc.add_MigrationsServicer_to_server(migrations, calls)
+        feed = register(
+            calls,
+            self.hosting,
+            signer=self._signer,
+            migrations=self._migrations,
+            approvals=self._approvals,
+            starting=starting,
+        )
+        checker = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checker, calls)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(names), calls)
@@ -218,19 +201,6 @@ class Server:
                 f"cannot serve on {self.address}: {error.strerror or error}; choose another address",
                 address=self.address,
             ) from None
-
-
-SERVICES = tuple(
-    file.DESCRIPTOR.services_by_name[name].full_name
-    for file, name in (
-        (store_pb2, "Store"),
-        (feed_pb2, "Feed"),
-        (migrations_pb2, "Migrations"),
-        (admin_pb2, "Admin"),
-        (history_pb2, "History"),
-        (proofs_pb2, "Proofs"),
-    )
-)
 
 
 @contextlib.contextmanager

@@ -86,14 +86,19 @@ class StoreService(store_pb2_grpc.StoreServicer):
     def _database(self, name: str, context: Context) -> Database:
         """Raises OpenError, and SchemaError with `moved` for a client with another schema."""
         db = self._hosting.database(name)
-        version = db.schema.version
-        known = context.header(SCHEMA_KEY)
-        if known is not None and known != str(version):
-            raise SchemaError(
-                f"the schema is at version {version}, the request was made for {known}; ask again",
-                moved=version,
-            )
+        check_schema(db, context)
         return db
+
+
+def check_schema(db: Database, context: Context) -> None:
+    """Raises SchemaError with `moved` for a client with another schema."""
+    version = db.schema.version
+    known = context.header(SCHEMA_KEY)
+    if known is not None and known != str(version):
+        raise SchemaError(
+            f"the schema is at version {version}, the request was made for {known}; ask again",
+            moved=version,
+        )
 
 
 def _describe(db: Database) -> store_pb2.DescribeResponse:

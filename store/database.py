@@ -24,8 +24,8 @@ from everlog.store import load as loads
 from everlog.store.backfill import Backfill
 from everlog.store.clock import Clock
 from everlog.store.committer import Committer
-from everlog.store.errors import ClosedError, Error, MigrationError, ReadOnlyError, RowError, SealedError
-from everlog.store.forget import Forgotten, forget
+from everlog.store.errors import ClosedError, Error, MigrationError, ReadOnlyError, SealedError
+from everlog.store.forget import Forgotten, Person, forget, person_of
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import Version
 from everlog.store.keys import NOTE_LOAD, SPACE
@@ -330,13 +330,17 @@ class Database(Writer):
         table's `person` field. All their rows, of all tables, are deleted in one commit, and the key
         that they were sealed with is shredded: nobody can read any more what the log has of them.
 
-        Raises RowError if there is no such row or person, SealedError without the master key.
+        With a `commit_id` it is done once, however often it is asked for. Raises RowError if there is no
+        such row or person, SealedError without the master key.
         """
         self._check_writable()
-        name = table if isinstance(table, str) else table.name
-        if (key is None) == (person is None):
-            raise RowError("expected the key of a row, or a person; found both or neither", table=name)
-        forgotten = forget(self, name, key, person, self.transaction(**metadata).metadata)
+        who = person_of(self.schema, table if isinstance(table, str) else table.name, key, person)
+        return self.forget_person(who, self.transaction(**metadata).metadata)
+
+    def forget_person(self, who: Person, metadata: Metadata) -> Forgotten:
+        """The same of somebody who is known already."""
+        self._check_writable()
+        forgotten = forget(self, who, metadata)
         self.log.tell()
         return forgotten
 

@@ -11,6 +11,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from everlog.proto import log_pb2
@@ -20,13 +21,17 @@ from everlog.store.errors import Error, RowError
 from everlog.store.fields import descriptor_of, encode_values, resolve
 from everlog.store.projection import SHREDDED
 from everlog.store.projector import build_index
-from everlog.store.schema import TableInfo
+from everlog.store.repeated import other_content
+from everlog.store.schema import Schema, TableInfo
 from everlog.store.tables import Tables
 from everlog.store.transaction import Metadata, Transaction
 from everlog.store.write import Write
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
+
+
+LOOK_BACK = 100  # of those who were forgotten: whether one of them had a row that is asked for
 
 
 class Forgotten(NamedTuple):
@@ -37,33 +42,72 @@ class Forgotten(NamedTuple):
     rows: int
 
 
-def forget(db: Database, name: str, key: Any, person: Any, metadata: Metadata) -> Forgotten:
-    """See `Database.forget`."""
+class Person(NamedTuple):
+    """Who is to be forgotten: whose row of a table has this primary key, or who is of this value of its
+    person, encoded; the other is None. `space`: the generation that it was encoded by."""
+
+    table: str
+    space: int
+    key: bytes | None
+    value: bytes | None
+
+
+def person_of(schema: Schema, name: str, key: Any, value: Any) -> Person:
+    """Who is meant by the key of a row, or by a value. Raises RowError and SchemaError."""
+    if (key is None) == (value is None):
+        raise RowError("expected the key of a row, or a person; found both or neither", table=name)
+    info = _people(schema.table(name))
+    if key is not None:
+        return Person(name, info.space, info.encode_key(key), None)
+    path = resolve(descriptor_of(info.model), info.proto.person.numbers)
+    return Person(name, info.space, None, encode_values(value, (path,), f"the person of {name}"))
+
+
+def forget(db: Database, who: Person, metadata: Metadata) -> Forgotten:
+    """See `Database.forget`. Raises SchemaError with `moved` where the rows are of another generation."""
     if not db.engine.rebuilding.acquire(blocking=False):
         raise Error("the tables are being rebuilt, with the keys that there are; forget when that is through")
     try:
-        return _forget(db, name, key, person, metadata)
+        with db.committer.alone():
+            return _repeated(db, who, metadata) or _forget(db, who, metadata)
     finally:
         db.engine.rebuilding.release()
 
 
-def _forget(db: Database, name: str, key: Any, person: Any, metadata: Metadata) -> Forgotten:
-    committer, tables = db.committer, db.tables
-    with committer.alone():
-        info = tables.schema.table(name)
-        if info.sealing is None:
-            raise RowError(f"table {name} names no person: its rows are not sealed", table=name)
-        info.sealing.check()
-        key_id = _of_row(tables, info, key) if person is None else _of_person(info, person)
-        tables.flush()
-        transaction = Transaction(db, metadata)
-        for row in rows_under(tables, key_id):
-            transaction.writes[row.full] = row
-        notice = log_pb2.Notice(kind=SHREDDED, subject=name, detail=key_id)
-        transaction.about = lambda commit: commit.notice.CopyFrom(notice)
-        seq = committer.commit_alone(transaction, sync=True)
-        shred(db.engine, tables)
+def _forget(db: Database, who: Person, metadata: Metadata) -> Forgotten:
+    tables = db.tables
+    info = _people(tables.schema.generation(who.table, who.space))
+    assert info.sealing is not None
+    info.sealing.check()
+    tables.flush()
+    key_id = _of_row(db, info, who.key) if who.key is not None else _of_value(info, who.value or b"")
+    transaction = Transaction(db, metadata)
+    for row in rows_under(tables, key_id):
+        transaction.writes[row.full] = row
+    notice = log_pb2.Notice(kind=SHREDDED, subject=who.table, detail=key_id)
+    transaction.about = lambda commit: commit.notice.CopyFrom(notice)
+    seq = db.committer.commit_alone(transaction, sync=True)
+    shred(db.engine, tables)
     return Forgotten(seq, key_id, len(transaction.writes))
+
+
+def _repeated(db: Database, who: Person, metadata: Metadata) -> Forgotten | None:
+    """The commit of this id, where the answer to it was lost. Whose value it was, nobody knows any more."""
+    seq = db.committer.validator.known(metadata.commit_id) if metadata.commit_id else None
+    if seq is None:
+        return None
+    commit = db.log.commit(seq)
+    if (commit.actor, commit.reason) != (metadata.actor, metadata.reason) or not _forgot(commit, who):
+        raise other_content(metadata.commit_id, seq)
+    return Forgotten(seq, commit.notice.detail, len(commit.changes))
+
+
+def _forgot(commit: log_pb2.Commit, who: Person) -> bool:
+    """Whether a commit forgot a person, as far as can be told."""
+    notice = commit.notice
+    return (notice.kind, notice.subject) == (SHREDDED, who.table) and (
+        who.key is None or any((one.space, one.key) == (who.space, who.key) for one in commit.changes)
+    )
 
 
 def rows_under(tables: Tables, key_id: bytes) -> Iterator[Write]:
@@ -129,23 +173,38 @@ def mend(tables: Tables, *, read_only: bool = False) -> None:
         tables.target.delete(note, codec.after(note))
 
 
-def _of_row(tables: Tables, info: TableInfo, key: Any) -> bytes:
-    encoded = info.encode_key(key)
-    value = tables.get(info.row_prefix + encoded)
+def _people(info: TableInfo) -> TableInfo:
+    if not info.sealed:
+        raise RowError(f"table {info.name} names no person: its rows are not sealed", table=info.name)
+    return info
+
+
+def _of_row(db: Database, info: TableInfo, key: bytes) -> bytes:
+    value = db.tables.get(info.row_prefix + key)
     key_id = keys.key_id_of(value) if value is not None else b""
     if not key_id:
-        raise RowError(
-            f"there is no row {info.show_key(encoded)}; where it was deleted before, forget its person by the"
-            f" value of {_person_name(info)} (person=…, --person)",
-            table=info.name,
+        gone = _gone_with(db, Person(info.name, info.space, key, None))
+        why = (
+            f": commit {gone} deleted it, and forgot its person"
+            if gone
+            else f"; where it was deleted before, forget its person by the value of {_person_name(info)}"
+            " (person=…, --person)"
         )
+        raise RowError(f"there is no row {info.show_key(key)}{why}", table=info.name, forgotten=gone)
     return key_id
 
 
-def _of_person(info: TableInfo, person: Any) -> bytes:
+def _gone_with(db: Database, who: Person) -> int | None:
+    """The seq of the commit that forgot the person of a row, if it is one of the last."""
+    start = keys.NOTE_SHREDDED
+    seqs = (keys.SEQ.unpack(value)[0] for _, value in db.tables.target.view.items(start, codec.after(start)))
+    last = nlargest(LOOK_BACK, seqs)
+    return next((seq for seq in last if seq >= db.log.oldest and _forgot(db.log.commit(seq), who)), None)
+
+
+def _of_value(info: TableInfo, value: bytes) -> bytes:
     assert info.sealing is not None
-    path = resolve(descriptor_of(info.model), info.proto.person.numbers)
-    found = info.sealing.vault.find(encode_values(person, (path,), f"the person of {info.name}"))
+    found = info.sealing.vault.find(value)
     if found is None:
         raise RowError(
             f"there is no key for that {_person_name(info)}: nobody of that value, or forgotten already",

@@ -110,6 +110,18 @@ class Validator:
         Raises PreconditionError for an id that is too old to tell, or that has other content.
         """
         commit_id = transaction.metadata.commit_id
+        seq = self.known(commit_id)
+        if seq is None:
+            return None
+        commit, schema = self._log.commit(seq), self._tables.schema
+        actor, reason, wanted = transaction.content()
+        found = content_of(schema, commit, wanted)
+        if (commit.actor, commit.reason) != (actor, reason) or not same(schema, found, wanted):
+            raise other_content(commit_id, seq)
+        return CommitResult(seq, commit.time_ns, commit.checksum, repeated=True)
+
+    def known(self, commit_id: bytes) -> int | None:
+        """The seq of the commit with an id. Raises PreconditionError for one that is too old to tell."""
         if born_ns(commit_id) < self._clock.last_ns - self._life_ns:
             raise PreconditionError(
                 f"commit_id {uuid.UUID(bytes=commit_id)} is older than the {self._life_ns / 3.6e12:g} h for"
@@ -117,15 +129,7 @@ class Validator:
                 commit_id=commit_id,
             )
         value = self._tables.get(keys.NOTE_COMMIT + commit_id)
-        if value is None:
-            return None
-        seq: int = keys.SEQ.unpack(value)[0]
-        commit = self._log.commit(seq)
-        actor, reason, wanted = transaction.content()
-        found = content_of(self._tables.schema, commit, wanted)
-        if (commit.actor, commit.reason) != (actor, reason) or not same(self._tables.schema, found, wanted):
-            raise other_content(commit_id, seq)
-        return CommitResult(seq, commit.time_ns, commit.checksum, repeated=True)
+        return None if value is None else int(keys.SEQ.unpack(value)[0])
 
     def _reads(self, snapshot: int, reads: Reads) -> None:
         found = self._tables.window.conflict(snapshot, reads.keys, reads.ranges)

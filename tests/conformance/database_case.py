@@ -107,13 +107,15 @@ def migrate(db: EmbeddedDatabase, version: int, *tables: Table[Any, Any]) -> int
 
 
 @contextmanager
-def open_case(kind: str, directory: Path) -> Iterator[Case]:
-    """A database with the tables of this case, and no rows. At the end it is checked."""
+def open_case(
+    kind: str, directory: Path, *more: Table[Any, Any], master_key: bytes | None = None
+) -> Iterator[Case]:
+    """A database with the tables of this case, and `more`, and no rows. At the end it is checked."""
     where = "memory:" if kind == "memory" else f"file:{directory / 'case'}"
-    embedded = everlog.open(where)
+    embedded = everlog.open(where, master_key=master_key)
     assert isinstance(embedded, EmbeddedDatabase)
     with embedded:
-        migrate(embedded, VERSION, AIRPORTS, FLIGHTS)
+        migrate(embedded, VERSION, AIRPORTS, FLIGHTS, *more)
         if kind == "remote":
             with Server({"case": embedded}) as server, RemoteDatabase(server.url("case")) as remote:
                 yield Case(kind, remote, embedded, server)

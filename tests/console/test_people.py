@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.console.conftest import Run
+from tests.console.served import serving
 from tests.store.people import MASTER, OTHER_MASTER, PATIENTS, VISITS, open_people, patient, visit
 
 
@@ -34,6 +35,25 @@ def test_a_person_is_forgotten_by_a_row_and_by_name(everlog: Run, clinic: Path) 
     assert again.code == 1
     assert "forgotten already" in again.err
     assert everlog("-u", url, "forget", "patients", "--reason", "asked").code == 2
+
+
+def test_a_person_is_forgotten_at_a_server_in_the_name_of_the_token(
+    everlog: Run, clinic: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text("dpo sesame\n")
+    with serving(f"clinic=file:{clinic}", "--tokens", str(tmp_path / "tokens")) as served:
+        url = f"{served.url}?token=sesame"
+        (found,) = everlog("-u", url, "forget", "patients", "1", "--reason", "asked", "--json").json
+        assert found["rows"] == 2
+        again = everlog("-u", url, "forget", "patients", "1", "--reason", "asked")
+        assert again.code == 1
+        assert f"commit {found['seq']} deleted it, and forgot its person" in again.err
+        (notice,) = everlog("-u", url, "log", "--kind", "notice", "--json").json
+        assert (notice["actor"], notice["reason"], notice["notice"]["subject"]) == (
+            "dpo",
+            "asked",
+            "patients",
+        )
 
 
 def test_the_log_shows_rows_open_and_says_which_are_erased(

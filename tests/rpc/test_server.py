@@ -19,7 +19,8 @@ from everlog.proto import store_pb2, store_pb2_grpc
 from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.remote_admin import RemoteAdmin
 from everlog.rpc.security import Tls
-from everlog.rpc.server import SERVICES, Server
+from everlog.rpc.server import Server
+from everlog.rpc.services import SERVICES
 from tests.conformance.database_case import AIRPORTS, airport
 from tests.rpc.conftest import TLS
 

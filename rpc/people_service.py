@@ -1,0 +1,44 @@
+"""People service: one of them is forgotten where the keys are.
+
+Who calls is the actor, as with any commit. What was asked for twice, because the answer was lost, is
+known by its commit_id and is answered again.
+"""
+
+from __future__ import annotations
+
+from everlog.proto import people_pb2, people_pb2_grpc
+from everlog.rpc.calls import Context
+from everlog.rpc.hosting import Hosting
+from everlog.rpc.store_service import check_schema
+from everlog.store.forget import Person
+from everlog.store.transaction import Metadata
+
+
+class PeopleService(people_pb2_grpc.PeopleServicer):
+    """See proto/people.proto."""
+
+    def __init__(self, hosting: Hosting) -> None:
+        self._hosting = hosting
+
+    async def Forget(  # type: ignore[override]
+        self, request: people_pb2.ForgetRequest, context: Context
+    ) -> people_pb2.ForgetResponse:
+        db = self._hosting.database(request.database)
+        check_schema(db, context)
+        by = request.WhichOneof("who")
+        who = Person(
+            request.table,
+            request.space,
+            request.key if by == "key" else None,
+            request.person if by != "key" else None,
+        )
+        metadata = Metadata(
+            self._hosting.callers.actor(context, request.actor),
+            request.reason,
+            request.correlation_id,
+            request.causation_id,
+            request.client,
+            request.commit_id,
+        )
+        done = await self._hosting.write(db.forget_person, who, metadata)
+        return people_pb2.ForgetResponse(seq=done.seq, key_id=done.key_id, rows=done.rows)

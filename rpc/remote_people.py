@@ -1,0 +1,83 @@
+"""Remote people: what concerns the people of a database on a server, with the calls of one in this process.
+
+Invariants
+  (1) what a call gives and raises is what it gives and raises embedded;
+  (2) a person is forgotten once, though the answer was lost and the call is made again: it carries an id.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from everlog.proto import people_pb2, people_pb2_grpc
+from everlog.rpc.channel import Channel
+from everlog.rpc.remote_commit import new_commit_id
+from everlog.rpc.store_service import SCHEMA_KEY
+from everlog.store.errors import SchemaError
+from everlog.store.forget import Forgotten, person_of
+from everlog.store.schema import Schema
+from everlog.store.table import Table
+from everlog.store.transaction import Metadata
+from everlog.store.writer import Writer
+
+K = TypeVar("K")
+
+FORGET_S = 600.0  # the tables go to disk with it
+
+
+class PeopleCalls(Writer):
+    """The calls of a remote database that concern people."""
+
+    @property
+    def channel(self) -> Channel:
+        raise NotImplementedError
+
+    @property
+    def schema(self) -> Schema:
+        raise NotImplementedError
+
+    def forget(
+        self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None, **metadata: Any
+    ) -> Forgotten:
+        """Erases one person, on the server; see `Database.forget`."""
+        self._check_writable()
+        name = table if isinstance(table, str) else table.name
+        known: Metadata = self.transaction(**metadata).metadata
+        request = people_pb2.ForgetRequest(
+            database=self.channel.address.database,
+            table=name,
+            actor=known.actor,
+            reason=known.reason,
+            correlation_id=known.correlation_id,
+            causation_id=known.causation_id,
+            client=known.client,
+            commit_id=known.commit_id or new_commit_id(),
+        )
+        try:
+            return self._forget(request, self.schema, key, person)
+        except SchemaError:
+            schema = self.schema
+            if self.refresh_schema() is schema:
+                raise
+            return self._forget(request, self.schema, key, person)
+
+    def _forget(self, request: people_pb2.ForgetRequest, schema: Schema, key: Any, person: Any) -> Forgotten:
+        who = person_of(schema, request.table, key, person)
+        request.space = who.space
+        if who.key is not None:
+            request.key = who.key
+        else:
+            request.person = who.value or b""
+        stub = people_pb2_grpc.PeopleStub(self.channel.grpc)
+        done = self.channel.call(
+            stub.Forget, request, timeout_s=FORGET_S, metadata=((SCHEMA_KEY, str(schema.version)),)
+        )
+        return Forgotten(done.seq, done.key_id, done.rows)
+
+    # of the database that these are calls of
+
+    def refresh_schema(self) -> Schema:
+        raise NotImplementedError
+
+    def _check_writable(self) -> None:
+        raise NotImplementedError

@@ -53,7 +53,7 @@ def history(
 
 def _print(version: Version[Any], *, verbose: bool) -> None:
     made = f"migration {version.migration}" if version.migration else ""
-    what = ", ".join(version.fields) or ("erased" if version.erased else "")
+    what = ", ".join(version.fields) or ("erased" if version.erased else "sealed" if version.sealed else "")
     words = [
         f"{version.seq:>8}",
         text.moment(version.time_ns),

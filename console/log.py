@@ -93,7 +93,7 @@ def log(
         raise click.UsageError("a --key is one of a --table; name that as well")
     with open_database(settings, read_only=True) as db:
         found: Iterator[Entry]
-        if asks:
+        if asks or (not follow and len(tables) <= 1 and _opens_rows(db)):
             table = tables[0] if tables else None
             value = None
             if key:
@@ -123,6 +123,11 @@ def log(
                 _print(entry, verbose=settings.verbose)
 
 
+def _opens_rows(db: AnyDatabase) -> bool:
+    """Whether sealed rows are to be asked for, open: the feed of a server has them as they are."""
+    return not isinstance(db, EmbeddedDatabase) and any(info.sealed for info in db.schema.tables.values())
+
+
 def _commits(
     db: AnyDatabase, after: log_pb2.Cursor, until: int | None, tables: tuple[str, ...], *, follow: bool
 ) -> Iterator[tuple[log_pb2.Commit, Schema]]:
@@ -144,6 +149,7 @@ def _print(entry: Entry, *, verbose: bool) -> None:
     shown = entry.changes if verbose else entry.changes[:CHANGES_SHOWN]
     for change in shown:
         before = f"  (before: commit {change.prior})" if change.prior else ""
+        before += "  (erased)" if change.erased else "  (sealed)" if change.sealed else ""
         name = "/".join((change.table, *(str(text.plain(part)) for part in change.key)))
         click.echo(f"          {change.op:6} {name}{before}")
         if verbose and change.row is not None:
@@ -199,6 +205,8 @@ def _change(change: RowChange) -> dict[str, Any]:
         found["row"] = text.row_dict(change.row)
     if change.erased:
         found["erased"] = True
+    if change.sealed:
+        found["sealed"] = True
     if change.prior:
         found["prior"] = change.prior
     return found

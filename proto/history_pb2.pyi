@@ -197,6 +197,7 @@ class RowVersion(_message.Message):
     MIGRATION_FIELD_NUMBER: _builtins.int
     ERASED_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     time_ns: _builtins.int
     actor: _builtins.str
@@ -206,12 +207,14 @@ class RowVersion(_message.Message):
     client: _builtins.str
     op: _log_pb2.Op.ValueType
     row: _builtins.bytes
-    """Unset: deleted or erased."""
+    """Unset: deleted, erased or sealed."""
     migration: _builtins.int
     """Version of the migration that made this one; 0: none did."""
     erased: _builtins.bool
     space: _builtins.int
     """The generation that `row` is of."""
+    sealed: _builtins.bool
+    """Its key is not at hand."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of those that differ from the version before."""
@@ -232,10 +235,11 @@ class RowVersion(_message.Message):
         migration: _builtins.int = ...,
         erased: _builtins.bool = ...,
         space: _builtins.int = ...,
+        sealed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_row", b"_row", "row", b"row"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_row", b"_row", "actor", b"actor", "causation_id", b"causation_id", "client", b"client", "correlation_id", b"correlation_id", "erased", b"erased", "fields", b"fields", "migration", b"migration", "op", b"op", "reason", b"reason", "row", b"row", "seq", b"seq", "space", b"space", "time_ns", b"time_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_row", b"_row", "actor", b"actor", "causation_id", b"causation_id", "client", b"client", "correlation_id", b"correlation_id", "erased", b"erased", "fields", b"fields", "migration", b"migration", "op", b"op", "reason", b"reason", "row", b"row", "sealed", b"sealed", "seq", b"seq", "space", b"space", "time_ns", b"time_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__row: _TypeAlias = _typing.Literal["row"]  # noqa: Y015
     _WhichOneofArgType__row: _TypeAlias = _typing.Literal["_row", b"_row"]  # noqa: Y015
@@ -420,7 +424,9 @@ class LogResponse(_message.Message):
 
     @_builtins.property
     def commits(self) -> _containers.RepeatedCompositeFieldContainer[_log_pb2.Commit]:
-        """With the changes that were asked for only."""
+        """With the changes that were asked for only. Sealed rows are open, without `key_id`; one that was erased
+        keeps its `key_id` and has no row, one whose key is not at hand is as the log has it.
+        """
 
     def __init__(
         self,

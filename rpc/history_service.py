@@ -19,10 +19,12 @@ from everlog.proto import history_pb2, history_pb2_grpc, log_pb2
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.telling import Telling
 from everlog.store.database import Database
+from everlog.store.errors import SealedError
 from everlog.store.history import History
 from everlog.store.past_diff import diff_by_info
 from everlog.store.past_log import Asked, commits
 from everlog.store.progress import OnProgress
+from everlog.store.schema import Schema
 
 MESSAGE_ROWS, MESSAGE_BYTES = 256, 256 << 10
 
@@ -103,6 +105,7 @@ def _history(db: Database, request: history_pb2.HistoryRequest) -> Iterable[hist
             fields=version.fields,
             migration=version.migration,
             erased=version.erased,
+            sealed=version.sealed,
             space=of.space,
         )
         size += len(row or b"")
@@ -149,12 +152,29 @@ def _log(db: Database, request: history_pb2.LogRequest) -> Iterable[history_pb2.
             if answer.commits:
                 yield answer
             answer, size, told = history_pb2.LogResponse(schema=schema.proto), 0, schema
+        _open(commit, schema)
         answer.commits.append(commit)
         size += commit.ByteSize()
         if len(answer.commits) >= MESSAGE_ROWS or size >= MESSAGE_BYTES:
             yield answer
             answer, size = history_pb2.LogResponse(), 0
     yield answer
+
+
+def _open(commit: log_pb2.Commit, schema: Schema) -> None:
+    """Opens the sealed rows of a commit: its reader has no keys."""
+    if log_pb2.SEALED not in commit.requires:
+        return
+    for change in commit.changes:
+        info = schema.spaces.get(change.space)
+        if not change.key_id or info is None or info.sealing is None:
+            continue
+        try:
+            change.row = info.sealing.open(change.key, change.key_id, change.row)
+            change.ClearField("key_id")
+        except SealedError as error:
+            if error.erased:
+                change.row = b""
 
 
 def _raw(row: Message | None) -> bytes | None:

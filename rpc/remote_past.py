@@ -201,6 +201,7 @@ def _versions(
                 fields=tuple(one.fields),
                 migration=one.migration,
                 erased=one.erased,
+                sealed=one.sealed,
             )
 
 

@@ -315,7 +315,9 @@ class Database(Writer):
         vault.check(f"of space {change.space}")
         try:
             return vault.open(change.key_id, SPACE.pack(change.space) + change.key, change.row)
-        except SealedError:
+        except SealedError as error:
+            if not error.erased:
+                raise
             return None
 
     def forget(

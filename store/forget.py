@@ -4,8 +4,7 @@
 
 Invariants
   (1) no byte of the log changes: what was sealed stays, and nobody can open it;
-  (2) the Notice is the truth: killed after it, opening goes on from there (`finish`);
-  (3) a key is shredded only after what its rows were needed for, their entries in indexes, is on disk.
+  (2) the Notice is the truth: killed after it, opening goes on from there (mending.py).
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from everlog.proto import log_pb2
 from everlog.store import codec, keys
-from everlog.store.engine import Engine
 from everlog.store.errors import Error, RowError
 from everlog.store.fields import descriptor_of, encode_values, resolve
+from everlog.store.mending import mend, shred
 from everlog.store.projection import SHREDDED
-from everlog.store.projector import build_index
 from everlog.store.repeated import other_content
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.tables import Tables
@@ -86,8 +84,12 @@ def _forget(db: Database, who: Person, metadata: Metadata) -> Forgotten:
         transaction.writes[row.full] = row
     notice = log_pb2.Notice(kind=SHREDDED, subject=who.table, detail=key_id)
     transaction.about = lambda commit: commit.notice.CopyFrom(notice)
+    missing = not info.sealing.vault.has(key_id)
     seq = db.committer.commit_alone(transaction, sync=True)
     shred(db.engine, tables)
+    if missing:
+        tables.flush()
+        mend(tables)
     return Forgotten(seq, key_id, len(transaction.writes))
 
 
@@ -118,59 +120,6 @@ def rows_under(tables: Tables, key_id: bytes) -> Iterator[Write]:
         info = tables.schema.spaces.get(space)
         if info is not None:
             yield Write(info, log_pb2.DELETE, note[len(start) + keys.SPACE.size :], b"", [])
-
-
-def shredded(tables: Tables) -> list[bytes]:
-    """The ids of all keys that were ever shredded, as the tables know. Read-only."""
-    start = keys.NOTE_SHREDDED
-    tables.flush()
-    return [note[len(start) :] for note, _ in tables.target.view.items(start, codec.after(start))]
-
-
-def shred(engine: Engine, tables: Tables) -> None:
-    """Writes zeros over every key that the log says is gone, once the tables are on disk."""
-    assert tables.vault is not None
-    gone = [key_id for key_id in shredded(tables) if tables.vault.has(key_id)]
-    if gone:
-        engine.flush()
-        tables.vault.forget(gone)
-
-
-def has_sealed(tables: Tables) -> bool:
-    """Whether there are sealed rows. Read-only."""
-    start = keys.NOTE_OF_KEY
-    return bool(tables.target.view.head(start, codec.after(start), 1))
-
-
-def finish(engine: Engine, tables: Tables, *, read_only: bool) -> None:
-    """On opening: what was cut short is done, and what could not be done for want of keys."""
-    vault = tables.vault
-    assert vault is not None
-    if not vault.exists and has_sealed(tables):
-        vault.missing()
-    if not read_only:
-        shred(engine, tables)
-    mend(tables, read_only=read_only)
-
-
-def mend(tables: Tables, *, read_only: bool = False) -> None:
-    """Makes entries in indexes that are missing for want of keys, if those are there now."""
-    vault = tables.vault
-    assert vault is not None
-    start = keys.NOTE_BARE
-    for note, _ in list(tables.target.view.items(start, codec.after(start))):
-        if vault.locked:
-            return
-        if read_only:
-            vault.locked = "its indexes have yet to be made, with the keys: open it once for writing"
-            return
-        info = tables.schema.spaces.get(keys.SPACE.unpack_from(note, len(start))[0])
-        for index in info.indexes.values() if info else ():
-            assert info is not None
-            if not index.building:
-                tables.target.delete(index.prefix, keys.prefix(info.space, index.id + 1))
-                build_index(tables.target, info, index)
-        tables.target.delete(note, codec.after(note))
 
 
 def _people(info: TableInfo) -> TableInfo:

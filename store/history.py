@@ -47,9 +47,9 @@ M = TypeVar("M", bound=Message)
 class Version(NamedTuple, Generic[M]):
     """One version of a row, and the commit that made it.
 
-    `op` is "put" or "delete". `row` is None where it was deleted or `erased`; where a migration has
-    rewritten it since, it is of the model of then. `fields` are the names of those that differ from the
-    version before. `migration` is the version of the migration that made it, 0 if none did.
+    `op` is "put" or "delete". `row` is None where it was deleted; `erased`, its person was forgotten; or
+    `sealed`, under a key that is not at hand; it is of the model of its time. `fields` are the names of
+    those that differ from the version before. `migration`: the version of the one that made it, or 0.
     """
 
     seq: int
@@ -64,6 +64,7 @@ class Version(NamedTuple, Generic[M]):
     fields: tuple[str, ...]
     migration: int
     erased: bool
+    sealed: bool = False
 
 
 class _Made(NamedTuple):
@@ -229,6 +230,7 @@ def _version(made: _Made, read: _Read, before: Image | None) -> Version[Any]:
         fields=changed(before, image),
         migration=commit.migration.version if commit.HasField("migration") else 0,
         erased=image.erased,
+        sealed=image.sealed,
     )
 
 

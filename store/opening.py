@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 
 from everlog.proto import log_pb2
-from everlog.store import forget, head, record
+from everlog.store import head, mending, record
 from everlog.store.clock import Clock
 from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, Error, OpenError
@@ -97,7 +97,7 @@ def open_directory(
         tables = Tables(engine, log, MemoryTarget if read_only else None, vault)
         _check_applied(path, log, tables)
         project(log, tables, progress)
-        forget.finish(engine, tables, read_only=read_only)
+        mending.finish(engine, tables, read_only=read_only)
         clock.last_ns = max(clock.last_ns, log.commit(log.written).time_ns)
         return Opened(path, engine, log, tables, clock)
     except BaseException:

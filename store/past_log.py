@@ -16,9 +16,9 @@ from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
 from everlog.store import record
-from everlog.store.errors import RowError, SealedError
+from everlog.store.errors import RowError
 from everlog.store.log import Log
-from everlog.store.past_rows import Image, image_of
+from everlog.store.past_rows import image_of
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.table import Table
 
@@ -31,9 +31,9 @@ KINDS = ("commit", "created", "base", "migration", "load", "notice")
 
 class RowChange(NamedTuple):
     """A row that a commit wrote or deleted. `op` is "put" or "delete"; `row` is None where it was
-    deleted or `erased`, which to who has no keys every sealed row is; `prior` is the seq of the version
-    that it replaced, 0: there was none. `table` is the name that it had then; empty for a space that no
-    table had, with `key` as it is encoded."""
+    deleted; `erased`, its person was forgotten; or `sealed`, under a key that is not at hand. `prior` is
+    the seq of the version that it replaced, 0: there was none. `table` is the name that it had then; empty
+    for a space that no table had, with `key` as it is encoded."""
 
     table: str
     key: tuple[Any, ...]
@@ -42,6 +42,7 @@ class RowChange(NamedTuple):
     prior: int
     version: int
     erased: bool
+    sealed: bool = False
 
 
 class Entry(NamedTuple):
@@ -218,10 +219,6 @@ def _change(change: log_pb2.Change, seq: int, schema: Schema) -> RowChange:
     op, version = "delete" if change.op == log_pb2.DELETE else "put", change.version or seq
     if info is None:
         return RowChange("", (change.key,), op, None, change.prior, version, erased=False)
-    try:
-        image = image_of(info, info.model, change)
-    except SealedError:  # there are no keys here
-        image = Image(info, info.model, None, erased=True)
-    return RowChange(
-        info.name, info.decode_key(change.key), op, image.row, change.prior, version, image.erased
-    )
+    image = image_of(info, info.model, change)
+    key = info.decode_key(change.key)
+    return RowChange(info.name, key, op, image.row, change.prior, version, image.erased, image.sealed)

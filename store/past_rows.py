@@ -18,15 +18,21 @@ from everlog.store.schema import TableInfo
 
 
 class Image:
-    """A row as one version of it was: `raw` None: deleted, or erased. Raises CorruptionError for what is
-    no row of the table."""
+    """A row as one version of it was: `raw` None: deleted, or `erased`, or `sealed` under a key that is
+    not at hand. Raises CorruptionError for what is no row of the table."""
 
-    __slots__ = ("erased", "info", "own", "raw", "row", "values")
+    __slots__ = ("erased", "info", "own", "raw", "row", "sealed", "values")
 
     def __init__(
-        self, info: TableInfo, model: type[Message], raw: bytes | None, *, erased: bool = False
+        self,
+        info: TableInfo,
+        model: type[Message],
+        raw: bytes | None,
+        *,
+        erased: bool = False,
+        sealed: bool = False,
     ) -> None:
-        self.info, self.raw, self.erased = info, raw, erased
+        self.info, self.raw, self.erased, self.sealed = info, raw, erased, sealed
         # As `model`, and as the model that the log carries, to be compared with others of it.
         self.row: Any = None if raw is None else parse(info, model, raw)
         self.own: Any = self.row if model is info.model or raw is None else parse(info, info.model, raw)
@@ -34,24 +40,23 @@ class Image:
 
     @property
     def is_there(self) -> bool:
-        """Whether there is a row, though it may be erased."""
-        return self.raw is not None or self.erased
+        """Whether there is a row, though it may be erased or sealed."""
+        return self.raw is not None or self.erased or self.sealed
 
 
 def image_of(info: TableInfo, model: type[Message], change: log_pb2.Change) -> Image:
-    """What a change says. Raises SealedError for a row whose key is not at hand; one whose key was
-    forgotten is erased."""
+    """What a change says. One whose key was forgotten is erased, one whose key is not at hand is sealed;
+    a client, who has none, is given it open, or is told that it is erased by a row without a byte."""
     if change.op == log_pb2.DELETE:
         return Image(info, model, None)
-    if change.key_id:
-        try:
-            if info.sealing is not None:
-                return Image(info, model, info.sealing.open(change.key, change.key_id, change.row))
-        except SealedError as error:
-            if not error.erased:
-                raise
-        return Image(info, model, None, erased=True)
-    return Image(info, model, change.row)
+    if not change.key_id:
+        return Image(info, model, change.row)
+    if info.sealing is None:
+        return Image(info, model, None, erased=not change.row, sealed=bool(change.row))
+    try:
+        return Image(info, model, info.sealing.open(change.key, change.key_id, change.row))
+    except SealedError as error:
+        return Image(info, model, None, erased=error.erased, sealed=not error.erased)
 
 
 def parse(info: TableInfo, model: type[Message], raw: bytes) -> Message:

@@ -151,7 +151,7 @@ def edit_row(  # noqa: PLR0917  called once a row: keywords cost
     if (old is not None and old[0] & HAS_EXPIRY) or (value is not None and value[0] & HAS_EXPIRY):
         _edit_end(edits, deltas, full, value, old)
     if info.sealed:
-        _edit_sealed(edits, full, value, old)
+        _edit_sealed(edits, info, full, value, old)
     if old is None:
         deltas[info.space] = deltas.get(info.space, 0) + 1
         for after in values:
@@ -183,12 +183,16 @@ def _edit_end(
     deltas[ENDS] = deltas.get(ENDS, 0) + bool(after) - bool(before)
 
 
-def _edit_sealed(edits: Edits, full: bytes, value: bytes | None, old: bytes | None) -> None:
-    """Which rows are sealed with a key is noted under it, so that they are found when it is forgotten."""
+def _edit_sealed(edits: Edits, info: TableInfo, full: bytes, value: bytes | None, old: bytes | None) -> None:
+    """Which rows are sealed with a key is noted under it, so that they are found when it is forgotten. Where
+    a key is missing, its row leaves entries in indexes, which nobody can tell: they are to be made anew."""
     where = full[: keys.SPACE.size] + full[PREFIX_SIZE:]
     before, after = (keys.key_id_of(one) if one is not None else b"" for one in (old, value))
     if before and before != after:
         edits[keys.NOTE_OF_KEY + before + where] = None
+        vault = info.schema.vault
+        if info.indexes and vault and not vault.has(before) and not vault.is_shredded(before):
+            edits[keys.NOTE_BARE + keys.SPACE.pack(info.space)] = b""
     if after and before != after:
         edits[keys.NOTE_OF_KEY + after + where] = b""
 

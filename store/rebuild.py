@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlog.store import forget, head
+from everlog.store import head, mending
 from everlog.store.engine import Engine
 from everlog.store.equality import compare, telling
 from everlog.store.errors import CorruptionError, Error, OpenError, UnavailableError
@@ -76,7 +76,7 @@ def _beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
         with db.committer.alone():
             replay(log, projector, log.written, progress)
             old = tables.switch(target, name)
-            forget.mend(tables)
+            mending.mend(tables)
     except BaseException:
         target.forget()
         del handle

@@ -8,14 +8,16 @@
 Invariants
   (1) a new key is on disk before the commit that uses it: whoever commits calls `settle` before;
   (2) a key that was forgotten is nowhere: not in the file, not in memory;
-  (3) the same person has the same key in all tables, and another one after having been forgotten.
+  (3) the same person has the same key in all tables, and another one after having been forgotten;
+  (4) what the log does not say was forgotten is not taken for it: a key that is missing is told apart,
+      and as long as one is, no key is made, for whose it would be nobody could tell.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from everlog.store import slots
@@ -62,6 +64,10 @@ class Vault:
         self._tag_key = self._index_key = b""
         self._dirty = False
         self._failed: DiskError | None = None
+        # What the log has to say: whether a key was forgotten; a sealed row whose key is missing, or none.
+        self.is_shredded: Callable[[bytes], bool] = lambda _: False
+        self.lacking: Callable[[], str] = str
+        self._whole = False  # nothing is lacking
         self.locked = "" if master else f"no master key was given; set {VARIABLE}, or open with master_key"
         if path.exists():
             self._read()
@@ -101,15 +107,15 @@ class Vault:
     def seal(self, key_id: bytes, space_and_key: bytes, row: bytes) -> bytes:
         cipher = self._cipher(key_id)
         if cipher is None:
-            raise _erased(key_id)
+            raise self._gone(key_id)
         return cipher.seal(row, self._database + space_and_key)
 
     def open(self, key_id: bytes, space_and_key: bytes, sealed: bytes) -> bytes:
-        """Raises SealedError if the key was forgotten, CorruptionError if these are other bytes than
-        were sealed."""
+        """Raises SealedError if the key was forgotten or is missing, CorruptionError if these are other
+        bytes than were sealed."""
         cipher = self._cipher(key_id)
         if cipher is None:
-            raise _erased(key_id)
+            raise self._gone(key_id)
         row = cipher.open(sealed, self._database + space_and_key)
         if row is None:
             raise CorruptionError(
@@ -210,6 +216,14 @@ class Vault:
         if self._read_only:
             raise SealedError("a person has no key yet, and this was opened for reading", erased=False)
         assert self.file is not None
+        if not self._whole and (row := self.lacking()):
+            raise SealedError(
+                f"a person without a key yet gets none while keys are missing: {self.path} is older than the"
+                f" log, and has none for row {row}. Bring back the newest copy; where there is none, forget"
+                " those rows (`everlog check` names them), which nobody can read",
+                erased=False,
+            )
+        self._whole = True
         key_id, key = os.urandom(KEY_ID_SIZE), os.urandom(KEY_SIZE)
         slot = self.covers.seal(slots.PERSON, key_id, tag, key)
         number = self._free.pop() if self._free else self._next
@@ -283,10 +297,17 @@ class Vault:
             )
         self._take_root(self._opened(root))
 
-
-def _erased(key_id: bytes) -> SealedError:
-    return SealedError(
-        f"a row is sealed under key {key_id.hex()}, which was forgotten: nobody can read it any more",
-        erased=True,
-        key_id=key_id,
-    )
+    def _gone(self, key_id: bytes) -> SealedError:
+        """For a key that there is not."""
+        if self.is_shredded(key_id):
+            return SealedError(
+                f"a row is sealed under key {key_id.hex()}, which was forgotten: nobody can read it any more",
+                erased=True,
+                key_id=key_id,
+            )
+        return SealedError(
+            f"a row is sealed under key {key_id.hex()}, which {self.path} has not, and the log does not say"
+            " that it was forgotten; bring back the newest copy of the key store",
+            erased=False,
+            key_id=key_id,
+        )

@@ -163,8 +163,10 @@ def test_the_log_is_asked(db: Any, seqs: list[int]) -> None:
     assert told(table=AIRPORTS, limit=1) == seqs[:1]
     assert told(limit=0) == []
     (entry,) = db.log(table=AIRPORTS, key="LGA", limit=1)
-    ((table, key, op, row, prior, version, erased),) = entry.changes
-    assert (table, key, op, prior, version, erased) == ("airports", ("LGA",), "put", 0, seqs[0], False)
+    ((table, key, op, row, prior, version, erased, sealed),) = entry.changes
+    assert (table, key, op, prior, version) == ("airports", ("LGA",), "put", 0, seqs[0])
+    assert not erased
+    assert not sealed
     assert row.SerializeToString() == airport("LGA").SerializeToString()
     assert told(since=entry.time_ns, table=AIRPORTS) == seqs
     assert told(before=entry.time_ns) == [seq for seq in (1, 2) if seq in told(before=entry.time_ns)]

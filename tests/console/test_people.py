@@ -68,7 +68,15 @@ def test_the_log_shows_rows_open_and_says_which_are_erased(
     assert [one.get("erased") for one in changes()] == [True, None, True, None, None]
     assert changes()[1]["row"]["name"] == "Bob"
     monkeypatch.delenv("EVERLOG_MASTER_KEY")
-    assert [one.get("erased") for one in changes()] == [True, True, True, None, None]
+    assert [one.get("erased") for one in changes()] == [True, None, True, None, None]
+    assert [one.get("sealed") for one in changes()] == [None, True, None, None, None]
+    shown = everlog("-u", url, "log").out
+    assert shown.count("(erased)") == 2
+    assert "put    patients/2  (sealed)" in shown
+    assert everlog("-u", url, "history", "patients", "2").out.rstrip().endswith("put     (sealed)")
+    gone = everlog("-u", url, "history", "patients", "1").out.splitlines()
+    assert "delete  asked" in gone[0]
+    assert gone[1].endswith("put     (erased)")
     assert "no master key was given" in everlog("-u", url, "get", "patients", "2").err
 
 

@@ -62,6 +62,46 @@ def test_a_table_that_is_sealed_later_is_rewritten_and_its_past_is_said_to_be_op
         assert db.forget(now, "A7").rows == 6
         assert db.count(now) == 294
         assert list(db.check()) == []
+        gone, rewritten, *before = db.history(now, "A7")
+        assert (gone.op, gone.erased) == ("delete", False)
+        assert (rewritten.op, rewritten.row, rewritten.erased) == ("put", None, True)
+        assert rewritten.migration == db.schema.version
+        assert [one.erased for one in before] == [False]  # it was not sealed then
+        kept = next(iter(db.history(now, "A8")))
+        assert (kept.row, kept.erased) == (now.model(faa="A8", name="Wilhelmina-8"), False)
+
+
+def test_versions_from_before_a_rewrite_of_sealed_rows_read_as_erased(
+    project: Project, tmp_path: Path
+) -> None:
+    project.add(table=SEALED, files=DATA)
+    project.build()
+    with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
+        migrations.apply(db, project.path)
+        old = migrations.load(project.path)[0].tables[0]
+        db.put(old, old.model(faa="A7", name="Wilhelmina-7"), actor="web")
+        first = db.put(old, old.model(faa="A8", name="Wilhelmina-8"), actor="web").seq
+        project.add(
+            "rewrite",
+            table=SEALED,
+            code=UP.format(app=project.app),
+            drop=", transforms=[Transform(AIRPORTS, Before, up, down)]",
+            files=DATA,
+        )
+        project.build()
+        migrations.apply(db, project.path)
+        now = migrations.load(project.path)[1].tables[0]
+        assert db.forget(now, "A7").rows == 1
+        for _ in ("live", "rebuilt"):
+            gone, rewritten, put = db.history(now, "A7")
+            assert [one.erased for one in (gone, rewritten, put)] == [False, True, True]
+            assert (put.row, put.actor, rewritten.migration) == (None, "web", db.schema.version)
+            assert [one.erased for one in db.history(now, "A8")] == [False, False]
+            assert db.at(seq=first).get(old, "A7") is None
+            assert db.at(seq=first).get(old, "A8") == old.model(faa="A8", name="Wilhelmina-8")
+            assert [one.key for one in db.diff(old, first - 1, first)] == [("A8",)]
+            assert db.rebuild() == db.hashes()
+            db.past.forget()
 
 
 def test_the_text_of_a_schema_keeps_who_the_person_is(tmp_path: Path) -> None:

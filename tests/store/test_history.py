@@ -117,7 +117,7 @@ def test_a_row_ends_with_its_table(opening: Opener) -> None:
     assert list(db.history(ITEMS, 1)) == []
 
 
-def test_a_sealed_row_whose_key_is_not_at_hand_reads_as_erased(db: Database) -> None:
+def test_a_sealed_row_whose_key_is_not_at_hand_reads_as_sealed(db: Database) -> None:
     change = log_pb2.Change(space=3, key=b"\0" * 7 + b"\1", row=b"\xee", key_id=b"k" * 16)
     framed = record.frame(log_pb2.Commit(seq=db.head + 1, time_ns=db.clock.now(), changes=[change]))
     db.log.append([framed])
@@ -126,7 +126,7 @@ def test_a_sealed_row_whose_key_is_not_at_hand_reads_as_erased(db: Database) -> 
     db.tables.applied = db.log.head
     try:
         (version,) = db.history(ITEMS, 1)
-        assert (version.row, version.erased, version.fields) == (None, True, ())
+        assert (version.row, version.erased, version.sealed, version.fields) == (None, False, True, ())
     finally:
         db.log.written = db.log.head = db.tables.applied = db.log.head - 1
         db.engine.log.delete((db.log.head + 1).to_bytes(8))

@@ -1,0 +1,87 @@
+"""Mending: what the key store and the tables owe to the log, which says whose keys are gone.
+
+    Notice in the log, key in the store  ─▶ zeros over it            killed in between, or an older copy
+    rows projected without keys          ─▶ their entries in indexes, once there are keys
+    row, no key, no Notice               ─▶ it is missing: the copy is older than the log
+
+Invariants
+  (1) a key is shredded only after what its rows were needed for, their entries in indexes, is on disk.
+"""
+
+from __future__ import annotations
+
+from everlog.store import codec, keys
+from everlog.store.engine import Engine
+from everlog.store.projector import build_index
+from everlog.store.tables import Tables
+
+
+def shredded(tables: Tables) -> list[bytes]:
+    """The ids of all keys that were ever shredded, as the tables know. Read-only."""
+    start = keys.NOTE_SHREDDED
+    tables.flush()
+    return [note[len(start) :] for note, _ in tables.target.view.items(start, codec.after(start))]
+
+
+def shred(engine: Engine, tables: Tables) -> None:
+    """Writes zeros over every key that the log says is gone, once the tables are on disk."""
+    assert tables.vault is not None
+    gone = [key_id for key_id in shredded(tables) if tables.vault.has(key_id)]
+    if gone:
+        engine.flush()
+        tables.vault.forget(gone)
+
+
+def has_sealed(tables: Tables) -> bool:
+    """Whether there are sealed rows. Read-only."""
+    start = keys.NOTE_OF_KEY
+    return bool(tables.target.view.head(start, codec.after(start), 1))
+
+
+def lacking(tables: Tables) -> str:
+    """A sealed row whose key is missing, though the log does not say that it was forgotten; empty: there is
+    none. It looks at all sealed rows, some million a second. Read-only."""
+    vault, start, last = tables.vault, keys.NOTE_OF_KEY, b""
+    assert vault is not None
+    for note, _ in tables.target.view.items(start, codec.after(start)):
+        key_id, where = note[len(start) :][: keys.KEY_ID_SIZE], note[len(start) + keys.KEY_ID_SIZE :]
+        info = tables.schema.spaces.get(keys.SPACE.unpack_from(where)[0])
+        if key_id == last or info is None:
+            continue
+        if not vault.has(key_id) and not vault.is_shredded(key_id):
+            return info.show_key(where[keys.SPACE.size :])
+        last = key_id
+    return ""
+
+
+def finish(engine: Engine, tables: Tables, *, read_only: bool) -> None:
+    """On opening: what was cut short is done, and what could not be done for want of keys."""
+    vault = tables.vault
+    assert vault is not None
+    vault.is_shredded = lambda key_id: tables.get(keys.NOTE_SHREDDED + key_id) is not None
+    vault.lacking = lambda: lacking(tables)
+    if not vault.exists and has_sealed(tables):
+        vault.missing()
+    if not read_only:
+        shred(engine, tables)
+    mend(tables, read_only=read_only)
+
+
+def mend(tables: Tables, *, read_only: bool = False) -> None:
+    """Makes entries in indexes that are missing for want of keys, if those are there now."""
+    vault = tables.vault
+    assert vault is not None
+    start = keys.NOTE_BARE
+    for note, _ in list(tables.target.view.items(start, codec.after(start))):
+        if vault.locked:
+            return
+        if read_only:
+            vault.locked = "its indexes have yet to be made, with the keys: open it once for writing"
+            return
+        info = tables.schema.spaces.get(keys.SPACE.unpack_from(note, len(start))[0])
+        for index in info.indexes.values() if info else ():
+            assert info is not None
+            if not index.building:
+                tables.target.delete(index.prefix, keys.prefix(info.space, index.id + 1))
+                build_index(tables.target, info, index)
+        tables.target.delete(note, codec.after(note))

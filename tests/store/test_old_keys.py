@@ -1,0 +1,87 @@
+"""An older copy of the key store: what it lacks is not taken for forgotten, and nobody gets two keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlog.store.errors import SealedError
+from tests.store.people import PATIENTS, VISITS, open_people, patient, visit
+
+
+@pytest.fixture
+def older(path: Path) -> bytes:
+    """The key store as it was before Cyd came, who is in the database; put back over the newest, which
+    is returned."""
+    with open_people(path) as db:
+        db.put(PATIENTS, patient(1, "s-1", email="ann@x", name="Ann"))
+        db.put(PATIENTS, patient(2, "s-2", name="Bob"))
+        copy = (path / "KEYS").read_bytes()
+        db.forget(PATIENTS, 1)
+        db.put(PATIENTS, patient(3, "s-3", email="cyd@x", name="Cyd"))
+    newest = (path / "KEYS").read_bytes()
+    (path / "KEYS").write_bytes(copy)
+    return newest
+
+
+def test_a_row_whose_key_is_missing_is_not_said_to_be_forgotten(path: Path, older: bytes) -> None:
+    with open_people(path) as db:
+        with pytest.raises(SealedError, match=r"patients/3: .*bring back the newest copy") as caught:
+            db.get(PATIENTS, 3)
+        assert not caught.value.erased
+        assert next(iter(db.history(PATIENTS, 3)))[-2:] == (False, True)
+        assert list(db.history(PATIENTS, 1))[-1][-2:] == (True, False)
+        assert [one for one in db.check() if "patients/3" in one]
+        row = db.get(PATIENTS, 2)
+        assert row is not None
+        assert row.name == "Bob"
+
+
+def test_who_has_a_key_may_be_written_and_nobody_gets_another(path: Path, older: bytes) -> None:
+    with open_people(path) as db:
+        db.put(PATIENTS, patient(2, "s-2", name="Bobby"))
+        for row in (patient(3, "s-3", name="Cyd"), patient(4, "s-4")):
+            with pytest.raises(SealedError, match="older than the log, and has none for row patients/3"):
+                db.put(PATIENTS, row)
+        head = db.head
+    (path / "KEYS").write_bytes(older)
+    with open_people(path) as db:
+        assert db.head == head
+        assert [row.name for row in db.scan(PATIENTS)] == ["Bobby", "Cyd"]
+        db.put(PATIENTS, patient(4, "s-4"))
+        assert list(db.check()) == []
+
+
+def test_where_the_newest_is_lost_those_who_are_missed_are_forgotten(path: Path, older: bytes) -> None:
+    with open_people(path) as db:
+        assert db.forget(PATIENTS, 3).rows == 1
+        db.put(PATIENTS, patient(3, "s-3", name="Cyd again"))
+        db.put(VISITS, visit(7, "s-4", "cough"))
+        names: list[Any] = [row.name for row in db.scan(PATIENTS)]
+        assert names == ["Bob", "Cyd again"]
+        assert list(db.scan(PATIENTS.by_email, "cyd@x")) == []
+        assert list(db.check()) == []
+    with open_people(path) as db:
+        assert list(db.check()) == []
+        assert db.rebuild() == db.hashes()
+
+
+def test_a_row_that_is_deleted_without_its_key_leaves_nothing_in_the_indexes(
+    path: Path, older: bytes
+) -> None:
+    with open_people(path) as db:
+        db.delete(PATIENTS, 3)
+    with open_people(path) as db:
+        assert list(db.scan(PATIENTS.by_email, "cyd@x")) == []
+        assert list(db.check()) == []
+        db.put(PATIENTS, patient(3, "s-3", email="cyd@x"))
+
+
+def test_who_was_forgotten_since_the_copy_stays_so(path: Path, older: bytes) -> None:
+    with open_people(path) as db:
+        db.forget(PATIENTS, 3)
+        gone = db.log.commit(3).changes[0].key_id
+        assert gone not in (path / "KEYS").read_bytes()
+        assert [row.name for row in db.scan(PATIENTS)] == ["Bob"]

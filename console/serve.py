@@ -53,6 +53,13 @@ from everlog.store.errors import OpenError
     help="Who shows this token writes rows in the names of others; may be repeated.",
 )
 @click.option(
+    "--keys-for",
+    "keys_for",
+    multiple=True,
+    metavar="NAME",
+    help="Who shows this token is given the keys of people, to follow sealed tables; may be repeated.",
+)
+@click.option(
     "--audit-key",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
@@ -75,6 +82,7 @@ def serve(
     tls_client_ca: Path | None,
     tokens_file: Path | None,
     acting: tuple[str, ...],
+    keys_for: tuple[str, ...],
     audit_key: Path | None,
     packages: tuple[str, ...],
     **how: Any,
@@ -118,6 +126,7 @@ def serve(
             token=token,
             tokens=_tokens(tokens_file),
             acting=acting,
+            keys_for=keys_for,
             tls=tls,
             migrations=sources,
             approvals=approvals,

@@ -1,4 +1,4 @@
-"""Followable: what a follower needs of a database, embedded or remote, and of its feed."""
+"""Followable: what a follower needs of a database, embedded or remote, of its feed, and of its keys."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from everlog.proto import feed_pb2, log_pb2
+from everlog.store.opener import Opener
 
 
 class FeedBatch(Protocol):
@@ -31,6 +32,11 @@ class Followable(Protocol):
 
     @property
     def uuid(self) -> bytes: ...
+    def opener(self, tables: Sequence[str] = ()) -> Opener:
+        """What opens sealed rows for who follows these tables, or all. Raises AccessError for who may not,
+        where rows of them are sealed."""
+        ...
+
     def feed(
         self,
         after: int | log_pb2.Cursor = 0,

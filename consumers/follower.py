@@ -68,7 +68,7 @@ class Follower:
             progress=self.progress,
             changes_max=self.changes_max,
             settled=self._settled,
-            open_row=getattr(self.source, "open_row", None),
+            opener=self.source.opener(self.tables),
         )
         feed = self.source.feed(
             after=state.position if state else 0,

@@ -11,7 +11,7 @@ each batch. Invariants: everlog.consumers.follower.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter, methodcaller
 
@@ -19,7 +19,9 @@ from everlog.consumers.followable import FeedBatch
 from everlog.consumers.sink import Sink, State
 from everlog.proto import feed_pb2, log_pb2
 from everlog.store.errors import SinkError
+from everlog.store.opener import Opener
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.projection import SHREDDED
 from everlog.store.record import check_requires
 from everlog.store.schema import Schema
 
@@ -28,7 +30,6 @@ CHANGES_MAX = 50_000
 BYTES_MAX = 32 << 20
 SECONDS_MAX = 1.0
 
-OpenRow = Callable[[log_pb2.Change], bytes | None]
 SEALED = log_pb2.SEALED
 
 _seq, _changes, _requires = attrgetter("seq"), attrgetter("changes"), attrgetter("requires")
@@ -61,14 +62,14 @@ class Run:
         progress: OnProgress | None,
         changes_max: int,
         settled: bool,
-        open_row: OpenRow | None = None,
+        opener: Opener,
     ) -> None:
         self._sink = sink
         self._tables = tables
         self._progress = progress
         self._changes_max = changes_max
         self.settled = settled
-        self._open_row = open_row
+        self._opener = opener
         self._schema = state.schema.proto if state else None
         self._position = state.position if state else log_pb2.Cursor(database=database)
         self._seq, self._checksum = self._position.seq, self._position.checksum
@@ -115,7 +116,7 @@ class Run:
         if self._are_plain(commits):
             self._seq, self._checksum = commits[-1].seq, commits[-1].checksum
         else:
-            commits = [self._opened(commit) for commit in commits]
+            commits = self._opened(commits)
             for at, commit in enumerate(commits):
                 self._check(commit)
                 if commit.HasField("migration") and commit.migration.HasField("schema"):
@@ -129,20 +130,20 @@ class Run:
         self.done.commits += len(commits)
         self.done.changes += changes
 
-    def _opened(self, commit: log_pb2.Commit) -> log_pb2.Commit:
-        """The commit with its sealed rows open. One that was forgotten since is as deleted: the log goes on
-        to say so. Where the source has no keys it stays sealed, and the sink says what it cannot do."""
-        if self._open_row is None or SEALED not in commit.requires:
-            return commit
-        opened = log_pb2.Commit()
-        opened.CopyFrom(commit)
-        for change in opened.changes:
-            if change.key_id:
-                row = self._open_row(change)
-                change.ClearField("key_id")
-                change.row = row or b""
-                if row is None:
-                    change.op = log_pb2.DELETE
+    def _opened(self, commits: Sequence[log_pb2.Commit]) -> list[log_pb2.Commit]:
+        """The commits with their sealed rows open, for which keys are asked for together. One that was
+        forgotten since is as deleted: the log goes on to say so."""
+        opened = [_copied(commit) if SEALED in commit.requires else commit for commit in commits]
+        wanted = (commit.changes for commit in opened if SEALED in commit.requires)
+        sealed = [change for changes in wanted for change in changes if change.key_id]
+        for change, row in zip(sealed, self._opener.open(sealed) if sealed else (), strict=True):
+            change.ClearField("key_id")
+            change.row = row or b""
+            if row is None:
+                change.op = log_pb2.DELETE
+        for commit in opened:
+            if commit.notice.kind == SHREDDED:
+                self._opener.drop(commit.notice.detail)
         return opened
 
     def _are_plain(self, commits: Sequence[log_pb2.Commit]) -> bool:
@@ -211,3 +212,9 @@ class Run:
             or self._bytes >= BYTES_MAX
             or time.monotonic() - self._began >= SECONDS_MAX
         )
+
+
+def _copied(commit: log_pb2.Commit) -> log_pb2.Commit:
+    copy = log_pb2.Commit()
+    copy.CopyFrom(commit)
+    return copy

@@ -39,6 +39,11 @@ class PeopleStub:
                 request_serializer=everlog_dot_proto_dot_people__pb2.ForgetRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_people__pb2.ForgetResponse.FromString,
                 _registered_method=True)
+        self.Keys = channel.unary_unary(
+                '/everlog.v1.People/Keys',
+                request_serializer=everlog_dot_proto_dot_people__pb2.KeysRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_people__pb2.KeysResponse.FromString,
+                _registered_method=True)
 
 
 class PeopleServicer:
@@ -52,6 +57,14 @@ class PeopleServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Keys(self, request, context):
+        """The keys of people, for tokens that the server was told of. A record of the log says to whom they were
+        given, once a day; it is written before any is. PERMISSION_DENIED: not to this caller.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeopleServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +72,11 @@ def add_PeopleServicer_to_server(servicer, server):
                     servicer.Forget,
                     request_deserializer=everlog_dot_proto_dot_people__pb2.ForgetRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_people__pb2.ForgetResponse.SerializeToString,
+            ),
+            'Keys': grpc.unary_unary_rpc_method_handler(
+                    servicer.Keys,
+                    request_deserializer=everlog_dot_proto_dot_people__pb2.KeysRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_people__pb2.KeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,6 +106,33 @@ class People:
             '/everlog.v1.People/Forget',
             everlog_dot_proto_dot_people__pb2.ForgetRequest.SerializeToString,
             everlog_dot_proto_dot_people__pb2.ForgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Keys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.People/Keys',
+            everlog_dot_proto_dot_people__pb2.KeysRequest.SerializeToString,
+            everlog_dot_proto_dot_people__pb2.KeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

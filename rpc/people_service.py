@@ -1,4 +1,4 @@
-"""People service: one of them is forgotten where the keys are.
+"""People service: one of them is forgotten where the keys are; keys go to who may have them (giving.py).
 
 Who calls is the actor, as with any commit. What was asked for twice, because the answer was lost, is
 known by its commit_id and is answered again.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from everlog.proto import people_pb2, people_pb2_grpc
 from everlog.rpc.calls import Context
+from everlog.rpc.giving import Giving
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.store_service import check_schema
 from everlog.store.forget import Person
@@ -19,6 +20,7 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
 
     def __init__(self, hosting: Hosting) -> None:
         self._hosting = hosting
+        self._giving = Giving()
 
     async def Forget(  # type: ignore[override]
         self, request: people_pb2.ForgetRequest, context: Context
@@ -42,3 +44,10 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
         )
         done = await self._hosting.write(db.forget_person, who, metadata)
         return people_pb2.ForgetResponse(seq=done.seq, key_id=done.key_id, rows=done.rows)
+
+    async def Keys(  # type: ignore[override]
+        self, request: people_pb2.KeysRequest, context: Context
+    ) -> people_pb2.KeysResponse:
+        db = self._hosting.database(request.database)
+        name = self._hosting.callers.with_keys(context)
+        return await self._hosting.write(self._giving.give, db, name, request.key_ids)

@@ -7,14 +7,17 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from everlog.proto import people_pb2, people_pb2_grpc
 from everlog.rpc.channel import Channel
 from everlog.rpc.remote_commit import new_commit_id
+from everlog.rpc.remote_keys import RemoteKeys
 from everlog.rpc.store_service import SCHEMA_KEY
 from everlog.store.errors import SchemaError
 from everlog.store.forget import Forgotten, person_of
+from everlog.store.opener import Opener
 from everlog.store.schema import Schema
 from everlog.store.table import Table
 from everlog.store.transaction import Metadata
@@ -60,6 +63,12 @@ class PeopleCalls(Writer):
             if self.refresh_schema() is schema:
                 raise
             return self._forget(request, self.schema, key, person)
+
+    def opener(self, tables: Sequence[str] = ()) -> Opener:
+        """What opens sealed rows for who follows these tables, or all; see `Database.opener`. Raises
+        AccessError for a caller who may not, where rows of them are sealed."""
+        chosen = [info for name, info in self.schema.tables.items() if not tables or name in tables]
+        return RemoteKeys(self.channel, ask=any(info.sealed for info in chosen))
 
     def _forget(self, request: people_pb2.ForgetRequest, schema: Schema, key: Any, person: Any) -> Forgotten:
         who = person_of(schema, request.table, key, person)

@@ -48,7 +48,8 @@ class Server:
     """Serves databases; they stay with whoever opened them.
 
     `address` is HOST:PORT, with port 0 any that is free. `tokens`: further ones by the name of who
-    shows them, and `acting` are the names of those that write rows in the names of others.
+    shows them, `acting` are the names of those that write rows in the names of others, and `keys_for` of
+    those that are given the keys of people, to follow sealed tables.
     `migrations` names the package of each database's migrations, for the service that
     applies them; `approvals` are those of databases where they wait for approval.
     `signer` signs checkpoints. Raises OpenError for an address that is none, and if it would be open to
@@ -63,6 +64,7 @@ class Server:
         token: str = "",
         tokens: Mapping[str, str] | None = None,
         acting: Iterable[str] = (),
+        keys_for: Iterable[str] = (),
         tls: security.Tls | None = None,
         migrations: Mapping[str, str] | None = None,
         approvals: Mapping[str, Approval] | None = None,
@@ -73,7 +75,7 @@ class Server:
         self.host, self.port = listening(address)
         self._tokens = {"": token} | dict(tokens or {})
         security.check_server(self.host, token=next(filter(None, self._tokens.values()), ""), tls=tls)
-        self.hosting = Hosting(databases, Callers(self._tokens, acting))
+        self.hosting = Hosting(databases, Callers(self._tokens, acting, keys_for))
         self._tls = security.server_context(tls) if tls else None
         self._signer = signer
         self._migrations = dict(migrations or {})

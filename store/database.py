@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,12 +24,13 @@ from everlog.store import load as loads
 from everlog.store.backfill import Backfill
 from everlog.store.clock import Clock
 from everlog.store.committer import Committer
-from everlog.store.errors import ClosedError, Error, MigrationError, ReadOnlyError, SealedError
+from everlog.store.errors import ClosedError, Error, MigrationError, ReadOnlyError
 from everlog.store.forget import Forgotten, Person, forget, person_of
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import Version
-from everlog.store.keys import NOTE_LOAD, SPACE
+from everlog.store.keys import NOTE_LOAD
 from everlog.store.master import MasterKey, master_of
+from everlog.store.opener import Opener, VaultOpener
 from everlog.store.opening import Opened, open_directory
 from everlog.store.past import Moment, Past
 from everlog.store.past_diff import Difference
@@ -307,18 +308,9 @@ class Database(Writer):
 
     # people
 
-    def open_row(self, change: log_pb2.Change) -> bytes | None:
-        """The row of a sealed change, for who follows; None if its person was forgotten. Read-only.
-        Raises SealedError where the keys are not at hand."""
-        vault = self.tables.vault
-        assert vault is not None
-        vault.check(f"of space {change.space}")
-        try:
-            return vault.open(change.key_id, SPACE.pack(change.space) + change.key, change.row)
-        except SealedError as error:
-            if not error.erased:
-                raise
-            return None
+    def opener(self, tables: Sequence[str] = ()) -> Opener:
+        """What opens sealed rows for who follows these tables, or all. Read-only."""
+        return VaultOpener(self._opened_state.vault)
 
     def forget(
         self,

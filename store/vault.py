@@ -123,6 +123,22 @@ class Vault:
             )
         return row
 
+    @property
+    def sealed_in(self) -> bytes:
+        """UUID of the database that rows are bound to."""
+        return self._database
+
+    def key(self, key_id: bytes) -> bytes | None:
+        """A person's key as it is, for who may have it; None: it was forgotten. Raises SealedError if it is
+        missing. The root is nobody's."""
+        if self.is_shredded(key_id):
+            return None
+        with self.lock:
+            slot = self._slots.get(key_id)
+            if slot is None or slot.state != slots.PERSON:
+                raise self._gone(key_id)
+            return self._opened(slot)
+
     def hash(self, *parts: bytes) -> bytes:
         """What stands in a hashed index for a value."""
         self._be_there()

@@ -23,7 +23,9 @@ from everlog.proto import feed_pb2, log_pb2
 from everlog.store import keys
 from everlog.store.errors import CursorError
 from everlog.store.hashing import TableHash, canonical, content_hash
+from everlog.store.opener import Opener, VaultOpener
 from everlog.store.schema import Schema
+from everlog.store.vault import Vault
 
 Path_ = Sequence[int] | int
 
@@ -163,6 +165,9 @@ class HandMadeLog:
     def cursor(self, seq: int) -> log_pb2.Cursor:
         checksum = self.commits[seq - 1].checksum if seq else 0
         return log_pb2.Cursor(database=self.uuid, seq=seq, checksum=checksum)
+
+    def opener(self, tables: Sequence[str] = ()) -> Opener:
+        return VaultOpener(Vault(Path("nowhere"), self.uuid, None, read_only=True))
 
     def feed(
         self,

@@ -18,4 +18,4 @@ def test_the_page_about_erasure_does_what_it_says(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("EVERLOG_MASTER_KEY_FILE", "master.key")
     with Session(tmp_path) as session:
         session.follow(PAGE)
-    assert len([block for block in blocks(PAGE) if block.language == "console"]) == 3
+    assert len([block for block in blocks(PAGE) if block.language == "console"]) == 4

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ from typing import Any
 from rocksdict import (
     AccessType,
     BlockBasedOptions,
+    BottommostLevelCompaction,
     Cache,
     ColumnFamily,
+    CompactOptions,
     DBCompressionType,
     DBRecoveryMode,
     Options,
@@ -47,9 +50,12 @@ TABLES, REBUILDING = b"tables", b"rebuilding"
 KEPT = "kept"
 FIRST_DATA = "data-1"
 LOG_BUFFER_BYTES = 16 << 20
+LOG_FILE_BYTES = 256 << 20
 DATA_BUFFER_BYTES = 6 << 20
 CACHE_BYTES = 32 << 20
 REOPENINGS = 3
+# A file of a column family, as RocksDB describes it: 12:3456[1 .. 9]['0000' seq:1, type:1 .. '00FF' seq:9, …
+_FILE = re.compile(r"^ \d+:(\d+)\[.*?\]\['([0-9A-F]*)' seq:.*? \.\. '([0-9A-F]*)' seq:", re.MULTILINE)
 
 
 class Engine:
@@ -144,6 +150,8 @@ class Engine:
         options = _options(self._cache)
         options.set_write_buffer_size(LOG_BUFFER_BYTES if name == LOG else DATA_BUFFER_BYTES)
         options.set_max_write_buffer_number(4)
+        if name == LOG:
+            options.set_target_file_size_base(LOG_FILE_BYTES)
         options.set_disable_auto_compactions(self._recovery is not None)
         return options
 
@@ -184,6 +192,24 @@ class Engine:
         with translated(f"compacting {self.path}"):
             self.log.flush()
             self.log.compact_range(b"", end)
+
+    def log_files(self) -> list[tuple[int, bytes, bytes]]:
+        """The files of the log, in its order: bytes, keys of the first and the last record. Read-only."""
+        described = self.log.property_value("rocksdb.sstables") or ""
+        files = [
+            (int(size), bytes.fromhex(first), bytes.fromhex(last))
+            for size, first, last in _FILE.findall(described)
+        ]
+        return sorted(files, key=lambda file: file[1:])
+
+    def merge_log(self, first: bytes, last: bytes) -> None:
+        """Makes one file of those that have the records from `first` to `last`. Lets go of the interpreter's
+        lock."""
+        how = CompactOptions()
+        how.set_exclusive_manual_compaction(False)  # or the tables would wait with theirs
+        how.set_bottommost_level_compaction(BottommostLevelCompaction.force_optimized())
+        with translated(f"compacting {self.path}"):
+            self.log.compact_range(first, last, how)
 
     def sync_log(self) -> None:
         """Waits until all that was appended is on disk. Lets go of the interpreter's lock.

@@ -30,6 +30,7 @@ from everlog.store import record
 from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, CursorError, DiskError
 from everlog.store.keys import SEQ
+from everlog.store.merger import Merger
 from everlog.store.seam import translated
 from everlog.store.trimmed import Trimmed, edge
 
@@ -51,6 +52,7 @@ class Log:
         self._head_file_at = time.monotonic()
         self._head_file_lock = threading.Lock()
         self._sync_lock = threading.Lock()
+        self.merger = Merger(engine)
         self.trimmed = Trimmed(engine, None)
         self.reopen()
 
@@ -106,12 +108,13 @@ class Log:
             self.head = max(self.head, upto)
 
     def tell(self) -> None:
-        """Tells the listeners that the head has moved, and now and then the file HEAD."""
+        """Tells the listeners that the head has moved, and now and then the file HEAD and the merger."""
         for listener in self._listeners:
             listener()
         if time.monotonic() - self._head_file_at > HEAD_FILE_EVERY_S:
             with contextlib.suppress(DiskError):  # a full disk fails no commit that is on it; soon again
                 self.write_head_file(sync=False)
+            self.merger.look()
 
     def on_advance(self, listener: Callable[[], None]) -> None:
         """`listener` is called, on whichever thread commits, after the head moved. Be quick."""

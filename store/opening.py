@@ -7,6 +7,7 @@ Nothing is created, cut or mended where something else was expected.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from pathlib import Path
 
@@ -59,6 +60,8 @@ class Opened:
                 (self._path / head.OWNER).unlink(missing_ok=True)
             except (Error, OSError):
                 pass  # what could not be flushed is replayed from the log when it is opened again
+            with contextlib.suppress(Error):
+                self.log.merger.close()
         self.vault.close()
         self.engine.close()
 

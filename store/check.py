@@ -32,7 +32,7 @@ def problems(db: Database, progress: OnProgress | None = None) -> Iterator[str]:
         schema, counts = Schema(schema_of(view, db.log), db.schema.vault), read_counts(view)
         yield from _log(db, seq, progress)
         for info in schema.spaces.values():
-            yield from _table(view, info, seq, counts.get(info.space, 0), progress)
+            yield from _table(db, view, info, seq, counts.get(info.space, 0), progress)
         yield from _strays(view, schema)
         yield from _ends(view, schema, counts.get(keys.ENDS, 0))
     finally:
@@ -55,7 +55,9 @@ def _log(db: Database, last: int, progress: OnProgress | None) -> Iterator[str]:
         yield str(error)
 
 
-def _table(view: View, info: TableInfo, last: int, count: int, progress: OnProgress | None) -> Iterator[str]:
+def _table(  # noqa: PLR0917  the one call is above
+    db: Database, view: View, info: TableInfo, last: int, count: int, progress: OnProgress | None
+) -> Iterator[str]:
     if info.sealing is not None and info.sealing.vault.locked:
         yield f"table {info.name} was not looked at: its rows are sealed, and {info.sealing.vault.locked}"
         return
@@ -65,7 +67,8 @@ def _table(view: View, info: TableInfo, last: int, count: int, progress: OnProgr
     try:
         for full, value in view.items(info.row_prefix, keys.prefix(info.space, 1)):
             rows += 1
-            yield from _row(view, info, full[skip:], value, last)
+            if not _forgotten_since(db, view, value):
+                yield from _row(view, info, full[skip:], value, last)
             if progress is not None and not rows % EVERY:
                 progress(Progress(f"check {info.name}", rows, count))
         for index in info.indexes.values():
@@ -81,6 +84,13 @@ def _table(view: View, info: TableInfo, last: int, count: int, progress: OnProgr
         yield f"table {info.name}: {error}"
     if rows != count:
         yield f"table {info.name} has {rows:,} rows, and is said to have {count:,}"
+
+
+def _forgotten_since(db: Database, view: View, value: bytes) -> bool:
+    """Whether a row cannot be opened because its person was forgotten after the moment of the view."""
+    key_id = keys.key_id_of(value)
+    note = keys.NOTE_SHREDDED + key_id
+    return bool(key_id) and db.tables.get(note) is not None and view.get(note) is None
 
 
 def _row(view: View, info: TableInfo, key: bytes, value: bytes, last: int) -> Iterator[str]:

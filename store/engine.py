@@ -261,29 +261,34 @@ class Engine:
     def side(self, name: str) -> tuple[Rdict, ColumnFamily] | None:
         """The column family of a projection beside the tables, made where it is missing; for a reader
         beside a process that writes, None where that has not made it."""
-        if name not in self._sides:
-            if name in self._names:
-                family = self._db.get_column_family(name), self._db.get_column_family_handle(name)
-            elif self.secondary:
-                return None
-            else:
-                family = self.create_family(name)
-            self._names.add(name)
-            self._sides[name] = family
-        return self._sides[name]
+        found = self._sides.get(name)
+        if found is not None:
+            return found
+        with self._care:  # or two would make it
+            found = self._sides.get(name)
+            if found is None:
+                if name in self._names:
+                    found = self._db.get_column_family(name), self._db.get_column_family_handle(name)
+                elif self.secondary:
+                    return None
+                else:
+                    found = self.create_family(name)
+                self._names.add(name)
+                self._sides[name] = found
+            return found
 
     def drop_side(self, name: str) -> None:
         """Throws such a projection away."""
         found = self.side(name)
         if found is not None:
-            del self._sides[name]
-            self._names.discard(name)
+            with self._care:
+                self._sides.pop(name, None)
             self.drop_family(name, found[0])
 
     def drop_family(self, name: str, family: Rdict) -> None:
         """Drops tables. Views of them stay, and with the last of them their disk is freed."""
-        self._names.discard(name)
         with self._care, translated(f"dropping {name}"):
+            self._names.discard(name)
             family.close()  # first: or whoever keeps an error, and its frames, keeps the database locked
             self._db.drop_column_family(name)
 

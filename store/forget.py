@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from everlog.proto import log_pb2
 from everlog.store import codec, keys
-from everlog.store.errors import Error, RowError
+from everlog.store.errors import DiskError, Error, RowError
 from everlog.store.fields import descriptor_of, encode_values, resolve
 from everlog.store.mending import mend, shred
 from everlog.store.projection import SHREDDED
@@ -86,7 +86,15 @@ def _forget(db: Database, who: Person, metadata: Metadata) -> Forgotten:
     transaction.about = lambda commit: commit.notice.CopyFrom(notice)
     missing = not info.sealing.vault.has(key_id)
     seq = db.committer.commit_alone(transaction, sync=True)
-    shred(db.engine, tables)
+    info.sealing.vault.let_go([key_id])  # whatever the disk says: what is sealed with it now is lost
+    try:
+        shred(db.engine, tables)
+    except DiskError as error:
+        raise DiskError(
+            f"record {seq} forgets a person of {who.table}, whose rows are gone, but their key could not be"
+            f" overwritten ({error}). That is done when the database is opened again",
+            outcome="written",
+        ) from error
     if missing:
         tables.flush()
         mend(tables)

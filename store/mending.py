@@ -26,7 +26,7 @@ def shredded(tables: Tables) -> list[bytes]:
 def shred(engine: Engine, tables: Tables) -> None:
     """Writes zeros over every key that the log says is gone, once the tables are on disk."""
     assert tables.vault is not None
-    gone = [key_id for key_id in shredded(tables) if tables.vault.has(key_id)]
+    gone = [key_id for key_id in shredded(tables) if tables.vault.is_on_disk(key_id)]
     if gone:
         engine.flush()
         tables.vault.forget(gone)

@@ -46,7 +46,9 @@ TELL_BYTES = 128 << 10  # of records between two signs of progress; each may end
 def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
     """See `Database.rebuild`."""
     if not db.engine.rebuilding.acquire(blocking=False):
-        raise Error(f"the tables of {db.url} are being rebuilt already; wait for it")
+        raise Error(
+            f"the tables of {db.url} are being rebuilt already, or somebody is being forgotten; wait for it"
+        )
     try:
         return _beside(db, progress)
     finally:

@@ -57,6 +57,7 @@ class Vault:
         self._numbers: dict[bytes, int] = {}  # key_id -> number of its slot
         self._slots: dict[bytes, Slot] = {}  # by key_id
         self._ids: dict[bytes, bytes] = {}  # tag -> key_id
+        self._leaving: dict[bytes, int] = {}  # key_id -> number of its slot, which may not be zeros yet
         self._free: list[int] = []
         self._next = 0
         self._ciphers: dict[bytes, Cipher] = {}
@@ -103,6 +104,10 @@ class Vault:
 
     def has(self, key_id: bytes) -> bool:
         return key_id in self._numbers
+
+    def is_on_disk(self, key_id: bytes) -> bool:
+        """Whether the file has it, for all one knows."""
+        return key_id in self._numbers or key_id in self._leaving
 
     def seal(self, key_id: bytes, space_and_key: bytes, row: bytes) -> bytes:
         cipher = self._cipher(key_id)
@@ -161,21 +166,28 @@ class Vault:
                 raise
             self._dirty = False
 
-    def forget(self, key_ids: Iterable[bytes]) -> None:
-        """Writes zeros over keys, durably. Those that are not there are passed over."""
+    def let_go(self, key_ids: Iterable[bytes]) -> None:
+        """Nothing is sealed with these keys, or opened, from now on. They are on disk until `forget`."""
         with self.lock:
-            gone = [key_id for key_id in key_ids if key_id in self._numbers and key_id != _ROOT_ID]
-            for key_id in gone:
-                assert self.file is not None
-                self.file.put(self._numbers[key_id], None)
-            if not gone:
+            for key_id in key_ids:
+                if key_id in self._numbers and key_id != _ROOT_ID:
+                    self._leaving[key_id] = self._numbers.pop(key_id)
+                    self._ciphers.pop(key_id, None)
+                    self._ids.pop(self._slots.pop(key_id).tag, None)
+
+    def forget(self, key_ids: Iterable[bytes]) -> None:
+        """Writes zeros over keys, durably. Those that are not there are passed over. Raises DiskError: nobody
+        has them any more all the same, and the next time that somebody forgets, or opens, tries again."""
+        with self.lock:
+            self.let_go(key_ids)
+            if not self._leaving:
                 return
             assert self.file is not None
+            for number in self._leaving.values():
+                self.file.put(number, None)
             self.file.sync()
-            for key_id in gone:
-                self._free.append(self._numbers.pop(key_id))
-                self._ciphers.pop(key_id, None)
-                self._ids.pop(self._slots.pop(key_id).tag, None)
+            self._free += self._leaving.values()
+            self._leaving.clear()
 
     def refresh(self) -> None:
         """As a reader beside a writer: sees what was made and forgotten since. Raises as opening."""
@@ -290,7 +302,7 @@ class Vault:
             self._database = database  # rows are bound to the one that they were sealed in
         if database != self._database:
             raise OpenError(f"{self.path} has the keys of another database; bring back the one of this")
-        self._numbers, self._slots, self._ids, self._free = {}, {}, {}, []
+        self._numbers, self._slots, self._ids, self._leaving, self._free = {}, {}, {}, {}, []
         number = 0
         for number, slot in self.file.slots():
             if slot is None:

@@ -9,7 +9,8 @@ import pytest
 
 from everlog.store import forget as forgetting
 from everlog.store.database import Database
-from everlog.store.errors import RowError, SealedError
+from everlog.store.errors import DiskError, RowError, SealedError
+from everlog.store.slots import Slots
 from tests.store.models import ITEMS, Item
 from tests.store.people import MASTER, PATIENTS, VISITS, bytes_of, open_people, patient, visit
 
@@ -137,3 +138,58 @@ def test_a_view_of_before_reads_the_row_as_erased(path: Path) -> None:
         row = before.get(PATIENTS, 2)
         assert row is not None
         assert row.name == "name 2"
+
+
+def test_who_is_forgotten_during_a_check_is_no_problem(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("everlog.store.check.EVERY", 2)
+    with filled(path) as db:
+        done: list[Any] = []
+
+        def forget_once(_: Any) -> None:
+            if not done:
+                done.append(db.forget(PATIENTS, 1))
+
+        assert list(db.check(forget_once)) == []
+        assert done
+        assert list(db.check()) == []
+
+
+def test_where_the_disk_refuses_the_zeros_nothing_is_sealed_with_that_key_any_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Slots) -> None:
+        raise DiskError("the disk refuses", outcome="unknown")
+
+    with filled(path) as db:
+        key_id = db.log.commit(3).changes[0].key_id
+        with monkeypatch.context() as patched:
+            patched.setattr(Slots, "sync", refuse)
+            with pytest.raises(
+                DiskError, match="forgets a person of patients, whose rows are gone"
+            ) as caught:
+                db.forget(PATIENTS, 1)
+        assert caught.value.outcome == "written"
+        db.put(PATIENTS, patient(9, "s-1", name="back"))
+        assert db.log.commit(db.head).changes[0].key_id != key_id
+    with open_people(path) as db:
+        assert db.get(PATIENTS, 9) == patient(9, "s-1", name="back")
+        assert db.get(PATIENTS, 1) is None
+        assert key_id not in (path / "KEYS").read_bytes()
+        assert list(db.check()) == []
+
+
+def test_who_was_refused_by_the_disk_goes_with_the_next_who_is_forgotten(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise DiskError("the disk refuses", outcome="nothing written")
+
+    with filled(path) as db:
+        key_id = db.log.commit(3).changes[0].key_id
+        with monkeypatch.context() as patched:
+            patched.setattr(Slots, "put", refuse)
+            with pytest.raises(DiskError):
+                db.forget(PATIENTS, 1)
+        assert key_id in (path / "KEYS").read_bytes()
+        db.forget(PATIENTS, 2)
+        assert key_id not in (path / "KEYS").read_bytes()

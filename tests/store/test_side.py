@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rocksdict import WriteBatch
@@ -41,3 +43,15 @@ def test_a_reader_does_without_one_that_was_never_made(tmp_path: Path) -> None:
         with Database(tmp_path / "db", read_only=True) as reader:
             assert reader.engine.side("past") is None
         assert list(db.check()) == []
+
+
+def test_threads_that_ask_for_it_at_once_get_one(tmp_path: Path) -> None:
+    with Database(tmp_path / "db") as db, ThreadPoolExecutor(8) as threads:
+        for turn in range(20):
+            together = threading.Barrier(8)
+
+            def ask(_: int, name: str = f"side-{turn}", together: threading.Barrier = together) -> int:
+                together.wait()
+                return id(db.engine.side(name))
+
+            assert len(set(threads.map(ask, range(8)))) == 1

@@ -92,7 +92,8 @@ def archive(
 
 def _last(db: Database, keep_records: int, keep_ns: int) -> tuple[int, str]:
     """The last record that may go, and what holds the next."""
-    found = [(db.head - 1, "the newest record stays"), (db.head - keep_records, f"{keep_records:,} are kept")]
+    head = min(db.head, db.tables.applied)  # what is on disk may not be in the tables yet
+    found = [(head - 1, "the newest record stays"), (head - keep_records, f"{keep_records:,} are kept")]
     if keep_ns:
         found.append((_before(db, time.time_ns() - keep_ns), "those of some time are kept"))
     found += [(seq - 1, f"hold {name!r}") for name, seq in holds.read(db.path).items()]

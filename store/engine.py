@@ -186,6 +186,14 @@ class Engine:
             self._write(writes, self._to_os)
         self.sync_log()
 
+    def cut_log(self, key: bytes) -> None:
+        """Removes all records from `key` on, durably. Raises DiskError."""
+        writes = WriteBatch(raw_mode=True)
+        writes.delete_range(key, b"\xff" * len(key), self._log_handle)
+        with translated(f"cutting the log in {self.path}"):
+            self._write(writes, self._to_os)
+        self.sync_log()
+
     def compact_log(self, end: bytes) -> None:
         """Frees the disk of what was removed from the log before `end`. Lets go of the interpreter's
         lock."""

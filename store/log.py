@@ -253,6 +253,16 @@ class Log:
         for at in range(max(1, seq - RECENT_RECORDS), seq + 1):
             self._recent.pop(at, None)
 
+    def cut(self, last: int) -> None:
+        """Removes the records after `last`, durably. For who opens it (hole.py). Raises DiskError."""
+        self._engine.cut_log(_key(last + 1))
+        self.reopen()
+
+    def end_at(self, last: int) -> None:
+        """As a reader: the same, for itself."""
+        self._last = self.get(last)
+        self.written = self.head = last
+
     def _missing(self, after: int, last: int) -> CorruptionError:
         """Finds the first record that cannot be read between `after` and `last`."""
         for seq in range(after + 1, last + 1):

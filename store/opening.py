@@ -1,8 +1,9 @@
 """Opening: from a directory to a log and its tables, or a sentence that says why not.
 
-    marker? ─▶ RocksDB ─▶ log edges ─▶ HEAD agrees? ─▶ applied <= log? ─▶ project the rest
+    marker? ─▶ RocksDB ─▶ log edges ─▶ HEAD agrees? ─▶ applied <= log? ─▶ no hole? ─▶ project the rest
 
-Nothing is created, cut or mended where something else was expected.
+Nothing is created, cut or mended where something else was expected; what was never on disk is another matter
+(hole.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import uuid
 from pathlib import Path
 
 from everlog.proto import log_pb2
-from everlog.store import head, mending, record
+from everlog.store import head, hole, mending, record
 from everlog.store.clock import Clock
 from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, Error, OpenError
@@ -46,6 +47,7 @@ class Opened:
         with self.tables.lock:  # who reads meanwhile sees what was before
             self.engine.catch_up()
             self.log.reopen()
+            hole.look_again(self.engine, self.log)
             self.vault.refresh()
             fresh = Tables(self.engine, self.log, MemoryTarget, self.vault)
             project(self.log, fresh, None)
@@ -85,6 +87,8 @@ def open_directory(
     engine = _engine(path, read_only=read_only)
     try:
         log = AskedLog(engine)
+        if read_only:
+            hole.look_again(engine, log)
         log.check_head_file()
         if not read_only:
             head.write(path / head.OWNER, head.this_process(), sync=False)
@@ -99,6 +103,8 @@ def open_directory(
         vault = Vault(path / KEYS, database, master, read_only=read_only, origin=origin)
         tables = Tables(engine, log, MemoryTarget if read_only else None, vault)
         _check_applied(path, log, tables)
+        if not read_only:
+            hole.cut(engine, log, tables.applied)
         project(log, tables, progress)
         mending.finish(engine, tables, read_only=read_only)
         clock.last_ns = max(clock.last_ns, log.commit(log.written).time_ns)

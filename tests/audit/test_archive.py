@@ -15,7 +15,7 @@ from everlog.audit.archived import attach
 from everlog.audit.tree import Tree
 from everlog.store import record
 from everlog.store.database import Database
-from everlog.store.errors import Error, OpenError, ReadOnlyError, RowError
+from everlog.store.errors import DiskError, Error, OpenError, ReadOnlyError, RowError
 from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
 from tests.audit.test_restore import grown
@@ -122,6 +122,20 @@ def test_nothing_is_removed_where_the_target_refuses(db: Database, opening: Open
         archive(beside, to)
     assert db.log.trimmed.base == 0
     assert db.engine.log.get((1).to_bytes(8, "big")) is not None
+
+
+def test_what_is_in_the_log_and_not_yet_in_the_tables_stays(db: Database, to: Path) -> None:
+    fill(db, 1, 50)
+    applied = db.tables.applied
+    with db.committer.alone():
+        for seq in range(applied + 1, applied + 4):
+            commit = record.decode(db.log.get(applied), applied)
+            commit.seq = seq
+            commit.ClearField("checksum")
+            db.committer.append_alone(record.frame(commit))
+        assert archive(db, to).base < applied
+    with pytest.raises(DiskError, match="a commit was interrupted"):
+        db.put(ITEMS, Item(id=1))
 
 
 def test_records_of_some_time_are_kept(db: Database, to: Path) -> None:

@@ -4,14 +4,14 @@
     write-ahead log 63              69     file, was put there by the operating system, of itself
 
 RocksDB takes the lost end of one file for that of a commit that was cut short, and goes on with the next.
-Nothing behind such a hole was ever on disk for all one knows: nobody was told that it is. So when a database
-is opened for writing those records go, as they would with the end of the one file.
+Nothing behind such a hole was ever on disk for all one knows: nobody was told that it is. So when a
+database is opened for writing those records go, as they would with the end of the one file.
 
     what HEAD says was on disk, what the tables were made of  ─▶ dense, or it is damage
     what comes after                                          ─▶ dense, or cut before the hole
 
-A reader beside a process that writes sees a hole for another reason: a file was flushed, and went, between
-its look at the one and the other. It looks again.
+A reader beside a process that writes sees a hole, or an end too early, for another reason: a file was
+flushed, and went, between its look at the one and the other. It looks again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from everlog.store import head
 from everlog.store.engine import Engine
+from everlog.store.head import Head
 from everlog.store.keys import SEQ
 from everlog.store.log import Log
 from everlog.store.seam import translated
@@ -31,9 +31,10 @@ LOOKS = 10
 logger = logging.getLogger("everlog")
 
 
-def cut(engine: Engine, log: Log, applied: int) -> None:
-    """Removes what is behind a hole in what was never known to be on disk. The tables are at `applied`."""
-    hole = _first_missing(engine, max(applied, _known(engine, log)))
+def cut(engine: Engine, log: Log, known: Head | None, applied: int) -> None:
+    """Removes what is behind a hole in what was never known to be on disk. `known`: what HEAD says; the
+    tables are at `applied`."""
+    hole = _first_missing(engine, max(applied, _known(log, known)))
     if hole is None:
         return
     logger.warning(
@@ -46,22 +47,22 @@ def cut(engine: Engine, log: Log, applied: int) -> None:
     log.cut(hole - 1)
 
 
-def look_again(engine: Engine, log: Log) -> None:
-    """As a reader beside a process that writes: until there is no hole, or it is there to stay."""
+def look_again(engine: Engine, log: Log, known: Head | None) -> None:
+    """As a reader beside a process that writes: until all is there that HEAD said before, without a hole;
+    or it is not to be had."""
     hole = None
     for _ in range(LOOKS):
-        hole = _first_missing(engine, min(_dense_files(engine, log), _known(engine, log)))
-        if hole is None:
+        hole = _first_missing(engine, min(_dense_files(engine, log), _known(log, known)))
+        if hole is None and (known is None or known.seq <= log.written):
             return
         engine.catch_up()
         log.reopen()
-    assert hole is not None
-    log.end_at(hole - 1)
+    if hole is not None:
+        log.end_at(hole - 1)
 
 
-def _known(engine: Engine, log: Log) -> int:
+def _known(log: Log, known: Head | None) -> int:
     """How far the log was known to be on disk."""
-    known = head.read(engine.path / head.HEAD, head.Head)
     return max(known.seq if known else 0, log.trimmed.first)
 
 

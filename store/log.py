@@ -286,9 +286,8 @@ class Log:
                 path = self._engine.path / files.HEAD
                 files.write(path, files.Head(seq, self.checksum_at(seq)), sync=sync)
 
-    def check_head_file(self) -> None:
-        """Compares the log with what HEAD says it was. Raises CorruptionError for a loss."""
-        known = files.read(self._engine.path / files.HEAD, files.Head)
+    def check_head(self, known: files.Head | None) -> None:
+        """Compares the log with what HEAD said before it was opened. Raises CorruptionError for a loss."""
         if known is None:
             return
         if known.seq > self.written or (

@@ -47,7 +47,7 @@ class Opened:
         with self.tables.lock:  # who reads meanwhile sees what was before
             self.engine.catch_up()
             self.log.reopen()
-            hole.look_again(self.engine, self.log)
+            hole.look_again(self.engine, self.log, head.read(self._path / head.HEAD, head.Head))
             self.vault.refresh()
             fresh = Tables(self.engine, self.log, MemoryTarget, self.vault)
             project(self.log, fresh, None)
@@ -84,12 +84,13 @@ def open_directory(
     marker = head.read_marker(path)
     if marker is None:
         marker = _prepare(path, create=create and not read_only)
-    engine = _engine(path, read_only=read_only)
+    known = head.read(path / head.HEAD, head.Head)  # first: a process that writes goes on with both
+    engine = _engine(path, known, read_only=read_only)
     try:
         log = AskedLog(engine)
         if read_only:
-            hole.look_again(engine, log)
-        log.check_head_file()
+            hole.look_again(engine, log, known)
+        log.check_head(known)
         if not read_only:
             head.write(path / head.OWNER, head.this_process(), sync=False)
         if not log.written:
@@ -104,7 +105,7 @@ def open_directory(
         tables = Tables(engine, log, MemoryTarget if read_only else None, vault)
         _check_applied(path, log, tables)
         if not read_only:
-            hole.cut(engine, log, tables.applied)
+            hole.cut(engine, log, known, tables.applied)
         project(log, tables, progress)
         mending.finish(engine, tables, read_only=read_only)
         clock.last_ns = max(clock.last_ns, log.commit(log.written).time_ns)
@@ -152,9 +153,8 @@ def _prepare(path: Path, *, create: bool) -> head.Marker:
     return marker
 
 
-def _engine(path: Path, *, read_only: bool) -> Engine:
+def _engine(path: Path, known: head.Head | None, *, read_only: bool) -> Engine:
     if not (path / "db" / "CURRENT").exists():
-        known = head.read(path / head.HEAD, head.Head)
         if known is not None:
             raise CorruptionError(
                 f"{path}: the log was on disk up to record {known.seq}, but its files are gone: there is no"

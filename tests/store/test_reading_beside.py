@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,34 @@ def test_another_process_reads_while_this_one_writes(writer: Database, path: Pat
     )
     assert run.stdout.split() == [str(writer.head), "1551", "1", "0"]
     assert len(TABLES) == len(writer.status().tables)
+
+
+def test_whoever_opens_while_a_writer_flushes_finds_a_whole_log(
+    writer: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("everlog.store.log.HEAD_FILE_EVERY_S", 0)
+    stop = threading.Event()
+
+    def write() -> None:
+        for number in count():
+            writer.put(
+                ITEMS, Item(id=number % 50, text=f"{number}"), durability="os" if number % 3 else "sync"
+            )
+            if not number % 7:
+                writer.engine.flush()
+            if stop.is_set():
+                return
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(60):
+            before = writer.head
+            with Database(path, read_only=True) as reader:
+                assert reader.head >= before
+                assert [seq for seq, _ in reader.log.scan()] == list(range(1, reader.head + 1))
+                reader.refresh()
+                assert [seq for seq, _ in reader.log.scan()] == list(range(1, reader.head + 1))
+    finally:
+        stop.set()
+        thread.join()

@@ -5,7 +5,8 @@
 
     life ─▶ killed: at a moment │ at a named point │ without power │ while the disk failed
          ─▶ opened again ─▶ check() ─▶ the log against the journal ─▶ the tables against the model
-         ─▶ the follower against the tables ─▶ now and then a rebuild ─▶ the next life
+         ─▶ the follower against the tables ─▶ what the operations left ─▶ now and then a rebuild,
+         or an old key store put back ─▶ the next life
 
 The directory of a run that found something stays, and is named.
 """
@@ -25,12 +26,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from everlog.feed.embedded import EmbeddedDatabase
-from tests.crash import disk, points
-from tests.crash.folders import Folders
+from everlog.audit.tree import Tree
+from everlog.store.slots import KEYS
+from tests.crash import beside, disk, operations, points
+from tests.crash.ends import sweep
+from tests.crash.folders import FIRST, Folders, opened
 from tests.crash.journal import Told
 from tests.crash.model import Model
-from tests.crash.operations import AFTER
+from tests.crash.worker import OPEN_MIRROR
 
 ROOT = Path(__file__).parents[2]
 LIVES = 8
@@ -71,22 +74,45 @@ class Campaign:
         lost = disk.lose(under, synced, chance) if way == "power" else []
         told = Told.read(self.directory / f"journal-{life}")
         assert not told.failed, told.failed[0]
-        with EmbeddedDatabase(under) as db:
-            self.model.take(db, told, power=way == "power")
-            self.model.agree(db, self.folders)
+        opened_ns = time.time_ns()
+        with opened(under) as db:
+            swept_ns = sweep(db)
+            self.model.take(db, told, opened_ns, power=way == "power")
+            self.model.agree(db, self.folders, swept_ns)
             remembered = list(self.model.past)
             some = chance.sample(remembered, min(PAST, len(remembered)))
             self.model.agree_before(db, self.folders, some)
-            self.model.follow(db, self.directory / "mirror.sqlite")
-            for look in AFTER:
+            for mirror, tables in (("mirror", None), OPEN_MIRROR) if db.schema.version >= FIRST else ():
+                self.model.follow(db, self.directory / f"{mirror}.sqlite", tables)
+            for look in (*operations.AFTER, *beside.AFTER):
                 look(db, self.directory)
             if db.schema.version and chance.random() < 0.3:
                 db.rebuild()
+            if chance.random() < 0.3:  # the next life makes them anew
+                Tree(db).forget()
+                db.past.forget()
             self.say(
                 f"  life {life}: {point or way}; {len(told.yes)} acknowledged, {len(told.no)} refused,"
                 f" {len(told.did)} operations, {len(lost)} files cut; head {db.head},"
                 f" {len(self.model.rows)} rows at version {db.schema.version}"
             )
+        if self.model.ends.keys and chance.random() < 0.3:
+            self._old_keys(f"forget after {life}", chance.choice(sorted(self.model.ends.keys)))
+
+    def _old_keys(self, op: str, subject: str) -> None:
+        """An old copy of the key store brings nobody back, and keeps nobody out."""
+        keys = self.directory / "db" / KEYS
+        old = keys.read_bytes()
+        with opened(self.directory / "db") as db:
+            self.model.ops[op] = {"forget": subject, "id": ""}
+            db.forget("people", person=subject, correlation_id=op)
+        keys.write_bytes(old)
+        opened_ns = time.time_ns()
+        with opened(self.directory / "db") as db:
+            swept_ns = sweep(db)
+            self.model.take(db, Told.read(self.directory / "none"), opened_ns, power=False)
+            assert op in self.model.found
+            self.model.agree(db, self.folders, swept_ns)
 
     def _killed(self, life: int, seed: int, point: str, environment: dict[str, str], after_s: float) -> None:
         words = [sys.executable, "-m", "tests.crash.worker", str(self.directory), str(life), str(seed)]

@@ -3,7 +3,8 @@
     one     items: id, text, n; an index by n                  two     a field and an index more
     three   every row rewritten: text is split in two          four    made anew: the key becomes a text
 
-Whatever the version, a row means the same: a number, a text of two words, and n.
+Whatever the version, a row means the same: a number, a text of two words, and n. Before them lies a folder
+with the tables of people.py, which none of them touches.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from everlog import migrations
+from everlog.audit.archived import attach
+from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Migration
 from everlog.store.table import Table
 
@@ -84,6 +87,34 @@ FOLDERS = (
         ", up=Remake([ITEMS], up), down=Remake([OLD], down)",
     ),
 )
+PEOPLE = ("people", "visits", "codes")
+LIFE_S = 2
+PEOPLE_PROTO = """\
+message Person { uint64 id = 1; string subject = 2; string text = 3; }
+message Visit { uint64 id = 1; string subject = 2; string text = 3; }
+message Code { uint64 id = 1; string text = 3; }
+"""
+PEOPLE_CODE = f"""\
+from datetime import timedelta
+
+from everlog.migrations import *
+from .model_pb2 import *
+
+person, visit, code = Fields(Person), Fields(Visit), Fields(Code)
+ID, SUBJECT, TEXT = person("id", 1, UINT64), person("subject", 2, STRING), person("text", 3, STRING)
+BY_TEXT = Index("by_text", TEXT, hashed=True)
+LIFE = timedelta(seconds={LIFE_S})
+MIGRATION = Migration(
+    tables=[
+        Table("people", Person, key=ID, person=SUBJECT, indexes=(BY_TEXT,)),
+        Table("visits", Visit, key=visit("id", 1, UINT64), person=visit("subject", 2, STRING), life=LIFE),
+        Table("codes", Code, key=code("id", 1, UINT64), life=LIFE),
+    ]
+)
+"""
+VERSION_OF_PEOPLE = 20251231000000
+MASTER = bytes(range(32))
+REMEMBERED_S = 2.0  # how long a commit may be sent again: what may be is not archived
 FIRST = 20260101000000
 NEWEST = FIRST + len(FOLDERS) - 1
 
@@ -131,20 +162,32 @@ class Folders:
         if not self.path.exists():
             self._write()
         self.loaded: list[Migration] = migrations.load(self.path)
-        self.ways = {one.version: Way(one.version, one.tables[0]) for one in self.loaded}
+        self.ways = {one.version: Way(one.version, one.tables[0]) for one in self.loaded[1:]}
+        self.people = {one.name: one for one in self.loaded[0].tables}
 
     def _write(self) -> None:
         self.path.mkdir(parents=True)
         for package in (self.path, self.path.parent):
             (package / "__init__.py").touch()
+        self._add(VERSION_OF_PEOPLE, "people", PEOPLE_PROTO, PEOPLE_CODE)
         before = ""
         for version, (name, fields, code, table, more) in enumerate(FOLDERS, FIRST):
-            folder = self.path / f"v{version}_{name}"
-            folder.mkdir()
-            named = f"{self.app}.v{version}"
-            proto = f'syntax = "proto3";\n\npackage {named};\n\nmessage Item {{ {fields} }}\n'
-            (folder / "model.proto").write_text(proto, encoding="utf-8")
             text = f'{HEADER}{code.format(before=before)}ITEMS = Table("items", Item, {table})\n'
-            (folder / "__init__.py").write_text(f"{text}MIGRATION = Migration(tables=[ITEMS]{more})\n")
-            before = folder.name
+            text += f"MIGRATION = Migration(tables=[ITEMS]{more})\n"
+            before = self._add(version, name, f"message Item {{ {fields} }}\n", text)
         migrations.build(self.path)
+
+    def _add(self, version: int, name: str, messages: str, code: str) -> str:
+        folder = self.path / f"v{version}_{name}"
+        folder.mkdir()
+        proto = f'syntax = "proto3";\n\npackage {self.app}.v{version};\n\n{messages}'
+        (folder / "model.proto").write_text(proto, encoding="utf-8")
+        (folder / "__init__.py").write_text(code, encoding="utf-8")
+        return folder.name
+
+
+def opened(path: Path, *, read_only: bool = False) -> EmbeddedDatabase:
+    """The database of the campaign, with its keys and its archive."""
+    db = EmbeddedDatabase(path, read_only=read_only, master_key=MASTER, idempotency_s=REMEMBERED_S)
+    attach(db)
+    return db

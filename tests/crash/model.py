@@ -13,12 +13,16 @@ from everlog.audit.prover import LocalProver
 from everlog.consumers import Follower, SqliteSink, verify
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
+from everlog.store.expiry import EXPIRED
 from everlog.store.record import decode
+from tests.crash.beside import agree_signed
+from tests.crash.ends import Ends, Held
 from tests.crash.folders import Folders, Value
 from tests.crash.journal import Told
 from tests.crash.operations import load_rows
 
 PAST_EVERY = 37  # records between two moments that are remembered
+SIGNED = 10  # checkpoints that are looked at again
 
 
 class Model:
@@ -31,37 +35,47 @@ class Model:
         self.ids: dict[str, str] = {}
         self.loads: dict[int, int] = {}
         self.past: dict[int, dict[int, Value]] = {}  # the rows at some records
+        self.ends = Ends()
+        self.past_ends: dict[int, dict[str, Held]] = {}
+        self.checksums: dict[int, int] = {}  # of the records there
         self.roots: dict[int, str] = {}  # of the tree, by its size
+        self.signed: list[str] = []
         self.seq = 0
         self.checksum = 0
 
-    def take(self, db: EmbeddedDatabase, told: Told, *, power: bool) -> None:
-        """Reads what one life added to the log. With `power` what was acknowledged under `os` may
-        be lost, from the end."""
+    def take(self, db: EmbeddedDatabase, told: Told, opened_ns: int, *, power: bool) -> None:
+        """Reads what one life added to the log, and what was added since it was opened again at a time. With
+        `power` what was acknowledged under `os` may be lost, from the end."""
+        lived = self.seq
         assert db.log.checksum_at(self.seq) == self.checksum, f"record {self.seq} is another one now"
         self.ops.update(told.ops)
         for line in told.did:
             if "root" in line:
                 assert self.roots.setdefault(line["size"], line["root"]) == line["root"]
+            if "signed" in line:
+                self.signed.append(line["signed"])
         for seq, framed in db.log.scan(self.seq):
             commit = decode(framed, seq)
             if commit.correlation_id:
-                self._op(commit)
-            assert commit.time_ns
+                self._op(db, commit)
+            elif (commit.actor, commit.reason) == (EXPIRED.actor, EXPIRED.reason):
+                self.ends.expired(db, commit)
+            lived = seq if commit.time_ns < opened_ns else lived
             if not seq % PAST_EVERY:
-                self.past[seq] = dict(self.rows)
+                self.past[seq], self.past_ends[seq] = dict(self.rows), dict(self.ends.rows)
+                self.checksums[seq] = commit.checksum
         self.seq, self.checksum = db.log.written, db.log.checksum_at(db.log.written)
         for op, seq in told.yes.items():
             if op not in self.found:
                 assert power, f"{op} was acknowledged at {seq}, and is not in the log"
                 assert self.ops[op]["durability"] == "os", f"{op} was synced at {seq}, and is gone"
-                assert seq > self.seq, f"{op} is gone from the middle of the log, at {seq} of {self.seq}"
+                assert seq > lived, f"{op} is gone from the middle of the log, at {seq} of {lived}"
             else:
                 assert self.found[op] == seq, f"{op} was acknowledged at {seq}, found at {self.found[op]}"
         refused = [op for op in told.no if op in self.found]
         assert not refused, f"refused, and in the log: {refused}"
 
-    def _op(self, commit: log_pb2.Commit) -> None:
+    def _op(self, db: EmbeddedDatabase, commit: log_pb2.Commit) -> None:
         name, seq = commit.correlation_id, commit.seq
         op = self.ops[name]
         if "load" in op:
@@ -71,6 +85,9 @@ class Model:
         self.found[name] = seq
         if op["id"]:
             assert self.ids.setdefault(op["id"], name) == name, f"commit_id {op['id']} was committed twice"
+        if "forget" in op or "seen" in op:
+            self.ends.take(db, commit, op)
+            return
         for number, value in op["reads"].items():
             held = self.rows.get(int(number))
             assert held == _value(value), f"{name} at {seq} read {number} as {value}, it was {held}"
@@ -103,9 +120,12 @@ class Model:
         else:
             self.rows[number] = value
 
-    def agree(self, db: EmbeddedDatabase, folders: Folders) -> None:
+    def agree(self, db: EmbeddedDatabase, folders: Folders, swept_ns: int) -> None:
         """The tables are the model's, by every way there is to them."""
-        assert list(db.check()) == []
+        problems = list(db.check())
+        assert not problems, problems[:5]
+        if "people" in db.schema.tables:
+            self.ends.agree(db, folders, swept_ns)
         way = folders.ways.get(db.schema.version)
         if way is None:
             assert not self.rows
@@ -122,17 +142,21 @@ class Model:
     def agree_before(self, db: EmbeddedDatabase, folders: Folders, some: list[int]) -> None:
         """What was is what the model was, and the tree is the one that it was."""
         for seq in some:
+            assert db.log.checksum_at(seq) == self.checksums[seq], f"record {seq} is another one now"
+            if "people" in {one.name for one in db.schema_at(seq).tables}:
+                self.ends.agree_before(db, folders, seq, self.past_ends[seq])
             way = folders.ways.get(db.schema_at(seq).version)
             if way is not None:
                 assert dict(map(way.read, db.at(seq=seq).scan(way.table))) == self.past[seq], seq
         prover = LocalProver(db)
         for size, root in self.roots.items():
             assert prover.head(size)[1].hex() == root, f"the tree of the first {size} records is another"
+        agree_signed(db, self.signed[-SIGNED:])
 
-    def follow(self, db: EmbeddedDatabase, path: Any) -> None:
+    def follow(self, db: EmbeddedDatabase, path: Any, tables: tuple[str, ...] | None) -> None:
         """The follower was never ahead of the log, comes to its end, and is equal."""
         with SqliteSink(path) as sink:
-            Follower(db, sink).run(bounded=True)
+            Follower(db, sink, tables=tables).run(bounded=True)
             different = verify(db, sink)
             assert not different, different
 

@@ -15,10 +15,16 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from everlog.audit import manifest
+from everlog.audit.place import LocalPlace
+from everlog.audit.tree import Tree
 from everlog.consumers.sqlite import SqliteSink
 from everlog.store import head
 from everlog.store.database import Database
 from everlog.store.engine import Engine
+from everlog.store.slots import Slots
+from everlog.store.vault import Vault
+from everlog.store.versions import Versions
 
 CALLS: dict[str, tuple[tuple[Any, str], ...]] = {
     "log write": ((Engine, "append_record"), (Engine, "append_records")),
@@ -30,13 +36,35 @@ CALLS: dict[str, tuple[tuple[Any, str], ...]] = {
     "drop of old tables": ((Engine, "drop_family"),),
     "compaction": ((Engine, "compact_data"),),
     "migration": ((Database, "apply_migration"),),
+    "archive removal": ((Engine, "trim"),),
+    "compaction of the log": ((Engine, "compact_log"),),
+    "merge of the log": ((Engine, "merge_log"),),
+    "key write": ((Slots, "put"),),
+    "key sync": ((Slots, "sync"),),
+    "shredding": ((Vault, "forget"),),
+    "versions": ((Versions, "_write"),),
+    "tree": ((Tree, "_write"),),
+    "side family": ((Engine, "side"),),
+    "file of a backup": ((LocalPlace, "write"),),
+    "manifest": ((manifest, "write"),),
     "small file": ((head, "write"),),
     "rename": ((os, "replace"), (os, "rename")),
     "follower's commit": ((SqliteSink, "commit"),),
     "follower's schema": ((SqliteSink, "evolve"),),
 }
 SIDES = ("before", "after")
-OFTEN = {"log write": 300, "sync": 200, "projection": 10, "follower's commit": 60}
+OFTEN = {
+    "log write": 300,
+    "sync": 200,
+    "projection": 10,
+    "follower's commit": 60,
+    "key write": 20,
+    "key sync": 20,
+    "side family": 8,
+    "small file": 6,
+    "file of a backup": 6,
+    "manifest": 6,
+}
 
 
 class Point(NamedTuple):

@@ -5,9 +5,9 @@
     writers here ──┐                       ┌─▶ follower into SQLite, from the server
     writers there ─┴─▶ database ─▶ server ─┼─▶ subscriber that stays, subscribers that come and go
     flush, compaction, rebuild, snapshots  └─▶ clients and readers beside that come and go
+    lives that end, looks back, checkpoints, old log that goes to an archive
 
-Memory, file descriptors and threads are sampled. Flat means: over the last two thirds of the time the
-line through the samples rises by less than their own noise.
+Memory, file descriptors, threads and files of the log are sampled; what is flat, trend.py says.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from everlog.audit import archive
+from everlog.audit.archived import attach
+from everlog.audit.note import Signer
+from everlog.audit.prover import LocalProver, checkpoint
 from everlog.consumers import Follower, SqliteSink, verify
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.remote import RemoteDatabase
@@ -28,14 +32,15 @@ from everlog.rpc.server import Server
 from everlog.store.database import Database
 from everlog.store.transaction import Transaction
 from everlog.store.window import KEYS_MAX
-from tests.crash.trend import Sample, Trend
+from tests.crash.trend import HEADING, Sample, told
 from tests.store.models import AIRPORTS, ITEMS, Item, airport, declare, items
 
 KEYS = 5000
 PAUSE_S = 0.002  # of each writer after each commit: it is to last, and not to be fast
 SAMPLES = 120
 RECORDS_PER_BLOCK = 20  # at the least
-LEAST = {"rss MB": 8.0, "descriptors": 3.0, "threads": 2.0}  # what comes and goes anyway
+LIFE_S = 20.0  # of each airport, at the most
+KEEP_RECORDS = 50_000  # that are not archived
 
 
 class Soak:
@@ -46,6 +51,8 @@ class Soak:
         self.stop = threading.Event()
         self.failed: list[str] = []
         self.db = EmbeddedDatabase(path / "db", durability="os")
+        attach(self.db)
+        self.signer = Signer.generate("soak")
         declare(self.db, ITEMS, AIRPORTS)
         self.db.load(ITEMS, items(0, KEYS))
         self._fill()
@@ -54,12 +61,15 @@ class Soak:
 
     def _fill(self) -> None:
         """Fills what has a limit, and would rise by rights for the first quarter of an hour: the window
-        of recent commits, and RocksDB's cache."""
+        of recent commits, and RocksDB's cache. What is done now and then is done once."""
         for number in range(KEYS_MAX):
             self.db.put(ITEMS, Item(id=number % KEYS, text="x" * (number % 300)))
         self.db.engine.flush()
         for seq in range(1, self.db.head, RECORDS_PER_BLOCK):
             self.db.log.get(seq)
+        self.archive()
+        self.look_back(random.Random(self.seed))
+        self.db.rebuild()
 
     def threads(self) -> list[threading.Thread]:
         often: list[tuple[Callable[[random.Random], object], float]] = [
@@ -70,6 +80,9 @@ class Soak:
             (lambda _: self.db.engine.flush(), 15.0),
             (lambda _: self.db.engine.compact_data(b"", b"\xff" * 16), 30.0),
             (lambda _: self.db.rebuild(), 60.0),
+            (self.look_back, 2.0),
+            (lambda _: checkpoint(LocalProver(self.db), self.signer), 5.0),
+            (lambda _: self.archive(), 45.0),
         ]
         work: list[Callable[[], None]] = [self.write_here, self.write_here, self.write_there]
         work += [self.follow, self.stay]
@@ -106,7 +119,9 @@ class Soak:
             if not chance.randrange(5):
                 tx.delete(ITEMS, chance.randrange(KEYS))
             if not chance.randrange(5):
-                tx.put(AIRPORTS, airport(f"A{chance.randrange(KEYS)}", f"city {chance.randrange(99)}"))
+                expires = time.time_ns() + int(chance.uniform(0, LIFE_S) * 1e9)
+                city = f"city {chance.randrange(99)}"
+                tx.put(AIRPORTS, airport(f"A{chance.randrange(KEYS)}", city), expires=expires)
 
         while not self.stop.wait(PAUSE_S):
             db.run(change, retries=1000, actor="soak", durability=chance.choice(("os", "os", "sync")))
@@ -140,6 +155,13 @@ class Soak:
             start = chance.randrange(KEYS)
             assert len(list(snapshot.scan(ITEMS, start=start, limit=500))) <= 500
 
+    def look_back(self, chance: random.Random) -> None:
+        with self.db.at(seq=chance.randrange(self.db.head // 2, self.db.head)) as then:
+            assert len(list(then.scan(ITEMS, start=chance.randrange(KEYS), limit=20))) <= 20
+
+    def archive(self) -> None:
+        archive(self.db, self.path / "archive", keep_records=KEEP_RECORDS)
+
     def read_beside(self, chance: random.Random) -> None:
         with Database(self.path / "db", read_only=True) as reader:
             assert reader.count(ITEMS) <= KEYS + 1
@@ -161,36 +183,19 @@ def run(minutes: float, seed: int, say: Callable[[str], object] = print) -> bool
         threads = soak.threads()
         for thread in threads:
             thread.start()
-        say("minute   rss MB  descriptors  threads       head")
+        say(HEADING)
         for number in range(SAMPLES):
             if soak.stop.wait(minutes * 60 / SAMPLES):
                 break
-            samples.append(one := Sample.take(started, soak.db.head))
+            samples.append(one := Sample.take(started, soak.db))
             if not number % (SAMPLES // 12):
-                many = f"{one.descriptors:12} {one.threads:8} {one.head:10,}"
-                say(f"{one.at_s / 60:6.1f} {one.rss_mb:8.1f} {many}")
+                say(str(one))
         soak.stop.set()
         for thread in threads:
             thread.join(60)
         assert not soak.failed, soak.failed[0]
         soak.end()
-    return _told(samples, say)
-
-
-def _told(samples: list[Sample], say: Callable[[str], object]) -> bool:
-    at_s, flat = [one.at_s for one in samples], True
-    for name, values in (
-        ("rss MB", [one.rss_mb for one in samples]),
-        ("descriptors", [float(one.descriptors) for one in samples]),
-        ("threads", [float(one.threads) for one in samples]),
-    ):
-        trend = Trend.of(at_s, values)
-        flat &= trend.is_flat(LEAST[name])
-        say(
-            f"{name:12} mean {trend.mean:8.1f}  rose by {trend.rise:+7.2f} over the last two thirds, noise"
-            f" {trend.noise:.2f}: {'flat' if trend.is_flat(LEAST[name]) else 'NOT FLAT'}"
-        )
-    return flat
+    return told(samples, say)
 
 
 def main() -> None:

@@ -1,4 +1,8 @@
-"""Trend: what a process has at a time, and whether that rises."""
+"""Trend: what a process has at a time, and whether that rises.
+
+Flat: over the last two thirds of the time the line through the samples rises by less than `LEAST`, or twice
+their own noise.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,14 @@ import os
 import statistics
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+from everlog.store.database import Database
+
+HEADING = "minute   rss MB  descriptors  threads  log files       head"
+LEAST = {"rss MB": 8.0, "descriptors": 3.0, "threads": 2.0, "log files": 8.0}  # what comes and goes anyway
 
 
 class Sample(NamedTuple):
@@ -18,17 +28,23 @@ class Sample(NamedTuple):
     rss_mb: float
     descriptors: int
     threads: int
+    log_files: int
     head: int
 
+    def __str__(self) -> str:
+        many = f"{self.descriptors:12} {self.threads:8} {self.log_files:10} {self.head:10,}"
+        return f"{self.at_s / 60:6.1f} {self.rss_mb:8.1f} {many}"
+
     @classmethod
-    def take(cls, started: float, head: int) -> Sample:
+    def take(cls, started: float, db: Database) -> Sample:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return cls(
             time.monotonic() - started,
             pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20),
             sum(not name.endswith(".sst") for name in _opened()),
             threading.active_count(),
-            head,
+            len(db.engine.log_files()),
+            db.head,
         )
 
 
@@ -58,3 +74,21 @@ class Trend(NamedTuple):
 
     def is_flat(self, least: float) -> bool:
         return self.rise < max(least, 2 * self.noise)
+
+
+def told(samples: list[Sample], say: Callable[[str], object]) -> bool:
+    """Whether all stayed flat, and says of each by how much it rose."""
+    at_s, flat = [one.at_s for one in samples], True
+    for name, values in (
+        ("rss MB", [one.rss_mb for one in samples]),
+        ("descriptors", [float(one.descriptors) for one in samples]),
+        ("threads", [float(one.threads) for one in samples]),
+        ("log files", [float(one.log_files) for one in samples]),
+    ):
+        trend = Trend.of(at_s, values)
+        flat &= trend.is_flat(LEAST[name])
+        say(
+            f"{name:12} mean {trend.mean:8.1f}  rose by {trend.rise:+7.2f} over the last two thirds, noise"
+            f" {trend.noise:.2f}: {'flat' if trend.is_flat(LEAST[name]) else 'NOT FLAT'}"
+        )
+    return flat

@@ -2,9 +2,10 @@
 
     python -m tests.crash.worker DIRECTORY LIFE SEED [POINT]
 
-    4 writers  ─▶ transactions, one of them through a server     ┐
-    caretaker  ─▶ operations, one after the other                ├─▶ journal
-    follower   ─▶ SQLite, from the database or from the server   ┘
+    4 writers      ─▶ transactions, one of them through a server     ┐
+    one more       ─▶ rows that end: sealed, or with a life          │
+    2 caretakers   ─▶ operations, each one after the other           ├─▶ journal
+    follower       ─▶ SQLite, from the database or from the server   ┘
 
 What it does follows from its seed; what of it is interleaved how, from the machine.
 """
@@ -15,23 +16,26 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from everlog import migrations
 from everlog.consumers import Follower, SqliteSink
 from everlog.feed.embedded import EmbeddedDatabase
-from everlog.migrations.under_way import attach
+from everlog.migrations.under_way import attach as attach_code
 from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.server import Server
 from everlog.store.errors import DiskError, Error
-from tests.crash import points
-from tests.crash.folders import FIRST, Folders
+from tests.crash import beside, points
+from tests.crash.care import Care
+from tests.crash.folders import FIRST, Folders, opened
 from tests.crash.journal import Journal
-from tests.crash.operations import OPERATIONS, Care
+from tests.crash.operations import OPERATIONS
+from tests.crash.people import People
 from tests.crash.transactions import Transactions
 
 WRITERS = 4
+OPEN_MIRROR = "open", ("items", "codes")
 FAILING = "EVERLOG_DISK_FAIL"  # in its environment: the disk fails, and that is no finding
 
 
@@ -46,14 +50,17 @@ class Worker:
 
     def run(self) -> None:
         folders = Folders(self.directory)
-        with EmbeddedDatabase(self.directory / "db") as db:
-            attach(db, folders.loaded)
-            if not db.schema.version:
+        with opened(self.directory / "db") as db:
+            attach_code(db, folders.loaded)
+            if db.schema.version < FIRST:
                 migrations.apply(db, folders.path, to=FIRST)
             with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
-                work: list[Callable[[], None]] = [lambda: self.care(db, folders)]
-                source = remote if self.seed % 2 else db
-                work.append(lambda: self.follow(source))
+                work: list[Callable[[], None]] = [
+                    lambda: self.care(db, folders, "", OPERATIONS),
+                    lambda: self.care(db, folders, "b", beside.OPERATIONS),
+                    lambda: self.follow(remote if self.seed % 2 else db),
+                    People(db, folders, self.journal, f"{self.life}.p", self.seed).run,
+                ]
                 for number in range(WRITERS):
                     where = remote if number == 0 else db
                     work.append(
@@ -79,18 +86,26 @@ class Worker:
         if not self.failing:
             self.ended.set()
 
-    def care(self, db: EmbeddedDatabase, folders: Folders) -> None:
-        chance = random.Random(self.seed)
-        names, weights = list(OPERATIONS), list(OPERATIONS.values())
+    def care(
+        self,
+        db: EmbeddedDatabase,
+        folders: Folders,
+        kind: str,
+        operations: Mapping[Callable[[Care], None], int],
+    ) -> None:
+        chance = random.Random(f"{self.seed}{kind}")
+        names, weights = list(operations), list(operations.values())
         for number in range(1 << 30):
             (operation,) = chance.choices(names, weights)
-            name = f"{self.life}.{number}"
+            name = f"{self.life}.{kind}{number}"
             mine = random.Random(f"{self.seed} {name}")
             operation(Care(db, folders, self.journal, mine, name, self.directory))
 
     def follow(self, source: EmbeddedDatabase | RemoteDatabase) -> None:
-        with SqliteSink(self.directory / "mirror.sqlite") as sink:
-            Follower(source, sink, changes_max=50).run()
+        """From the server what is open, for it gives nobody the keys."""
+        name, tables = ("mirror", None) if isinstance(source, EmbeddedDatabase) else OPEN_MIRROR
+        with SqliteSink(self.directory / f"{name}.sqlite") as sink:
+            Follower(source, sink, tables=tables, changes_max=50).run()
 
 
 def main(directory: str, life: str, seed: str, point: str = "") -> None:

@@ -1,0 +1,113 @@
+"""Beside: what a second caretaker does, while the first one migrates and rebuilds.
+
+Old log goes to one of two archives, but for what is held; checkpoints are signed and kept in the log; lives
+end; people are forgotten; files of the log are merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from everlog.audit import archive, holds, note, proof
+from everlog.audit import manifest as manifests
+from everlog.audit.note import Signer
+from everlog.audit.place import place
+from everlog.audit.prover import LocalProver, checkpoint, origin_of, prove
+from everlog.audit.verify import verify
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.store.errors import Error, RowError
+from tests.crash.care import Care
+from tests.crash.people import SUBJECTS
+
+SIGNER = Signer("torture", bytes(range(32)))
+ARCHIVES = ("archive-0", "archive-1")
+HOLDS = ("auditor", "follower")
+
+
+def archive_old(care: Care) -> None:
+    """What is held stays, whatever else goes."""
+    held = holds.read(care.db.path)
+    target = care.scratch / care.random.choice(ARCHIVES)
+    done = archive(care.db, target, keep_records=care.random.choice((1, 30, 300)))
+    assert all(done.base < seq for seq in held.values()), (done, held)
+    care.journal.say(archived=done.base, held=done.held)
+
+
+def hold(care: Care) -> None:
+    """The log from some record on is not to go; or no longer."""
+    name = care.random.choice(HOLDS)
+    if name in holds.read(care.db.path):
+        holds.release(care.db.path, name)
+    else:
+        seq = care.random.randrange(care.db.log.trimmed.base, care.db.head) + 1
+        holds.hold(care.db.path, name, seq)
+        care.journal.say(hold=name, seq=seq)
+
+
+def sign(care: Care) -> None:
+    """A checkpoint, which must be true for ever; in the log, which must not lose it."""
+    text, _ = checkpoint(LocalProver(care.db), SIGNER)
+    care.journal.say(signed=text)
+
+
+def expire(care: Care) -> None:
+    care.db.expire()
+
+
+def forget(care: Care) -> None:
+    """Somebody, with all that there is of them."""
+    subject, op = f"s-{care.random.randrange(SUBJECTS)}", f"forget {care.name}"
+    care.journal.say(op=op, forget=subject, durability="sync", id="")
+    try:
+        done = care.db.forget("people", person=subject, correlation_id=op)
+    except RowError:
+        care.journal.say(no=op)  # nobody is known by that name
+    except Error as error:
+        if "being rebuilt" not in str(error):
+            raise
+        care.journal.say(no=op)
+    else:
+        care.journal.say(yes=op, seq=done.seq)
+
+
+def merge_log(care: Care) -> None:
+    care.db.engine.flush()
+    if (thread := care.db.log.merger.start()) is not None:
+        thread.join()
+
+
+# operation: how often, beside each other.
+OPERATIONS: dict[Callable[[Care], None], int] = {
+    archive_old: 4,
+    hold: 1,
+    sign: 3,
+    expire: 2,
+    forget: 4,
+    merge_log: 2,
+}
+
+
+def _whole_archives(db: EmbeddedDatabase, scratch: Path) -> None:
+    """Each is whole, and what is held is in the log itself."""
+    for name in ARCHIVES:
+        if (scratch / name).exists() and manifests.read(place(scratch / name)) is not None:
+            problems = [one for one in verify(scratch / name) if "a killed backup left it" not in one]
+            assert problems == [], problems
+    assert all(db.log.trimmed.base < seq for seq in holds.read(db.path).values())
+    assert next(iter(db.log.scan()), (0, b""))[0] == 1, "the archive has all of it from the first record on"
+
+
+def agree_signed(db: EmbeddedDatabase, signed: list[str]) -> None:
+    """Checkpoints are of this log, of which they prove any record, and are kept in it."""
+    prover = LocalProver(db)
+    kept = {one.note for one in prover.kept(0)}
+    for text in signed:
+        found = proof.open_checkpoint(text, SIGNER.verifier, origin_of(prover))
+        assert prover.head(found.size)[1] == found.root, f"another root of {found.size} records"
+        assert prove(prover, found.size // 2 + 1, text).note == text
+        assert text in kept or len(kept) >= 100, f"not in the log: {note.split(text)[0]}"
+
+
+# What must hold after a kill, of what the operations leave beside the database.
+AFTER: tuple[Callable[[EmbeddedDatabase, Path], None], ...] = (_whole_archives,)

@@ -1,0 +1,25 @@
+"""Care: what an operation of the campaign works with."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import NamedTuple
+
+from everlog.feed.embedded import EmbeddedDatabase
+from tests.crash.folders import Folders, Way
+from tests.crash.journal import Journal
+
+
+class Care(NamedTuple):
+    """What an operation works with. `name` is its own, the same in every replay."""
+
+    db: EmbeddedDatabase
+    folders: Folders
+    journal: Journal
+    random: random.Random
+    name: str
+    scratch: Path  # a directory beside the database, for what is made of it
+
+    def way(self) -> Way:
+        return self.folders.ways[self.db.schema.version]

@@ -1,0 +1,103 @@
+"""People: the rows of the campaign that end: sealed ones, whose person is forgotten, and those with a life.
+
+    people/12  sealed          visits/7  sealed, two seconds of life          codes/3  two seconds of life
+
+The tables are of a folder of their own, before the others, and no migration touches them. What a row
+was, who it is of and when it ends is in the journal before the commit; `ends.py` compares.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any, NamedTuple
+
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.remote_commit import new_commit_id
+from everlog.store.errors import ClosedError, DiskError
+from everlog.store.table import Table
+from everlog.store.transaction import Transaction
+from tests.crash.folders import PEOPLE, Folders
+from tests.crash.journal import Journal
+from tests.crash.transactions import REFUSALS
+
+IDS, SUBJECTS = 40, 12
+BY_TABLE = -1  # ends as the table has it
+PAUSE_S = 0.005
+
+
+class Row(NamedTuple):
+    """Whose it is, what is in it, and when its life ends, in nanoseconds; 0: never."""
+
+    subject: str
+    text: str
+    end: int
+
+
+def message(table: Table[Any, Any], number: int, row: Row) -> Any:
+    subject = {"subject": row.subject} if table.person else {}
+    return table.model(id=number, text=row.text, **subject)
+
+
+def read(message: Any) -> tuple[int, str, str]:
+    """Number, subject and text."""
+    return message.id, getattr(message, "subject", ""), message.text
+
+
+class People:
+    """One more writer. `name` begins the names of all that it does."""
+
+    def __init__(
+        self, db: EmbeddedDatabase, folders: Folders, journal: Journal, name: str, seed: int
+    ) -> None:
+        self.db, self.journal, self.name = db, journal, name
+        self.tables = folders.people
+        self.random = random.Random(f"{seed} {name}")
+
+    def run(self) -> None:
+        for number in range(1 << 30):
+            self.one(f"{self.name}.{number}")
+            time.sleep(PAUSE_S)  # it is to leave the machine to the others
+
+    def one(self, name: str) -> None:
+        chance = self.random
+        commit_id = new_commit_id() if chance.random() < 0.2 else b""
+        durability = chance.choice(("sync", "os"))
+        told: dict[str, Any] = {"seen": {}, "rows": {}, "id": commit_id.hex(), "durability": durability}
+        try:
+            with self.db.transaction(correlation_id=name, commit_id=commit_id, durability=durability) as tx:
+                for _ in range(chance.randrange(1, 5)):
+                    self._step(tx, told)
+                self.journal.say(op=name, **told)
+                result = tx.commit()
+            if tx.writes:
+                self.journal.say(yes=name, seq=result.seq)
+        except REFUSALS:
+            self.journal.say(no=name)
+        except DiskError as error:
+            if error.outcome == "nothing written":
+                self.journal.say(no=name)
+            if error.outcome != "nothing written" or "closed" in str(error):
+                raise
+        except ClosedError:
+            return
+
+    def _step(self, tx: Transaction, told: dict[str, Any]) -> None:
+        chance = self.random
+        table = self.tables[chance.choice(PEOPLE)]
+        number = chance.randrange(IDS)
+        name, kind = f"{table.name}/{number}", chance.random()
+        if name in told["rows"] or name in told["seen"]:
+            return
+        if kind < 0.2:
+            found = tx.get(table, number)
+            told["seen"][name] = None if found is None else read(found)[1:]
+        elif kind < 0.3:
+            tx.delete(table, number)
+            told["rows"][name] = None
+        else:
+            end = chance.choice((BY_TABLE, 0, time.time_ns() + int(chance.uniform(-0.5, 3) * 1e9)))
+            subject = f"s-{chance.randrange(SUBJECTS)}" if table.person else ""
+            row = Row(subject, f"{chance.choice('abc')}{'x' * chance.randrange(60)}", end)
+            tx.put(table, message(table, number, row), expires=None if end == BY_TABLE else end)
+            told["rows"][name] = row

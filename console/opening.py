@@ -19,6 +19,7 @@ from everlog.store.errors import OpenError, UnavailableError
 if TYPE_CHECKING:
     from everlog.feed.embedded import EmbeddedDatabase
     from everlog.rpc.remote import RemoteDatabase
+    from everlog.store.master import MasterKey
 
     AnyDatabase = EmbeddedDatabase | RemoteDatabase
 
@@ -28,19 +29,24 @@ _COMES_LATER = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 def open_database(
-    settings: Settings, *, url: str | None = None, create: bool = False, read_only: bool = False
+    settings: Settings,
+    *,
+    url: str | None = None,
+    create: bool = False,
+    read_only: bool = False,
+    master_key: MasterKey | None = None,
 ) -> AnyDatabase:
     """The database of the settings, or of `url`, after waiting for it where that was asked for."""
     where = url or settings.url
     settings.read_files()  # the token may be in one
 
     if create or not settings.wait:
-        return connect.open(where, create=create, read_only=read_only)
+        return connect.open(where, create=create, read_only=read_only, master_key=master_key)
     check_url(where)
     until = time.monotonic() + settings.wait_timeout_s
     while True:
         try:
-            return _tried(where, read_only=read_only)
+            return _tried(where, read_only=read_only, master_key=master_key)
         except (UnavailableError, OpenError) as error:
             if error.facts.get("code", _COMES_LATER[0]) not in _COMES_LATER:
                 raise
@@ -50,10 +56,10 @@ def open_database(
             time.sleep(TRY_EVERY_S)
 
 
-def _tried(where: str, *, read_only: bool) -> AnyDatabase:
+def _tried(where: str, *, read_only: bool, master_key: MasterKey | None) -> AnyDatabase:
     """One attempt: whoever waits says for how long."""
     if not is_remote(where):
-        return connect.open(where, create=False, read_only=read_only)
+        return connect.open(where, create=False, read_only=read_only, master_key=master_key)
     from everlog.rpc.remote import RemoteDatabase
 
     return RemoteDatabase(where, read_only=read_only, connect_s=0)

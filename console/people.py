@@ -6,12 +6,10 @@ import click
 
 from everlog.console import tables, text
 from everlog.console.opening import open_database
-from everlog.console.opening import shown as without_secrets
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings
-from everlog.feed.embedded import EmbeddedDatabase
-from everlog.store.errors import Error
 from everlog.store.fields import descriptor_of, resolve
+from everlog.store.master import NEXT_VARIABLE
 
 
 @click.command()
@@ -56,27 +54,31 @@ def forget(
 @click.option(
     "--to",
     "file",
-    required=True,
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="The new master key: 32 bytes, as they are or in base64.",
+    help="The new master key: 32 bytes, as they are or in base64.  [default: that of"
+    f" {NEXT_VARIABLE}; at a server, of its own]",
 )
 @common
 @pass_settings
-def rotate_key(settings: Settings, file: str) -> None:
+def rotate_key(settings: Settings, file: str | None) -> None:
     """Puts the keys of all people under another master key. The one before is that of the environment.
     Killed, it is resumed by running it again.
+
+    At a server no key is given: it takes the one of `everlog serve --next-master-key`.
 
     \b
     Examples:
       openssl rand -base64 32 > new.key
       everlog rotate-key --to new.key
+      everlog -u everlog://db.example.com/clinic rotate-key
     """
+    settings.resume = "the same command goes on where it stopped; until then the old master key opens all"
     with open_database(settings) as db, shown() as progress:
-        if not isinstance(db, EmbeddedDatabase):
-            raise Error(f"{without_secrets(db.url)} is on a server; the keys are there: rotate there")
         count = db.rotate_key(file, progress)
     if settings.json:
         text.echo({"keys": count})
-    else:
+    elif count:
         click.echo(f"Done: {count:,} keys are under the new master key; give that one from now on")
+    else:
+        click.echo("Done: all keys are under that master key already")

@@ -19,6 +19,7 @@ from everlog.console.serve_packages import packages_option
 from everlog.console.settings import Settings, common, pass_settings, writes
 from everlog.rpc.address import PORT
 from everlog.store.errors import OpenError
+from everlog.store.master import NEXT_VARIABLE, master_of
 
 
 @click.command()
@@ -60,6 +61,15 @@ from everlog.store.errors import OpenError
     help="Who shows this token is given the keys of people, to follow sealed tables; may be repeated.",
 )
 @click.option(
+    "--next-master-key",
+    "next_master",
+    envvar=NEXT_VARIABLE,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The master key that `everlog rotate-key` is to put all keys under; FILE need not be there before."
+    f"  [env: {NEXT_VARIABLE}]",
+)
+@click.option(
     "--audit-key",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
@@ -83,6 +93,7 @@ def serve(
     tokens_file: Path | None,
     acting: tuple[str, ...],
     keys_for: tuple[str, ...],
+    next_master: Path | None,
     audit_key: Path | None,
     packages: tuple[str, ...],
     **how: Any,
@@ -113,9 +124,10 @@ def serve(
     tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     settings.read_files()
     token = token or os.environ.get("EVERLOG_TOKEN", "")
+    master = master_of(None, next_master)
     with ExitStack() as stack:
         named = {
-            name: stack.enter_context(open_database(settings, url=url))
+            name: stack.enter_context(open_database(settings, url=url, master_key=master))
             for name, url in _named(settings, databases).items()
         }
         sources = packages_of(settings, packages, named, needed=bool(how["migrate"]))
@@ -127,6 +139,7 @@ def serve(
             tokens=_tokens(tokens_file),
             acting=acting,
             keys_for=keys_for,
+            next_master_key=next_master,
             tls=tls,
             migrations=sources,
             approvals=approvals,

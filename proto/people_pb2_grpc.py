@@ -44,6 +44,11 @@ class PeopleStub:
                 request_serializer=everlog_dot_proto_dot_people__pb2.KeysRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_people__pb2.KeysResponse.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_stream(
+                '/everlog.v1.People/RotateKey',
+                request_serializer=everlog_dot_proto_dot_people__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_people__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
 
 
 class PeopleServicer:
@@ -65,6 +70,14 @@ class PeopleServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKey(self, request, context):
+        """Puts the keys of all people under another master key, which the server's own process was told of. What was
+        cut short is gone on with; what is done already is done at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeopleServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +90,11 @@ def add_PeopleServicer_to_server(servicer, server):
                     servicer.Keys,
                     request_deserializer=everlog_dot_proto_dot_people__pb2.KeysRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_people__pb2.KeysResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_stream_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=everlog_dot_proto_dot_people__pb2.RotateKeyRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_people__pb2.RotateKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -133,6 +151,33 @@ class People:
             '/everlog.v1.People/Keys',
             everlog_dot_proto_dot_people__pb2.KeysRequest.SerializeToString,
             everlog_dot_proto_dot_people__pb2.KeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.People/RotateKey',
+            everlog_dot_proto_dot_people__pb2.RotateKeyRequest.SerializeToString,
+            everlog_dot_proto_dot_people__pb2.RotateKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

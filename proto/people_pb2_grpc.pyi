@@ -44,6 +44,10 @@ class PeopleStub:
     """The keys of people, for tokens that the server was told of. A record of the log says to whom they were
     given, once a day; it is written before any is. PERMISSION_DENIED: not to this caller.
     """
+    RotateKey: _grpc.UnaryStreamMultiCallable[_people_pb2.RotateKeyRequest, _people_pb2.RotateKeyResponse]
+    """Puts the keys of all people under another master key, which the server's own process was told of. What was
+    cut short is gone on with; what is done already is done at once.
+    """
 
 @_typing.type_check_only
 class PeopleAsyncStub(PeopleStub):
@@ -55,6 +59,10 @@ class PeopleAsyncStub(PeopleStub):
     Keys: _aio.UnaryUnaryMultiCallable[_people_pb2.KeysRequest, _people_pb2.KeysResponse]  # type: ignore[assignment]
     """The keys of people, for tokens that the server was told of. A record of the log says to whom they were
     given, once a day; it is written before any is. PERMISSION_DENIED: not to this caller.
+    """
+    RotateKey: _aio.UnaryStreamMultiCallable[_people_pb2.RotateKeyRequest, _people_pb2.RotateKeyResponse]  # type: ignore[assignment]
+    """Puts the keys of all people under another master key, which the server's own process was told of. What was
+    cut short is gone on with; what is done already is done at once.
     """
 
 class PeopleServicer(metaclass=_abc_1.ABCMeta):
@@ -76,6 +84,16 @@ class PeopleServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_people_pb2.KeysResponse, _abc.Awaitable[_people_pb2.KeysResponse]]:
         """The keys of people, for tokens that the server was told of. A record of the log says to whom they were
         given, once a day; it is written before any is. PERMISSION_DENIED: not to this caller.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _people_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_people_pb2.RotateKeyResponse], _abc.AsyncIterator[_people_pb2.RotateKeyResponse]]:
+        """Puts the keys of all people under another master key, which the server's own process was told of. What was
+        cut short is gone on with; what is done already is done at once.
         """
 
 def add_PeopleServicer_to_server(servicer: PeopleServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,4 +1,5 @@
-"""People service: one of them is forgotten where the keys are; keys go to who may have them (giving.py).
+"""People service: one of them is forgotten where the keys are; keys go to who may have them (giving.py); all
+are put under the master key that the server was told is the next, which no call can choose.
 
 Who calls is the actor, as with any commit. What was asked for twice, because the answer was lost, is
 known by its commit_id and is answered again.
@@ -6,20 +7,27 @@ known by its commit_id and is answered again.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from everlog.proto import people_pb2, people_pb2_grpc
+from everlog.rpc.admin_service import sparing
 from everlog.rpc.calls import Context
 from everlog.rpc.giving import Giving
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.store_service import check_schema
+from everlog.rpc.telling import Telling
 from everlog.store.forget import Person
+from everlog.store.master import MasterKey
+from everlog.store.progress import Progress
 from everlog.store.transaction import Metadata
 
 
 class PeopleService(people_pb2_grpc.PeopleServicer):
     """See proto/people.proto."""
 
-    def __init__(self, hosting: Hosting) -> None:
+    def __init__(self, hosting: Hosting, next_master_key: MasterKey | None = None) -> None:
         self._hosting = hosting
+        self._next = next_master_key
         self._giving = Giving()
 
     async def Forget(  # type: ignore[override]
@@ -51,3 +59,18 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
         db = self._hosting.database(request.database)
         name = self._hosting.callers.with_keys(context)
         return await self._hosting.write(self._giving.give, db, name, request.key_ids)
+
+    async def RotateKey(
+        self, request: people_pb2.RotateKeyRequest, context: object
+    ) -> AsyncIterator[people_pb2.RotateKeyResponse]:
+        db = self._hosting.database(request.database)
+
+        def run(telling: Telling[people_pb2.RotateKeyResponse]) -> None:
+            def progress(at: Progress) -> None:
+                telling.passing(people_pb2.RotateKeyResponse(done=at.done, total=at.total or 0))
+
+            total = db.rotate_key(self._next, sparing(progress))
+            telling.tell(people_pb2.RotateKeyResponse(done=total, total=total, finished=True))
+
+        async for answer in self._hosting.told(run, stops=True):
+            yield answer

@@ -15,9 +15,11 @@ from everlog.rpc.channel import Channel
 from everlog.rpc.remote_commit import new_commit_id
 from everlog.rpc.remote_keys import RemoteKeys
 from everlog.rpc.store_service import SCHEMA_KEY
-from everlog.store.errors import SchemaError
+from everlog.store.errors import Error, SchemaError
 from everlog.store.forget import Forgotten, person_of
+from everlog.store.master import MasterKey
 from everlog.store.opener import Opener
+from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import Schema
 from everlog.store.table import Table
 from everlog.store.transaction import Metadata
@@ -63,6 +65,23 @@ class PeopleCalls(Writer):
             if self.refresh_schema() is schema:
                 raise
             return self._forget(request, self.schema, key, person)
+
+    def rotate_key(self, master_key: MasterKey | None = None, progress: OnProgress | None = None) -> int:
+        """Puts all keys under the next master key, whose file the server's process was told of; see
+        `Database.rotate_key`. Raises Error for one that is given: it does not travel."""
+        self._check_writable()
+        if master_key is not None:
+            raise Error(
+                f"{self.channel.url} is on a server, and a master key does not travel: give none. The server"
+                " takes the one of the file that it was told of (`everlog serve --next-master-key`)"
+            )
+        request = people_pb2.RotateKeyRequest(database=self.channel.address.database)
+        metadata, stub, total = self.channel.metadata, people_pb2_grpc.PeopleStub(self.channel.grpc), 0
+        for answer in self.channel.stream(lambda: stub.RotateKey(request, metadata=metadata)):
+            total = answer.total
+            if progress is not None and not answer.finished:
+                progress(Progress("rotate keys", answer.done, answer.total, "keys"))
+        return total
 
     def opener(self, tables: Sequence[str] = ()) -> Opener:
         """What opens sealed rows for who follows these tables, or all; see `Database.opener`. Raises

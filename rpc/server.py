@@ -40,6 +40,7 @@ from everlog.rpc.services import SERVICES, register
 from everlog.rpc.watch import HANDSHAKE_S
 from everlog.store.database import Database
 from everlog.store.errors import OpenError
+from everlog.store.master import MasterKey
 
 GRACE_S = 5.0
 
@@ -52,8 +53,9 @@ class Server:
     those that are given the keys of people, to follow sealed tables.
     `migrations` names the package of each database's migrations, for the service that
     applies them; `approvals` are those of databases where they wait for approval.
-    `signer` signs checkpoints. Raises OpenError for an address that is none, and if it would be open to
-    strangers.
+    `signer` signs checkpoints. `next_master_key` is the one that the keys of people are put under when
+    somebody asks for it; None: that of the environment. Raises OpenError for an address that is none, and
+    if it would be open to strangers.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Server:
         actor: str = "",
         reason: str = "",
         signer: Signer | None = None,
+        next_master_key: MasterKey | None = None,
     ) -> None:
         self.host, self.port = listening(address)
         self._tokens = {"": token} | dict(tokens or {})
@@ -78,6 +81,7 @@ class Server:
         self.hosting = Hosting(databases, Callers(self._tokens, acting, keys_for))
         self._tls = security.server_context(tls) if tls else None
         self._signer = signer
+        self._next_master_key = next_master_key
         self._migrations = dict(migrations or {})
         self._approvals = dict(approvals or {})
         self._starts = {
@@ -156,6 +160,7 @@ class Server:
             calls,
             self.hosting,
             signer=self._signer,
+            next_master_key=self._next_master_key,
             migrations=self._migrations,
             approvals=self._approvals,
             starting=starting,

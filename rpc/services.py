@@ -34,6 +34,7 @@ from everlog.rpc.migrations_service import MigrationsService
 from everlog.rpc.people_service import PeopleService
 from everlog.rpc.proofs_service import ProofsService
 from everlog.rpc.store_service import StoreService
+from everlog.store.master import MasterKey
 
 SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -54,6 +55,7 @@ def register(
     hosting: Hosting,
     *,
     signer: Signer | None,
+    next_master_key: MasterKey | None,
     migrations: Mapping[str, str],
     approvals: Mapping[str, Approval],
     starting: Mapping[str, asyncio.Future[None]],
@@ -65,7 +67,7 @@ def register(
     store_pb2_grpc.add_StoreServicer_to_server(StoreService(hosting), calls)
     admin_pb2_grpc.add_AdminServicer_to_server(AdminService(hosting), calls)
     history_pb2_grpc.add_HistoryServicer_to_server(HistoryService(hosting), calls)
-    people_pb2_grpc.add_PeopleServicer_to_server(PeopleService(hosting), calls)
+    people_pb2_grpc.add_PeopleServicer_to_server(PeopleService(hosting, next_master_key), calls)
     proofs_pb2_grpc.add_ProofsServicer_to_server(ProofsService(hosting, signer), calls)
     migrating = MigrationsService(hosting, migrations, approvals, starting)
     migrations_pb2_grpc.add_MigrationsServicer_to_server(migrating, calls)

@@ -29,14 +29,15 @@ class Covers:
         self.current = current  # the id of the one that new keys are sealed with
 
     @classmethod
-    def read(cls, covers: Iterable[Cover], master: Master) -> Covers:
-        """Those that a master key gives: none, if it is not the one."""
-        ciphers, current = dict[bytes, Cipher](), b""
+    def read(cls, covers: Iterable[Cover], master: Master, root: bytes) -> Covers:
+        """Those that a master key gives: none, if it is not the one. `root`: the id of the cover that the
+        root is under, which tells the later of two in use."""
+        ciphers = dict[bytes, Cipher]()
         for cover in covers:
             key = master.unwrap(cover.wrapped) if cover.state == slots.IN_USE else None
             if key is not None:
-                ciphers, current = {cover.id: Cipher(key)}, cover.id
-        known = cls(ciphers, current)
+                ciphers[cover.id] = Cipher(key)
+        known = cls(ciphers, root if root in ciphers else next(iter(ciphers), b""))
         for cover in covers:
             key = known.next_key(cover)
             if key is not None:

@@ -29,7 +29,7 @@ from everlog.store.forget import Forgotten, Person, forget, person_of
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import Version
 from everlog.store.keys import NOTE_LOAD
-from everlog.store.master import MasterKey, master_of
+from everlog.store.master import MasterKey, next_master_of
 from everlog.store.opener import Opener, VaultOpener
 from everlog.store.opening import Opened, open_directory
 from everlog.store.past import Moment, Past
@@ -338,15 +338,17 @@ class Database(Writer):
         self.log.tell()
         return forgotten
 
-    def rotate_key(self, master_key: MasterKey, progress: OnProgress | None = None) -> int:
-        """Puts all keys under another master key, while others read and write; returns how many.
-        Afterwards the database opens with that one alone. Raises SealedError without the old one."""
+    def rotate_key(self, master_key: MasterKey | None = None, progress: OnProgress | None = None) -> int:
+        """Puts all keys under another master key, or that which the environment names as the next, while
+        others read and write; returns how many: none, if they are under it already. Afterwards the database
+        opens with that one alone. What was cut short is gone on with. Raises SealedError without the old
+        one, OpenError if there is no new one."""
         self._check_writable()
-        total, master = 0, master_of(master_key)
-        assert master is not None
-        for done, total in rotate(self._opened_state.vault, master):
-            if progress is not None:
-                progress(Progress("rotate keys", done, total, "keys"))
+        total, master, vault = 0, next_master_of(master_key), self._opened_state.vault
+        with vault.changing:
+            for done, total in rotate(vault, master):
+                if progress is not None:
+                    progress(Progress("rotate keys", done, total, "keys"))
         return total
 
     # looking after it

@@ -1,10 +1,12 @@
 """Master: the key above all others. It is never on disk beside the database.
 
-    EVERLOG_MASTER_KEY        32 bytes in base64
-    EVERLOG_MASTER_KEY_FILE   a file that holds them, in base64 or as they are
-    open(…, master_key=…)     the bytes, the path of such a file, or a Master: two calls of a KMS
+    EVERLOG_MASTER_KEY             32 bytes in base64
+    EVERLOG_MASTER_KEY_FILE        a file that holds them, in base64 or as they are
+    EVERLOG_NEXT_MASTER_KEY_FILE   such a file with the one that is to follow; it need not be there yet
+    open(…, master_key=…)          the bytes, the path of such a file, or a Master: two calls of a KMS
 
-It wraps one key of the key store, and nothing else: a KMS is asked once for each opening.
+It wraps one key of the key store, and nothing else: a KMS is asked once for each opening. Where the next
+one is named, either opens: a process starts with the same settings before the change and after it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from everlog.store.cipher import KEY_SIZE, Cipher
 from everlog.store.errors import OpenError
 
 VARIABLE, FILE_VARIABLE = "EVERLOG_MASTER_KEY", "EVERLOG_MASTER_KEY_FILE"
+NEXT_VARIABLE = "EVERLOG_NEXT_MASTER_KEY_FILE"
 
 _BOUND = b"everlog master"
 
@@ -54,9 +57,42 @@ class LocalMaster:
         return self._cipher.open(wrapped, _BOUND)
 
 
-def master_of(given: MasterKey | None) -> Master | None:
-    """The master key that was given, or that the environment names; None: neither. Read-only.
-    Raises OpenError for one that is none."""
+class Successive:
+    """A master key, and the file of the one that is to follow. What either has wrapped is unwrapped."""
+
+    def __init__(self, first: Master, then: Path) -> None:
+        self._first, self._then = first, then
+
+    def wrap(self, key: bytes) -> bytes:
+        return self._first.wrap(key)
+
+    def unwrap(self, wrapped: bytes) -> bytes | None:
+        found = self._first.unwrap(wrapped)
+        return _of_file(self._then).unwrap(wrapped) if found is None and self._then.exists() else found
+
+
+def master_of(given: MasterKey | None, then: str | os.PathLike[str] | None = None) -> Master | None:
+    """The master key that was given, or that the environment names; None: neither. `then`: the file of the
+    one that is to follow, or that the environment names. Read-only. Raises OpenError for one that is none."""
+    first = _first(given)
+    then = then or (os.environ.get(NEXT_VARIABLE) if given is None else None)
+    return Successive(first, Path(then)) if first is not None and then else first
+
+
+def next_master_of(given: MasterKey | None) -> Master:
+    """The master key that is to follow: the one that was given, or that the environment names. Read-only.
+    Raises OpenError if there is none."""
+    named = given if given is not None else os.environ.get(NEXT_VARIABLE)
+    found = _first(named) if named else None
+    if found is None:
+        raise OpenError(
+            "nobody has said where the next master key is: whoever runs the database names its file, in"
+            f" {NEXT_VARIABLE}, or with `everlog serve --next-master-key`"
+        )
+    return found
+
+
+def _first(given: MasterKey | None) -> Master | None:
     if given is None:
         text, file = os.environ.get(VARIABLE), os.environ.get(FILE_VARIABLE)
         if text:

@@ -22,15 +22,20 @@ EACH = 256  # slots that are written while nobody else gets at the vault
 
 
 def rotate(vault: Vault, master: Master) -> Iterator[tuple[int, int]]:
-    """Puts all keys under `master`, and says how many of how many are done. Writes. Raises OpenError
-    for a master key that wraps into too much, and SealedError if there is nothing to be opened."""
+    """Puts all keys under `master`, and says how many of how many are done; of none, where they are under
+    it already. Writes. One at a time (`Vault.changing`). Raises OpenError for a master key that wraps into
+    too much, and SealedError if there is nothing to be opened."""
     with vault.lock:
         file = vault.file
         if file is None or vault.locked:
             why = vault.locked or f"there is no key store {vault.path} yet"
             raise SealedError(f"there are no keys to put under another master key: {why}", erased=False)
         covers = file.covers()
-        old = next(at for at, one in covers.items() if one.state == slots.IN_USE and one.id in vault.covers)
+        in_use = {one.id: at for at, one in covers.items() if one.state == slots.IN_USE}
+        known = [id for id in (vault.covers.current, *in_use) if id in in_use and id in vault.covers]
+        old = in_use[known[0]]
+        if master.unwrap(covers[old].wrapped) is not None:
+            return
         at = next(place for place in slots.COVERS if place != old)
         cover = covers.get(at)
         key = vault.covers.next_key(cover) if cover is not None else None

@@ -53,6 +53,7 @@ class Vault:
         self.path, self._origin = path, origin
         self._database, self._master, self._read_only = database, master, read_only
         self.lock = threading.RLock()
+        self.changing = threading.Lock()  # held by who changes the master key
         self.file: Slots | None = None
         self._numbers: dict[bytes, int] = {}  # key_id -> number of its slot
         self._slots: dict[bytes, Slot] = {}  # by key_id
@@ -317,13 +318,26 @@ class Vault:
         root = self._slots.get(_ROOT_ID)
         if root is None:
             raise CorruptionError(f"{self.path}: its first key is lost; restore a copy of the key store")
-        self.covers = Covers.read(list(self.file.covers().values()), self._master)
+        self.covers = Covers.read(list(self.file.covers().values()), self._master, root.cover)
         if root.cover not in self.covers:
             raise OpenError(
                 f"{self.path}: the master key is not the one that these keys are under; give the right"
                 f" one in {VARIABLE}, or as master_key"
             )
         self._take_root(self._opened(root))
+        if not self._read_only:
+            self._end_change()
+
+    def _end_change(self) -> None:
+        """Writes zeros over the covering key before, if a change of the master key was killed just then."""
+        assert self.file is not None
+        in_use = {one.id: at for at, one in self.file.covers().items() if one.state == slots.IN_USE}
+        current = self.covers.current
+        if len(in_use) > 1 and all(slot.cover == current for slot in self._slots.values()):
+            del in_use[current]
+            for at in in_use.values():
+                self.file.put_cover(at, None)
+            self.file.sync()
 
     def _gone(self, key_id: bytes) -> SealedError:
         """For a key that there is not."""

@@ -1,0 +1,75 @@
+"""Killed while the master key is changed: the same settings open it, and the same call goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from everlog.store import slots
+from everlog.store.errors import OpenError
+from everlog.store.master import LocalMaster, Successive
+from tests.store.people import MASTER, OTHER_MASTER, PATIENTS, open_people, patient
+
+ROOT = Path(__file__).parents[2]
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from everlog.store import rotation
+from everlog.store.slots import Slots
+from tests.store.people import *
+
+path, where, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+rotation.EACH = 10
+call, calls = getattr(Slots, where), 0
+
+def die(*given):
+    global calls
+    calls += 1
+    if calls == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return call(*given)
+
+db = open_people(path)
+setattr(Slots, where, die)
+db.rotate_key(OTHER_MASTER)
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "number", "left"),
+    [
+        ("put_cover", 1, 52),
+        ("sync", 1, 52),
+        ("put", 1, 52),
+        ("put", 25, 28),
+        ("put_cover", 2, 1),  # that of who came since
+        ("put_cover", 3, 0),
+    ],
+)
+def test_a_change_that_was_killed_is_gone_on_with(tmp_path: Path, where: str, number: int, left: int) -> None:
+    path, next_key = tmp_path / "db", tmp_path / "next.key"
+    next_key.write_bytes(OTHER_MASTER)
+    with open_people(path) as db:
+        db.load(PATIENTS, [patient(n, f"s-{n}") for n in range(50)])
+    words = [sys.executable, "-c", DIES, str(path), where, str(number)]
+    died = subprocess.run(words, cwd=ROOT, env=os.environ, check=False, timeout=60)
+    assert died.returncode == -signal.SIGKILL
+    either = Successive(LocalMaster(MASTER), next_key)
+    with open_people(path, master_key=either) as db:
+        assert len(list(db.scan(PATIENTS))) == 50
+        db.put(PATIENTS, patient(50, "s-50"))
+        assert db.rotate_key(OTHER_MASTER) == left
+        assert db.rotate_key(OTHER_MASTER) == 0
+        assert list(db.check()) == []
+    with open_people(path, master_key=OTHER_MASTER) as db:
+        assert len(list(db.scan(PATIENTS))) == 51
+    with pytest.raises(OpenError, match="master key is not the one"):
+        open_people(path)
+    raw = (path / "KEYS").read_bytes()
+    assert sorted(raw[at] for at in slots.COVERS) == [slots.NONE, slots.IN_USE]

@@ -21,6 +21,7 @@ from everlog.audit.place import Place, place
 from everlog.audit.reader import check_file, ranges
 from everlog.audit.restore import restore
 from everlog.audit.segment import Segment
+from everlog.store.check import problems
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, Error
 from everlog.store.progress import OnProgress, Progress
@@ -97,6 +98,6 @@ def _deep(backup: str | PathLike[str], progress: OnProgress | None) -> Iterator[
         try:
             restore(backup, path, progress=progress)
             with Database(path, create=False) as db:
-                yield from db.check(progress)
+                yield from problems(db, progress, keys_needed=False)
         except Error as error:
             yield str(error)

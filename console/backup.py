@@ -133,11 +133,13 @@ def restore(
       everlog restore flights.backup staging.db --fork
     """
     from everlog.audit.restore import restore as make
+    from everlog.console.people import say_sealed
 
     settings.resume = f"nothing is left in {to}"
     seq, time_ns = at or (None, None)
     with shown() as progress:
         done = make(directory, to, at=seq, at_time_ns=time_ns, fork=fork, progress=progress)
+    say_sealed(to)
     if settings.json:
         tables = {name: {"rows": one.rows, "hash": one.hash.hex()} for name, one in done.tables.items()}
         text.echo({**msgspec.structs.asdict(done), "tables": tables})

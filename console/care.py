@@ -100,6 +100,7 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: str
       everlog -u file:flights.db rebuild --into monday.db --at 2026-01-05T09:30
       everlog rebuild --into copy.db --from everlog://db.example.com/flights
     """
+    from everlog.console.people import say_sealed
     from everlog.feed.embedded import EmbeddedDatabase
     from everlog.store.rebuild import is_half
 
@@ -124,6 +125,8 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: str
             live = db if at is None or last is None else db.at(seq=last.seq, progress=progress)
             if hashes != live.hashes(progress=progress):
                 raise Error(f"the tables in {into} differ from the live ones; `everlog check` tells more")
+    if into is not None:
+        say_sealed(into)
     for name, table in hashes.items():
         if settings.json:
             text.echo({"table": name, "rows": table.rows, "hash": table.hash.hex()})

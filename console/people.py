@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from everlog.console import tables, text
 from everlog.console.opening import open_database
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings
+from everlog.store.database import Database
 from everlog.store.fields import descriptor_of, resolve
 from everlog.store.master import NEXT_VARIABLE
+from everlog.store.slots import KEYS
+
+
+def say_sealed(path: Path) -> None:
+    """Where a database that was made has rows that are sealed, and has no keys: says so, and the remedy."""
+    if (path / KEYS).exists():
+        return
+    with Database(path, read_only=True) as db:
+        sealed = [name for name, info in sorted(db.schema.tables.items()) if info.sealed]
+    if sealed:
+        click.echo(
+            f"Sealed: the rows of {', '.join(sealed)}; they open once a copy of {KEYS}, which is kept apart"
+            f" from the log, is put into {path}",
+            err=True,
+        )
 
 
 @click.command()

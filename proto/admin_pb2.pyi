@@ -61,21 +61,25 @@ class StatusRequest(_message.Message):
     DATABASE_FIELD_NUMBER: _builtins.int
     HASHES_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     hashes: _builtins.bool
     """Compute the content hash of each table, which reads all its rows."""
     at: _builtins.int
     """With `hashes`: of the tables as they were after this record; 0: as they are."""
+    sealed: _builtins.bool
+    """With `hashes`: of sealed rows as they are stored, which is what who has no keys can compare."""
     def __init__(
         self,
         *,
         database: _builtins.str = ...,
         hashes: _builtins.bool = ...,
         at: _builtins.int = ...,
+        sealed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "database", b"database", "hashes", b"hashes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "database", b"database", "hashes", b"hashes", "sealed", b"sealed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,8 +33,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         db = self._hosting.database(request.database)
         answer = await self._hosting.read(_status, db)
         if request.hashes:
-            going, at = self._hosting.check_going, request.at or None
-            hashes = await self._hosting.survey(lambda: db.hashes(going, seq=at))
+            going, at, sealed = self._hosting.check_going, request.at or None, request.sealed
+            hashes = await self._hosting.survey(lambda: db.hashes(going, seq=at, sealed=sealed))
             del answer.tables[:]
             answer.tables.extend(_table(db, name, one) for name, one in hashes.items())
         answer.database = request.database

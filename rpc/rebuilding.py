@@ -5,6 +5,9 @@
 
 It is made by the code that rebuilds one from its own log (store/rebuild.py): whole or not at all. Killed, or
 if the server is gone for long, the next goes on where it was, if the server has that record.
+
+Keys do not come with the feed. Sealed rows stay sealed, and are compared as they are stored; they open
+once the key store of the server's database is put beside them.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ def rebuild_from(
         return records(remote, after, last)
 
     made = rebuild.make(path, msgspec.json.encode(marker) + b"\n", source, last, progress)
-    theirs = remote.hashes(progress, seq=last)
+    theirs = remote.hashes(progress, seq=last, sealed=True)
     if theirs != made:
         different = sorted(name for name in made.keys() | theirs.keys() if made.get(name) != theirs.get(name))
         raise CorruptionError(

@@ -94,9 +94,11 @@ class RemoteDatabase(PastCalls, PeopleCalls):
         """What there is, in numbers. Read-only."""
         return self._admin.status()
 
-    def hashes(self, progress: OnProgress | None = None, *, seq: int | None = None) -> dict[str, TableHash]:
-        """Rows and content hash of every table, now or after the record at `seq`. Read-only."""
-        return self._admin.hashes(seq)
+    def hashes(
+        self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
+    ) -> dict[str, TableHash]:
+        """Rows and content hash of every table; see `Database.hashes`. Read-only."""
+        return self._admin.hashes(seq, sealed=sealed)
 
     # reading
 

@@ -45,8 +45,8 @@ class RemoteAdmin:
             ),
         )
 
-    def hashes(self, seq: int | None) -> dict[str, TableHash]:
-        request = admin_pb2.StatusRequest(database=self._database, hashes=True, at=seq or 0)
+    def hashes(self, seq: int | None, *, sealed: bool) -> dict[str, TableHash]:
+        request = admin_pb2.StatusRequest(database=self._database, hashes=True, at=seq or 0, sealed=sealed)
         answer = self._channel.call(self._stub.Status, request, timeout_s=HASHES_S)
         return {table.name: TableHash(table.rows, table.hash) for table in answer.tables}
 

@@ -189,17 +189,20 @@ class Database(Writer):
             self.past.refresh()
         return self.tables.applied
 
-    def hashes(self, progress: OnProgress | None = None, *, seq: int | None = None) -> dict[str, TableHash]:
-        """Rows and content hash of every table, at one moment: now, or as `at(seq=…)` has it. Read-only."""
+    def hashes(
+        self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
+    ) -> dict[str, TableHash]:
+        """Rows and content hash of every table, at one moment: now, or as `at(seq=…)` has it. `sealed`: of
+        sealed rows as they are stored, which is what a copy without keys has. Read-only."""
         _, now, view = self._view_now()
         with_progress = None if progress is None else lambda done: progress(Progress("hash", done))
         try:
             if seq is None or seq == now:
-                return hashes(view, self.tables.schema, with_progress)
+                return hashes(view, self.tables.schema, with_progress, sealed=sealed)
         finally:
             view.close()
         with self.at(seq=seq, progress=progress) as then:
-            return then.hashes(progress)
+            return then.hashes(progress, sealed=sealed)
 
     # writing
 

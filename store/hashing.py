@@ -122,6 +122,14 @@ def _same(info: TableInfo, full: bytes, value: bytes, there: bytes) -> bool:
     return canonical(info, key, value) == canonical(info, key, there)
 
 
-def hashes(view: View, schema: Schema, progress: Callable[[int], None] | None = None) -> dict[str, TableHash]:
-    """Of every table, by name. Read-only."""
+def hashes(
+    view: View,
+    schema: Schema,
+    progress: Callable[[int], None] | None = None,
+    *,
+    sealed: bool = False,
+) -> dict[str, TableHash]:
+    """Of every table, by name; `sealed`: with sealed rows as they are stored, as who has no keys hashes
+    them. Read-only."""
+    schema = Schema(schema.proto) if sealed else schema
     return {name: table_hash(view, info, progress) for name, info in sorted(schema.tables.items())}

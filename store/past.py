@@ -73,10 +73,10 @@ class Moment(Snapshot):
         """The tables as they were, key by key."""
         return self._view
 
-    def hashes(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
-        """Rows and content hash of every table. Read-only."""
+    def hashes(self, progress: OnProgress | None = None, *, sealed: bool = False) -> dict[str, TableHash]:
+        """Rows and content hash of every table; `sealed` as in `Database.hashes`. Read-only."""
         tell = None if progress is None else lambda done: progress(Progress("hash", done))
-        return hashes(self._view, self._of, tell)
+        return hashes(self._view, self._of, tell, sealed=sealed)
 
     def _bind(self, table: Table[M, Any]) -> Binding:
         if not isinstance(table, Table):

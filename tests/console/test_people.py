@@ -80,6 +80,24 @@ def test_the_log_shows_rows_open_and_says_which_are_erased(
     assert "no master key was given" in everlog("-u", url, "get", "patients", "2").err
 
 
+def test_what_is_made_without_keys_is_said_to_be_sealed(everlog: Run, clinic: Path, tmp_path: Path) -> None:
+    said = "Sealed: the rows of patients, visits; they open once a copy of KEYS, which is kept apart"
+    url, copy = f"file:{clinic}", tmp_path / "copy.db"
+    everlog("-u", url, "backup", str(tmp_path / "kept"))
+    assert everlog("verify-backup", str(tmp_path / "kept"), "--deep").out == "All is as it must be\n"
+    assert said in everlog("restore", str(tmp_path / "kept"), str(copy)).err
+    assert "KEYS is not there; bring it back" in everlog("-u", f"file:{copy}", "get", "patients", "1").err
+    assert "(sealed)" in everlog("-u", f"file:{copy}", "history", "patients", "1").out
+    (copy / "KEYS").write_bytes((clinic / "KEYS").read_bytes())
+    assert "open it once for writing" in everlog("-u", f"file:{copy}", "get", "patients", "1").err
+    assert everlog("-u", f"file:{copy}", "expire").code == 0
+    assert everlog("-u", f"file:{copy}", "get", "patients", "1", "--json").json[0]["name"] == "Ann"
+    with serving(f"clinic={url}") as served:
+        made = everlog("rebuild", "--into", str(tmp_path / "made.db"), "--from", served.url)
+        assert (made.code, said in made.err) == (0, True)
+    assert "Sealed" not in everlog("-u", url, "rebuild").err
+
+
 def test_the_master_key_is_changed(everlog: Run, clinic: Path, tmp_path: Path) -> None:
     (tmp_path / "new.key").write_bytes(OTHER_MASTER)
     url = f"file:{clinic}"

@@ -40,9 +40,11 @@ class Held(EmbeddedDatabase):
 
     let_go: threading.Event
 
-    def hashes(self, progress: Any = None, *, seq: int | None = None) -> dict[str, TableHash]:
+    def hashes(
+        self, progress: Any = None, *, seq: int | None = None, sealed: bool = False
+    ) -> dict[str, TableHash]:
         self.let_go.wait(PATIENCE_S)
-        return super().hashes(progress, seq=seq)
+        return super().hashes(progress, seq=seq, sealed=sealed)
 
 
 class Slow(EmbeddedDatabase):

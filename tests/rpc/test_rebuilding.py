@@ -12,10 +12,11 @@ from everlog.rpc import rebuilding
 from everlog.rpc.rebuilding import rebuild_from
 from everlog.rpc.remote import RemoteDatabase
 from everlog.store.database import Database
-from everlog.store.errors import CorruptionError, CursorError, UnavailableError
+from everlog.store.errors import CorruptionError, CursorError, SealedError, UnavailableError
 from everlog.store.hashing import TableHash
 from everlog.store.rebuild import is_half
 from tests.conformance.database_case import FLIGHTS, Case, flight, open_case
+from tests.store.people import MASTER, PATIENTS, patient
 
 COMMITS = 700
 
@@ -41,6 +42,31 @@ def test_a_database_is_made_of_a_server_s_feed(case: Case, tmp_path: Path) -> No
         assert (copy.uuid, copy.head) == (db.uuid, db.head)
         assert copy.log.read(0, 1 << 30) == db.log.read(0, 1 << 30)
         assert list(copy.check()) == []
+
+
+def test_sealed_rows_come_sealed_and_are_proven_equal_without_keys(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    with open_case("remote", tmp_path, PATIENTS, master_key=MASTER) as case:
+        db: Any = case.db
+        db.load(PATIENTS, [patient(n, f"s-{n % 5}", email=f"{n}@x", name=str(n)) for n in range(50)])
+        seq = db.head
+        db.forget(PATIENTS, 3)
+        sealed = case.embedded.hashes(sealed=True)
+        assert rebuild_from(db, copy) == db.hashes(sealed=True) == sealed != db.hashes()
+        assert rebuild_from(db, tmp_path / "then", seq=seq) == case.embedded.hashes(seq=seq, sealed=True)
+        keys = (case.embedded.path / "KEYS").read_bytes()
+        live = db.hashes()
+    assert not (copy / "KEYS").exists()
+    with Database(copy, master_key=MASTER) as made:
+        with pytest.raises(SealedError, match="KEYS is not there; bring it back"):
+            made.get(PATIENTS, 1)
+        first = [next(iter(made.history(PATIENTS, key, newest_first=False))) for key in (1, 3)]
+        assert [(one.sealed, one.erased) for one in first] == [(True, False), (False, True)]
+    (copy / "KEYS").write_bytes(keys)
+    with Database(copy, master_key=MASTER) as made:
+        assert made.hashes() == live
+        assert [row.id for row in made.scan(PATIENTS.by_email, "7@x")] == [7]
+        assert list(made.check()) == []
 
 
 def test_it_is_made_as_it_was_at_a_record_or_a_time(case: Case, tmp_path: Path) -> None:

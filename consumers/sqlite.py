@@ -7,6 +7,9 @@
 Readers may read at any time (the file is in WAL mode) and see whole commits of the source. They may
 add views and indexes of their own. What they write to mirrored rows is found by `verify`.
 
+What is deleted is overwritten (secure_delete). Where somebody was forgotten the write-ahead log goes, too, as
+soon as readers let it: what this file knew of a person is in none of its bytes.
+
 A transaction is BEGIN IMMEDIATE … COMMIT with synchronous=FULL, and moves `_everlog` only from where
 this sink last saw it: rows and position are on disk together, exactly once.
 """
@@ -28,6 +31,7 @@ from everlog.consumers.sqlite_evolve import evolve, index
 from everlog.consumers.sqlite_table import SqlTable
 from everlog.proto import log_pb2
 from everlog.store.errors import ClosedError, SinkError
+from everlog.store.projection import SHREDDED
 from everlog.store.schema import Schema
 
 FORMAT = 1
@@ -37,6 +41,7 @@ PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
 PRAGMA cache_size = -65536;
 PRAGMA wal_autocheckpoint = 8192;
+PRAGMA secure_delete = ON;
 """
 _STATE = """
 CREATE TABLE IF NOT EXISTS _everlog (
@@ -50,6 +55,7 @@ CREATE TABLE IF NOT EXISTS _everlog_enums (
 _READ = "SELECT format, database, seq, checksum, schema, tables FROM _everlog"
 _WRITE = "INSERT OR REPLACE INTO _everlog VALUES (1, ?, ?, ?, ?, ?, ?)"
 _BUSY_S = 10.0
+_READERS_MS = 1000  # for so long readers are waited for when the write-ahead log is to go
 
 
 class SqliteSink:
@@ -65,6 +71,7 @@ class SqliteSink:
         self._tables: dict[int, SqlTable] = {}  # by space
         self._pending = Pending()
         self._indexed = False  # not known to be, that is
+        self._forgot = False  # somebody, of whom the write-ahead log still has something
 
     def __enter__(self) -> Self:
         self.open()
@@ -125,6 +132,7 @@ class SqliteSink:
 
     def apply(self, commits: Sequence[log_pb2.Commit]) -> None:
         self._pending.add(commits, self._schema.spaces)
+        self._forgot |= any(commit.notice.kind == SHREDDED for commit in commits if commit.HasField("notice"))
 
     def commit(self, position: log_pb2.Cursor, *, caught_up: bool) -> None:
         self._flush()
@@ -137,6 +145,8 @@ class SqliteSink:
         with translated(self.name, "commit"):
             self._open.execute(_WRITE, (*fields, schema, ",".join(self._following)))
             self._open.execute("COMMIT")
+            if self._forgot:
+                self._forgot = _log_is_held(self._open)
         self._state = State(position, self._schema, self._following)
 
     def rollback(self) -> None:
@@ -226,3 +236,11 @@ class SqliteSink:
                 gone = [key for key, row in changes.items() if row is None]
                 connection.executemany(table.delete(), map(table.key_values, gone))
         self._pending.clear()
+
+
+def _log_is_held(connection: sqlite3.Connection) -> bool:
+    """Empties the write-ahead log, unless readers hold it; then it is tried again with the next commit."""
+    connection.execute(f"PRAGMA busy_timeout = {_READERS_MS}")
+    held = bool(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+    connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_S * 1000)}")
+    return held

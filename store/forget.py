@@ -67,6 +67,7 @@ def forget(db: Database, who: Person, metadata: Metadata) -> Forgotten:
         raise Error("the tables are being rebuilt, with the keys that there are; forget when that is through")
     try:
         with db.committer.alone():
+            shred(db.engine, db.tables)  # what a disk that refused has left
             return _repeated(db, who, metadata) or _forget(db, who, metadata)
     finally:
         db.engine.rebuilding.release()
@@ -115,9 +116,12 @@ def _repeated(db: Database, who: Person, metadata: Metadata) -> Forgotten | None
 def _forgot(commit: log_pb2.Commit, who: Person) -> bool:
     """Whether a commit forgot a person, as far as can be told."""
     notice = commit.notice
-    return (notice.kind, notice.subject) == (SHREDDED, who.table) and (
-        who.key is None or any((one.space, one.key) == (who.space, who.key) for one in commit.changes)
-    )
+    by = (notice.kind, notice.subject) == (SHREDDED, who.table)
+    return by and (who.key is None or _deleted(commit, who))
+
+
+def _deleted(commit: log_pb2.Commit, who: Person) -> bool:
+    return any((one.space, one.key) == (who.space, who.key) for one in commit.changes)
 
 
 def rows_under(tables: Tables, key_id: bytes) -> Iterator[Write]:
@@ -156,7 +160,7 @@ def _gone_with(db: Database, who: Person) -> int | None:
     start = keys.NOTE_SHREDDED
     seqs = (keys.SEQ.unpack(value)[0] for _, value in db.tables.target.view.items(start, codec.after(start)))
     last = nlargest(LOOK_BACK, seqs)
-    return next((seq for seq in last if seq >= db.log.oldest and _forgot(db.log.commit(seq), who)), None)
+    return next((seq for seq in last if seq >= db.log.oldest and _deleted(db.log.commit(seq), who)), None)
 
 
 def _of_value(info: TableInfo, value: bytes) -> bytes:

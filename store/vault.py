@@ -191,11 +191,19 @@ class Vault:
             self._leaving.clear()
 
     def refresh(self) -> None:
-        """As a reader beside a writer: sees what was made and forgotten since. Raises as opening."""
+        """As a reader beside a writer: sees what was made and forgotten since. Raises as opening.
+
+        The tables that go with it were looked at before: keys that went since are kept until the next time,
+        by when those have come to where they were forgotten."""
         with self.lock:
-            if self.path.exists():
-                self.close()
-                self._read()
+            if not self.path.exists():
+                return
+            before = self._slots
+            self.close()
+            self._read()
+            for key_id, slot in before.items():
+                if key_id not in self._slots and slot.cover in self.covers and not self.is_shredded(key_id):
+                    self._slots[key_id], self._numbers[key_id] = slot, -1
 
     # while the master key is being changed
 

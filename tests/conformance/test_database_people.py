@@ -66,6 +66,8 @@ def test_what_is_asked_for_again_is_told_to_be_done_already(case: Case) -> None:
     with pytest.raises(RowError, match=told) as caught:
         db.forget(PATIENTS, 1)
     assert caught.value.forgotten == done.seq
+    with pytest.raises(RowError, match=f"visits/7: commit {done.seq} deleted it, and forgot its person"):
+        db.forget(VISITS, 7)
     with pytest.raises(RowError, match="no key for that subject: nobody of that value, or forgotten already"):
         db.forget(PATIENTS, person="s-1")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,39 @@ def test_a_follower_in_the_process_has_open_rows_and_obeys(tmp_path: Path) -> No
         with SqliteSink(tmp_path / "late.db") as sink:  # from the beginning, when she is forgotten already
             Follower(db, sink).run(bounded=True)
             assert names(tmp_path / "late.db") == ["Bob"]
+
+
+def test_no_byte_of_the_mirror_has_what_was_forgotten(tmp_path: Path) -> None:
+    secret = "Wilhelmina-the-patient"
+    with opened(tmp_path / "db") as db, SqliteSink(tmp_path / "mirror.db") as sink:
+        db.load(PATIENTS, [patient(n, f"s-{n}", name=f"{secret}-{n % 2}") for n in range(500)])
+        Follower(db, sink).run(bounded=True)
+        assert secret.encode() in bytes_of(tmp_path, "mirror.db*")
+        for n in range(1, 500, 2):
+            db.forget(PATIENTS, n)
+        Follower(db, sink).run(bounded=True)
+        left = bytes_of(tmp_path, "mirror.db*")
+        assert f"{secret}-0".encode() in left
+        assert f"{secret}-1".encode() not in left
+
+
+def test_who_reads_the_mirror_meanwhile_holds_its_log_up_to_the_next_commit(tmp_path: Path) -> None:
+    with opened(tmp_path / "db") as db, SqliteSink(tmp_path / "mirror.db") as sink:
+        db.put(PATIENTS, patient(1, "s-1", name="Wilhelmina"))
+        Follower(db, sink).run(bounded=True)
+        with closing(sqlite3.connect(tmp_path / "mirror.db", isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT count(*) FROM patients").fetchone() == (1,)
+            db.forget(PATIENTS, 1)
+            Follower(db, sink).run(bounded=True)
+            assert b"Wilhelmina" in bytes_of(tmp_path, "mirror.db*")
+        db.put(PATIENTS, patient(2, "s-2", name="Bob"))
+        Follower(db, sink).run(bounded=True)
+        assert b"Wilhelmina" not in bytes_of(tmp_path, "mirror.db*")
+
+
+def bytes_of(folder: Path, files: str) -> bytes:
+    return b"".join(file.read_bytes() for file in sorted(folder.glob(files)))
 
 
 def test_a_follower_without_keys_is_told_so(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from everlog.store.errors import DiskError, RowError, SealedError
 from everlog.store.slots import Slots
 from tests.store.models import ITEMS, Item
 from tests.store.people import MASTER, PATIENTS, VISITS, bytes_of, open_people, patient, visit
+from tests.store.test_idempotent import new_id as new_commit_id
 
 
 def filled(path: Path) -> Database:
@@ -118,6 +119,27 @@ def test_what_was_cut_short_after_the_notice_is_finished_on_opening(
     with open_people(path) as db:
         assert [row.id for row in db.scan(VISITS)] == [8]
         assert list(db.check()) == []
+
+
+def test_what_the_disk_refused_is_ended_by_whoever_asks_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_id = new_commit_id()
+    with filled(path) as db:
+        key_id = db.log.commit(3).changes[0].key_id
+        monkeypatch.setattr(Slots, "sync", refuses)
+        with pytest.raises(DiskError):
+            db.forget(PATIENTS, 1, commit_id=commit_id)
+        monkeypatch.undo()
+        done = db.forget(PATIENTS, 1, commit_id=commit_id)
+        assert (done.key_id, done.seq) == (key_id, db.head)
+        assert db.tables.vault is not None
+        assert not db.tables.vault.has(key_id)
+        assert key_id not in (path / "KEYS").read_bytes()
+
+
+def refuses(*_: object) -> None:
+    raise DiskError("the disk is gone", outcome="unknown")
 
 
 def test_an_old_copy_of_the_keys_brings_nobody_back(path: Path) -> None:

@@ -96,6 +96,24 @@ def test_a_reader_beside_the_writer_sees_new_people(path: Path) -> None:
         assert row.name == "late"
 
 
+def test_a_reader_whose_tables_come_later_keeps_a_key_until_they_have(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with filled(path) as db, open_people(path, read_only=True) as reader:
+        db.forget(PATIENTS, 1)
+        with monkeypatch.context() as patch:  # it looked at the tables before, and looks at the keys now
+            patch.setattr(reader.engine, "catch_up", lambda: None)
+            patch.setattr(reader.log, "reopen", lambda: None)
+            reader.refresh()
+            assert reader.get(PATIENTS, 1) is not None
+        reader.refresh()
+        assert reader.get(PATIENTS, 1) is None
+        reader.refresh()
+        vault = reader.tables.vault
+        assert vault is not None
+        assert not vault.has(db.log.commit(3).changes[0].key_id)
+
+
 def test_a_key_is_on_disk_before_the_commit_that_uses_it(path: Path) -> None:
     with open_people(path) as db:
         with db.transaction() as tx:

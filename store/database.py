@@ -348,10 +348,14 @@ class Database(Writer):
         one, OpenError if there is no new one."""
         self._check_writable()
         total, master, vault = 0, next_master_of(master_key), self._opened_state.vault
-        with vault.changing:
+        if not vault.changing.acquire(blocking=False):
+            raise Error(f"the master key of {self.url} is being changed already; wait for it, and ask again")
+        try:
             for done, total in rotate(vault, master):
                 if progress is not None:
                     progress(Progress("rotate keys", done, total, "keys"))
+        finally:
+            vault.changing.release()
         return total
 
     # looking after it

@@ -105,3 +105,29 @@ def test_the_master_key_is_changed(everlog: Run, clinic: Path, tmp_path: Path) -
     assert "master key is not the one" in everlog("-u", url, "scan", "patients").err
     with open_people(clinic, master_key=OTHER_MASTER) as db:
         assert db.count(PATIENTS) == 2
+
+
+def test_the_master_key_is_changed_under_the_one_that_the_environment_or_the_server_names(
+    everlog: Run, clinic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, new = f"file:{clinic}", tmp_path / "new.key"
+    new.write_bytes(OTHER_MASTER)
+    monkeypatch.delenv("EVERLOG_NEXT_MASTER_KEY_FILE", raising=False)
+    assert "nobody has said where the next master key is" in everlog("-u", url, "rotate-key").err
+    with serving(f"clinic={url}", "--next-master-key", str(new)) as served:
+        refused = everlog("-u", served.url, "rotate-key", "--to", str(new))
+        assert (refused.code, "a master key does not travel" in refused.err) == (1, True)
+        assert everlog("-u", served.url, "rotate-key", "--json").json == [{"keys": 3}]
+        assert everlog("-u", served.url, "scan", "patients", "--count").out == "2\n"
+    monkeypatch.setenv("EVERLOG_NEXT_MASTER_KEY_FILE", str(new))
+    assert everlog("-u", url, "scan", "patients", "--count").out == "2\n"
+    assert everlog("-u", url, "rotate-key").out == "Done: all keys are under that master key already\n"
+
+
+def test_who_may_not_have_keys_follows_the_other_tables(everlog: Run, clinic: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("web thyme\n")
+    with serving(f"clinic=file:{clinic}", "--tokens", str(tmp_path / "tokens")) as served:
+        words = ("-u", f"{served.url}?token=thyme", "follow", "--to", f"sqlite:{tmp_path / 'm.db'}", "--once")
+        refused = everlog(*words)
+        assert (refused.code, "start the server with --keys-for web" in refused.err) == (1, True)
+        assert everlog(*words, "--table", "items", "--verify").code == 0

@@ -107,12 +107,22 @@ def test_without_the_master_key_there_is_nothing_to_change(
         remote.rotate_key()
 
 
-def test_two_who_ask_at_once_are_both_answered(tmp_path: Path, next_key: Path) -> None:
+def test_of_those_who_ask_at_once_one_does_it_and_the_others_are_told(tmp_path: Path, next_key: Path) -> None:
     with served(tmp_path / "clinic", next_key) as remote:
-        counts = list[int]()
-        threads = [threading.Thread(target=lambda: counts.append(remote.rotate_key())) for _ in range(3)]
-        run(threads)
-        assert sorted(counts) == [0, 0, PEOPLE + 1]
+        counts, told, together = list[int](), list[str](), threading.Barrier(3)
+
+        def ask() -> None:
+            together.wait()
+            try:
+                counts.append(remote.rotate_key())
+            except Error as error:
+                told.append(str(error))
+
+        run([threading.Thread(target=ask) for _ in range(3)])
+        assert len(counts) + len(told) == 3
+        assert sorted(counts) == [*[0] * (len(counts) - 1), PEOPLE + 1]
+        assert all("is being changed already; wait for it, and ask again" in one for one in told)
+        assert remote.rotate_key() == 0
 
 
 def test_others_write_read_and_forget_meanwhile(

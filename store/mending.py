@@ -40,7 +40,7 @@ def has_sealed(tables: Tables) -> bool:
 
 def lacking(tables: Tables) -> str:
     """A sealed row whose key is missing, though the log does not say that it was forgotten; empty: there is
-    none. It looks at all sealed rows, some million a second. Read-only."""
+    none. It looks at all sealed rows, a million in a second. Read-only."""
     vault, start, last = tables.vault, keys.NOTE_OF_KEY, b""
     assert vault is not None
     for note, _ in tables.target.view.items(start, codec.after(start)):

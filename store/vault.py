@@ -69,7 +69,7 @@ class Vault:
         # What the log has to say: whether a key was forgotten; a sealed row whose key is missing, or none.
         self.is_shredded: Callable[[bytes], bool] = lambda _: False
         self.lacking: Callable[[], str] = str
-        self._whole = False  # nothing is lacking
+        self._whole, self._looking = False, threading.Lock()  # whether nothing is lacking
         self.locked = "" if master else f"no master key was given; set {VARIABLE}, or open with master_key"
         if path.exists():
             self._read()
@@ -95,6 +95,8 @@ class Vault:
         found = self._ids.get(tag)
         if found is not None:
             return found
+        if not self._whole:
+            self._check_whole()
         with self.lock:
             found = self._ids.get(tag)
             return found if found is not None else self._make_key(tag)
@@ -247,20 +249,24 @@ class Vault:
                 if not self._tag_key:
                     self._make()
 
+    def _check_whole(self) -> None:
+        """Before the first new key. It takes its time where there are many rows: only who comes new waits."""
+        with self._looking:
+            if not self._whole and (row := self.lacking()):
+                raise SealedError(
+                    f"a person without a key yet gets none while keys are missing: {self.path} is older than"
+                    f" the log, and has none for row {row}. Bring back the newest copy; where there is none,"
+                    " forget those rows (`everlog check` names them), which nobody can read",
+                    erased=False,
+                )
+            self._whole = True
+
     def _make_key(self, tag: bytes) -> bytes:
         if self._failed:
             raise self._failed
         if self._read_only:
             raise SealedError("a person has no key yet, and this was opened for reading", erased=False)
         assert self.file is not None
-        if not self._whole and (row := self.lacking()):
-            raise SealedError(
-                f"a person without a key yet gets none while keys are missing: {self.path} is older than the"
-                f" log, and has none for row {row}. Bring back the newest copy; where there is none, forget"
-                " those rows (`everlog check` names them), which nobody can read",
-                erased=False,
-            )
-        self._whole = True
         key_id, key = os.urandom(KEY_ID_SIZE), os.urandom(KEY_SIZE)
         slot = self.covers.seal(slots.PERSON, key_id, tag, key)
         number = self._free.pop() if self._free else self._next

@@ -82,8 +82,10 @@ def archive(
         assert isinstance(older, archived.Archived)
         older.reload()
         _bring_up_to_date(db, progress)
-        _trim(db, last)
-        removed = last - base
+        last, held = min((last, held), _last(db, keep_records, keep_ns))  # somebody may hold it by now
+        if last > base:
+            _trim(db, last)
+            removed = last - base
     if progress is not None:
         progress(Progress("compact", 0, None, "records"))
     db.engine.compact_log(keys.SEQ.pack(max(last, base)))

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from everlog.store.database import Database
 
 R = TypeVar("R")
-ARCHIVE = "ARCHIVE"
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -47,14 +46,15 @@ class Archive(msgspec.Struct, frozen=True):
 
 def read(path: Path) -> Archive:
     """Where a database's archive is. Read-only. Raises OpenError if the file is none."""
-    return head.read(path / ARCHIVE, Archive) or Archive()
+    return head.read(path / head.ARCHIVE, Archive) or Archive()
 
 
 def note(path: Path, url: str, last: int) -> None:
     """Notes that a target has all records up to `last`. Writes, durably."""
-    others = [one for one in read(path).targets if one.url != url]
-    targets = sorted([*others, Target(url, last)], key=lambda one: -one.last)
-    head.write(path / ARCHIVE, Archive(targets=targets), sync=True)
+    with head.locked(path):
+        others = [one for one in read(path).targets if one.url != url]
+        targets = sorted([*others, Target(url, last)], key=lambda one: -one.last)
+        head.write(path / head.ARCHIVE, Archive(targets=targets), sync=True)
 
 
 def attach(db: Database) -> Archived:
@@ -109,8 +109,8 @@ class Archived:
                 why.append(str(error))
         raise CorruptionError(
             f"record {seq} was archived, and cannot be read from there:"
-            f" {'; '.join(why) or 'no target has it'}. The targets are in {self._path / ARCHIVE}: put what is"
-            " missing back, or name another copy there",
+            f" {'; '.join(why) or 'no target has it'}. The targets are in {self._path / head.ARCHIVE}: put"
+            " what is missing back, or name another copy there",
             seq=seq,
         )
 

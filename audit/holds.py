@@ -2,7 +2,11 @@
 
     HOLDS := {"format": 1, "holds": {"<name>": <seq>, …}}       the record at seq, and all after it, stay
 
-Registered consumers will have theirs here by their own names.
+Whoever holds or releases may be any process of this machine, beside the one that writes the database.
+Consumers that registered hold by their bookmarks, up to a cap (store/consumers.py).
+
+Invariants
+  (1) two who hold or release at once lose nothing of one another: they take turns.
 """
 
 from __future__ import annotations
@@ -14,8 +18,6 @@ import msgspec
 from everlog.store import head
 from everlog.store.errors import RowError
 
-HOLDS = "HOLDS"
-
 
 class Holds(msgspec.Struct):
     """What the file says."""
@@ -26,7 +28,7 @@ class Holds(msgspec.Struct):
 
 def read(path: Path) -> dict[str, int]:
     """Names and the first records that they hold. Read-only. Raises OpenError."""
-    found = head.read(path / HOLDS, Holds)
+    found = head.read(path / head.HOLDS, Holds)
     return found.holds if found else {}
 
 
@@ -34,15 +36,17 @@ def hold(path: Path, name: str, seq: int) -> None:
     """Holds a database's log from the record at `seq` on, under a name; again moves it. Writes."""
     if not name or seq < 1:
         raise RowError(f"expected a name and a record of the log to hold, found {name!r} and {seq}")
-    head.write(path / HOLDS, Holds(holds={**read(path), name: seq}), sync=True)
+    with head.locked(path):
+        head.write(path / head.HOLDS, Holds(holds={**read(path), name: seq}), sync=True)
 
 
 def release(path: Path, name: str) -> None:
     """Lets go of it. Writes. Raises RowError if there is no hold of that name."""
-    holds = read(path)
-    if name not in holds:
-        raise RowError(
-            f"there is no hold {name!r}; there are: {', '.join(sorted(holds)) or 'none'}", name=name
-        )
-    del holds[name]
-    head.write(path / HOLDS, Holds(holds=holds), sync=True)
+    with head.locked(path):
+        holds = read(path)
+        if name not in holds:
+            raise RowError(
+                f"there is no hold {name!r}; there are: {', '.join(sorted(holds)) or 'none'}", name=name
+            )
+        del holds[name]
+        head.write(path / head.HOLDS, Holds(holds=holds), sync=True)

@@ -4,19 +4,25 @@
     HEAD    := {"seq": 812, "checksum": 3735928559}                    every second, and on closing
     OWNER   := {"pid": 4711, "host": "…", "since": "…"}                on opening for writing
 
+and, of who looks after it, ARCHIVE, HOLDS (everlog.audit) and BOOKMARKS (bookmarks.py).
+
 RocksDB can lose the end of its write-ahead log without a word: a file that is gone opens as
 empty. HEAD is what the log is compared with on opening, so that a loss is an error.
 
 Invariants
   (1) HEAD never says more than what was on disk when it was written;
-  (2) each file is replaced whole: it is the old one or the new one, never a part.
+  (2) each file is replaced whole: it is the old one or the new one, never a part;
+  (3) whoever changes one by what it says holds the lock, or two would lose what the other wrote.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +32,7 @@ from everlog.store.errors import DiskError, OpenError
 
 FORMAT = 1
 MARKER, HEAD, OWNER = "EVERLOG", "HEAD", "OWNER"
+ARCHIVE, BOOKMARKS, HOLDS = "ARCHIVE", "BOOKMARKS", "HOLDS"
 
 
 class Marker(msgspec.Struct):
@@ -73,6 +80,21 @@ def _replace(path: Path, value: msgspec.Struct, *, sync: bool) -> None:
     temporary.replace(path)
     if sync:
         sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """While it is entered no other thread or process is, for the small files of this database: read one,
+    and write what follows. Raises OpenError if there is no database."""
+    try:
+        descriptor = os.open(directory / MARKER, os.O_RDONLY)
+    except OSError as error:
+        raise OpenError(f"there is no database at {directory}: {MARKER}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

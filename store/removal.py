@@ -18,15 +18,8 @@ HALF = "REBUILDING"  # instead of EVERLOG, while a database is rebuilt into the 
 
 _DATABASE, _DROPPED = "db", "db.dropped"
 _DIRECTORIES = (_DROPPED, "db.damaged-*", "repair")
-_FILES = (
-    KEYS,
-    f"{KEYS}.new",
-    head.HEAD,
-    head.OWNER,
-    f"{head.HEAD}.new",
-    f"{head.OWNER}.new",
-    f"{head.MARKER}.new",
-)
+_SMALL = (KEYS, head.HEAD, head.OWNER, head.ARCHIVE, head.BOOKMARKS, head.HOLDS)
+_FILES = (*_SMALL, *(f"{name}.new" for name in (*_SMALL, head.MARKER)))
 
 
 def clear(path: Path) -> None:

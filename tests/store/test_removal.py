@@ -42,3 +42,11 @@ def test_a_removal_that_was_killed_at_any_point_can_be_made_again(
         Database(db.path).close()
     assert remove(db.path) == []
     assert not db.path.exists()
+
+
+def test_what_looks_after_a_database_goes_with_it(opening: Opener) -> None:
+    db = opening()
+    db.close()
+    for name in ("ARCHIVE", "BOOKMARKS", "HOLDS", "HOLDS.new"):
+        (db.path / name).write_text("{}")
+    assert remove(db.path) == []

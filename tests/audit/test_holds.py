@@ -1,0 +1,56 @@
+"""Holds: names that keep records, held and released by whoever comes, at once or not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from everlog.audit import holds
+from everlog.store.database import Database
+from everlog.store.errors import OpenError, RowError
+
+ROOT = Path(__file__).parents[2]
+WORK = """
+import sys
+from pathlib import Path
+from everlog.audit import holds
+path, who = Path(sys.argv[1]), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(1, 31):
+    holds.hold(path, f"{who}-{number}", number)
+    if number % 3 == 0:
+        holds.release(path, f"{who}-{number}")
+"""
+
+
+def test_processes_that_hold_and_release_at_once_lose_nothing_of_one_another(db: Database) -> None:
+    command = [sys.executable, "-c", WORK, str(db.path)]
+    at_work = [
+        subprocess.Popen([*command, who], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for who in ("ann", "bob", "eve")
+    ]
+    for process in at_work:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in at_work:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.communicate()[1] or process.returncode for process in at_work] == [0, 0, 0]
+    expected = {f"{who}-{n}": n for who in ("ann", "bob", "eve") for n in range(1, 31) if n % 3}
+    assert holds.read(db.path) == expected
+
+
+def test_a_hold_is_of_a_name_and_a_record_of_a_database(db: Database, tmp_path: Path) -> None:
+    for name, seq in (("", 1), ("audit", 0)):
+        with pytest.raises(RowError, match="expected a name and a record of the log to hold"):
+            holds.hold(db.path, name, seq)
+    with pytest.raises(OpenError, match="there is no database at"):
+        holds.hold(tmp_path / "nothing", "audit", 1)
+    holds.hold(db.path, "audit", 7)
+    holds.hold(db.path, "audit", 9)
+    assert holds.read(db.path) == {"audit": 9}

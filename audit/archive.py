@@ -9,8 +9,8 @@ What is removed is read from the target wherever it is needed (`archived.py`): b
 follower, a history. Tables, what is known of loads and of commits that may be repeated, and the migrations
 stay in the database, so that it does its work where the target cannot be reached.
 
-What stays: the newest record; what `keep_records` and `keep_ns` say; what a hold names (`holds.py`); commits
-that may be repeated for as long as ids are remembered.
+What stays: the newest record; what `keep_records` and `keep_ns` say; what a hold names (`holds.py`); what
+a registered consumer lacks, up to its cap; commits that may be repeated for as long as ids are remembered.
 
 Invariants
   (1) a record is removed only after the target gave back what was written to it, and is noted;
@@ -99,6 +99,7 @@ def _last(db: Database, keep_records: int, keep_ns: int) -> tuple[int, str]:
     if keep_ns:
         found.append((_before(db, time.time_ns() - keep_ns), "those of some time are kept"))
     found += [(seq - 1, f"hold {name!r}") for name, seq in holds.read(db.path).items()]
+    found += [(one.position.seq, f"consumer {one.name!r}") for one in db.consumers if not one.over]
     repeatable = _repeatable(db)
     if repeatable:
         found.append((repeatable - 1, "a commit that may be repeated"))

@@ -24,6 +24,7 @@ from everlog.store import load as loads
 from everlog.store.backfill import Backfill
 from everlog.store.clock import Clock
 from everlog.store.committer import Committer
+from everlog.store.consumers import Consumers
 from everlog.store.errors import ClosedError, Error, MigrationError, ReadOnlyError
 from everlog.store.forget import Forgotten, Person, forget, person_of
 from everlog.store.hashing import TableHash, hashes
@@ -100,6 +101,7 @@ class Database(Writer):
         self.committer = Committer(opened.log, opened.tables, opened.clock, idempotency_s)
         self._live = LiveSource(opened.tables)
         self.past = self.log.past = Past(self)
+        self.consumers = Consumers(self)
         self.transforms: Transforms = {}  # the code of a migration that rewrites tables, while it does
         _OPEN.add(self)
         self._closed = False
@@ -403,6 +405,7 @@ class Database(Writer):
                 self.sweeper.close()
                 self.committer.close()
         finally:
+            self.consumers.bookmarks.flush()
             self._opened_state.close()
 
     def __enter__(self) -> Self:

@@ -194,6 +194,12 @@ class Engine:
             self._write(writes, self._to_os)
         self.sync_log()
 
+    def log_bytes(self) -> int:
+        """About how many bytes the log is, on disk and in memory. Read-only."""
+        properties = ("rocksdb.live-sst-files-size", "rocksdb.cur-size-all-mem-tables")
+        with translated(f"reading {self.path}"):
+            return sum(self.log.property_int_value(name) or 0 for name in properties)
+
     def compact_log(self, end: bytes) -> None:
         """Frees the disk of what was removed from the log before `end`. Lets go of the interpreter's
         lock."""

@@ -24,6 +24,8 @@
                10 sealed   0x00 space:u32be: index entries are missing, for want of keys -> empty
                            0x01 key_id: the key was shredded -> seq:u64be of the Notice
                            0x02 key_id space:u32be key of a row sealed with it -> empty
+               11 consumer name, of one that is registered -> seq:u64be and time_ns:u64be of the Notice,
+                           and its detail, an everlog.v1.Registration
 
 Invariants
   (1) all that a space holds lies between its number and the next: one range deletes a table;
@@ -60,10 +62,12 @@ NOTE_END = PREFIX.pack(0, 9)
 ENDS = 0  # the "space" under which rows with a life are counted
 NOTE_SEALED = PREFIX.pack(0, 10)
 NOTE_BARE, NOTE_SHREDDED, NOTE_OF_KEY = (NOTE_SEALED + bytes((what,)) for what in (0, 1, 2))
+NOTE_CONSUMER = PREFIX.pack(0, 11)
 KEY_ID_SIZE = 16
 ALL_BUILT = b"\x01"
 
 END = struct.Struct(">6sQI")
+CONSUMER = struct.Struct(">QQ")
 
 KEY_BYTES_MAX = 4096
 ROW_BYTES_MAX = 4 << 20

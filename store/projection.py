@@ -29,10 +29,13 @@ from everlog.store.view import View
 
 KEYS_PER_BATCH = 4096
 # Raised where the same records make other keys or values: what was begun by other code is begun anew.
-CODE = b"1"
+CODE = b"2"
 PREFIX_SIZE = keys.PREFIX.size
 NO_VALUES: list[bytes] = []
-SHREDDED = "key.shredded"  # the kind of Notice that forgets a key: its key_id is the detail
+# Kinds of Notice. The detail of one that forgets a key is its key_id; the subject of those of a consumer is
+# its name, and the detail of the first everlog.v1.Registration.
+SHREDDED = "key.shredded"
+REGISTERED, REMOVED = "consumer.registered", "consumer.removed"
 _MISSING = object()
 
 # Whole key of the tables -> value; None: deleted.
@@ -206,12 +209,22 @@ def old_values(info: TableInfo, key: bytes, old: bytes) -> list[bytes]:
     return info.own.values(info.parse(row), row)
 
 
+def _edit_noticed(edits: Edits, commit: log_pb2.Commit, notice: log_pb2.Notice) -> None:
+    if notice.kind == SHREDDED:
+        edits[keys.NOTE_SHREDDED + notice.detail] = SEQ.pack(commit.seq)
+    elif notice.kind == REGISTERED:
+        value = keys.CONSUMER.pack(commit.seq, commit.time_ns) + notice.detail
+        edits[keys.NOTE_CONSUMER + notice.subject.encode()] = value
+    elif notice.kind == REMOVED:
+        edits[keys.NOTE_CONSUMER + notice.subject.encode()] = None
+
+
 def edit_notes(edits: Edits, commit: log_pb2.Commit) -> None:
     """Keeps what a commit is about, besides its rows, where the store will look for it."""
     if commit.commit_id:
         edits[keys.NOTE_COMMIT + commit.commit_id] = SEQ.pack(commit.seq)
-    if commit.notice.kind == SHREDDED:
-        edits[keys.NOTE_SHREDDED + commit.notice.detail] = SEQ.pack(commit.seq)
+    if commit.HasField("notice"):
+        _edit_noticed(edits, commit, commit.notice)
     if commit.HasField("load"):
         edits[keys.NOTE_LOAD + commit.load.id.encode()] = commit.load.SerializeToString()
     if commit.migration.step == log_pb2.Migration.BACKFILL:

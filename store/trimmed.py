@@ -43,13 +43,14 @@ class Trimmed:
 
     def __init__(self, engine: Engine, first: tuple[bytes, bytes] | None, older: Older | None = None) -> None:
         self._engine = engine
-        self.base = self.checksum = 0
+        self.base = self.checksum = self.time_ns = 0
         self.older = older
         self.first = SEQ.unpack(first[0])[0] if first else 0  # whose record is in the log
         if first and self.first > 1:
             commit = record.decode(first[1], self.first)
             if commit.HasField("base"):
                 self.base, self.checksum = self.first, commit.base.checksum
+                self.time_ns = commit.time_ns
 
     @property
     def is_archived(self) -> bool:

@@ -92,7 +92,7 @@ def test_the_example_records_decode() -> None:
     }
     assert {name: found[1] for name, found in records.items()} == {
         "created": [1], "put": [3], "delete": [5], "load": [6], "rewritten": [8], "backfill": [9],
-        "base": [3],
+        "base": [3], "consumer": [12],
     }  # fmt: skip
     assert {found[2][0] for found in records.values()} == {1_790_000_000_000_000_000}
     assert UUID(bytes=fields(records["created"][16][0])[1][0]) == UUID("0f8fad5b-d9cb-469f-a165-70867728950e")
@@ -120,6 +120,18 @@ def test_the_example_records_decode() -> None:
     base = fields(records["base"][17][0])
     assert (fields(base[3][0])[1], base[4], base[5]) == ([20260102030405], [0x182BE224], [3])
     assert [len(one) for one in base[6]] == [32, 32]
+
+    notice = fields(records["consumer"][20][0])
+    assert (notice[1], notice[2]) == ([b"consumer.registered"], [b"mirror"])
+    registration = fields(notice[3][0])
+    position, cap = fields(registration[1][0]), fields(registration[2][0])
+    assert (position[2], position[3], cap[1], cap[2], 3 in cap) == (
+        [3],
+        [0x182BE224],
+        [1000],
+        [86_400],
+        False,
+    )
 
 
 READ: dict[str, tuple[Callable[[bytes], Any], list[Any]]] = {
@@ -167,12 +179,13 @@ def test_the_example_entries_decode() -> None:
 
 def test_the_example_notes_decode() -> None:
     found = [struct.unpack_from(">IH", raw) for name, raw in LINES.items() if name.startswith("notes/")]
-    assert found == [(0, kind) for kind in (*range(1, 10), 10, 10, 10)]
+    assert found == [(0, kind) for kind in (*range(1, 10), 10, 10, 10, 11)]
     assert LINES["notes/built"][6:] == struct.pack(">IH", 1, 1)
     assert LINES["notes/rows"][6:] == (1).to_bytes(4, "big")
     assert struct.unpack_from(">QI", LINES["notes/end"], 6) == (1_790_000_000_000_000_000, 1)
     assert text(LINES["notes/end"], 18) == (b"JFK", len(LINES["notes/end"]))
     assert LINES["notes/migration"][6:] == (2).to_bytes(8, "big")
+    assert LINES["notes/consumer"][6:] == b"mirror"
 
 
 def test_the_example_of_a_content_hash_is_that_of_the_code() -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from everlog.feed import cursor, message
-from everlog.proto import feed_pb2, log_pb2
+from everlog.proto import consumers_pb2, feed_pb2, log_pb2
 from everlog.store import keys, record, slots
 from everlog.store.built import BUILDING
 from everlog.store.cipher import hashed
@@ -129,9 +129,18 @@ def _records() -> dict[str, bytes]:
                 record.REQUIRES_SEALED,
             ]
         )[0],
+        "consumer": record.frame(_commit(12, notice=_registered())),
         "returning": record.frame(_commit(10, requires=[log_pb2.ONLINE], migration=_returning())),
         "base": record.frame(_commit(3, base=_base())),
     }
+
+
+def _registered() -> log_pb2.Notice:
+    """A consumer that has record 3, and a cap of a day and 1,000 records."""
+    position = log_pb2.Cursor(seq=3, checksum=0x182BE224)
+    cap = consumers_pb2.Cap(records=1000, seconds=86_400)
+    detail = consumers_pb2.Registration(position=position, cap=cap).SerializeToString()
+    return log_pb2.Notice(kind="consumer.registered", subject="mirror", detail=detail)
 
 
 def _base() -> log_pb2.Base:
@@ -236,6 +245,8 @@ def _notes() -> dict[str, bytes]:
         "end": keys.end_note(TIME_NS, _info().row_prefix + _key(JFK)),
         "bare": keys.NOTE_BARE + keys.SPACE.pack(1),
         "shredded": keys.NOTE_SHREDDED + DATABASE.bytes,
+        "consumer": keys.NOTE_CONSUMER + b"mirror",
+        "consumer-value": keys.CONSUMER.pack(12, TIME_NS) + _registered().detail,
         "of-key": keys.NOTE_OF_KEY + DATABASE.bytes + keys.SPACE.pack(1) + _key(JFK),
     }
 

@@ -39,7 +39,7 @@ def test_a_record_of_each_kind_is_read(name: str) -> None:
     commit = record.decode(framed, record.seq_of(framed))
     assert commit.time_ns == TIME_NS
     assert commit.checksum == record.checksum_of(framed)
-    expected = {"backfill": {"migration"}, "returning": {"migration"}}.get(
+    expected = {"backfill": {"migration"}, "returning": {"migration"}, "consumer": {"notice"}}.get(
         name, {name} & {"created", "base", "migration", "load", "notice"}
     )
     assert commit.WhichOneof("about") == (expected.pop() if expected else None)

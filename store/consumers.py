@@ -1,0 +1,240 @@
+"""Consumers: who follows this log under a durable name, how far each is, and what is held for it.
+
+    register ─▶ Notice `consumer.registered` ─▶ a note in the tables        who, since when, up to which cap
+    bookmark ─▶ bookmarks.py                                              how far
+        both ─▶ Consumer: its lag, and what archiving leaves in the log for it
+
+A cap bounds what is held: beyond it nothing is, so that nobody who went away for ever fills the disk.
+What is archived then can still be read, through the archive.
+
+Invariants
+  (1) a consumer stands at a record of this log, in this history, or is refused;
+  (2) what is held begins after its bookmark, which is never ahead of what it has (bookmarks.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+from google.protobuf.message import DecodeError
+
+from everlog.proto import consumers_pb2, log_pb2
+from everlog.store import codec, keys
+from everlog.store.bookmarks import Bookmark, Bookmarks
+from everlog.store.errors import CorruptionError, CursorError, ReadOnlyError, RowError
+from everlog.store.past_time import time_of
+from everlog.store.projection import REGISTERED, REMOVED
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+DAY_S = 86_400
+NAME_BYTES_MAX = 200
+
+
+class Cap(msgspec.Struct, frozen=True):
+    """How much is held for a consumer at most, in records, seconds and bytes; 0: no limit."""
+
+    records: int = 0
+    seconds: int = 7 * DAY_S
+    bytes: int = 10 << 30
+
+    def over(self, records: int, seconds: float, size: int) -> str:
+        """What of it so much is beyond, in a few words; empty: nothing."""
+        if self.records and records > self.records:
+            return f"more than {self.records:,} records"
+        if self.seconds and seconds > self.seconds:
+            days = self.seconds / DAY_S
+            return f"more than {days:,.3g} day{'s' if days != 1 else ''}"
+        return f"more than {self.bytes:,} bytes" if self.bytes and size > self.bytes else ""
+
+
+class Consumer(msgspec.Struct, frozen=True):
+    """A consumer as it is now. `moved_ns`: when its bookmark last moved; 0: never. `lag_s`: for how long the
+    oldest record that it lacks has waited. `over`: what of its cap it is beyond; then nothing is held."""
+
+    name: str
+    position: log_pb2.Cursor
+    cap: Cap
+    registered_ns: int
+    moved_ns: int
+    turn: int
+    lag_records: int
+    lag_s: float
+    held_records: int
+    held_bytes: int
+    over: str
+
+
+class Consumers:
+    """Those of an open database. Safe to use from many threads."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.bookmarks = Bookmarks(db.path)
+
+    def register(
+        self,
+        name: str,
+        *,
+        after: int | log_pb2.Cursor | None = None,
+        cap: Cap | None = None,
+        actor: str = "",
+        reason: str = "",
+    ) -> Consumer:
+        """Takes a durable name; whoever had it before has it no more. `after`: where the consumer stands;
+        None: where it is known to be, a new one before the first record. `cap`: None leaves it as it is.
+
+        A commit says so in the log, where the consumer is new or has another cap. Raises RowError for a name
+        that is none, CursorError for a position that is not of this log, ReadOnlyError.
+        """
+        _check_name(name)
+        known = self._registered().get(name)
+        position = self._position(name, known, after)
+        if known is None or (cap is not None and cap != _cap_of(known[1])):
+            if self._db.read_only:
+                raise ReadOnlyError(
+                    f"consumer {name!r} is new, or has another cap, and {self._db.url} was opened for"
+                    " reading: register it where the database is open for writing, or at its server"
+                    " (`everlog consumers register`)"
+                )
+            detail = consumers_pb2.Registration(position=position, cap=_message_of(cap or Cap()))
+            self._notice(REGISTERED, name, detail.SerializeToString(), actor, reason)
+        self.bookmarks.take(name, position.seq, position.checksum)
+        return self[name]
+
+    def bookmark(self, consumer: Consumer, position: log_pb2.Cursor) -> None:
+        """The consumer has everything up to there, durably. Call it as often as you like: it is written once
+        a second at most. Raises CursorError if its name was taken by another, or for a position that is not
+        of this log; RowError if it was removed."""
+        position = self._checked(consumer.name, position)
+        self.bookmarks.move(consumer.name, consumer.turn, position.seq, position.checksum)
+
+    def remove(self, name: str, *, actor: str = "", reason: str = "") -> None:
+        """Nothing is held for it any more; a commit says so. Raises RowError for a name that nobody has."""
+        self._needed(name)
+        self._notice(REMOVED, name, b"", actor, reason)
+        self.bookmarks.drop(name)
+
+    def __getitem__(self, name: str) -> Consumer:
+        """One of them. Read-only. Raises RowError."""
+        return self._consumer(name, *self._needed(name), self.bookmarks.all().get(name))
+
+    def __iter__(self) -> Iterator[Consumer]:
+        """All, by name, as they are now. Read-only."""
+        bookmarks = self.bookmarks.all()
+        for name, known in sorted(self._registered().items()):
+            yield self._consumer(name, *known, bookmarks.get(name))
+
+    def _needed(self, name: str) -> tuple[int, consumers_pb2.Registration]:
+        registered = self._registered()
+        if name not in registered:
+            names = ", ".join(sorted(registered)) or "none"
+            raise RowError(f"there is no consumer {name!r}; there are: {names}", name=name)
+        return registered[name]
+
+    def _registered(self) -> dict[str, tuple[int, consumers_pb2.Registration]]:
+        """When each registered, and what it said."""
+        found, start = dict[str, tuple[int, consumers_pb2.Registration]](), keys.NOTE_CONSUMER
+        view, _ = self._db.tables.snapshot()
+        try:
+            for note, value in view.items(start, codec.after(start)):
+                time_ns: int = keys.CONSUMER.unpack_from(value)[1]
+                registration = consumers_pb2.Registration.FromString(value[keys.CONSUMER.size :])
+                found[note[len(start) :].decode()] = time_ns, registration
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise CorruptionError(f"what is noted of consumers cannot be read: {error}") from None
+        finally:
+            view.close()
+        return found
+
+    def _consumer(
+        self, name: str, time_ns: int, registration: consumers_pb2.Registration, bookmark: Bookmark | None
+    ) -> Consumer:
+        log = self._db.log
+        if bookmark is None:  # the file was lost, or it is of a backup: it has at least what it had then
+            bookmark = Bookmark(registration.position.seq, registration.position.checksum, 0, 0)
+        cap, base, lag = _cap_of(registration), log.trimmed.base, max(0, log.head - bookmark.seq)
+        lag_s = self._waited_s(bookmark.seq + 1) if lag else 0.0
+        held = min(lag, log.head - base)
+        size = self._db.engine.log_bytes() * held // max(1, log.head - base)
+        over = cap.over(lag, lag_s, size)
+        return Consumer(
+            name=name,
+            position=log_pb2.Cursor(database=self._db.uuid, seq=bookmark.seq, checksum=bookmark.checksum),
+            cap=cap,
+            registered_ns=time_ns,
+            moved_ns=bookmark.time_ns,
+            turn=bookmark.turn,
+            lag_records=lag,
+            lag_s=lag_s,
+            held_records=0 if over else held,
+            held_bytes=0 if over else size,
+            over=over,
+        )
+
+    def _waited_s(self, seq: int) -> float:
+        """Since when a record is there; of one that was archived, at least. A clock that jumped ages none."""
+        log, clock = self._db.log, self._db.clock
+        time_ns = log.trimmed.time_ns if seq <= log.trimmed.base else time_of(log.get(seq))
+        return max(0.0, (clock.peek() - time_ns) / 1e9 - clock.look())
+
+    def _position(
+        self,
+        name: str,
+        known: tuple[int, consumers_pb2.Registration] | None,
+        after: int | log_pb2.Cursor | None,
+    ) -> log_pb2.Cursor:
+        """Where a consumer that registers stands."""
+        if after is None:
+            bookmark = self.bookmarks.all().get(name) if known else None
+            if bookmark is not None:
+                return log_pb2.Cursor(seq=bookmark.seq, checksum=bookmark.checksum)
+            return known[1].position if known else log_pb2.Cursor()
+        return self._checked(name, after if isinstance(after, log_pb2.Cursor) else log_pb2.Cursor(seq=after))
+
+    def _checked(self, name: str, cursor: log_pb2.Cursor) -> log_pb2.Cursor:
+        """A position of this log, with its checksum. Raises CursorError."""
+        log, seq = self._db.log, cursor.seq
+        if seq > log.head:
+            raise CursorError(
+                f"consumer {name!r} is said to have record {seq}, the newest is {log.head}: the database was"
+                " restored to an earlier state, or it is another one",
+                why="ahead",
+                seq=seq,
+                head=log.head,
+            )
+        other = cursor.database and cursor.database != self._db.uuid
+        checksum = 0 if other else log.checksum_at(seq)
+        if other or (cursor.checksum and cursor.checksum != checksum):
+            raise CursorError(
+                f"consumer {name!r} is said to have record {seq} of another history than that of"
+                f" {self._db.url}; follow the database that it belongs to, or start again under another name",
+                why="diverged",
+                seq=seq,
+            )
+        return log_pb2.Cursor(seq=seq, checksum=checksum)
+
+    def _notice(self, kind: str, name: str, detail: bytes, actor: str, reason: str) -> None:
+        def about(commit: log_pb2.Commit) -> None:
+            commit.notice.CopyFrom(log_pb2.Notice(kind=kind, subject=name, detail=detail))
+
+        self._db._commit(self._db.transaction(actor=actor, reason=reason), about)
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable() or name != name.strip() or not 0 < len(name.encode()) <= NAME_BYTES_MAX:
+        raise RowError(
+            f"expected a name of 1 to {NAME_BYTES_MAX} bytes, without line ends, found {name!r}", name=name
+        )
+
+
+def _cap_of(registration: consumers_pb2.Registration) -> Cap:
+    cap = registration.cap
+    return Cap(cap.records, cap.seconds, cap.bytes)
+
+
+def _message_of(cap: Cap) -> consumers_pb2.Cap:
+    return consumers_pb2.Cap(records=cap.records, seconds=cap.seconds, bytes=cap.bytes)

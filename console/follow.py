@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from everlog.console import text
-from everlog.console.following import look_again
+from everlog.console.following import look_again, register
 from everlog.console.opening import open_database
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings
@@ -24,6 +24,11 @@ from everlog.console.tables import TableName
 @click.option("--table", "tables", type=TableName(), multiple=True, help="Only this table; may be repeated.")
 @click.option("--until", type=int, metavar="SEQ", help="Stop after this commit.")
 @click.option("--once", is_flag=True, help="Stop at the newest commit there is now.")
+@click.option(
+    "--consumer",
+    metavar="NAME",
+    help="Register under this name: what this follower lacks is held for it, up to a cap.",
+)
 @click.option("--verify", "proof", is_flag=True, help="Then prove that both are equal; exit with 1 if not.")
 @common
 @pass_settings
@@ -37,6 +42,7 @@ def follow(
     tables: tuple[str, ...],
     until: int | None,
     once: bool,
+    consumer: str | None,
     proof: bool,
 ) -> None:
     """Mirrors tables into another store, and keeps them equal until it is stopped.
@@ -44,22 +50,28 @@ def follow(
     The position is stored with the rows: whatever stops it, it goes on exactly where it was. It
     ends at --until, with --once, or by Ctrl-C or SIGTERM.
 
+    With --consumer, a name for this target alone, the database knows how far it is (`everlog consumers`),
+    and archiving leaves what it lacks.
+
     \b
     Examples:
       everlog follow --from everlog://db.example.com/flights --to sqlite:flights.sqlite
       everlog -u file:flights.db follow --to sqlite:flights.sqlite --once --verify
+      everlog follow --to sqlite:flights.sqlite --consumer mirror
     """
     from everlog.consumers import Follower, open_sink, verify
     from everlog.feed.embedded import EmbeddedDatabase
 
     settings.resume = "the same command goes on exactly where it stopped"
+    if consumer is not None:
+        register(settings, source, consumer)
     with (
         open_database(settings, url=source, read_only=True) as db,
         closing(open_sink(target)) as sink,
         shown() as progress,
         _stopped_by_sigterm() as stop,
     ):
-        follower = Follower(db, sink, tables=tables, progress=progress)
+        follower = Follower(db, sink, tables=tables, progress=progress, consumer=consumer)
         beside = db if isinstance(db, EmbeddedDatabase) else None  # another process writes to it
         done = follower.run(until=until, bounded=once or beside is not None, stop=stop)
         while beside and not (once or stop.is_set() or (until and done.position.seq >= until)):

@@ -10,9 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from everlog.console.opening import is_remote, open_database
+from everlog.console.settings import Settings
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.feed.message import FeedBatch
 from everlog.proto import log_pb2
+from everlog.store.errors import OpenError
 
 if TYPE_CHECKING:
     from everlog.console.opening import AnyDatabase
@@ -41,6 +44,21 @@ def batches(
                 position = batch.mark.position
                 yield batch
         look_again(db)
+
+
+def register(settings: Settings, url: str | None, name: str) -> None:
+    """Sees to it that a consumer is registered, where it is to be followed beside who writes: a name that is
+    new is registered by opening the database for writing, for a moment. Raises OpenError if it is open."""
+    if is_remote(url or settings.url):
+        return
+    with open_database(settings, url=url, read_only=True) as db:
+        if any(one.name == name for one in db.consumers):
+            return
+    try:
+        with open_database(settings, url=url) as db:
+            db.consumers.register(name)
+    except OpenError as error:
+        raise OpenError(f"consumer {name!r} is new, and has to be registered first: {error}") from None
 
 
 def look_again(db: EmbeddedDatabase) -> None:

@@ -65,6 +65,7 @@ COMMANDS = {
     "reject": "approve",
     "migrations": "migrations_log",
     "follow": "follow",
+    "consumers": "consumers",
     "check": "care",
     "expire": "expire",
     "rebuild": "care",

@@ -89,6 +89,7 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
                 "disk_bytes": what.disk_bytes,
                 "tables": [{"name": t.name, "rows": t.rows, "indexes": list(t.indexes)} for t in what.tables],
                 "expiry": msgspec.structs.asdict(what.expiry),
+                "consumers": msgspec.structs.asdict(what.consumers),
                 "migrations": [_migration(info) for info in infos],
                 **count,
             }
@@ -114,6 +115,8 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
         indexes = f"  indexes: {', '.join(table.indexes)}" if table.indexes else ""
         click.echo(f"  {table.name:{width}}  {table.rows:>11,} rows{indexes}")
     _print_expiry(what.expiry)
+    for name in what.consumers.over:
+        click.echo(f"  Consumer {name} is beyond its cap: nothing is held for it (`everlog consumers`)")
 
 
 def _print_expiry(what: ExpiryStatus) -> None:

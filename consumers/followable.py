@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from everlog.proto import feed_pb2, log_pb2
+from everlog.store.consumers import Cap, Consumer
 from everlog.store.opener import Opener
 
 
@@ -25,6 +26,15 @@ class Subscription(Protocol):
 
     def batches(self) -> Iterator[FeedBatch]: ...
     def close(self) -> None: ...
+
+
+class Registry(Protocol):
+    """Where a follower registers under a durable name: `consumers` of a database."""
+
+    def register(
+        self, name: str, *, after: int | log_pb2.Cursor | None = None, cap: Cap | None = None
+    ) -> Consumer: ...
+    def bookmark(self, consumer: Consumer, position: log_pb2.Cursor) -> None: ...
 
 
 class Followable(Protocol):

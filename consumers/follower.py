@@ -18,9 +18,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from everlog.consumers.bookmark import Bookmark
 from everlog.consumers.followable import Followable, Subscription
 from everlog.consumers.run import CHANGES_MAX, Followed, Run
 from everlog.consumers.sink import Sink, State
+from everlog.store.consumers import Cap
 from everlog.store.errors import SinkError
 from everlog.store.progress import OnProgress
 
@@ -31,7 +33,9 @@ LOOK_EVERY_S = 0.25  # and where not even heartbeats come
 class Follower:
     """Follows `source` into `sink`: all tables, or only those named in `tables`.
 
-    While it catches up, a transaction of the sink ends after about `changes_max` changes.
+    While it catches up, a transaction of the sink ends after about `changes_max` changes. With `consumer`
+    it registers under that durable name: the source says how far it is, and archiving leaves what it
+    lacks, up to `cap`. A name is that of one sink; whoever registers last has it.
     """
 
     def __init__(
@@ -42,12 +46,15 @@ class Follower:
         tables: Sequence[str] | None = None,
         progress: OnProgress | None = None,
         changes_max: int = CHANGES_MAX,
+        consumer: str | None = None,
+        cap: Cap | None = None,
     ) -> None:
         self.source = source
         self.sink = sink
         self.tables = tuple(sorted(set(tables or ())))
         self.progress = progress
         self.changes_max = changes_max
+        self.consumer, self.cap = consumer, cap
         self._settled = False
 
     def run(
@@ -55,11 +62,15 @@ class Follower:
     ) -> Followed:
         """Follows until `until` is in the sink, or (`bounded`) all that is in the log now, or `stop`
         is set, or for ever. Writes to the sink. Raises SinkError if the sink refuses or is of another
-        database, CursorError if the log has no such position any more or another record there;
-        then the sink is as after its last transaction."""
+        database, CursorError if the log has no such position any more or another record there, or its
+        name was taken by another; then the sink is as after its last transaction."""
         state = self.sink.open()
         if state is not None:
             self._check(state)
+        bookmark = None
+        if self.consumer is not None:
+            position = state.position if state else None
+            bookmark = Bookmark.of(self.source, self.consumer, position, self.cap)
         run = Run(
             self.sink,
             state,
@@ -82,9 +93,13 @@ class Follower:
             with _closed_after(stop, feed):
                 for batch in feed.batches():
                     run.take(batch)
+                    if bookmark is not None:
+                        bookmark.at(run.done.position)
                     if stop.is_set():
                         break
             run.commit(caught_up=not stop.is_set())
+            if bookmark is not None:
+                bookmark.at(run.done.position, last=True)
         except BaseException:
             self.sink.rollback()
             raise

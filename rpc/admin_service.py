@@ -121,6 +121,8 @@ def _status(db: Database) -> admin_pb2.StatusResponse:
             next_ns=found.expiry.next_ns,
             jumped_s=found.expiry.jumped_s,
         ),
+        consumers=found.consumers.registered,
+        consumers_over=found.consumers.over,
     )
 
 

@@ -27,6 +27,7 @@ from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
 from everlog.rpc.address import parse
 from everlog.rpc.channel import CONNECT_S, RETRY_S, Channel
 from everlog.rpc.remote_admin import RemoteAdmin
+from everlog.rpc.remote_consumers import RemoteConsumers
 from everlog.rpc.remote_feed import RemoteBatches
 from everlog.rpc.remote_load import RemoteLoad
 from everlog.rpc.remote_past import PastCalls
@@ -64,6 +65,7 @@ class RemoteDatabase(PastCalls, PeopleCalls):
         self._channel = Channel(address, retry_s=retry_s)
         self._stub = store_pb2_grpc.StoreStub(self._channel.grpc)
         self._admin = RemoteAdmin(self._channel)
+        self.consumers = RemoteConsumers(self._channel)
         self.url = str(address)
         try:
             described = self._describe(connect_s)

@@ -14,6 +14,8 @@ from everlog.migrations.approval import Approval
 from everlog.proto import (
     admin_pb2,
     admin_pb2_grpc,
+    consumers_pb2,
+    consumers_pb2_grpc,
     feed_pb2,
     history_pb2,
     history_pb2_grpc,
@@ -27,6 +29,7 @@ from everlog.proto import (
     store_pb2_grpc,
 )
 from everlog.rpc.admin_service import AdminService
+from everlog.rpc.consumers_service import ConsumersService
 from everlog.rpc.feed_service import PATH, FeedService
 from everlog.rpc.history_service import HistoryService
 from everlog.rpc.hosting import Hosting
@@ -45,6 +48,7 @@ SERVICES = tuple(
         (admin_pb2, "Admin"),
         (history_pb2, "History"),
         (people_pb2, "People"),
+        (consumers_pb2, "Consumers"),
         (proofs_pb2, "Proofs"),
     )
 )
@@ -68,6 +72,7 @@ def register(
     admin_pb2_grpc.add_AdminServicer_to_server(AdminService(hosting), calls)
     history_pb2_grpc.add_HistoryServicer_to_server(HistoryService(hosting), calls)
     people_pb2_grpc.add_PeopleServicer_to_server(PeopleService(hosting, next_master_key), calls)
+    consumers_pb2_grpc.add_ConsumersServicer_to_server(ConsumersService(hosting), calls)
     proofs_pb2_grpc.add_ProofsServicer_to_server(ProofsService(hosting, signer), calls)
     migrating = MigrationsService(hosting, migrations, approvals, starting)
     migrations_pb2_grpc.add_MigrationsServicer_to_server(migrating, calls)

@@ -109,8 +109,12 @@ class Consumers:
         """The consumer has everything up to there, durably. Call it as often as you like: it is written once
         a second at most. Raises CursorError if its name was taken by another, or for a position that is not
         of this log; RowError if it was removed."""
-        position = self._checked(consumer.name, position)
-        self.bookmarks.move(consumer.name, consumer.turn, position.seq, position.checksum)
+        self.move(consumer.name, consumer.turn, position)
+
+    def move(self, name: str, turn: int, position: log_pb2.Cursor) -> None:
+        """`bookmark`, for who has the name and the turn alone."""
+        position = self._checked(name, position)
+        self.bookmarks.move(name, turn, position.seq, position.checksum)
 
     def remove(self, name: str, *, actor: str = "", reason: str = "") -> None:
         """Nothing is held for it any more; a commit says so. Raises RowError for a name that nobody has."""

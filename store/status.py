@@ -33,6 +33,13 @@ class ExpiryStatus(msgspec.Struct, frozen=True):
     jumped_s: float = 0.0
 
 
+class ConsumersStatus(msgspec.Struct, frozen=True):
+    """How many registered, and the names of those that are beyond their caps: nothing is held for them."""
+
+    registered: int = 0
+    over: list[str] = []
+
+
 class Status(msgspec.Struct, frozen=True):
     """`head` is the newest record on disk, `oldest` the first that is still held."""
 
@@ -48,6 +55,7 @@ class Status(msgspec.Struct, frozen=True):
     format: int
     read_only: bool
     expiry: ExpiryStatus = ExpiryStatus()
+    consumers: ConsumersStatus = ConsumersStatus()
 
 
 def software() -> str:
@@ -63,6 +71,7 @@ def status(db: Database) -> Status:
     seq = db.head
     commit = db.log.commit(seq)
     counts = db.tables.counts
+    consumers = list(db.consumers)
     return Status(
         uuid=db.uuid,
         head=seq,
@@ -79,6 +88,7 @@ def status(db: Database) -> Status:
         format=head.FORMAT,
         read_only=db.read_only,
         expiry=_expiry(db),
+        consumers=ConsumersStatus(len(consumers), [one.name for one in consumers if one.over]),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import everlog
+from everlog.consumers import Follower, SqliteSink
 from everlog.rpc.remote import RemoteDatabase
 from tests.conformance.database_case import FLIGHTS, flight
 
@@ -185,3 +186,23 @@ def test_a_load_that_fails_leaves_no_thread(serving: Serving) -> None:
             threading.Event().wait(0.05)
         assert threading.active_count() <= before
     serving.start()
+
+
+def test_a_bookmark_survives_a_server_that_is_killed_and_is_never_ahead(
+    serving: Serving, tmp_path: Path
+) -> None:
+    with RemoteDatabase(serving.url) as db, SqliteSink(tmp_path / "mirror.db") as sink:
+        known = 0
+        for life in range(3):
+            for number in range(20):
+                db.insert(FLIGHTS, flight(life * 100 + number))
+            follower = Follower(db, sink, consumer="mirror")
+            follower.run(until=db.head - 7)
+            done = follower.run(until=db.head - 3).position
+            assert db.consumers["mirror"].position == done
+            serving.kill()
+            serving.start()
+            found = db.consumers["mirror"]
+            assert known < found.position.seq <= done.seq
+            known = found.position.seq
+        assert Follower(db, sink, consumer="mirror").run(bounded=True).position == db.cursor()

@@ -1,0 +1,46 @@
+"""Consumer messages: consumers and their caps as they travel, and as the store has them."""
+
+from __future__ import annotations
+
+from everlog.proto import consumers_pb2 as pb
+from everlog.store.consumers import Cap, Consumer
+
+
+def message_of(one: Consumer) -> pb.Consumer:
+    return pb.Consumer(
+        name=one.name,
+        position=one.position,
+        cap=message_of_cap(one.cap),
+        registered_ns=one.registered_ns,
+        moved_ns=one.moved_ns,
+        turn=one.turn,
+        lag_records=one.lag_records,
+        lag_s=one.lag_s,
+        held_records=one.held_records,
+        held_bytes=one.held_bytes,
+        over=one.over,
+    )
+
+
+def consumer_of(message: pb.Consumer) -> Consumer:
+    return Consumer(
+        name=message.name,
+        position=message.position,
+        cap=cap_of(message.cap),
+        registered_ns=message.registered_ns,
+        moved_ns=message.moved_ns,
+        turn=message.turn,
+        lag_records=message.lag_records,
+        lag_s=message.lag_s,
+        held_records=message.held_records,
+        held_bytes=message.held_bytes,
+        over=message.over,
+    )
+
+
+def cap_of(message: pb.Cap) -> Cap:
+    return Cap(message.records, message.seconds, message.bytes)
+
+
+def message_of_cap(cap: Cap) -> pb.Cap:
+    return pb.Cap(records=cap.records, seconds=cap.seconds, bytes=cap.bytes)

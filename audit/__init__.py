@@ -3,6 +3,7 @@
 from everlog.audit.archive import Archival, archive
 from everlog.audit.backup import Backup, backup
 from everlog.audit.restore import Restored, restore
+from everlog.audit.retention import Retention
 from everlog.audit.verify import verify
 
-__all__ = ["Archival", "Backup", "Restored", "archive", "backup", "restore", "verify"]
+__all__ = ["Archival", "Backup", "Restored", "Retention", "archive", "backup", "restore", "verify"]

@@ -14,13 +14,18 @@ a registered consumer lacks, up to its cap; commits that may be repeated for as 
 
 Invariants
   (1) a record is removed only after the target gave back what was written to it, and is noted;
-  (2) killed at any point, each record is in the log, or in a noted target, or in both.
+  (2) killed at any point, each record is in the log, or in a noted target, or in both;
+  (3) one archives a database at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
+import weakref
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
@@ -36,8 +41,11 @@ from everlog.audit.tree import Tree
 from everlog.proto import log_pb2
 from everlog.store import codec, keys, record
 from everlog.store.database import Database
-from everlog.store.errors import ReadOnlyError, RowError
+from everlog.store.errors import OpenError, ReadOnlyError, RowError
 from everlog.store.progress import OnProgress, Progress
+
+_LOCKS: weakref.WeakKeyDictionary[Database, threading.Lock] = weakref.WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
 
 
 class Archival(msgspec.Struct, frozen=True):
@@ -64,16 +72,27 @@ def archive(
     """Moves the log of a database to a directory, or to whatever fsspec has a URL for, but for the last
     `keep_records` records and those of the last `keep_ns` nanoseconds. Reads and writes go on.
 
-    Raises ReadOnlyError, OpenError for a target that is of another database or diverged, DiskError: then
-    nothing was removed. Writes to the target and to the database.
+    Raises ReadOnlyError, OpenError for a target that is of another database or diverged and while another
+    archives it, DiskError: then nothing was removed. Writes to the target and to the database.
     """
     if db.read_only:
         raise ReadOnlyError(f"{db.url} was opened for reading; open it without read_only to archive")
     if keep_records < 0 or keep_ns < 0:
         raise RowError("expected to keep 0 records or more, and 0 seconds or more")
+    with _alone(db):
+        return _archive(db, target, keep_records, keep_ns, progress)
+
+
+def _archive(
+    db: Database,
+    target: str | PathLike[str],
+    keep_records: int,
+    keep_ns: int,
+    progress: OnProgress | None,
+) -> Archival:
     before = db.disk_bytes()
     older = db.log.trimmed.older or archived.attach(db)
-    last, held = _last(db, keep_records, keep_ns)
+    last, held = removable(db, keep_records, keep_ns)
     base, removed = db.log.trimmed.base, 0
     if last > max(base, 1):  # the first alone is not worth a Base
         where = place(target, create=True)
@@ -82,8 +101,10 @@ def archive(
         assert isinstance(older, archived.Archived)
         older.reload()
         _bring_up_to_date(db, progress)
-        last, held = min((last, held), _last(db, keep_records, keep_ns))  # somebody may hold it by now
+        last, held = min((last, held), removable(db, keep_records, keep_ns))  # somebody may hold it by now
         if last > base:
+            if progress is not None:
+                progress(Progress("remove", 0, last - base, "records"))
             _trim(db, last)
             removed = last - base
     if progress is not None:
@@ -92,17 +113,30 @@ def archive(
     return Archival(max(last, base), db.log.trimmed.base, removed, held, before, db.disk_bytes())
 
 
-def _last(db: Database, keep_records: int, keep_ns: int) -> tuple[int, str]:
-    """The last record that may go, and what holds the next."""
+@contextlib.contextmanager
+def _alone(db: Database) -> Iterator[None]:
+    """While nobody else archives this database. Raises OpenError if somebody does."""
+    with _LOCKS_LOCK:
+        lock = _LOCKS.setdefault(db, threading.Lock())
+    if not lock.acquire(blocking=False):
+        raise OpenError(f"{db.url} is being archived now; wait for it", busy=True)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def removable(db: Database, keep_records: int, keep_ns: int, *, repeatable: bool = True) -> tuple[int, str]:
+    """The last record that may go, and what holds the next; without `repeatable` the commits that may be
+    repeated are left out, which reads less. Read-only."""
     head = min(db.head, db.tables.applied)  # what is on disk may not be in the tables yet
     found = [(head - 1, "the newest record stays"), (head - keep_records, f"{keep_records:,} are kept")]
     if keep_ns:
         found.append((_before(db, time.time_ns() - keep_ns), "those of some time are kept"))
     found += [(seq - 1, f"hold {name!r}") for name, seq in holds.read(db.path).items()]
     found += [(one.position.seq, f"consumer {one.name!r}") for one in db.consumers if not one.over]
-    repeatable = _repeatable(db)
-    if repeatable:
-        found.append((repeatable - 1, "a commit that may be repeated"))
+    if repeatable and (first := _repeatable(db)):
+        found.append((first - 1, "a commit that may be repeated"))
     return min(found)
 
 

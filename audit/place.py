@@ -63,6 +63,24 @@ def place(where: str | os.PathLike[str], *, create: bool = False) -> Place:
     return LocalPlace(path)
 
 
+def shown(where: str) -> str:
+    """A path or URL for people, without what may be secret in it."""
+    scheme, there, rest = where.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if there else where
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two paths or URLs name one place. Read-only, and nothing needs to be there."""
+
+    def named(text: str) -> str:
+        scheme, there, _ = text.partition("://")
+        if there and scheme != "file":
+            return text.rstrip("/")
+        return os.fspath(Path(text.removeprefix("file://").removeprefix("file:")).resolve())
+
+    return named(one) == named(other)
+
+
 class LocalPlace:
     """A directory."""
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from everlog.console import text
-from everlog.console.opening import directory_of, open_database
+from everlog.console.opening import is_remote, open_database
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings
+
+if TYPE_CHECKING:
+    from everlog.audit.archive import Archival
+    from everlog.console.opening import AnyDatabase
 
 DAY_NS = 86_400 * 10**9
 
@@ -53,36 +57,34 @@ def archive(
     """Moves old log to TARGET, a directory or a URL that fsspec knows, and frees the disk that it took.
 
     It is removed after it was read again there, and is read from there wherever it is needed. Holds keep
-    records from going, until they are released. Nobody else may have the database open for writing.
+    records from going, until they are released, and so do consumers, up to their caps. A server archives to
+    where it was told (`serve --archive-to`), and needs no TARGET.
 
     \b
     Examples:
       everlog -u file:flights.db archive /mnt/archive/flights --keep-days 90
       everlog -u file:flights.db archive s3://archive/flights --keep-records 1000000
+      everlog -u everlog://db.example.com/flights archive --keep-days 90
       everlog -u file:flights.db archive --hold audit-2026=81200
     """
-    from everlog.audit import holds
-    from everlog.audit.archive import archive as move
-    from everlog.feed.embedded import EmbeddedDatabase
-
-    path = directory_of(settings.url)
-    if target is not None and keep_records is None and keep_days is None:
+    keeps = keep_records is not None or keep_days is not None
+    if target is not None and not keeps:
         raise click.UsageError("Say what is kept: --keep-records or --keep-days (0 is nothing).")
-    if target is None and not held and not release:
+    moves = target is not None or (keeps and is_remote(settings.url))
+    if not moves and (keeps or not (held or release)):
         raise click.UsageError("Say where to: a directory or a URL; or --hold, or --release.")
     settings.resume = "what was not archived yet is in the database; run it again to go on"
-    with open_database(settings, read_only=target is None) as db, shown() as progress:
-        assert isinstance(db, EmbeddedDatabase)
-        for name, seq in held:
-            holds.hold(path, name, seq)
-        for name in release:
-            holds.release(path, name)
-        if target is None:
-            found = holds.read(path)
+    with open_database(settings, read_only=not moves) as db, shown() as progress:
+        found = _held(db, held, release)
+        if not moves:
             text.echo({"holds": found}) if settings.json else _print(found)
             return
-        keep_ns = int((keep_days or 0) * DAY_NS)
-        done = move(db, target, keep_records=keep_records or 0, keep_ns=keep_ns, progress=progress)
+        keep: dict[str, Any] = {
+            "keep_records": keep_records or 0,
+            "keep_ns": int((keep_days or 0) * DAY_NS),
+            "progress": progress,
+        }
+        done = _archive(db, target, **keep)
     if settings.json:
         text.echo(msgspec.structs.asdict(done))
     elif done.removed:
@@ -90,6 +92,37 @@ def archive(
         click.echo(f"Archived: {done.removed:,} records, up to {done.base:,}; {freed} of the disk are free")
     else:
         click.echo(f"Nothing to archive: {done.held}")
+
+
+def _archive(db: AnyDatabase, target: str | None, **keep: Any) -> Archival:
+    from everlog.audit.archive import archive as move
+    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.rpc.remote_archive import archive as ask
+
+    if isinstance(db, EmbeddedDatabase):
+        assert target is not None
+        return move(db, target, **keep)
+    return ask(db, target or "", **keep)
+
+
+def _held(db: AnyDatabase, held: tuple[tuple[str, int], ...], release: tuple[str, ...]) -> dict[str, int]:
+    """What is held, once that was done."""
+    from everlog.audit import holds as files
+    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.rpc.remote_archive import RemoteHolds
+
+    if isinstance(db, EmbeddedDatabase):
+        for name, seq in held:
+            files.hold(db.path, name, seq)
+        for name in release:
+            files.release(db.path, name)
+        return files.read(db.path)
+    there = RemoteHolds(db)
+    for name, seq in held:
+        there.hold(name, seq)
+    for name in release:
+        there.release(name)
+    return there.read()
 
 
 def _print(found: dict[str, int]) -> None:

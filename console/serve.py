@@ -13,6 +13,7 @@ import click
 from everlog.console import text
 from everlog.console.opening import directory_of, open_database
 from everlog.console.proofs import signer_in
+from everlog.console.serve_archived import archiving_options, retained, targets
 from everlog.console.serve_migrated import migrated, migrating_options
 from everlog.console.serve_packages import packages as packages_of
 from everlog.console.serve_packages import packages_option
@@ -75,6 +76,7 @@ from everlog.store.master import NEXT_VARIABLE, master_of
     metavar="FILE",
     help="Key that signs checkpoints for whoever asks (`everlog keygen`).",
 )
+@archiving_options
 @packages_option
 @migrating_options
 @writes
@@ -95,6 +97,9 @@ def serve(
     keys_for: tuple[str, ...],
     next_master: Path | None,
     audit_key: Path | None,
+    archive_to: tuple[str, ...],
+    keep_days: float | None,
+    keep_records: int | None,
     packages: tuple[str, ...],
     **how: Any,
 ) -> None:
@@ -113,6 +118,7 @@ def serve(
       everlog serve --listen 0.0.0.0:7420 --tls-cert chain.pem --tls-key key.pem
       everlog serve flights=file:flights.db users=file:users.db --migrate auto \
         --migrations flights=flights.migrations --migrations users=users.migrations
+      everlog -u file:flights.db serve --archive-to s3://archive/flights --keep-days 90
       everlog serve --migrate checked --approver ann --approver bob --notify slack://…
     """
     from everlog.rpc.security import Tls
@@ -132,6 +138,8 @@ def serve(
         }
         sources = packages_of(settings, packages, named, needed=bool(how["migrate"]))
         approvals = stack.enter_context(migrated(settings, named, sources, **how))  # type: ignore[arg-type]
+        archives = targets(archive_to, named)
+        retained(named, archives, keep_days, keep_records, stack)  # type: ignore[arg-type]
         server = Server(
             named,  # type: ignore[arg-type]  # of this machine: _named sees to it
             listen,
@@ -146,6 +154,7 @@ def serve(
             actor=how["actor"],
             reason=how["reason"],
             signer=signer_in(audit_key) if audit_key else None,
+            archives=archives,
         )
         with server, server.on_signals():  # whoever reads the URL may stop it at once
             for name in named:

@@ -17,7 +17,7 @@ from everlog.store.errors import Error
 if TYPE_CHECKING:
     from everlog.console.opening import AnyDatabase
     from everlog.migrations.status import MigrationInfo
-    from everlog.store.status import ExpiryStatus, Status
+    from everlog.store.status import ArchiveStatus, ExpiryStatus, Status
 
 ALL = 0  # no migration has this version
 
@@ -89,6 +89,7 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
                 "disk_bytes": what.disk_bytes,
                 "tables": [{"name": t.name, "rows": t.rows, "indexes": list(t.indexes)} for t in what.tables],
                 "expiry": msgspec.structs.asdict(what.expiry),
+                "archive": msgspec.structs.asdict(what.archive),
                 "consumers": msgspec.structs.asdict(what.consumers),
                 "migrations": [_migration(info) for info in infos],
                 **count,
@@ -115,6 +116,7 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
         indexes = f"  indexes: {', '.join(table.indexes)}" if table.indexes else ""
         click.echo(f"  {table.name:{width}}  {table.rows:>11,} rows{indexes}")
     _print_expiry(what.expiry)
+    _print_archive(what.archive)
     for name in what.consumers.over:
         click.echo(f"  Consumer {name} is beyond its cap: nothing is held for it (`everlog consumers`)")
 
@@ -129,6 +131,16 @@ def _print_expiry(what: ExpiryStatus) -> None:
         click.echo(
             f"  The clock jumped forward by {what.jumped_s:,.0f} s: nothing expires until it is what it was,"
             " or `everlog expire --yes`"
+        )
+
+
+def _print_archive(what: ArchiveStatus) -> None:
+    if what.base:
+        click.echo(f"  Records up to {what.base:,} are archived, the last at {text.moment(what.archived_ns)}")
+    if what.error:
+        click.echo(
+            f"  Old log could not be archived to {what.target} at {text.moment(what.error_ns)}: {what.error};"
+            " it is tried again"
         )
 
 

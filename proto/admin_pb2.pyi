@@ -103,6 +103,7 @@ class StatusResponse(_message.Message):
     EXPIRY_FIELD_NUMBER: _builtins.int
     CONSUMERS_FIELD_NUMBER: _builtins.int
     CONSUMERS_OVER_FIELD_NUMBER: _builtins.int
+    ARCHIVE_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     head_time_ns: _builtins.int
     oldest: _builtins.int
@@ -124,6 +125,8 @@ class StatusResponse(_message.Message):
     def expiry(self) -> Global___Expiry: ...
     @_builtins.property
     def consumers_over(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def archive(self) -> Global___Archived: ...
     def __init__(
         self,
         *,
@@ -141,14 +144,52 @@ class StatusResponse(_message.Message):
         expiry: Global___Expiry | None = ...,
         consumers: _builtins.int = ...,
         consumers_over: _abc.Iterable[_builtins.str] | None = ...,
+        archive: Global___Archived | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expiry", b"expiry", "head", b"head"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "expiry", b"expiry", "head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers", "consumers_over", b"consumers_over", "database", b"database", "disk_bytes", b"disk_bytes", "expiry", b"expiry", "format", b"format", "head", b"head", "head_time_ns", b"head_time_ns", "oldest", b"oldest", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "tables", b"tables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "consumers", b"consumers", "consumers_over", b"consumers_over", "database", b"database", "disk_bytes", b"disk_bytes", "expiry", b"expiry", "format", b"format", "head", b"head", "head_time_ns", b"head_time_ns", "oldest", b"oldest", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "tables", b"tables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class Archived(_message.Message):
+    """What became of old log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_FIELD_NUMBER: _builtins.int
+    ARCHIVED_NS_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ERROR_NS_FIELD_NUMBER: _builtins.int
+    base: _builtins.int
+    """Records up to it are in the archive alone; 0: all are in the log."""
+    archived_ns: _builtins.int
+    """When the archive was last added to; nanoseconds since the Unix epoch, 0: never."""
+    target: _builtins.str
+    """Where the server archives to by itself; empty: it does not."""
+    error: _builtins.str
+    """Why that does not work now, and since when; empty: it works."""
+    error_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        base: _builtins.int = ...,
+        archived_ns: _builtins.int = ...,
+        target: _builtins.str = ...,
+        error: _builtins.str = ...,
+        error_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived_ns", b"archived_ns", "base", b"base", "error", b"error", "error_ns", b"error_ns", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Archived: _TypeAlias = Archived  # noqa: Y015
 
 @_typing.final
 class Expiry(_message.Message):

@@ -6,6 +6,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
+import msgspec
+
 from everlog.proto import admin_pb2, admin_pb2_grpc, log_pb2
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.telling import Telling
@@ -123,6 +125,7 @@ def _status(db: Database) -> admin_pb2.StatusResponse:
         ),
         consumers=found.consumers.registered,
         consumers_over=found.consumers.over,
+        archive=admin_pb2.Archived(**msgspec.structs.asdict(found.archive)),
     )
 
 

@@ -8,7 +8,7 @@ from everlog.proto import admin_pb2, admin_pb2_grpc
 from everlog.rpc.channel import Channel
 from everlog.store.hashing import TableHash
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.status import ConsumersStatus, ExpiryStatus, Status, TableStatus
+from everlog.store.status import ArchiveStatus, ConsumersStatus, ExpiryStatus, Status, TableStatus
 
 HASHES_S = 3600.0
 
@@ -44,6 +44,13 @@ class RemoteAdmin:
                 answer.expiry.rows, answer.expiry.due, answer.expiry.next_ns, answer.expiry.jumped_s
             ),
             consumers=ConsumersStatus(answer.consumers, list(answer.consumers_over)),
+            archive=ArchiveStatus(
+                answer.archive.base,
+                answer.archive.archived_ns,
+                answer.archive.target,
+                answer.archive.error,
+                answer.archive.error_ns,
+            ),
         )
 
     def hashes(self, seq: int | None, *, sealed: bool) -> dict[str, TableHash]:

@@ -54,8 +54,9 @@ class Server:
     `migrations` names the package of each database's migrations, for the service that
     applies them; `approvals` are those of databases where they wait for approval.
     `signer` signs checkpoints. `next_master_key` is the one that the keys of people are put under when
-    somebody asks for it; None: that of the environment. Raises OpenError for an address that is none, and
-    if it would be open to strangers.
+    somebody asks for it; None: that of the environment. `archives` says where the log of a database is
+    archived to, if somebody asks for that. Raises OpenError for an address that is none, and if it would be
+    open to strangers.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Server:
         reason: str = "",
         signer: Signer | None = None,
         next_master_key: MasterKey | None = None,
+        archives: Mapping[str, str] | None = None,
     ) -> None:
         self.host, self.port = listening(address)
         self._tokens = {"": token} | dict(tokens or {})
@@ -82,6 +84,7 @@ class Server:
         self._tls = security.server_context(tls) if tls else None
         self._signer = signer
         self._next_master_key = next_master_key
+        self._archives = dict(archives or {})
         self._migrations = dict(migrations or {})
         self._approvals = dict(approvals or {})
         self._starts = {
@@ -161,6 +164,7 @@ class Server:
             self.hosting,
             signer=self._signer,
             next_master_key=self._next_master_key,
+            archives=self._archives,
             migrations=self._migrations,
             approvals=self._approvals,
             starting=starting,

@@ -14,6 +14,8 @@ from everlog.migrations.approval import Approval
 from everlog.proto import (
     admin_pb2,
     admin_pb2_grpc,
+    archive_pb2,
+    archive_pb2_grpc,
     consumers_pb2,
     consumers_pb2_grpc,
     feed_pb2,
@@ -29,6 +31,7 @@ from everlog.proto import (
     store_pb2_grpc,
 )
 from everlog.rpc.admin_service import AdminService
+from everlog.rpc.archive_service import ArchiveService
 from everlog.rpc.consumers_service import ConsumersService
 from everlog.rpc.feed_service import PATH, FeedService
 from everlog.rpc.history_service import HistoryService
@@ -48,6 +51,7 @@ SERVICES = tuple(
         (admin_pb2, "Admin"),
         (history_pb2, "History"),
         (people_pb2, "People"),
+        (archive_pb2, "Archive"),
         (consumers_pb2, "Consumers"),
         (proofs_pb2, "Proofs"),
     )
@@ -60,6 +64,7 @@ def register(
     *,
     signer: Signer | None,
     next_master_key: MasterKey | None,
+    archives: Mapping[str, str],
     migrations: Mapping[str, str],
     approvals: Mapping[str, Approval],
     starting: Mapping[str, asyncio.Future[None]],
@@ -70,9 +75,10 @@ def register(
     calls.add_raw(PATH, feed.subscribe)
     store_pb2_grpc.add_StoreServicer_to_server(StoreService(hosting), calls)
     admin_pb2_grpc.add_AdminServicer_to_server(AdminService(hosting), calls)
+    archive_pb2_grpc.add_ArchiveServicer_to_server(ArchiveService(hosting, archives), calls)
+    consumers_pb2_grpc.add_ConsumersServicer_to_server(ConsumersService(hosting), calls)
     history_pb2_grpc.add_HistoryServicer_to_server(HistoryService(hosting), calls)
     people_pb2_grpc.add_PeopleServicer_to_server(PeopleService(hosting, next_master_key), calls)
-    consumers_pb2_grpc.add_ConsumersServicer_to_server(ConsumersService(hosting), calls)
     proofs_pb2_grpc.add_ProofsServicer_to_server(ProofsService(hosting, signer), calls)
     migrating = MigrationsService(hosting, migrations, approvals, starting)
     migrations_pb2_grpc.add_MigrationsServicer_to_server(migrating, calls)

@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
-from everlog.store import check, expiry, migrate, rebuild
+from everlog.store import check, expiry, head, migrate, rebuild
 from everlog.store import load as loads
 from everlog.store.backfill import Backfill
 from everlog.store.clock import Clock
@@ -42,7 +42,7 @@ from everlog.store.rotation import rotate
 from everlog.store.schema import Schema
 from everlog.store.snapshot import Snapshot
 from everlog.store.source import LiveSource, LocalSource, Source
-from everlog.store.status import Status, status
+from everlog.store.status import Retaining, Status, status
 from everlog.store.table import Table
 from everlog.store.transaction import About, CommitResult, Metadata, Transaction
 from everlog.store.transform import Transforms, Twins
@@ -102,6 +102,7 @@ class Database(Writer):
         self._live = LiveSource(opened.tables)
         self.past = self.log.past = Past(self)
         self.consumers = Consumers(self)
+        self.retention: Retaining | None = None  # what archives it by itself, if anything does
         self.transforms: Transforms = {}  # the code of a migration that rewrites tables, while it does
         _OPEN.add(self)
         self._closed = False
@@ -138,6 +139,13 @@ class Database(Writer):
     def disk_bytes(self) -> int:
         """Bytes of all files of the database. Read-only."""
         return self.engine.disk_bytes()
+
+    def archived_ns(self) -> int:
+        """When old log was last archived, in nanoseconds since the Unix epoch; 0: never. Read-only."""
+        try:
+            return (self.path / head.ARCHIVE).stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def status(self) -> Status:
         """What there is, in numbers. Read-only."""
@@ -397,6 +405,8 @@ class Database(Writer):
         """Brings everything to files and lets go of the directory. Twice is once."""
         if self._closed:
             return
+        if self.retention is not None:
+            self.retention.close()  # first: it archives while the database is open
         self._closed = True
         self.tables.close()
         self.past.close()

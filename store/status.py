@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -40,6 +40,25 @@ class ConsumersStatus(msgspec.Struct, frozen=True):
     over: list[str] = []
 
 
+class ArchiveStatus(msgspec.Struct, frozen=True):
+    """Records up to `base` are in the archive alone; when that was last added to (0: never). Where this
+    process archives to by itself (empty: it does not), and why that does not work now, and since when."""
+
+    base: int = 0
+    archived_ns: int = 0
+    target: str = ""
+    error: str = ""
+    error_ns: int = 0
+
+
+class Retaining(Protocol):
+    """What archives a database by itself (everlog.audit.retention)."""
+
+    def status(self) -> ArchiveStatus: ...
+
+    def close(self) -> None: ...
+
+
 class Status(msgspec.Struct, frozen=True):
     """`head` is the newest record on disk, `oldest` the first that is still held."""
 
@@ -56,6 +75,7 @@ class Status(msgspec.Struct, frozen=True):
     read_only: bool
     expiry: ExpiryStatus = ExpiryStatus()
     consumers: ConsumersStatus = ConsumersStatus()
+    archive: ArchiveStatus = ArchiveStatus()
 
 
 def software() -> str:
@@ -89,6 +109,11 @@ def status(db: Database) -> Status:
         read_only=db.read_only,
         expiry=_expiry(db),
         consumers=ConsumersStatus(len(consumers), [one.name for one in consumers if one.over]),
+        archive=msgspec.structs.replace(
+            db.retention.status() if db.retention is not None else ArchiveStatus(),
+            base=db.log.trimmed.base,
+            archived_ns=db.archived_ns(),
+        ),
     )
 
 

@@ -208,3 +208,26 @@ def test_readers_and_writers_go_on_while_old_log_is_archived_again_and_again(db:
     assert not failed
     assert all(seen)
     assert db.rebuild() == db.hashes()
+
+
+def test_one_archives_a_database_at_a_time(db: Database, to: Path) -> None:
+    fill(db, 1, 50)
+    seen, go_on = threading.Event(), threading.Event()
+
+    def progress(_: object) -> None:
+        seen.set()
+        assert go_on.wait(60)
+
+    first = threading.Thread(target=archive, args=(db, to), kwargs={"progress": progress})
+    first.start()
+    try:
+        assert seen.wait(60)
+        with pytest.raises(OpenError, match="is being archived now; wait for it"):
+            archive(db, to)
+        holds.hold(db.path, "late", 20)  # it counts, though it came while that was under way
+    finally:
+        go_on.set()
+        first.join()
+    assert db.log.trimmed.base == 19
+    holds.release(db.path, "late")
+    assert archive(db, to).base == db.head - 1

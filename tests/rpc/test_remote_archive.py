@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
-from everlog.audit import archive, backup, restore
+from everlog.audit import archive, backup, holds, restore, verify
 from everlog.audit.archived import attach
 from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc import remote_archive
 from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.remote_backup import RemoteLog
 from everlog.rpc.server import Server
-from everlog.store.errors import Error
+from everlog.store.errors import Error, OpenError, RowError
 from tests.conformance.database_case import AIRPORTS, Airport
 
 
@@ -46,3 +48,74 @@ def test_a_follower_is_told_where_the_archive_is_not_there(db: EmbeddedDatabase,
         assert len(list(remote.feed(db.head - 10, bounded=True))) == 10
         assert remote.get(AIRPORTS, "A7") is not None
     (tmp_path / "away").rename(tmp_path / "archive")
+
+
+def test_a_server_archives_to_where_it_was_told_and_nowhere_else(
+    db: EmbeddedDatabase, tmp_path: Path
+) -> None:
+    attach(db)
+    for number in range(100):
+        db.put(AIRPORTS, Airport(faa=f"A{number}", name=f"{number}"))
+    steps: list[str] = []
+    target = str(tmp_path / "archive")
+    with (
+        Server({"x": db, "y": db}, archives={"x": target}) as server,
+        RemoteDatabase(server.url("x")) as remote,
+        RemoteDatabase(server.url("y")) as nowhere,
+    ):
+        with pytest.raises(OpenError, match=r"archives x to .*/archive, and not to .*/elsewhere"):
+            remote_archive.archive(remote, str(tmp_path / "elsewhere"))
+        assert not (tmp_path / "elsewhere").exists()
+        with pytest.raises(OpenError, match="this server was not told where to archive y: start it with"):
+            remote_archive.archive(nowhere)
+        done = remote_archive.archive(remote, keep_records=40, progress=lambda at: steps.append(at.step))
+        assert (done.base, done.removed) == (db.head - 40, db.head - 40)
+        assert {"back up", "compact"} <= set(steps)
+        done = remote_archive.archive(remote, target, keep_ns=10**18)
+        assert (done.removed, done.held) == (0, "those of some time are kept")
+        assert remote.status().archive.base == db.head - 40
+        assert [commit.seq for commit in remote.feed(0, bounded=True)] == list(range(1, db.head + 1))
+    assert list(verify(target, deep=True)) == []
+
+
+def test_holds_of_a_server_are_those_of_its_database(db: EmbeddedDatabase, tmp_path: Path) -> None:
+    for number in range(50):
+        db.put(AIRPORTS, Airport(faa=f"A{number}", name=f"{number}"))
+    with (
+        Server({"x": db}, archives={"x": str(tmp_path / "archive")}) as server,
+        RemoteDatabase(server.url("x")) as remote,
+    ):
+        there = remote_archive.RemoteHolds(remote)
+        there.hold("audit", 20)
+        holds.hold(db.path, "more", 30)
+        assert there.read() == holds.read(db.path) == {"audit": 20, "more": 30}
+        assert remote_archive.archive(remote).held == "hold 'audit'"
+        there.release("audit")
+        with pytest.raises(RowError, match="there is no hold 'audit'; there are: more"):
+            there.release("audit")
+        with pytest.raises(RowError, match="expected a name and a record of the log to hold"):
+            there.hold("", 1)
+        assert remote_archive.archive(remote).base == 29
+
+
+def test_a_server_that_stops_ends_its_archiving_and_nothing_is_lost(
+    db: EmbeddedDatabase, tmp_path: Path
+) -> None:
+    for number in range(100):
+        db.put(AIRPORTS, Airport(faa=f"A{number}", name=f"{number}"))
+    attach(db)
+    target, head = str(tmp_path / "archive"), db.head
+    with (
+        Server({"x": db}, archives={"x": target}) as server,
+        RemoteDatabase(server.url("x"), retry_s=0) as remote,
+    ):
+
+        def stop(_: object) -> None:
+            server.stop(0.1)
+
+        with contextlib.suppress(Error):  # or it was through already
+            remote_archive.archive(remote, keep_records=1, progress=stop)
+    assert [seq for seq, _ in db.log.scan()] == list(range(1, head + 1))
+    assert db.rebuild() == db.hashes()
+    archive(db, target, keep_records=1)
+    assert db.log.trimmed.base == head - 1

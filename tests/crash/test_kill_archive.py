@@ -1,4 +1,5 @@
-"""SIGKILL while old log is archived under load: every record is in the log, in the archive, or in both.
+"""SIGKILL while old log is archived under load: every record is in the log, in the archive, or in both;
+and of what a consumer lacks nothing has gone, though its bookmark may be behind.
 
 `EVERLOG_TORTURE_S=600` goes on for so long; otherwise it is a few kills.
 """
@@ -52,9 +53,32 @@ for number in count():
 """
 
 
-def killed(db: Path, to: Path, point: str, after_s: float) -> list[int]:
-    """Numbers whose commits were acknowledged."""
-    command = [sys.executable, "-c", WORK, str(db), str(to), point]
+FOLLOWED = """
+import sys, threading
+from itertools import count
+from everlog.audit import Retention
+from everlog.audit.archived import attach
+from tests.store.models import *
+db, to = Database(Path(sys.argv[1])), Path(sys.argv[2])
+attach(db)
+me = db.consumers.register("mirror")
+first = 1 + max((row.id for row in db.scan(ITEMS)), default=0)
+def write() -> None:
+    for number in count(first):
+        db.put(ITEMS, *items(number, number, "x" * 500))
+print("ready", flush=True)
+threading.Thread(target=write, daemon=True).start()
+Retention(db, to, every_s=0, look_s=0.01).start()
+while True:
+    position = db.cursor()
+    print(position.seq, flush=True)  # it has it, durably
+    db.consumers.bookmark(me, position)
+"""
+
+
+def killed(db: Path, to: Path, point: str, after_s: float, work: str = WORK) -> list[int]:
+    """Numbers whose commits were acknowledged, or of records that a consumer has."""
+    command = [sys.executable, "-c", work, str(db), str(to), point]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -93,3 +117,28 @@ def test_no_record_is_lost_when_archiving_is_killed(tmp_path: Path) -> None:
         archive(db, to, keep_records=1)
         assert db.rebuild() == db.hashes()
         assert list(verify(to, deep=True)) == []
+
+
+@pytest.mark.timeout(0)
+def test_a_bookmark_is_never_ahead_and_what_its_consumer_lacks_is_in_the_log(tmp_path: Path) -> None:
+    path, to = tmp_path / "db", tmp_path / "archive"
+    with open_flights(path, ITEMS) as db:
+        for row in items(1, 30):
+            db.put(ITEMS, row)
+    chance, has, kills = random.Random(), 0, 0
+    until = time.monotonic() + float(os.environ.get("EVERLOG_TORTURE_S", "0"))
+    while kills < KILLS or time.monotonic() < until:
+        has = max([has, *killed(path, to, "any", chance.uniform(0.3, 1.5), FOLLOWED)])
+        kills += 1
+        with Database(path) as db:
+            attach(db)
+            assert db.log.trimmed.base <= has
+            (found,) = db.consumers
+            assert found.position.seq <= has
+            assert list(db.check()) == []
+            assert [seq for seq, _ in db.log.scan()] == list(range(1, db.head + 1))
+    assert has > 30
+    with Database(path) as db:
+        attach(db)
+        assert db.rebuild() == db.hashes()
+        assert db.log.trimmed.base > 0

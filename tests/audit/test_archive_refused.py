@@ -1,0 +1,68 @@
+"""A target that is full, or cannot be reached: nothing is removed, and it is said."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from everlog.audit import Retention, archive, verify
+from everlog.audit.archived import attach, note
+from everlog.store.database import Database
+from everlog.store.errors import CorruptionError, DiskError, OpenError
+from tests.audit.conftest import Opener
+from tests.audit.test_backup import fill
+from tests.store.models import ITEMS
+from tests.store.test_full_disk import small_disk
+
+__all__ = ["small_disk"]
+
+NOBODY = "ftp://127.0.0.1:1/archive"  # a port at which nobody listens
+
+
+def test_a_target_without_space_gets_less_and_goes_on_when_there_is_some(
+    opening: Opener, small_disk: Path
+) -> None:
+    db = opening()
+    fill(db, 1, 200)
+    with (small_disk / "rest").open("wb", buffering=0) as rest, contextlib.suppress(OSError):
+        while True:
+            rest.write(bytes(4096))
+    with pytest.raises(DiskError, match="could not be written: No space left on device"):
+        archive(db, small_disk / "archive")
+    assert db.log.trimmed.base == 0
+    retention = Retention(db, small_disk / "archive")
+    with pytest.raises(DiskError):
+        retention.look()
+    (small_disk / "ballast").unlink()
+    (small_disk / "rest").unlink()
+    done = retention.look()
+    assert done is not None
+    assert done.base == db.head - 1
+    assert list(verify(small_disk / "archive", deep=True)) == []
+    assert db.rebuild() == db.hashes()
+
+
+def test_a_target_that_cannot_be_reached_is_told_and_nothing_is_removed(db: Database) -> None:
+    fill(db, 1, 50)
+    with pytest.raises(OpenError, match=r"ftp://127.0.0.1:1/archive cannot be reached through fsspec"):
+        archive(db, NOBODY)
+    assert db.log.trimmed.base == 0
+    assert not (db.path / "ARCHIVE").exists()
+
+
+def test_an_archive_that_cannot_be_reached_any_more_is_told_to_who_needs_it(db: Database, to: Path) -> None:
+    fill(db, 1, 50)
+    archive(db, to, keep_records=5)
+    note(db.path, str(to), 0)  # it has moved to where nobody answers
+    note(db.path, NOBODY, db.log.trimmed.base)
+    attach(db)
+    with pytest.raises(
+        CorruptionError, match=r"record 7 was archived, and cannot be read from there: ftp://"
+    ):
+        db.log.get(7)
+    assert db.count(ITEMS) == 50
+    note(db.path, str(to), db.log.trimmed.base)
+    attach(db)
+    assert db.log.get(7)

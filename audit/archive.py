@@ -32,6 +32,7 @@ from pathlib import Path
 import msgspec
 
 from everlog.audit import archived, holds
+from everlog.audit import manifest as manifests
 from everlog.audit.backup import back_up
 from everlog.audit.place import LocalPlace, Place, place
 from everlog.audit.segment import head_of
@@ -41,7 +42,7 @@ from everlog.audit.tree import Tree
 from everlog.proto import log_pb2
 from everlog.store import codec, keys, record
 from everlog.store.database import Database
-from everlog.store.errors import OpenError, ReadOnlyError, RowError
+from everlog.store.errors import DiskError, OpenError, ReadOnlyError, RowError
 from everlog.store.progress import OnProgress, Progress
 
 _LOCKS: weakref.WeakKeyDictionary[Database, threading.Lock] = weakref.WeakKeyDictionary()
@@ -105,6 +106,7 @@ def _archive(
         if last > base:
             if progress is not None:
                 progress(Progress("remove", 0, last - base, "records"))
+            _check_there(where, last)
             _trim(db, last)
             removed = last - base
     if progress is not None:
@@ -172,6 +174,20 @@ def _export(db: Database, where: Place, last: int, progress: OnProgress | None) 
         back_up(source, where, until=last, hashes=False, progress=progress)
     finally:
         source.close()
+
+
+def _check_there(where: Place, last: int) -> None:
+    """Raises DiskError if the target lists less than was written to it, or lacks a file: in an object store
+    nobody is kept from writing beside, and who does takes the other's segments for what a kill left."""
+    manifest, there = manifests.needed(where), set(where.names())
+    missing = [one.name for one in manifest.segments if one.name not in there]
+    if manifest.head.seq < last or missing:
+        what = f"its segment {missing[0]} is gone" if missing else f"it ends with record {manifest.head.seq}"
+        raise DiskError(
+            f"{where.url} had records up to {last}, and now {what}: somebody else writes there. Nothing was"
+            " removed from the database; archive it to a place of its own",
+            outcome="nothing written",
+        )
 
 
 def _url(where: Place) -> str:

@@ -64,8 +64,9 @@ def backup(
     hashes: bool | None = None,
     progress: OnProgress | None = None,
 ) -> Backup:
-    """Brings the backup in a directory up to what is on disk now. Reads and writes go on. For a database
-    on a server: `backup(RemoteLog(db), …)`, of `everlog.rpc.remote_backup`.
+    """Brings the backup in a directory, or behind a URL that fsspec knows, up to what is on disk now. Reads
+    and writes go on. For a database on a server: `backup(RemoteLog(db), …)`, of
+    `everlog.rpc.remote_backup`.
 
     `hashes`: records what the tables contain, for `verify(deep=True)`; None: where there are few rows.
     Raises OpenError for the directory of another database or of a diverged one, CorruptionError for a

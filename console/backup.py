@@ -43,7 +43,7 @@ def nanoseconds(value: str) -> int:
 
 
 @click.command()
-@click.argument("directory", metavar="DIR")
+@click.argument("directory", metavar="DIR|URL")
 @click.option(
     "--hashes/--no-hashes",
     default=None,
@@ -52,7 +52,8 @@ def nanoseconds(value: str) -> int:
 @common
 @pass_settings
 def backup(settings: Settings, *, directory: str, hashes: bool | None) -> None:
-    """Copies the log to a directory, while writers go on; from the second time on only what is new.
+    """Copies the log to a directory, or a URL that fsspec knows, while writers go on; from the second time
+    on only what is new.
 
     What it writes is read again and compared. Interrupted or killed, it leaves a whole backup, of less;
     run it again. A database on a server is read through its feed.
@@ -60,7 +61,7 @@ def backup(settings: Settings, *, directory: str, hashes: bool | None) -> None:
     \b
     Examples:
       everlog -u file:flights.db backup flights.backup
-      everlog -u everlog://db.example.com/flights backup flights.backup
+      everlog -u everlog://db.example.com/flights backup s3://backups/flights
     """
     from everlog.audit.backup import backup as back_up
     from everlog.audit.source import Source
@@ -83,7 +84,7 @@ def backup(settings: Settings, *, directory: str, hashes: bool | None) -> None:
 
 
 @click.command(name="verify-backup")
-@click.argument("directory", metavar="DIR")
+@click.argument("directory", metavar="DIR|URL")
 @click.option("--deep", is_flag=True, help="Restore it into a temporary directory, and check the database.")
 @common
 @pass_settings
@@ -112,7 +113,7 @@ def verify_backup(ctx: click.Context, settings: Settings, *, directory: str, dee
 
 
 @click.command()
-@click.argument("directory", metavar="DIR")
+@click.argument("directory", metavar="DIR|URL")
 @click.argument("to", type=click.Path(path_type=Path))
 @click.option("--at", type=Moment(), metavar="SEQ|TIME", help="As of this record, or this time.")
 @click.option("--fork", is_flag=True, help="As another database, to be used beside the first.")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from pathlib import Path
 
 import pytest
 
 from everlog.audit import Retention, archive, verify
 from everlog.audit.archived import attach, note
+from everlog.audit.place import place
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, DiskError, OpenError
+from everlog.store.progress import Progress
 from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
 from tests.store.models import ITEMS
@@ -66,3 +69,31 @@ def test_an_archive_that_cannot_be_reached_any_more_is_told_to_who_needs_it(db: 
     note(db.path, str(to), db.log.trimmed.base)
     attach(db)
     assert db.log.get(7)
+
+
+@pytest.mark.parametrize("what", ["a segment", "the manifest"])
+def test_nothing_is_removed_where_somebody_else_writes_to_the_target(
+    db: Database, opening: Opener, what: str
+) -> None:
+    """As a second backup to the same object store does, which sweeps what it does not know."""
+    fill(db, 1, 20)
+    url = f"memory://refused-{uuid.uuid4().hex}"
+    archive(db, url, keep_records=5)
+    there, before = place(url), place(url).read("BACKUP")
+    base = db.log.trimmed.base
+    fill(db, 30, 60)
+
+    def meddle(at: Progress) -> None:
+        if at.step == "remove":
+            if what == "the manifest":
+                there.write("BACKUP", before)
+            else:
+                there.remove(there.names()[-2])  # BACKUP is the last
+
+    with pytest.raises(DiskError, match=r"somebody else writes there. Nothing was removed"):
+        archive(db, url, progress=meddle)
+    assert db.log.trimmed.base == base
+    again = f"memory://refused-{uuid.uuid4().hex}"
+    archive(db, again)
+    assert db.rebuild() == db.hashes()
+    assert list(verify(again, deep=True)) == []

@@ -66,3 +66,13 @@ def test_verify_backup_exits_with_1_and_names_the_file(everlog: Run, books: Path
     ended = everlog("verify-backup", "kept")
     assert ended.code == 1
     assert segment.name in ended.out
+
+
+def test_a_backup_goes_to_whatever_fsspec_has_a_url_for(everlog: Run, books: Path, here: Path) -> None:
+    url = f"local://{here}/bucket/kept"
+    (first,) = everlog("backup", url, "--json").json
+    assert first["records"] == first["last"] > 0
+    everlog("testdata")
+    assert everlog("backup", url).out.startswith(f"Backed up: records {first['last'] + 1} to ")
+    assert everlog("verify-backup", url, "--deep").out == "All is as it must be\n"
+    assert everlog("restore", url, "again.db").code == 0

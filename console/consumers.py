@@ -66,7 +66,7 @@ def register(
 ) -> None:
     """Registers a consumer before it comes, or gives it another cap; 0 is no limit.
 
-    A new one stands before the first record. One that is at work under the name registers again: it is told.
+    A new one stands before the first record. One that is at work under the name goes on.
 
     \b
     Examples:
@@ -76,7 +76,7 @@ def register(
     with open_database(settings) as db:
         known = next((one.cap for one in db.consumers if one.name == name), None)
         cap = _cap(known, cap_days, cap_records, cap_bytes)
-        found = db.consumers.register(name, cap=cap, actor=actor, reason=reason)
+        found = db.consumers.register(name, cap=cap, take=False, actor=actor, reason=reason)
     text.echo(_told(found)) if settings.json else click.echo(f"Registered: {_line(found)}")
 
 

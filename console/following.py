@@ -56,7 +56,7 @@ def register(settings: Settings, url: str | None, name: str) -> None:
             return
     try:
         with open_database(settings, url=url) as db:
-            db.consumers.register(name)
+            db.consumers.register(name, take=False)
     except OpenError as error:
         raise OpenError(f"consumer {name!r} is new, and has to be registered first: {error}") from None
 

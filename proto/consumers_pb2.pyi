@@ -91,10 +91,13 @@ class RegisterRequest(_message.Message):
     CAP_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    LEAVE_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     name: _builtins.str
     actor: _builtins.str
     reason: _builtins.str
+    leave: _builtins.bool
+    """Leave the name to whoever has it: see only to it that there is one, with this cap."""
     @_builtins.property
     def after(self) -> _log_pb2.Cursor:
         """Where it stands. Unset: where it is known to be, and a new one before the first record."""
@@ -112,10 +115,11 @@ class RegisterRequest(_message.Message):
         cap: Global___Cap | None = ...,
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
+        leave: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "cap", b"cap"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "after", b"after", "cap", b"cap", "database", b"database", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "after", b"after", "cap", b"cap", "database", b"database", "leave", b"leave", "name", b"name", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -294,7 +298,9 @@ class Consumer(_message.Message):
     turn: _builtins.int
     """Grows each time that somebody registers under the name."""
     lag_records: _builtins.int
-    """Records that it lacks, and for how long the oldest of them has waited."""
+    """Records that it lacks, and for how long the oldest of them has waited, since it registered at the
+    longest.
+    """
     lag_s: _builtins.float
     held_records: _builtins.int
     """What is in the log for it, in records and in about so many bytes; 0 beyond its cap."""

@@ -28,6 +28,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
             request.name,
             after=request.after if request.HasField("after") else None,
             cap=cap_of(request.cap) if request.HasField("cap") else None,
+            take=not request.leave,
             actor=self._hosting.callers.actor(context, request.actor),
             reason=request.reason,
         )

@@ -4,6 +4,7 @@
        a Writer     ├─ transactions ─▶ a value ──────▶ Commit, validated there
                     ├─ the past ─────▶ History service          (remote_past.py)
                     ├─ people ───────▶ People service           (remote_people.py)
+                    ├─ consumers ────▶ Consumers service        (remote_consumers.py)
                     ├─ feed ─────────▶ RemoteBatches ▶ Feed service
                     └─ the rest ─────▶ Admin service
 

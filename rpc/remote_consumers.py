@@ -26,11 +26,14 @@ class RemoteConsumers:
         *,
         after: int | log_pb2.Cursor | None = None,
         cap: Cap | None = None,
+        take: bool = True,
         actor: str = "",
         reason: str = "",
     ) -> Consumer:
         """Takes a durable name on the server."""
-        request = pb.RegisterRequest(database=self._database, name=name, actor=actor, reason=reason)
+        request = pb.RegisterRequest(
+            database=self._database, name=name, leave=not take, actor=actor, reason=reason
+        )
         if after is not None:
             request.after.CopyFrom(after if isinstance(after, log_pb2.Cursor) else log_pb2.Cursor(seq=after))
         if cap is not None:

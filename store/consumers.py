@@ -53,7 +53,8 @@ class Cap(msgspec.Struct, frozen=True):
 
 class Consumer(msgspec.Struct, frozen=True):
     """A consumer as it is now. `moved_ns`: when its bookmark last moved; 0: never. `lag_s`: for how long the
-    oldest record that it lacks has waited. `over`: what of its cap it is beyond; then nothing is held."""
+    oldest record that it lacks has waited, since it registered at the longest. `over`: what of its cap it
+    is beyond; then nothing is held."""
 
     name: str
     position: log_pb2.Cursor
@@ -81,10 +82,12 @@ class Consumers:
         *,
         after: int | log_pb2.Cursor | None = None,
         cap: Cap | None = None,
+        take: bool = True,
         actor: str = "",
         reason: str = "",
     ) -> Consumer:
-        """Takes a durable name; whoever had it before has it no more. `after`: where the consumer stands;
+        """Takes a durable name; whoever had it before has it no more, unless `take` is False: then it is
+        only seen to that there is one, with this cap. `after`: where the consumer stands;
         None: where it is known to be, a new one before the first record. `cap`: None leaves it as it is.
 
         A commit says so in the log, where the consumer is new or has another cap. Raises RowError for a name
@@ -102,7 +105,8 @@ class Consumers:
                 )
             detail = consumers_pb2.Registration(position=position, cap=_message_of(cap or Cap()))
             self._notice(REGISTERED, name, detail.SerializeToString(), actor, reason)
-        self.bookmarks.take(name, position.seq, position.checksum)
+        if take or name not in self.bookmarks.all():
+            self.bookmarks.take(name, position.seq, position.checksum)
         return self[name]
 
     def bookmark(self, consumer: Consumer, position: log_pb2.Cursor) -> None:
@@ -161,7 +165,7 @@ class Consumers:
         if bookmark is None:  # the file was lost, or it is of a backup: it has at least what it had then
             bookmark = Bookmark(registration.position.seq, registration.position.checksum, 0, 0)
         cap, base, lag = _cap_of(registration), log.trimmed.base, max(0, log.head - bookmark.seq)
-        lag_s = self._waited_s(bookmark.seq + 1) if lag else 0.0
+        lag_s = self._waited_s(bookmark.seq + 1, time_ns) if lag else 0.0
         held = min(lag, log.head - base)
         size = self._db.engine.log_bytes() * held // max(1, log.head - base)
         over = cap.over(lag, lag_s, size)
@@ -179,11 +183,12 @@ class Consumers:
             over=over,
         )
 
-    def _waited_s(self, seq: int) -> float:
-        """Since when a record is there; of one that was archived, at least. A clock that jumped ages none."""
+    def _waited_s(self, seq: int, since_ns: int) -> float:
+        """For how long a record has waited for who registered then, and has all of history to catch up with;
+        one that was archived, at least. A clock that jumped ages nothing."""
         log, clock = self._db.log, self._db.clock
         time_ns = log.trimmed.time_ns if seq <= log.trimmed.base else time_of(log.get(seq))
-        return max(0.0, (clock.peek() - time_ns) / 1e9 - clock.look())
+        return max(0.0, (clock.peek() - max(time_ns, since_ns)) / 1e9 - clock.look())
 
     def _position(
         self,

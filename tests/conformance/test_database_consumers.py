@@ -29,11 +29,15 @@ def test_a_consumer_registers_moves_and_is_removed(db: Any) -> None:
     assert found.lag_s > 0
     assert list(db.consumers) != []
     assert next(iter(db.feed(after=found.position, bounded=True))).seq == 8
+    assert db.consumers.register("mirror", cap=Cap(), take=False).turn == me.turn
+    db.consumers.bookmark(me, db.cursor())  # whoever has the name goes on
+    assert (db.consumers["mirror"].cap, db.consumers["mirror"].lag_records) == (Cap(), 0)
     db.consumers.remove("mirror", actor="bob", reason="gone")
     assert list(db.consumers) == []
     notices = [commit for commit in db.feed(bounded=True) if commit.HasField("notice")]
     assert [(one.actor, one.reason, one.notice.kind, one.notice.subject) for one in notices] == [
         ("ann", "a mirror", "consumer.registered", "mirror"),
+        ("", "", "consumer.registered", "mirror"),
         ("bob", "gone", "consumer.removed", "mirror"),
     ]
 

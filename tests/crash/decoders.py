@@ -19,7 +19,7 @@ from everlog.migrations import schema_text
 from everlog.migrations.rows import read_csv, read_jsonl
 from everlog.proto import feed_pb2, log_pb2
 from everlog.rpc import address, connect
-from everlog.store import head, record
+from everlog.store import bookmarks, head, record
 from everlog.store.evolve import evolve
 from everlog.store.schema import Schema
 from tests.store.models import SEATS, TABLES, models
@@ -87,6 +87,10 @@ def decoders(scratch: Path) -> dict[str, Example]:
         ),
         "EVERLOG": Example(
             lambda raw: head.read(_file(scratch, raw), head.Marker), (b'{"format": 1, "database": "x"}\n',)
+        ),
+        "BOOKMARKS": Example(
+            lambda raw: head.read(_file(scratch, raw), bookmarks.File),
+            (b'{"format": 1, "bookmarks": {"a": {"seq": 1, "checksum": 2, "time_ns": 3, "turn": 4}}}\n',),
         ),
         ".env": Example(lambda raw: _env(scratch, raw), (b"DATABASE_URL=file:x\nA='b'\n",)),
     }

@@ -177,6 +177,8 @@ def test_a_consumer_that_is_away_for_too_long_is_beyond_its_cap_unless_the_clock
     time.steady += 2 * DAY_S * SECOND
     assert db.consumers["mirror"].over == "more than 1 day"
     assert db.consumers["mirror"].lag_s == pytest.approx(2 * DAY_S, rel=0.01)
+    db.consumers.register("new", cap=Cap(seconds=DAY_S, bytes=0))  # it has all of history to catch up with
+    assert (db.consumers["new"].position.seq, db.consumers["new"].over) == (0, "")
 
 
 def test_where_bookmarks_were_lost_a_consumer_is_where_it_registered(opening: Opener) -> None:

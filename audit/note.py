@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 ED25519 = b"\x01"
 PRIVATE = "PRIVATE+KEY+"
 SIGNATURES_MAX = 100
+SHOWN_MAX = 100  # characters of what is no key
 
 _NAME = re.compile(r"[^\s+]+")
 
@@ -48,7 +49,7 @@ class Verifier:
         """From `name+id+base64`. Raises Error if it is no verifier key."""
         found = cls(*_parts(key.strip(), "verifier", "NAME+ID+BASE64"))
         if key.strip() != str(found):
-            raise Error(f"expected a verifier key whose id is {found.id.hex()}, found {key!r}")
+            raise Error(f"expected a verifier key whose id is {found.id.hex()}, found {_shown(key.strip())}")
         return found
 
     def verify(self, text: str, signature: bytes) -> bool:
@@ -142,7 +143,7 @@ def split(note: str) -> tuple[str, list[tuple[str, bytes]]]:
     for line in lines[:-1].split("\n"):
         dash, _, rest = line.partition(" ")
         name, _, encoded = rest.partition(" ")
-        signature = _decoded(encoded)
+        signature = decoded(encoded)
         if dash != "—" or not _NAME.fullmatch(name) or signature is None or len(signature) < 5:
             raise CorruptionError(f"expected a line of a signature, — NAME BASE64, found {line!r}")
         signatures.append((name, signature))
@@ -153,7 +154,7 @@ def split(note: str) -> tuple[str, list[tuple[str, bytes]]]:
 
 def decode_hash(line: str, what: str) -> bytes:
     """A SHA-256 in base64. Raises CorruptionError."""
-    found = _decoded(line)
+    found = decoded(line)
     if found is None or len(found) != 32:
         raise CorruptionError(f"expected {what}, 32 bytes in base64, found {line!r}")
     return found
@@ -167,11 +168,20 @@ def _checked_name(name: str) -> str:
 
 def _parts(key: str, what: str, form: str) -> tuple[str, bytes]:
     words = key.split("+", 2)
-    data = _decoded(words[-1]) if len(words) == 3 else None
+    data = decoded(words[-1]) if len(words) == 3 else None
     if data is None or len(data) != 33 or data[:1] != ED25519 or not _NAME.fullmatch(words[0]):
-        found = f", found {key!r}" if what == "verifier" else ""
+        found = f", found {_shown(key)}" if what == "verifier" else ""
         raise Error(f"expected a {what} key of Ed25519, {form}{found}")
     return words[0], data[1:]
+
+
+def _shown(key: str) -> str:
+    """What was given for a public key, as far as others may see it: it may be the private one."""
+    if PRIVATE in key:
+        return (
+            f"a private key ({PRIVATE}…), which whoever verifies must not have: keygen printed the public one"
+        )
+    return repr(key if len(key) <= SHOWN_MAX else key[:SHOWN_MAX] + "…")
 
 
 def _printable(text: str) -> bool:
@@ -183,7 +193,8 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _decoded(text: str) -> bytes | None:
+def decoded(text: str) -> bytes | None:
+    """What base64 says, written as it is written alone; None if it is none."""
     try:
         found = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

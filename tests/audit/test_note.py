@@ -82,6 +82,16 @@ def test_a_damaged_signer_key_is_refused_without_showing_it(key: str) -> None:
     assert key not in str(caught.value)
 
 
+def test_a_private_key_that_is_given_for_a_public_one_is_not_shown() -> None:
+    for key in (SKEY, f" {SKEY}\n", f"my key: {SKEY}"):
+        with pytest.raises(Error, match="found a private key") as caught:
+            Verifier.parse(key)
+        assert SKEY[-20:] not in str(caught.value)
+    with pytest.raises(Error, match="expected a verifier key") as caught:
+        Verifier.parse("x" * 100_000)
+    assert len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize("name", ["", "a b", "a+b", "a\n", "a\x01"])
 def test_a_name_with_spaces_is_refused(name: str) -> None:
     with pytest.raises(Error, match="name of a key"):

@@ -15,17 +15,18 @@ Invariants
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import NamedTuple
 
 from everlog.audit import merkle, note
 from everlog.audit.note import Signer, Verifier
 from everlog.audit.tree import entry_of
 from everlog.store.errors import CorruptionError, Error
+from everlog.store.record import read_varint
 
 INCLUSION = "c2sp.org/tlog-proof@v1"
 OLD = "old "
 EMPTY = merkle.EMPTY
+SEQ_TAG = b"\x08"  # of the first field of a record
 
 
 class Checkpoint(NamedTuple):
@@ -61,9 +62,16 @@ class Inclusion(NamedTuple):
         return "\n".join(lines) + "\n\n" + self.note
 
     def verify(self, checkpoint: Checkpoint) -> None:
-        """Raises CorruptionError unless the record is at this index of that checkpoint's tree."""
+        """Raises CorruptionError unless the record is at this index of that tree, and is of that seq."""
         leaf = merkle.leaf_hash(entry_of(self.record))
         merkle.verify_inclusion(self.leaf_index, checkpoint.size, leaf, self.hashes, checkpoint.root)
+        seq = read_varint(self.record, 1)[0] if self.record[:1] == SEQ_TAG else 0
+        if seq != self.leaf_index + 1:
+            raise CorruptionError(
+                f"expected record {self.leaf_index + 1} at index {self.leaf_index}, found one that says it is"
+                f" {seq or 'none'}: it is in the tree, and it is no record of that place",
+                seq=self.leaf_index + 1,
+            )
 
 
 class Consistency(NamedTuple):
@@ -136,10 +144,10 @@ def _inclusion(text: str) -> Inclusion:
     extra = b""
     del lines[0]
     if lines and lines[0].startswith("extra "):
-        try:
-            extra = base64.b64decode(lines[0].removeprefix("extra "), validate=True)
-        except binascii.Error as error:
-            raise CorruptionError(f"expected the record in base64 after extra, found {error}") from None
+        decoded = note.decoded(lines[0].removeprefix("extra "))
+        if decoded is None:
+            raise CorruptionError("expected the record in base64 after extra, found something else")
+        extra = decoded
         del lines[0]
     if not lines or not lines[0].startswith("index "):
         raise CorruptionError("expected a line index N in a proof of inclusion, found none")
@@ -155,8 +163,8 @@ def _parted(text: str) -> tuple[list[str], str]:
 
 
 def _number(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdigit()) or str(int(text)) != text or len(text) > 19:
-        raise CorruptionError(f"expected {what}, a decimal number, found {text!r}")
+    if not (text.isascii() and text.isdigit()) or len(text) > 19 or str(int(text)) != text:
+        raise CorruptionError(f"expected {what}, a decimal number, found {text[:40]!r}")
     return int(text)
 
 

@@ -8,11 +8,13 @@ from everlog.audit import merkle, proof
 from everlog.audit.note import Signer
 from everlog.audit.proof import Checkpoint, Consistency, Inclusion
 from everlog.audit.tree import entry_of
+from everlog.proto import log_pb2
+from everlog.store import record
 from everlog.store.errors import CorruptionError, Error
 from tests.audit.test_merkle import nodes_of
 
-RECORDS = [f"record {number}".encode() for number in range(1, 8)]
-NODES = nodes_of([entry_of(record) for record in RECORDS])
+RECORDS = [record.unframe(record.frame(log_pb2.Commit(seq=seq)), seq) for seq in range(1, 8)]
+NODES = nodes_of([entry_of(one) for one in RECORDS])
 SIGNER = Signer.generate("example.com/log")
 
 
@@ -38,14 +40,24 @@ def test_a_checkpoint_of_another_log_is_refused() -> None:
 
 
 def test_inclusion_is_shown_by_a_file_and_a_key() -> None:
-    for index, record in enumerate(RECORDS):
-        text = Inclusion(index, record, merkle.inclusion(NODES, index, 7), checkpoint(7).sign(SIGNER)).text()
+    for index, one in enumerate(RECORDS):
+        text = Inclusion(index, one, merkle.inclusion(NODES, index, 7), checkpoint(7).sign(SIGNER)).text()
         found = proof.parse(text)
         assert isinstance(found, Inclusion)
-        assert (found.leaf_index, found.record) == (index, record)
+        assert (found.leaf_index, found.record) == (index, one)
         found.verify(proof.open_checkpoint(found.note, SIGNER.verifier))
         with pytest.raises(CorruptionError, match="is not in that tree"):
             found._replace(record=b"another").verify(checkpoint(7))
+
+
+def test_a_record_that_is_in_the_tree_at_another_place_than_it_says_is_refused() -> None:
+    swapped = [RECORDS[1], RECORDS[0], *RECORDS[2:], b"no record"]
+    nodes = nodes_of([entry_of(one) for one in swapped])
+    there = Checkpoint("example.com/log", len(swapped), merkle.root(nodes, len(swapped)))
+    for index, said in ((1, "1"), (7, "none")):
+        shown = Inclusion(index, swapped[index], merkle.inclusion(nodes, index, len(swapped)), "")
+        with pytest.raises(CorruptionError, match=f"expected record {index + 1} .* says it is {said}"):
+            shown.verify(there)
 
 
 def test_consistency_is_shown_by_a_file_a_key_and_the_checkpoint_that_was_kept() -> None:
@@ -69,6 +81,9 @@ def test_consistency_is_shown_by_a_file_a_key_and_the_checkpoint_that_was_kept()
         "c2sp.org/tlog-proof@v1\nindex 01\n\nnote",
         "c2sp.org/tlog-proof@v1\nindex x\n\nnote",
         "c2sp.org/tlog-proof@v1\nextra ?\nindex 1\n\nnote",
+        "c2sp.org/tlog-proof@v1\nextra é\nindex 1\n\nnote",
+        "c2sp.org/tlog-proof@v1\nextra QR==\nindex 1\n\nnote",
+        "c2sp.org/tlog-proof@v1\nindex " + "9" * 5000 + "\n\nnote",
         "c2sp.org/tlog-proof@v1\n\nnote",
         "c2sp.org/tlog-proof@v1\nindex 1\nAAAA\n\nnote",
         "old 1\nAAAA\n\nnote",
@@ -83,7 +98,9 @@ def test_what_is_no_proof_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a\n1\n", "a\n1\nAAAA\n", "a\nx\n" + "A" * 43 + "=\n", "\n1\n" + "A" * 43 + "=\n"]
+    "text",
+    ["", "a\n1\n", "a\n1\nAAAA\n"]
+    + [f"{lines}\n{'A' * 43}=\n" for lines in ("a\nx", "\n1", "a\n01", "a\n-1", "a\n" + "9" * 5000)],
 )
 def test_what_is_no_checkpoint_is_refused(text: str) -> None:
     with pytest.raises(CorruptionError, match="expected"):

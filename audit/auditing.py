@@ -24,6 +24,7 @@ from everlog.audit.chain import Chain
 from everlog.audit.export import Directory
 from everlog.audit.proof import Checkpoint, Inclusion
 from everlog.audit.prover import Prover
+from everlog.audit.removed import Removed
 from everlog.audit.tiles import WIDTH, Tile, full_width, nodes
 from everlog.audit.tree import Tree, entry_of, leaf_of
 from everlog.store import record
@@ -48,7 +49,7 @@ class Audit:
 
     `checkpoints`: verified ones that were kept elsewhere. `tiles`: an exported tree that was. `against`:
     another copy, or the proof of a record. Of a log that was trimmed, without its archive, the records that
-    are there are looked at, upon what its Base says of those before.
+    are there are looked at, upon what its Base says of those before (removed.py).
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Audit:
             if size > head:
                 yield f"{what} is of {size} records, the log ends at {head}: those after it are gone"
         try:
+            yield from self._archived()
             yield from self._walk(head)
         except Error as error:
             yield str(error)
@@ -116,8 +118,13 @@ class Audit:
                 text = self._tiles.checkpoint()
                 if text is None:
                     raise CorruptionError("expected an exported tree, found no checkpoint")
-                size = proof.read(note.split(text)[0]).size
-                self._knows(f"the tiles in {self._tiles.where}", size, self._tiles.tile)
+                there = proof.read(note.split(text)[0])
+                found = self._knows(f"the tiles in {self._tiles.where}", there.size, self._tiles.tile)
+                if found != there.root:
+                    raise CorruptionError(
+                        f"expected tiles of {there.size} records with the root of the checkpoint beside them,"
+                        f" {there.root.hex()}, found {found.hex()}: one of the two was changed"
+                    )
             except Error as error:
                 yield f"{self._tiles.where}: {error}"
         if isinstance(self._against, Inclusion):
@@ -129,14 +136,33 @@ class Audit:
                 )
         elif self._against is not None:
             size = min(self._against.head()[0], self._db.log.head)
+            if self.after:
+                early = min(size, self.after)
+                self._wanted.append((early, "the other copy", self._against.head(early)[1]))
             self._copies.append(
                 Known("the other copy", size, _hashed(self._against, self.after, size), fork=True)
             )
 
-    def _knows(self, what: str, size: int, tile: Tile) -> None:
+    def _knows(self, what: str, size: int, tile: Tile) -> bytes:
+        """Returns the root that they give."""
+        found = merkle.root(nodes(size, tile), size)
         if size:
-            self._wanted.append((size, what, merkle.root(nodes(size, tile), size)))
+            self._wanted.append((size, what, found))
             self._copies.append(Known(what, size, _tiled(tile, self.after, size)))
+        return found
+
+    def _archived(self) -> Iterator[str]:
+        """What is known of records that are not at hand."""
+        if not self.after:
+            return
+        removed = Removed(self._db)
+        yield from removed.problems()
+        for size, what, root in self._wanted:
+            if size <= self.after:
+                yield from removed.is_root(what, size, root)
+        if isinstance(self._against, Inclusion) and self._against.leaf_index < self.after:
+            leaf = merkle.leaf_hash(entry_of(self._against.record))
+            yield from removed.is_record("the proof", self._against.leaf_index + 1, leaf)
 
     def _beginning(self) -> tuple[merkle.Frontier, Chain]:
         """What is known before the first record that is looked at: nothing, or what the Base says."""
@@ -147,6 +173,7 @@ class Audit:
 
     def _walk(self, head: int) -> Iterator[str]:
         frontier, checking = self._beginning()
+        removed = Removed(self._db) if self._db.log.trimmed.base > self.after else None
         wanted = sorted((one for one in self._wanted if one[0] > self.after), reverse=True)
         for seq, framed in self._db.log.scan(self.after, head):
             commit = record.decode(framed, seq)
@@ -154,6 +181,8 @@ class Audit:
             leaf = leaf_of(record.unframe(framed, seq))
             frontier.add(leaf)
             self.seq, self.root = seq, b""
+            if removed is not None and seq <= removed.last:
+                yield from removed.look(seq, framed, frontier, checking.schema)
             for one in tuple(self._copies):
                 problem = _compare(one, seq, leaf)
                 if problem:

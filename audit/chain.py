@@ -24,6 +24,7 @@ class Chain:
     def __init__(self, base: log_pb2.Base | None = None) -> None:
         """From the first record, or from that after a Base."""
         schema = base.schema if base else log_pb2.Schema()
+        self.schema = schema  # in force after the last record
         self._time_ns, self._version = base.time_ns if base else 0, schema.version
         self._spaces = _spaces(schema)
 
@@ -36,7 +37,7 @@ class Chain:
             yield "record 1 does not say which database the log is of"
         spaces = self._spaces
         if commit.migration.HasField("schema"):
-            schema = commit.migration.schema
+            schema = self.schema = commit.migration.schema
             self._spaces = _spaces(schema)
             spaces, self._version = spaces | self._spaces, schema.version
         if commit.schema != self._version:

@@ -21,7 +21,7 @@ from everlog.store.errors import Error
 
 if TYPE_CHECKING:
     from everlog.audit.note import Verifier
-    from everlog.audit.proof import Inclusion
+    from everlog.audit.proof import Checkpoint, Inclusion
     from everlog.audit.prover import Prover
 
 _vkey = click.option(
@@ -108,26 +108,36 @@ def audit(
       everlog -u file:flights.db audit --checkpoint flights.checkpoint --key flights.pub
       everlog -u file:flights.db audit --tiles /mnt/elsewhere/flights --tables
       everlog -u file:flights.db audit --against file:copy.db
+      everlog -u file:flights.db audit --against 812.tlog-proof --key flights.pub
     """
     from everlog.audit.auditing import Audit
-    from everlog.audit.proof import open_checkpoint, parse
 
     directory_of(settings.url)  # or it says that this is on a server
-    checkpoints = []
-    for path in kept:
-        found = parse(read_text(path))
-        checkpoints.append(
-            open_checkpoint(found if isinstance(found, str) else found.note, _verifier(vkey), origin)
+    file = Path(against) if against and not is_remote(against) and Path(against).is_file() else None
+    if (vkey or origin) and not (kept or directory or file):
+        raise click.UsageError(
+            "--key and --origin go with what they verify: --checkpoint, --tiles, or a proof, --against FILE"
         )
+    checkpoints = [_signed(read_text(path), vkey, origin) for path in kept]
     if directory and vkey:
-        open_checkpoint(read_text(directory / "checkpoint"), _verifier(vkey), origin)
+        _signed(read_text(directory / "checkpoint"), vkey, origin)
+    given = None if file is None else _proof_in(file)
+    if given and vkey:
+        checkpoints.append(_signed(given.note, vkey, origin))
+        given.verify(checkpoints[-1])
     found_any = 0
     with (
-        _other(settings, against) as other,
+        _other(settings, against if file is None else None) as other,
         open_database(settings, read_only=True) as db,
         shown() as progress,
     ):
-        looked = Audit(db, checkpoints=checkpoints, tiles=directory, against=other, progress=progress)  # type: ignore[arg-type]
+        looked = Audit(
+            db,  # type: ignore[arg-type]
+            checkpoints=checkpoints,
+            tiles=directory,
+            against=given or other,
+            progress=progress,
+        )
         for problems in (looked.problems(), looked.tables()) if tables else (looked.problems(),):
             for problem in problems:
                 found_any += 1
@@ -144,21 +154,32 @@ def audit(
         ctx.exit(1)
 
 
-@contextmanager
-def _other(settings: Settings, against: str | None) -> Iterator[Prover | Inclusion | None]:
-    """Whatever a database is compared with."""
+def _signed(text: str, vkey: str | None, origin: str | None) -> Checkpoint:
+    """The checkpoint that a file is, or that is in the proof that it is, verified."""
+    from everlog.audit.proof import open_checkpoint, parse
+
+    found = parse(text)
+    return open_checkpoint(found if isinstance(found, str) else found.note, _verifier(vkey), origin)
+
+
+def _proof_in(file: Path) -> Inclusion:
+    """The proof of a record that a file is."""
     from everlog.audit.proof import Inclusion, parse
 
+    found = parse(read_text(file))
+    if not isinstance(found, Inclusion):
+        raise Error(f"{file}: expected the proof of a record (`prove --seq`), found another file")
+    return found
+
+
+@contextmanager
+def _other(settings: Settings, against: str | None) -> Iterator[Prover | None]:
+    """Another copy that a database is compared with."""
     if against is None:
         yield None
-    elif not is_remote(against) and Path(against).is_file():
-        found = parse(read_text(Path(against)))
-        if not isinstance(found, Inclusion):
-            raise Error(f"{against}: expected the proof of a record (`prove --seq`), found another file")
-        yield found
-    else:
-        with open_database(settings, url=against, read_only=True) as db:
-            yield prover_of(db)
+        return
+    with open_database(settings, url=against, read_only=True) as db:
+        yield prover_of(db)
 
 
 def _verifier(vkey: str | None) -> Verifier:

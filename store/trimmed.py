@@ -21,7 +21,7 @@ from everlog.store import record
 from everlog.store.engine import KEPT, Engine
 from everlog.store.errors import CursorError
 from everlog.store.keys import SEQ
-from everlog.store.seam import translated
+from everlog.store.seam import translated, verify_end
 
 
 class Older(Protocol):
@@ -71,6 +71,17 @@ class Trimmed:
         if seq == self.base:
             return None
         raise self._gone(seq)
+
+    def kept(self) -> list[tuple[int, bytes]]:
+        """The removed records that stayed to be looked up, unchecked, each with its seq, in order."""
+        kept = self._engine.side(KEPT)
+        if kept is None or not self.base:
+            return []
+        with translated("reading the records that were kept"):
+            verifier = kept[0].iter()
+            found: list[Any] = list(kept[0].items())
+            verify_end(verifier, found[-1][0] if found else None, b"", b"\xff" * 9)
+        return [(SEQ.unpack(key)[0], framed) for key, framed in found]
 
     def some(self, after: int, until: int, max_bytes: int) -> tuple[list[bytes], int]:
         """Removed records after `after`, one at the least. Raises CursorError."""

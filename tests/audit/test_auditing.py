@@ -99,6 +99,20 @@ def test_a_record_that_was_rewritten_is_named_by_tiles_that_were_kept(tmp_path: 
     assert not any("record 650" in one for one in found), "the first is named"
 
 
+def test_tiles_that_are_not_those_of_their_checkpoint_prove_nothing(tmp_path: Path) -> None:
+    with Database(tmp_path / "db") as db:
+        notes(db, 300)
+        local, signer = LocalProver(db), signer_of(db)
+        there = Checkpoint(signer.name, db.head, local.head()[1])
+        rewrite(db, 200)
+        Tree(db).forget()
+        again = there._replace(root=local.head()[1])
+        export(local, again.sign(signer), tmp_path / "tiles")
+        (tmp_path / "tiles/checkpoint").write_text(there.sign(signer))  # what was signed before
+        (found,) = problems(db, tiles=tmp_path / "tiles")
+    assert f"with the root of the checkpoint beside them, {there.root.hex()}" in found
+
+
 def test_a_tile_of_the_tree_that_was_changed_is_told_from_a_record(tmp_path: Path) -> None:
     made(tmp_path / "db")
     with Database(tmp_path / "db") as db:

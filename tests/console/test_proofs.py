@@ -91,6 +91,14 @@ def test_an_audit_names_the_record_and_the_fork(everlog: Run, books: Path, key: 
     assert ended.code == 1
     assert ended.json[-1]["problems"] == 1
     assert "fork" in ended.json[0]["problem"]
+    ended = everlog("audit", "--against", "p5", "--key", key)
+    assert (ended.code, ended.out.count("\n")) == (1, 2), "that of the checkpoint as well"
+    proof = (here / "p5").read_text()
+    (here / "p5").write_text(proof.replace("index 4", "index 3"))
+    assert "the proof for index 3" in everlog("audit", "--against", "p5", "--key", key).err
+    ended = everlog("audit", "--key", key)
+    assert (ended.code, ended.out) == (2, "")
+    assert "--key and --origin go with what they verify" in ended.err
     assert everlog("-u", "everlog://db.example.com/x", "audit").code == 1
 
 

@@ -1,0 +1,118 @@
+"""What a trimmed log has of the records that were archived is compared with all that is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from everlog.audit import proof, prover
+from everlog.audit.archive import archive
+from everlog.audit.export import export
+from everlog.audit.proof import Checkpoint, Inclusion
+from everlog.audit.prover import LocalProver
+from everlog.audit.tree import Tree
+from everlog.store import record
+from everlog.store.database import Database
+from everlog.store.keys import SEQ
+from tests.audit.test_auditing import problems
+from tests.audit.test_prover import signer_of
+from tests.audit.test_tree import notes
+from tests.store.models import ITEMS, declare
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    """A log of 320 records, with a schema in the second, of which 282 were archived."""
+    with Database(tmp_path / "db", idempotency_s=0) as database:
+        declare(database, ITEMS)
+        notes(database, 318)
+        yield database
+
+
+def known(db: Database, to: Path) -> tuple[Checkpoint, Inclusion]:
+    """A checkpoint and a proof of records that are archived then, and their tiles."""
+    local, signer = LocalProver(db), signer_of(db)
+    text = prover.checkpoint(local, signer)[0]
+    export(local, text, to / "tiles")
+    found = proof.open_checkpoint(text, signer.verifier), prover.prove(local, 7)
+    notes(db, 40)
+    archive(db, to / "archive", keep_records=30)
+    return found
+
+
+def kept(db: Database, change: bool) -> None:
+    """Keeps another record 2, with a checksum that is right."""
+    side = db.engine.side("kept")
+    assert side is not None
+    if change:
+        commit = record.decode(side[0].get(SEQ.pack(2)) or b"", 2)
+        commit.ClearField("checksum")
+        commit.actor = "mallory"
+        side[0][SEQ.pack(2)] = record.frame(commit)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_records_that_were_kept_are_those_in_the_archive(db: Database, tmp_path: Path, changed: bool) -> None:
+    known(db, tmp_path)
+    kept(db, changed)
+    expected = ["record 2, which was kept when the log was trimmed, is not the one in the archive"]
+    assert problems(db) == expected * changed
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_records_that_were_kept_are_those_of_the_tree(db: Database, tmp_path: Path, changed: bool) -> None:
+    known(db, tmp_path)
+    kept(db, changed)
+    db.log.trimmed.older = None
+    expected = ["record 2, which was kept when the log was trimmed, is not the one archived"]
+    assert problems(db) == expected * changed
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_base_with_another_schema_is_found_out(db: Database, tmp_path: Path, archived: bool) -> None:
+    known(db, tmp_path)
+    base = db.log.beginning()
+    base.ClearField("checksum")
+    base.base.schema.tables[0].name = "thing"
+    db.engine.append_record(SEQ.pack(base.seq), record.frame(base))
+    if not archived:
+        db.log.trimmed.older = None
+    (found,) = problems(db)
+    assert "the Base of the log has another schema than" in found
+
+
+def test_a_base_of_other_records_is_found_out(db: Database, tmp_path: Path) -> None:
+    known(db, tmp_path)
+    base = db.log.beginning()
+    base.ClearField("checksum")
+    base.base.tree_frontier[0] = b"x" * 32
+    db.engine.append_record(SEQ.pack(base.seq), record.frame(base))
+    assert any("the Base of the log is not of the first" in one for one in problems(db))
+    db.log.trimmed.older = None
+    assert any("the tree over what was archived" in one for one in problems(db))
+
+
+def test_what_is_known_of_records_that_are_not_at_hand_is_traced_to_the_base(
+    db: Database, tmp_path: Path
+) -> None:
+    checkpoint, shown = known(db, tmp_path)
+    db.log.trimmed.older = None
+    assert db.log.oldest > checkpoint.size
+    tiles = tmp_path / "tiles"
+    assert problems(db, checkpoints=[checkpoint], tiles=tiles, against=shown) == []
+    assert problems(db, against=LocalProver(db)) == []
+    (found,) = problems(db, checkpoints=[checkpoint._replace(root=b"x" * 32)])
+    assert found.startswith(f"the first {checkpoint.size} records, which were archived, are not those of")
+    (found,) = problems(db, against=shown._replace(record=shown.record + b"x"))
+    assert found.startswith("record 7 is a fork: two records say that they are 7")
+
+
+def test_what_cannot_be_compared_is_said_to_be_so(db: Database, tmp_path: Path) -> None:
+    checkpoint, shown = known(db, tmp_path)
+    db.log.trimmed.older = None
+    Tree(db).forget()
+    found = problems(db, checkpoints=[checkpoint], against=shown)
+    assert len(found) == 3, "the record that was kept, the checkpoint, the proof"
+    assert all("nothing here can be compared" in one for one in found)

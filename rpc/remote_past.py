@@ -28,7 +28,7 @@ from everlog.store.models import version_of
 from everlog.store.past_diff import Difference
 from everlog.store.past_log import Asked, Entry, check_asked, entry_of
 from everlog.store.past_rows import parse
-from everlog.store.past_time import Position, Time, nanoseconds
+from everlog.store.past_time import Position, Time, nanoseconds, whole
 from everlog.store.progress import OnProgress
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.snapshot import Snapshot
@@ -82,7 +82,9 @@ class PastCalls:
         """The database as it was after the record at `seq`, or at a time; see `Database.at`."""
         if (seq is None) == (time is None):
             raise RowError("expected either a seq or a time to read at, found both or none")
-        at = history_pb2.AtRequest(seq=max(seq, 0)) if seq is not None else history_pb2.AtRequest()
+        at = history_pb2.AtRequest()
+        if seq is not None:
+            at.seq = _unsigned(whole(seq))
         if time is not None:
             at.time_ns = _unsigned(nanoseconds(time))
         return RemoteMoment(self, self.ask(at))
@@ -104,7 +106,7 @@ class PastCalls:
             version=version_of(table.model),
             key=key_of(table, key),
             oldest_first=not newest_first,
-            limit_plus_one=0 if limit is None else limit + 1,
+            limit_plus_one=0 if limit is None else _unsigned(limit + 1),
         )
         metadata, stub = self.channel.metadata, self._history_stub
         answers = self.channel.stream(lambda: stub.History(request, metadata=metadata))
@@ -145,20 +147,22 @@ class PastCalls:
     ) -> Iterator[Entry]:
         """The commits that fit all of what is given, oldest first; see `AskedLog`."""
         check_asked(Asked(table=table, key=key, kind=kind), limit)
+        if until is not None and until < 1:
+            limit = 0  # there is nothing; 0 would be all
         request = history_pb2.LogRequest(
             database=self.channel.address.database,
             actor=actor,
             correlation_id=correlation_id,
             kind=kind or "",
-            after_seq=max(after, 0),
-            until_seq=0 if until is None else max(until, 1),
+            after_seq=_unsigned(after),
+            until_seq=0 if until is None else _unsigned(until),
             since_ns=None if since is None else _unsigned(nanoseconds(since)),
             before_ns=None if before is None else _unsigned(nanoseconds(before)),
-            limit_plus_one=0 if limit is None else limit + 1,
+            limit_plus_one=0 if limit is None else _unsigned(limit + 1),
         )
         if isinstance(table, str):
-            request.table = table
-            request.key = b"" if key is None else self._info(table).encode_key(key)
+            info = self._info(table) if key is not None or not table else None  # no name: it says so
+            request.table, request.key = table, b"" if info is None else info.encode_key(key)
         elif table is not None:
             request.table, request.version = table.name, version_of(table.model)
             request.key = b"" if key is None else key_of(table, key)
@@ -234,6 +238,6 @@ def _entries(head: history_pb2.LogResponse, answers: Iterator[history_pb2.LogRes
             yield entry_of(commit, schema)
 
 
-def _unsigned(time_ns: int) -> int:
-    """What was before 1970 is before every record, as is 1970."""
-    return min(max(time_ns, 0), (1 << 64) - 1)
+def _unsigned(number: int) -> int:
+    """A seq or a time as a message can have it: before 1970 is before every record, as is 1970."""
+    return min(max(number, 0), (1 << 64) - 1)

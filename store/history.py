@@ -97,6 +97,8 @@ class History:
         versions, where the links end."""
         if limit is not None and limit < 0:
             raise RowError(f"expected a limit of 0 or more versions, found {limit}")
+        if limit is not None and limit > self._upto:
+            limit = None  # a row has no more versions than there are records
         found = self.places()
         made = found if newest_first else iter(list(found)[::-1])
         images = self._images(made, None if limit is None else limit + 1)

@@ -30,7 +30,7 @@ from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import History, Version
 from everlog.store.past_diff import Difference, diff
 from everlog.store.past_schemas import PastSchemas
-from everlog.store.past_time import Position, Time, nanoseconds, shown, time_of
+from everlog.store.past_time import Position, Time, nanoseconds, shown, time_of, whole
 from everlog.store.past_view import PastSource, PastView
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import TableInfo
@@ -143,7 +143,7 @@ class Past:
         if time is not None:
             return self._at_time(nanoseconds(time))
         assert seq is not None
-        self._check(seq)
+        self._check(whole(seq))
         return seq
 
     def _check(self, seq: int) -> None:

@@ -6,6 +6,7 @@ framed record ─▶ its time, read from its head without parsing it
 
 from __future__ import annotations
 
+import re
 import struct
 from datetime import UTC, datetime
 
@@ -17,6 +18,14 @@ Time = datetime | str | int
 Position = datetime | str | int
 
 _TIME = struct.Struct("<Q")
+_BELOW = re.compile(r"\d[.,]\d{6}(\d{1,3})")  # what of a second is less than a datetime knows
+
+
+def whole(seq: int) -> int:
+    """A seq as it was given. Raises RowError for what is none."""
+    if isinstance(seq, bool) or not isinstance(seq, int):
+        raise RowError(f"expected a seq as a whole number, found {type(seq).__name__} {seq!r}")
+    return seq
 
 
 def time_of(framed: bytes) -> int:
@@ -38,14 +47,17 @@ def nanoseconds(time: Time) -> int:
         )
     if isinstance(time, int):
         return time
+    below = 0
     if isinstance(time, str):
+        digits = _BELOW.search(time)
+        below = int(digits[1].ljust(3, "0")) if digits else 0
         try:
             time = datetime.fromisoformat(time)
         except ValueError:
             raise RowError(f"expected a time as 2026-01-05T09:30:00Z, found {time!r}") from None
     aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
     past = aware - datetime(1970, 1, 1, tzinfo=UTC)
-    return ((past.days * 86400 + past.seconds) * 1_000_000 + past.microseconds) * 1000
+    return ((past.days * 86400 + past.seconds) * 1_000_000 + past.microseconds) * 1000 + below
 
 
 def shown(time_ns: int) -> str:

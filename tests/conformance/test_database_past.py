@@ -105,8 +105,25 @@ def test_rows_are_read_as_of_a_time(case: Case, seqs: list[int]) -> None:
     for seq in (0, db.head + 1):
         with pytest.raises(everlog.CursorError, match="there is no record"):
             db.at(seq=seq)
+    for seq in (-1, 1 << 70):
+        with pytest.raises(everlog.CursorError, match="there is no record"):
+            db.at(seq=seq)
     with pytest.raises(everlog.RowError, match="either a seq or a time"):
         db.at()
+    for none in ("3", 1.5, True):
+        with pytest.raises(everlog.RowError, match="expected a seq as a whole number"):
+            db.at(seq=none)
+
+
+def test_a_time_as_text_is_as_exact_as_that_of_a_record(case: Case, seqs: list[int]) -> None:
+    db: Any = case.db
+    time_ns = case.embedded.log.commit(seqs[1]).time_ns
+    text = f"{datetime.fromtimestamp(time_ns // 10**9, UTC):%Y-%m-%dT%H:%M:%S}.{time_ns % 10**9:09}"
+    same = [one.seq for one in db.log() if one.time_ns == time_ns]
+    assert db.at(time=f"{text}Z").seq == same[-1]
+    assert db.at(time=f"{text}+00:00").seq == same[-1]
+    assert next(iter(db.log(since=text))).seq == same[0]
+    assert seqs[1] not in [one.seq for one in db.log(before=text)]
 
 
 def test_a_row_has_a_history(case: Case, seqs: list[int]) -> None:
@@ -123,6 +140,7 @@ def test_a_row_has_a_history(case: Case, seqs: list[int]) -> None:
     assert (gone.op, gone.row, gone.reason, put.row) == ("delete", None, "closed", airport("LGA"))
     assert list(db.history(AIRPORTS, "LGA", newest_first=False)) == [put, gone]
     assert list(db.history(AIRPORTS, "LGA", limit=1)) == [gone]
+    assert list(db.history(AIRPORTS, "LGA", limit=1 << 70)) == [gone, put]
     assert list(db.history(AIRPORTS, "LGA", limit=0)) == list(db.history(AIRPORTS, "XXX")) == []
     (loaded,) = db.history(FLIGHTS, ("UA", 7))
     assert loaded.row == flight(7)
@@ -161,7 +179,8 @@ def test_the_log_is_asked(db: Any, seqs: list[int]) -> None:
     assert told(kind="migration") == [2]
     assert told(after=2, until=seqs[1]) == seqs[:2]
     assert told(table=AIRPORTS, limit=1) == seqs[:1]
-    assert told(limit=0) == []
+    assert told(limit=0) == told(until=0) == told(until=-1) == told(after=1 << 70) == []
+    assert told(until=1 << 70, limit=1 << 70) == told()
     (entry,) = db.log(table=AIRPORTS, key="LGA", limit=1)
     ((table, key, op, row, prior, version, erased, sealed),) = entry.changes
     assert (table, key, op, prior, version) == ("airports", ("LGA",), "put", 0, seqs[0])
@@ -176,8 +195,9 @@ def test_the_log_is_asked(db: Any, seqs: list[int]) -> None:
         db.log(kind="party")
     with pytest.raises(everlog.RowError, match="name the table"):
         db.log(key="JFK")
-    with pytest.raises(everlog.SchemaError, match="there is no table 'nothing'"):
-        list(db.log(table="nothing"))
+    for name in ("nothing", ""):
+        with pytest.raises(everlog.SchemaError, match=f"there is no table '{name}'"):
+            list(db.log(table=name))
 
 
 def test_constants_of_then_and_of_now_read_both(case: Case, seqs: list[int]) -> None:

@@ -21,7 +21,7 @@ from everlog.rpc.telling import Telling
 from everlog.store.database import Database
 from everlog.store.errors import SealedError
 from everlog.store.history import History
-from everlog.store.past_diff import diff_by_info
+from everlog.store.past_diff import diff_of
 from everlog.store.past_log import Asked, commits
 from everlog.store.progress import OnProgress
 from everlog.store.schema import Schema
@@ -82,8 +82,8 @@ def _at(db: Database, request: history_pb2.AtRequest, going: OnProgress) -> hist
 
 
 def _history(db: Database, request: history_pb2.HistoryRequest) -> Iterable[history_pb2.HistoryResponse]:
-    info = db.past.schemas.named(request.table, request.version, db.tables.applied)
-    history = History(db.past, info, request.key, None)
+    table = db.past.schemas.named(request.table, request.version, db.tables.applied)
+    history = History(db.past, table, request.key, None)
     first = history_pb2.HistoryResponse()
     for one in history.generations:
         first.generations.add(space=one.info.space, schema=one.info.schema.proto)
@@ -116,12 +116,12 @@ def _history(db: Database, request: history_pb2.HistoryRequest) -> Iterable[hist
 
 
 def _diff(db: Database, request: history_pb2.DiffRequest) -> Iterable[history_pb2.DiffResponse]:
-    info = db.past.schemas.named(request.table, request.version, db.tables.applied)
+    table = db.past.schemas.named(request.table, request.version, db.tables.applied)
     answer, size = history_pb2.DiffResponse(), 0
-    for one in diff_by_info(db.past, info, request.start_seq, request.end_seq):
+    for one in diff_of(db.past, table, request.start_seq, request.end_seq):
         before, after = _raw(one.before), _raw(one.after)
         answer.differences.add(
-            key=info.encode_key(one.key), before=before, after=after, kind=one.kind, fields=one.fields
+            key=table.info.encode_key(one.key), before=before, after=after, kind=one.kind, fields=one.fields
         )
         size += len(before or b"") + len(after or b"")
         if len(answer.differences) >= MESSAGE_ROWS or size >= MESSAGE_BYTES:

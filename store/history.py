@@ -31,7 +31,7 @@ from everlog.store.errors import RowError
 from everlog.store.models import version_of
 from everlog.store.past_changes import changes
 from everlog.store.past_rows import Image, changed, image_of
-from everlog.store.past_schemas import Generation
+from everlog.store.past_schemas import Generation, Meant
 from everlog.store.past_view import change_at
 from everlog.store.schema import TableInfo
 from everlog.store.versions import Place, row_of
@@ -81,14 +81,11 @@ _Read = tuple[log_pb2.Commit, Image]
 class History:
     """The versions of one row, up to now."""
 
-    def __init__(self, past: Past, info: TableInfo, key: bytes, model: type[Message] | None) -> None:
-        """`info` is the table as it was last; `model`: for the rows of its generation."""
-        self._past, self._upto, self._key = past, past.tables.applied, key
-        self.generations = [
-            one
-            for one in past.schemas.generations(info.proto.id, self._upto)
-            if list(one.info.proto.key) == list(info.proto.key)
-        ]
+    def __init__(self, past: Past, table: Meant, key: bytes, model: type[Message] | None) -> None:
+        """`model`: for the rows of its generation."""
+        self._past, self._upto, self._key = past, table.upto, key
+        of_key = list(table.info.proto.key)
+        self.generations = [one for one in table.generations if list(one.info.proto.key) == of_key]
         self._models = models_of(model, [one.info for one in self.generations])
         self._read_before: dict[int, bytes] = {}  # records that were read to find the next
 
@@ -106,8 +103,7 @@ class History:
 
     def places(self) -> Iterator[_Made]:
         """Where the versions lie, newest first."""
-        generations = self.generations
-        return self._of(0, self._upto) if generations else iter(())
+        return self._of(0, self._upto)
 
     def _of(self, at: int, upto: int) -> Iterator[_Made]:
         """Versions of a generation and of those before it."""
@@ -127,7 +123,7 @@ class History:
             first = self._past.versions.find(row, here.start)
             if first is None and self._is_there(older, older.end):
                 yield self._gone(here.info, here.start)
-        yield from merge(self._of(at + 1, min(older.end, here.start - 1)), before, key=_seq, reverse=True)
+        yield from merge(self._of(at + 1, here.start - 1), before, key=_seq, reverse=True)
 
     def _places(self, here: Generation, row: bytes, end: int) -> Iterator[Place]:
         versions = self._past.versions

@@ -29,11 +29,10 @@ from everlog.store.errors import CursorError, ReadOnlyError, RowError, SchemaErr
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import History, Version
 from everlog.store.past_diff import Difference, diff
-from everlog.store.past_schemas import PastSchemas
+from everlog.store.past_schemas import Meant, PastSchemas
 from everlog.store.past_time import Position, Time, nanoseconds, shown, time_of, whole
 from everlog.store.past_view import PastSource, PastView
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.schema import TableInfo
 from everlog.store.seam import translated
 from everlog.store.snapshot import Snapshot
 from everlog.store.table import Table
@@ -107,14 +106,14 @@ class Past:
         self, table: Table[M, Any] | str, key: Any, *, newest_first: bool = True, limit: int | None = None
     ) -> Iterator[Version[M]]:
         """See `Database.history`."""
-        info = self.schemas.meant(table, self.tables.applied)
+        meant = self.schemas.meant(table, self.tables.applied)
         model = None if isinstance(table, str) else table.model
-        history = History(self, info, info.encode_key(key), model)
+        history = History(self, meant, meant.info.encode_key(key), model)
         return (version for version, _ in history.versions(newest_first=newest_first, limit=limit))
 
-    def seqs_of(self, info: TableInfo, key: bytes) -> list[int]:
-        """The records that wrote a row, oldest first; of a table as it was last, by the encoded key."""
-        return [place.seq for place, _ in History(self, info, key, None).places()][::-1]
+    def seqs_of(self, table: Meant, key: bytes) -> list[int]:
+        """The records that wrote a row, oldest first, by the encoded key."""
+        return [place.seq for place, _ in History(self, table, key, None).places()][::-1]
 
     def diff(self, table: Table[M, Any] | str, start: Position, end: Position) -> Iterator[Difference[M]]:
         """See `Database.diff`."""

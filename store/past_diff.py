@@ -25,6 +25,7 @@ from everlog.store import keys
 from everlog.store.errors import RowError, SchemaError, SealedError
 from everlog.store.past_changes import changes
 from everlog.store.past_rows import Image, changed
+from everlog.store.past_schemas import Meant
 from everlog.store.past_view import PastView
 from everlog.store.schema import TableInfo
 from everlog.store.table import Table
@@ -78,19 +79,18 @@ class _Side(NamedTuple):
 
 def diff(past: Past, table: Table[Any, Any] | str, start: int, end: int) -> Iterator[Difference[Any]]:
     """See `Database.diff`. `start` and `end` are seqs."""
-    info = past.schemas.meant(table, past.tables.applied)
-    return diff_by_info(past, info, start, end, None if isinstance(table, str) else table)
+    meant = past.schemas.meant(table, past.tables.applied)
+    return diff_of(past, meant, start, end, None if isinstance(table, str) else table)
 
 
-def diff_by_info(
-    past: Past, info: TableInfo, start: int, end: int, table: Table[Any, Any] | None = None
+def diff_of(
+    past: Past, meant: Meant, start: int, end: int, table: Table[Any, Any] | None = None
 ) -> Iterator[Difference[Any]]:
-    """The same of a table as it was last; without `table` the rows are of the models of then."""
+    """The same; without `table` the rows are of the models of then."""
     if start > end:
         raise RowError(f"expected the first of two moments to be the earlier one, found {start} and {end}")
     past.catch_up(end)
-    id = info.proto.id
-    before, after = _side(past, table, id, start), _side(past, table, id, end)
+    before, after = _side(past, table, meant, start), _side(past, table, meant, end)
     if before and after and list(before.info.proto.key) != list(after.info.proto.key):
         raise SchemaError(
             f"the rows of table {after.info.name} got another primary key between {start} and {end}; they"
@@ -100,8 +100,8 @@ def diff_by_info(
     return _differences(past, before, after)
 
 
-def _side(past: Past, table: Table[Any, Any] | None, id: int, seq: int) -> _Side | None:
-    info = past.schemas.with_id(id, seq)
+def _side(past: Past, table: Table[Any, Any] | None, meant: Meant, seq: int) -> _Side | None:
+    info = past.schemas.with_id(meant.id_at(seq), seq)
     if info is None:
         return None
     model = info.model if table is None else past.schemas.bind(table, seq).model

@@ -19,7 +19,8 @@ from everlog.store import record
 from everlog.store.errors import RowError
 from everlog.store.log import Log
 from everlog.store.past_rows import image_of
-from everlog.store.schema import Schema, TableInfo
+from everlog.store.past_schemas import Meant
+from everlog.store.schema import Schema
 from everlog.store.table import Table
 
 if TYPE_CHECKING:
@@ -65,11 +66,11 @@ class Entry(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What entries have to have. `table` as it was last, then `key` encoded; else both as they are
-    given."""
+    """What entries have to have. With a `table` as it is meant `key` is encoded; else both are as they
+    are given."""
 
     actor: str | None = None
-    table: Table[Any, Any] | str | TableInfo | None = None
+    table: Table[Any, Any] | str | Meant | None = None
     key: Any = None
     correlation_id: str | None = None
     kind: str | None = None
@@ -125,9 +126,9 @@ def commits(past: Past, asked: Asked, limit: int | None = None) -> Iterator[tupl
     if asked.before is not None:
         until = min(until, past.before(asked.before))
     table, key = asked.table, asked.key
-    if table is not None and not isinstance(table, TableInfo):
+    if table is not None and not isinstance(table, Meant):
         table = past.schemas.meant(table, head)
-        key = None if key is None else table.encode_key(key)
+        key = None if key is None else table.info.encode_key(key)
     return _commits(past, asked, after=after, until=until, table=table, key=key, limit=limit)
 
 
@@ -147,7 +148,7 @@ def _commits(
     *,
     after: int,
     until: int,
-    table: TableInfo | None,
+    table: Meant | None,
     key: bytes | None,
     limit: int | None,
 ) -> Iterator[tuple[log_pb2.Commit, Schema]]:
@@ -168,7 +169,7 @@ def _commits(
             continue
         schema = past.schemas.at(seq)
         if table is not None:
-            kept = [change for change in commit.changes if _is_of(change, schema, table.proto.id, key)]
+            kept = [change for change in commit.changes if _is_of(change, seq, schema, table, key)]
             if not kept:
                 continue
             if len(kept) < len(commit.changes):
@@ -181,9 +182,9 @@ def _commits(
             return
 
 
-def _is_of(change: log_pb2.Change, schema: Schema, table: int, key: bytes | None) -> bool:
+def _is_of(change: log_pb2.Change, seq: int, schema: Schema, table: Meant, key: bytes | None) -> bool:
     info = schema.spaces.get(change.space)
-    return info is not None and info.proto.id == table and (key is None or change.key == key)
+    return info is not None and (key is None or change.key == key) and table.is_of(info.proto.id, seq)
 
 
 def _fits(commit: log_pb2.Commit, asked: Asked) -> bool:

@@ -4,12 +4,17 @@ seq ─▶ the newest record at or before it that brought a schema ─▶ Schema
 
 airports, id 1     space 3 from record 2 ─▶ space 9 from record 640 (rewritten) ─▶ renamed at 812
                    `generations` of the table: where its rows were, and from when to when
+
+A table that is rolled back and made again gets another id. Those that had one name in schemas of one version
+are one and the same to whoever asks; another that only has its name, in another version, is not.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from everlog.proto import log_pb2
@@ -33,6 +38,28 @@ class Generation(NamedTuple):
     start: int
     end: int
     info: TableInfo
+
+
+class Meant(NamedTuple):
+    """The table that a constant, or a name, means, up to a record: its generations, newest first."""
+
+    generations: list[Generation]
+    upto: int
+
+    @property
+    def info(self) -> TableInfo:
+        """As it was last."""
+        return self.generations[0].info
+
+    def id_at(self, seq: int) -> int:
+        """The id of the table that it was after the record at `seq`; 0: none."""
+        found = (one for one in self.generations if one.start <= seq <= one.end)
+        return next((one.info.proto.id for one in found), 0)
+
+    def is_of(self, table: int, seq: int) -> bool:
+        """Whether it was the table with this id, or, where it was none yet, is to be it."""
+        id = self.id_at(seq)
+        return table == id if id else any(table == one.info.proto.id for one in self.generations)
 
 
 class PastSchemas:
@@ -90,10 +117,13 @@ class PastSchemas:
 
     def generations(self, table: int, upto: int) -> list[Generation]:
         """Where the rows of the table with this id were, newest first, up to `upto`."""
+        return self._generations(lambda then: _with_id(then, table), upto)
+
+    def _generations(self, table_in: Callable[[Schema], TableInfo | None], upto: int) -> list[Generation]:
         found: list[Generation] = []
         seqs = [seq for seq in self.seqs() if seq <= upto]
         for seq, following in zip(seqs, [*seqs[1:], upto + 1], strict=True):
-            info = _with_id(self._ready(seq), table)
+            info = table_in(self._ready(seq))
             if info is None:
                 continue
             if found and found[-1].info.space == info.space and found[-1].end == seq - 1:
@@ -106,15 +136,17 @@ class PastSchemas:
         """The table with this id in the schema in force at `seq`."""
         return _with_id(self.at(seq), table)
 
-    def meant(self, table: Table[Any, Any] | str, upto: int) -> TableInfo:
-        """The table that a constant or a name means, as it was last. Raises SchemaError if there never
-        was one."""
+    def meant(self, table: Table[Any, Any] | str, upto: int) -> Meant:
+        """What a constant or a name means. Raises SchemaError if there never was such a table."""
         name, version = (table, 0) if isinstance(table, str) else (table.name, version_of(table.model))
         return self.named(name, version, upto)
 
-    def named(self, name: str, version: int, upto: int) -> TableInfo:
-        """The table that has this name in the schema of a version (0: of any), as it was last."""
-        return self._of(name, version, upto) or self.at(upto).table(name)  # raises it
+    def named(self, name: str, version: int, upto: int) -> Meant:
+        """The table that has this name in the schema of a version (0: of any)."""
+        ids = self._ids(name, version, upto)
+        if not ids:
+            self.at(upto).table(name)  # raises it
+        return Meant(self._generations(lambda then: _with_one_of(then, ids), upto), upto)
 
     def bind(self, table: Table[Any, Any], seq: int) -> Binding:
         """A table as a constant of any time has it, in the schema in force at `seq`: by its id, so
@@ -133,14 +165,11 @@ class PastSchemas:
     def resolve(self, name: str, version: int, seq: int) -> TableInfo:
         """The table at `seq` that has this name in the schema of a version (0: of any). Raises
         SchemaError."""
-        then = self.at(seq)
+        then, newest = self.at(seq), self._tables.applied
         info = then.tables.get(name)
         if info is not None and version <= then.version:
             return info
-        newest = self._tables.applied
-        mine = self._of(name, version, newest)
-        if mine is not None:
-            info = _with_id(then, mine.proto.id)
+        info = _with_one_of(then, self._ids(name, version, newest))
         if info is None:
             raise SchemaError(
                 f"there was no table {name!r} at record {seq} (schema version {then.version}); the"
@@ -151,18 +180,23 @@ class PastSchemas:
             self._check_rewritten(name, info, version, newest)
         return info
 
-    def _of(self, name: str, version: int, upto: int) -> TableInfo | None:
-        """The table that a constant means: the one of that name in the schema of its version, else in
-        the newest that has the name."""
-        named = None
-        for seq in reversed([seq for seq in self.seqs() if seq <= upto]):
+    def _ids(self, name: str, version: int, upto: int) -> set[int]:
+        """The table that has a name in the schema of a version, else the newest that has the name; and those
+        that it is made again of, or was."""
+        ids, names = defaultdict[tuple[str, int], set[int]](set), defaultdict[int, set[tuple[str, int]]](set)
+        newest = set[int]()
+        for seq in [seq for seq in self.seqs() if seq <= upto]:
             schema = self._ready(seq)
-            info = schema.tables.get(name)
-            if info is not None and (named is None or schema.version == version):
-                named = info
-                if not version or schema.version <= version:
-                    break
-        return named
+            for info in schema.tables.values():
+                ids[info.name, schema.version].add(info.proto.id)
+                names[info.proto.id].add((info.name, schema.version))
+            if name in schema.tables:
+                newest = {schema.tables[name].proto.id}
+        found, more = set[int](), ids.get((name, version)) or newest
+        while more:
+            found |= more
+            more = {id for one in more for at in names[one] for id in ids[at]} - found
+        return found
 
     def _check_rewritten(self, name: str, info: TableInfo, version: int, upto: int) -> None:
         for generation in reversed(self.generations(info.proto.id, upto)):
@@ -179,3 +213,7 @@ class PastSchemas:
 
 def _with_id(schema: Schema, table: int) -> TableInfo | None:
     return next((info for info in schema.tables.values() if info.proto.id == table), None)
+
+
+def _with_one_of(schema: Schema, tables: set[int]) -> TableInfo | None:
+    return next((info for info in schema.tables.values() if info.proto.id in tables), None)

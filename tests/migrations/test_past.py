@@ -163,3 +163,31 @@ def test_the_history_of_rows_that_were_made_anew_and_of_a_table_that_went_again(
     ]  # fmt: skip
     cities = list(db.history(split.cities, 1))
     assert [(version.op, bool(version.migration)) for version in cities] == [("delete", True), ("put", True)]
+
+
+def test_a_table_that_was_rolled_back_and_made_again_is_one(project: Project, db: Database) -> None:
+    project.add("one")
+    loaded = project.build().load()
+    (table,) = loaded[0].tables
+    migrations.apply(db, project.path)
+    before = db.put(table, table.model(faa="JFK", name="Idlewild"), actor="ann").seq
+    migrations.rollback(db, source=project.path)
+    gone = db.head
+    migrations.apply(db, project.path)
+    after = db.put(table, table.model(faa="JFK", name="Kennedy")).seq
+    versions = list(db.history(table, "JFK"))
+    assert [(one.seq, one.op, bool(one.migration)) for one in versions] == [
+        (after, "put", False), (gone, "delete", True), (before, "put", False),
+    ]  # fmt: skip
+    assert list(db.history(table, "JFK", newest_first=False)) == versions[::-1]
+    assert [one.seq for one in db.log(table=table)] == [before, after]
+    assert [one.seq for one in db.log(table="airports", key="JFK")] == [before, after]
+    for start, end, kinds in (
+        (before - 1, before, ["added"]),
+        (before, gone, ["deleted"]),
+        (gone, after, ["added"]),
+        (before, after, ["changed"]),
+    ):
+        assert [one.kind for one in db.diff(table, start, end)] == kinds, (start, end)
+    (one,) = db.diff(table, before, after)
+    assert one.fields == ("name",)

@@ -89,6 +89,8 @@ def log(
         raise click.UsageError("--follow takes --table and --actor; leave the other filters, and files, out")
     if asks and len(tables) > 1:
         raise click.UsageError("one --table goes with these filters")
+    if csv and parquet:
+        raise click.UsageError("expected one of --csv and --parquet")
     if key and not tables:
         raise click.UsageError("a --key is one of a --table; name that as well")
     with open_database(settings, read_only=True) as db:

@@ -133,7 +133,13 @@ def _diff(db: Database, request: history_pb2.DiffRequest) -> Iterable[history_pb
 def _log(db: Database, request: history_pb2.LogRequest) -> Iterable[history_pb2.LogResponse]:
     table = None
     if request.table:
-        table = db.past.schemas.named(request.table, request.version, db.tables.applied)
+        schemas, head = db.past.schemas, db.tables.applied
+        by_name = not request.version and not request.key
+        table = (
+            schemas.ever(request.table, head)
+            if by_name
+            else schemas.named(request.table, request.version, head)
+        )
     asked = Asked(
         actor=request.actor if request.HasField("actor") else None,
         table=table,

@@ -19,6 +19,7 @@ from __future__ import annotations
 import time as clock
 import weakref
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
@@ -111,9 +112,10 @@ class Past:
         history = History(self, meant, meant.info.encode_key(key), model)
         return (version for version, _ in history.versions(newest_first=newest_first, limit=limit))
 
-    def seqs_of(self, table: Meant, key: bytes) -> list[int]:
-        """The records that wrote a row, oldest first, by the encoded key."""
-        return [place.seq for place, _ in History(self, table, key, None).places()][::-1]
+    def seqs_of(self, table: Meant, key: bytes, after: int) -> list[int]:
+        """The records after one that wrote a row, oldest first, by the encoded key."""
+        seqs = (place.seq for place, _ in History(self, table, key, None).places())
+        return list(takewhile(lambda seq: seq > after, seqs))[::-1]
 
     def diff(self, table: Table[M, Any] | str, start: Position, end: Position) -> Iterator[Difference[M]]:
         """See `Database.diff`."""

@@ -101,7 +101,8 @@ class AskedLog(Log):
     ) -> Iterator[Entry]:
         """The commits that fit all of what is given, oldest first: by `actor`, to a `table` or to the row
         of it with a `key`, of a `correlation_id`, of a `kind` (commit, created, base, migration, load,
-        notice), after a seq, until one (included), since a time (included), before one.
+        notice), after a seq, until one (included), since a time (included), before one. A name alone, without
+        a key, is each table that ever had it.
 
         Read-only. Raises RowError for a question that is none, SchemaError for a table that there never
         was.
@@ -127,7 +128,8 @@ def commits(past: Past, asked: Asked, limit: int | None = None) -> Iterator[tupl
         until = min(until, past.before(asked.before))
     table, key = asked.table, asked.key
     if table is not None and not isinstance(table, Meant):
-        table = past.schemas.meant(table, head)
+        by_name = isinstance(table, str) and key is None
+        table = past.schemas.ever(str(table), head) if by_name else past.schemas.meant(table, head)
         key = None if key is None else table.info.encode_key(key)
     return _commits(past, asked, after=after, until=until, table=table, key=key, limit=limit)
 
@@ -157,8 +159,8 @@ def _commits(
     if left == 0:
         return
     if table is not None and key is not None:
-        seqs = past.seqs_of(table, key)
-        records: Any = ((seq, past.log.get(seq)) for seq in seqs if after < seq <= until)
+        seqs = past.seqs_of(table, key, after)
+        records: Any = ((seq, past.log.get(seq)) for seq in seqs if seq <= until)
     else:
         records = past.log.scan(after, until)
     for seq, framed in records:

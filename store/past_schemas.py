@@ -148,6 +148,16 @@ class PastSchemas:
             self.at(upto).table(name)  # raises it
         return Meant(self._generations(lambda then: _with_one_of(then, ids), upto), upto)
 
+    def ever(self, name: str, upto: int) -> Meant:
+        """All that a name alone meant: at each moment the table that has it, else one that had it."""
+        schemas = [self._ready(seq) for seq in self.seqs() if seq <= upto]
+        ids = {one.tables[name].proto.id for one in schemas if name in one.tables}
+        if not ids:
+            self.at(upto).table(name)  # raises it
+        return Meant(
+            self._generations(lambda then: then.tables.get(name) or _with_one_of(then, ids), upto), upto
+        )
+
     def bind(self, table: Table[Any, Any], seq: int) -> Binding:
         """A table as a constant of any time has it, in the schema in force at `seq`: by its id, so
         that a table that was renamed since is the same. Constants newer than the rows serve as long as

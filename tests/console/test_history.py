@@ -97,6 +97,12 @@ def test_the_log_is_written_as_csv_and_parquet(everlog: Run, edited: Path, here:
     assert [line["seq"] for line in table] == [1, 2, 3, 4, 5]
 
 
+def test_a_log_is_written_to_one_file(everlog: Run, edited: Path, here: Path) -> None:
+    ended = everlog("log", "--csv", "log.csv", "--parquet", "log.parquet")
+    assert (ended.code, "expected one of --csv and --parquet" in ended.err) == (2, True)
+    assert not (here / "log.csv").exists()
+
+
 def test_a_table_that_is_gone_has_a_history(everlog: Run, edited: Path) -> None:
     assert everlog("rollback", "--to", "0", "--yes").code == 0
     assert "there is no table 'books'" in everlog("history", "books", "978-9", "1").err

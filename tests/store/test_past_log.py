@@ -89,6 +89,18 @@ def test_rows_of_a_table_that_is_gone_are_of_its_model(opening: Opener) -> None:
     assert (entry.seq, row.n) == (put.seq, 7)
 
 
+def test_a_name_alone_is_each_table_that_ever_had_it(opening: Opener) -> None:
+    db = opening(AIRPORTS, ITEMS)
+    put = db.put(ITEMS, Item(id=1, n=7)).seq
+    declare(db, drop=["items"])
+    db.put(AIRPORTS, airport("JFK"))
+    declare(db, ITEMS)
+    again = db.put(ITEMS, Item(id=2)).seq
+    assert [entry.seq for entry in db.log(table="items")] == [put, again]
+    assert [entry.seq for entry in db.log(table="items", key=2)] == [again]
+    assert [entry.seq for entry in db.log(table=ITEMS)] == [again], "that of the constant"
+
+
 def test_what_is_no_question_is_refused(db: Database) -> None:
     with pytest.raises(RowError, match="expected a kind of commit"):
         db.log(kind="party")

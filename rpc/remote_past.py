@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from everlog.proto import history_pb2, history_pb2_grpc, log_pb2
 from everlog.rpc.channel import Channel
+from everlog.rpc.remote_diff import differences
 from everlog.rpc.remote_source import RemoteSource
 from everlog.store.binding import Binding
 from everlog.store.errors import RowError, SchemaError
@@ -129,7 +130,7 @@ class PastCalls:
         metadata, stub = self.channel.metadata, self._history_stub
         answers = self.channel.stream(lambda: stub.Diff(request, metadata=metadata))
         head = next(answers)
-        return _differences(head, answers, table, (first, last))
+        return differences(chain((head,), answers), table, (first, last))
 
     def log(
         self,
@@ -207,26 +208,6 @@ def _versions(
                 erased=one.erased,
                 sealed=one.sealed,
             )
-
-
-def _differences(
-    head: history_pb2.DiffResponse,
-    answers: Iterator[history_pb2.DiffResponse],
-    table: Table[M, Any],
-    moments: tuple[RemoteMoment, RemoteMoment],
-) -> Iterator[Difference[Any]]:
-    start, end = moments
-    for answer in chain((head,), answers):
-        for one in answer.differences:
-            before = _row(start, table, one.before) if one.HasField("before") else None
-            after = _row(end, table, one.after) if one.HasField("after") else None
-            info = (end if one.kind != "deleted" else start)._bind(table).info
-            yield Difference(one.kind, info.decode_key(one.key), before, after, tuple(one.fields))
-
-
-def _row(moment: RemoteMoment, table: Table[M, Any], raw: bytes) -> Message:
-    binding = moment._bind(table)
-    return parse(binding.info, binding.model, raw)
 
 
 def _entries(head: history_pb2.LogResponse, answers: Iterator[history_pb2.LogResponse]) -> Iterator[Entry]:

@@ -185,8 +185,9 @@ class Database(Writer):
 
     def diff(self, table: Table[M, Any], start: Position, end: Position) -> Iterator[Difference[M]]:
         """The rows of a table that differ between two moments, each a seq (int) or a time, in key order:
-        added, changed (which fields), deleted. Raises CursorError as `at`, and SchemaError where a
-        migration rewrote the rows in between and the table's constants read only one of the two."""
+        added, changed (which fields), deleted. Where a migration rewrote the rows in between, those that the
+        table's constants do not read are of the model of then. Raises CursorError as `at`, and SchemaError
+        where they read neither, or the rows got another primary key."""
         self._check_open()
         return self.past.diff(table, start, end)
 

@@ -42,7 +42,8 @@ _KINDS = {(False, True): "added", (True, True): "changed", (True, False): "delet
 
 
 class Difference(NamedTuple, Generic[M]):
-    """A row that differs. `kind` is "added", "changed" or "deleted"; `key` has the values of the primary
+    """A row that differs. Where a migration has rewritten the rows in between, those of the other side are of
+    the model of then. `kind` is "added", "changed" or "deleted"; `key` has the values of the primary
     key; `fields` are the names of those that differ, of an added row all that are set."""
 
     kind: str
@@ -90,7 +91,7 @@ def diff_of(
     if start > end:
         raise RowError(f"expected the first of two moments to be the earlier one, found {start} and {end}")
     past.catch_up(end)
-    before, after = _side(past, table, meant, start), _side(past, table, meant, end)
+    before, after = _sides(past, table, meant, start, end)
     if before and after and list(before.info.proto.key) != list(after.info.proto.key):
         raise SchemaError(
             f"the rows of table {after.info.name} got another primary key between {start} and {end}; they"
@@ -100,12 +101,23 @@ def diff_of(
     return _differences(past, before, after)
 
 
-def _side(past: Past, table: Table[Any, Any] | None, meant: Meant, seq: int) -> _Side | None:
-    info = past.schemas.with_id(meant.id_at(seq), seq)
-    if info is None:
-        return None
-    model = info.model if table is None else past.schemas.bind(table, seq).model
-    return _Side(PastView(past, seq), info, model)
+def _sides(
+    past: Past, table: Table[Any, Any] | None, meant: Meant, start: int, end: int
+) -> tuple[_Side | None, _Side | None]:
+    """Each in the model of the constants, as long as they read it; else in that of then."""
+    found, errors = list[_Side | None](), list[SchemaError]()
+    for seq in (start, end):
+        info = past.schemas.with_id(meant.id_at(seq), seq)
+        model = info.model if info else None
+        try:
+            if info and table:
+                model = past.schemas.bind(table, seq).model
+        except SchemaError as error:
+            errors.append(error)
+        found.append(_Side(PastView(past, seq), info, model) if info and model else None)
+    if errors and len(errors) == len([side for side in found if side]):
+        raise errors[-1]
+    return found[0], found[1]
 
 
 def _differences(past: Past, before: _Side | None, after: _Side | None) -> Iterator[Difference[Any]]:

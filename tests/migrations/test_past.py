@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 
+import everlog
 from everlog import MigrationError, SchemaError, migrations
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.server import Server
 from everlog.store.database import Database
 from everlog.store.progress import Progress
 from tests.migrations.project import Project
@@ -191,3 +195,36 @@ def test_a_table_that_was_rolled_back_and_made_again_is_one(project: Project, db
         assert [one.kind for one in db.diff(table, start, end)] == kinds, (start, end)
     (one,) = db.diff(table, before, after)
     assert one.fields == ("name",)
+
+
+def test_rows_that_were_rewritten_in_between_differ_by_their_fields(project: Project, db: Database) -> None:
+    airports = Airports(project, db, rows=3)
+    before = db.head
+    migrations.apply(db, airports.path)
+    db.put(airports.new, airports.new_row(1, "Joan"))
+    db.delete(airports.new, "A00002")
+    db.put(airports.new, airports.new_row(3))
+    old, new = airports.old_row, airports.new_row
+    expected = [
+        ("changed", "A00000", old(0), new(0), ("name", "first", "last")),
+        ("changed", "A00001", old(1), new(1, "Joan"), ("name", "first", "last")),
+        ("deleted", "A00002", old(2), None, ()),
+        ("added", "A00003", None, new(3), ("faa", "first", "last")),
+    ]
+    wanted = [(kind, key, as_bytes(was), as_bytes(now), fields) for kind, key, was, now, fields in expected]
+    with EmbeddedDatabase(db.path, read_only=True) as served, Server({"x": served}, "127.0.0.1:0") as server:
+        remote = everlog.open(f"everlog+insecure://127.0.0.1:{server.port}/x")
+        for asked, table in itertools.product((db, remote), (airports.old, airports.new)):
+            found: list[Any] = list(asked.diff(table, before, db.head))
+            assert [
+                (one.kind, one.key[0], as_bytes(one.before), as_bytes(one.after), one.fields) for one in found
+            ] == wanted
+            mine = [one.before if table is airports.old else one.after for one in found]
+            assert {type(row) for row in mine if row is not None} == {table.model}
+        told = [one.seq for one in db.log(table="airports")]
+        assert [one.seq for one in remote.log(table="airports")] == told
+        remote.close()
+
+
+def as_bytes(row: Any) -> bytes | None:
+    return None if row is None else row.SerializeToString(deterministic=True)

@@ -99,6 +99,14 @@ class Projector:
         """A change that replaces a row, or that has more to it than that."""
         pending, full = self.pending, info.row_prefix + change.key
         old = pending.get(full) if change.prior else None
+        if change.prior and (old is None or keys.seq_of(old) != change.prior):
+            there = "none" if old is None else f"that of record {keys.seq_of(old)}"
+            raise CorruptionError(
+                f"record {seq} says that it replaces the row of record {change.prior} in table {info.name},"
+                f" found {there} (key {change.key.hex()}): the log does not go together",
+                seq=seq,
+                place=change.key.hex(),
+            )
         if info.sealed and info.indexes:
             self._shut_rows(info, change, full, old)
         if change.op == log_pb2.DELETE:

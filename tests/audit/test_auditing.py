@@ -202,6 +202,21 @@ def test_what_must_hold_between_records_is_looked_at(tmp_path: Path) -> None:
         ]
 
 
+def test_a_link_to_another_version_of_a_row_than_the_last_is_found_out(tmp_path: Path) -> None:
+    with open_flights(tmp_path / "db", AIRPORTS) as db:
+        for city in "abcd":
+            db.put(AIRPORTS, airport("JFK", city))
+        last = db.head
+        commit = db.log.commit(last)
+        commit.ClearField("checksum")
+        commit.changes[0].prior -= 1  # so that its history would pass over a version
+        db.engine.append_record(SEQ.pack(last), record.frame(commit))
+        db.log._recent.clear()  # noqa: SLF001  what is kept in memory is of before
+        (found,) = Audit(db).tables()
+    assert f"record {last} says that it replaces the row of record {last - 2} in table airports" in found
+    assert f"found that of record {last - 1}" in found
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_tables_are_compared_with_what_the_log_makes_of_them(tmp_path: Path, damaged: bool) -> None:
     with open_flights(tmp_path / "db", AIRPORTS) as db:

@@ -1,6 +1,6 @@
-"""Verify: the proof that a sink equals the tables that it follows, at the same position.
+"""Verify: the proof that a sink equals the tables that it follows, as they were at its position.
 
-    database ─▶ (rows, hash) of each table ┐
+    database ─▶ (rows, hash) of each table ┐     at the seq that the sink is at
                                            ├──▶ differences, or none
     sink ─▶ rows ─▶ (rows, hash)           ┘
 
@@ -25,9 +25,7 @@ class Hashed(Protocol):
 
     @property
     def uuid(self) -> bytes: ...
-    @property
-    def head(self) -> int: ...
-    def hashes(self) -> Mapping[str, TableHash]: ...
+    def hashes(self, *, seq: int) -> Mapping[str, TableHash]: ...
 
 
 @dataclass(frozen=True)
@@ -44,16 +42,16 @@ class Difference:
 def verify(db: Hashed, sink: Sink, *, progress: OnProgress | None = None) -> list[Difference]:
     """Each table in which `sink` differs from `db`; an empty list proves them equal. Read-only.
 
-    Raises SinkError if the sink is of another database, or is not where the database is, before as
-    well as after: a proof takes a moment without writers.
+    The database is looked at as it was at the position of the sink, so that neither its writers nor a
+    follower that is behind are in the way. Raises SinkError if the sink is of another database, or moved
+    meanwhile, CursorError if it is ahead of the database.
     """
     state = sink.open()
-    seq = state.position.seq if state else 0
     if state is None or state.position.database != db.uuid:
         raise SinkError(f"{sink.name} does not follow database {db.uuid.hex()}; verify it against its own")
-    _meet(sink, seq, db.head)
     followed = state.tables
-    theirs = {name: one for name, one in db.hashes().items() if not followed or name in followed}
+    expected = db.hashes(seq=state.position.seq)
+    theirs = {name: one for name, one in expected.items() if not followed or name in followed}
     differences: list[Difference] = []
     for done, name in enumerate(sorted(theirs.keys() | set(sink.tables()))):
         if progress is not None:
@@ -61,18 +59,9 @@ def verify(db: Hashed, sink: Sink, *, progress: OnProgress | None = None) -> lis
         difference = _compare(name, theirs, sink)
         if difference:
             differences.append(Difference(name, difference))
-    _meet(sink, seq, db.head)
+    sink.begin(followed)  # raises if another follower has moved it
+    sink.rollback()
     return differences
-
-
-def _meet(sink: Sink, seq: int, head: int) -> None:
-    if seq != head:
-        raise SinkError(
-            f"{sink.name} is at seq {seq} and the database at {head}: they can be compared only at the same"
-            " position; pause the writers, let the follower catch up, and verify again",
-            expected=head,
-            found=seq,
-        )
 
 
 def _compare(name: str, theirs: Mapping[str, TableHash], sink: Sink) -> str:

@@ -67,7 +67,7 @@ class FollowingConformance(SinkCase):
         for seq in range(1, log.head + 1, 4):
             follow(log, opened, until=seq)
             with opened() as sink:
-                assert verify(Past(log, seq), sink) == []
+                assert verify(log, sink) == []
 
     def test_a_follower_that_is_told_to_stop_keeps_what_it_took(self, opened: Opened) -> None:
         log, stop = busy_shop(), threading.Event()
@@ -216,19 +216,24 @@ class FollowingConformance(SinkCase):
         (difference,) = differences(log, opened)
         assert "tags" in str(difference)
 
-    def test_verify_wants_both_at_the_same_position(self, opened: Opened) -> None:
+    def test_verify_looks_at_the_database_as_it_was_at_the_position_of_the_sink(
+        self, url: str, opened: Opened
+    ) -> None:
+        log = busy_shop()
+        for seq in (9, log.head):
+            follow(log, opened, until=seq)
+            assert differences(log, opened) == []
+        log.write(log.put("items", name="later", price=9))
+        assert differences(log, opened) == []
+
+    def test_verify_tells_that_the_sink_was_moved_meanwhile(self, opened: Opened) -> None:
         log = busy_shop()
         follow(log, opened, until=9)
-        with pytest.raises(SinkError, match=f"at seq 9 and the database at {log.head}"):
-            differences(log, opened)
-
-
-class Past:
-    """A log as it was."""
-
-    def __init__(self, log: HandMadeLog, seq: int) -> None:
-        self.uuid, self.head = log.uuid, seq
-        self.hashes = lambda: log.hashes(seq)
+        with opened() as looking:
+            looking.open()
+            follow(log, opened)
+            with pytest.raises(SinkError, match="another follower writes to it"):
+                verify(log, looking)
 
 
 def _position(opened: Opened) -> log_pb2.Cursor:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from everlog.audit import merkle, note, proof
 from everlog.audit.prover import Prover
 from everlog.audit.tiles import WIDTH, Growing, full_width, nodes, path
+from everlog.store import head
 from everlog.store.errors import CorruptionError, DiskError
 from everlog.store.progress import OnProgress, Progress
 
@@ -135,7 +136,7 @@ def _before(prover: Prover, there: Directory, wanted: proof.Checkpoint) -> int:
 def _write(file: Path, data: bytes) -> None:
     """Replaces a file whole, and waits for the disk."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        head.make_directory(file.parent)
         temporary = file.with_name(file.name + ".new")
         temporary.write_bytes(data)
         _sync(temporary)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from everlog.store.errors import CorruptionError, DiskError, OpenError
-from everlog.store.head import sync_directory
+from everlog.store.head import make_directory, sync_directory
 
 NEW = ".new"
 
@@ -57,7 +57,7 @@ def place(where: str | os.PathLike[str], *, create: bool = False) -> Place:
         if not create:
             raise OpenError(f"there is no directory {path}, and so no backup in it")
         try:
-            path.mkdir(parents=True)
+            make_directory(path)
         except OSError as error:
             raise OpenError(f"{path}: cannot make a directory there: {error.strerror}") from error
     return LocalPlace(path)

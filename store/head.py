@@ -97,6 +97,14 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def make_directory(path: Path) -> None:
+    """Makes a directory, and those that lead to it, durably. Raises OSError."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        sync_directory(one.parent)
+
+
 def sync_directory(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

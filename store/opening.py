@@ -145,7 +145,7 @@ def _prepare(path: Path, *, create: bool) -> head.Marker:
             f"there is no database at {path}; check the path, or create it first (`everlog create`)"
         )
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        head.make_directory(path)
         marker = head.Marker(head.FORMAT, str(uuid.uuid4()))
         head.write(path / head.MARKER, marker, sync=True)
     except OSError as error:

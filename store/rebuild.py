@@ -130,7 +130,7 @@ def _whole_or_gone(path: Path, marker: bytes, *, resumed: bool) -> Iterator[None
     if path.exists() and any(path.iterdir()) and not is_half(path):
         raise OpenError(f"{path} is not empty; a database is rebuilt into a new directory")
     made = not path.exists()
-    path.mkdir(parents=True, exist_ok=True)
+    head.make_directory(path)
     half = path / HALF
     with half.open("ab") as file:
         try:

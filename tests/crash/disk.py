@@ -1,11 +1,12 @@
 """Disk: one that lies, and one that fails, for a process of the campaign (disk.c, by LD_PRELOAD).
 
     lies    fsync is told: after a kill, `lose` takes away from every file what was not synced,
-            all of it or a part, as a power failure would
+            all of it or a part, as a power failure would; and from every directory the last of the names
+            that were made, changed or removed since that was synced
     fails   the n-th write, or sync, ends in an error: no space, or an input/output error
 
-It needs a C compiler. A directory's own entries are kept: a file that was renamed stays renamed,
-even if what is in it was never synced.
+It needs a C compiler. What happened to the names of one directory is lost from its end, as by a file
+system with a journal; two directories lose independently.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ def telling(under: Path, journal: Path) -> dict[str, str]:
     with journal.open("a") as file:
         for path in filter(Path.is_file, under.resolve().rglob("*")):
             found = path.stat()
-            file.write(f"{found.st_ino} {found.st_size} {path}\n")
-    return _preloaded(under) | {"EVERLOG_DISK_JOURNAL": str(journal)}
+            file.write(f"sync {found.st_ino} {found.st_size} {path}\n")
+    shadow = _shadow(journal)
+    shadow.mkdir()
+    return _preloaded(under) | {"EVERLOG_DISK_JOURNAL": str(journal), "EVERLOG_DISK_SHADOW": str(shadow)}
 
 
 def failing(under: Path, chance: random.Random) -> dict[str, str]:
@@ -65,15 +68,31 @@ def _preloaded(under: Path) -> dict[str, str]:
     return {"LD_PRELOAD": str(library()), "EVERLOG_DISK_UNDER": f"{under.resolve()}/"}
 
 
+def _shadow(journal: Path) -> Path:
+    """Where links are to what was replaced or removed."""
+    return journal.with_name(f"{journal.name}-shadow")
+
+
 def lose(under: Path, journal: Path, chance: random.Random) -> list[str]:
-    """Takes from the files what was not synced; says what it did."""
+    """Takes from files and directories what was not synced; says what it did."""
     at: dict[str, tuple[int, int]] = {}
     by_inode: dict[int, int] = {}
+    names: dict[str, list[tuple[str, str]]] = {}  # by directory, what happened since it was synced
     for line in journal.read_text().splitlines():
-        inode, size, name = line.split(" ", 2)
-        at[name] = int(inode), int(size)
-        by_inode[int(inode)] = int(size)
+        what, rest = line.split(" ", 1)
+        if what == "sync":
+            inode, size, name = rest.split(" ", 2)
+            at[name] = int(inode), int(size)
+            by_inode[int(inode)] = int(size)
+            names.pop(name, None)
+        else:
+            names.setdefault(str(Path(_name(what, rest)).parent), []).append((what, rest))
     done = []
+    for _, changes in sorted(names.items(), reverse=True):  # what is below first
+        for what, rest in reversed(changes[chance.randrange(len(changes) + 1) :]):
+            _undo(what, rest, _shadow(journal))
+            done.append(f"{what} {rest} is undone")
+    shutil.rmtree(_shadow(journal))
     for file in sorted(under.resolve().rglob("*")):
         if not file.is_file() or file.name in {"LOG", "LOCK", head.OWNER} or file.name.startswith("LOG.old"):
             continue
@@ -88,3 +107,25 @@ def lose(under: Path, journal: Path, chance: random.Random) -> list[str]:
                 opened.truncate(left)
             done.append(f"{file.name}: {was.st_size} → {left}, {synced} were synced")
     return done
+
+
+def _name(what: str, rest: str) -> str:
+    """Which name a line is about."""
+    return rest if what == "create" else rest.split(" ", 1)[1].rpartition("\t")[2]
+
+
+def _undo(what: str, rest: str, shadow: Path) -> None:
+    """What happened to a name has not."""
+    if what == "create":
+        path = Path(rest)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        return
+    nth, name = rest.split(" ", 1)
+    source, _, target = name.rpartition("\t")
+    if source:
+        Path(target).rename(source)
+    if (shadow / nth).exists():
+        (shadow / nth).rename(target)

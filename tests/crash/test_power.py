@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from everlog.audit.archived import attach
 from everlog.store.database import Database
 from tests.crash import disk
 from tests.crash.test_kill_making import campaign
@@ -24,26 +25,37 @@ ROOT = Path(__file__).parents[2]
 
 DIES = """
 import os, signal, sys
+from everlog.audit import archive
 from tests.store.models import *
-db = open_flights(Path(sys.argv[1]), ITEMS)
-db.put(ITEMS, Item(id=1))
+under = Path(sys.argv[1])
+db = open_flights(under / "new" / "db", ITEMS)
+for number in range(20):
+    db.put(ITEMS, Item(id=number))
+if sys.argv[2] == "archived":
+    archive(db, under / "other" / "archive")
 db.log.write_head_file(sync=False)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.mark.skipif(disk.library() is None, reason=disk.NO_COMPILER)
+@pytest.mark.parametrize("what", ["made", "archived"])
 @pytest.mark.parametrize("seed", range(3))
-def test_small_files_that_take_the_place_of_others_are_whole(tmp_path: Path, seed: int) -> None:
-    path, synced = tmp_path / "db", tmp_path / "synced"
-    path.mkdir()
-    environment = os.environ | disk.telling(path, synced)
-    died = subprocess.run([sys.executable, "-c", DIES, str(path)], check=False, cwd=ROOT, env=environment)
+def test_what_was_made_is_there_under_its_name_and_whole(tmp_path: Path, seed: int, what: str) -> None:
+    under, synced = tmp_path / "under", tmp_path / "synced"
+    under.mkdir()
+    environment = os.environ | disk.telling(under, synced)
+    died = subprocess.run(
+        [sys.executable, "-c", DIES, str(under), what], check=False, cwd=ROOT, env=environment
+    )
     assert died.returncode == -signal.SIGKILL
-    disk.lose(path, synced, random.Random(seed))
-    with Database(path) as db:
-        assert db.get(ITEMS, 1) is not None
+    disk.lose(under, synced, random.Random(seed))
+    with Database(under / "new" / "db", create=False) as db:
+        attach(db)
+        assert db.count(ITEMS) == 20
+        assert [seq for seq, _ in db.log.scan()] == list(range(1, db.head + 1))
         assert list(db.check()) == []
+        assert (db.log.trimmed.base > 0) == (what == "archived")
 
 
 def newest_log(path: Path) -> Path:

@@ -3,7 +3,7 @@
     python -m tests.crash.campaign --seed 7        prints what it did; the seed does it again
     python -m tests.crash.campaign --minutes 10    with seed after seed
 
-    life ─▶ killed: at a moment │ at a named point │ without power │ while the disk failed
+    life ─▶ killed: at a moment │ at a named point │ without power, at either │ while the disk failed
          ─▶ opened again ─▶ check() ─▶ the log against the journal ─▶ the tables against the model
          ─▶ the follower against the tables ─▶ what the operations left ─▶ now and then a rebuild,
          or an old key store put back ─▶ the next life
@@ -60,7 +60,7 @@ class Campaign:
         ways = ["moment", "point", "point"] + (["power", "power", "disk"] if disk.library() else [])
         way = chance.choice(ways)
         point, environment, after_s = "", {}, chance.uniform(0.05, 1.5)
-        if way == "point":
+        if way == "point" or (way == "power" and chance.random() < 0.5):
             call, side = chance.choice(list(points.every()))
             point = str(points.Point(call, side, chance.randrange(1, points.OFTEN.get(call, 3) + 1)))
             after_s = chance.uniform(2.0, 4.0)
@@ -92,8 +92,8 @@ class Campaign:
                 Tree(db).forget()
                 db.past.forget()
             self.say(
-                f"  life {life}: {point or way}; {len(told.yes)} acknowledged, {len(told.no)} refused,"
-                f" {len(told.did)} operations, {len(lost)} files cut; head {db.head},"
+                f"  life {life}: {way}{point and ', '}{point}; {len(told.yes)} acknowledged,"
+                f" {len(told.no)} refused, {len(told.did)} operations, {len(lost)} files cut; head {db.head},"
                 f" {len(self.model.rows)} rows at version {db.schema.version}"
             )
         if self.model.ends.keys and chance.random() < 0.3:

@@ -1,4 +1,4 @@
-"""Repair: the only thing that cuts a log, and it keeps what it cuts.
+"""Repair: the only thing that cuts a log where it was on disk, and it keeps what it cuts.
 
     <path>/db ─copy─▶ <path>/repair/old ─▶ records, each checked, up to the first that is not there
                                                 │

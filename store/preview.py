@@ -34,7 +34,8 @@ def preview(db: Database, framed: bytes) -> Snapshot:
     was pending flushed."""
     tables = db.tables
     target = _Scratch(tables.target.view)
-    projector = Projector(Pending(target, dict(tables.counts)), tables.schema, tables.applied)
+    counts, checksum = dict(tables.counts), db.log.checksum_at(tables.applied)
+    projector = Projector(Pending(target, counts), tables.schema, tables.applied, checksum)
     projector.add(framed)
     projector.flush()
     return Snapshot(LocalSource(target.view), projector.applied, projector.schema, lambda: None)

@@ -35,13 +35,13 @@ Plan = tuple[TableInfo, bytes, Callable[[bytes], Message], list[KeyOf]]
 
 
 class Projector:
-    """Projects records of the log, decoded, in order, onto a target."""
+    """Projects records of the log, decoded, in order, onto a target, which is at the record `applied`."""
 
-    def __init__(self, pending: Pending, schema: Schema, applied: int) -> None:
+    def __init__(self, pending: Pending, schema: Schema, applied: int, checksum: int) -> None:
         self.pending = pending
         self.schema = schema
         self.applied = applied
-        self.checksum = 0
+        self.checksum = checksum
         self._deltas: dict[int, int] = {}
         self._shut: set[bytes] = set()  # rows without entries: their key was forgotten before
         self._plans: dict[int, Plan] = {}

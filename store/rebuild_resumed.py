@@ -27,7 +27,7 @@ Source = Callable[[int], Iterable[bytes]]
 
 def from_nothing(target: Target, vault: Vault | None = None) -> Projector:
     """A projector for records from the first on. Without keys sealed rows have no index entries."""
-    return Projector(Pending(target, {}), Schema(log_pb2.Schema(), vault), 0)
+    return Projector(Pending(target, {}), Schema(log_pb2.Schema(), vault), 0, 0)
 
 
 def going_on(log: Log, target: Target, vault: Vault | None = None) -> Projector | None:
@@ -36,11 +36,8 @@ def going_on(log: Log, target: Target, vault: Vault | None = None) -> Projector 
     applied, checksum = read_applied(target.view)
     if not log.oldest <= applied <= log.written or log.checksum_at(applied) != checksum:
         return None
-    projector = Projector(
-        Pending(target, read_counts(target.view)), Schema(schema_of(target.view, log), vault), applied
-    )
-    projector.checksum = checksum
-    return projector
+    pending, schema = Pending(target, read_counts(target.view)), Schema(schema_of(target.view, log), vault)
+    return Projector(pending, schema, applied, checksum)
 
 
 def begun(

@@ -129,7 +129,7 @@ class Tables:
 
     def projector(self) -> Projector:
         """For records of the log that are not projected yet. Call `took` afterwards."""
-        return Projector(self.pending, self.schema, self.applied)
+        return Projector(self.pending, self.schema, self.applied, self._log.checksum_at(self.applied))
 
     def took(self, projector: Projector) -> None:
         """Takes over how far a projector has come; whoever read before must read again."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from everlog.store.errors import MigrationError, RowError, SchemaError, UniqueEr
 from everlog.store.evolve import evolve
 from everlog.store.kinds import STRING, TIMESTAMP, UINT64
 from everlog.store.progress import Progress
+from everlog.store.projector import change_schema
 from everlog.store.table import Field, Index, Table
 from tests.store.conftest import Opener
 from tests.store.models import (
@@ -50,6 +53,26 @@ def test_a_new_index_is_built_over_the_rows_there_are(opening: Opener) -> None:
     assert db.count(BY_TEXT.by_text) == 5000
     db.delete(BY_TEXT, 1)
     assert db.count(BY_TEXT.by_text) == 4999
+
+
+def test_whatever_is_flushed_while_an_index_is_built_opens_again(
+    opening: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = opening(ITEMS)
+    db.load(ITEMS, items(1, 500))
+
+    def flushed(*args: Any) -> None:
+        db.engine.flush()
+        shutil.copytree(db.path, tmp_path / "then")
+        change_schema(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("everlog.store.projector.change_schema", flushed)
+        declare(db, BY_TEXT)
+    with Database(tmp_path / "then") as then:
+        assert then.hashes() == db.hashes()
+        assert then.count(BY_TEXT.by_text) == 500
+        assert list(then.check()) == []
 
 
 def test_an_index_that_goes_leaves_nothing_behind(opening: Opener) -> None:

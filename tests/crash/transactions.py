@@ -79,8 +79,8 @@ class Transactions:
             with self.db.transaction(**metadata) as tx:
                 tx.writes.update(first.writes)
                 again = tx.commit()
-        except REFUSALS:
-            return  # the schema changed meanwhile, and with it the bytes
+        except (*REFUSALS, DiskError):
+            return  # the schema changed meanwhile, and with it the bytes; or the disk fails since
         assert again.seq == seq, f"committed twice: {seq} and {again.seq}"
 
     def _fill(self, tx: Transaction, way: Way, told: dict[str, Any]) -> None:

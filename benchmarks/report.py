@@ -10,7 +10,7 @@ from statistics import median
 from benchmarks.figures import FIGURES, UNITS, Found, Limit
 from benchmarks.measure import Measure
 
-SUBJECTS = ("everlog", "sqlite", "dbmate", "raw")
+SUBJECTS = ("everlog", "sqlite", "dbmate", "copytree", "raw")
 
 
 def line(found: Measure) -> str:

@@ -31,7 +31,7 @@ from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, CursorError, DiskError
 from everlog.store.keys import SEQ
 from everlog.store.merger import Merger
-from everlog.store.seam import translated
+from everlog.store.seam import translate, translated
 from everlog.store.trimmed import Trimmed, edge
 
 BATCH_BYTES_MAX = 256 << 10
@@ -131,8 +131,10 @@ class Log:
         if framed is None:
             if not self.oldest <= seq <= self.written:
                 raise CursorError(f"the log holds {self.oldest} to {self.head}, there is no {seq}", seq=seq)
-            with translated(f"reading record {seq} of the log"):
+            try:
                 framed = self._engine.log.get(_key(seq))
+            except Exception as error:
+                raise translate(error, f"reading record {seq} of the log") from error
             if framed is None:
                 if seq < self.trimmed.base:  # it went just now
                     return self.get(seq)

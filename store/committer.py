@@ -154,7 +154,7 @@ class Committer:
             what = self.validator.stage(transaction, staged, schema, seq, parts)
             edit_notes(what.edits, commit)
         one, checksum = record.frame_parts(parts)
-        self._tables.window.add(seq, list(what.edits))
+        self._tables.window.add(seq, tuple(what.edits))
         transaction.result = CommitResult(seq, time_ns, checksum)
         return one, what
 

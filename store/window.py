@@ -25,10 +25,11 @@ class Window:
 
     def __init__(self, floor: int) -> None:
         self.floor = floor
-        self._commits: deque[tuple[int, list[bytes]]] = deque()
+        # Tuples of bytes: the garbage collector soon passes them over, lists it would look at for ever.
+        self._commits: deque[tuple[int, tuple[bytes, ...]]] = deque()
         self._size = 0
 
-    def add(self, seq: int, touched: list[bytes]) -> None:
+    def add(self, seq: int, touched: tuple[bytes, ...]) -> None:
         self._commits.append((seq, touched))
         self._size += len(touched)
         while self._size > KEYS_MAX and len(self._commits) > 1:

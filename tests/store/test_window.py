@@ -18,7 +18,7 @@ def test_a_conflict_is_found_exactly_where_there_is_one(
 ) -> None:
     recent = Window(0)
     for seq, touched in enumerate(commits, 1):
-        recent.add(seq, touched)
+        recent.add(seq, tuple(touched))
     expected = [
         (seq, key)
         for seq, touched in enumerate(commits, 1)
@@ -43,10 +43,10 @@ def test_the_window_forgets_whole_commits_and_says_so() -> None:
     recent = Window(0)
     half = window.KEYS_MAX // 2
     for seq in range(1, 4):
-        recent.add(seq, [b"%d" % seq] * half)
+        recent.add(seq, (b"%d" % seq,) * half)
     assert recent.floor == 1
     assert recent.conflict(0, [b"2"], []) == (1, b"")
     assert recent.conflict(1, [b"2"], []) == (2, b"2")
-    recent.add(4, [b"4"] * (3 * half))
+    recent.add(4, (b"4",) * (3 * half))
     assert recent.floor == 3
     assert recent.conflict(3, [b"4"], []) == (4, b"4")

@@ -22,11 +22,12 @@ from typing import NamedTuple
 from everlog.audit import merkle, note, proof
 from everlog.audit.chain import Chain
 from everlog.audit.export import Directory
+from everlog.audit.merkle import leaf_of
 from everlog.audit.proof import Checkpoint, Inclusion
 from everlog.audit.prover import Prover
 from everlog.audit.removed import Removed
 from everlog.audit.tiles import WIDTH, Tile, full_width, nodes
-from everlog.audit.tree import Tree, entry_of, leaf_of
+from everlog.audit.tree import Tree
 from everlog.store import record
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, Error
@@ -128,8 +129,7 @@ class Audit:
             except Error as error:
                 yield f"{self._tiles.where}: {error}"
         if isinstance(self._against, Inclusion):
-            seq = self._against.leaf_index + 1
-            leaf = merkle.leaf_hash(entry_of(self._against.record))
+            seq, leaf = self._against.leaf_index + 1, leaf_of(self._against.record)
             if seq > self.after:
                 self._copies.append(
                     Known("the proof", seq, chain(repeat(b"", seq - 1 - self.after), (leaf,)), fork=True)
@@ -161,8 +161,8 @@ class Audit:
             if size <= self.after:
                 yield from removed.is_root(what, size, root)
         if isinstance(self._against, Inclusion) and self._against.leaf_index < self.after:
-            leaf = merkle.leaf_hash(entry_of(self._against.record))
-            yield from removed.is_record("the proof", self._against.leaf_index + 1, leaf)
+            seq, leaf = self._against.leaf_index + 1, leaf_of(self._against.record)
+            yield from removed.is_record("the proof", seq, leaf)
 
     def _beginning(self) -> tuple[merkle.Frontier, Chain]:
         """What is known before the first record that is looked at: nothing, or what the Base says."""

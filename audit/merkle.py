@@ -31,6 +31,16 @@ Nodes = Callable[[int, int], bytes]
 """The hash of the perfect subtree at (level, index): that of 2**level entries from index * 2**level."""
 
 
+def entry_of(record: bytes) -> bytes:
+    """The entry of a record of the log, unframed, in the tree over it."""
+    return sha256(record).digest()
+
+
+def leaf_of(record: bytes) -> bytes:
+    """The leaf hash of a record of the log, unframed."""
+    return leaf_hash(sha256(record).digest())
+
+
 def leaf_hash(entry: bytes) -> bytes:
     return sha256(b"\x00" + entry).digest()
 

@@ -18,8 +18,8 @@ import base64
 from typing import NamedTuple
 
 from everlog.audit import merkle, note
+from everlog.audit.merkle import entry_of
 from everlog.audit.note import Signer, Verifier
-from everlog.audit.tree import entry_of
 from everlog.store.errors import CorruptionError, Error
 from everlog.store.record import read_varint
 

@@ -18,9 +18,10 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from everlog.audit import merkle, note, proof
+from everlog.audit.merkle import entry_of
 from everlog.audit.note import Signer
 from everlog.audit.proof import Checkpoint, Consistency, Inclusion
-from everlog.audit.tree import KIND, Tree, entry_of
+from everlog.audit.tree import KIND, Tree
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import CursorError, Error, PreconditionError
@@ -90,7 +91,6 @@ class LocalProver:
         return self._tree.consistency(first, size)
 
     def kept(self, since: int) -> list[Kept]:
-        self._tree.catch_up()
         places = self._tree.signed(since)[-KEPT_MAX:]
         return [
             Kept(size, seq, self._db.log.commit(seq).notice.detail.decode(errors="replace"))
@@ -99,8 +99,7 @@ class LocalProver:
 
     def keep(self, text: str, actor: str = "") -> int:
         checkpoint = proof.read(note.split(text)[0])
-        self.head()
-        if checkpoint.size > self._tree.size or self._tree.root(checkpoint.size) != checkpoint.root:
+        if checkpoint.size > self.head()[0] or self._tree.root(checkpoint.size) != checkpoint.root:
             raise PreconditionError(
                 f"the checkpoint of {checkpoint.size} records of {checkpoint.origin} is not one of this log"
                 f" ({UUID(bytes=self.database)}); nothing was written"

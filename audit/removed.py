@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from everlog.audit import merkle
-from everlog.audit.tree import Tree, leaf_of
+from everlog.audit.merkle import leaf_of
+from everlog.audit.tree import Tree
 from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.database import Database

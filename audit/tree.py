@@ -13,7 +13,9 @@ Invariants
   (1) tiles and size are written in one batch: whenever it is killed, they belong together;
   (2) size <= the log's head, and the last leaf is that of the record there: a log that lost its end, or
       another log, is found out before anything is said of it;
-  (3) every record is checked before it is hashed.
+  (3) every record is checked before it is hashed;
+  (4) a tree that was thrown away while somebody reads it is made anew first; in one that was not, what is
+      missing is damage.
 
 How the bytes look: docs/format.md, "Tree".
 """
@@ -24,11 +26,13 @@ import threading
 import weakref
 from hashlib import sha256
 from itertools import islice
+from typing import Any
 
 from everlog.audit import merkle
+from everlog.audit.merkle import leaf_of
 from everlog.audit.tiles import WIDTH, Growing, Tiles, nodes
 from everlog.store.database import Database
-from everlog.store.errors import CorruptionError, CursorError
+from everlog.store.errors import ClosedError, CorruptionError, CursorError
 from everlog.store.keys import SEQ
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.record import unframe
@@ -42,7 +46,7 @@ SIGN = KIND.encode()
 AT_ONCE = 128
 EVERY = 64 * WIDTH  # records in a batch
 
-_LOCKS: weakref.WeakKeyDictionary[Database, threading.Lock] = weakref.WeakKeyDictionary()
+_LOCKS: weakref.WeakKeyDictionary[Database, Any] = weakref.WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 
 
@@ -50,16 +54,6 @@ def size_in(note: bytes) -> int | None:
     """The size that the second line of a checkpoint says; None if it is none."""
     lines = note.split(b"\n", 2)
     return int(lines[1]) if len(lines) == 3 and lines[1].isdigit() and len(lines[1]) < 20 else None
-
-
-def entry_of(record: bytes) -> bytes:
-    """The entry of a record, unframed, in the tree."""
-    return sha256(record).digest()
-
-
-def leaf_of(record: bytes) -> bytes:
-    """The leaf hash of a record, unframed."""
-    return merkle.leaf_hash(sha256(record).digest())
 
 
 class Tree:
@@ -72,17 +66,20 @@ class Tree:
     def __init__(self, db: Database) -> None:
         self._db = db
         with _LOCKS_LOCK:
-            self._lock = _LOCKS.setdefault(db, threading.Lock())
+            self._lock = _LOCKS.setdefault(db, threading.RLock())
         self._over: Tiles = {}  # of a reader beside a process that writes: what that has not made
         self._over_signed: list[tuple[int, int]] = []
         self._over_size = 0
+        self._seen = 0  # what is smaller than it was has been thrown away
         self._checked = False
 
     @property
     def size(self) -> int:
         """How many records are in it now. Read-only."""
         value = self._stored(SIZE)
-        return max(SEQ.unpack(value)[0] if value else 0, self._over_size)
+        found: int = max(SEQ.unpack(value)[0] if value else 0, self._over_size)
+        self._seen = max(self._seen, found)
+        return found
 
     def catch_up(self, progress: OnProgress | None = None) -> int:
         """Takes in what is on disk in the log, and returns the tree's size. Writes the tree alone."""
@@ -93,41 +90,52 @@ class Tree:
                 self._checked = True
             if size < head:
                 self._grow(size, head, progress)
+            self._seen = head
             return head
 
     def root(self, size: int) -> bytes:
         """The root of the tree of the first `size` records. Read-only. Raises CursorError."""
-        self._check_size(size)
-        return merkle.root(nodes(self.size, self.tile), size)
+        return merkle.root(nodes(self._check_size(size), self.tile), size)
 
     def inclusion(self, seq: int, size: int) -> list[bytes]:
         """The proof that record `seq` is in the tree of the first `size`. Read-only. Raises CursorError."""
-        self._check_size(size)
+        whole = self._check_size(size)
         if not 0 < seq <= size:
             raise CursorError(
                 f"expected a record from 1 to {size}, the size of the tree, found {seq}", seq=seq
             )
-        return merkle.inclusion(nodes(self.size, self.tile), seq - 1, size)
+        return merkle.inclusion(nodes(whole, self.tile), seq - 1, size)
 
     def consistency(self, first: int, size: int) -> list[bytes]:
         """The proof that the tree of `size` begins with that of `first`. Read-only. Raises CursorError."""
-        self._check_size(size)
+        whole = self._check_size(size)
         if not 0 <= first <= size:
             raise CursorError(f"expected an earlier size from 0 to {size}, found {first}", seq=first)
-        return merkle.consistency(nodes(self.size, self.tile), first, size)
+        return merkle.consistency(nodes(whole, self.tile), first, size)
 
     def tile(self, level: int, index: int, width: int = WIDTH) -> bytes:
         """So many hashes of a tile. Read-only. Raises CorruptionError if it is not there."""
-        found = self._over.get((level, index), b"")
-        if len(found) < width * merkle.HASH_BYTES:  # or the process that writes has more by now
-            found = self._stored(bytes((level,)) + SEQ.pack(index)) or b""
-        if len(found) < width * merkle.HASH_BYTES:
+        size, needed = width * merkle.HASH_BYTES, (index * WIDTH + width) * WIDTH**level
+        while len(found := self._found(level, index, size)) < size:
+            with self._lock:  # while nobody throws it away, or makes it anew
+                whole, found = self.size, self._found(level, index, size)
+            if len(found) >= size:
+                break
+            if whole < needed <= self._seen:
+                self.catch_up()
+                continue
             raise CorruptionError(
                 f"expected {width} hashes in tile {level}/{index} of the tree, found"
                 f" {len(found) // merkle.HASH_BYTES}; `everlog audit --new-tree` makes it anew from the log",
                 place=f"tile {level}/{index}",
             )
-        return found[: width * merkle.HASH_BYTES]
+        return found[:size]
+
+    def _found(self, level: int, index: int, size: int) -> bytes:
+        found = self._over.get((level, index), b"")
+        if len(found) < size:  # or the process that writes has more by now
+            found = self._stored(bytes((level,)) + SEQ.pack(index)) or b""
+        return found
 
     def leaf(self, seq: int) -> bytes:
         """The leaf hash of a record that is in it. Read-only."""
@@ -141,13 +149,15 @@ class Tree:
 
     def signed(self, since: int) -> list[tuple[int, int]]:
         """Sizes from `since` on of which there is a checkpoint in the log, and its seq. Read-only."""
-        found = {one for one in self._over_signed if one[0] >= since}
-        side = self._db.engine.side(FAMILY)
-        if side is not None:
-            view = FamilyTarget(self._db.engine, *side).view
-            for key, _ in view.items(SIGNED + SEQ.pack(since), SIZE):
-                found.add((SEQ.unpack(key[1:9])[0], SEQ.unpack(key[9:])[0]))
-        return sorted(found)
+        with self._lock:
+            self.catch_up()
+            found = {one for one in self._over_signed if one[0] >= since}
+            side = self._db.engine.side(FAMILY)
+            if side is not None:
+                view = FamilyTarget(self._db.engine, *side).view
+                for key, _ in view.items(SIGNED + SEQ.pack(since), SIZE):
+                    found.add((SEQ.unpack(key[1:9])[0], SEQ.unpack(key[9:])[0]))
+            return sorted(found)
 
     def forget(self) -> None:
         """Throws the tree away: it is made anew when it is next asked for."""
@@ -155,11 +165,14 @@ class Tree:
             self._db.engine.drop_side(FAMILY)
             self._checked = False
 
-    def _check_size(self, size: int) -> None:
-        if not 0 <= size <= self.size:
-            raise CursorError(
-                f"expected a size from 0 to {self.size}, that of the tree, found {size}", seq=size
-            )
+    def _check_size(self, size: int) -> int:
+        """The size of the whole tree."""
+        whole = self.size
+        if whole < size <= self._seen:
+            whole = self.catch_up()
+        if not 0 <= size <= whole:
+            raise CursorError(f"expected a size from 0 to {whole}, that of the tree, found {size}", seq=size)
+        return whole
 
     def _check(self, size: int, head: int) -> None:
         if size > head:
@@ -224,8 +237,11 @@ class Tree:
         return None if size is None or size >= seq else (size, seq)
 
     def _stored(self, key: bytes) -> bytes | None:
-        found = self._db.engine.side(FAMILY)
-        if found is None:
-            return None
-        with translated("reading the tree"):
-            return found[0].get(key)
+        while (found := self._db.engine.side(FAMILY)) is not None:
+            try:
+                with translated("reading the tree"):
+                    return found[0].get(key)
+            except ClosedError:
+                if self._db.engine.side(FAMILY) is found:
+                    raise
+        return None

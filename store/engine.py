@@ -292,16 +292,21 @@ class Engine:
             return found
 
     def drop_side(self, name: str) -> None:
-        """Throws such a projection away."""
-        found = self.side(name)
-        if found is not None:
-            with self._care:
-                self._sides.pop(name, None)
-            self.drop_family(name, found[0])
+        """Throws such a projection away. Who iterates over it keeps what was there; who has it and begins
+        something gets a ClosedError; who asks for it gets a new one."""
+        if self.side(name) is not None:
+            with self._care:  # all of it: or who asks for it meanwhile is given what is being dropped
+                found = self._sides.pop(name, None)
+                if found is not None:
+                    self._drop(name, found[0])
 
     def drop_family(self, name: str, family: Rdict) -> None:
         """Drops tables. Views of them stay, and with the last of them their disk is freed."""
-        with self._care, translated(f"dropping {name}"):
+        with self._care:
+            self._drop(name, family)
+
+    def _drop(self, name: str, family: Rdict) -> None:
+        with translated(f"dropping {name}"):
             self._names.discard(name)
             family.close()  # first: or whoever keeps an error, and its frames, keeps the database locked
             self._db.drop_column_family(name)

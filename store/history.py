@@ -30,11 +30,10 @@ from everlog.store import keys, record
 from everlog.store.errors import RowError
 from everlog.store.models import version_of
 from everlog.store.past_changes import changes
+from everlog.store.past_place import Place, change_at, row_of
 from everlog.store.past_rows import Image, changed, image_of
 from everlog.store.past_schemas import Generation, Meant
-from everlog.store.past_view import change_at
 from everlog.store.schema import TableInfo
-from everlog.store.versions import Place, row_of
 
 if TYPE_CHECKING:
     from everlog.store.past import Past

@@ -22,18 +22,16 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from google.protobuf.message import DecodeError
-
 from everlog.proto import log_pb2
 from everlog.store import keys, record
 from everlog.store.binding import KeyOf
-from everlog.store.errors import ClosedError, CorruptionError, SealedError
+from everlog.store.errors import ClosedError, SealedError
 from everlog.store.index_info import IndexInfo
+from everlog.store.past_place import Place, change_at, place_of
 from everlog.store.past_walk import Found, Held, let_go, walk
 from everlog.store.schema import TableInfo
 from everlog.store.source import Entry, LocalSource
 from everlog.store.span import Span
-from everlog.store.versions import Place, place_of, row_of
 from everlog.store.view import Item, View
 
 if TYPE_CHECKING:
@@ -73,7 +71,20 @@ class PastView(View):
 
     def places(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Found]:
         """Space and key of each row in a range, and the key and value of its version: no row is
-        read."""
+        read. Where the versions are thrown away meanwhile, it goes on in those made anew."""
+        while True:
+            thrown = self._versions.thrown
+            try:
+                for one in self._places(start, end, reverse):
+                    yield one
+                    start, end = (start, one[0]) if reverse else (one[0] + b"\x00", end)
+            except ClosedError:
+                if not self._open or thrown == self._versions.thrown:
+                    raise
+            else:
+                return
+
+    def _places(self, start: bytes, end: bytes, reverse: bool) -> Iterator[Found]:
         self._check_open()
         held: Held = []
         self._held[id(held)] = held
@@ -82,7 +93,7 @@ class PastView(View):
         try:
             layers: list[Iterator[Found]] = [
                 walk(self._versions, family, start, end, seq=upto, held=held, reverse=reverse)
-                for family in self._versions.families()
+                for family in self._versions.families(upto)
             ]
             found: Iterable[Found] = layers[0] if len(layers) == 1 else _newest(layers, reverse)
             for one in found:
@@ -208,23 +219,6 @@ class PastSource(LocalSource):
         if index is not None:
             return super().count(info, index, span)
         return self._past.count(*span.under(info.row_prefix))
-
-
-def change_at(framed: bytes, row: bytes, place: Place) -> log_pb2.Change:
-    """The change of a row in a record that was checked. Raises CorruptionError if it is not there."""
-    try:
-        change = log_pb2.Change.FromString(framed[place.offset : place.offset + place.size])
-    except DecodeError:
-        change = log_pb2.Change()
-    if row_of(change.space, change.key) != row:
-        raise CorruptionError(
-            f"expected a change of row {row.hex()} in record {place.seq} at byte {place.offset}, found"
-            " another: what is known of versions is not of this log; delete it (`db.past.forget()`), and it"
-            " is made anew",
-            seq=place.seq,
-            place=row.hex(),
-        )
-    return change
 
 
 def bounds(start: bytes, end: bytes) -> tuple[bytes, bytes]:

@@ -6,7 +6,9 @@ Versions are read in chunks, in their order. Where a row has many it is not step
 leaps to the version that is wanted, or to the next row.
 
 Invariants
-  (1) an iteration that ends has come to its end: a damaged block raises CorruptionError.
+  (1) an iteration that ends has come to its end: a damaged block raises CorruptionError;
+  (2) the handle of a column family lives as long as what seeks in it: one may be dropped meanwhile, and
+      RocksDB looks at the handle (tests/store/test_engine_facts.py).
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from itertools import islice
 from typing import Any
 
 from everlog.store.errors import ClosedError
+from everlog.store.past_place import INVERTED_SIZE, inverted
 from everlog.store.seam import translated, verify_end
-from everlog.store.versions import INVERTED_SIZE, Versions, inverted
+from everlog.store.versions import Versions
 
 CHUNK_FIRST, CHUNK_MAX = 16, 1024
 LEAP_FROM = 64  # versions of one row in a chunk
@@ -31,11 +34,18 @@ _LAST = b"\xff" * INVERTED_SIZE
 
 
 def walk(
-    versions: Versions, family: Any, start: bytes, end: bytes, *, seq: int, held: Held, reverse: bool
+    versions: Versions,
+    family: tuple[Any, Any],
+    start: bytes,
+    end: bytes,
+    *,
+    seq: int,
+    held: Held,
+    reverse: bool,
 ) -> Iterator[Found]:
     """The rows from `start` to `end` (exclusive), spaces and keys, in their order or backwards, in one
     of the column families of `versions`; deleted ones as well. Read-only."""
-    chunks = _Chunks([family], start, end, held, reverse=reverse)
+    chunks = _Chunks([*family], start, end, held, reverse=reverse)
     if reverse:
         return _backwards(chunks, versions, start, end, seq)
     return _forwards(chunks, start, end, inverted(seq))
@@ -43,7 +53,7 @@ def walk(
 
 def let_go(held: Held) -> None:
     """Ends walks, though somebody iterates over them."""
-    for one in held:
+    for one in reversed(held):  # iterators before what they are of
         one.clear()
 
 
@@ -51,7 +61,7 @@ class _Chunks:
     """Chunks of versions from one end of a range on. `leap` goes on elsewhere."""
 
     def __init__(self, family: list[Any], start: bytes, end: bytes, held: Held, *, reverse: bool) -> None:
-        """`family` is let go of with what is `held`: a column family, in a list."""
+        """`family` is let go of with what is `held`: a column family and its handle, in a list."""
         self._start, self._end, self._reverse = start, end, reverse
         self._family, self._held = family, list[Any]()
         held += (self._family, self._held)

@@ -56,7 +56,7 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
         return error
     text = str(error)
     low = text.lower()
-    if type(error).__name__ == "DbClosedError":
+    if type(error).__name__ == "DbClosedError" or "already mutably borrowed" in low:  # it is being closed
         return ClosedError(f"{doing}: the database is closed")
     if "no space left" in low or "disk quota" in low:
         return DiskError(

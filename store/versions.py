@@ -18,7 +18,9 @@ Invariants
   (2) the batch that writes versions moves `applied` with them: killed anywhere, it goes on there;
   (3) it never knows more than what the disk has of the log; one that does (or that is of another log)
       is thrown away and made anew;
-  (4) no key is the beginning of another (codec.py), so versions of two rows never mingle.
+  (4) no key is the beginning of another (codec.py), so versions of two rows never mingle;
+  (5) who reads as of a seq reads where all up to that seq is known: what was thrown away meanwhile is made
+      anew first. `thrown` tells that it was to who was reading.
 
 A reader beside a process that writes puts what the projection lacks into a scratch one of its own. The
 numbers are on disk: docs/format.md, "Versions".
@@ -26,11 +28,11 @@ numbers are on disk: docs/format.md, "Versions".
 
 from __future__ import annotations
 
-import struct
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from rocksdict import ColumnFamily, Rdict, WriteBatch
 
@@ -39,26 +41,14 @@ from everlog.store.engine import Engine
 from everlog.store.errors import CursorError
 from everlog.store.log import Log
 from everlog.store.past_changes import changes
+from everlog.store.past_place import INVERTED_SIZE, Place, inverted, packed, place_of, row_of
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.record import read_varint, varint
 from everlog.store.seam import translate, translated, verify_end
 from everlog.store.temporary import Temporary
 
 FAMILY = "past"
 APPLIED = keys.PREFIX.pack(0, 1)
-INVERTED_SIZE = 8
 WRITE_AT = 1024  # versions; a write holds the interpreter's lock
-_MASK = (1 << 64) - 1
-_U32, _U64 = struct.Struct(">I"), struct.Struct(">Q")
-
-
-class Place(NamedTuple):
-    """A version: the seq of its record, and where in that the change lies."""
-
-    seq: int
-    op: int
-    offset: int
-    size: int
 
 
 class Versions:
@@ -74,6 +64,7 @@ class Versions:
         self._checked = False  # that what is there is of this log
         self._base_upto = 0  # as a reader: how far what the writer projected is
         self.applied = 0
+        self.thrown = 0  # how often it was thrown away
 
     def catch_up(self, upto: int, progress: OnProgress | None = None) -> None:
         """Sees to it that all versions up to `upto` are known. Writes the projection; interrupted, it keeps
@@ -98,9 +89,9 @@ class Versions:
         handle = self._writable()[1]
         found, seq, framed, start = dict[bytes, bytes](), self.applied, b"", self.applied
         for seq, framed in self._log.scan(start, upto):
-            tail = _U64.pack(_MASK ^ seq)
+            tail = inverted(seq)
             for space, op, key, offset, size in changes(framed, seq):
-                found[_U32.pack(space) + key + tail] = packed(op, offset, size)
+                found[row_of(space, key) + tail] = packed(op, offset, size)
             if len(found) >= WRITE_AT:
                 self._write(found, handle, seq, framed)
                 found.clear()
@@ -146,26 +137,45 @@ class Versions:
     def forget(self) -> None:
         """Throws the projection away; it is made anew when it is next asked. Writes."""
         with self._lock, self._reading:
-            self._cursors, self.applied = None, 0
+            self._cursors, self.applied, self.thrown = None, 0, self.thrown + 1
             self._engine.drop_side(FAMILY)
 
     def refresh(self) -> None:
         """As a reader beside a writer: what that has projected meanwhile need not be projected here."""
         with self._lock, self._reading:
             self._cursors = None
-            applied = self.applied
+            applied, base = self.applied, self._base_upto
             self._check()
-            self.applied = max(self.applied, applied)
+            if self._base_upto >= base:
+                self.applied = max(self.applied, applied)
+            else:  # that threw it away: what is here begins where that ended
+                self.thrown += 1
+                self._let_go_of_scratch()
 
     # reading
 
-    def families(self) -> list[Rdict]:
-        """Where versions are: one column family, or that of the writer and the scratch one."""
+    def families(self, upto: int = 0) -> list[tuple[Rdict, ColumnFamily]]:
+        """Where versions are, all up to a seq: one column family, or that of the writer and the scratch
+        one. Whoever seeks with an iterator of one keeps its handle for as long."""
+        with self._known(upto):
+            return self._families()
+
+    def _families(self) -> list[tuple[Rdict, ColumnFamily]]:
         engines = [self._engine, *([self._scratch[1]] if self._scratch else ())]
         found = [engine.side(FAMILY) for engine in engines]
         if self._engine.secondary and not self._base_upto:
             found = found[1:]
-        return [one[0] for one in found if one is not None]
+        return [one for one in found if one is not None]
+
+    @contextmanager
+    def _known(self, upto: int) -> Iterator[None]:
+        """While nothing is thrown away, and all up to a seq is known."""
+        while True:
+            self.catch_up(upto)
+            with self._reading:
+                if self.applied >= upto:
+                    yield
+                    return
 
     def find(self, row: bytes, seq: int) -> Place | None:
         """The newest version of a row (its space and key) at or before `seq`. Read-only."""
@@ -174,9 +184,9 @@ class Versions:
 
     def raw(self, row: bytes, seq: int) -> tuple[bytes, bytes] | None:
         """`find`, as the version is stored."""
-        wanted, best = row + _U64.pack(_MASK ^ seq), None
+        wanted, best = row + inverted(seq), None
         try:
-            with self._reading:
+            with self._known(seq):
                 for cursor in self._cursors or self._fresh():
                     cursor.seek(wanted)
                     full = cursor.key()
@@ -189,7 +199,7 @@ class Versions:
         return best
 
     def _fresh(self) -> list[Any]:
-        self._cursors = [family.iter() for family in self.families()]
+        self._cursors = [family.iter() for family, _ in self._families()]
         return self._cursors
 
     def of(self, row: bytes, *, start: int, end: int) -> Iterator[Place]:
@@ -206,8 +216,8 @@ class Versions:
         """The newest of them. Of each family as many, so that none is left out between two."""
         least, last = row + inverted(end), row + inverted(start)
         found: dict[bytes, bytes] = {}
-        with translated("reading the versions of rows"):
-            for family in self.families():
+        with self._known(end), translated("reading the versions of rows"):
+            for family, _ in self._families():
                 verifier = family.iter()  # before: it knows nothing that is projected meanwhile
                 chunk: list[Any] = list(islice(family.items(from_key=least), most))
                 if len(chunk) < most:
@@ -218,31 +228,11 @@ class Versions:
     def close(self) -> None:
         """Lets go of what it holds of RocksDB."""
         with self._lock, self._reading:
-            scratch, self._scratch, self._cursors = self._scratch, None, None
+            self._cursors = None
+            self._let_go_of_scratch()
+
+    def _let_go_of_scratch(self) -> None:
+        scratch, self._scratch = self._scratch, None
         if scratch is not None:
             scratch[1].close()
             scratch[0].remove()
-
-
-def row_of(space: int, key: bytes) -> bytes:
-    """What all versions of a row start with."""
-    return _U32.pack(space) + key
-
-
-def inverted(seq: int) -> bytes:
-    """A seq at the end of a version's key."""
-    return _U64.pack(_MASK ^ seq)
-
-
-def packed(op: int, offset: int, size: int) -> bytes:
-    """What a version says."""
-    return bytes((op,)) + varint(offset) + varint(size)
-
-
-def place_of(full: bytes, value: bytes) -> Place:
-    """What a version says, from its key and value."""
-    seq = _MASK ^ _U64.unpack_from(full, len(full) - INVERTED_SIZE)[0]
-    if len(value) == 4 and value[1] < 0x80 <= value[2]:  # of a short record, as most are
-        return Place(seq, value[0], value[1], value[2] & 0x7F | value[3] << 7)
-    offset, at = read_varint(value, 1)
-    return Place(seq, value[0], offset, read_varint(value, at)[0])

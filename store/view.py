@@ -14,7 +14,8 @@ rocksdict's `Snapshot` finds single keys as of its moment, but iterates over the
 
 Invariants
   (1) an iteration that ends has come to its end: a damaged block raises CorruptionError;
-  (2) a view that is closed holds nothing of RocksDB, though an iteration over it is alive.
+  (2) a view that is closed holds nothing of RocksDB, though an iteration over it is alive;
+  (3) the handle of a column family lives as long as what seeks in it: RocksDB looks at it with every seek.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class SnapshotView(View):
         """Nothing may be written to the tables meanwhile."""
         family: Any = engine.data
         self._engine, self._written, self._family = engine, engine.live_write, family
+        self._handle = engine.data_handle  # the cursor seeks, though a rebuild may drop what it is of
         self._snapshot = family.snapshot()
         self._cursor = family.iter()
         self._lock = threading.Lock()  # of the cursor
@@ -147,7 +149,7 @@ class SnapshotView(View):
 
     def close(self) -> None:
         with self._lock:
-            self._family = self._snapshot = self._cursor = None
+            self._family = self._snapshot = self._cursor = self._handle = None
             for held in self._held:
                 held.clear()
             self._held.clear()

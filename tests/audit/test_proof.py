@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from everlog.audit import merkle, proof
+from everlog.audit.merkle import entry_of
 from everlog.audit.note import Signer
 from everlog.audit.proof import Checkpoint, Consistency, Inclusion
-from everlog.audit.tree import entry_of
 from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.errors import CorruptionError, Error

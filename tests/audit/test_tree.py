@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlog.audit import merkle
+from everlog.audit.merkle import leaf_of
+from everlog.audit.prover import LocalProver
 from everlog.audit.tiles import WIDTH, Growing, Tiles, full_width, path
-from everlog.audit.tree import KIND, Tree, leaf_of
+from everlog.audit.tree import KIND, Tree
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, CursorError
@@ -185,3 +189,50 @@ def test_tiles_that_grow_are_those_of_a_tree_made_at_once(steps: list[int]) -> N
 )
 def test_paths_are_those_of_the_specification(args: tuple[int, int], expected: str) -> None:
     assert path(*args) == expected
+
+
+def test_a_tree_that_is_thrown_away_while_it_is_read_is_made_anew(tmp_path: Path) -> None:
+    with Database(tmp_path / "db") as db:
+        notes(db, 700)
+        tree = Tree(db)
+        size = tree.catch_up()
+        nodes = reference(db, size)
+        reads: list[tuple[Callable[[], object], object]] = [
+            (lambda: tree.root(size), merkle.root(nodes, size)),
+            (lambda: tree.inclusion(7, size), merkle.inclusion(nodes, 6, size)),
+            (lambda: tree.consistency(300, size), merkle.consistency(nodes, 300, size)),
+            (lambda: tree.leaf(300), nodes(0, 299)),
+            (lambda: tree.leaves(256, 300), tree.leaves(256, 300)),
+            (lambda: LocalProver(db).kept(0), []),
+        ]
+        for read, expected in reads:
+            Tree(db).forget()
+            assert read() == expected
+
+
+def test_no_proof_is_wrong_while_others_throw_the_tree_away(tmp_path: Path) -> None:
+    with Database(tmp_path / "db") as db:
+        notes(db, 700)
+        tree = Tree(db)
+        size = tree.catch_up()
+        expected = tree.root(size), tree.inclusion(7, size)
+        wrong, done = list[str](), threading.Event()
+
+        def reading() -> None:
+            try:
+                while not done.is_set():
+                    if (tree.root(size), tree.inclusion(7, size)) != expected:
+                        wrong.append("another")
+            except Exception as error:  # noqa: BLE001  it is told by the test
+                wrong.append(repr(error))
+
+        readers = [threading.Thread(target=reading) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for _ in range(30):
+            Tree(db).forget()
+            Tree(db).catch_up()
+        done.set()
+        for reader in readers:
+            reader.join()
+        assert wrong == []

@@ -19,10 +19,11 @@ from everlog.store.evolve import evolve
 from everlog.store.hashing import content_hash
 from everlog.store.kinds import STRING, Kind
 from everlog.store.past_changes import changes
+from everlog.store.past_place import inverted, packed, row_of
 from everlog.store.projector import built_note
 from everlog.store.schema import Schema
 from everlog.store.table import Field, Index, Table
-from everlog.store.versions import APPLIED, inverted, packed, row_of
+from everlog.store.versions import APPLIED
 from tests.golden.tree import tree
 from tests.store.models import KINDS, models
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from everlog.audit.merkle import leaf_of
 from everlog.audit.note import Signer
 from everlog.audit.proof import Checkpoint, Consistency, Inclusion
-from everlog.audit.tree import leaf_of
 
 SIGNER = (
     "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz"  # signed-note's example

@@ -79,7 +79,7 @@ def compare(chance: random.Random, db: Database, seq: int, rows: Rows) -> None:
 
 
 def stored(db: Database) -> list[Any]:
-    (family,) = db.past.versions.families()
+    ((family, _),) = db.past.versions.families()
     return list(family.items())
 
 

@@ -169,12 +169,12 @@ def test_killed_while_it_catches_up_it_goes_on_and_is_the_same(path: Path, openi
     assert killed.returncode == 9
     db = opening()
     db.past.catch_up()
-    (family,) = db.past.versions.families()
+    ((family, _),) = db.past.versions.families()
     whole = list(family.items())
     del family
     db.past.forget()
     db.past.catch_up()
-    (family,) = db.past.versions.families()
+    ((family, _),) = db.past.versions.families()
     assert list(family.items()) == whole
     del family
     assert db.at(seq=db.head).hashes() == db.hashes()

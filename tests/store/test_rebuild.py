@@ -51,6 +51,18 @@ def test_rebuilt_tables_are_equal_and_take_the_place_of_the_old(opening: Opener)
     assert families(db) == ["data-3", "default", "log"]
 
 
+def test_a_snapshot_of_before_reads_on_after_its_tables_were_dropped(opening: Opener) -> None:
+    db = opening()
+    fill(db)
+    with db.snapshot() as held:
+        before = list(held.scan(ITEMS))
+        for _ in range(4):  # what reads of tables whose memory is gone crashes, or not, by chance
+            db.rebuild()
+            db.put(ITEMS, Item(id=1, n=1))
+            assert list(held.scan(ITEMS)) == before
+            assert list(held.scan(ITEMS, reverse=True)) == before[::-1]
+
+
 def test_the_disk_of_the_old_tables_is_freed(opening: Opener) -> None:
     db = opening()
     for _ in range(3):

@@ -44,7 +44,7 @@ def verify(settings: Settings, *, file: Path, vkey: str | None, origin: str | No
       everlog verify 812.tlog-proof --key everlog/0f8f…+8a1b2c3d+AQ…
       everlog verify growth.proof --old flights.checkpoint --key flights.pub
     """
-    from everlog.audit.proof import Consistency, Inclusion, open_checkpoint, parse
+    from everlog.audit.proof import EMPTY, Consistency, Inclusion, open_checkpoint, parse
 
     verifier = _verifier(vkey)
     found = parse(read_text(file))
@@ -57,12 +57,15 @@ def verify(settings: Settings, *, file: Path, vkey: str | None, origin: str | No
             f"Verified: record {found.leaf_index + 1} is in the log {signed.origin} of {signed.size} records"
         )
     elif isinstance(found, Consistency):
-        if old is None:
+        if old is not None:
+            earlier = parse(read_text(old))
+            before = open_checkpoint(earlier if isinstance(earlier, str) else earlier.note, verifier, origin)
+        elif found.old:
             raise Error(
                 "a proof of --from is about an earlier checkpoint: give that which you kept, --old FILE"
             )
-        earlier = parse(read_text(old))
-        before = open_checkpoint(earlier if isinstance(earlier, str) else earlier.note, verifier, origin)
+        else:  # of no records, which every log begins with, and nobody signs
+            before = signed._replace(size=0, root=EMPTY)
         found.verify(before, signed)
         facts |= {"from": found.old}
         said = f"Verified: the log {signed.origin} of {signed.size} records begins with its first {found.old}"

@@ -68,6 +68,19 @@ def test_from_a_checkpoint_to_a_proof_that_is_verified_without_the_database(
     shutil.move(here / "gone", books)
 
 
+def test_a_log_begins_with_no_records_whatever_was_kept(
+    everlog: Run, books: Path, key: str, here: Path
+) -> None:
+    assert everlog("prove", "--from", 0, "--key", "k.key", "--out", "whole").code == 0
+    assert everlog("checkpoint", "--key", "k.key", "--out", "c1").code == 0
+    whole = everlog("verify", "whole", "--key", key)
+    assert whole.out.endswith("of 3 records begins with its first 0\n"), whole.err
+    assert "of size 0, found" in everlog("verify", "whole", "--old", "c1", "--key", key).err
+    text = (here / "whole").read_text()
+    (here / "changed").write_text(text.replace("old 0\n", f"old 0\n{'A' * 43}=\n"))
+    assert everlog("verify", "changed", "--key", key).code == 1
+
+
 def test_without_a_key_it_is_told_how_to_get_one(everlog: Run, books: Path) -> None:
     assert "`everlog keygen FILE` makes one" in everlog("checkpoint").err
     assert "no checkpoint in the log covers record 1" in everlog("prove", "--seq", 1).err

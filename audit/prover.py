@@ -7,7 +7,8 @@
 
 Invariants
   (1) a checkpoint is kept in the log only if it is of that log, and says something new; no key signs what
-      contradicts the last that it signed, as far as the log has it;
+      contradicts the last that it signed, as far as the log has it. Who signed it, the log cannot know:
+      whoever has the public key finds the checkpoints of that (`newest`), whatever else somebody kept;
   (2) a proof is checked before it is given away: a tree that was damaged proves nothing.
 """
 
@@ -19,7 +20,7 @@ from uuid import UUID
 
 from everlog.audit import merkle, note, proof
 from everlog.audit.merkle import entry_of
-from everlog.audit.note import Signer
+from everlog.audit.note import Signer, Verifier
 from everlog.audit.proof import Checkpoint, Consistency, Inclusion
 from everlog.audit.tree import KIND, Tree
 from everlog.proto import log_pb2
@@ -97,7 +98,13 @@ class LocalProver:
             for size, seq in places
         ]
 
-    def keep(self, text: str, actor: str = "") -> int:
+    def keep(self, text: str, actor: str = "", by: Verifier | None = None) -> int:
+        """`by`: of this key alone, whose signature is verified."""
+        if by is not None and not _is_by(text, by):
+            raise PreconditionError(
+                f"this server keeps what its own key signed, {by.name}+{by.id.hex()}, and found one that"
+                " it did not: ask it to sign, `everlog checkpoint` without --key; nothing was written"
+            )
         checkpoint = proof.read(note.split(text)[0])
         if checkpoint.size > self.head()[0] or self._tree.root(checkpoint.size) != checkpoint.root:
             raise PreconditionError(
@@ -148,7 +155,7 @@ def checkpoint(
     seqs, since = {one.seq for one in kept}, size
     while since in seqs:
         since -= 1
-    last = next((one for one in reversed(kept) if _signed_by(one.note, signer, now.origin)), None)
+    last = next((one for one in reversed(kept) if _is_by(one.note, signer.verifier, now.origin)), None)
     if last is not None:
         if last.size >= since:
             return last.note, False
@@ -160,11 +167,18 @@ def checkpoint(
     return text, True
 
 
-def prove(prover: Prover, seq: int, text: str | None = None, *, key_id: bytes | None = None) -> Inclusion:
-    """The proof that a record is in the log, with the checkpoint `text`; else the newest one in the log, of
-    the key of `key_id`. Raises Error if none covers it."""
+def prove(
+    prover: Prover,
+    seq: int,
+    text: str | None = None,
+    *,
+    by: Verifier | None = None,
+    origin: str | None = None,
+) -> Inclusion:
+    """The proof that a record is in the log, with the checkpoint `text`; else with the `newest` one in the
+    log. Raises Error if none covers it."""
     prover.head()
-    text = text or _covering(prover, seq, key_id)
+    text = text or newest(prover, seq, by=by, origin=origin)
     covering = proof.read(note.split(text)[0])
     record, hashes = prover.inclusion(seq, covering.size)
     found = Inclusion(seq - 1, record, hashes, text)
@@ -173,11 +187,16 @@ def prove(prover: Prover, seq: int, text: str | None = None, *, key_id: bytes | 
 
 
 def prove_from(
-    prover: Prover, first: int, text: str | None = None, *, key_id: bytes | None = None
+    prover: Prover,
+    first: int,
+    text: str | None = None,
+    *,
+    by: Verifier | None = None,
+    origin: str | None = None,
 ) -> Consistency:
     """The proof that the log of a checkpoint begins with that of its first records; `text` as in `prove`."""
     prover.head()
-    text = text or _covering(prover, first, key_id)
+    text = text or newest(prover, first, by=by, origin=origin)
     covering = proof.read(note.split(text)[0])
     if first > covering.size:
         raise CursorError(f"expected a size up to {covering.size}, that of the checkpoint, found {first}")
@@ -188,23 +207,33 @@ def prove_from(
     return found
 
 
-def _covering(prover: Prover, seq: int, key_id: bytes | None) -> str:
-    found = [one for one in prover.kept(seq) if key_id is None or _has_key(one.note, key_id)]
+def newest(prover: Prover, since: int = 0, *, by: Verifier | None = None, origin: str | None = None) -> str:
+    """The newest checkpoint in the log of at least so many records: one that the key `by` signed, which is
+    verified; else of the log's own origin, or of `origin`, before any other's. Raises Error for none."""
+    kept = prover.kept(since)
+    own = origin or origin_of(prover)
+    if by is not None:
+        found = [one for one in kept if _is_by(one.note, by, origin)]
+    else:
+        found = [one for one in kept if _origin_in(one.note) == own] or ([] if origin else kept)
     if not found:
+        what = f"covers record {since}" if since else "is there"
+        signed = f" that {by.name}+{by.id.hex()} signed" if by else ""
         raise Error(
-            f"no checkpoint in the log covers record {seq}: sign one with --key FILE, or make one by"
-            " `everlog checkpoint --key FILE`",
-            seq=seq,
+            f"no checkpoint in the log{signed} {what}: sign one with --key FILE, which `everlog keygen`"
+            " makes, or make one by `everlog checkpoint --key FILE`",
+            seq=since,
         )
     return found[-1].note
 
 
-def _has_key(text: str, key_id: bytes) -> bool:
-    return any(signature[:4] == key_id for _, signature in note.split(text)[1])
-
-
-def _signed_by(text: str, signer: Signer, origin: str) -> bool:
+def _is_by(text: str, by: Verifier, origin: str | None = None) -> bool:
+    """Whether a key signed a checkpoint, of this origin if one is said."""
     try:
-        return proof.open_checkpoint(text, signer.verifier, origin).origin == origin
+        return origin in {None, proof.read(note.open_note(text, [by])).origin}
     except Error:
         return False
+
+
+def _origin_in(text: str) -> str:
+    return text.partition("\n")[0]

@@ -15,7 +15,7 @@ import click
 from everlog.console import text
 from everlog.console.opening import directory_of, is_remote, open_database
 from everlog.console.progress import shown
-from everlog.console.proofs import FILE, prover_of, read_text, tell
+from everlog.console.proofs import FILE, prover_of, read_text, tell, verifier_in
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.errors import Error
 
@@ -186,8 +186,6 @@ def _other(settings: Settings, against: str | None) -> Iterator[Prover | None]:
 
 
 def _verifier(vkey: str | None) -> Verifier:
-    from everlog.audit.note import Verifier
-
     if not vkey:
         raise Error("expected --key VKEY, the public key that `everlog keygen` printed, or a file of it")
-    return Verifier.parse(read_text(Path(vkey)) if Path(vkey).is_file() else vkey)
+    return verifier_in(vkey)

@@ -22,7 +22,7 @@ from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.errors import Error
 
 if TYPE_CHECKING:
-    from everlog.audit.note import Signer
+    from everlog.audit.note import Signer, Verifier
     from everlog.audit.proof import Checkpoint
     from everlog.audit.prover import Prover
     from everlog.console.opening import AnyDatabase
@@ -31,6 +31,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 _key = click.option("--key", "key_file", type=FILE, metavar="FILE", help="Private key that signs (`keygen`).")
 _origin = click.option("--origin", metavar="TEXT", help="First line of checkpoints.  [default: everlog/UUID]")
+_by = click.option(
+    "--signed-by",
+    "vkey",
+    metavar="VKEY",
+    help="Go by checkpoints that this public key signed; or a file of it.",
+)
 _out = click.option("--out", type=FILE, metavar="FILE", help="Write it there.  [default: print it]")
 
 
@@ -96,6 +102,7 @@ def checkpoint(settings: Settings, *, key_file: Path | None, origin: str | None,
 @click.option("--from", "first", type=click.IntRange(0), metavar="SIZE", help="That it begins with so many.")
 @_key
 @click.option("--checkpoint", "given", type=FILE, metavar="FILE", help="Prove it by this checkpoint.")
+@_by
 @_origin
 @_out
 @common
@@ -107,48 +114,50 @@ def prove(
     first: int | None,
     key_file: Path | None,
     given: Path | None,
+    vkey: str | None,
     origin: str | None,
     out: Path | None,
 ) -> None:
     """Makes a file that proves what is in the log to whoever has the public key.
 
-    It goes back to the newest checkpoint in the log that covers it; with --key to a new one.
+    It goes back to the newest checkpoint of that log, and in it, that covers it; with --key to a new one. Who
+    signed that is known to whoever has the public key: --signed-by passes over all that others put there.
 
     \b
     Examples:
-      everlog prove --seq 812 --out 812.tlog-proof
+      everlog prove --seq 812 --signed-by flights.pub --out 812.tlog-proof
       everlog prove --from 500 --key flights.key > growth.proof
     """
     from everlog.audit import prover as room
 
     if (seq is None) == (first is None):
         raise click.UsageError("expected one of --seq and --from")
-    if key_file and given:
-        raise click.UsageError("expected one of --key and --checkpoint")
+    if bool(key_file) + bool(given) + bool(vkey) > 1:
+        raise click.UsageError("expected one of --key, --checkpoint and --signed-by")
+    by = verifier_in(vkey) if vkey else None
     with open_database(settings, read_only=key_file is None) as db, shown() as progress:
         prover = prover_of(db)
-        note = (
-            _checkpoint(prover, key_file, origin, progress)[0]
-            if key_file
-            else read_text(given)
-            if given
-            else None
-        )
+        note = read_text(given) if given else None
+        if key_file:
+            note = _checkpoint(prover, key_file, origin, progress)[0]
         if seq is not None:
-            proof = room.prove(prover, seq, note).text()
+            proof = room.prove(prover, seq, note, by=by, origin=origin).text()
         else:
             assert first is not None
-            proof = room.prove_from(prover, first, note).text()
+            proof = room.prove_from(prover, first, note, by=by, origin=origin).text()
     _write(settings, proof, out, {"proof": proof})
 
 
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @_key
+@_by
 @_origin
 @common
 @pass_settings
-def tiles(settings: Settings, *, directory: Path, key_file: Path | None, origin: str | None) -> None:
+def tiles(
+    settings: Settings, *, directory: Path, key_file: Path | None, vkey: str | None, origin: str | None
+) -> None:
     """Brings a directory to the newest checkpoint: the tree as the tiles of C2SP tlog-tiles, and the hash
     of each record. Any web server can serve it, others' tools can check it, and `audit --tiles` can.
 
@@ -157,11 +166,17 @@ def tiles(settings: Settings, *, directory: Path, key_file: Path | None, origin:
       everlog -u file:flights.db tiles /mnt/elsewhere/flights --key flights.key
     """
     from everlog.audit.export import export
+    from everlog.audit.prover import newest
 
+    if key_file and vkey:
+        raise click.UsageError("expected one of --key and --signed-by")
     settings.resume = "run it again: it goes on from the checkpoint that is there"
     with open_database(settings, read_only=key_file is None) as db, shown() as progress:
         prover = prover_of(db)
-        note = _checkpoint(prover, key_file, origin, progress)[0] if key_file else _newest(prover)
+        if key_file:
+            note = _checkpoint(prover, key_file, origin, progress)[0]
+        else:
+            note = newest(prover, by=verifier_in(vkey) if vkey else None, origin=origin)
         done = export(prover, note, directory, progress)
     said = (
         f"Exported: {done.size:,} records, {done.size - done.before:,} of them new, to {text.path(directory)}"
@@ -193,18 +208,18 @@ def _checkpoint(prover: Prover, key: Path | None, origin: str | None, progress: 
     return found, True
 
 
-def _newest(prover: Prover) -> str:
-    found = prover.kept(0)
-    if not found:
-        raise Error("there is no checkpoint in the log; sign one: --key FILE, which `everlog keygen` makes")
-    return found[-1].note
-
-
 def signer_in(path: Path) -> Signer:
     """The private key in a file. Raises Error without showing it."""
     from everlog.audit.note import Signer
 
     return Signer.parse(read_text(path), str(path))
+
+
+def verifier_in(vkey: str) -> Verifier:
+    """A public key, or what is in a file of it."""
+    from everlog.audit.note import Verifier
+
+    return Verifier.parse(read_text(Path(vkey)) if Path(vkey).is_file() else vkey)
 
 
 def _read(note: str) -> Checkpoint:

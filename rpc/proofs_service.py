@@ -1,7 +1,7 @@
 """Proofs service: what a server's logs hold, shown to whoever has the public key.
 
 The server's own key, where it has one, signs for all of its databases: each checkpoint says of which
-log it is. A key never leaves the process that read its file.
+log it is, and no other key's is kept. A key never leaves the process that read its file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class ProofsService(proofs_pb2_grpc.ProofsServicer):
 
     async def Keep(self, request: proofs_pb2.KeepRequest, context: Any) -> proofs_pb2.KeepResponse:
         prover = self._prover(request.database)
-        seq = await self._hosting.write(prover.keep, request.note, actor=context.who)
+        by = self._signer.verifier if self._signer else None  # else whoever may write says who signed
+        seq = await self._hosting.write(prover.keep, request.note, actor=context.who, by=by)
         return proofs_pb2.KeepResponse(seq=seq)
 
     async def Kept(self, request: proofs_pb2.KeptRequest, context: Any) -> proofs_pb2.KeptResponse:

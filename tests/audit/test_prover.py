@@ -58,8 +58,8 @@ def test_a_record_is_proven_by_the_newest_checkpoint_that_covers_it(tmp_path: Pa
             prover.prove(LocalProver(db), 302)
         with Database(tmp_path / "db", read_only=True) as reader:
             assert prover.prove(LocalProver(reader), 7) == found
-            with pytest.raises(Error, match="covers record 7"):
-                prover.prove(LocalProver(reader), 7, key_id=b"none")
+            with pytest.raises(Error, match=r"no checkpoint in the log that .* signed covers record 7"):
+                prover.prove(LocalProver(reader), 7, by=Signer.generate(signer.name).verifier)
             with pytest.raises(ReadOnlyError):
                 prover.checkpoint(LocalProver(reader), Signer.generate("a"))
 
@@ -89,6 +89,46 @@ def test_a_checkpoint_of_another_log_is_not_kept(tmp_path: Path) -> None:
             with pytest.raises(PreconditionError, match="is not one of this log"):
                 LocalProver(db).keep(Checkpoint(signer.name, size, b"x" * 32).sign(signer))
         assert db.head == 4
+
+
+def bogus(db: Database, origin: str, name: str = "") -> str:
+    """A checkpoint whose root is right, by nobody's key: also one that looks like that of another."""
+    size, root = LocalProver(db).head()
+    signed = Checkpoint(origin, size, root).sign(Signer.generate(name or origin))
+    LocalProver(db).keep(signed)
+    return signed
+
+
+def test_a_proof_goes_by_a_checkpoint_of_the_log_itself_though_a_newer_one_says_another(
+    tmp_path: Path,
+) -> None:
+    with Database(tmp_path / "db") as db:
+        notes(db, 10)
+        signer, local = signer_of(db), LocalProver(db)
+        text, _ = prover.checkpoint(local, signer)
+        bogus(db, "example.com/other")
+        for found in (prover.prove(local, 7), prover.prove_from(local, 7)):
+            assert found.note == text
+        assert "example.com/other" in prover.prove(local, 7, origin="example.com/other").note
+        with pytest.raises(Error, match="no checkpoint in the log covers record 7"):
+            prover.prove(local, 7, origin="example.com/none")
+
+
+def test_a_proof_by_a_key_passes_over_what_that_did_not_sign(tmp_path: Path) -> None:
+    with Database(tmp_path / "db") as db:
+        notes(db, 10)
+        signer, local = signer_of(db), LocalProver(db)
+        text, _ = prover.checkpoint(local, signer)
+        forged = bogus(db, signer.name)
+        size, root = local.head()
+        mimic = forged.rpartition("\n\n")[2].split()[2]
+        named = Checkpoint(signer.name, size, root).text() + f"\n— {signer.name} "
+        local.keep(named + text.rpartition("\n\n")[2].split()[2] + "\n")  # its signature, of another text
+        local.keep(named + mimic + "\n")
+        assert prover.prove(local, 7).note != text
+        found = prover.prove(local, 7, by=signer.verifier)
+        assert found.note == text
+        found.verify(proof.open_checkpoint(found.note, signer.verifier))
 
 
 def test_entries_are_those_of_the_records(tmp_path: Path) -> None:

@@ -49,6 +49,19 @@ def test_a_server_with_a_key_signs_for_who_calls(db: EmbeddedDatabase) -> None:
         assert RemoteProver(remote).signed() == text, "nothing new"
 
 
+def test_a_server_with_a_key_keeps_what_that_signed_and_nothing_else(db: EmbeddedDatabase) -> None:
+    signer = signer_of(db)
+    with Server({"x": db}, signer=signer) as server, RemoteDatabase(server.url("x")) as remote:
+        there = RemoteProver(remote)
+        size, root = there.head()
+        now, other = Checkpoint(signer.name, size, root), Signer.generate(signer.name)
+        with pytest.raises(PreconditionError, match=r"its own key signed, everlog/.*without --key"):
+            there.keep(now.sign(other))
+        assert db.head == size
+        text, _ = prover.checkpoint(there, signer)
+        assert prover.prove(there, 1).note == text
+
+
 def test_errors_are_those_of_the_database_itself(db: EmbeddedDatabase) -> None:
     signer = signer_of(db)
     with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:

@@ -175,7 +175,7 @@ def _about(entry: Entry) -> str:
             step = log_pb2.Load.Step.Name(about.step).lower()
             return f"load of {about.table}, {about.rows:,} rows so far, {step}"
         case "notice":
-            return f"{about.kind} {about.subject}"
+            return f"{about.kind} {about.subject}".rstrip()
         case _:
             return ""
 

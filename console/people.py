@@ -77,23 +77,25 @@ def forget(
     help="The new master key: 32 bytes, as they are or in base64.  [default: that of"
     f" {NEXT_VARIABLE}; at a server, of its own]",
 )
+@click.option("--reason", default="", metavar="TEXT", help="Why; the log keeps it.")
+@click.option("--actor", default="", metavar="NAME", help="Who does it.")
 @common
 @pass_settings
-def rotate_key(settings: Settings, file: str | None) -> None:
+def rotate_key(settings: Settings, file: str | None, *, reason: str, actor: str) -> None:
     """Puts the keys of all people under another master key. The one before is that of the environment.
-    Killed, it is resumed by running it again.
+    Killed, it is resumed by running it again. The log says who did it, when and why.
 
     At a server no key is given: it takes the one of `everlog serve --next-master-key`.
 
     \b
     Examples:
       openssl rand -base64 32 > new.key
-      everlog rotate-key --to new.key
+      everlog rotate-key --to new.key --reason "once a year" --actor ann
       everlog -u everlog://db.example.com/clinic rotate-key
     """
     settings.resume = "the same command goes on where it stopped; until then the old master key opens all"
     with open_database(settings) as db, shown() as progress:
-        count = db.rotate_key(file, progress)
+        count = db.rotate_key(file, progress, reason=reason, actor=actor)
     if settings.json:
         text.echo({"keys": count})
     elif count:

@@ -72,7 +72,7 @@ class PeopleServicer:
 
     def RotateKey(self, request, context):
         """Puts the keys of all people under another master key, which the server's own process was told of. What was
-        cut short is gone on with; what is done already is done at once.
+        cut short is gone on with; what is done already is done at once. A record of the log says who it was, before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

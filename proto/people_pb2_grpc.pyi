@@ -46,7 +46,7 @@ class PeopleStub:
     """
     RotateKey: _grpc.UnaryStreamMultiCallable[_people_pb2.RotateKeyRequest, _people_pb2.RotateKeyResponse]
     """Puts the keys of all people under another master key, which the server's own process was told of. What was
-    cut short is gone on with; what is done already is done at once.
+    cut short is gone on with; what is done already is done at once. A record of the log says who it was, before.
     """
 
 @_typing.type_check_only
@@ -62,7 +62,7 @@ class PeopleAsyncStub(PeopleStub):
     """
     RotateKey: _aio.UnaryStreamMultiCallable[_people_pb2.RotateKeyRequest, _people_pb2.RotateKeyResponse]  # type: ignore[assignment]
     """Puts the keys of all people under another master key, which the server's own process was told of. What was
-    cut short is gone on with; what is done already is done at once.
+    cut short is gone on with; what is done already is done at once. A record of the log says who it was, before.
     """
 
 class PeopleServicer(metaclass=_abc_1.ABCMeta):
@@ -93,7 +93,7 @@ class PeopleServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_people_pb2.RotateKeyResponse], _abc.AsyncIterator[_people_pb2.RotateKeyResponse]]:
         """Puts the keys of all people under another master key, which the server's own process was told of. What was
-        cut short is gone on with; what is done already is done at once.
+        cut short is gone on with; what is done already is done at once. A record of the log says who it was, before.
         """
 
 def add_PeopleServicer_to_server(servicer: PeopleServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

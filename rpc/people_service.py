@@ -60,16 +60,25 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
         name = self._hosting.callers.with_keys(context)
         return await self._hosting.write(self._giving.give, db, name, request.key_ids)
 
-    async def RotateKey(
-        self, request: people_pb2.RotateKeyRequest, context: object
+    async def RotateKey(  # type: ignore[override]
+        self, request: people_pb2.RotateKeyRequest, context: Context
     ) -> AsyncIterator[people_pb2.RotateKeyResponse]:
         db = self._hosting.database(request.database)
+        actor = self._hosting.callers.actor(context, request.actor)
 
         def run(telling: Telling[people_pb2.RotateKeyResponse]) -> None:
             def progress(at: Progress) -> None:
                 telling.passing(people_pb2.RotateKeyResponse(done=at.done, total=at.total or 0))
 
-            total = db.rotate_key(self._next, sparing(progress))
+            total = db.rotate_key(
+                self._next,
+                sparing(progress),
+                actor=actor,
+                reason=request.reason,
+                correlation_id=request.correlation_id,
+                causation_id=request.causation_id,
+                client=request.client,
+            )
             telling.tell(people_pb2.RotateKeyResponse(done=total, total=total, finished=True))
 
         async for answer in self._hosting.told(run, stops=True):

@@ -66,7 +66,9 @@ class PeopleCalls(Writer):
                 raise
             return self._forget(request, self.schema, key, person)
 
-    def rotate_key(self, master_key: MasterKey | None = None, progress: OnProgress | None = None) -> int:
+    def rotate_key(
+        self, master_key: MasterKey | None = None, progress: OnProgress | None = None, **metadata: Any
+    ) -> int:
         """Puts all keys under the next master key, whose file the server's process was told of; see
         `Database.rotate_key`. Raises Error for one that is given: it does not travel."""
         self._check_writable()
@@ -75,9 +77,17 @@ class PeopleCalls(Writer):
                 f"{self.channel.url} is on a server, and a master key does not travel: give none. The server"
                 " takes the one of the file that it was told of (`everlog serve --next-master-key`)"
             )
-        request = people_pb2.RotateKeyRequest(database=self.channel.address.database)
-        metadata, stub, total = self.channel.metadata, people_pb2_grpc.PeopleStub(self.channel.grpc), 0
-        for answer in self.channel.stream(lambda: stub.RotateKey(request, metadata=metadata)):
+        known: Metadata = self.transaction(**metadata).metadata
+        request = people_pb2.RotateKeyRequest(
+            database=self.channel.address.database,
+            actor=known.actor,
+            reason=known.reason,
+            correlation_id=known.correlation_id,
+            causation_id=known.causation_id,
+            client=known.client,
+        )
+        said, stub, total = self.channel.metadata, people_pb2_grpc.PeopleStub(self.channel.grpc), 0
+        for answer in self.channel.stream(lambda: stub.RotateKey(request, metadata=said)):
             total = answer.total
             if progress is not None and not answer.finished:
                 progress(Progress("rotate keys", answer.done, answer.total, "keys"))

@@ -38,7 +38,7 @@ from everlog.store.past_diff import Difference
 from everlog.store.past_time import Position, Time
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projector import gone
-from everlog.store.rotation import rotate
+from everlog.store.rotation import ROTATED, rotate
 from everlog.store.schema import Schema
 from everlog.store.snapshot import Snapshot
 from everlog.store.source import LiveSource, LocalSource, Source
@@ -352,17 +352,25 @@ class Database(Writer):
         self.log.tell()
         return forgotten
 
-    def rotate_key(self, master_key: MasterKey | None = None, progress: OnProgress | None = None) -> int:
+    def rotate_key(
+        self, master_key: MasterKey | None = None, progress: OnProgress | None = None, **metadata: Any
+    ) -> int:
         """Puts all keys under another master key, or that which the environment names as the next, while
         others read and write; returns how many: none, if they are under it already. Afterwards the database
-        opens with that one alone. What was cut short is gone on with. Raises SealedError without the old
-        one, OpenError if there is no new one."""
+        opens with that one alone. What was cut short is gone on with. A Notice says before who it was
+        (`actor`, `reason`). Raises SealedError without the old one, OpenError if there is no new one."""
         self._check_writable()
         total, master, vault = 0, next_master_of(master_key), self._opened_state.vault
+        told = self.transaction(**metadata, durability="sync")
+
+        def tell(id: bytes) -> None:
+            notice = log_pb2.Notice(kind=ROTATED, detail=id)
+            self._commit(told, lambda commit: commit.notice.CopyFrom(notice))
+
         if not vault.changing.acquire(blocking=False):
             raise Error(f"the master key of {self.url} is being changed already; wait for it, and ask again")
         try:
-            for done, total in rotate(vault, master):
+            for done, total in rotate(vault, master, tell):
                 if progress is not None:
                     progress(Progress("rotate keys", done, total, "keys"))
         finally:

@@ -1,15 +1,19 @@
 """Rotation: all keys of a vault are put under another master key, while others read and write.
 
-    a new covering key, under the old one ─▶ slot after slot ─▶ under the new master ─▶ the old one: zeros
+    a new covering key, under the old one ─▶ a Notice ─▶ slot after slot ─▶ under the new master ─▶ the old
+                                                                                               one: zeros
+
+    Notice { kind "keys.rotated", detail: the id of the new covering key }     who begins it, or goes on
 
 Invariants
   (1) killed anywhere, the old master key opens everything until the new one does;
-  (2) a slot says which covering key it is under, so that whoever begins again does what is left.
+  (2) a slot says which covering key it is under, so that whoever begins again does what is left;
+  (3) no key is under another master key of which the log does not say so: the Notice is on disk before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from everlog.store import slots
 from everlog.store.covers import wrapped
@@ -18,13 +22,15 @@ from everlog.store.master import Master
 from everlog.store.slots import Cover
 from everlog.store.vault import Vault
 
+ROTATED = "keys.rotated"
 EACH = 256  # slots that are written while nobody else gets at the vault
 
 
-def rotate(vault: Vault, master: Master) -> Iterator[tuple[int, int]]:
+def rotate(vault: Vault, master: Master, tell: Callable[[bytes], object]) -> Iterator[tuple[int, int]]:
     """Puts all keys under `master`, and says how many of how many are done; of none, where they are under
-    it already. Writes. One at a time (`Vault.changing`). Raises OpenError for a master key that wraps into
-    too much, and SealedError if there is nothing to be opened."""
+    it already. `tell` tells the log, before anything is final, the id of the new covering key. Writes. One at
+    a time (`Vault.changing`). Raises OpenError for a master key that wraps into too much, and SealedError if
+    there is nothing to be opened."""
     with vault.lock:
         file = vault.file
         if file is None or vault.locked:
@@ -45,6 +51,7 @@ def rotate(vault: Vault, master: Master) -> Iterator[tuple[int, int]]:
             file.sync()
         last = Cover(slots.IN_USE, cover.id, wrapped(master, key))
         ids = vault.cover_with(cover.id, key)
+    tell(cover.id)
     for done in range(0, len(ids), EACH):
         with vault.lock:
             for key_id in ids[done : done + EACH]:

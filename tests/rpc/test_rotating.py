@@ -13,7 +13,7 @@ from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.server import Server
 from everlog.store import rotation
-from everlog.store.errors import Error, OpenError, ReadOnlyError, SealedError
+from everlog.store.errors import AccessError, Error, OpenError, ReadOnlyError, SealedError
 from everlog.store.master import LocalMaster, Successive
 from everlog.store.progress import Progress
 from tests.store.models import declare
@@ -62,6 +62,22 @@ def test_the_server_goes_on_with_the_next_master_key(tmp_path: Path, next_key: P
     with served(path, next_key) as remote:  # started once more as before
         assert remote.count(PATIENTS) == PEOPLE
         assert remote.rotate_key() == 0
+
+
+def test_the_log_says_whose_token_it_was_and_why(tmp_path: Path, next_key: Path) -> None:
+    master = Successive(LocalMaster(MASTER), next_key)
+    with EmbeddedDatabase(tmp_path / "clinic", master_key=master) as db:
+        declare(db, PATIENTS)
+        db.put(PATIENTS, patient(1, "s-1"))
+        with (
+            Server({"clinic": db}, tokens={"dpo": "salt"}, next_master_key=next_key) as server,
+            RemoteDatabase(server.url("clinic").replace("://", "://:salt@")) as remote,
+        ):
+            with pytest.raises(AccessError):
+                remote.rotate_key(actor="ann")
+            assert remote.rotate_key(reason="once a year") == 2
+        last = db.log.commit(db.head)
+        assert (last.notice.kind, last.actor, last.reason) == (rotation.ROTATED, "dpo", "once a year")
 
 
 def test_the_file_of_the_next_need_not_be_there_before(tmp_path: Path) -> None:

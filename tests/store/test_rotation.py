@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from everlog.store import rotation
-from everlog.store.errors import OpenError, SealedError
+from everlog.store.database import Database
+from everlog.store.errors import DiskError, OpenError, SealedError
 from everlog.store.master import LocalMaster
 from tests.store.people import MASTER, OTHER_MASTER, PATIENTS, open_people, patient
 
@@ -38,7 +39,7 @@ def test_one_that_was_killed_is_gone_on_with(path: Path, steps: int, monkeypatch
     with open_people(path) as db:
         db.load(PATIENTS, [patient(n, f"s-{n}") for n in range(1, 400)])
         assert db.tables.vault is not None
-        half = rotation.rotate(db.tables.vault, LocalMaster(OTHER_MASTER))
+        half = rotation.rotate(db.tables.vault, LocalMaster(OTHER_MASTER), lambda _: None)
         assert len(list(islice(half, steps))) == steps
         db.put(PATIENTS, patient(1000, "s-1000"))
         db.forget(PATIENTS, 300)
@@ -48,6 +49,45 @@ def test_one_that_was_killed_is_gone_on_with(path: Path, steps: int, monkeypatch
         db.rotate_key(OTHER_MASTER)
     with open_people(path, master_key=OTHER_MASTER) as db:
         assert len(list(db.scan(PATIENTS))) == 400
+
+
+def rotations(db: Database) -> list[tuple[int, str, str, bytes]]:
+    """Seq, actor, reason and detail of each that the log tells of."""
+    commits = [db.log.commit(seq) for seq in range(1, db.head + 1)]
+    return [
+        (one.seq, one.actor, one.reason, one.notice.detail)
+        for one in commits
+        if one.notice.kind == rotation.ROTATED
+    ]
+
+
+def test_the_log_says_who_changed_the_master_key_and_why(path: Path) -> None:
+    with open_people(path) as db:
+        db.put(PATIENTS, patient(1, "s-1"))
+        head = db.head
+        db.rotate_key(OTHER_MASTER, actor="ann", reason="once a year")
+        db.rotate_key(OTHER_MASTER, actor="bob")  # which does nothing
+        assert db.tables.vault is not None
+        assert db.tables.vault.file is not None
+        (in_use,) = db.tables.vault.file.covers().values()
+        assert rotations(db) == [(head + 1, "ann", "once a year", in_use.id)]
+
+
+def test_nothing_is_under_another_master_key_that_the_log_could_not_be_told_of(path: Path) -> None:
+    with open_people(path) as db:
+        db.put(PATIENTS, patient(1, "s-1"))
+        assert db.tables.vault is not None
+
+        def refuse(_: bytes) -> None:
+            raise DiskError("full", outcome="nothing written")
+
+        with pytest.raises(DiskError):
+            list(rotation.rotate(db.tables.vault, LocalMaster(OTHER_MASTER), refuse))
+        assert rotations(db) == []
+    with open_people(path) as db:
+        assert db.get(PATIENTS, 1) is not None
+        db.rotate_key(OTHER_MASTER, actor="ann")
+        assert [who for _, who, *_ in rotations(db)] == ["ann"]
 
 
 def test_the_master_key_may_be_in_a_service(path: Path) -> None:

@@ -118,7 +118,16 @@ def delete(info: TableInfo, key: bytes) -> Write:
 
 
 def expires_ns_of(expires: Expires, table: str) -> int:
-    """Nanoseconds since the Unix epoch. Raises RowError for a datetime that does not say which it is."""
+    """Nanoseconds since the Unix epoch. Raises RowError for what is no time, and for a datetime that does not
+    say which it is."""
+    given: object = expires  # callers may have no type checker
+    if isinstance(given, bool) or not isinstance(given, (datetime, int)):
+        raise RowError(
+            f"a row of {table} is to expire at {expires!r}: expected a datetime with its zone, or nanoseconds"
+            f" since 1970, found {type(expires).__name__}; in an hour is"
+            " `datetime.now(UTC) + timedelta(hours=1)`",
+            table=table,
+        )
     if isinstance(expires, datetime):
         if expires.tzinfo is None:
             raise RowError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,13 @@ def test_what_is_no_time_is_refused(db: Database) -> None:
         db.put(ITEMS, Item(id=1), expires=datetime(2027, 1, 1))  # noqa: DTZ001  that is the point
     with pytest.raises(RowError, match="expected nanoseconds since 1970"):
         db.put(ITEMS, Item(id=1), expires=-1)
+    for wrong in (timedelta(hours=1), "2027-01-01", 1.5, True, date(2027, 1, 1)):
+        some: Any = wrong
+        for write in (db.put, db.insert):
+            with pytest.raises(RowError, match=rf"found {type(wrong).__name__}; in an hour is"):
+                write(ITEMS, Item(id=1), expires=some)
+        with pytest.raises(RowError, match="expected a datetime with its zone, or nanoseconds"):
+            db.load(ITEMS, items(1, 2), expires=some)
     with pytest.raises(SchemaError, match="to live longer than 0"):
         Table("items", Item, key=ITEM_ID, life=timedelta(0))
 

@@ -21,20 +21,18 @@ Invariants
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 import weakref
 from collections.abc import Iterator
 from os import PathLike
-from pathlib import Path
 
 import msgspec
 
 from everlog.audit import archived, holds
 from everlog.audit import manifest as manifests
 from everlog.audit.backup import back_up
-from everlog.audit.place import LocalPlace, Place, place
+from everlog.audit.place import Place, place
 from everlog.audit.segment import head_of
 from everlog.audit.source import LogSource
 from everlog.audit.tiles import WIDTH, node_in
@@ -98,7 +96,7 @@ def _archive(
     if last > max(base, 1):  # the first alone is not worth a Base
         where = place(target, create=True)
         _export(db, where, last, progress)
-        archived.note(db.path, _url(where), last)
+        archived.note(db.path, where.noted, last)
         assert isinstance(older, archived.Archived)
         older.reload()
         _bring_up_to_date(db, progress)
@@ -188,11 +186,6 @@ def _check_there(where: Place, last: int) -> None:
             " removed from the database; archive it to a place of its own",
             outcome="nothing written",
         )
-
-
-def _url(where: Place) -> str:
-    """What to note: a path is one wherever the next process stands."""
-    return os.fspath(Path(where.url).resolve()) if isinstance(where, LocalPlace) else where.url
 
 
 def _bring_up_to_date(db: Database, progress: OnProgress | None) -> None:

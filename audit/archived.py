@@ -125,6 +125,6 @@ class Archived:
                 where = place(target.url)
                 found = Reader(where, manifests.needed(where))
                 if found.manifest.uuid != self._database:
-                    raise CorruptionError(f"{target.url} is an archive of another database", place=target.url)
+                    raise CorruptionError(f"{where.url} is an archive of another database", place=where.url)
                 self._readers[target.url] = found
             return found

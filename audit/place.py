@@ -5,7 +5,8 @@
 
 Invariants
   (1) a file is the old one or the new one, never a part;
-  (2) what `write` returned from is on disk, or with the object store.
+  (2) what `write` returned from is on disk, or with the object store;
+  (3) no message has the password that a URL has.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ class Place(Protocol):
     """Files by name."""
 
     url: str
+    """For people, without what may be secret in it."""
+    noted: str
+    """What whoever is to come here again needs, wherever that process stands, with what is secret."""
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
         """The file, or a part of it; a negative `start` counts from its end. Raises CorruptionError if
@@ -86,7 +90,7 @@ class LocalPlace:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.url = str(path)
+        self.url, self.noted = str(path), os.fspath(path.resolve())
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
         try:
@@ -145,34 +149,42 @@ class RemotePlace:
             import fsspec  # type: ignore[import-untyped]  # noqa: PLC0415  only for those who have it
         except ImportError:
             raise OpenError(
-                f"{url} needs fsspec: install everlog[archive], and what fsspec wants for the URL"
+                f"{shown(url)} needs fsspec: install everlog[archive], and what fsspec wants for the URL"
             ) from None
-        self.url = url.rstrip("/")
+        self.noted = url.rstrip("/")
+        self.url = shown(self.noted)
         try:
             self._files: Any
-            self._files, self._root = fsspec.core.url_to_fs(self.url)
+            self._files, self._root = fsspec.core.url_to_fs(self.noted)
         except (ImportError, ValueError, OSError) as error:
-            raise OpenError(f"{url} cannot be reached through fsspec: {error}") from error
+            raise OpenError(f"{self.url} cannot be reached through fsspec: {self._said(error)}") from None
+
+    def _said(self, error: Exception) -> str:
+        """What an error says; some say the URL, or what they made of it."""
+        said = f"{type(error).__name__}: {error}"
+        secret = self.noted.partition("://")[2].rpartition("@")[0]
+        for part in (f"{secret}@", secret, secret.partition(":")[2]):
+            said = said.replace(part, "") if part.strip("@") else said
+        return said
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
         end = None if size is None else start + size
         try:
             data: bytes = self._files.cat_file(f"{self._root}/{name}", start=start or None, end=end or None)
             return data
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever fsspec has; told without the URL that it says
             raise CorruptionError(
-                f"{self.url}/{name} cannot be read: {type(error).__name__}: {error}",
-                place=f"{self.url}/{name}",
-            ) from error
+                f"{self.url}/{name} cannot be read: {self._said(error)}", place=f"{self.url}/{name}"
+            ) from None
 
     def write(self, name: str, data: bytes) -> None:
         try:
             self._files.makedirs(self._root, exist_ok=True)
             self._files.pipe_file(f"{self._root}/{name}", data)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever fsspec has; told without the URL that it says
             raise DiskError(
-                f"{self.url}/{name} could not be written: {type(error).__name__}: {error}", outcome="unknown"
-            ) from error
+                f"{self.url}/{name} could not be written: {self._said(error)}", outcome="unknown"
+            ) from None
 
     def names(self) -> list[str]:
         self._files.invalidate_cache()
@@ -180,10 +192,10 @@ class RemotePlace:
             found = self._files.ls(self._root, detail=False)
         except FileNotFoundError:
             return []
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever fsspec has; told without the URL that it says
             raise DiskError(
-                f"{self.url} cannot be listed: {type(error).__name__}: {error}", outcome="nothing written"
-            ) from error
+                f"{self.url} cannot be listed: {self._said(error)}", outcome="nothing written"
+            ) from None
         return sorted(str(name).rstrip("/").rpartition("/")[2] for name in found)
 
     def remove(self, name: str) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import traceback
 import uuid
 
 import pytest
 
-from everlog.audit import backup, restore, verify
+from everlog.audit import archive, backup, manifest, restore, verify
+from everlog.audit.archived import attach
 from everlog.audit.place import place
 from everlog.store.database import Database
-from everlog.store.errors import OpenError
+from everlog.store.errors import CorruptionError, Error, OpenError
 from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
 
@@ -46,6 +48,39 @@ def test_small_segments_in_an_object_store_become_one_and_remains_go(db: Databas
     assert done.segments < 8
     assert len(place(url).names()) == done.segments + 1
     assert list(verify(url, deep=True)) == []
+
+
+def test_no_error_says_the_password_of_a_url(db: Database) -> None:
+    """Fsspec's own errors say the path, and with it whatever is in the URL."""
+    bucket, secret = f"bucket-{uuid.uuid4().hex}", uuid.uuid4().hex
+    url = f"memory://ann:{secret}@{bucket}/kept"
+    there = place(url)
+    said = list[Error]()
+    with pytest.raises(OpenError, match="there is no backup at memory://bucket-") as missing:
+        manifest.needed(there)
+    said.append(missing.value)
+    with pytest.raises(CorruptionError, match="cannot be read") as unread:
+        there.read("none")
+    said.append(unread.value)
+    with pytest.raises(OpenError, match="cannot be reached through fsspec") as unknown:
+        place(f"nothing://ann:{secret}@{bucket}/kept")
+    said.append(unknown.value)
+    fill(db, 1, 50)
+    archive(db, url, keep_records=10)
+    attach(db)
+    name = next(name for name in there.names() if name.endswith(".zst"))
+    data = there.read(name)
+    there.remove(name)
+    with pytest.raises(CorruptionError, match="record 3 was archived, and cannot be read") as gone:
+        db.log.get(3)
+    said.append(gone.value)
+    found = list(verify(url))
+    assert found
+    for text in [*found, *("".join(traceback.format_exception(error)) for error in said)]:
+        assert secret not in text
+    assert not any(secret in str(error.facts) for error in said)
+    there.write(name, data)
+    assert url in (db.path / "ARCHIVE").read_text()
 
 
 def test_a_place_of_another_database_is_refused(db: Database, opening: Opener, url: str) -> None:

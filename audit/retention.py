@@ -6,8 +6,9 @@
     with Retention(db, "s3://archive/flights", keep_ns=90 * DAY_NS): …
 
 Invariants
-  (1) it fails loudly: what went wrong, and when, is in the log of the program and in the status, until it
-      works again; what was not archived is in the database, and the next look tries again;
+  (1) it fails loudly: what went wrong, and since when, is in the log of the program and in the status, until
+      it works again; what was not archived is in the database, and the next look tries again: twice as
+      late each time, an hour later at most, and as ever once it works;
   (2) it ends with its database, or when it is closed, at the next sign of progress;
   (3) while the clock is one that jumped, nothing goes because of its age.
 
@@ -31,7 +32,7 @@ from everlog.store.errors import ClosedError, Error, OpenError, ReadOnlyError, R
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.status import ArchiveStatus
 
-LOOK_S, EVERY_S, ENOUGH_BYTES = 60.0, 3600.0, 64 << 20
+LOOK_S, AGAIN_S, EVERY_S, ENOUGH_BYTES = 60.0, 3600.0, 3600.0, 64 << 20
 
 logger = logging.getLogger("everlog")
 
@@ -67,7 +68,7 @@ class Retention:
         self._progress = progress
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._error, self._error_ns = "", 0
+        self._worked()
         db.retention = self
 
     def start(self) -> Self:
@@ -89,7 +90,7 @@ class Retention:
             keep_ns=self._keep_ns,
             progress=self._going,
         )
-        self._error, self._error_ns = "", 0
+        self._worked()
         return done
 
     def status(self) -> ArchiveStatus:
@@ -146,8 +147,20 @@ class Retention:
                 self._failed(error)
             if self._db() is None:
                 return
-            self._stopped.wait(self._look_s)
+            self._stopped.wait(self.wait_s)
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds from one look to the next."""
+        return max(self._look_s, min(self._look_s * 2.0**self._failures, AGAIN_S))
+
+    def _worked(self) -> None:
+        self._error, self._error_ns, self._failures = "", 0, 0
 
     def _failed(self, error: Exception) -> None:
-        self._error, self._error_ns = str(error) or type(error).__name__, time.time_ns()
-        logger.warning("old log could not be archived to %s: %s", shown(self._target), self._error)
+        self._error, self._error_ns = str(error) or type(error).__name__, self._error_ns or time.time_ns()
+        self._failures = min(self._failures + 1, 30)
+        logger.warning(
+            "old log could not be archived to %s: %s; it is tried again in %.0f s",
+            *(shown(self._target), self._error, self.wait_s),
+        )

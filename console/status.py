@@ -139,8 +139,8 @@ def _print_archive(what: ArchiveStatus) -> None:
         click.echo(f"  Records up to {what.base:,} are archived, the last at {text.moment(what.archived_ns)}")
     if what.error:
         click.echo(
-            f"  Old log could not be archived to {what.target} at {text.moment(what.error_ns)}: {what.error};"
-            " it is tried again"
+            f"  Old log could not be archived to {what.target} since {text.moment(what.error_ns)}:"
+            f" {what.error}; it is tried again"
         )
 
 

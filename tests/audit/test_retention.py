@@ -36,6 +36,18 @@ class Watch:
             assert self.go_on.wait(60)
 
 
+class Tries(logging.Handler):
+    """Each time that it failed is waited for, and waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.more.release()
+        assert self.go_on.acquire(timeout=60)
+
+
 def test_a_database_archives_by_itself_while_it_is_written(db: Database, to: Path) -> None:
     fill(db, 1, 50)
     attach(db)
@@ -122,6 +134,49 @@ def test_what_goes_wrong_is_told_until_it_works_again(
     retention.look()
     assert db.status().archive.error == ""
     assert db.log.trimmed.base == db.head - 1
+
+
+def test_it_tries_again_ever_later_and_says_since_when(db: Database, to: Path) -> None:
+    fill(db, 1, 50)
+    to.write_text("a file, where a directory should be")
+    tried, waits, since = Tries(), list[float](), set[int]()
+    logging.getLogger("everlog").addHandler(tried)
+    try:
+        with Retention(
+            db, to, keep_records=10, every_s=0, look_s=0.001, progress=Watch("compact")
+        ) as retention:
+            for _ in range(5):
+                tried.more.acquire(timeout=60)
+                waits.append(retention.wait_s)
+                since.add(db.status().archive.error_ns)
+                tried.go_on.release()
+    finally:
+        logging.getLogger("everlog").removeHandler(tried)
+    assert waits == [0.002, 0.004, 0.008, 0.016, 0.032]
+    assert len(since) == 1
+
+
+def test_once_it_works_it_looks_as_often_as_before(db: Database, to: Path) -> None:
+    fill(db, 1, 50)
+    retention = Retention(db, to, keep_records=10)
+    for _ in range(3):
+        retention._failed(Error("again"))  # noqa: SLF001  each would be waited for
+    assert (retention.wait_s, retention.status().error) == (480, "again")
+    assert retention.look() is not None
+    assert (retention.wait_s, retention.status().error, retention.status().error_ns) == (60, "", 0)
+    retention.close()
+
+
+def test_an_hour_is_the_longest_that_it_waits(db: Database, to: Path) -> None:
+    retention = Retention(db, to)
+    for _ in range(2000):
+        retention._failed(Error("again"))  # noqa: SLF001  each would be waited for
+    assert retention.wait_s == 3600
+    retention.close()
+    with_days = Retention(db, to, look_s=86_400)
+    with_days._failed(Error("again"))  # noqa: SLF001  as above
+    assert with_days.wait_s == 86_400
+    with_days.close()
 
 
 def test_it_ends_with_its_database_in_the_middle_of_things(opening: Opener, to: Path) -> None:

@@ -9,7 +9,8 @@ Nothing that the database has besides its log is taken for true: the tree is com
 
 Invariants
   (1) what is yielded names the record, the size or the file that is not as it must be;
-  (2) two different records that both say they are seq N are a fork, told with both hashes.
+  (2) two different records that both say they are seq N are a fork, told with both hashes;
+  (3) what could not be looked at is told, and is no reason not to look at the rest.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
-from typing import NamedTuple
 
 from everlog.audit import merkle, note, proof
 from everlog.audit.chain import Chain
 from everlog.audit.export import Directory
+from everlog.audit.known import Known, compare, hashed, passed_over, tiled
 from everlog.audit.merkle import leaf_of
 from everlog.audit.proof import Checkpoint, Inclusion
 from everlog.audit.prover import Prover
 from everlog.audit.removed import Removed
-from everlog.audit.tiles import WIDTH, Tile, full_width, nodes
+from everlog.audit.tiles import Tile, nodes
 from everlog.audit.tree import Tree
 from everlog.store import record
 from everlog.store.database import Database
@@ -36,21 +37,13 @@ from everlog.store.progress import OnProgress, Progress
 from everlog.store.temporary import Temporary
 
 
-class Known(NamedTuple):
-    """What is known of the log from elsewhere: what it is, of how many records, their leaf hashes."""
-
-    what: str
-    size: int
-    leaves: Iterator[bytes]
-    fork: bool = False
-
-
 class Audit:
     """One audit of an open database. Read-only.
 
     `checkpoints`: verified ones that were kept elsewhere. `tiles`: an exported tree that was. `against`:
-    another copy, or the proof of a record. Of a log that was trimmed, without its archive, the records that
-    are there are looked at, upon what its Base says of those before (removed.py).
+    another copy, or the proof of a record. Of a log that was trimmed, without its archive or where that
+    cannot be read, the records that are there are looked at, upon what its Base says of those before
+    (removed.py).
     """
 
     def __init__(
@@ -87,13 +80,36 @@ class Audit:
             yield from self._walk(head)
         except Error as error:
             yield str(error)
+            if self.seq < self._db.log.trimmed.base:
+                yield from self._without_archive(head)
+
+    def _without_archive(self, head: int) -> Iterator[str]:
+        """What is left where an archived record cannot be looked at: those that are there, upon the Base."""
+        seen, self.seq = self.seq, self._db.log.trimmed.base
+        self.after = self.seq
+        yield (
+            f"records {seen + 1} to {self.after}, which were archived, could not be looked at; those after"
+            " them are compared with what the log has in their place"
+        )
+        for one in tuple(self._copies):
+            if problem := passed_over(one, self.after - seen):
+                self._copies.remove(one)
+                yield problem
+        self._wanted = [one for one in self._wanted if one[0] > seen]
+        try:
+            if self._against is not None and not isinstance(self._against, Inclusion):
+                self._knows_early(self._against, min(self._against.head()[0], head))
+            yield from self._archived()
+            yield from self._walk(head)
+        except Error as error:
+            yield str(error)
 
     def tables(self) -> Iterator[str]:
         """What is not as it must be in tables and indexes, and whether those made anew from the log alone
         equal them."""
-        yield from self._db.check(self._progress)
         scratch = Temporary("everlog-audit-")
         try:
+            yield from self._db.check(self._progress)
             made = self._db.rebuild_into(scratch.path / "db", self._progress)
             there = self._db.hashes(self._progress)
             for name in sorted({*made, *there}):
@@ -137,18 +153,21 @@ class Audit:
         elif self._against is not None:
             size = min(self._against.head()[0], self._db.log.head)
             if self.after:
-                early = min(size, self.after)
-                self._wanted.append((early, "the other copy", self._against.head(early)[1]))
+                self._knows_early(self._against, size)
             self._copies.append(
-                Known("the other copy", size, _hashed(self._against, self.after, size), fork=True)
+                Known("the other copy", size, hashed(self._against, self.after, size), fork=True)
             )
+
+    def _knows_early(self, other: Prover, size: int) -> None:
+        early = min(size, self.after)
+        self._wanted.append((early, "the other copy", other.head(early)[1]))
 
     def _knows(self, what: str, size: int, tile: Tile) -> bytes:
         """Returns the root that they give."""
         found = merkle.root(nodes(size, tile), size)
         if size:
             self._wanted.append((size, what, found))
-            self._copies.append(Known(what, size, _tiled(tile, self.after, size)))
+            self._copies.append(Known(what, size, tiled(tile, self.after, size)))
         return found
 
     def _archived(self) -> Iterator[str]:
@@ -184,7 +203,7 @@ class Audit:
             if removed is not None and seq <= removed.last:
                 yield from removed.look(seq, framed, frontier, checking.schema)
             for one in tuple(self._copies):
-                problem = _compare(one, seq, leaf)
+                problem = compare(one, seq, leaf)
                 if problem:
                     self._copies.remove(one)
                     yield problem
@@ -198,51 +217,6 @@ class Audit:
             if self._progress is not None and not seq % 4096:
                 self._progress(Progress("audit", seq, head, "records"))
         self.root = frontier.root()
-
-
-def _compare(known: Known, seq: int, leaf: bytes) -> str:
-    """What is not as it is known from elsewhere, about a record."""
-    if seq > known.size:
-        return ""
-    try:
-        there = next(known.leaves, b"")
-    except Error as error:
-        return f"{known.what}: {error}"
-    if not there or there == leaf:
-        return ""
-    if known.fork:
-        return (
-            f"record {seq} is a fork: two records say that they are {seq}, the one here with the leaf hash"
-            f" {leaf.hex()}, the one of {known.what} with {there.hex()}; from there on they are two histories"
-        )
-    return (
-        f"record {seq} is not the one that {known.what} knows: expected the leaf hash {there.hex()},"
-        f" found {leaf.hex()}"
-    )
-
-
-def _tiled(tile: Tile, after: int, size: int) -> Iterator[bytes]:
-    """Leaves, where the tile that they are in is the one that the tile above it knows."""
-    for start in range(after // WIDTH * WIDTH, size, WIDTH):
-        index = start // WIDTH
-        hashes = tile(0, index, min(WIDTH, size - start))
-        if start + WIDTH <= size:
-            above, at = divmod(index, WIDTH)
-            width = min(WIDTH, full_width(size, 1) - above * WIDTH)
-            if merkle.perfect(hashes) != _each(tile(1, above, width))[at]:
-                raise CorruptionError(
-                    f"expected what tile 1/{above} says of tile 0/{index}, found other hashes"
-                )
-        yield from _each(hashes)[max(after - start, 0) :]
-
-
-def _hashed(prover: Prover, after: int, size: int) -> Iterator[bytes]:
-    for entries in prover.entries(after, size):
-        yield from map(merkle.leaf_hash, _each(entries))
-
-
-def _each(hashes: bytes) -> list[bytes]:
-    return [hashes[at : at + merkle.HASH_BYTES] for at in range(0, len(hashes), merkle.HASH_BYTES)]
 
 
 def _rows(hashes: dict[str, TableHash], name: str) -> str:

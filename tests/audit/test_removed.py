@@ -9,6 +9,8 @@ import pytest
 
 from everlog.audit import proof, prover
 from everlog.audit.archive import archive
+from everlog.audit.archived import attach
+from everlog.audit.auditing import Audit
 from everlog.audit.export import export
 from everlog.audit.proof import Checkpoint, Inclusion
 from everlog.audit.prover import LocalProver
@@ -107,6 +109,46 @@ def test_what_is_known_of_records_that_are_not_at_hand_is_traced_to_the_base(
     assert found.startswith(f"the first {checkpoint.size} records, which were archived, are not those of")
     (found,) = problems(db, against=shown._replace(record=shown.record + b"x"))
     assert found.startswith("record 7 is a fork: two records say that they are 7")
+
+
+NOT_LOOKED_AT = "which were archived, could not be looked at; those after them are compared"
+
+
+def test_where_the_archive_cannot_be_reached_the_rest_is_audited(db: Database, tmp_path: Path) -> None:
+    checkpoint, shown = known(db, tmp_path)
+    archive_at, base = tmp_path / "archive", db.log.trimmed.base
+    archive_at.rename(tmp_path / "away")
+    attach(db)
+    looked = Audit(db, checkpoints=[checkpoint], tiles=tmp_path / "tiles", against=shown)
+    first, second = looked.problems()
+    assert first.startswith("record 1 was archived, and cannot be read from there: there is no directory")
+    assert second.startswith(f"records 1 to {base}, {NOT_LOOKED_AT}")
+    assert (looked.after, looked.seq) == (base, db.head)
+    assert looked.root == LocalProver(db).head()[1]
+    rewritten = db.log.commit(base + 5)
+    rewritten.ClearField("checksum")
+    rewritten.notice.subject += " indeed"
+    db.engine.append_record(SEQ.pack(base + 5), record.frame(rewritten))
+    found = problems(db, checkpoints=[checkpoint._replace(root=b"x" * 32)])
+    assert len(found) == 5, "the two, the checkpoint, the tree: its root, and the record"
+    assert any(
+        f"the first {checkpoint.size} records, which were archived, are not those" in one for one in found
+    )
+    assert any(f"record {base + 5} is not the one that the tree knows" in one for one in found)
+
+
+def test_where_a_segment_is_gone_what_was_before_it_is_audited_as_well(db: Database, tmp_path: Path) -> None:
+    to = tmp_path / "archive"
+    for last in (100, 200, 300):
+        archive(db, to, keep_records=db.head - last)
+    (gone,) = to.glob("*101-*.zst")
+    gone.unlink()
+    attach(db)
+    found = problems(db, against=LocalProver(db))
+    assert gone.name in found[0]
+    assert [one for one in found if one.startswith(f"records 101 to 300, {NOT_LOOKED_AT}")]
+    assert all(gone.name in one for one in found if NOT_LOOKED_AT not in one), found
+    assert problems(db)[1:] == [one for one in found if NOT_LOOKED_AT in one]
 
 
 def test_what_cannot_be_compared_is_said_to_be_so(db: Database, tmp_path: Path) -> None:

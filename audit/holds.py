@@ -6,29 +6,36 @@ Whoever holds or releases may be any process of this machine, beside the one tha
 Consumers that registered hold by their bookmarks, up to a cap (store/consumers.py).
 
 Invariants
-  (1) two who hold or release at once lose nothing of one another: they take turns.
+  (1) two who hold or release at once lose nothing of one another: they take turns;
+  (2) a file that is none is an error that says so: nobody archives what it may have held.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from everlog.store import head
 from everlog.store.errors import RowError
 
+REMEDY = (
+    "Put a copy of it back; or delete it, and hold again what is to be held (`everlog archive --hold`). Until"
+    " then nothing is archived; rows are read and written"
+)
+
 
 class Holds(msgspec.Struct):
     """What the file says."""
 
-    format: int = 1
-    holds: dict[str, int] = {}
+    format: head.Known
+    holds: dict[str, Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]]
 
 
 def read(path: Path) -> dict[str, int]:
     """Names and the first records that they hold. Read-only. Raises OpenError."""
-    found = head.read(path / head.HOLDS, Holds)
+    found = head.read(path / head.HOLDS, Holds, REMEDY)
     return found.holds if found else {}
 
 
@@ -37,7 +44,7 @@ def hold(path: Path, name: str, seq: int) -> None:
     if not name or seq < 1:
         raise RowError(f"expected a name and a record of the log to hold, found {name!r} and {seq}")
     with head.locked(path):
-        head.write(path / head.HOLDS, Holds(holds={**read(path), name: seq}), sync=True)
+        head.write(path / head.HOLDS, Holds(head.FORMAT, {**read(path), name: seq}), sync=True)
 
 
 def release(path: Path, name: str) -> None:
@@ -49,4 +56,4 @@ def release(path: Path, name: str) -> None:
                 f"there is no hold {name!r}; there are: {', '.join(sorted(holds)) or 'none'}", name=name
             )
         del holds[name]
-        head.write(path / head.HOLDS, Holds(holds=holds), sync=True)
+        head.write(path / head.HOLDS, Holds(head.FORMAT, holds), sync=True)

@@ -117,6 +117,8 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
         click.echo(f"  {table.name:{width}}  {table.rows:>11,} rows{indexes}")
     _print_expiry(what.expiry)
     _print_archive(what.archive)
+    if what.consumers.error:
+        click.echo(f"  Where consumers are is not known: {what.consumers.error}")
     for name in what.consumers.over:
         click.echo(f"  Consumer {name} is beyond its cap: nothing is held for it (`everlog consumers`)")
 

@@ -104,6 +104,7 @@ class StatusResponse(_message.Message):
     CONSUMERS_FIELD_NUMBER: _builtins.int
     CONSUMERS_OVER_FIELD_NUMBER: _builtins.int
     ARCHIVE_FIELD_NUMBER: _builtins.int
+    CONSUMERS_ERROR_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     head_time_ns: _builtins.int
     oldest: _builtins.int
@@ -117,6 +118,8 @@ class StatusResponse(_message.Message):
     read_only: _builtins.bool
     consumers: _builtins.int
     """How many consumers are registered, and those beyond their caps (consumers.proto)."""
+    consumers_error: _builtins.str
+    """Why it is not known where they are; empty: it is."""
     @_builtins.property
     def head(self) -> _log_pb2.Cursor: ...
     @_builtins.property
@@ -145,10 +148,11 @@ class StatusResponse(_message.Message):
         consumers: _builtins.int = ...,
         consumers_over: _abc.Iterable[_builtins.str] | None = ...,
         archive: Global___Archived | None = ...,
+        consumers_error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "expiry", b"expiry", "head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "consumers", b"consumers", "consumers_over", b"consumers_over", "database", b"database", "disk_bytes", b"disk_bytes", "expiry", b"expiry", "format", b"format", "head", b"head", "head_time_ns", b"head_time_ns", "oldest", b"oldest", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "tables", b"tables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "consumers", b"consumers", "consumers_error", b"consumers_error", "consumers_over", b"consumers_over", "database", b"database", "disk_bytes", b"disk_bytes", "expiry", b"expiry", "format", b"format", "head", b"head", "head_time_ns", b"head_time_ns", "oldest", b"oldest", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "tables", b"tables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -125,6 +125,7 @@ def _status(db: Database) -> admin_pb2.StatusResponse:
         ),
         consumers=found.consumers.registered,
         consumers_over=found.consumers.over,
+        consumers_error=found.consumers.error,
         archive=admin_pb2.Archived(**msgspec.structs.asdict(found.archive)),
     )
 

@@ -43,7 +43,7 @@ class RemoteAdmin:
             expiry=ExpiryStatus(
                 answer.expiry.rows, answer.expiry.due, answer.expiry.next_ns, answer.expiry.jumped_s
             ),
-            consumers=ConsumersStatus(answer.consumers, list(answer.consumers_over)),
+            consumers=ConsumersStatus(answer.consumers, list(answer.consumers_over), answer.consumers_error),
             archive=ArchiveStatus(
                 answer.archive.base,
                 answer.archive.archived_ns,

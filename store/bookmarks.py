@@ -9,7 +9,8 @@ They are not in the log, or each of them would be a commit that everybody follow
 Invariants
   (1) a bookmark is never ahead of what its consumer said to have; it may be behind;
   (2) who registered last under a name has it, by its turn: whoever had it before is refused;
-  (3) within a turn a bookmark never goes back.
+  (3) within a turn a bookmark never goes back;
+  (4) a file that is none is an error that says so, and what is held by it stays; rows need none of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import contextlib
 import threading
 import time
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -25,22 +27,26 @@ from everlog.store import head
 from everlog.store.errors import CursorError, DiskError, OpenError, RowError
 
 EVERY_S = 1.0
+REMEDY = (
+    "Put a copy of it back, or delete it: then each consumer is where it registered, and registers again"
+    " when it runs the next time. Until then nothing is archived; rows are read and written"
+)
 
 
 class Bookmark(msgspec.Struct, frozen=True):
     """Up to which record a consumer has everything, when it said so (0: it never did), and whose it is."""
 
-    seq: int
-    checksum: int
-    time_ns: int
-    turn: int
+    seq: head.Count
+    checksum: Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
+    time_ns: head.Count
+    turn: head.Count
 
 
 class File(msgspec.Struct):
     """What the file says."""
 
-    format: int = 1
-    bookmarks: dict[str, Bookmark] = {}
+    format: head.Known
+    bookmarks: dict[str, Bookmark]
 
 
 class Bookmarks:
@@ -116,11 +122,11 @@ class Bookmarks:
             self._moved.clear()
 
     def _read(self) -> dict[str, Bookmark]:
-        found = head.read(self._path / head.BOOKMARKS, File)
+        found = head.read(self._path / head.BOOKMARKS, File, REMEDY)
         return found.bookmarks if found else {}
 
     def _write(self, found: dict[str, Bookmark]) -> None:
-        head.write(self._path / head.BOOKMARKS, File(bookmarks=found), sync=False)
+        head.write(self._path / head.BOOKMARKS, File(head.FORMAT, found), sync=False)
 
 
 def _goes_on(found: dict[str, Bookmark], name: str, one: Bookmark) -> bool:

@@ -94,7 +94,7 @@ class Consumers:
         that is none, CursorError for a position that is not of this log, ReadOnlyError.
         """
         _check_name(name)
-        known = self._registered().get(name)
+        known = self.registered().get(name)
         position = self._position(name, known, after)
         if known is None or (cap is not None and cap != _cap_of(known[1])):
             if self._db.read_only:
@@ -133,18 +133,18 @@ class Consumers:
     def __iter__(self) -> Iterator[Consumer]:
         """All, by name, as they are now. Read-only."""
         bookmarks = self.bookmarks.all()
-        for name, known in sorted(self._registered().items()):
+        for name, known in sorted(self.registered().items()):
             yield self._consumer(name, *known, bookmarks.get(name))
 
     def _needed(self, name: str) -> tuple[int, consumers_pb2.Registration]:
-        registered = self._registered()
+        registered = self.registered()
         if name not in registered:
             names = ", ".join(sorted(registered)) or "none"
             raise RowError(f"there is no consumer {name!r}; there are: {names}", name=name)
         return registered[name]
 
-    def _registered(self) -> dict[str, tuple[int, consumers_pb2.Registration]]:
-        """When each registered, and what it said."""
+    def registered(self) -> dict[str, tuple[int, consumers_pb2.Registration]]:
+        """When each registered, and what it said, by name. Read-only."""
         found, start = dict[str, tuple[int, consumers_pb2.Registration]](), keys.NOTE_CONSUMER
         view, _ = self._db.tables.snapshot()
         try:

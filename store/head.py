@@ -24,7 +24,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -57,6 +57,8 @@ class Owner(msgspec.Struct):
     since: str
 
 
+Known = Annotated[int, msgspec.Meta(ge=1, le=FORMAT)]  # a format that this everlog knows
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -113,8 +115,8 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def read(path: Path, kind: type[T]) -> T | None:
-    """The file's value; None if there is no file. Raises OpenError if it is not one."""
+def read(path: Path, kind: type[T], remedy: str = "") -> T | None:
+    """The file's value; None if there is no file. Raises OpenError if it is not one, with the `remedy`."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
@@ -122,6 +124,7 @@ def read(path: Path, kind: type[T]) -> T | None:
     except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
         raise OpenError(
             f"{path}: expected everlog's {path.name} file, found something else: {error}"
+            + (f". {remedy}" if remedy else "")
         ) from None
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from everlog.store import head
+from everlog.store.errors import OpenError
 from everlog.store.expiry import due, next_end
 from everlog.store.keys import ENDS
 
@@ -34,10 +35,12 @@ class ExpiryStatus(msgspec.Struct, frozen=True):
 
 
 class ConsumersStatus(msgspec.Struct, frozen=True):
-    """How many registered, and the names of those that are beyond their caps: nothing is held for them."""
+    """How many registered, and the names of those that are beyond their caps: nothing is held for them. Why
+    it is not known where they are, where the file of their bookmarks is damaged."""
 
     registered: int = 0
     over: list[str] = []
+    error: str = ""
 
 
 class ArchiveStatus(msgspec.Struct, frozen=True):
@@ -91,7 +94,6 @@ def status(db: Database) -> Status:
     seq = db.head
     commit = db.log.commit(seq)
     counts = db.tables.counts
-    consumers = list(db.consumers)
     return Status(
         uuid=db.uuid,
         head=seq,
@@ -108,13 +110,21 @@ def status(db: Database) -> Status:
         format=head.FORMAT,
         read_only=db.read_only,
         expiry=_expiry(db),
-        consumers=ConsumersStatus(len(consumers), [one.name for one in consumers if one.over]),
+        consumers=_consumers(db),
         archive=msgspec.structs.replace(
             db.retention.status() if db.retention is not None else ArchiveStatus(),
             base=db.log.trimmed.base,
             archived_ns=db.archived_ns(),
         ),
     )
+
+
+def _consumers(db: Database) -> ConsumersStatus:
+    try:
+        found = list(db.consumers)
+    except OpenError as error:
+        return ConsumersStatus(len(db.consumers.registered()), error=str(error))
+    return ConsumersStatus(len(found), [one.name for one in found if one.over])
 
 
 def _expiry(db: Database) -> ExpiryStatus:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from everlog.audit import holds
+from everlog.audit import Retention, archive, holds
 from everlog.store.database import Database
 from everlog.store.errors import OpenError, RowError
+from tests.audit.test_backup import fill
+from tests.store.models import ITEMS, items
 
 ROOT = Path(__file__).parents[2]
 WORK = """
@@ -25,6 +27,57 @@ for number in range(1, 31):
     if number % 3 == 0:
         holds.release(path, f"{who}-{number}")
 """
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff",
+        b'{"format":1,"holds":{"audit":',
+        b"{}",
+        b'{"format":9,"holds":{}}',
+        b'{"format":1,"holds":{"a":0}}',
+    ],
+)
+def test_while_the_file_is_damaged_nothing_goes_that_it_may_have_held(
+    db: Database, to: Path, data: bytes
+) -> None:
+    fill(db, 1, 50)
+    holds.hold(db.path, "audit", 20)
+    (db.path / "HOLDS").write_bytes(data)
+    told = r"HOLDS: expected everlog's HOLDS file, found something else: .*\. Put a copy of it back; or"
+    for ask in (
+        lambda: archive(db, to, keep_records=1),
+        lambda: holds.read(db.path),
+        lambda: holds.hold(db.path, "audit", 20),
+        lambda: holds.release(db.path, "audit"),
+    ):
+        with pytest.raises(OpenError, match=told):
+            ask()
+    assert db.log.trimmed.base == 0
+    db.put(ITEMS, *items(900, 900))
+    assert db.status().consumers.error == ""
+    assert list(db.check()) == []
+    retention = Retention(db, to)
+    with pytest.raises(OpenError, match=told):
+        retention.look()
+    retention.close()
+    (db.path / "HOLDS").unlink()  # as it says
+    holds.hold(db.path, "audit", 20)
+    assert archive(db, to, keep_records=1).base == 19
+
+
+def test_where_bookmarks_are_damaged_nothing_goes_that_a_consumer_may_lack(db: Database, to: Path) -> None:
+    fill(db, 1, 50)
+    db.consumers.register("mirror", after=20)
+    (db.path / "BOOKMARKS").write_bytes(b"{}")
+    with pytest.raises(
+        OpenError, match=r"BOOKMARKS: expected .*\. Put a copy of it back, or delete it: then"
+    ):
+        archive(db, to, keep_records=1)
+    (db.path / "BOOKMARKS").unlink()
+    assert archive(db, to, keep_records=1).base == 20
 
 
 def test_processes_that_hold_and_release_at_once_lose_nothing_of_one_another(db: Database) -> None:

@@ -35,7 +35,11 @@ def test_a_cap_is_set_and_who_is_beyond_it_is_shown(everlog: Run, books: Path) -
     assert out.startswith("Registered: mirror: at 0, ")
     assert "beyond its cap, more than 1 records: nothing is held; cap 1 records, 10.7 GB" in out
     assert "  Consumer mirror is beyond its cap: nothing is held for it" in everlog("status").out
-    assert everlog("status", "--json").json[0]["consumers"] == {"registered": 1, "over": ["mirror"]}
+    assert everlog("status", "--json").json[0]["consumers"] == {
+        "registered": 1,
+        "over": ["mirror"],
+        "error": "",
+    }
     everlog("consumers", "register", "mirror", "--cap-records", "0", "--cap-bytes", "0")
     assert everlog("consumers").out.endswith("cap none\n")
     assert "beyond" not in everlog("status").out

@@ -16,6 +16,7 @@ from everlog.store.errors import ClosedError, CorruptionError, CursorError, RowE
 from everlog.store.progress import Progress
 from everlog.store.versions import FAMILY
 from tests.store.models import AIRPORTS, ITEMS, SEATS, Item, airport, declare, items, open_flights
+from tests.store.test_expiry import Time
 
 Opener = Callable[..., Database]
 
@@ -47,19 +48,25 @@ def test_the_hashes_of_now_are_those_of_the_newest_record(db: Database) -> None:
     assert list(db.at(seq=db.head).scan(ITEMS, reverse=True)) == list(db.scan(ITEMS, reverse=True))
 
 
-def test_a_time_means_the_newest_record_at_or_before_it(db: Database) -> None:
-    made = [db.put(ITEMS, Item(id=1, n=n)) for n in range(20)]
+def test_a_time_means_the_newest_record_at_or_before_it(opening: Opener) -> None:
+    time = Time()  # that of the machine may be set back, and then records have the time of the one before
+    db, made = opening(clock=time()), []
+    for n in range(20):
+        time.pass_(0 if n % 4 == 3 else 70_001)
+        made.append(db.put(ITEMS, Item(id=1, n=n)))
+    assert len({result.time_ns for result in made}) == 15
     for result in made:
         assert db.past.position(time=result.time_ns) == max(
             other.seq for other in made if other.time_ns == result.time_ns
         )
         assert db.past.position(time=result.time_ns - 1) < result.seq
     while made[-1].time_ns < made[0].time_ns + 2_000_000:
+        time.pass_(99_999)
         made.append(db.put(ITEMS, Item(id=1, n=99)))
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=made[0].time_ns // 1000 + 1000)
     expected = max(one.seq for one in made if one.time_ns < made[0].time_ns // 1000 * 1000 + 1_000_001)
-    for time in (moment, moment.isoformat(), moment.replace(tzinfo=None)):
-        assert db.past.position(time=time) == expected
+    for one in (moment, moment.isoformat(), moment.replace(tzinfo=None)):
+        assert db.past.position(time=one) == expected
 
 
 def test_what_was_never_is_refused_with_the_reason(db: Database) -> None:

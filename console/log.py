@@ -15,13 +15,15 @@ from google.protobuf import json_format
 
 from everlog.console import log_file, text
 from everlog.console.following import batches
+from everlog.console.moment import reading
 from everlog.console.opening import open_database
 from everlog.console.settings import Settings, common, pass_settings
-from everlog.console.tables import TableName
+from everlog.console.tables import TableName, named
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
 from everlog.store.past_log import KINDS, Entry, RowChange, entry_of
 from everlog.store.schema import Schema
+from everlog.store.table import Table
 
 if TYPE_CHECKING:
     from everlog.console.opening import AnyDatabase
@@ -41,6 +43,7 @@ CHANGES_SHOWN = 10
 @click.option(
     "--key", multiple=True, metavar="VALUE", help="Only of this row of the table; once for each field."
 )
+@click.option("--at", metavar="SEQ|TIME", help="With --key: the table of this name then, where it is gone.")
 @click.option("--correlation", metavar="ID", help="Only commits with this correlation id.")
 @click.option("--kind", type=click.Choice(KINDS), help="Only commits that are about this.")
 @click.option("--since", metavar="TIME", help="Only from this time on, as 2026-01-05T09:30Z.")
@@ -59,6 +62,7 @@ def log(
     tables: tuple[str, ...],
     actor: str | None,
     key: tuple[str, ...],
+    at: str | None,
     correlation: str | None,
     kind: str | None,
     since: str | None,
@@ -77,6 +81,7 @@ def log(
       everlog log --table airports --actor ann
       everlog log --after 812 --follow
       everlog log --table airports --key JFK --since 2026-01-05
+      everlog log --table terminals --key 4 --at 812
       everlog log --actor ann --parquet ann.parquet
       everlog -u everlog://db.example.com/flights log --json | jq .reason
     """
@@ -93,13 +98,18 @@ def log(
         raise click.UsageError("expected one of --csv and --parquet")
     if key and not tables:
         raise click.UsageError("a --key is one of a --table; name that as well")
+    if at and not key:
+        raise click.UsageError("--at says which table a --key is of; name that as well")
     with open_database(settings, read_only=True) as db:
         found: Iterator[Entry]
         if asks or (not follow and len(tables) <= 1 and _opens_rows(db)):
-            table = tables[0] if tables else None
+            table: Table[Any, Any] | str | None = tables[0] if tables else None
             value = None
             if key:
-                value = text.values(db.schema.table(table or "").key_fields, key, f"the key of {table}")
+                with reading(db, at) as then:
+                    handle, info = named(then, tables[0])
+                value = text.values(info.key_fields, key, f"the key of {table}")
+                table = handle if at else table
             found = db.log(
                 actor=actor,
                 table=table,

@@ -13,6 +13,7 @@ import pytest
 
 from tests.console import shop
 from tests.console.conftest import Run
+from tests.console.served import serving
 
 
 @pytest.fixture
@@ -108,3 +109,12 @@ def test_a_table_that_is_gone_has_a_history(everlog: Run, edited: Path) -> None:
     assert "there is no table 'books'" in everlog("history", "books", "978-9", "1").err
     gone, put = everlog("history", "books", "978-9", "1", "--at", "5", "--json").json
     assert (gone["op"], put["op"], put["row"]["title"]) == ("delete", "put", "Children of Dune")
+    assert (
+        "there is no table 'books'" in everlog("log", "--table", "books", "--key", "978-9", "--key", "1").err
+    )
+    log = everlog("log", "--table", "books", "--key", "978-9", "--key", "1", "--at", "5", "--json").json
+    assert [entry["seq"] for entry in log] == [put["seq"]], "it went with its table, which no row says"
+    with serving(DATABASE_URL=f"file:{edited}") as served:
+        there = ("-u", served.url, "log", "--table", "books", "--key", "978-9", "--key", "1", "--at", "5")
+        assert everlog(*there, "--json").json == log
+    assert everlog("log", "--table", "books", "--at", "5").code == 2

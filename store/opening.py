@@ -102,6 +102,12 @@ def open_directory(
         _check_first(path, log, marker)
         database, origin = uuid.UUID(marker.database).bytes, log.commit(log.oldest).created.origin
         vault = Vault(path / KEYS, database, master, read_only=read_only, origin=origin)
+        if read_only and vault.path.exists():
+            # A key that had gone by then is noted in the log of now; one that came, or went, since, is there.
+            engine.catch_up()
+            log.reopen()
+            hole.look_again(engine, log, head.read(path / head.HEAD, head.Head))
+            vault.refresh()
         tables = Tables(engine, log, MemoryTarget if read_only else None, vault)
         _check_applied(path, log, tables)
         if not read_only:

@@ -217,10 +217,10 @@ def _trim(db: Database, last: int) -> None:
 
 
 def _looked_up(db: Database) -> list[int]:
-    """Records that the store itself looks up by their seq."""
+    """Records that the store itself looks up by their seq: the first says where a fork is from."""
     found = db.tables.migrations()
     note = db.tables.get(keys.NOTE_BACKFILL)
-    return [*found, *([keys.SEQ.unpack(note)[0]] if note else [])]
+    return [1, *found, *([keys.SEQ.unpack(note)[0]] if note else [])]
 
 
 def frontier(tree: Tree, size: int) -> list[bytes]:

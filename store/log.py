@@ -145,6 +145,14 @@ class Log:
         """The record at `seq`, checked and decoded. Read-only."""
         return record.decode(self.get(seq), seq)
 
+    def created(self) -> log_pb2.Created:
+        """What the first record says, which is kept when the log is trimmed; nothing where it was not.
+        Read-only."""
+        try:
+            return self.commit(1).created
+        except CursorError:
+            return log_pb2.Created()
+
     def beginning(self) -> log_pb2.Commit:
         """The first record that is in the log itself: Created, or the Base that stands for what was
         archived. Read-only."""

@@ -100,8 +100,8 @@ def open_directory(
             log.sync()
             log.write_head_file(sync=True)
         _check_first(path, log, marker)
-        database, origin = uuid.UUID(marker.database).bytes, log.commit(log.oldest).created.origin
-        vault = Vault(path / KEYS, database, master, read_only=read_only, origin=origin)
+        database = uuid.UUID(marker.database).bytes
+        vault = Vault(path / KEYS, database, master, read_only=read_only, origin=log.created().origin)
         if read_only and vault.path.exists():
             # A key that had gone by then is noted in the log of now; one that came, or went, since, is there.
             engine.catch_up()

@@ -1,7 +1,7 @@
 """Trimmed: the beginning of a log that was archived and removed, and what stands for it.
 
     log    [ removed … ] Base at `base` ─▶ base + 1 ─▶ …
-    kept   seq ─▶ framed record      of those removed, what the store itself looks up: migrations
+    kept   seq ─▶ framed record      of those removed, what the store looks up: the first, migrations
     older  the archive               all of them, wherever it is; given by who opens the database
 
 The Base takes the seq of the last record that it stands for. That record's own checksum is in it, so that

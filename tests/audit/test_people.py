@@ -124,3 +124,19 @@ def test_an_archive_holds_no_key_and_its_versions_read_as_erased(clinic: Databas
         assert [one.erased for one in db.history(PATIENTS, 2)] == [False, True]
         assert db.at(seq=5).get(PATIENTS, 1) is None
         assert list(db.check()) == []
+
+
+def test_a_fork_whose_log_was_trimmed_still_takes_the_keys_of_its_origin(clinic: Database, to: Path) -> None:
+    with clinic as db:
+        backup(db, to)
+        head = db.head
+    copy = to.with_name("copy")
+    restore(to, copy, fork=True)
+    (copy / "KEYS").write_bytes((clinic.path / "KEYS").read_bytes())
+    with open_people(copy) as db:
+        db.put(PATIENTS, patient(4, "s-2", name=SECRET))
+        assert archive(db, to.with_name("archive"), keep_records=1).base == head
+    to.with_name("archive").rename(to.with_name("away"))
+    for read_only in (True, False):
+        with open_people(copy, read_only=read_only) as db:
+            assert [row.name for row in db.scan(PATIENTS)] == [SECRET] * 3

@@ -156,5 +156,5 @@ def test_what_cannot_be_compared_is_said_to_be_so(db: Database, tmp_path: Path) 
     db.log.trimmed.older = None
     Tree(db).forget()
     found = problems(db, checkpoints=[checkpoint], against=shown)
-    assert len(found) == 3, "the record that was kept, the checkpoint, the proof"
+    assert len(found) == 4, "the two records that were kept, the checkpoint, the proof"
     assert all("nothing here can be compared" in one for one in found)

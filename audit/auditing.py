@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
+from uuid import UUID
 
 from everlog.audit import merkle, note, proof
 from everlog.audit.chain import Chain
@@ -56,7 +57,9 @@ class Audit:
         progress: OnProgress | None = None,
     ) -> None:
         self._db, self._progress = db, progress
-        self._wanted = [(one.size, f"the checkpoint of {one.origin}", one.root) for one in checkpoints or ()]
+        self._wanted = [
+            (one.size, f"the checkpoint of {_whose(one.origin, db)}", one.root) for one in checkpoints or ()
+        ]
         self._copies: list[Known] = []
         self._tiles = Directory(tiles) if tiles else None
         self._against = against
@@ -185,10 +188,11 @@ class Audit:
 
     def _beginning(self) -> tuple[merkle.Frontier, Chain]:
         """What is known before the first record that is looked at: nothing, or what the Base says."""
+        created = self._db.log.created()
         if self.after:
             base = self._db.log.beginning().base
-            return merkle.Frontier(base.tree_size, base.tree_frontier), Chain(base)
-        return merkle.Frontier(), Chain()
+            return merkle.Frontier(base.tree_size, base.tree_frontier), Chain(created, base)
+        return merkle.Frontier(), Chain(created)
 
     def _walk(self, head: int) -> Iterator[str]:
         frontier, checking = self._beginning()
@@ -217,6 +221,13 @@ class Audit:
             if self._progress is not None and not seq % 4096:
                 self._progress(Progress("audit", seq, head, "records"))
         self.root = frontier.root()
+
+
+def _whose(origin: str, db: Database) -> str:
+    """The origin of a checkpoint; with a word where this database is a fork of that one."""
+    forked = db.log.created().origin
+    is_of_it = forked and origin == f"everlog/{UUID(bytes=forked)}"
+    return f"{origin}, the database that this one was forked from" if is_of_it else origin
 
 
 def _rows(hashes: dict[str, TableHash], name: str) -> str:

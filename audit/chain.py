@@ -3,7 +3,7 @@
     time     never goes backwards
     schema   the version that the records before put in force
     space    one that the schema in force has
-    notice   a checkpoint is of the records before it
+    notice   a checkpoint is of the records before it; that which a fork has of its origin is of another tree
 
 What a record must be by itself (frame, checksum, seq) `everlog.store.record` checks.
 """
@@ -21,12 +21,13 @@ from everlog.store.errors import Error
 class Chain:
     """Looks at the records of a log in order, from the first."""
 
-    def __init__(self, base: log_pb2.Base | None = None) -> None:
-        """From the first record, or from that after a Base."""
+    def __init__(self, created: log_pb2.Created, base: log_pb2.Base | None = None) -> None:
+        """From the first record, which says `created`, or from that after a Base."""
         schema = base.schema if base else log_pb2.Schema()
         self.schema = schema  # in force after the last record
         self._time_ns, self._version = base.time_ns if base else 0, schema.version
         self._spaces = _spaces(schema)
+        self._shared = created.origin_seq  # of a fork: records up to there are its origin's as well
 
     def look(self, commit: log_pb2.Commit, before: merkle.Frontier) -> Iterator[str]:
         """What is not as it must be with the next record; `before` is the tree of those before it."""
@@ -45,7 +46,7 @@ class Chain:
         strays = {change.space for change in commit.changes} - spaces
         if strays:
             yield f"record {seq} writes in space {min(strays)}, which no table has"
-        if commit.notice.kind == KIND:
+        if commit.notice.kind == KIND and seq > self._shared:
             yield from _notice(commit, before)
         self._time_ns = commit.time_ns
 

@@ -148,7 +148,8 @@ class Tree:
         return b"".join([self.tile(0, at // WIDTH, min(WIDTH, end - at)) for at in tiles])
 
     def signed(self, since: int) -> list[tuple[int, int]]:
-        """Sizes from `since` on of which there is a checkpoint in the log, and its seq. Read-only."""
+        """Sizes from `since` on of which there is a checkpoint in the log, and its seq; in a fork without
+        those of its origin, which has another tree. Read-only."""
         with self._lock:
             self.catch_up()
             found = {one for one in self._over_signed if one[0] >= since}
@@ -157,7 +158,8 @@ class Tree:
                 view = FamilyTarget(self._db.engine, *side).view
                 for key, _ in view.items(SIGNED + SEQ.pack(since), SIZE):
                     found.add((SEQ.unpack(key[1:9])[0], SEQ.unpack(key[9:])[0]))
-            return sorted(found)
+        shared = self._db.log.created().origin_seq
+        return sorted(one for one in found if one[1] > shared)
 
     def forget(self) -> None:
         """Throws the tree away: it is made anew when it is next asked for."""

@@ -21,7 +21,7 @@
                 8 backfill seq:u64be of the newest BACKFILL record
                 9 end      expires_ns:u64be space:u32be key of a row with a life -> empty; how many
                            there are is noted as the rows of space 0
-               10 sealed   0x00 space:u32be: index entries are missing, for want of keys -> empty
+               10 sealed   0x00 space:u32be: index entries are missing, for want of keys -> empty; some: 0x01
                            0x01 key_id: the key was shredded -> seq:u64be of the Notice
                            0x02 key_id space:u32be key of a row sealed with it -> empty
                11 consumer name, of one that is registered -> seq:u64be and time_ns:u64be of the Notice,
@@ -61,6 +61,7 @@ NOTE_BACKFILL = PREFIX.pack(0, 8)
 NOTE_END = PREFIX.pack(0, 9)
 ENDS = 0  # the "space" under which rows with a life are counted
 NOTE_SEALED = PREFIX.pack(0, 10)
+BARE_IN_PART = b"\x01"
 NOTE_BARE, NOTE_SHREDDED, NOTE_OF_KEY = (NOTE_SEALED + bytes((what,)) for what in (0, 1, 2))
 NOTE_CONSUMER = PREFIX.pack(0, 11)
 KEY_ID_SIZE = 16

@@ -1,7 +1,8 @@
 """Mending: what the key store and the tables owe to the log, which says whose keys are gone.
 
     Notice in the log, key in the store  ─▶ zeros over it            killed in between, or an older copy
-    rows projected without keys          ─▶ their entries in indexes, once there are keys
+    rows projected without keys          ─▶ their entries in indexes, once there are keys, and once more
+                                            with the next key store where some were missing
     row, no key, no Notice               ─▶ it is missing: the copy is older than the log
 
 Invariants
@@ -38,15 +39,15 @@ def has_sealed(tables: Tables) -> bool:
     return bool(tables.target.view.head(start, codec.after(start), 1))
 
 
-def lacking(tables: Tables) -> str:
-    """A sealed row whose key is missing, though the log does not say that it was forgotten; empty: there is
-    none. It looks at all sealed rows, a million in a second. Read-only."""
+def lacking(tables: Tables, space: int | None = None) -> str:
+    """A sealed row, of a table or of any, whose key is missing, though the log does not say that it was
+    forgotten; empty: there is none. It looks at all sealed rows, a million in a second. Read-only."""
     vault, start, last = tables.vault, keys.NOTE_OF_KEY, b""
     assert vault is not None
     for note, _ in tables.target.view.items(start, codec.after(start)):
         key_id, where = note[len(start) :][: keys.KEY_ID_SIZE], note[len(start) + keys.KEY_ID_SIZE :]
         info = tables.schema.spaces.get(keys.SPACE.unpack_from(where)[0])
-        if key_id == last or info is None:
+        if key_id == last or info is None or space not in {None, info.space}:
             continue
         if not vault.has(key_id) and not vault.is_shredded(key_id):
             return info.show_key(where[keys.SPACE.size :])
@@ -68,20 +69,31 @@ def finish(engine: Engine, tables: Tables, *, read_only: bool) -> None:
 
 
 def mend(tables: Tables, *, read_only: bool = False) -> None:
-    """Makes entries in indexes that are missing for want of keys, if those are there now."""
+    """Makes entries in indexes that are missing for want of keys, if those are there now. As long as some
+    are not, it is to be done again."""
     vault = tables.vault
     assert vault is not None
     start = keys.NOTE_BARE
-    for note, _ in list(tables.target.view.items(start, codec.after(start))):
+    for note, how in list(tables.target.view.items(start, codec.after(start))):
         if vault.locked:
             return
+        space = keys.SPACE.unpack_from(note, len(start))[0]
+        info = tables.schema.spaces.get(space)
+        indexes = info.indexes.values() if info else ()
+        missing = lacking(tables, space)
+        if read_only and (not indexes or (missing and how == keys.BARE_IN_PART)):
+            continue  # no more can be made
         if read_only:
             vault.locked = "its indexes have yet to be made, with the keys: open it once for writing"
             return
-        info = tables.schema.spaces.get(keys.SPACE.unpack_from(note, len(start))[0])
-        for index in info.indexes.values() if info else ():
+        for index in indexes:
             assert info is not None
             if not index.building:
                 tables.target.delete(index.prefix, keys.prefix(info.space, index.id + 1))
                 build_index(tables.target, info, index)
-        tables.target.delete(note, codec.after(note))
+        if missing:
+            writes = tables.target.batch()
+            writes[note] = keys.BARE_IN_PART
+            tables.target.write(writes)
+        else:
+            tables.target.delete(note, codec.after(note))

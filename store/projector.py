@@ -107,7 +107,7 @@ class Projector:
                 seq=seq,
                 place=change.key.hex(),
             )
-        if info.sealed and info.indexes:
+        if info.sealed:  # without indexes as well: it may get some
             self._shut_rows(info, change, full, old)
         if change.op == log_pb2.DELETE:
             edit_row(pending.edits, self._deltas, info, full, None, old, NO_VALUES)
@@ -131,6 +131,7 @@ class Projector:
             self._shut.discard(full)
             if change.key_id and not vault.has(change.key_id):
                 self._shut.add(full)
+                bare = bare or not vault.is_shredded(change.key_id)
         if bare:
             self.pending.edits[keys.NOTE_BARE + keys.SPACE.pack(info.space)] = b""
 
@@ -214,13 +215,14 @@ def built_note(index: IndexInfo) -> bytes:
 def index_entries(
     view: View, info: TableInfo, index: IndexInfo, progress: Callable[[int], None] | None = None
 ) -> Iterable[tuple[bytes, bytes]]:
-    """(values with prefix, key) of each row of a table in an index. Read-only."""
+    """(values with prefix, key) of each row of a table in an index; a sealed row that cannot be opened has
+    none. Read-only."""
     at = list(info.indexes.values()).index(index)
     skip = len(info.row_prefix)
     end = keys.prefix(info.space, 1)
     for done, (full, value) in enumerate(view.items(info.row_prefix, end), 1):
         values = old_values(info, full[skip:], value)
-        if values:  # a sealed row that cannot be opened has no entries
+        if values:
             yield values[at], full[skip:]
         if progress is not None and done % KEYS_PER_BATCH == 0:
             progress(done)

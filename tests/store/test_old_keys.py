@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from everlog.audit import backup, restore
 from everlog.store.errors import SealedError
 from tests.store.people import PATIENTS, VISITS, open_people, patient, visit
 
@@ -52,6 +53,33 @@ def test_who_has_a_key_may_be_written_and_nobody_gets_another(path: Path, older:
         assert [row.name for row in db.scan(PATIENTS)] == ["Bobby", "Cyd"]
         db.put(PATIENTS, patient(4, "s-4"))
         assert list(db.check()) == []
+
+
+@pytest.mark.parametrize("remade", ["rebuild", "restore"])
+def test_what_was_made_with_an_older_copy_has_its_entries_once_the_newest_is_back(
+    path: Path, older: bytes, remade: str
+) -> None:
+    copy = (path / "KEYS").read_bytes()
+    if remade == "rebuild":
+        with open_people(path) as db:
+            db.rebuild()
+    else:
+        with open_people(path) as db:
+            backup(db, path.with_name("backup"))
+        path = path.with_name("restored")
+        restore(path.with_name("backup"), path)
+        (path / "KEYS").write_bytes(copy)
+    for read_only in (False, True, False):
+        with open_people(path, read_only=read_only) as db:
+            assert [row.id for row in db.scan(PATIENTS.by_id, limit=1)] == [2]
+    (path / "KEYS").write_bytes(older)
+    with open_people(path, read_only=True) as db, pytest.raises(SealedError, match="indexes have yet to be"):
+        list(db.scan(PATIENTS.by_email, "cyd@x"))
+    with open_people(path) as db:
+        assert [row.id for row in db.scan(PATIENTS.by_email, "cyd@x")] == [3]
+        assert list(db.check()) == []
+    with open_people(path, read_only=True) as db:
+        assert [row.id for row in db.scan(PATIENTS.by_id)] == [2, 3]
 
 
 def test_where_the_newest_is_lost_those_who_are_missed_are_forgotten(path: Path, older: bytes) -> None:

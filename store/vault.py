@@ -254,9 +254,10 @@ class Vault:
         with self._looking:
             if not self._whole and (row := self.lacking()):
                 raise SealedError(
-                    f"a person without a key yet gets none while keys are missing: {self.path} is older than"
-                    f" the log, and has none for row {row}. Bring back the newest copy; where there is none,"
-                    " forget those rows (`everlog check` names them), which nobody can read",
+                    f"a person without a key yet gets none while keys are missing: {self.path} has none for"
+                    f" row {row}. Bring back the newest copy; where there is none, or this is it and the"
+                    " database was restored to before somebody was forgotten, forget those rows (`everlog"
+                    " check` names them), which nobody can read",
                     erased=False,
                 )
             self._whole = True
@@ -363,7 +364,8 @@ class Vault:
             )
         return SealedError(
             f"a row is sealed under key {key_id.hex()}, which {self.path} has not, and the log does not say"
-            " that it was forgotten; bring back the newest copy of the key store",
+            " that it was forgotten; bring back the newest copy of the key store. If this is it, and the"
+            " database was restored to before the person was forgotten, forget that row",
             erased=False,
             key_id=key_id,
         )

@@ -44,7 +44,7 @@ def test_who_has_a_key_may_be_written_and_nobody_gets_another(path: Path, older:
     with open_people(path) as db:
         db.put(PATIENTS, patient(2, "s-2", name="Bobby"))
         for row in (patient(3, "s-3", name="Cyd"), patient(4, "s-4")):
-            with pytest.raises(SealedError, match="older than the log, and has none for row patients/3"):
+            with pytest.raises(SealedError, match="KEYS has none for row patients/3"):
                 db.put(PATIENTS, row)
         head = db.head
     (path / "KEYS").write_bytes(older)
@@ -80,6 +80,25 @@ def test_what_was_made_with_an_older_copy_has_its_entries_once_the_newest_is_bac
         assert list(db.check()) == []
     with open_people(path, read_only=True) as db:
         assert [row.id for row in db.scan(PATIENTS.by_id)] == [2, 3]
+
+
+def test_with_the_newest_keys_who_was_forgotten_after_the_moment_restored_to_is_forgotten_again(
+    path: Path, older: bytes
+) -> None:
+    (path / "KEYS").write_bytes(older)
+    with open_people(path) as db:
+        backup(db, path.with_name("backup"))
+    restored = path.with_name("restored")
+    restore(path.with_name("backup"), restored, at=4)
+    (restored / "KEYS").write_bytes(older)
+    with open_people(restored) as db:
+        for attempt in (lambda: db.get(PATIENTS, 1), lambda: db.put(PATIENTS, patient(4, "s-4"))):
+            with pytest.raises(SealedError, match=r"restored to before .* was forgotten, forget"):
+                attempt()
+        assert db.forget(PATIENTS, 1).rows == 1
+        db.put(PATIENTS, patient(4, "s-4"))
+        assert [row.id for row in db.scan(PATIENTS)] == [2, 4]
+        assert list(db.check()) == []
 
 
 def test_where_the_newest_is_lost_those_who_are_missed_are_forgotten(path: Path, older: bytes) -> None:

@@ -18,10 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
-from uuid import UUID
 
 from everlog.audit import merkle, note, proof
-from everlog.audit.chain import Chain
+from everlog.audit.chain import Chain, wanted
 from everlog.audit.export import Directory
 from everlog.audit.known import Known, compare, hashed, passed_over, tiled
 from everlog.audit.merkle import leaf_of
@@ -57,9 +56,8 @@ class Audit:
         progress: OnProgress | None = None,
     ) -> None:
         self._db, self._progress = db, progress
-        self._wanted = [
-            (one.size, f"the checkpoint of {_whose(one.origin, db)}", one.root) for one in checkpoints or ()
-        ]
+        self._created = db.log.created()
+        self._wanted = [wanted(one, self._created) for one in checkpoints or ()]
         self._copies: list[Known] = []
         self._tiles = Directory(tiles) if tiles else None
         self._against = against
@@ -72,9 +70,8 @@ class Audit:
         """Everything that is not as it must be, a sentence each; `seq` and `root` tell what was seen."""
         head = self._db.log.head
         yield from self._known()
-        ends = {(what, size) for size, what, _ in self._wanted} | {
-            (one.what, one.size) for one in self._copies
-        }
+        ends = {(what, size) for size, what, _ in self._wanted}
+        ends |= {(one.what, one.size) for one in self._copies}
         for what, size in sorted(ends):
             if size > head:
                 yield f"{what} is of {size} records, the log ends at {head}: those after it are gone"
@@ -188,16 +185,15 @@ class Audit:
 
     def _beginning(self) -> tuple[merkle.Frontier, Chain]:
         """What is known before the first record that is looked at: nothing, or what the Base says."""
-        created = self._db.log.created()
         if self.after:
             base = self._db.log.beginning().base
-            return merkle.Frontier(base.tree_size, base.tree_frontier), Chain(created, base)
-        return merkle.Frontier(), Chain(created)
+            return merkle.Frontier(base.tree_size, base.tree_frontier), Chain(self._created, base)
+        return merkle.Frontier(), Chain(self._created)
 
     def _walk(self, head: int) -> Iterator[str]:
         frontier, checking = self._beginning()
         removed = Removed(self._db) if self._db.log.trimmed.base > self.after else None
-        wanted = sorted((one for one in self._wanted if one[0] > self.after), reverse=True)
+        left = sorted((one for one in self._wanted if one[0] > self.after), reverse=True)
         for seq, framed in self._db.log.scan(self.after, head):
             commit = record.decode(framed, seq)
             yield from checking.look(commit, frontier)
@@ -211,8 +207,8 @@ class Audit:
                 if problem:
                     self._copies.remove(one)
                     yield problem
-            while wanted and wanted[-1][0] == seq:
-                _, what, root = wanted.pop()
+            while left and left[-1][0] == seq:
+                _, what, root = left.pop()
                 if root != frontier.root():
                     yield (
                         f"the first {seq} records are not those of {what}: expected the root {root.hex()},"
@@ -221,13 +217,6 @@ class Audit:
             if self._progress is not None and not seq % 4096:
                 self._progress(Progress("audit", seq, head, "records"))
         self.root = frontier.root()
-
-
-def _whose(origin: str, db: Database) -> str:
-    """The origin of a checkpoint; with a word where this database is a fork of that one."""
-    forked = db.log.created().origin
-    is_of_it = forked and origin == f"everlog/{UUID(bytes=forked)}"
-    return f"{origin}, the database that this one was forked from" if is_of_it else origin
 
 
 def _rows(hashes: dict[str, TableHash], name: str) -> str:

@@ -11,6 +11,7 @@ What a record must be by itself (frame, checksum, seq) `everlog.store.record` ch
 from __future__ import annotations
 
 from collections.abc import Iterator
+from uuid import UUID
 
 from everlog.audit import merkle, note, proof
 from everlog.audit.tree import KIND
@@ -49,6 +50,14 @@ class Chain:
         if commit.notice.kind == KIND and seq > self._shared:
             yield from _notice(commit, before)
         self._time_ns = commit.time_ns
+
+
+def wanted(known: proof.Checkpoint, created: log_pb2.Created) -> tuple[int, str, bytes]:
+    """The size, and the root that there must be at it, of a checkpoint that was kept elsewhere, with what it
+    is in words: of this log, or of the one that this was forked from."""
+    is_origin = created.origin and known.origin == f"everlog/{UUID(bytes=created.origin)}"
+    of = f"{known.origin}, the database that this one was forked from" if is_origin else known.origin
+    return known.size, f"the checkpoint of {of}", known.root
 
 
 def _spaces(schema: log_pb2.Schema) -> set[int]:

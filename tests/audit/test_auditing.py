@@ -11,15 +11,13 @@ import pytest
 from everlog.audit import proof, prover
 from everlog.audit.archive import archive
 from everlog.audit.auditing import Audit
-from everlog.audit.backup import backup
 from everlog.audit.export import export
 from everlog.audit.proof import Checkpoint
 from everlog.audit.prover import LocalProver
-from everlog.audit.restore import restore
 from everlog.audit.tree import Tree
 from everlog.store import record
 from everlog.store.database import Database
-from everlog.store.errors import CorruptionError, Error
+from everlog.store.errors import CorruptionError
 from everlog.store.keys import SEQ
 from tests.audit.test_prover import signer_of
 from tests.audit.test_tree import notes
@@ -182,34 +180,6 @@ def test_of_a_trimmed_log_is_looked_at_what_is_there(tmp_path: Path) -> None:
         Tree(db).forget()
         with pytest.raises(CorruptionError, match="archived"):
             Tree(db).catch_up()
-
-
-@pytest.mark.parametrize("trimmed", ["", "archive", "gone"])
-def test_a_fork_has_another_tree_than_its_origin_and_checkpoints_of_its_own(
-    tmp_path: Path, trimmed: str
-) -> None:
-    first = made(tmp_path / "db", 30)
-    with Database(tmp_path / "db") as db:
-        backup(db, tmp_path / "backup")
-    restore(tmp_path / "backup", tmp_path / "fork", fork=True)
-    with Database(tmp_path / "fork", idempotency_s=0) as db:
-        notes(db, 5)
-        if trimmed:
-            archive(db, tmp_path / "archive", keep_records=10)
-        if trimmed == "gone":
-            (tmp_path / "archive").rename(tmp_path / "away")
-            (tmp_path / "fork" / "ARCHIVE").unlink()
-    with Database(tmp_path / "fork") as db:
-        local = LocalProver(db)
-        assert problems(db) == []
-        with pytest.raises(Error, match="no checkpoint in the log covers record 30: sign one"):
-            prover.prove(local, 30)
-        prover.checkpoint(local, signer_of(db))
-        assert problems(db) == []
-        assert prover.prove(local, 35).leaf_index == 34
-        assert len(local.kept(0)) == 1
-        (found,) = problems(db, checkpoints=[first])
-        assert f"checkpoint of {first.origin}, the database that this one was forked from" in found
 
 
 def test_what_must_hold_between_records_is_looked_at(tmp_path: Path) -> None:

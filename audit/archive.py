@@ -69,7 +69,8 @@ def archive(
     progress: OnProgress | None = None,
 ) -> Archival:
     """Moves the log of a database to a directory, or to whatever fsspec has a URL for, but for the last
-    `keep_records` records and those of the last `keep_ns` nanoseconds. Reads and writes go on.
+    `keep_records` records and those of the last `keep_ns` nanoseconds. Reads and writes go on. A target that
+    lacks what went to another before gets that as well, from there.
 
     Raises ReadOnlyError, OpenError for a target that is of another database or diverged and while another
     archives it, DiskError: then nothing was removed. Writes to the target and to the database.
@@ -93,18 +94,18 @@ def _archive(
     older = db.log.trimmed.older or archived.attach(db)
     last, held = removable(db, keep_records, keep_ns)
     base, removed = db.log.trimmed.base, 0
-    if last > max(base, 1):  # the first alone is not worth a Base
-        where = place(target, create=True)
-        _export(db, where, last, progress)
-        archived.note(db.path, where.noted, last)
+    more = last > max(base, 1)  # the first alone is not worth a Base
+    if more or archived.lacks(db.path, target, base):
+        _copy(db, target, max(last, base), progress)
         assert isinstance(older, archived.Archived)
         older.reload()
+    if more:
         _bring_up_to_date(db, progress)
         last, held = min((last, held), removable(db, keep_records, keep_ns))  # somebody may hold it by now
         if last > base:
             if progress is not None:
                 progress(Progress("remove", 0, last - base, "records"))
-            _check_there(where, last)
+            _check_there(place(target), last)
             _trim(db, last)
             removed = last - base
     if progress is not None:
@@ -165,13 +166,16 @@ def _repeatable(db: Database) -> int:
         view.close()
 
 
-def _export(db: Database, where: Place, last: int, progress: OnProgress | None) -> None:
-    """The target has all records up to `last`, or this raises."""
-    source = LogSource(db)
+def _copy(db: Database, target: str | PathLike[str], last: int, progress: OnProgress | None) -> None:
+    """The target has all records up to `last`, and is noted, or this raises."""
+    if archived.reach(target) < db.log.trimmed.base:
+        db.log.trimmed.some(0, 1, 1)  # they come from another target: asked before a directory is made
+    where, source = place(target, create=True), LogSource(db)
     try:
         back_up(source, where, until=last, hashes=False, progress=progress)
     finally:
         source.close()
+    archived.note(db.path, where.noted, last)
 
 
 def _check_there(where: Place, last: int) -> None:

@@ -12,14 +12,16 @@ Invariants
 
 from __future__ import annotations
 
+import os
 import threading
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from everlog.store import head
-from everlog.store.errors import CorruptionError, Error
+from everlog.store.errors import CorruptionError, Error, OpenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +57,26 @@ def note(path: Path, url: str, last: int) -> None:
         others = [one for one in read(path).targets if one.url != url]
         targets = sorted([*others, Target(url, last)], key=lambda one: -one.last)
         head.write(path / head.ARCHIVE, Archive(targets=targets), sync=True)
+
+
+def reach(target: str | PathLike[str]) -> int:
+    """The last record that a place has; 0: it has none, or is not there. Read-only."""
+    from everlog.audit import manifest as manifests  # noqa: PLC0415  for those who have an archive
+    from everlog.audit.place import place  # noqa: PLC0415
+
+    try:
+        found = manifests.read(place(target))
+    except OpenError:
+        return 0
+    return found.head.seq if found else 0
+
+
+def lacks(path: Path, target: str | PathLike[str], base: int) -> bool:
+    """Whether a target lacks some of the `base` records that were removed, or is not noted. Read-only."""
+    from everlog.audit.place import same  # noqa: PLC0415  for those who have an archive
+
+    noted = any(one.last >= base and same(one.url, os.fspath(target)) for one in read(path).targets)
+    return base > 0 and not (noted and reach(target) >= base)
 
 
 def attach(db: Database) -> Archived:

@@ -67,6 +67,9 @@ def archive(
       everlog -u everlog://db.example.com/flights archive --keep-days 90
       everlog -u file:flights.db archive --hold audit-2026=81200
     """
+    from everlog.audit.archived import reach
+    from everlog.audit.place import shown as without_secrets
+
     keeps = keep_records is not None or keep_days is not None
     if target is not None and not keeps:
         raise click.UsageError("Say what is kept: --keep-records or --keep-days (0 is nothing).")
@@ -84,12 +87,16 @@ def archive(
             "keep_ns": int((keep_days or 0) * DAY_NS),
             "progress": progress,
         }
+        had = reach(target) if target is not None else 0
         done = _archive(db, target, **keep)
     if settings.json:
         text.echo(msgspec.structs.asdict(done))
     elif done.removed:
         freed = text.size(max(0, done.bytes_before - done.bytes_after))
-        click.echo(f"Archived: {done.removed:,} records, up to {done.base:,}; {freed} of the disk are free")
+        click.echo(f"Archived: {done.removed:,} records, up to {done.base:,}; {freed} of the disk were freed")
+    elif target is not None and had < done.base:
+        where = without_secrets(target)
+        click.echo(f"Copied: {where} has the records up to {done.base:,} as well; no more go: {done.held}")
     else:
         click.echo(f"Nothing to archive: {done.held}")
 

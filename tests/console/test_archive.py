@@ -32,6 +32,24 @@ def test_old_log_is_archived_and_the_database_goes_on(everlog: Run, books: Path)
     Path("away").rename("old")
 
 
+def test_a_second_target_gets_what_went_to_the_first(everlog: Run, books: Path) -> None:
+    everlog("testdata")
+    (done,) = everlog("archive", "old", "--keep-records", "1", "--json").json
+    Path("old").rename("away")
+    for target in ("old", "second"):
+        ended = everlog("archive", target, "--keep-records", "1")
+        assert ended.code == 1
+        assert "record 1 was archived, and cannot be read from there" in ended.err
+        assert not Path(target).exists(), "or what was moved away would be moved into it"
+    Path("away").rename("old")
+    said = f"Copied: second has the records up to {done['base']:,} as well; no more go: "
+    assert everlog("archive", "second", "--keep-records", "1").out.startswith(said)
+    assert everlog("archive", "second", "--keep-records", "1").out.startswith("Nothing to archive: ")
+    Path("old").rename("away")
+    assert len(everlog("log", "--json").json) == done["base"] + 1
+    assert everlog("verify-backup", "second", "--deep").code == 0
+
+
 def test_a_hold_keeps_records_until_it_is_released(everlog: Run, books: Path) -> None:
     assert everlog("archive", "--hold", "audit=3").out == "Held: from record 3 on, by audit\n"
     (done,) = everlog("archive", "old", "--keep-records", "0", "--json").json

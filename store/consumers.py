@@ -210,7 +210,8 @@ class Consumers:
         if seq > log.head:
             raise CursorError(
                 f"consumer {name!r} is said to have record {seq}, the newest is {log.head}: the database was"
-                " restored to an earlier state, or it is another one",
+                " restored to an earlier state, or it is another one. Start again from the beginning, under"
+                " the same name: a follower into a new target",
                 why="ahead",
                 seq=seq,
                 head=log.head,
@@ -219,8 +220,8 @@ class Consumers:
         checksum = 0 if other else log.checksum_at(seq)
         if other or (cursor.checksum and cursor.checksum != checksum):
             raise CursorError(
-                f"consumer {name!r} is said to have record {seq} of another history than that of"
-                f" {self._db.url}; follow the database that it belongs to, or start again under another name",
+                f"consumer {name!r} is said to have record {seq} of another history than {self._db.url} has;"
+                " follow the one that it belongs to, or start again under the same name, into a new target",
                 why="diverged",
                 seq=seq,
             )

@@ -115,11 +115,12 @@ def test_a_position_of_another_history_is_refused(db: Database, opening: Opener)
             lambda at: db.consumers.bookmark(me, at),
             lambda at: db.consumers.register("another", after=at),
         ):
-            with pytest.raises(CursorError, match="of another history") as caught:
+            with pytest.raises(CursorError, match=r"of another history .* under the same name") as caught:
                 call(cursor)
             assert caught.value.why == "diverged"
-    with pytest.raises(CursorError, match="said to have record 99, the newest is"):
+    with pytest.raises(CursorError, match=r"said to have record 99, the newest is .* a new target") as caught:
         db.consumers.register("another", after=99)
+    assert caught.value.why == "ahead"
     assert [one.name for one in db.consumers] == ["mirror"]
 
 

@@ -137,7 +137,8 @@ def removable(db: Database, keep_records: int, keep_ns: int, *, repeatable: bool
     found += [(seq - 1, f"hold {name!r}") for name, seq in holds.read(db.path).items()]
     found += [(one.position.seq, f"consumer {one.name!r}") for one in db.consumers if not one.over]
     if repeatable and (first := _repeatable(db)):
-        found.append((first - 1, "a commit that may be repeated"))
+        hours = f"{db.committer.idempotency_s / 3600:g}"
+        found.append((first - 1, f"commits of the last {hours} hours may be repeated under their ids"))
     return min(found)
 
 

@@ -107,7 +107,7 @@ def test_a_commit_that_may_be_repeated_stays(opening: Opener, to: Path) -> None:
     seq = db.head
     fill(db, 12, 30)
     done = archive(db, to)
-    assert (done.base, done.held) == (seq - 1, "a commit that may be repeated")
+    assert (done.base, done.held) == (seq - 1, "commits of the last 24 hours may be repeated under their ids")
     db.log.trimmed.older = None
     again = db.transaction(commit_id=commit_id)
     again.put(ITEMS, *items(11, 11))

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from everlog.console import text
-from everlog.console.opening import open_database
+from everlog.console.opening import Directory, open_database
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.errors import CursorError
@@ -114,7 +114,7 @@ def verify_backup(ctx: click.Context, settings: Settings, *, directory: str, dee
 
 @click.command()
 @click.argument("directory", metavar="DIR|URL")
-@click.argument("to", type=click.Path(path_type=Path))
+@click.argument("to", type=Directory())
 @click.option("--at", type=Moment(), metavar="SEQ|TIME", help="As of this record, or this time.")
 @click.option("--fork", is_flag=True, help="As another database, to be used beside the first.")
 @common

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from everlog.console import text
-from everlog.console.opening import directory_of, open_database
+from everlog.console.opening import Directory, directory_of, open_database
 from everlog.console.opening import shown as without_secrets
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings
@@ -80,7 +80,7 @@ def _mistakes_in_folders(settings: Settings) -> list[str] | None:
 @click.command()
 @click.option(
     "--into",
-    type=click.Path(path_type=Path),
+    type=Directory(),
     metavar="PATH",
     help="Into a new directory, from the log alone.",
 )

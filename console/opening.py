@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from everlog.console.settings import Settings
 from everlog.rpc import address, connect
@@ -86,6 +88,15 @@ def directory_of(url: str) -> Path:
     if "://" in path or not path.strip() or (path == url and colon and scheme.isalpha() and len(scheme) > 1):
         raise OpenError(f"expected a database of this machine, file:PATH, found {shown(url)}")
     return Path(path)
+
+
+class Directory(click.ParamType[Any]):
+    """Of a database of this machine, as a path or as file:PATH, as --url takes it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return value if isinstance(value, Path) else directory_of(value)
 
 
 def shown(url: str) -> str:

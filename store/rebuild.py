@@ -128,7 +128,7 @@ def _whole_or_gone(path: Path, marker: bytes, *, resumed: bool) -> Iterator[None
     """A directory that is a database once this is left. After an error it is gone, after a kill it
     has the file HALF instead of EVERLOG. The lock on that file says that somebody is at work."""
     if path.exists() and any(path.iterdir()) and not is_half(path):
-        raise OpenError(f"{path} is not empty; a database is rebuilt into a new directory")
+        raise OpenError(f"{path} is not empty; a database is made in a new directory")
     made = not path.exists()
     head.make_directory(path)
     half = path / HALF

@@ -37,6 +37,19 @@ def test_a_database_is_restored_to_a_moment_and_forked(everlog: Run, books: Path
     assert now["seq"] == fork["seq"]
 
 
+def test_a_new_database_is_named_as_others_are(everlog: Run, books: Path) -> None:
+    everlog("backup", "kept")
+    assert everlog("restore", "kept", "file:again.db").out.startswith("Restored: again.db, as of record ")
+    assert everlog("rebuild", "--into", "file:made.db").code == 0
+    for made in ("again.db", "made.db"):
+        assert everlog("-u", f"file:{made}", "check").code == 0
+    for words in (("restore", "kept", "s3://bucket/x"), ("rebuild", "--into", "everlog://db.example.com/x")):
+        ended = everlog(*words)
+        assert ended.code == 1
+        assert "a database of this machine, file:PATH" in ended.err
+    assert not Path("s3:").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [

@@ -37,7 +37,7 @@ def test_another_database_is_rebuilt_from_the_log_alone(opening: Opener, tmp_pat
     other = opening(at=tmp_path / "copy")
     assert (other.uuid, other.head, other.hashes()) == (db.uuid, db.head, copy)
     assert other.log.read(0, 1 << 30) == db.log.read(0, 1 << 30)
-    with pytest.raises(OpenError, match="is not empty; a database is rebuilt into a new directory"):
+    with pytest.raises(OpenError, match="is not empty; a database is made in a new directory"):
         db.rebuild_into(tmp_path / "copy")
 
 

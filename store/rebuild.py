@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from everlog.store import head, mending
 from everlog.store.engine import Engine
 from everlog.store.equality import compare, telling
-from everlog.store.errors import CorruptionError, Error, OpenError, UnavailableError
+from everlog.store.errors import CorruptionError, DiskError, Error, OpenError, UnavailableError
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
@@ -113,9 +113,16 @@ def make(
     """A new database in a directory, of framed records from the first to `last`, and the hashes of its
     tables. `marker`: the content of its file EVERLOG. What fails leaves nothing, what is killed no
     database: given a source, that goes on where it was, after a server was not there as well. Raises
-    OpenError, UnavailableError, CorruptionError for a record that does not check."""
-    with _whole_or_gone(path, marker, resumed=callable(records)):
-        return _make(path, records, last, progress, step, vault)
+    OpenError, UnavailableError, DiskError, CorruptionError for a record that does not check."""
+    try:
+        with _whole_or_gone(path, marker, resumed=callable(records)):
+            return _make(path, records, last, progress, step, vault)
+    except OSError as error:
+        raise DiskError(
+            f"{path} could not be made: {error.strerror}. Nothing of it is left; make it again once that is"
+            " mended",
+            outcome="nothing written",
+        ) from error
 
 
 def is_half(path: Path) -> bool:

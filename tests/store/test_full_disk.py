@@ -125,3 +125,17 @@ def test_a_full_disk_can_be_opened_to_be_read(opening: Opener, small_disk: Path)
     db = opening(at=small_disk / "db")
     assert db.get(ITEMS, 1) is not None
     db.close()
+
+
+def test_a_database_that_is_made_on_a_full_disk_leaves_nothing_and_is_made_where_there_is_space(
+    opening: Opener, small_disk: Path
+) -> None:
+    db = opening()
+    db.put(ITEMS, Item(id=1))
+    with (small_disk / "ballast").open("ab") as file, pytest.raises(OSError, match="No space"):
+        file.write(bytes(64 << 20))
+    with pytest.raises(DiskError, match=r"small/made"):
+        db.rebuild_into(small_disk / "made")
+    assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+    (small_disk / "ballast").unlink()
+    assert db.rebuild_into(small_disk / "made") == db.hashes()

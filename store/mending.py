@@ -84,7 +84,10 @@ def mend(tables: Tables, *, read_only: bool = False) -> None:
         if read_only and (not indexes or (missing and how == keys.BARE_IN_PART)):
             continue  # no more can be made
         if read_only:
-            vault.locked = "its indexes have yet to be made, with the keys: open it once for writing"
+            vault.locked = (
+                "its indexes have yet to be made, with the keys: open it once for writing, as `everlog"
+                " expire` does"
+            )
             return
         for index in indexes:
             assert info is not None

@@ -89,7 +89,10 @@ def test_what_is_made_without_keys_is_said_to_be_sealed(everlog: Run, clinic: Pa
     assert "KEYS is not there; bring it back" in everlog("-u", f"file:{copy}", "get", "patients", "1").err
     assert "(sealed)" in everlog("-u", f"file:{copy}", "history", "patients", "1").out
     (copy / "KEYS").write_bytes((clinic / "KEYS").read_bytes())
-    assert "open it once for writing" in everlog("-u", f"file:{copy}", "get", "patients", "1").err
+    assert (
+        "open it once for writing, as `everlog expire` does"
+        in everlog("-u", f"file:{copy}", "get", "patients", "1").err
+    )
     assert everlog("-u", f"file:{copy}", "expire").code == 0
     assert everlog("-u", f"file:{copy}", "get", "patients", "1", "--json").json[0]["name"] == "Ann"
     with serving(f"clinic={url}") as served:

@@ -17,6 +17,7 @@ KILLED_ROWS = 30_000
 
 
 def everlog(run: Run, *, killed: bool = False) -> Measure:
+    import everlog.store.database  # noqa: F401  modules are loaded once; a database is opened each time
     from benchmarks.items import ITEMS, open_items
 
     folder = own_copy(run, 1)

@@ -14,14 +14,6 @@ import os
 
 from everlog.store.errors import SealedError
 
-try:
-    from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-except ImportError:  # it belongs to an extra: who has no sealed rows needs it not
-    HAS_LIBRARY = False
-else:
-    HAS_LIBRARY = True
-
 KEY_SIZE, NONCE_SIZE, TAG_SIZE = 32, 12, 16
 OVERHEAD = NONCE_SIZE + TAG_SIZE
 
@@ -30,11 +22,14 @@ class Cipher:
     """Seals and opens with one key. Raises SealedError if the library is not there."""
 
     def __init__(self, key: bytes) -> None:
-        if not HAS_LIBRARY:
+        try:
+            from cryptography.exceptions import InvalidTag  # noqa: PLC0415  of an extra, and slow to load
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+        except ImportError:
             raise SealedError(
                 "sealed rows need the library `cryptography`: pip install 'everlog[seal]'", erased=False
-            )
-        self._aead = AESGCM(key)
+            ) from None
+        self._aead, self._refused = AESGCM(key), (InvalidTag, ValueError)
 
     def seal(self, plain: bytes, bound: bytes) -> bytes:
         nonce = os.urandom(NONCE_SIZE)
@@ -44,7 +39,7 @@ class Cipher:
         """None if it was sealed with another key, bound to something else, or changed since."""
         try:
             return self._aead.decrypt(sealed[:NONCE_SIZE], sealed[NONCE_SIZE:], bound)
-        except (InvalidTag, ValueError):
+        except self._refused:
             return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -83,6 +82,8 @@ class Status(msgspec.Struct, frozen=True):
 
 def software() -> str:
     """The name and version of this program."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  slow to load, seldom used
+
     try:
         return f"everlog {version('everlog')}"
     except PackageNotFoundError:  # not installed: run from a checkout

@@ -1,6 +1,7 @@
 """Backup: the log of a database, copied as segments while writers go on. Incremental.
 
-    log ─▶ blocks ─▶ each record checked ─▶ compressed beside ─▶ segment, on disk ─▶ read again, compared
+    log ─▶ blocks ─▶ each record checked, compressed ─▶ segment, on disk ─▶ read again, compared
+                      in threads                        beside the next
                                                                       │
                                              manifest, whole ◀────────┘    after each segment
 
@@ -95,9 +96,8 @@ def back_up(
         _sweep(to, known)
         first, last = known.head.seq + 1, source.head if until is None else min(until, source.head)
         written = 0
-        for made, data, end in _packed(source.blocks(known.head.seq, last), known, last, progress):
-            _store(to, made, data)
-            written += len(data)
+        for made, end in _stored(to, _packed(source.blocks(known.head.seq, last), known, last, progress)):
+            written += made.size
             known = _with(known, made, end)
             manifests.write(to, known)
         known, merged = _merge(to, known, progress)
@@ -133,6 +133,21 @@ def _packed(
                 end = done[-1].last
                 yield *segments.pack(known.uuid, before, done), end
                 before, done, size = end, [], 0
+
+
+def _stored(to: Place, packed: Iterator[tuple[Segment, bytes, Head]]) -> Iterator[tuple[Segment, Head]]:
+    """The same segments, once they are where they belong: each is written, and read again, while the next
+    is packed. Raises DiskError."""
+    with ThreadPoolExecutor(1, "everlog-store") as beside:
+        under_way: tuple[Future[None], Segment, Head] | None = None
+        for made, data, end in packed:
+            before, under_way = under_way, (beside.submit(_store, to, made, data), made, end)
+            if before is not None:
+                before[0].result()
+                yield before[1:]
+        if under_way is not None:
+            under_way[0].result()
+            yield under_way[1:]
 
 
 def _store(to: Place, made: Segment, data: bytes) -> None:
@@ -175,10 +190,9 @@ def _merge(to: Place, known: Manifest, progress: OnProgress | None) -> tuple[Man
     written = 0
     merged, hashes = begin, known.hashes
     blocks = Reader(to, known).blocks(old[0].first - 1, known.head.seq)
-    for made, data, end in _packed(blocks, begin, known.head.seq, progress):
-        _store(to, made, data)
+    for made, end in _stored(to, _packed(blocks, begin, known.head.seq, progress)):
         merged = _with(merged, made, end)
-        written += len(data)
+        written += made.size
     merged = msgspec.structs.replace(merged, hashes=hashes, head=known.head)
     manifests.write(to, merged)
     _sweep(to, merged)

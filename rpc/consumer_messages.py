@@ -1,9 +1,9 @@
-"""Consumer messages: consumers and their caps as they travel, and as the store has them."""
+"""Consumer messages: consumers as they travel, and as the store has them."""
 
 from __future__ import annotations
 
 from everlog.proto import consumers_pb2 as pb
-from everlog.store.consumers import Cap, Consumer
+from everlog.store.consumers import Consumer, cap_of, message_of_cap
 
 
 def message_of(one: Consumer) -> pb.Consumer:
@@ -36,11 +36,3 @@ def consumer_of(message: pb.Consumer) -> Consumer:
         held_bytes=message.held_bytes,
         over=message.over,
     )
-
-
-def cap_of(message: pb.Cap) -> Cap:
-    return Cap(message.records, message.seconds, message.bytes)
-
-
-def message_of_cap(cap: Cap) -> pb.Cap:
-    return pb.Cap(records=cap.records, seconds=cap.seconds, bytes=cap.bytes)

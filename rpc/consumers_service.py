@@ -10,8 +10,9 @@ from typing import Any
 
 from everlog.proto import consumers_pb2 as pb
 from everlog.proto import consumers_pb2_grpc
-from everlog.rpc.consumer_messages import cap_of, message_of
+from everlog.rpc.consumer_messages import message_of
 from everlog.rpc.hosting import Hosting
+from everlog.store.consumers import cap_of
 from everlog.store.database import Database
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from everlog.proto import consumers_pb2 as pb
 from everlog.proto import consumers_pb2_grpc, log_pb2
 from everlog.rpc.channel import Channel
-from everlog.rpc.consumer_messages import consumer_of, message_of_cap
-from everlog.store.consumers import Cap, Consumer
+from everlog.rpc.consumer_messages import consumer_of
+from everlog.store.consumers import Cap, Consumer, message_of_cap
 from everlog.store.errors import RowError
 
 

@@ -96,14 +96,14 @@ class Consumers:
         _check_name(name)
         known = self.registered().get(name)
         position = self._position(name, known, after)
-        if known is None or (cap is not None and cap != _cap_of(known[1])):
+        if known is None or (cap is not None and cap != cap_of(known[1].cap)):
             if self._db.read_only:
                 raise ReadOnlyError(
                     f"consumer {name!r} is new, or has another cap, and {self._db.url} was opened for"
                     " reading: register it where the database is open for writing, or at its server"
                     " (`everlog consumers register`)"
                 )
-            detail = consumers_pb2.Registration(position=position, cap=_message_of(cap or Cap()))
+            detail = consumers_pb2.Registration(position=position, cap=message_of_cap(cap or Cap()))
             self._notice(REGISTERED, name, detail.SerializeToString(), actor, reason)
         if take or name not in self.bookmarks.all():
             self.bookmarks.take(name, position.seq, position.checksum)
@@ -164,7 +164,7 @@ class Consumers:
         log = self._db.log
         if bookmark is None:  # the file was lost, or it is of a backup: it has at least what it had then
             bookmark = Bookmark(registration.position.seq, registration.position.checksum, 0, 0)
-        cap, base, lag = _cap_of(registration), log.trimmed.base, max(0, log.head - bookmark.seq)
+        cap, base, lag = cap_of(registration.cap), log.trimmed.base, max(0, log.head - bookmark.seq)
         lag_s = self._waited_s(bookmark.seq + 1, time_ns) if lag else 0.0
         held = min(lag, log.head - base)
         size = self._db.engine.log_bytes() * held // max(1, log.head - base)
@@ -241,10 +241,10 @@ def _check_name(name: str) -> None:
         )
 
 
-def _cap_of(registration: consumers_pb2.Registration) -> Cap:
-    cap = registration.cap
-    return Cap(cap.records, cap.seconds, cap.bytes)
+def cap_of(message: consumers_pb2.Cap) -> Cap:
+    """A cap as the log, and the network, have it."""
+    return Cap(message.records, message.seconds, message.bytes)
 
 
-def _message_of(cap: Cap) -> consumers_pb2.Cap:
+def message_of_cap(cap: Cap) -> consumers_pb2.Cap:
     return consumers_pb2.Cap(records=cap.records, seconds=cap.seconds, bytes=cap.bytes)

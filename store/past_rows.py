@@ -21,7 +21,7 @@ class Image:
     """A row as one version of it was: `raw` None: deleted, or `erased`, or `sealed` under a key that is
     not at hand. Raises CorruptionError for what is no row of the table."""
 
-    __slots__ = ("erased", "info", "own", "raw", "row", "sealed", "values")
+    __slots__ = ("_values", "erased", "info", "own", "raw", "row", "sealed")
 
     def __init__(
         self,
@@ -36,7 +36,14 @@ class Image:
         # As `model`, and as the model that the log carries, to be compared with others of it.
         self.row: Any = None if raw is None else parse(info, model, raw)
         self.own: Any = self.row if model is info.model or raw is None else parse(info, info.model, raw)
-        self.values: Sequence[tuple[Any, Any]] = () if self.own is None else self.own.ListFields()
+        self._values: Sequence[tuple[Any, Any]] | None = None
+
+    @property
+    def values(self) -> Sequence[tuple[Any, Any]]:
+        """The fields that are set. Listed once, for who compares: each version is, with two others."""
+        if self._values is None:
+            self._values = () if self.own is None else self.own.ListFields()
+        return self._values
 
     @property
     def is_there(self) -> bool:

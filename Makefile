@@ -4,7 +4,7 @@
 # PYTHON=python3.12 chooses another Python; ARGS="…" reaches the program that a target runs.
 
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test torture lint fmt bench bench-report proto clean
+.PHONY: help demo serve test test-all torture lint fmt bench bench-report proto clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -14,7 +14,8 @@ CHECKED := everlog tests $(wildcard benchmarks) $(notdir $(patsubst %/.,%,$(wild
 help:
 	@echo 'make demo          the whole of everlog on real data, in three minutes'
 	@echo 'make serve         the example server, until stopped'
-	@echo 'make test          all tests           ARGS="tests/store -k scan"'
+	@echo 'make test          the tests           ARGS="tests/store -k scan"'
+	@echo 'make test-all      the tests, with those that take long'
 	@echo 'make torture       kills, failing disks, fuzzing  MINUTES=30, or SEED=7 once more'
 	@echo 'make lint          formatter, linter, type checker'
 	@echo 'make fmt           formats, and mends what the linter can mend'
@@ -30,6 +31,9 @@ serve: .venv/demo.stamp
 	PYTHONPATH=examples $(BIN)/python -m flights.serve $(ARGS)
 
 test: .venv/dev.stamp
+	$(BIN)/python -m pytest --numprocesses 4 -m 'not long' $(ARGS)
+
+test-all: .venv/dev.stamp
 	$(BIN)/python -m pytest --numprocesses 4 $(ARGS)
 
 torture: .venv/dev.stamp

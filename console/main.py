@@ -6,26 +6,30 @@
        ├─ opening.py       the library's database behind a URL
        └─ a command        prints what the library gives: a file each, or a few that belong together
 
-Exit codes: 0 done · 1 it could not be done, one sentence says why · 2 the command line is not one ·
-130 interrupted · 143 terminated.
+Exit codes: 0 done · 1 not done, one sentence says why · 2 the command line is wrong · 129 hung up ·
+130 interrupted · 141 standard output was closed before all was written (streams.py) · 143 terminated.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
 
 import click
 
 from everlog.console.settings import Settings, common
+from everlog.console.streams import OutputError, Streams
 from everlog.store.errors import Error
 
-INTERRUPTED, TERMINATED = 130, 143
+# How a command ends that a signal stopped: the word, and 128 + the signal's number, as a shell has it.
+STOPPED = {
+    signal.SIGINT: ("interrupted", 130),
+    signal.SIGTERM: ("terminated", 143),
+    signal.SIGHUP: ("hung up", 129),
+}
 
 # What goes wrong is told by a command in one sentence; gRPC's own lines would stand before it.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -86,18 +90,26 @@ COMMANDS = {
 }
 
 
-class OutputClosedError(Exception):
-    """Raised when whoever reads the output has enough, as `head` has."""
+# Commands that only print: they stop when their output cannot be written. All others do work that somebody
+# counts on: they finish it, and say in the end that their output was not written.
+READERS = frozenset(
+    {
+        *("audit", "check", "completion", "diff", "dump", "export", "get", "history", "lint", "log", "plan"),
+        *("prove", "scan", "status", "verify", "verify-backup", "wait"),
+    }
+)
 
 
 class Commands(click.Group):
     """Those of COMMANDS."""
 
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # click itself would make it an exit code of 1
-            raise OutputClosedError from None
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        found = super().resolve_command(ctx, args)
+        if (streams := ctx.ensure_object(Settings).streams) is not None:
+            streams.output.stops = found[0] in READERS
+        return found
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -129,21 +141,24 @@ def main(args: list[str] | None = None) -> None:
     """Runs the command line and exits."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)  # a package of migrations is looked for where one stands
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # rows are written as they are, whatever LANG says
-            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
     settings = Settings()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, settings.stopped)  # a command ends as by Ctrl-C: closed, and whole
+    streams = Streams()
+    with streams.installed():
+        code = run(args, settings, streams)
+    sys.exit(code)
 
-    def told(*_: object) -> NoReturn:
-        settings.terminated = True
-        raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, told)  # what was begun is left as by Ctrl-C: closed, and whole
-    sys.exit(run(args, settings))
-
-
-def run(args: list[str] | None, settings: Settings) -> int:
+def run(args: list[str] | None, settings: Settings, streams: Streams | None = None) -> int:
     """Runs the command line; returns its exit code. What goes wrong is one sentence."""
+    settings.streams = streams
+    code = _run(args, settings)
+    return streams.code(code) if streams else code
+
+
+def _run(args: list[str] | None, settings: Settings) -> int:
     try:
         code = cli.main(args, prog_name="everlog", standalone_mode=False, obj=settings)
         return code if isinstance(code, int) else 0
@@ -153,11 +168,10 @@ def run(args: list[str] | None, settings: Settings) -> int:
     except Error as error:
         return _say(f"error: {error}", 1)
     except (click.Abort, KeyboardInterrupt):
-        word, code = ("terminated", TERMINATED) if settings.terminated else ("interrupted", INTERRUPTED)
+        word, code = STOPPED[settings.signal]
         return _say(f"{word}{settings.resume and f'; {settings.resume}'}", code)
-    except OutputClosedError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OutputError:
+        return 0  # the streams know why
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _say(f"error: {place}{error.strerror or error}", 1)

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
+from everlog.console.streams import Streams
 from everlog.store.errors import OpenError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,9 +48,15 @@ class Settings:
     verbose: bool = False
     # What to tell somebody who interrupts what runs now.
     resume: str = ""
-    # It was SIGTERM that interrupted it.
-    terminated: bool = False
+    # The signal that stops it, if one does.
+    signal: signal.Signals = signal.SIGINT
+    streams: Streams | None = None
     _files_read: bool = False
+
+    def stopped(self, number: int, _: object) -> NoReturn:
+        """Handles a signal that stops the command. Raises KeyboardInterrupt."""
+        self.signal = signal.Signals(number)
+        raise KeyboardInterrupt
 
     @property
     def has_url(self) -> bool:

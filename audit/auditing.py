@@ -29,7 +29,7 @@ from everlog.audit.prover import Prover
 from everlog.audit.removed import Removed
 from everlog.audit.tiles import Tile, nodes
 from everlog.audit.tree import Tree
-from everlog.store import record
+from everlog.store import check, files, record
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, Error
 from everlog.store.hashing import TableHash
@@ -68,6 +68,7 @@ class Audit:
 
     def problems(self) -> Iterator[str]:
         """Everything that is not as it must be, a sentence each; `seq` and `root` tell what was seen."""
+        yield from files.problems(self._db.path)
         head = self._db.log.head
         yield from self._known()
         ends = {(what, size) for size, what, _ in self._wanted}
@@ -109,7 +110,7 @@ class Audit:
         equal them."""
         scratch = Temporary("everlog-audit-")
         try:
-            yield from self._db.check(self._progress)
+            yield from check.problems(self._db, self._progress, files_too=False)  # `problems` did
             made = self._db.rebuild_into(scratch.path / "db", self._progress)
             there = self._db.hashes(self._progress)
             for name in sorted({*made, *there}):

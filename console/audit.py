@@ -152,7 +152,7 @@ def audit(
     elif not found_any:
         before = f"the {looked.after:,} before are archived, " if looked.after else ""
         records = f"{looked.seq - looked.after:,} records"
-        click.echo(f"All is as it must be: {records}, {before}root {looked.root.hex()}")
+        click.echo(f"OK: no problems found: {records}, {before}root {looked.root.hex()}")
     if found_any:
         ctx.exit(1)
 

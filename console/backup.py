@@ -109,7 +109,7 @@ def verify_backup(ctx: click.Context, settings: Settings, *, directory: str, dee
     if found:
         ctx.exit(1)
     if not settings.json:
-        click.echo("All is as it must be")
+        click.echo("OK: no problems found")
 
 
 @click.command()

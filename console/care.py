@@ -47,7 +47,7 @@ def check(ctx: click.Context, settings: Settings) -> None:
         if settings.json:
             text.echo({"migrations": settings.migrations, "problems": found})
         elif not found:
-            click.echo("All is as it must be in the folders; without a URL no database was looked at")
+            click.echo("OK: no problems found in the folders; without a URL no database was checked")
         if found:
             ctx.exit(1)
         return
@@ -61,7 +61,7 @@ def check(ctx: click.Context, settings: Settings) -> None:
     if found:
         ctx.exit(1)
     if not settings.json:
-        click.echo("All is as it must be")
+        click.echo("OK: no problems found")
 
 
 def _mistakes_in_folders(settings: Settings) -> list[str] | None:
@@ -177,6 +177,8 @@ def repair(settings: Settings, *, dry_run: bool) -> None:
     if settings.json:
         text.echo({**msgspec.structs.asdict(done), "cut": done.cut})
         return
+    for problem in done.files:
+        click.echo(f"Found: {problem}")
     if done.why:
         click.echo(f"Found: {done.why}")
     click.echo(

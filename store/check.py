@@ -1,5 +1,6 @@
-"""Check: looks at everything, and says what is not as it must be.
+"""Check: look at everything, and say what is not as it must be.
 
+files   are those that RocksDB's MANIFEST lists, and every block matches its checksum (files.py)
 log     every record checks, is dense, and no earlier than the one before
 rows    parse, lie under the key that is in them, and were written by a record there is
 entries every row has its entry in each index, and every entry its row
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from everlog.store import codec, keys, record
+from everlog.store import codec, files, keys, record
 from everlog.store.errors import Error
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import Schema, TableInfo
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
 EVERY = 4096
 
 
-def problems(db: Database, progress: OnProgress | None = None, *, keys_needed: bool = True) -> Iterator[str]:
+def problems(
+    db: Database, progress: OnProgress | None = None, *, keys_needed: bool = True, files_too: bool = True
+) -> Iterator[str]:
     """See `Database.check`. Without `keys_needed` it is no problem that sealed tables cannot be looked at: a
-    backup has no keys. Read-only."""
+    backup has no keys. Without `files_too` the files of RocksDB are left out. Read-only."""
+    if files_too:
+        yield from files.problems(db.path)
     view, seq = db.tables.snapshot()
     try:
         schema, counts = Schema(schema_of(view, db.log), db.schema.vault), read_counts(view)

@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 
 from everlog.proto import log_pb2
-from everlog.store import head, hole, mending, record
+from everlog.store import files, head, hole, mending, record
 from everlog.store.clock import Clock
 from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, Error, OpenError
@@ -169,6 +169,8 @@ def _engine(path: Path, known: head.Head | None, *, read_only: bool) -> Engine:
             )
         if read_only:
             raise OpenError(f"{path}: its making was interrupted, there is nothing to read yet")
+    elif known is not None:  # else its making was interrupted
+        files.check_listed(path)  # a reader would leave out what it does not find
     try:
         return Engine(path, secondary=read_only)
     except OpenError as error:

@@ -26,7 +26,7 @@ from pathlib import Path
 import msgspec
 from rocksdict import DBRecoveryMode, Options, Rdict
 
-from everlog.store import head
+from everlog.store import files, head
 from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, Error, OpenError
 from everlog.store.keys import SEQ
@@ -48,6 +48,7 @@ class Repair(msgspec.Struct, frozen=True):
     known: int  # how far the log was on disk by HEAD; 0 if there is no HEAD
     found: int  # seq of the newest record that is left in the files, damaged ones counted
     why: str  # what ends the log there; empty: nothing, it is whole
+    files: list[str]  # what is wrong with RocksDB's files, a sentence each
     damaged: str | None  # where the files as they were are now; None: a dry run
 
     @property
@@ -84,7 +85,7 @@ def repair(path: Path | str, *, dry_run: bool = False, progress: OnProgress | No
 
 def _salvage(path: Path, work: Path, progress: OnProgress | None) -> Repair:
     """Makes the new database in `work`."""
-    known = _known(path)
+    known, wrong = _known(path), list(files.problems(path))
     old = _open_damaged(work / "old")
     try:
         new = Engine(work / "new")
@@ -106,7 +107,7 @@ def _salvage(path: Path, work: Path, progress: OnProgress | None) -> Repair:
         old.close()
     if not why and known > copy.written:
         why = f"the log was on disk up to record {known}, and ends at {copy.written}: its end is lost"
-    return Repair(copy.written, known, max(newest, copy.written), why, None)
+    return Repair(copy.written, known, max(newest, copy.written), why, wrong, None)
 
 
 def _take(old: Engine, copy: Log, projector: Projector, progress: OnProgress | None) -> str:

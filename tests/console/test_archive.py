@@ -22,7 +22,7 @@ def test_old_log_is_archived_and_the_database_goes_on(everlog: Run, books: Path)
     assert everlog("rebuild").code == 0
     assert everlog("status").code == 0
     assert len(everlog("log", "--json").json) == done["base"] + 1
-    assert everlog("verify-backup", "old", "--deep").out == "All is as it must be\n"
+    assert everlog("verify-backup", "old", "--deep").out == "OK: no problems found\n"
     Path("old").rename("away")
     assert everlog("scan", "books").out == rows
     assert everlog("status").code == 0
@@ -91,7 +91,7 @@ def test_a_server_is_asked_to_archive_and_says_where_it_does(everlog: Run, books
         assert everlog(*at, "status", "--json").json[0]["archive"]["base"] > 2
         ended = everlog(*at, "archive")
         assert (ended.code, "Say where to" in ended.err) == (2, True)
-    assert everlog("verify-backup", "old", "--deep").out == "All is as it must be\n"
+    assert everlog("verify-backup", "old", "--deep").out == "OK: no problems found\n"
     with serving() as served:
         ended = everlog("-u", served.url, "archive", "--keep-records", "1")
         assert (ended.code, "start it with --archive-to books=DIR or URL" in ended.err) == (1, True)
@@ -110,7 +110,7 @@ def test_a_server_archives_by_itself_and_says_what_goes_wrong(everlog: Run, book
     with serving(*how) as served:
         until(lambda: everlog("-u", served.url, "status", "--json").json[0]["archive"]["base"] > 0)
         assert everlog("-u", served.url, "status", "--json").json[0]["archive"]["target"] == "old"
-    assert everlog("verify-backup", "old", "--deep").out == "All is as it must be\n"
+    assert everlog("verify-backup", "old", "--deep").out == "OK: no problems found\n"
 
 
 @pytest.mark.parametrize(

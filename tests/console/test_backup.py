@@ -17,11 +17,11 @@ def test_a_database_is_backed_up_verified_and_restored(everlog: Run, books: Path
         everlog("backup", "kept").out
         == f"Nothing new: kept is at record {first['last']}, and so is the database\n"
     )
-    assert everlog("verify-backup", "kept", "--deep").out == "All is as it must be\n"
+    assert everlog("verify-backup", "kept", "--deep").out == "OK: no problems found\n"
     ended = everlog("restore", "kept", "again.db")
     assert f"Restored: again.db, as of record {first['last']}, " in ended.out
     assert "proven by the hashes in the backup" in ended.out
-    assert everlog("-u", "file:again.db", "check").out == "All is as it must be\n"
+    assert everlog("-u", "file:again.db", "check").out == "OK: no problems found\n"
     assert everlog("-u", "file:again.db", "status", "--json").json[0]["seq"] == first["last"]
 
 
@@ -87,5 +87,5 @@ def test_a_backup_goes_to_whatever_fsspec_has_a_url_for(everlog: Run, books: Pat
     assert first["records"] == first["last"] > 0
     everlog("testdata")
     assert everlog("backup", url).out.startswith(f"Backed up: records {first['last'] + 1} to ")
-    assert everlog("verify-backup", url, "--deep").out == "All is as it must be\n"
+    assert everlog("verify-backup", url, "--deep").out == "OK: no problems found\n"
     assert everlog("restore", url, "again.db").code == 0

@@ -11,7 +11,7 @@ from tests.migrations.project import Project
 
 
 def test_check_finds_nothing_in_a_sound_database(everlog: Run, books: Path) -> None:
-    assert everlog("check").out == "All is as it must be\n"
+    assert everlog("check").out == "OK: no problems found\n"
     assert everlog("check", "--json").json == [
         {"url": f"file:{books}", "seq": 3, "tables": ["books"], "problems": 0}
     ]
@@ -67,7 +67,7 @@ def test_check_finds_mistakes_in_folders_before_anything_runs(
     project = Project(here)
     code = project.add() / "__init__.py"
     monkeypatch.setenv("EVERLOG_MIGRATIONS_DIR", str(project.build().path))
-    assert everlog("check").out.startswith("All is as it must be in the folders")
+    assert everlog("check").out.startswith("OK: no problems found in the folders")
     code.write_text(code.read_text().replace('"faa", 1', '"faa", 7'))
     project.build()
     for name in [name for name in sys.modules if name.startswith(project.app)]:

@@ -92,7 +92,7 @@ def test_an_audit_names_the_record_and_the_fork(everlog: Run, books: Path, key: 
     assert everlog("tiles", "tiles", "--key", "k.key").out == "Exported: 3 records, 3 of them new, to tiles\n"
     assert everlog("checkpoint", "--key", "k.key", "--out", "c1").code == 0
     fine = everlog("audit", "--checkpoint", "c1", "--key", key, "--tiles", "tiles", "--tables")
-    assert fine.out.startswith("All is as it must be: 4 records, root ")
+    assert fine.out.startswith("OK: no problems found: 4 records, root ")
     shutil.copytree(books, here / "copy.db")
     assert everlog("down").code == 0
     assert everlog("-u", "file:copy.db", "down", "--reason", "another").code == 0

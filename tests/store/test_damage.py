@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from everlog.store import head
+from everlog.store import files, head
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError
 from everlog.store.repair import repair
 from tests.store.damaging import Image, examine, make_images, model
-from tests.store.models import AIRPORTS, ITEMS
+from tests.store.models import AIRPORTS, ITEMS, items, open_flights
 
 Damage = Callable[[Path, random.Random], None]
 
@@ -82,10 +84,90 @@ def test_damage_is_told_and_can_be_repaired(
     assert done.records >= found.read
 
 
-def test_a_write_ahead_log_that_is_gone_is_told_by_head(images: tuple[Image, Image], tmp_path: Path) -> None:
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_write_ahead_log_that_is_gone_is_told(
+    images: tuple[Image, Image], tmp_path: Path, *, read_only: bool
+) -> None:
+    path = images[1].copy(tmp_path / "db")
+    for log in (path / "db").glob("*.log"):
+        log.unlink()
+    for _ in range(2):  # the first opening makes no other one
+        with pytest.raises(CorruptionError, match=r"no write-ahead log is there, expected \d+\.log"):
+            Database(path, read_only=read_only)
+
+
+def test_a_write_ahead_log_that_was_emptied_is_told_by_head(
+    images: tuple[Image, Image], tmp_path: Path
+) -> None:
     image = images[1]
     path = image.copy(tmp_path / "db")
     for log in (path / "db").glob("*.log"):
-        log.unlink()
+        log.write_bytes(b"")
     with pytest.raises(CorruptionError, match=f"on disk up to record {len(image.records)} .*its end is lost"):
         Database(path)
+
+
+def said_of(path: Path) -> str:
+    """What a reader and `check` say, first."""
+    try:
+        with Database(path, read_only=True) as db:
+            return next(iter(db.check()), "")
+    except CorruptionError as error:
+        return str(error)
+
+
+def test_every_table_file_that_is_gone_or_has_another_size_is_named(
+    images: tuple[Image, Image], tmp_path: Path
+) -> None:
+    for file in sorted((images[0].path / "db").glob("*.sst")):
+        path = images[0].copy(tmp_path / "db")
+        here = path / "db" / file.name
+        here.unlink()
+        missing = re.escape(f"{here} is missing: MANIFEST-")
+        assert re.match(missing, said_of(path))
+        with pytest.raises(CorruptionError, match=missing):
+            Database(path)
+        with contextlib.suppress(CorruptionError):  # the first record was in it
+            assert re.match(missing, repair(path, dry_run=True).files[0])
+        here.write_bytes(file.read_bytes()[:-1])
+        assert re.match(rf"{re.escape(str(here))}: expected [\d,]+ bytes as MANIFEST-", said_of(path))
+
+
+def test_every_flipped_byte_of_a_table_file_is_found(images: tuple[Image, Image], tmp_path: Path) -> None:
+    path = images[0].copy(tmp_path / "db")
+    assert list(files.problems(path)) == []
+    for file in sorted((path / "db").glob("*.sst")):
+        raw = file.read_bytes()
+        for at in [*range(0, len(raw), max(1, len(raw) // 60)), *range(len(raw) - 53, len(raw))]:
+            file.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+            found = list(files.problems(path))
+            assert len(found) == 1, at
+            assert found[0].startswith(f"{file} is damaged: "), at
+        file.write_bytes(raw)
+
+
+def test_every_flipped_byte_of_a_manifest_is_found(images: tuple[Image, Image], tmp_path: Path) -> None:
+    path = images[0].copy(tmp_path / "db")
+    [file] = (path / "db").glob("MANIFEST-*")
+    raw = file.read_bytes()
+    for at in range(0, len(raw), 29):
+        file.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+        assert list(files.problems(path)), at
+
+
+@pytest.mark.parametrize("pattern", ["HEAD", "db/IDENTITY", "db/OPTIONS-*", "db/CURRENT", "db/MANIFEST-*"])
+def test_every_other_file_that_is_gone_is_named(
+    images: tuple[Image, Image], tmp_path: Path, pattern: str
+) -> None:
+    path = images[0].copy(tmp_path / "db")
+    for file in path.glob(pattern):
+        file.unlink()
+    assert Path(pattern).name.rstrip("-*") in said_of(path)
+
+
+def test_an_index_of_many_blocks_is_read(tmp_path: Path) -> None:
+    """The index of a large table file is compressed."""
+    with open_flights(tmp_path / "db", ITEMS) as db:
+        db.load(ITEMS, items(0, 30_000))
+    assert max(file.stat().st_size for file in (tmp_path / "db" / "db").glob("*.sst")) > 500_000
+    assert list(files.problems(tmp_path / "db")) == []

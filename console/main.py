@@ -15,13 +15,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import click
 
 from everlog.console.settings import Settings, common
 from everlog.console.streams import OutputError, Streams
+from everlog.store import environment
 from everlog.store.errors import Error
 
 # How a command ends that a signal stopped: the word, and 128 + the signal's number, as a shell has it.
@@ -86,6 +89,7 @@ COMMANDS = {
     "verify": "audit",
     "tiles": "proofs",
     "audit": "audit",
+    "config": "config",
     "completion": "completion",
 }
 
@@ -94,7 +98,20 @@ COMMANDS = {
 # counts on: they finish it, and say in the end that their output was not written.
 READERS = frozenset(
     {
-        *("audit", "check", "completion", "diff", "dump", "export", "get", "history", "lint", "log", "plan"),
+        *(
+            "audit",
+            "check",
+            "completion",
+            "config",
+            "diff",
+            "dump",
+            "export",
+            "get",
+            "history",
+            "lint",
+            "log",
+            "plan",
+        ),
         *("prove", "scan", "status", "verify", "verify-backup", "wait"),
     }
 )
@@ -159,7 +176,11 @@ def run(args: list[str] | None, settings: Settings, streams: Streams | None = No
 
 
 def _run(args: list[str] | None, settings: Settings) -> int:
+    args = sys.argv[1:] if args is None else args
     try:
+        environment.load_files(_env_files(args))  # before click looks for the variables of options
+        for sentence in environment.unknown():
+            click.echo(f"warning: {sentence}", err=True)
         code = cli.main(args, prog_name="everlog", standalone_mode=False, obj=settings)
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
@@ -175,6 +196,17 @@ def _run(args: list[str] | None, settings: Settings) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _say(f"error: {place}{error.strerror or error}", 1)
+
+
+def _env_files(args: Sequence[str]) -> list[str]:
+    """The files that --env-file names, wherever it stands."""
+    found = []
+    for word, after in pairwise([*args, ""]):
+        if word == "--env-file":
+            found.append(after)
+        elif word.startswith("--env-file="):
+            found.append(word.partition("=")[2])
+    return [path for path in found if path]
 
 
 def _say(text: str, code: int) -> int:

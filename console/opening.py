@@ -40,8 +40,6 @@ def open_database(
 ) -> AnyDatabase:
     """The database of the settings, or of `url`, after waiting for it where that was asked for."""
     where = url or settings.url
-    settings.read_files()  # the token may be in one
-
     if create or not settings.wait:
         return connect.open(where, create=create, read_only=read_only, master_key=master_key)
     check_url(where)

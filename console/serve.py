@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -128,8 +127,6 @@ def serve(
         raise click.UsageError("--tls-cert and --tls-key belong together")
     _check_place(listen, "--listen")
     tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
-    settings.read_files()
-    token = token or os.environ.get("EVERLOG_TOKEN", "")
     master = master_of(None, next_master)
     with ExitStack() as stack:
         named = {

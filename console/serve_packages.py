@@ -3,6 +3,7 @@
     --migrations PACKAGE         of all that have none of their own
     --migrations NAME=PACKAGE    of this one
     -d, EVERLOG_MIGRATIONS_DIR   of all, where --migrations says nothing
+    ./migrations                 of the one database that is served, where nothing else is said
 
 A package is its name or its directory.
 """
@@ -10,6 +11,7 @@ A package is its name or its directory.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import click
 
@@ -52,7 +54,8 @@ def packages(
         else:
             common = package
     if not words:
-        common = (settings.migrations if needed else settings.migrations_or_none) or ""
+        here = len(names) == 1 and Path(settings.migrations).is_dir()  # of several, which one's would it be?
+        common = settings.migrations_or_none or (settings.migrations if needed or here else "")
     for name in names:
         if name not in found and common:
             found[name] = common

@@ -1,31 +1,30 @@
 """Settings: which database, which migrations, and how to speak: what every command takes.
 
-    -u URL, else the variable that --env names (DATABASE_URL), else the same variable in .env
+    -u URL, else the variable that --env names (DATABASE_URL)
     -d DIR, else EVERLOG_MIGRATIONS_DIR, else `migrations`
 
-Each option is taken before the command as well as after it, as dbmate's users and everybody else
-write them. A variable that is set wins over the same one in a file.
+One rule for all settings: flag, then environment, then `.env` (store/environment.py). Each option is taken
+before the command as well as after it, as dbmate's users write them.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 import click
 
 from everlog.console.streams import Streams
+from everlog.store import environment
+from everlog.store.environment import ENV_FILE
 from everlog.store.errors import OpenError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 URL_VARIABLE = "DATABASE_URL"
-ENV_FILE = ".env"
 MIGRATIONS_VARIABLE = "EVERLOG_MIGRATIONS_DIR"
 SCHEMA_VARIABLE = "EVERLOG_SCHEMA_FILE"
 
@@ -38,7 +37,6 @@ class Settings:
 
     url_given: str | None = None
     env: str = URL_VARIABLE
-    env_files: list[str] = field(default_factory=list)
     migrations_given: str | None = None
     schema_given: str | None = None
     no_dump: bool = False
@@ -51,7 +49,6 @@ class Settings:
     # The signal that stops it, if one does.
     signal: signal.Signals = signal.SIGINT
     streams: Streams | None = None
-    _files_read: bool = False
 
     def stopped(self, number: int, _: object) -> NoReturn:
         """Handles a signal that stops the command. Raises KeyboardInterrupt."""
@@ -61,14 +58,14 @@ class Settings:
     @property
     def has_url(self) -> bool:
         """Whether somebody said which database."""
-        return self.url_given is not None or bool(self._variable(self.env))
+        return self.url_given is not None or bool(environment.variable(self.env))
 
     @property
     def url(self) -> str:
         """The database's URL. Raises OpenError if nobody said which."""
         if self.url_given is not None and not self.url_given.strip():  # as of "$VARIABLE" that is not set
             raise OpenError("expected the URL of a database after --url, found an empty one")
-        url = self.url_given or self._variable(self.env)
+        url = self.url_given or environment.variable(self.env)
         if not url:
             raise OpenError(
                 f"expected the URL of a database, found none: give --url, or set {self.env}, in the"
@@ -81,38 +78,17 @@ class Settings:
         """The package or directory of the migrations."""
         from everlog.migrations.folder import SOURCE
 
-        return self.migrations_given or self._variable(MIGRATIONS_VARIABLE) or SOURCE
+        return self.migrations_given or environment.variable(MIGRATIONS_VARIABLE) or SOURCE
 
     @property
     def migrations_or_none(self) -> str | None:
         """The migrations that were asked for, if any were."""
-        return self.migrations_given or self._variable(MIGRATIONS_VARIABLE) or None
+        return self.migrations_given or environment.variable(MIGRATIONS_VARIABLE) or None
 
     @property
     def schema_file(self) -> str | None:
         """The file that the schema is dumped to after each change of it, if one was named."""
-        return None if self.no_dump else self.schema_given or self._variable(SCHEMA_VARIABLE) or None
-
-    def _variable(self, name: str) -> str:
-        self.read_files()
-        return os.environ.get(name, "")
-
-    def read_files(self) -> None:
-        """Takes the variables of `.env`, or of the files that were named, into the environment."""
-        if self._files_read:
-            return
-        self._files_read = True
-        from dotenv import load_dotenv
-
-        for name in self.env_files or [ENV_FILE]:
-            if self.env_files and not Path(name).is_file():
-                raise OpenError(f"{name}: there is no such file; --env-file names one of variables to read")
-            try:
-                load_dotenv(name, override=False)
-            except UnicodeDecodeError as error:
-                raise OpenError(
-                    f"{name}: expected variables as text in UTF-8, found something else: {error}"
-                ) from None
+        return None if self.no_dump else self.schema_given or environment.variable(SCHEMA_VARIABLE) or None
 
 
 class Duration(click.ParamType[float]):
@@ -171,11 +147,11 @@ _OPTIONS = [
         to="env",
         help=f"Variable that holds the URL.  [default: {URL_VARIABLE}]",
     ),
-    _common(
+    click.option(  # read before the command line is (main.py)
         "--env-file",
         metavar="FILE",
         multiple=True,
-        to="env_files",
+        expose_value=False,
         help=f"File of variables; may be repeated.  [default: {ENV_FILE}]",
     ),
     _common(

@@ -13,10 +13,10 @@ Invariants
 from __future__ import annotations
 
 import ipaddress
-import os
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from everlog.store.environment import variable
 from everlog.store.errors import OpenError
 
 SCHEME, INSECURE = "everlog", "everlog+insecure"
@@ -61,8 +61,8 @@ def parse(url: str) -> Address:
         port,
         database,
         parts.scheme == SCHEME,
-        settings.pop("token", "") or unquote(parts.password or "") or os.environ.get("EVERLOG_TOKEN", ""),
-        settings.pop("ca", "") or os.environ.get("EVERLOG_CA", ""),
+        settings.pop("token", "") or unquote(parts.password or "") or variable("EVERLOG_TOKEN"),
+        settings.pop("ca", "") or variable("EVERLOG_CA"),
     )
     if parts.scheme not in (SCHEME, INSECURE) or not host or not database or "/" in database:
         raise OpenError(f"expected everlog://HOST:PORT/DATABASE, found {parts.scheme}://{host}/{database}")

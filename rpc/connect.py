@@ -13,11 +13,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dotenv import dotenv_values
-
 from everlog.audit.archived import attach
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc import address
+from everlog.store import environment
 from everlog.store.database import IDEMPOTENCY_S
 from everlog.store.errors import MigrationError, OpenError, UnavailableError
 from everlog.store.master import MasterKey
@@ -91,24 +90,15 @@ def open(  # noqa: A001  the public name is everlog.open
     return db
 
 
-def from_environment(directory: str | os.PathLike[str] = ".") -> str:
+def from_environment() -> str:
     """DATABASE_URL, from the environment or else from `.env`. Raises OpenError if it is unset."""
-    url = os.environ.get("DATABASE_URL") or _from_file(Path(directory) / ".env")
+    url = environment.variable("DATABASE_URL")
     if not url:
         raise OpenError(
             "no database was named: give a URL (file:PATH, memory:, everlog://HOST:PORT/NAME), or set"
             " DATABASE_URL in the environment or in .env"
         )
     return url
-
-
-def _from_file(path: Path) -> str | None:
-    try:
-        return dotenv_values(path).get("DATABASE_URL")
-    except UnicodeDecodeError as error:
-        raise OpenError(
-            f"{path}: expected variables as text in UTF-8, found something else: {error}"
-        ) from None
 
 
 def _directory(url: str) -> Path:

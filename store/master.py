@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from everlog.store.cipher import KEY_SIZE, Cipher
+from everlog.store.environment import variable
 from everlog.store.errors import OpenError
 
 VARIABLE, FILE_VARIABLE = "EVERLOG_MASTER_KEY", "EVERLOG_MASTER_KEY_FILE"
@@ -75,14 +76,14 @@ def master_of(given: MasterKey | None, then: str | os.PathLike[str] | None = Non
     """The master key that was given, or that the environment names; None: neither. `then`: the file of the
     one that is to follow, or that the environment names. Read-only. Raises OpenError for one that is none."""
     first = _first(given)
-    then = then or (os.environ.get(NEXT_VARIABLE) if given is None else None)
+    then = then or (variable(NEXT_VARIABLE) if given is None else None)
     return Successive(first, Path(then)) if first is not None and then else first
 
 
 def next_master_of(given: MasterKey | None) -> Master:
     """The master key that is to follow: the one that was given, or that the environment names. Read-only.
     Raises OpenError if there is none."""
-    named = given if given is not None else os.environ.get(NEXT_VARIABLE)
+    named = given if given is not None else variable(NEXT_VARIABLE)
     found = _first(named) if named else None
     if found is None:
         raise OpenError(
@@ -94,7 +95,7 @@ def next_master_of(given: MasterKey | None) -> Master:
 
 def _first(given: MasterKey | None) -> Master | None:
     if given is None:
-        text, file = os.environ.get(VARIABLE), os.environ.get(FILE_VARIABLE)
+        text, file = variable(VARIABLE), variable(FILE_VARIABLE)
         if text:
             return LocalMaster(_decoded(text.encode(), f"${VARIABLE}"), f"${VARIABLE}")
         return _of_file(Path(file)) if file else None

@@ -85,7 +85,9 @@ def test_who_reads_only_the_first_lines_hurts_nobody(everlog: Run, shelf: Path) 
 
 
 @pytest.mark.parametrize("words", [("log",), ("status",), ("scan", "books"), ("export", "books")])
-def test_output_that_nobody_reads_is_no_failure(everlog: Run, shelf: Path, words: tuple[str, ...]) -> None:
+def test_output_that_nobody_reads_ends_the_command_without_a_word(
+    everlog: Run, shelf: Path, words: tuple[str, ...]
+) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -97,7 +99,7 @@ def test_output_that_nobody_reads_is_no_failure(everlog: Run, shelf: Path, words
         )
     finally:
         os.close(writer)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_a_count_is_of_all_rows(everlog: Run, shelf: Path) -> None:

@@ -121,3 +121,15 @@ def test_a_file_of_tokens_that_is_none_is_said_without_the_tokens(
     assert ended.code == 1
     assert f"tokens:{lines.count(chr(10)) + 3}: expected a name and a token" in ended.err
     assert "sesame" not in ended.err
+
+
+def test_the_default_directory_of_migrations_is_served(
+    everlog: Run, one: Path, project: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EVERLOG_MIGRATIONS_DIR")
+    (here / "migrations").symlink_to(project)
+    with serving() as url:
+        (status,) = everlog("-u", url, "status", "--json").json
+        states = {one["version"]: one["state"] for one in status["migrations"]}
+        assert states == {shop.FIRST: "applied", shop.SECOND: "pending"}
+        assert everlog("-u", url, "up").code == 0

@@ -1,9 +1,13 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from everlog.console.settings import Duration
+from everlog.rpc import address, connect
+from everlog.store.environment import SETTINGS
 from tests.console.conftest import Run
+from tests.test_tidy import ROOMS, ROOT
 
 
 def url_of(everlog: Run, *words: object) -> str:
@@ -84,3 +88,81 @@ def test_an_empty_url_is_not_that_of_the_environment(everlog: Run, books: Path, 
     assert ended.code == 1
     assert "found an empty one" in ended.err
     assert books.exists()
+
+
+def sources(everlog: Run, *words: object) -> dict[str, tuple[str, str]]:
+    return {one["setting"]: (one["value"], one["source"]) for one in everlog(*words, "config", "--json").json}
+
+
+def test_config_says_where_each_value_comes_from(
+    everlog: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / ".env").write_text("EVERLOG_APPROVERS='ann bob'\nEVERLOG_ACTOR=of-file\nEVERLOG_TOKEN=s3cret\n")
+    monkeypatch.setenv("EVERLOG_ACTOR", "of-environment")
+    found = sources(everlog, "-u", "everlog://ann:s3cret@db.example.com/flights")
+    assert found["DATABASE_URL"] == ("everlog://db.example.com:7420/flights", "flag")
+    assert found["EVERLOG_ACTOR"] == ("of-environment", "environment")
+    assert found["EVERLOG_APPROVERS"] == ("ann bob", ".env")
+    assert found["EVERLOG_MIGRATIONS_DIR"] == ("migrations", "default")
+    assert found["EVERLOG_TOKEN"] == ("(set, not shown)", ".env")
+    assert "s3cret" not in everlog("config").out
+
+
+def test_an_empty_variable_hides_the_one_of_the_file(
+    everlog: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / ".env").write_text("EVERLOG_ACTOR=of-file\n")
+    monkeypatch.setenv("EVERLOG_ACTOR", "")
+    assert sources(everlog)["EVERLOG_ACTOR"] == ("", "environment")
+
+
+def test_a_file_with_a_byte_order_mark_sets_its_first_variable(everlog: Run, here: Path) -> None:
+    (here / ".env").write_bytes(b"\xef\xbb\xbfEVERLOG_ACTOR=ann\r\nEVERLOG_CA=ca.pem\r\n")
+    assert sources(everlog)["EVERLOG_ACTOR"] == ("ann", ".env")
+    assert sources(everlog)["EVERLOG_CA"] == ("ca.pem", ".env")
+
+
+def test_a_variable_that_sets_nothing_is_reported(
+    everlog: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / ".env").write_text("EVERLOG_APROVERS=ann\n")
+    monkeypatch.setenv("EVERLOG_PURPLE", "red")
+    ended = everlog("-u", "file:a.db", "create")
+    assert ended.code == 0
+    assert ended.err.splitlines() == [
+        "warning: EVERLOG_APROVERS (.env) is not a setting of everlog; did you mean EVERLOG_APPROVERS?",
+        "warning: EVERLOG_PURPLE (environment) is not a setting of everlog; `everlog config` lists them",
+    ]
+
+
+def test_every_variable_in_the_documents_and_in_the_source_is_a_setting() -> None:
+    named = set()
+    for path in [*ROOT.glob("docs/*.md"), *(file for room in ROOMS for file in ROOT.glob(f"{room}/*.py"))]:
+        named |= set(re.findall(r"(?<!_)\bEVERLOG_[A-Z_]*[A-Z]", path.read_text(encoding="utf-8")))
+    assert named - {"EVERLOG_TORTURE_S"} == {name for name in SETTINGS if name.startswith("EVERLOG_")}
+
+
+@pytest.mark.parametrize("place", ["environment", ".env", "named file"])
+def test_whoever_may_approve_follows_from_any_source(
+    everlog: Run, one: Path, here: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words: tuple[str, ...] = ()
+    if place == "environment":
+        monkeypatch.setenv("EVERLOG_APPROVERS", "ann bob")
+    else:
+        words = () if place == ".env" else ("--env-file", "our.env")
+        (here / (".env" if place == ".env" else "our.env")).write_text("EVERLOG_APPROVERS=ann bob\n")
+    assert everlog("propose", "--actor", "carl", *words).code == 0
+    digest = str(everlog("migrations", "log", "--json").json[-1]["digest"])
+    refused = everlog("approve", digest, "--actor", "dora", "--reason", "fine", *words)
+    assert (refused.code, "dora" in refused.err) == (1, True)
+    assert everlog("approve", digest, "--actor", "ann", "--reason", "fine", *words).code == 0
+
+
+def test_a_program_reads_the_same_file_as_the_command(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / ".env").write_text("DATABASE_URL=file:a.db\nEVERLOG_TOKEN=of-file\n")
+    assert address.parse("everlog://db.example.com/a").token == "of-file"
+    monkeypatch.setenv("EVERLOG_TOKEN", "of-environment")
+    assert address.parse("everlog://db.example.com/a").token == "of-environment"
+    with connect.open() as db:
+        assert db.url == "file:a.db"

@@ -18,8 +18,8 @@ from everlog.feed import cursor, message
 from everlog.migrations import schema_text
 from everlog.migrations.rows import read_csv, read_jsonl
 from everlog.proto import feed_pb2, log_pb2
-from everlog.rpc import address, connect
-from everlog.store import bookmarks, head, record
+from everlog.rpc import address
+from everlog.store import bookmarks, environment, head, record
 from everlog.store.evolve import evolve
 from everlog.store.schema import Schema
 from tests.store.models import SEATS, TABLES, models
@@ -119,6 +119,6 @@ def _file(scratch: Path, raw: bytes) -> Path:
     return path
 
 
-def _env(scratch: Path, raw: bytes) -> str:
+def _env(scratch: Path, raw: bytes) -> dict[str, str]:
     (scratch / ".env").write_bytes(raw)
-    return connect.from_environment(scratch)
+    return environment.read_file(scratch / ".env")

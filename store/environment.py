@@ -1,0 +1,111 @@
+"""Environment: settings that a program does not give itself.
+
+    argument or flag   >   environment of the process   >   .env
+
+`.env` is the file of that name in the working directory. The command line may name others, and takes all
+their variables into the environment, those of other programs as well (an object store's credentials).
+A variable that is set and empty counts as set.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from everlog.store.errors import OpenError
+
+ENV_FILE = ".env"
+PREFIX = "EVERLOG_"
+
+
+class Setting(NamedTuple):
+    """What a variable sets, and the flag that comes before it."""
+
+    purpose: str
+    flag: str = ""
+    secret: bool = False
+
+
+SETTINGS = {
+    "DATABASE_URL": Setting("URL of the database", "--url"),
+    "EVERLOG_MIGRATIONS_DIR": Setting("directory or package of the migrations", "--migrations-dir"),
+    "EVERLOG_SCHEMA_FILE": Setting("file that keeps the schema as text", "--schema-file"),
+    "EVERLOG_ACTOR": Setting("who commits", "--actor"),
+    "EVERLOG_TOKEN": Setting(
+        "token of a client; of a server, the token without a name", "--token", secret=True
+    ),
+    "EVERLOG_CA": Setting("certificate authority of the server, a file", "?ca= in the URL"),
+    "EVERLOG_TOKENS": Setting("file of a server's tokens", "serve --tokens"),
+    "EVERLOG_APPROVERS": Setting("who may approve migrations, apart by spaces", "serve --approver"),
+    "EVERLOG_NOTIFY": Setting("URLs to notify of migrations, apart by spaces", "serve --notify", secret=True),
+    "EVERLOG_MASTER_KEY": Setting("master key of sealed rows, in base64", secret=True),
+    "EVERLOG_MASTER_KEY_FILE": Setting("file of the master key"),
+    "EVERLOG_NEXT_MASTER_KEY_FILE": Setting("file of the next master key", "serve --next-master-key"),
+}
+
+# Variables that load_files took into the environment: from which file, with which value.
+_loaded: dict[str, tuple[str, str]] = {}
+
+
+def variable(name: str) -> str:
+    """The value of a variable, of the environment or else of `.env`; empty if neither sets it.
+    Raises OpenError for a `.env` that is not text."""
+    if name in os.environ:
+        return os.environ[name]
+    return read_file(ENV_FILE).get(name, "")
+
+
+def source(name: str) -> str:
+    """Where `variable` finds a variable: `environment`, the name of a file, or empty."""
+    if name in os.environ:
+        path, value = _loaded.get(name, ("", None))
+        return path if os.environ[name] == value else "environment"
+    return ENV_FILE if name in read_file(ENV_FILE) else ""
+
+
+def read_file(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The variables of a file; none if it is not there. Raises OpenError if it is not text."""
+    if not Path(path).is_file():
+        return {}
+    from dotenv import dotenv_values  # noqa: PLC0415  most programs have no such file
+
+    try:
+        return {name: value or "" for name, value in dotenv_values(path, encoding="utf-8-sig").items()}
+    except UnicodeDecodeError as error:
+        raise OpenError(
+            f"{path}: expected variables as text in UTF-8, found something else: {error}"
+        ) from None
+
+
+def load_files(files: Sequence[str]) -> None:
+    """Takes the variables of files into the environment, where it does not set them; the first file wins.
+
+    Without files that is `.env`, if it is there. What an earlier call took is taken out first. Raises
+    OpenError for a named file that is missing.
+    """
+    while _loaded:
+        name, (_, value) = _loaded.popitem()
+        if os.environ.get(name) == value:
+            del os.environ[name]
+    for path in files or [ENV_FILE]:
+        if files and not Path(path).is_file():
+            raise OpenError(f"{path}: there is no such file; --env-file names a file of variables to read")
+        for name, value in read_file(path).items():
+            if name not in os.environ:
+                os.environ[name] = value
+                _loaded[name] = path, value
+
+
+def unknown() -> list[str]:
+    """A sentence for each variable with our prefix that sets nothing."""
+    found = []
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in SETTINGS:
+            words = [known.removeprefix(PREFIX) for known in SETTINGS if known.startswith(PREFIX)]
+            close = difflib.get_close_matches(name.removeprefix(PREFIX), words, 1)
+            hint = f"; did you mean {PREFIX}{close[0]}?" if close else "; `everlog config` lists them"
+            found.append(f"{name} ({source(name)}) is not a setting of everlog{hint}")
+    return found

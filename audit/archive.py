@@ -155,14 +155,18 @@ def _before(db: Database, time_ns: int) -> int:
 
 
 def _repeatable(db: Database) -> int:
-    """The first record whose commit may still be repeated under its id; 0: there is none. Ids begin with
-    their time (UUIDv7), so those that are remembered are a range."""
-    since_ms = max(0, int(db.clock.last_ns / 1e6 - db.committer.idempotency_s * 1e3))
-    start = keys.NOTE_COMMIT + since_ms.to_bytes(6, "big")
+    """The first record whose commit may still be repeated under its id; 0: there is none.
+
+    Ids begin with their time (UUIDv7), so a range of them is read. That time is of the clock of a client: one
+    that is ahead holds nothing for longer than others, for the time of its record counts as well.
+    """
+    since_ns = max(0, db.clock.read() - int(db.committer.idempotency_s * 1e9))
+    start = keys.NOTE_COMMIT + (since_ns // 1_000_000).to_bytes(6, "big")
+    before = _before(db, since_ns)
     view, _ = db.tables.snapshot()
     try:
-        found = view.items(start, codec.after(keys.NOTE_COMMIT))
-        return min((keys.SEQ.unpack(value)[0] for _, value in found), default=0)
+        found = (keys.SEQ.unpack(value)[0] for _, value in view.items(start, codec.after(keys.NOTE_COMMIT)))
+        return min((seq for seq in found if seq > before), default=0)
     finally:
         view.close()
 

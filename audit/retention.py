@@ -126,7 +126,10 @@ class Retention:
         if last <= max(base, 1):
             return False
         size = db.engine.log_bytes() * (last - base) // max(1, head - base)
-        return size >= self._enough_bytes or time.time_ns() - db.archived_ns() >= self._every_s * 1e9
+        if size >= self._enough_bytes:
+            return True
+        age_ns = time.time_ns() - db.archived_ns()
+        return age_ns < 0 or age_ns >= self._every_s * 1e9  # a time to come is of a clock that was wrong
 
     def _going(self, at: Progress) -> None:
         if self._progress is not None:

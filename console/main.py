@@ -75,6 +75,7 @@ COMMANDS = {
     "consumers": "consumers",
     "check": "care",
     "expire": "expire",
+    "clock": "clock",
     "rebuild": "care",
     "repair": "care",
     "forget": "people",

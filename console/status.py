@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from everlog.console import migrating, text
+from everlog.console.clock import ahead_of
 from everlog.console.opening import open_database, shown
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.errors import Error
@@ -89,6 +90,7 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
                 "disk_bytes": what.disk_bytes,
                 "tables": [{"name": t.name, "rows": t.rows, "indexes": list(t.indexes)} for t in what.tables],
                 "expiry": msgspec.structs.asdict(what.expiry),
+                "clock": msgspec.structs.asdict(what.clock),
                 "archive": msgspec.structs.asdict(what.archive),
                 "consumers": msgspec.structs.asdict(what.consumers),
                 "migrations": [_migration(info) for info in infos],
@@ -115,6 +117,8 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
     for table in what.tables:
         indexes = f"  indexes: {', '.join(table.indexes)}" if table.indexes else ""
         click.echo(f"  {table.name:{width}}  {table.rows:>11,} rows{indexes}")
+    if line := ahead_of(what.clock):
+        click.echo(f"  {line}")
     _print_expiry(what.expiry)
     _print_archive(what.archive)
     if what.consumers.error:

@@ -105,6 +105,7 @@ class StatusResponse(_message.Message):
     CONSUMERS_OVER_FIELD_NUMBER: _builtins.int
     ARCHIVE_FIELD_NUMBER: _builtins.int
     CONSUMERS_ERROR_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     head_time_ns: _builtins.int
     oldest: _builtins.int
@@ -130,6 +131,8 @@ class StatusResponse(_message.Message):
     def consumers_over(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def archive(self) -> Global___Archived: ...
+    @_builtins.property
+    def clock(self) -> Global___ClockState: ...
     def __init__(
         self,
         *,
@@ -149,10 +152,11 @@ class StatusResponse(_message.Message):
         consumers_over: _abc.Iterable[_builtins.str] | None = ...,
         archive: Global___Archived | None = ...,
         consumers_error: _builtins.str = ...,
+        clock: Global___ClockState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "expiry", b"expiry", "head", b"head"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "expiry", b"expiry", "head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "consumers", b"consumers", "consumers_error", b"consumers_error", "consumers_over", b"consumers_over", "database", b"database", "disk_bytes", b"disk_bytes", "expiry", b"expiry", "format", b"format", "head", b"head", "head_time_ns", b"head_time_ns", "oldest", b"oldest", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "tables", b"tables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "consumers", b"consumers", "consumers_error", b"consumers_error", "consumers_over", b"consumers_over", "database", b"database", "disk_bytes", b"disk_bytes", "expiry", b"expiry", "format", b"format", "head", b"head", "head_time_ns", b"head_time_ns", "oldest", b"oldest", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "tables", b"tables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -353,6 +357,81 @@ class ExpireResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExpireResponse: _TypeAlias = ExpireResponse  # noqa: Y015
+
+@_typing.final
+class ClockState(_message.Message):
+    """What the clock of the server's machine says, and the log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READING_NS_FIELD_NUMBER: _builtins.int
+    AHEAD_S_FIELD_NUMBER: _builtins.int
+    CORRECTED_FIELD_NUMBER: _builtins.int
+    reading_ns: _builtins.int
+    """What it reads, nanoseconds since the Unix epoch."""
+    ahead_s: _builtins.float
+    """By how many seconds the newest commit is ahead of it; 0: it is not."""
+    corrected: _builtins.int
+    """Seq of the Notice that says that this is known; 0: there is none."""
+    def __init__(
+        self,
+        *,
+        reading_ns: _builtins.int = ...,
+        ahead_s: _builtins.float = ...,
+        corrected: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead_s", b"ahead_s", "corrected", b"corrected", "reading_ns", b"reading_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClockState: _TypeAlias = ClockState  # noqa: Y015
+
+@_typing.final
+class CorrectClockRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CorrectClockRequest: _TypeAlias = CorrectClockRequest  # noqa: Y015
+
+@_typing.final
+class CorrectClockResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    """Seq of the Notice that says that the clock is right; 0: the log is not ahead of it."""
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CorrectClockResponse: _TypeAlias = CorrectClockResponse  # noqa: Y015
 
 @_typing.final
 class CheckRequest(_message.Message):

@@ -59,6 +59,11 @@ class AdminStub:
                 request_serializer=everlog_dot_proto_dot_admin__pb2.ExpireRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_admin__pb2.ExpireResponse.FromString,
                 _registered_method=True)
+        self.CorrectClock = channel.unary_unary(
+                '/everlog.v1.Admin/CorrectClock',
+                request_serializer=everlog_dot_proto_dot_admin__pb2.CorrectClockRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_admin__pb2.CorrectClockResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -99,6 +104,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CorrectClock(self, request, context):
+        """Says that the clock of the server is right, and that times in the log are ahead of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -126,6 +138,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Expire,
                     request_deserializer=everlog_dot_proto_dot_admin__pb2.ExpireRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_admin__pb2.ExpireResponse.SerializeToString,
+            ),
+            'CorrectClock': grpc.unary_unary_rpc_method_handler(
+                    servicer.CorrectClock,
+                    request_deserializer=everlog_dot_proto_dot_admin__pb2.CorrectClockRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_admin__pb2.CorrectClockResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -263,6 +280,33 @@ class Admin:
             '/everlog.v1.Admin/Expire',
             everlog_dot_proto_dot_admin__pb2.ExpireRequest.SerializeToString,
             everlog_dot_proto_dot_admin__pb2.ExpireResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CorrectClock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Admin/CorrectClock',
+            everlog_dot_proto_dot_admin__pb2.CorrectClockRequest.SerializeToString,
+            everlog_dot_proto_dot_admin__pb2.CorrectClockResponse.FromString,
             options,
             channel_credentials,
             insecure,

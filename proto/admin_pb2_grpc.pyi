@@ -42,6 +42,8 @@ class AdminStub:
     """Looks for anything in the database that is not as it must be."""
     Expire: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExpireRequest, _admin_pb2.ExpireResponse]
     """Deletes the rows whose life is over now, and not only when the server comes to it."""
+    CorrectClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CorrectClockRequest, _admin_pb2.CorrectClockResponse]
+    """Says that the clock of the server is right, and that times in the log are ahead of it."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -57,6 +59,8 @@ class AdminAsyncStub(AdminStub):
     """Looks for anything in the database that is not as it must be."""
     Expire: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExpireRequest, _admin_pb2.ExpireResponse]  # type: ignore[assignment]
     """Deletes the rows whose life is over now, and not only when the server comes to it."""
+    CorrectClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.CorrectClockRequest, _admin_pb2.CorrectClockResponse]  # type: ignore[assignment]
+    """Says that the clock of the server is right, and that times in the log are ahead of it."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -99,5 +103,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ExpireResponse, _abc.Awaitable[_admin_pb2.ExpireResponse]]:
         """Deletes the rows whose life is over now, and not only when the server comes to it."""
+
+    @_abc_1.abstractmethod
+    def CorrectClock(
+        self,
+        request: _admin_pb2.CorrectClockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CorrectClockResponse, _abc.Awaitable[_admin_pb2.CorrectClockResponse]]:
+        """Says that the clock of the server is right, and that times in the log are ahead of it."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

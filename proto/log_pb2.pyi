@@ -116,6 +116,7 @@ class Commit(_message.Message):
     CLIENT_FIELD_NUMBER: _builtins.int
     COMMIT_ID_FIELD_NUMBER: _builtins.int
     REQUIRES_FIELD_NUMBER: _builtins.int
+    READING_NS_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
@@ -138,6 +139,8 @@ class Commit(_message.Message):
     client: _builtins.str
     commit_id: _builtins.bytes
     """UUIDv7 (RFC 9562) under which a retry of this commit is recognised; empty: none."""
+    reading_ns: _builtins.int
+    """What the clock of the machine read, where `time_ns` is over 0.1 s ahead of it; 0: it is not."""
     checksum: _builtins.int
     """CRC-32 of the bytes of this record before this field, which is always the last."""
     @_builtins.property
@@ -172,6 +175,7 @@ class Commit(_message.Message):
         client: _builtins.str = ...,
         commit_id: _builtins.bytes = ...,
         requires: _abc.Iterable[_builtins.int] | None = ...,
+        reading_ns: _builtins.int = ...,
         checksum: _builtins.int = ...,
         created: Global___Created | None = ...,
         base: Global___Base | None = ...,
@@ -181,7 +185,7 @@ class Commit(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "base", b"base", "created", b"created", "load", b"load", "migration", b"migration", "notice", b"notice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "actor", b"actor", "base", b"base", "causation_id", b"causation_id", "changes", b"changes", "checksum", b"checksum", "client", b"client", "commit_id", b"commit_id", "correlation_id", b"correlation_id", "created", b"created", "load", b"load", "migration", b"migration", "notice", b"notice", "reason", b"reason", "requires", b"requires", "schema", b"schema", "seq", b"seq", "time_ns", b"time_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "actor", b"actor", "base", b"base", "causation_id", b"causation_id", "changes", b"changes", "checksum", b"checksum", "client", b"client", "commit_id", b"commit_id", "correlation_id", b"correlation_id", "created", b"created", "load", b"load", "migration", b"migration", "notice", b"notice", "reading_ns", b"reading_ns", "reason", b"reason", "requires", b"requires", "schema", b"schema", "seq", b"seq", "time_ns", b"time_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_about: _TypeAlias = _typing.Literal["created", "base", "migration", "load", "notice"]  # noqa: Y015
     _WhichOneofArgType_about: _TypeAlias = _typing.Literal["about", b"about"]  # noqa: Y015

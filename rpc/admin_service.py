@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -67,6 +67,16 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         rows = await self._hosting.write(db.expire, confirm_time=request.confirm_time)
         return admin_pb2.ExpireResponse(rows=rows)
 
+    async def CorrectClock(
+        self, request: admin_pb2.CorrectClockRequest, context: Any
+    ) -> admin_pb2.CorrectClockResponse:
+        db, actor = (
+            self._hosting.database(request.database),
+            self._hosting.callers.actor(context, request.actor),
+        )
+        seq = await self._hosting.write(db.correct_clock, actor=actor, reason=request.reason)
+        return admin_pb2.CorrectClockResponse(seq=seq)
+
     async def Check(
         self, request: admin_pb2.CheckRequest, context: object
     ) -> AsyncIterator[admin_pb2.CheckResponse]:
@@ -127,6 +137,7 @@ def _status(db: Database) -> admin_pb2.StatusResponse:
         consumers_over=found.consumers.over,
         consumers_error=found.consumers.error,
         archive=admin_pb2.Archived(**msgspec.structs.asdict(found.archive)),
+        clock=admin_pb2.ClockState(**msgspec.structs.asdict(found.clock)),
     )
 
 

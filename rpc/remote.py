@@ -191,6 +191,11 @@ class RemoteDatabase(PastCalls, PeopleCalls):
         self._check_writable()
         return self._admin.expire(confirm_time=confirm_time)
 
+    def correct_clock(self, *, actor: str = "", reason: str = "") -> int:
+        """Say that the server's clock is right; see `Database.correct_clock`."""
+        self._check_writable()
+        return self._admin.correct_clock(actor=actor, reason=reason)
+
     def check(self, progress: OnProgress | None = None) -> Iterator[str]:
         """Everything that is not as it must be, a sentence each. Read-only."""
         self._channel.check_open()

@@ -8,7 +8,14 @@ from everlog.proto import admin_pb2, admin_pb2_grpc
 from everlog.rpc.channel import Channel
 from everlog.store.hashing import TableHash
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.status import ArchiveStatus, ConsumersStatus, ExpiryStatus, Status, TableStatus
+from everlog.store.status import (
+    ArchiveStatus,
+    ClockStatus,
+    ConsumersStatus,
+    ExpiryStatus,
+    Status,
+    TableStatus,
+)
 
 HASHES_S = 3600.0
 
@@ -51,6 +58,7 @@ class RemoteAdmin:
                 answer.archive.error,
                 answer.archive.error_ns,
             ),
+            clock=ClockStatus(answer.clock.reading_ns, answer.clock.ahead_s, answer.clock.corrected),
         )
 
     def hashes(self, seq: int | None, *, sealed: bool) -> dict[str, TableHash]:
@@ -73,6 +81,11 @@ class RemoteAdmin:
         request = admin_pb2.ExpireRequest(database=self._database, confirm_time=confirm_time)
         rows: int = self._channel.call(self._stub.Expire, request, timeout_s=HASHES_S).rows
         return rows
+
+    def correct_clock(self, *, actor: str, reason: str) -> int:
+        request = admin_pb2.CorrectClockRequest(database=self._database, actor=actor, reason=reason)
+        seq: int = self._channel.call(self._stub.CorrectClock, request).seq
+        return seq
 
     def check(self, progress: OnProgress | None) -> Iterator[str]:
         request = admin_pb2.CheckRequest(database=self._database)

@@ -158,7 +158,7 @@ class Backfill:
     def _append(self, migration: log_pb2.Migration, made: Slice) -> None:
         db = self._db
         seq = db.log.written + 1
-        commit = commit_of(ANONYMOUS, seq, db.clock.now(), self._schema.version)
+        commit = commit_of(ANONYMOUS, seq, db.clock.now(), self._schema.version, db.clock.reading_ns)
         commit.migration.CopyFrom(migration)
         uniques: Edits = {}
         for at, index in made.newer.unique:

@@ -1,12 +1,20 @@
-"""Clock: the time of commits. It never goes back, and says so when it jumps forward.
+"""Clock: the time of commits, and the time by which rows end.
 
-    wall clock ──▶ max(wall, last) ─▶ the time of a commit
+    wall clock ──▶ read()   the time now: lives and ages go by it. It may go back.
         │
-        └─ minus the steady one: more than ten minutes ahead of what it was ─▶ `jumped_s`
+        ├─ max(read(), last) ─▶ now()   the time of a commit. It never goes back.
+        │                       where that is over 0.1 s ahead of read(): `reading_ns`, kept in the record
+        │
+        └─ minus the steady clock: more than ten minutes ahead of what it was ─▶ `jumped_s`
 
 Invariants
-  (1) whoever acts on the age of things (expiry) looks first, and does nothing while `jumped_s` is not 0;
-  (2) it is 0 again when the wall clock agrees with the steady one again, or somebody has confirmed it.
+  (1) the time of a commit is at least that of the commit before, whatever the wall clock does;
+  (2) a commit that was made with a clock that was ahead does not change what read() gives afterwards;
+  (3) what goes by the age of things (expiry, retention) calls look() first, and does nothing while
+      `jumped_s` is not 0;
+  (4) `jumped_s` is 0 again when the wall clock agrees with the steady one again, or is confirmed.
+
+docs/time.md has the long story.
 """
 
 from __future__ import annotations
@@ -16,6 +24,9 @@ import time
 from collections.abc import Callable
 
 JUMP_S = 600.0
+BEHIND_NS = 100_000_000  # a commit keeps what the clock read, where that is so far behind its time
+UNSET_NS = 1_735_689_600_000_000_000  # 2025-01-01: a clock that says less was never set
+CORRECTED = "clock.corrected"  # kind of the Notice: from here on, times in the log are known to be ahead
 
 logger = logging.getLogger("everlog")
 
@@ -29,11 +40,12 @@ def steady_ns() -> int:
 
 
 class Clock:
-    """Nanoseconds since the Unix epoch: max(wall clock, last). `wall` and `steady` are the clocks of the
-    machine, unless others are handed in.
+    """Nanoseconds since the Unix epoch. `wall` and `steady` are the clocks of the machine, unless others are
+    handed in.
 
-    `jumped_s` holds by how much the wall clock ran ahead of the steady one, if that is more than ten
-    minutes: whoever acts on the age of things (expiry) waits until somebody has looked.
+    `reading_ns` is what the clock read at the last `now`, if the time of the commit is more than 0.1 s
+    ahead of it; else 0. `jumped_s` is by how much the wall clock ran ahead of the steady one, if that is more
+    than ten minutes; else 0.
     """
 
     def __init__(
@@ -43,28 +55,47 @@ class Clock:
         wall: Callable[[], int] = time.time_ns,
         steady: Callable[[], int] = steady_ns,
     ) -> None:
-        self.last_ns = last_ns
         self.jumped_s = 0.0
+        self.reading_ns = 0
         self._wall = wall
         self._steady = steady
         self._offset = wall() - steady()
+        self._warned = False
+        self.start(last_ns)
+
+    def start(self, last_ns: int) -> None:
+        """Go on from a log whose newest record has this time."""
+        self.last_ns = self._first_ns = last_ns
+        self._started = self._steady()
 
     def now(self) -> int:
-        """The time of the next commit; at least that of the one before. For who commits alone."""
+        """Return the time of the next commit; at least that of the one before. For the committer alone."""
         now = self._wall()
+        if now < UNSET_NS:
+            now = self.read()
         if now <= self.last_ns:
+            self.reading_ns = now if self.last_ns - now > BEHIND_NS else 0
+            if self.last_ns - now > JUMP_S * 1e9:
+                self._warn((self.last_ns - now) / 1e9)
             return self.last_ns
         if now - self.last_ns > JUMP_S * 1e9:
             self.look()
-        self.last_ns = now
+        self.last_ns, self.reading_ns = now, 0
         return now
 
-    def peek(self) -> int:
-        """The time that a commit would have now. Changes nothing."""
-        return max(self._wall(), self.last_ns)
+    def read(self) -> int:
+        """Return the time now, by which lives end and ages are counted. Changes nothing.
+
+        It is that of the wall clock. Where that was never set (1970), it is the time of the newest record
+        at `start`, and what the steady clock has counted since.
+        """
+        wall = self._wall()
+        if wall >= UNSET_NS:
+            return wall
+        return max(wall, self._first_ns + self._steady() - self._started)
 
     def look(self) -> float:
-        """Compares the wall clock with the steady one; returns by how many seconds it jumped forward."""
+        """Compare the wall clock with the steady one; return by how many seconds it jumped forward."""
         offset = self._wall() - self._steady()
         ahead_s = (offset - self._offset) / 1e9
         if ahead_s <= JUMP_S:
@@ -85,3 +116,13 @@ class Clock:
     def confirm(self) -> None:
         """The time is right, though it jumped."""
         self.jumped_s, self._offset = 0.0, self._wall() - self._steady()
+
+    def _warn(self, ahead_s: float) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "the newest commit is %.0f s ahead of the clock of this machine; commits carry its time until"
+                " the clock gets there. Check the clock; if it is right, say so: `everlog clock --correct`,"
+                " `db.correct_clock()`",
+                ahead_s,
+            )

@@ -47,8 +47,8 @@ class Committer:
         self._clock = clock
         self._turns = Turns()
         self._flusher = Flusher(self._sync, log)
-        self.validator = Validator(log, tables, clock, idempotency_s)
-        self.idempotency_s = idempotency_s  # for so long a commit may be repeated under its id
+        self.validator = Validator(log, tables, clock)
+        self.idempotency_s = idempotency_s  # for so long archiving leaves a commit with an id in the log
         self.failed: DiskError | None = None
         self._alone = 0  # the thread that is in `alone`
 
@@ -143,11 +143,11 @@ class Committer:
             raise self.failed
         meta, about, schema = transaction.metadata, transaction.about, self._tables.schema
         time_ns = self._clock.now()
-        if meta is ANONYMOUS and about is None:
+        if meta is ANONYMOUS and about is None and not self._clock.reading_ns:
             parts = [record.head(seq, time_ns, schema.head)]
             what = self.validator.stage(transaction, staged, schema, seq, parts)
         else:
-            commit = commit_of(meta, seq, time_ns, schema.version)
+            commit = commit_of(meta, seq, time_ns, schema.version, self._clock.reading_ns)
             if about is not None:
                 about(commit)
             parts = [commit.SerializeToString()]
@@ -235,8 +235,8 @@ class Committer:
             self._turns.leave()
 
 
-def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int) -> log_pb2.Commit:
-    """A commit without changes."""
+def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int, reading_ns: int = 0) -> log_pb2.Commit:
+    """A commit without changes. `reading_ns`: see `Clock`."""
     return log_pb2.Commit(
         seq=seq,
         time_ns=time_ns,
@@ -247,4 +247,5 @@ def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int) -> log_pb2.Co
         causation_id=meta.causation_id,
         client=meta.client,
         commit_id=meta.commit_id,
+        reading_ns=reading_ns,
     )

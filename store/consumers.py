@@ -188,7 +188,7 @@ class Consumers:
         one that was archived, at least. A clock that jumped ages nothing."""
         log, clock = self._db.log, self._db.clock
         time_ns = log.trimmed.time_ns if seq <= log.trimmed.base else time_of(log.get(seq))
-        return max(0.0, (clock.peek() - max(time_ns, since_ns)) / 1e9 - clock.look())
+        return max(0.0, (clock.read() - max(time_ns, since_ns)) / 1e9 - clock.look())
 
     def _position(
         self,

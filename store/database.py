@@ -22,7 +22,7 @@ from everlog.proto import log_pb2
 from everlog.store import check, expiry, head, migrate, rebuild
 from everlog.store import load as loads
 from everlog.store.backfill import Backfill
-from everlog.store.clock import Clock
+from everlog.store.clock import BEHIND_NS, CORRECTED, Clock
 from everlog.store.committer import Committer
 from everlog.store.consumers import Consumers
 from everlog.store.errors import ClosedError, Error, MigrationError, ReadOnlyError
@@ -76,9 +76,9 @@ class Database(Writer):
         """Opens the database in a directory, and makes it if there is none and `create`.
 
         Raises OpenError, and CorruptionError if the log is not what it was. `idempotency_s`: for
-        how many seconds a `commit_id` is remembered. `clock`: another one than that of the machine.
-        `master_key`: for sealed rows, its 32 bytes, the path of its file, or a `Master`; otherwise that
-        of the environment.
+        how many seconds archiving leaves commits with a `commit_id` in the log. `clock`: another one than
+        that of the machine. `master_key`: for sealed rows, its 32 bytes, the path of its file, or a
+        `Master`; otherwise that of the environment.
         """
         if durability not in DURABILITIES:
             raise Error(f"expected a durability of {' or '.join(DURABILITIES)}, found {durability!r}")
@@ -262,6 +262,24 @@ class Database(Writer):
         """
         self._check_writable()
         return expiry.expire(self, confirm_time=confirm_time)
+
+    def correct_clock(self, *, actor: str = "", reason: str = "") -> int:
+        """Say that the clock of this machine is right: rows expire by it again, though it jumped; and where
+        commits carry a time that is ahead of it, a Notice in the log says so. From then on `at` goes by
+        what the clock read at these commits.
+
+        Returns the seq of the Notice, also where an
+        earlier one says the same; 0 where the log is not ahead. Writes that Notice. Raises ReadOnlyError.
+        """
+        self._check_writable()
+        self.clock.confirm()
+        if self.clock.last_ns - self.clock.read() <= BEHIND_NS:
+            return 0
+        if known := self.past.corrected():
+            return known
+        notice = log_pb2.Notice(kind=CORRECTED)
+        told = self.transaction(actor=actor, reason=reason)
+        return self._commit(told, lambda commit: commit.notice.CopyFrom(notice)).seq
 
     def apply_migration(
         self,

@@ -53,7 +53,7 @@ def expire(db: Database, *, confirm_time: bool = False, stopped: Callable[[], bo
             jumped_s=jumped_s,
         )
     rows, after, size = 0, keys.NOTE_END, CHUNK_ROWS
-    until = _until(db.clock.peek())
+    until = _until(db.clock.read())
     while not stopped():
         transaction, last = _over(db, after, until, size)
         if last is None:
@@ -163,7 +163,7 @@ class Sweeper:
             next_ns = self._next_ns = min(self._next_ns, next_end(view) or NEVER)
         finally:
             view.close()
-        return min((next_ns - db.clock.peek()) / 1e9, LOOK_S)
+        return min((next_ns - db.clock.read()) / 1e9, LOOK_S)
 
     def close(self) -> None:
         """Ends the thread, after the commit that it is at."""

@@ -26,6 +26,7 @@
                            0x02 key_id space:u32be key of a row sealed with it -> empty
                11 consumer name, of one that is registered -> seq:u64be and time_ns:u64be of the Notice,
                            and its detail, an everlog.v1.Registration
+               12 clock    seq:u64be of a Notice that says that times in the log are ahead -> empty
 
 Invariants
   (1) all that a space holds lies between its number and the next: one range deletes a table;
@@ -64,6 +65,7 @@ NOTE_SEALED = PREFIX.pack(0, 10)
 BARE_IN_PART = b"\x01"
 NOTE_BARE, NOTE_SHREDDED, NOTE_OF_KEY = (NOTE_SEALED + bytes((what,)) for what in (0, 1, 2))
 NOTE_CONSUMER = PREFIX.pack(0, 11)
+NOTE_CLOCK = PREFIX.pack(0, 12)
 KEY_ID_SIZE = 16
 ALL_BUILT = b"\x01"
 

@@ -74,7 +74,7 @@ def apply(
             transaction.delete(table, key)
         if after.paired:
             Twins(after, db.transforms).add(transaction.writes)
-        commit = commit_of(metadata, seq, db.clock.now(), after.version)
+        commit = commit_of(metadata, seq, db.clock.now(), after.version, db.clock.reading_ns)
         commit.migration.CopyFrom(migration)
         if is_online(after.proto):
             commit.requires.append(log_pb2.ONLINE)

@@ -114,7 +114,7 @@ def open_directory(
             hole.cut(engine, log, known, tables.applied)
         project(log, tables, progress)
         mending.finish(engine, tables, read_only=read_only)
-        clock.last_ns = max(clock.last_ns, log.commit(log.written).time_ns)
+        clock.start(max(clock.last_ns, log.commit(log.written).time_ns))
         return Opened(path, engine, log, tables, clock)
     except BaseException:
         engine.close()

@@ -16,16 +16,16 @@ Invariants
 
 from __future__ import annotations
 
-import time as clock
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
-from everlog.store import keys
+from everlog.store import codec, keys, record
 from everlog.store.binding import Binding
+from everlog.store.clock import BEHIND_NS
 from everlog.store.errors import CursorError, ReadOnlyError, RowError, SchemaError
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import History, Version
@@ -126,15 +126,78 @@ class Past:
         return diff(self, table, first, last)
 
     def before(self, time: Time) -> int:
-        """The newest record before a time; one less than the oldest if there is none."""
-        time_ns, low, high = nanoseconds(time), self.log.oldest - 1, self.tables.applied
+        """The newest record before a time; one less than the oldest if there is none.
+
+        Records that were made while the log was ahead of the clock go by what that read, where the log
+        says that the clock was right, or is still ahead of it.
+        """
+        time_ns = nanoseconds(time)
+        found = self._last(lambda seq: self._time(seq) < time_ns, self.log.oldest - 1)
+        if found < self.tables.applied:
+            for run_ns in self._ahead():
+                if run_ns < time_ns:
+                    break
+                if (read := self._read_before(time_ns, run_ns, found)) > found:
+                    return read
+        return found
+
+    def _time(self, seq: int) -> int:
+        return time_of(self.log.get(seq))
+
+    def _last(self, holds: Callable[[int], bool], low: int) -> int:
+        """The last record after `low` for which something holds that holds for none after it; `low`: none."""
+        high = self.tables.applied
         while low < high:
             middle = (low + high + 1) // 2
-            if time_of(self.log.get(middle)) < time_ns:
+            if holds(middle):
                 low = middle
             else:
                 high = middle - 1
         return low
+
+    def _ahead(self) -> list[int]:
+        """The times at which the log stood still while the clock was behind it, and is believed; newest
+        first."""
+        seqs, newest = self._corrections(), self._time(self.tables.applied)
+        found = {self._time(seq) for seq in seqs if seq >= self.log.oldest}
+        if newest - self._db.clock.read() > BEHIND_NS:
+            found.add(newest)
+        return sorted(found, reverse=True)
+
+    def _read_before(self, time_ns: int, run_ns: int, found: int) -> int:
+        """The last record of those at `run_ns` whose clock read less than a time; 0: there is none.
+
+        `found`: the last record of an earlier time. What was read before it is of another clock.
+        """
+        start, reading = self._last(lambda seq: self._time(seq) < run_ns, found), 0
+        while not reading:  # the commits that moved the log ahead, one as a rule
+            start += 1
+            if start > self.tables.applied or self._time(start) != run_ns:
+                return 0
+            reading = self._reading(start)
+        if reading >= time_ns or (found >= self.log.oldest and reading < self._time(found)):
+            return 0
+        return self._last(
+            lambda seq: self._time(seq) == run_ns and (self._reading(seq) or run_ns) < time_ns, start
+        )
+
+    def _reading(self, seq: int) -> int:
+        reading_ns: int = record.decode(self.log.get(seq), seq).reading_ns
+        return reading_ns
+
+    def _corrections(self) -> list[int]:
+        """The Notices that say that times in the log were ahead, oldest first."""
+        view, _ = self.tables.snapshot()
+        try:
+            notes = view.items(keys.NOTE_CLOCK, codec.after(keys.NOTE_CLOCK))
+            return [keys.SEQ.unpack(note[keys.PREFIX.size :])[0] for note, _ in notes]
+        finally:
+            view.close()
+
+    def corrected(self) -> int:
+        """The Notice that says that the time of the newest record is ahead; 0: there is none. Read-only."""
+        newest = self._time(self.tables.applied)
+        return next((seq for seq in self._corrections()[::-1] if self._time(seq) == newest), 0)
 
     def position(self, *, seq: int | None = None, time: Time | None = None) -> int:
         """The seq that is meant by a seq or a time. Read-only. Raises CursorError where the log has
@@ -162,18 +225,19 @@ class Past:
         """The newest record at or before a time."""
         log = self.log
         low = log.oldest
-        if time_ns > max(clock.time_ns(), time_of(log.get(self.tables.applied))):
+        if time_ns > max(self._db.clock.read(), self._time(self.tables.applied)):
             raise CursorError(
                 f"{shown(time_ns)} is in the future: what the database will be then is not known"
             )
-        if time_of(log.get(low)) > time_ns:
+        found = self.before(time_ns + 1)
+        if found < low:
             begins = "begins" if low == 1 else "was cut, and begins now"
             raise CursorError(
                 f"there is nothing at {shown(time_ns)}: the log {begins} with record {low}, at"
                 f" {shown(time_of(log.get(low)))}",
                 oldest=low,
             )
-        return self.before(time_ns + 1)
+        return found
 
     def catch_up(self, upto: int | None = None, progress: OnProgress | None = None) -> None:
         """Projects the versions of all rows up to a record; None: to the newest. Writes the projection

@@ -22,6 +22,7 @@ from typing import NamedTuple, Protocol
 
 from everlog.proto import log_pb2
 from everlog.store import keys
+from everlog.store.clock import CORRECTED
 from everlog.store.errors import SealedError
 from everlog.store.keys import APPLIED, ENDS, HAS_EXPIRY, SEQ
 from everlog.store.schema import TableInfo
@@ -217,6 +218,8 @@ def _edit_noticed(edits: Edits, commit: log_pb2.Commit, notice: log_pb2.Notice) 
         edits[keys.NOTE_CONSUMER + notice.subject.encode()] = value
     elif notice.kind == REMOVED:
         edits[keys.NOTE_CONSUMER + notice.subject.encode()] = None
+    elif notice.kind == CORRECTED:
+        edits[keys.NOTE_CLOCK + SEQ.pack(commit.seq)] = b""
 
 
 def edit_notes(edits: Edits, commit: log_pb2.Commit) -> None:

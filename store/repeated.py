@@ -23,11 +23,10 @@ Content = dict[bytes, tuple[log_pb2.Op.ValueType, bytes]]  # op and row, by the 
 _NOTHING = (log_pb2.DELETE, b"")  # deleting what is not there is not in the log
 
 
-def born_ns(commit_id: bytes) -> int:
-    """The time in a UUIDv7 (RFC 9562, section 5.7). Raises PreconditionError if it is none."""
+def check_id(commit_id: bytes) -> None:
+    """Raise PreconditionError for what is no UUIDv7 (RFC 9562, section 5.7)."""
     if len(commit_id) != 16 or commit_id[6] >> 4 != 7:
         raise PreconditionError(f"expected a commit_id to be a UUIDv7 of 16 bytes, found {commit_id!r}")
-    return int.from_bytes(commit_id[:6], "big") * 1_000_000
 
 
 def content_of(schema: Schema, commit: log_pb2.Commit, asked: Content) -> Content:

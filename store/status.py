@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from everlog.store import head
+from everlog.store.clock import BEHIND_NS
 from everlog.store.errors import OpenError
 from everlog.store.expiry import due, next_end
 from everlog.store.keys import ENDS
@@ -31,6 +32,15 @@ class ExpiryStatus(msgspec.Struct, frozen=True):
     due: int = 0
     next_ns: int = 0
     jumped_s: float = 0.0
+
+
+class ClockStatus(msgspec.Struct, frozen=True):
+    """What the clock of the machine reads, by how many seconds the newest commit is ahead of it (0: it is
+    not), and the seq of the Notice that says that this is known (0: there is none)."""
+
+    reading_ns: int = 0
+    ahead_s: float = 0.0
+    corrected: int = 0
 
 
 class ConsumersStatus(msgspec.Struct, frozen=True):
@@ -78,6 +88,7 @@ class Status(msgspec.Struct, frozen=True):
     expiry: ExpiryStatus = ExpiryStatus()
     consumers: ConsumersStatus = ConsumersStatus()
     archive: ArchiveStatus = ArchiveStatus()
+    clock: ClockStatus = ClockStatus()
 
 
 def software() -> str:
@@ -117,7 +128,16 @@ def status(db: Database) -> Status:
             base=db.log.trimmed.base,
             archived_ns=db.archived_ns(),
         ),
+        clock=_clock(db, commit.time_ns),
     )
+
+
+def _clock(db: Database, time_ns: int) -> ClockStatus:
+    reading_ns = db.clock.read()
+    ahead_ns = time_ns - reading_ns
+    if ahead_ns <= BEHIND_NS:
+        return ClockStatus(reading_ns)
+    return ClockStatus(reading_ns, ahead_ns / 1e9, db.past.corrected())
 
 
 def _consumers(db: Database) -> ConsumersStatus:
@@ -132,7 +152,7 @@ def _expiry(db: Database) -> ExpiryStatus:
     rows = db.tables.counts.get(ENDS, 0)
     view, _ = db.tables.snapshot()
     try:
-        found = ExpiryStatus(rows, due(view, db.clock.peek()), next_end(view)) if rows else ExpiryStatus()
+        found = ExpiryStatus(rows, due(view, db.clock.read()), next_end(view)) if rows else ExpiryStatus()
     finally:
         view.close()
     return msgspec.structs.replace(found, jumped_s=db.clock.jumped_s)

@@ -7,7 +7,6 @@ Raises ConflictError, PreconditionError or UniqueError, and changes nothing.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 
 from everlog.proto import log_pb2
@@ -19,7 +18,7 @@ from everlog.store.keys import HEADER, seq_of
 from everlog.store.log import Log
 from everlog.store.projection import Edits, Staged, edit_row, old_values
 from everlog.store.record import REQUIRES_EXPIRY, REQUIRES_SEALED, change, with_expiry
-from everlog.store.repeated import born_ns, content_of, other_content, same
+from everlog.store.repeated import check_id, content_of, other_content, same
 from everlog.store.schema import Schema
 from everlog.store.tables import Tables
 from everlog.store.transaction import CommitResult, Reads, Transaction
@@ -33,11 +32,10 @@ NOTHING: Edits = {}
 class Validator:
     """Validates against the tables and the group of commits that is being built."""
 
-    def __init__(self, log: Log, tables: Tables, clock: Clock, idempotency_s: float) -> None:
+    def __init__(self, log: Log, tables: Tables, clock: Clock) -> None:
         self._log = log
         self._tables = tables
         self._clock = clock
-        self._life_ns = int(idempotency_s * 1e9)
         self.on_end: Callable[[int], None] = lambda _: None  # told of each end of a life
 
     def stage(
@@ -93,7 +91,7 @@ class Validator:
         counts from this commit."""
         body, expires_ns = write.body, 0
         if write.mortal:
-            expires_ns = write.expires_ns or min(self._clock.last_ns + write.life_ns, NEVER - 1)
+            expires_ns = write.expires_ns or min(self._clock.read() + write.life_ns, NEVER - 1)
             self.on_end(expires_ns)
             body = with_expiry(body, expires_ns)
         sealing = write.info.sealing
@@ -107,7 +105,7 @@ class Validator:
     def repeated(self, transaction: Transaction) -> CommitResult | None:
         """Where the commit with this id is already; None if there is none.
 
-        Raises PreconditionError for an id that is too old to tell, or that has other content.
+        Raises PreconditionError for what is no UUIDv7, and for an id that has other content.
         """
         commit_id = transaction.metadata.commit_id
         seq = self.known(commit_id)
@@ -121,13 +119,12 @@ class Validator:
         return CommitResult(seq, commit.time_ns, commit.checksum, repeated=True)
 
     def known(self, commit_id: bytes) -> int | None:
-        """The seq of the commit with an id. Raises PreconditionError for one that is too old to tell."""
-        if born_ns(commit_id) < self._clock.last_ns - self._life_ns:
-            raise PreconditionError(
-                f"commit_id {uuid.UUID(bytes=commit_id)} is older than the {self._life_ns / 3.6e12:g} h for"
-                " which ids are remembered: whether it was committed cannot be told. Read, and decide anew",
-                commit_id=commit_id,
-            )
+        """The seq of the commit with an id. Raises PreconditionError for what is no UUIDv7.
+
+        The tables note every id of the log, so the time in an id is not looked at: it is of a clock that
+        nobody here knows.
+        """
+        check_id(commit_id)
         value = self._tables.get(keys.NOTE_COMMIT + commit_id)
         return None if value is None else int(keys.SEQ.unpack(value)[0])
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from everlog.audit import Retention, holds, verify
+from everlog.audit.archive import removable
 from everlog.audit.archived import attach
 from everlog.store.clock import JUMP_S
 from everlog.store.database import Database
@@ -18,7 +19,7 @@ from everlog.store.errors import Error, ReadOnlyError, RowError
 from everlog.store.progress import Progress
 from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
-from tests.store.models import ITEMS, items
+from tests.store.models import ITEMS, Item, items
 from tests.store.test_expiry import SECOND, Time
 
 
@@ -199,6 +200,18 @@ def test_it_ends_with_its_database_in_the_middle_of_things(opening: Opener, to: 
     with Retention(db, to, keep_records=1, progress=(again := Watch("compact"))):
         assert again.seen.wait(60)
     assert db.log.trimmed.base == head - 1
+
+
+def test_an_id_of_a_clock_that_is_ahead_holds_nothing_for_longer(opening: Opener) -> None:
+    clock = Time()
+    db = opening(clock=clock())
+    commit_id = bytes.fromhex("0fffffffffff7000800000000000abcd")  # in the year 2527
+    first = db.put(ITEMS, Item(id=1), commit_id=commit_id).seq
+    fill(db, 2, 50)
+    assert removable(db, 0, 0)[0] == first - 1
+    clock.pass_(2 * 86_400 * SECOND)
+    db.put(ITEMS, Item(id=1))
+    assert removable(db, 0, 0)[0] == db.head - 1
 
 
 def test_nothing_goes_by_its_age_while_the_clock_is_one_that_jumped(opening: Opener, to: Path) -> None:

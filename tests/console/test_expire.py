@@ -4,6 +4,8 @@ from typing import Any
 
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.connect import open as open_url
+from everlog.store.clock import Clock
+from everlog.store.database import Database
 from tests.console.conftest import Run
 
 
@@ -30,3 +32,19 @@ def test_rows_whose_life_is_over_are_deleted_now(everlog: Run, books: Path) -> N
     assert everlog("status", "--json").json[0]["tables"][0]["rows"] == rows - 1
     assert everlog("expire", "--yes").out == "Expired: 0 rows\n"
     assert everlog("expire", "--json").json == [{"rows": 0}]
+
+
+def test_a_log_that_is_ahead_of_the_clock_is_shown_and_corrected(everlog: Run, books: Path) -> None:
+    assert "The newest commit is not ahead of it" in everlog("clock").out
+    assert "Nothing to correct in the log" in everlog("clock", "--correct").out
+    with Database(books, clock=Clock(wall=lambda: time.time_ns() + 3 * 86_400 * 10**9)) as db:
+        db.consumers.register("mirror")
+        head = db.head
+    assert "The newest commit is 259," in everlog("status").out
+    assert "if the clock is right, `everlog clock --correct`" in everlog("clock").out
+    corrected = everlog("clock", "--correct", "--actor", "ann", "--reason", "NTP was down")
+    assert f"known since commit {head + 1}" in corrected.out
+    assert everlog("clock", "--json").json[0]["corrected"] == head + 1
+    assert f"known since commit {head + 1}" in everlog("status").out
+    assert everlog("status", "--json").json[0]["clock"]["corrected"] == head + 1
+    assert "NTP was down" in everlog("log").out

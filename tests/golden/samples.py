@@ -248,6 +248,7 @@ def _notes() -> dict[str, bytes]:
         "shredded": keys.NOTE_SHREDDED + DATABASE.bytes,
         "consumer": keys.NOTE_CONSUMER + b"mirror",
         "consumer-value": keys.CONSUMER.pack(12, TIME_NS) + _registered().detail,
+        "clock": keys.NOTE_CLOCK + keys.SEQ.pack(12),
         "of-key": keys.NOTE_OF_KEY + DATABASE.bytes + keys.SPACE.pack(1) + _key(JFK),
     }
 

@@ -163,6 +163,8 @@ def repair(settings: Settings, *, dry_run: bool) -> None:
     """Saves a damaged database: its log up to the first record that does not check, and the tables
     made anew from it. It is the only thing that cuts a log, and it keeps the files as they were.
 
+    A row that cannot be read is set aside: one more commit deletes it, and `everlog log` has it.
+
     \b
     Examples:
       everlog -u file:flights.db repair --dry-run
@@ -185,5 +187,7 @@ def repair(settings: Settings, *, dry_run: bool) -> None:
         f"{'Would keep' if dry_run else 'Kept'} the log up to record {done.records:,}"
         f" of {done.records + done.cut:,}, and its tables made anew from it: {done.cut:,} records cut"
     )
+    for name in done.aside:
+        click.echo(f"{'Would set' if dry_run else 'Set'} aside: row {name}, which cannot be read")
     if done.damaged:
         click.echo(f"The files as they were: {done.damaged}; delete them when you need them no more")

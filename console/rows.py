@@ -11,7 +11,7 @@ from everlog.console import tables, text
 from everlog.console.moment import at_option, reading
 from everlog.console.opening import open_database
 from everlog.console.settings import Settings, common, pass_settings
-from everlog.store.errors import Error, RowError
+from everlog.store.errors import CorruptionError, Error, RowError
 
 
 @click.command()
@@ -106,11 +106,22 @@ def scan(
             limit=limit,
             resume=token,
         )
-        for row in found:
-            text.echo(text.row_dict(row))
+        unreadable = 0
+        while True:
+            try:
+                for row in found:
+                    text.echo(text.row_dict(row))
+                break
+            except CorruptionError as error:
+                if not isinstance(error.facts.get("row"), bytes):
+                    raise
+                unreadable += 1
+                click.echo(f"error: {error}", err=True)
         if found.resume is not None:
             again = base64.urlsafe_b64encode(found.resume).decode()
             click.echo(f"more rows: --resume={again}", err=True)
+        if unreadable:
+            raise Error(f"{unreadable:,} rows of {table} could not be read; all others were printed")
 
 
 def _token(resume: str) -> bytes:

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from everlog.consumers.sqlite_code import row_reader, row_writer
 from everlog.consumers.sqlite_column import Column, timestamp_back
+from everlog.store.admission import is_whole
 from everlog.store.errors import CorruptionError, RowError, SinkError
 from everlog.store.fields import resolve
 from everlog.store.schema import TableInfo
@@ -80,15 +81,17 @@ class SqlTable:
     # ── rows ──────────────────────────────────────────────────────────────────────────────────
 
     def parse(self, rows: Iterable[bytes]) -> Iterator[tuple[Any, ...]]:
-        """Stored rows as SQLite's values. Raises CorruptionError."""
+        """Stored rows as SQLite's values. A row that an older version took, though nobody can parse it, has
+        the columns that can be read, until the source sets it aside. Raises CorruptionError."""
         parse, values = self.info.model.FromString, self.values
-        try:
-            for row in rows:
-                yield values(parse(row))
-        except DecodeError as error:
-            raise CorruptionError(
-                f"a row of table {self.name} is not a {self.info.proto.model}: {error}"
-            ) from None
+        for row in rows:
+            try:
+                message = parse(row)
+            except DecodeError as error:
+                if not is_whole(row):
+                    raise self.info.unreadable(None, error) from None
+                message = self.info.salvage(row)
+            yield values(message)
 
     def key_values(self, key: bytes) -> tuple[Any, ...]:
         """An encoded key as the values of the primary key's columns."""

@@ -85,10 +85,10 @@ class _Rows:
             for step in self.steps:
                 raw = step(key, raw)
             if key not in self.brought:
-                yield _Row(key, info.model.FromString(raw), brought=False)
+                yield _Row(key, info.salvage(raw), brought=False)
         for key, own in self.brought.items():
             if own is not None:
-                yield _Row(key, info.model.FromString(own), brought=key in mine)
+                yield _Row(key, info.salvage(own), brought=key in mine)
 
 
 class Data:

@@ -12,10 +12,10 @@ from typing import Any
 from google.protobuf.message import Message
 
 from everlog.proto import history_pb2
+from everlog.store.admission import read
 from everlog.store.binding import Binding
 from everlog.store.errors import SchemaError
 from everlog.store.past_diff import Difference
-from everlog.store.past_rows import parse
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.snapshot import Snapshot
 from everlog.store.table import Table
@@ -32,8 +32,8 @@ def differences(
     for answer in answers:
         for one in answer.differences:
             sides = sides or _sides(table, moments)
-            before = parse(*sides[0], one.before) if one.HasField("before") else None
-            after = parse(*sides[1], one.after) if one.HasField("after") else None
+            before = read(sides[0][1], one.before) if one.HasField("before") else None
+            after = read(sides[1][1], one.after) if one.HasField("after") else None
             info, _ = sides[one.kind != "deleted"]
             yield Difference(one.kind, info.decode_key(one.key), before, after, tuple(one.fields))
 

@@ -21,6 +21,7 @@ from everlog.proto import history_pb2, history_pb2_grpc, log_pb2
 from everlog.rpc.channel import Channel
 from everlog.rpc.remote_diff import differences
 from everlog.rpc.remote_source import RemoteSource
+from everlog.store.admission import read
 from everlog.store.binding import Binding
 from everlog.store.errors import RowError, SchemaError
 from everlog.store.fields import descriptor_of, encode_values, resolve
@@ -28,7 +29,6 @@ from everlog.store.history import Version, models_of
 from everlog.store.models import version_of
 from everlog.store.past_diff import Difference
 from everlog.store.past_log import Asked, Entry, check_asked, entry_of
-from everlog.store.past_rows import parse
 from everlog.store.past_time import Position, Time, nanoseconds, whole
 from everlog.store.progress import OnProgress
 from everlog.store.schema import Schema, TableInfo
@@ -192,7 +192,7 @@ def _versions(
     models = models_of(model, list(infos.values()))
     for answer in answers:
         for one in answer.versions:
-            row = parse(infos[one.space], models[one.space], one.row) if one.HasField("row") else None
+            row = read(models[one.space], one.row) if one.HasField("row") else None
             yield Version(
                 seq=one.seq,
                 time_ns=one.time_ns,

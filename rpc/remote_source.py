@@ -187,5 +187,5 @@ def _order(info: TableInfo, index: IndexInfo, row: store_pb2.Row) -> bytes:
     """The row's place in an index: its values and its key."""
     own: Any = info.own
     at = list(info.indexes.values()).index(index)
-    values: bytes = own.values(info.parse(row.row), row.row)[at]
+    values: bytes = own.values(info.salvage(row.row), row.row)[at]
     return values[len(index.prefix) :] + row.key

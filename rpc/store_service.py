@@ -26,7 +26,7 @@ from everlog.rpc.load_service import loading
 from everlog.rpc.scanning import Scanning, check_unchanged, moment_of, span_of, what
 from everlog.store import keys, write
 from everlog.store.database import Database
-from everlog.store.errors import RowError, SchemaError
+from everlog.store.errors import CorruptionError, RowError, SchemaError
 from everlog.store.past_view import PastView, bounds, source_of
 from everlog.store.schema import TableInfo
 from everlog.store.transaction import CommitResult, Reads
@@ -193,6 +193,10 @@ def _reads(db: Database, request: store_pb2.CommitRequest) -> Reads:
 
 def _write(info: TableInfo, one: store_pb2.Write) -> Write:
     if one.op == log_pb2.DELETE:
+        try:
+            info.decode_key(one.key)
+        except CorruptionError as error:
+            raise RowError(f"expected the key of a row of {info.name} to delete: {error}") from None
         return write.delete(info, one.key).expecting(one.expect, one.version)
     try:
         row = info.model.FromString(one.row)

@@ -85,7 +85,7 @@ class Backfill:
             return True
         count, at = progress_of(done)
         total = self._db.tables.counts.get(info.space, 0)
-        end, skip, parse = self._end(info), len(info.row_prefix), info.parse
+        end, skip, parse = self._end(info), len(info.row_prefix), info.salvage
         entry_of = info.own.entry_ofs[list(info.indexes.values()).index(index)]
         while not self._stopped():
             rows, seen = self._read(info, at, end)

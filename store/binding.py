@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from everlog.store.admission import doubts
 from everlog.store.errors import RowError, SchemaError
 from everlog.store.fields import Path, descriptor_of, dotted, has, present, resolve
 from everlog.store.kinds import kind_of
@@ -33,6 +34,7 @@ class Binding:
         self.model = model
         descriptor = descriptor_of(model)
         _check_model(info, descriptor)
+        self.doubts = doubts(model, info.model)  # empty for most models: nothing to ask of their rows
         parts = [_key_part(info, resolve(descriptor, path.numbers)) for path in info.proto.key]
         self.key_of: KeyOf = (
             parts[0] if len(parts) == 1 else lambda row: b"".join([part(row) for part in parts])

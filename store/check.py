@@ -104,7 +104,7 @@ def _row(view: View, info: TableInfo, key: bytes, value: bytes, last: int) -> It
     try:
         name = info.show_key(key)
         raw = info.row_in(key, value)
-        row = info.parse(raw)
+        row = info.parse(raw, key)
         if info.own.key_of(row) != key:
             yield f"row {name} has another key in it: {info.show_key(info.own.key_of(row))}"
         if not 0 < keys.seq_of(value) <= last:

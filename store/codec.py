@@ -70,7 +70,10 @@ def encode_bytes(value: bytes) -> bytes:
 
 
 def encode_string(value: str) -> bytes:
-    raw = value.encode()
+    try:
+        raw = value.encode()
+    except AttributeError:  # text of proto2 that is not UTF-8, which protobuf gives as bytes
+        raw = bytes(value)  # type: ignore[arg-type]
     if b"\x00" in raw:
         raw = raw.replace(b"\x00", b"\x00\xff")
     return raw + b"\x00\x01"

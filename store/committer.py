@@ -24,7 +24,7 @@ from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.answers import answer_repeated, answer_unwritten
 from everlog.store.clock import Clock
-from everlog.store.errors import DiskError
+from everlog.store.errors import DiskError, RowError
 from everlog.store.flusher import Flusher
 from everlog.store.log import Log
 from everlog.store.projection import Staged, edit_notes
@@ -236,16 +236,22 @@ class Committer:
 
 
 def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int, reading_ns: int = 0) -> log_pb2.Commit:
-    """A commit without changes. `reading_ns`: see `Clock`."""
-    return log_pb2.Commit(
-        seq=seq,
-        time_ns=time_ns,
-        schema=schema,
-        actor=meta.actor,
-        reason=meta.reason,
-        correlation_id=meta.correlation_id,
-        causation_id=meta.causation_id,
-        client=meta.client,
-        commit_id=meta.commit_id,
-        reading_ns=reading_ns,
-    )
+    """A commit without changes. `reading_ns`: see `Clock`. Raises RowError for metadata that protobuf does
+    not take."""
+    try:
+        return log_pb2.Commit(
+            seq=seq,
+            time_ns=time_ns,
+            schema=schema,
+            actor=meta.actor,
+            reason=meta.reason,
+            correlation_id=meta.correlation_id,
+            causation_id=meta.causation_id,
+            client=meta.client,
+            commit_id=meta.commit_id,
+            reading_ns=reading_ns,
+        )
+    except (TypeError, ValueError) as error:  # a UnicodeEncodeError is a ValueError
+        raise RowError(
+            f"actor, reason and ids of a commit are text, and its commit_id bytes: {error}"
+        ) from None

@@ -5,7 +5,8 @@
 
     row := the row parsed with the model in force, unknown fields left out, serialised
            deterministically (fields by number, maps by key); of a sealed row that cannot be
-           opened here: key_id and sealed row, as they are stored
+           opened here: key_id and sealed row, as they are stored; a row that does not parse: as
+           it is stored
 
 Two tables have one hash if they have the same rows, whoever holds them: the tables of the store,
 those of a rebuild, a follower that keeps columns. docs/format.md, "Content hash".
@@ -18,6 +19,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
 
 from everlog.store import keys
 from everlog.store.errors import SealedError
@@ -52,11 +55,15 @@ def content_hash(pairs: Iterable[tuple[bytes, bytes]]) -> TableHash:
 
 def canonical(info: TableInfo, key: bytes, value: bytes) -> bytes:
     """The row as everybody who has the same row serialises it; as it is sealed, where it cannot be
-    opened. Raises CorruptionError."""
+    opened, and as it is stored, where it cannot be parsed. Raises CorruptionError."""
     try:
-        message = info.parse(info.row_in(key, value))
+        row = info.row_in(key, value)
     except SealedError:
         return keys.key_id_of(value) + keys.row_of(value)
+    try:
+        message = info.model.FromString(row)
+    except DecodeError:
+        return row
     message.DiscardUnknownFields()
     return message.SerializeToString(deterministic=True)
 

@@ -73,6 +73,7 @@ END = struct.Struct(">6sQI")
 CONSUMER = struct.Struct(">QQ")
 
 KEY_BYTES_MAX = 4096
+INDEX_BYTES_MAX = 4 << 20  # of the values of one row in one index, encoded
 ROW_BYTES_MAX = 4 << 20
 
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
-from everlog.store.errors import CorruptionError, SealedError
+from everlog.store.admission import read
+from everlog.store.errors import SealedError
 from everlog.store.schema import TableInfo
 
 
 class Image:
     """A row as one version of it was: `raw` None: deleted, or `erased`, or `sealed` under a key that is
-    not at hand. Raises CorruptionError for what is no row of the table."""
+    not at hand. Of a row that does not parse it has what can be read."""
 
     __slots__ = ("_values", "erased", "info", "own", "raw", "row", "sealed")
 
@@ -34,8 +35,8 @@ class Image:
     ) -> None:
         self.info, self.raw, self.erased, self.sealed = info, raw, erased, sealed
         # As `model`, and as the model that the log carries, to be compared with others of it.
-        self.row: Any = None if raw is None else parse(info, model, raw)
-        self.own: Any = self.row if model is info.model or raw is None else parse(info, info.model, raw)
+        self.row: Any = None if raw is None else read(model, raw)
+        self.own: Any = self.row if model is info.model or raw is None else read(info.model, raw)
         self._values: Sequence[tuple[Any, Any]] | None = None
 
     @property
@@ -64,14 +65,6 @@ def image_of(info: TableInfo, model: type[Message], change: log_pb2.Change) -> I
         return Image(info, model, info.sealing.open(change.key, change.key_id, change.row))
     except SealedError as error:
         return Image(info, model, None, erased=error.erased, sealed=not error.erased)
-
-
-def parse(info: TableInfo, model: type[Message], raw: bytes) -> Message:
-    """A stored row as a model. Raises CorruptionError."""
-    try:
-        return model.FromString(raw)
-    except DecodeError as error:
-        raise CorruptionError(f"a row of table {info.name} is not a {info.proto.model}: {error}") from None
 
 
 def changed(before: Image | None, after: Image) -> tuple[str, ...]:

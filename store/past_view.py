@@ -133,7 +133,7 @@ class PastView(View):
             most = min(most * 8, ROWS_MAX)
 
     def _entries(self, info: TableInfo, id: int, start: bytes, end: bytes, reverse: bool) -> Iterator[Item]:
-        entry_of, parse = _entry_of(info, id), info.parse
+        entry_of, parse = _entry_of(info, id), info.salvage
         rows = self._rows(info.space, *bounds(info.row_prefix, b""), False)
         if info.sealed:
             rows = (

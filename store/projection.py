@@ -202,12 +202,12 @@ def _edit_sealed(edits: Edits, info: TableInfo, full: bytes, value: bytes | None
 
 
 def old_values(info: TableInfo, key: bytes, old: bytes) -> list[bytes]:
-    """The index values of a stored row. One that cannot be opened here has none."""
+    """The index values of a stored row, as far as it can be read. One that cannot be opened here has none."""
     try:
         row = info.row_in(key, old)
     except SealedError:
         return NO_VALUES
-    return info.own.values(info.parse(row), row)
+    return info.own.values(info.salvage(row), row)
 
 
 def _edit_noticed(edits: Edits, commit: log_pb2.Commit, notice: log_pb2.Notice) -> None:

@@ -89,7 +89,7 @@ class Projector:
                 try:
                     message = parse(row)
                 except DecodeError:
-                    message = info.parse(row)  # raises it as a CorruptionError
+                    message = info.salvage(row)
                 for entry_of in entry_ofs:
                     edits[entry_of(message) + key] = b""
         if rows:

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from everlog.store.binding import Binding
-from everlog.store.errors import CorruptionError, RowError, SchemaError
+from everlog.store.errors import RowError, SchemaError
 from everlog.store.index_info import IndexInfo
 from everlog.store.keys import HEADER_SIZE, expires_of, row_of, version_of
 from everlog.store.schema import Schema
@@ -30,7 +30,11 @@ What = Table[M, Any] | Index[M]
 
 
 class Scan(Generic[M]):
-    """Rows in order. Iterate it once; afterwards `resume` says where the next page starts."""
+    """Rows in order. Iterate it once; afterwards `resume` says where the next page starts.
+
+    A row that cannot be parsed is a CorruptionError that names it; whoever catches it can go on
+    iterating, with the row after it.
+    """
 
     def __init__(self, entries: Iterator[Entry], binding: Binding, prefix: bytes, limit: int | None) -> None:
         self._rows: Iterator[M] | None = self._run(entries, binding, prefix, limit)
@@ -52,10 +56,8 @@ class Scan(Generic[M]):
                 last = order
                 yield parse(row_of(value) if value[0] else value[HEADER_SIZE:])
         except DecodeError as error:
-            info = binding.info
-            raise CorruptionError(
-                f"row {info.show_key(key)} is not a {info.proto.model}: {error}", place=key.hex()
-            ) from None
+            self._rows = self._run(entries, binding, prefix, None if limit is None else left)
+            raise binding.info.unreadable(key, error) from None
 
     def __iter__(self) -> Iterator[M]:
         return iter(()) if self._rows is None else self._rows
@@ -85,15 +87,20 @@ class Reader:
     def get(self, table: Table[M, K], key: K) -> M | None:
         """The row with this primary key, or None."""
         binding = self._bind(table)
-        value = self._source().get(binding.info, binding.info.encode_key(key))
-        return None if value is None else self._row(binding, value)
+        encoded = binding.info.encode_key(key)
+        value = self._source().get(binding.info, encoded)
+        return None if value is None else self._row(binding, encoded, value)
 
     def get_many(self, table: Table[M, K], keys: Iterable[K]) -> list[M | None]:
         """The rows with these primary keys, each or None, in the same order, at one moment."""
         binding = self._bind(table)
         info = binding.info
-        values = self._source().get_many(info, [info.encode_key(key) for key in keys])
-        return [None if value is None else self._row(binding, value) for value in values]
+        encoded = [info.encode_key(key) for key in keys]
+        values = self._source().get_many(info, encoded)
+        return [
+            None if value is None else self._row(binding, key, value)
+            for key, value in zip(encoded, values, strict=True)
+        ]
 
     def version(self, table: Table[M, K], key: K) -> int:
         """Seq of the commit that last changed the row; 0 if there is no such row."""
@@ -163,13 +170,11 @@ class Reader:
             return binding, binding.info.index(what.name)
         return self._bind(what), None
 
-    def _row(self, binding: Binding, value: bytes) -> Any:
+    def _row(self, binding: Binding, key: bytes, value: bytes) -> Any:
         try:
             return binding.model.FromString(row_of(value))
         except DecodeError as error:
-            raise CorruptionError(
-                f"a row of {binding.info.name} is not a {binding.info.proto.model}: {error}"
-            ) from None
+            raise binding.info.unreadable(key, error) from None
 
 
 def resumed(limits: Span, prefix: bytes, resume: bytes, *, reverse: bool) -> Span:

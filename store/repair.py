@@ -5,6 +5,9 @@
                                          <path>/repair/new ─▶ tables projected from them
     then  db ─▶ db.damaged-N,  repair/new/db ─▶ db,  HEAD anew
 
+A row that no reader can parse was written so, by a version that did not refuse it: its record is whole, and
+stays. The row is set aside by one more record, which deletes it; the log keeps what it was.
+
 The damaged files are copied before RocksDB may touch them, and stay beside the database under
 another name: whoever repairs can look again, or undo it by renaming.
 
@@ -19,14 +22,17 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 import msgspec
+from google.protobuf.message import DecodeError
 from rocksdict import DBRecoveryMode, Options, Rdict
 
-from everlog.store import files, head
+from everlog.proto import log_pb2
+from everlog.store import files, head, keys, record
 from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, Error, OpenError
 from everlog.store.keys import SEQ
@@ -38,6 +44,7 @@ from everlog.store.seam import translated
 from everlog.store.target import FamilyTarget
 
 CHUNK = 512
+SET_ASIDE = "everlog repair: rows that cannot be read"
 DAMAGED = "db.damaged-"
 
 
@@ -50,6 +57,7 @@ class Repair(msgspec.Struct, frozen=True):
     why: str  # what ends the log there; empty: nothing, it is whole
     files: list[str]  # what is wrong with RocksDB's files, a sentence each
     damaged: str | None  # where the files as they were are now; None: a dry run
+    aside: tuple[str, ...] = ()  # rows that could not be read, which a record after `records` deletes
 
     @property
     def cut(self) -> int:
@@ -59,7 +67,7 @@ class Repair(msgspec.Struct, frozen=True):
 
 def repair(path: Path | str, *, dry_run: bool = False, progress: OnProgress | None = None) -> Repair:
     """Saves a damaged database: its log up to the first record that cannot be read or does not
-    check, and the tables made anew from it. Nobody may have it open.
+    check, and the tables made anew from it, without the rows that cannot be read. Nobody may have it open.
 
     With `dry_run` nothing is changed, and the answer says what would be. Raises OpenError if
     there is no database or another process has it, CorruptionError if no record is left.
@@ -97,6 +105,8 @@ def _salvage(path: Path, work: Path, progress: OnProgress | None) -> Repair:
                     f"{path}: not even the first record is left: {why}; restore a backup", seq=1
                 )
             projector.flush()
+            kept = copy.written
+            aside = _set_aside(copy, projector)
             copy.sync()
             new.flush()
             head.write(work / "new" / head.HEAD, head.Head(copy.written, copy.checksum), sync=True)
@@ -105,9 +115,45 @@ def _salvage(path: Path, work: Path, progress: OnProgress | None) -> Repair:
         newest = _newest(old)
     finally:
         old.close()
-    if not why and known > copy.written:
-        why = f"the log was on disk up to record {known}, and ends at {copy.written}: its end is lost"
-    return Repair(copy.written, known, max(newest, copy.written), why, wrong, None)
+    if not why and known > kept:
+        why = f"the log was on disk up to record {known}, and ends at {kept}: its end is lost"
+    return Repair(kept, known, max(newest, kept), why, wrong, None, tuple(aside))
+
+
+def _set_aside(copy: Log, projector: Projector) -> list[str]:
+    """Deletes the rows that cannot be read, by records at the end of the log; returns their names. Sealed
+    rows are left as they are: there are no keys here."""
+    names: list[str] = []
+    changes: list[log_pb2.Change] = []
+    for info in projector.schema.spaces.values():
+        if info.sealed:
+            continue
+        skip, parse = len(info.row_prefix), info.model.FromString
+        for full, value in projector.pending.target.view.items(info.row_prefix, keys.prefix(info.space, 1)):
+            try:
+                parse(keys.row_of(value))
+            except DecodeError:
+                names.append(info.show_key(full[skip:]))
+                changes.append(
+                    log_pb2.Change(
+                        space=info.space, op=log_pb2.DELETE, key=full[skip:], prior=keys.seq_of(value)
+                    )
+                )
+    for at in range(0, len(changes), CHUNK):
+        last = copy.commit(copy.written)
+        framed = record.frame(
+            log_pb2.Commit(
+                seq=last.seq + 1,
+                time_ns=max(time.time_ns(), last.time_ns),
+                schema=projector.schema.version,
+                reason=SET_ASIDE,
+                changes=changes[at : at + CHUNK],
+            )
+        )
+        copy.append([framed])
+        projector.add(framed)
+    projector.flush()
+    return names
 
 
 def _take(old: Engine, copy: Log, projector: Projector, progress: OnProgress | None) -> str:

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import log_pb2
 from everlog.store import keys, record
+from everlog.store.admission import read, why
 from everlog.store.binding import Binding
 from everlog.store.errors import CorruptionError, SchemaError, SealedError
 from everlog.store.fields import Path, descriptor_of, encode_values, resolve
@@ -199,14 +200,29 @@ class TableInfo:
         """The row in a stored value, open. Raises SealedError."""
         return keys.row_of(self.opened(key, value) if value[0] & keys.HAS_KEY_ID else value)
 
-    def parse(self, row: bytes) -> Message:
-        """A stored row as the log's own model. Raises CorruptionError."""
+    def parse(self, row: bytes, key: bytes | None = None) -> Message:
+        """A stored row as the log's own model. Raises CorruptionError, which names the row where its `key`
+        is given."""
         try:
             return self.model.FromString(row)
         except DecodeError as error:
-            raise CorruptionError(
-                f"a row of table {self.name} is not a {self.proto.model}: {error}"
-            ) from None
+            raise self.unreadable(key, error) from None
+
+    def salvage(self, row: bytes) -> Message:
+        """A stored row as the log's own model, or what can be read of one that does not parse. Its record
+        was checked, so nothing was damaged: it was written so, before such rows were refused."""
+        return read(self.model, row)
+
+    def unreadable(self, key: bytes | None, error: Exception) -> CorruptionError:
+        """The error for a stored row that does not parse. Its fact `row` is the encoded key."""
+        name = "" if key is None else f"row {self.show_key(key)} cannot be read: "
+        return CorruptionError(
+            f"{name}a row of table {self.name} is not a {self.proto.model}: {why(error)}; `everlog repair`"
+            " sets it aside, and nothing else",
+            table=self.name,
+            row=key,
+            place=None if key is None else key.hex(),
+        )
 
     @cached_property
     def _single(self) -> tuple[type, Any]:

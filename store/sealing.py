@@ -38,7 +38,7 @@ class Sealing:
     def seal(self, key: bytes, row: bytes) -> tuple[bytes, bytes]:
         """The key_id of the row's person, and the row sealed. Raises SealedError and RowError."""
         self.check()
-        key_id = self.vault.key_of(self.person_of(self._info.parse(row)))
+        key_id = self.vault.key_of(self.person_of(self._info.salvage(row)))
         return key_id, self.vault.seal(key_id, self._space + key, row)
 
     def open(self, key: bytes, key_id: bytes, sealed: bytes) -> bytes:

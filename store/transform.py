@@ -19,10 +19,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from google.protobuf.message import EncodeError, Message
+from google.protobuf.message import DecodeError, EncodeError, Message
 
 from everlog.proto import log_pb2
-from everlog.store import keys, write
+from everlog.store import write
 from everlog.store.errors import MigrationError
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.write import Write
@@ -88,10 +88,18 @@ class Twins:
         function, target, parse = way.function, way.target, way.source.FromString
         binding = twin.bind(target)
         key_of, values_of, put = binding.key_of, binding.values, write.put
-        row_bytes_max = keys.ROW_BYTES_MAX
+        doubts, large = binding.doubts, write.LARGE
 
         def convert(key: bytes, raw: bytes) -> Converted:
-            row = parse(raw)
+            try:
+                row = parse(raw)
+            except DecodeError as error:
+                raise MigrationError(
+                    f"`{way.name}` of table {info.name} cannot read one of its rows:"
+                    f" {info.unreadable(key, error)}",
+                    table=info.name,
+                    key=info.decode_key(key),
+                ) from None
             try:
                 made = function(row)
             except Exception as error:
@@ -110,9 +118,13 @@ class Twins:
                 fresh = made.SerializeToString()
             except EncodeError:
                 fresh = put(binding, made).row  # says what it is that cannot be written
-            if len(fresh) > row_bytes_max:
+            if doubts:
+                write.check_readable(binding, made, fresh)
+            values = values_of(made, fresh)
+            if len(fresh) > large:
                 write.check_sizes(twin, key, fresh)
-            return fresh, values_of(made, fresh)
+                write.check_values(twin, key, values)
+            return fresh, values
 
         return convert
 

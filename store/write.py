@@ -6,6 +6,7 @@ that writes, before it waits for its turn to commit.
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any, Self
@@ -31,6 +32,9 @@ class Expect(IntEnum):
 
 
 PUT = log_pb2.PUT
+LARGE = (
+    keys.KEY_BYTES_MAX // 4
+)  # bytes of a row; in a smaller one no key and no index value is over its limit
 NEVER = (1 << 64) - 1  # on the wire, where 0 is as the table has it
 
 # When a row's life ends: a time with its zone, or nanoseconds since the Unix epoch; 0: never.
@@ -98,14 +102,18 @@ class Write:
 def put(binding: Binding, row: Message) -> Write:
     """A write of `row`, which may change afterwards without harm. Raises RowError."""
     info = binding.info
-    key = binding.key_of(row)
     try:
         raw = row.SerializeToString()
     except EncodeError as error:
         raise RowError(f"a row of {info.name} cannot be serialised: {error}", table=info.name) from None
-    if len(raw) > keys.ROW_BYTES_MAX or len(key) > keys.KEY_BYTES_MAX:
+    if binding.doubts:
+        check_readable(binding, row, raw)
+    key = binding.key_of(row)
+    values = binding.values(row, raw)
+    if len(raw) > LARGE:
         check_sizes(info, key, raw)
-    write = Write(info, PUT, key, raw, binding.values(row, raw))
+        check_values(info, key, values)
+    write = Write(info, PUT, key, raw, values)
     if info.life_ns:
         write.life_ns, write.mortal = info.life_ns, True
     return write
@@ -163,6 +171,29 @@ def check_sizes(info: TableInfo, key: bytes, raw: bytes) -> None:
             " keep large things outside, or split them",
             table=info.name,
         )
+
+
+def check_values(info: TableInfo, key: bytes, values: list[bytes]) -> None:
+    """Raises RowError where the row's values in an index are over the limit."""
+    for index, one in zip(info.indexes.values(), values, strict=False):
+        size = len(one) - len(index.prefix)
+        if size > keys.INDEX_BYTES_MAX:
+            raise RowError(
+                f"the values of a row in an index are at most {keys.INDEX_BYTES_MAX:,} bytes,"
+                f" {info.show_key(key)} has {size:,} in {index.name}; index a shorter field",
+                table=info.name,
+                index=index.name,
+            )
+
+
+def check_readable(binding: Binding, row: Message, raw: bytes) -> None:
+    """Raises RowError if a reader of the table could not read what is written here."""
+    for doubt in binding.doubts:
+        if reason := doubt.why_not(raw):
+            info, name = binding.info, f"a row of {binding.info.name}"
+            with contextlib.suppress(Exception):  # the key may be what cannot be read
+                name = f"row {info.show_key(binding.key_of(row))}"
+            raise RowError(f"{name} cannot be written: {reason}", table=info.name)
 
 
 def check_row(table: Table[Any, Any], row: object) -> None:

@@ -1,0 +1,263 @@
+"""Admission: what a row must be so that it can be written, and what is left of a row that cannot be read.
+
+    row ─▶ bytes ─▶ parsed again, as every reader will parse it ─▶ text is UTF-8 ─▶ may be written
+    stored bytes that no reader can parse ─▶ salvage ─▶ the fields that can be read
+
+protobuf serialises messages that it refuses to parse: nested deeper than 100 levels, or with text that is
+not UTF-8. Which of that a model can hold follows from its descriptors, so it is decided once for each
+model: a flat proto3 model cannot hold any of it, and its rows are not parsed again.
+
+Invariants
+  (1) the model of the writer and the model of the log both parse every row that is admitted;
+  (2) `salvage` is a function of the bytes and the model alone, so replay makes the same index entries
+      each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from google.protobuf import message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+
+DEPTH_MAX = 100  # levels of nested messages that protobuf parses
+_SALVAGE_DEPTH = 8
+_TEXT = FieldDescriptor.TYPE_STRING
+_ENDS_GROUP, _LENGTH_DELIMITED = 4, 2
+
+
+class Doubt(NamedTuple):
+    """One model that may refuse what was serialised, or give text that is not UTF-8."""
+
+    parse: Callable[[bytes], Message]
+    name: str
+    has_loose_text: bool
+
+    def why_not(self, raw: bytes) -> str:
+        """Why a reader with this model cannot read the row; empty: it can. Read-only."""
+        try:
+            row = self.parse(raw)
+        except DecodeError as error:
+            return f"{why(error)}, so no reader could parse it as a {self.name}"
+        if self.has_loose_text and (place := _loose_text(row)):
+            return f"{place} is not UTF-8; use a field of type `bytes`"
+        return ""
+
+
+def doubts(model: type[Message], own: type[Message]) -> list[Doubt]:
+    """The models that a row of `model` has to be parsed by before it is written into a table whose model
+    in the log is `own`. Empty: no row of this model can be a fault of a reader."""
+    descriptor, logged = _descriptor(model), _descriptor(own)
+    found = []
+    if not _is_plain(descriptor):
+        found.append(_doubt(model, descriptor))
+    if descriptor is not logged and not _same_shape(descriptor, logged, set()):
+        found.append(_doubt(own, logged))
+    return found
+
+
+def why(error: Exception) -> str:
+    """The reason that protobuf gives for not parsing a row, for people."""
+    text = str(error)
+    if "MaxDepth" in text:
+        return f"it is nested deeper than {DEPTH_MAX} levels"
+    return f"protobuf says: {text}"
+
+
+def is_whole(raw: bytes) -> bool:
+    """Whether the bytes are fields, one after the other, of whatever model. Read-only."""
+    return sum(end - start for _, _, _, end, start in _wire(raw)) == len(raw)
+
+
+def read(model: type[Message], raw: bytes) -> Message:
+    """A stored row; of one that does not parse, what can be read. Read-only."""
+    try:
+        return model.FromString(raw)
+    except DecodeError:
+        return salvage(model, raw)
+
+
+def salvage(model: type[Message], raw: bytes, depth: int = _SALVAGE_DEPTH) -> Message:
+    """What can be read of a row that does not parse: each field that parses by itself. Read-only."""
+    message, fields = model(), _descriptor(model).fields_by_number
+    for number, wire_type, body, end, start in _wire(raw):
+        piece = raw[start:end]
+        try:
+            model.FromString(piece)
+        except DecodeError:
+            field = fields.get(number)
+            if field is None or field.message_type is None or wire_type != _LENGTH_DELIMITED or not depth:
+                continue
+            if field.message_type.GetOptions().map_entry:
+                continue
+            inner = message_factory.GetMessageClass(field.message_type)
+            part = salvage(inner, raw[body:end], depth - 1)
+            into: Any = getattr(message, field.name)
+            if field.is_repeated:
+                into.append(part)
+            else:
+                into.SetInParent()
+                into.MergeFrom(part)
+        else:
+            message.MergeFromString(piece)
+    return message
+
+
+def _doubt(model: type[Message], descriptor: Descriptor) -> Doubt:
+    loose = _extends(descriptor) or any(_is_loose(field) for field in _fields(descriptor))
+    return Doubt(model.FromString, descriptor.full_name, loose)
+
+
+def _descriptor(model: type[Message]) -> Any:
+    return model.DESCRIPTOR
+
+
+def _is_plain(descriptor: Descriptor) -> bool:
+    """Whether protobuf parses all that it serialises of this model: nothing is nested, text is checked."""
+    return not descriptor.is_extendable and not any(
+        field.message_type is not None or _is_loose(field) for field in descriptor.fields
+    )
+
+
+def _fields(descriptor: Descriptor) -> Iterator[FieldDescriptor]:
+    """All fields of a model and of the messages in it, each once."""
+    seen, waiting = {descriptor.full_name}, [descriptor]
+    while waiting:
+        for field in waiting.pop().fields:
+            yield field
+            inner = field.message_type
+            if inner is not None and inner.full_name not in seen:
+                seen.add(inner.full_name)
+                waiting.append(inner)
+
+
+def _extends(descriptor: Descriptor) -> bool:
+    return descriptor.is_extendable or any(
+        field.message_type is not None and field.message_type.is_extendable for field in _fields(descriptor)
+    )
+
+
+def _is_loose(field: FieldDescriptor) -> bool:
+    """Whether a text field takes bytes that are not UTF-8, as those of proto2 do."""
+    if field.type != _TEXT:
+        return False
+    owner: Any = field.containing_type
+    tag = field.number << 3 | _LENGTH_DELIMITED
+    head = bytearray()
+    while tag >= 0x80:
+        head.append(tag & 0x7F | 0x80)
+        tag >>= 7
+    head.append(tag)
+    try:
+        message_factory.GetMessageClass(owner).FromString(bytes(head) + b"\x01\xff")
+    except DecodeError:
+        return False
+    return True
+
+
+def _same_shape(one: Descriptor, other: Descriptor, seen: set[tuple[str, str]]) -> bool:
+    """Whether two models read the same bytes in the same way."""
+    if (one.full_name, other.full_name) in seen:
+        return True
+    seen.add((one.full_name, other.full_name))
+    mine, theirs = one.fields_by_number, other.fields_by_number
+    if mine.keys() != theirs.keys() or one.is_extendable or other.is_extendable:
+        return False
+    for number, field in mine.items():
+        its = theirs[number]
+        if (field.type, field.is_repeated) != (its.type, its.is_repeated):
+            return False
+        if _is_loose(field) != _is_loose(its):
+            return False
+        inner, theirs_inner = field.message_type, its.message_type
+        if inner is not None and theirs_inner is not None and not _same_shape(inner, theirs_inner, seen):
+            return False
+    return True
+
+
+def _loose_text(message: Message) -> str:
+    """The first text of a message that is not UTF-8, as a path; empty: there is none."""
+    for field, value in message.ListFields():
+        entry = field.message_type
+        is_map = entry is not None and entry.GetOptions().map_entry
+        try:
+            values = (
+                list(value.items()) if is_map else enumerate(value) if field.is_repeated else [(None, value)]
+            )
+        except UnicodeDecodeError:  # a key of the map
+            return field.name
+        for at, one in values:
+            place = field.name if at is None else f"{field.name}[{at!r}]"
+            if isinstance(one, Message):
+                if inner := _loose_text(one):
+                    return f"{place}.{inner}"
+            elif isinstance(one, bytes) and _text_of(field, is_map=is_map):
+                return place
+    return ""
+
+
+def _text_of(field: FieldDescriptor, *, is_map: bool) -> bool:
+    of = field.message_type.fields_by_number[2] if is_map and field.message_type is not None else field
+    return bool(of.type == _TEXT)
+
+
+def _wire(raw: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+    """(number, wire type, where its value begins, where it ends, where its tag begins) of each field, as far
+    as the bytes make sense."""
+    at = 0
+    try:
+        while at < len(raw):
+            start = at
+            tag, at = _varint(raw, at)
+            number, wire_type, body = tag >> 3, tag & 7, at
+            if wire_type == _LENGTH_DELIMITED:
+                size, body = _varint(raw, at)
+                at = body + size
+            else:
+                at = _skipped(raw, at, wire_type)
+            if at > len(raw) or not number:
+                return
+            yield number, wire_type, body, at, start
+    except (IndexError, ValueError):
+        return
+
+
+def _skipped(raw: bytes, at: int, wire_type: int) -> int:
+    """Where a value that is not length-delimited ends. Groups are skipped without recursion."""
+    open_groups = 0
+    while True:
+        match wire_type:
+            case 0:
+                at = _varint(raw, at)[1]
+            case 1:
+                at += 8
+            case 2:
+                size, at = _varint(raw, at)
+                at += size
+            case 3:
+                open_groups += 1
+            case 4:
+                open_groups -= 1
+            case 5:
+                at += 4
+            case _:
+                raise ValueError("no wire type")
+        if open_groups <= 0:
+            return at
+        tag, at = _varint(raw, at)
+        wire_type = tag & 7
+
+
+def _varint(raw: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = raw[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("a varint of more than ten bytes")

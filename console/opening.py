@@ -16,7 +16,7 @@ import click
 
 from everlog.console.settings import Settings
 from everlog.rpc import address, connect
-from everlog.store.errors import OpenError, UnavailableError
+from everlog.store.errors import Error, OpenError, UnavailableError
 
 if TYPE_CHECKING:
     from everlog.feed.embedded import EmbeddedDatabase
@@ -40,15 +40,16 @@ def open_database(
 ) -> AnyDatabase:
     """The database of the settings, or of `url`, after waiting for it where that was asked for."""
     where = url or settings.url
-    if create or not settings.wait:
-        return connect.open(where, create=create, read_only=read_only, master_key=master_key)
+    how: dict[str, Any] = {"create": create, "read_only": read_only, "master_key": master_key}
+    if not settings.wait:
+        return connect.open(where, **how)
     check_url(where)
     until = time.monotonic() + settings.wait_timeout_s
     while True:
         try:
-            return _tried(where, read_only=read_only, master_key=master_key)
+            return _tried(where, **how)
         except (UnavailableError, OpenError) as error:
-            if error.facts.get("code", _COMES_LATER[0]) not in _COMES_LATER:
+            if not _comes_later(error, where, create=create):
                 raise
             if time.monotonic() >= until:
                 waited = f"{error} (waited {settings.wait_timeout_s:g} s)"
@@ -56,10 +57,19 @@ def open_database(
             time.sleep(TRY_EVERY_S)
 
 
-def _tried(where: str, *, read_only: bool, master_key: MasterKey | None) -> AnyDatabase:
+def _comes_later(error: Error, where: str, *, create: bool) -> bool:
+    """Whether waiting helps: the server may come, the file may be let go, or be made by another process."""
+    if is_remote(where):
+        return error.facts.get("code", _COMES_LATER[0]) in _COMES_LATER
+    path = directory_of(where)
+    made = (path / "db" / "CURRENT").exists() or path.is_file()
+    return "owner" in error.facts or not (create or made)
+
+
+def _tried(where: str, *, read_only: bool, **how: Any) -> AnyDatabase:
     """One attempt: whoever waits says for how long."""
     if not is_remote(where):
-        return connect.open(where, create=False, read_only=read_only, master_key=master_key)
+        return connect.open(where, read_only=read_only, **how)
     from everlog.rpc.remote import RemoteDatabase
 
     return RemoteDatabase(where, read_only=read_only, connect_s=0)

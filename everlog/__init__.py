@@ -73,6 +73,7 @@ __all__ = [
     "UnavailableError",
     "UniqueError",
     "Version",
+    "deadline",
     "open",
 ]
 
@@ -92,6 +93,7 @@ _HOMES: dict[str, str] = {
     "Table": "everlog.store.table",
     "Transaction": "everlog.store.transaction",
     "Version": "everlog.store.history",
+    "deadline": "everlog.rpc.deadline",
     "open": "everlog.rpc.connect",
 }
 

@@ -4,6 +4,9 @@
          ─▶ UNAVAILABLE ─▶ wait 50 ms, 100 ms … 2 s ─▶ the same call again ─▶ …
                            for `retry_s` seconds, then UnavailableError
 
+A server that has been away for `retry_s` is not waited for by each call again: a call then gets the half
+second that gRPC needs to see whether it is back.
+
 Every call may be sent twice: reads because they change nothing, commits because they carry an id
 under which the server knows them.
 
@@ -21,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from everlog.rpc import security, status
+from everlog.rpc import deadline, security, status
 from everlog.rpc.address import Address
 from everlog.store.errors import ClosedError, Error
 
@@ -29,6 +32,7 @@ CALL_S = 30.0
 COMMIT_S = 60.0
 CONNECT_S = 5.0
 RETRY_S = 30.0
+RECONNECT_S = 0.5  # more than gRPC's longest wait between connections
 MESSAGE_BYTES_MAX = 64 << 20
 
 OPTIONS = [
@@ -63,10 +67,13 @@ class Unary(Protocol[Q_contra, A_co]):
 class Channel:
     """A connection to the server at `address`. Safe to use from many threads."""
 
-    def __init__(self, address: Address, *, retry_s: float = RETRY_S) -> None:
+    def __init__(self, address: Address, *, retry_s: float = RETRY_S, timeout_s: float | None = None) -> None:
+        """`timeout_s` bounds each call that is answered at once, attempts and waits included."""
         self.address = address
         self.url = str(address)
-        self.retry_s = retry_s
+        self.retry_s = retry_s if timeout_s is None else min(retry_s, timeout_s)
+        self._timeout_s = timeout_s
+        self._outage = Outage()
         self.metadata = security.bearer(address.token)
         self._closed = threading.Event()
         if address.secure:
@@ -86,10 +93,18 @@ class Channel:
     ) -> A:
         """One answer. Raises what the server says, and UnavailableError."""
         self.check_open()
-        patience = self.patience(retry_s)
+        until = deadline.until()
+        if self._timeout_s is not None and timeout_s in (CALL_S, COMMIT_S):  # others do long work
+            ours = time.monotonic() + self._timeout_s
+            until = ours if until is None else min(until, ours)
+        patience = self.patience(retry_s, until)
         while True:
+            if until is not None:
+                timeout_s = min(timeout_s, max(0.0, until - time.monotonic()))
             try:
-                return method(request, timeout=timeout_s, metadata=self.metadata + metadata)
+                answer = method(request, timeout=timeout_s, metadata=self.metadata + metadata)
+                patience.succeeded()
+                return answer
             except grpc.RpcError as error:
                 patience.after(status.translate(error, self.url))
             except ValueError:  # gRPC's word for a channel that was closed meanwhile
@@ -105,6 +120,7 @@ class Channel:
             try:
                 for answer in call:
                     begun = True
+                    self._outage.ended()
                     yield answer
                 return
             except grpc.RpcError as error:
@@ -117,16 +133,25 @@ class Channel:
                 call.cancel()
 
     def started(self, start: Callable[[], Any]) -> Any:
-        """The call that `start` makes. Raises ClosedError if the channel was closed meanwhile."""
+        """The call that `start` makes; it is cancelled at the deadline of the block (deadline.py).
+        Raises ClosedError if the channel was closed meanwhile."""
         try:
-            return start()
+            call = start()
         except ValueError:  # gRPC's word for it
             self.check_open()
             raise
+        if (until := deadline.until()) is not None:
+            timer = threading.Timer(max(0.0, until - time.monotonic()), call.cancel)
+            timer.daemon = True
+            timer.start()
+            call.add_callback(timer.cancel)
+        return call
 
-    def patience(self, retry_s: float | None = None) -> Patience:
-        """What decides whether a call that failed is made again."""
-        return Patience(self.retry_s if retry_s is None else retry_s, self._closed, self.url)
+    def patience(self, retry_s: float | None = None, until: float | None = None) -> Patience:
+        """What decides whether a call that failed is made again; never after `until`, a monotonic time."""
+        retry_s = self.retry_s if retry_s is None else retry_s
+        until = deadline.until() if until is None else until
+        return Patience(retry_s, self._closed, self.url, self._outage, until)
 
     def check_open(self) -> None:
         if self._closed.is_set():
@@ -141,23 +166,43 @@ class Channel:
         self.grpc.close()
 
 
+class Outage:
+    """Since when a server does not answer, for all calls of a channel."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._last = 0.0
+
+    def failed(self, now: float, retry_s: float) -> float:
+        """Notes a failed attempt; returns since when all fail. After `retry_s` without one it starts anew."""
+        if self._since is None or now - self._last > retry_s:
+            self._since = now
+        self._last = now
+        return self._since
+
+    def ended(self) -> None:
+        """The server answered."""
+        self._since = None
+
+
 class Patience:
     """Waits between attempts, a little longer each time, as long as there is time left."""
 
-    def __init__(self, retry_s: float, closed: threading.Event, url: str) -> None:
+    def __init__(
+        self, retry_s: float, closed: threading.Event, url: str, outage: Outage, until: float | None
+    ) -> None:
         self._retry_s = retry_s
         self._closed = closed
         self._url = url
-        self._until: float | None = None
+        self._outage = outage
+        self._until = until
         self._wait_s = 0.05
+        self._began: float | None = None
 
     def after(self, error: Error) -> None:
         """Returns when it is time for another attempt, or raises the error."""
-        now = time.monotonic()
-        if self._until is None:
-            self._until = now + self._retry_s
-        left_s = self._until - now
-        again = status.is_transient(error) and left_s > 0
+        left_s = self._left_s() if status.is_transient(error) else 0.0
+        again = left_s > 0
         if again:  # the last attempt is made when all the time is over: gRPC connects in its own rhythm
             spread = random.uniform(0.5, 1.0)  # noqa: S311  so that not all come back at once
             self._closed.wait(min(left_s, self._wait_s * spread))
@@ -167,6 +212,14 @@ class Patience:
             raise error from None
         self._wait_s = min(2.0, 2 * self._wait_s)
 
+    def _left_s(self) -> float:
+        now = time.monotonic()
+        self._began = now if self._began is None else self._began
+        until = self._outage.failed(now, self._retry_s) + self._retry_s
+        until = max(until, self._began + min(self._retry_s, RECONNECT_S))
+        return (until if self._until is None else min(until, self._until)) - now
+
     def succeeded(self) -> None:
-        """Something came: the next failure is a first one."""
-        self._until, self._wait_s = None, 0.05
+        """The server answered: the next failure is a first one."""
+        self._outage.ended()
+        self._wait_s, self._began = 0.05, None

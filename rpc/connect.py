@@ -10,6 +10,8 @@ everlog+insecure://HOST:PORT/NAME   a server on this machine
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from everlog.rpc.remote import RemoteDatabase
 
 MEMORY = "memory:"
+LOOK_EVERY_S = 0.05  # whether another process has let go of the files
 
 
 def open(  # noqa: A001  the public name is everlog.open
@@ -40,6 +43,7 @@ def open(  # noqa: A001  the public name is everlog.open
     idempotency_s: float = IDEMPOTENCY_S,
     master_key: MasterKey | None = None,
     progress: OnProgress | None = None,
+    timeout: float | None = None,
 ) -> EmbeddedDatabase | RemoteDatabase:
     """Opens a database. Use it in a `with`, or close it.
 
@@ -47,11 +51,15 @@ def open(  # noqa: A001  the public name is everlog.open
     are applied; at a server they must have been. The other arguments are those of
     `everlog.store.database.Database`, and for embedded databases alone.
 
+    `timeout`, in seconds: how long to wait for a file that another process has open for writing (without
+    one not at all), or for a server, and for each of its answers (without one 5 and 30 seconds; see
+    `everlog.deadline` for single calls).
+
     Raises OpenError, UnavailableError, MigrationError, CorruptionError.
     """
     where = os.fspath(url) if url is not None else from_environment()
     if address.is_url(where):
-        return _remote(where, migrations, read_only=read_only)
+        return _remote(where, migrations, read_only=read_only, timeout_s=timeout)
     if where == MEMORY:
         if not create:
             raise OpenError("memory: is always a new database; open it with create")
@@ -59,8 +67,9 @@ def open(  # noqa: A001  the public name is everlog.open
     else:
         scratch = None
     path = scratch.path if scratch else _directory(where)
-    try:
-        db = EmbeddedDatabase(
+
+    def opened() -> EmbeddedDatabase:
+        return EmbeddedDatabase(
             path,
             url=where if scratch else f"file:{path}",
             create=create,
@@ -70,6 +79,9 @@ def open(  # noqa: A001  the public name is everlog.open
             master_key=master_key,
             progress=progress,
         )
+
+    try:
+        db = _once_free(opened, timeout or 0.0)
     except BaseException:
         if scratch:
             scratch.remove()
@@ -119,10 +131,24 @@ def _directory(url: str) -> Path:
     return Path(url)
 
 
-def _remote(url: str, migrations: str | os.PathLike[str] | None, *, read_only: bool) -> RemoteDatabase:
+def _once_free(opened: Callable[[], EmbeddedDatabase], wait_s: float) -> EmbeddedDatabase:
+    """Opens, and tries again for `wait_s` seconds while another process has the files open for writing."""
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            return opened()
+        except OpenError as error:
+            if "owner" not in error.facts or time.monotonic() >= until:
+                raise
+        time.sleep(LOOK_EVERY_S)
+
+
+def _remote(
+    url: str, migrations: str | os.PathLike[str] | None, *, read_only: bool, timeout_s: float | None
+) -> RemoteDatabase:
     from everlog.rpc.remote import RemoteDatabase
 
-    db = RemoteDatabase(url, read_only=read_only)
+    db = RemoteDatabase(url, read_only=read_only, timeout_s=timeout_s)
     if migrations is not None:
         try:
             _check_up_to_date(db, migrations)

@@ -36,7 +36,7 @@ from everlog.rpc.remote_people import PeopleCalls
 from everlog.rpc.remote_source import RemoteSource
 from everlog.rpc.session import RemoteTransaction, Session
 from everlog.store.binding import Binding
-from everlog.store.errors import ReadOnlyError, SchemaError
+from everlog.store.errors import ReadOnlyError, SchemaError, UnavailableError
 from everlog.store.hashing import TableHash
 from everlog.store.load import IMPORT, LoadResult
 from everlog.store.progress import OnProgress
@@ -54,22 +54,31 @@ M = TypeVar("M", bound=Message)
 class RemoteDatabase(PastCalls, PeopleCalls):
     """A database on a server. Safe to use from many threads.
 
+    Opening waits up to `timeout_s` seconds for the server; without one, 5 seconds, and not at all where
+    the connection is refused. Later, a server that went away is waited for up to `retry_s` seconds in
+    all; a call that is answered at once waits at most `timeout_s`.
+
     Raises OpenError for a URL that is none and a database that the server does not host, and
-    UnavailableError if the server does not answer within `connect_s`. Later, a server that went
-    away is waited for up to `retry_s`.
+    UnavailableError if the server does not answer.
     """
 
     def __init__(
-        self, url: str, *, read_only: bool = False, connect_s: float = CONNECT_S, retry_s: float = RETRY_S
+        self,
+        url: str,
+        *,
+        read_only: bool = False,
+        connect_s: float | None = None,
+        retry_s: float = RETRY_S,
+        timeout_s: float | None = None,
     ) -> None:
         address = parse(url)
-        self._channel = Channel(address, retry_s=retry_s)
+        self._channel = Channel(address, retry_s=retry_s, timeout_s=timeout_s)
         self._stub = store_pb2_grpc.StoreStub(self._channel.grpc)
         self._admin = RemoteAdmin(self._channel)
         self.consumers = RemoteConsumers(self._channel)
         self.url = str(address)
         try:
-            described = self._describe(connect_s)
+            described = self._connect(timeout_s if connect_s is None else connect_s)
         except BaseException:
             self._channel.close()
             raise
@@ -240,6 +249,16 @@ class RemoteDatabase(PastCalls, PeopleCalls):
     def _transaction(self, metadata: Metadata) -> Transaction:
         self._check_writable()
         return RemoteTransaction(Session(self._channel, self._current, self.refresh_schema), metadata)
+
+    def _connect(self, wait_s: float | None) -> store_pb2.DescribeResponse:
+        if wait_s is not None:
+            return self._describe(wait_s)
+        try:
+            return self._describe(0)
+        except UnavailableError as error:
+            if error.facts.get("refused"):
+                raise
+        return self._describe(CONNECT_S)
 
     def _describe(self, retry_s: float | None = None) -> store_pb2.DescribeResponse:
         request = store_pb2.DescribeRequest(database=self._channel.address.database)

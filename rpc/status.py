@@ -104,7 +104,8 @@ def translate(error: grpc.RpcError, url: str) -> Error:
             except (msgspec.MsgspecError, KeyError, TypeError):
                 break
     code, details = call.code(), call.details() or ""
-    return UnavailableError(f"{url}: {_sentence(code, details)}", url=url, code=code.name)
+    facts = {"refused": True} if "Connection refused" in details else {}
+    return UnavailableError(f"{url}: {_sentence(code, details)}", url=url, code=code.name, **facts)
 
 
 def _sentence(code: grpc.StatusCode, details: str) -> str:
@@ -123,7 +124,7 @@ def _sentence(code: grpc.StatusCode, details: str) -> str:
             f"what answers there is no everlog server, or an older one ({details})"
         ),
         grpc.StatusCode.RESOURCE_EXHAUSTED: f"the request, or its answer, is too large: {details}",
-        grpc.StatusCode.CANCELLED: "the call was cancelled",
+        grpc.StatusCode.CANCELLED: "the call was cancelled, or passed its deadline",
     }
     return told.get(code) or f"expected an answer of an everlog server, found {code.name}: {details}"
 

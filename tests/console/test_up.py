@@ -1,7 +1,11 @@
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
+
+import everlog as library
 from tests.console import shop
 from tests.console.conftest import Run
 
@@ -104,3 +108,48 @@ def test_a_late_migration_is_taken_only_if_that_is_said(everlog: Run, here: Path
     )
     assert everlog(*common, "up", "--out-of-order").code == 0
     assert f"[X] {shop.FIRST}_create_books  (came out of order)" in everlog(*common, "status").out
+
+
+def in_another_process(path: Path) -> subprocess.Popen[str]:
+    """A process that has the database open for writing until its standard input is closed."""
+    code = (
+        f"import everlog, sys; db = everlog.open({str(path)!r})\n"
+        "print('open', flush=True); sys.stdin.read(); db.close()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    return process
+
+
+@pytest.mark.parametrize("verb", ["up", "migrate"])
+def test_a_file_that_another_process_has_open_is_waited_for(one: Path, verb: str) -> None:
+    words = [sys.executable, "-m", "everlog.console", verb, "--wait", "--wait-timeout"]
+    with in_another_process(one) as writer:
+        late = subprocess.run([*words, "0.3s"], capture_output=True, text=True, check=False)
+        assert (late.returncode, "(waited 0.3 s)" in late.stderr) == (1, True)
+        with subprocess.Popen([*words, "60s"], stdout=subprocess.PIPE, text=True) as waiting:
+            assert writer.stdin is not None
+            writer.stdin.close()
+            assert waiting.wait(60) == 0
+            assert waiting.stdout is not None
+            assert "Applied" in waiting.stdout.read()
+
+
+def test_a_program_waits_for_a_file_as_long_as_it_says(one: Path) -> None:
+    with in_another_process(one) as writer:
+        with pytest.raises(library.OpenError):
+            library.open(one, timeout=0.2)
+        assert writer.stdin is not None
+        writer.stdin.close()
+        library.open(one, timeout=60).close()
+
+
+def test_what_can_never_be_opened_is_not_waited_for(everlog: Run, here: Path) -> None:
+    (here / "file.db").touch()
+    began = time.monotonic()
+    assert everlog("-u", "file:file.db", "up", "--wait", "--wait-timeout", "100s").code == 1
+    assert everlog("-u", "file:file.db", "migrate", "--wait", "--wait-timeout", "100s").code == 1
+    assert time.monotonic() - began < 90

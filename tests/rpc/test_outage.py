@@ -206,3 +206,69 @@ def test_a_bookmark_survives_a_server_that_is_killed_and_is_never_ahead(
             assert known < found.position.seq <= done.seq
             known = found.position.seq
         assert Follower(db, sink, consumer="mirror").run(bounded=True).position == db.cursor()
+
+
+def test_a_server_that_is_gone_is_waited_for_once_and_not_by_every_call(serving: Serving) -> None:
+    with RemoteDatabase(serving.url, retry_s=3.0) as db:
+        db.put(FLIGHTS, flight(1))
+        serving.kill()
+        began = time.monotonic()
+        for _ in range(5):
+            with pytest.raises(everlog.UnavailableError):
+                db.get(FLIGHTS, ("UA", 1))
+        assert time.monotonic() - began < 14.0  # each would have waited for three seconds
+        serving.start()
+        assert db.get(FLIGHTS, ("UA", 1)) == flight(1)
+
+
+def test_a_deadline_bounds_calls_and_the_wait_for_a_server(serving: Serving) -> None:
+    with RemoteDatabase(serving.url, retry_s=600) as db:
+        with everlog.deadline(60.0):
+            db.put(FLIGHTS, flight(1))
+        serving.kill()
+        with everlog.deadline(600.0), everlog.deadline(0.3), pytest.raises(everlog.UnavailableError):
+            db.get(FLIGHTS, ("UA", 1))
+        with everlog.deadline(0.3), pytest.raises(everlog.UnavailableError):
+            db.put(FLIGHTS, flight(2))
+        with everlog.deadline(0.3), pytest.raises(everlog.UnavailableError):
+            list(db.scan(FLIGHTS))
+        with everlog.deadline(0.3), pytest.raises(everlog.UnavailableError):
+            next(iter(db.feed()))
+        serving.start()
+        assert db.get(FLIGHTS, ("UA", 1)) == flight(1)
+
+
+def test_a_timeout_given_on_opening_bounds_each_call(serving: Serving) -> None:
+    with everlog.open(serving.url, timeout=0.5) as db:
+        db.put(FLIGHTS, flight(1))
+        serving.kill()
+        began = time.monotonic()
+        with pytest.raises(everlog.UnavailableError):
+            db.get(FLIGHTS, ("UA", 1))
+        assert time.monotonic() - began < 20.0
+        serving.start()
+
+
+def test_a_refused_connection_fails_at_once_and_with_a_timeout_is_waited_for(serving: Serving) -> None:
+    url, port = serving.url, serving.port
+    serving.kill()
+    with pytest.raises(everlog.UnavailableError, match="cannot be reached") as refused:
+        everlog.open(url)
+    assert refused.value.facts["refused"]
+    opened: list[int] = []
+
+    def wait() -> None:
+        with everlog.open(url, timeout=60.0) as db:
+            opened.append(db.head)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    serving.start()
+    waiting.join(60)
+    assert (len(opened), serving.port) == (1, port)
+
+
+def test_a_deadline_of_no_time_is_refused() -> None:
+    for seconds in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="more than 0 seconds"), everlog.deadline(seconds):
+            raise AssertionError

@@ -22,10 +22,9 @@ from pathlib import Path
 from everlog.audit import merkle, note, proof
 from everlog.audit.chain import Chain, wanted
 from everlog.audit.export import Directory
-from everlog.audit.known import Known, compare, hashed, passed_over, tiled
+from everlog.audit.known import BackupCopy, Copy, Known, compare, hashed, passed_over, tiled
 from everlog.audit.merkle import leaf_of
 from everlog.audit.proof import Checkpoint, Inclusion
-from everlog.audit.prover import Prover
 from everlog.audit.removed import Removed
 from everlog.audit.tiles import Tile, nodes
 from everlog.audit.tree import Tree
@@ -41,8 +40,8 @@ class Audit:
     """One audit of an open database. Read-only.
 
     `checkpoints`: verified ones that were kept elsewhere. `tiles`: an exported tree that was. `against`:
-    another copy, or the proof of a record. Of a log that was trimmed, without its archive or where that
-    cannot be read, the records that are there are looked at, upon what its Base says of those before
+    another copy, a backup, or the proof of a record. Of a log that was trimmed, without its archive or where
+    that cannot be read, the records that are there are looked at, upon what its Base says of those before
     (removed.py).
     """
 
@@ -52,7 +51,7 @@ class Audit:
         *,
         checkpoints: list[Checkpoint] | None = None,
         tiles: Path | None = None,
-        against: Prover | Inclusion | None = None,
+        against: Copy | Inclusion | None = None,
         progress: OnProgress | None = None,
     ) -> None:
         self._db, self._progress = db, progress
@@ -61,6 +60,11 @@ class Audit:
         self._copies: list[Known] = []
         self._tiles = Directory(tiles) if tiles else None
         self._against = against
+        self.against_size = 0  # how many records another copy has
+        if against is not None and not isinstance(against, Inclusion):
+            self.against_size = against.last if isinstance(against, BackupCopy) else against.head()[0]
+            if db.read_only:
+                db.refresh()  # what the other has is here by now, if it is read beside a writer
         oldest = db.log.oldest
         self.after = oldest if oldest > 1 else 0  # records up to there were archived, and are not at hand
         self.seq = self.after  # how far the records check
@@ -75,7 +79,10 @@ class Audit:
         ends |= {(one.what, one.size) for one in self._copies}
         for what, size in sorted(ends):
             if size > head:
-                yield f"{what} is of {size} records, the log ends at {head}: those after it are gone"
+                yield (
+                    f"the log {self._db.url} ends at record {head}, {what} is of {size} records: record"
+                    f" {head + 1} is the first that is missing"
+                )
         try:
             yield from self._archived()
             yield from self._walk(head)
@@ -99,7 +106,7 @@ class Audit:
         self._wanted = [one for one in self._wanted if one[0] > seen]
         try:
             if self._against is not None and not isinstance(self._against, Inclusion):
-                self._knows_early(self._against, min(self._against.head()[0], head))
+                self._knows_early(self._against, min(self.against_size, head))
             yield from self._archived()
             yield from self._walk(head)
         except Error as error:
@@ -152,14 +159,14 @@ class Audit:
                     Known("the proof", seq, chain(repeat(b"", seq - 1 - self.after), (leaf,)), fork=True)
                 )
         elif self._against is not None:
-            size = min(self._against.head()[0], self._db.log.head)
+            size = self.against_size
             if self.after:
-                self._knows_early(self._against, size)
+                self._knows_early(self._against, min(size, self._db.log.head))
             self._copies.append(
                 Known("the other copy", size, hashed(self._against, self.after, size), fork=True)
             )
 
-    def _knows_early(self, other: Prover, size: int) -> None:
+    def _knows_early(self, other: Copy, size: int) -> None:
         early = min(size, self.after)
         self._wanted.append((early, "the other copy", other.head(early)[1]))
 

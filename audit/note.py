@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterable
 from hashlib import sha256
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlog.store.errors import CorruptionError, Error
@@ -65,9 +66,11 @@ class Verifier:
 
 
 class Signer:
-    """A private key and the name that it signs under."""
+    """A private key and the name that it signs under. `signed`: the file in which it is kept what the key
+    has signed (`prover.Memory`); None: nowhere."""
 
     def __init__(self, name: str, seed: bytes) -> None:
+        self.signed: Path | None = None
         self._seed = seed
         self._key: Ed25519PrivateKey = _ed25519().Ed25519PrivateKey.from_private_bytes(seed)
         self.verifier = Verifier(name, self._key.public_key().public_bytes_raw())

@@ -4,19 +4,28 @@
             └─ RemoteProver   a server's (everlog.rpc.remote_proofs)
 
     checkpoint ─▶ head, signed, kept in the log as a Notice        prove ─▶ a file (proof.py)
+        └─▶ KEY.signed    {origin: the largest checkpoint that the key signed}, beside the key
 
 Invariants
   (1) a checkpoint is kept in the log only if it is of that log, and says something new; no key signs what
       contradicts the last that it signed, as far as the log has it. Who signed it, the log cannot know:
       whoever has the public key finds the checkpoints of that (`newest`), whatever else somebody kept;
-  (2) a proof is checked before it is given away: a tree that was damaged proves nothing.
+  (2) a proof is checked before it is given away: a tree that was damaged proves nothing;
+  (3) a key that has a memory signs nothing that does not begin with the largest checkpoint that it signed of
+      that origin, whatever became of the database: the memory is on disk before the signature is returned.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple, Protocol
 from uuid import UUID
+
+import msgspec
 
 from everlog.audit import merkle, note, proof
 from everlog.audit.merkle import entry_of
@@ -25,7 +34,8 @@ from everlog.audit.proof import Checkpoint, Consistency, Inclusion
 from everlog.audit.tree import KIND, Tree
 from everlog.proto import log_pb2
 from everlog.store.database import Database
-from everlog.store.errors import CursorError, Error, PreconditionError
+from everlog.store.errors import CorruptionError, CursorError, Error, PreconditionError
+from everlog.store.head import sync_directory
 from everlog.store.progress import OnProgress
 from everlog.store.record import unframe
 
@@ -68,6 +78,68 @@ class Prover(Protocol):
 
     def entries(self, after: int, until: int) -> Iterator[bytes]:
         """Entries of the records after `after` up to `until`, SHA-256 of each, joined, 256 at a time."""
+
+
+class Memory:
+    """The largest checkpoint that a key signed of each origin, in a file beside the key. Other processes that
+    sign with the key wait for each other."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While nobody else signs with the key. Raises Error where the file cannot be written."""
+        try:
+            handle = os.open(self.file.with_name(self.file.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def last(self, verifier: Verifier, origin: str) -> Checkpoint | None:
+        """What it signed last of an origin; None: nothing. Raises CorruptionError for a file that the key
+        did not sign."""
+        text = self._all().get(origin)
+        return None if text is None else proof.open_checkpoint(text, verifier, origin)
+
+    def remember(self, origin: str, text: str) -> None:
+        """Keep a checkpoint, durably. Raises Error."""
+        data = msgspec.json.format(msgspec.json.encode({**self._all(), origin: text})) + b"\n"
+        temporary = self.file.with_name(self.file.name + ".new")
+        try:
+            with temporary.open("wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(self.file)
+            sync_directory(self.file.parent)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _all(self) -> dict[str, str]:
+        try:
+            return msgspec.json.decode(self.file.read_bytes(), type=dict[str, str])
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise self._unwritable(error) from error
+        except (msgspec.DecodeError, ValueError) as error:
+            raise CorruptionError(
+                f"{self.file}: expected what the key has signed, found something else ({error}); put back the"
+                " file as it was",
+                place=str(self.file),
+            ) from None
+
+    def _unwritable(self, error: OSError) -> Error:
+        return Error(
+            f"{self.file}: what the key has signed cannot be kept there ({error.strerror}), and so it signs"
+            " nothing: put the key where this file can be written; of a server, name another: `serve"
+            " --audit-signed FILE`"
+        )
 
 
 class LocalProver:
@@ -148,9 +220,48 @@ def checkpoint(
     """Signs how the log is now, and keeps that in the log. Returns the note, and whether it is new: if
     nothing but checkpoints was written since one of this key, that one is returned.
 
-    Raises CorruptionError if the log does not begin with what this key signed last: then it signs nothing."""
+    Raises CorruptionError if the log does not begin with what this key signed last, as the log has it and,
+    where there is one, the file `signer.signed`: then it signs nothing. Writes that file."""
+    origin = proof.check_origin(origin or origin_of(prover))
+    if signer.signed is None:
+        return _checkpoint(prover, signer, origin, progress=progress, actor=actor)
+    memory = Memory(signer.signed)
+    with memory.alone():
+        last = memory.last(signer.verifier, origin)
+        if last is not None:
+            _check_grown(prover, last, memory, progress)
+        text, new = _checkpoint(prover, signer, origin, progress=progress, actor=actor, memory=memory)
+        if last is None and not new:  # it signed that before there was a memory
+            memory.remember(origin, text)
+        return text, new
+
+
+def _check_grown(prover: Prover, last: Checkpoint, memory: Memory, progress: OnProgress | None) -> None:
+    """Raise CorruptionError unless the log begins with what its key signed last."""
     size, root = prover.head(progress=progress)
-    now = Checkpoint(proof.check_origin(origin or origin_of(prover)), size, root)
+    if size < last.size:
+        raise CorruptionError(
+            f"the log {last.origin} ends at record {size}, and its key has signed {last.size}: record"
+            f" {size + 1} is the first that is missing. The database was rolled back or restored, or this is"
+            " an older copy; nothing was signed. Restore what is missing; or, if it is lost for good, remove"
+            f" {memory.file} and tell whoever keeps checkpoints",
+            seq=size + 1,
+        )
+    hashes = prover.consistency(last.size, size)
+    merkle.verify_consistency(last.size, size, last.root, root, hashes)
+
+
+def _checkpoint(
+    prover: Prover,
+    signer: Signer,
+    origin: str,
+    *,
+    progress: OnProgress | None,
+    actor: str,
+    memory: Memory | None = None,
+) -> tuple[str, bool]:
+    size, root = prover.head(progress=progress)
+    now = Checkpoint(origin, size, root)
     kept = prover.kept(0)
     seqs, since = {one.seq for one in kept}, size
     while since in seqs:
@@ -163,6 +274,8 @@ def checkpoint(
         hashes = prover.consistency(before.size, size)
         merkle.verify_consistency(before.size, size, before.root, root, hashes)
     text = now.sign(signer)
+    if memory is not None:
+        memory.remember(origin, text)
     prover.keep(text, actor)
     return text, True
 

@@ -20,9 +20,9 @@ from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.errors import Error
 
 if TYPE_CHECKING:
+    from everlog.audit.known import Copy
     from everlog.audit.note import Verifier
     from everlog.audit.proof import Checkpoint, Inclusion
-    from everlog.audit.prover import Prover
 
 _vkey = click.option(
     "--key", "vkey", metavar="VKEY", help="Public key, as `keygen` printed it; or a file of it."
@@ -87,7 +87,11 @@ def verify(settings: Settings, *, file: Path, vkey: str | None, origin: str | No
     metavar="DIR",
     help="Tiles that were kept elsewhere: they tell which record differs.",
 )
-@click.option("--against", metavar="URL|FILE", help="Another copy of the database, or a proof of a record.")
+@click.option(
+    "--against",
+    metavar="URL|DIR|FILE",
+    help="Another copy of the database, a backup, or a proof of a record.",
+)
 @click.option("--tables", is_flag=True, help="Look at the tables, too, and make them anew from the log.")
 @common
 @pass_settings
@@ -111,6 +115,7 @@ def audit(
       everlog -u file:flights.db audit --checkpoint flights.checkpoint --key flights.pub
       everlog -u file:flights.db audit --tiles /mnt/elsewhere/flights --tables
       everlog -u file:flights.db audit --against file:copy.db
+      everlog -u file:flights.db audit --against /mnt/backup/flights
       everlog -u file:flights.db audit --against 812.tlog-proof --key flights.pub
     """
     from everlog.audit.auditing import Audit
@@ -153,6 +158,10 @@ def audit(
         before = f"the {looked.after:,} before are archived, " if looked.after else ""
         records = f"{looked.seq - looked.after:,} records"
         click.echo(f"OK: no problems found: {records}, {before}root {looked.root.hex()}")
+        if 0 < looked.against_size < looked.seq:
+            click.echo(
+                f"The other copy ends at record {looked.against_size:,}: only those were compared with it"
+            )
     if found_any:
         ctx.exit(1)
 
@@ -176,10 +185,18 @@ def _proof_in(file: Path) -> Inclusion:
 
 
 @contextmanager
-def _other(settings: Settings, against: str | None) -> Iterator[Prover | None]:
+def _other(settings: Settings, against: str | None) -> Iterator[Copy | None]:
     """Another copy that a database is compared with."""
     if against is None:
         yield None
+        return
+    from everlog.audit.known import BackupCopy, is_backup
+
+    scheme, there, _ = against.partition("://")
+    if is_backup(Path(against.removeprefix("file:"))) or (
+        there and scheme != "file" and not is_remote(against)
+    ):
+        yield BackupCopy(against)
         return
     with open_database(settings, url=against, read_only=True) as db:
         yield prover_of(db)

@@ -208,11 +208,14 @@ def _checkpoint(prover: Prover, key: Path | None, origin: str | None, progress: 
     return found, True
 
 
-def signer_in(path: Path) -> Signer:
-    """The private key in a file. Raises Error without showing it."""
+def signer_in(path: Path, signed: Path | None = None) -> Signer:
+    """The private key in a file, and what it has signed in `signed`, or beside it. Raises Error without
+    showing it."""
     from everlog.audit.note import Signer
 
-    return Signer.parse(read_text(path), str(path))
+    found = Signer.parse(read_text(path), str(path))
+    found.signed = signed or path.resolve().with_name(f"{path.resolve().name}.signed")
+    return found
 
 
 def verifier_in(vkey: str) -> Verifier:

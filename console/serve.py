@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from everlog.console.settings import Settings, common, pass_settings, writes
 from everlog.rpc.address import PORT
 from everlog.store.errors import OpenError
 from everlog.store.master import NEXT_VARIABLE, master_of
+
+if TYPE_CHECKING:
+    from everlog.audit.note import Signer
 
 
 @click.command()
@@ -75,6 +78,12 @@ from everlog.store.master import NEXT_VARIABLE, master_of
     metavar="FILE",
     help="Key that signs checkpoints for whoever asks (`everlog keygen`).",
 )
+@click.option(
+    "--audit-signed",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Where it is kept what that key signed, so that it never signs less.  [default: KEY.signed]",
+)
 @archiving_options
 @packages_option
 @migrating_options
@@ -96,6 +105,7 @@ def serve(
     keys_for: tuple[str, ...],
     next_master: Path | None,
     audit_key: Path | None,
+    audit_signed: Path | None,
     archive_to: tuple[str, ...],
     keep_days: float | None,
     keep_records: int | None,
@@ -150,7 +160,7 @@ def serve(
             approvals=approvals,
             actor=how["actor"],
             reason=how["reason"],
-            signer=signer_in(audit_key) if audit_key else None,
+            signer=_signer(audit_key, audit_signed),
             archives=archives,
         )
         with server, server.on_signals():  # whoever reads the URL may stop it at once
@@ -166,6 +176,20 @@ def serve(
 def _check_place(place: str, option: str) -> None:
     if not place.rpartition(":")[2].isdecimal():
         raise click.UsageError(f"expected {option} as HOST:PORT, found {place!r}")
+
+
+def _signer(key: Path | None, signed: Path | None) -> Signer | None:
+    """The key that signs checkpoints. Raises Error if what it signs cannot be kept."""
+    if key is None:
+        if signed is not None:
+            raise click.UsageError("--audit-signed goes with --audit-key")
+        return None
+    from everlog.audit.prover import Memory
+
+    found = signer_in(key, signed)
+    assert found.signed is not None
+    with Memory(found.signed).alone():  # or it would be found out when somebody asks
+        return found
 
 
 def _tokens(path: Path | None) -> dict[str, str]:

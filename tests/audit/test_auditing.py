@@ -11,7 +11,9 @@ import pytest
 from everlog.audit import proof, prover
 from everlog.audit.archive import archive
 from everlog.audit.auditing import Audit
+from everlog.audit.backup import backup
 from everlog.audit.export import export
+from everlog.audit.known import BackupCopy
 from everlog.audit.proof import Checkpoint
 from everlog.audit.prover import LocalProver
 from everlog.audit.tree import Tree
@@ -128,9 +130,54 @@ def test_a_log_that_lost_its_end_is_found_out(tmp_path: Path) -> None:
     there = made(tmp_path / "db")
     with Database(tmp_path / "short") as db:
         notes(db, 10)
-        assert problems(db, checkpoints=[there]) == [
-            f"the checkpoint of {there.origin} is of 601 records, the log ends at 11: those after it are gone"
-        ]
+        (found,) = problems(db, checkpoints=[there])
+        assert found.startswith(
+            f"the log {db.url} ends at record 11, the checkpoint of {there.origin} is of 601"
+        )
+        assert "record 12 is the first that is missing" in found
+
+
+def test_a_longer_copy_and_a_backup_name_the_record_that_is_missing(tmp_path: Path) -> None:
+    made(tmp_path / "db", 300)
+    shutil.copytree(tmp_path / "db", tmp_path / "short")
+    with Database(tmp_path / "db") as db:
+        notes(db, 20)
+        backup(db, tmp_path / "backup")
+        with Database(tmp_path / "short", read_only=True) as short:
+            for other in (LocalProver(db), BackupCopy(str(tmp_path / "backup"))):
+                (found,) = problems(short, against=other)
+                assert found.startswith(
+                    f"the log {short.url} ends at record 302, the other copy is of 322 records"
+                )
+                assert "record 303 is the first that is missing" in found
+        assert problems(db, against=BackupCopy(str(tmp_path / "backup"))) == []
+        with Database(tmp_path / "short") as short:
+            assert problems(db, against=LocalProver(short)) == []
+            notes(short, 3)
+        with Database(tmp_path / "short", read_only=True) as short:
+            both = problems(short, against=BackupCopy(str(tmp_path / "backup")))
+    assert "record 306 is the first that is missing" in both[0]
+    assert "record 303 is a fork" in both[1]
+
+
+def test_a_backup_that_was_changed_is_named(tmp_path: Path) -> None:
+    made(tmp_path / "db", 50)
+    with Database(tmp_path / "db") as db:
+        backup(db, tmp_path / "backup")
+        segment = next((tmp_path / "backup").glob("*.zst"))
+        data = bytearray(segment.read_bytes())
+        data[len(data) // 2] ^= 1
+        segment.write_bytes(data)
+        (found,) = problems(db, against=BackupCopy(str(tmp_path / "backup")))
+    assert str(segment) in found
+
+
+def test_a_reader_beside_a_writer_is_not_behind_it(tmp_path: Path) -> None:
+    made(tmp_path / "db", 10)
+    with Database(tmp_path / "db") as db, Database(tmp_path / "db", read_only=True) as reader:
+        notes(db, 5)
+        db.log.sync()
+        assert problems(reader, against=LocalProver(db)) == []
 
 
 def test_two_records_of_one_seq_are_a_fork(tmp_path: Path) -> None:

@@ -135,6 +135,45 @@ def test_a_server_shows_the_same_and_signs_if_it_has_a_key(
     assert everlog("audit", "--tiles", "tiles", "--key", key).code == 0
 
 
+def test_a_key_signs_nothing_less_than_it_signed_before(
+    everlog: Run, books: Path, key: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(books, here / "before")
+    assert everlog("down").code == 0
+    assert everlog("checkpoint", "--key", "k.key", "--out", "c1").code == 0
+    shutil.move(books, here / "later")
+    shutil.copytree(here / "before", books)  # the directory as a whole is that of before
+    for command in (("checkpoint",), ("prove", "--from", 2), ("tiles", "tiles")):
+        ended = everlog(*command, "--key", "k.key")
+        assert ended.code == 1
+        assert "ends at record 3, and its key has signed 4: record 4 is the first" in ended.err
+    assert everlog("log", "--json").out.count("\n") == 3, "nothing was written"
+    with serving("--audit-key", "k.key", DATABASE_URL=f"file:{books}") as served:
+        assert "its key has signed 4" in everlog("-u", served.url, "checkpoint").err
+        ended = everlog("-u", served.url, "checkpoint", "--key", "k.key")
+        assert "its key has signed 4" in ended.err
+    assert everlog("down", "--reason", "another").code == 0
+    assert everlog("down", "--yes").code == 0
+    ended = everlog("checkpoint", "--key", "k.key")
+    assert (ended.code, "one tree does not begin with the other" in ended.err) == (1, True)
+    shutil.rmtree(books)
+    shutil.move(here / "later", books)
+    assert everlog("checkpoint", "--key", "k.key").code == 0
+    (here / "k.key.signed").write_text("{}\n")
+    assert everlog("checkpoint", "--key", "k.key").code == 0
+    assert "everlog/" in (here / "k.key.signed").read_text()
+
+
+def test_a_key_whose_memory_cannot_be_kept_signs_nothing(everlog: Run, key: str, here: Path) -> None:
+    (here / "k.key.signed").mkdir()
+    ended = everlog("checkpoint", "--key", "k.key")
+    assert (ended.code, "cannot be kept there" in ended.err) == (1, True)
+    (here / "k.key.signed").rmdir()
+    (here / "k.key.signed").write_text('{"everlog/x": 1}')
+    ended = everlog("checkpoint", "--key", "k.key")
+    assert (ended.code, "expected what the key has signed" in ended.err) == (1, True)
+
+
 def test_a_damaged_key_is_refused_without_being_shown(everlog: Run, key: str, here: Path) -> None:
     secret = (here / "k.key").read_text()
     (here / "k.key").write_text(secret[:-6])

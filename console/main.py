@@ -188,7 +188,7 @@ def _run(args: list[str] | None, settings: Settings) -> int:
         error.show()
         return error.exit_code
     except Error as error:
-        return _say(f"error: {error}", 1)
+        return _say(f"error: {error}{settings.private(error.private)}", 1)
     except (click.Abort, KeyboardInterrupt):
         word, code = STOPPED[settings.signal]
         return _say(f"{word}{settings.resume and f'; {settings.resume}'}", code)

@@ -16,6 +16,7 @@ import json
 import logging
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -125,7 +126,8 @@ class _Http(ThreadingHTTPServer):
         """Whoever went away before the end is no error of ours; anything else is logged."""
         error = sys.exception()
         if not isinstance(error, (ConnectionError, TimeoutError)):
-            logger.error("a page could not be shown: %r", error)
+            trace = "".join(traceback.format_tb(error.__traceback__)) if error is not None else ""
+            logger.error("a page could not be shown: %s\n%s", type(error).__name__, trace.rstrip())
 
 
 class _Handler(BaseHTTPRequestHandler):

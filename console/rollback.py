@@ -89,12 +89,13 @@ def _roll_back(
 def _print(settings: Settings, planned: list[PlannedRollback], *, dry_run: bool) -> None:
     for one in planned:
         if settings.json:
-            text.echo({"state": "planned", **msgspec.to_builtins(one)})
+            steps = [msgspec.structs.replace(step, private="") for step in one.steps]
+            text.echo({"state": "planned", **msgspec.to_builtins(msgspec.structs.replace(one, steps=steps))})
             continue
         if dry_run or settings.verbose:
             click.echo(f"{'Would roll back' if dry_run else 'Rolling back'}: {one.title}")
             for step in one.steps:
-                click.echo(f"  {step.text}")
+                click.echo(f"  {step.text}{settings.private(step.private)}")
         for lost in one.lost:
             click.echo(f"  lost: {lost}")
 

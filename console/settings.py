@@ -44,6 +44,7 @@ class Settings:
     wait_timeout_s: float = 60.0
     json: bool = False
     verbose: bool = False
+    show_rows: bool = False
     # What to tell somebody who interrupts what runs now.
     resume: str = ""
     # The signal that stops it, if one does.
@@ -84,6 +85,14 @@ class Settings:
     def migrations_or_none(self) -> str | None:
         """The migrations that were asked for, if any were."""
         return self.migrations_given or environment.variable(MIGRATIONS_VARIABLE) or None
+
+    def private(self, words: str) -> str:
+        """What follows a message about a row or a value, which no message has: that, or how to see it."""
+        if not words:
+            return ""
+        if not self.show_rows:
+            return " (--show-rows shows what was found)"
+        return f"\n  found: {' '.join(words.split())}"
 
     @property
     def schema_file(self) -> str | None:
@@ -183,6 +192,13 @@ _OPTIONS = [
     ),
     _common("--json", is_flag=True, default=None, to="json", help="Print JSON, one object a line."),
     _common("-v", "--verbose", is_flag=True, default=None, to="verbose", help="Tell more."),
+    _common(
+        "--show-rows",
+        is_flag=True,
+        default=None,
+        to="show_rows",
+        help="With an error, show the row or value that it is about, on this terminal only.",
+    ),
 ]
 
 _WRITES = [

@@ -124,7 +124,7 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
                     continue
                 click.echo(f"{'Pending' if dry_run else 'Applying'}: {planned.title}")
                 for step in planned.steps:
-                    click.echo(f"  {step.text}")
+                    click.echo(f"  {step.text}{settings.private(step.private)}")
             if problems:
                 raise MigrationError("it would stop there; nothing was changed")
         if dry_run:
@@ -156,5 +156,5 @@ def _opened(settings: Settings, *, create: bool, dry_run: bool) -> AnyDatabase:
 
 
 def _planned(planned: Any) -> dict[str, Any]:
-    steps = [msgspec.to_builtins(step) for step in planned.steps]
+    steps = [msgspec.to_builtins(msgspec.structs.replace(step, private="")) for step in planned.steps]
     return {"version": planned.version, "name": planned.name, "steps": steps}

@@ -74,7 +74,7 @@ class JsonField:
             elif isinstance(value, str):
                 self._parse(value, row)
             else:
-                raise TypeError(f"expected text or bytes, found {value!r}")
+                raise TypeError(f"expected text or bytes, found {type(value).__name__}")
         except (*_REFUSALS, DecodeError) as error:
             raise ValueError(f"{self.name} is not ProtoJSON of its type: {error}") from None
 

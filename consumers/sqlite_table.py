@@ -108,7 +108,7 @@ class SqlTable:
             again = self.values(message)
             if again != values:
                 found = next(at for at, value in enumerate(again) if value != values[at])
-                raise ValueError(f"column {self.columns[found].name} holds {values[found]!r}")
+                raise ValueError(f"column {self.columns[found].name} holds another value")
             return key(message), message.SerializeToString(deterministic=True)
         except (ValueError, TypeError, struct.error, RowError, CorruptionError) as error:
             place = tuple(v for v, column in zip(values, self.columns, strict=True) if column in self.key)

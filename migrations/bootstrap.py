@@ -31,6 +31,7 @@ from everlog.store.evolve import evolve
 from everlog.store.record import RECORD_BYTES_MAX
 from everlog.store.schema import Schema
 from everlog.store.table import Table
+from everlog.store.user_code import MisuseError
 
 T = TypeVar("T")
 
@@ -56,8 +57,8 @@ def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
     size = sum(len(file.content) for file in migration.folder.sources)
     schema = Schema(evolve(log_pb2.Schema(), migration.version, migration.tables))
     seen: dict[bytes, Path] = {}
-    for path, table, row in _rows(migration):
-        _check_row(migration, schema, seen, path, table, row)
+    for number, (path, table, row) in enumerate(_rows(migration), 1):
+        _check_row(migration, schema, seen, path, table, row, number)
         if twice:
             seen.clear()
         size += row.ByteSize() + _ROW_OVERHEAD
@@ -80,17 +81,22 @@ def _check_row(  # noqa: PLR0917  each is said at the call
     path: Path,
     table: Table[Any, Any],
     row: Message,
+    number: int,
 ) -> None:
-    """That a row can be written: before anything is. Raises SchemaError with its file."""
+    """That a row can be written: before anything is. `number`: the how manyth of the migration. Raises
+    SchemaError with its file."""
     try:
         one = write.put(schema.bind(table), row)
     except RowError as error:
         shown = " ".join(str(row).split())
-        raise migration.folder.error(f"row {{{shown:.200}}}: {error}", file=path) from error
+        raise migration.folder.error(
+            f"row {number:,} of {table.name}: {error}", file=path, private=f"{{{shown:.200}}} {error.private}"
+        ) from error
     if one.full in seen:
         raise migration.folder.error(
-            f"row {one.info.show_key(one.key)} is there twice, first in {seen[one.full].name}; take one away",
+            f"row {one.info.name_key(one.key)} is there twice, first in {seen[one.full].name}; take one away",
             file=path,
+            private=one.info.show_key(one.key),
         )
     seen[one.full] = path
 
@@ -142,8 +148,8 @@ def _called(
             yield check(migration, one)
     except Error:
         raise
-    except Exception as error:
-        raise fault(migration.folder, path, error) from error
+    except Exception as error:  # noqa: BLE001  user code raises anything; its traceback has the row
+        raise fault(migration.folder, path, error, of_rows=True) from None
 
 
 def _checked(migration: Migration, row: object) -> Row:
@@ -151,13 +157,13 @@ def _checked(migration: Migration, row: object) -> Row:
         case (Table() as table, message) if isinstance(message, table.model):
             if table is migration.table(table.name):
                 return table, message
-            raise TypeError(f"table {table.name} is not one of this migration: {_names(migration)}")
+            raise MisuseError(f"table {table.name} is not one of this migration: {_names(migration)}")
         case (Table() as table, other):
-            raise TypeError(
-                f"expected a {table.model.DESCRIPTOR.full_name} for {table.name}, found {other!r:.80}"
+            raise MisuseError(
+                f"expected a {table.model.DESCRIPTOR.full_name} for {table.name}, found {_name(other)}"
             )
         case _:
-            raise TypeError(f"expected `rows` to yield a table and a row of it, found {row!r:.80}")
+            raise MisuseError(f"expected `rows` to yield a table and a row of it, found {_name(row)}")
 
 
 def _checked_key(migration: Migration, key: object) -> Key:
@@ -165,9 +171,14 @@ def _checked_key(migration: Migration, key: object) -> Key:
         case (Table() as table, found) if not isinstance(found, Message):
             if table is migration.table(table.name):
                 return table, found
-            raise TypeError(f"table {table.name} is not one of this migration: {_names(migration)}")
+            raise MisuseError(f"table {table.name} is not one of this migration: {_names(migration)}")
         case _:
-            raise TypeError(f"expected `deleted` to yield a table and the key of a row, found {key!r:.80}")
+            raise MisuseError(f"expected `deleted` to yield a table and the key of a row, found {_name(key)}")
+
+
+def _name(found: object) -> str:
+    """The type of a thing, for people."""
+    return getattr(getattr(found, "DESCRIPTOR", None), "full_name", type(found).__name__)
 
 
 def _names(migration: Migration) -> str:

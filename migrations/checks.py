@@ -11,6 +11,9 @@
 
 `db` reads as a database does (get, scan, count), and nothing else.
 
+A sentence is kept, in the log, in a plan, as far as it stands in checks.py: "expected one airport, found …".
+Its values may be those of rows: they are in `Error.private`.
+
 Invariants
   (1) a migration whose checks do not hold leaves no trace in the tables, and its record is not
       written.
@@ -36,6 +39,7 @@ from everlog.store.schema import Schema
 from everlog.store.snapshot import Snapshot
 from everlog.store.source import Source
 from everlog.store.table import Table
+from everlog.store.user_code import MisuseError, literal
 
 M = TypeVar("M", bound=Message)
 
@@ -49,13 +53,16 @@ def has_checks(migration: Migration) -> bool:
 def before(db: Database, migration: Migration) -> None:
     """Raises MigrationError for what does not hold on the database as it is. Read-only."""
     if has_checks(migration):
-        _refuse(migration, "before", tried(db, migration).problems)
+        found = tried(db, migration)
+        _refuse(migration, "before", found.problems, found.private)
 
 
 class Tried(NamedTuple):
-    """What does not hold on the database as it is, some of it, and how long it took to find out."""
+    """What does not hold on the database as it is, some of it, and how long it took to find out. `private`:
+    the same with its values."""
 
     problems: list[str]
+    private: str
     seconds: float
 
 
@@ -64,15 +71,15 @@ def tried(db: Database, migration: Migration) -> Tried:
     in them."""
     began = time.perf_counter()
     with db.snapshot() as now:
-        problems = _problems(migration, _Before(now, migration), passes=SchemaError)
-    return Tried(problems, time.perf_counter() - began)
+        problems, private = _problems(migration, _Before(now, migration), passes=SchemaError)
+    return Tried(problems, private, time.perf_counter() - began)
 
 
 def after(migration: Migration) -> Callable[[Snapshot], None] | None:
     """What `Database.apply_migration` takes as `check`; None where there is nothing to check."""
     if not has_checks(migration):
         return None
-    return lambda then: _refuse(migration, "after", _problems(migration, then))
+    return lambda then: _refuse(migration, "after", *_problems(migration, then))
 
 
 class _Before(Reader):
@@ -96,7 +103,10 @@ class _Before(Reader):
         return self._schema().table(table.name).bind(table.model)
 
 
-def _problems(migration: Migration, db: Reader, *, passes: type[Error] | tuple[()] = ()) -> list[str]:
+def _problems(
+    migration: Migration, db: Reader, *, passes: type[Error] | tuple[()] = ()
+) -> tuple[list[str], str]:
+    """What does not hold, as it may be kept, and all of it, as it was said."""
     path, found = _file(migration), list[str]()
     made = getattr(import_file(migration.folder, "checks"), "checks", None)
     if not callable(made):
@@ -108,17 +118,19 @@ def _problems(migration: Migration, db: Reader, *, passes: type[Error] | tuple[(
         pass
     except Error:
         raise
-    except Exception as error:
-        raise fault(migration.folder, path, error) from error
-    return found
+    except Exception as error:  # noqa: BLE001  user code raises anything; its traceback has the row
+        raise fault(migration.folder, path, error, of_rows=True) from None
+    kept = [literal(one, str(path)) or "a sentence that does not stand in checks.py" for one in found]
+    return kept, "; ".join(found) if kept != found else ""
 
 
-def _refuse(migration: Migration, when: str, found: list[str]) -> None:
+def _refuse(migration: Migration, when: str, found: list[str], private: str) -> None:
     if found:
         more = "; and more" if len(found) > SHOWN else ""
         raise MigrationError(
             f"{_file(migration)}: what must hold {when} the migration does not:"
             f" {'; '.join(found[:SHOWN])}{more}",
+            private=private,
             version=migration.version,
             problems=found,
         )
@@ -126,10 +138,10 @@ def _refuse(migration: Migration, when: str, found: list[str]) -> None:
 
 def _sentences(found: Iterable[object]) -> Iterable[str]:
     if isinstance(found, str) or found is None:
-        raise TypeError(f"expected `checks` to yield sentences, found {found!r:.80}")
+        raise MisuseError(f"expected `checks` to yield sentences, found {type(found).__name__}")
     for one in found:
         if not isinstance(one, str):
-            raise TypeError(f"expected `checks` to yield sentences, found {one!r:.80}")
+            raise MisuseError(f"expected `checks` to yield sentences, found {type(one).__name__}")
         yield one
 
 

@@ -106,9 +106,9 @@ class Folder:
             )
         return package[1]
 
-    def error(self, text: str, line: int = 1, file: Path | None = None) -> SchemaError:
+    def error(self, text: str, line: int = 1, file: Path | None = None, *, private: str = "") -> SchemaError:
         where = f"{file or self.model}:{line}"
-        return SchemaError(f"{where}: {text}", where=where)
+        return SchemaError(f"{where}: {text}", private=private, where=where)
 
     def line_of_field(self, name: str) -> int:
         """The line of `model.proto` that declares a field or message of this name; else the first."""

@@ -54,7 +54,7 @@ class _FailedError(Exception):
         super().__init__(" ".join(str(error).split()))
         self.table = table
         self.where = where
-        self.raised = error.__cause__  # by `up` itself
+        self.raised = error.__context__  # by `up` itself
 
 
 _Scan = Callable[[], Iterable[tuple[bytes, bytes]]]
@@ -156,13 +156,13 @@ class Data:
                 key = info.own.key_of(info.model.FromString(raw))
                 self._rows.setdefault(table.name, _Rows()).brought[key] = raw
                 if key in brought.get(table.name, set()):
-                    twice.append(info.show_key(key))
+                    twice.append(info.name_key(key))
                 brought.setdefault(table.name, set()).add(key)
             for table, deleted in rows.deleted:
                 key = schema.tables[table.name].encode_key(deleted)
                 self._rows.setdefault(table.name, _Rows()).brought[key] = None
                 if key in brought.get(table.name, set()):
-                    twice.append(f"{schema.tables[table.name].show_key(key)}, which is deleted as well")
+                    twice.append(f"{schema.tables[table.name].name_key(key)}, which is deleted as well")
         except Error as error:
             where = error.facts.get("where") or _file_of(error) or _bootstrap_file(step.migration)
             text = str(error).removeprefix(f"{where}: ")

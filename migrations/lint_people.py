@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from everlog.store.kinds import STRING
+from everlog.store.schema import is_surrogate
 from everlog.store.table import Table
 
 if TYPE_CHECKING:
     from everlog.migrations.lint_tables import Step
-
-_SURROGATES = ("id", "uuid", "ulid", "key")
 
 
 def lint_people(step: Step, old: Table[Any, Any] | None, new: Table[Any, Any]) -> None:
@@ -23,7 +21,7 @@ def lint_people(step: Step, old: Table[Any, Any] | None, new: Table[Any, Any]) -
         return
     if old is None or old.person is None or [f.path for f in old.key] != [f.path for f in new.key]:
         for field in new.key:
-            if field.path == new.person.path or (field.kind is STRING and not _is_surrogate(field.name)):
+            if field.path == new.person.path or not is_surrogate(field.name, field.kind):
                 step.found.add(
                     "person/key-not-surrogate",
                     new.where,
@@ -38,7 +36,3 @@ def lint_people(step: Step, old: Table[Any, Any] | None, new: Table[Any, Any]) -
             f"{rows} of {new.name} were written before it was sealed: the log keeps them open, and forgetting"
             " a person does not reach them there",
         )
-
-
-def _is_surrogate(name: str) -> bool:
-    return name in _SURROGATES or name.endswith(tuple(f"_{word}" for word in _SURROGATES))

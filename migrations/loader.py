@@ -25,6 +25,7 @@ from everlog.proto import log_pb2
 from everlog.store.errors import Error, SchemaError
 from everlog.store.evolve import evolve
 from everlog.store.table import Field, Table
+from everlog.store.user_code import private, words
 
 
 def load(source: Source = SOURCE) -> list[Migration]:
@@ -71,8 +72,9 @@ def _is_same(one: Path, other: Path) -> bool:
         return False
 
 
-def fault(folder: Folder, file: Path, error: Exception) -> SchemaError:
-    """What a folder's own code raised, at the line of the folder where it did."""
+def fault(folder: Folder, file: Path, error: Exception, *, of_rows: bool = False) -> SchemaError:
+    """What a folder's own code raised, at the line of the folder where it did. `of_rows`: it had rows, so
+    its words are kept as far as they are in its source."""
     line = 1
     if isinstance(error, SyntaxError) and error.filename:
         file, line = Path(error.filename), error.lineno or 1
@@ -82,7 +84,9 @@ def fault(folder: Folder, file: Path, error: Exception) -> SchemaError:
         )
         for frame in inside:
             file, line = Path(frame.filename), frame.lineno or 1
-    return folder.error(f"{type(error).__name__}: {error}", line, file)
+    if not of_rows:
+        return folder.error(f"{type(error).__name__}: {error}", line, file)
+    return folder.error(words(error, str(file)), line, file, private=private(error))
 
 
 def make_importable(root: Root) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any, NamedTuple, NoReturn
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -20,19 +21,31 @@ class Place(NamedTuple):
     column: str | None = None
 
 
-def fail(place: Place, text: str) -> NoReturn:
+def fail(place: Place, text: str, *, private: str = "") -> NoReturn:
+    """Raises LoadError. `private`: what stands there, which is no part of the message."""
     where = f"{place.file}:{place.line}: {f'{place.shown}: ' if place.shown else ''}"
-    raise LoadError(where + text, file=place.file, line=place.line, column=place.column) from None
+    raise LoadError(
+        where + text, private=private, file=place.file, line=place.line, column=place.column
+    ) from None
 
 
 def unknown(place: Place, model: type[Message]) -> NoReturn:
-    """For a column or key that the model has no field for."""
+    """For a column or key that the model has no field for. The message does not name it: where a file has
+    no header, it is a value of the first row."""
     descriptor = model.DESCRIPTOR
-    known = ", ".join(field.name for field in descriptor.fields)
-    fail(place, f"{descriptor.full_name} has no such field; it has: {known}")
+    known = [field.name for field in descriptor.fields]
+    near = get_close_matches(place.column or "", known, 1)
+    meant = f"; is {near[0]} meant?" if near else ""
+    text = f"{descriptor.full_name} has no such field; it has: {', '.join(known)}{meant}"
+    fail(place._replace(column=None), text, private=repr(place.column))
 
 
 def misfit(place: Place, field: FieldDescriptor, value: Any, error: Exception) -> NoReturn:
     """For a value that does not fit its field."""
-    shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}…"
-    fail(place, f"expected {expected(field)}, found {shown} ({error})")
+    names = (
+        f" ({field.enum_type.name} has {', '.join(field.enum_type.values_by_name)})"
+        if field.enum_type
+        else ""
+    )
+    found = f"text of length {len(value):,}" if isinstance(value, str) else type(value).__name__
+    fail(place, f"expected {expected(field)}{names}, found {found}", private=f"{value!r:.200}: {error}")

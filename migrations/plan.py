@@ -37,12 +37,14 @@ BESIDE = ", beside the live table"
 
 
 class PlannedStep(msgspec.Struct, frozen=True):
-    """One thing that a migration would do; `rows` it reads or writes. `problem`: it would stop there."""
+    """One thing that a migration would do; `rows` it reads or writes. `problem`: it would stop there.
+    `private`: the row that it would stop at, which is for a terminal, and is neither kept nor sent."""
 
     text: str
     instant: bool = True
     rows: int = 0
     problem: bool = False
+    private: str = ""
 
 
 class PlannedMigration(msgspec.Struct, frozen=True):
@@ -196,13 +198,15 @@ def _tried(trial: Trial) -> PlannedStep:
     if not trial.failed:
         return PlannedStep(f"`up` of {trial.table} was tried on {trial.rows:,} rows, and holds for all")
     which = f"{trial.failed:,} of {trial.rows:,} rows, the first {trial.problem}"
-    return PlannedStep(f"`up` of {trial.table} FAILS for {which}", True, trial.failed, problem=True)
+    text = f"`up` of {trial.table} FAILS for {which}"
+    return PlannedStep(text, True, trial.failed, problem=True, private=trial.private)
 
 
 def remade_step(tried: Remaking, name: str) -> PlannedStep:
     """What came of trying the function of this name that makes rows anew."""
     if tried.problem:
-        return PlannedStep(f"`{name}` FAILS on the rows as they are: {tried.problem}", problem=True)
+        text = f"`{name}` FAILS on the rows as they are: {tried.problem}"
+        return PlannedStep(text, problem=True, private=tried.private)
     return PlannedStep(
         f"`{name}` was tried: it makes {tried.rows:,} rows in {tried.seconds:,.1f} s; writers will wait some"
         f" {tried.seconds + tried.rows / REWRITTEN_PER_S:,.1f} s"
@@ -210,9 +214,10 @@ def remade_step(tried: Remaking, name: str) -> PlannedStep:
 
 
 def _checked(db: Database, migration: Migration) -> PlannedStep:
-    problems, seconds = tried(db, migration)
+    problems, private, seconds = tried(db, migration)
     if problems:
-        return PlannedStep(f"checks.py FAILS on the rows as they are: {'; '.join(problems)}", problem=True)
+        text = f"checks.py FAILS on the rows as they are: {'; '.join(problems)}"
+        return PlannedStep(text, problem=True, private=private)
     return PlannedStep(f"checks.py was tried on the rows as they are in {seconds * 1000:,.0f} ms, and holds")
 
 

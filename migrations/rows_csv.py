@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from everlog.migrations.misfit import Place, fail, misfit, unknown
 from everlog.migrations.values import Convert, from_text
+from everlog.store.user_code import private
 
 M = TypeVar("M", bound=Message)
 
@@ -78,9 +79,9 @@ def _columns(header: list[str], model: type[Message], file: str, skip: Collectio
     for place, name in enumerate(header, 1):
         if name in skip:
             continue
-        at = Place(file, 1, f"column {place} ({name})", name)
+        at = Place(file, 1, f"column {place}", name)
         if name in header[: place - 1]:
-            fail(at, "the header names it twice")
+            fail(at._replace(column=None), "the header names it twice", private=repr(name))
         path: list[FieldDescriptor] = []
         owner: Any = model.DESCRIPTOR
         for word in name.split("."):
@@ -131,4 +132,4 @@ def _explain(
             model(**words)
         except (ValueError, TypeError) as misfitting:
             misfit(column.at(line), column.path[-1], cell, misfitting)
-    fail(line, str(error))
+    fail(line, "the values do not fit together", private=private(error))

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from everlog.migrations.misfit import Place, fail, misfit, unknown
 from everlog.migrations.values import Convert, from_json
+from everlog.store.user_code import private
 
 M = TypeVar("M", bound=Message)
 _Fields = dict[str, tuple[Any, Convert]]  # fields, and the converters of their values
@@ -49,10 +50,10 @@ def _explain(
     fields: _Fields, model: type[Message], found: dict[str, Any], line: Place, error: Exception
 ) -> NoReturn:
     """Raises LoadError for the first value that does not fit by itself."""
-    for key, value in found.items():
-        at = line._replace(shown=f"key {key!r}", column=key)
+    for number, (key, value) in enumerate(found.items(), 1):
         if key not in fields:
-            unknown(at, model)
+            unknown(line._replace(shown=f"key {number}", column=key), model)
+        at = line._replace(shown=f"key {key!r}", column=key)
         field, convert = fields[key]
         if value is None:
             continue
@@ -60,4 +61,4 @@ def _explain(
             model(**{field.name: convert(value)})
         except (ValueError, TypeError) as misfitting:
             misfit(at, field, value, misfitting)
-    fail(line, str(error))
+    fail(line, "the values do not fit together", private=private(error))

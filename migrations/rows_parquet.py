@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from everlog.migrations.misfit import Place, fail, misfit, unknown
 from everlog.store.errors import LoadError
+from everlog.store.user_code import private
 
 M = TypeVar("M", bound=Message)
 
@@ -38,9 +39,9 @@ def read_parquet(file: IO[bytes], model: type[M]) -> Iterator[M]:
     except (OSError, ValueError) as error:
         fail(Place(name, 1), f"not Parquet: {error}")
     fields: Any = model.DESCRIPTOR.fields_by_name
-    for column in source.schema_arrow.names:
+    for place, column in enumerate(source.schema_arrow.names, 1):
         if column not in fields:
-            unknown(Place(name, 1, f"column {column}", column), model)
+            unknown(Place(name, 1, f"column {place}", column), model)
     whole = {name for name, field in fields.items() if field.cpp_type in _INTEGERS and not field.is_repeated}
     number = 0
     for batch in source.iter_batches():
@@ -81,4 +82,4 @@ def _explain(model: type[Message], words: dict[str, Any], row: Place, error: Exc
             model(**{column: _value(value)})
         except (ValueError, TypeError) as misfitting:
             misfit(row._replace(shown=f"column {column}", column=column), fields[column], value, misfitting)
-    fail(row, str(error))
+    fail(row, "the values do not fit together", private=private(error))

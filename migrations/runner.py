@@ -119,6 +119,7 @@ def _apply(
     except (MigrationError, PreconditionError, RowError, SchemaError) as error:
         raise MigrationError(
             f"migration {migration.title} was not applied, and nothing of it is in the database: {error}",
+            private=error.private,
             version=migration.version,
             **{name: fact for name, fact in error.facts.items() if name != "version"},
         ) from error

@@ -34,13 +34,15 @@ Make: TypeAlias = Callable[[bytes, bytes], Write]  # of the key and the row befo
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """How the rows of one table took a migration's `up`. `problem`: why the first of `failed` failed."""
+    """How the rows of one table took a migration's `up`. `problem`: why the first of `failed` failed;
+    `private`: that row, which is kept nowhere."""
 
     version: int
     table: str
     rows: int
     failed: int
     problem: str = ""
+    private: str = ""
 
 
 class _Step(NamedTuple):
@@ -52,11 +54,13 @@ class _Step(NamedTuple):
 
 
 class Remaking(NamedTuple):
-    """How a migration's `up` makes rows of the database as it is. `problem`: why it fails."""
+    """How a migration's `up` makes rows of the database as it is. `problem`: why it fails; `private`: what of
+    it is kept nowhere."""
 
     rows: int
     seconds: float
     problem: str = ""
+    private: str = ""
 
 
 def remaking(db: Database, migration: Migration, up: Remake) -> Remaking:
@@ -71,13 +75,13 @@ def remaking_between(
     """Runs what makes rows anew, from the schema in force to another. Read-only; runs its code."""
     building = evolve.online(before, following, remade=how.names)
     assert building is not None
-    began, rows, problem = time.perf_counter(), 0, ""
+    began, rows, problem, private = time.perf_counter(), 0, "", ""
     with db.snapshot() as now:
         try:
             rows = remake.check_made(now, Schema(building), how.rows)
         except MigrationError as error:
-            problem = str(error)
-    return Remaking(rows, time.perf_counter() - began, problem)
+            problem, private = str(error), error.private
+    return Remaking(rows, time.perf_counter() - began, problem, private)
 
 
 def maker(old: TableInfo, new: TableInfo, transform: Transform[Any, Any]) -> Make:
@@ -116,7 +120,7 @@ def _table(db: Database, name: str, chain: list[_Step], progress: OnProgress | N
     info = db.schema.table(name)
     total = db.tables.counts.get(info.space, 0)
     rows = [0] * len(chain)
-    failed, problems = [0] * len(chain), [""] * len(chain)
+    failed, problems, private = [0] * len(chain), [""] * len(chain), [""] * len(chain)
     for done, message in enumerate(db.scan(table_of(info)), 1):
         key, row = info.own.key_of(message), message.SerializeToString()
         for at, step in enumerate(chain):
@@ -126,9 +130,10 @@ def _table(db: Database, name: str, chain: list[_Step], progress: OnProgress | N
             except Error as error:
                 failed[at] += 1
                 _, _, which = str(error).partition(" fails for row ")  # the sentence it gets into says that
-                problems[at] = problems[at] or " ".join((which or str(error)).split())
+                if not problems[at]:
+                    problems[at], private[at] = " ".join((which or str(error)).split()), error.private
                 break
         if progress is not None and not done % EVERY:
             progress(Progress(f"try {name}", done, total))
     for at, step in enumerate(chain):
-        yield Trial(step.version, step.table, rows[at], failed[at], problems[at])
+        yield Trial(step.version, step.table, rows[at], failed[at], problems[at], private[at])

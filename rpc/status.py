@@ -13,6 +13,7 @@ Invariants
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import Any
 
 import grpc
@@ -88,8 +89,10 @@ def of(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes],
     server's program."""
     if isinstance(error, Error):
         return code_of(error), text_of(error), trailing(error)
-    logger.error("a call ended with a fault", exc_info=error)
-    fault = Error(f"a fault in the server: {type(error).__name__}: {error}")
+    # Without its words, which may be those of a row: where it happened, and what kind it is.
+    name, trace = type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
+    logger.error("a call ended with a fault: %s\n%s", name, trace.rstrip())
+    fault = Error(f"a fault in the server: {name}; its log says where")
     return grpc.StatusCode.INTERNAL, text_of(fault), trailing(fault)
 
 

@@ -20,8 +20,9 @@
       ClosedError        using what was closed
 
 A message says what was expected, what was found, where, and the remedy; the facts in it are
-attributes as well. RocksDB's errors are translated in `everlog.store.engine`, gRPC's in
-`everlog.rpc.status`, and nowhere else.
+attributes as well. It never has the contents of a row: messages are kept in the log and sent to
+operators. They are in `private`, for the terminal of the person who runs it. RocksDB's errors are
+translated in `everlog.store.engine`, gRPC's in `everlog.rpc.status`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -30,11 +31,16 @@ from typing import Any
 
 
 class Error(Exception):
-    """Root of every error that everlog raises. Facts of the message are attributes."""
+    """Root of every error that everlog raises. Facts of the message are attributes.
 
-    def __init__(self, message: str, **facts: Any) -> None:
+    `private`: the row or value that the message is about, as text; empty: there is none. It is never
+    stored, logged or sent.
+    """
+
+    def __init__(self, message: str, *, private: str = "", **facts: Any) -> None:
         super().__init__(message)
         self.facts = facts
+        self.private = private
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -51,7 +51,8 @@ def encode_values(
     if len(values) > len(fields) or (len(values) < len(fields) and not partial):
         raise RowError(
             f"{role} has {len(fields)} field(s), {', '.join(dotted(path) for path in fields)};"
-            f" found {len(values)} value(s): {values!r}"
+            f" found {len(values)} value(s)",
+            private=repr(values),
         )
     parts = []
     for one, path in zip(values, fields, strict=False):
@@ -62,7 +63,8 @@ def encode_values(
         if not isinstance(one, kind.types) or (isinstance(one, bool) and bool not in kind.types):
             raise RowError(
                 f"expected `{kind.types[0].__name__}` for {dotted(path)} in {role},"
-                f" found `{type(one).__name__}` {one!r}"
+                f" found `{type(one).__name__}`",
+                private=repr(one),
             )
         parts.append(b"\x01" + _encode(kind, one, path, role) if optional else _encode(kind, one, path, role))
     return b"".join(parts)
@@ -73,7 +75,9 @@ def _encode(kind: Kind[Any], value: Any, path: Path, role: str) -> bytes:
     try:
         return kind.encode(value)
     except (struct.error, UnicodeEncodeError, OverflowError) as error:
-        raise RowError(f"{value!r} does not fit {dotted(path)} in {role}, a {kind.name}: {error}") from None
+        raise RowError(
+            f"a value does not fit {dotted(path)} in {role}, a {kind.name}", private=f"{value!r}: {error}"
+        ) from None
 
 
 def present(row: Any, path: Path) -> Iterable[bool]:

@@ -116,10 +116,15 @@ class IndexInfo:
             at = skip(values, at + 1)
         return False
 
+    @property
+    def over(self) -> str:
+        """The names of its fields, for people."""
+        return ", ".join(dotted(path) for path in self.fields)
+
     def show(self, values: bytes) -> str:
         """`("New York", None)`: values (without prefix) for people."""
-        if self.hashes:
-            return f"the same {', '.join(dotted(path) for path in self.fields)}"
+        if self.hashed:  # also where there are no keys, and the values are those of rows
+            return f"the same {self.over}"
         shown, at = [], 0
         for path in self.fields:
             at += 1

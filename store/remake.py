@@ -26,7 +26,7 @@ from everlog.store.reader import Reader
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.table import Table
 from everlog.store.transaction import ANONYMOUS, Transaction
-from everlog.store.transform import place
+from everlog.store.user_code import place, private, words
 from everlog.store.validate import claim
 from everlog.store.write import Expect, Write
 
@@ -80,12 +80,14 @@ def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
     except MigrationError:
         raise
     except RowError as error:
-        raise _failed(
-            f"yields a row that does not fit: {error}{place(make)}", count, **error.facts
-        ) from error
-    except Exception as error:
-        what = str(error) if isinstance(error, Error) else f"{type(error).__name__}: {error}"
-        raise _failed(f"fails: {what}{place(make, error)}", count) from error
+        what = f"yields a row that does not fit: {error}{place(make)}"
+        raise _failed(what, count, private=error.private, **error.facts) from error
+    except Error as error:
+        raise _failed(f"fails: {error}{place(make, error)}", count, private=error.private) from error
+    except Exception as error:  # noqa: BLE001  user code raises anything; its traceback has the row
+        code = getattr(make, "__code__", None)
+        what = words(error, code.co_filename) if code is not None else type(error).__name__
+        raise _failed(f"fails: {what}{place(make, error)}", count, private=private(error)) from None
 
 
 def check_made(now: Reader, schema: Schema, make: MakeRows) -> int:
@@ -100,7 +102,7 @@ def check_made(now: Reader, schema: Schema, make: MakeRows) -> int:
             for at, index in one.info.unique:
                 claim(taken, index, one.values[at], one.key)
         except UniqueError as error:
-            raise _failed(f"yields {error}", len(seen), **error.facts) from error
+            raise _failed(f"yields {error}", len(seen), private=error.private, **error.facts) from error
     return len(seen)
 
 
@@ -141,13 +143,19 @@ class _Remake:
         try:
             self._db.committer.commit_alone(transaction, sync=False)
         except UniqueError as error:
-            raise _failed(f"yields {error}", self.rows, **error.facts) from error
+            raise _failed(f"yields {error}", self.rows, private=error.private, **error.facts) from error
         self.chunk, self._bytes = {}, 0
 
 
 def twice(info: TableInfo, key: bytes, count: int) -> MigrationError:
     """What is said of two rows with one key."""
-    return _failed(f"yields row {info.show_key(key)} twice", count, table=info.name, key=info.decode_key(key))
+    return _failed(
+        f"yields row {info.name_key(key)} twice",
+        count,
+        private=info.show_key(key),
+        table=info.name,
+        key=info.decode_key(key),
+    )
 
 
 def _failed(what: str, count: int, **facts: Any) -> MigrationError:

@@ -25,13 +25,21 @@ from everlog.store.binding import Binding
 from everlog.store.errors import CorruptionError, SchemaError, SealedError
 from everlog.store.fields import Path, descriptor_of, encode_values, resolve
 from everlog.store.index_info import IndexInfo
-from everlog.store.kinds import kind_of
+from everlog.store.kinds import STRING, Kind, kind_of
 from everlog.store.models import dependencies_first, version_of
 from everlog.store.sealing import Sealing
 from everlog.store.vault import Vault
 
 if TYPE_CHECKING:
     from everlog.store.table import Table
+
+
+SURROGATES = ("id", "uuid", "ulid", "key")  # what a key of text is named that tells nothing of anybody
+
+
+def is_surrogate(name: str, kind: Kind[Any]) -> bool:
+    """Whether a key field of this name and kind tells nothing of anybody."""
+    return kind is not STRING or name in SURROGATES or name.endswith(tuple(f"_{word}" for word in SURROGATES))
 
 
 class Schema:
@@ -256,6 +264,22 @@ class TableInfo:
                 f"a key of table {self.name} does not decode: {key.hex()}: {error}"
             ) from None
         return tuple(values)
+
+    @cached_property
+    def key_is_personal(self) -> bool:
+        """Whether the primary key of a sealed table may tell of somebody: a text that is not named as a
+        surrogate is, or the person itself."""
+        person = list(self.proto.person.numbers)
+        return self.sealed and any(
+            list(path.numbers) == person or not is_surrogate(fields[-1].name, kind_of(fields[-1]))
+            for path, fields in zip(self.proto.key, self.key_fields, strict=True)
+        )
+
+    def name_key(self, key: bytes) -> str:
+        """As `show_key`, for texts that are kept or sent: without a key that may tell of somebody."""
+        return (
+            f"{self.name}/(a key that may tell of somebody)" if self.key_is_personal else self.show_key(key)
+        )
 
     def show_key(self, key: bytes) -> str:
         """`airports/JFK`: a key for people."""

@@ -49,7 +49,7 @@ class Sealing:
         try:
             return self.vault.open(key_id, self._space + key, sealed)
         except SealedError as error:
-            raise SealedError(f"{self._info.show_key(key)}: {error}", **error.facts) from None
+            raise SealedError(f"{self._info.name_key(key)}: {error}", **error.facts) from None
 
     def value(self, key: bytes, value: bytes) -> bytes:
         """A stored value with its row open. Raises SealedError and CorruptionError."""

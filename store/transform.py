@@ -14,9 +14,7 @@ Invariants
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError, EncodeError, Message
@@ -25,9 +23,10 @@ from everlog.proto import log_pb2
 from everlog.store import write
 from everlog.store.errors import MigrationError
 from everlog.store.schema import Schema, TableInfo
+from everlog.store.user_code import place, private, words
 from everlog.store.write import Write
 
-TEXT_MAX = 400
+TEXT_MAX = 400  # characters of a row, in `Error.private`
 
 # A row, and for each index of its table the prefix and the row's values.
 Converted = tuple[bytes, list[bytes]]
@@ -102,18 +101,19 @@ class Twins:
                 ) from None
             try:
                 made = function(row)
-            except Exception as error:
-                raise _failed(
-                    way, info, key, row, f"{type(error).__name__}: {error}{place(way.function, error)}"
-                ) from error
+            except Exception as error:  # noqa: BLE001  user code raises anything
+                code = getattr(function, "__code__", None)
+                what = words(error, code.co_filename) if code is not None else type(error).__name__
+                what += place(function, error)
+                # Without its cause: a traceback that an application logs would have the words of the row.
+                raise _failed(way, info, key, row, what, private(error)) from None
             if type(made) is not target:
-                found = " ".join(repr(made).split())
-                what = f"expected a {target.DESCRIPTOR.full_name}, found {found:.80}{place(way.function)}"
+                found = getattr(getattr(made, "DESCRIPTOR", None), "full_name", type(made).__name__)
+                what = f"expected a {target.DESCRIPTOR.full_name}, found {found}{place(function)}"
                 raise _failed(way, info, key, row, what)
             if (other := key_of(made)) != key:
-                shown = twin.show_key(other)
-                what = f"it changes the primary key, to {shown}; leave it as it is{place(way.function)}"
-                raise _failed(way, info, key, row, what)
+                what = f"it changes the primary key; leave it as it is{place(function)}"
+                raise _failed(way, info, key, row, what, f"the key becomes {twin.show_key(other)}")
             try:
                 fresh = made.SerializeToString()
             except EncodeError:
@@ -150,24 +150,15 @@ class Twins:
         return way
 
 
-def place(function: Callable[..., Any], error: Exception | None = None) -> str:
-    """Where in the user's file it failed, or else where the function begins."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return ""
-    line = code.co_firstlineno
-    for frame in traceback.extract_tb(error.__traceback__) if error is not None else ():
-        if frame.filename == code.co_filename:
-            line = frame.lineno or line
-    return f" (at {'/'.join(Path(code.co_filename).parts[-2:])}:{line})"
-
-
-def _failed(way: Direction, info: TableInfo, key: bytes, row: Message, what: str) -> MigrationError:
+def _failed(  # noqa: PLR0917  each is said at each call
+    way: Direction, info: TableInfo, key: bytes, row: Message, what: str, more: str = ""
+) -> MigrationError:
     shown = " ".join(str(row).split())
     if len(shown) > TEXT_MAX:
         shown = f"{shown[:TEXT_MAX]}…"
     return MigrationError(
-        f"`{way.name}` of table {info.name} fails for row {info.show_key(key)} {{{shown}}}: {what}",
+        f"`{way.name}` of table {info.name} fails for row {info.name_key(key)}: {what}",
+        private=f"{info.show_key(key)} {{{shown}}}{f': {more}' if more else ''}",
         table=info.name,
         key=info.decode_key(key),
     )

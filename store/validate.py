@@ -219,8 +219,9 @@ def duplicate(index: IndexInfo, values: bytes, holder: bytes, key: bytes) -> Uni
     info = index.table
     shown = index.show(values[len(index.prefix) :])
     return UniqueError(
-        f"row {info.show_key(key)} has {shown} in the unique index {index.name}, as row"
-        f" {info.show_key(holder)} has already",
+        f"row {info.name_key(key)} has the same {index.over} in the unique index {index.name} as row"
+        f" {info.name_key(holder)} has already",
+        private=f"{info.show_key(key)} has {shown}, as {info.show_key(holder)} has",
         index=index.name,
         value=shown,
         key=info.decode_key(holder),

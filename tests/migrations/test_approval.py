@@ -126,7 +126,8 @@ def fail(approval: Approval) -> None:
         approval.run()
     found = approval.proposals()[-1]
     assert (found.state, db.schema.version) == (ProposalState.FAILED, before)
-    assert "Newark" in found.last.error
+    assert "row airports/LGA has the same name" in found.last.error
+    assert "Newark" not in found.last.error
     table = migrations.load(approval.source)[0].tables[0]
     db.delete(table, "LGA")
     assert proposed(approval).digest.hex() == digest

@@ -37,7 +37,7 @@ def test_bootstrap_rows_come_from_code_and_files_and_replace_what_is_there(
         (
             {"bootstrap_airports.csv": "faa,alt\nJFK,1\n"},
             LoadError,
-            ".csv:1: column 2 (alt)",
+            ".csv:1: column 2: ",
         ),
         ({"bootstrap_airports.csv": "faa,name\n,x\n"}, SchemaError, "lacks its key field"),
         ({"bootstrap_planes.csv": "faa\n"}, SchemaError, "no table 'planes'; it has: airports"),
@@ -48,8 +48,8 @@ def test_bootstrap_rows_come_from_code_and_files_and_replace_what_is_there(
             SchemaError,
             "py:2: ZeroDivisionError",
         ),
-        ({"bootstrap.py": "def rows():\n    yield 1\n"}, SchemaError, "a table and a row of it, found 1"),
-        ({"bootstrap.py": f"{YIELD} AIRPORTS, 7\n"}, SchemaError, "for airports, found 7"),
+        ({"bootstrap.py": "def rows():\n    yield 1\n"}, SchemaError, "a table and a row of it, found int"),
+        ({"bootstrap.py": f"{YIELD} AIRPORTS, 7\n"}, SchemaError, "for airports, found int"),
     ],
 )
 def test_bootstrap_rows_that_do_not_fit_leave_no_trace(
@@ -99,7 +99,7 @@ def test_rows_are_deleted_by_key_whether_they_are_there_or_not(project: Project,
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("1", "expected `deleted` to yield a table and the key of a row, found 1"),
+        ("1", "expected `deleted` to yield a table and the key of a row, found int"),
         ("AIRPORTS, Airport(faa='JFK')", "expected `deleted` to yield a table and the key"),
         ("Table('airports', Airport, key=FAA), 'JFK'", "is not one of this migration"),
         ("AIRPORTS, 7", "expected"),

@@ -40,7 +40,7 @@ def test_what_would_not_hold_after_leaves_no_trace(project: Project, db: Databas
     migrations.apply(db, project.path, to=first.version)
     before = db.hashes(), db.schema.proto
     with pytest.raises(
-        MigrationError, match="after the migration does not: expected one airport, found 3"
+        MigrationError, match="after the migration does not: expected one airport, found …"
     ) as caught:
         migrations.apply(db, project.path)
     assert caught.value.facts["version"] == second.version
@@ -107,8 +107,8 @@ MANY = """
     [
         ("x = 1\n", r"expected a function `checks\(db\) -> Iterable\[str\]`"),
         ("def checks(db):\n    return 1 / 0\n", r"checks\.py:2: ZeroDivisionError"),
-        ("def checks(db):\n    return 'text'\n", "expected `checks` to yield sentences, found 'text'"),
-        ("def checks(db):\n    yield 7\n", "expected `checks` to yield sentences, found 7"),
+        ("def checks(db):\n    return 'text'\n", "expected `checks` to yield sentences, found str"),
+        ("def checks(db):\n    yield 7\n", "expected `checks` to yield sentences, found int"),
     ],
 )
 def test_a_mistake_in_a_check_stops_the_migration(
@@ -149,7 +149,9 @@ def test_rows_that_are_yet_to_be_rewritten_are_checked_after(
     if applied == 2:
         migrations.apply(db, project.path)
     else:
-        with pytest.raises(MigrationError, match="after the migration does not: KENNEDY"):
+        with pytest.raises(
+            MigrationError, match="after the migration does not: a sentence that does not stand"
+        ):
             migrations.apply(db, project.path)
     assert [row.name for row in db.scan((one, two)[applied - 1].tables[0])] == [
         ["Kennedy", "KENNEDY"][applied - 1]
@@ -186,6 +188,8 @@ def test_checks_are_held_before_two_versions_are_served(project: Project, db: Da
         migrations.apply(db, project.path, hold=True)
         assert db.get(two.tables[0], "JFK") == two.tables[0].model(faa="JFK", name="KENNEDY")
     else:
-        with pytest.raises(MigrationError, match="after the migration does not: KENNEDY"):
+        with pytest.raises(
+            MigrationError, match="after the migration does not: a sentence that does not stand"
+        ):
             migrations.apply(db, project.path, hold=True)
     assert db.get(one.tables[0], "JFK") is not None

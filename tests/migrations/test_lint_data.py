@@ -23,7 +23,10 @@ def test_rows_that_are_not_unique_are_counted_and_named(project: Project, db: Da
         line_of(code, "AIRPORTS ="),
     )
     assert "5 of 11 rows have what another row has" in finding.text
-    assert "row airports/A11 has 'same' in the unique index by_name, as row airports/A1 has" in finding.text
+    assert (
+        "row airports/A11 has the same name in the unique index by_name as row airports/A1 has"
+        in finding.text
+    )
     assert finding.text.endswith("… 2 more")
 
 
@@ -60,7 +63,7 @@ def test_bootstrap_rows_that_are_not_unique_are_found(project: Project, db: Data
     project.add("first", table=UNIQUE, files={**DATA, "bootstrap_airports.csv": rows})
     (finding,) = lint(project.build().path, db if with_db else None)
     assert finding.id == "data/bootstrap-not-unique"
-    assert "row airports/TEB has 'Newark'" in finding.text
+    assert "row airports/TEB has the same name" in finding.text
 
 
 def test_bootstrap_rows_are_compared_with_rows_that_are_there(project: Project, db: Database) -> None:

@@ -60,7 +60,9 @@ def test_rows_are_compared_as_they_will_be(project: Project, db: Database) -> No
     db.put(first.tables[0], first.tables[0].model(faa="JST", name="John Murtha"))
     (finding,) = lint(project.path, db)
     assert finding.id == "data/not-unique"
-    assert "row airports/JST has 'John' in the unique index by_first, as row airports/JFK" in finding.text
+    assert (
+        "row airports/JST has the same first in the unique index by_first as row airports/JFK" in finding.text
+    )
 
 
 def test_a_row_that_up_does_not_take_is_found_and_named(project: Project, db: Database) -> None:
@@ -71,8 +73,8 @@ def test_a_row_that_up_does_not_take_is_found_and_named(project: Project, db: Da
     (finding,) = lint(project.path, db)
     init = second.folder.path / "__init__.py"
     assert (finding.id, finding.line) == ("data/transform", line_of(init, "old.name.split"))
-    assert "ValueError: not enough values" in finding.text
-    assert 'faa: "TEB"' in finding.text
+    assert "airports/TEB: ValueError (at " in finding.text
+    assert "Old" not in finding.text
 
 
 def test_a_transform_without_a_way_back_or_tests_is_told(project: Project) -> None:
@@ -93,4 +95,4 @@ def test_a_table_of_another_name_is_told_and_its_rows_are_found(project: Project
     )
     findings = lint(project.build().path, db)
     assert [finding.id for finding in findings] == ["data/not-unique", "change/table-renamed"]
-    assert "row fields/LGA has 'same'" in findings[0].text
+    assert "row fields/LGA has the same name" in findings[0].text

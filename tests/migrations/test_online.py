@@ -147,9 +147,7 @@ def test_a_row_that_fails_is_named_and_no_trace_is_left(airports: Airports) -> N
     db = airports.db
     db.put(airports.old, airports.old.model(faa="A00500", name="Prince"))
     before, disk = db.hashes(), db.status().tables
-    with pytest.raises(
-        MigrationError, match=r"row airports/A00500 \{.*Prince.*\}: ValueError: not enough values"
-    ):
+    with pytest.raises(MigrationError, match=r"row airports/A00500: ValueError \(at .*__init__"):
         migrations.apply(db, airports.path)
     assert airports.steps() == ["FINISHED", "STARTED", "FAILED"]
     assert db.hashes() == before

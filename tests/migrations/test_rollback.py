@@ -130,7 +130,7 @@ def test_an_index_that_was_dropped_is_built_again(project: Project, db: Database
         ("build unique index airports.by_name again over 2 rows, while writers wait", False)
     ]
     db.put(new, new.model(faa="XXX", name="Newark"))
-    with pytest.raises(UniqueError, match="Newark"):
+    with pytest.raises(UniqueError, match="the same name"):
         migrations.rollback(db)
     assert states(db, project) == [State.APPLIED, State.APPLIED]
     db.delete(new, "XXX")

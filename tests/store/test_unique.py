@@ -17,7 +17,7 @@ def test_a_duplicate_names_the_index_the_value_and_the_other_row(db: Database) -
     with pytest.raises(UniqueError) as caught:
         db.put(AIRPORTS, airport("XXX", icao="KJFK"))
     assert str(caught.value) == (
-        "row airports/XXX has 'KJFK' in the unique index by_icao, as row airports/JFK has already"
+        "row airports/XXX has the same icao in the unique index by_icao as row airports/JFK has already"
     )
     assert (caught.value.index, caught.value.key, caught.value.table) == ("by_icao", ("JFK",), "airports")
     assert db.head == before
@@ -60,7 +60,9 @@ def test_a_value_moves_from_a_row_that_is_deleted_in_the_same_transaction(db: Da
 
 
 def test_two_rows_of_one_transaction_cannot_have_one_value(db: Database) -> None:
-    with pytest.raises(UniqueError, match=r"row airports/B has '1'.*as row airports/A has already"):
+    with pytest.raises(
+        UniqueError, match=r"row airports/B has the same icao .* as row airports/A has already"
+    ):
         put(db, ("A", "1"), ("B", "1"))
     assert db.count(AIRPORTS) == 0
 

@@ -1,0 +1,100 @@
+"""User code: where transforms, checks and bootstrap functions failed, and which of their words are kept.
+
+    raise ValueError("no first name")        its words are in the source ─▶ ValueError: no first name
+    raise ValueError(f"bad {row.name}")      a template of the source    ─▶ ValueError: bad …
+    raise ValueError(row.name)               nobody knows                ─▶ ValueError
+
+Invariants
+  (1) what errors of user code say in the log, in plans and in notifications are words of its source, never
+      values of rows: the whole of what it raised is in `Error.private` alone, which nothing stores or sends.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import traceback
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+HIDDEN = "…"  # in the place of a value
+
+
+class MisuseError(TypeError):
+    """Raised for what user code gives and should not; its text has no values of rows."""
+
+
+def place(function: Callable[..., Any], error: Exception | None = None) -> str:
+    """Where in the user's file it failed, or else where the function begins; empty: nobody knows."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return ""
+    line = code.co_firstlineno
+    for frame in traceback.extract_tb(error.__traceback__) if error is not None else ():
+        if frame.filename == code.co_filename:
+            line = frame.lineno or line
+    return f" (at {'/'.join(Path(code.co_filename).parts[-2:])}:{line})"
+
+
+def words(error: Exception, *files: str) -> str:
+    """The type of what was raised, with its text as far as that stands in a `raise` of these files."""
+    name, text = type(error).__name__, str(error)
+    if isinstance(error, MisuseError):
+        return f"{TypeError.__name__}: {text}"
+    if isinstance(error, TypeError) and " takes " in text and not _inside(error, files):
+        return f"{name}: {text}"  # it could not be called
+    for file in files:
+        if shown := literal(text, file, raised=True):
+            return f"{name}: {shown}"
+    return name
+
+
+def literal(text: str, file: str, *, raised: bool = False) -> str:
+    """A text as far as it stands in a source file, `…` for each value in it; empty: it does not stand there.
+    `raised`: in one of its `raise` statements."""
+    found = ""
+    for parts in _templates(file, raised):
+        shown = HIDDEN.join(parts)
+        pattern = "(?s:.*)".join(re.escape(part) for part in parts)
+        if any(part.strip() for part in parts) and len(shown) > len(found) and re.fullmatch(pattern, text):
+            found = shown
+    return found
+
+
+def private(error: Exception) -> str:
+    """All that an error says, for `Error.private`."""
+    return f"{type(error).__name__}: {error}"
+
+
+def _inside(error: Exception, files: tuple[str, ...]) -> bool:
+    """Whether it was raised by the code of these files."""
+    return any(frame.filename in files for frame in traceback.extract_tb(error.__traceback__))
+
+
+@lru_cache(maxsize=64)
+def _parsed(file: str, _changed_ns: int) -> ast.Module:
+    return ast.parse(Path(file).read_bytes())
+
+
+def _templates(file: str, raised: bool) -> Iterator[list[str]]:
+    """The texts in a source file, each as its parts between values."""
+    try:
+        module = _parsed(file, Path(file).stat().st_mtime_ns)
+    except (OSError, SyntaxError, ValueError):
+        return
+    roots: list[ast.AST] = (
+        [one for one in ast.walk(module) if isinstance(one, ast.Raise)] if raised else [module]
+    )
+    for node in (node for root in roots for node in ast.walk(root)):
+        if isinstance(node, ast.JoinedStr):
+            parts = [""]
+            for value in node.values:
+                if isinstance(value, ast.Constant):
+                    parts[-1] += str(value.value)
+                else:
+                    parts.append("")
+            yield parts
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield [node.value]

@@ -23,6 +23,7 @@ from everlog.migrations.lint_proto import Comment, ProtoText
 from everlog.migrations.lint_rules import RULES
 
 _IGNORE = re.compile(r"everlog:\s*ignore\[([^\]]*)\][ \t:-]*(.*?)\s*(?:\*/)?$", re.DOTALL)
+REASONED = {"person/removed"}  # ignored with a reason, or not at all
 _GENERATED = re.compile(r"_pb2(_grpc)?\.py$")
 
 
@@ -46,7 +47,11 @@ def apply(found: Findings, folders: Iterable[Path]) -> None:
     kept = []
     for finding in found.found:
         ignore = by_place.get((finding.file, finding.line, finding.id))
-        if ignore is None or not RULES[finding.id].ignorable:
+        if (
+            ignore is None
+            or not RULES[finding.id].ignorable
+            or not (ignore.reason or finding.id not in REASONED)
+        ):
             kept.append(finding)
         else:
             ignore.used = True

@@ -144,6 +144,12 @@ RULES = {
             "load them into a new database where they must not, or ignore this with a reason",
         ),
         Rule(
+            "person/removed",
+            _E,
+            "Rows that were sealed are written in clear",
+            "keep `person`, or ignore this with the reason why everybody may read them",
+        ),
+        Rule(
             "loss/table-dropped",
             _W,
             "A table is dropped",

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from everlog.migrations import checks
+from everlog.migrations import checks, people
 from everlog.migrations.bootstrap import Bootstrap
 from everlog.migrations.loader import after
 from everlog.migrations.migration import Migration, Remake
@@ -65,6 +65,8 @@ def run(
     before = base(db)
     following = after(before, migration)
     if begun is None:
+        if hold:
+            _check_sealed(migration, before, following)
         checks.before(db, migration)
     building = evolve.online(before, following, remade=migration.up.names if migration.up else ())
     if building is None:
@@ -84,7 +86,7 @@ def run(
         step, schema = FINISHED, following
         if hold and building.building:
             step, schema = SWITCHED, evolve.both(before, following)
-            _check_both(migration)
+            _check_both(migration, before, following)
         was = db.schema.proto
         with made_anew(db, migration.up, work, progress):
             result = _append(db, migration, step, schema, rows, by, progress)
@@ -153,7 +155,20 @@ def _at_once(db: Database, building: log_pb2.Schema, *, hold: bool) -> bool:
     return sum(counts[table.name] for table in indexed) <= AT_ONCE_ROWS
 
 
-def _check_both(migration: Migration) -> None:
+def _check_sealed(migration: Migration, before: log_pb2.Schema, following: log_pb2.Schema) -> None:
+    """Raises MigrationError for a migration that seals: the version before is written in clear."""
+    for name in people.sealed(before, following):
+        raise MigrationError(
+            f"migration {migration.title} seals the rows of table {name}, so two versions cannot be served at"
+            " once: each row would be written to the one before in clear, and the log keeps that for ever;"
+            " apply it without holding it (without --hold)",
+            version=migration.version,
+            table=name,
+        )
+
+
+def _check_both(migration: Migration, before: log_pb2.Schema, following: log_pb2.Schema) -> None:
+    _check_sealed(migration, before, following)
     if migration.up is not None:
         raise MigrationError(
             f"{migration.up.where}: two versions cannot be served at once, as `up` makes rows of"

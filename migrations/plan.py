@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from everlog.migrations import people
 from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.checks import has_checks, tried
 from everlog.migrations.folder import SOURCE, Source
@@ -80,7 +81,8 @@ def plan(
     through = trials(db, todo, progress) if try_rows else []
     for migration in todo:
         following = after(schema, migration)
-        steps = list(_steps(schema, following, migration, counts))
+        steps = [*_people_steps(db, schema, following, migration)]
+        steps += _steps(schema, following, migration, counts)
         steps += [_tried(one) for one in through if one.version == migration.version]
         if try_rows and migration is todo[0] and migration.up is not None:
             steps.append(remade_step(remaking(db, migration, migration.up), "up"))
@@ -185,6 +187,22 @@ def _steps(
     if has_checks(migration):
         yield PlannedStep(
             "hold what checks.py says, before and after; writers wait while it is read", instant=False
+        )
+
+
+def _people_steps(
+    db: Database, before: log_pb2.Schema, following: log_pb2.Schema, migration: Migration
+) -> Iterator[PlannedStep]:
+    """What becomes of the privacy of people."""
+    for name in people.sealed(before, following):
+        yield PlannedStep(f"seal the rows of {name}: what the log has of them until then stays readable")
+    remade = migration.up.names if migration.up is not None else ()
+    for name, tables in people.opened(before, following, remade):
+        many = people.count(db.tables, {table.space for table in tables})
+        yield PlannedStep(
+            f"OPEN the rows of {many:,} people: {name} names no person, so rows that were sealed become"
+            " readable to whoever has the files, and the log keeps them"
+            " so for ever; forgetting does not reach them"
         )
 
 

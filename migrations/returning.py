@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from everlog.migrations import people
 from everlog.migrations.folder import Source
 from everlog.migrations.history import Life, lives
 from everlog.migrations.loader import load
@@ -93,6 +94,7 @@ def way_back(db: Database, life: Life, now: log_pb2.Schema, folders: Folders) ->
     after, names = restored(before, made, now), rewritten(before, made)
     migration = folders.code(life)
     remake = migration.down if migration is not None else None
+    _refuse_open(db, life, before, made, remake)
     ways = []
     for old, new in names.items():
         if remake is not None and old in remake.names:
@@ -111,6 +113,23 @@ def way_back(db: Database, life: Life, now: log_pb2.Schema, folders: Folders) ->
             )
         ways.append(way)
     return Return(life, now, after, ways, remake, migration)
+
+
+def _refuse_open(
+    db: Database, life: Life, before: log_pb2.Schema, made: log_pb2.Schema, remake: Remake | None
+) -> None:
+    """Raises MigrationError where the way back would write sealed rows in clear."""
+    for name, tables in people.opened(made, before, remake.names if remake is not None else ()):
+        of = people.count(db.tables, {one.space for one in db.schema.proto.tables if one.HasField("person")})
+        raise MigrationError(
+            f"migration {life.title} sealed the rows of table {tables[0].name}: to roll it back would"
+            f" write them in clear to table {name}, those of {of:,}"
+            " people, and the log keeps that for ever. Write a"
+            " new migration instead; one that takes `person` away is an error of lint, which can be ignored"
+            " with a reason",
+            version=life.version,
+            table=name,
+        )
 
 
 def begin_anew(db: Database, folders: Folders, by: Metadata) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from everlog.migrations import returning
+from everlog.migrations import people, returning
 from everlog.migrations.folder import Source
 from everlog.migrations.history import Life, latest
 from everlog.migrations.lock import WAIT_S, lock
@@ -128,6 +128,14 @@ def _returns(db: Database, count: int | None, to: int | None, folders: Folders) 
             way = way_back(db, life, now, folders)
         else:
             after = given_up(db.schema_at(life.began.seq - 1), now)
+            for name in people.sealed(after, now) if life.held else ():
+                raise MigrationError(
+                    f"migration {life.title} sealed the rows of table {name}, and still serves the version"
+                    " before, whose rows are open: to roll it back would go on writing them in clear;"
+                    " `everlog complete` ends that",
+                    version=life.version,
+                    table=name,
+                )
             way = Return(life, now, after, [], None, None)
         yield way
         now = way.after

@@ -107,7 +107,7 @@ def translate(error: grpc.RpcError, url: str) -> Error:
             except (msgspec.MsgspecError, KeyError, TypeError):
                 break
     code, details = call.code(), call.details() or ""
-    facts = {"refused": True} if "Connection refused" in details else {}
+    facts: dict[str, Any] = {"refused": True} if "Connection refused" in details else {}
     return UnavailableError(f"{url}: {_sentence(code, details)}", url=url, code=code.name, **facts)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from everlog import migrations
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations.lint import lint
 from everlog.migrations.schema_text import from_text, to_text
 from everlog.store.database import Database
+from everlog.store.errors import MigrationError
 from tests.migrations.project import Project
 from tests.store.models import declare
 from tests.store.people import MASTER, PATIENTS, VISITS
@@ -118,3 +121,79 @@ def test_the_text_of_a_schema_keeps_who_the_person_is(tmp_path: Path) -> None:
             assert [one.hashed for one in sorted(found.indexes, key=lambda one: one.name)] == [
                 one.hashed for one in sorted(known.indexes, key=lambda one: one.name)
             ]
+
+
+REMOVED = 'Table("airports", Airport, key=FAA)'
+TRANSFORM = ", transforms=[Transform(AIRPORTS, Before, up, down)]"
+
+
+def test_a_migration_that_seals_is_not_held_and_not_rolled_back(project: Project, tmp_path: Path) -> None:
+    project.add()
+    project.build()
+    with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
+        migrations.apply(db, project.path)
+        table = migrations.load(project.path)[0].tables[0]
+        for n in range(3):
+            db.put(table, table.model(faa=f"A{n}", name=f"Wilhelmina-{n}"))
+        project.add("seal", table=SEALED, code=UP.format(app=project.app), drop=TRANSFORM, files=DATA)
+        project.build()
+        head = db.head
+        with pytest.raises(MigrationError, match=r"seals the rows of table airports, .* without holding it"):
+            migrations.apply(db, project.path, hold=True)
+        assert db.head == head
+        steps = [step.text for step in migrations.plan(db, project.path)[0].steps]
+        assert "seal the rows of airports: what the log has of them until then stays readable" in steps
+        migrations.apply(db, project.path)
+        head = db.head
+        for count in (1, 2):
+            with pytest.raises(MigrationError, match="in clear to table airports, those of 3 people"):
+                migrations.rollback(db, count, source=project.path)
+            with pytest.raises(MigrationError, match="in clear to table airports"):
+                migrations.plan_rollback(db, count, source=project.path)
+        assert db.head == head
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_taking_the_person_away_is_an_error_unless_there_is_a_reason(
+    project: Project, tmp_path: Path, renamed: bool
+) -> None:
+    project.add(table=SEALED, files=DATA)
+    project.build()
+    with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
+        migrations.apply(db, project.path)
+        table = migrations.load(project.path)[0].tables[0]
+        for n in range(4):
+            db.put(table, table.model(faa=f"A{n}", name=f"Wilhelmina-{n % 3}"))
+        now = REMOVED.replace("airports", "fields") if renamed else REMOVED
+        drop = f'{TRANSFORM}, rename={{"airports": "fields"}}' if renamed else TRANSFORM
+        folder = project.add("open", table=now, code=UP.format(app=project.app), drop=drop, files=DATA)
+        project.build()
+        (found,) = [one for one in lint(project.path, db) if one.id == "person/removed"]
+        assert found.severity == "error"
+        steps = [step.text for step in migrations.plan(db, project.path)[0].steps]
+        assert steps[0].startswith("OPEN the rows of 3 people: ")
+        file, text = folder / "__init__.py", (folder / "__init__.py").read_text()
+        for comment, errors in (("", 1), (" the ids are made up", 0)):
+            said = text.replace(
+                f"AIRPORTS = {now}", f"AIRPORTS = {now}  # everlog: ignore[person/removed]{comment}"
+            )
+            file.write_text(said)
+            assert sum(one.id == "person/removed" for one in lint(project.path, db)) == errors
+
+
+def test_rows_made_anew_of_sealed_ones_in_an_open_table_are_an_error(
+    project: Project, tmp_path: Path
+) -> None:
+    project.add(table=SEALED, files=DATA)
+    code = "def anew(db):\n    return []\n"
+    open_table = REMOVED.replace("airports", "fields")
+    project.add(
+        "open", table=open_table, code=code, drop=', drop=["airports"], up=Remake([AIRPORTS], rows=anew)'
+    )
+    project.build()
+    assert "person/removed" in [one.id for one in lint(project.path)]
+    with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
+        migrations.apply(db, project.path, to=migrations.load(project.path)[0].version)
+        table = migrations.load(project.path)[0].tables[0]
+        db.put(table, table.model(faa="A", name="Wilhelmina"))
+        assert "OPEN the rows of 1 people" in migrations.plan(db, project.path)[0].steps[0].text

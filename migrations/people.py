@@ -1,0 +1,54 @@
+"""People: what a migration does to tables that name a person: seals their rows, or opens them.
+
+person before   person after
+none            SUBJECT        sealed: older versions stay readable in the log. Not held, not rolled back:
+                               both would go on writing rows in clear
+SUBJECT         none           opened: every row is written in clear, to the log, for ever
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from everlog.proto import log_pb2
+from everlog.store import codec, keys
+from everlog.store.tables import Tables
+
+
+def sealed(before: log_pb2.Schema, after: log_pb2.Schema) -> list[str]:
+    """The names, after it, of the tables that a migration seals."""
+    was = {table.id: table for table in before.tables}
+    return [
+        table.name
+        for table in after.tables
+        if table.HasField("person") and table.id in was and not was[table.id].HasField("person")
+    ]
+
+
+def opened(
+    before: log_pb2.Schema, after: log_pb2.Schema, remade: Collection[str] = ()
+) -> Iterator[tuple[str, list[log_pb2.TableSchema]]]:
+    """The names, after it, of the tables into which a migration writes rows in clear that were sealed, each
+    with the tables that those were in. `remade`: tables whose rows code makes anew, which sees everything."""
+    was = {table.id: table for table in before.tables}
+    left = {table.id for table in after.tables if table.HasField("person")}
+    gone = [table for table in before.tables if table.HasField("person") and table.id not in left]
+    for table in after.tables:
+        mine = was.get(table.id)
+        if table.HasField("person"):
+            continue
+        if mine is not None and mine.HasField("person"):
+            yield table.name, [mine]
+        elif table.name in remade and gone:
+            yield table.name, gone
+
+
+def count(tables: Tables, spaces: Collection[int]) -> int:
+    """How many people have rows in these generations of tables. Reads a note for each row. Read-only."""
+    start, last, found = keys.NOTE_OF_KEY, b"", 0
+    tables.flush()
+    for note, _ in tables.target.view.items(start, codec.after(start)):
+        key_id = note[len(start) :][: keys.KEY_ID_SIZE]
+        if key_id != last and keys.SPACE.unpack_from(note, len(start) + keys.KEY_ID_SIZE)[0] in spaces:
+            last, found = key_id, found + 1
+    return found

@@ -15,7 +15,8 @@ a registered consumer lacks, up to its cap; commits that may be repeated for as 
 Invariants
   (1) a record is removed only after the target gave back what was written to it, and is noted;
   (2) killed at any point, each record is in the log, or in a noted target, or in both;
-  (3) one archives a database at a time.
+  (3) one archives a database at a time;
+  (4) what may go is looked up once more at the moment of removal, while nobody holds or registers.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from everlog.audit.source import LogSource
 from everlog.audit.tiles import WIDTH, node_in
 from everlog.audit.tree import Tree
 from everlog.proto import log_pb2
-from everlog.store import codec, keys, record
+from everlog.store import codec, head, keys, record
 from everlog.store.database import Database
 from everlog.store.errors import DiskError, OpenError, ReadOnlyError, RowError
 from everlog.store.progress import OnProgress, Progress
@@ -101,13 +102,14 @@ def _archive(
         older.reload()
     if more:
         _bring_up_to_date(db, progress)
-        last, held = min((last, held), removable(db, keep_records, keep_ns))  # somebody may hold it by now
-        if last > base:
-            if progress is not None:
-                progress(Progress("remove", 0, last - base, "records"))
-            _check_there(place(target), last)
-            _trim(db, last)
-            removed = last - base
+        if progress is not None:
+            progress(Progress("remove", 0, last - base, "records"))
+        _check_there(place(target), last)
+        with head.locked(db.path), db.committer.alone():  # nobody holds, registers or commits meanwhile
+            last, held = min((last, held), removable(db, keep_records, keep_ns))  # somebody may by now
+            if last > base:
+                _trim(db, last)
+                removed = last - base
     if progress is not None:
         progress(Progress("compact", 0, None, "records"))
     db.engine.compact_log(keys.SEQ.pack(max(last, base)))
@@ -130,8 +132,8 @@ def _alone(db: Database) -> Iterator[None]:
 def removable(db: Database, keep_records: int, keep_ns: int, *, repeatable: bool = True) -> tuple[int, str]:
     """The last record that may go, and what holds the next; without `repeatable` the commits that may be
     repeated are left out, which reads less. Read-only."""
-    head = min(db.head, db.tables.applied)  # what is on disk may not be in the tables yet
-    found = [(head - 1, "the newest record stays"), (head - keep_records, f"{keep_records:,} are kept")]
+    newest = min(db.head, db.tables.applied)  # what is on disk may not be in the tables yet
+    found = [(newest - 1, "the newest record stays"), (newest - keep_records, f"{keep_records:,} are kept")]
     if keep_ns:
         found.append((_before(db, time.time_ns() - keep_ns), "those of some time are kept"))
     found += [(seq - 1, f"hold {name!r}") for name, seq in holds.read(db.path).items()]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from everlog.console.opening import AnyDatabase
     from everlog.migrations.approval import Approval
     from everlog.migrations.proposal import Proposal
+    from everlog.migrations.status import MigrationInfo
     from everlog.store.progress import OnProgress
 
 APPROVERS_VARIABLE = "EVERLOG_APPROVERS"
@@ -50,8 +51,7 @@ def approve(
 
         return remote_migrations.approve(db, digest, actor=actor, reason=reason, progress=progress)
     approval = _approval(db, settings)
-    approval.approve(digest, actor=actor, reason=reason)
-    return approval.run(progress=progress)
+    return approval.approve_and_run(digest, actor=actor, reason=reason, progress=progress)
 
 
 def reject(db: AnyDatabase, settings: Settings, digest: str, *, actor: str, reason: str) -> Proposal:
@@ -61,6 +61,22 @@ def reject(db: AnyDatabase, settings: Settings, digest: str, *, actor: str, reas
 
         return remote_migrations.reject(db, digest, actor=actor, reason=reason)
     return _approval(db, settings).reject(digest, actor=actor, reason=reason)
+
+
+def cancel(db: AnyDatabase, settings: Settings, *, actor: str, reason: str) -> MigrationInfo:
+    """Stops what is under way and gives it up. Where it is subject to approval, for who may approve."""
+    if not isinstance(db, EmbeddedDatabase):
+        from everlog.rpc import remote_migrations
+
+        return remote_migrations.cancel(db, actor=actor, reason=reason)
+    from everlog import migrations
+    from everlog.migrations.proposal import ProposalState
+
+    approval = _approval(db, settings)
+    found = approval.proposals()
+    if approval.rules.approvers or (found and found[-1].state is ProposalState.APPROVED):
+        return approval.cancel(actor=actor, reason=reason)
+    return migrations.cancel(db, actor=actor, reason=reason)
 
 
 def _approval(db: EmbeddedDatabase, settings: Settings) -> Approval:

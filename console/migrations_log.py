@@ -1,4 +1,4 @@
-"""Migrations log: what was proposed, who decided, why, and what became of it."""
+"""Migrations: what was proposed, who decided, why, what became of it; and the end of one under way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from everlog.console import deciding, text
 from everlog.console.opening import open_database
 from everlog.console.page import told
-from everlog.console.settings import Settings, common, pass_settings
+from everlog.console.settings import Settings, common, pass_settings, writes
 
 if TYPE_CHECKING:
     from everlog.migrations.proposal import Proposal
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 @click.group()
 @common
 def migrations() -> None:
-    """What has become of proposed migrations.
+    """What has become of proposed migrations, and how one that is under way is cancelled.
 
     \b
     Examples:
       everlog migrations log --verbose
+      everlog migrations cancel --actor ann --reason "it slows the shop down"
     """
 
 
@@ -47,6 +48,29 @@ def log(settings: Settings, *, limit: int | None) -> None:
             text.echo(told(one))
         else:
             _print(one, verbose=settings.verbose)
+
+
+@migrations.command()
+@writes
+@common
+@pass_settings
+def cancel(settings: Settings, *, actor: str, reason: str) -> None:
+    """Stops the migration that is under way, and gives it up.
+
+    It works while a server builds it, and where one was stopped on its way. The database is as it was
+    before the migration; the log says who cancelled it and why. It is not applied again by a mere
+    restart. Where migrations are approved, it is for those who may approve.
+
+    \b
+    Examples:
+      everlog -u everlog://db.example.com/flights migrations cancel --reason "it slows the shop down"
+    """
+    with open_database(settings) as db:
+        done = deciding.cancel(db, settings, actor=actor, reason=reason)
+    if settings.json:
+        text.echo({"version": done.version, "name": done.name, "seq": done.seq})
+    else:
+        click.echo(f"Cancelled: {done.title}{f' (commit {done.seq})' if done.seq else ''}")
 
 
 def _print(proposal: Proposal, *, verbose: bool) -> None:

@@ -63,6 +63,8 @@ def migrated(
                         if not settings.json:
                             where = f"{run.name}: " if len(runs) > 1 else ""
                             click.echo(f"Applied: {where}{info.title} (commit {info.seq})")
+                    if run.left_out:
+                        click.echo(f"Not applied: {run.name}: {run.left_out}", err=True)
         if migrate is None:
             _attach(databases, sources)
         if migrate != "checked":

@@ -21,7 +21,7 @@ from everlog.migrations.scaffold import new
 from everlog.migrations.squash import Squashed, squash
 from everlog.migrations.status import MigrationInfo, State, status
 from everlog.migrations.testdata import load_testdata
-from everlog.migrations.under_way import complete, give_up
+from everlog.migrations.under_way import cancel, complete, give_up
 from everlog.store.kinds import (
     BOOL,
     BYTES,
@@ -88,6 +88,7 @@ __all__ = [
     "apply",
     "baseline",
     "build",
+    "cancel",
     "complete",
     "differences",
     "dump_schema",

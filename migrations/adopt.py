@@ -51,7 +51,7 @@ def load_schema(
     if not records:
         raise MigrationError(f"{where} names no migration; dump it from a database that has one")
     records[-1].schema.CopyFrom(dumped.schema)  # what stopped on the way has no table, and goes on
-    with lock(db.uuid, actor):
+    with lock(db.uuid, actor, reenter=True):
         there = [(life.version, life.digest) for life in lives(db.migrations()).values()]
         if db.schema.tables or there != [(one.version, one.digest) for one in records[: len(there)]]:
             raise MigrationError(
@@ -72,7 +72,7 @@ def baseline(
     Raises MigrationError, and records nothing, if they would not make the schema that the database
     has: its tables, keys, indexes and fields.
     """
-    with lock(db.uuid, actor):
+    with lock(db.uuid, actor, reenter=True):
         migrations = load(source)
         if version not in {migration.version for migration in migrations}:
             known = ", ".join(str(migration.version) for migration in migrations) or "none"

@@ -8,7 +8,9 @@ not made a second time, whoever asks: a server that starts again goes on with it
 
 Invariants
   (1) nothing is applied that is not approved, and nothing but what was approved;
-  (2) a run that was killed is gone on with, because APPROVED is the last that the log knows of it.
+  (2) a run that was killed is gone on with, because APPROVED is the last that the log knows of it;
+  (3) of two decisions one wins: each is taken under the lock of the database, its record is appended
+      only if the proposal is as it was seen, and who approves and applies holds the lock throughout.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from typing import NoReturn
 from everlog.migrations import under_way
 from everlog.migrations.draft import check_same, differences, draft
 from everlog.migrations.folder import SOURCE, Source
+from everlog.migrations.history import rolled_back
 from everlog.migrations.loader import load
-from everlog.migrations.lock import lock
+from everlog.migrations.lock import check_going, lock
 from everlog.migrations.plan import pending
 from everlog.migrations.proposal import Proposal, ProposalState, Step, pick, proposals, record_of
 from everlog.migrations.rules import Rules, check_reason
@@ -36,6 +39,8 @@ from everlog.store.database import Database
 from everlog.store.errors import ClosedError, DiskError, Error, MigrationError
 from everlog.store.progress import OnProgress
 from everlog.store.transaction import Metadata
+
+_SETTLED = (ProposalState.REJECTED, ProposalState.FAILED, ProposalState.ROLLED_BACK)
 
 logger = logging.getLogger("everlog")
 
@@ -73,19 +78,21 @@ class Approval:
         What was rejected or has failed stays so, unless it is proposed `again`. Writes one record
         or none. Raises MigrationError and SchemaError for what could not be applied.
         """
-        with lock(self.db.uuid, actor):
+        with lock(self.db.uuid, actor, reenter=True):
             now = self._draft()
             newest = self._newest()
             if newest is not None and newest.state is ProposalState.APPROVED:
                 return newest
             if now is None:
                 return None
+            migrations = load(self.source)
             if newest is not None and not differences(newest.plan, now):
                 waits = newest.state is ProposalState.WAITING
-                settled = newest.state in (ProposalState.REJECTED, ProposalState.FAILED)
-                if waits or (settled and not again):
+                if waits or (newest.state in _SETTLED and not again):
                     return newest
-            self._record(record_of(now, kept(now, load(self.source))), actor, reason)
+            if not again and self._rolled_back(now):
+                return newest
+            self._record(record_of(now, kept(now, migrations)), actor, reason, after=newest)
         return self._told()
 
     def approve(self, words: str, *, actor: str, reason: str) -> Proposal:
@@ -95,8 +102,9 @@ class Approval:
         what was shown any more: then nothing is approved, and what is pending now is proposed.
         """
         self._decidable(words, actor, "approve")  # before it waits for whoever migrates
-        with lock(self.db.uuid, actor):
+        with lock(self.db.uuid, actor, reenter=True) as holder:
             proposal = self._decidable(words, actor, "approve")
+            holder.at = proposal.plan.to_version, proposal.plan.migrations[-1].name
             if proposal.state is ProposalState.APPROVED:
                 return proposal  # it stopped on its way, and goes on
             changes = differences(proposal.plan, self._draft())
@@ -106,11 +114,30 @@ class Approval:
             raise self._changed(proposal, changes)
         return self._told()
 
+    def approve_and_run(
+        self,
+        words: str,
+        *,
+        actor: str,
+        reason: str,
+        approved: Callable[[Proposal], None] | None = None,
+        progress: OnProgress | None = None,
+        applied: Callable[[MigrationInfo], None] | None = None,
+    ) -> Proposal:
+        """`approve` and `run` as one: nobody can decide between them. `approved` is called between
+        the two."""
+        self._decidable(words, actor, "approve")
+        with lock(self.db.uuid, actor, reenter=True):
+            proposal = self.approve(words, actor=actor, reason=reason)
+            if approved is not None:
+                approved(proposal)
+            return self.run(progress=progress, applied=applied)
+
     def reject(self, words: str, *, actor: str, reason: str) -> Proposal:
         """Rejects a proposal: it is not applied. One that was approved, and stopped on its way, is
         given up without a trace. Writes one record. Raises MigrationError."""
         self._decidable(words, actor, "reject")
-        with lock(self.db.uuid, actor):
+        with lock(self.db.uuid, actor, reenter=True):
             proposal = self._decidable(words, actor, "reject")
             begun = under_way.under_way(self.db) is not None
             if begun and proposal.state is ProposalState.APPROVED:
@@ -120,6 +147,15 @@ class Approval:
                 self._decide(proposal, Step.REJECTED, actor, reason)
         return self._told()
 
+    def cancel(self, *, actor: str, reason: str) -> MigrationInfo:
+        """Stops what is being applied, or has stopped on its way, and gives it up; see
+        `everlog.migrations.cancel`. For who may approve. Raises MigrationError."""
+        self.rules.check_name(actor, "cancel", f"a migration of {self.name or self.db.url}")
+        check_reason(reason)
+        done = under_way.cancel(self.db, actor=actor, reason=reason)
+        self.changed()
+        return done
+
     def run(
         self,
         *,
@@ -128,33 +164,34 @@ class Approval:
     ) -> Proposal:
         """Applies what was approved last, and tells what became of it. Online: rows are read and
         written meanwhile. If it fails, FAILED is recorded and the error raised."""
-        proposal = self._newest()
-        if proposal is None or proposal.state is not ProposalState.APPROVED:
-            raise MigrationError("nothing is approved that was not applied")
-        approved = proposal.event("approved")
-        assert approved is not None
-        self.running = proposal.digest
-        self.changed()
-        try:
-            apply(
-                self.db,
-                self.source,
-                to=proposal.plan.to_version,
-                actor=approved.actor,
-                reason=approved.reason,
-                progress=self.stop.through(progress),
-                applied=applied,
-                check=lambda todo: check_same(proposal.plan, todo),
-                hold=self.hold,
-                rate=self.rate,
-            )
-        except Error as error:
-            if not isinstance(error, (ClosedError, DiskError)) and under_way.under_way(self.db) is None:
-                self._failed(proposal, approved.actor, error)
-            raise  # else it is no fault of the plan: it stays approved, and is gone on with
-        finally:
-            self.running = b""
+        with lock(self.db.uuid, "what was approved", progress=progress, reenter=True):
+            proposal = self._newest()
+            if proposal is None or proposal.state is not ProposalState.APPROVED:
+                raise MigrationError("nothing is approved that was not applied")
+            approved = proposal.event("approved")
+            assert approved is not None
+            self.running = proposal.digest
             self.changed()
+            try:
+                apply(
+                    self.db,
+                    self.source,
+                    to=proposal.plan.to_version,
+                    actor=approved.actor,
+                    reason=approved.reason,
+                    progress=self.stop.through(progress),
+                    applied=applied,
+                    check=lambda todo: check_same(proposal.plan, todo),
+                    hold=self.hold,
+                    rate=self.rate,
+                )
+            except Error as error:
+                if not isinstance(error, (ClosedError, DiskError)) and under_way.under_way(self.db) is None:
+                    self._failed(proposal, approved.actor, error)
+                raise  # else it is no fault of the plan: it stays approved, and is gone on with
+            finally:
+                self.running = b""
+                self.changed()
         return self._told()
 
     def prepare(self) -> None:
@@ -225,21 +262,42 @@ class Approval:
     def _decide(self, proposal: Proposal, step: Step.ValueType, actor: str, reason: str) -> None:
         check_reason(reason)
         record = log_pb2.Migration(step=step, plan_digest=proposal.digest)
-        self._record(_named(record, proposal.plan), actor, reason)
+        self._record(_named(record, proposal.plan), actor, reason, after=proposal)
 
     def _failed(self, proposal: Proposal, actor: str, error: Error) -> None:
         """Records it, unless the run has done so itself."""
         newest = self._newest()
         if newest is not None and newest.state is ProposalState.APPROVED:
             failed = log_pb2.Migration(step=Step.FAILED, error=str(error), plan_digest=proposal.digest)
-            self._record(_named(failed, proposal.plan), actor, "")
+            self._record(_named(failed, proposal.plan), actor, "", after=newest)
+
+    def _rolled_back(self, plan: Plan) -> bool:
+        """Whether all of a plan was rolled back or cancelled before, with the same folders."""
+        back = rolled_back(self.db.migrations())
+        return all(
+            one.version in back and back[one.version].migration.digest.hex() == one.digest
+            for one in plan.migrations
+        )
 
     def _draft(self) -> Plan | None:
-        progress = self.stop.through(None)
+        progress = self.stop.through(lambda _: check_going(self.db.uuid))
         return draft(self.db, self.source, name=self.name, hold=self.hold, progress=progress)
 
-    def _record(self, record: log_pb2.Migration, actor: str, reason: str) -> None:
-        self.db.apply_migration(record, actor=actor, reason=reason)
+    def _record(self, record: log_pb2.Migration, actor: str, reason: str, *, after: Proposal | None) -> None:
+        """Appends a record, if `after` is still the newest proposal, and nothing has become of it since."""
+
+        def expect() -> None:
+            newest = self._newest()
+            if (newest.last.seq if newest else 0) != (after.last.seq if after else 0):
+                assert newest is not None
+                raise MigrationError(
+                    f"{newest.short} is {newest.state} by now, since commit {newest.last.seq} of"
+                    f" {newest.last.actor or 'somebody'}: nothing was recorded of what you decided",
+                    digest=newest.digest.hex(),
+                    state=str(newest.state),
+                )
+
+        self.db.apply_migration(record, actor=actor, reason=reason, expect=expect)
 
 
 def _named(record: log_pb2.Migration, plan: Plan) -> log_pb2.Migration:

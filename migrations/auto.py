@@ -1,30 +1,37 @@
 """Auto: what is pending is applied when a server starts, and operators are told.
 
     pending ─▶ started ─▶ applied ─▶ finished
-                   └────────────────▶ failed, with the reason
+       │           └────────────────▶ failed, with the reason
+       └─▶ left out: from the first on that somebody rejected, rolled back or cancelled
 
 Invariants
   (1) a run is told once, also by a server that starts again and again: its subject is made of what
-      is pending, and that of a failure of the reason, too.
+      is pending, and that of a failure of the reason, too;
+  (2) what somebody decided not to have is not applied by a mere restart.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from everlog.migrations.folder import SOURCE, Source
-from everlog.migrations.messages import Message, message_of, said, some
+from everlog.migrations.loader import load
+from everlog.migrations.lock import lock
+from everlog.migrations.messages import Message, last_done, message_of, said, some
 from everlog.migrations.migration import Migration
+from everlog.migrations.plan import pending
+from everlog.migrations.proposal import Settled, settled
 from everlog.migrations.runner import apply
 from everlog.migrations.status import MigrationInfo
-from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import Error
 from everlog.store.progress import OnProgress
 
-_DONE = (log_pb2.Migration.FINISHED, log_pb2.Migration.SWITCHED)
+logger = logging.getLogger("everlog")
 
 
 @dataclass
@@ -36,6 +43,8 @@ class AutoRun:
     source: Source = SOURCE
     name: str = ""
     changed: Callable[[], None] = lambda: None
+
+    left_out: str = ""  # why not all was applied
 
     _since: int | None = None
     _todo: Sequence[Migration] = ()
@@ -51,10 +60,16 @@ class AutoRun:
         progress: OnProgress | None = None,
         applied: Callable[[MigrationInfo], None] | None = None,
     ) -> list[MigrationInfo]:
-        """Applies what is pending, as `everlog.migrations.apply`, and has it told. Raises what that
-        raises."""
-        self._since = _last_done(self.db)
+        """Applies what is pending, as `everlog.migrations.apply`, and has it told. What was rejected,
+        rolled back or cancelled is left out, with what comes after it: `left_out` then says so. Raises
+        what `apply` raises."""
+        self._since = last_done(self.db)
+        with lock(self.db.uuid, actor, progress=progress, reenter=True):
+            return self._run(
+                actor=actor, reason=reason, hold=hold, rate=rate, progress=progress, applied=applied
+            )
 
+    def _run(self, *, actor: str, reason: str, **how: Any) -> list[MigrationInfo]:
         def begin(todo: Sequence[Migration]) -> None:
             self._todo = todo
             if todo:
@@ -62,17 +77,15 @@ class AutoRun:
                 self._tell("started", said("started", actor, reason), *lines)
 
         try:
-            done = apply(
-                self.db,
-                self.source,
-                actor=actor,
-                reason=reason,
-                hold=hold,
-                rate=rate,
-                progress=progress,
-                applied=applied,
-                check=begin,
-            )
+            todo = pending(self.db, load(self.source))
+            out = settled(self.db, todo)
+            if out is not None:
+                self._leave_out(out)
+                todo = todo[: todo.index(out.migration)]
+                how["to"] = todo[-1].version if todo else None
+            if out is not None and not todo:
+                return []
+            done = apply(self.db, self.source, actor=actor, reason=reason, check=begin, **how)
         except Error as error:
             self._tell("failed", said("failed", actor, reason), str(error), about=str(error))
             raise
@@ -80,6 +93,11 @@ class AutoRun:
             lines = some([f"- {one.title} (commit {one.seq})" for one in done], "migrations")
             self._tell("finished", said("finished", actor, reason), *lines)
         return done
+
+    def _leave_out(self, out: Settled) -> None:
+        self.left_out = out.says
+        self._tell("left_out", out.says, about=out.says)
+        logger.warning("%s: %s", self.name or self.db.url, out.says)
 
     def since(self) -> int | None:
         """The seq before which nothing was told of this run; None: it has not begun. Read-only."""
@@ -104,8 +122,3 @@ class AutoRun:
         for one in self._todo:
             yield f"{one.title} {one.folder.digest.hex()}".encode()
         yield about.encode(errors="backslashreplace")
-
-
-def _last_done(db: Database) -> int:
-    """Seq of the last migration that was done: what is pending since was told after it."""
-    return max((one.seq for one in db.migrations() if one.migration.step in _DONE), default=0)

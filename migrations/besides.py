@@ -3,13 +3,18 @@
     up, load             nobody: what they would do has not been shown
     rollback             who may approve what is taken back, once nothing waits or runs
     complete, baseline   who may approve: they bring no schema, and change no row
+    cancel               who may approve (`Approval.cancel`)
 
 Each wants a name and a reason, as a decision does. docs/checked.md, "Who may".
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from everlog.migrations.approval import Approval
+from everlog.migrations.lock import lock
 from everlog.migrations.proposal import ProposalState
 from everlog.migrations.rules import check_reason
 
@@ -17,8 +22,18 @@ REFUSED = ("up", "load")
 _SAYS = {"rollback": "roll back", "complete": "complete a migration of", "baseline": "baseline"}
 
 
-def allow(approval: Approval, verb: str, *, actor: str, reason: str) -> None:
-    """Returns if `actor` may, for this reason. Raises MigrationError. Read-only."""
+@contextmanager
+def allowed(approval: Approval, verb: str, *, actor: str, reason: str) -> Iterator[None]:
+    """While it is entered, `actor` may, for this reason: nobody else decides or migrates meanwhile.
+    Raises MigrationError. Read-only."""
+    _check(approval, verb, actor, reason)  # before it waits for whoever migrates
+    with lock(approval.db.uuid, actor, reenter=True):
+        _check(approval, verb, actor, reason)
+        yield
+    approval.changed()
+
+
+def _check(approval: Approval, verb: str, actor: str, reason: str) -> None:
     if verb in REFUSED:
         approval.refuse(verb)
     found, rules, name = approval.proposals(), approval.rules, approval.name or approval.db.url

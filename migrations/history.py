@@ -81,6 +81,18 @@ def lives(records: Iterable[Recorded]) -> dict[int, Life]:
     return found
 
 
+def rolled_back(records: Iterable[Recorded]) -> dict[int, Recorded]:
+    """The migrations that were rolled back, or cancelled, and not begun again since, by version."""
+    found: dict[int, Recorded] = {}
+    for record in records:
+        one = record.migration
+        if one.step == _Step.ROLLED_BACK:
+            found[one.version] = record
+        elif one.step in (*_BUILDING, _Step.FINISHED):
+            found.pop(one.version, None)
+    return found
+
+
 def latest(records: Iterable[Recorded]) -> list[Life]:
     """The migrations that are in the database, the one that came last first."""
     return sorted(lives(records).values(), key=lambda life: life.last.seq, reverse=True)

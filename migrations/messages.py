@@ -1,18 +1,22 @@
-"""Messages: what operators are told of a proposal, one for each event.
+"""Messages: what operators are told of migrations, one for each event.
 
-proposed ─▶ approved ─▶ started ─▶ finished
-         └▶ rejected          └──▶ failed
+of a proposal    proposed ─▶ approved ─▶ started ─▶ finished
+                          └▶ rejected          └──▶ failed
+of a database    rolled back, also of what nobody proposed
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from everlog.migrations.approval import Approval
-from everlog.migrations.proposal import Proposal, ProposalState
+from everlog.migrations.proposal import Proposal, ProposalState, proposals
+from everlog.proto import log_pb2
 from everlog.store.database import Database
+from everlog.store.migrate import Recorded
 
 STEPS_SHOWN = 20
 
@@ -23,6 +27,8 @@ SAYS = {
     "started": ("has begun", "info"),
     "finished": ("is done", "success"),
     "failed": ("has failed", "failure"),
+    "left_out": ("was not applied", "warning"),
+    "rolled_back": ("was rolled back", "warning"),
 }
 
 
@@ -61,6 +67,42 @@ class OfApproval:
         ]
 
 
+@dataclass
+class OfRollbacks:
+    """What was rolled back, or cancelled, of a database since the newest migration that was done."""
+
+    db: Database
+    name: str
+
+    def since(self) -> int | None:
+        """The seq before which nothing is told: of the newest migration that was done. Read-only."""
+        return last_done(self.db)
+
+    def messages(self, since: int) -> list[Message]:
+        """All, in order. Read-only."""
+        newer = [
+            one
+            for one in self.db.migrations()
+            if one.seq > since and one.migration.step == log_pb2.Migration.ROLLED_BACK
+        ]
+        found = proposals(self.db) if newer else []
+        rejected = {one.last.seq for one in found if one.state is ProposalState.REJECTED}  # they are told so
+        return [self._message(one) for one in newer if one.seq not in rejected]
+
+    def _message(self, record: Recorded) -> Message:
+        one = record.migration
+        digest = hashlib.sha256(self.db.uuid + record.seq.to_bytes(8, "big")).hexdigest()
+        title = f"{self.name or self.db.url}: the migration {one.version}_{one.name}"
+        by = said("rolled back", record.actor, self.db.log.commit(record.seq).reason)
+        return message_of("rolled_back", digest, title, iter([f"{by} (commit {record.seq})"]))
+
+
+def last_done(db: Database) -> int:
+    """Seq of the last migration that was done; 0: none was. Read-only."""
+    done = (log_pb2.Migration.FINISHED, log_pb2.Migration.SWITCHED)
+    return max((one.seq for one in db.migrations() if one.migration.step in done), default=0)
+
+
 def message_of(event: str, digest: str, title: str, lines: Iterator[str]) -> Message:
     """The message of one event. `title` says what it happens to; `lines` are its body."""
     words, kind = SAYS[event]
@@ -92,19 +134,23 @@ def _messages(proposal: Proposal, name: str, *, running: bool) -> Iterator[Messa
 
 def _events(proposal: Proposal, *, running: bool) -> Iterator[str]:
     yield "proposed"
-    if proposal.state is ProposalState.REJECTED:
-        yield "rejected"
     if proposal.event("approved") is None:
+        if proposal.state is ProposalState.REJECTED:
+            yield "rejected"
         return
     yield "approved"
-    if running or proposal.last.step != "approved":
+    if running or proposal.last.step not in ("approved", "rejected"):
         yield "started"
-    if proposal.state in (ProposalState.FINISHED, ProposalState.FAILED):
+    if proposal.state in (ProposalState.FINISHED, ProposalState.ROLLED_BACK):
+        yield "finished"
+    elif proposal.state in (ProposalState.FAILED, ProposalState.REJECTED):
         yield str(proposal.state)
 
 
 def _body(proposal: Proposal, event: str) -> Iterator[str]:
     at = proposal.event(event)
+    if at is None and event == str(proposal.state):
+        at = proposal.last  # it was given up on its way
     if at is not None:
         yield said(event, at.actor, at.reason)
         if at.error:

@@ -1,7 +1,7 @@
 """Notify: operators are told what becomes of migrations, each of them once.
 
-    a proposal (messages.py) ─┬─▶ Apprise: Slack, Teams, e-mail, webhooks, …
-    a run (auto.py)          ─┘
+    a proposal, a rollback (messages.py) ─┬─▶ Apprise: Slack, Teams, e-mail, webhooks, …
+    a run (auto.py)                      ─┘
 
 A thread of its own compares what the log says has happened with what it says was told (notices.py),
 and tells the rest, with a link to the page. Who cannot be reached is tried again, in order, while
@@ -24,7 +24,7 @@ from typing import Any, Protocol, Self
 
 from everlog.migrations import notices
 from everlog.migrations.approval import Approval
-from everlog.migrations.messages import Message, OfApproval
+from everlog.migrations.messages import Message, OfApproval, OfRollbacks
 from everlog.store.database import Database
 from everlog.store.errors import Error, OpenError
 
@@ -61,9 +61,13 @@ class Notifier:
         self._sources: list[Events] = [
             OfApproval(one) if isinstance(one, Approval) else one for one in sources
         ]
+        dbs = {one.db.uuid: one for one in reversed(self._sources)}
+        self._rollbacks = [OfRollbacks(one.db, getattr(one, "name", "")) for one in dbs.values()]
+        self._sources += self._rollbacks
+        self._schemas = {one.db.uuid: one.db.schema for one in self._rollbacks}
         self._retry_s = retry_s
-        self._since: dict[bytes, int] = {}
-        self._told: dict[bytes, set[notices.Told]] = {}
+        self._since: dict[int, int] = {}  # by the source's place
+        self._told: dict[int, set[notices.Told]] = {}
         self._woken = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="everlog-notify", daemon=True)
@@ -73,9 +77,11 @@ class Notifier:
         self._woken.set()
 
     def __enter__(self) -> Self:
-        for source in self._sources:  # now: what is newest may be another one in a moment
+        for at, source in enumerate(self._sources):  # now: what is newest may be another one in a moment
             if (since := source.since()) is not None:
-                self._since[source.db.uuid] = since
+                self._since[at] = since
+        for one in self._rollbacks:
+            one.db.log.on_advance(self._look)
         self._thread.start()
         self.wake()
         return self
@@ -84,9 +90,18 @@ class Notifier:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Tries once more to tell what is left, and ends; the next process tells the rest."""
+        for one in self._rollbacks:
+            one.db.log.off_advance(self._look)
         self._closing.set()
         self.wake()
         self._thread.join(CLOSE_S)
+
+    def _look(self) -> None:
+        """After a commit: whether another schema is in force, and there may be something to tell."""
+        for one in self._rollbacks:
+            if one.db.schema is not self._schemas[one.db.uuid]:
+                self._schemas[one.db.uuid] = one.db.schema
+                self.wake()
 
     def _run(self) -> None:
         wait_s = self._retry_s
@@ -95,7 +110,7 @@ class Notifier:
             self._woken.clear()
             closing = self._closing.is_set()  # after the clearing, or its wake could be lost
             try:
-                arrived = [self._tell(source) for source in self._sources]
+                arrived = [self._tell(at, source) for at, source in enumerate(self._sources)]
                 done = all(arrived)
             except Error as error:
                 logger.warning("what is to be told cannot be read or noted: %s", error)
@@ -109,19 +124,19 @@ class Notifier:
             wait_s = min(2 * wait_s, RETRY_S_MAX)
             self.wake()
 
-    def _tell(self, source: Events) -> bool:
-        """Tells what is left of one database; whether all of it arrived."""
+    def _tell(self, at: int, source: Events) -> bool:
+        """Tells what is left of one source; whether all of it arrived."""
         db = source.db
-        since = self._since.get(db.uuid)
+        since = self._since.get(at)
         if since is None:
             since = source.since()
             if since is None:
                 return True
-            self._since[db.uuid] = since
-        if db.uuid not in self._told:
-            self._told[db.uuid] = notices.read(db, since)
-        told, messages = self._told[db.uuid], source.messages(since)
-        arrived = True
+            self._since[at] = since
+        messages = source.messages(since)
+        if messages and at not in self._told:
+            self._told[at] = notices.read(db, since)
+        told, arrived = self._told.get(at, set()), True
         for whom, target in self._targets.items():
             for message in messages:
                 key = (message.subject, whom)

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from everlog.migrations import checks, people
 from everlog.migrations.bootstrap import Bootstrap
 from everlog.migrations.loader import after
+from everlog.migrations.lock import check_going
 from everlog.migrations.migration import Migration, Remake
 from everlog.migrations.under_way import (
     FINISHED,
@@ -138,6 +139,7 @@ def _append(  # noqa: PLR0917  each is said at each call
         actor=by.actor,
         reason=by.reason,
         expect_schema=db.schema.version,
+        expect=lambda: check_going(db.uuid),
         check=None if step == STARTED else checks.after(migration),
         progress=progress,
     )

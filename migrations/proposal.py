@@ -1,6 +1,6 @@
 """Proposal: a plan that somebody is to approve, as it was shown and as the log keeps it.
 
-    PROPOSED {plan_digest, plan.json} ─▶ APPROVED ─▶ (the migrations' own steps) ─▶ finished
+    PROPOSED {plan_digest, plan.json} ─▶ APPROVED ─▶ (the migrations' own steps) ─▶ finished ─▶ ROLLED_BACK
                                       └▶ REJECTED                                └▶ FAILED
 
     plan.json    the plan as people are shown it, and nothing else: JSON of `Plan`
@@ -21,9 +21,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
+from everlog.migrations.history import rolled_back
+from everlog.migrations.migration import Migration
 from everlog.migrations.shown import Plan, decode, digest_of
 from everlog.migrations.shown_sources import Sources, read
 from everlog.proto import log_pb2
@@ -35,6 +38,7 @@ DOCUMENT = "plan.json"  # path of the source of a PROPOSED record that the diges
 PREFIX_MIN = 6  # hexadecimal digits by which a person may name a digest
 
 Step = log_pb2.Migration.Step
+_MIGRATES = (Step.STARTED, Step.SWITCHED, Step.FINISHED, Step.ROLLED_BACK)
 
 
 class ProposalState(StrEnum):
@@ -45,6 +49,7 @@ class ProposalState(StrEnum):
     REJECTED = "rejected"
     FINISHED = "finished"
     FAILED = "failed"
+    ROLLED_BACK = "rolled back"  # after it was finished
     SUPERSEDED = "superseded"  # another proposal or migration came before it was decided
 
 
@@ -58,6 +63,25 @@ class Event(msgspec.Struct, frozen=True):
     reason: str
     version: int = 0
     error: str = ""
+
+
+class Settled(NamedTuple):
+    """A migration that somebody decided not to have, and the record that says so."""
+
+    migration: Migration
+    event: Event
+
+    @property
+    def says(self) -> str:
+        """What was decided and how to have it nevertheless, as a sentence."""
+        one = self.event
+        done = "rejected" if one.step == "rejected" else "rolled back"
+        verb = "`everlog propose` proposes" if done == "rejected" else "`everlog up` applies"
+        why = f" ({one.reason})" if one.reason else ""
+        return (
+            f"migration {self.migration.title} was {done} by {one.actor or 'somebody'} in commit"
+            f" {one.seq}{why}, and is not applied with the same folder; {verb} it again"
+        )
 
 
 @dataclass
@@ -118,6 +142,8 @@ class Proposal:
                 text = f"was rejected as {self.short}{by} ({self.last.reason})"
             case ProposalState.FAILED:
                 text = f"was approved as {self.short} and failed ({self.last.error})"
+            case ProposalState.ROLLED_BACK:
+                text = f"was rolled back{by} ({self.last.reason}), as {self.short}"
             case _:
                 text = f"is {self.state} as {self.short}"
         return text + self.see
@@ -141,9 +167,35 @@ def proposals(db: Database) -> list[Proposal]:
             newest = Proposal(record.migration.plan_digest, document, kept=kept)
             found.append(newest)
         elif newest is None or not _becomes(newest, record):
-            continue
-        newest.events.append(_event(record, db.log.commit(record.seq).reason))
+            newest = _after_the_end(found, record)
+        if newest is not None:
+            newest.events.append(_event(record, db.log.commit(record.seq).reason))
     return found
+
+
+def settled(db: Database, todo: Iterable[Migration], *, rejected_only: bool = False) -> Settled | None:
+    """The first of these migrations that was rejected, rolled back or cancelled, with the folder that it
+    has now, and not proposed or applied again since. Read-only."""
+    todo = list(todo)
+    if not todo:
+        return None
+    records = db.migrations()
+    back = {} if rejected_only else rolled_back(records)
+    found = proposals(db) if any(one.migration.step == Step.REJECTED for one in records) else []
+    for migration in todo:
+        digest = migration.folder.digest
+        for proposal in reversed(found):
+            if any(
+                (one.version, one.digest) == (migration.version, digest.hex())
+                for one in proposal.plan.migrations
+            ):
+                if proposal.last.step == "rejected":
+                    return Settled(migration, proposal.last)
+                break
+        record = back.get(migration.version)
+        if record is not None and record.migration.digest == digest:
+            return Settled(migration, _event(record, db.log.commit(record.seq).reason))
+    return None
 
 
 def _becomes(proposal: Proposal, record: Recorded) -> bool:
@@ -156,7 +208,7 @@ def _becomes(proposal: Proposal, record: Recorded) -> bool:
         return True
     plan = proposal.plan
     if proposal.state is not ProposalState.APPROVED:
-        if proposal.state is ProposalState.WAITING and step in (Step.FINISHED, Step.ROLLED_BACK):
+        if proposal.state is ProposalState.WAITING and step in _MIGRATES:
             proposal.state = ProposalState.SUPERSEDED
         return False
     if step == Step.BACKFILL or migration.version not in {one.version for one in plan.migrations}:
@@ -168,6 +220,21 @@ def _becomes(proposal: Proposal, record: Recorded) -> bool:
     elif step in (Step.SWITCHED, Step.FINISHED) and migration.version == plan.to_version:
         proposal.state = ProposalState.FINISHED
     return True
+
+
+def _after_the_end(found: list[Proposal], record: Recorded) -> Proposal | None:
+    """The finished proposal that a record completes or rolls back; None: there is none."""
+    migration = record.migration
+    for proposal in reversed(found):
+        if proposal.state is not ProposalState.FINISHED:
+            continue
+        if migration.version in {one.version for one in proposal.plan.migrations}:
+            if migration.step == Step.ROLLED_BACK:
+                proposal.state = ProposalState.ROLLED_BACK
+                return proposal
+            completes = migration.step == Step.FINISHED and proposal.last.step == "switched"
+            return proposal if completes else None
+    return None
 
 
 def _event(record: Recorded, reason: str) -> Event:

@@ -20,6 +20,7 @@ from everlog.migrations import people
 from everlog.migrations.folder import Source
 from everlog.migrations.history import Life, lives
 from everlog.migrations.loader import load
+from everlog.migrations.lock import check_going
 from everlog.migrations.migration import Migration, Remake, Transform
 from everlog.migrations.online import made_anew
 from everlog.migrations.restored import restored, rewritten
@@ -184,7 +185,12 @@ def _append(  # noqa: PLR0917  each is said at each call
     )
     version = db.schema.version
     return db.apply_migration(
-        record, actor=by.actor, reason=by.reason, expect_schema=version, progress=progress
+        record,
+        actor=by.actor,
+        reason=by.reason,
+        expect_schema=version,
+        expect=lambda: check_going(db.uuid),
+        progress=progress,
     )
 
 

@@ -22,7 +22,7 @@ import msgspec
 from everlog.migrations import people, returning
 from everlog.migrations.folder import Source
 from everlog.migrations.history import Life, latest
-from everlog.migrations.lock import WAIT_S, lock
+from everlog.migrations.lock import WAIT_S, check_going, lock
 from everlog.migrations.losses import Losses
 from everlog.migrations.plan import PlannedStep
 from everlog.migrations.returning import Folders, Return, way_back
@@ -71,15 +71,22 @@ def rollback(
     if an index that was dropped cannot be built again: then those before it are rolled back.
     """
     done = []
-    with lock(db.uuid, actor, wait_s=wait_s, progress=progress):
+
+    def tell(at: Progress) -> None:
+        check_going(db.uuid)
+        if progress is not None:
+            progress(at)
+
+    with lock(db.uuid, actor, wait_s=wait_s, progress=progress, reenter=True) as holder:
         by, folders = Metadata(actor, reason), Folders(source)
         returning.begin_anew(db, folders, by)
         for way in list(_returns(db, count, to, folders)):
             life = way.life
+            holder.at = life.version, life.began.migration.name
             if progress is not None:
                 progress(Progress(f"{life.title}: roll back", 0))
             if life.finished:
-                result = returning.run(db, way, by, rate=rate, progress=progress)
+                result = returning.run(db, way, by, rate=rate, progress=tell)
             else:
                 result = give_up(db, by)
             name = life.began.migration.name

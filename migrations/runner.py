@@ -4,7 +4,8 @@
                                                                            where it has to build
 Invariants
   (1) one record puts a migration into force, with its schema, its sources and its bootstrap rows;
-  (2) all folders, and all bootstrap rows, were found right before the first is applied.
+  (2) all folders, and all bootstrap rows, were found right before the first is applied;
+  (3) what somebody rejected is not applied, whoever asks (`settled`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from everlog.migrations import online, under_way
 from everlog.migrations.bootstrap import Bootstrap, bootstrap
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import load
-from everlog.migrations.lock import WAIT_S, lock
+from everlog.migrations.lock import WAIT_S, check_going, lock
 from everlog.migrations.migration import Migration
 from everlog.migrations.plan import pending
+from everlog.migrations.proposal import settled
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
 from everlog.store.database import Database
@@ -51,7 +53,7 @@ def apply(
     applied: of that one and those behind it nothing was done.
     """
     done = []
-    with lock(db.uuid, actor, wait_s=wait_s, progress=progress):
+    with lock(db.uuid, actor, wait_s=wait_s, progress=progress, reenter=True) as holder:
         known = load(source)
         begun = under_way.attach(db, known)
         if begun is not None and begun.migration.back:  # what was half rolled back is in force
@@ -64,10 +66,13 @@ def apply(
         found = pending(db, known, to, out_of_order=out_of_order)
         if begun is not None:
             found = _after(begun, found, known)
+        if (rejected := settled(db, found, rejected_only=True)) is not None:
+            raise MigrationError(rejected.says, version=rejected.migration.version)
         if check is not None:
             check(found)
         todo = [(migration, bootstrap(migration)) for migration in found]
         for migration, rows in todo:
+            holder.at = migration.version, migration.name
             info = _apply(
                 db, migration, rows, Metadata(actor, reason), hold=hold, rate=rate, progress=progress
             )
@@ -110,20 +115,25 @@ def _apply(
     progress: OnProgress | None,
 ) -> MigrationInfo:
     def tell(step: Progress) -> None:
+        check_going(db.uuid)
         if progress is not None:
             progress(Progress(f"{migration.title}: {step.step}", step.done, step.total, step.unit))
 
-    tell(Progress("apply", 0, len(rows)))
+    since = db.head
     try:
+        tell(Progress("apply", 0, len(rows)))
         result = online.run(db, migration, rows, by, hold=hold, rate=rate, progress=tell)
     except (MigrationError, PreconditionError, RowError, SchemaError) as error:
+        if "cancelled_by" in error.facts:
+            under_way.cancelled(db, migration, Metadata(error.cancelled_by, error.reason), since=since)
         raise MigrationError(
             f"migration {migration.title} was not applied, and nothing of it is in the database: {error}",
             private=error.private,
             version=migration.version,
             **{name: fact for name, fact in error.facts.items() if name != "version"},
         ) from error
-    tell(Progress("apply", len(rows), len(rows)))
+    if progress is not None:
+        progress(Progress(f"{migration.title}: apply", len(rows), len(rows)))
     return MigrationInfo(
         migration.version,
         migration.name,

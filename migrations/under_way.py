@@ -1,21 +1,23 @@
 """Under way: the migration that was begun and has not ended, as the log tells it.
 
     STARTED ─▶ … ─▶ FINISHED                     `online`, or `complete` here
-               └──▶ FAILED, ROLLED_BACK          `give_up`: as it was before
+               └──▶ FAILED, ROLLED_BACK          `give_up`, `cancel`: as it was before
 
     STARTED back ─▶ … ─▶ ROLLED_BACK             `returning`
                     └──▶ FAILED back             `give_up`: in force as before
 
 Invariants
   (1) one migration is under way at most, and it ends, or is given up, before the next begins;
-  (2) until then it can be given up: what it built goes, and nothing else has changed.
+  (2) until then it can be given up: what it built goes, and nothing else has changed;
+  (3) a record that ends it is appended only if it is still under way at that moment (`still`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from everlog.migrations.lock import WAIT_S, ask_to_end, lock
 from everlog.migrations.migration import Migration
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
@@ -28,7 +30,7 @@ from everlog.store.transform import Transform, Transforms
 
 STARTED, SWITCHED = log_pb2.Migration.STARTED, log_pb2.Migration.SWITCHED
 FINISHED, FAILED = log_pb2.Migration.FINISHED, log_pb2.Migration.FAILED
-ROLLED_BACK = log_pb2.Migration.ROLLED_BACK
+ROLLED_BACK, BACKFILL = log_pb2.Migration.ROLLED_BACK, log_pb2.Migration.BACKFILL
 
 # What says that a migration does not fit the rows; after anything else it can go on.
 REFUSALS = (MigrationError, PreconditionError, RowError, SchemaError)
@@ -86,21 +88,43 @@ def first(db: Database, begun: Recorded) -> int:
     )
 
 
+def still(db: Database, begun: Recorded | None) -> Callable[[], None]:
+    """A precondition of a record (`expect`): what was under way as `begun` is so still."""
+
+    def expect() -> None:
+        now = under_way(db)
+        if (now.seq if now else 0) != (begun.seq if begun else 0):
+            one = (begun or now or last(db)).migration
+            raise MigrationError(
+                f"migration {one.version}_{one.name} was begun, finished, rolled back or given up by somebody"
+                f" else in this moment: commit {last(db).seq}; look at `everlog status` and try again",
+                version=one.version,
+            )
+
+    return expect
+
+
+def last(db: Database) -> Recorded:
+    """The newest record of a migration. Read-only."""
+    return db.migrations()[-1]
+
+
 def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInfo:
     """Ends the time of two versions: that of before is served no longer, and the disk of its rows
     is freed. Raises MigrationError if there are no two.
     """
-    begun = under_way(db)
-    if begun is None or begun.migration.step != SWITCHED:
-        raise MigrationError("there are no two versions of which one could end: no migration is held")
-    record = log_pb2.Migration()
-    record.CopyFrom(begun.migration)
-    record.step = FINISHED
-    record.schema.CopyFrom(evolve.alone(db.schema.proto))
-    was = db.schema.proto
-    result = db.apply_migration(record, actor=actor, reason=reason, expect_schema=db.schema.version)
-    db.transforms = {}
-    db.reclaim(was)
+    with lock(db.uuid, actor, reenter=True):
+        begun = under_way(db)
+        if begun is None or begun.migration.step != SWITCHED:
+            raise MigrationError("there are no two versions of which one could end: no migration is held")
+        record = log_pb2.Migration()
+        record.CopyFrom(begun.migration)
+        record.step = FINISHED
+        record.schema.CopyFrom(evolve.alone(db.schema.proto))
+        was = db.schema.proto
+        result = db.apply_migration(record, actor=actor, reason=reason, expect=still(db, begun))
+        db.transforms = {}
+        db.reclaim(was)
     done = begun.migration
     return MigrationInfo(
         done.version, done.name, State.APPLIED, result.time_ns, result.seq, actor, done.digest, done.digest
@@ -116,6 +140,7 @@ def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> Commit
     begun = under_way(db)
     if begun is None:
         raise MigrationError("no migration is under way that could be given up")
+    expect = still(db, begun)
     back = begun.migration.back
     record = log_pb2.Migration(
         step=FAILED if back or error is not None else ROLLED_BACK,
@@ -127,18 +152,73 @@ def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> Commit
         back=back,
     )
     was = db.schema.proto
-    result = db.apply_migration(record, actor=by.actor, reason=by.reason)
+    result = db.apply_migration(record, actor=by.actor, reason=by.reason, expect=expect)
     db.transforms = {}
     db.reclaim(was)
     return result
 
 
+def cancel(db: Database, *, actor: str = "", reason: str = "", wait_s: float = WAIT_S) -> MigrationInfo:
+    """Stops the migration that is being applied or rolled back, or that was stopped on its way, and
+    gives it up: the database is as before it, and `apply` at the next start of a server leaves it out.
+
+    A thread that is at work on it ends at its next sign of progress; `wait_s` is how many seconds that
+    is waited for. Returns the migration, with the commit that gave it up. Raises MigrationError if none
+    is under way, and if it ended before it could be cancelled. Writes one record.
+    """
+    at = db.head
+    holder = ask_to_end(db.uuid, Metadata(actor, reason))
+    with lock(db.uuid, actor, wait_s=wait_s, reenter=True):
+        begun = under_way(db)
+        if begun is not None and begun.migration.step == SWITCHED:
+            raise MigrationError(
+                f"migration {begun.migration.version}_{begun.migration.name} serves two versions since commit"
+                f" {begun.seq}: nothing is being built any more; `everlog complete` ends that,"
+                " `everlog rollback` takes it back",
+                version=begun.migration.version,
+            )
+        if begun is not None:
+            one, result = begun.migration, give_up(db, Metadata(actor, reason))
+            state = State.APPLIED if one.back else State.PENDING
+            return MigrationInfo(one.version, one.name, state, result.time_ns, result.seq, actor, one.digest)
+        newer = [one for one in db.migrations() if one.seq > at and one.migration.step != BACKFILL]
+        if holder is not None and holder.ended:
+            end = last(db)
+            state = State.APPLIED if end.migration.back else State.PENDING
+            return MigrationInfo(*holder.at, state, end.time_ns, end.seq, end.actor, end.migration.digest)
+        if holder is not None and newer:
+            end, one = newer[-1], newer[-1].migration
+            raise MigrationError(
+                f"migration {one.version}_{one.name} was not cancelled: it ended before, with commit"
+                f" {end.seq} ({log_pb2.Migration.Step.Name(one.step).lower()})",
+                version=one.version,
+            )
+    raise MigrationError("no migration is under way that could be cancelled")
+
+
+def cancelled(db: Database, migration: Migration, by: Metadata, *, since: int) -> None:
+    """Records that a migration was cancelled, unless a record after `since` says so: it had begun, and
+    was given up."""
+    given_up = (migration.version, ROLLED_BACK)
+    if not any(
+        (one.migration.version, one.migration.step) == given_up for one in db.migrations() if one.seq > since
+    ):
+        digest = migration.folder.digest
+        record = log_pb2.Migration(
+            step=ROLLED_BACK, version=migration.version, name=migration.name, digest=digest
+        )
+        db.apply_migration(record, actor=by.actor, reason=by.reason, expect=still(db, None))
+
+
 @contextmanager
 def given_up_if_refused(db: Database, by: Metadata) -> Iterator[None]:
-    """What refuses within it gives up what is under way."""
+    """What refuses within it gives up what is under way; whoever cancelled it is who gave it up."""
     try:
         yield
     except REFUSALS as error:
         if under_way(db) is not None:
-            give_up(db, by, error=error)
+            if "cancelled_by" in error.facts:
+                give_up(db, Metadata(error.cancelled_by, error.reason))
+            else:
+                give_up(db, by, error=error)
         raise

@@ -89,6 +89,11 @@ class MigrationsStub:
                 request_serializer=everlog_dot_proto_dot_migrations__pb2.CompleteRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_migrations__pb2.CompleteResponse.FromString,
                 _registered_method=True)
+        self.Cancel = channel.unary_unary(
+                '/everlog.v1.Migrations/Cancel',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.CancelRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.CancelResponse.FromString,
+                _registered_method=True)
         self.Load = channel.unary_unary(
                 '/everlog.v1.Migrations/Load',
                 request_serializer=everlog_dot_proto_dot_migrations__pb2.LoadSchemaRequest.SerializeToString,
@@ -181,6 +186,13 @@ class MigrationsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Cancel(self, request, context):
+        """Stops the migration that is being applied or rolled back, and gives it up: nothing of it is left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Load(self, request, context):
         """Gives an empty database the schema of a text that `dump` wrote.
         """
@@ -252,6 +264,11 @@ def add_MigrationsServicer_to_server(servicer, server):
                     servicer.Complete,
                     request_deserializer=everlog_dot_proto_dot_migrations__pb2.CompleteRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_migrations__pb2.CompleteResponse.SerializeToString,
+            ),
+            'Cancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cancel,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.CancelRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.CancelResponse.SerializeToString,
             ),
             'Load': grpc.unary_unary_rpc_method_handler(
                     servicer.Load,
@@ -561,6 +578,33 @@ class Migrations:
             '/everlog.v1.Migrations/Complete',
             everlog_dot_proto_dot_migrations__pb2.CompleteRequest.SerializeToString,
             everlog_dot_proto_dot_migrations__pb2.CompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Migrations/Cancel',
+            everlog_dot_proto_dot_migrations__pb2.CancelRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.CancelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,8 @@ class MigrationsStub:
     """
     Complete: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.CompleteRequest, _migrations_pb2.CompleteResponse]
     """Ends the time of two versions: that of before is served no longer."""
+    Cancel: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.CancelRequest, _migrations_pb2.CancelResponse]
+    """Stops the migration that is being applied or rolled back, and gives it up: nothing of it is left."""
     Load: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.LoadSchemaRequest, _migrations_pb2.LoadSchemaResponse]
     """Gives an empty database the schema of a text that `dump` wrote."""
     Baseline: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.BaselineRequest, _migrations_pb2.BaselineResponse]
@@ -85,6 +87,8 @@ class MigrationsAsyncStub(MigrationsStub):
     """
     Complete: _aio.UnaryUnaryMultiCallable[_migrations_pb2.CompleteRequest, _migrations_pb2.CompleteResponse]  # type: ignore[assignment]
     """Ends the time of two versions: that of before is served no longer."""
+    Cancel: _aio.UnaryUnaryMultiCallable[_migrations_pb2.CancelRequest, _migrations_pb2.CancelResponse]  # type: ignore[assignment]
+    """Stops the migration that is being applied or rolled back, and gives it up: nothing of it is left."""
     Load: _aio.UnaryUnaryMultiCallable[_migrations_pb2.LoadSchemaRequest, _migrations_pb2.LoadSchemaResponse]  # type: ignore[assignment]
     """Gives an empty database the schema of a text that `dump` wrote."""
     Baseline: _aio.UnaryUnaryMultiCallable[_migrations_pb2.BaselineRequest, _migrations_pb2.BaselineResponse]  # type: ignore[assignment]
@@ -179,6 +183,14 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.CompleteResponse, _abc.Awaitable[_migrations_pb2.CompleteResponse]]:
         """Ends the time of two versions: that of before is served no longer."""
+
+    @_abc_1.abstractmethod
+    def Cancel(
+        self,
+        request: _migrations_pb2.CancelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrations_pb2.CancelResponse, _abc.Awaitable[_migrations_pb2.CancelResponse]]:
+        """Stops the migration that is being applied or rolled back, and gives it up: nothing of it is left."""
 
     @_abc_1.abstractmethod
     def Load(

@@ -9,6 +9,7 @@ Where migrations wait for approval, `everlog.migrations.besides` says who may.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from everlog.migrations import besides
@@ -33,9 +34,9 @@ class AdoptService(migrations_pb2_grpc.MigrationsServicer):
         actor = self._hosting.callers.who(context, request.actor)
 
         def run() -> int:
-            self._allow("load", request.database, actor, request.reason)
             where = request.where or "the text"
-            return load_schema(db, request.text, where=where, actor=actor, reason=request.reason)
+            with self._allowed("load", request.database, actor, request.reason):
+                return load_schema(db, request.text, where=where, actor=actor, reason=request.reason)
 
         return pb.LoadSchemaResponse(schema_version=await self._hosting.write(run))
 
@@ -44,17 +45,19 @@ class AdoptService(migrations_pb2_grpc.MigrationsServicer):
         actor = self._hosting.callers.who(context, request.actor)
 
         def run() -> list[MigrationInfo]:
-            self._allow("baseline", request.database, actor, request.reason)
-            return baseline(db, request.version, source, actor=actor, reason=request.reason)
+            with self._allowed("baseline", request.database, actor, request.reason):
+                return baseline(db, request.version, source, actor=actor, reason=request.reason)
 
         found = await self._hosting.write(run)
         return pb.BaselineResponse(migrations=[info_message(info) for info in found])
 
-    def _allow(self, verb: str, name: str, actor: str, reason: str) -> None:
-        """Raises MigrationError where migrations wait for approval, and this is not for `actor`."""
+    def _allowed(self, verb: str, name: str, actor: str, reason: str) -> AbstractContextManager[None]:
+        """To be entered for the call. Raises MigrationError where migrations wait for approval, and this
+        is not for `actor`."""
         approval = self._approvals.get(name)
-        if approval is not None:
-            besides.allow(approval, verb, actor=actor, reason=reason)
+        if approval is None:
+            return nullcontext()
+        return besides.allowed(approval, verb, actor=actor, reason=reason)
 
     def _source(self, name: str) -> str:
         source = self._sources.get(name)

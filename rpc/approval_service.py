@@ -59,9 +59,14 @@ class ApprovalService(migrations_pb2_grpc.MigrationsServicer):
                 step = pb.ApplyResponse(version=info.version, name=info.name, finished=True, seq=info.seq)
                 telling.tell(pb.ApproveResponse(progress=step))
 
-            approved = approval.approve(request.digest, actor=actor, reason=request.reason)
-            telling.tell(pb.ApproveResponse(proposal=to_message(approved)))
-            done = approval.run(progress=sparing(progress), applied=applied)
+            done = approval.approve_and_run(
+                request.digest,
+                actor=actor,
+                reason=request.reason,
+                approved=lambda one: telling.tell(pb.ApproveResponse(proposal=to_message(one))),
+                progress=sparing(progress),
+                applied=applied,
+            )
             telling.tell(pb.ApproveResponse(proposal=to_message(done)))
 
         async for answer in self._hosting.told(run):

@@ -1,7 +1,8 @@
 """Migrations service: those that the server was started with, and those that the log knows.
 
 List, Status             the log's records beside the folders
-Plan, Apply, Complete    the folders that the server was given for this database
+Plan, Apply              the folders that the server was given for this database
+Complete, Cancel         the log: what is under way
 PlanRollback, Rollback   the log, and those folders where rows go back through `down`
 
 Load, Baseline           adopt_service.py
@@ -14,11 +15,12 @@ whom.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from everlog.migrations import complete
+from everlog.migrations import cancel, complete
 from everlog.migrations.approval import Approval
 from everlog.migrations.difference import differences
 from everlog.migrations.plan import PlannedStep, plan
@@ -98,8 +100,6 @@ class MigrationsService(ApprovalService, AdoptService):
         actor = self._hosting.callers.who(context, request.actor)
 
         def run(telling: Telling[pb.ApplyResponse]) -> None:
-            self._allow("up", request.database, actor, request.reason)
-
             def progress(at: Progress) -> None:
                 telling.passing(pb.ApplyResponse(step=at.step, done=at.done, total=at.total or 0))
 
@@ -108,18 +108,19 @@ class MigrationsService(ApprovalService, AdoptService):
                     pb.ApplyResponse(version=info.version, name=info.name, finished=True, seq=info.seq)
                 )
 
-            apply(
-                db,
-                source,
-                to=request.to or None,
-                out_of_order=request.out_of_order,
-                hold=request.hold,
-                rate=request.rate or None,
-                actor=actor,
-                reason=request.reason,
-                progress=sparing(progress),
-                applied=applied,
-            )
+            with self._allowed("up", request.database, actor, request.reason):
+                apply(
+                    db,
+                    source,
+                    to=request.to or None,
+                    out_of_order=request.out_of_order,
+                    hold=request.hold,
+                    rate=request.rate or None,
+                    actor=actor,
+                    reason=request.reason,
+                    progress=sparing(progress),
+                    applied=applied,
+                )
 
         async for answer in self._hosting.told(run):
             yield answer
@@ -145,8 +146,6 @@ class MigrationsService(ApprovalService, AdoptService):
         actor = self._hosting.callers.who(context, request.actor)
 
         def run(telling: Telling[pb.RollbackResponse]) -> None:
-            self._allow("rollback", request.database, actor, request.reason)
-
             def progress(at: Progress) -> None:
                 telling.passing(pb.RollbackResponse(step=at.step, done=at.done, total=at.total or 0))
 
@@ -161,17 +160,18 @@ class MigrationsService(ApprovalService, AdoptService):
                     )
                 )
 
-            rollback(
-                db,
-                which["count"],
-                to=which["to"],
-                source=self._sources.get(request.database),
-                actor=actor,
-                reason=request.reason,
-                rate=request.rate or None,
-                progress=sparing(progress),
-                rolled_back=rolled_back,
-            )
+            with self._allowed("rollback", request.database, actor, request.reason):
+                rollback(
+                    db,
+                    which["count"],
+                    to=which["to"],
+                    source=self._sources.get(request.database),
+                    actor=actor,
+                    reason=request.reason,
+                    rate=request.rate or None,
+                    progress=sparing(progress),
+                    rolled_back=rolled_back,
+                )
 
         async for answer in self._hosting.told(run):
             yield answer
@@ -181,13 +181,21 @@ class MigrationsService(ApprovalService, AdoptService):
         actor = self._hosting.callers.who(context, request.actor)
 
         def run() -> MigrationInfo:
-            self._allow("complete", request.database, actor, request.reason)
-            return complete(db, actor=actor, reason=request.reason)
+            with self._allowed("complete", request.database, actor, request.reason):
+                return complete(db, actor=actor, reason=request.reason)
 
         done = await self._hosting.write(run)
         return pb.CompleteResponse(
             version=done.version, name=done.name, seq=done.seq, time_ns=done.applied_ns
         )
+
+    async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:
+        db = self._hosting.database(request.database)
+        actor = self._hosting.callers.who(context, request.actor)
+        approval = self._approvals.get(request.database)
+        call = approval.cancel if approval is not None else functools.partial(cancel, db)
+        done = await self._hosting.write(call, actor=actor, reason=request.reason)
+        return pb.CancelResponse(version=done.version, name=done.name, seq=done.seq, time_ns=done.applied_ns)
 
     def _infos(self, name: str) -> list[MigrationInfo]:
         db: Database = self._hosting.database(name)

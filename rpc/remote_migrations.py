@@ -92,6 +92,14 @@ def complete(db: RemoteDatabase, *, actor: str = "", reason: str = "") -> Migrat
     return MigrationInfo(done.version, done.name, State.APPLIED, done.time_ns, done.seq, actor)
 
 
+def cancel(db: RemoteDatabase, *, actor: str = "", reason: str = "") -> MigrationInfo:
+    """Stops what the server applies or rolls back, and gives it up; see `everlog.migrations.cancel`."""
+    request = pb.CancelRequest(database=db.channel.address.database, actor=actor, reason=reason)
+    done = db.channel.call(_stub(db).Cancel, request, timeout_s=PLAN_S)
+    db.refresh_schema()
+    return MigrationInfo(done.version, done.name, State.PENDING, done.time_ns, done.seq, actor)
+
+
 def load_schema(
     db: RemoteDatabase, text: str, *, where: str = "the text", actor: str = "", reason: str = ""
 ) -> int:

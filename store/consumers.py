@@ -14,6 +14,7 @@ Invariants
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,7 @@ class Consumers:
     def __init__(self, db: Database) -> None:
         self._db = db
         self.bookmarks = Bookmarks(db.path)
+        self._changing = threading.Lock()  # who registers or is removed, from the look to the bookmark
 
     def register(
         self,
@@ -94,6 +96,19 @@ class Consumers:
         that is none, CursorError for a position that is not of this log, ReadOnlyError.
         """
         _check_name(name)
+        with self._changing:
+            return self._register(name, after, cap, take=take, actor=actor, reason=reason)
+
+    def _register(
+        self,
+        name: str,
+        after: int | log_pb2.Cursor | None,
+        cap: Cap | None,
+        *,
+        take: bool,
+        actor: str,
+        reason: str,
+    ) -> Consumer:
         known = self.registered().get(name)
         position = self._position(name, known, after)
         if known is None or (cap is not None and cap != cap_of(known[1].cap)):
@@ -122,9 +137,10 @@ class Consumers:
 
     def remove(self, name: str, *, actor: str = "", reason: str = "") -> None:
         """Nothing is held for it any more; a commit says so. Raises RowError for a name that nobody has."""
-        self._needed(name)
-        self._notice(REMOVED, name, b"", actor, reason)
-        self.bookmarks.drop(name)
+        with self._changing:
+            self._needed(name)
+            self._notice(REMOVED, name, b"", actor, reason)
+            self.bookmarks.drop(name)
 
     def __getitem__(self, name: str) -> Consumer:
         """One of them. Read-only. Raises RowError."""

@@ -290,14 +290,16 @@ class Database(Writer):
         actor: str = "",
         reason: str = "",
         expect_schema: int | None = None,
+        expect: Callable[[], None] | None = None,
         check: Callable[[Snapshot], None] | None = None,
         progress: OnProgress | None = None,
     ) -> CommitResult:
         """Appends a migration and its rows as one record, and brings the tables to its schema.
 
-        `expect_schema` is the version that it was planned upon. `check` reads what would be, while
-        nobody writes, and may raise. Raises MigrationError,
-        UniqueError and RowError: then nothing of it was done.
+        `expect_schema` is the version that it was planned upon. `expect` is called first, while nobody
+        else commits: it raises if what the record rests upon is no longer so. `check` reads what would
+        be, and may raise as well. Raises MigrationError, UniqueError and RowError: then nothing of it was
+        done.
         """
         self._check_writable()
         return migrate.apply(
@@ -307,6 +309,7 @@ class Database(Writer):
             delete=delete,
             metadata=Metadata(actor, reason),
             expect_schema=expect_schema,
+            expect=expect,
             check=check,
             progress=progress,
         )

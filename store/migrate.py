@@ -52,12 +52,15 @@ def apply(
     delete: Iterable[tuple[Table[Any, Any], Any]],
     metadata: Metadata,
     expect_schema: int | None,
+    expect: Callable[[], None] | None,
     check: Callable[[Snapshot], None] | None,
     progress: OnProgress | None,
 ) -> CommitResult:
     """See `Database.apply_migration`."""
     committer, tables, log = db.committer, db.tables, db.log
     with committer.alone():
+        if expect is not None:
+            expect()
         before = tables.schema
         if expect_schema is not None and before.version != expect_schema:
             raise MigrationError(

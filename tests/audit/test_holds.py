@@ -11,6 +11,7 @@ import pytest
 from everlog.audit import Retention, archive, holds
 from everlog.store.database import Database
 from everlog.store.errors import OpenError, RowError
+from everlog.store.progress import Progress
 from tests.audit.test_backup import fill
 from tests.store.models import ITEMS, items
 
@@ -107,3 +108,19 @@ def test_a_hold_is_of_a_name_and_a_record_of_a_database(db: Database, tmp_path: 
     holds.hold(db.path, "audit", 7)
     holds.hold(db.path, "audit", 9)
     assert holds.read(db.path) == {"audit": 9}
+
+
+@pytest.mark.parametrize("who", ["hold", "consumer"])
+def test_who_holds_in_the_last_moment_before_the_removal_keeps_the_records(
+    db: Database, to: Path, who: str
+) -> None:
+    fill(db, 1, 50)
+
+    def late(at: Progress) -> None:
+        if at.step == "remove" and who == "hold":
+            holds.hold(db.path, "audit", 20)
+        elif at.step == "remove":
+            db.consumers.register("mirror", after=19)
+
+    assert archive(db, to, keep_records=1, progress=late).base == 19
+    assert list(db.check()) == []

@@ -41,3 +41,33 @@ def test_auto_does_not_serve_what_it_cannot_migrate(everlog: Run, one: Path, pro
     finally:
         edited.write_text(before)
     assert everlog("status", "--json").json[0]["schema_version"] == shop.FIRST
+
+
+def test_auto_leaves_out_what_was_rejected_or_rolled_back_and_serves_what_is_there(
+    everlog: Run, one: Path
+) -> None:
+    by = ("--actor", "bob", "--reason", "not on a Friday")
+    everlog("propose", "--actor", "deploy")
+    (found,) = everlog("migrations", "log", "--json").json
+    assert everlog("reject", found["digest"], *by).code == 0
+    ended = everlog("up")
+    assert (ended.code, "was rejected by bob in commit 4 (not on a Friday)" in ended.err) == (1, True)
+    with Receiver() as receiver:
+        how = ("--migrate", "auto", "--notify", receiver.url)
+        for _ in range(2):
+            with serving(*how) as served:
+                receiver.wait_for(1)
+                (status,) = everlog("-u", served.url, "status", "--json").json
+                assert (status["schema_version"], status["pending"]) == (shop.FIRST, 1)
+        assert everlog("propose", "--actor", "deploy").code == 0
+        *_, again = everlog("migrations", "log", "--json").json
+        assert everlog("approve", again["digest"], "--actor", "ann", "--reason", "it is Monday").code == 0
+        with serving(*how) as served:
+            assert everlog("-u", served.url, "rollback", *by).code == 0
+            assert receiver.wait_for(2)[1]["title"].endswith(f"{shop.SECOND}_index_books was rolled back")
+        with serving(*how) as served:
+            (status,) = everlog("-u", served.url, "status", "--json").json
+            assert (status["schema_version"], status["pending"]) == (shop.FIRST, 1)
+            receiver.wait_for(3)
+            assert everlog("-u", served.url, "up").code == 0
+    assert [one["type"] for one in receiver.received] == ["warning"] * 3

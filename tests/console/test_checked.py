@@ -225,3 +225,68 @@ def test_a_server_that_ends_while_it_applies_is_followed_by_one_that_goes_on(
             (done,) = everlog("-u", served.url, "migrations", "log", "--json").json
             assert (done["state"], done["digest"]) == ("finished", found.digest.hex())
             assert everlog("-u", served.url, "check").code == 0
+
+
+def test_what_was_rolled_back_is_logged_told_and_not_proposed_again_by_a_restart(
+    everlog: Run, one: Path, project: Path
+) -> None:
+    by = ("--actor", "ann", "--reason", "yes")
+    with Receiver() as receiver:
+        how = ("--migrate", "checked", "--notify", receiver.url, "--actor", "deploy")
+        with serving(*how) as served:
+            at = ("-u", served.url)
+            (found,) = everlog(*at, "migrations", "log", "--json").json
+            assert everlog(*at, "approve", found["digest"], *by).code == 0
+            assert everlog(*at, "rollback", "--actor", "bob", "--reason", "it was a slip").code == 0
+            (after,) = everlog(*at, "migrations", "log", "--json").json
+            assert (after["state"], events(after)[-1]) == ("rolled back", "rolled_back")
+            assert "bob" in everlog(*at, "migrations", "log").out.splitlines()[-2]
+            assert "is rolled back" in served.get(f"/migrations/{found['digest']}")[2]
+            message = receiver.wait_for(5)[4]
+            assert message["title"].endswith(f"{shop.SECOND}_index_books was rolled back")
+            assert "Rolled back by bob: it was a slip" in message["message"]
+        with serving(*how) as served:
+            at = ("-u", served.url)
+            with pytest.raises(room.MigrationError, match=r"was rolled back by bob \(it was a slip\)"):
+                room.open(served.url, migrations=project)
+            assert len(everlog(*at, "migrations", "log", "--json").json) == 1
+            assert everlog(*at, "propose", "--actor", "cy").out.startswith("Waiting: ")
+            receiver.wait_for(6)
+    assert receiver.titles[-1].endswith("waits for approval")
+
+
+def test_who_may_approve_cancels_a_migration_while_the_server_builds_it(
+    everlog: Run, one: Path, project: Path, here: Path
+) -> None:
+    table = migrations.load(project)[0].tables[0]
+    tokens = here / "tokens"
+    tokens.write_text("ann sesame\nbob thyme\ncy basil\n")
+    tokens.chmod(0o600)
+    how = ("--migrate", "checked", "--tokens", str(tokens), "--approver", "ann", "--approver", "bob")
+    with serving(*how, "--rate", "100", kill=True) as served:
+        ann, bob, cy = (f"{served.url}?token={token}" for token in ("sesame", "thyme", "basil"))
+        with RemoteDatabase(ann) as db:
+            db.load(table, (table.model(isbn=f"b{number}", volume=1) for number in range(3000)))
+            hashes = db.hashes()
+            (found,) = remote_migrations.proposals(db)
+            words = [sys.executable, "-m", "everlog.console", "-u", ann, "approve", found.short]
+            with subprocess.Popen([*words, "--reason", "yes"], stderr=subprocess.PIPE) as approving:
+                for commit in db.feed():
+                    if commit.migration.step == log_pb2.Migration.STARTED:
+                        break
+                for who, more, says in (
+                    (cy, ("--reason", "no"), "cy may not cancel a migration of books"),
+                    (bob, ("--reason", ""), "expected a reason"),
+                ):
+                    assert says in everlog("-u", who, "migrations", "cancel", *more).err
+                ended = everlog("-u", bob, "migrations", "cancel", "--reason", "it is slow")
+                assert ended.out.startswith(f"Cancelled: {shop.SECOND}_index_books (commit "), ended.err
+                assert approving.stderr is not None
+                assert b"it was cancelled by bob (it is slow)" in approving.stderr.read()
+                assert approving.wait(60) == 1
+            assert db.hashes() == hashes
+        assert "is under way" in everlog("-u", bob, "migrations", "cancel", "--reason", "again").err
+    with serving(*how) as served:
+        (done,) = everlog("-u", f"{served.url}?token=sesame", "migrations", "log", "--json").json
+        assert (done["state"], done["events"][-1]["actor"]) == ("rejected", "bob")
+        assert everlog("-u", f"{served.url}?token=sesame", "check").code == 0

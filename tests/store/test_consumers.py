@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
 from everlog.proto import consumers_pb2, log_pb2
+from everlog.store.bookmarks import Bookmark
 from everlog.store.consumers import DAY_S, Cap
 from everlog.store.database import Database
 from everlog.store.errors import CursorError, ReadOnlyError, RowError
@@ -216,3 +218,28 @@ def test_many_consumers_at_once_lose_nothing_of_one_another(opening: Opener) -> 
     assert {one.name: one.position.seq for one in db.consumers} == expected
     db.close()
     assert {one.name: one.position.seq for one in opening().consumers} == expected
+
+
+def test_one_who_is_removed_while_it_registers_is_registered_first_and_then_gone(opening: Opener) -> None:
+    db = opening()
+    fill(db, 10)
+    db.consumers.register("mirror", after=5)
+    here, go_on, bookmarks = threading.Event(), threading.Event(), db.consumers.bookmarks
+    take = bookmarks.take
+
+    def slow(name: str, seq: int, checksum: int) -> Bookmark:
+        here.set()
+        assert go_on.wait(60)
+        return take(name, seq, checksum)
+
+    bookmarks.take = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        registering = pool.submit(db.consumers.register, "mirror", cap=Cap(records=7))
+        assert here.wait(60)
+        removing = pool.submit(db.consumers.remove, "mirror")
+        done, _ = wait([removing], timeout=0.2)
+        go_on.set()
+        assert registering.result(60).cap.records == 7
+        removing.result(60)
+    assert not done
+    assert ("mirror" in bookmarks.all(), list(db.consumers)) == (False, [])

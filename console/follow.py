@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -16,6 +17,10 @@ from everlog.console.opening import open_database
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.console.tables import TableName
+from everlog.consumers.follower import RETRY_FIRST_S
+from everlog.store.errors import Error
+
+SAY_EVERY_S = 60.0  # that a target is still waited for
 
 
 @click.command()
@@ -48,7 +53,8 @@ def follow(
     """Mirrors tables into another store, and keeps them equal until it is stopped.
 
     The position is stored with the rows: whatever stops it, it goes on exactly where it was. It
-    ends at --until, with --once, or by Ctrl-C or SIGTERM.
+    ends at --until, with --once, or by Ctrl-C or SIGTERM. A target that another process has locked, or
+    whose disk is full, is tried again until it accepts.
 
     With --consumer, a name for this target alone, the database knows how far it is (`everlog consumers`),
     and archiving leaves what it lacks.
@@ -71,7 +77,9 @@ def follow(
         shown() as progress,
         _stopped_by_sigterm() as stop,
     ):
-        follower = Follower(db, sink, tables=tables, progress=progress, consumer=consumer)
+        follower = Follower(
+            db, sink, tables=tables, progress=progress, consumer=consumer, retrying=_Retrying()
+        )
         beside = db if isinstance(db, EmbeddedDatabase) else None  # another process writes to it
         done = follower.run(until=until, bounded=once or beside is not None, stop=stop)
         while beside and not (once or stop.is_set() or (until and done.position.seq >= until)):
@@ -95,6 +103,19 @@ def follow(
                 [str(one) for one in verify(db, sink, progress=progress)],
                 {"target": sink.name, "seq": done.position.seq, "tables": sorted(tables or db.schema.tables)},
             )
+
+
+class _Retrying:
+    """Says that the target refuses, when it begins to and once a minute."""
+
+    def __init__(self) -> None:
+        self._said: float | None = None
+
+    def __call__(self, error: Error, seconds: float) -> None:
+        now = time.monotonic()
+        if self._said is None or seconds == RETRY_FIRST_S or now - self._said >= SAY_EVERY_S:
+            self._said = now
+            click.echo(f"waiting: {error}; trying again until it accepts", err=True)
 
 
 def _prove(

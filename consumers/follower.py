@@ -9,25 +9,31 @@ Invariants
       commit that is in the sink, with no gap and no repeat;
   (2) a commit that does not follow the one before it is refused, not skipped;
   (3) the sink knows a migration's schema before its own changes, and after all earlier ones;
-  (4) it raises or returns; it never logs and goes on.
+  (4) it raises or returns; it never logs and goes on. A target that refuses for a while is tried again only
+      where `retrying` is given, and that is called first.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from everlog.consumers.bookmark import Bookmark
 from everlog.consumers.followable import Followable, Subscription
 from everlog.consumers.run import CHANGES_MAX, Followed, Run
 from everlog.consumers.sink import Sink, State
+from everlog.proto import log_pb2
+from everlog.rpc.status import is_transient
 from everlog.store.consumers import Cap
-from everlog.store.errors import SinkError
+from everlog.store.errors import DiskError, Error, SinkError, UnavailableError
 from everlog.store.progress import OnProgress
 
+RETRY_FIRST_S, RETRY_MAX_S = 0.1, 10.0  # the wait for a target doubles from the one to the other
 HEARTBEAT_S = 1.0  # how soon `stop` is noticed when nothing comes
 LOOK_EVERY_S = 0.25  # and where not even heartbeats come
+
+OnRetry = Callable[[Error, float], None]
 
 
 class Follower:
@@ -36,6 +42,9 @@ class Follower:
     While it catches up, a transaction of the sink ends after about `changes_max` changes. With `consumer`
     it registers under that durable name: the source says how far it is, and archiving leaves what it
     lacks, up to `cap`. A name is that of one sink; whoever registers last has it.
+
+    `retrying(error, seconds)` is called before each wait for a target that refuses for a while (another
+    process has locked it, its disk is full) or a server that is away. Without it such an error ends the run.
     """
 
     def __init__(
@@ -48,6 +57,7 @@ class Follower:
         changes_max: int = CHANGES_MAX,
         consumer: str | None = None,
         cap: Cap | None = None,
+        retrying: OnRetry | None = None,
     ) -> None:
         self.source = source
         self.sink = sink
@@ -55,6 +65,7 @@ class Follower:
         self.progress = progress
         self.changes_max = changes_max
         self.consumer, self.cap = consumer, cap
+        self.retrying = retrying
         self._settled = False
 
     def run(
@@ -64,6 +75,27 @@ class Follower:
         is set, or for ever. Writes to the sink. Raises SinkError if the sink refuses or is of another
         database, CursorError if the log has no such position any more or another record there, or its
         name was taken by another; then the sink is as after its last transaction."""
+        stop = stop or threading.Event()
+        total = Followed(log_pb2.Cursor(database=self.source.uuid))
+        wait_s = RETRY_FIRST_S
+        while True:
+            transactions = total.transactions
+            try:
+                self._run(total, until=until, bounded=bounded, stop=stop)
+                return total
+            except (SinkError, DiskError, UnavailableError) as error:
+                passes = error.facts.get("transient") or is_transient(error)
+                if self.retrying is None or not passes:
+                    raise
+                if total.transactions > transactions:  # it went well for a while
+                    wait_s = RETRY_FIRST_S
+                self.retrying(error, wait_s)
+            if stop.wait(wait_s):
+                return total
+            wait_s = min(RETRY_MAX_S, 2 * wait_s)
+
+    def _run(self, total: Followed, *, until: int | None, bounded: bool, stop: threading.Event) -> None:
+        """Follows once, from where the sink is; adds to `total` what the sink has committed."""
         state = self.sink.open()
         if state is not None:
             self._check(state)
@@ -80,6 +112,7 @@ class Follower:
             changes_max=self.changes_max,
             settled=self._settled,
             opener=self.source.opener(self.tables),
+            done=total,
         )
         feed = self.source.feed(
             after=state.position if state else 0,
@@ -88,7 +121,6 @@ class Follower:
             bounded=bounded,
             heartbeat_s=HEARTBEAT_S,
         )
-        stop = stop or threading.Event()
         try:
             with _closed_after(stop, feed):
                 for batch in feed.batches():
@@ -106,7 +138,6 @@ class Follower:
         finally:
             feed.close()
         self._settled = run.settled
-        return run.done
 
     def _check(self, state: State) -> None:
         name, expected, found = self.sink.name, state.position.database, self.source.uuid

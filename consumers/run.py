@@ -63,6 +63,7 @@ class Run:
         changes_max: int,
         settled: bool,
         opener: Opener,
+        done: Followed,
     ) -> None:
         self._sink = sink
         self._tables = tables
@@ -76,8 +77,9 @@ class Run:
         self._live = False
         self._head = 0
         self._began: float | None = None
-        self._changes = self._bytes = 0
-        self.done = Followed(self._position)
+        self._commits = self._changes = self._bytes = 0
+        self.done = done
+        done.position = self._position
 
     def take(self, batch: FeedBatch) -> None:
         """Applies a batch, and commits if it is time to."""
@@ -107,8 +109,10 @@ class Run:
         self.settled = caught_up
         self.done.position = self._position = position
         self.done.transactions += 1
+        self.done.commits += self._commits
+        self.done.changes += self._changes
         self._began = None
-        self._changes = self._bytes = 0
+        self._commits = self._changes = self._bytes = 0
 
     def _apply(self, commits: Sequence[log_pb2.Commit]) -> None:
         self._begin()
@@ -127,8 +131,7 @@ class Run:
         changes = sum(map(len, map(_changes, commits)))
         self._changes += changes
         self._bytes += sum(map(log_pb2.Commit.ByteSize, commits))
-        self.done.commits += len(commits)
-        self.done.changes += changes
+        self._commits += len(commits)
 
     def _opened(self, commits: Sequence[log_pb2.Commit]) -> list[log_pb2.Commit]:
         """The commits with their sealed rows open, for which keys are asked for together. One that was

@@ -11,7 +11,8 @@ from everlog.store.errors import DiskError, SinkError
 
 @contextmanager
 def translated(name: str, doing: str) -> Iterator[None]:
-    """`doing` completes "SQLite refused to …"."""
+    """`doing` completes "SQLite refused to …". Errors that pass by themselves, such as a lock that another
+    process holds, have the fact `transient`."""
     try:
         yield
     except sqlite3.Error as error:
@@ -22,8 +23,12 @@ def translated(name: str, doing: str) -> Iterator[None]:
                 f"{name}: the disk refused to {doing}: {error}; make room and follow again:"
                 " it goes on where it stopped",
                 outcome=outcome,
+                transient=code == sqlite3.SQLITE_FULL and doing != "commit",
             ) from error
-        raise SinkError(f"{name}: SQLite refused to {doing}: {error}{_remedy(code)}") from error
+        raise SinkError(
+            f"{name}: SQLite refused to {doing}: {error}{_remedy(code)}",
+            transient=code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
+        ) from error
 
 
 def _remedy(code: int) -> str:

@@ -92,3 +92,17 @@ def until(holds: object) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)  # another process does it; there is nothing to wait on
+
+
+def test_a_locked_target_is_waited_for_and_that_is_said(everlog: Run, books: Path, here: Path) -> None:
+    assert everlog("follow", "--to", "sqlite:mirror.sqlite", "--once").code == 0
+    everlog("testdata")
+    words = [sys.executable, "-m", "everlog.console", "follow", "--to", "sqlite:mirror.sqlite", "--once"]
+    with closing(sqlite3.connect(here / "mirror.sqlite")) as mirror:
+        mirror.execute("BEGIN IMMEDIATE")
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+            assert follower.stderr is not None
+            assert follower.stderr.readline().startswith("waiting: sqlite:mirror.sqlite: SQLite refused to")
+            mirror.rollback()
+            out, _ = follower.communicate(timeout=60)
+    assert (follower.returncode, out) == (0, "Followed: sqlite:mirror.sqlite is at commit 4\n")

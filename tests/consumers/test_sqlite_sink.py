@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from everlog.consumers import Follower, SqliteSink, open_sink, verify
-from everlog.store.errors import ClosedError, SinkError
+from everlog.store.errors import ClosedError, Error, SinkError
 from tests.conformance.sink_case import MODEL, VISITS, shop
 from tests.conformance.sink_log import HandMadeLog, table
 
@@ -196,6 +197,41 @@ def test_a_locked_mirror_is_refused_with_the_reason(path: Path, monkeypatch: pyt
         with pytest.raises(SinkError, match="somebody else is writing to it"):
             follow(log, path)
     follow(log, path)
+
+
+def test_a_locked_mirror_is_waited_for_where_the_follower_may(
+    path: Path, monkeypatch: pytest.MonkeyPatch, query: Query
+) -> None:
+    log = shop()
+    follow(log, path)
+    log.write(log.put("visits", id=1))
+    monkeypatch.setattr("everlog.consumers.sqlite._BUSY_S", 0.01)
+    waits: list[float] = []
+    with closing(sqlite3.connect(path, check_same_thread=False)) as other, closing(SqliteSink(path)) as sink:
+        other.execute("BEGIN IMMEDIATE")
+
+        def retrying(error: Error, seconds: float) -> None:
+            assert "somebody else is writing to it" in str(error)
+            waits.append(seconds)
+            if len(waits) == 3:
+                other.rollback()
+
+        done = Follower(log, sink, retrying=retrying).run(bounded=True)
+    assert waits == [0.1, 0.2, 0.4]
+    assert (done.commits, done.changes, done.transactions) == (1, 1, 1)
+    assert query("SELECT count(*) FROM visits WHERE id = 1") == [(1,)]
+
+
+def test_a_follower_that_waits_for_its_target_can_be_stopped(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, stop = shop(), threading.Event()
+    monkeypatch.setattr("everlog.consumers.sqlite._BUSY_S", 0.01)
+    with closing(sqlite3.connect(path)) as other, closing(SqliteSink(path)) as sink:
+        other.execute("PRAGMA journal_mode = WAL")
+        other.execute("BEGIN IMMEDIATE")
+        done = Follower(log, sink, retrying=lambda *_: stop.set()).run(stop=stop)
+    assert (done.position.seq, done.commits) == (0, 0)
 
 
 def test_a_sink_that_is_not_open_says_so(path: Path) -> None:

@@ -19,7 +19,7 @@ import contextlib
 import functools
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
@@ -36,10 +36,10 @@ from everlog.rpc.callers import Callers
 from everlog.rpc.calls import Calls
 from everlog.rpc.connection import Connection
 from everlog.rpc.hosting import Hosting
+from everlog.rpc.listener import Listener
 from everlog.rpc.services import SERVICES, register
 from everlog.rpc.watch import HANDSHAKE_S
 from everlog.store.database import Database
-from everlog.store.errors import OpenError
 from everlog.store.master import MasterKey
 
 GRACE_S = 5.0
@@ -174,8 +174,15 @@ class Server:
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(names), calls)
         connections = self.connections
-        server = await self._listen(lambda: Connection(calls.answer, connections))
-        self.port = server.sockets[0].getsockname()[1]
+        listener = Listener(
+            self.host,
+            self.port,
+            lambda: Connection(calls.answer, connections),
+            connections,
+            tls=self._tls,
+            handshake_s=HANDSHAKE_S,
+        )
+        self.port = listener.port
         for name in ("", *SERVICES):
             await checker.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._ready.set()
@@ -183,7 +190,7 @@ class Server:
         for approval in self._approvals.values():
             approval.stop.set()
         self.hosting.stop()
-        server.close()
+        listener.close()
         await checker.enter_graceful_shutdown()
         feed.drain()
         for connection in list(connections):
@@ -194,24 +201,6 @@ class Server:
                     await next(iter(connections)).closed.wait()
         for connection in list(connections):
             connection.abort()
-
-    async def _listen(self, protocol: Callable[[], Connection]) -> asyncio.Server:
-        assert self.loop is not None
-        handshake_s = HANDSHAKE_S if self._tls else None
-        try:
-            return await self.loop.create_server(
-                protocol,
-                self.host,
-                self.port,
-                ssl=self._tls,
-                ssl_handshake_timeout=handshake_s,
-                backlog=1024,
-            )
-        except OSError as error:
-            raise OpenError(
-                f"cannot serve on {self.address}: {error.strerror or error}; choose another address",
-                address=self.address,
-            ) from None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,154 @@
+"""Listener: the sockets that a server accepts connections on, and how many it takes.
+
+    accept ─▶ connection ─▶ protocol
+       │
+       └─ too many, or no descriptor left ─▶ pause: further peers wait in the kernel's queue
+
+Invariants
+  (1) connections never use the descriptors that the databases need: there is a cap below the limit of the
+      process, and the limit is raised to what the system allows;
+  (2) being full is said once a minute, however often peers come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import resource
+import socket
+import ssl
+from collections.abc import Callable, Sized
+from functools import partial
+
+from everlog.store.errors import OpenError
+
+BACKLOG = 1024
+PAUSE_S = 0.1
+SAY_EVERY_S = 60.0
+FILES_MAX = 65_536  # more is never asked for
+RESERVED = 1024  # descriptors for databases (each opens up to 512 files), logs and clients of our own
+_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+logger = logging.getLogger("everlog")
+
+
+class Listener:
+    """Accepts connections on HOST:PORT, as many at once as `connections` may hold.
+
+    `protocol` makes the protocol of a connection. Raises OpenError if the address cannot be had.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        protocol: Callable[[], asyncio.Protocol],
+        connections: Sized,
+        *,
+        tls: ssl.SSLContext | None,
+        handshake_s: float,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._protocol, self._connections = protocol, connections
+        self._tls, self._handshake_s = tls, handshake_s if tls else None
+        self._greeting: set[asyncio.Task[None]] = set()
+        self.connections_max = _connections_max()
+        self._said = -SAY_EVERY_S
+        self._sockets = _listening(host, port)
+        self.port: int = self._sockets[0].getsockname()[1]
+        for one in self._sockets:
+            self._listen(one)
+
+    def close(self) -> None:
+        """Accepts nothing more. Connections stay."""
+        for one in self._sockets:
+            self._loop.remove_reader(one)
+            one.close()
+        self._sockets = []
+
+    def _listen(self, listening: socket.socket) -> None:
+        if listening in self._sockets:  # not closed meanwhile
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        if len(self._connections) + len(self._greeting) >= self.connections_max:
+            self._pause(listening, f"{self.connections_max} connections are open")
+            return
+        try:
+            peer, _ = listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self._pause(listening, str(error.strerror))
+            return
+        peer.setblocking(False)
+        task = self._loop.create_task(self._greet(peer))
+        self._greeting.add(task)
+        task.add_done_callback(self._greeting.discard)
+
+    async def _greet(self, peer: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                self._protocol, peer, ssl=self._tls, ssl_handshake_timeout=self._handshake_s
+            )
+        except (OSError, ssl.SSLError, TimeoutError):
+            peer.close()  # no peer of ours: a port scanner, or one that does not trust our certificate
+
+    def _pause(self, listening: socket.socket, why: str) -> None:
+        self._loop.remove_reader(listening)
+        self._loop.call_later(PAUSE_S, partial(self._listen, listening))
+        if self._loop.time() - self._said >= SAY_EVERY_S:
+            self._said = self._loop.time()
+            logger.warning(
+                "new connections wait: %s; the limit of open files of this process is %d (ulimit -n)",
+                why,
+                resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            )
+
+
+def _listening(host: str, port: int) -> list[socket.socket]:
+    """Sockets on all addresses of the host, on one port."""
+    found: list[socket.socket] = []
+    try:
+        for family, kind, proto, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            try:
+                one = socket.socket(family, kind, proto)
+            except OSError:
+                continue  # a machine without IPv6
+            port = found[0].getsockname()[1] if found else port
+            found.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.setblocking(False)
+            one.bind((address[0], port, *address[2:]))
+            one.listen(BACKLOG)
+        if not found:
+            raise OSError(errno.EAFNOSUPPORT, "no address of this host can be used")
+    except OSError as error:
+        for one in found:
+            one.close()
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise OpenError(
+            f"cannot serve on {where}: {error.strerror or error}; choose another address", address=where
+        ) from None
+    return found
+
+
+def _connections_max() -> int:
+    """How many connections fit, once the limit of open files is as high as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if 0 <= soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (OSError, ValueError):  # macOS has another limit beside it
+            logger.info("the limit of open files stays at %d", soft)
+    soft = FILES_MAX if soft == resource.RLIM_INFINITY else min(soft, FILES_MAX)
+    return max(soft // 2, soft - RESERVED)

@@ -39,6 +39,9 @@ def propose(settings: Settings, *, actor: str, reason: str) -> None:
 
 @click.command()
 @click.argument("digest")
+@click.option(
+    "--despite-errors", is_flag=True, help="Though the plan has errors; --reason says why that is right."
+)
 @writes
 @common
 @pass_settings
@@ -46,7 +49,8 @@ def approve(settings: Settings, /, digest: str, **by: Any) -> None:
     """Approves a proposal, and has it applied.
 
     DIGEST is that of the plan that you were shown, or its first six digits. If anything has changed
-    since, the approval is refused, and you are told what.
+    since, the approval is refused, and you are told what. So it is if the plan has errors: findings of
+    lint, as two rows with one unique value, or steps that would fail.
 
     \b
     Examples:

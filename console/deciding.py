@@ -7,7 +7,7 @@ a server     as it was started
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from everlog.console.settings import Settings
 from everlog.feed.embedded import EmbeddedDatabase
@@ -43,15 +43,22 @@ def propose(db: AnyDatabase, settings: Settings, *, actor: str, reason: str) -> 
 
 
 def approve(
-    db: AnyDatabase, settings: Settings, digest: str, *, actor: str, reason: str, progress: OnProgress | None
+    db: AnyDatabase,
+    settings: Settings,
+    digest: str,
+    *,
+    actor: str,
+    reason: str,
+    despite_errors: bool,
+    progress: OnProgress | None,
 ) -> Proposal:
     """Approves and applies."""
+    by: dict[str, Any] = {"actor": actor, "reason": reason, "despite_errors": despite_errors}
     if not isinstance(db, EmbeddedDatabase):
         from everlog.rpc import remote_migrations
 
-        return remote_migrations.approve(db, digest, actor=actor, reason=reason, progress=progress)
-    approval = _approval(db, settings)
-    return approval.approve_and_run(digest, actor=actor, reason=reason, progress=progress)
+        return remote_migrations.approve(db, digest, **by, progress=progress)
+    return _approval(db, settings).approve_and_run(digest, **by, progress=progress)
 
 
 def reject(db: AnyDatabase, settings: Settings, digest: str, *, actor: str, reason: str) -> Proposal:

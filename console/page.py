@@ -108,10 +108,13 @@ def _facts(proposal: Proposal, plan: Plan) -> str:
 def _decide(proposal: Proposal) -> list[str]:
     if proposal.state is not ProposalState.WAITING:
         return []
-    words = proposal.short
+    words, errors = proposal.short, proposal.plan.errors
+    despite = " --despite-errors" if errors else ""
+    reject = f"everlog -u URL reject {words} --reason …"
     return [
         "<h2>To decide</h2>",
-        f"<pre>everlog -u URL approve {words} --reason …\neverlog -u URL reject {words} --reason …</pre>",
+        *(f'<p class="error">{escape(error)}</p>' for error in errors),
+        f"<pre>everlog -u URL approve {words}{despite} --reason …\n{reject}</pre>",
     ]
 
 
@@ -186,6 +189,7 @@ def _events(events: Iterable[Event]) -> str:
 def _by(one: Event) -> str:
     return (
         f"{'by ' + escape(one.actor) if one.actor else ''}{': ' + escape(one.reason) if one.reason else ''}"
+        f"{' (despite errors)' if one.despite_errors else ''}"
     )
 
 

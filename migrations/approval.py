@@ -40,6 +40,7 @@ from everlog.store.errors import ClosedError, DiskError, Error, MigrationError
 from everlog.store.progress import OnProgress
 from everlog.store.transaction import Metadata
 
+ERRORS_SHOWN = 3
 _SETTLED = (ProposalState.REJECTED, ProposalState.FAILED, ProposalState.ROLLED_BACK)
 
 logger = logging.getLogger("everlog")
@@ -95,10 +96,11 @@ class Approval:
             self._record(record_of(now, kept(now, migrations)), actor, reason, after=newest)
         return self._told()
 
-    def approve(self, words: str, *, actor: str, reason: str) -> Proposal:
+    def approve(self, words: str, *, actor: str, reason: str, despite_errors: bool = False) -> Proposal:
         """Approves the proposal whose digest starts with `words`; `run` then applies it.
 
-        Writes one record. Raises MigrationError if it may not be, was decided already, or is not
+        A plan with errors (`Plan.errors`) is approved only with `despite_errors`, which the log then
+        says. Writes one record. Raises MigrationError if it may not be, was decided already, or is not
         what was shown any more: then nothing is approved, and what is pending now is proposed.
         """
         self._decidable(words, actor, "approve")  # before it waits for whoever migrates
@@ -107,9 +109,12 @@ class Approval:
             holder.at = proposal.plan.to_version, proposal.plan.migrations[-1].name
             if proposal.state is ProposalState.APPROVED:
                 return proposal  # it stopped on its way, and goes on
-            changes = differences(proposal.plan, self._draft())
-            if not changes:
-                self._decide(proposal, Step.APPROVED, actor, reason)
+            now = self._draft()
+            changes = differences(proposal.plan, now)
+            if now is not None and not changes:
+                _check_errors(proposal, now.errors, despite=despite_errors)
+                step = log_pb2.Migration(step=Step.APPROVED, despite_errors=bool(now.errors))
+                self._decide(proposal, step, actor, reason)
         if changes:
             raise self._changed(proposal, changes)
         return self._told()
@@ -120,6 +125,7 @@ class Approval:
         *,
         actor: str,
         reason: str,
+        despite_errors: bool = False,
         approved: Callable[[Proposal], None] | None = None,
         progress: OnProgress | None = None,
         applied: Callable[[MigrationInfo], None] | None = None,
@@ -128,7 +134,7 @@ class Approval:
         the two."""
         self._decidable(words, actor, "approve")
         with lock(self.db.uuid, actor, reenter=True):
-            proposal = self.approve(words, actor=actor, reason=reason)
+            proposal = self.approve(words, actor=actor, reason=reason, despite_errors=despite_errors)
             if approved is not None:
                 approved(proposal)
             return self.run(progress=progress, applied=applied)
@@ -144,7 +150,7 @@ class Approval:
                 check_reason(reason)
                 under_way.give_up(self.db, Metadata(actor, reason))
             else:
-                self._decide(proposal, Step.REJECTED, actor, reason)
+                self._decide(proposal, log_pb2.Migration(step=Step.REJECTED), actor, reason)
         return self._told()
 
     def cancel(self, *, actor: str, reason: str) -> MigrationInfo:
@@ -259,9 +265,9 @@ class Approval:
         self.rules.check(actor, proposal, verb)
         return proposal
 
-    def _decide(self, proposal: Proposal, step: Step.ValueType, actor: str, reason: str) -> None:
+    def _decide(self, proposal: Proposal, record: log_pb2.Migration, actor: str, reason: str) -> None:
         check_reason(reason)
-        record = log_pb2.Migration(step=step, plan_digest=proposal.digest)
+        record.plan_digest = proposal.digest
         self._record(_named(record, proposal.plan), actor, reason, after=proposal)
 
     def _failed(self, proposal: Proposal, actor: str, error: Error) -> None:
@@ -298,6 +304,19 @@ class Approval:
                 )
 
         self.db.apply_migration(record, actor=actor, reason=reason, expect=expect)
+
+
+def _check_errors(proposal: Proposal, errors: list[str], *, despite: bool) -> None:
+    """Raises MigrationError if the plan has errors now, unless it is to be approved despite them."""
+    if errors and not despite:
+        more = f" … and {len(errors) - ERRORS_SHOWN} more" if len(errors) > ERRORS_SHOWN else ""
+        raise MigrationError(
+            f"{proposal.short} has {len(errors)} {'errors' if len(errors) > 1 else 'error'}, and would fail:"
+            f" {'; '.join(errors[:ERRORS_SHOWN])}{more}; mend that and propose it again, or approve it with"
+            " --despite-errors and a reason",
+            digest=proposal.digest.hex(),
+            errors=len(errors),
+        )
 
 
 def _named(record: log_pb2.Migration, plan: Plan) -> log_pb2.Migration:

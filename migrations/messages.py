@@ -159,9 +159,11 @@ def _body(proposal: Proposal, event: str) -> Iterator[str]:
         plan = proposal.plan
         steps = [f"- {one.title}: {step.text}" for one in plan.migrations for step in one.steps]
         yield from some(steps, "steps")
-        if problems := [step for one in plan.migrations for step in one.steps if step.problem]:
-            yield f"It would stop at {len(problems)} of its steps"
-        if plan.findings:
-            yield f"Findings of lint: {len(plan.findings)}"
+        if plan.errors:
+            yield f"Errors, which must be mended before it can be approved: {len(plan.errors)}"
+            yield from some([f"- {error}" for error in plan.errors], "errors")
+        if others := [one for one in plan.findings if one.severity != "error"]:
+            named = "; ".join(f"{one.id} at {one.file}:{one.line}" for one in others[:STEPS_SHOWN])
+            yield f"Findings of lint: {len(others)}: {named}{'; …' if len(others) > STEPS_SHOWN else ''}"
     if proposal.url:
         yield proposal.url

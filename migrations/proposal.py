@@ -63,6 +63,7 @@ class Event(msgspec.Struct, frozen=True):
     reason: str
     version: int = 0
     error: str = ""
+    despite_errors: bool = False
 
 
 class Settled(NamedTuple):
@@ -247,6 +248,7 @@ def _event(record: Recorded, reason: str) -> Event:
         reason,
         record.migration.version,
         record.migration.error,
+        record.migration.despite_errors,
     )
 
 

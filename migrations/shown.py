@@ -66,6 +66,15 @@ class Plan(msgspec.Struct, frozen=True, rename={"from_version": "from", "to_vers
     findings: list[ShownFinding]
     hold: bool = False
 
+    @property
+    def errors(self) -> list[str]:
+        """What is wrong with it, a sentence each: errors of lint, and steps at which it would stop."""
+        wrong = [one for one in self.findings if one.severity == "error"]
+        found = [f"{one.file}:{one.line}: {one.text} [{one.id}]" for one in wrong]
+        return found + [
+            f"{one.title}: {step.text}" for one in self.migrations for step in one.steps if step.problem
+        ]
+
     def encode(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self, order="deterministic"), indent=1)
 

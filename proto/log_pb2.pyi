@@ -377,6 +377,7 @@ class Migration(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     BACK_FIELD_NUMBER: _builtins.int
+    DESPITE_ERRORS_FIELD_NUMBER: _builtins.int
     step: Global___Migration.Step.ValueType
     version: _builtins.int
     """Timestamp of the migration's folder, YYYYMMDDHHMMSS."""
@@ -395,6 +396,10 @@ class Migration(_message.Message):
     back: _builtins.bool
     """Of STARTED and FAILED: a migration that is finished is being rolled back, row by row. It ends
     with ROLLED_BACK, or with FAILED: then it is in force as before.
+    """
+    despite_errors: _builtins.bool
+    """Of APPROVED: the plan had errors, as a finding of lint or a step that fails, and whoever approved it
+    said that it is approved nevertheless.
     """
     @_builtins.property
     def schema(self) -> Global___Schema:
@@ -419,10 +424,11 @@ class Migration(_message.Message):
         rows: _builtins.int = ...,
         error: _builtins.str = ...,
         back: _builtins.bool = ...,
+        despite_errors: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["back", b"back", "cursor", b"cursor", "decision_id", b"decision_id", "digest", b"digest", "error", b"error", "name", b"name", "plan_digest", b"plan_digest", "rows", b"rows", "schema", b"schema", "sources", b"sources", "step", b"step", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["back", b"back", "cursor", b"cursor", "decision_id", b"decision_id", "despite_errors", b"despite_errors", "digest", b"digest", "error", b"error", "name", b"name", "plan_digest", b"plan_digest", "rows", b"rows", "schema", b"schema", "sources", b"sources", "step", b"step", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

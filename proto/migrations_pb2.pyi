@@ -455,6 +455,7 @@ class ProposalEvent(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    DESPITE_ERRORS_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     """proposed, approved, rejected, and the steps of the migrations themselves."""
     seq: _builtins.int
@@ -463,6 +464,8 @@ class ProposalEvent(_message.Message):
     reason: _builtins.str
     version: _builtins.int
     error: _builtins.str
+    despite_errors: _builtins.bool
+    """It was approved though the plan had errors."""
     def __init__(
         self,
         *,
@@ -473,10 +476,11 @@ class ProposalEvent(_message.Message):
         reason: _builtins.str = ...,
         version: _builtins.int = ...,
         error: _builtins.str = ...,
+        despite_errors: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "error", b"error", "reason", b"reason", "seq", b"seq", "step", b"step", "time_ns", b"time_ns", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "despite_errors", b"despite_errors", "error", b"error", "reason", b"reason", "seq", b"seq", "step", b"step", "time_ns", b"time_ns", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -610,11 +614,14 @@ class ApproveRequest(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DESPITE_ERRORS_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     digest: _builtins.str
     """Hexadecimal; the first six digits or more."""
     actor: _builtins.str
     reason: _builtins.str
+    despite_errors: _builtins.bool
+    """Although the plan has errors: findings of lint, or steps that fail."""
     def __init__(
         self,
         *,
@@ -622,10 +629,11 @@ class ApproveRequest(_message.Message):
         digest: _builtins.str = ...,
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
+        despite_errors: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "digest", b"digest", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "despite_errors", b"despite_errors", "digest", b"digest", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -63,6 +63,7 @@ class ApprovalService(migrations_pb2_grpc.MigrationsServicer):
                 request.digest,
                 actor=actor,
                 reason=request.reason,
+                despite_errors=request.despite_errors,
                 approved=lambda one: telling.tell(pb.ApproveResponse(proposal=to_message(one))),
                 progress=sparing(progress),
                 applied=applied,

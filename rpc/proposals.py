@@ -20,6 +20,7 @@ def to_message(proposal: Proposal) -> pb.Proposal:
                 reason=event.reason,
                 version=event.version,
                 error=event.error,
+                despite_errors=event.despite_errors,
             )
             for event in proposal.events
         ],
@@ -33,7 +34,16 @@ def from_message(message: pb.Proposal) -> Proposal:
         message.document,
         ProposalState[pb.ProposalState.Name(message.state)],
         [
-            Event(one.step, one.seq, one.time_ns, one.actor, one.reason, one.version, one.error)
+            Event(
+                one.step,
+                one.seq,
+                one.time_ns,
+                one.actor,
+                one.reason,
+                one.version,
+                one.error,
+                one.despite_errors,
+            )
             for one in message.events
         ],
         message.url,

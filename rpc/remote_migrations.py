@@ -137,6 +137,7 @@ def approve(
     *,
     actor: str = "",
     reason: str = "",
+    despite_errors: bool = False,
     progress: OnProgress | None = None,
     applied: Callable[[MigrationInfo], None] | None = None,
 ) -> Proposal:
@@ -145,7 +146,11 @@ def approve(
     If the connection breaks on the way, the server goes on.
     """
     request = pb.ApproveRequest(
-        database=db.channel.address.database, digest=digest, actor=actor, reason=reason
+        database=db.channel.address.database,
+        digest=digest,
+        actor=actor,
+        reason=reason,
+        despite_errors=despite_errors,
     )
     stub, metadata = _stub(db), db.channel.metadata
     proposal = None

@@ -9,6 +9,7 @@ from everlog.consumers import Follower, SqliteSink, verify
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import State
 from everlog.migrations.approval import Approval
+from everlog.migrations.messages import OfApproval
 from everlog.migrations.proposal import ProposalState
 from everlog.migrations.rules import Rules
 from everlog.migrations.shown import digest_of
@@ -174,3 +175,31 @@ def test_whoever_listens_is_told_of_each_change(approval: Approval) -> None:
     approval.approve(proposed(approval).digest.hex(), actor="ann", reason="yes")
     approval.run()
     assert list(dict.fromkeys(told)) == ["waiting", "approved", "finished"]
+
+
+def test_a_plan_with_errors_is_approved_despite_them_and_with_a_reason_alone(
+    project: Project, tmp_path: Path
+) -> None:
+    with one_pending(project, tmp_path / "db", UNIQUE) as approval:
+        put(approval, "LGA", "Newark")
+        found = proposed(approval)
+        head, words = approval.db.head, "1 error, and would fail: .*data/not-unique.*--despite-errors"
+        (message, *_) = OfApproval(approval).messages(0)
+        assert "data/not-unique" in message.body
+        assert "unique index by_name of airports: 1 of 3 rows" in message.body
+        with pytest.raises(MigrationError, match=words) as caught:
+            approval.approve(found.short, actor="ann", reason="yes")
+        assert caught.value.errors == 1
+        with pytest.raises(MigrationError, match="expected a reason"):
+            approval.approve(found.short, actor="ann", reason=" ", despite_errors=True)
+        assert (approval.db.head, approval.proposals()[-1].state) == (head, ProposalState.WAITING)
+        by = {"actor": "ann", "reason": "bob removes them"}
+        with pytest.raises(MigrationError, match="nothing of it is in the database"):
+            approval.approve_and_run(found.short, **by, despite_errors=True)  # type: ignore[arg-type]
+        events = {event.step: event.despite_errors for event in approval.proposals()[-1].events}
+        assert events == {"proposed": False, "approved": True, "failed": False}
+        again = approval.propose(actor="deploy", again=True)
+        approval.db.delete(migrations.load(approval.source)[0].tables[0], "LGA")
+        assert again is not None
+        done = approval.approve_and_run(again.short, **by)  # type: ignore[arg-type]  # it has no errors now
+        assert (done.state, done.event("approved").despite_errors) == (ProposalState.FINISHED, False)  # type: ignore[union-attr]

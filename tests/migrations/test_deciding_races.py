@@ -138,7 +138,7 @@ def test_a_decision_about_what_has_become_another_meanwhile_is_not_recorded(appr
     approval.reject(seen.short, actor="bob", reason="no")
     head = approval.db.head
     with pytest.raises(MigrationError, match="is rejected by now, since commit 4 of bob"):
-        approval._decide(seen, log_pb2.Migration.APPROVED, "ann", "yes")  # noqa: SLF001  past the lock
+        approval._decide(seen, log_pb2.Migration(step=log_pb2.Migration.APPROVED), "ann", "yes")  # noqa: SLF001  past the lock
     assert approval.db.head == head
 
 

@@ -12,6 +12,7 @@ Exit codes: 0 done · 1 not done, one sentence says why · 2 the command line is
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -19,8 +20,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 
 from everlog.console.settings import Settings, common
 from everlog.console.streams import OutputError, Streams
@@ -184,19 +187,37 @@ def _run(args: list[str] | None, settings: Settings) -> int:
             click.echo(f"warning: {sentence}", err=True)
         code = cli.main(args, prog_name="everlog", standalone_mode=False, obj=settings)
         return code if isinstance(code, int) else 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except Error as error:
-        return _say(f"error: {error}{settings.private(error.private)}", 1)
-    except (click.Abort, KeyboardInterrupt):
-        word, code = STOPPED[settings.signal]
-        return _say(f"{word}{settings.resume and f'; {settings.resume}'}", code)
     except OutputError:
         return 0  # the streams know why
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        return _say(f"error: {place}{error.strerror or error}", 1)
+    except (click.ClickException, click.Abort, KeyboardInterrupt, Error, OSError) as error:
+        return _failed(error, settings, as_json=settings.json or "--json" in args)
+
+
+def _failed(error: BaseException, settings: Settings, *, as_json: bool) -> int:
+    """Says on standard error why a command failed, with --json as an object; returns its exit code."""
+    facts: dict[str, Any] = {}
+    kind, code, private = type(error).__name__, 1, ""
+    match error:
+        case click.ClickException():
+            if not as_json:
+                error.show()  # with the usage
+                return error.exit_code
+            said, code, kind = error.format_message(), error.exit_code, "UsageError"
+        case Error():
+            said, facts, private = str(error), error.facts, settings.private(error.private)
+        case OSError():
+            said = f"{error.filename}: " if error.filename else ""
+            said, facts = f"{said}{error.strerror or error}", {"errno": error.errno}
+        case _:
+            word, code = STOPPED[settings.signal]
+            said, kind = f"{word}{settings.resume and f'; {settings.resume}'}", "Stopped"
+    if as_json:
+        told = {"error": f"{said}{private}", "kind": kind, "exit_code": code, "facts": facts}
+        plain = msgspec.to_builtins(told, enc_hook=str, str_keys=True)
+        click.echo(json.dumps(plain, ensure_ascii=False, separators=(",", ":")), err=True)
+    else:
+        click.echo(f"{'' if kind == 'Stopped' else 'error: '}{said}{private}", err=True)
+    return code
 
 
 def _env_files(args: Sequence[str]) -> list[str]:
@@ -208,8 +229,3 @@ def _env_files(args: Sequence[str]) -> list[str]:
         elif word.startswith("--env-file="):
             found.append(word.partition("=")[2])
     return [path for path in found if path]
-
-
-def _say(text: str, code: int) -> int:
-    click.echo(text, err=True)
-    return code

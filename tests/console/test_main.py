@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -92,3 +93,35 @@ def test_an_export_that_the_disk_refuses_says_where(everlog: Run, books: Path, h
     ended = everlog("export", "books", "out.csv")
     assert (ended.code, ended.err) == (1, "error: out.csv: No space left on device\n")
     assert not (here / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "kind"),
+    [
+        (("get", "nowhere", "1"), 1, "SchemaError"),
+        (("get", "books"), 2, "UsageError"),
+        (("scan", "books", "--limit", "many"), 2, "UsageError"),
+        (("nonsense",), 2, "UsageError"),
+        (("drop",), 1, "Error"),
+        (("-u", "file:nowhere.db", "status"), 1, "OpenError"),
+        (("import", "books", "nowhere.csv"), 2, "UsageError"),
+    ],
+)
+def test_with_json_an_error_is_an_object_on_standard_error(
+    everlog: Run, books: Path, words: tuple[str, ...], code: int, kind: str
+) -> None:
+    for said in (("--json", *words), (*words, "--json")):
+        ended = everlog(*said)
+        assert (ended.code, ended.out) == (code, "")
+        told = json.loads(ended.err)
+        assert (told["kind"], told["exit_code"]) == (kind, code)
+        assert told["error"]
+
+
+def test_what_is_interrupted_says_so_with_json(everlog: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command("check"), "callback", interrupted)
+    ended = everlog("check", "--json")
+    assert (ended.code, json.loads(ended.err)["error"]) == (130, "interrupted")

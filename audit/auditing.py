@@ -144,6 +144,7 @@ class Audit:
                 if text is None:
                     raise CorruptionError("expected an exported tree, found no checkpoint")
                 there = proof.read(note.split(text)[0])
+                yield from self._tiles.problems(there.size, self._progress)
                 found = self._knows(f"the tiles in {self._tiles.where}", there.size, self._tiles.tile)
                 if found != there.root:
                     raise CorruptionError(

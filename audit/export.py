@@ -8,33 +8,40 @@ by any web server.
 Invariants
   (1) the checkpoint is replaced last, after the tiles were read again and gave its root: whatever kills
       it, the checkpoint there has all its tiles, and the next run goes on from it;
-  (2) what was exported before is never overwritten by another history: that is an error, which tells.
+  (2) what was exported before is never overwritten by another history: that is an error, which tells;
+  (3) a file of an earlier export that was changed is written anew; one that is no part of the tree is left
+      alone, and told.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from everlog.audit import merkle, note, proof
 from everlog.audit.prover import Prover
-from everlog.audit.tiles import WIDTH, Growing, full_width, nodes, path
+from everlog.audit.tiles import WIDTH, Growing, full_width, nodes, path, place
 from everlog.store import head
 from everlog.store.errors import CorruptionError, DiskError
 from everlog.store.progress import OnProgress, Progress
 
 CHECKPOINT = "checkpoint"
 LENGTH = b"\x00\x20"
+ENTRY_BYTES = len(LENGTH) + merkle.HASH_BYTES
 WRITERS = 8
 
 
 class Exported(NamedTuple):
-    """What an export did: how many records are there now, and how many were before."""
+    """What an export did: how many records are there now, and how many were before; the files that were
+    written anew because they had been changed; and those that are no part of the tree."""
 
     size: int
     before: int
+    mended: tuple[str, ...] = ()
+    strange: tuple[str, ...] = ()
 
 
 class Directory:
@@ -52,66 +59,236 @@ class Directory:
 
     def tile(self, level: int, index: int, width: int) -> bytes:
         """So many hashes of a tile. Raises CorruptionError naming the file."""
+        return self._read(level, index, width, merkle.HASH_BYTES)
+
+    def bundle(self, index: int, width: int) -> bytes:
+        """So many entries of a bundle, without their lengths. Raises CorruptionError naming the file."""
+        found = self._read("entries", index, width, ENTRY_BYTES)
+        entries = [found[at : at + ENTRY_BYTES] for at in range(0, len(found), ENTRY_BYTES)]
+        for at, entry in enumerate(entries):
+            if entry[: len(LENGTH)] != LENGTH:
+                raise CorruptionError(
+                    f"expected entries of {merkle.HASH_BYTES} bytes in {self._file('entries', index, width)},"
+                    f" found another length before entry {index * WIDTH + at}"
+                )
+        return b"".join([entry[len(LENGTH) :] for entry in entries])
+
+    def problems(self, size: int, progress: OnProgress | None = None) -> Iterator[str]:
+        """Everything in it that is not as a tree of so many records must be, a sentence each: every tile,
+        bundle and file is read. Read-only."""
+        growing, known = Growing(0, self.tile), {CHECKPOINT}
+        for start in range(0, size, WIDTH):
+            index, width = start // WIDTH, min(WIDTH, size - start)
+            leaves, hashed = b"", b""
+            try:
+                leaves = self.tile(0, index, width)
+            except CorruptionError as error:
+                yield str(error)
+            try:
+                hashed = _leaves(self.bundle(index, width))
+            except CorruptionError as error:
+                yield str(error)
+            if leaves and hashed and leaves != hashed:
+                at = next(
+                    at for at in range(0, len(leaves), 32) if leaves[at : at + 32] != hashed[at : at + 32]
+                )
+                yield (
+                    f"record {start + at // 32 + 1} has one hash in {self._file('entries', index, width)} and"
+                    f" another in {self._file(0, index, width)}: one of the two was changed"
+                )
+            known |= {path("entries", index, width), path(0, index, width)}
+            if not (leaves or hashed):
+                yield f"what {self.where} has of records after {start} could not be looked at"
+                return
+            for (level, above), tile in growing.add(leaves or hashed).items():
+                wide = len(tile) // merkle.HASH_BYTES
+                if level and (wide == WIDTH or full_width(size, level) == above * WIDTH + wide):
+                    known.add(path(level, above, wide))
+                    yield from self._differs(level, above, tile)
+            if progress is not None:
+                progress(Progress("verify tiles", start + width, size, "records"))
+        yield from self._others(size, known)
+
+    def _differs(self, level: int, index: int, expected: bytes) -> Iterator[str]:
+        width = len(expected) // merkle.HASH_BYTES
+        try:
+            if self.tile(level, index, width) != expected:
+                yield (
+                    f"{self._file(level, index, width)} does not have the hashes of the tiles below it: it,"
+                    " or one of them, was changed"
+                )
+        except CorruptionError as error:
+            yield str(error)
+
+    def _others(self, size: int, known: set[str]) -> Iterator[str]:
+        """Files besides those of the tree: a partial tile of before must be a beginning of what is there."""
+        for file in self.files():
+            if file in known:
+                continue
+            data = self.beginning(file, size)
+            if data is None:
+                yield (
+                    f"{self.where / file} is no part of the tree of {size} records; if an export was"
+                    " interrupted, run `everlog tiles` again"
+                )
+            elif data != (self.where / file).read_bytes():
+                yield f"{self.where / file} is no beginning of the tile that took its place: it was changed"
+
+    def beginning(self, file: str, size: int) -> bytes | None:
+        """What a partial tile, or bundle, of an earlier size must have; None for a path that is none."""
+        found = place(file)
+        if found is None:
+            return None
+        level, index, width = found
+        most = min(WIDTH, full_width(size, level if isinstance(level, int) else 0) - index * WIDTH)
+        if not 0 < width < most:
+            return None
+        try:
+            if isinstance(level, int):
+                return self.tile(level, index, most)[: width * merkle.HASH_BYTES]
+            return _bundle(self.bundle(index, most)[: width * merkle.HASH_BYTES])
+        except CorruptionError:
+            return b""
+
+    def files(self) -> list[str]:
+        """All files in it, as paths from it."""
+        there = [file for file in self.where.rglob("*") if file.is_symlink() or not file.is_dir()]
+        return sorted(file.relative_to(self.where).as_posix() for file in there)
+
+    def _file(self, level: int | str, index: int, width: int) -> Path:
+        """The file that has so much of a tile or bundle: the full one, if it is there."""
+        whole = self.where / path(level, index)
+        return whole if whole.exists() else self.where / path(level, index, width)
+
+    def _read(self, level: int | str, index: int, width: int, each: int) -> bytes:
         for wide in (WIDTH, width):
             file = self.where / path(level, index, wide)
             try:
                 found = file.read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 continue
-            if len(found) == wide * merkle.HASH_BYTES:
-                return found[: width * merkle.HASH_BYTES]
+            if len(found) == wide * each:
+                return found[: width * each]
             raise CorruptionError(
-                f"expected {wide * merkle.HASH_BYTES:,} bytes in {file}, found {len(found):,}",
+                f"expected {wide * each:,} bytes in {file}, found {len(found):,}",
                 place=str(file),
             )
         file = self.where / path(level, index, width)
-        raise CorruptionError(f"expected a tile of the tree in {file}, found no such file", place=str(file))
+        what = "a bundle of entries" if level == "entries" else "a tile of the tree"
+        raise CorruptionError(f"expected {what} in {file}, found no such file", place=str(file))
 
     def root(self, size: int) -> bytes:
         """The root that the tiles give. Raises CorruptionError."""
         return merkle.root(nodes(size, self.tile), size)
 
 
-def export(prover: Prover, text: str, where: Path, progress: OnProgress | None = None) -> Exported:
-    """Brings a directory to a signed checkpoint of a log. Raises CorruptionError if what is there is of
-    another history, and DiskError. Interrupted, it goes on when it is run again."""
+def export(
+    prover: Prover, text: str, where: Path, progress: OnProgress | None = None, *, verify: bool = True
+) -> Exported:
+    """Brings a directory to a signed checkpoint of a log.
+
+    `verify`: read all that was exported before, and write anew what is not what the log makes of it. Raises
+    CorruptionError if what is there is of another history, and DiskError. Interrupted, it goes on when it is
+    run again."""
     there, wanted = Directory(where), proof.read(note.split(text)[0])
     before = _before(prover, there, wanted)
-    start = before // WIDTH * WIDTH
+    damaged = verify and any(True for _ in there.problems(before, progress))
+    start = 0 if damaged else before // WIDTH * WIDTH
     growing, done = Growing(start, there.tile), start
-    writers = ThreadPoolExecutor(WRITERS)  # who wait for the disk, and share its answer
-    writing: list[Future[None]] = []
-
-    def write(file: str, data: bytes) -> None:
-        writing.append(writers.submit(_write, where / file, data))
-        if len(writing) >= WRITERS * 4:
-            writing.pop(0).result()
-
+    writing = _Writing(where, before if damaged else 0)
     try:
         for entries in prover.entries(start, wanted.size):
-            size = merkle.HASH_BYTES
-            hashes = [entries[at : at + size] for at in range(0, len(entries), size)]
-            bundle = b"".join([LENGTH + one for one in hashes])
-            write(path("entries", done // WIDTH, len(hashes)), bundle)
-            for (level, index), tile in growing.add(b"".join(map(merkle.leaf_hash, hashes))).items():
-                width = len(tile) // size
+            writing.write("entries", done // WIDTH, _bundle(entries))
+            for (level, index), tile in growing.add(_leaves(entries)).items():
+                width = len(tile) // merkle.HASH_BYTES
                 if width == WIDTH or full_width(wanted.size, level) == index * WIDTH + width:
-                    write(path(level, index, width), tile)
-            done += len(hashes)
+                    writing.write(level, index, tile)
+            done += len(entries) // merkle.HASH_BYTES
             if progress is not None:
                 progress(Progress("tiles", done - start, wanted.size - start, "records"))
-        for one in writing:
-            one.result()
+        writing.finish()
     finally:
-        writers.shutdown(cancel_futures=True)
+        writing.close()
     found = there.root(wanted.size)
     if found != wanted.root:
         raise CorruptionError(
             f"expected the tiles in {where} to give the root {wanted.root.hex()} of {wanted.size} records,"
             f" found {found.hex()}: the log and its checkpoint do not go together, or a tile was changed"
         )
+    mended, strange = _mend_others(there, wanted.size) if damaged else ([], [])
     _write(where / CHECKPOINT, text.encode())
-    return Exported(wanted.size, before)
+    return Exported(wanted.size, before, (*writing.mended, *mended), tuple(strange))
+
+
+class _Writing:
+    """Writes tiles and bundles, some at once. `before`: the size of an earlier export of which only what
+    differs is written, and noted in `mended`; 0: all."""
+
+    def __init__(self, where: Path, before: int) -> None:
+        self.mended: list[str] = []
+        self._where, self._before = where, before
+        self._writers = ThreadPoolExecutor(WRITERS)  # who wait for the disk, and share its answer
+        self._writing: list[Future[None]] = []
+
+    def write(self, level: int | str, index: int, data: bytes) -> None:
+        width = len(data) // (ENTRY_BYTES if level == "entries" else merkle.HASH_BYTES)
+        file = path(level, index, width)
+        if self._before:
+            if _has(self._where / file, data):
+                return
+            if index * WIDTH + width <= full_width(self._before, level if isinstance(level, int) else 0):
+                self.mended.append(file)
+        self._writing.append(self._writers.submit(_write, self._where / file, data))
+        if len(self._writing) >= WRITERS * 4:
+            self._writing.pop(0).result()
+
+    def finish(self) -> None:
+        """Waits until all is on disk. Raises DiskError."""
+        for one in self._writing:
+            one.result()
+
+    def close(self) -> None:
+        self._writers.shutdown(cancel_futures=True)
+
+
+def _mend_others(there: Directory, size: int) -> tuple[list[str], list[str]]:
+    """Writes partial tiles of before anew where they were changed, and removes what an interrupted export
+    left; returns these files, and those that are no part of the tree."""
+    mended: list[str] = []
+    strange: list[str] = []
+    for file in there.files():
+        found = place(file)
+        level = found[0] if found and isinstance(found[0], int) else 0
+        whole = found is not None and full_width(size, level) >= found[1] * WIDTH + found[2]
+        data = there.beginning(file, size)
+        if data is not None:
+            if not _has(there.where / file, data):
+                _write(there.where / file, data)
+                mended.append(file)
+        elif place(file.removesuffix(".new")) is not None and file.endswith(".new"):
+            (there.where / file).unlink()
+            mended.append(file)
+        elif not whole and file not in {CHECKPOINT, f"{CHECKPOINT}.new"}:
+            strange.append(file)
+    return mended, strange
+
+
+def _has(file: Path, data: bytes) -> bool:
+    try:
+        return file.read_bytes() == data
+    except OSError:
+        return False
+
+
+def _bundle(entries: bytes) -> bytes:
+    """A bundle of joined entries: each with its length before it."""
+    size = merkle.HASH_BYTES
+    return b"".join([LENGTH + entries[at : at + size] for at in range(0, len(entries), size)])
+
+
+def _leaves(entries: bytes) -> bytes:
+    size = merkle.HASH_BYTES
+    return b"".join([merkle.leaf_hash(entries[at : at + size]) for at in range(0, len(entries), size)])
 
 
 def _before(prover: Prover, there: Directory, wanted: proof.Checkpoint) -> int:

@@ -14,6 +14,7 @@ Invariants
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from everlog.audit import merkle
@@ -21,6 +22,8 @@ from everlog.audit.merkle import HASH_BYTES
 
 WIDTH = 256
 TILE_BYTES = WIDTH * HASH_BYTES
+
+_PATH = re.compile(r"tile/(entries|\d{1,2})/((?:x\d{3}/)*\d{3})(?:\.p/(\d{1,3}))?")
 
 Tiles = dict[tuple[int, int], bytes]
 Tile = Callable[[int, int, int], bytes]
@@ -44,6 +47,18 @@ def path(level: int | str, index: int, width: int = WIDTH) -> str:
         words.append(f"x{index % 1000:03}")
     partial = "" if width == WIDTH else f".p/{width}"
     return f"tile/{level}/{'/'.join(reversed(words))}{partial}"
+
+
+def place(file: str) -> tuple[int | str, int, int] | None:
+    """Level (or `entries`), index and width of what lies at a path; None for a path that `path` gives for
+    nothing."""
+    found = _PATH.fullmatch(file)
+    if found is None:
+        return None
+    level: int | str = found[1] if found[1] == "entries" else int(found[1])
+    index = int(found[2].replace("/", "").replace("x", ""))
+    width = int(found[3]) if found[3] else WIDTH
+    return (level, index, width) if path(level, index, width) == file else None
 
 
 def nodes(size: int, tile: Tile) -> merkle.Nodes:

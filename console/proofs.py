@@ -153,10 +153,21 @@ def prove(
 @_key
 @_by
 @_origin
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    help="Read and mend what was exported before.  [default: verify]",
+)
 @common
 @pass_settings
 def tiles(
-    settings: Settings, *, directory: Path, key_file: Path | None, vkey: str | None, origin: str | None
+    settings: Settings,
+    *,
+    directory: Path,
+    key_file: Path | None,
+    vkey: str | None,
+    origin: str | None,
+    verify: bool,
 ) -> None:
     """Brings a directory to the newest checkpoint: the tree as the tiles of C2SP tlog-tiles, and the hash
     of each record. Any web server can serve it, others' tools can check it, and `audit --tiles` can.
@@ -177,11 +188,17 @@ def tiles(
             note = _checkpoint(prover, key_file, origin, progress)[0]
         else:
             note = newest(prover, by=verifier_in(vkey) if vkey else None, origin=origin)
-        done = export(prover, note, directory, progress)
+        done = export(prover, note, directory, progress, verify=verify)
     said = (
         f"Exported: {done.size:,} records, {done.size - done.before:,} of them new, to {text.path(directory)}"
     )
-    tell(settings, said, {"size": done.size, "before": done.before, "path": str(directory)})
+    facts = {"size": done.size, "before": done.before, "path": str(directory)}
+    tell(settings, said, {**facts, "mended": done.mended, "strange": done.strange})
+    if not settings.json:
+        for file in done.mended:
+            click.echo(f"Mended: {file}, which had been changed or removed")
+        for file in done.strange:
+            click.echo(f"Left alone: {file}, which is no part of the tree")
 
 
 def prover_of(db: AnyDatabase) -> Prover:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from everlog.audit import prover, tree
-from everlog.audit.export import export
+from everlog.audit.export import Exported, export
 from everlog.audit.prover import LocalProver
 from everlog.audit.tree import Tree
 from everlog.store.database import Database
@@ -60,7 +60,7 @@ def test_an_export_that_was_interrupted_goes_on(tmp_path: Path) -> None:
             with pytest.raises(EndedError):
                 export(local, text, tmp_path / "tiles", progress)
             assert not (tmp_path / "tiles" / "checkpoint").exists()
-        assert export(local, text, tmp_path / "tiles") == (701, 0)
+        assert export(local, text, tmp_path / "tiles") == Exported(701, 0)
     files = {
         file.relative_to(tmp_path / "whole") for file in (tmp_path / "whole").rglob("*") if file.is_file()
     }

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from everlog.migrations import withheld
 from everlog.migrations.loader import fault, import_file
 from everlog.migrations.migration import Key, Migration, Row
 from everlog.migrations.rows import SUFFIXES, read
@@ -39,11 +40,13 @@ _ROW_OVERHEAD = 32  # bytes in a record beside the row itself and its key, at mo
 
 
 class Bootstrap(list[Row]):
-    """The rows that a migration puts; `deleted` are the keys of those that it deletes."""
+    """The rows that a migration puts; `deleted` are the keys of those that it deletes, `withheld` the files
+    whose content the log does not keep, as they have rows of sealed tables."""
 
     def __init__(self, rows: Iterable[Row] = (), deleted: Iterable[Key] = ()) -> None:
         super().__init__(rows)
         self.deleted = list(deleted)
+        self.withheld = set[str]()
 
 
 def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
@@ -57,6 +60,7 @@ def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
     size = sum(len(file.content) for file in migration.folder.sources)
     schema = Schema(evolve(log_pb2.Schema(), migration.version, migration.tables))
     seen: dict[bytes, Path] = {}
+    sealed = set[Path]()
     for number, (path, table, row) in enumerate(_rows(migration), 1):
         _check_row(migration, schema, seen, path, table, row, number)
         if twice:
@@ -70,7 +74,10 @@ def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
                 version=migration.version,
             )
         rows.append((table, row))
+        if table.person is not None:
+            sealed.add(path)
     rows.deleted += _deleted(migration)
+    rows.withheld = withheld.paths(migration, sealed)
     return rows
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import difflib
 
+from everlog.migrations import withheld
 from everlog.migrations.folder import SOURCE, Folder, Source, find, folders
 from everlog.migrations.history import lives
 from everlog.proto import log_pb2
 from everlog.store.database import Database
+from everlog.store.vault import Vault
 
 
 def differences(db: Database, source: Source = SOURCE) -> dict[int, str]:
@@ -20,18 +22,18 @@ def differences(db: Database, source: Source = SOURCE) -> dict[int, str]:
     by_version = {folder.version: folder for folder in folders(find(source))}
     there = lives(db.migrations())
     return {
-        version: difference(life.sources, by_version[version])
+        version: difference(life.sources, by_version[version], db.tables.vault)
         for version, life in sorted(there.items())
         if version in by_version and life.digest != by_version[version].digest
     }
 
 
-def difference(ran: list[log_pb2.SourceFile], folder: Folder) -> str:
-    """The diff from the files that ran to those of the folder; binary ones are only named."""
+def difference(ran: list[log_pb2.SourceFile], folder: Folder, vault: Vault | None = None) -> str:
+    """The diff from the files that ran to those of the folder; binary ones are only named, and so are those
+    whose content the log does not keep."""
     if not ran:
         return f"{folder.path.name} was adopted, not run: the log has no source of it\n"
-    was = {file.path: file.content for file in ran}
-    now = {file.path: file.content for file in folder.sources}
+    was, now = withheld.contents(ran, folder, vault)
     out: list[str] = []
     for path in sorted(was.keys() | now.keys()):
         if was.get(path) == now.get(path):

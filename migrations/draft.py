@@ -16,6 +16,8 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from everlog.migrations import withheld
+from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.folder import SOURCE, Source, find
 from everlog.migrations.lint import lint
 from everlog.migrations.loader import load
@@ -59,7 +61,7 @@ def draft(
                 migration.version,
                 migration.name,
                 migration.folder.digest.hex(),
-                {file.path: hashlib.sha256(file.content).hexdigest() for file in migration.folder.sources},
+                _digests(db, migration),
                 [_shown(step) for step in planned[migration.version]],
             )
             for migration in todo
@@ -67,6 +69,17 @@ def draft(
         findings=_findings(db, source, progress),
         hold=hold,
     )
+
+
+def _digests(db: Database, migration: Migration) -> dict[str, str]:
+    """The SHA-256 of each file; of one with rows of sealed tables a digest that confirms no guess."""
+    hidden, vault = bootstrap(migration).withheld, db.tables.vault
+    return {
+        file.path: f"hmac:{withheld.digest(file, vault).hex()}"
+        if file.path in hidden
+        else hashlib.sha256(file.content).hexdigest()
+        for file in migration.folder.sources
+    }
 
 
 def differences(shown: Plan, now: Plan | None) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from everlog.migrations import withheld
 from everlog.migrations.folder import Folder, Root, line_of
 from everlog.migrations.lint_finding import Findings
 from everlog.proto import log_pb2
@@ -55,8 +56,7 @@ def lint_times(folders: Iterable[Folder], now: datetime, found: Findings) -> Non
 
 def _difference(folder: Folder, sources: Iterable[log_pb2.SourceFile]) -> tuple[str, str]:
     """The first line that differs from what the log holds, and how many files do."""
-    was = {file.path: file.content for file in sources}
-    now = {file.path: file.content for file in folder.sources}
+    was, now = withheld.contents(sources, folder)
     changed = [path for path in sorted(was.keys() | now.keys()) if was.get(path) != now.get(path)]
     if not was or not changed:
         return _init(folder), ""

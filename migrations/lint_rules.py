@@ -144,6 +144,12 @@ RULES = {
             "load them into a new database where they must not, or ignore this with a reason",
         ),
         Rule(
+            "person/bootstrap",
+            _W,
+            "Rows of people come with a migration's folder",
+            "load them with `everlog import`, or ignore this with a reason in bootstrap.py",
+        ),
+        Rule(
             "person/removed",
             _E,
             "Rows that were sealed are written in clear",

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from everlog.migrations import checks, people
+from everlog.migrations import checks, people, withheld
 from everlog.migrations.bootstrap import Bootstrap
 from everlog.migrations.loader import after
 from everlog.migrations.lock import check_going
@@ -78,7 +78,9 @@ def run(
                 return _append(db, migration, FINISHED, following, rows, by, progress)
     if begun is None:
         db.transforms = transforms(migration)  # first: from that record on every write needs them
-        since = _append(db, migration, STARTED, building, Bootstrap(), by, progress).seq
+        none = Bootstrap()
+        none.withheld = rows.withheld
+        since = _append(db, migration, STARTED, building, none, by, progress).seq
     else:
         since = first(db, begun)
     with given_up_if_refused(db, by):
@@ -130,7 +132,7 @@ def _append(  # noqa: PLR0917  each is said at each call
         name=migration.name,
         digest=migration.folder.digest,
         schema=schema,
-        sources=migration.folder.sources,
+        sources=withheld.kept(migration.folder.sources, rows.withheld, db.tables.vault),
     )
     return db.apply_migration(
         record,

@@ -22,6 +22,7 @@ from everlog.store.errors import ConflictError, PreconditionError, RowError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.table import Table
 from everlog.store.transaction import CommitResult, Metadata, Reads, Transaction
+from everlog.store.vault import Vault
 
 M = TypeVar("M", bound=Message)
 
@@ -56,8 +57,15 @@ class Loader:
         self._table = table
         self._load = load
         self._metadata = metadata
-        self._note = keys.NOTE_LOAD + load.id.encode()
         known, self._seen = host._load_state(load.id)
+        sealing = host.schema.table(table.name).sealing
+        if sealing is not None:
+            load.source = ""  # names of files and ids of loads may tell of somebody, too
+            if not known.id:  # unless an older version began it
+                sealing.check()
+                load.id = sealed_id(sealing.vault, load.id)
+                known, self._seen = host._load_state(load.id)
+        self._note = keys.NOTE_LOAD + load.id.encode()
         if known.table not in ("", load.table):
             raise PreconditionError(
                 f"load {load.id!r} is of table {known.table}, found it for {load.table}; take another id",
@@ -117,6 +125,12 @@ class Loader:
         return result
 
 
+def sealed_id(vault: Vault, id: str) -> str:
+    """Under which the log has a load of a sealed table: the same for the same id in one database, and it
+    confirms no guess of the id, which may be the digest of a small file."""
+    return f"sealed-{vault.hash(b'load', id.encode()).hex()}"
+
+
 def load(
     host: Any,
     table: Table[M, Any],
@@ -133,16 +147,17 @@ def load(
     """The whole of a load; see `Database.load`."""
     started = time.perf_counter()
     about = log_pb2.Load(kind=kind, id=id or str(uuid.uuid4()), table=table.name, source=source)
+    given = about.id
     loader = Loader(host, table, about, metadata, expires)
     skipped = loader.rows
     if loader.finished:
-        return LoadResult(about.id, skipped, skipped, 0, time.perf_counter() - started)
+        return LoadResult(given, skipped, skipped, 0, time.perf_counter() - started)
     remaining = islice(rows, skipped, None)
     for chunk, last in chunks(remaining):
         loader.add(chunk, last=last)
         if progress is not None:
             progress(Progress(f"load {table.name}", loader.rows, total))
-    return LoadResult(about.id, loader.rows, skipped, loader.commits, time.perf_counter() - started)
+    return LoadResult(given, loader.rows, skipped, loader.commits, time.perf_counter() - started)
 
 
 def chunks(rows: Iterable[M]) -> Iterator[tuple[list[M], bool]]:

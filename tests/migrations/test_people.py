@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from everlog import migrations
 from everlog.feed.embedded import EmbeddedDatabase
+from everlog.migrations import Approval
 from everlog.migrations.lint import lint
 from everlog.migrations.schema_text import from_text, to_text
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
 from tests.migrations.project import Project
 from tests.store.models import declare
-from tests.store.people import MASTER, PATIENTS, VISITS
+from tests.store.people import MASTER, PATIENTS, VISITS, patient
 
 SEALED = 'Table("airports", Airport, key=FAA, person=NAME)'
 DATA = {"testdata.py": ""}
@@ -197,3 +199,63 @@ def test_rows_made_anew_of_sealed_ones_in_an_open_table_are_an_error(
         table = migrations.load(project.path)[0].tables[0]
         db.put(table, table.model(faa="A", name="Wilhelmina"))
         assert "OPEN the rows of 1 people" in migrations.plan(db, project.path)[0].steps[0].text
+
+
+BY_CODE = """
+from . import *
+from ._more import NAMES
+
+def rows():
+    for name in NAMES:
+        yield AIRPORTS, Airport(faa=name[-1], name=name)
+"""
+
+
+def test_the_log_has_no_content_of_files_with_rows_of_sealed_tables(project: Project, tmp_path: Path) -> None:
+    files = {
+        "bootstrap.py": BY_CODE,
+        "_more.py": "NAMES = ['Wilhelmina-1', 'Wilhelmina-2']\n",
+        "bootstrap_airports.csv": "faa,name\nX,Wilhelmina-X\n",
+        **DATA,
+    }
+    folder = project.add("first", table=SEALED, files=files)
+    project.build()
+    found = [one for one in lint(project.path) if one.id == "person/bootstrap"]
+    assert [Path(one.file).name for one in found] == ["_more.py", "bootstrap.py", "bootstrap_airports.csv"]
+    with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
+        proposal = Approval(db, project.path).propose(actor="ann")
+        assert proposal is not None
+        assert set(proposal.sources[folder.name]) == {"__init__.py", "model.proto"}
+        migrations.apply(db, project.path)
+        assert db.count(migrations.load(project.path)[0].tables[0]) == 3
+        plain = hashlib.sha256((folder / "bootstrap_airports.csv").read_bytes())
+        for _, framed in db.log.scan(0):
+            assert b"Wilhelmina" not in framed
+            assert plain.digest() not in framed
+            assert plain.hexdigest().encode() not in framed
+        assert [str(one.state) for one in migrations.status(db, project.path)] == ["applied"]
+        assert migrations.differences(db, project.path) == {}
+        (folder / "bootstrap_airports.csv").write_text("faa,name\nX,Wilhelmina-Y\n")
+        (said,) = migrations.differences(db, project.path).values()
+        assert "bootstrap_airports.csv" in said
+        assert "_more.py" not in said
+        assert "Wilhelmina" not in said
+
+
+def test_a_load_of_a_sealed_table_tells_neither_its_file_nor_its_id(tmp_path: Path) -> None:
+    with (
+        Database(tmp_path / "db", master_key=MASTER) as db,
+        Database(tmp_path / "other", master_key=MASTER) as other,
+    ):
+        declare(db, PATIENTS, VISITS)
+        declare(other, PATIENTS, VISITS)
+        rows = [patient(n, f"s-{n}", name="Ann") for n in range(3)]
+        for _ in range(2):
+            done = db.load(PATIENTS, rows, id="digest-of-a-file", source="/home/wilhelmina.csv")
+        assert (done.id, done.rows, done.skipped, done.commits) == ("digest-of-a-file", 3, 3, 0)
+        other.load(PATIENTS, rows, id="digest-of-a-file")
+        loads = [one.log.commit(one.head).load for one in (db, other)]
+        assert loads[0].source == ""
+        assert loads[0].id.startswith("sealed-")
+        assert loads[0].id != loads[1].id
+        assert not any(b"digest-of" in framed or b"wilhelmina" in framed for _, framed in db.log.scan(0))

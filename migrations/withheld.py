@@ -1,0 +1,78 @@
+"""Withheld: files of a folder that have rows of sealed tables: the log keeps a keyed digest, not the content.
+
+    SourceFile { path, digest: HMAC(index key of the key store, path content)[:16] }     no content
+
+The digest tells an edit to whoever has the keys, and confirms no guess to anybody else. Where there are no
+keys it is zeros.
+
+Invariants
+  (1) no content of such a file is in a Migration record, be it of a step or of a proposal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlog.migrations.migration import Migration
+from everlog.proto import log_pb2
+from everlog.store.vault import Vault
+
+if TYPE_CHECKING:
+    from everlog.migrations.folder import Folder
+
+_NEVER = {"__init__.py", "model.proto", "checks.py"}
+_NO_KEYS = bytes(16)
+
+
+def paths(migration: Migration, brought: Iterable[Path]) -> set[str]:
+    """The files that may have rows of sealed tables, where the files `brought` yielded some: what
+    bootstrap.py imports, or reads, may be any other."""
+    root = migration.folder.path
+    found = {path.relative_to(root).as_posix() for path in brought}
+    if "bootstrap.py" in found:
+        opened = {f"bootstrap_{table.name}" for table in migration.tables if table.person is None}
+        for file in migration.folder.sources:
+            if file.path not in _NEVER and Path(file.path).stem not in opened:
+                found.add(file.path)
+    return found
+
+
+def digest(file: log_pb2.SourceFile, vault: Vault | None, *, make: bool = False) -> bytes:
+    """What the log has of a file instead of its content. `make`: makes the key store if there is none."""
+    if vault is None or vault.locked or not (vault.exists or make):
+        return _NO_KEYS
+    return vault.hash(b"source", file.path.encode(), b"\0", file.content)
+
+
+def kept(
+    files: Iterable[log_pb2.SourceFile], withheld: set[str], vault: Vault | None
+) -> Iterator[log_pb2.SourceFile]:
+    """The files as a Migration record has them."""
+    for file in files:
+        if file.path in withheld:
+            yield log_pb2.SourceFile(path=file.path, digest=digest(file, vault, make=True))
+        else:
+            yield file
+
+
+def contents(
+    ran: Iterable[log_pb2.SourceFile], folder: Folder, vault: Vault | None = None
+) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+    """The contents of files that ran, and of those of a folder, by path, to be compared. One that was
+    withheld is the same in both where it did not change, or where that cannot be told."""
+    now = {file.path: file for file in folder.sources}
+    was = dict[str, bytes]()
+    for file in ran:
+        mine = now.get(file.path)
+        was[file.path] = file.content
+        if file.digest and mine is not None:
+            known = vault is not None and not vault.locked and file.digest != _NO_KEYS
+            if known and digest(mine, vault) != file.digest:
+                was[file.path] = b"(withheld: rows of a sealed table)\n"
+                mine = log_pb2.SourceFile(content=b"(withheld: other rows of a sealed table)\n")
+            else:
+                mine = log_pb2.SourceFile(content=b"")
+            now[file.path] = mine
+    return was, {path: file.content for path, file in now.items()}

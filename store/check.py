@@ -4,6 +4,7 @@ files   are those that RocksDB's MANIFEST lists, and every block matches its che
 log     every record checks, is dense, and no earlier than the one before
 rows    parse, lie under the key that is in them, and were written by a record there is
 entries every row has its entry in each index, and every entry its row
+keys    of those who were forgotten are not in the key store
 notes   counts are right, nothing lies in a space or an index that no schema has; every row with a life
         has its note when it ends, and every such note its row
 """
@@ -33,6 +34,7 @@ def problems(
     backup has no keys. Without `files_too` the files of RocksDB are left out. Read-only."""
     if files_too:
         yield from files.problems(db.path)
+    yield from _keys(db)
     view, seq = db.tables.snapshot()
     try:
         schema, counts = Schema(schema_of(view, db.log), db.schema.vault), read_counts(view)
@@ -47,6 +49,27 @@ def problems(
         yield from _ends(view, schema, counts.get(keys.ENDS, 0))
     finally:
         view.close()
+
+
+def _keys(db: Database) -> Iterator[str]:
+    """Keys of people who were forgotten, which are in the key store as it is on disk."""
+    vault = db.schema.vault
+    if vault is None:
+        return
+    try:
+        found = vault.came_back()
+        if found and not db.read_only:
+            with db.committer.alone():  # or it is one that is being forgotten just now
+                found = vault.came_back()
+    except Error as error:
+        yield str(error)
+        return
+    if found:
+        yield (
+            f"{vault.path} has the keys of {len(found):,} people who were forgotten, the first"
+            f" {found[0].hex()}: an older copy of it was put back. Nothing is read with them here, and"
+            " `everlog expire` overwrites them where no process has the database open. Destroy that copy"
+        )
 
 
 def _log(db: Database, last: int, progress: OnProgress | None) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Mending: what the key store and the tables owe to the log, which says whose keys are gone.
 
-    Notice in the log, key in the store  ─▶ zeros over it            killed in between, or an older copy
+    Notice in the log, key in the store  ─▶ zeros over it            killed in between, or an older copy;
+                                            who only reads lets go of it in memory
     rows projected without keys          ─▶ their entries in indexes, once there are keys, and once more
                                             with the next key store where some were missing
     row, no key, no Notice               ─▶ it is missing: the copy is older than the log
@@ -33,6 +34,12 @@ def shred(engine: Engine, tables: Tables) -> None:
         tables.vault.forget(gone)
 
 
+def obey(tables: Tables) -> None:
+    """Lets go of every key that the log says is gone, in memory: for who only reads."""
+    assert tables.vault is not None
+    tables.vault.let_go(shredded(tables))
+
+
 def has_sealed(tables: Tables) -> bool:
     """Whether there are sealed rows. Read-only."""
     start = keys.NOTE_OF_KEY
@@ -60,10 +67,13 @@ def finish(engine: Engine, tables: Tables, *, read_only: bool) -> None:
     vault = tables.vault
     assert vault is not None
     vault.is_shredded = lambda key_id: tables.get(keys.NOTE_SHREDDED + key_id) is not None
+    vault.shredded = lambda: shredded(tables)
     vault.lacking = lambda: lacking(tables)
     if not vault.exists and has_sealed(tables):
         vault.missing()
-    if not read_only:
+    if read_only:
+        obey(tables)
+    else:
         shred(engine, tables)
     mend(tables, read_only=read_only)
 

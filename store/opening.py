@@ -52,6 +52,7 @@ class Opened:
             fresh = Tables(self.engine, self.log, MemoryTarget, self.vault)
             project(self.log, fresh, None)
             self.tables.adopt(fresh)
+            mending.obey(self.tables)
 
     def close(self) -> None:
         if not self.engine.secondary:

@@ -7,7 +7,8 @@
 
 Invariants
   (1) a new key is on disk before the commit that uses it: whoever commits calls `settle` before;
-  (2) a key that was forgotten is nowhere: not in the file, not in memory;
+  (2) a key that was forgotten is nowhere: not in the file, not in memory; one that comes back with an older
+      copy of the file opens nothing, for the log says that it was forgotten;
   (3) the same person has the same key in all tables, and another one after having been forgotten;
   (4) what the log does not say was forgotten is not taken for it: a key that is missing is told apart,
       and as long as one is, no key is made, for whose it would be nobody could tell.
@@ -68,6 +69,7 @@ class Vault:
         self._failed: DiskError | None = None
         # What the log has to say: whether a key was forgotten; a sealed row whose key is missing, or none.
         self.is_shredded: Callable[[bytes], bool] = lambda _: False
+        self.shredded: Callable[[], Iterable[bytes]] = tuple  # the ids of all that were
         self.lacking: Callable[[], str] = str
         self._whole, self._looking = False, threading.Lock()  # whether nothing is lacking
         self.locked = "" if master else f"no master key was given; set {VARIABLE}, or open with master_key"
@@ -107,6 +109,17 @@ class Vault:
 
     def has(self, key_id: bytes) -> bool:
         return key_id in self._numbers
+
+    def came_back(self) -> list[bytes]:
+        """The ids of keys that were forgotten, and are in the file as it is now: an older copy of it was put
+        back. Read-only. Raises as opening."""
+        if not self.path.exists():
+            return []
+        gone, file = set(self.shredded()), Slots(self.path, read_only=True)
+        try:
+            return [slot.key_id for _, slot in file.slots() if slot is not None and slot.key_id in gone]
+        finally:
+            file.close()
 
     def is_on_disk(self, key_id: bytes) -> bool:
         """Whether the file has it, for all one knows."""
@@ -203,6 +216,7 @@ class Vault:
             before = self._slots
             self.close()
             self._read()
+            self.let_go(self.shredded())  # an older copy of the file may have been put back
             for key_id, slot in before.items():
                 if key_id not in self._slots and slot.cover in self.covers and not self.is_shredded(key_id):
                     self._slots[key_id], self._numbers[key_id] = slot, -1

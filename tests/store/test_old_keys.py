@@ -132,3 +132,47 @@ def test_who_was_forgotten_since_the_copy_stays_so(path: Path, older: bytes) -> 
         gone = db.log.commit(3).changes[0].key_id
         assert gone not in (path / "KEYS").read_bytes()
         assert [row.name for row in db.scan(PATIENTS)] == ["Bob"]
+
+
+def test_a_key_that_came_back_opens_nothing_and_check_says_so(path: Path, older: bytes) -> None:
+    copy = (path / "KEYS").read_bytes()
+    with open_people(path, read_only=True) as reader:
+        assert [one.erased for one in reader.history(PATIENTS, 1)] == [False, True]
+        assert reader.at(seq=3).get(PATIENTS, 1) is None
+        (found,) = [one for one in reader.check() if "were forgotten" in one]
+        assert "has the keys of 1 people" in found
+    assert (path / "KEYS").read_bytes() == copy
+    with open_people(path) as db:
+        assert not [one for one in db.check() if "were forgotten" in one]
+    assert (path / "KEYS").read_bytes() != copy
+
+
+def test_a_reader_that_was_open_before_obeys_the_log_too(path: Path) -> None:
+    with open_people(path) as db:
+        for number in (1, 2):
+            db.put(PATIENTS, patient(number, f"s-{number}", name=str(number)))
+        copy = (path / "KEYS").read_bytes()
+        with open_people(path, read_only=True) as reader:
+            assert reader.get(PATIENTS, 1) == patient(1, "s-1", name="1")
+            seq = reader.tables.applied
+            db.forget(PATIENTS, 1)
+            (path / "new").write_bytes(copy)
+            (path / "new").replace(path / "KEYS")
+            for _ in range(2):
+                reader.refresh()
+                assert [one.erased for one in reader.history(PATIENTS, 1)] == [False, True]
+                assert reader.at(seq=seq).get(PATIENTS, 1) is None
+                assert reader.get(PATIENTS, 2) == patient(2, "s-2", name="2")
+            assert [one for one in reader.check() if "were forgotten" in one]
+        assert [one for one in db.check() if "were forgotten" in one]
+
+
+def test_a_restored_database_with_an_old_key_store_obeys_its_log(path: Path, older: bytes) -> None:
+    copy = (path / "KEYS").read_bytes()
+    with open_people(path) as db:
+        backup(db, path.with_name("backup"))
+    restored = path.with_name("restored")
+    restore(path.with_name("backup"), restored)
+    (restored / "KEYS").write_bytes(copy)
+    with open_people(restored, read_only=True) as reader:
+        assert [one.erased for one in reader.history(PATIENTS, 1)] == [False, True]

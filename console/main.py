@@ -204,7 +204,10 @@ def _failed(error: BaseException, settings: Settings, *, as_json: bool) -> int:
                 return error.exit_code
             said, code, kind = error.format_message(), error.exit_code, "UsageError"
         case Error():
-            said, facts, private = str(error), error.facts, settings.private(error.private)
+            said, private = str(error), settings.private(error.private)
+            facts = {
+                name: fact for name, fact in error.facts.items() if name != "value" or settings.show_rows
+            }
         case OSError():
             said = f"{error.filename}: " if error.filename else ""
             said, facts = f"{said}{error.strerror or error}", {"errno": error.errno}

@@ -32,7 +32,7 @@ from everlog.audit import merkle
 from everlog.audit.merkle import leaf_of
 from everlog.audit.tiles import WIDTH, Growing, Tiles, nodes
 from everlog.store.database import Database
-from everlog.store.errors import ClosedError, CorruptionError, CursorError
+from everlog.store.errors import ClosedError, CorruptionError, CursorError, DiskError
 from everlog.store.keys import SEQ
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.record import unframe
@@ -67,7 +67,7 @@ class Tree:
         self._db = db
         with _LOCKS_LOCK:
             self._lock = _LOCKS.setdefault(db, threading.RLock())
-        self._over: Tiles = {}  # of a reader beside a process that writes: what that has not made
+        self._over: Tiles = {}  # what is not stored: the writer has not made it, or the disk refuses
         self._over_signed: list[tuple[int, int]] = []
         self._over_size = 0
         self._seen = 0  # what is smaller than it was has been thrown away
@@ -153,7 +153,7 @@ class Tree:
         with self._lock:
             self.catch_up()
             found = {one for one in self._over_signed if one[0] >= since}
-            side = self._db.engine.side(FAMILY)
+            side = self._db.engine.side(FAMILY, make=False)
             if side is not None:
                 view = FamilyTarget(self._db.engine, *side).view
                 for key, _ in view.items(SIGNED + SEQ.pack(since), SIZE):
@@ -165,6 +165,7 @@ class Tree:
         """Throws the tree away: it is made anew when it is next asked for."""
         with self._lock:
             self._db.engine.drop_side(FAMILY)
+            self._over, self._over_signed, self._over_size = {}, [], 0
             self._checked = False
 
     def _check_size(self, size: int) -> int:
@@ -217,20 +218,28 @@ class Tree:
         signed = [one for seq in noted if (one := self._signed_at(seq))]
         leaves.clear()
         noted.clear()
-        found = None if self._db.engine.secondary else self._db.engine.side(FAMILY)
-        if found is None:
+        if self._db.engine.secondary or not self._put(growing.size, tiles, signed):
             self._over.update(tiles)
             self._over_signed += signed
             self._over_size = growing.size
-            return
-        target = FamilyTarget(self._db.engine, *found)
-        writes = target.batch()
-        for (level, index), hashes in tiles.items():
-            writes[bytes((level,)) + SEQ.pack(index)] = hashes
-        for size, seq in signed:
-            writes[SIGNED + SEQ.pack(size) + SEQ.pack(seq)] = b""
-        writes[SIZE] = SEQ.pack(growing.size)
-        target.write(writes)
+
+    def _put(self, size: int, tiles: Tiles, signed: list[tuple[int, int]]) -> bool:
+        """Writes what was added, and what lies in memory since the disk refused. False: it refuses now."""
+        try:
+            side = self._db.engine.side(FAMILY)
+            assert side is not None
+            target = FamilyTarget(self._db.engine, *side)
+            writes = target.batch()
+            for (level, index), hashes in {**self._over, **tiles}.items():
+                writes[bytes((level,)) + SEQ.pack(index)] = hashes
+            for at, seq in (*self._over_signed, *signed):
+                writes[SIGNED + SEQ.pack(at) + SEQ.pack(seq)] = b""
+            writes[SIZE] = SEQ.pack(size)
+            target.write(writes)
+        except DiskError:
+            return False
+        self._over, self._over_signed, self._over_size = {}, [], 0
+        return True
 
     def _signed_at(self, seq: int) -> tuple[int, int] | None:
         """The size that a checkpoint in the log is of, and its seq; None if it is no such record."""
@@ -239,11 +248,11 @@ class Tree:
         return None if size is None or size >= seq else (size, seq)
 
     def _stored(self, key: bytes) -> bytes | None:
-        while (found := self._db.engine.side(FAMILY)) is not None:
+        while (found := self._db.engine.side(FAMILY, make=False)) is not None:
             try:
                 with translated("reading the tree"):
                     return found[0].get(key)
             except ClosedError:
-                if self._db.engine.side(FAMILY) is found:
+                if self._db.engine.side(FAMILY, make=False) is found:
                     raise
         return None

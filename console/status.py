@@ -93,6 +93,7 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
                 "clock": msgspec.structs.asdict(what.clock),
                 "archive": msgspec.structs.asdict(what.archive),
                 "consumers": msgspec.structs.asdict(what.consumers),
+                "writes": msgspec.structs.asdict(what.writes),
                 "migrations": [_migration(info) for info in infos],
                 **count,
             }
@@ -113,6 +114,9 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
         f"\n{shown(db.url)}: commit {what.head:,} of {text.moment(what.head_time_ns)},"
         f" {text.size(what.disk_bytes)} on disk"
     )
+    if what.writes.error:
+        since = f" since {text.moment(what.writes.since_ns)}" if what.writes.since_ns else ""
+        click.echo(f"  Writes refused{since}: {what.writes.error}")
     width = max((len(table.name) for table in what.tables), default=0)
     for table in what.tables:
         indexes = f"  indexes: {', '.join(table.indexes)}" if table.indexes else ""

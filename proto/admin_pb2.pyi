@@ -105,6 +105,7 @@ class StatusResponse(_message.Message):
     CONSUMERS_OVER_FIELD_NUMBER: _builtins.int
     ARCHIVE_FIELD_NUMBER: _builtins.int
     CONSUMERS_ERROR_FIELD_NUMBER: _builtins.int
+    WRITES_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     head_time_ns: _builtins.int
@@ -132,6 +133,10 @@ class StatusResponse(_message.Message):
     @_builtins.property
     def archive(self) -> Global___Archived: ...
     @_builtins.property
+    def writes(self) -> Global___WritesRefused:
+        """Why writes are refused now; not set: they are taken."""
+
+    @_builtins.property
     def clock(self) -> Global___ClockState: ...
     def __init__(
         self,
@@ -152,15 +157,42 @@ class StatusResponse(_message.Message):
         consumers_over: _abc.Iterable[_builtins.str] | None = ...,
         archive: Global___Archived | None = ...,
         consumers_error: _builtins.str = ...,
+        writes: Global___WritesRefused | None = ...,
         clock: Global___ClockState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "expiry", b"expiry", "head", b"head"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "expiry", b"expiry", "head", b"head", "writes", b"writes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "consumers", b"consumers", "consumers_error", b"consumers_error", "consumers_over", b"consumers_over", "database", b"database", "disk_bytes", b"disk_bytes", "expiry", b"expiry", "format", b"format", "head", b"head", "head_time_ns", b"head_time_ns", "oldest", b"oldest", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "tables", b"tables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "consumers", b"consumers", "consumers_error", b"consumers_error", "consumers_over", b"consumers_over", "database", b"database", "disk_bytes", b"disk_bytes", "expiry", b"expiry", "format", b"format", "head", b"head", "head_time_ns", b"head_time_ns", "oldest", b"oldest", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "tables", b"tables", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class WritesRefused(_message.Message):
+    """Writes are refused, and reads are answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    SINCE_NS_FIELD_NUMBER: _builtins.int
+    error: _builtins.str
+    """Why: what is full, and what to do."""
+    since_ns: _builtins.int
+    """Since when, nanoseconds since the Unix epoch; 0: it is not known."""
+    def __init__(
+        self,
+        *,
+        error: _builtins.str = ...,
+        since_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "since_ns", b"since_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WritesRefused: _TypeAlias = WritesRefused  # noqa: Y015
 
 @_typing.final
 class Archived(_message.Message):

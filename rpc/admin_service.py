@@ -138,6 +138,9 @@ def _status(db: Database) -> admin_pb2.StatusResponse:
         consumers_error=found.consumers.error,
         archive=admin_pb2.Archived(**msgspec.structs.asdict(found.archive)),
         clock=admin_pb2.ClockState(**msgspec.structs.asdict(found.clock)),
+        writes=admin_pb2.WritesRefused(**msgspec.structs.asdict(found.writes))
+        if found.writes.error
+        else None,
     )
 
 

@@ -15,6 +15,7 @@ from everlog.store.status import (
     ExpiryStatus,
     Status,
     TableStatus,
+    WritesStatus,
 )
 
 HASHES_S = 3600.0
@@ -58,6 +59,7 @@ class RemoteAdmin:
                 answer.archive.error,
                 answer.archive.error_ns,
             ),
+            writes=WritesStatus(answer.writes.error, answer.writes.since_ns),
             clock=ClockStatus(answer.clock.reading_ns, answer.clock.ahead_s, answer.clock.corrected),
         )
 

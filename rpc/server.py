@@ -43,6 +43,7 @@ from everlog.store.database import Database
 from everlog.store.master import MasterKey
 
 GRACE_S = 5.0
+WRITES = SERVICES[0]  # the service whose health says whether writes are taken
 
 
 class Server:
@@ -183,10 +184,12 @@ class Server:
             handshake_s=HANDSHAKE_S,
         )
         self.port = listener.port
-        for name in ("", *SERVICES):
+        for name in SERVICES:
             await checker.set(name, health_pb2.HealthCheckResponse.SERVING)
-        self._ready.set()
-        await self._stopping.wait()
+        with self._watching_disks(checker):
+            await self._tell_health(checker)
+            self._ready.set()
+            await self._stopping.wait()
         for approval in self._approvals.values():
             approval.stop.set()
         self.hosting.stop()
@@ -201,6 +204,37 @@ class Server:
                     await next(iter(connections)).closed.wait()
         for connection in list(connections):
             connection.abort()
+
+    async def _tell_health(self, checker: Any) -> None:
+        """Not serving, as a whole and for writes, while the disk of a database refuses them; the other
+        services read, and go on."""
+        refused = any(db.engine.refusal.since_ns for db in self.hosting.databases.values())
+        answer = health_pb2.HealthCheckResponse
+        for name in ("", WRITES):
+            await checker.set(name, answer.NOT_SERVING if refused else answer.SERVING)
+
+    @contextlib.contextmanager
+    def _watching_disks(self, checker: Any) -> Iterator[None]:
+        """While it is entered, health follows the disks."""
+        loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+        def begin() -> None:
+            task = loop.create_task(self._tell_health(checker))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        def changed() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has just ended
+                loop.call_soon_threadsafe(begin)
+
+        refusals = [db.engine.refusal for db in self.hosting.databases.values()]
+        for one in refusals:
+            one.on_change(changed)
+        try:
+            yield
+        finally:
+            for one in refusals:
+                one.off_change(changed)
 
 
 @contextlib.contextmanager

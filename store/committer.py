@@ -10,21 +10,24 @@ group.
 Invariants
   (1) seq is dense: a record is framed only when everything before it in the group was accepted;
   (2) under `sync` nothing is projected, answered or shown before it is on disk;
-  (3) after a sync that failed nothing is written any more, for nobody knows what is on disk.
+  (3) after a sync that failed nothing is written any more, for nobody knows what is on disk; after one that
+      failed for want of room, nothing until there is room and all that was appended is on disk;
+  (4) an interrupt costs the commit that it hits: what is in the log and not in the tables is projected before
+      the next.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.answers import answer_repeated, answer_unwritten
 from everlog.store.clock import Clock
-from everlog.store.errors import DiskError, RowError
+from everlog.store.errors import DiskError, Error, RowError
 from everlog.store.flusher import Flusher
 from everlog.store.log import Log
 from everlog.store.projection import Staged, edit_notes
@@ -46,7 +49,11 @@ class Committer:
         self._tables = tables
         self._clock = clock
         self._turns = Turns()
-        self._flusher = Flusher(self._sync, log)
+        self.refusal = log.refusal
+        self._flusher = Flusher(self._sync, self._is_settled, log)
+        self.refusal.on_change(self._flusher.look)
+        self._unsettled = False  # what is in the log may not be on disk, or not in the tables
+        self.on_settled: Callable[[], None] = lambda: None  # brings what follows from records that were late
         self.validator = Validator(log, tables, clock)
         self.idempotency_s = idempotency_s  # for so long archiving leaves a commit with an id in the log
         self.failed: DiskError | None = None
@@ -95,8 +102,7 @@ class Committer:
         self._turns.enter(Alone())
         try:
             self._alone = me
-            if self.failed:
-                raise self.failed
+            self._settle()
             yield
         finally:
             self._alone = 0
@@ -105,6 +111,16 @@ class Committer:
 
     def _run(self, group: list[Transaction]) -> None:
         """Commits what of a group is valid. Each gets its answer; nothing is raised."""
+        if self._unsettled or self.failed or self.refusal.since_ns:
+            try:
+                self._settle()
+            except BaseException as error:  # noqa: BLE001  each is answered alone
+                for transaction in group:
+                    transaction.error = error
+                return
+        self._commit(group)
+
+    def _commit(self, group: list[Transaction]) -> None:
         seq = self._log.written
         staged: Staged | None = None
         framed: list[bytes] = []
@@ -139,8 +155,6 @@ class Committer:
 
     def _accept(self, transaction: Transaction, seq: int, staged: Staged | None) -> tuple[bytes, Staged]:
         """The framed record of a transaction, and what it does to the tables, if it is valid."""
-        if self.failed:
-            raise self.failed
         meta, about, schema = transaction.metadata, transaction.about, self._tables.schema
         time_ns = self._clock.now()
         if meta is ANONYMOUS and about is None and not self._clock.reading_ns:
@@ -160,8 +174,6 @@ class Committer:
 
     def _known(self, transaction: Transaction, accepted: list[Transaction]) -> bool:
         """Whether a commit with this id is in this group, or in the log."""
-        if self.failed:
-            raise self.failed
         commit_id = transaction.metadata.commit_id
         for first in accepted:
             if first.metadata.commit_id == commit_id:
@@ -181,31 +193,68 @@ class Committer:
         try:
             self._tables.project(staged, log.written)
         except Exception as error:
-            self.failed = DiskError(
-                f"commit {log.written} is in the log, but its tables could not be written ({error});"
-                " open the database again: what is missing is projected from the log",
+            self._unsettled = True
+            raise DiskError(
+                f"commit {log.written} is in the log, but its tables could not be written ({error}); they are"
+                " made from the log before the next commit",
                 outcome="written",
-            )
-            raise self.failed from error
+            ) from error
         if sync:
             log.tell()
         elif not self._flusher.awake:
             self._flusher.wake()
 
+    def _settle(self) -> None:
+        """Before anything is written: what a full disk or an interrupt left undone. Only inside a turn.
+
+        Raises the DiskError that ended all writing, or that there is no room yet.
+        """
+        if self.failed:
+            raise self.failed
+        if not (self._unsettled or self.refusal.since_ns):
+            return
+        try:
+            self._log.resume()
+        except DiskError as error:
+            if error.outcome == "unknown" and not error.facts.get("resumes"):
+                self._fail(error)
+            raise
+        if self._unsettled:
+            self._tables.reread()
+            self.on_settled()
+            self._unsettled = False
+        self.refusal.end()
+        self._log.tell()
+
+    def _is_settled(self) -> bool:
+        """Whether there is nothing left to settle; for the flusher, which looks again if there is."""
+        if self.failed is None and (self._unsettled or self.refusal.since_ns):
+            with contextlib.suppress(Error), self.alone():
+                pass
+        return self.failed is not None or not self.refusal.since_ns
+
+    def _fail(self, error: DiskError) -> None:
+        """Ends all writing until the database is opened again."""
+        self.failed = error
+        self.refusal.begin(error)
+
     def _check_projected(self) -> None:
-        """Whoever was interrupted between the log and the tables is the last to have written."""
-        if self._log.written != self._tables.applied and self.failed is None:
-            self.failed = DiskError(
-                f"record {self._log.written} is in the log, but the tables are at {self._tables.applied}: a"
-                " commit was interrupted. Open the database again: what is missing is projected from the log",
-                outcome="nothing written",
-            )
+        """After an error or an interrupt between the log and the tables: they are made to agree now, or
+        else before the next commit. Only inside a turn."""
+        if self._log.written != self._tables.applied:
+            self._unsettled = True
+            if not self.refusal.since_ns:
+                with contextlib.suppress(Error):
+                    self._settle()
 
     def _sync(self) -> None:
         try:
             self._log.sync()
         except DiskError as error:
-            self.failed = error
+            if error.facts.get("resumes"):
+                self._unsettled = True
+            else:
+                self._fail(error)
             raise
 
     def append_alone(self, framed: bytes) -> None:
@@ -226,9 +275,10 @@ class Committer:
 
     def close(self) -> None:
         """Waits until all that was written is on disk. Afterwards nothing can be committed."""
+        self._flusher.stop()  # first: it may wait for its turn
         self._turns.enter(Alone())
         try:
-            if self.failed is None:
+            if self.failed is None and not self.refusal.since_ns:  # a full disk was told of already
                 self._flusher.close()
             self.failed = self.failed or DiskError("the database is closed", outcome="nothing written")
         finally:

@@ -99,6 +99,7 @@ class Database(Writer):
         self.uuid, self.log, self.tables = opened.uuid, opened.log, opened.tables
         self.engine, self.clock = opened.engine, opened.clock
         self.committer = Committer(opened.log, opened.tables, opened.clock, idempotency_s)
+        self.committer.on_settled = opened.settled
         self._live = LiveSource(opened.tables)
         self.past = self.log.past = Past(self)
         self.consumers = Consumers(self)

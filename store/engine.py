@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,12 @@ from rocksdict import (
 
 from everlog.store.errors import ClosedError, DiskError, Error
 from everlog.store.linked import link, needs_links
+from everlog.store.refusal import Refusal
 from everlog.store.seam import translate, translated
 from everlog.store.temporary import Temporary
 
 LOG = "log"
-TABLES, REBUILDING = b"tables", b"rebuilding"
+TABLES, REBUILDING, PROBE = b"tables", b"rebuilding", b"probe"
 KEPT = "kept"
 FIRST_DATA = "data-1"
 LOG_BUFFER_BYTES = 16 << 20
@@ -54,6 +56,7 @@ LOG_FILE_BYTES = 256 << 20
 DATA_BUFFER_BYTES = 6 << 20
 CACHE_BYTES = 32 << 20
 REOPENINGS = 3
+FAMILY_BYTES = 256 << 10  # a column family is not made with less room
 # A file of a column family, as RocksDB describes it: 12:3456[1 .. 9]['0000' seq:1, type:1 .. '00FF' seq:9, …
 _FILE = re.compile(r"^ \d+:(\d+)\[.*?\]\['([0-9A-F]*)' seq:.*? \.\. '([0-9A-F]*)' seq:", re.MULTILINE)
 
@@ -65,6 +68,7 @@ class Engine:
         self, path: Path, *, secondary: bool = False, recovery: DBRecoveryMode | None = None
     ) -> None:
         self.path = path
+        self.refusal = Refusal(path)
         self._recovery = recovery
         self.secondary = secondary
         self._scratch = Temporary("everlog-reading-") if secondary else None
@@ -160,7 +164,7 @@ class Engine:
         try:
             self._put_log(key, framed, self._to_os)
         except Exception as error:
-            raise translate(error, f"writing to the log in {self.path}") from error
+            raise self._refused(error, f"writing to the log in {self.path}") from error
 
     def append_records(self, records: list[tuple[bytes, bytes]]) -> None:
         """Writes records to the operating system. Raises DiskError: none was written."""
@@ -170,7 +174,7 @@ class Engine:
                 writes.put(key, framed, self._log_handle)
             self._write(writes, self._to_os)
         except Exception as error:
-            raise translate(error, f"writing to the log in {self.path}") from error
+            raise self._refused(error, f"writing to the log in {self.path}") from error
 
     def trim(self, key: bytes, base: bytes, kept: list[tuple[bytes, bytes]]) -> None:
         """Puts `base` in the place of all records up to `key`, and those `kept` beside, durably and at once.
@@ -228,16 +232,49 @@ class Engine:
     def sync_log(self) -> None:
         """Waits until all that was appended is on disk. Lets go of the interpreter's lock.
 
-        Raises DiskError: whether it is on disk is unknown.
+        Raises DiskError: whether it is on disk is unknown, until the database is opened again or, with the
+        fact `resumes`, until writes are taken again.
         """
+        if self.refusal.since_ns:  # a sync that fails now would keep RocksDB from resuming
+            raise self._unconfirmed()
         try:
             self._db.flush_wal(True)
         except Exception as error:
+            self._refused(error, f"writing to the log in {self.path}", full=True)
+            if self.refusal.since_ns:
+                raise self._unconfirmed() from error
             raise DiskError(
                 f"{self.path}: the disk did not confirm a write ({error}); whether it is on disk is unknown"
                 " until the database is opened again, and nothing more is written until then",
                 outcome="unknown",
             ) from error
+
+    def resume(self) -> None:
+        """After writes were refused: write, and wait until all that was appended is on disk. RocksDB has
+        brought its memory to new files by then. Raises DiskError; `outcome` says whether writes are still
+        refused, or it is unknown what is on disk."""
+        with translated(f"writing to {self.path}"):
+            self._db.delete(PROBE, self._no_wal)  # of a key that is never there
+        try:
+            self._db.flush_wal(True)
+        except Exception as error:
+            found = translate(error, f"writing to the log in {self.path}")
+            raise DiskError(str(found), outcome="unknown", resumes=bool(found.facts.get("full"))) from error
+
+    def _refused(self, error: Exception, doing: str, *, full: bool = False) -> Error:
+        """RocksDB's error as everlog's, noted where the disk refuses; `full`: only for want of room."""
+        found = translate(error, doing)
+        if isinstance(found, DiskError) and (not full or found.facts.get("full")):
+            self.refusal.begin(found)
+        return found
+
+    def _unconfirmed(self) -> DiskError:
+        return DiskError(
+            f"{self.path}: the disk did not confirm a write, and whether it is there is unknown until writes"
+            f" are taken again, which they are by themselves where that is possible: {self.refusal.error}",
+            outcome="unknown",
+            resumes=True,
+        )
 
     def write_data(self, writes: WriteBatch, *, live: bool = False) -> None:
         """Writes a projection, all or nothing, without the write-ahead log; `live`: that of the tables."""
@@ -246,13 +283,16 @@ class Engine:
         try:
             self._write(writes, self._no_wal)
         except Exception as error:
-            raise translate(error, f"writing tables in {self.path}") from error
+            raise self._refused(error, f"writing tables in {self.path}") from error
 
     def _begin_live_write(self) -> None:
         """Before it begins: whoever has read something and sees the same number saw nothing of it."""
         self.live_write = next(self._live_writes)
 
     def create_family(self, name: str) -> tuple[Rdict, ColumnFamily]:
+        """Raises DiskError where there is no room: RocksDB would make one that nobody has a handle of."""
+        if shutil.disk_usage(self.path).free < FAMILY_BYTES:
+            raise self._refused(OSError("No space left on device"), f"creating {name} in {self.path}")
         with translated(f"creating {name}"):
             family = self._db.create_column_family(name, self._family_options(name))
             return family, self._db.get_column_family_handle(name)
@@ -272,9 +312,9 @@ class Engine:
         self._names.add(name)
         return made
 
-    def side(self, name: str) -> tuple[Rdict, ColumnFamily] | None:
-        """The column family of a projection beside the tables, made where it is missing; for a reader
-        beside a process that writes, None where that has not made it."""
+    def side(self, name: str, *, make: bool = True) -> tuple[Rdict, ColumnFamily] | None:
+        """The column family of a projection beside the tables, made where it is missing; None where it is
+        missing and not to be made, or to be made by the process that writes."""
         found = self._sides.get(name)
         if found is not None:
             return found
@@ -283,7 +323,7 @@ class Engine:
             if found is None:
                 if name in self._names:
                     found = self._db.get_column_family(name), self._db.get_column_family_handle(name)
-                elif self.secondary:
+                elif self.secondary or not make:
                     return None
                 else:
                     found = self.create_family(name)
@@ -294,7 +334,7 @@ class Engine:
     def drop_side(self, name: str) -> None:
         """Throws such a projection away. Who iterates over it keeps what was there; who has it and begins
         something gets a ClosedError; who asks for it gets a new one."""
-        if self.side(name) is not None:
+        if self.side(name, make=False) is not None:
             with self._care:  # all of it: or who asks for it meanwhile is given what is being dropped
                 found = self._sides.pop(name, None)
                 if found is not None:

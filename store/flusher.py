@@ -5,6 +5,7 @@ One thread for each database, made when it is first needed, which sleeps while t
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -12,13 +13,16 @@ from everlog.store.errors import DiskError
 from everlog.store.log import Log
 
 FLUSH_EVERY_S = 0.020
+LOOK_EVERY_S = 1.0  # for room, where the disk was full
 
 
 class Flusher:
-    """`sync` is what waits for the disk; it raises DiskError once, and no more is flushed."""
+    """`sync` is what waits for the disk, and raises DiskError; `is_settled` says whether nothing is left to
+    do after that, and otherwise tries: it is asked again until it is so."""
 
-    def __init__(self, sync: Callable[[], None], log: Log) -> None:
+    def __init__(self, sync: Callable[[], None], is_settled: Callable[[], bool], log: Log) -> None:
         self._sync = sync
+        self._is_settled = is_settled
         self._log = log
         self._wanted = threading.Event()
         self._stopped = threading.Event()
@@ -28,6 +32,10 @@ class Flusher:
     def wake(self) -> None:
         """There is something to flush."""
         self.awake = True
+        self.look()
+
+    def look(self) -> None:
+        """There is something to flush, or to settle. For any thread."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="everlog-flusher", daemon=True)
             self._thread.start()
@@ -36,22 +44,27 @@ class Flusher:
     def _run(self) -> None:
         while True:
             self._wanted.wait()
-            self._wanted.clear()  # first, or it would undo what `close` sets after `_stopped` was read
+            self._wanted.clear()  # first, or it would undo what `stop` sets after `_stopped` was read
             if self._stopped.wait(FLUSH_EVERY_S):
                 return
             self.awake = False  # before the sync: what comes from here on wakes it again
-            try:
-                self._sync()
-            except DiskError:
-                return  # the next commit raises it
-            self._log.tell()
+            with contextlib.suppress(DiskError):  # the next commit raises it
+                if self._log.head < self._log.written:
+                    self._sync()
+                    self._log.tell()
+            while not self._is_settled():
+                if self._stopped.wait(LOOK_EVERY_S):
+                    return
 
-    def close(self) -> None:
-        """Flushes what is left. Raises DiskError."""
+    def stop(self) -> None:
+        """Ends the thread. What is left to flush is for `close`."""
         self._stopped.set()
         self._wanted.set()
-        if self._thread is not None:
+        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+
+    def close(self) -> None:
+        """Flushes what is left, after `stop`. Raises DiskError."""
         if self._log.head < self._log.written:
             self._sync()
             self._log.tell()

@@ -22,8 +22,8 @@ COPIED = "rocksdict-config.json"
 
 
 def needs_links(source: Path) -> bool:
-    """Whether a directory cannot be written, by this process or by anybody."""
-    return source.is_dir() and not os.access(source, os.W_OK)
+    """Whether a directory cannot be written, by this process or by anybody, or its disk is full."""
+    return source.is_dir() and (not os.access(source, os.W_OK) or not os.statvfs(source).f_bavail)
 
 
 def link(source: Path, target: Path) -> None:

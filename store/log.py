@@ -47,6 +47,7 @@ class Log:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.refusal = engine.refusal
         self._listeners: list[Callable[[], None]] = []
         self._recent: dict[int, bytes] = {}  # the newest records, for those who follow at the tail
         self._head_file_at = time.monotonic()
@@ -104,6 +105,13 @@ class Log:
         """
         upto = self.written
         self._engine.sync_log()
+        with self._sync_lock:
+            self.head = max(self.head, upto)
+
+    def resume(self) -> None:
+        """`sync` after the disk was full. Raises DiskError as long as there is no room."""
+        upto = self.written
+        self._engine.resume()
         with self._sync_lock:
             self.head = max(self.head, upto)
 

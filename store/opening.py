@@ -20,9 +20,8 @@ from everlog.store.errors import CorruptionError, Error, OpenError
 from everlog.store.log import Log
 from everlog.store.master import MasterKey, master_of
 from everlog.store.past_log import AskedLog
-from everlog.store.progress import OnProgress, Progress
+from everlog.store.progress import OnProgress
 from everlog.store.removal import HALF
-from everlog.store.seam import translated
 from everlog.store.slots import KEYS
 from everlog.store.status import software
 from everlog.store.tables import Tables
@@ -50,9 +49,13 @@ class Opened:
             hole.look_again(self.engine, self.log, head.read(self._path / head.HEAD, head.Head))
             self.vault.refresh()
             fresh = Tables(self.engine, self.log, MemoryTarget, self.vault)
-            project(self.log, fresh, None)
+            fresh.catch_up()
             self.tables.adopt(fresh)
             mending.obey(self.tables)
+
+    def settled(self) -> None:
+        """After records were projected late: what follows from them. Only inside a turn of the committer."""
+        mending.finish(self.engine, self.tables, read_only=False)
 
     def close(self) -> None:
         if not self.engine.secondary:
@@ -113,27 +116,13 @@ def open_directory(
         _check_applied(path, log, tables)
         if not read_only:
             hole.cut(engine, log, known, tables.applied)
-        project(log, tables, progress)
+        tables.catch_up(progress)
         mending.finish(engine, tables, read_only=read_only)
         clock.start(max(clock.last_ns, log.commit(log.written).time_ns))
         return Opened(path, engine, log, tables, clock)
     except BaseException:
         engine.close()
         raise
-
-
-def project(log: Log, tables: Tables, progress: OnProgress | None) -> None:
-    """Projects the records that the tables lack."""
-    first, last = tables.applied, log.written
-    if first == last:
-        return
-    projector = tables.projector()
-    with translated("making the tables from the log"):
-        for seq, framed in log.scan(first, last):
-            projector.add(framed)
-            if progress is not None and not seq % 1024:
-                progress(Progress("replay", seq - first, last - first, "records"))
-    tables.took(projector)
 
 
 def _prepare(path: Path, *, create: bool) -> head.Marker:

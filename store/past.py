@@ -26,7 +26,7 @@ from google.protobuf.message import Message
 from everlog.store import codec, keys, record
 from everlog.store.binding import Binding
 from everlog.store.clock import BEHIND_NS
-from everlog.store.errors import CursorError, ReadOnlyError, RowError, SchemaError
+from everlog.store.errors import CursorError, DiskError, ReadOnlyError, RowError, SchemaError
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import History, Version
 from everlog.store.past_diff import Difference, diff
@@ -246,7 +246,11 @@ class Past:
         if upto <= self.versions.applied:
             return
         if upto > self.log.head and not self._db.read_only:
-            self.log.sync()  # what is projected must not be lost from the log
+            try:
+                self.log.sync()  # what is projected must not be lost from the log
+            except DiskError as error:
+                if not error.facts.get("resumes"):
+                    raise
         self.versions.catch_up(upto, progress)
 
     def forget(self) -> None:

@@ -63,6 +63,7 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
             f"{doing}: the disk is full; nothing was written. Free some space (20 MB at least) and try again:"
             " some seconds later writing goes on",
             outcome="nothing written",
+            full=True,
         )
     if "corruption:" in low:
         return CorruptionError(

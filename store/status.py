@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -63,6 +64,14 @@ class ArchiveStatus(msgspec.Struct, frozen=True):
     error_ns: int = 0
 
 
+class WritesStatus(msgspec.Struct, frozen=True):
+    """Why writes are refused (empty: they are taken), and since when, in nanoseconds since the Unix epoch
+    (0: not known: a reader beside the process that writes sees that the disk is full, and not since when)."""
+
+    error: str = ""
+    since_ns: int = 0
+
+
 class Retaining(Protocol):
     """What archives a database by itself (everlog.audit.retention)."""
 
@@ -88,6 +97,7 @@ class Status(msgspec.Struct, frozen=True):
     expiry: ExpiryStatus = ExpiryStatus()
     consumers: ConsumersStatus = ConsumersStatus()
     archive: ArchiveStatus = ArchiveStatus()
+    writes: WritesStatus = WritesStatus()
     clock: ClockStatus = ClockStatus()
 
 
@@ -123,6 +133,7 @@ def status(db: Database) -> Status:
         read_only=db.read_only,
         expiry=_expiry(db),
         consumers=_consumers(db),
+        writes=_writes(db),
         archive=msgspec.structs.replace(
             db.retention.status() if db.retention is not None else ArchiveStatus(),
             base=db.log.trimmed.base,
@@ -138,6 +149,14 @@ def _clock(db: Database, time_ns: int) -> ClockStatus:
     if ahead_ns <= BEHIND_NS:
         return ClockStatus(reading_ns)
     return ClockStatus(reading_ns, ahead_ns / 1e9, db.past.corrected())
+
+
+def _writes(db: Database) -> WritesStatus:
+    refusal = db.engine.refusal
+    if not db.read_only:
+        return WritesStatus(refusal.error, refusal.since_ns)
+    full = not os.statvfs(db.path).f_bavail and os.access(db.path, os.W_OK)
+    return WritesStatus(f"the disk of {db.path} is full" if full else "")
 
 
 def _consumers(db: Database) -> ConsumersStatus:

@@ -19,10 +19,11 @@ from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, DiskError
 from everlog.store.log import Log
 from everlog.store.overlay import Overlay
+from everlog.store.progress import OnProgress, Progress
 from everlog.store.projection import KEYS_PER_BATCH, Pending, Staged, Target
 from everlog.store.projector import Projector
 from everlog.store.schema import Schema
-from everlog.store.seam import translate
+from everlog.store.seam import translate, translated
 from everlog.store.target import FamilyTarget, MemoryTarget
 from everlog.store.vault import Vault
 from everlog.store.view import SnapshotView, View
@@ -49,6 +50,7 @@ class Tables:
         self._log = log
         self.lock = threading.Lock()
         self._memory = memory
+        self._torn = False  # an interrupt may have left what is pending half taken
         self._views: weakref.WeakSet[Any] = weakref.WeakSet()
         self.window = Window(0)
         self.vault = vault
@@ -60,6 +62,7 @@ class Tables:
         """Becomes what another reading of the same tables found, all at once. With the lock."""
         self.target, self.pending, self.counts = fresh.target, fresh.pending, fresh.counts
         self.applied, self.checksum, self._flushed = fresh.applied, fresh.checksum, fresh.applied
+        self._torn = False
         if self.schema.proto != fresh.schema.proto:
             self.schema = fresh.schema
         self.window.reset(self.applied)
@@ -84,8 +87,10 @@ class Tables:
         """Takes what a group of commits does, the last of which is at `seq`."""
         pending = self.pending
         with self.lock:  # a snapshot and its seq belong together
+            self._torn = True
             pending.take(staged)
             self.applied = seq
+            self._torn = False
             if len(pending.edits) >= KEYS_PER_BATCH:
                 self.settle()
 
@@ -110,7 +115,7 @@ class Tables:
         return True
 
     def _flush(self) -> None:
-        if self._flushed != self.applied:
+        if self._flushed != self.applied and not self._torn:
             self.pending.flush(self.applied, self._log.checksum_at(self.applied))
             self._flushed = self.applied
 
@@ -139,6 +144,27 @@ class Tables:
             self._flushed, self.schema = self.applied, projector.schema
             self.window.reset(self.applied)
 
+    def catch_up(self, progress: OnProgress | None = None) -> None:
+        """Project the records of the log that the tables lack. Raises Error."""
+        first, last = self.applied, self._log.written
+        if first == last:
+            return
+        projector = self.projector()
+        with translated("making the tables from the log"):
+            for seq, framed in self._log.scan(first, last):
+                projector.add(framed)
+                if progress is not None and not seq % 1024:
+                    progress(Progress("replay", seq - first, last - first, "records"))
+        self.took(projector)
+
+    def reread(self) -> None:
+        """Drop what is in memory, which an interrupt may have left half taken, and project it anew from the
+        log, over what is on disk. No one may commit meanwhile. Raises Error: then all is as it was."""
+        fresh = Tables(self._engine, self._log, self._memory, self.vault)
+        fresh.catch_up()
+        with self.lock:
+            self.adopt(fresh)
+
     def snapshot(self) -> tuple[View, int]:
         """This moment, and its seq. Read-only."""
         with self.lock:
@@ -162,10 +188,13 @@ class Tables:
 
     def migrations(self) -> list[int]:
         """Seqs of all Migration records, oldest first. Read-only."""
-        self.flush()
         start = keys.NOTE_MIGRATION
-        items = self.target.view.items(start, codec.after(start))
-        return [keys.SEQ.unpack(key[len(start) :])[0] for key, _ in items]
+        view, _ = self.snapshot()
+        try:
+            found = list(view.items(start, codec.after(start)))
+        finally:
+            view.close()
+        return [keys.SEQ.unpack(key[len(start) :])[0] for key, _ in found]
 
     def switch(self, target: FamilyTarget, name: str) -> tuple[str, Rdict]:
         """Makes rebuilt tables, which are equal, the live ones, durably; returns the old ones."""

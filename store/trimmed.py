@@ -60,7 +60,7 @@ class Trimmed:
     def get(self, seq: int) -> bytes | None:
         """A removed record; None for the one in whose place the Base is, where there is no archive. Raises
         CursorError."""
-        kept = self._engine.side(KEPT)
+        kept = self._engine.side(KEPT, make=False)
         if kept is not None:
             with translated(f"reading record {seq}, which was kept"):
                 framed: bytes | None = kept[0].get(SEQ.pack(seq))
@@ -74,7 +74,7 @@ class Trimmed:
 
     def kept(self) -> list[tuple[int, bytes]]:
         """The removed records that stayed to be looked up, unchecked, each with its seq, in order."""
-        kept = self._engine.side(KEPT)
+        kept = self._engine.side(KEPT, make=False)
         if kept is None or not self.base:
             return []
         with translated("reading the records that were kept"):

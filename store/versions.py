@@ -22,8 +22,8 @@ Invariants
   (5) who reads as of a seq reads where all up to that seq is known: what was thrown away meanwhile is made
       anew first. `thrown` tells that it was to who was reading.
 
-A reader beside a process that writes puts what the projection lacks into a scratch one of its own. The
-numbers are on disk: docs/format.md, "Versions".
+A reader beside a process that writes puts what the projection lacks into a scratch one of its own, and so
+does a writer whose disk refuses writes. The numbers are on disk: docs/format.md, "Versions".
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from rocksdict import ColumnFamily, Rdict, WriteBatch
 
 from everlog.store import keys, record
 from everlog.store.engine import Engine
-from everlog.store.errors import CursorError
+from everlog.store.errors import CursorError, DiskError
 from everlog.store.log import Log
 from everlog.store.past_changes import changes
 from everlog.store.past_place import INVERTED_SIZE, Place, inverted, packed, place_of, row_of
@@ -62,16 +62,18 @@ class Versions:
         self._scratch: tuple[Temporary, Engine] | None = None
         self._cursors: list[Any] | None = None
         self._checked = False  # that what is there is of this log
-        self._base_upto = 0  # as a reader: how far what the writer projected is
+        self._base_upto = 0  # how far what is in the database's own directory is
         self.applied = 0
         self.thrown = 0  # how often it was thrown away
 
     def catch_up(self, upto: int, progress: OnProgress | None = None) -> None:
         """Sees to it that all versions up to `upto` are known. Writes the projection; interrupted, it keeps
         what it has. Raises CorruptionError naming the record, CursorError where the log is cut."""
-        if self.applied >= upto:
+        if self.applied >= upto and not self._is_elsewhere:
             return
         with self._lock:
+            if self._is_elsewhere and not self._engine.refusal.since_ns:
+                self._begin_anew()
             if not self._checked:
                 self._check()
             if self.applied >= upto:
@@ -83,7 +85,34 @@ class Versions:
                     " reading as of then needs the archive of what was removed",
                     oldest=oldest,
                 )
-            self._project(upto, progress)
+            if upto > self._log.head and not self._engine.secondary:
+                self._begin_scratch()  # the disk does not take that part of the log
+            try:
+                self._project(upto, progress)
+            except DiskError:
+                if self._scratch is not None:
+                    raise
+                self._begin_scratch()
+                self._project(upto, progress)
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether this is the writer, and the disk refused when it last wrote."""
+        return self._scratch is not None and not self._engine.secondary
+
+    def _begin_scratch(self) -> None:
+        """As a writer whose disk refuses: what comes from here on is projected elsewhere, for a while."""
+        if self._scratch is None:
+            directory = Temporary("everlog-past-")
+            with self._reading:
+                self._base_upto, self._cursors = self.applied, None
+                self._scratch = directory, Engine(directory.path)
+
+    def _begin_anew(self) -> None:
+        """Writes are taken again: what was projected elsewhere is projected here."""
+        with self._reading:
+            self.applied, self._cursors, self.thrown = self._base_upto, None, self.thrown + 1
+            self._let_go_of_scratch()
 
     def _project(self, upto: int, progress: OnProgress | None) -> None:
         handle = self._writable()[1]
@@ -121,7 +150,7 @@ class Versions:
 
     def _check(self) -> None:
         """How far it is, if it is of this log at all."""
-        found = self._engine.side(FAMILY)
+        found = self._engine.side(FAMILY, make=False)
         with translated("reading the versions of rows"):
             value = found[0].get(APPLIED) if found else None
         seq, checksum = keys.APPLIED.unpack(value) if value else (0, 0)
@@ -161,11 +190,10 @@ class Versions:
             return self._families()
 
     def _families(self) -> list[tuple[Rdict, ColumnFamily]]:
-        engines = [self._engine, *([self._scratch[1]] if self._scratch else ())]
-        found = [engine.side(FAMILY) for engine in engines]
-        if self._engine.secondary and not self._base_upto:
-            found = found[1:]
-        return [one for one in found if one is not None]
+        engines = [self._engine] if self._base_upto or not (self._scratch or self._engine.secondary) else []
+        if self._scratch:
+            engines.append(self._scratch[1])
+        return [found for engine in engines if (found := engine.side(FAMILY)) is not None]
 
     @contextmanager
     def _known(self, upto: int) -> Iterator[None]:

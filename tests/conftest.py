@@ -1,8 +1,12 @@
-"""What all tests share: how Hypothesis looks for examples."""
+"""What all tests share: how Hypothesis looks for examples, and a small disk."""
 
 import os
 import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # No deadlines: a machine that is shared is not a reason to fail.
@@ -12,3 +16,16 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 # Started in the background of a shell, a process ignores interrupts, and so do those that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 48 MB. Only who may mount has one."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    (path / "ballast").write_bytes(bytes(24 << 20))
+    yield path
+    subprocess.run(["umount", str(path)], check=True)

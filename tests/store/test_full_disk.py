@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from everlog.store.database import Database
 from everlog.store.errors import DiskError
 from tests.store.conftest import Opener
 from tests.store.models import ITEMS, Item
 
 SCRIPT = """
 import json, os, resource, sys, time
+from everlog.store.database import Database
 from everlog.store.errors import DiskError
 from tests.store.models import *
 
@@ -29,13 +31,15 @@ acknowledged, said, outcome = [], "", ""
 text = os.urandom(40_000).hex()
 for number in range(1, 20_000):
     try:
-        db.put(ITEMS, Item(id=number, text=text))
+        db.put(ITEMS, Item(id=number, text=text), durability=("sync", "os")[number % 2])
         acknowledged.append(number)
     except DiskError as error:
         said, outcome = str(error), error.outcome
         break
 refused = number
 before = db.head
+assert db.status().writes.error or limit
+assert db.at(seq=before).get(ITEMS, 1) is not None
 reads = [db.get(ITEMS, number) is not None for number in (1, acknowledged[-1], refused)]
 counted = db.count(ITEMS)
 problems = list(db.check())
@@ -43,15 +47,16 @@ if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 else:
     (path / "ballast").unlink()
-resumed = ""
-for _ in range(1 if limit else 300):  # RocksDB looks for space every five seconds
-    try:
-        db.put(ITEMS, Item(id=50_000, text="after"))
-        resumed = "here"
-        break
-    except DiskError as error:
-        resumed = str(error)
-        time.sleep(0.05)
+resumed, until = "", time.monotonic() + 60
+while not limit and db.status().writes.error and time.monotonic() < until:
+    time.sleep(0.05)  # RocksDB looks for space every five seconds
+try:
+    db.put(ITEMS, Item(id=50_000, text="after"))
+    resumed = "here"
+    assert db.at(seq=before).get(ITEMS, 1) is not None
+    assert not db.status().writes.error
+except DiskError as error:
+    resumed = str(error)
 db.close()
 db = open_flights(path / "db")
 db.put(ITEMS, Item(id=60_000, text="after"))
@@ -63,19 +68,6 @@ print(json.dumps({
 }))
 db.close()
 """
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 48 MB. Only who may mount has one."""
-    path = tmp_path / "small"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(path)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("file systems cannot be mounted here")
-    (path / "ballast").write_bytes(bytes(24 << 20))
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
 
 
 def run(path: Path, limit: int) -> Any:
@@ -115,8 +107,7 @@ def test_a_full_disk_can_be_opened_to_be_read(opening: Opener, small_disk: Path)
     db = opening(at=small_disk / "db")
     db.put(ITEMS, Item(id=1))
     db.close()
-    with (small_disk / "ballast").open("ab") as file, pytest.raises(OSError, match="No space"):
-        file.write(bytes(64 << 20))
+    fill(small_disk)
     with contextlib.suppress(DiskError):
         db = opening(at=small_disk / "db")
         assert db.get(ITEMS, 1) is not None
@@ -139,3 +130,52 @@ def test_a_database_that_is_made_on_a_full_disk_leaves_nothing_and_is_made_where
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]
     (small_disk / "ballast").unlink()
     assert db.rebuild_into(small_disk / "made") == db.hashes()
+
+
+def fill(path: Path) -> None:
+    """Leaves no byte."""
+    with (path / "ballast").open("ab") as file, pytest.raises(OSError, match="No space"):
+        file.write(bytes(64 << 20))
+
+
+def test_every_read_works_while_the_disk_is_full(
+    small_disk: Path, opening: Opener, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = opening(at=small_disk / "db")
+    for number in range(1, 40):
+        db.put(ITEMS, Item(id=number, text="x"))
+    with db.snapshot() as then:
+        db.put(ITEMS, Item(id=1, text="y"))
+        kept = db.head
+        fill(small_disk)
+        refused = 0
+        while not db.status().writes.error:
+            refused += 1
+            with contextlib.suppress(DiskError):
+                db.put(ITEMS, Item(id=1000 + refused, text=os.urandom(100_000).hex()), durability="os")
+        since = db.status().writes.since_ns
+        assert since
+        written = db.tables.applied
+        for _ in range(2):
+            assert db.get(ITEMS, 1) == Item(id=1, text="y")
+            assert then.get(ITEMS, 1) == Item(id=1, text="x")
+            assert len(list(then.scan(ITEMS))) == 39
+            assert len(list(db.scan(ITEMS, end=1000))) == db.count(ITEMS, end=1000) == 39
+            assert [one.seq for one in db.history(ITEMS, 1)] == [kept, 3]
+            assert db.at(seq=kept - 1).get(ITEMS, 1) == Item(id=1, text="x")
+            assert len(list(db.at(seq=written).scan(ITEMS, end=1000))) == 39
+            assert [one.key for one in db.diff(ITEMS, kept - 1, kept)] == [(1,)]
+            assert db.hashes()["items"].rows == db.count(ITEMS)
+            assert len(db.migrations()) == 1
+            assert db.schema_at(kept) == db.schema.proto
+            assert db.log.read(0)[1] > 1
+            assert list(db.check()) == []
+            assert list(db.consumers) == []
+        with Database(small_disk / "db", read_only=True) as reader:
+            assert reader.get(ITEMS, 1) == Item(id=1, text="y")
+            assert [one.seq for one in reader.history(ITEMS, 1)] == [kept, 3]
+            assert "is full" in reader.status().writes.error
+        db.rebuild_into(tmp_path / "copy")
+    assert [one.message.split(": ")[1] for one in caplog.records] == [
+        "writes are refused from now on, reads go on"
+    ]

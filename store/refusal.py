@@ -1,0 +1,61 @@
+"""Refusal: since when the disk takes no writes, and why. Reads go on meanwhile.
+
+    a write fails for want of room ─▶ begin ─▶ one line in the program's log ─▶ listeners
+    room is there, a write works   ─▶ end   ─▶ one line                      ─▶ listeners
+
+RocksDB looks for room every five seconds, and then writes its memory to new files. Until then nothing may
+sync its log: a sync that fails makes the error one that RocksDB never resumes from.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from everlog.store.errors import DiskError
+
+logger = logging.getLogger("everlog")
+
+
+class Refusal:
+    """Whether the disk of one open database refuses writes. Safe to use from many threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[], None]] = []
+        self.since_ns = 0  # nanoseconds since the Unix epoch; 0: writes are taken
+        self.error = ""
+
+    def begin(self, error: DiskError) -> None:
+        """Note that a write was refused. Writes one line to the program's log, the first time."""
+        with self._lock:
+            if self.since_ns:
+                return
+            self.since_ns, self.error = time.time_ns(), str(error)
+        logger.warning("%s: writes are refused from now on, reads go on: %s", self._path, error)
+        self._tell()
+
+    def end(self) -> None:
+        """Note that writes are taken again. Writes one line to the program's log, the first time."""
+        with self._lock:
+            if not self.since_ns:
+                return
+            took_s = (time.time_ns() - self.since_ns) / 1e9
+            self.since_ns, self.error = 0, ""
+        logger.warning("%s: writes are taken again, after %.0f s", self._path, took_s)
+        self._tell()
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each `begin` and `end`, on whichever thread that is. Be quick."""
+        self._listeners = [*self._listeners, listener]
+
+    def off_change(self, listener: Callable[[], None]) -> None:
+        self._listeners = [known for known in self._listeners if known != listener]
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()

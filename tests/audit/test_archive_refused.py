@@ -17,9 +17,6 @@ from everlog.store.progress import Progress
 from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
 from tests.store.models import ITEMS
-from tests.store.test_full_disk import small_disk
-
-__all__ = ["small_disk"]
 
 NOBODY = "ftp://127.0.0.1:1/archive"  # a port at which nobody listens
 

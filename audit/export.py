@@ -89,11 +89,9 @@ class Directory:
             except CorruptionError as error:
                 yield str(error)
             if leaves and hashed and leaves != hashed:
-                at = next(
-                    at for at in range(0, len(leaves), 32) if leaves[at : at + 32] != hashed[at : at + 32]
-                )
+                at = merkle.differs_at(leaves, hashed)
                 yield (
-                    f"record {start + at // 32 + 1} has one hash in {self._file('entries', index, width)} and"
+                    f"record {start + at + 1} has one hash in {self._file('entries', index, width)} and"
                     f" another in {self._file(0, index, width)}: one of the two was changed"
                 )
             known |= {path("entries", index, width), path(0, index, width)}

@@ -49,6 +49,15 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
+def differs_at(one: bytes, other: bytes) -> int:
+    """Which of joined hashes is the first that is another; the number of those that both have if none is."""
+    size = min(len(one), len(other)) & -HASH_BYTES
+    for at in range(0, size, HASH_BYTES):
+        if one[at : at + HASH_BYTES] != other[at : at + HASH_BYTES]:
+            return at // HASH_BYTES
+    return size // HASH_BYTES
+
+
 def level_above(hashes: bytes) -> bytes:
     """The nodes over pairs of hashes, all of them joined; a hash without a partner is left out."""
     pairs = range(0, len(hashes) & ~63, 64)

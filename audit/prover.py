@@ -64,8 +64,11 @@ class Prover(Protocol):
     def inclusion(self, seq: int, size: int) -> tuple[bytes, list[bytes]]:
         """A record, unframed, and the proof that it is in the tree of that size."""
 
-    def consistency(self, first: int, size: int) -> list[bytes]:
-        """The proof that the tree of `size` begins with that of `first`."""
+    def consistency(
+        self, first: int, size: int, *, check: bool = False, progress: OnProgress | None = None
+    ) -> list[bytes]:
+        """The proof that the tree of `size` begins with that of `first`. `check`: compare all these records
+        with the tree before; raises CorruptionError naming the first that is another."""
 
     def kept(self, since: int) -> list[Kept]:
         """Checkpoints in the log, of at least `since` records; the newest 100, by size."""
@@ -158,9 +161,15 @@ class LocalProver:
 
     def inclusion(self, seq: int, size: int) -> tuple[bytes, list[bytes]]:
         hashes = self._tree.inclusion(seq, size)
-        return unframe(self._db.log.get(seq), seq), hashes
+        record = unframe(self._db.log.get(seq), seq)
+        self._tree.check_record(seq, record)
+        return record, hashes
 
-    def consistency(self, first: int, size: int) -> list[bytes]:
+    def consistency(
+        self, first: int, size: int, *, check: bool = False, progress: OnProgress | None = None
+    ) -> list[bytes]:
+        if check:
+            self._tree.check_records(size, progress)
         return self._tree.consistency(first, size)
 
     def kept(self, since: int) -> list[Kept]:
@@ -306,14 +315,20 @@ def prove_from(
     *,
     by: Verifier | None = None,
     origin: str | None = None,
+    check: bool = True,
+    progress: OnProgress | None = None,
 ) -> Consistency:
-    """The proof that the log of a checkpoint begins with that of its first records; `text` as in `prove`."""
+    """The proof that the log of a checkpoint begins with that of its first records; `text` as in `prove`.
+
+    `check`: every record that it is about is read, and compared with the tree; else the tree is believed.
+    Raises CorruptionError naming the first record that is another.
+    """
     prover.head()
     text = text or newest(prover, first, by=by, origin=origin)
     covering = proof.read(note.split(text)[0])
     if first > covering.size:
         raise CursorError(f"expected a size up to {covering.size}, that of the checkpoint, found {first}")
-    found = Consistency(first, prover.consistency(first, covering.size), text)
+    found = Consistency(first, prover.consistency(first, covering.size, check=check, progress=progress), text)
     found.verify(
         covering._replace(size=first, root=prover.head(first)[1] if first else proof.EMPTY), covering
     )

@@ -113,6 +113,41 @@ class Tree:
             raise CursorError(f"expected an earlier size from 0 to {size}, found {first}", seq=first)
         return merkle.consistency(nodes(whole, self.tile), first, size)
 
+    def check_records(self, size: int, progress: OnProgress | None = None) -> None:
+        """Compute the leaf hashes of the first `size` records anew, and compare them with those of the tree.
+        Read-only. Raises CorruptionError naming the first record that is another.
+
+        Of records that were archived, and are not at hand, the tree is believed.
+        """
+        log = self._db.log
+        after = 0 if log.trimmed.is_archived else min(size, log.trimmed.base)
+        sha, records = sha256, log.scan(after, size)
+        while after < size:
+            width = min(WIDTH - after % WIDTH, size - after)
+            found = [
+                sha(b"\x00" + sha(unframe(framed, seq)).digest()).digest()
+                for seq, framed in islice(records, width)
+            ]
+            index, start = divmod(after, WIDTH)
+            expected = self.tile(0, index, start + width)[start * merkle.HASH_BYTES :]
+            if b"".join(found) != expected:
+                raise self._altered(after + 1 + merkle.differs_at(b"".join(found), expected))
+            after += width
+            if progress is not None and not after % EVERY:
+                progress(Progress("check records", after, size, "records"))
+
+    def check_record(self, seq: int, record: bytes) -> None:
+        """Raises CorruptionError if a record, unframed, is not the one that is in the tree."""
+        if leaf_of(record) != self.leaf(seq):
+            raise self._altered(seq)
+
+    def _altered(self, seq: int) -> CorruptionError:
+        return CorruptionError(
+            f"record {seq} of the log is not the one that the tree was made from: one of the two was changed,"
+            " so nothing is proven. `everlog audit` with a checkpoint that was kept elsewhere tells which",
+            seq=seq,
+        )
+
     def tile(self, level: int, index: int, width: int = WIDTH) -> bytes:
         """So many hashes of a tile. Read-only. Raises CorruptionError if it is not there."""
         size, needed = width * merkle.HASH_BYTES, (index * WIDTH + width) * WIDTH**level

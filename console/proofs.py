@@ -104,6 +104,7 @@ def checkpoint(settings: Settings, *, key_file: Path | None, origin: str | None,
 @click.option("--checkpoint", "given", type=FILE, metavar="FILE", help="Prove it by this checkpoint.")
 @_by
 @_origin
+@click.option("--quick", is_flag=True, help="With --from: believe the tree, and do not read the records.")
 @_out
 @common
 @pass_settings
@@ -116,6 +117,7 @@ def prove(
     given: Path | None,
     vkey: str | None,
     origin: str | None,
+    quick: bool,
     out: Path | None,
 ) -> None:
     """Makes a file that proves what is in the log to whoever has the public key.
@@ -132,6 +134,8 @@ def prove(
 
     if (seq is None) == (first is None):
         raise click.UsageError("expected one of --seq and --from")
+    if quick and first is None:
+        raise click.UsageError("--quick goes with --from: of --seq the record alone is read")
     if bool(key_file) + bool(given) + bool(vkey) > 1:
         raise click.UsageError("expected one of --key, --checkpoint and --signed-by")
     by = verifier_in(vkey) if vkey else None
@@ -144,7 +148,10 @@ def prove(
             proof = room.prove(prover, seq, note, by=by, origin=origin).text()
         else:
             assert first is not None
-            proof = room.prove_from(prover, first, note, by=by, origin=origin).text()
+            found = room.prove_from(
+                prover, first, note, by=by, origin=origin, check=not quick, progress=progress
+            )
+            proof = found.text()
     _write(settings, proof, out, {"proof": proof})
 
 

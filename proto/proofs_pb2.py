@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65verlog/proto/proofs.proto\x12\neverlog.v1\"-\n\x0bHeadRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"*\n\x0cHeadResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0c\n\x04root\x18\x02 \x01(\x0c\"%\n\x11\x43heckpointRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"\"\n\x12\x43heckpointResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\"-\n\x0bKeepRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"\x1b\n\x0cKeepResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\".\n\x0bKeptRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05since\x18\x02 \x01(\x04\"?\n\x0cKeptResponse\x12/\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x1a.everlog.v1.KeptCheckpoint\"9\n\x0eKeptCheckpoint\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0c\n\x04note\x18\x03 \x01(\t\";\n\x0cProveRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\"/\n\rProveResponse\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\"A\n\x10ProveFromRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\"#\n\x11ProveFromResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\"@\n\x0e\x45ntriesRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\x12\r\n\x05until\x18\x03 \x01(\x04\"\"\n\x0f\x45ntriesResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x0c\x32\xd4\x03\n\x06Proofs\x12\x39\n\x04Head\x12\x17.everlog.v1.HeadRequest\x1a\x18.everlog.v1.HeadResponse\x12K\n\nCheckpoint\x12\x1d.everlog.v1.CheckpointRequest\x1a\x1e.everlog.v1.CheckpointResponse\x12\x39\n\x04Keep\x12\x17.everlog.v1.KeepRequest\x1a\x18.everlog.v1.KeepResponse\x12\x39\n\x04Kept\x12\x17.everlog.v1.KeptRequest\x1a\x18.everlog.v1.KeptResponse\x12<\n\x05Prove\x12\x18.everlog.v1.ProveRequest\x1a\x19.everlog.v1.ProveResponse\x12H\n\tProveFrom\x12\x1c.everlog.v1.ProveFromRequest\x1a\x1d.everlog.v1.ProveFromResponse\x12\x44\n\x07\x45ntries\x12\x1a.everlog.v1.EntriesRequest\x1a\x1b.everlog.v1.EntriesResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65verlog/proto/proofs.proto\x12\neverlog.v1\"-\n\x0bHeadRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"*\n\x0cHeadResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0c\n\x04root\x18\x02 \x01(\x0c\"%\n\x11\x43heckpointRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"\"\n\x12\x43heckpointResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\"-\n\x0bKeepRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"\x1b\n\x0cKeepResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\".\n\x0bKeptRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05since\x18\x02 \x01(\x04\"?\n\x0cKeptResponse\x12/\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x1a.everlog.v1.KeptCheckpoint\"9\n\x0eKeptCheckpoint\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0c\n\x04note\x18\x03 \x01(\t\";\n\x0cProveRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\"/\n\rProveResponse\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\"P\n\x10ProveFromRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\r\n\x05\x63heck\x18\x04 \x01(\x08\"#\n\x11ProveFromResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\"@\n\x0e\x45ntriesRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\x12\r\n\x05until\x18\x03 \x01(\x04\"\"\n\x0f\x45ntriesResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x0c\x32\xd4\x03\n\x06Proofs\x12\x39\n\x04Head\x12\x17.everlog.v1.HeadRequest\x1a\x18.everlog.v1.HeadResponse\x12K\n\nCheckpoint\x12\x1d.everlog.v1.CheckpointRequest\x1a\x1e.everlog.v1.CheckpointResponse\x12\x39\n\x04Keep\x12\x17.everlog.v1.KeepRequest\x1a\x18.everlog.v1.KeepResponse\x12\x39\n\x04Kept\x12\x17.everlog.v1.KeptRequest\x1a\x18.everlog.v1.KeptResponse\x12<\n\x05Prove\x12\x18.everlog.v1.ProveRequest\x1a\x19.everlog.v1.ProveResponse\x12H\n\tProveFrom\x12\x1c.everlog.v1.ProveFromRequest\x1a\x1d.everlog.v1.ProveFromResponse\x12\x44\n\x07\x45ntries\x12\x1a.everlog.v1.EntriesRequest\x1a\x1b.everlog.v1.EntriesResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,13 +54,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROVERESPONSE']._serialized_start=517
   _globals['_PROVERESPONSE']._serialized_end=564
   _globals['_PROVEFROMREQUEST']._serialized_start=566
-  _globals['_PROVEFROMREQUEST']._serialized_end=631
-  _globals['_PROVEFROMRESPONSE']._serialized_start=633
-  _globals['_PROVEFROMRESPONSE']._serialized_end=668
-  _globals['_ENTRIESREQUEST']._serialized_start=670
-  _globals['_ENTRIESREQUEST']._serialized_end=734
-  _globals['_ENTRIESRESPONSE']._serialized_start=736
-  _globals['_ENTRIESRESPONSE']._serialized_end=770
-  _globals['_PROOFS']._serialized_start=773
-  _globals['_PROOFS']._serialized_end=1241
+  _globals['_PROVEFROMREQUEST']._serialized_end=646
+  _globals['_PROVEFROMRESPONSE']._serialized_start=648
+  _globals['_PROVEFROMRESPONSE']._serialized_end=683
+  _globals['_ENTRIESREQUEST']._serialized_start=685
+  _globals['_ENTRIESREQUEST']._serialized_end=749
+  _globals['_ENTRIESRESPONSE']._serialized_start=751
+  _globals['_ENTRIESRESPONSE']._serialized_end=785
+  _globals['_PROOFS']._serialized_start=788
+  _globals['_PROOFS']._serialized_end=1256
 # @@protoc_insertion_point(module_scope)

@@ -273,19 +273,23 @@ class ProveFromRequest(_message.Message):
     DATABASE_FIELD_NUMBER: _builtins.int
     FIRST_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     first: _builtins.int
     size: _builtins.int
+    check: _builtins.bool
+    """Compare all these records with the tree before."""
     def __init__(
         self,
         *,
         database: _builtins.str = ...,
         first: _builtins.int = ...,
         size: _builtins.int = ...,
+        check: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "first", b"first", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "database", b"database", "first", b"first", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -66,7 +66,13 @@ class ProofsService(proofs_pb2_grpc.ProofsServicer):
         self, request: proofs_pb2.ProveFromRequest, context: Any
     ) -> proofs_pb2.ProveFromResponse:
         prover = self._prover(request.database)
-        hashes = await self._hosting.read(prover.consistency, request.first, request.size)
+        if request.check:
+            going = self._hosting.check_going
+            hashes = await self._hosting.survey(
+                lambda: prover.consistency(request.first, request.size, check=True, progress=going)
+            )
+        else:
+            hashes = await self._hosting.read(prover.consistency, request.first, request.size)
         return proofs_pb2.ProveFromResponse(hashes=hashes)
 
     async def Entries(

@@ -40,9 +40,13 @@ class RemoteProver:
         answer = self._channel.call(self._stub.Prove, request)
         return answer.record, list(answer.hashes)
 
-    def consistency(self, first: int, size: int) -> list[bytes]:
-        request = proofs_pb2.ProveFromRequest(database=self._name, first=first, size=size)
-        return list(self._channel.call(self._stub.ProveFrom, request).hashes)
+    def consistency(
+        self, first: int, size: int, *, check: bool = False, progress: OnProgress | None = None
+    ) -> list[bytes]:
+        request = proofs_pb2.ProveFromRequest(database=self._name, first=first, size=size, check=check)
+        if not check:
+            return list(self._channel.call(self._stub.ProveFrom, request).hashes)
+        return list(self._channel.call(self._stub.ProveFrom, request, timeout_s=CATCH_UP_S).hashes)
 
     def kept(self, since: int) -> list[Kept]:
         request = proofs_pb2.KeptRequest(database=self._name, since=since)

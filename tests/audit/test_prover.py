@@ -12,8 +12,10 @@ from everlog.audit.note import Signer
 from everlog.audit.proof import Checkpoint
 from everlog.audit.prover import LocalProver
 from everlog.audit.tree import KIND, Tree
+from everlog.store import record
 from everlog.store.database import Database
-from everlog.store.errors import CursorError, Error, PreconditionError, ReadOnlyError
+from everlog.store.errors import CorruptionError, CursorError, Error, PreconditionError, ReadOnlyError
+from everlog.store.keys import SEQ
 from tests.audit.test_tree import notes
 
 
@@ -79,6 +81,27 @@ def test_a_log_is_proven_to_go_on_from_a_checkpoint_that_was_kept_elsewhere(tmp_
             prover.prove_from(local, later.size + 1)
         with pytest.raises(CursorError, match="up to 11"):
             prover.prove_from(local, 12, earlier.sign(signer))
+
+
+@pytest.mark.parametrize("seq", [2, 256, 257, 300, 511, 600])
+def test_nothing_is_proven_of_a_record_that_was_altered_in_place(tmp_path: Path, seq: int) -> None:
+    with Database(tmp_path / "db") as db:
+        notes(db, 700)
+        prover.checkpoint(LocalProver(db), signer_of(db))
+        commit = db.log.commit(seq)
+        commit.ClearField("checksum")
+        commit.notice.subject += " indeed"
+        db.engine.append_record(SEQ.pack(seq), record.frame(commit))
+    with Database(tmp_path / "db", read_only=True) as db:
+        local = LocalProver(db)
+        named = f"record {seq} of the log is not the one that the tree was made from"
+        for first in (0, 100, 650, 701):
+            with pytest.raises(CorruptionError, match=named):
+                prover.prove_from(local, first)
+        with pytest.raises(CorruptionError, match=named):
+            prover.prove(local, seq)
+        assert prover.prove(local, 400), "its own record is what it was"
+        assert prover.prove_from(local, 650, check=False).hashes
 
 
 def test_a_checkpoint_of_another_log_is_not_kept(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.remote_proofs import RemoteProver
 from everlog.rpc.server import Server
-from everlog.store.errors import CursorError, PreconditionError
+from everlog.store import record
+from everlog.store.errors import CorruptionError, CursorError, PreconditionError
+from everlog.store.keys import SEQ
 from tests.audit.test_prover import signer_of
 from tests.audit.test_tree import notes
 
@@ -33,6 +35,22 @@ def test_it_is_what_the_database_itself_shows(db: EmbeddedDatabase) -> None:
         assert prover.prove_from(there, 7) == prover.prove_from(local, 7)
         size = db.head
         assert b"".join(there.entries(5, size)) == b"".join(local.entries(5, size))
+
+
+def test_a_server_proves_nothing_of_a_record_that_was_altered_in_place(db: EmbeddedDatabase) -> None:
+    notes(db, 300)
+    prover.checkpoint(LocalProver(db), signer_of(db))
+    commit = db.log.commit(7)
+    commit.ClearField("checksum")
+    commit.notice.subject += " indeed"
+    db.engine.append_record(SEQ.pack(7), record.frame(commit))
+    db.log._recent.clear()  # noqa: SLF001  what is kept in memory is of before
+    with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
+        with pytest.raises(CorruptionError, match="record 7 of the log is not the one"):
+            prover.prove_from(RemoteProver(remote), 100)
+        with pytest.raises(CorruptionError, match="record 7 of the log is not the one"):
+            prover.prove(RemoteProver(remote), 7)
+        assert prover.prove_from(RemoteProver(remote), 100, check=False).hashes
 
 
 def test_a_server_with_a_key_signs_for_who_calls(db: EmbeddedDatabase) -> None:

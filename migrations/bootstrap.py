@@ -5,6 +5,8 @@ no database needs any more.
                                       def deleted() -> Iterator[Key]: yield AIRPORTS, "JFK"
     bootstrap_<table>.csv, .jsonl     rows of that table, in order of the files' names
 
+A file is parsed from the bytes that the folder's digest covers, so one digest has one set of rows.
+
 They are written in the migration's own record, so they are there exactly if it is. A row whose
 key is in the database already replaces the one that is there, and a row that is deleted need not be
 there: whatever the database has, it comes to the same.
@@ -24,7 +26,7 @@ from google.protobuf.message import Message
 from everlog.migrations import withheld
 from everlog.migrations.loader import fault, import_file
 from everlog.migrations.migration import Key, Migration, Row
-from everlog.migrations.rows import SUFFIXES, read
+from everlog.migrations.rows import SUFFIXES, read_bytes
 from everlog.proto import log_pb2
 from everlog.store import write
 from everlog.store.errors import Error, MigrationError, RowError
@@ -110,7 +112,9 @@ def _check_row(  # noqa: PLR0917  each is said at the call
 
 def _rows(migration: Migration) -> Iterator[tuple[Path, Table[Any, Any], Message]]:
     folder = migration.folder
-    files = sorted(folder.path.glob("bootstrap_*"))
+    digested = {file.path: file.content for file in folder.sources}
+    names = {name.partition("/")[0] for name in digested if name.startswith("bootstrap_")}
+    files = [folder.path / name for name in sorted(names)]
     if (folder.path / "bootstrap.py").exists():
         file = folder.path / "bootstrap.py"
         yield from ((file, table, row) for table, row in _of_code(migration, file))
@@ -123,7 +127,9 @@ def _rows(migration: Migration) -> Iterator[tuple[Path, Table[Any, Any], Message
             raise folder.error(
                 f"the migration declares no table {name!r}; it has: {_names(migration)}", file=path
             )
-        for row in read(path, table.model):
+        if path.name not in digested:
+            raise folder.error(f"expected {path.name} to be a file", file=path)
+        for row in read_bytes(path, digested[path.name], table.model):
             yield path, table, row
 
 

@@ -1,12 +1,16 @@
 """Compatible: whether rows written in one model can be read and written in the next.
 
     fields by number:   kept, with the same type, or a wider one of the same encoding
-                        renamed freely (a name is not in the rows)
+                        renamed, if the new model knows the old name: it reserves it, or keeps
+                        it in JSON (two branches that take one number do not)
                         added, with a number that was never used
                         removed, if its number is reserved from then on
 
+    parts of tables     declared again, or named in `drop`
+
 Whatever keeps to this is instant, however many rows there are: none is rewritten. What breaks it
-would misread rows that are there, so it is refused when migrations are loaded.
+would misread rows that are there, so it is refused when migrations are loaded. Two branches that
+were merged break it too: each was made without the other's fields and indexes.
 
 The rules are those of the wire format (protobuf.dev, "Updating A Message Type"), narrowed to
 those that no row, of whatever value, can break. Nested messages are held to them as well.
@@ -14,16 +18,21 @@ those that no row, of whatever value, can break. Nested messages are held to the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
+from everlog.migrations.build import RULES
 from everlog.migrations.folder import Folder
+from everlog.migrations.lint_descriptor import is_taken, is_value_taken, names_by_number, oneof_of, reserved
+from everlog.migrations.migration import Migration
 from everlog.store.errors import SchemaError
+from everlog.store.fields import has
 from everlog.store.kinds import MESSAGE, kind_of
-from everlog.store.table import Field, Table
+from everlog.store.table import Field, Index, Table
 
 _WIDER = {
     (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64),
@@ -32,10 +41,12 @@ _WIDER = {
 }
 
 
-def check_compatible(folder: Folder, old: Table[Any, Any], new: Table[Any, Any]) -> None:
+def check_compatible(
+    folder: Folder, old: Table[Any, Any], new: Table[Any, Any], *, rules: int = RULES
+) -> None:
     """Read-only. Raises SchemaError, with the line of the new model in `folder`, for a change
     that would misread rows of the old table, or what its key and indexes hold of them."""
-    change = _Change(folder, new.name)
+    change = _Change(folder, new.name, rules)
     change.messages(old.model.DESCRIPTOR, new.model.DESCRIPTOR)
     change.presence(old, new)
 
@@ -43,8 +54,9 @@ def check_compatible(folder: Folder, old: Table[Any, Any], new: Table[Any, Any])
 class _Change:
     """What happens to the model of one table. Descriptors are those of protobuf's runtime."""
 
-    def __init__(self, folder: Folder, table: str) -> None:
+    def __init__(self, folder: Folder, table: str, rules: int) -> None:
         self.folder = folder
+        self.strict = rules >= RULES
         self.rows = f"rows of table {table}"
         self.seen: set[tuple[str, str]] = set()
 
@@ -65,8 +77,13 @@ class _Change:
                     )
                 continue
             self._field(was, now)
+            if self.strict:
+                self._renamed(was, now)
+                self._value(was, now)
             if was.message_type is not None:
                 self.messages(was.message_type, now.message_type)
+            elif was.enum_type is not None and self.strict:
+                self._enum(was.enum_type, now.enum_type)
 
     def presence(self, old: Table[Any, Any], new: Table[Any, Any]) -> None:
         """Keys and index entries that are there tell absent from empty as the old model did."""
@@ -94,6 +111,55 @@ class _Change:
             f" a {was}; take a new number for it, and say `reserved {old.number};`",
         )
 
+    def _renamed(self, old: Any, new: Any) -> None:
+        if not is_taken(old, new):
+            return
+        raise self._error(
+            new.name,
+            f"{new.full_name} takes number {new.number}, under which {self.rows} hold {old.name}; take the"
+            f" next free number, and keep {old.name} = {old.number}. If it was renamed, say `reserved"
+            f' "{old.name}";`',
+        )
+
+    def _value(self, old: Any, new: Any) -> None:
+        """What an absent field means, and which fields exclude each other."""
+        if (old.has_default_value or new.has_default_value) and old.default_value != new.default_value:
+            raise self._error(
+                new.name,
+                f"{new.full_name} is {new.default_value!r} where it is absent, but {self.rows} were written"
+                f" with {old.default_value!r}; leave the default, or give the table a Transform",
+            )
+        before, after = oneof_of(old), oneof_of(new)
+        if before is not None and after is None:
+            raise self._error(
+                new.name,
+                f"{new.full_name} is no longer in a oneof, and {old.name} of {self.rows} is in"
+                f" {before.name}; leave it there, or give the table a Transform",
+            )
+
+    def _enum(self, old: Any, new: Any) -> None:
+        pair = (old.full_name, new.full_name)
+        if pair in self.seen or old.full_name == new.full_name:
+            return
+        self.seen.add(pair)
+        numbers, _ = reserved(new)
+        there = names_by_number(new)
+        for number, was in names_by_number(old).items():
+            now = there.get(number)
+            if now is None and not any(number in one for one in numbers):
+                raise self._error(
+                    new.name,
+                    f"{new.full_name} no longer has {was[0]} = {number}, which {self.rows} may hold; declare"
+                    f" it, or say `reserved {number};` so that the number is never used again",
+                )
+            if now is not None and is_value_taken(was, now, new):
+                raise self._error(
+                    now[0],
+                    f"{now[0]} of {new.full_name} takes number {number}, under which {self.rows} hold"
+                    f" {was[0]}; take the next free number, and keep {was[0]} = {number}. If it was renamed,"
+                    f' say `reserved "{was[0]}";`',
+                )
+
     def _reserved(self, old: Any, new: Any) -> None:
         for numbers in _reserved(old):
             for again in (field for field in new.fields if field.number in numbers):
@@ -111,6 +177,85 @@ class _Change:
 
     def _error(self, near: str, text: str) -> SchemaError:
         return self.folder.error(text, self.folder.line_of_field(near))
+
+
+def same_index(old: Index[Any], new: Index[Any]) -> bool:
+    """Whether an index is the one that is there: it is not built anew."""
+    return (
+        old.unique == new.unique
+        and old.hashed == new.hashed
+        and [field.path for field in old.fields] == [field.path for field in new.fields]
+    )
+
+
+def undeclared(migration: Migration, before: Mapping[str, Table[Any, Any]]) -> Iterator[tuple[str, str]]:
+    """What of the tables before a migration it takes away or changes without saying so: where, and a
+    sentence. Read-only. `before` has the tables that it keeps, by their names after it.
+
+    A folder that was copied before a colleague's came in between lacks what that one added.
+    """
+    if migration.rules < RULES:
+        return
+    parts = set(migration.dropped_parts)
+    for table in migration.tables:
+        old = before.get(table.name)
+        if old is None:
+            yield from _orphan(migration, before, table)
+            continue
+        since = Path(old.where.rpartition(":")[0]).parent.name
+        for name, index in old.indexes.items():
+            part, now = f"{table.name}.{name}", table.indexes.get(name)
+            fields = ", ".join(field.dotted for field in index.fields)
+            if now is not None and same_index(index, now):
+                continue
+            if now is None and not all(has(table.model.DESCRIPTOR, field.path) for field in index.fields):
+                parts.discard(part)
+                continue  # it goes with its field, which the model says
+            if part not in parts:
+                what = "is declared differently here" if now is not None else "is not declared here"
+                text = f"index {name} of {table.name} over ({fields}) {what}, and {since} has it; declare it"
+                yield (now or table).where, f'{text} as it was, or say `drop=["{part}"]` in MIGRATION'
+            parts.discard(part)
+        for name, was, is_now in (
+            ("life", old.life, table.life),
+            ("person", old.person and old.person.path, table.person and table.person.path),
+        ):
+            part = f"{table.name}.{name}"
+            if was is not None and was != is_now and part not in parts:
+                what = "changes here" if is_now is not None else "is not declared here"
+                yield (
+                    table.where,
+                    (
+                        f"the {name} of {table.name} {what}, and {since} has it; declare it as it was, or say"
+                        f' `drop=["{part}"]` in MIGRATION'
+                    ),
+                )
+            elif was is not None and was != is_now:
+                parts.discard(part)
+    for part in sorted(parts):
+        yield migration.where, f"`drop` names {part}, but no such part of a table goes or changes here"
+
+
+def _orphan(
+    migration: Migration, before: Mapping[str, Table[Any, Any]], new: Table[Any, Any]
+) -> Iterator[tuple[str, str]]:
+    """A table that takes the model of one that is not declared any more: it was renamed."""
+    declared = {table.name for table in migration.tables}
+    for name, old in before.items():
+        was, now = old.model.DESCRIPTOR, new.model.DESCRIPTOR
+        if name in declared or (was.name != now.name and _shape(was) != _shape(now)):
+            continue
+        text = (
+            f"table {new.name} is new and has the model of table {name}, which is not declared here and would"
+            f' keep its rows; say `rename={{"{name}": "{new.name}"}}` or `drop=["{name}"]` in MIGRATION, or'
+            f" declare {name} as well"
+        )
+        yield new.where, text
+        return
+
+
+def _shape(model: Any) -> list[tuple[int, str, str]]:
+    return [(field.number, field.name, _type(field)) for field in model.fields]
 
 
 def _kept(old: Table[Any, Any], new: Table[Any, Any]) -> Iterator[tuple[str, tuple[Field[Any], ...]]]:

@@ -22,9 +22,9 @@ def differences(db: Database, source: Source = SOURCE) -> dict[int, str]:
     by_version = {folder.version: folder for folder in folders(find(source))}
     there = lives(db.migrations())
     return {
-        version: difference(life.sources, by_version[version], db.tables.vault)
+        version: difference(life.newest_sources, by_version[version], db.tables.vault)
         for version, life in sorted(there.items())
-        if version in by_version and life.digest != by_version[version].digest
+        if version in by_version and not life.fits(by_version[version])
     }
 
 

@@ -21,10 +21,12 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from importlib import util
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,7 +37,7 @@ from everlog.store.errors import SchemaError
 Source: TypeAlias = str | os.PathLike[str]  # the name of a package, or a directory
 SOURCE = "migrations"  # where migrations are unless told otherwise
 
-_NAME = re.compile(r"v(\d{14})_([a-z][a-z0-9_]*)")
+FOLDER_NAME = re.compile(r"v(\d{14})_([a-z][a-z0-9_]*)")
 _PACKAGE = re.compile(r"^[ \t]*package\s+([\w.]+)\s*;", re.MULTILINE)
 _IMPORT = re.compile(r'^[ \t]*import\s+(?:public\s+|weak\s+)?"([^"]+)"', re.MULTILINE)
 
@@ -79,6 +81,25 @@ class Folder:
         return digest.digest(self.sources)
 
     @cached_property
+    def meaning(self) -> bytes:
+        return digest.meaning(self.sources)
+
+    def is_as(self, recorded: bytes, sources: Sequence[log_pb2.SourceFile] = ()) -> bool:
+        """Whether the folder does what a record of this digest and these sources did. Read-only."""
+        if recorded in {self.digest, digest.legacy(self.sources)}:
+            return True
+        return bool(sources) and digest.meaning(sources) == self.meaning
+
+    @cached_property
+    def header(self) -> list[str]:
+        """The comment lines at the top of `model_pb2.py`, without ends of lines; empty: it is not there."""
+        path = self.path / "model_pb2.py"
+        if not path.is_file():
+            return []
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return [line.rstrip("\n") for line in takewhile(lambda line: line.startswith("#"), file)]
+
+    @cached_property
     def proto_package(self) -> str:
         """The package that `model.proto` declares. Raises SchemaError if it is not this version's."""
         try:
@@ -106,9 +127,11 @@ class Folder:
             )
         return package[1]
 
-    def error(self, text: str, line: int = 1, file: Path | None = None, *, private: str = "") -> SchemaError:
+    def error(
+        self, text: str, line: int = 1, file: Path | None = None, *, private: str = "", **facts: str
+    ) -> SchemaError:
         where = f"{file or self.model}:{line}"
-        return SchemaError(f"{where}: {text}", private=private, where=where)
+        return SchemaError(f"{where}: {text}", private=private, where=where, **facts)
 
     def line_of_field(self, name: str) -> int:
         """The line of `model.proto` that declares a field or message of this name; else the first."""
@@ -143,7 +166,21 @@ def find(source: Source = SOURCE) -> Root:
             " holds the migrations, or make the first one with `everlog new NAME`",
             where=str(source),
         )
-    return Root(Path(next(iter(spec.submodule_search_locations))), str(source))
+    places = [Path(place) for place in spec.submodule_search_locations]
+    if len(places) > 1:
+        where = " and ".join(str(place) for place in places)
+        raise SchemaError(
+            f"the package {source} has more than one directory: {where}; give the path of one, or take the"
+            " other off PYTHONPATH",
+            where=str(places[0]),
+        )
+    if not places[0].is_dir():
+        raise SchemaError(
+            f"{places[0]} is not a directory: migrations cannot be read from inside of an archive; unpack it",
+            where=str(places[0]),
+            missing=str(places[0]),
+        )
+    return Root(places[0], str(source))
 
 
 def _at(path: Path) -> Root:
@@ -182,7 +219,7 @@ def folder_at(root: Root, path: Path) -> Folder | None:
         return None
     if not any(item.name != "__pycache__" for item in path.iterdir()):
         return None  # what a version control system leaves behind
-    named = _NAME.fullmatch(path.name)
+    named = FOLDER_NAME.fullmatch(path.name)
     if named is None or not _is_time(named[1]):
         raise SchemaError(
             f"{path}: expected a migration's folder to be named v<YYYYMMDDHHMMSS>_<name>, its name in a-z,"

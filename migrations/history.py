@@ -8,7 +8,7 @@
                 applied, `back` └──────────▶ FAILED back: applied
 
 A life of a migration begins with its first record after the end of the one before. What was
-proposed, approved or rejected has not begun to live.
+proposed, approved or rejected has not begun to live. ACCEPTED takes an edited folder for the one that ran.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from everlog.migrations.folder import Folder
 from everlog.proto import log_pb2
 from everlog.store.migrate import Recorded
 
@@ -32,6 +33,7 @@ class Life(msgspec.Struct):
     sources: list[log_pb2.SourceFile]
     digest: bytes
     back: Recorded | None = None  # with what its rolling back began, while that is under way
+    accepted: list[Recorded] = msgspec.field(default_factory=list)  # edits of its folder, oldest first
 
     @property
     def version(self) -> int:
@@ -50,6 +52,17 @@ class Life(msgspec.Struct):
         """Whether it was recorded without being run, by `load` or `baseline`."""
         return self.finished and not self.sources
 
+    def fits(self, folder: Folder) -> bool:
+        """Whether a folder does what ran, or is one that was accepted in its place. Read-only."""
+        if folder.is_as(self.digest, self.sources):
+            return True
+        return any(folder.is_as(one.migration.digest, one.migration.sources) for one in self.accepted)
+
+    @property
+    def newest_sources(self) -> list[log_pb2.SourceFile]:
+        """The folder as it was last recorded: as it ran, or as it was accepted since."""
+        return list(self.accepted[-1].migration.sources) if self.accepted else self.sources
+
     @property
     def held(self) -> bool:
         """Whether it has switched, and the version before is served as well."""
@@ -63,6 +76,9 @@ def lives(records: Iterable[Recorded]) -> dict[int, Life]:
         one = record.migration
         if one.step == _Step.ROLLED_BACK:
             found.pop(one.version, None)
+        elif one.step == _Step.ACCEPTED:
+            if one.version in found:
+                found[one.version].accepted.append(record)
         elif one.back:
             found[one.version].back = record if one.step == _Step.STARTED else None
         elif one.step == _Step.FAILED:

@@ -200,6 +200,6 @@ def _refused(error: Exception, found: Findings, where: str) -> None:
 
 def _applied(db: Database) -> dict[int, Applied]:
     return {
-        version: Applied(life.title, life.digest, life.sources)
+        version: Applied(life.title, life.digest, life.newest_sources, life)
         for version, life in lives(db.migrations()).items()
     }

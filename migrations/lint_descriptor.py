@@ -11,6 +11,7 @@ proto2 is best effort, proto3 and the editions allow JSON unless something says 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from google.protobuf import descriptor_pb2
@@ -28,6 +29,19 @@ def reserved(model: Any) -> tuple[list[range], set[str]]:
     message = descriptor_pb2.DescriptorProto()
     model.CopyToProto(message)
     return [range(item.start, item.end) for item in message.reserved_range], set(message.reserved_name)
+
+
+def is_taken(old: Any, new: Any) -> bool:
+    """Whether a field has the number of another one. A field that was renamed is no other: the new model
+    reserves the old name, or keeps it in JSON. Two branches that take one number do not know of it."""
+    if new.name == old.name or new.json_name in {old.name, old.json_name}:
+        return False
+    return old.name not in reserved(new.containing_type)[1]
+
+
+def is_value_taken(old: Iterable[str], new: Iterable[str], enum: Any) -> bool:
+    """The same of a number of an enum, which has these names."""
+    return not {*old} & ({*new} | reserved(enum)[1])
 
 
 def oneof_of(field: Any) -> Any:

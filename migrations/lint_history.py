@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from everlog.migrations import withheld
 from everlog.migrations.folder import Folder, Root, line_of
+from everlog.migrations.history import Life
 from everlog.migrations.lint_finding import Findings
 from everlog.proto import log_pb2
 
@@ -22,6 +23,11 @@ class Applied(NamedTuple):
     title: str
     digest: bytes
     sources: Sequence[log_pb2.SourceFile] = ()
+    life: Life | None = None  # where it is known, with the edits of the folder that were accepted
+
+    def fits(self, folder: Folder) -> bool:
+        """Whether a folder does what ran. Read-only."""
+        return self.life.fits(folder) if self.life is not None else folder.is_as(self.digest, self.sources)
 
 
 def lint_applied(
@@ -34,7 +40,7 @@ def lint_applied(
         if record is None and folder.version < newest:
             text = f"migration {folder.title} is pending, but {newest} is newer and applied already"
             found.add("history/out-of-order", _init(folder), text)
-        elif record is not None and record.digest != folder.digest:
+        elif record is not None and not record.fits(folder):
             where, what = _difference(folder, record.sources)
             text = f"migration {folder.title} was edited after it was applied{what}"
             found.add("history/edited", where, text)

@@ -61,6 +61,12 @@ RULES = {
             f"use `optional`, {_TRANSFORM}",
         ),
         Rule("wire/field-default", _E, "A field has another default", f"leave the default, {_TRANSFORM}"),
+        Rule(
+            "wire/number-taken",
+            _E,
+            "A number of one field or value is another's",
+            "take the next free number; where it was renamed, reserve the old name",
+        ),
         Rule("wire/number-reused", _E, "A reserved number is used again", "take the next free number"),
         Rule("wire/reserved-removed", _E, "A number is no longer reserved", "reserve it again"),
         Rule(
@@ -118,6 +124,12 @@ RULES = {
             _E,
             "A table has another primary key",
             "have its rows made anew (`Remake`), or declare a new table",
+        ),
+        Rule(
+            "change/undeclared",
+            _E,
+            "Something of the version before is neither declared nor dropped",
+            "declare it as it was, or name it in `drop` (a table's new name in `rename`)",
         ),
         Rule(
             "change/no-down",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from everlog.migrations.compatible import check_compatible
+from everlog.migrations.compatible import check_compatible, same_index, undeclared
 from everlog.migrations.lint_finding import Findings
 from everlog.migrations.lint_people import lint_people
 from everlog.migrations.lint_proto import ProtoText
@@ -56,6 +56,9 @@ def lint_tables(step: Step) -> None:
         text = f"table {name} is called {new_name} from now on: older clients and followers ask for {name}"
         found.add("change/table-renamed", migration.where, text)
     was = {migration.rename.get(name, name): table for name, table in step.before.items()}
+    kept = {name: table for name, table in was.items() if table.name not in migration.drop}
+    for where, text in undeclared(migration, kept):
+        found.add("change/undeclared", where, text)
     for table in migration.tables:
         before = was.get(table.name)
         lint_people(step, before, table)
@@ -66,12 +69,7 @@ def lint_tables(step: Step) -> None:
 def is_new(index: Index[Any], before: Table[Any, Any] | None) -> bool:
     """Whether an index has to be built: it is not one of the table before, as it is now."""
     old = before.indexes.get(index.name) if before is not None else None
-    return (
-        old is None
-        or old.unique != index.unique
-        or old.hashed != index.hashed
-        or _paths(old.fields) != _paths(index.fields)
-    )
+    return old is None or not same_index(old, index)
 
 
 def _table(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
@@ -99,7 +97,9 @@ def _table(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
     _presence(step, old, new)
     if not found.has_error_in(folder.path):
         try:
-            check_compatible(folder, old, new)  # what is refused on loading is never clean here
+            check_compatible(
+                folder, old, new, rules=step.migration.rules
+            )  # what is refused on loading is never clean here
         except SchemaError as error:
             where = error.facts.get("where", new.where)
             found.add("wire/incompatible", where, str(error).removeprefix(f"{where}: "))

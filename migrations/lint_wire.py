@@ -15,8 +15,17 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from everlog.migrations.build import RULES, rules
 from everlog.migrations.folder import Folder
-from everlog.migrations.lint_descriptor import allows_json, is_map, names_by_number, oneof_of, reserved
+from everlog.migrations.lint_descriptor import (
+    allows_json,
+    is_map,
+    is_taken,
+    is_value_taken,
+    names_by_number,
+    oneof_of,
+    reserved,
+)
 from everlog.migrations.lint_finding import Findings
 from everlog.migrations.lint_proto import ProtoText, full_name
 from everlog.store.kinds import ENUM, MESSAGE, kind_of
@@ -37,6 +46,7 @@ class Models:
         self._rows = f"rows of table {table}"
         self._found = found
         self._seen: set[tuple[str, str]] = set()
+        self._strict = rules(folder) >= RULES
 
     def compare(self, old: Any, new: Any) -> None:
         """Two messages, and whatever messages and enums are in them."""
@@ -107,7 +117,11 @@ class Models:
                 now,
                 f"{now.full_name} was a {old} and is a {new}: JSON has numbers of 64 bits as texts",
             )
-        if was.json_name != now.json_name or was.name != now.name:
+        if self._strict and is_taken(was, now):
+            text = f"{now.full_name} takes number {now.number}, under which {self._rows} hold {was.name}"
+            fix = f'take the next free number; if it was renamed, say `reserved "{was.name}";`'
+            self._add("wire/number-taken", now, text, fix)
+        elif was.json_name != now.json_name or was.name != now.name:
             self._add(
                 "json/field-name",
                 now,
@@ -168,6 +182,14 @@ class Models:
                 self._add("json/name-not-reserved", new, text, f"say `reserved {fix};`")
             elif now is not None and not set(was) <= set(now):
                 value = new.values_by_number[number]
+                if self._strict and is_value_taken(was, now, new):
+                    text = (
+                        f"{new.full_name}.{value.name} takes number {number}, under which {self._rows} hold"
+                        f" {names}"
+                    )
+                    fix = f'take the next free number; if it was renamed, say `reserved "{was[0]}";`'
+                    self._add("wire/number-taken", value, text, fix)
+                    continue
                 text = f"{new.full_name}.{value.name} = {number} was called {names}: JSON of before has that"
                 self._add("json/enum-value-name", value, text)
 

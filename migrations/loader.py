@@ -17,9 +17,9 @@ from types import ModuleType
 from typing import Any
 
 from everlog.migrations import sums
-from everlog.migrations.build import check_built
-from everlog.migrations.compatible import check_compatible
-from everlog.migrations.folder import SOURCE, Folder, Root, Source, find, folders
+from everlog.migrations.build import check_built, rules
+from everlog.migrations.compatible import check_compatible, undeclared
+from everlog.migrations.folder import FOLDER_NAME, SOURCE, Folder, Root, Source, find, folders
 from everlog.migrations.migration import Migration, Remake, Transform
 from everlog.proto import log_pb2
 from everlog.store.errors import Error, SchemaError
@@ -36,9 +36,10 @@ def load(source: Source = SOURCE) -> list[Migration]:
     """
     root = find(source)
     found = folders(root)
-    sums.check(root, found)
+    written = sums.check_names(root, found)
     for folder in found:
         check_built(folder)
+    sums.check(root, found, written)
     make_importable(root)
     migrations = [load_folder(folder) for folder in found]
     _check_chain(migrations)
@@ -55,6 +56,8 @@ def import_file(folder: Folder, name: str = "") -> ModuleType:
     except Error:
         raise
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{package}.".startswith(f"{error.name}."):
+            raise _elsewhere(folder, file) from error
         raise fault(folder, file, error) from error
     if module.__file__ is None or not _is_same(Path(module.__file__), file):
         raise folder.error(
@@ -63,6 +66,24 @@ def import_file(folder: Folder, name: str = "") -> ModuleType:
             file=file,
         )
     return module
+
+
+def _elsewhere(folder: Folder, file: Path) -> SchemaError:
+    """Why a folder that is there cannot be imported: its package is another one, first on the path."""
+    package = folder.package.rpartition(".")[0]
+    for name in (package, package.partition(".")[0]):
+        found = sys.modules.get(name)
+        places = [str(place) for place in getattr(found, "__path__", [getattr(found, "__file__", "")])]
+        if found is not None:
+            expected = folder.path.parents[folder.package.count(".") - name.count(".") - 1]
+            return folder.error(
+                f"the package {name} is imported from {', '.join(places)}, expected from {expected}: two"
+                " packages have one name; rename one, or take the other off PYTHONPATH",
+                file=file,
+            )
+    return folder.error(
+        f"{folder.package} cannot be imported; expected its directory on PYTHONPATH", file=file
+    )
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -84,6 +105,16 @@ def fault(folder: Folder, file: Path, error: Exception, *, of_rows: bool = False
         )
         for frame in inside:
             file, line = Path(frame.filename), frame.lineno or 1
+    gone = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    package, _, name = gone.rpartition(".")
+    if package == folder.package.rpartition(".")[0] and (version := FOLDER_NAME.fullmatch(name)):
+        return folder.error(
+            f"the code needs the folder {name}, which is not there; restore it (from version control, or with"
+            f" `everlog restore-folder {version[1]}`)",
+            line,
+            file,
+            missing=name,
+        )
     if not of_rows:
         return folder.error(f"{type(error).__name__}: {error}", line, file)
     return folder.error(words(error, str(file)), line, file, private=private(error))
@@ -108,7 +139,7 @@ def load_folder(folder: Folder) -> Migration:
     for field in (item for item in constants if isinstance(item, Field)):
         field.check()
     _check_tables(folder, migration, [item for item in constants if isinstance(item, Table)])
-    migration.folder, migration.overruled = folder, frozenset()
+    migration.folder, migration.overruled, migration.rules = folder, frozenset(), rules(folder)
     return migration
 
 
@@ -162,7 +193,9 @@ def _check_chain(migrations: Iterable[Migration]) -> None:
             _check_transform(migration, transform, before.get(transform.table.name))
         for table in migration.tables:
             if table.name in before and table.name not in remade | migration.transforms.keys():
-                check_compatible(migration.folder, before[table.name], table)
+                check_compatible(migration.folder, before[table.name], table, rules=migration.rules)
+        for where, text in undeclared(migration, before):
+            raise SchemaError(f"{where}: {text}", where=where)
         before |= {table.name: table for table in migration.tables}
 
 

@@ -8,7 +8,10 @@
 `tables` declares each of its tables whole: the model of its rows, the key and the indexes, as
 they are from this version on. Tables of earlier versions that are not named stay as they are;
 `drop` names those that go, `rename` those that stay under another name. A folder is made by copying
-the newest, so it usually declares all. `transforms` are for tables whose rows change shape: pure
+the newest, so it usually declares all. `drop` also names parts of a table that go, or that the
+folder declares anew: an index as `"airports.by_city"`, the life as `"airports.life"`, the person as
+`"airports.person"`. What a folder does not name stays, or the folder is refused
+(`compatible.undeclared`). `transforms` are for tables whose rows change shape: pure
 functions of one row, from the model of the version before, and back where both are to be served.
 
     def split(db: Reader) -> Iterator[Row]: …
@@ -95,6 +98,7 @@ class Migration:
 
     folder: Folder
     overruled: frozenset[str] = frozenset()  # tables that newer migrations have decided on (`order`)
+    rules: int = 0  # the edition of the rules that the folder was first built under (`build.RULES`)
 
     def __init__(
         self,
@@ -107,7 +111,9 @@ class Migration:
         down: Remake | None = None,
     ) -> None:
         self.tables = tuple(tables)
-        self.drop = tuple(drop)
+        drop = tuple(drop)
+        self.drop = tuple(name for name in drop if "." not in name)
+        self.dropped_parts = frozenset(name for name in drop if "." in name)
         self.rename = dict(rename or {})
         self.transforms = {one.table.name: one for one in transforms}
         self.up = up

@@ -74,7 +74,7 @@ class Folders:
             except Error as error:  # said where it is needed
                 self._loaded, self._error = [], error
         found = (one for one in self._loaded if one.version == life.version)
-        return next((one for one in found if one.folder.digest == life.digest), None)
+        return next((one for one in found if life.fits(one.folder)), None)
 
     def missing(self, life: Life, table: str) -> MigrationError:
         """What is said where the code is needed, and not here."""

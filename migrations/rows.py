@@ -12,6 +12,7 @@ values look like: `everlog.migrations.values`.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TypeVar
@@ -36,20 +37,42 @@ def read(path: Path, model: type[M], *, null: str = "") -> Iterator[M]:
     Raises LoadError for a file that cannot be read, another kind of file, and a row that does
     not fit.
     """
-    if path.suffix not in SUFFIXES:
-        raise LoadError(
-            f"{path}: expected a file named {' or '.join(SUFFIXES)}, found {path.suffix or 'no suffix'}",
-            file=str(path),
-        )
+    _check_suffix(path)
     try:
         file: IO[bytes] = path.open("rb")
     except OSError as error:
         raise LoadError(f"{path}: {error.strerror}", file=str(path)) from error
     with file:
-        match path.suffix:
-            case ".csv":
-                yield from read_csv(file, model, null=null)
-            case ".parquet":
-                yield from read_parquet(file, model)
-            case _:
-                yield from read_jsonl(file, model)
+        yield from _rows(path, file, model, null)
+
+
+def read_bytes(path: Path, content: bytes, model: type[M], *, null: str = "") -> Iterator[M]:
+    """The rows of a file whose content is at hand. Read-only. Raises LoadError as `read` does."""
+    _check_suffix(path)
+    yield from _rows(path, _Named(content, str(path)), model, null)
+
+
+class _Named(io.BytesIO):
+    """Bytes with the name of the file that they are of, for the errors."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise LoadError(
+            f"{path}: expected a file named {' or '.join(SUFFIXES)}, found {path.suffix or 'no suffix'}",
+            file=str(path),
+        )
+
+
+def _rows(path: Path, file: IO[bytes], model: type[M], null: str) -> Iterator[M]:
+    match path.suffix:
+        case ".csv":
+            yield from read_csv(file, model, null=null)
+        case ".parquet":
+            yield from read_parquet(file, model)
+        case _:
+            yield from read_jsonl(file, model)

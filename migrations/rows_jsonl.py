@@ -5,6 +5,7 @@ Keys are the fields' names, in the model's spelling or in lowerCamelCase.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from typing import IO, Any, NoReturn, TypeVar
 
@@ -28,6 +29,8 @@ def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
         fields[field.name] = fields[field.json_name] = (field, from_json(field, model))
     decoder = msgspec.json.Decoder(dict[str, Any])
     for number, line in enumerate(file, 1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901
         if not line.strip():
             continue
         found: dict[str, Any] = {}

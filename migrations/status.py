@@ -3,7 +3,7 @@
     in the database   in the code    state
     no                yes            pending
     in part           whatever       building   it goes on where it stopped
-    yes, same digest  yes            applied
+    yes, does same    yes            applied    or an edit of its folder was accepted (`accept`)
     yes, another      yes            edited     its folder was changed after it ran
     yes               no, newer are  missing    its folder is gone
     yes               no, none newer ahead      newer code than this applied it
@@ -119,7 +119,7 @@ def _state(life: Life, folder: Folder | None, newest: int) -> State:
         return State.BUILDING
     if folder is None:
         return State.MISSING if life.version < newest else State.AHEAD
-    return State.APPLIED if folder.digest == life.digest else State.EDITED
+    return State.APPLIED if life.fits(folder) else State.EDITED
 
 
 def _late(there: Iterable[Life]) -> set[int]:

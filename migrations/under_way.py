@@ -56,7 +56,7 @@ def attach(db: Database, migrations: Iterable[Migration]) -> Recorded | None:
         return None
     for migration in migrations:
         if migration.version == begun.migration.version:
-            if migration.folder.digest != begun.migration.digest:
+            if not migration.folder.is_as(begun.migration.digest, begun.migration.sources):
                 raise MigrationError(
                     f"migration {migration.title} was edited after commit {begun.seq} began with it; restore"
                     " it and go on, or give it up with `everlog rollback`",

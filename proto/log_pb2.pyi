@@ -352,6 +352,10 @@ class Migration(_message.Message):
         FINISHED: Migration._Step.ValueType  # 7
         FAILED: Migration._Step.ValueType  # 8
         ROLLED_BACK: Migration._Step.ValueType  # 9
+        ACCEPTED: Migration._Step.ValueType  # 10
+        """The folder of a finished migration was edited, and what it holds now (digest, sources) is taken
+        for what ran. Without a schema.
+        """
 
     class Step(_Step, metaclass=_StepEnumTypeWrapper): ...
     STEP_UNSPECIFIED: Migration.Step.ValueType  # 0
@@ -364,6 +368,10 @@ class Migration(_message.Message):
     FINISHED: Migration.Step.ValueType  # 7
     FAILED: Migration.Step.ValueType  # 8
     ROLLED_BACK: Migration.Step.ValueType  # 9
+    ACCEPTED: Migration.Step.ValueType  # 10
+    """The folder of a finished migration was edited, and what it holds now (digest, sources) is taken
+    for what ran. Without a schema.
+    """
 
     STEP_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int

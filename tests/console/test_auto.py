@@ -32,7 +32,7 @@ def test_auto_does_not_serve_what_it_cannot_migrate(everlog: Run, one: Path, pro
     edited = next(project.glob(f"v{shop.FIRST}_*")) / "__init__.py"
     before = edited.read_text()
     try:
-        edited.write_text(before + "# edited\n")
+        edited.write_text(before + "EDITED = 1\n")
         for mode in ("auto", "checked"):
             place = ("--listen", "127.0.0.1:0", "--console-listen", "127.0.0.1:0")
             ended = everlog("serve", "--migrate", mode, *place)

@@ -139,7 +139,7 @@ MISTAKES = {
     "a syntax error": Mistake(swap("MIGRATION =", "MIGRATION = ="), "SyntaxError", near="= ="),
     "a later folder": Mistake(
         swap("from .model", "from ..v20260301000000_third import X\nfrom .model"),
-        "No module named",
+        "the code needs the folder",
         near="third",
     ),
     "no MIGRATION": Mistake(swap("MIGRATION =", "MIGRATE ="), "expected `MIGRATION = Migration("),

@@ -74,7 +74,7 @@ def test_a_folder_that_was_edited_on_the_way_is_neither_gone_on_with_nor_forgott
         large.run(progress=stop)
     constants = project.folders[1] / "__init__.py"
     before = constants.read_text()
-    constants.write_text(before + "# edited\n")
+    constants.write_text(before + "EDITED = 1\n")
     with pytest.raises(MigrationError, match="was edited after commit"):
         large.run()
     with pytest.raises(MigrationError, match="was edited after commit"):

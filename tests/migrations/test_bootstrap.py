@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from everlog import Error, LoadError, MigrationError, SchemaError, migrations
@@ -111,3 +113,15 @@ def test_a_key_that_is_none_leaves_no_trace(project: Project, db: Database, key:
         migrations.apply(db, project.build().path)
     assert said in str(caught.value)
     assert db.head == 1
+
+
+@pytest.mark.parametrize(
+    "made", [lambda text: text, lambda text: b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n")]
+)
+def test_a_checkout_with_other_line_ends_has_the_same_rows(project: Project, db: Database, made: Any) -> None:
+    folder = project.add("one", files={"bootstrap.py": "def deleted():\n    return []\n"})
+    (folder / "bootstrap_airports.csv").write_bytes(made(b'faa,name\nJFK,"two\nlines"\n'))
+    (folder / "bootstrap_airports.jsonl").write_bytes(made(b'{"faa": "EWR", "name": "one\\r\\nline"}\n'))
+    migrations.apply(db, project.build().path)
+    table = project.load()[0].tables[0]
+    assert [row.name for row in db.scan(table)] == ["one\r\nline", "two\nlines"]

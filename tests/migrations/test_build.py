@@ -1,3 +1,6 @@
+import zipfile
+from pathlib import Path
+
 import pytest
 
 from everlog import SchemaError, migrations
@@ -58,3 +61,48 @@ message Airport {
     project.add(model=model, code='OPENED = field("opened", 3, TIMESTAMP)')
     (migration,) = project.build().load()
     assert migration.tables[0].model.DESCRIPTOR.full_name == f"{project.app}.v20260101000000.Airport"
+
+
+def test_a_file_that_was_not_packed_is_named(project: Project) -> None:
+    folder = project.add(files={"bootstrap_airports.csv": "faa\nJFK\n", "helpers.py": "", "testdata.py": ""})
+    project.build()
+    (folder / "testdata.py").unlink()
+    project.load()
+    rows = folder / "bootstrap_airports.csv"
+    rows.rename(folder.parent.parent / "aside")
+    with pytest.raises(SchemaError, match=r"bootstrap_airports\.csv is missing, .*; restore it") as caught:
+        project.load()
+    assert caught.value.where == f"{rows}:1"
+    assert migrations.build(project.path) == [folder / "model_pb2.py"]
+    project.load()
+
+
+def test_a_package_that_is_in_two_places_or_in_an_archive_is_told(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.add()
+    project.build()
+    for place in ("one", "two"):
+        (tmp_path / place / "nowhere" / "migrations").mkdir(parents=True)
+        monkeypatch.syspath_prepend(tmp_path / place)
+    with pytest.raises(SchemaError, match=r"has more than one directory: .*one.*; give the path of one"):
+        migrations.load("nowhere.migrations")
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        for path in sorted(project.path.parent.rglob("*")):
+            archive.write(path, f"packed_{path.relative_to(tmp_path).as_posix()}")
+    monkeypatch.syspath_prepend(tmp_path / "packed.zip")
+    with pytest.raises(SchemaError, match="cannot be read from inside of an archive; unpack it"):
+        migrations.load(f"packed_{project.app}.migrations")
+
+
+def test_another_package_of_the_same_name_first_on_the_path_is_named(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.add()
+    project.build()
+    other = tmp_path / "other" / project.app
+    other.mkdir(parents=True)
+    (other / "__init__.py").touch()
+    monkeypatch.syspath_prepend(other.parent)
+    with pytest.raises(SchemaError, match=f"is imported from {other}, expected from {project.path.parent}"):
+        project.load()

@@ -7,7 +7,8 @@ from tests.migrations.project import Project, line_of
 @pytest.mark.parametrize(
     "fields",
     [
-        "string faa = 1; string title = 2; int32 alt = 3;",
+        'string faa = 1; string title = 2; reserved "name"; int32 alt = 3;',
+        'string faa = 1; string title = 2 [json_name = "name"]; int32 alt = 3;',
         "string faa = 1; string name = 2; reserved 3;",
         "string faa = 1; string name = 2; int64 alt = 3;",
         "string faa = 1; string name = 2; optional int32 alt = 3;",
@@ -79,6 +80,7 @@ def test_presence_may_change_with_an_index_that_is_built_anew(project: Project) 
     project.add(
         "after",
         table=table.replace("by_name", "by_title"),
+        drop=', drop=["airports.by_name"]',
         fields="string faa = 1; optional string name = 2;",
     )
     assert len(project.build().load()) == 2

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from everlog.migrations.digest import digest, sources
+from everlog import SchemaError
+from everlog.migrations.digest import digest, legacy, meaning, sources
 
 MODEL = b'syntax = "proto3";\n'
 CODE = b"MIGRATION = 1\n"
@@ -71,3 +72,80 @@ def test_content_that_moves_from_one_file_to_the_next_is_an_edit(folder: Path) -
     (folder / "a").write_text("1")
     (folder / "b").write_text("23")
     assert digest(sources(folder)) != before
+
+
+def test_a_file_that_is_no_text_counts_as_it_is_and_its_digest_of_before_is_known(folder: Path) -> None:
+    assert legacy(sources(folder)) is None
+    table = folder / "bootstrap_airports.parquet"
+    table.write_bytes(b"PAR1\x00\r\n\x00PAR1")
+    with_cr = digest(sources(folder))
+    assert sources(folder)[1].content == table.read_bytes()
+    recorded = hashlib.sha256()
+    for name, content in (("__init__.py", CODE), (table.name, b"PAR1\x00\n\x00PAR1"), ("model.proto", MODEL)):
+        recorded.update(len(name).to_bytes(4) + name.encode() + len(content).to_bytes(8) + content)
+    assert legacy(sources(folder)) == recorded.digest()
+    table.write_bytes(b"PAR1\x00\n\x00PAR1")
+    assert len({digest(sources(folder)), with_cr, recorded.digest()}) == 3
+
+
+def test_the_mode_of_a_file_is_no_edit_and_a_link_counts_as_what_it_leads_to(folder: Path) -> None:
+    before = digest(sources(folder))
+    (folder / "model.proto").chmod(0o755)
+    assert digest(sources(folder)) == before
+    aside = folder / "tests" / "model.proto"
+    aside.parent.mkdir()
+    (folder / "model.proto").rename(aside)
+    (folder / "model.proto").symlink_to(aside)
+    assert digest(sources(folder)) == before
+
+
+def test_links_that_lead_nowhere_or_round_are_told(folder: Path) -> None:
+    link = folder / "more"
+    link.symlink_to(folder)
+    with pytest.raises(SchemaError, match="more: is a link to a directory that it is in"):
+        sources(folder)
+    link.unlink()
+    link.symlink_to(folder / "nothing")
+    with pytest.raises(SchemaError, match="more: is a link to nothing"):
+        sources(folder)
+
+
+CODE_WITH = """\
+{remark}
+def up(old):{trailing}
+    {docstring}
+    return f"{{old.name!r:>{{4}}}} # {value}"
+"""
+WORDS = {"remark": "# GPL", "trailing": "", "docstring": "'Old.'", "value": "x"}
+
+
+def meaning_of(folder: Path, code: bytes) -> bytes:
+    (folder / "__init__.py").write_bytes(code)
+    return meaning(sources(folder))
+
+
+def test_comments_licences_docstrings_and_blank_lines_mean_nothing(folder: Path) -> None:
+    plain = CODE_WITH.format(**WORDS)
+    before = meaning_of(folder, plain.encode())
+    others = {
+        "remark": '"""MIT."""\n\n#\n\n',
+        "trailing": "  # new",
+        "docstring": '"""New.\n\n    It is."""',
+        "value": "x",
+    }
+    assert meaning_of(folder, CODE_WITH.format(**others).encode()) == before
+    assert meaning_of(folder, b"\xef\xbb\xbf" + plain.encode().replace(b"\n", b"\r\n")) == before
+    assert meaning_of(folder, CODE_WITH.format(**{**WORDS, "value": "y"}).encode()) != before
+    assert meaning_of(folder, plain.replace("    return", "return").encode()) != before
+    model = folder / "model.proto"
+    meaning_of(folder, plain.encode())
+    model.write_bytes(b'// A licence.\nsyntax  =\n"proto3"/* so */;\n')
+    assert meaning(sources(folder)) == before
+    model.write_bytes(b'syntax = "proto3 ";\n')
+    assert meaning(sources(folder)) != before
+
+
+def test_the_meaning_of_a_folder_is_the_same_in_every_version_of_python(folder: Path) -> None:
+    words = {**WORDS, "remark": "import os", "docstring": "x = rf'{1}' 'b'"}
+    found = meaning_of(folder, CODE_WITH.format(**words).encode())
+    assert found.hex() == "cdf6a2cdb28a0291736cc170d3d81abfd698e33028427a46a1fdb0d4148d2c5d"

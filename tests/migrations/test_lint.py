@@ -78,7 +78,7 @@ def test_another_key_is_found_and_what_follows_is_still_looked_at(project: Proje
 def test_what_is_dropped_is_a_warning(project: Project, db: Database) -> None:
     project.add("first", table=BY_NAME, files={"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\n"})
     migrations.apply(db, project.build().path)
-    project.add("second", files=DATA)
+    project.add("second", drop=', drop=["airports.by_name"]', files=DATA)
     third = project.add("third", drop=', drop=["airports"]', files=DATA) / "__init__.py"
     third.write_text(f'{HEADER}\nMIGRATION = Migration(tables=[], drop=["airports"])\n')
     findings = lint(project.build().path, db)
@@ -89,7 +89,8 @@ def test_what_is_dropped_is_a_warning(project: Project, db: Database) -> None:
 
 def test_an_index_under_another_name_is_not_lost(project: Project) -> None:
     project.add("first", table=BY_NAME)
-    project.add("second", table=BY_NAME.replace("by_name", "by_title"), files=DATA)
+    gone = ', drop=["airports.by_name"]'
+    project.add("second", table=BY_NAME.replace("by_name", "by_title"), drop=gone, files=DATA)
     assert lint(project.build().path) == []
 
 
@@ -164,14 +165,14 @@ def test_what_the_database_says_of_the_folders_is_found(project: Project, db: Da
     migrations.apply(db, project.build().path)
     assert lint(project.path, db) == []
     late = project.add("late", version=20260102000000) / "__init__.py"
-    first.write_text(f"{first.read_text()}# edited\n")
+    first.write_text(f"{first.read_text()}EDITED = True\n")
     project.build()
     findings = lint(project.path, db)
     assert [(finding.id, finding.file) for finding in findings] == [
         ("history/edited", str(first)),
         ("history/out-of-order", str(late)),
     ]
-    assert findings[0].line == line_of(first, "# edited")
+    assert findings[0].line == line_of(first, "EDITED")
     assert findings[0].text.endswith("__init__.py")
 
 

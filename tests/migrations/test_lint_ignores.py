@@ -27,6 +27,7 @@ def test_a_comment_that_stands_alone_is_for_the_next_line(project: Project) -> N
   // Feet above the sea.
 
   int32 feet = 3;
+  reserved "alt";
 """
     assert _lint(project, fields) == []
 
@@ -34,7 +35,8 @@ def test_a_comment_that_stands_alone_is_for_the_next_line(project: Project) -> N
 def test_one_comment_ignores_more_than_one_rule(project: Project) -> None:
     fields = (
         "string faa = 1; string name = 2;\n"
-        "/* everlog: ignore[json/field-name, json/field-type] all read it anew */\n int64 feet = 3;"
+        "/* everlog: ignore[json/field-name, json/field-type] all read it anew */\n"
+        ' int64 feet = 3; reserved "alt";'
     )
     assert _lint(project, fields) == []
 
@@ -49,7 +51,10 @@ def test_a_comment_in_python_ignores_a_finding(project: Project) -> None:
 
 
 def test_a_comment_without_a_reason_is_a_finding_instead(project: Project) -> None:
-    fields = "string faa = 1; string name = 2;\n int32 feet = 3; // everlog: ignore[json/field-name]\n"
+    fields = (
+        'string faa = 1; string name = 2; reserved "alt";\n'
+        " int32 feet = 3; // everlog: ignore[json/field-name]\n"
+    )
     assert _lint(project, fields) == [("ignore/no-reason", 7)]
 
 

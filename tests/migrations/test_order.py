@@ -12,9 +12,15 @@ WITH_ALT = "string faa = 1; string name = 2; int32 alt = 3;"
 
 def others(project: Project, version: int, **more: str) -> None:
     """A folder with another table, and nothing of the first one."""
-    code = project.add("others", version=version, **more) / "__init__.py"  # type: ignore[arg-type]
-    text = code.read_text().replace('Table("airports"', 'Table("others"')
-    code.write_text(text.replace("AIRPORTS", "OTHERS"))
+    folder = project.add("others", version=version, **more)  # type: ignore[arg-type]
+    for name in ("__init__.py", "model.proto"):
+        text = (folder / name).read_text().replace('Table("airports"', 'Table("others"')
+        text = (
+            text.replace("AIRPORTS", "OTHERS")
+            .replace("Airport", "Other")
+            .replace("string name = 2", "string place = 2")
+        )
+        (folder / name).write_text(text.replace('NAME = field("name"', 'PLACE = field("place"'))
 
 
 @pytest.fixture

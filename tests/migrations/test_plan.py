@@ -14,8 +14,10 @@ def steps(db: Database, project: Project, to: int | None = None) -> list[list[st
 def test_a_plan_says_what_would_be_done_and_does_nothing(project: Project, db: Database) -> None:
     project.add("one", files={"bootstrap_airports.csv": "faa\nJFK\nEWR\n"})
     project.add("two", table=INDEXED)
-    project.add("three", table=INDEXED.replace("NAME)", "NAME, unique=True)"))
-    more = project.add("four", fields="string faa = 1; string title = 2; int32 alt = 3;") / "__init__.py"
+    gone = ', drop=["airports.by_name"]'
+    project.add("three", table=INDEXED.replace("NAME)", "NAME, unique=True)"), drop=gone)
+    titled = 'string faa = 1; string title = 2; reserved "name"; int32 alt = 3;'
+    more = project.add("four", fields=titled, drop=gone) / "__init__.py"
     more.write_text(more.read_text().replace('field("name"', 'field("title"'))
     head = db.head
     assert steps(db, project.build()) == [

@@ -132,7 +132,7 @@ def test_without_its_folder_as_it_was_it_is_refused(airports: Airports) -> None:
     with pytest.raises(MigrationError, match="and its folder: there is no directory"):
         migrations.rollback(db, source=airports.path.parent / "nowhere")
     code = next(path for path in airports.path.iterdir() if path.name.endswith("two")) / "__init__.py"
-    code.write_text(code.read_text() + "# edited\n")
+    code.write_text(code.read_text() + "EDITED = 1\n")
     with pytest.raises(MigrationError, match="as it was when it ran, is not here"):
         migrations.rollback(db, source=airports.path)
     assert db.head == head

@@ -44,7 +44,10 @@ def test_it_stops_at_a_version_and_goes_on_from_there(project: Project, db: Data
 
 def test_an_older_model_reads_and_writes_beside_a_newer_one(project: Project, db: Database) -> None:
     project.add("one", files=JFK)
-    more = project.add("two", fields="string faa = 1; string title = 2; string city = 3;") / "__init__.py"
+    more = (
+        project.add("two", fields='string faa = 1; string title = 2; reserved "name"; string city = 3;')
+        / "__init__.py"
+    )
     more.write_text(more.read_text().replace('field("name"', 'field("title"'))
     old, new = (migration.tables[0] for migration in project.build().load())
     migrations.apply(db, project.path)
@@ -84,7 +87,7 @@ def test_a_violated_unique_index_names_both_rows_and_leaves_no_trace(project: Pr
 
 def _edit(project: Project) -> None:
     code = project.folders[0] / "__init__.py"
-    code.write_text(code.read_text() + "# later\n")
+    code.write_text(code.read_text() + "LATER = 1\n")
 
 
 def _remove(project: Project) -> None:

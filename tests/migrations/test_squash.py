@@ -7,6 +7,7 @@ from everlog import MigrationError, migrations
 from everlog.migrations import State
 from everlog.store.database import Database
 from tests.migrations.project import Project
+from tests.migrations.test_order import others
 from tests.migrations.test_status import states
 
 INDEXED = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME),))'
@@ -63,13 +64,10 @@ def test_where_it_would_not_be_the_same_all_folders_are_as_they_were(three: Proj
 
 def test_a_newest_folder_that_does_not_declare_every_table_is_told(project: Project) -> None:
     project.add("one")
-    code = project.add("two") / "__init__.py"
-    code.write_text(
-        code.read_text().replace('Table("airports"', 'Table("others"').replace("AIRPORTS", "OTHERS")
-    )
+    others(project, 20260101000001)
     project.build()
     with pytest.raises(
-        MigrationError, match="20260101000001_two, does not declare airports, which older ones do"
+        MigrationError, match="20260101000001_others, does not declare airports, which older ones do"
     ):
         migrations.squash("base", project.path)
     assert len(folders(project)) == 2

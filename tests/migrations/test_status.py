@@ -35,7 +35,7 @@ def test_a_new_folder_is_pending(applied: Project, db: Database) -> None:
 def test_a_folder_that_was_changed_is_edited_and_restored_it_is_not(applied: Project, db: Database) -> None:
     code = applied.folders[1] / "__init__.py"
     before = code.read_text()
-    code.write_text(before + "# a remark\n")
+    code.write_text(before + "REMARK = 1\n")
     assert states(db, applied) == [State.APPLIED, State.EDITED, State.APPLIED]
     code.write_text(before)
     assert states(db, applied) == [State.APPLIED] * 3

@@ -40,7 +40,7 @@ def test_new_and_build_keep_the_file_up_to_date(project: Project) -> None:
 def test_a_sum_is_made_of_all_before_it(summed: Project) -> None:
     before = file(summed).read_text().splitlines()
     (summed.folders[0] / "note.txt").write_text("a remark")
-    with pytest.raises(SchemaError, match=r"everlog\.sum:1: the folder \w+_one is another than it was"):
+    with pytest.raises(SchemaError, match=r"everlog\.sum:1: the folder \w+_one was edited"):
         summed.load()
     migrations.build(summed.path)
     after = file(summed).read_text().splitlines()

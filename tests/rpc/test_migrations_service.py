@@ -86,7 +86,7 @@ def test_an_edited_migration_is_an_error_that_says_so(remote: RemoteDatabase, pr
     first = project.load()[0].version
     remote_migrations.apply(remote, to=first)
     constants = project.folders[0] / "__init__.py"
-    constants.write_text(f"{constants.read_text()}# edited\n")
+    constants.write_text(f"{constants.read_text()}EDITED = 1\n")
     assert states(remote_migrations.status(remote)) == [State.EDITED, State.PENDING]
     with pytest.raises(everlog.MigrationError, match="was edited after commit 2 applied it") as caught:
         remote_migrations.apply(remote)
@@ -137,7 +137,7 @@ def test_what_was_edited_is_shown_by_the_server(remote: RemoteDatabase, project:
     remote_migrations.apply(remote)
     assert remote_migrations.differences(remote) == {}
     constants = project.folders[0] / "__init__.py"
-    constants.write_text(f"{constants.read_text()}# edited\n")
+    constants.write_text(f"{constants.read_text()}EDITED = 1\n")
     ((version, diff),) = remote_migrations.differences(remote).items()
     assert version == project.load()[0].version
-    assert "+# edited\n" in diff
+    assert "+EDITED = 1\n" in diff

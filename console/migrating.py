@@ -35,6 +35,15 @@ def status(db: AnyDatabase, settings: Settings) -> list[MigrationInfo]:
         raise
 
 
+def problem(db: AnyDatabase) -> str:
+    """Why a server can neither propose nor apply what is pending; empty: it can."""
+    if isinstance(db, EmbeddedDatabase):
+        return ""
+    from everlog.rpc import remote_migrations
+
+    return remote_migrations.problem(db)
+
+
 def differences(db: AnyDatabase, settings: Settings) -> dict[int, str]:
     """What was edited after it ran, as diffs."""
     if not isinstance(db, EmbeddedDatabase):

@@ -5,7 +5,7 @@ Proposal ─▶ told: JSON values ─▶ page: HTML, whole in itself: no script,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -74,8 +74,12 @@ def page(proposal: Proposal) -> str:
     )
 
 
-def overview(found: Iterable[Proposal]) -> str:
-    """The page of all proposals, the newest first."""
+def overview(found: Iterable[Proposal], problems: Mapping[str, str]) -> str:
+    """The page of all proposals, the newest first, and of `problems` by database."""
+    wrong = [
+        f'<p class="error">{escape(name)}: what is pending cannot be applied: {escape(problem)}</p>'
+        for name, problem in problems.items()
+    ]
     rows = [
         (
             f'<a href="migrations/{one.digest.hex()}"><code>{one.short}</code></a>',
@@ -88,7 +92,7 @@ def overview(found: Iterable[Proposal]) -> str:
         for one in found
     ]
     table = _table(("digest", "database", "to version", "state", "proposed", "by"), rows)
-    return _whole("Proposals", ["<h1>Proposals</h1>", table if rows else "<p>There are none.</p>"])
+    return _whole("Proposals", ["<h1>Proposals</h1>", *wrong, table if rows else "<p>There are none.</p>"])
 
 
 def missing(words: str) -> str:

@@ -17,7 +17,7 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
@@ -46,12 +46,20 @@ _HEADERS = {
 
 class Pages:
     """Serves the pages of what `proposals` gives, at `listen` (HOST:PORT, port 0 is any), in a
-    thread of its own. `url` is where people find it, if that is elsewhere.
+    thread of its own. `problems`: why migrations cannot be applied, by database. `url` is where people
+    find it, if that is elsewhere.
 
     Raises OpenError for an address that is not of this machine alone, or that cannot be had.
     """
 
-    def __init__(self, listen: str, proposals: Callable[[], Iterable[Proposal]], *, url: str = "") -> None:
+    def __init__(
+        self,
+        listen: str,
+        proposals: Callable[[], Iterable[Proposal]],
+        problems: Callable[[], Mapping[str, str]] = dict,
+        *,
+        url: str = "",
+    ) -> None:
         host, _, port = listen.rpartition(":")
         host = host.strip("[]")
         if not is_loopback(host):
@@ -61,7 +69,7 @@ class Pages:
                 " --console-url",
                 host=host,
             )
-        self.proposals = proposals
+        self.proposals, self.problems = proposals, problems
         try:
             self._server = _Http(host, int(port), self)
         except OSError as error:
@@ -86,7 +94,9 @@ class Pages:
         found = list(self.proposals())
         if len(words) == 1:
             found.sort(key=lambda one: one.proposed.time_ns, reverse=True)
-            return HTTPStatus.OK, _dump(map(page.told, found)) if as_json else page.overview(found)
+            return HTTPStatus.OK, _dump(map(page.told, found)) if as_json else page.overview(
+                found, self.problems()
+            )
         try:
             one = pick(found, words[1])
         except MigrationError as error:

@@ -73,7 +73,7 @@ def migrated(
         approvals = _approvals(settings, databases, sources, stack, **checked)
         for approval in approvals.values():
             approval.hold, approval.rate = hold, rate
-            approval.prepare()
+            approval.prepare_or_report()
         yield approvals
 
 
@@ -130,6 +130,7 @@ def _approvals(
     pages = Pages(
         console_listen,
         lambda: [one for approval in approvals.values() for one in approval.proposals()],
+        lambda: {name: approval.problem for name, approval in approvals.items() if approval.problem},
         url=console_url,
     )
     stack.enter_context(pages)

@@ -11,13 +11,14 @@ A package is its name or its directory.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from everlog.console.settings import Settings
-from everlog.migrations.folder import find
-from everlog.store.errors import OpenError
+from everlog.migrations.folder import Root, find
+from everlog.store.errors import OpenError, SchemaError
 
 packages_option = click.option(
     "--migrations",
@@ -72,7 +73,10 @@ def _check_apart(found: dict[str, str]) -> None:
     """Raises OpenError for two directories that are one name to Python."""
     if len(set(found.values())) < 2:
         return
-    roots = {name: find(package) for name, package in found.items()}
+    roots = dict[str, Root]()
+    for name, package in found.items():
+        with suppress(SchemaError):  # one that is not there is told where it is loaded
+            roots[name] = find(package)
     for name, root in roots.items():
         for other, there in roots.items():
             if root.package == there.package and root.path != there.path:

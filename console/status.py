@@ -65,6 +65,7 @@ def status(ctx: click.Context, settings: Settings, *, exit_code: bool, quiet: bo
     """
     with open_database(settings, read_only=True) as db:
         migrations, what = migrating.status(db, settings), db.status()
+        problem = migrating.problem(db)
         known = [info.version for info in migrations]
         if diff not in (None, ALL, *known):
             versions = ", ".join(map(str, known)) or "none"
@@ -72,12 +73,15 @@ def status(ctx: click.Context, settings: Settings, *, exit_code: bool, quiet: bo
         if diff is not None and not quiet:
             _print_diffs(settings, migrating.differences(db, settings), diff)
         elif not quiet:
-            _print(settings, db, migrations, what)
-    if (exit_code or quiet) and any(info.state != "applied" or info.returning for info in migrations):
+            _print(settings, db, migrations, what, problem)
+    done = not problem and all(info.state == "applied" and not info.returning for info in migrations)
+    if (exit_code or quiet) and not done:
         ctx.exit(1)
 
 
-def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what: Status) -> None:
+def _print(
+    settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what: Status, problem: str
+) -> None:
     count = {state: sum(info.state == state for info in infos) for state in _MARKS}
     if settings.json:
         text.echo(
@@ -95,21 +99,16 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
                 "consumers": msgspec.structs.asdict(what.consumers),
                 "writes": msgspec.structs.asdict(what.writes),
                 "migrations": [_migration(info) for info in infos],
+                "migrations_problem": problem,
                 **count,
             }
         )
         return
-    for info in infos:
-        when = ""
-        if settings.verbose and info.applied_ns:
-            when = f"  {text.moment(info.applied_ns)}  commit {info.seq}"
-        notes = "".join(f"  ({note})" for note in _notes(info))
-        click.echo(f"{_MARKS[info.state]} {info.title}{when}{notes}")
-    if infos:
-        click.echo()
-    for state, number in count.items():
-        if number or state in ("applied", "pending"):
-            click.echo(f"{state.capitalize()}: {number}")
+    _print_migrations(infos, count, verbose=settings.verbose)
+    if problem:
+        click.echo(
+            f"What is pending cannot be applied, and version {what.schema_version} is served: {problem}"
+        )
     click.echo(
         f"\n{shown(db.url)}: commit {what.head:,} of {text.moment(what.head_time_ns)},"
         f" {text.size(what.disk_bytes)} on disk"
@@ -129,6 +128,20 @@ def _print(settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what
         click.echo(f"  Where consumers are is not known: {what.consumers.error}")
     for name in what.consumers.over:
         click.echo(f"  Consumer {name} is beyond its cap: nothing is held for it (`everlog consumers`)")
+
+
+def _print_migrations(infos: list[MigrationInfo], count: dict[str, int], *, verbose: bool) -> None:
+    for info in infos:
+        when = ""
+        if verbose and info.applied_ns:
+            when = f"  {text.moment(info.applied_ns)}  commit {info.seq}"
+        notes = "".join(f"  ({note})" for note in _notes(info))
+        click.echo(f"{_MARKS[info.state]} {info.title}{when}{notes}")
+    if infos:
+        click.echo()
+    for state, number in count.items():
+        if number or state in ("applied", "pending"):
+            click.echo(f"{state.capitalize()}: {number}")
 
 
 def _print_expiry(what: ExpiryStatus) -> None:

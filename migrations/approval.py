@@ -65,6 +65,8 @@ class Approval:
     stop: Stop = field(default_factory=Stop)  # what runs ends soon, and is gone on with later
 
     running: bytes = b""  # digest of what is being applied now
+    problem: str = ""  # why what is pending can neither be proposed nor applied
+    on_problem: Callable[[], None] = lambda: None  # called when that has changed
 
     def proposals(self) -> list[Proposal]:
         """All, oldest first. Read-only."""
@@ -94,6 +96,7 @@ class Approval:
             if not again and self._rolled_back(now):
                 return newest
             self._record(record_of(now, kept(now, migrations)), actor, reason, after=newest)
+        self._has_problem("")
         return self._told()
 
     def approve(self, words: str, *, actor: str, reason: str, despite_errors: bool = False) -> Proposal:
@@ -207,16 +210,31 @@ class Approval:
         under_way.attach(self.db, migrations)
         pending(self.db, migrations)
 
+    def prepare_or_report(self) -> None:
+        """As `prepare`; folders that cannot be applied become `problem`, and the version that is there is
+        served. Operators are told."""
+        try:
+            self.prepare()
+        except (Error, OSError) as error:
+            self._has_problem(str(error))
+
     def start(self, *, actor: str = "", reason: str = "") -> None:
         """Goes on with what was approved and not finished when this process began, and proposes what
         is pending. Takes as long as that takes; what goes wrong is logged."""
+        if self.problem:
+            return
         try:
             newest = self._newest()
             if newest is not None and newest.state is ProposalState.APPROVED:
                 self.run()
-            self.propose(actor=actor, reason=reason)
         except Error as error:
             logger.error("%s: %s", self.name or self.db.url, error)  # noqa: TRY400  its sentence says all
+        try:
+            self.propose(actor=actor, reason=reason)
+        except ClosedError as error:
+            logger.warning("%s: %s", self.name or self.db.url, error)
+        except Error as error:
+            self._has_problem(str(error))
 
     def refuse(self, verb: str) -> NoReturn:
         """Raises MigrationError: whoever would migrate in another way is told to have it approved."""
@@ -226,6 +244,17 @@ class Approval:
         raise MigrationError(
             f"{self.name or self.db.url} is migrated when that is approved, not by `{verb}`: {where}"
         )
+
+    def _has_problem(self, problem: str) -> None:
+        if problem:
+            logger.error(
+                "%s: migrations cannot be applied, version %d is served: %s",
+                *(self.name or self.db.url, self.db.schema.version, problem),
+            )
+        if problem != self.problem:
+            self.problem = problem
+            self.on_problem()
+            self.changed()
 
     def _newest(self) -> Proposal | None:
         found = self.proposals()

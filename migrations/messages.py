@@ -28,6 +28,7 @@ SAYS = {
     "finished": ("is done", "success"),
     "failed": ("has failed", "failure"),
     "left_out": ("was not applied", "warning"),
+    "unusable": ("cannot be applied", "failure"),
     "rolled_back": ("was rolled back", "warning"),
 }
 
@@ -54,17 +55,25 @@ class OfApproval:
     def since(self) -> int | None:
         """The seq before which nothing is told; None: there is nothing yet. Read-only."""
         found = self.approval.proposals()
+        if not found and self.approval.problem:
+            return last_done(self.db)
         return found[-1].proposed.seq if found else None
 
     def messages(self, since: int) -> list[Message]:
         """All, in order. Read-only."""
         running, name = self.approval.running, self.approval.name
-        return [
+        told = [
             message
             for one in self.approval.proposals()
             if one.proposed.seq >= since
             for message in _messages(one, name, running=running == one.digest)
         ]
+        if problem := self.approval.problem:
+            digest = hashlib.sha256(self.db.uuid + problem.encode(errors="backslashreplace")).hexdigest()
+            title = f"{name or self.db.url}: what is pending"
+            lines = iter([problem, f"Version {self.db.schema.version} is served."])
+            told.append(message_of("unusable", digest, title, lines))
+        return told
 
 
 @dataclass

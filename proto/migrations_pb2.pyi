@@ -226,6 +226,7 @@ class MigrationStatusResponse(_message.Message):
     MISSING_FIELD_NUMBER: _builtins.int
     AHEAD_FIELD_NUMBER: _builtins.int
     BUILDING_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the newest applied migration; 0: none."""
     applied: _builtins.int
@@ -234,6 +235,8 @@ class MigrationStatusResponse(_message.Message):
     missing: _builtins.int
     ahead: _builtins.int
     building: _builtins.int
+    problem: _builtins.str
+    """Why what is pending can neither be proposed nor applied, as a folder that does not load; empty: it can."""
     def __init__(
         self,
         *,
@@ -244,10 +247,11 @@ class MigrationStatusResponse(_message.Message):
         missing: _builtins.int = ...,
         ahead: _builtins.int = ...,
         building: _builtins.int = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "applied", b"applied", "building", b"building", "edited", b"edited", "missing", b"missing", "pending", b"pending", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "applied", b"applied", "building", b"building", "edited", b"edited", "missing", b"missing", "pending", b"pending", "problem", b"problem", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -160,14 +160,17 @@ def _remote(
 
 def _check_up_to_date(db: EmbeddedDatabase | RemoteDatabase, migrations: str | os.PathLike[str]) -> None:
     from everlog import migrations as room
+    from everlog.rpc import remote_migrations
 
     folders = room.load(migrations)
     newest = max((folder.version for folder in folders), default=0)
     if db.schema.version < newest:
         proposed = None if isinstance(db, EmbeddedDatabase) else _proposed(db, newest)
+        problem = "" if isinstance(db, EmbeddedDatabase) else remote_migrations.problem(db)
+        wait = f"the migration to it {proposed.says}" if proposed else "migrate it first (`everlog up`)"
         raise MigrationError(
             f"{db.url} is at schema version {db.schema.version}, this program was written for {newest}; "
-            + (f"the migration to it {proposed.says}" if proposed else "migrate it first (`everlog up`)"),
+            + (f"the server cannot apply the migration to it: {problem}" if problem else wait),
             found=db.schema.version,
             expected=newest,
             **({"digest": proposed.digest.hex(), "see": proposed.url} if proposed else {}),

@@ -35,6 +35,7 @@ from everlog.rpc.approval_service import ApprovalService
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.telling import Telling
 from everlog.store.database import Database
+from everlog.store.errors import SchemaError
 from everlog.store.progress import Progress
 
 
@@ -73,6 +74,7 @@ class MigrationsService(ApprovalService, AdoptService):
             missing=counts[State.MISSING],
             ahead=counts[State.AHEAD],
             building=counts[State.BUILDING],
+            problem=self._problem(request.database),
         )
 
     async def Plan(self, request: pb.PlanRequest, context: object) -> pb.PlanResponse:
@@ -200,7 +202,18 @@ class MigrationsService(ApprovalService, AdoptService):
     def _infos(self, name: str) -> list[MigrationInfo]:
         db: Database = self._hosting.database(name)
         source = self._sources.get(name)
-        return compare_with(db, source) if source else compare(db.migrations(), ())
+        if source is None:
+            return compare(db.migrations(), ())
+        try:
+            return compare_with(db, source)
+        except SchemaError:
+            if not self._problem(name):
+                raise
+            return compare(db.migrations(), ())  # the folders cannot be read; `problem` says why
+
+    def _problem(self, name: str) -> str:
+        approval = self._approvals.get(name)
+        return approval.problem if approval is not None else ""
 
     def _diffs(self, name: str) -> dict[int, str]:
         source = self._sources.get(name)

@@ -100,6 +100,12 @@ def cancel(db: RemoteDatabase, *, actor: str = "", reason: str = "") -> Migratio
     return MigrationInfo(done.version, done.name, State.PENDING, done.time_ns, done.seq, actor)
 
 
+def problem(db: RemoteDatabase) -> str:
+    """Why the server can neither propose nor apply what is pending; empty: it can. Read-only."""
+    request = pb.MigrationStatusRequest(database=db.channel.address.database)
+    return db.channel.call(_stub(db).Status, request).problem
+
+
 def load_schema(
     db: RemoteDatabase, text: str, *, where: str = "the text", actor: str = "", reason: str = ""
 ) -> int:

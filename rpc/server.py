@@ -207,15 +207,19 @@ class Server:
 
     async def _tell_health(self, checker: Any) -> None:
         """Not serving, as a whole and for writes, while the disk of a database refuses them; the other
-        services read, and go on."""
+        services read, and go on. Not serving for migrations, where what is pending cannot be applied."""
         refused = any(db.engine.refusal.since_ns for db in self.hosting.databases.values())
         answer = health_pb2.HealthCheckResponse
         for name in ("", WRITES):
             await checker.set(name, answer.NOT_SERVING if refused else answer.SERVING)
+        for name, approval in self._approvals.items():
+            await checker.set(
+                migrations_health(name), answer.NOT_SERVING if approval.problem else answer.SERVING
+            )
 
     @contextlib.contextmanager
     def _watching_disks(self, checker: Any) -> Iterator[None]:
-        """While it is entered, health follows the disks."""
+        """While it is entered, health follows the disks, and whether migrations can be applied."""
         loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
 
         def begin() -> None:
@@ -230,11 +234,18 @@ class Server:
         refusals = [db.engine.refusal for db in self.hosting.databases.values()]
         for one in refusals:
             one.on_change(changed)
+        for approval in self._approvals.values():
+            approval.on_problem = changed
         try:
             yield
         finally:
             for one in refusals:
                 one.off_change(changed)
+
+
+def migrations_health(name: str) -> str:
+    """The name under which the health service says whether what is pending on a database can be applied."""
+    return f"{name}/migrations"
 
 
 @contextlib.contextmanager

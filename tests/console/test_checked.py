@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 import everlog as room
 from everlog import migrations
@@ -290,3 +294,47 @@ def test_who_may_approve_cancels_a_migration_while_the_server_builds_it(
         (done,) = everlog("-u", f"{served.url}?token=sesame", "migrations", "log", "--json").json
         assert (done["state"], done["events"][-1]["actor"]) == ("rejected", "bob")
         assert everlog("-u", f"{served.url}?token=sesame", "check").code == 0
+
+
+@pytest.mark.parametrize("wrong", ["edited", "syntax", "not built", "gone"])
+def test_a_bad_folder_is_reported_and_the_version_that_is_there_is_served(
+    everlog: Run, one: Path, project: Path, tmp_path: Path, wrong: str
+) -> None:
+    own = shutil.copytree(project.parent, tmp_path / "own" / project.parent.name) / project.name
+    (first,), (second,) = own.glob(f"v{shop.FIRST}_*"), own.glob(f"v{shop.SECOND}_*")
+    if wrong == "edited":
+        (first / "__init__.py").write_text((first / "__init__.py").read_text() + "EDITED = 1\n")
+    elif wrong == "syntax":
+        (second / "__init__.py").write_text("def up(:\n")
+    elif wrong == "not built":
+        (second / "model_pb2.py").unlink()
+    else:
+        own.rename(own.parent / "elsewhere")
+    problem, message = "", dict[str, str]()
+    with Receiver() as receiver:
+        how = ("--migrate", "checked", "--notify", receiver.url, "-d", str(own))
+        for _ in range(2 if wrong == "syntax" else 1):
+            with serving(*how) as served:
+                at = ("-u", served.url)
+                assert everlog(*at, "get", "books", "978-0", "1").code == 0
+                (status,) = everlog(*at, "status", "--json").json
+                problem = status["migrations_problem"]
+                assert status["schema_version"] == shop.FIRST
+                assert f"cannot be applied, and version {shop.FIRST} is served" in everlog(*at, "status").out
+                assert everlog(*at, "status", "--quiet").code == 1
+                assert everlog(*at, "propose", "--actor", "ann").code == 1
+                assert escape(problem) in served.get("/migrations")[2]
+                assert health(served.url, "") == "SERVING"
+                assert health(served.url, "books/migrations") == "NOT_SERVING"
+                (message,) = receiver.wait_for(1)
+    assert problem
+    assert problem in message["message"]
+    assert (message["title"], message["type"]) == ("books: what is pending cannot be applied", "failure")
+
+
+def health(url: str, name: str) -> str:
+    """What the health service says of a name."""
+    with grpc.insecure_channel(urlsplit(url).netloc) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        found = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=30)
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(found.status))

@@ -13,8 +13,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 
 from everlog.migrations import digest
+from everlog.proto import consumers_pb2, feed_pb2, log_pb2
+from everlog.store.record import KNOWN_FEATURES
 from tests.docs.format_reader import (
     airport,
     checked,
@@ -132,6 +136,82 @@ def test_the_example_records_decode() -> None:
         [86_400],
         False,
     )
+
+
+ROW = re.compile(r"^\| (\d+) \| `(\w+)` \| (\w+\*?) \|", re.MULTILINE)
+LINE_OF = re.compile(r"^\| ([A-Z]\w+(?:\.\w+)?) \| (\d+ .*) \|$", re.MULTILINE)
+FIELD = re.compile(r"(\d+) `(\w+)` (\w+\*?)")
+VALUE = re.compile(r"(\d+) ([A-Z_]+)")
+ON_PAGE = [log_pb2.DESCRIPTOR, feed_pb2.DESCRIPTOR, consumers_pb2.DESCRIPTOR]
+NOT_ON_PAGE = {"SubscribeRequest"} | {
+    name for name in consumers_pb2.DESCRIPTOR.message_types_by_name if name not in {"Registration", "Cap"}
+}
+
+
+def type_of(field: FieldDescriptor) -> str:
+    """As the page writes it."""
+    named = field.message_type or field.enum_type
+    types = {number: name for name, number in FieldDescriptorProto.Type.items()}
+    kind = named.name if named else types[FieldDescriptorProto.Type.ValueType(field.type)][5:].lower()
+    return kind + "*" * field.is_repeated
+
+
+def messages_in_code() -> dict[str, list[tuple[int, str, str]]]:
+    return {
+        name: [(field.number, field.name, type_of(field)) for field in message.fields]
+        for file in ON_PAGE
+        for name, message in file.message_types_by_name.items()
+        if name not in NOT_ON_PAGE
+    }
+
+
+def messages_on_page() -> dict[str, list[tuple[int, str, str]]]:
+    tables = {
+        "Commit": PAGE.partition("\n## Commit\n")[2].partition("\nChange:\n")[0],
+        "Change": PAGE.partition("\nChange:\n")[2].partition("\n| message |")[0],
+    }
+    found = {name: ROW.findall(text) for name, text in tables.items()}
+    found |= {name: FIELD.findall(line) for name, line in LINE_OF.findall(PAGE) if FIELD.search(line)}
+    return {
+        name: sorted((int(number), field, kind) for number, field, kind in fields)
+        for name, fields in found.items()
+    }
+
+
+def test_the_fields_on_the_page_are_those_of_the_code_with_their_numbers_and_types() -> None:
+    assert messages_on_page() == {name: sorted(fields) for name, fields in messages_in_code().items()}
+
+
+def test_the_enums_on_the_page_are_those_of_the_code() -> None:
+    on_page = {
+        name: {value: int(number) for number, value in VALUE.findall(line)}
+        for name, line in LINE_OF.findall(PAGE)
+        if VALUE.fullmatch(line.split(" · ")[0])
+    }
+    in_code = {
+        enum.full_name.removeprefix("everlog.v1."): dict(enum.values_by_name.items())
+        for file in ON_PAGE
+        for enum in (
+            *file.enum_types_by_name.values(),
+            *(one for message in file.message_types_by_name.values() for one in message.enum_types),
+        )
+        if enum.name != "Feature"
+    }
+    assert on_page == {
+        name: {value: one.number for value, one in values.items()} for name, values in in_code.items()
+    }
+
+
+def test_the_features_on_the_page_are_those_that_this_version_reads_and_writes() -> None:
+    section = PAGE.partition("\n## Features\n")[2].partition("\n## ")[0]
+    rows = {
+        name: int(number) for number, name in re.findall(r"^\| (\d+) \| ([A-Z_]+) \|", section, re.MULTILINE)
+    }
+    assert rows == dict(log_pb2.Feature.items())
+    said = re.search(r"This version reads and writes\s+([\d, and]+)\.", section)
+    assert said is not None
+    numbers = {int(number) for number in re.findall(r"\d+", said[1])}
+    assert numbers == KNOWN_FEATURES == set(rows.values()) - {0}
 
 
 READ: dict[str, tuple[Callable[[bytes], Any], list[Any]]] = {

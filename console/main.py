@@ -82,6 +82,7 @@ COMMANDS = {
     "rebuild": "care",
     "repair": "care",
     "forget": "people",
+    "person": "people",
     "rotate-key": "people",
     "backup": "backup",
     "verify-backup": "backup",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
 from everlog.console import tables, text
 from everlog.console.opening import open_database
@@ -63,9 +64,78 @@ def forget(
             value = text.values(info.key_fields, key, f"the key of {table}")
             done = db.forget(handle, value, reason=reason, actor=actor)
     if settings.json:
-        text.echo({"seq": done.seq, "key_id": done.key_id.hex(), "rows": done.rows})
+        left = msgspec.to_builtins(done.remaining)
+        text.echo({"seq": done.seq, "key_id": done.key_id.hex(), "rows": done.rows, "remaining": left})
     else:
         click.echo(f"Forgotten: {done.rows:,} rows, key {done.key_id.hex()}, commit {done.seq}")
+        for one in done.remaining:
+            click.echo(f"Still readable: {one.text}")
+
+
+@click.group()
+@common
+def person() -> None:
+    """What is held on one person, and what of people is readable without keys.
+
+    \b
+    Examples:
+      everlog person export patients 17 > person.json
+      everlog person readable
+    """
+
+
+@person.command("export")
+@tables.table_argument
+@click.argument("key", nargs=-1)
+@click.option(
+    "--person", metavar="VALUE", help="Whoever has this value, instead of a KEY of one of the rows."
+)
+@common
+@pass_settings
+def export_(settings: Settings, table: str, key: tuple[str, ...], *, person: str | None) -> None:
+    """Prints everything that is held on one person as one JSON object: rows of all tables, every version in
+    the log, who wrote them and why, texts that mention them, and the state of their key.
+
+    \b
+    Examples:
+      everlog person export patients 17 > person.json
+      everlog -u everlog://db.example.com/clinic person export patients --person s-1
+    """
+    if bool(key) == (person is not None):
+        raise click.UsageError("expected the KEY of a row, or --person")
+    with open_database(settings, read_only=True) as db:
+        handle, info = tables.named(db, table)
+        if person is not None:
+            fields = (resolve(descriptor_of(info.model), info.proto.person.numbers),)
+            who = text.values(fields, (person,), f"the person of {table}")
+            found = db.export_person(handle, person=who)
+        else:
+            found = db.export_person(handle, text.values(info.key_fields, key, f"the key of {table}"))
+    text.echo(found, indent=not settings.json)
+
+
+@person.command()
+@common
+@pass_settings
+def readable(settings: Settings) -> None:
+    """Lists what of people whoever has the log can read: rows from before their table was sealed, errors and
+    plans of migrations with rows in them, primary keys that tell of somebody. Exits with 1 if there is any.
+
+    \b
+    Examples:
+      everlog person readable --json
+    """
+    with open_database(settings, read_only=True) as db:
+        found = db.readable_people()
+    for one in found:
+        if settings.json:
+            text.echo(msgspec.to_builtins(one))
+        else:
+            click.echo(one.text)
+    if not found and not settings.json:
+        click.echo("Nothing of people is readable without their keys")
+    if found:
+        raise click.exceptions.Exit(1)
 
 
 @click.command("rotate-key")

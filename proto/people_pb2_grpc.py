@@ -44,6 +44,16 @@ class PeopleStub:
                 request_serializer=everlog_dot_proto_dot_people__pb2.KeysRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_people__pb2.KeysResponse.FromString,
                 _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/everlog.v1.People/Export',
+                request_serializer=everlog_dot_proto_dot_people__pb2.ExportRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_people__pb2.ExportResponse.FromString,
+                _registered_method=True)
+        self.Readable = channel.unary_unary(
+                '/everlog.v1.People/Readable',
+                request_serializer=everlog_dot_proto_dot_people__pb2.ReadableRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_people__pb2.ReadableResponse.FromString,
+                _registered_method=True)
         self.RotateKey = channel.unary_stream(
                 '/everlog.v1.People/RotateKey',
                 request_serializer=everlog_dot_proto_dot_people__pb2.RotateKeyRequest.SerializeToString,
@@ -70,6 +80,20 @@ class PeopleServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Export(self, request, context):
+        """Everything that is held on one person, as JSON, in parts. To those who may forget.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Readable(self, request, context):
+        """What of people whoever has the log can read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RotateKey(self, request, context):
         """Puts the keys of all people under another master key, which the server's own process was told of. What was
         cut short is gone on with; what is done already is done at once. A record of the log says who it was, before.
@@ -90,6 +114,16 @@ def add_PeopleServicer_to_server(servicer, server):
                     servicer.Keys,
                     request_deserializer=everlog_dot_proto_dot_people__pb2.KeysRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_people__pb2.KeysResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=everlog_dot_proto_dot_people__pb2.ExportRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_people__pb2.ExportResponse.SerializeToString,
+            ),
+            'Readable': grpc.unary_unary_rpc_method_handler(
+                    servicer.Readable,
+                    request_deserializer=everlog_dot_proto_dot_people__pb2.ReadableRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_people__pb2.ReadableResponse.SerializeToString,
             ),
             'RotateKey': grpc.unary_stream_rpc_method_handler(
                     servicer.RotateKey,
@@ -151,6 +185,60 @@ class People:
             '/everlog.v1.People/Keys',
             everlog_dot_proto_dot_people__pb2.KeysRequest.SerializeToString,
             everlog_dot_proto_dot_people__pb2.KeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.People/Export',
+            everlog_dot_proto_dot_people__pb2.ExportRequest.SerializeToString,
+            everlog_dot_proto_dot_people__pb2.ExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Readable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.People/Readable',
+            everlog_dot_proto_dot_people__pb2.ReadableRequest.SerializeToString,
+            everlog_dot_proto_dot_people__pb2.ReadableResponse.FromString,
             options,
             channel_credentials,
             insecure,

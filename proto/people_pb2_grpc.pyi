@@ -44,6 +44,10 @@ class PeopleStub:
     """The keys of people, for tokens that the server was told of. A record of the log says to whom they were
     given, once a day; it is written before any is. PERMISSION_DENIED: not to this caller.
     """
+    Export: _grpc.UnaryStreamMultiCallable[_people_pb2.ExportRequest, _people_pb2.ExportResponse]
+    """Everything that is held on one person, as JSON, in parts. To those who may forget."""
+    Readable: _grpc.UnaryUnaryMultiCallable[_people_pb2.ReadableRequest, _people_pb2.ReadableResponse]
+    """What of people whoever has the log can read."""
     RotateKey: _grpc.UnaryStreamMultiCallable[_people_pb2.RotateKeyRequest, _people_pb2.RotateKeyResponse]
     """Puts the keys of all people under another master key, which the server's own process was told of. What was
     cut short is gone on with; what is done already is done at once. A record of the log says who it was, before.
@@ -60,6 +64,10 @@ class PeopleAsyncStub(PeopleStub):
     """The keys of people, for tokens that the server was told of. A record of the log says to whom they were
     given, once a day; it is written before any is. PERMISSION_DENIED: not to this caller.
     """
+    Export: _aio.UnaryStreamMultiCallable[_people_pb2.ExportRequest, _people_pb2.ExportResponse]  # type: ignore[assignment]
+    """Everything that is held on one person, as JSON, in parts. To those who may forget."""
+    Readable: _aio.UnaryUnaryMultiCallable[_people_pb2.ReadableRequest, _people_pb2.ReadableResponse]  # type: ignore[assignment]
+    """What of people whoever has the log can read."""
     RotateKey: _aio.UnaryStreamMultiCallable[_people_pb2.RotateKeyRequest, _people_pb2.RotateKeyResponse]  # type: ignore[assignment]
     """Puts the keys of all people under another master key, which the server's own process was told of. What was
     cut short is gone on with; what is done already is done at once. A record of the log says who it was, before.
@@ -85,6 +93,22 @@ class PeopleServicer(metaclass=_abc_1.ABCMeta):
         """The keys of people, for tokens that the server was told of. A record of the log says to whom they were
         given, once a day; it is written before any is. PERMISSION_DENIED: not to this caller.
         """
+
+    @_abc_1.abstractmethod
+    def Export(
+        self,
+        request: _people_pb2.ExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_people_pb2.ExportResponse], _abc.AsyncIterator[_people_pb2.ExportResponse]]:
+        """Everything that is held on one person, as JSON, in parts. To those who may forget."""
+
+    @_abc_1.abstractmethod
+    def Readable(
+        self,
+        request: _people_pb2.ReadableRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_people_pb2.ReadableResponse, _abc.Awaitable[_people_pb2.ReadableResponse]]:
+        """What of people whoever has the log can read."""
 
     @_abc_1.abstractmethod
     def RotateKey(

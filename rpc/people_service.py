@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import msgspec
+
 from everlog.proto import people_pb2, people_pb2_grpc
 from everlog.rpc.admin_service import sparing
 from everlog.rpc.calls import Context
@@ -16,10 +18,17 @@ from everlog.rpc.giving import Giving
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.store_service import check_schema
 from everlog.rpc.telling import Telling
-from everlog.store.forget import Person
+from everlog.store.forget import Person, export
+from everlog.store.held import Remaining
 from everlog.store.master import MasterKey
 from everlog.store.progress import Progress
 from everlog.store.transaction import Metadata
+
+PART_BYTES = 1 << 20
+
+
+def _sent(one: Remaining) -> people_pb2.Remaining:
+    return people_pb2.Remaining(kind=one.kind, text=one.text, seqs=one.seqs)
 
 
 class PeopleService(people_pb2_grpc.PeopleServicer):
@@ -51,7 +60,34 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
             request.commit_id,
         )
         done = await self._hosting.write(db.forget_person, who, metadata)
-        return people_pb2.ForgetResponse(seq=done.seq, key_id=done.key_id, rows=done.rows)
+        return people_pb2.ForgetResponse(
+            seq=done.seq, key_id=done.key_id, rows=done.rows, remaining=map(_sent, done.remaining)
+        )
+
+    async def Export(  # type: ignore[override]
+        self, request: people_pb2.ExportRequest, context: Context
+    ) -> AsyncIterator[people_pb2.ExportResponse]:
+        db = self._hosting.database(request.database)
+        check_schema(db, context)
+        self._hosting.callers.actor(context, request.actor)
+        by = request.WhichOneof("who")
+        who = Person(
+            request.table,
+            request.space,
+            request.key if by == "key" else None,
+            request.person if by != "key" else None,
+        )
+        told = await self._hosting.survey(lambda: msgspec.json.encode(export(db, who)))
+        for at in range(0, len(told), PART_BYTES):
+            yield people_pb2.ExportResponse(json=told[at : at + PART_BYTES])
+
+    async def Readable(  # type: ignore[override]
+        self, request: people_pb2.ReadableRequest, context: Context
+    ) -> people_pb2.ReadableResponse:
+        db = self._hosting.database(request.database)
+        self._hosting.callers.actor(context, request.actor)
+        found = await self._hosting.survey(db.readable_people)
+        return people_pb2.ReadableResponse(found=map(_sent, found))
 
     async def Keys(  # type: ignore[override]
         self, request: people_pb2.KeysRequest, context: Context

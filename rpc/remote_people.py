@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import msgspec
+
 from everlog.proto import people_pb2, people_pb2_grpc
 from everlog.rpc.channel import Channel
 from everlog.rpc.remote_commit import new_commit_id
@@ -17,6 +19,7 @@ from everlog.rpc.remote_keys import RemoteKeys
 from everlog.rpc.store_service import SCHEMA_KEY
 from everlog.store.errors import Error, SchemaError
 from everlog.store.forget import Forgotten, person_of
+from everlog.store.held import Remaining
 from everlog.store.master import MasterKey
 from everlog.store.opener import Opener
 from everlog.store.progress import OnProgress, Progress
@@ -28,6 +31,10 @@ from everlog.store.writer import Writer
 K = TypeVar("K")
 
 FORGET_S = 600.0  # the tables go to disk with it
+
+
+def _remaining(one: people_pb2.Remaining) -> Remaining:
+    return Remaining(one.kind, one.text, tuple(one.seqs))
 
 
 class PeopleCalls(Writer):
@@ -65,6 +72,34 @@ class PeopleCalls(Writer):
             if self.refresh_schema() is schema:
                 raise
             return self._forget(request, self.schema, key, person)
+
+    def export_person(
+        self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None
+    ) -> dict[str, Any]:
+        """Everything that the server holds on one person; see `Database.export_person`."""
+        name = table if isinstance(table, str) else table.name
+        known = self.transaction().metadata
+        request = people_pb2.ExportRequest(
+            database=self.channel.address.database, table=name, actor=known.actor
+        )
+        schema = self.refresh_schema()
+        who = person_of(schema, name, key, person)
+        request.space = who.space
+        if who.key is not None:
+            request.key = who.key
+        else:
+            request.person = who.value or b""
+        stub = people_pb2_grpc.PeopleStub(self.channel.grpc)
+        said = (*self.channel.metadata, (SCHEMA_KEY, str(schema.version)))
+        parts = [answer.json for answer in self.channel.stream(lambda: stub.Export(request, metadata=said))]
+        found: dict[str, Any] = msgspec.json.decode(b"".join(parts))
+        return found
+
+    def readable_people(self) -> list[Remaining]:
+        """What of people whoever has the server's log can read; see `Database.readable_people`."""
+        request = people_pb2.ReadableRequest(database=self.channel.address.database)
+        stub = people_pb2_grpc.PeopleStub(self.channel.grpc)
+        return [*map(_remaining, self.channel.call(stub.Readable, request, timeout_s=FORGET_S).found)]
 
     def rotate_key(
         self, master_key: MasterKey | None = None, progress: OnProgress | None = None, **metadata: Any
@@ -110,7 +145,7 @@ class PeopleCalls(Writer):
         done = self.channel.call(
             stub.Forget, request, timeout_s=FORGET_S, metadata=((SCHEMA_KEY, str(schema.version)),)
         )
-        return Forgotten(done.seq, done.key_id, done.rows)
+        return Forgotten(done.seq, done.key_id, done.rows, tuple(map(_remaining, done.remaining)))
 
     # of the database that these are calls of
 

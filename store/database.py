@@ -19,14 +19,14 @@ from typing import Any, Self, TypeVar
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
-from everlog.store import check, expiry, head, migrate, rebuild
+from everlog.store import check, expiry, head, held, migrate, rebuild
 from everlog.store import load as loads
 from everlog.store.backfill import Backfill
 from everlog.store.clock import BEHIND_NS, CORRECTED, Clock
 from everlog.store.committer import Committer
 from everlog.store.consumers import Consumers
 from everlog.store.errors import ClosedError, Error, MigrationError, ReadOnlyError
-from everlog.store.forget import Forgotten, Person, forget, person_of
+from everlog.store.forget import Forgotten, Person, export, forget, person_of
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import Version
 from everlog.store.keys import NOTE_LOAD
@@ -358,7 +358,8 @@ class Database(Writer):
     ) -> Forgotten:
         """Erases one person: whose row has this primary key, or who is named by the value of the
         table's `person` field. All their rows, of all tables, are deleted in one commit, and the key
-        that they were sealed with is shredded: nobody can read any more what the log has of them.
+        that they were sealed with is shredded: nobody can read any more what the log has of them. What
+        stays readable all the same is in the result (`remaining`).
 
         With a `commit_id` it is done once, however often it is asked for. Raises RowError if there is no
         such row or person, SealedError without the master key.
@@ -373,6 +374,23 @@ class Database(Writer):
         forgotten = forget(self, who, metadata)
         self.log.tell()
         return forgotten
+
+    def export_person(
+        self, table: Table[M, K] | str, key: K | None = None, *, person: Any = None
+    ) -> dict[str, Any]:
+        """Everything that is held on one person, who is named as in `forget`: rows of all tables, every
+        version that the log has of them, also from before they were sealed, the commits that wrote them,
+        texts that mention them, and the state of their key. Values of JSON. Reads the whole log; writes
+        nothing. Raises RowError if there is nothing, SealedError without the master key."""
+        self._check_open()
+        who = person_of(self.schema, table if isinstance(table, str) else table.name, key, person)
+        return export(self, who)
+
+    def readable_people(self) -> list[held.Remaining]:
+        """What of people whoever has the log can read: rows from before their table was sealed, texts of
+        migrations with rows in them, primary keys that tell of somebody. Read-only."""
+        self._check_open()
+        return list(held.readable(self))
 
     def rotate_key(
         self, master_key: MasterKey | None = None, progress: OnProgress | None = None, **metadata: Any

@@ -4,7 +4,8 @@
 
 Invariants
   (1) no byte of the log changes: what was sealed stays, and nobody can open it;
-  (2) the Notice is the truth: killed after it, opening goes on from there (mending.py).
+  (2) the Notice is the truth: killed after it, opening goes on from there (mending.py);
+  (3) whoever forgets is told what stays readable (held.py).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from heapq import nlargest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from everlog.proto import log_pb2
-from everlog.store import codec, keys
-from everlog.store.errors import DiskError, Error, RowError
+from everlog.store import codec, held, keys
+from everlog.store.errors import DiskError, Error, RowError, SealedError
 from everlog.store.fields import descriptor_of, encode_values, resolve
+from everlog.store.held import Remaining
 from everlog.store.mending import mend, shred
 from everlog.store.projection import SHREDDED
 from everlog.store.repeated import other_content
@@ -33,11 +35,21 @@ LOOK_BACK = 100  # of those who were forgotten: whether one of them had a row th
 
 
 class Forgotten(NamedTuple):
-    """Where it is in the log, which key is gone, and how many rows went with it."""
+    """Where it is in the log, which key is gone, how many rows went with it, and what stays readable."""
 
     seq: int
     key_id: bytes
     rows: int
+    remaining: tuple[Remaining, ...] = ()
+
+
+class _Known(NamedTuple):
+    """What is known of somebody who is forgotten, in memory alone: for what stays readable."""
+
+    rows: set[held.RowKey]
+    person: bytes | None
+    words: set[str]
+    written: set[int]
 
 
 class Person(NamedTuple):
@@ -68,18 +80,63 @@ def forget(db: Database, who: Person, metadata: Metadata) -> Forgotten:
     try:
         with db.committer.alone():
             shred(db.engine, db.tables)  # what a disk that refused has left
-            return _repeated(db, who, metadata) or _forget(db, who, metadata)
+            done, known = _repeated(db, who, metadata) or _forget(db, who, metadata)
     finally:
         db.engine.rebuilding.release()
+    try:  # while others commit again
+        remaining = held.remaining(db, *known)
+    except Error as error:
+        remaining = (Remaining("unknown", f"what else stays readable cannot be told: {error}", ()),)
+    return done._replace(remaining=remaining)
 
 
-def _forget(db: Database, who: Person, metadata: Metadata) -> Forgotten:
+def export(db: Database, who: Person) -> dict[str, Any]:
+    """See `Database.export_person`."""
+    info = _people(db.schema.generation(who.table, who.space))
+    assert info.sealing is not None
+    info.sealing.check()
+    if who.key is None:
+        key_id = info.sealing.vault.find(who.value or b"") if info.sealing.vault.exists else None
+        found = held.export(db, info.name, key_id or b"", who.value, None)
+    else:
+        row = (info.proto.id, who.key)
+        value = db.tables.get(info.row_prefix + who.key)
+        key_id = keys.key_id_of(value) if value is not None else held.key_id_in_log(db, row)
+        known = _known(db, key_id) if key_id else None
+        found = held.export(db, info.name, key_id or b"", known.person if known else None, row)
+    if not found["versions"]:
+        raise RowError(
+            f"table {info.name} holds nothing on that person, and neither does the log", table=info.name
+        )
+    return found
+
+
+def _known(db: Database, key_id: bytes) -> _Known:
+    """Of somebody whose rows can still be opened."""
+    known = _Known(set(), None, set(), set())
+    for info, key, value in held.live(db, key_id):
+        known.rows.add((info.proto.id, key))
+        known.written.add(keys.seq_of(value))
+        try:
+            row = info.parse(info.row_in(key, value))
+        except SealedError:
+            continue
+        known.words.update(held.words_of([row]))
+        if info.sealing is not None:
+            known = known._replace(person=info.sealing.person_of(row))
+    return known
+
+
+def _forget(db: Database, who: Person, metadata: Metadata) -> tuple[Forgotten, _Known]:
     tables = db.tables
     info = _people(tables.schema.generation(who.table, who.space))
     assert info.sealing is not None
     info.sealing.check()
     tables.flush()
     key_id = _of_row(db, info, who.key) if who.key is not None else _of_value(info, who.value or b"")
+    known = _known(db, key_id)
+    if who.value is not None:
+        known = known._replace(person=who.value)
     transaction = Transaction(db, metadata)
     for row in rows_under(tables, key_id):
         transaction.writes[row.full] = row
@@ -99,10 +156,10 @@ def _forget(db: Database, who: Person, metadata: Metadata) -> Forgotten:
     if missing:
         tables.flush()
         mend(tables)
-    return Forgotten(seq, key_id, len(transaction.writes))
+    return Forgotten(seq, key_id, len(transaction.writes)), known
 
 
-def _repeated(db: Database, who: Person, metadata: Metadata) -> Forgotten | None:
+def _repeated(db: Database, who: Person, metadata: Metadata) -> tuple[Forgotten, _Known] | None:
     """The commit of this id, where the answer to it was lost. Whose value it was, nobody knows any more."""
     seq = db.committer.validator.known(metadata.commit_id) if metadata.commit_id else None
     if seq is None:
@@ -110,7 +167,10 @@ def _repeated(db: Database, who: Person, metadata: Metadata) -> Forgotten | None
     commit = db.log.commit(seq)
     if (commit.actor, commit.reason) != (metadata.actor, metadata.reason) or not _forgot(commit, who):
         raise other_content(metadata.commit_id, seq)
-    return Forgotten(seq, commit.notice.detail, len(commit.changes))
+    spaces = db.schema.spaces
+    rows = {(spaces[one.space].proto.id, one.key) for one in commit.changes if one.space in spaces}
+    known = _Known(rows, who.value, set(), {one.prior for one in commit.changes})
+    return Forgotten(seq, commit.notice.detail, len(commit.changes)), known
 
 
 def _forgot(commit: log_pb2.Commit, who: Person) -> bool:

@@ -259,3 +259,39 @@ def test_a_load_of_a_sealed_table_tells_neither_its_file_nor_its_id(tmp_path: Pa
         assert loads[0].id.startswith("sealed-")
         assert loads[0].id != loads[1].id
         assert not any(b"digest-of" in framed or b"wilhelmina" in framed for _, framed in db.log.scan(0))
+
+
+def test_what_was_written_before_a_table_was_sealed_is_exported_and_said_to_stay(
+    project: Project, tmp_path: Path
+) -> None:
+    project.add(files={"bootstrap_airports.csv": "faa,name\nA1,Wilhelmina-1\nX1,Wilhelmina-1\n"})
+    project.build()
+    with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
+        migrations.apply(db, project.path)
+        table = migrations.load(project.path)[0].tables[0]
+        brought = db.head
+        for n in (1, 2):
+            db.put(table, table.model(faa=f"A{n}", name=f"Wilhelmina-{n}"), actor="web")
+        db.delete(table, "X1")
+        project.add("seal", table=SEALED, code=UP.format(app=project.app), drop=TRANSFORM, files=DATA)
+        project.build()
+        migrations.apply(db, project.path)
+        now = migrations.load(project.path)[1].tables[0]
+        found = db.export_person(now, "A1")
+        assert [(one["key"], one["seq"], one["is"]) for one in found["versions"]][:4] == [
+            (["A1"], brought, "open"),
+            (["X1"], brought, "open"),
+            (["A1"], brought + 1, "open"),
+            (["X1"], brought + 3, "deleted"),
+        ]
+        assert {"seq": brought, "in": "bootstrap_airports.csv"} in found["mentions"]
+        assert "Wilhelmina-2" not in str(found["versions"])
+        said = {one.kind: one for one in db.readable_people()}
+        assert said["versions"].seqs == (brought, brought, brought + 1, brought + 2)
+        assert said["texts"].seqs == (brought,)
+        left = {one.kind: one for one in db.forget(now, "A1").remaining}
+        assert left["versions"].seqs == (brought, brought, brought + 1)
+        assert left["versions"].text.startswith("3 versions of rows that were written before their table was")
+        assert left["texts"].seqs == (brought,)
+        assert "airports/A1" in left["keys"].text
+        assert [one["is"] for one in db.export_person(now, "A1")["versions"]][:2] == ["open", "open"]

@@ -1,0 +1,374 @@
+"""Held: everything that a database holds on one person, and what stays readable once they are forgotten.
+
+    who ─▶ key_id ─▶ records with changes under that key ─▶ keys of rows ─▶ every version of those rows
+                     records from before a table was sealed ─▶ rows whose person is of that value ─┘
+
+    versions that are open, primary keys, texts of migrations, actor and reason     stay readable
+
+The log is read as a whole for an export. To forget, it is read only as far as tables were written in clear.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from everlog.proto import log_pb2
+from everlog.store import codec, keys, record
+from everlog.store.binding import person_part
+from everlog.store.errors import Error, SealedError
+from everlog.store.fields import descriptor_of, has, resolve
+from everlog.store.schema import Schema, TableInfo
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+WORD_MIN = 4  # characters of a value that is looked for in texts
+WORDS_MAX = 200
+SEQS_SHOWN = 10
+GIVEN = "keys.given"  # the kind of the Notice that says who has been given keys
+
+
+class Remaining(msgspec.Struct, frozen=True):
+    """Something of a person that stays readable: `kind` is versions, texts, keys or commits."""
+
+    kind: str
+    text: str
+    seqs: tuple[int, ...]
+
+
+class Generations:
+    """The generations of tables that name a person, or did not yet, by their space."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.last_open = 0  # seq up to which rows of them may have been written in clear
+        newest: dict[int, tuple[log_pb2.Schema, log_pb2.TableSchema]] = {}
+        people, until = set[int](), dict[int, int]()
+        records = [one for one in db.migrations() if one.migration.HasField("schema")]
+        schemas = [(one.seq, one.migration.schema) for one in records]
+        if not schemas or schemas[0][0] > db.log.oldest:
+            schemas.insert(0, (db.log.oldest, db.schema_at(db.log.oldest)))
+        for at, (_, schema) in enumerate(schemas):
+            end = schemas[at + 1][0] if at + 1 < len(schemas) else db.log.written
+            for table in (*schema.tables, *schema.building, *schema.retiring):
+                newest[table.space], until[table.space] = (schema, table), end
+                if table.HasField("person"):
+                    people.add(table.id)
+        made: dict[int, Schema] = {}
+        self.infos: dict[int, TableInfo] = {}
+        for space, (proto, table) in newest.items():
+            if table.id in people:
+                if id(proto) not in made:
+                    made[id(proto)] = Schema(proto, db.schema.vault)
+                self.infos[space] = made[id(proto)].spaces[space]
+                if not table.HasField("person"):
+                    self.last_open = max(self.last_open, until[space])
+        # The person of a generation that names none: that of the table, as it is named later.
+        named = {one.proto.id: one.proto.person for one in self.infos.values() if one.sealed}
+        self._persons = {
+            space: person_part(info, resolve(descriptor_of(info.model), named[info.proto.id].numbers))
+            for space, info in self.infos.items()
+            if has(descriptor_of(info.model), named[info.proto.id].numbers)
+        }
+
+    def person_of(self, change: log_pb2.Change) -> bytes | None:
+        """Whose row a change in clear wrote, encoded; None: it does not say."""
+        part, info = self._persons.get(change.space), self.infos[change.space]
+        try:
+            return part(info.parse(change.row)) if part is not None else None
+        except Error:
+            return None
+
+    def row(self, change: log_pb2.Change) -> tuple[Message | None, str]:
+        """The row that a change wrote, and how it reads: open, sealed, erased or missing (its key is)."""
+        info = self.infos[change.space]
+        try:
+            if not change.key_id:
+                return info.parse(change.row), "open"
+            assert info.sealing is not None
+            return info.parse(info.sealing.open(change.key, change.key_id, change.row)), "sealed"
+        except SealedError as error:
+            return None, "erased" if error.facts.get("erased") else "missing"
+
+
+RowKey = tuple[int, bytes]  # id of a table, and a primary key
+
+
+def records(db: Database, words: Iterable[bytes], until: int | None = None) -> Iterator[log_pb2.Commit]:
+    """The records that have one of these words in them; all of them, where there are very many words."""
+    chosen = sorted(set(words))
+    if not chosen:
+        return
+    found = re.compile(b"|".join(map(re.escape, chosen))) if len(chosen) <= WORDS_MAX else None
+    for seq, framed in db.log.scan(0, until):
+        if found is None or found.search(framed):
+            yield record.decode(framed, seq)
+
+
+def rows_of(db: Database, all_of: Generations, key_id: bytes, person: bytes | None) -> set[RowKey]:
+    """The rows that were ever of a person, by their key and, before they were sealed, by their value."""
+    found = set[RowKey]()
+    for commit in records(db, [key_id] if key_id else []):
+        for change in commit.changes:
+            if change.key_id == key_id and change.space in all_of.infos:
+                found.add((all_of.infos[change.space].proto.id, change.key))
+    return found | _open_rows(db, all_of, person)
+
+
+def _open_rows(db: Database, all_of: Generations, person: bytes | None) -> set[RowKey]:
+    found = set[RowKey]()
+    if person is None or not all_of.last_open:
+        return found
+    for seq, framed in db.log.scan(0, all_of.last_open):
+        for change in record.decode(framed, seq).changes:
+            info = all_of.infos.get(change.space)
+            if info is None or info.sealed or change.op != log_pb2.PUT:
+                continue
+            if all_of.person_of(change) == person:
+                found.add((info.proto.id, change.key))
+    return found
+
+
+def words_of(rows: Iterable[Message | None]) -> set[str]:
+    """The texts in rows, by which they are recognised elsewhere."""
+    found = set[str]()
+
+    def look(message: Message) -> None:
+        for field, value in message.ListFields():
+            for one in value if field.is_repeated else (value,):
+                if isinstance(one, Message):
+                    look(one)
+                elif isinstance(one, str) and len(one) >= WORD_MIN:
+                    found.add(one)
+
+    for row in rows:
+        if row is not None:
+            look(row)
+    return set(sorted(found, key=len, reverse=True)[:WORDS_MAX])
+
+
+def texts(migration: log_pb2.Migration, words: Iterable[str]) -> list[str]:
+    """The parts of a Migration record that have one of these words: names of sources, `error`."""
+    chosen = [word.encode() for word in words]
+    found = [one.path for one in migration.sources if any(word in one.content for word in chosen)]
+    return found + ["error"] * any(word in migration.error.encode() for word in chosen)
+
+
+def export(
+    db: Database, table: str, key_id: bytes, person: bytes | None, row: RowKey | None
+) -> dict[str, Any]:
+    """See `Database.export_person`."""
+    all_of, vault = Generations(db), db.schema.vault
+    assert vault is not None
+    mine = rows_of(db, all_of, key_id, person) | ({row} if row is not None else set())
+    versions, commits, rows = list[dict[str, Any]](), dict[int, dict[str, Any]](), list[Message | None]()
+    for commit in records(db, (key for _, key in mine)):
+        for change in commit.changes:
+            info = all_of.infos.get(change.space)
+            if info is None or (info.proto.id, change.key) not in mine:
+                continue
+            if change.op == log_pb2.PUT and change.key_id not in {b"", key_id}:
+                continue  # the row was somebody else's then
+            found, how = all_of.row(change) if change.op == log_pb2.PUT else (None, "deleted")
+            if how == "open" and person is not None and all_of.person_of(change) not in {None, person}:
+                continue
+            rows.append(found)
+            versions.append({**_named(info, change.key), "seq": commit.seq, "is": how, "row": _json(found)})
+            commits[commit.seq] = _commit(commit)
+    words = words_of(rows)
+    mentions = list[dict[str, Any]]()
+    given = set[str]()
+    for commit in records(db, [*(word.encode() for word in words), GIVEN.encode()]):
+        if commit.notice.kind == GIVEN:
+            given.add(commit.notice.subject)
+        where = texts(commit.migration, words) + [
+            name for name, text in _texts(commit).items() if any(word in text for word in words)
+        ]
+        mentions += [{"seq": commit.seq, "in": one} for one in where]
+    present = [one for one in _rows(db, mine, key_id) if one is not None]
+    return {
+        "database": db.uuid.hex(),
+        "at": db.head,
+        "log_from": db.log.oldest,
+        "table": table,
+        "key": {"id": key_id.hex(), "state": _state(db, key_id), "given_to": sorted(given)},
+        "rows": present,
+        "versions": versions,
+        "commits": [commits[seq] for seq in sorted(commits)],
+        "mentions": mentions,
+    }
+
+
+def _rows(db: Database, mine: set[RowKey], key_id: bytes) -> Iterator[dict[str, Any] | None]:
+    infos = {info.proto.id: info for info in db.schema.tables.values()}
+    for id, key in sorted(mine):
+        info = infos.get(id)
+        value = db.tables.get(info.row_prefix + key) if info is not None else None
+        if info is None or value is None or keys.key_id_of(value) not in {b"", key_id}:
+            continue
+        expires = keys.expires_of(value)
+        more = {"expires_ns": expires} if expires else {}
+        try:
+            row = _json(info.parse(info.row_in(key, value)))
+        except SealedError:
+            row = None
+        yield {**_named(info, key), "version": keys.version_of(value), "row": row, **more}
+
+
+def _state(db: Database, key_id: bytes) -> str:
+    vault = db.schema.vault
+    if not key_id or vault is None:
+        return "none"
+    if vault.is_shredded(key_id):
+        return "forgotten"
+    return "present" if vault.has(key_id) else "missing"
+
+
+def _named(info: TableInfo, key: bytes) -> dict[str, Any]:
+    return {"table": info.name, "key": [_plain(part) for part in info.decode_key(key)]}
+
+
+def _plain(part: Any) -> Any:
+    if isinstance(part, Message):
+        return _json(part)
+    return base64.b64encode(part).decode() if isinstance(part, bytes) else part
+
+
+def _json(row: Message | None) -> Any:
+    """A row as ProtoJSON has it; one that it cannot hold, as its bytes."""
+    if row is None:
+        return None
+    try:
+        return json_format.MessageToDict(row, preserving_proto_field_name=True)
+    except (json_format.Error, ValueError, TypeError, OverflowError):
+        return {"bytes": base64.b64encode(row.SerializeToString()).decode()}
+
+
+def _texts(commit: log_pb2.Commit) -> dict[str, str]:
+    return {
+        name: text
+        for name, text in (
+            ("actor", commit.actor),
+            ("reason", commit.reason),
+            ("correlation_id", commit.correlation_id),
+            ("causation_id", commit.causation_id),
+            ("client", commit.client),
+            ("load.id", commit.load.id),
+            ("load.source", commit.load.source),
+        )
+        if text
+    }
+
+
+def _commit(commit: log_pb2.Commit) -> dict[str, Any]:
+    return {"seq": commit.seq, "time_ns": commit.time_ns, **_texts(commit)}
+
+
+def remaining(
+    db: Database, rows: set[RowKey], person: bytes | None, words: set[str], written: set[int]
+) -> tuple[Remaining, ...]:
+    """What stays readable of somebody who was forgotten. `rows`, those that were deleted with them; `words`,
+    the texts in those; `written`, the commits that wrote them last. Read-only."""
+    all_of = Generations(db)
+    mine = rows | _open_rows(db, all_of, person)
+    opened, deep = list[int](), list[Message | None]()
+    for commit in records(db, (key for _, key in mine), all_of.last_open) if all_of.last_open else ():
+        for change in commit.changes:
+            info = all_of.infos.get(change.space)
+            if info is None or info.sealed or change.op != log_pb2.PUT:
+                continue
+            if (info.proto.id, change.key) in mine and all_of.person_of(change) in {None, person}:
+                opened.append(commit.seq)
+                deep.append(all_of.row(change)[0])
+    words = words | words_of(deep)
+    said = [(one.seq, texts(one.migration, words)) for one in db.migrations()] if words else []
+    said = [(seq, where) for seq, where in said if where]
+    found = list[Remaining]()
+    if opened:
+        what = f"{len(opened):,} versions of rows that were written before their table was sealed"
+        found.append(Remaining("versions", f"{what}: {_seqs(opened)}", tuple(opened)))
+    if said:
+        parts = sorted({part for _, where in said for part in where})
+        seqs = [seq for seq, _ in said]
+        what = f"texts of migrations ({', '.join(parts)}) with words of the rows"
+        found.append(Remaining("texts", f"{what}: {_seqs(seqs)}", tuple(seqs)))
+    if rows:
+        infos = {info.proto.id: info for info in all_of.infos.values()}
+        shown = [infos[id].show_key(key) for id, key in sorted(rows)[:SEQS_SHOWN]]
+        more = f" and {len(rows) - len(shown):,} more" if len(rows) > len(shown) else ""
+        found.append(Remaining("keys", f"primary keys: {', '.join(shown)}{more}", ()))
+        text = f"who wrote the rows, and why, as the commits say (actor, reason): {_seqs(sorted(written))}"
+        found.append(Remaining("commits", text, tuple(sorted(written))))
+    return tuple(found)
+
+
+def _seqs(seqs: list[int]) -> str:
+    shown = list(dict.fromkeys(seqs))
+    more = f" and {len(shown) - SEQS_SHOWN:,} more" if len(shown) > SEQS_SHOWN else ""
+    return f"commit{'s' if len(shown) > 1 else ''} {', '.join(f'{seq}' for seq in shown[:SEQS_SHOWN])}{more}"
+
+
+# What messages had before they left out rows: a row in braces, or the value of a unique index.
+_ROW_IN_TEXT = re.compile(
+    r"(fails for|FAILS for|: row) [^\n]*?\{|\bhas [^\n]+ in the unique index \w+, as row "
+)
+
+
+def readable(db: Database) -> Iterator[Remaining]:
+    """What of people whoever has the log can read: of all people, without knowing one. Reads the log as far
+    as tables were written in clear, and every Migration record. Read-only."""
+    all_of = Generations(db)
+    tables = {info.name for info in all_of.infos.values()}
+    counts = dict[str, list[int]]()
+    for seq, framed in db.log.scan(0, all_of.last_open) if all_of.last_open else ():
+        for change in record.decode(framed, seq).changes:
+            info = all_of.infos.get(change.space)
+            if info is not None and not info.sealed and change.op == log_pb2.PUT:
+                counts.setdefault(info.name, []).append(seq)
+    for name, seqs in sorted(counts.items()):
+        text = f"{len(seqs):,} versions of rows of {name} from before it was sealed: {_seqs(seqs)}"
+        yield Remaining("versions", text, tuple(seqs))
+    for one in db.migrations():
+        title = f"migration {one.migration.version}_{one.migration.name}, commit {one.seq}"
+        if _ROW_IN_TEXT.search(one.migration.error):
+            yield Remaining("texts", f"{title}: its error has a row in it", (one.seq,))
+        for file in one.migration.sources:
+            name = file.path.rpartition("/")[2]
+            if name == "plan.json" and _ROW_IN_TEXT.search(file.content.decode(errors="replace")):
+                yield Remaining("texts", f"{title}: its plan has a row in it", (one.seq,))
+            stem = name.partition(".")[0].removeprefix("bootstrap_")
+            if file.content and name.startswith("bootstrap_") and stem in tables:
+                yield Remaining("texts", f"{title}: its source {name} has rows in it", (one.seq,))
+    for info in db.schema.tables.values():
+        if info.key_is_personal:
+            text = f"primary keys of {info.name} may tell who somebody is: take a number or a random id"
+            yield Remaining("keys", text, ())
+
+
+def live(db: Database, key_id: bytes) -> Iterator[tuple[TableInfo, bytes, bytes]]:
+    """The rows that are sealed with a key: table, primary key, stored value. Read-only."""
+    start = keys.NOTE_OF_KEY + key_id
+    for note, _ in db.tables.target.view.items(start, codec.after(start)):
+        info = db.schema.spaces.get(keys.SPACE.unpack_from(note, len(start))[0])
+        key = note[len(start) + keys.SPACE.size :]
+        value = db.tables.get(info.row_prefix + key) if info is not None else None
+        if info is not None and value is not None:
+            yield info, key, value
+
+
+def key_id_in_log(db: Database, row: RowKey) -> bytes:
+    """The key under which a row that is gone was sealed last; empty: it never was. Read-only."""
+    all_of, found = Generations(db), b""
+    for commit in records(db, [row[1]]):
+        for change in commit.changes:
+            info = all_of.infos.get(change.space)
+            if info is not None and (info.proto.id, change.key) == row and change.key_id:
+                found = change.key_id
+    return found

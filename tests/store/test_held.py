@@ -1,0 +1,78 @@
+"""Everything that is held on one person, and what stays readable once they are forgotten."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.remote import RemoteDatabase
+from everlog.rpc.server import Server
+from everlog.store.errors import RowError, SealedError
+from tests.store.models import ITEMS, declare
+from tests.store.people import MASTER, PATIENTS, VISITS, open_people, patient, visit
+
+
+def test_an_export_has_rows_versions_commits_texts_and_the_key(path: Path) -> None:
+    with open_people(path) as db:
+        first = db.put(PATIENTS, patient(1, "s-1", name="Annabel", born=1970), actor="web", reason="new").seq
+        db.put(PATIENTS, patient(2, "s-2", name="Robert"), actor="web")
+        second = db.put(PATIENTS, patient(1, "s-1", name="Annabella"), actor="ann").seq
+        db.put(VISITS, visit(7, "s-1", "a cough"), actor="web")
+        gone = db.delete(VISITS, 7, reason="Annabel asked").seq
+        for found in (db.export_person(PATIENTS, 1), db.export_person("visits", person="s-1")):
+            assert json.loads(json.dumps(found)) == found
+            assert [(one["table"], one["key"], one["row"]["name"]) for one in found["rows"]] == [
+                ("patients", [1], "Annabella")
+            ]
+            assert [(one["table"], one["seq"], one["is"]) for one in found["versions"]] == [
+                ("patients", first, "sealed"),
+                ("patients", second, "sealed"),
+                ("visits", second + 1, "sealed"),
+                ("visits", gone, "deleted"),
+            ]
+            assert found["versions"][0]["row"] == {
+                "id": "1",
+                "subject": "s-1",
+                "name": "Annabel",
+                "born": 1970,
+            }
+            assert found["commits"][0].items() >= {"actor": "web", "reason": "new", "seq": first}.items()
+            assert found["mentions"] == [{"seq": gone, "in": "reason"}]
+            assert found["key"]["state"] == "present"
+            assert "Robert" not in json.dumps(found)
+        done = db.forget(PATIENTS, 1, actor="dpo")
+        after = db.export_person(PATIENTS, 1)
+        assert (after["rows"], after["key"]["state"]) == ([], "forgotten")
+        assert [one["is"] for one in after["versions"]] == [
+            "erased",
+            "erased",
+            "erased",
+            "deleted",
+            "deleted",
+        ]
+        assert after["key"]["id"] == done.key_id.hex()
+        with pytest.raises(RowError, match="holds nothing on that person"):
+            db.export_person(PATIENTS, 99)
+        with pytest.raises(RowError, match="holds nothing on that person"):
+            db.export_person(PATIENTS, person="s-99")
+        with pytest.raises(RowError, match="names no person"):
+            db.export_person(ITEMS, 1)
+    with open_people(path, master_key=None) as db, pytest.raises(SealedError, match="no master key"):
+        db.export_person(PATIENTS, 2)
+
+
+def test_forget_says_what_stays_readable_here_and_at_a_server(tmp_path: Path) -> None:
+    with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
+        declare(db, PATIENTS, VISITS)
+        seqs = [db.put(PATIENTS, patient(n, f"s-{n}", name=f"Annabel{n}")).seq for n in (1, 2)]
+        done = db.forget(PATIENTS, 1)
+        assert [(one.kind, one.seqs) for one in done.remaining] == [("keys", ()), ("commits", (seqs[0],))]
+        assert done.remaining[0].text == "primary keys: patients/1"
+        with Server({"clinic": db}) as server, RemoteDatabase(server.url("clinic")) as remote:
+            assert remote.export_person(PATIENTS, 2) == db.export_person(PATIENTS, 2)
+            assert remote.readable_people() == db.readable_people() == []
+            far = remote.forget(PATIENTS, 2)
+            assert [(one.kind, one.seqs) for one in far.remaining] == [("keys", ()), ("commits", (seqs[1],))]

@@ -107,11 +107,12 @@ def export(settings: Settings, table: str, file: str, *, form: str | None, null:
     \b
     Examples:
       everlog export airports airports.csv
+      everlog export airports airports.parquet
       everlog export flights | jq .dest | sort | uniq -c
     """
     form = form or ("jsonl" if file == sources.STDIN else sources.format_of(file, None))
-    if form not in targets.FORMATS:
-        raise Error(f"expected a format of {' or '.join(targets.FORMATS)}, found {form}")
+    if form == "parquet" and file == sources.STDIN:
+        raise Error("Parquet is not written from front to back, so it cannot go to a pipe; name a file")
     with open_database(settings, read_only=True) as db, shown() as progress:
         handle, _ = tables.named(db, table)
         rows = _told(db.scan(handle), f"export {table}", db.count(handle), progress if file != "-" else None)
@@ -120,8 +121,11 @@ def export(settings: Settings, table: str, file: str, *, form: str | None, null:
             return
         part = Path(f"{file}.part")
         try:
-            with part.open("w", encoding="utf-8", newline="") as out:
-                targets.write(rows, form, handle.model, out, null=null)
+            if form == "parquet":
+                targets.write_parquet(rows, handle.model, part)
+            else:
+                with part.open("w", encoding="utf-8", newline="") as out:
+                    targets.write(rows, form, handle.model, out, null=null)
             part.replace(file)
         except OSError as error:
             error.filename = file  # a full disk does not say where

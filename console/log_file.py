@@ -8,7 +8,6 @@ appears when it is whole.
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from everlog.console import text
+from everlog.console.targets import csv_line
 from everlog.store.errors import Error
 from everlog.store.past_log import Entry
 
@@ -32,9 +32,8 @@ def write_csv(entries: Iterable[Entry], file: str) -> None:
     """Writes CSV with a header; - is standard output."""
 
     def write(out: IO[str]) -> None:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(_lines(entries))
+        out.write(csv_line(COLUMNS))
+        out.writelines(csv_line(map(str, line)) for line in _lines(entries))
 
     if file == "-":
         write(sys.stdout)

@@ -9,42 +9,30 @@ Words are read as cells of a CSV file are (everlog.migrations.values).
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
-from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from everlog.migrations.values import expected, from_text
+from everlog.migrations.values import as_json, dump, expected, from_text, plain
 from everlog.store.errors import RowError
 from everlog.store.kinds import TIMESTAMP, kind_of
+
+__all__ = ["dotted", "dump", "echo", "moment", "path", "plain", "row_dict", "size", "values"]
 
 Steps = tuple[FieldDescriptor, ...]
 
 
 def row_dict(row: Message) -> dict[str, Any]:
-    """A row as JSON values: fields that are not set are left out if they can be told from empty."""
-    pool: Any = row.DESCRIPTOR.file.pool
-    return json_format.MessageToDict(
-        row,
-        preserving_proto_field_name=True,
-        always_print_fields_with_no_presence=True,
-        descriptor_pool=pool,
-    )
-
-
-def dump(value: Any, *, indent: bool = False) -> str:
-    """JSON for a line, or for people."""
-    if indent:
-        return json.dumps(value, ensure_ascii=False, indent=2)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """A row as JSON values: fields that are not set are left out if they can be told from empty. What JSON
+    has no words for is shown as it is stored (everlog.migrations.values)."""
+    found: dict[str, Any] = as_json(row)
+    return found
 
 
 def echo(value: Any, *, indent: bool = False) -> None:
@@ -69,13 +57,6 @@ def dotted(fields: Sequence[Steps]) -> str:
     return ", ".join(".".join(step.name for step in path) for path in fields)
 
 
-def plain(part: Any) -> Any:
-    """One value of a key, as JSON has it."""
-    if isinstance(part, Timestamp):
-        return part.ToJsonString()
-    return base64.b64encode(part).decode() if isinstance(part, bytes) else part
-
-
 def moment(time_ns: int) -> str:
     """A time for people: 2026-01-05 09:30:00.123 in UTC."""
     return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(" ", "milliseconds").removesuffix("+00:00")
@@ -98,13 +79,9 @@ def size(count: float) -> str:
 
 def _value(path: Steps, word: str, role: str) -> Any:
     field = path[-1]
-    owner: Any = field.containing_type
     try:
-        if kind_of(field) is TIMESTAMP:
-            stamp = Timestamp()
-            stamp.FromJsonString(word)
-            return stamp
-        return from_text(field, message_factory.GetMessageClass(owner))(word)
+        value = from_text(field)(word)
+        return Timestamp(**value) if kind_of(field) is TIMESTAMP else value
     except (ValueError, TypeError) as error:
         name = ".".join(step.name for step in path)
         raise RowError(f"expected {expected(field)} for {name} in {role}, found {word!r} ({error})") from None

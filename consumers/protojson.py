@@ -32,7 +32,7 @@ _WIDENED = (
     (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64),
     (FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SINT64),
 )
-_REFUSALS = (json_format.Error, ValueError, TypeError, RecursionError)
+_REFUSALS = (json_format.Error, DecodeError, ValueError, TypeError, RecursionError)
 
 
 class JsonField:
@@ -75,7 +75,7 @@ class JsonField:
                 self._parse(value, row)
             else:
                 raise TypeError(f"expected text or bytes, found {type(value).__name__}")
-        except (*_REFUSALS, DecodeError) as error:
+        except _REFUSALS as error:
             raise ValueError(f"{self.name} is not ProtoJSON of its type: {error}") from None
 
     def _print(self, alone: Message) -> str:

@@ -10,15 +10,17 @@ import csv
 from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any, NamedTuple, NoReturn, TypeVar
 
-from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from everlog.migrations.misfit import Place, fail, misfit, unknown
 from everlog.migrations.values import Convert, from_text
+from everlog.store.keys import ROW_BYTES_MAX
 from everlog.store.user_code import private
 
 M = TypeVar("M", bound=Message)
+
+CELL_MAX = 4 * ROW_BYTES_MAX  # characters; the largest row, as JSON with all of it escaped
 
 
 class Column(NamedTuple):
@@ -39,6 +41,7 @@ def read_csv(file: IO[bytes], model: type[M], *, null: str = "", skip: Collectio
     Raises LoadError naming the file, the line and the column.
     """
     name = getattr(file, "name", None) or "<rows>"
+    csv.field_size_limit(max(csv.field_size_limit(), CELL_MAX))
     reader = csv.reader(_lines(file, name), strict=True)
     try:
         header = next(reader, None)
@@ -89,9 +92,7 @@ def _columns(header: list[str], model: type[Message], file: str, skip: Collectio
                 unknown(at, model)
             path.append(owner.fields_by_name[word])
             owner = None if path[-1].is_repeated else path[-1].message_type
-        inner: Any = path[-1].containing_type
-        make = message_factory.GetMessageClass(inner)
-        columns.append(Column(place, name, tuple(path), from_text(path[-1], make)))
+        columns.append(Column(place, name, tuple(path), from_text(path[-1])))
     return columns
 
 

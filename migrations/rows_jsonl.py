@@ -13,11 +13,12 @@ import msgspec
 from google.protobuf.message import Message
 
 from everlog.migrations.misfit import Place, fail, misfit, unknown
-from everlog.migrations.values import Convert, from_json
+from everlog.migrations.values import Convert, from_json, takes_null
 from everlog.store.user_code import private
 
 M = TypeVar("M", bound=Message)
-_Fields = dict[str, tuple[Any, Convert]]  # fields, and the converters of their values
+# Fields, the converters of their values, and whether null is one of these.
+_Fields = dict[str, tuple[Any, Convert, bool]]
 
 
 def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
@@ -26,7 +27,8 @@ def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
     fields: _Fields = {}
     field: Any
     for field in model.DESCRIPTOR.fields:
-        fields[field.name] = fields[field.json_name] = (field, from_json(field, model))
+        null = takes_null(field) and not field.is_repeated
+        fields[field.name] = fields[field.json_name] = (field, from_json(field), null)
     decoder = msgspec.json.Decoder(dict[str, Any])
     for number, line in enumerate(file, 1):
         if number == 1:
@@ -38,11 +40,11 @@ def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
             found = decoder.decode(line)
             words = {}
             for key, value in found.items():
-                field, convert = fields[key]
-                if value is not None:
+                field, convert, null = fields[key]
+                if value is not None or null:
                     words[field.name] = convert(value)
             row = model(**words)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             fail(Place(name, number), f"expected a JSON object: {error}")
         except (KeyError, ValueError, TypeError) as error:
             _explain(fields, model, found, Place(name, number), error)
@@ -57,8 +59,8 @@ def _explain(
         if key not in fields:
             unknown(line._replace(shown=f"key {number}", column=key), model)
         at = line._replace(shown=f"key {key!r}", column=key)
-        field, convert = fields[key]
-        if value is None:
+        field, convert, null = fields[key]
+        if value is None and not null:
             continue
         try:
             model(**{field.name: convert(value)})

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from google.protobuf import json_format
 
 from everlog.migrations import sums
 from everlog.migrations.adopt import difference_of
@@ -32,6 +31,7 @@ from everlog.migrations.migration import Migration
 from everlog.migrations.runner import apply
 from everlog.migrations.scaffold import new
 from everlog.migrations.status import MigrationInfo, State
+from everlog.migrations.values import as_json
 from everlog.store.database import Database
 from everlog.store.errors import Error, MigrationError
 from everlog.store.reflect import table_of
@@ -139,9 +139,5 @@ def _prove(before: Database, source: Source, path: Path) -> None:
 def _rows(db: Database) -> dict[str, list[dict[str, Any]]]:
     found = {}
     for name, info in db.schema.tables.items():
-        pool: Any = info.model.DESCRIPTOR.file.pool
-        found[name] = [
-            json_format.MessageToDict(row, preserving_proto_field_name=True, descriptor_pool=pool)
-            for row in db.scan(table_of(info))
-        ]
+        found[name] = [as_json(row, defaults=False) for row in db.scan(table_of(info))]
     return found

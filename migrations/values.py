@@ -1,14 +1,27 @@
-"""Values: what a cell of text or a JSON value becomes in a field of a model.
+"""Values: a field of a model as a cell of text or as a JSON value, there and back without loss.
 
     kind        text                         JSON
     bool        true false 1 0               true false
-    integers    -17                          -17 or "-17"
-    floats      1.5 nan inf                  1.5 or "NaN" "Infinity" "-Infinity"
+    integers    -17                          -17 or "-17"; those of 64 bits are written as text
+    floats      1.5 NaN Infinity -Infinity   1.5 or "NaN" "Infinity" "-Infinity"
     string      as it is                     "as it is"
     bytes       base64                       "base64"
     enum        its name or number           "name" or number
-    Timestamp   2013-01-01T10:00:00Z         the same (RFC 3339)
-    message, repeated, map: JSON as protobuf writes it, in a cell of text too
+    Timestamp   2013-01-01T10:00:00Z         the same (RFC 3339), to the nanosecond
+    message, repeated, map: JSON as protobuf writes it (ProtoJSON), in a cell of text too
+
+ProtoJSON has no words for some values that a message can hold. Those are written as they are stored, field by
+field, and read back so:
+
+    Timestamp outside of the years 1 to 9999      {"seconds": "253402300800", "nanos": 0}, Duration likewise
+    FieldMask with other paths than lower_case    {"paths": ["FooBar"]}
+    Any of a type that is not known here          {"type_url": "…", "value": "base64"}
+    Value: NaN, infinities, of no kind            {"@stored": {"number_value": "NaN"}}, {"@stored": {}}
+
+Invariants
+  (1) what `as_json` and `to_text` give is read as the same value, NaNs being one, unknown fields left out;
+  (2) `as_json` raises for no message that protobuf parses;
+  (3) nothing is guessed: text that is not exactly of the kind is refused.
 
 A converter raises ValueError saying what it expected; where it stood is known to the reader.
 """
@@ -17,41 +30,84 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import math
+import re
+import struct
 from collections.abc import Callable
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
-from google.protobuf import json_format
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
-from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf import json_format, message_factory
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 
 from everlog.store.kinds import BOOL, BYTES, DOUBLE, ENUM, FLOAT, MESSAGE, STRING, TIMESTAMP, Kind, kind_of
 
 Convert = Callable[[Any], Any]
 
+STORED = "@stored"
+_WELL_KNOWN = "google.protobuf."
+_NULL = _WELL_KNOWN + "NullValue"
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
+_ODD_FLOATS = {
+    "NaN": math.nan,
+    "Infinity": math.inf,
+    "-Infinity": -math.inf,
+    "inf": math.inf,
+    "-inf": -math.inf,
+}
+_FLOAT_MAX = 3.4028235677973366e38  # what is not below it would be read as infinity by a `float`
+_INT = re.compile(r"-?[0-9]+")
+_FLOAT_CHARACTERS = "0123456789.eE+-"
+_TIME = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_DURATION = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,9})?s")
+_SECONDS_MIN, _SECONDS_MAX = -62_135_596_800, 253_402_300_799  # years 1 to 9999
+_DURATION_MAX = 315_576_000_000
+_F32 = struct.Struct("<f")
+
+# ── from text and JSON ────────────────────────────────────────────────────────────────────────────
 
 
-def from_text(field: FieldDescriptor, make: Callable[[], Any]) -> Convert:
-    """The converter from a cell of text. `make` makes an empty message of the field's model."""
+def from_text(field: FieldDescriptor) -> Convert:
+    """The converter from a cell of text."""
     kind = kind_of(field)
     if field.is_repeated or kind is MESSAGE:
-        return _from_json_text(field, make)
+        return _from_json_text(from_json(field))
     if (enum := field.enum_type) is not None:
-        return lambda text: _enum(enum, int(text) if text.lstrip("-").isdigit() else text)
-    return _TEXT.get(kind, int)
+        return lambda text: _enum(enum, int(text) if _INT.fullmatch(text) else text)
+    return _TEXT.get(kind, _int)
 
 
-def from_json(field: FieldDescriptor, make: Callable[[], Any]) -> Convert:
-    """The converter from a decoded JSON value that is not null."""
-    kind = kind_of(field)
-    if field.is_repeated or kind is MESSAGE:
-        return _nested(field, make)
-    if (enum := field.enum_type) is not None:
-        return lambda value: _enum(enum, value)
-    return _JSON.get(kind, _json_int)
+def from_json(field: FieldDescriptor) -> Convert:
+    """The converter from a decoded JSON value; one that is null only where `takes_null`."""
+    if not field.is_repeated:
+        return _one_from_json(field)
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return _map_from_json(field.message_type)
+    convert, null = _one_from_json(field), takes_null(field)
+
+    def items(value: Any) -> Any:
+        found = []
+        for at, item in enumerate(_of(list, value)):
+            if item is None and not null:
+                raise ValueError(f"[{at}]: null in a list")
+            found.append(_placed(f"[{at}]", convert, item))
+        return found
+
+    return items
+
+
+def takes_null(field: FieldDescriptor) -> bool:
+    """Whether JSON's null is a value of the field, and not its absence."""
+    if field.enum_type is not None:
+        return bool(field.enum_type.full_name == _NULL)
+    return field.message_type is not None and field.message_type.full_name == _WELL_KNOWN + "Value"
 
 
 def expected(field: FieldDescriptor) -> str:
@@ -68,37 +124,97 @@ def _same(text: str) -> str:
 
 def _bool(text: str) -> bool:
     try:
-        return _BOOLS[text.lower()]
+        return _BOOLS[text]
     except KeyError:
         raise ValueError("not true, false, 1 or 0") from None
+
+
+def _int(text: str) -> int:
+    if not (text.isdecimal() and text.isascii()) and not _INT.fullmatch(text):
+        raise ValueError("not a whole number in decimal digits")
+    return int(text)
+
+
+def _double(text: str) -> float:
+    if (odd := _ODD_FLOATS.get(text)) is not None:
+        return odd
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    # float() also takes +1, 1_0, spaces, nan, and digits of all scripts.
+    if math.isnan(value) or text.strip(_FLOAT_CHARACTERS) or text[0] == "+":
+        raise ValueError("not a number in decimal digits; NaN and Infinity are written so")
+    return _finite(value, math.inf)
+
+
+def _float(text: str) -> float:
+    value = _double(text)
+    return value if math.isinf(value) else _finite(value, _FLOAT_MAX)
+
+
+def _finite(value: float, end: float) -> float:
+    if abs(value) >= end:
+        raise ValueError("out of range")
+    return value
+
+
+def fits_float(value: float) -> float:
+    """A number for a field of type float. Raises ValueError where it would become an infinity."""
+    return value if math.isinf(value) else _finite(value, _FLOAT_MAX)
 
 
 def _base64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except (binascii.Error, ValueError) as error:
         raise ValueError(f"not base64: {error}") from None
 
 
 @lru_cache(maxsize=4096)  # tables of events repeat their times
 def _timestamp(text: str) -> dict[str, int]:
     """The fields of a Timestamp: models that the log carries have a class of their own for it."""
+    found = _TIME.fullmatch(text)
+    if found is None:
+        if text.startswith("{"):
+            return _stored_time(text)
+        raise ValueError("not a time of RFC 3339 with its zone")
+    whole, fraction, zone = found.groups()
+    time = datetime.fromisoformat(whole.upper() + ("+00:00" if zone in "Zz" else zone))
+    seconds = (time.toordinal() - 719_163) * 86_400 + time.hour * 3600 + time.minute * 60 + time.second
+    offset = time.utcoffset()
+    seconds -= 0 if offset is None else int(offset.total_seconds())
+    if not _SECONDS_MIN <= seconds <= _SECONDS_MAX:
+        raise ValueError("outside of the years 1 to 9999")
+    nanos = int(fraction.ljust(9, "0")) if fraction else 0
+    return {"seconds": seconds, "nanos": nanos} if nanos else {"seconds": seconds}
+
+
+def _stored_time(text: str) -> dict[str, int]:
     try:
-        time = datetime.fromisoformat(text)
-        if time.tzinfo is not None and not time.microsecond:
-            return {"seconds": int(time.timestamp())}
-    except ValueError:
-        pass
-    stamp = Timestamp()
-    stamp.FromJsonString(text)  # with fractions, down to nanoseconds
-    return {"seconds": stamp.seconds, "nanos": stamp.nanos}
+        value = msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from None
+    return _time_fields(value)
 
 
-def _enum(enum: EnumDescriptor, value: str | int) -> int:
+def _time_fields(value: dict[str, Any]) -> dict[str, int]:
+    if not value.keys() <= {"seconds", "nanos"}:
+        raise ValueError("a Timestamp has seconds and nanos")
+    return {name: _json_int(one) for name, one in value.items()}
+
+
+def _json_timestamp(value: Any) -> dict[str, int]:
+    return _time_fields(value) if isinstance(value, dict) else _timestamp(_of(str, value))
+
+
+def _enum(enum: EnumDescriptor, value: str | int | None) -> int:
+    if value is None and enum.full_name == _NULL:
+        return 0
     if isinstance(value, str):
         if value not in enum.values_by_name:
             raise ValueError(f"{enum.name} has {', '.join(enum.values_by_name)}")
-        return enum.values_by_name[value].number
+        return int(enum.values_by_name[value].number)
     return int(_of(int, value))
 
 
@@ -109,40 +225,27 @@ def _of(kind: type, value: Any) -> Any:
 
 
 def _json_int(value: Any) -> int:
+    return _int(value) if isinstance(value, str) else int(_of(int, value))
+
+
+def _json_double(value: Any) -> float:
     if isinstance(value, str):
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return int(_of(int, value))
+        return _double(value)
+    try:
+        return float(value if isinstance(value, float) else _of(int, value))
+    except OverflowError:
+        raise ValueError("out of range") from None
 
 
 def _json_float(value: Any) -> float:
-    if isinstance(value, str):
-        return {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}.get(
-            value
-        ) or float(value)
-    return float(value if isinstance(value, float) else _of(int, value))
+    return fits_float(_json_double(value))
 
 
-def _nested(field: FieldDescriptor, make: Callable[[], Any]) -> Convert:
-    def convert(value: Any) -> Any:
-        message = make()
-        try:
-            json_format.ParseDict({field.name: value}, message)
-        except json_format.ParseError as error:
-            raise ValueError(str(error)) from None
-        return getattr(message, field.name)
-
-    return convert
-
-
-def _from_json_text(field: FieldDescriptor, make: Callable[[], Any]) -> Convert:
-    convert = _nested(field, make)
-
+def _from_json_text(convert: Convert) -> Convert:
     def parse(text: str) -> Any:
         try:
             return convert(msgspec.json.decode(text))
-        except msgspec.DecodeError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise ValueError(str(error)) from None
 
     return parse
@@ -152,15 +255,394 @@ _TEXT: dict[Kind[Any], Convert] = {
     STRING: _same,
     BYTES: _base64,
     BOOL: _bool,
-    DOUBLE: float,
-    FLOAT: float,
+    DOUBLE: _double,
+    FLOAT: _float,
     TIMESTAMP: _timestamp,
 }
 _JSON: dict[Kind[Any], Convert] = {
     STRING: lambda value: _of(str, value),
     BYTES: lambda value: _base64(_of(str, value)),
     BOOL: lambda value: _of(bool, value),
-    DOUBLE: _json_float,
+    DOUBLE: _json_double,
     FLOAT: _json_float,
-    TIMESTAMP: lambda value: _timestamp(_of(str, value)),
+    TIMESTAMP: _json_timestamp,
+}
+
+
+def _placed(place: str, convert: Convert, value: Any) -> Any:
+    """Converts one of the values inside of another; the error says which."""
+    try:
+        return convert(value)
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(f"{place}{'' if text.startswith(('.', '[')) else ': '}{text}") from None
+
+
+def _one_from_json(field: FieldDescriptor) -> Convert:
+    """The converter of one value: of a field, of an item in a list, of a value in a map."""
+    if (enum := field.enum_type) is not None:
+        return lambda value: _enum(enum, value)
+    kind = kind_of(field)
+    if kind is MESSAGE and field.message_type is not None:
+        descriptor = field.message_type
+
+        def convert(value: Any) -> Any:
+            return message_from_json(descriptor)(value)  # not before: a model may have itself in it
+
+        return convert
+    return _JSON.get(kind, _json_int)
+
+
+def _map_from_json(entry: Descriptor) -> Convert:
+    key, value = entry.fields_by_name["key"], entry.fields_by_name["value"]
+    kind, convert, null = kind_of(key), _one_from_json(value), takes_null(value)
+    read_key = _same if kind is STRING else _bool if kind is BOOL else _int
+
+    def items(given: Any) -> Any:
+        found = {}
+        for name, one in _of(dict, given).items():
+            if one is None and not null:
+                raise ValueError(f"[{name!r}]: null in a map")
+            found[_placed(f"[{name!r}]", read_key, name)] = _placed(f"[{name!r}]", convert, one)
+        return found
+
+    return items
+
+
+@lru_cache(maxsize=1024)
+def message_from_json(descriptor: Descriptor) -> Convert:
+    """The converter of a whole message."""
+    name = descriptor.full_name
+    special = _SPECIAL_FROM.get(name.removeprefix(_WELL_KNOWN)) if name.startswith(_WELL_KNOWN) else None
+    make: Any = message_factory.GetMessageClass(descriptor)
+    fields: dict[str, tuple[FieldDescriptor, Convert]] = {}
+    for field in descriptor.fields:
+        fields[field.name] = fields[field.json_name] = (field, from_json(field))
+
+    def fielded(value: Any) -> Any:
+        words: dict[str, Any] = {}
+        choices: dict[str, str] = {}
+        for key, one in _of(dict, value).items():
+            if key not in fields:
+                raise ValueError(f".{key}: {name} has no such field")
+            field, convert = fields[key]
+            if one is None and (field.is_repeated or not takes_null(field)):
+                continue
+            oneof = field.containing_oneof
+            if field.name in words or (oneof is not None and oneof.name in choices):
+                raise ValueError(f".{key}: {choices.get(oneof.name) if oneof else key} is set already")
+            if oneof is not None:
+                choices[oneof.name] = field.name
+            words[field.name] = _placed(f".{key}", convert, one)
+        try:
+            return make(**words)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+    return fielded if special is None else special(make, fielded)
+
+
+def _of_text(make: Any, fielded: Convert) -> Convert:
+    """Duration and FieldMask: text, or their fields as they are stored."""
+    is_duration = make.DESCRIPTOR.full_name.endswith("Duration")
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, dict):
+            return fielded(value)
+        message, text = make(), _of(str, value)
+        if is_duration and not _DURATION.fullmatch(text):
+            raise ValueError("not a duration as 1.5s")
+        try:
+            message.FromJsonString(text)
+        except (json_format.Error, ValueError) as error:
+            raise ValueError(str(error)) from None
+        return message
+
+    return convert
+
+
+def _wrapped(make: Any, _: Convert) -> Convert:
+    convert = _one_from_json(make.DESCRIPTOR.fields_by_name["value"])
+    return lambda value: make(value=convert(value))
+
+
+def _value_from_json(make: Any, fielded: Convert) -> Convert:
+    fields = make.DESCRIPTOR.fields_by_name
+    struct_type, list_type = fields["struct_value"].message_type, fields["list_value"].message_type
+
+    def convert(value: Any) -> Any:  # noqa: PLR0911  one return for each kind
+        match value:
+            case None:
+                return make(null_value=0)
+            case bool():
+                return make(bool_value=value)
+            case str():
+                return make(string_value=value)
+            case int() | float():
+                return make(number_value=_json_double(value))
+            case list():
+                return make(list_value=message_from_json(list_type)(value))
+            case dict() if value.keys() == {STORED}:
+                return fielded(value[STORED])
+            case _:
+                return make(struct_value=message_from_json(struct_type)(value))
+
+    return convert
+
+
+def _struct_from_json(make: Any, _: Convert) -> Convert:
+    convert = from_json(make.DESCRIPTOR.fields_by_name["fields"])
+    return lambda value: make(fields=convert(value))
+
+
+def _list_from_json(make: Any, _: Convert) -> Convert:
+    convert = from_json(make.DESCRIPTOR.fields_by_name["values"])
+    return lambda value: make(values=convert(value))
+
+
+def _any_from_json(make: Any, fielded: Convert) -> Convert:
+    pool = make.DESCRIPTOR.file.pool
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, dict) or "@type" not in value:
+            return fielded(value)
+        try:
+            return json_format.ParseDict(value, make(), descriptor_pool=pool)
+        except (json_format.Error, DecodeError, ValueError, TypeError, RecursionError) as error:
+            raise ValueError(str(error)) from None
+
+    return convert
+
+
+_WRAPPERS = ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
+_SPECIAL_FROM: dict[str, Callable[[Any, Convert], Convert]] = {
+    "Duration": _of_text,
+    "FieldMask": _of_text,
+    "Struct": _struct_from_json,
+    "Value": _value_from_json,
+    "ListValue": _list_from_json,
+    "Any": _any_from_json,
+    **{f"{name}Value": _wrapped for name in _WRAPPERS},
+}
+
+# ── to text and JSON ──────────────────────────────────────────────────────────────────────────────
+
+
+def as_json(message: Message, *, defaults: bool = True) -> Any:
+    """A message as JSON values; of a row, a dict. Fields that are not set are left out; with `defaults` not
+    those that cannot be told from empty. Read-only; raises nothing."""
+    descriptor: Any = message.DESCRIPTOR
+    special = _SPECIAL_TO.get(descriptor.full_name)
+    if special is not None:
+        return special(message)
+    return _stored(message, descriptor, defaults=defaults)
+
+
+def to_text(field: FieldDescriptor) -> Callable[[Any], str]:
+    """What makes a cell of text of a row, in which the field is set. Read-only."""
+    name, one = field.name, _encoder(field)
+    kind = kind_of(field)
+    if field.is_repeated or field.message_type is not None:
+
+        def cell(row: Any) -> str:
+            value = one(getattr(row, name))
+            return value if kind is TIMESTAMP and isinstance(value, str) else dump(value)
+
+        return cell
+    if (enum := field.enum_type) is not None:
+        names = {number: value.name for number, value in enum.values_by_number.items()}
+        return lambda row: str(names.get(number := getattr(row, name), number))
+    if kind is BOOL:
+        return lambda row: "true" if getattr(row, name) else "false"
+    return lambda row: str(one(getattr(row, name)))
+
+
+def dump(value: Any, *, indent: bool = False) -> str:
+    """JSON for a line, or for people."""
+    if indent:
+        return json.dumps(value, ensure_ascii=False, indent=2)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def plain(value: Any) -> Any:
+    """One value of a key, as JSON has it."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Message):
+        return as_json(value)
+    return _float_json(value) if isinstance(value, float) else value
+
+
+def _stored(message: Message, descriptor: Descriptor, *, defaults: bool) -> dict[str, Any]:
+    """The fields of a message, one by one."""
+    encoders, found = _encoders(descriptor, defaults), {}
+    for field, value in message.ListFields():
+        if field.is_extension:
+            found[f"[{field.full_name}]"] = _encoder(field, defaults)(value)
+            continue
+        name, encode = encoders[field.number]
+        found[name] = encode(value)
+    if defaults:
+        for name, empty in _defaults(descriptor):
+            if name not in found:
+                found[name] = empty
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _encoders(descriptor: Descriptor, defaults: bool) -> dict[int, tuple[str, Convert]]:
+    return {field.number: (field.name, _encoder(field, defaults)) for field in descriptor.fields}
+
+
+@lru_cache(maxsize=1024)
+def _defaults(descriptor: Descriptor) -> list[tuple[str, Any]]:
+    """Of fields that cannot be told from empty: their name, and what is written where they are."""
+    found: list[tuple[str, Any]] = []
+    for field in descriptor.fields:
+        if field.is_repeated:
+            is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
+            found.append((field.name, {} if is_map else []))
+        elif not field.has_presence:
+            found.append((field.name, _encoder(field)(field.default_value)))
+    return found
+
+
+def _encoder(field: FieldDescriptor, defaults: bool = True) -> Convert:
+    """What makes a JSON value of a field's."""
+    if not field.is_repeated:
+        return _one_to_json(field, defaults)
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        encode = _one_to_json(field.message_type.fields_by_name["value"], defaults)
+        return lambda value: {_key_text(key): encode(one) for key, one in value.items()}
+    encode = _one_to_json(field, defaults)
+    return lambda value: [encode(one) for one in value]
+
+
+def _one_to_json(field: FieldDescriptor, defaults: bool) -> Convert:
+    if (enum := field.enum_type) is not None:
+        if enum.full_name == _NULL:
+            return lambda number: None if number == 0 else number
+        names = {number: value.name for number, value in enum.values_by_number.items()}
+        return lambda number: names.get(number, number)
+    if field.message_type is not None:
+        return as_json if defaults else partial(as_json, defaults=False)
+    return _ENCODE.get(field.type, _text)
+
+
+def _key_text(key: Any) -> str:
+    return ("true" if key else "false") if isinstance(key, bool) else str(key)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):  # text of proto2 that is not UTF-8
+        return value.decode("utf-8", "backslashreplace")
+    return str(value)
+
+
+def _float_json(value: float) -> Any:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _float32_json(value: float) -> Any:
+    """The shortest number that is read as the same `float`."""
+    if not math.isfinite(value):
+        return _float_json(value)
+    for digits in range(6, 9):
+        short = float(f"{value:.{digits}g}")
+        if abs(short) < _FLOAT_MAX and _F32.pack(short) == _F32.pack(value):
+            return short
+    return float(f"{value:.9g}")
+
+
+_SMALL = ("INT32", "SINT32", "SFIXED32", "UINT32", "FIXED32", "BOOL")
+_ENCODE: dict[int, Convert] = {
+    **{getattr(FieldDescriptor, f"TYPE_{name}"): lambda value: value for name in _SMALL},
+    FieldDescriptor.TYPE_BYTES: lambda value: base64.b64encode(value).decode(),
+    FieldDescriptor.TYPE_DOUBLE: _float_json,
+    FieldDescriptor.TYPE_FLOAT: _float32_json,
+}
+
+
+def _timestamp_json(message: Any) -> Any:
+    if 0 <= message.nanos < 10**9 and _SECONDS_MIN <= message.seconds <= _SECONDS_MAX:
+        return message.ToJsonString()
+    return _stored(message, message.DESCRIPTOR, defaults=True)
+
+
+def _duration_json(message: Any) -> Any:
+    seconds, nanos = message.seconds, message.nanos
+    if abs(seconds) <= _DURATION_MAX and abs(nanos) < 10**9 and seconds * nanos >= 0:
+        return message.ToJsonString()
+    return _stored(message, message.DESCRIPTOR, defaults=True)
+
+
+def _mask_json(message: Any) -> Any:
+    try:
+        text, again = message.ToJsonString(), type(message)()
+        again.FromJsonString(text)
+        if again.paths == message.paths:
+            return text
+    except (json_format.Error, ValueError):
+        pass
+    return _stored(message, message.DESCRIPTOR, defaults=True)
+
+
+def _any_json(message: Any) -> Any:
+    """The message in it where its type is known here, and all of it is said so."""
+    pool = message.DESCRIPTOR.file.pool
+    try:
+        found = json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=pool)
+        again = json_format.ParseDict(json.loads(json.dumps(found)), type(message)(), descriptor_pool=pool)
+        if found and (again.type_url, again.value) == (message.type_url, message.value):
+            return found
+    except (json_format.Error, DecodeError, ValueError, TypeError, RecursionError):
+        pass
+    return _stored(message, message.DESCRIPTOR, defaults=True)
+
+
+def _value_json(message: Any) -> Any:  # noqa: PLR0911  one return for each kind
+    match message.WhichOneof("kind"):
+        case "null_value" if message.null_value == 0:
+            return None
+        case "number_value" if math.isfinite(message.number_value):
+            return message.number_value
+        case "string_value":
+            return _text(message.string_value)
+        case "bool_value":
+            return message.bool_value
+        case "struct_value" if message.struct_value.fields.keys() != {STORED}:
+            return _struct_json(message.struct_value)
+        case "list_value":
+            return _list_json(message.list_value)
+        case _:
+            return {STORED: _stored(message, message.DESCRIPTOR, defaults=False)}
+
+
+def _struct_json(message: Any) -> Any:
+    return {key: _value_json(value) for key, value in message.fields.items()}
+
+
+def _list_json(message: Any) -> Any:
+    return [_value_json(value) for value in message.values]
+
+
+def _wrapper_json(message: Any) -> Any:
+    descriptor = message.DESCRIPTOR
+    return _encoders(descriptor, True)[1][1](message.value)
+
+
+_SPECIAL_TO: dict[str, Convert] = {
+    _WELL_KNOWN + name: encode
+    for name, encode in {
+        "Timestamp": _timestamp_json,
+        "Duration": _duration_json,
+        "FieldMask": _mask_json,
+        "Any": _any_json,
+        "Value": _value_json,
+        "Struct": _struct_json,
+        "ListValue": _list_json,
+        **{f"{name}Value": _wrapper_json for name in _WRAPPERS},
+    }.items()
 }

@@ -189,7 +189,7 @@ def _loose_text(message: Message) -> str:
         except UnicodeDecodeError:  # a key of the map
             return field.name
         for at, one in values:
-            place = field.name if at is None else f"{field.name}[{at!r}]"
+            place = f"{field.name}[{at}]" if field.is_repeated and not is_map else field.name
             if isinstance(one, Message):
                 if inner := _loose_text(one):
                     return f"{place}.{inner}"

@@ -77,10 +77,11 @@ TIMESTAMP = Kind[Timestamp](
 _BY_NUMBER: dict[int, Kind[Any]] = {
     kind.number: kind for kind in list(globals().values()) if isinstance(kind, Kind) and kind is not TIMESTAMP
 }
+_BY_NUMBER[FD.TYPE_GROUP] = MESSAGE  # another way of writing one: of proto2, or `DELIMITED` in an edition
 
 
 def kind_of(field: FD) -> Kind[Any]:
-    """The kind of a field of a model. Groups are not one (`KeyError`)."""
+    """The kind of a field of a model."""
     if field.message_type is not None and field.message_type.full_name == TIMESTAMP.name:
         return TIMESTAMP
     return _BY_NUMBER[field.type]

@@ -14,6 +14,7 @@ from everlog import LoadError
 from everlog.migrations.rows import read, read_csv, read_jsonl
 from everlog.proto import log_pb2, migrations_pb2
 from tests.migrations.project import Project
+from tests.store.documents import Document
 
 INFO = migrations_pb2.MigrationInfo
 
@@ -118,6 +119,165 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="No such file"):
         next(read(tmp_path / "rows.csv", INFO))
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        (
+            "i64",
+            [
+                "1_000",
+                "\uff11\uff12",
+                " 1",
+                "1 ",
+                "+1",
+                "0x10",
+                "1.0",
+                "1e3",
+                "nan",
+                "NaN",
+                "",
+                "-",
+                "\u0663",
+                "1,0",
+                "true",
+            ],
+        ),
+        ("u32", ["-1", "4294967296", "1_0"]),
+        ("i32", ["2147483648", "-2147483649"]),
+        (
+            "ratio",
+            [
+                "1e39",
+                "-1e39",
+                "3.4028236e38",
+                "1e999",
+                "nan",
+                "NAN",
+                "1_0.5",
+                "+1.5",
+                " 1.5",
+                "0x1p3",
+                "\uff11",
+                "1,5",
+                "infinity",
+            ],
+        ),
+        ("weight", ["1e309", "nan", "1_0", "+1", "1.5 ", ".", "e5", "--1"]),
+        ("flag", ["True", "yes", "TRUE", " true", "t", "2", "on", ""]),
+        ("color", ["red", " RED", "+1", "1.0", "1_0", "NONE"]),
+        ("raw", ["?", "AA=", " AAE="]),
+        (
+            "at",
+            [
+                "2013-02-30T00:00:00Z",
+                "2013-13-01T00:00:00Z",
+                "0000-01-01T00:00:00Z",
+                "10000-01-01T00:00:00Z",
+                "2013-01-01T24:00:00Z",
+                "2013-01-01T10:00:60Z",
+                "9999-12-31T23:59:59-01:00",
+                "2013-01-01",
+                "0001-01-01T00:00:00+01:00",
+                "2013-01-01T10:00:00.1234567891Z",
+                " 2013-01-01T10:00:00Z",
+                "20130101T100000Z",
+                "2013-W01-1T00:00:00Z",
+                "2013-01-01T10:00:00+25:00",
+                "1357034400",
+                "\uff12013-01-01T10:00:00Z",
+            ],
+        ),
+        ("took", ['"1"', '"1_0s"', '"1.0000000001s"', '"315576000001s"', '" 1s"', '"+1s"', "1"]),
+        (
+            "inner",
+            [
+                "{",
+                "[]",
+                '{"number": 1.5}',
+                '{"numbr": 1}',
+                '{"color": "PINK"}',
+                '{"number": 1, "number": true}',
+            ],
+        ),
+        ("numbers", ["1", "[null]", "[1.5]", '["1_0"]', "[true]"]),
+        ("ratios", ["[1e39]", '["nan"]']),
+        ("by_number", ['{"1_0": {}}', '{"a": {}}', '{"1": null}', "[]"]),
+    ],
+)
+def test_text_that_is_not_exactly_of_its_kind_is_refused_with_line_and_column(
+    column: str, cells: list[str]
+) -> None:
+    for cell in cells:
+        quoted = cell.replace('"', '""')
+        with pytest.raises(LoadError) as caught:
+            csv(f'id,{column}\n7,\n8,"{quoted}"\n', Document, null="" if cell else "NA")
+        assert (caught.value.line, caught.value.column) == (3 if cell else 2, column), cell
+        assert f"column 2 ({column}): expected " in str(caught.value), cell
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        (
+            "i64",
+            [
+                '"1_000"',
+                '"\uff11"',
+                '" 1"',
+                '"+1"',
+                '"0x10"',
+                '"1.0"',
+                "1.0",
+                "1e3",
+                "1.5",
+                "true",
+                '""',
+                "9223372036854775808",
+            ],
+        ),
+        ("u64", ["-1", "18446744073709551616", '"-1"']),
+        ("ratio", ["1e39", '"nan"', '"inf "', '"1_0"', "true", '"1e39"']),
+        ("flag", ['"true"', "1", '"yes"', "0"]),
+        ("at", ['"2013-02-30T00:00:00Z"', "5", '{"seconds": "1_0"}', '{"second": 1}', '"2013-01-01"']),
+        ("text", ["1", "true", "[]"]),
+        ("raw", ["5", '"?"']),
+        ("color", ['"red"', "1.5", "true", "4294967296"]),
+        ("numbers", ["[null]", "{}", '["+1"]']),
+        ("data", ['{"a": {"@stored": {"numbr_value": 1}}}', "[]"]),
+        ("any", ['{"@type": "x/y.Unknown"}', "[]"]),
+        ("mask", ["5", '"A_b"']),
+        ("big", ['"1_0"', "1.0"]),
+    ],
+)
+def test_json_that_is_not_exactly_of_its_kind_is_refused_with_line_and_key(
+    key: str, values: list[str]
+) -> None:
+    for value in values:
+        with pytest.raises(LoadError) as caught:
+            jsonl(f'{{"id": 7}}\n{{"id": 8, "{key}": {value}}}', Document)
+        assert (caught.value.line, caught.value.column) == (2, key), value
+
+
+def test_json_that_is_nested_without_end_is_refused() -> None:
+    for text in ("[" * 100_000, '{"body": ' + "[" * 5000 + "]" * 5000 + "}", '{"body": ' * 5000):
+        with pytest.raises(LoadError, match="<rows>:1:"):
+            jsonl(text, Document)
+
+
+def test_numbers_times_and_words_are_read_exactly() -> None:
+    (row,) = csv(
+        "i64,ratio,weight,flag,at,color\n-9223372036854775808,3.4028235e38,-Infinity,1,"
+        "2013-01-01T10:00:00.000000001+01:00,77\n",
+        Document,
+    )
+    assert (row.i64, row.weight, row.flag, row.color) == (-(2**63), float("-inf"), True, 77)
+    assert (row.ratio, row.at.seconds, row.at.nanos) == (3.4028234663852886e38, 1357030800, 1)
+    assert csv("weight\nNaN\n", Document)[0].weight != csv("weight\nNaN\n", Document)[0].weight
+    (row,) = jsonl('{"i64": "-17", "optI64": 5, "body": null, "note": null, "nothing": null}', Document)
+    assert (row.i64, row.opt_i64, row.body.WhichOneof("kind")) == (-17, 5, "null_value")
+    assert not row.HasField("note")
 
 
 TYPED = st.builds(

@@ -80,7 +80,9 @@ def _field(message: Any, package: str, name: str, number: int, word: str) -> Non
         field.type_name = f".{package}{kind}" if kind.startswith(".") else f".google.protobuf.{kind}"
 
 
-def _model(package: str, syntax: str = "proto3") -> Any:
+def model(package: str, document: str, syntax: str = "proto3") -> Any:
+    """The class of a message `Document` with these fields, of its own pool: `name number kind`, where `?` is
+    optional, `*` repeated, `|` one of a oneof, and `key:value` a map."""
     file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax=syntax)
     pool = descriptor_pool.DescriptorPool()
     for module in _KNOWN:
@@ -91,7 +93,7 @@ def _model(package: str, syntax: str = "proto3") -> Any:
     color = file.enum_type.add(name="Color")
     for at, what in enumerate(("RED", "GREEN", "BLUE")):
         color.value.add(name=what, number=at)
-    for name, words in (("Inner", INNER), ("Document", DOCUMENT)):
+    for name, words in (("Inner", INNER), ("Document", document)):
         message = file.message_type.add(name=name)
         optional = []
         for one in words.split(","):
@@ -108,20 +110,20 @@ def _model(package: str, syntax: str = "proto3") -> Any:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.Document"))
 
 
-def _table(model: Any, name: str) -> Table[Any, int]:
-    title = Field(model, "title", 2, STRING)
-    return Table(name, model, key=Field(model, "id", 1, UINT64), indexes=(Index("by_title", title),))
+def _table(of: Any, name: str) -> Table[Any, int]:
+    title = Field(of, "title", 2, STRING)
+    return Table(name, of, key=Field(of, "id", 1, UINT64), indexes=(Index("by_title", title),))
 
 
-Document = _model("documents")
-Document2 = _model("documents2", "proto2")
+Document = model("documents", DOCUMENT)
+Document2 = model("documents2", DOCUMENT, "proto2")
 DOCUMENTS = _table(Document, "documents")
 DOCUMENTS2 = _table(Document2, "documents2")
 
 
-def deep(id: int, depth: int, model: Any = Document) -> Any:
+def deep(id: int, depth: int, of: Any = Document) -> Any:
     """A document whose body is nested so deep: 49 levels are parsed, 50 are not."""
-    row = model(id=id, title=f"title {id}")
+    row = of(id=id, title=f"title {id}")
     value = row.body
     for _ in range(depth):
         value = value.list_value.values.add()

@@ -96,7 +96,7 @@ def _archive(
     last, held = removable(db, keep_records, keep_ns)
     base, removed = db.log.trimmed.base, 0
     more = last > max(base, 1)  # the first alone is not worth a Base
-    if more or archived.lacks(db.path, target, base):
+    if more or archived.lacks(db.directory, target, base):
         _copy(db, target, max(last, base), progress)
         assert isinstance(older, archived.Archived)
         older.reload()
@@ -136,7 +136,7 @@ def removable(db: Database, keep_records: int, keep_ns: int, *, repeatable: bool
     found = [(newest - 1, "the newest record stays"), (newest - keep_records, f"{keep_records:,} are kept")]
     if keep_ns:
         found.append((_before(db, time.time_ns() - keep_ns), "those of some time are kept"))
-    found += [(seq - 1, f"hold {name!r}") for name, seq in holds.read(db.path).items()]
+    found += [(seq - 1, f"hold {name!r}") for name, seq in holds.read(db.directory).items()]
     found += [(one.position.seq, f"consumer {one.name!r}") for one in db.consumers if not one.over]
     if repeatable and (first := _repeatable(db)):
         hours = f"{db.committer.idempotency_s / 3600:g}"
@@ -182,7 +182,7 @@ def _copy(db: Database, target: str | PathLike[str], last: int, progress: OnProg
         back_up(source, where, until=last, hashes=False, progress=progress)
     finally:
         source.close()
-    archived.note(db.path, where.noted, last)
+    archived.note(db.directory, where.noted, last)
 
 
 def _check_there(where: Place, last: int) -> None:

@@ -81,7 +81,7 @@ def lacks(path: Path, target: str | PathLike[str], base: int) -> bool:
 
 def attach(db: Database) -> Archived:
     """Lets the log of an open database read what was archived. Nothing is read before it is needed."""
-    archived = Archived(db.path, db.uuid)
+    archived = Archived(db.directory, db.uuid)
     db.log.trimmed.older = archived
     return archived
 

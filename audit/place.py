@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from everlog.store.errors import CorruptionError, DiskError, OpenError
-from everlog.store.head import make_directory, sync_directory
+from everlog.store.head import make_directory, private, sync_directory
+from everlog.store.process import Held
 
 NEW = ".new"
 
@@ -105,7 +106,7 @@ class LocalPlace:
     def write(self, name: str, data: bytes) -> None:
         file = self.path / (name + NEW)
         try:
-            with file.open("wb") as out:
+            with open(file, "wb", opener=private) as out:
                 out.write(data)
                 out.flush()
                 os.fsync(out.fileno())
@@ -129,15 +130,12 @@ class LocalPlace:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
+        with Held(os.open(self.path, os.O_RDONLY)) as held:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(held.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise OpenError(f"another process writes to {self.path} now; wait for it") from None
             yield
-        finally:
-            os.close(descriptor)
 
 
 class RemotePlace:

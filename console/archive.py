@@ -120,10 +120,10 @@ def _held(db: AnyDatabase, held: tuple[tuple[str, int], ...], release: tuple[str
 
     if isinstance(db, EmbeddedDatabase):
         for name, seq in held:
-            files.hold(db.path, name, seq)
+            files.hold(db.directory, name, seq)
         for name in release:
-            files.release(db.path, name)
-        return files.read(db.path)
+            files.release(db.directory, name)
+        return files.read(db.directory)
     there = RemoteHolds(db)
     for name, seq in held:
         there.hold(name, seq)

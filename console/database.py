@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 
 import click
 
@@ -12,8 +11,8 @@ from everlog.console.opening import check_url, directory_of, is_remote, open_dat
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.errors import Error, OpenError
 from everlog.store.head import read_marker
-from everlog.store.removal import remove
-from everlog.store.repair import locked
+from everlog.store.ownership import locked
+from everlog.store.removal import remove_owned
 
 
 @click.command()
@@ -58,14 +57,14 @@ def drop(settings: Settings, *, yes: bool) -> None:
         return
     if read_marker(path) is None:
         raise OpenError(f"{path} is no everlog database, and is left as it is")
-    with locked(path) if (path / "db").exists() else nullcontext():  # on a full disk it cannot be opened
+    with locked(path) as owner:  # without opening it: it may be damaged, or its disk full
         if not yes:
             what = f"{shown(settings.url)}, {_size(settings)}"
             if not sys.stdin.isatty():
                 raise Error(f"this would remove {what}, for ever; say --yes if that is meant")
             if not click.confirm(f"Remove {what}, for ever?", err=True):
                 raise Error("nothing was removed")
-        left = [file.name for file in remove(path)]
+        left = [file.name for file in remove_owned(owner)]
     if settings.json:
         text.echo({"url": shown(settings.url), "dropped": True, "left": left})
         return

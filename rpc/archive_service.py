@@ -56,12 +56,12 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
     async def Hold(self, request: pb.HoldRequest, context: object) -> pb.HoldsResponse:
         db = self._hosting.database(request.database)
-        await self._hosting.write(holds.hold, db.path, request.name, request.seq)
+        await self._hosting.write(holds.hold, db.directory, request.name, request.seq)
         return await self._hosting.read(_held, db)
 
     async def Release(self, request: pb.ReleaseRequest, context: object) -> pb.HoldsResponse:
         db = self._hosting.database(request.database)
-        await self._hosting.write(holds.release, db.path, request.name)
+        await self._hosting.write(holds.release, db.directory, request.name)
         return await self._hosting.read(_held, db)
 
     async def Holds(self, request: pb.HoldsRequest, context: object) -> pb.HoldsResponse:
@@ -87,4 +87,4 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
 
 def _held(db: Database) -> pb.HoldsResponse:
-    return pb.HoldsResponse(holds=holds.read(db.path))
+    return pb.HoldsResponse(holds=holds.read(db.directory))

@@ -75,7 +75,7 @@ class Consumers:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self.bookmarks = Bookmarks(db.path)
+        self.bookmarks = Bookmarks(db.directory)
         self._changing = threading.Lock()  # who registers or is removed, from the look to the bookmark
 
     def register(

@@ -10,7 +10,6 @@ tables lack ─▶ ready. `everlog.open` finds the right kind of database for a 
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +24,7 @@ from everlog.store.backfill import Backfill
 from everlog.store.clock import BEHIND_NS, CORRECTED, Clock
 from everlog.store.committer import Committer
 from everlog.store.consumers import Consumers
-from everlog.store.errors import ClosedError, Error, MigrationError, ReadOnlyError
+from everlog.store.errors import ClosedError, DiskError, Error, MigrationError, ReadOnlyError
 from everlog.store.forget import Forgotten, Person, export, forget, person_of
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import Version
@@ -33,9 +32,11 @@ from everlog.store.keys import NOTE_LOAD
 from everlog.store.master import MasterKey, next_master_of
 from everlog.store.opener import Opener, VaultOpener
 from everlog.store.opening import Opened, open_directory
+from everlog.store.ownership import resolve
 from everlog.store.past import Moment, Past
 from everlog.store.past_diff import Difference
 from everlog.store.past_time import Position, Time
+from everlog.store.process import close_at_end, keep_in_child, tell_child
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projector import gone
 from everlog.store.rotation import ROTATED, rotate
@@ -82,11 +83,12 @@ class Database(Writer):
         """
         if durability not in DURABILITIES:
             raise Error(f"expected a durability of {' or '.join(DURABILITIES)}, found {durability!r}")
-        self.path = Path(path)
+        self.path = resolve(Path(path))  # once: whatever becomes of the working directory, and of links
         self.url = url or f"file:{path}"
         self.read_only = read_only
         self.durability = durability
         self._pid = os.getpid()
+        self._closed = False
         opened: Opened = open_directory(
             self.path,
             create=create,
@@ -105,8 +107,9 @@ class Database(Writer):
         self.consumers = Consumers(self)
         self.retention: Retaining | None = None  # what archives it by itself, if anything does
         self.transforms: Transforms = {}  # the code of a migration that rewrites tables, while it does
-        _OPEN.add(self)
-        self._closed = False
+        keep_in_child(self)
+        tell_child(self)
+        close_at_end(self)
         if not read_only:
             self.sweeper = expiry.Sweeper(self)
             self.committer.validator.on_end = self.sweeper.expect
@@ -137,6 +140,23 @@ class Database(Writer):
         self._check_open()
         return migrate.recorded(self.log, self.tables)
 
+    @property
+    def directory(self) -> Path:
+        """The directory, for the files in it: reached through its descriptor, wherever it was moved to.
+        Raises ClosedError."""
+        self._check_open()
+        return self.engine.at
+
+    @property
+    def refused(self) -> DiskError | None:
+        """Why nothing is written any more, until it is opened again; None: writes are taken."""
+        return self.engine.stopped
+
+    def forked(self) -> None:
+        """In a forked child: it is the parent's, whose threads and locks are not here."""
+        self._closed = True
+        self.tables.keep()
+
     def disk_bytes(self) -> int:
         """Bytes of all files of the database. Read-only."""
         return self.engine.disk_bytes()
@@ -144,7 +164,7 @@ class Database(Writer):
     def archived_ns(self) -> int:
         """When old log was last archived, in nanoseconds since the Unix epoch; 0: never. Read-only."""
         try:
-            return (self.path / head.ARCHIVE).stat().st_mtime_ns
+            return (self.directory / head.ARCHIVE).stat().st_mtime_ns
         except OSError:
             return 0
 
@@ -535,15 +555,3 @@ class Database(Writer):
         self._check_open()
         if self.read_only:
             raise ReadOnlyError(f"{self.url} was opened for reading; open it without read_only to write")
-
-
-_OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
-
-
-def _forked() -> None:
-    """In a child: the parent's databases are not the child's, whose threads and locks are not there."""
-    for database in _OPEN:
-        database._closed = True  # noqa: SLF001  this module's own
-
-
-os.register_at_fork(after_in_child=_forked)

@@ -3,6 +3,7 @@
     <path>/EVERLOG   what this directory is: format and UUID, written once
     <path>/HEAD      how far the log was known to be on disk (head.py)
     <path>/OWNER     who has it open for writing, for the message to the next
+    <path>/LOCK      locked by whoever has it open for writing (ownership.py)
     <path>/db/       RocksDB, with the column families
         default        which column family holds the live tables: b"tables" -> name
                        by which code a rebuild makes the next: b"rebuilding" -> number
@@ -19,9 +20,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +46,10 @@ from rocksdict import (
 
 from everlog.store.errors import ClosedError, DiskError, Error
 from everlog.store.linked import link, needs_links
+from everlog.store.ownership import Ownership
+from everlog.store.process import keep_in_child, use_rocksdb
 from everlog.store.refusal import Refusal
-from everlog.store.seam import translate, translated
+from everlog.store.seam import StoppedError, translate, translated
 from everlog.store.temporary import Temporary
 
 LOG = "log"
@@ -57,18 +62,31 @@ DATA_BUFFER_BYTES = 6 << 20
 CACHE_BYTES = 32 << 20
 REOPENINGS = 3
 FAMILY_BYTES = 256 << 10  # a column family is not made with less room
+CLOSE_S = 10.0  # closing waits so long for calls of other threads
 # A file of a column family, as RocksDB describes it: 12:3456[1 .. 9]['0000' seq:1, type:1 .. '00FF' seq:9, …
 _FILE = re.compile(r"^ \d+:(\d+)\[.*?\]\['([0-9A-F]*)' seq:.*? \.\. '([0-9A-F]*)' seq:", re.MULTILINE)
 
 
 class Engine:
-    """An open RocksDB. `secondary` opens it for reading, beside a process that writes."""
+    """An open RocksDB. `secondary` opens it for reading, beside a process that writes. `owner` is who has
+    its directory; without one nobody else may know the path."""
 
     def __init__(
-        self, path: Path, *, secondary: bool = False, recovery: DBRecoveryMode | None = None
+        self,
+        path: Path,
+        *,
+        secondary: bool = False,
+        recovery: DBRecoveryMode | None = None,
+        owner: Ownership | None = None,
     ) -> None:
+        use_rocksdb(path, read_only=secondary)
+        keep_in_child(self)
+        self._pid = os.getpid()
         self.path = path
         self.refusal = Refusal(path)
+        self.at = owner.at if owner else path  # for files beside RocksDB's
+        self._owner = None if secondary else owner
+        self.stopped: DiskError | None = None  # why nothing is written any more
         self._recovery = recovery
         self.secondary = secondary
         self._scratch = Temporary("everlog-reading-") if secondary else None
@@ -90,10 +108,16 @@ class Engine:
         except Error:
             self._sweep()
             raise
+        if self._owner is not None:
+            try:
+                self._owner.hold_rocksdb()
+            except BaseException:
+                self.close()
+                raise
 
     def _open(self) -> None:
-        directory = str(self._linked() or self.path / "db")
-        exists = (self.path / "db" / "CURRENT").exists()
+        directory = str(self._linked() or self._directory())
+        exists = Path(directory, "CURRENT").exists()
         names = Rdict.list_cf(directory, _options(self._cache)) if exists else ["default"]
         if not any(name.startswith("data-") for name in names):  # it is made now, or was when it was killed
             names.append(FIRST_DATA)
@@ -115,9 +139,28 @@ class Engine:
                     self._db.drop_column_family(name)  # the old tables, left by a kill after the switch
         self._names = set(names)
         self._sides: dict[str, tuple[Rdict, ColumnFamily]] = {}
-        self._put_log = self.log.put
-        self._write = self._db.write
+        self._put_log: Any = self.log.put
+        self._write: Any = self._db.write
         self.get = self.data.get
+
+    def _directory(self) -> str:
+        return self._owner.enter_rocksdb(self) if self._owner is not None else str(self.path / "db")
+
+    def stop(self, why: DiskError) -> None:
+        """Ends all writing: from now on it raises `why`. Reads go on."""
+        self.stopped = why
+        self.refusal.begin(why)
+
+        def refuse(*_: Any) -> Any:
+            raise StoppedError(why)
+
+        self._put_log = self._write = refuse
+        with contextlib.suppress(Exception):  # the rest of what RocksDB does by itself
+            self._db.set_options({"disable_auto_compactions": "true"})
+
+    @staticmethod
+    def _stopped_error(why: DiskError) -> Error:
+        return translate(StoppedError(why), "")
 
     def _linked(self) -> Path | None:
         """Where a reader opens what lies in a place that cannot be written."""
@@ -235,6 +278,8 @@ class Engine:
         Raises DiskError: whether it is on disk is unknown, until the database is opened again or, with the
         fact `resumes`, until writes are taken again.
         """
+        if self.stopped is not None:
+            raise self._stopped_error(self.stopped)
         if self.refusal.since_ns:  # a sync that fails now would keep RocksDB from resuming
             raise self._unconfirmed()
         try:
@@ -253,6 +298,8 @@ class Engine:
         """After writes were refused: write, and wait until all that was appended is on disk. RocksDB has
         brought its memory to new files by then. Raises DiskError; `outcome` says whether writes are still
         refused, or it is unknown what is on disk."""
+        if self.stopped is not None:
+            raise self._stopped_error(self.stopped)
         with translated(f"writing to {self.path}"):
             self._db.delete(PROBE, self._no_wal)  # of a key that is never there
         try:
@@ -291,7 +338,7 @@ class Engine:
 
     def create_family(self, name: str) -> tuple[Rdict, ColumnFamily]:
         """Raises DiskError where there is no room: RocksDB would make one that nobody has a handle of."""
-        if shutil.disk_usage(self.path).free < FAMILY_BYTES:
+        if shutil.disk_usage(self.at).free < FAMILY_BYTES:
             raise self._refused(OSError("No space left on device"), f"creating {name} in {self.path}")
         with translated(f"creating {name}"):
             family = self._db.create_column_family(name, self._family_options(name))
@@ -412,28 +459,42 @@ class Engine:
 
     def disk_bytes(self) -> int:
         sizes = 0
-        for file in self.path.rglob("*"):
+        for file in self.at.rglob("*"):
             with contextlib.suppress(FileNotFoundError):  # RocksDB deletes what it has compacted
                 sizes += file.stat().st_size
         return sizes
 
     def close(self) -> None:
         """Lets go of RocksDB. What cannot be flushed any more is in the log, and projected again."""
+        if self._pid != os.getpid():  # it is the parent's
+            return
         # rocksdict keeps the lock of a database for as long as any handle of it lives, or any object
         # that could not be closed.
         self.data_handle = None
         sides = [family for family, _ in self._sides.values()]
         self._sides.clear()
+        until = time.monotonic() + CLOSE_S
         for one in (self.log, self.data, *sides, self._db):
-            with contextlib.suppress(Exception):
-                one.close()
+            while _is_busy(one) and time.monotonic() < until:
+                time.sleep(0.001)  # another thread is in it
         for name in ("log", "data", "get", "_db", "_put_log", "_write", "_log_handle"):
             setattr(self, name, _CLOSED)
+        if self._owner is not None:
+            self._owner.leave_rocksdb()
         self._sweep()
 
     def _sweep(self) -> None:
         if self._scratch:
             self._scratch.remove()
+
+
+def _is_busy(one: Rdict) -> bool:
+    """Closes it, unless another thread uses it just now."""
+    try:
+        one.close()
+    except Exception as error:  # noqa: BLE001  what cannot be flushed any more is in the log
+        return "already" in str(error).lower() and "borrowed" in str(error).lower()
+    return False
 
 
 class _Closed:

@@ -3,6 +3,7 @@
     EVERLOG := {"format": 1, "database": "<uuid>"}                     written once, at creation
     HEAD    := {"seq": 812, "checksum": 3735928559}                    every second, and on closing
     OWNER   := {"pid": 4711, "host": "…", "since": "…"}                on opening for writing
+    LOCK    := nothing; locked by whoever writes (ownership.py)         once
 
 and, of who looks after it, ARCHIVE, HOLDS (everlog.audit) and BOOKMARKS (bookmarks.py).
 
@@ -21,6 +22,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from everlog.store.errors import DiskError, OpenError
+from everlog.store.process import Held
 
 FORMAT = 1
 MARKER, HEAD, OWNER = "EVERLOG", "HEAD", "OWNER"
@@ -69,13 +72,13 @@ def write(path: Path, value: msgspec.Struct, *, sync: bool) -> None:
         _replace(path, value, sync=sync)
     except OSError as error:
         raise DiskError(
-            f"{path} could not be written: {error.strerror}", outcome="nothing written"
+            f"{shown(path)} could not be written: {error.strerror}", outcome="nothing written"
         ) from error
 
 
 def _replace(path: Path, value: msgspec.Struct, *, sync: bool) -> None:
     temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
+    with open(temporary, "wb", opener=private) as file:
         file.write(msgspec.json.encode(value) + b"\n")
         file.flush()
         os.fsync(file.fileno())  # first: or a name that is on disk may lead to nothing
@@ -89,22 +92,41 @@ def locked(directory: Path) -> Iterator[None]:
     """While it is entered no other thread or process is, for the small files of this database: read one,
     and write what follows. Raises OpenError if there is no database."""
     try:
-        descriptor = os.open(directory / MARKER, os.O_RDONLY)
+        held = Held(os.open(directory / MARKER, os.O_RDONLY))
     except OSError as error:
-        raise OpenError(f"there is no database at {directory}: {MARKER}: {error.strerror}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        raise OpenError(f"there is no database at {shown(directory)}: {MARKER}: {error.strerror}") from None
+    with held:
+        fcntl.flock(held.fileno(), fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def make_directory(path: Path) -> None:
-    """Makes a directory, and those that lead to it, durably. Raises OSError."""
+    """Makes a directory that only its user can enter, and those that lead to it, durably. One that is
+    there stays as open as it is. Raises OSError."""
     missing = [one for one in (path, *path.parents) if not one.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(0o700, parents=True, exist_ok=True)
     for one in missing:
         sync_directory(one.parent)
+
+
+def file_mode(directory: os.stat_result) -> int:
+    """The mode of the files in a directory: they are as open as it is."""
+    return stat.S_IMODE(directory.st_mode) & 0o666
+
+
+def private(path: str, flags: int) -> int:
+    """An opener for `open`: a file that it makes is no more open than its directory."""
+    return os.open(path, flags, file_mode(Path(path).parent.stat()))
+
+
+def shown(path: Path) -> Path:
+    """A path for people: that of a file which is reached through the descriptor of its directory."""
+    if not str(path).startswith("/proc/self/fd/"):
+        return path
+    try:
+        return Path(*path.parts[:5]).readlink().joinpath(*path.parts[5:])
+    except OSError:
+        return path
 
 
 def sync_directory(path: Path) -> None:
@@ -123,7 +145,7 @@ def read(path: Path, kind: type[T], remedy: str = "") -> T | None:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
         raise OpenError(
-            f"{path}: expected everlog's {path.name} file, found something else: {error}"
+            f"{shown(path)}: expected everlog's {path.name} file, found something else: {error}"
             + (f". {remedy}" if remedy else "")
         ) from None
 
@@ -133,7 +155,8 @@ def read_marker(path: Path) -> Marker | None:
     marker = read(path / MARKER, Marker)
     if marker is not None and marker.format > FORMAT:
         raise OpenError(
-            f"{path} has format {marker.format}, this everlog knows up to {FORMAT}; open it with a newer one",
+            f"{shown(path)} has format {marker.format}, this everlog knows up to {FORMAT}; open it with a"
+            " newer one",
             format=marker.format,
         )
     return marker

@@ -250,6 +250,7 @@ class Log:
                 if self.trimmed.is_archived and seq < self.trimmed.base:  # it went just now
                     continue
                 raise self._missing(seq, last)
+            del source  # nothing of RocksDB's is held while its reader has the turn
             for _, framed in chunk:
                 seq += 1
                 yield seq, framed
@@ -300,8 +301,8 @@ class Log:
         with self._head_file_lock:  # the flusher's thread and whoever commits
             self._head_file_at = time.monotonic()
             seq = self.head
-            if seq:
-                path = self._engine.path / files.HEAD
+            if seq and self._engine.stopped is None:
+                path = self._engine.at / files.HEAD
                 files.write(path, files.Head(seq, self.checksum_at(seq)), sync=sync)
 
     def check_head(self, known: files.Head | None) -> None:

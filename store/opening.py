@@ -1,6 +1,6 @@
 """Opening: from a directory to a log and its tables, or a sentence that says why not.
 
-    marker? ─▶ RocksDB ─▶ log edges ─▶ HEAD agrees? ─▶ applied <= log? ─▶ no hole? ─▶ project the rest
+    marker? ─▶ lock ─▶ RocksDB ─▶ log edges ─▶ HEAD agrees? ─▶ applied <= log? ─▶ no hole? ─▶ project the rest
 
 Nothing is created, cut or mended where something else was expected; what was never on disk is another matter
 (hole.py).
@@ -16,9 +16,10 @@ from everlog.proto import log_pb2
 from everlog.store import files, head, hole, mending, record
 from everlog.store.clock import Clock
 from everlog.store.engine import Engine
-from everlog.store.errors import CorruptionError, Error, OpenError
+from everlog.store.errors import CorruptionError, DiskError, Error, OpenError
 from everlog.store.log import Log
-from everlog.store.master import MasterKey, master_of
+from everlog.store.master import Master, MasterKey, master_of
+from everlog.store.ownership import LOCK, Ownership, taken
 from everlog.store.past_log import AskedLog
 from everlog.store.progress import OnProgress
 from everlog.store.removal import HALF
@@ -32,21 +33,21 @@ from everlog.store.vault import Vault
 class Opened:
     """What an open database consists of."""
 
-    def __init__(self, path: Path, engine: Engine, log: AskedLog, tables: Tables, clock: Clock) -> None:
+    def __init__(self, owner: Ownership, engine: Engine, log: AskedLog, tables: Tables, clock: Clock) -> None:
         first = log.beginning()
         self.uuid = first.base.database if first.HasField("base") else first.created.database
         self.log, self.tables, self.clock = log, tables, clock
         self.engine = engine
         assert tables.vault is not None
         self.vault = tables.vault
-        self._path = path
+        self._owner = owner
 
     def refresh(self) -> None:
         """As a reader beside a writer: sees what was written since."""
         with self.tables.lock:  # who reads meanwhile sees what was before
             self.engine.catch_up()
             self.log.reopen()
-            hole.look_again(self.engine, self.log, head.read(self._path / head.HEAD, head.Head))
+            hole.look_again(self.engine, self.log, head.read(self._owner.at / head.HEAD, head.Head))
             self.vault.refresh()
             fresh = Tables(self.engine, self.log, MemoryTarget, self.vault)
             fresh.catch_up()
@@ -58,18 +59,19 @@ class Opened:
         mending.finish(self.engine, self.tables, read_only=False)
 
     def close(self) -> None:
-        if not self.engine.secondary:
+        if not self.engine.secondary and self.engine.stopped is None:
             try:
                 self.tables.flush()
                 self.engine.flush()
                 self.log.write_head_file(sync=True)
-                (self._path / head.OWNER).unlink(missing_ok=True)
+                (self._owner.at / head.OWNER).unlink(missing_ok=True)
             except (Error, OSError):
                 pass  # what could not be flushed is replayed from the log when it is opened again
             with contextlib.suppress(Error):
                 self.log.merger.close()
         self.vault.close()
         self.engine.close()
+        self._owner.release()
 
 
 def open_directory(
@@ -81,22 +83,36 @@ def open_directory(
     progress: OnProgress | None,
     master_key: MasterKey | None = None,
 ) -> Opened:
-    """Opens, or makes, the database in `path`. Raises OpenError and CorruptionError."""
+    """Opens, or makes, the database in `path`, which is resolved. Raises OpenError and CorruptionError."""
     master = master_of(master_key)
     if path.is_file():
         raise OpenError(f"{path} is a file; an everlog database is a directory")
-    marker = head.read_marker(path)
+    if head.read_marker(path) is None:
+        _prepare(path, create=create and not read_only)
+    owner = Ownership(path, writing=not read_only)
+    try:
+        return _open(owner, clock, progress, master, read_only=read_only)
+    except BaseException:
+        owner.release()
+        raise
+
+
+def _open(
+    owner: Ownership, clock: Clock, progress: OnProgress | None, master: Master | None, *, read_only: bool
+) -> Opened:
+    path, at = owner.path, owner.at
+    marker = head.read_marker(at)
     if marker is None:
-        marker = _prepare(path, create=create and not read_only)
-    known = head.read(path / head.HEAD, head.Head)  # first: a process that writes goes on with both
-    engine = _engine(path, known, read_only=read_only)
+        marker = _mark(path, at)
+    known = head.read(at / head.HEAD, head.Head)  # first: a process that writes goes on with both
+    engine = _engine(owner, known, read_only=read_only)
     try:
         log = AskedLog(engine)
         if read_only:
             hole.look_again(engine, log, known)
         log.check_head(known)
         if not read_only:
-            head.write(path / head.OWNER, head.this_process(), sync=False)
+            head.write(at / head.OWNER, head.this_process(), sync=False)
         if not log.written:
             if read_only:
                 raise OpenError(f"{path}: its making was interrupted, there is nothing to read yet")
@@ -105,12 +121,12 @@ def open_directory(
             log.write_head_file(sync=True)
         _check_first(path, log, marker)
         database = uuid.UUID(marker.database).bytes
-        vault = Vault(path / KEYS, database, master, read_only=read_only, origin=log.created().origin)
-        if read_only and vault.path.exists():
+        vault = Vault(at / KEYS, database, master, read_only=read_only, origin=log.created().origin)
+        if read_only and vault.is_there:
             # A key that had gone by then is noted in the log of now; one that came, or went, since, is there.
             engine.catch_up()
             log.reopen()
-            hole.look_again(engine, log, head.read(path / head.HEAD, head.Head))
+            hole.look_again(engine, log, head.read(at / head.HEAD, head.Head))
             vault.refresh()
         tables = Tables(engine, log, MemoryTarget if read_only else None, vault)
         _check_applied(path, log, tables)
@@ -119,20 +135,23 @@ def open_directory(
         tables.catch_up(progress)
         mending.finish(engine, tables, read_only=read_only)
         clock.start(max(clock.last_ns, log.commit(log.written).time_ns))
-        return Opened(path, engine, log, tables, clock)
+        if not read_only:
+            owner.watch(engine.stop)
+        return Opened(owner, engine, log, tables, clock)
     except BaseException:
         engine.close()
         raise
 
 
-def _prepare(path: Path, *, create: bool) -> head.Marker:
+def _prepare(path: Path, *, create: bool) -> None:
+    """Makes a directory where there is none. Raises OpenError for one with other things in it."""
     if (path / HALF).exists():
         raise OpenError(
             f"{path}: a rebuild into it is not through, or was killed: wait for it, or run it again"
             " (`everlog rebuild --into`), which begins anew"
         )
-    begun = path / f"{head.MARKER}.new"  # its making was interrupted
-    if path.exists() and any(file != begun for file in path.iterdir()):
+    begun = {f"{head.MARKER}.new", LOCK}  # its making was interrupted
+    if path.exists() and any(file.name not in begun for file in path.iterdir()):
         raise OpenError(
             f"{path} is no everlog database: it has other files and no {head.MARKER}; name another directory"
         )
@@ -142,15 +161,23 @@ def _prepare(path: Path, *, create: bool) -> head.Marker:
         )
     try:
         head.make_directory(path)
-        marker = head.Marker(head.FORMAT, str(uuid.uuid4()))
-        head.write(path / head.MARKER, marker, sync=True)
     except OSError as error:
         raise OpenError(f"{path}: cannot make a database there: {error.strerror}") from error
+
+
+def _mark(path: Path, at: Path) -> head.Marker:
+    """Says in a new directory that it is a database. Raises OpenError."""
+    marker = head.Marker(head.FORMAT, str(uuid.uuid4()))
+    try:
+        head.write(at / head.MARKER, marker, sync=True)
+    except DiskError as error:
+        raise OpenError(f"{path}: cannot make a database there: {error}") from error
     return marker
 
 
-def _engine(path: Path, known: head.Head | None, *, read_only: bool) -> Engine:
-    if not (path / "db" / "CURRENT").exists():
+def _engine(owner: Ownership, known: head.Head | None, *, read_only: bool) -> Engine:
+    path = owner.path
+    if not (owner.at / "db" / "CURRENT").exists():
         if known is not None:
             raise CorruptionError(
                 f"{path}: the log was on disk up to record {known.seq}, but its files are gone: there is no"
@@ -162,15 +189,11 @@ def _engine(path: Path, known: head.Head | None, *, read_only: bool) -> Engine:
     elif known is not None:  # else its making was interrupted
         files.check_listed(path)  # a reader would leave out what it does not find
     try:
-        return Engine(path, secondary=read_only)
-    except OpenError as error:
-        owner = head.read(path / head.OWNER, head.Owner)
-        who = f"process {owner.pid} on {owner.host}, since {owner.since}" if owner else "another process"
-        raise OpenError(
-            f"{path} is open for writing by {who}; close it there, connect to its server, or open it"
-            " read_only",
-            owner=owner,
-        ) from error
+        return Engine(path, secondary=read_only, owner=owner)
+    except OpenError as error:  # an older everlog, which knows no other lock than RocksDB's
+        if not error.facts.get("locked"):
+            raise
+        raise taken(path, head.read(owner.at / head.OWNER, head.Owner)) from error
 
 
 def _created(database: uuid.UUID, clock: Clock) -> bytes:

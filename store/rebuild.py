@@ -26,11 +26,13 @@ from everlog.store.equality import compare, telling
 from everlog.store.errors import CorruptionError, DiskError, Error, OpenError, UnavailableError
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.log import Log
+from everlog.store.ownership import LOCK, Ownership, resolve
+from everlog.store.process import Held
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projection import CODE, Target
 from everlog.store.projector import Projector
 from everlog.store.rebuild_resumed import Source, begun, from_nothing, going_on
-from everlog.store.removal import HALF, clear
+from everlog.store.removal import HALF, clear_owned
 from everlog.store.seam import translated
 from everlog.store.tables import read_applied
 from everlog.store.target import FamilyTarget
@@ -96,7 +98,7 @@ def into(db: Database, path: Path, last: int | None, progress: OnProgress | None
     def source(after: int) -> Iterator[bytes]:
         return (framed for _, framed in db.log.scan(after, last))
 
-    marker = (db.path / head.MARKER).read_bytes()
+    marker = (db.directory / head.MARKER).read_bytes()
     return make(path, marker, source, last, progress, vault=db.schema.vault)
 
 
@@ -114,9 +116,10 @@ def make(
     tables. `marker`: the content of its file EVERLOG. What fails leaves nothing, what is killed no
     database: given a source, that goes on where it was, after a server was not there as well. Raises
     OpenError, UnavailableError, DiskError, CorruptionError for a record that does not check."""
+    path = resolve(path)
     try:
-        with _whole_or_gone(path, marker, resumed=callable(records)):
-            return _make(path, records, last, progress, step, vault)
+        with _whole_or_gone(path, marker, resumed=callable(records)) as owner:
+            return _make(owner, records, last, progress, step, vault)
     except OSError as error:
         raise DiskError(
             f"{path} could not be made: {error.strerror}. Nothing of it is left; make it again once that is"
@@ -131,58 +134,73 @@ def is_half(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _whole_or_gone(path: Path, marker: bytes, *, resumed: bool) -> Iterator[None]:
-    """A directory that is a database once this is left. After an error it is gone, after a kill it
-    has the file HALF instead of EVERLOG. The lock on that file says that somebody is at work."""
-    if path.exists() and any(path.iterdir()) and not is_half(path):
+def _whole_or_gone(path: Path, marker: bytes, *, resumed: bool) -> Iterator[Ownership]:
+    """A directory that is a database once this is left, and is locked until then. After an error it is gone,
+    after a kill it has the file HALF instead of EVERLOG. Old versions lock that file."""
+    if path.exists() and not is_half(path) and any(file.name != LOCK for file in path.iterdir()):
         raise OpenError(f"{path} is not empty; a database is made in a new directory")
     made = not path.exists()
     head.make_directory(path)
-    half = path / HALF
-    with half.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OpenError(f"another process rebuilds into {path} now; name another directory") from None
-        if not half.exists():
-            raise OpenError(f"another process has rebuilt into {path} just now")
-        try:
-            if not resumed or half.read_bytes() != marker:
-                clear(path)
-                file.truncate(0)
-                file.write(marker)
-                file.flush()
-                os.fsync(file.fileno())
-            yield
-            half.replace(path / head.MARKER)
-            head.sync_directory(path)
-        except UnavailableError:
-            raise  # it comes again, and then this goes on
-        except BaseException:
-            clear(path)
-            half.unlink(missing_ok=True)
-            if made:
-                with contextlib.suppress(OSError):  # somebody else put something there
-                    path.rmdir()
+    try:
+        owner = Ownership(path, writing=True)
+    except OpenError as error:
+        if not error.facts.get("busy"):
             raise
+        raise OpenError(f"another process rebuilds into {path} now; name another directory") from None
+    half = owner.at / HALF
+    try:
+        if (owner.at / head.MARKER).exists():
+            raise OpenError(f"another process has rebuilt into {path} just now")
+        with (
+            Held(os.open(half, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)) as held,
+            open(held.fileno(), "ab", closefd=False) as file,
+        ):
+            try:
+                fcntl.flock(held.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OpenError(f"another process rebuilds into {path} now; name another directory") from None
+            try:
+                if not resumed or half.read_bytes() != marker:
+                    clear_owned(owner)
+                    file.truncate(0)
+                    file.write(marker)
+                    file.flush()
+                    os.fsync(file.fileno())
+                yield owner
+                if not owner.is_here():
+                    raise OpenError(f"{path} was moved or removed while a database was made in it")
+                half.replace(owner.at / head.MARKER)
+                head.sync_directory(owner.at)
+            except UnavailableError:
+                raise  # it comes again, and then this goes on
+            except BaseException:
+                clear_owned(owner)
+                half.unlink(missing_ok=True)
+                owner.drop_lock_file()
+                if made and owner.is_here():
+                    with contextlib.suppress(OSError):  # somebody else put something there
+                        path.rmdir()
+                raise
+    finally:
+        owner.release()
 
 
 def _make(  # noqa: PLR0917  the one call is beside it
-    path: Path,
+    owner: Ownership,
     records: Iterable[bytes] | Source,
     last: int,
     progress: OnProgress | None,
     step: str,
     vault: Vault | None,
 ) -> dict[str, TableHash]:
-    engine = Engine(path)
+    engine = Engine(owner.path, owner=owner)
     try:
         log = Log(engine)
         projector = begun(engine, log, records, last, vault) if callable(records) else None
         if projector is None and log.written:
             engine.close()
-            clear(path)
-            engine = Engine(path)
+            clear_owned(owner)
+            engine = Engine(owner.path, owner=owner)
             log = Log(engine)
         target = FamilyTarget(engine)
         projector = projector or from_nothing(target, vault)

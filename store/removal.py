@@ -1,9 +1,11 @@
 """Removal: what everlog made in a database's directory goes, and nothing else.
 
-    HEAD, OWNER ─▶ db becomes db.dropped ─▶ the directories ─▶ EVERLOG ─▶ PATH, if nothing is left in it
+    LOCK, locked ─▶ HEAD, OWNER ─▶ db becomes db.dropped ─▶ the directories ─▶ EVERLOG ─▶ LOCK
+                 ─▶ PATH, if nothing is left in it
 
 Invariants
-  (1) killed at any point, there is a database, if an empty one, that can be removed again.
+  (1) killed at any point, there is a database, if an empty one, that can be removed again;
+  (2) what took the place of the directory meanwhile is left alone (ownership.py).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from everlog.store import head
+from everlog.store.ownership import Ownership, locked
 from everlog.store.slots import KEYS
 
 HALF = "REBUILDING"  # instead of EVERLOG, while a database is rebuilt into the directory
@@ -35,13 +38,26 @@ def clear(path: Path) -> None:
             shutil.rmtree(found)
 
 
+def clear_owned(owner: Ownership) -> None:
+    """`clear`, of the directory that is owned, and not of another that took its place."""
+    if owner.at != owner.path or owner.is_here():
+        clear(owner.at)
+
+
 def remove(path: Path) -> list[Path]:
     """Removes a database that nobody has open, and its directory if that is empty then. Returns what
-    else is in it, and stays. Raises OSError."""
-    clear(path)
+    else is in it, and stays. Raises OpenError if somebody has it, OSError."""
+    with locked(path) as owner:
+        return remove_owned(owner)
+
+
+def remove_owned(owner: Ownership) -> list[Path]:
+    """The same for who has locked it."""
+    clear_owned(owner)
     for name in (head.MARKER, HALF):
-        (path / name).unlink(missing_ok=True)
-    left = sorted(path.iterdir())
-    if not left:
-        path.rmdir()
+        (owner.at / name).unlink(missing_ok=True)
+    owner.drop_lock_file()
+    left = sorted(owner.path / file.name for file in owner.at.iterdir())
+    if not left and owner.is_here():
+        owner.path.rmdir()
     return left

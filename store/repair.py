@@ -19,11 +19,9 @@ Invariants
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -37,6 +35,7 @@ from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, Error, OpenError
 from everlog.store.keys import SEQ
 from everlog.store.log import Log
+from everlog.store.ownership import locked, resolve
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projector import Projector
 from everlog.store.rebuild_resumed import from_nothing
@@ -72,29 +71,29 @@ def repair(path: Path | str, *, dry_run: bool = False, progress: OnProgress | No
     With `dry_run` nothing is changed, and the answer says what would be. Raises OpenError if
     there is no database or another process has it, CorruptionError if no record is left.
     """
-    path = Path(path)
+    path = resolve(Path(path))
     head.read_marker(path)
-    _restore_name(path)
-    if not (path / "db").is_dir():
+    if not (path / "db").is_dir() and not any(path.glob(f"{DAMAGED}*")):
         raise OpenError(f"{path} is no everlog database: there is no {path / 'db'}")
-    work = path / "repair"
-    with locked(path):
+    with locked(path) as owner:
+        at, work = owner.at, owner.at / "repair"
+        _restore_name(at)
         shutil.rmtree(work, ignore_errors=True)
         try:
-            _copy(path / "db", work / "old" / "db")
-            found = _salvage(path, work, progress)
+            _copy(at / "db", work / "old" / "db")
+            found = _salvage(path, at, work, progress)
             if dry_run:
                 return found
-            kept = _swap(path, work)
-            return msgspec.structs.replace(found, damaged=str(kept))
+            kept = _swap(at, work)
+            return msgspec.structs.replace(found, damaged=str(path / kept.name))
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _salvage(path: Path, work: Path, progress: OnProgress | None) -> Repair:
+def _salvage(path: Path, at: Path, work: Path, progress: OnProgress | None) -> Repair:
     """Makes the new database in `work`."""
-    known, wrong = _known(path), list(files.problems(path))
-    old = _open_damaged(work / "old")
+    known, wrong = _known(at), list(files.problems(path))
+    old = _open_damaged(path, work / "old")
     try:
         new = Engine(work / "new")
         try:
@@ -216,7 +215,7 @@ def _known(path: Path) -> int:
 
 def _copy(source: Path, target: Path) -> None:
     """Table files are never changed once written, and are shared; all others are copied."""
-    target.mkdir(parents=True)
+    target.mkdir(0o700, parents=True)
     for file in source.iterdir():
         if file.suffix == ".sst":
             try:
@@ -228,7 +227,7 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copy2(file, target / file.name)
 
 
-def _open_damaged(work: Path) -> Engine:
+def _open_damaged(path: Path, work: Path) -> Engine:
     """Opens what RocksDB can make of the copy: all that its log files still give, in any order."""
     lenient = DBRecoveryMode.skip_any_corrupted_record()
     try:
@@ -241,22 +240,6 @@ def _open_damaged(work: Path) -> Engine:
             return Engine(work, recovery=lenient)
         except Exception as error:
             raise CorruptionError(
-                f"{work.parent.parent}: RocksDB cannot be opened, even repaired ({error}); restore a backup",
-                place=str(work.parent.parent / "db"),
+                f"{path}: RocksDB cannot be opened, even repaired ({error}); restore a backup",
+                place=str(path / "db"),
             ) from error
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds RocksDB's own lock, without opening it. Raises OpenError if another process does, or this
-    one."""
-    owner = head.read(path / head.OWNER, head.Owner)
-    if owner is not None and owner.pid == os.getpid():  # the lock is one of processes
-        raise OpenError(f"{path} is open for writing in this process; close it first")
-    with (path / "db" / "LOCK").open("ab") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            who = f"process {owner.pid} on {owner.host}, since {owner.since}" if owner else "another process"
-            raise OpenError(f"{path} is open for writing by {who}; close it there first") from None
-        yield

@@ -9,7 +9,9 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error, OpenError
@@ -39,6 +41,24 @@ def verify_end(cursor: Any, last: bytes | None, start: bytes, end: bytes, *, rev
         raise CorruptionError(f"a block at key {at.hex()} could not be read", place=at.hex())
 
 
+_THROUGH = re.compile(r"/proc/self/fd/\d+")  # the directory of a database, by its descriptor
+
+
+def _named(found: re.Match[str]) -> str:
+    try:
+        return str(Path(found[0]).readlink())
+    except OSError:
+        return found[0]
+
+
+class StoppedError(Exception):
+    """Raised in RocksDB's place once nothing is to be written any more."""
+
+    def __init__(self, why: DiskError) -> None:
+        super().__init__(str(why))
+        self.why = why  # each caller gets an error of its own: whoever keeps one keeps its frames
+
+
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Turns RocksDB's errors into everlog's."""
@@ -54,7 +74,9 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
     """RocksDB's error as everlog's. The try around what is called for every row costs nothing."""
     if isinstance(error, Error):
         return error
-    text = str(error)
+    if isinstance(error, StoppedError):
+        return DiskError(str(error.why), **error.why.facts)
+    text = _THROUGH.sub(_named, str(error))
     low = text.lower()
     if type(error).__name__ == "DbClosedError" or "already mutably borrowed" in low:  # it is being closed
         return ClosedError(f"{doing}: the database is closed")
@@ -71,7 +93,7 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
             place=text,
         )
     if "while lock file" in low or "lock hold by" in low:
-        return OpenError(f"{doing}: another process has it open: {text}")
+        return OpenError(f"{doing}: another process has it open: {text}", locked=True)
     if "column family not found" in low:
         return CorruptionError(f"{doing}: a part of the database is gone: {text}", place=text)
     if "no such file" in low:

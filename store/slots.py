@@ -78,16 +78,16 @@ class Slots:
     """The open file. Not safe to use from many threads: the vault is."""
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
-        self.path = path
-        with _on(path):
+        self.path = head.shown(path)
+        with _on(self.path):
             self._file = os.open(path, os.O_RDONLY if read_only else os.O_RDWR)
 
     @classmethod
     def make(cls, path: Path, database: bytes, cover: Cover, root: Slot) -> Slots:
         """A new file, durably, whole or not at all."""
         begun = path.with_name(path.name + ".new")
-        with _on(path):
-            with begun.open("wb") as file:
+        with _on(head.shown(path)):
+            with open(begun, "wb", opener=head.private) as file:
                 os.fchmod(file.fileno(), 0o600)
                 file.write(pack_head(database).ljust(COVERS[0], b"\x00"))
                 file.write(pack_cover(cover).ljust(FIRST_SLOT - COVERS[0], b"\x00"))

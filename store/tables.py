@@ -19,6 +19,7 @@ from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, DiskError
 from everlog.store.log import Log
 from everlog.store.overlay import Overlay
+from everlog.store.process import keep_in_child
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projection import KEYS_PER_BATCH, Pending, Staged, Target
 from everlog.store.projector import Projector
@@ -185,6 +186,11 @@ class Tables:
         """Whoever still reads is told that it is closed."""
         for view in list(self._views):
             view.close()
+
+    def keep(self) -> None:
+        """In a forked child: leaves views as they are. To destroy one would touch the parent's files."""
+        for view in self._views:
+            keep_in_child(view)
 
     def migrations(self) -> list[int]:
         """Seqs of all Migration records, oldest first. Read-only."""

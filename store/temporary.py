@@ -23,6 +23,8 @@ import threading
 import weakref
 from pathlib import Path
 
+from everlog.store.process import Held
+
 MEMORY = "/dev/shm"  # noqa: S108  a private directory is made in it
 
 _swept: set[tuple[Path, str]] = set()
@@ -40,11 +42,13 @@ class Temporary:
                 _swept.add((where, prefix))
                 sweep(where, prefix)
         self.path, descriptor = _made(where, prefix)
-        self._unlock = weakref.finalize(self, os.close, descriptor)
+        self._held = Held(descriptor)
+        self._unlock = weakref.finalize(self, self._held.close)
 
     def remove(self) -> None:
-        """Removes it with all that is in it. Twice is once."""
-        if self._unlock.alive:
+        """Removes it with all that is in it. Twice is once; in a forked child it is nothing: it is the
+        parent's."""
+        if self._held.fileno() >= 0:
             shutil.rmtree(self.path, ignore_errors=True)
             self._unlock()
 

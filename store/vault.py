@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from everlog.store import slots
+from everlog.store import head, slots
 from everlog.store.cipher import KEY_SIZE, Cipher, hashed
 from everlog.store.covers import Covers
 from everlog.store.errors import CorruptionError, DiskError, OpenError, SealedError
@@ -51,7 +51,7 @@ class Vault:
         origin: bytes = b"",
     ) -> None:
         """`origin`: the database that this one was forked from: its keys will do."""
-        self.path, self._origin = path, origin
+        self.path, self._at, self._origin = head.shown(path), path, origin
         self._database, self._master, self._read_only = database, master, read_only
         self.lock = threading.RLock()
         self.changing = threading.Lock()  # held by who changes the master key
@@ -73,8 +73,13 @@ class Vault:
         self.lacking: Callable[[], str] = str
         self._whole, self._looking = False, threading.Lock()  # whether nothing is lacking
         self.locked = "" if master else f"no master key was given; set {VARIABLE}, or open with master_key"
-        if path.exists():
+        if self.is_there:
             self._read()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a file by now."""
+        return self._at.exists()
 
     @property
     def exists(self) -> bool:
@@ -211,7 +216,7 @@ class Vault:
         The tables that go with it were looked at before: keys that went since are kept until the next time,
         by when those have come to where they were forgotten."""
         with self.lock:
-            if not self.path.exists():
+            if not self.is_there:
                 return
             before = self._slots
             self.close()
@@ -317,7 +322,7 @@ class Vault:
         assert self._master is not None
         (self.covers, cover), root = Covers.make(self._master), os.urandom(KEY_SIZE)
         slot = self.covers.seal(slots.ROOT, _ROOT_ID, _NO_TAG, root)
-        self.file = Slots.make(self.path, self._database, cover, slot)
+        self.file = Slots.make(self._at, self._database, cover, slot)
         self._next, self._numbers[_ROOT_ID], self._slots[_ROOT_ID] = 1, 0, slot
         self._take_root(root)
 
@@ -326,7 +331,7 @@ class Vault:
         self._tag_key = hashed(root, b"everlog person")
 
     def _read(self) -> None:
-        self.file = Slots(self.path, read_only=self._read_only)
+        self.file = Slots(self._at, read_only=self._read_only)
         database = self.file.database()
         if database == self._origin:
             self._database = database  # rows are bound to the one that they were sealed in

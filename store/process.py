@@ -1,0 +1,192 @@
+"""Process: what becomes of open databases when their process forks, and when it ends.
+
+    fork   before ─▶ RocksDB's threads rest             a child has none, and would wait for them for ever
+           child  ─▶ descriptors closed, objects kept   RocksDB's destructors write to the parent's files
+           parent ─▶ RocksDB's threads work again
+    end    atexit ─▶ whatever is open is closed, the newest first
+
+A forked child has nothing of its parent's databases: neither locks nor directories, and their calls are
+refused. It may open databases of its own. Where RocksDB did not come to rest in time, because it compacted,
+the child may only read.
+
+A thread that returns from RocksDB to an interpreter that has ended aborts the process: Python ends such a
+thread by an exception that no code in Rust lets pass. So no thread may be in RocksDB by then.
+
+Invariants
+  (1) a child neither keeps a lock of its parent nor releases it;
+  (2) no object of RocksDB that a parent made is destroyed in its child;
+  (3) what the program does not close is closed before the interpreter ends.
+
+The long story: docs/deployment.md.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import itertools
+import os
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+from rocksdict import Env
+
+from everlog.store.errors import OpenError
+
+PARK_S = 2.0  # a fork waits so long for a flush or a compaction that is under way
+
+_TASKS = Path("/proc/self/task")
+_POOLS = {
+    "rocksdb:low": Env.set_low_priority_background_threads,
+    "rocksdb:high": Env.set_high_priority_background_threads,
+    "rocksdb:bottom": Env.set_bottom_priority_background_threads,
+}
+
+
+class Closing(Protocol):
+    """What is closed before the process ends."""
+
+    def close(self) -> None: ...
+
+
+class Forking(Protocol):
+    """What is told that it is in a child now."""
+
+    def forked(self) -> None: ...
+
+
+class Held:
+    """An open descriptor that a forked child closes at once."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        _held.add(self)
+
+    def fileno(self) -> int:
+        """The descriptor; -1 once it is closed."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Twice is once."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def close_at_end(thing: Closing) -> None:
+    """Closes it before the process ends, if nobody has by then."""
+    _closing[thing] = next(_order)
+
+
+def keep_in_child(thing: object) -> None:
+    """Leaves it, and whatever it refers to, as it is in forked children: there nothing may destroy it."""
+    _kept.add(thing)
+
+
+def tell_child(thing: Forking) -> None:
+    """Calls its `forked` in forked children."""
+    _forking.add(thing)
+
+
+def use_rocksdb(path: Path, *, read_only: bool) -> None:
+    """Call it before RocksDB is opened. Raises OpenError in a child that cannot write with it."""
+    _State.used = True
+    if _State.unfit and not read_only:
+        raise OpenError(
+            f"{path}: this process was forked while RocksDB wrote in its parent, and has none of the threads"
+            " that write to disk. Start it with spawn instead of fork, or open the database read_only"
+        )
+
+
+class _State:
+    used = False  # whether RocksDB has run in this process, or in one that it was forked from
+    unfit = False  # whether this is a child that lacks RocksDB's threads
+    resting = True  # whether no thread of RocksDB's works while the process forks
+    pools: ClassVar[dict[str, int]] = {}  # threads of each pool, before they came to rest
+    forking = threading.Lock()
+
+
+_held: weakref.WeakSet[Held] = weakref.WeakSet()
+_kept: weakref.WeakSet[Any] = weakref.WeakSet()
+_forking: weakref.WeakSet[Forking] = weakref.WeakSet()
+_closing: weakref.WeakKeyDictionary[Closing, int] = weakref.WeakKeyDictionary()
+_order = itertools.count()
+
+
+def _threads() -> dict[str, int]:
+    """How many threads each of RocksDB's pools has. Raises OSError where the system does not tell."""
+    found: dict[str, int] = {}
+    for task in _TASKS.iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            name = (task / "comm").read_text(encoding="utf-8", errors="replace").strip()
+            if name in _POOLS:
+                found[name] = found.get(name, 0) + 1
+    return found
+
+
+def _before_fork() -> None:
+    _State.forking.acquire()  # released in the parent
+    _State.pools, _State.resting = {}, not _State.used
+    if _State.resting or _State.unfit:
+        return
+    with contextlib.suppress(OSError):
+        _State.pools = _threads()
+        env, until = Env(), time.monotonic() + PARK_S
+        for name in _State.pools:
+            _POOLS[name](env, 0)
+        while _threads() and time.monotonic() < until:
+            time.sleep(0.0005)  # they end as soon as they are idle
+        _State.resting = not _threads()
+
+
+def _in_parent() -> None:
+    try:
+        env = Env()
+        for name, count in _State.pools.items():
+            _POOLS[name](env, count)
+    finally:
+        _State.forking.release()
+
+
+def _in_child() -> None:
+    _State.forking = threading.Lock()
+    _closing.clear()
+    for held in list(_held):
+        with contextlib.suppress(OSError):
+            held.close()
+    for one in list(_forking):
+        one.forked()
+    for thing in list(_kept):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+    if not _State.resting:
+        _State.unfit = True
+        _leave_without_destructors()
+
+
+def _leave_without_destructors() -> None:
+    """Has the process end before RocksDB's destructors join threads that are not there. Where the C library
+    has no on_exit (macOS, musl) they may hang."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "on_exit"):  # the last to be registered is the first to be called, with the exit code
+        library.on_exit(library["_exit"], None)
+        library.on_exit(library["fcloseall"], None)
+
+
+def _at_end() -> None:
+    for thing in sorted(_closing, key=_closing.__getitem__, reverse=True):
+        with contextlib.suppress(Exception):  # the log has what could not be flushed
+            thing.close()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
+atexit.register(_at_end)

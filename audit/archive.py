@@ -113,6 +113,7 @@ def _archive(
     if progress is not None:
         progress(Progress("compact", 0, None, "records"))
     db.engine.compact_log(keys.SEQ.pack(max(last, base)))
+    db.log.merger.start()  # what a snapshot holds is freed once that is released
     return Archival(max(last, base), db.log.trimmed.base, removed, held, before, db.disk_bytes())
 
 

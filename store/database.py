@@ -111,6 +111,7 @@ class Database(Writer):
         tell_child(self)
         close_at_end(self)
         if not read_only:
+            self.log.merger.begin()
             self.sweeper = expiry.Sweeper(self)
             self.committer.validator.on_end = self.sweeper.expect
 
@@ -361,6 +362,7 @@ class Database(Writer):
         self.tables.flush()
         for start, end in gone(Schema(before), self.tables.schema):
             self.engine.compact_data(start, end)
+        self.log.merger.start()  # what a snapshot holds is freed once that is released
 
     # people
 

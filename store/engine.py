@@ -66,6 +66,8 @@ CLOSE_S = 10.0  # closing waits so long for calls of other threads
 # A file of a column family, as RocksDB describes it: 12:3456[1 .. 9]['0000' seq:1, type:1 .. '00FF' seq:9, …
 _FILE = re.compile(r"^ \d+:(\d+)\[.*?\]\['([0-9A-F]*)' seq:.*? \.\. '([0-9A-F]*)' seq:", re.MULTILINE)
 
+_PROPERTY = re.compile(r"# (entries|deletions|range deletions)=(\d+);")
+
 
 class Engine:
     """An open RocksDB. `secondary` opens it for reading, beside a process that writes. `owner` is who has
@@ -247,12 +249,41 @@ class Engine:
         with translated(f"reading {self.path}"):
             return sum(self.log.property_int_value(name) or 0 for name in properties)
 
+    def data_bytes(self) -> int:
+        """About how many bytes the files of the tables are. Read-only."""
+        with translated(f"reading {self.path}"):
+            return self.data.property_int_value("rocksdb.live-sst-files-size") or 0
+
     def compact_log(self, end: bytes) -> None:
-        """Frees the disk of what was removed from the log before `end`. Lets go of the interpreter's
-        lock."""
+        """Frees the disk of what was removed from the log before `end`; not of what a snapshot of before
+        sees (`holds_before`). Lets go of the interpreter's lock."""
         with translated(f"compacting {self.path}"):
             self.log.flush()
-            self.log.compact_range(b"", end)
+            self.log.compact_range(b"", end, _forced())
+
+    @property
+    def sequence(self) -> int:
+        """RocksDB's number of the newest write. Read-only."""
+        with translated(f"reading {self.path}"):
+            return int(self._db.latest_sequence_number())
+
+    def holds_before(self, sequence: int) -> bool:
+        """Whether a snapshot is open that sees what was removed up to a `sequence`. Read-only."""
+        with translated(f"reading {self.path}"):
+            count, oldest = (
+                self._db.property_int_value(f"rocksdb.{name}") or 0
+                for name in ("num-snapshots", "oldest-snapshot-sequence")
+            )
+        return bool(count) and oldest < sequence
+
+    def removed(self, *, log: bool) -> tuple[int, int, int]:
+        """Of the files of the log, or of the tables: entries, and how many of them delete a key or a range.
+        Read-only."""
+        with translated(f"reading {self.path}"):
+            family = self.log if log else self.data
+            described = family.property_value("rocksdb.aggregated-table-properties") or ""
+        found = {name: int(value) for name, value in _PROPERTY.findall(described)}
+        return found.get("entries", 0), found.get("deletions", 0), found.get("range deletions", 0)
 
     def log_files(self) -> list[tuple[int, bytes, bytes]]:
         """The files of the log, in its order: bytes, keys of the first and the last record. Read-only."""
@@ -266,11 +297,8 @@ class Engine:
     def merge_log(self, first: bytes, last: bytes) -> None:
         """Makes one file of those that have the records from `first` to `last`. Lets go of the interpreter's
         lock."""
-        how = CompactOptions()
-        how.set_exclusive_manual_compaction(False)  # or the tables would wait with theirs
-        how.set_bottommost_level_compaction(BottommostLevelCompaction.force_optimized())
         with translated(f"compacting {self.path}"):
-            self.log.compact_range(first, last, how)
+            self.log.compact_range(first, last, _forced())
 
     def sync_log(self) -> None:
         """Waits until all that was appended is on disk. Lets go of the interpreter's lock.
@@ -427,7 +455,7 @@ class Engine:
         """Frees the disk of what was deleted from the tables in a range. Lets go of the interpreter's
         lock."""
         with self._care, translated(f"compacting {self.path}"):
-            self.data.compact_range(start, end)
+            self.data.compact_range(start, end, _forced())
 
     def flush(self) -> None:
         """Brings what is in memory to files, so that opening has nothing to replay."""
@@ -508,6 +536,14 @@ class _Closed:
 
 
 _CLOSED: Any = _Closed()
+
+
+def _forced() -> CompactOptions:
+    """Files at the last level are written anew as well: there is what was removed while it was seen."""
+    how = CompactOptions()
+    how.set_exclusive_manual_compaction(False)  # or the tables would wait with the log
+    how.set_bottommost_level_compaction(BottommostLevelCompaction.force_optimized())
+    return how
 
 
 def _options(cache: Cache) -> Options:

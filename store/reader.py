@@ -9,6 +9,7 @@ over the network; they differ in their source alone.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -37,27 +38,10 @@ class Scan(Generic[M]):
     """
 
     def __init__(self, entries: Iterator[Entry], binding: Binding, prefix: bytes, limit: int | None) -> None:
-        self._rows: Iterator[M] | None = self._run(entries, binding, prefix, limit)
+        # The generator holds no scan, and so a scan that is dropped lets go of its moment at once.
+        self._rows: Iterator[M] | None = _run(weakref.ref(self), entries, binding, prefix, limit)
         # Hand it to `scan(resume=…)` to go on after the last row; None: there are no more rows.
         self.resume: bytes | None = None
-
-    def _run(
-        self, entries: Iterator[Entry], binding: Binding, prefix: bytes, limit: int | None
-    ) -> Iterator[M]:
-        parse: Any = binding.model.FromString
-        last = key = b""
-        left = -1 if limit is None else limit
-        try:
-            for order, key, value in entries:  # noqa: B007  the error says which row
-                if not left:
-                    self.resume = prefix + last
-                    return
-                left -= 1
-                last = order
-                yield parse(row_of(value) if value[0] else value[HEADER_SIZE:])
-        except DecodeError as error:
-            self._rows = self._run(entries, binding, prefix, None if limit is None else left)
-            raise binding.info.unreadable(key, error) from None
 
     def __iter__(self) -> Iterator[M]:
         return iter(()) if self._rows is None else self._rows
@@ -68,6 +52,27 @@ class Scan(Generic[M]):
     def close(self) -> None:
         """Lets go of the moment that the scan reads at."""
         self._rows = None
+
+
+def _run(
+    of: weakref.ref[Scan[M]], entries: Iterator[Entry], binding: Binding, prefix: bytes, limit: int | None
+) -> Iterator[M]:
+    parse: Any = binding.model.FromString
+    last = key = b""
+    left = -1 if limit is None else limit
+    try:
+        for order, key, value in entries:  # noqa: B007  the error says which row
+            if not left:
+                if (scan := of()) is not None:
+                    scan.resume = prefix + last
+                return
+            left -= 1
+            last = order
+            yield parse(row_of(value) if value[0] else value[HEADER_SIZE:])
+    except DecodeError as error:
+        if (scan := of()) is not None:
+            scan._rows = _run(of, entries, binding, prefix, None if limit is None else left)  # noqa: SLF001
+        raise binding.info.unreadable(key, error) from None
 
 
 class Reader:

@@ -6,8 +6,9 @@
        ├─ opening.py       the library's database behind a URL
        └─ a command        prints what the library gives: a file each, or a few that belong together
 
-Exit codes: 0 done · 1 not done, one sentence says why · 2 the command line is wrong · 129 hung up ·
-130 interrupted · 141 standard output was closed before all was written (streams.py) · 143 terminated.
+Exit codes: 0 done · 1 not done, one sentence says why · 2 the command line is wrong, or a folder or
+file of migrations is missing · 129 hung up · 130 interrupted · 141 standard output was closed before all
+was written (streams.py) · 143 terminated.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ STOPPED = {
     signal.SIGHUP: ("hung up", 129),
 }
 
+# A folder or file of the migrations is not where the command looks: as wrong as a wrong option.
+MISSING = 2
+
 # What goes wrong is told by a command in one sentence; gRPC's own lines would stand before it.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
@@ -58,6 +62,8 @@ COMMANDS = {
     "load": "schema",
     "baseline": "schema",
     "squash": "new",
+    "accept": "recorded",
+    "restore-folder": "recorded",
     "create": "database",
     "drop": "database",
     "wait": "database",
@@ -206,6 +212,7 @@ def _failed(error: BaseException, settings: Settings, *, as_json: bool) -> int:
             said, code, kind = error.format_message(), error.exit_code, "UsageError"
         case Error():
             said, private = str(error), settings.private(error.private)
+            code = MISSING if "missing" in error.facts else 1
             facts = {
                 name: fact for name, fact in error.facts.items() if name != "value" or settings.show_rows
             }

@@ -14,6 +14,7 @@ from everlog.migrations.lint_rules import Severity
 from everlog.migrations.loader import load
 from everlog.migrations.migration import Key, Migration, Remake, Row, Transform
 from everlog.migrations.plan import PlannedMigration, PlannedStep, plan
+from everlog.migrations.recorded import Restored, accept, restore
 from everlog.migrations.rollback import PlannedRollback, plan_rollback, rollback
 from everlog.migrations.rules import Rules
 from everlog.migrations.runner import apply
@@ -78,6 +79,7 @@ __all__ = [
     "PlannedStep",
     "Reader",
     "Remake",
+    "Restored",
     "Row",
     "Rules",
     "Severity",
@@ -85,6 +87,7 @@ __all__ = [
     "State",
     "Table",
     "Transform",
+    "accept",
     "apply",
     "baseline",
     "build",
@@ -100,6 +103,7 @@ __all__ = [
     "new",
     "plan",
     "plan_rollback",
+    "restore",
     "rollback",
     "squash",
     "status",

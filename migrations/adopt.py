@@ -79,7 +79,7 @@ def baseline(
             raise MigrationError(
                 f"there is no migration {version}; the versions are: {known}", version=version
             )
-        infos = compare(db.migrations(), [migration.folder for migration in migrations])
+        infos = compare(db.migrations(), [migration.folder for migration in migrations], db.tables.vault)
         todo = {info.version for info in infos if info.state is State.PENDING and info.version <= version}
         made = log_pb2.Schema()
         for migration in migrations:

@@ -19,11 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from everlog.migrations.folder import SOURCE, Source
-from everlog.migrations.loader import load
 from everlog.migrations.lock import lock
 from everlog.migrations.messages import Message, last_done, message_of, said, some
 from everlog.migrations.migration import Migration
-from everlog.migrations.plan import pending
+from everlog.migrations.plan import load_for, pending
 from everlog.migrations.proposal import Settled, settled
 from everlog.migrations.runner import apply
 from everlog.migrations.status import MigrationInfo
@@ -77,7 +76,7 @@ class AutoRun:
                 self._tell("started", said("started", actor, reason), *lines)
 
         try:
-            todo = pending(self.db, load(self.source))
+            todo = pending(self.db, load_for(self.db, self.source))
             out = settled(self.db, todo)
             if out is not None:
                 self._leave_out(out)

@@ -216,22 +216,13 @@ def undeclared(migration: Migration, before: Mapping[str, Table[Any, Any]]) -> I
                 text = f"index {name} of {table.name} over ({fields}) {what}, and {since} has it; declare it"
                 yield (now or table).where, f'{text} as it was, or say `drop=["{part}"]` in MIGRATION'
             parts.discard(part)
-        for name, was, is_now in (
-            ("life", old.life, table.life),
-            ("person", old.person and old.person.path, table.person and table.person.path),
-        ):
-            part = f"{table.name}.{name}"
-            if was is not None and was != is_now and part not in parts:
-                what = "changes here" if is_now is not None else "is not declared here"
-                yield (
-                    table.where,
-                    (
-                        f"the {name} of {table.name} {what}, and {since} has it; declare it as it was, or say"
-                        f' `drop=["{part}"]` in MIGRATION'
-                    ),
-                )
-            elif was is not None and was != is_now:
-                parts.discard(part)
+        part = f"{table.name}.life"
+        if old.life is not None and old.life != table.life:
+            if part not in parts:
+                what = "changes here" if table.life is not None else "is not declared here"
+                text = f"the life of {table.name} {what}, and {since} has it; declare it as it was, or say"
+                yield table.where, f'{text} `drop=["{part}"]` in MIGRATION'
+            parts.discard(part)
     for part in sorted(parts):
         yield migration.where, f"`drop` names {part}, but no such part of a table goes or changes here"
 

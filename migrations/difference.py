@@ -24,7 +24,7 @@ def differences(db: Database, source: Source = SOURCE) -> dict[int, str]:
     return {
         version: difference(life.newest_sources, by_version[version], db.tables.vault)
         for version, life in sorted(there.items())
-        if version in by_version and not life.fits(by_version[version])
+        if version in by_version and not life.fits(by_version[version], db.tables.vault)
     }
 
 

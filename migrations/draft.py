@@ -20,9 +20,8 @@ from everlog.migrations import withheld
 from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.folder import SOURCE, Source, find
 from everlog.migrations.lint import lint
-from everlog.migrations.loader import load
 from everlog.migrations.migration import Migration
-from everlog.migrations.plan import PlannedStep, pending, plan
+from everlog.migrations.plan import PlannedStep, load_for, pending, plan
 from everlog.migrations.shown import Plan, ShownFinding, ShownMigration, ShownStep
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
@@ -46,7 +45,7 @@ def draft(
     SchemaError as `apply` would before it writes.
     """
     at = db.head
-    todo = pending(db, load(source))
+    todo = pending(db, load_for(db, source))
     if not todo:
         return None
     planned = {one.version: one.steps for one in plan(db, source, try_rows=True, progress=progress)}

@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -84,11 +84,26 @@ class Folder:
     def meaning(self) -> bytes:
         return digest.meaning(self.sources)
 
-    def is_as(self, recorded: bytes, sources: Sequence[log_pb2.SourceFile] = ()) -> bool:
-        """Whether the folder does what a record of this digest and these sources did. Read-only."""
+    def is_as(
+        self,
+        recorded: bytes,
+        sources: Sequence[log_pb2.SourceFile] = (),
+        withheld: Callable[[log_pb2.SourceFile], bytes] | None = None,
+    ) -> bool:
+        """Whether the folder does what a record of this digest and these sources did. Read-only.
+
+        `withheld` gives the digest that the log has of a file instead of its content."""
         if recorded in {self.digest, digest.legacy(self.sources)}:
             return True
-        return bool(sources) and digest.meaning(sources) == self.meaning
+        mine, known = {file.path: file for file in self.sources}, []
+        for file in sources:
+            if file.digest:
+                now = mine.get(file.path)
+                if now is None or withheld is None or withheld(now) != file.digest or not any(file.digest):
+                    return False
+                file = now  # noqa: PLW2901  the same content
+            known.append(file)
+        return bool(known) and digest.meaning(known) == self.meaning
 
     @cached_property
     def header(self) -> list[str]:
@@ -152,10 +167,16 @@ def find(source: Source = SOURCE) -> Root:
     """
     path = Path(source)
     if path.is_dir():
+        _check_level(path.resolve())
         return _at(path.resolve())
     words = str(source).split(".")
     if not isinstance(source, str) or not all(word.isidentifier() for word in words):
-        raise SchemaError(f"there is no directory {source} of migrations", where=str(source))
+        raise SchemaError(
+            f"there is no directory {source} of migrations; give the one that holds them with -d, or make the"
+            " first one with `everlog new NAME`",
+            where=str(source),
+            missing=str(source),
+        )
     try:
         spec = util.find_spec(str(source))
     except ModuleNotFoundError:
@@ -165,6 +186,7 @@ def find(source: Source = SOURCE) -> Root:
             f"there is neither a package nor a directory {source}; give the path of the directory that"
             " holds the migrations, or make the first one with `everlog new NAME`",
             where=str(source),
+            missing=str(source),
         )
     places = [Path(place) for place in spec.submodule_search_locations]
     if len(places) > 1:
@@ -181,6 +203,54 @@ def find(source: Source = SOURCE) -> Root:
             missing=str(places[0]),
         )
     return Root(places[0], str(source))
+
+
+def find_or_make(source: Source = SOURCE) -> Root:
+    """The same; a path that is not there is made, with its `__init__.py`."""
+    try:
+        return find(source)
+    except SchemaError:
+        path = Path(source)
+        is_package = isinstance(source, str) and "." in source and len(path.parts) == 1
+        if is_package or path.exists() or not path.name.isidentifier():
+            raise
+    path.mkdir(parents=True)
+    (path / "__init__.py").write_text('"""The migrations of the database, in the order of their names."""\n')
+    return find(path)
+
+
+def _check_level(path: Path) -> None:
+    """Raises SchemaError for a directory in a migration's folder, and for one around the migrations."""
+    for inner, outer in zip((path, *path.parents), path.parents, strict=False):
+        if FOLDER_NAME.fullmatch(inner.name) and (inner / "model.proto").is_file():
+            what = "is the folder of one migration" if inner == path else f"is in the folder {inner.name}"
+            raise SchemaError(
+                f"{path} {what}; give the directory that holds the migrations: -d {_shown(outer)}",
+                where=str(path),
+                missing=str(outer),
+            )
+    if any(FOLDER_NAME.fullmatch(child.name) for child in path.iterdir()):
+        return
+    inner_ones = sorted({found.parents[1] for found in _models_below(path)})
+    if inner_ones:
+        raise SchemaError(
+            f"{path} holds no migrations, but {', '.join(map(str, inner_ones))} does; give that: -d"
+            f" {_shown(inner_ones[0])}",
+            where=str(path),
+            missing=str(inner_ones[0]),
+        )
+
+
+def _models_below(path: Path) -> list[Path]:
+    """Models of migrations some levels below, where people keep them."""
+    patterns = ("*/v*/model.proto", "*/*/v*/model.proto")
+    found = (one for pattern in patterns for one in path.glob(pattern))
+    return [one for one in found if FOLDER_NAME.fullmatch(one.parent.name)]
+
+
+def _shown(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else str(path)
 
 
 def _at(path: Path) -> Root:

@@ -18,8 +18,10 @@ from collections.abc import Iterable
 import msgspec
 
 from everlog.migrations.folder import Folder
+from everlog.migrations.withheld import digest as digest_withheld
 from everlog.proto import log_pb2
 from everlog.store.migrate import Recorded
+from everlog.store.vault import Vault
 
 _Step = log_pb2.Migration
 _BUILDING = (_Step.STARTED, _Step.BACKFILL, _Step.SWITCHED)
@@ -52,11 +54,17 @@ class Life(msgspec.Struct):
         """Whether it was recorded without being run, by `load` or `baseline`."""
         return self.finished and not self.sources
 
-    def fits(self, folder: Folder) -> bool:
-        """Whether a folder does what ran, or is one that was accepted in its place. Read-only."""
-        if folder.is_as(self.digest, self.sources):
-            return True
-        return any(folder.is_as(one.migration.digest, one.migration.sources) for one in self.accepted)
+    def fits(self, folder: Folder, vault: Vault | None = None) -> bool:
+        """Whether a folder does what ran, or is one that was accepted in its place. Read-only.
+
+        `vault` has the keys of files that were withheld from the log."""
+
+        def withheld(file: log_pb2.SourceFile) -> bytes:
+            return digest_withheld(file, vault)
+
+        records = [(self.digest, self.sources)]
+        records += [(one.migration.digest, list(one.migration.sources)) for one in self.accepted]
+        return any(folder.is_as(digest, sources, withheld) for digest, sources in records)
 
     @property
     def newest_sources(self) -> list[log_pb2.SourceFile]:

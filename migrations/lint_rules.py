@@ -225,10 +225,16 @@ RULES = {
             "history/edited",
             _E,
             "A migration was edited after it was applied",
-            "restore it, and put the change into a new migration",
+            "restore it, and put the change into a new migration, or `everlog accept` it if it does the same",
             depends=True,
         ),
-        Rule("history/missing", _E, "The folder of an applied migration is gone", "restore it", depends=True),
+        Rule(
+            "history/missing",
+            _E,
+            "The folder of an applied migration is gone",
+            "restore it, with `everlog restore-folder`",
+            depends=True,
+        ),
         Rule(
             "history/future",
             _W,

@@ -8,11 +8,11 @@
 `tables` declares each of its tables whole: the model of its rows, the key and the indexes, as
 they are from this version on. Tables of earlier versions that are not named stay as they are;
 `drop` names those that go, `rename` those that stay under another name. A folder is made by copying
-the newest, so it usually declares all. `drop` also names parts of a table that go, or that the
-folder declares anew: an index as `"airports.by_city"`, the life as `"airports.life"`, the person as
-`"airports.person"`. What a folder does not name stays, or the folder is refused
-(`compatible.undeclared`). `transforms` are for tables whose rows change shape: pure
-functions of one row, from the model of the version before, and back where both are to be served.
+the newest, so it usually declares all. `drop` also names parts of a table that go, or that the folder
+declares anew: an index as `"airports.by_city"`, the life as `"airports.life"`. A folder that leaves
+something out without naming it is refused (`compatible.undeclared`). `transforms` are for tables whose rows
+change shape: pure functions of one row, from the model of the version before, and back where both are to
+be served.
 
     def split(db: Reader) -> Iterator[Row]: …
     MIGRATION = Migration(tables=[PEOPLE, ADDRESSES], drop=["persons"], up=Remake([PEOPLE, ADDRESSES], split))

@@ -17,7 +17,7 @@ import msgspec
 from everlog.migrations import people
 from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.checks import has_checks, tried
-from everlog.migrations.folder import SOURCE, Source
+from everlog.migrations.folder import SOURCE, Source, find, folders
 from everlog.migrations.left_over import check_left_over
 from everlog.migrations.loader import after, load
 from everlog.migrations.migration import Migration
@@ -29,7 +29,7 @@ from everlog.proto import log_pb2
 from everlog.store import evolve
 from everlog.store.built import built_rows
 from everlog.store.database import Database
-from everlog.store.errors import MigrationError
+from everlog.store.errors import MigrationError, SchemaError
 from everlog.store.progress import OnProgress
 from everlog.store.schema import Schema, TableInfo
 
@@ -77,7 +77,7 @@ def plan(
     schema = base(db)
     counts = Counter({table.name: table.rows for table in db.status().tables})
     planned = list(_given_up(db))
-    todo = pending(db, load(source), to, out_of_order=out_of_order)
+    todo = pending(db, load_for(db, source), to, out_of_order=out_of_order)
     through = trials(db, todo, progress) if try_rows else []
     for migration in todo:
         following = after(schema, migration)
@@ -93,6 +93,28 @@ def plan(
     return planned
 
 
+def load_for(db: Database, source: Source = SOURCE) -> list[Migration]:
+    """The migrations of a package or directory, for this database. Read-only; runs the folders' code.
+
+    Raises as `load` does. Where they do not load and a folder is missing that the database has applied,
+    that is said, for it is why another one does not load.
+    """
+    try:
+        return load(source)
+    except SchemaError as error:
+        for info in _compared(db, source):
+            if info.state is State.MISSING:
+                _refuse(info)
+        raise error from None
+
+
+def _compared(db: Database, source: Source) -> list[MigrationInfo]:
+    try:
+        return compare(db.migrations(), folders(find(source)))
+    except SchemaError:
+        return []
+
+
 def pending(
     db: Database, migrations: Sequence[Migration], to: int | None = None, *, out_of_order: bool = False
 ) -> list[Migration]:
@@ -101,7 +123,13 @@ def pending(
     Raises MigrationError if what was applied is not what the folders say, or if one is older
     than another that was applied already, unless `out_of_order`.
     """
-    infos = compare(db.migrations(), [migration.folder for migration in migrations])
+    if not migrations:
+        raise MigrationError(
+            "there is no folder of a migration where they were looked for; give the directory that holds"
+            " them with -d, or make the first one with `everlog new NAME`",
+            missing="migrations",
+        )
+    infos = compare(db.migrations(), [migration.folder for migration in migrations], db.tables.vault)
     for info in infos:
         _refuse(info)
     check_order(infos, out_of_order=out_of_order)
@@ -124,14 +152,17 @@ def _refuse(info: MigrationInfo) -> None:
         was, now = info.digest.hex()[:12], info.folder_digest.hex()[:12]
         raise MigrationError(
             f"migration {info.title} was edited after commit {info.seq} applied it: expected its folder to"
-            f" have digest {was}, found {now}; restore it, and put the change into a new migration",
+            f" have digest {was}, found {now}; restore it (`everlog restore-folder {info.version} --force`)"
+            " and put the change into a new migration, or, if it does the same, accept it: `everlog accept"
+            f" {info.version} --reason …`",
             version=info.version,
         )
     if info.state is State.MISSING:
         raise MigrationError(
             f"migration {info.title} was applied by commit {info.seq}, but its folder is missing, though"
-            " newer ones are there; restore it",
+            f" newer ones are there; restore it: `everlog restore-folder {info.version}`",
             version=info.version,
+            missing=f"v{info.title}",
         )
 
 

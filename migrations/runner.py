@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 from everlog.migrations import online, under_way
 from everlog.migrations.bootstrap import Bootstrap, bootstrap
 from everlog.migrations.folder import SOURCE, Source
-from everlog.migrations.loader import load
 from everlog.migrations.lock import WAIT_S, check_going, lock
 from everlog.migrations.migration import Migration
-from everlog.migrations.plan import pending
+from everlog.migrations.plan import load_for, pending
 from everlog.migrations.proposal import settled
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
@@ -54,7 +53,7 @@ def apply(
     """
     done = []
     with lock(db.uuid, actor, wait_s=wait_s, progress=progress, reenter=True) as holder:
-        known = load(source)
+        known = load_for(db, source)
         begun = under_way.attach(db, known)
         if begun is not None and begun.migration.back:  # what was half rolled back is in force
             if progress is not None:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from everlog.migrations import sums
-from everlog.migrations.folder import SOURCE, Folder, Root, Source, find, folders
+from everlog.migrations.folder import SOURCE, Folder, Root, Source, find_or_make, folders
 from everlog.migrations.lint_ignores import without_ignores
 from everlog.store.errors import SchemaError
 
@@ -88,7 +88,7 @@ def new(name: str, source: Source = SOURCE, *, now: datetime | None = None) -> P
             f"expected the name of a migration in a-z, 0-9 and _, as create_airports; found {name!r}",
             name=name,
         )
-    root = _root(source)
+    root = find_or_make(source)
     known = folders(root)
     newest = known[-1] if known else None
     version = _version(newest, now or datetime.now(UTC))
@@ -99,19 +99,6 @@ def new(name: str, source: Source = SOURCE, *, now: datetime | None = None) -> P
         _copy(newest, path, version, name)
     sums.write(root, folders(root))
     return path
-
-
-def _root(source: Source) -> Root:
-    try:
-        return find(source)
-    except SchemaError:
-        path = Path(source)
-        is_package = isinstance(source, str) and "." in source and len(path.parts) == 1
-        if is_package or path.exists() or not path.name.isidentifier():
-            raise
-    path.mkdir(parents=True)
-    (path / "__init__.py").write_text('"""The migrations of the database, in the order of their names."""\n')
-    return find(path)
 
 
 def _version(newest: Folder | None, now: datetime) -> int:

@@ -27,6 +27,7 @@ from everlog.migrations.history import Life, lives
 from everlog.store.built import built_rows
 from everlog.store.database import Database
 from everlog.store.migrate import Recorded
+from everlog.store.vault import Vault
 
 
 class State(StrEnum):
@@ -67,7 +68,7 @@ class MigrationInfo(msgspec.Struct, frozen=True):
 
 def status(db: Database, source: Source = SOURCE) -> list[MigrationInfo]:
     """All migrations, oldest first. Read-only. Raises SchemaError for a bad folder."""
-    infos = compare(db.migrations(), folders(find(source)))
+    infos = compare(db.migrations(), folders(find(source)), db.tables.vault)
     return [
         msgspec.structs.replace(info, rows=built_rows(db))
         if info.state is State.BUILDING or info.returning
@@ -76,8 +77,10 @@ def status(db: Database, source: Source = SOURCE) -> list[MigrationInfo]:
     ]
 
 
-def compare(records: Iterable[Recorded], known: Iterable[Folder]) -> list[MigrationInfo]:
-    """What records of the log and folders on disk say together."""
+def compare(
+    records: Iterable[Recorded], known: Iterable[Folder], vault: Vault | None = None
+) -> list[MigrationInfo]:
+    """What records of the log and folders on disk say together. `vault` has the keys of the database."""
     there = lives(records)
     by_version = {folder.version: folder for folder in known}
     newest = max(by_version, default=0)
@@ -99,7 +102,7 @@ def compare(records: Iterable[Recorded], known: Iterable[Folder]) -> list[Migrat
             MigrationInfo(
                 version,
                 life.began.migration.name,
-                _state(life, folder, newest),
+                _state(life, folder, newest, vault),
                 life.last.time_ns if life.finished else 0,
                 life.last.seq,
                 life.last.actor,
@@ -114,12 +117,12 @@ def compare(records: Iterable[Recorded], known: Iterable[Folder]) -> list[Migrat
     return infos
 
 
-def _state(life: Life, folder: Folder | None, newest: int) -> State:
+def _state(life: Life, folder: Folder | None, newest: int, vault: Vault | None) -> State:
     if not life.finished:
         return State.BUILDING
     if folder is None:
         return State.MISSING if life.version < newest else State.AHEAD
-    return State.APPLIED if life.fits(folder) else State.EDITED
+    return State.APPLIED if life.fits(folder, vault) else State.EDITED
 
 
 def _late(there: Iterable[Life]) -> set[int]:

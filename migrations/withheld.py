@@ -22,7 +22,7 @@ from everlog.store.vault import Vault
 if TYPE_CHECKING:
     from everlog.migrations.folder import Folder
 
-_NEVER = {"__init__.py", "model.proto", "checks.py"}
+NEVER = {"__init__.py", "model.proto", "checks.py"}
 _NO_KEYS = bytes(16)
 
 
@@ -34,7 +34,7 @@ def paths(migration: Migration, brought: Iterable[Path]) -> set[str]:
     if "bootstrap.py" in found:
         opened = {f"bootstrap_{table.name}" for table in migration.tables if table.person is None}
         for file in migration.folder.sources:
-            if file.path not in _NEVER and Path(file.path).stem not in opened:
+            if file.path not in NEVER and Path(file.path).stem not in opened:
                 found.add(file.path)
     return found
 

@@ -45,6 +45,7 @@ class Mistake(NamedTuple):
     file: str = INIT
     near: str = ""
     by: str = ALL
+    code: int = 1
 
 
 def swap(*pairs: str, file: str = INIT) -> Callable[[Path], None]:
@@ -101,10 +102,16 @@ MISTAKES = {
     "up raises": Mistake(swap("faa=old.faa,", "faa=old.f,"), "AttributeError", near="old.f,", by="lint"),
     "up takes no row": Mistake(swap("up(old: AirportV1)", "up()"), "TypeError: up() takes 0", by="lint"),
     "a model not built": Mistake(
-        lambda folder: (folder / "model_pb2.py").unlink(), "model_pb2.py is not generated yet", "model.proto"
+        lambda folder: (folder / "model_pb2.py").unlink(),
+        "model_pb2.py is not generated yet",
+        "model.proto",
+        code=2,
     ),
     "a model that is stale": Mistake(
-        swap("city = 3", "town = 3", file="model.proto"), "generated from another version", "model.proto"
+        swap("city = 3", "town = 3", file="model.proto"),
+        "generated from another version",
+        "model.proto",
+        code=2,
     ),
     "a model that is older": Mistake(
         swap("v20260101000001;", "v20260101000000;", file="model.proto"), "expected `package", "model.proto"
@@ -141,6 +148,7 @@ MISTAKES = {
         swap("from .model", "from ..v20260301000000_third import X\nfrom .model"),
         "the code needs the folder",
         near="third",
+        code=2,
     ),
     "no MIGRATION": Mistake(swap("MIGRATION =", "MIGRATE ="), "expected `MIGRATION = Migration("),
     "MIGRATION of a wrong type": Mistake(
@@ -196,7 +204,7 @@ def test_a_mistake_is_said_at_its_place_and_changes_nothing(
     }
     for by in mistake.by.split():
         ended = said[by]()
-        assert ended.code == 1, ended
+        assert ended.code == (1 if by == "lint" else mistake.code), ended
         found = f"{ended.out}{ended.err}"
         assert mistake.says in found
         assert "Traceback" not in found

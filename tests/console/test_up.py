@@ -75,7 +75,7 @@ def test_new_and_build_make_a_project_that_up_takes(here: Path) -> None:
 
 def test_a_missing_directory_of_migrations_is_a_sentence(everlog: Run) -> None:
     ended = everlog("-u", "file:new.db", "-d", "nowhere", "up")
-    assert ended.code == 1
+    assert ended.code == 2
     assert ended.err.startswith("error: ")
     assert "nowhere" in ended.err
 

@@ -1,0 +1,94 @@
+"""Recorded: an edit of an applied folder is accepted, or a folder is written as the log has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from everlog.console import text
+from everlog.console.opening import directory_of, is_remote, open_database, shown
+from everlog.console.settings import Settings, common, pass_settings, writes
+from everlog.store.errors import Error, OpenError
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+
+@click.command()
+@click.argument("versions", type=int, nargs=-1, metavar="[VERSION]…")
+@writes
+@common
+@pass_settings
+def accept(settings: Settings, *, versions: tuple[int, ...], actor: str, reason: str) -> None:
+    """Takes the folders of applied migrations, edited as they are, for what ran. The log keeps them, who
+    accepted them, and why.
+
+    Without VERSION all that were edited. An edit of comments needs none of this; one that makes another
+    schema is refused.
+
+    \b
+    Examples:
+      everlog accept --reason "imports sorted"
+      everlog accept 20260105093000 --actor ann --reason "renamed a helper"
+    """
+    from everlog import migrations
+
+    if not reason.strip():
+        raise click.UsageError("expected --reason: the log keeps why the edit is accepted")
+    _check_here(settings, "accept")
+    with open_database(settings) as db:
+        done = migrations.accept(
+            cast("Database", db), settings.migrations, versions, actor=actor, reason=reason
+        )
+    for info in done:
+        if settings.json:
+            text.echo({"version": info.version, "name": info.name, "seq": info.seq})
+        else:
+            click.echo(f"Accepted: {info.title} (commit {info.seq})")
+    if not done and not settings.json:
+        click.echo("Nothing to accept: no folder was edited")
+
+
+@click.command()
+@click.argument("versions", type=int, nargs=-1, metavar="[VERSION]…")
+@click.option("--force", is_flag=True, help="Replace folders that are there and were edited.")
+@common
+@pass_settings
+def restore_folder(settings: Settings, *, versions: tuple[int, ...], force: bool) -> None:
+    """Writes the folders of applied migrations as the log has them, and builds their models. Without
+    VERSION all that are missing.
+
+    \b
+    Examples:
+      everlog restore-folder
+      everlog restore-folder 20260105093000 --force
+    """
+    from everlog import migrations
+
+    _check_here(settings, "restore-folder")
+    with open_database(settings, read_only=True) as db:
+        done = migrations.restore(cast("Database", db), settings.migrations, versions, force=force)
+    for one in done:
+        if settings.json:
+            text.echo({"path": str(one.path), "version": one.version, "withheld": one.withheld})
+            continue
+        click.echo(f"Restored: {text.path(one.path)}")
+        for name in one.withheld:
+            click.echo(
+                f"  {name} has rows of a sealed table, which the log does not keep: restore it yourself"
+            )
+    if done:
+        migrations.build(settings.migrations)
+    elif not settings.json:
+        click.echo("Nothing to restore: every folder is there")
+
+
+def _check_here(settings: Settings, command: str) -> None:
+    if is_remote(settings.url):
+        raise OpenError(
+            f"{shown(settings.url)} is on a server; `everlog {command}` works on a database of this machine:"
+            " run it there, with -u file:PATH and the folders that the server has"
+        )
+    if not directory_of(settings.url).exists():
+        raise Error(f"there is no database at {shown(settings.url)}; give the one whose log has the folders")

@@ -1,0 +1,189 @@
+"""Recorded: a folder as the log has it, and the folder on disk.
+
+    accept     disk ─▶ log     an edit of an applied folder is taken for what ran; the log says who and why
+    restore    log ─▶ disk     a folder that is gone, or was edited, is as it ran once more
+
+Invariants
+  (1) `accept` changes nothing of the schema: folders that would make another one are refused;
+  (2) `restore` writes inside the folder only, whatever the paths in the log are.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from everlog.migrations import withheld
+from everlog.migrations.adopt import difference_of
+from everlog.migrations.folder import FOLDER_NAME, SOURCE, Folder, Root, Source, find_or_make, folders
+from everlog.migrations.history import Life, lives
+from everlog.migrations.loader import after, load
+from everlog.migrations.lock import lock
+from everlog.migrations.status import MigrationInfo, State, compare
+from everlog.proto import log_pb2
+from everlog.store.database import Database
+from everlog.store.errors import CorruptionError, MigrationError
+from everlog.store.schema import Schema
+
+# In place of the generated code of a folder that was restored: `build` replaces it, and holds the folder
+# to no rules that came after it ran.
+_STUB = "# Restored from the log; run `everlog build`.\n"
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """A folder that was written. `withheld` are files that the log does not keep, as they have rows of
+    sealed tables."""
+
+    path: Path
+    version: int
+    withheld: list[str]
+
+
+def accept(
+    db: Database, source: Source = SOURCE, versions: Sequence[int] = (), *, actor: str = "", reason: str = ""
+) -> list[MigrationInfo]:
+    """Takes the folders of these migrations, or of all that were edited, for what ran, and returns them.
+
+    Writes a record of each, with the folder's files. Runs the folders' code. Raises MigrationError, and
+    writes nothing, for a migration that was not edited, and if the folders no longer make the schema
+    that the database has.
+    """
+    with lock(db.uuid, actor):
+        migrations = load(source)
+        by_version = {migration.version: migration for migration in migrations}
+        infos = {
+            info.version: info
+            for info in compare(db.migrations(), [one.folder for one in migrations], db.tables.vault)
+        }
+        edited = [version for version, info in infos.items() if info.state is State.EDITED]
+        for version in versions:
+            if version not in edited:
+                state = str(infos[version].state) if version in infos else "not known"
+                raise MigrationError(
+                    f"migration {version} is {state}; expected one that was edited after it was applied:"
+                    f" {', '.join(map(str, edited)) or 'none is'}",
+                    version=version,
+                )
+        building = next((info for info in infos.values() if info.state is State.BUILDING), None)
+        if building is not None:
+            raise MigrationError(
+                f"migration {building.title} is under way; end it (`everlog up`) or give it up (`everlog"
+                " rollback`) first",
+                version=building.version,
+            )
+        made = log_pb2.Schema()
+        for migration in migrations:
+            if infos[migration.version].state is not State.PENDING:
+                made = after(made, migration)
+        diff = difference_of(Schema(made), db.schema, "the folders", "the database")
+        if diff:
+            raise MigrationError(
+                "the folders, edited as they are, do not make the schema that the database has; restore them"
+                " (`everlog restore-folder --force`), and put the change into a new migration:\n"
+                f"{diff.rstrip()}"
+            )
+        there = lives(db.migrations())
+        return [
+            _accept(db, by_version[version].folder, there[version], actor, reason)
+            for version in sorted(versions or edited)
+        ]
+
+
+def _accept(db: Database, folder: Folder, life: Life, actor: str, reason: str) -> MigrationInfo:
+    sealed = any(table.HasField("person") for table in db.schema_at(life.last.seq).tables)
+    hidden = {file.path for file in life.sources if file.digest}
+    if sealed or hidden:  # which files have rows of sealed tables only their code knows
+        hidden |= {file.path for file in folder.sources if file.path not in withheld.NEVER}
+    record = log_pb2.Migration(
+        step=log_pb2.Migration.ACCEPTED,
+        version=life.version,
+        name=life.began.migration.name,
+        digest=folder.digest,
+        sources=withheld.kept(folder.sources, hidden, db.tables.vault),
+    )
+    result = db.apply_migration(record, actor=actor, reason=reason)
+    return MigrationInfo(
+        life.version,
+        life.began.migration.name,
+        State.APPLIED,
+        life.last.time_ns,
+        result.seq,
+        actor,
+        life.digest,
+        folder.digest,
+    )
+
+
+def restore(
+    db: Database, source: Source = SOURCE, versions: Sequence[int] = (), *, force: bool = False
+) -> list[Restored]:
+    """Writes the folders of these migrations, or of all that are missing, as the log has them.
+
+    Reads the database only, and runs no code. `force`: a folder that is there and was edited is
+    replaced; its test data and tests stay. `build` generates what belongs to it. Raises
+    MigrationError, and writes nothing, for a migration that the log has no files of, and for one whose
+    folder is there and is another, without `force`.
+    """
+    root = find_or_make(source)
+    known = {folder.version: folder for folder in folders(root)}
+    there = lives(db.migrations())
+    ran = [version for version, life in there.items() if life.sources]
+    wanted = sorted(versions) or sorted(version for version in ran if version not in known)
+    todo = []
+    for version in wanted:
+        if version not in ran:
+            raise MigrationError(
+                f"the log has no files of a migration {version}; it has those of:"
+                f" {', '.join(map(str, ran)) or 'none'}",
+                version=version,
+            )
+        life, folder = there[version], known.get(version)
+        if folder is not None and folder.digest == life.digest:
+            continue
+        if folder is not None and not force:
+            raise MigrationError(
+                f"{folder.path} is there, and is not as it ran; `everlog status --diff {version}` shows what"
+                " differs, and --force replaces it",
+                version=version,
+            )
+        _check(life)
+        todo.append((life, folder))
+    return [_write(root, life, folder) for life, folder in todo]
+
+
+def _check(life: Life) -> None:
+    if FOLDER_NAME.fullmatch(f"v{life.title}") is None:
+        raise CorruptionError(f"the log names a migration {life.title!r}, which is no name of a folder")
+    for file in life.sources:
+        path = PurePosixPath(file.path)
+        if path.is_absolute() or not path.parts or {"..", "."} & {*path.parts} or "\\" in file.path:
+            raise CorruptionError(f"the log has a file {file.path!r} of {life.title}, outside of its folder")
+
+
+def _write(root: Root, life: Life, folder: Folder | None) -> Restored:
+    kept = [file for file in life.sources if not file.digest]
+    with tempfile.TemporaryDirectory(prefix=".restored-", dir=root.path) as temporary:
+        made = Path(temporary, "folder")
+        if folder is not None:
+            shutil.copytree(folder.path, made, symlinks=True)
+            for file in folder.sources:
+                (made / file.path).unlink()
+            (made / "model_pb2.py").unlink(missing_ok=True)
+        for file in kept:
+            path = made / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file.content)
+        (made / "model_pb2.py").write_text(_STUB, encoding="utf-8")
+        if folder is not None:
+            folder.path.rename(Path(temporary, "before"))
+        path = folder.path if folder is not None else root.path / f"v{life.title}"
+        made.rename(path)
+    return Restored(path, life.version, _paths(file for file in life.sources if file.digest))
+
+
+def _paths(files: Iterable[log_pb2.SourceFile]) -> list[str]:
+    return [file.path for file in files]

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option("--deep", is_flag=True, help="Compare every row with what the log says, too.")
 @common
 @pass_settings
 @click.pass_context
-def check(ctx: click.Context, settings: Settings) -> None:
+def check(ctx: click.Context, settings: Settings, *, deep: bool) -> None:
     """Looks at everything, and prints what is not as it must be. Exits with 1 if anything is not.
 
     First at the folders of migrations, if there are any: their mistakes, with file and line, as
@@ -37,6 +38,7 @@ def check(ctx: click.Context, settings: Settings) -> None:
     Examples:
       everlog check
       everlog -u file:flights.db check
+      everlog -u file:flights.db check --deep
     """
     found = 0
     folders = _mistakes_in_folders(settings)
@@ -52,7 +54,7 @@ def check(ctx: click.Context, settings: Settings) -> None:
             ctx.exit(1)
         return
     with open_database(settings, read_only=True) as db, shown() as progress:
-        for problem in db.check(progress=progress):
+        for problem in db.check(progress=progress, deep=deep):
             found += 1
             text.echo({"problem": problem}) if settings.json else click.echo(problem)
         if settings.json:
@@ -124,7 +126,9 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: str
             last = head.read(into / head.HEAD, head.Head)
             live = db if at is None or last is None else db.at(seq=last.seq, progress=progress)
             if hashes != live.hashes(progress=progress):
-                raise Error(f"the tables in {into} differ from the live ones; `everlog check` tells more")
+                raise Error(
+                    f"the tables in {into} differ from the live ones; `everlog check --deep` tells more"
+                )
     if into is not None:
         say_sealed(into)
     for name, table in hashes.items():

@@ -86,7 +86,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             def progress(at: Progress) -> None:
                 telling.passing(admin_pb2.CheckResponse(step=at.step, done=at.done, total=at.total or 0))
 
-            for problem in db.check(sparing(progress)):
+            for problem in db.check(sparing(progress), deep=request.deep):
                 telling.tell(admin_pb2.CheckResponse(problem=problem))
             telling.tell(admin_pb2.CheckResponse(finished=True))
 

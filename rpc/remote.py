@@ -205,10 +205,10 @@ class RemoteDatabase(PastCalls, PeopleCalls):
         self._check_writable()
         return self._admin.correct_clock(actor=actor, reason=reason)
 
-    def check(self, progress: OnProgress | None = None) -> Iterator[str]:
-        """Everything that is not as it must be, a sentence each. Read-only."""
+    def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterator[str]:
+        """Everything that is not as it must be, a sentence each; `deep` as in `Database.check`. Read-only."""
         self._channel.check_open()
-        return self._admin.check(progress)
+        return self._admin.check(progress, deep=deep)
 
     @property
     def channel(self) -> Channel:

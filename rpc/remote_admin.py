@@ -89,8 +89,8 @@ class RemoteAdmin:
         seq: int = self._channel.call(self._stub.CorrectClock, request).seq
         return seq
 
-    def check(self, progress: OnProgress | None) -> Iterator[str]:
-        request = admin_pb2.CheckRequest(database=self._database)
+    def check(self, progress: OnProgress | None, *, deep: bool) -> Iterator[str]:
+        request = admin_pb2.CheckRequest(database=self._database, deep=deep)
         metadata = self._channel.metadata
         for answer in self._channel.stream(lambda: self._stub.Check(request, metadata=metadata)):
             if answer.problem:

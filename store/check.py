@@ -5,6 +5,7 @@ log     every record checks, is dense, and no earlier than the one before
 rows    parse, lie under the key that is in them, and were written by a record there is
 entries every row has its entry in each index, and every entry its row
 keys    of those who were forgotten are not in the key store
+deep    every row is what the log says: all tables are made from it once more, elsewhere
 notes   counts are right, nothing lies in a space or an index that no schema has; every row with a life
         has its note when it ends, and every such note its row
 """
@@ -15,10 +16,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from everlog.store import codec, files, keys, record
+from everlog.store.engine import Engine
+from everlog.store.equality import differences
 from everlog.store.errors import Error
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.rebuild import projector_from_start, replay
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.tables import read_counts, schema_of
+from everlog.store.target import FamilyTarget
+from everlog.store.temporary import Temporary
 from everlog.store.view import View
 
 if TYPE_CHECKING:
@@ -28,7 +34,12 @@ EVERY = 4096
 
 
 def problems(
-    db: Database, progress: OnProgress | None = None, *, keys_needed: bool = True, files_too: bool = True
+    db: Database,
+    progress: OnProgress | None = None,
+    *,
+    keys_needed: bool = True,
+    files_too: bool = True,
+    deep: bool = False,
 ) -> Iterator[str]:
     """See `Database.check`. Without `keys_needed` it is no problem that sealed tables cannot be looked at: a
     backup has no keys. Without `files_too` the files of RocksDB are left out. Read-only."""
@@ -47,8 +58,30 @@ def problems(
                 yield f"table {info.name} was not looked at: its rows are sealed, and {why}"
         yield from _strays(view, schema)
         yield from _ends(view, schema, counts.get(keys.ENDS, 0))
+        if deep:
+            yield from _deep(db, view, seq, progress)
     finally:
         view.close()
+
+
+def _deep(db: Database, view: View, seq: int, progress: OnProgress | None) -> Iterator[str]:
+    """Rows that are not what the log says. The tables made from it lie in a temporary directory, and need as
+    much room there as those of the database."""
+    scratch = Temporary("everlog-check-")
+    try:
+        engine = Engine(scratch.path)
+        try:
+            target = FamilyTarget(engine)
+            projector = projector_from_start(db.log, target, db.schema.vault)
+            replay(db.log, projector, seq, progress)
+            for info in projector.schema.tables.values():
+                yield from differences(view, target.view, info)
+        finally:
+            engine.close()
+    except Error as error:
+        yield f"rows could not be compared with the log: {error}"
+    finally:
+        scratch.remove()
 
 
 def _keys(db: Database) -> Iterator[str]:

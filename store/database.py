@@ -467,10 +467,11 @@ class Database(Writer):
         last = self.past.position(seq=seq, time=time) if seq is not None or time is not None else None
         return rebuild.into(self, Path(path), last, progress)
 
-    def check(self, progress: OnProgress | None = None) -> Iterable[str]:
-        """Everything that is not as it must be, a sentence each. Read-only."""
+    def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterable[str]:
+        """Everything that is not as it must be, a sentence each. `deep`: also each row that is not what the
+        log says, for which the tables are made once more in a temporary directory. Read-only."""
         self._check_open()
-        return check.problems(self, progress)
+        return check.problems(self, progress, deep=deep)
 
     def close(self) -> None:
         """Brings everything to files and lets go of the directory. Twice is once."""

@@ -1,14 +1,19 @@
-"""Equality: what a rebuild must prove before its tables become the live ones."""
+"""Equality: what a rebuild must prove before its tables become the live ones, and which rows differ.
+
+A rebuild compares hashes and names the tables. `differences` goes through the rows of both in key order, and
+names each that differs: a rebuild finds no difference exactly where there is none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from everlog.store import keys
 from everlog.store.errors import CorruptionError
-from everlog.store.hashing import TableHash, same_hash
-from everlog.store.keys import ENDS
+from everlog.store.hashing import TableHash, rows_of, same_hash, same_row
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projector import Projector
+from everlog.store.schema import TableInfo
 from everlog.store.view import View
 
 
@@ -25,8 +30,8 @@ def compare(
     if different:
         raise CorruptionError(
             f"at record {seq} the live tables are not what the log says: {', '.join(different)}; nothing was"
-            " switched. The log is the truth: `everlog check` tells which rows, `everlog repair --tables`"
-            " takes those of the log",
+            " switched. The log is the truth: `everlog check --deep` names the rows, `everlog repair"
+            " --tables` takes those of the log",
             seq=seq,
             tables=different,
         )
@@ -36,5 +41,33 @@ def compare(
 def telling(progress: OnProgress | None, step: str, counts: dict[int, int]) -> Callable[[int], None] | None:
     if progress is None:
         return None
-    total = sum(rows for space, rows in counts.items() if space != ENDS)
+    total = sum(rows for space, rows in counts.items() if space != keys.ENDS)
     return lambda done: progress(Progress(step, done, total))
+
+
+def differences(live: View, fresh: View, info: TableInfo) -> Iterator[str]:
+    """Yield each row of a table that is not what the log says, a sentence each, without its content: `fresh`
+    was made from the log. Read-only. Raises CorruptionError."""
+    mine, theirs = rows_of(live, info), rows_of(fresh, info)
+    here, there = next(mine, None), next(theirs, None)
+    while here or there:
+        key = min(one[0] for one in (here, there) if one)
+        name = _name(info, key)
+        if here is None or here[0] != key:
+            assert there is not None
+            yield f"row {name} is missing: commit {keys.version_of(there[1])} of the log wrote it"
+        elif there is None or there[0] != key:
+            yield f"row {name} is in the table, and by the log there is no such row"
+        elif here[1] != there[1] and not same_row(info, key, here[1], there[1]):
+            yield f"row {name} is not what commit {keys.version_of(there[1])} of the log wrote"
+        if here and here[0] == key:
+            here = next(mine, None)
+        if there and there[0] == key:
+            there = next(theirs, None)
+
+
+def _name(info: TableInfo, key: bytes) -> str:
+    try:
+        return info.show_key(key[len(info.row_prefix) :])
+    except CorruptionError:
+        return f"{info.name}/{key.hex()}"

@@ -70,7 +70,7 @@ def canonical(info: TableInfo, key: bytes, value: bytes) -> bytes:
 
 def table_hash(view: View, info: TableInfo, progress: Callable[[int], None] | None = None) -> TableHash:
     """Of one table as a view has it. Read-only."""
-    digest, rows, items = hashlib.sha256(), 0, _rows(view, info)
+    digest, rows, items = hashlib.sha256(), 0, rows_of(view, info)
     while some := list(islice(items, CHUNK_ROWS)):
         digest.update(_joined(info, some))
         rows += len(some)
@@ -79,7 +79,8 @@ def table_hash(view: View, info: TableInfo, progress: Callable[[int], None] | No
     return TableHash(rows, digest.digest())
 
 
-def _rows(view: View, info: TableInfo) -> Iterator[Item]:
+def rows_of(view: View, info: TableInfo) -> Iterator[Item]:
+    """The rows of a table, as they are stored, in key order. Read-only."""
     return view.items(info.row_prefix, keys.prefix(info.space, 1))
 
 
@@ -102,13 +103,13 @@ def same_hash(
 
     Rows that are the same byte for byte are canonical in the same way: only one is looked into.
     """
-    digest, rows, mine, theirs = hashlib.sha256(), 0, _rows(one, info), _rows(other, info)
+    digest, rows, mine, theirs = hashlib.sha256(), 0, rows_of(one, info), rows_of(other, info)
     while True:
         some, there = list(islice(mine, CHUNK_ROWS)), list(islice(theirs, CHUNK_ROWS))
         if some != there and not (
             len(some) == len(there)
             and all(
-                full == found and (value == other_value or _same(info, full, value, other_value))
+                full == found and (value == other_value or same_row(info, full, value, other_value))
                 for (full, value), (found, other_value) in zip(some, there, strict=True)
             )
         ):
@@ -121,7 +122,7 @@ def same_hash(
             progress(rows)
 
 
-def _same(info: TableInfo, full: bytes, value: bytes, there: bytes) -> bool:
+def same_row(info: TableInfo, full: bytes, value: bytes, there: bytes) -> bool:
     """Whether two values say the same of a row, of the same version and life, in other bytes."""
     if keys.version_of(value) != keys.version_of(there) or keys.expires_of(value) != keys.expires_of(there):
         return False

@@ -12,6 +12,7 @@ from tests.migrations.project import Project
 
 def test_check_finds_nothing_in_a_sound_database(everlog: Run, books: Path) -> None:
     assert everlog("check").out == "OK: no problems found\n"
+    assert everlog("check", "--deep").out == "OK: no problems found\n"
     assert everlog("check", "--json").json == [
         {"url": f"file:{books}", "seq": 3, "tables": ["books"], "problems": 0}
     ]

@@ -27,7 +27,7 @@ class Endless(EmbeddedDatabase):
 
     ended: threading.Event
 
-    def check(self, progress: Any = None) -> Iterator[str]:
+    def check(self, progress: Any = None, *, deep: bool = False) -> Iterator[str]:
         try:
             while True:
                 yield "a problem"

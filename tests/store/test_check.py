@@ -9,9 +9,10 @@ import pytest
 
 from everlog.store import keys
 from everlog.store.database import Database
+from everlog.store.errors import CorruptionError
 from everlog.store.projection import Batch
 from tests.store.conftest import Opener
-from tests.store.models import AIRPORTS, ITEMS, Airport, Item, airport
+from tests.store.models import AIRPORTS, ITEMS, Airport, Item, airport, declare
 
 Plant = Callable[[Database, Batch], None]
 
@@ -95,6 +96,62 @@ def test_planted_damage_is_found_and_named(opening: Opener, plant: Plant, words:
     found = list(db.check())
     assert any(words in problem for problem in found), found
     db.close()
+
+
+def altered(db: Database, batch: Batch) -> None:
+    batch[row_key(db, "B")] = keys.pack_value(4, airport("B", "Rome", name="x").SerializeToString())
+
+
+def renumbered(db: Database, batch: Batch) -> None:
+    batch[row_key(db, "B")] = keys.pack_value(3, airport("B", "Rome").SerializeToString())
+
+
+def planted_row(db: Database, batch: Batch) -> None:
+    batch[row_key(db, "Z")] = keys.pack_value(3, airport("Z", "Rome").SerializeToString())
+
+
+def lost_last(db: Database, batch: Batch) -> None:
+    del batch[row_key(db, "C")]
+
+
+@pytest.mark.parametrize(
+    ("plant", "words"),
+    [
+        (altered, "row airports/B is not what commit 4 of the log wrote"),
+        (renumbered, "row airports/B is not what commit 4 of the log wrote"),
+        (planted_row, "row airports/Z is in the table, and by the log there is no such row"),
+        (lost_last, "row airports/C is missing: commit 5 of the log wrote it"),
+    ],
+)
+def test_deep_names_each_row_that_is_not_what_the_log_says_and_a_rebuild_agrees(
+    opening: Opener, plant: Plant, words: str
+) -> None:
+    db = opening()
+    for faa in "ABC":
+        db.put(AIRPORTS, airport(faa, "Rome"))
+    assert list(db.check(deep=True)) == []
+    batch = db.tables.target.batch()
+    plant(db, batch)
+    db.tables.target.write(batch)
+    found = list(db.check(deep=True))
+    assert [problem for problem in found if problem.startswith("row airports/") and "log" in problem] == [
+        words
+    ]
+    with pytest.raises(
+        CorruptionError, match=r"airports; nothing was switched.*`everlog check --deep` names"
+    ):
+        db.rebuild()
+    db.close()
+
+
+def test_deep_finds_nothing_where_rows_were_loaded_rewritten_and_deleted(opening: Opener) -> None:
+    db = opening()
+    db.load(ITEMS, (Item(id=number, text="x") for number in range(2000)))
+    for number in range(50):
+        db.put(ITEMS, Item(id=number, text="y"), durability="os")
+        db.delete(ITEMS, number + 100, durability="os")
+    declare(db, ITEMS, drop=("airports",))
+    assert list(db.check(deep=True)) == []
 
 
 def test_a_log_with_a_hole_is_found(opening: Opener) -> None:

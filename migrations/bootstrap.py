@@ -31,6 +31,7 @@ from everlog.proto import log_pb2
 from everlog.store import write
 from everlog.store.errors import Error, MigrationError, RowError
 from everlog.store.evolve import evolve
+from everlog.store.held import words_of
 from everlog.store.record import RECORD_BYTES_MAX
 from everlog.store.schema import Schema
 from everlog.store.table import Table
@@ -38,6 +39,7 @@ from everlog.store.user_code import MisuseError
 
 T = TypeVar("T")
 
+WORD_MIN, WORDS_MAX = 6, 10_000  # texts in rows of people that other files of a folder may have as well
 _ROW_OVERHEAD = 32  # bytes in a record beside the row itself and its key, at most
 
 
@@ -62,7 +64,7 @@ def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
     size = sum(len(file.content) for file in migration.folder.sources)
     schema = Schema(evolve(log_pb2.Schema(), migration.version, migration.tables))
     seen: dict[bytes, Path] = {}
-    sealed = set[Path]()
+    sealed, words = set[Path](), set[str]()
     for number, (path, table, row) in enumerate(_rows(migration), 1):
         _check_row(migration, schema, seen, path, table, row, number)
         if twice:
@@ -78,8 +80,10 @@ def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
         rows.append((table, row))
         if table.person is not None:
             sealed.add(path)
+            if len(words) < WORDS_MAX:
+                words.update(word for word in words_of([row]) if len(word) >= WORD_MIN)
     rows.deleted += _deleted(migration)
-    rows.withheld = withheld.paths(migration, sealed)
+    rows.withheld = withheld.paths(migration, sealed, words)
     return rows
 
 

@@ -11,7 +11,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +26,10 @@ NEVER = {"__init__.py", "model.proto", "checks.py"}
 _NO_KEYS = bytes(16)
 
 
-def paths(migration: Migration, brought: Iterable[Path]) -> set[str]:
+def paths(migration: Migration, brought: Iterable[Path], words: Collection[str] = ()) -> set[str]:
     """The files that may have rows of sealed tables, where the files `brought` yielded some: what
-    bootstrap.py imports, or reads, may be any other."""
+    bootstrap.py imports, or reads, may be any other. `words`: texts in those rows, which a file that is
+    kept otherwise may have as well."""
     root = migration.folder.path
     found = {path.relative_to(root).as_posix() for path in brought}
     if "bootstrap.py" in found:
@@ -36,6 +37,8 @@ def paths(migration: Migration, brought: Iterable[Path]) -> set[str]:
         for file in migration.folder.sources:
             if file.path not in NEVER and Path(file.path).stem not in opened:
                 found.add(file.path)
+    said = [word.encode() for word in words]
+    found |= {file.path for file in migration.folder.sources if any(word in file.content for word in said)}
     return found
 
 

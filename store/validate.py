@@ -97,7 +97,7 @@ class Validator:
         sealing = write.info.sealing
         if sealing is not None and not sealing.vault.has(write.key_id):
             raise ConflictError(
-                f"the person of row {write.info.show_key(write.key)} was forgotten while this transaction"
+                f"the person of row {write.info.name_key(write.key)} was forgotten while this transaction"
                 " ran; run it again"
             )
         return body, keys.pack_value(seq, write.stored, expires_ns=expires_ns, key_id=write.key_id)
@@ -232,12 +232,12 @@ def duplicate(index: IndexInfo, values: bytes, holder: bytes, key: bytes) -> Uni
 def _expect(write: Write, old: bytes | None) -> None:
     info = write.info
     if write.expect == Expect.ABSENT and old is not None:
-        text = f"expected no row {info.show_key(write.key)}, found one of version {keys.version_of(old)}"
+        text = f"expected no row {info.name_key(write.key)}, found one of version {keys.version_of(old)}"
     elif write.expect == Expect.PRESENT and old is None:
-        text = f"expected a row {info.show_key(write.key)}, found none"
+        text = f"expected a row {info.name_key(write.key)}, found none"
     elif write.expect == Expect.VERSION and (old is None or keys.version_of(old) != write.version):
         found = "none" if old is None else f"version {keys.version_of(old)}"
-        text = f"expected row {info.show_key(write.key)} at version {write.version}, found {found}"
+        text = f"expected row {info.name_key(write.key)} at version {write.version}, found {found}"
     else:
         return
     raise PreconditionError(

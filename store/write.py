@@ -167,7 +167,7 @@ def check_sizes(info: TableInfo, key: bytes, raw: bytes) -> None:
         )
     if len(raw) > keys.ROW_BYTES_MAX:
         raise RowError(
-            f"a row is at most {keys.ROW_BYTES_MAX:,} bytes, {info.show_key(key)} has {len(raw):,};"
+            f"a row is at most {keys.ROW_BYTES_MAX:,} bytes, {info.name_key(key)} has {len(raw):,};"
             " keep large things outside, or split them",
             table=info.name,
         )
@@ -180,7 +180,7 @@ def check_values(info: TableInfo, key: bytes, values: list[bytes]) -> None:
         if size > keys.INDEX_BYTES_MAX:
             raise RowError(
                 f"the values of a row in an index are at most {keys.INDEX_BYTES_MAX:,} bytes,"
-                f" {info.show_key(key)} has {size:,} in {index.name}; index a shorter field",
+                f" {info.name_key(key)} has {size:,} in {index.name}; index a shorter field",
                 table=info.name,
                 index=index.name,
             )
@@ -192,7 +192,7 @@ def check_readable(binding: Binding, row: Message, raw: bytes) -> None:
         if reason := doubt.why_not(raw):
             info, name = binding.info, f"a row of {binding.info.name}"
             with contextlib.suppress(Exception):  # the key may be what cannot be read
-                name = f"row {info.show_key(binding.key_of(row))}"
+                name = f"row {info.name_key(binding.key_of(row))}"
             raise RowError(f"{name} cannot be written: {reason}", table=info.name)
 
 
@@ -212,7 +212,7 @@ def check_repeated(earlier: Write, later: Write) -> None:
     if (later.expect == Expect.ABSENT and there) or (later.expect == Expect.PRESENT and not there):
         word = "written" if there else "deleted"
         raise PreconditionError(
-            f"row {later.info.show_key(later.key)} was {word} earlier in this transaction",
+            f"row {later.info.name_key(later.key)} was {word} earlier in this transaction",
             table=later.info.name,
             key=later.info.decode_key(later.key),
         )

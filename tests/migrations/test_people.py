@@ -167,7 +167,9 @@ def test_taking_the_person_away_is_an_error_unless_there_is_a_reason(
         for n in range(4):
             db.put(table, table.model(faa=f"A{n}", name=f"Wilhelmina-{n % 3}"))
         now = REMOVED.replace("airports", "fields") if renamed else REMOVED
-        drop = f'{TRANSFORM}, rename={{"airports": "fields"}}' if renamed else TRANSFORM
+        name = "fields" if renamed else "airports"
+        drop = f'{TRANSFORM}, drop=["{name}.person"]'
+        drop += ', rename={"airports": "fields"}' if renamed else ""
         folder = project.add("open", table=now, code=UP.format(app=project.app), drop=drop, files=DATA)
         project.build()
         (found,) = [one for one in lint(project.path, db) if one.id == "person/removed"]
@@ -219,9 +221,15 @@ def test_the_log_has_no_content_of_files_with_rows_of_sealed_tables(project: Pro
         **DATA,
     }
     folder = project.add("first", table=SEALED, files=files)
+    (folder / "checks.py").write_text("SAID = 'Wilhelmina-1'\n\n\ndef checks(db):\n    return []\n")
     project.build()
     found = [one for one in lint(project.path) if one.id == "person/bootstrap"]
-    assert [Path(one.file).name for one in found] == ["_more.py", "bootstrap.py", "bootstrap_airports.csv"]
+    assert [Path(one.file).name for one in found] == [
+        "_more.py",
+        "bootstrap.py",
+        "bootstrap_airports.csv",
+        "checks.py",
+    ]
     with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
         proposal = Approval(db, project.path).propose(actor="ann")
         assert proposal is not None

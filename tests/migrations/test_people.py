@@ -167,9 +167,7 @@ def test_taking_the_person_away_is_an_error_unless_there_is_a_reason(
         for n in range(4):
             db.put(table, table.model(faa=f"A{n}", name=f"Wilhelmina-{n % 3}"))
         now = REMOVED.replace("airports", "fields") if renamed else REMOVED
-        name = "fields" if renamed else "airports"
-        drop = f'{TRANSFORM}, drop=["{name}.person"]'
-        drop += ', rename={"airports": "fields"}' if renamed else ""
+        drop = f'{TRANSFORM}, rename={{"airports": "fields"}}' if renamed else TRANSFORM
         folder = project.add("open", table=now, code=UP.format(app=project.app), drop=drop, files=DATA)
         project.build()
         (found,) = [one for one in lint(project.path, db) if one.id == "person/removed"]

@@ -588,18 +588,24 @@ class CommitResponse(_message.Message):
 
     POSITION_FIELD_NUMBER: _builtins.int
     TIME_NS_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
     time_ns: _builtins.int
+    missing: _builtins.int
+    """How many of the rows that it deletes were not there."""
     @_builtins.property
-    def position(self) -> _log_pb2.Cursor: ...
+    def position(self) -> _log_pb2.Cursor:
+        """Its seq is 0 where the transaction changed nothing: then there is no record of it."""
+
     def __init__(
         self,
         *,
         position: _log_pb2.Cursor | None = ...,
         time_ns: _builtins.int = ...,
+        missing: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "time_ns", b"time_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing", b"missing", "position", b"position", "time_ns", b"time_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

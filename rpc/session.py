@@ -60,7 +60,8 @@ class Session:
             except SchemaError as error:
                 self._source.moved(error)
             else:
-                return CommitResult(answer.position.seq, answer.time_ns, answer.position.checksum)
+                at = answer.position
+                return CommitResult(at.seq, answer.time_ns, at.checksum).lacking(answer.missing)
         raise ConflictError("the schema changed twice while this transaction was committed; run it again")
 
 

@@ -75,7 +75,7 @@ class StoreService(store_pb2_grpc.StoreServicer):
         request.actor = self._hosting.callers.actor(context, request.actor)
         result = await self._hosting.write(_commit, db, request)
         position = log_pb2.Cursor(database=db.uuid, seq=result.seq, checksum=result.checksum)
-        return store_pb2.CommitResponse(position=position, time_ns=result.time_ns)
+        return store_pb2.CommitResponse(position=position, time_ns=result.time_ns, missing=result.missing)
 
     async def Load(
         self, request_iterator: AsyncIterator[store_pb2.LoadRequest], context: Any

@@ -19,7 +19,7 @@ def answer_repeated(group: Iterable[Transaction]) -> None:
         first = transaction.same_as
         if first is not None:
             transaction.error = first.error
-            transaction.result = first.result and first.result._replace(repeated=True)
+            transaction.result = first.result and first.result._replace(repeated=True).lacking(first.missing)
 
 
 def answer_unwritten(followers: Iterable[Transaction], written: int) -> None:

@@ -134,9 +134,11 @@ class Committer:
             except BaseException as error:  # noqa: BLE001  each is answered alone
                 transaction.error = translate(error, "reading a table") if type(error) is Exception else error
                 continue
+            accepted.append(transaction)
+            if not one:
+                continue
             seq += 1
             framed.append(one)
-            accepted.append(transaction)
             if staged is None:
                 staged = what
             else:
@@ -154,7 +156,8 @@ class Committer:
             answer_repeated(group)
 
     def _accept(self, transaction: Transaction, seq: int, staged: Staged | None) -> tuple[bytes, Staged]:
-        """The framed record of a transaction, and what it does to the tables, if it is valid."""
+        """The framed record of a transaction, and what it does to the tables, if it is valid. No record
+        where it changes nothing: it deletes rows that are not there, and nothing else."""
         meta, about, schema = transaction.metadata, transaction.about, self._tables.schema
         time_ns = self._clock.now()
         if meta is ANONYMOUS and about is None and not self._clock.reading_ns:
@@ -166,10 +169,16 @@ class Committer:
                 about(commit)
             parts = [commit.SerializeToString()]
             what = self.validator.stage(transaction, staged, schema, seq, parts)
-            edit_notes(what.edits, commit)
+            if about is not None or what.edits:
+                edit_notes(what.edits, commit)
+        if not what.edits and about is None:
+            transaction.result = CommitResult(0).lacking(transaction.missing)
+            return b"", what
         one, checksum = record.frame_parts(parts)
         self._tables.window.add(seq, tuple(what.edits))
-        transaction.result = CommitResult(seq, time_ns, checksum)
+        transaction.result = result = CommitResult(seq, time_ns, checksum)
+        if transaction.missing:
+            result.missing = transaction.missing
         return one, what
 
     def _known(self, transaction: Transaction, accepted: list[Transaction]) -> bool:
@@ -266,6 +275,7 @@ class Committer:
     def commit_alone(self, transaction: Transaction, *, sync: bool) -> int:
         """As `commit`, without waiting for a turn; returns its seq. Only inside `alone`."""
         framed, staged = self._accept(transaction, seq := self._log.written + 1, None)
+        assert framed  # what commits alone is about something
         self._write([framed], staged, sync)
         return seq
 

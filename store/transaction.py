@@ -64,13 +64,26 @@ class Reads(NamedTuple):
     ranges: list[tuple[bytes, bytes]]
 
 
-class CommitResult(NamedTuple):
-    """Where a transaction is in the log. A transaction without writes is nowhere: seq 0."""
-
+class _Place(NamedTuple):
     seq: int
     time_ns: int = 0
     checksum: int = 0
     repeated: bool = False  # its commit_id was known: this is the first commit's place
+
+
+class CommitResult(_Place):
+    """Where a transaction is in the log. A transaction that changed nothing is nowhere: seq 0.
+
+    `missing`: how many of the rows that it deletes were not there. It is no part of the tuple.
+    """
+
+    missing = 0
+
+    def lacking(self, missing: int) -> Self:
+        """The same result, of a transaction that deletes so many rows that were not there."""
+        if missing:
+            self.missing = missing
+        return self
 
 
 class Host(Protocol):
@@ -95,6 +108,7 @@ class Transaction(Reader, Ticket):
     error: BaseException | None = None  # the committer's answer, where it is not a result
     sync = True
     about: About | None = None  # fills in what its commit is about
+    missing = 0  # rows that it deletes and that are not there, once it was validated
     same_as: Transaction | None = None  # the one of its group that has the same commit_id
     _base: Source | None = None
     _done = False
@@ -129,7 +143,8 @@ class Transaction(Reader, Ticket):
         self._write(writes.put(self._binding(table, row), row).ending(expires).expecting(Expect.PRESENT))
 
     def delete(self, table: Table[M, K], key: K, *, expect_version: int | None = None) -> None:
-        """Deletes a row; nothing happens if there is none, unless `expect_version` says so."""
+        """Deletes a row. Where there is none, nothing is written, and the result of the commit counts it as
+        `missing`, unless `expect_version` says that there is one."""
         info = self._bind(table).info
         write = writes.delete(info, info.encode_key(key))
         self._write(write if expect_version is None else write.expecting(*_expectation(expect_version)))

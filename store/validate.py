@@ -46,7 +46,7 @@ class Validator:
 
         `before`: what the group has staged already. One pass over the writes, for this is the
         hottest loop of the store. Deleting what is not there does nothing, and the log says
-        nothing of it.
+        nothing of it: `transaction.missing` says how many rows that were.
         """
         if transaction.reads is not None:
             self._reads(transaction.snapshot, transaction.reads)
@@ -59,6 +59,7 @@ class Validator:
         header, unique, ends, sealed = HEADER.pack(0, seq), False, False, False
         edits: Edits = {}
         deltas: dict[int, int] = {}
+        missing: set[tuple[int, bytes]] = set()
         for full, write in transaction.writes.items():
             info = write.info
             if info.schema is not schema:
@@ -78,8 +79,12 @@ class Validator:
             elif value is not None:
                 parts += change(body, 0)
                 edit_row(edits, deltas, info, full, value, None, write.values)
+            else:
+                missing.add((info.proto.id, write.key))  # once, in however many generations
             if info.unique:
                 unique = True
+        if missing:
+            transaction.missing = len(missing)
         if ends:
             parts.append(REQUIRES_EXPIRY)
         if sealed:
@@ -116,7 +121,13 @@ class Validator:
         found = content_of(schema, commit, wanted)
         if (commit.actor, commit.reason) != (actor, reason) or not same(schema, found, wanted):
             raise other_content(commit_id, seq)
-        return CommitResult(seq, commit.time_ns, commit.checksum, repeated=True)
+        done = {
+            (schema.spaces[change.space].proto.id, change.key)
+            for change in commit.changes
+            if change.space in schema.spaces
+        }
+        deleted = {(one.info.proto.id, one.key) for one in transaction.writes.values() if one.op == DELETE}
+        return CommitResult(seq, commit.time_ns, commit.checksum, repeated=True).lacking(len(deleted - done))
 
     def known(self, commit_id: bytes) -> int | None:
         """The seq of the commit with an id. Raises PreconditionError for what is no UUIDv7.

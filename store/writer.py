@@ -91,7 +91,10 @@ class Writer(Reader):
     def delete(
         self, table: Table[M, K], key: K, *, expect_version: int | None = None, **metadata: Any
     ) -> CommitResult:
-        """Deletes one row, if it is there."""
+        """Deletes one row. Where there is none, nothing is written, and the result has seq 0 and `missing` 1.
+
+        A `commit_id` is not remembered then: the same delete again deletes a row that came meanwhile.
+        """
         return self._once(lambda tx: tx.delete(table, key, expect_version=expect_version), metadata)
 
     def _once(self, write: Callable[[Transaction], None], metadata: dict[str, Any]) -> CommitResult:

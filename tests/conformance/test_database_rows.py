@@ -37,7 +37,27 @@ def test_a_row_that_was_deleted_is_gone_from_table_and_indexes(filled: Any) -> N
     filled.delete(AIRPORTS, "JFK")
     assert filled.get(AIRPORTS, "JFK") is None
     assert faas(filled.scan(AIRPORTS.by_city, "New York")) == ["LGA"]
-    filled.delete(AIRPORTS, "JFK")  # nothing to delete is no error
+    head = filled.head
+    again = filled.delete(AIRPORTS, "JFK", actor="ann")  # nothing to delete is no error, and no commit
+    assert (again.seq, again.missing, filled.head) == (0, 1, head)
+
+
+def test_a_commit_says_how_many_rows_were_not_there_to_delete(filled: Any) -> None:
+    with filled.transaction() as tx:
+        tx.delete(AIRPORTS, "XXX")
+        tx.delete(AIRPORTS, "JFK")
+        tx.delete(FLIGHTS, ("UA", 99_999))
+        result = tx.commit()
+    assert (result.missing, filled.get(AIRPORTS, "JFK"), filled.head) == (2, None, result.seq)
+    assert filled.delete(AIRPORTS, "LGA").missing == 0
+
+
+def test_a_row_that_is_put_as_it_was_is_a_new_version(filled: Any) -> None:
+    row = filled.get(AIRPORTS, "JFK")
+    result = filled.put(AIRPORTS, row, reason="seen again")
+    assert filled.head == filled.version(AIRPORTS, "JFK") == result.seq
+    newest = next(iter(filled.history(AIRPORTS, "JFK")))
+    assert (newest.seq, newest.reason, newest.fields) == (result.seq, "seen again", ())
 
 
 def test_many_rows_come_in_the_order_asked(filled: Any) -> None:

@@ -69,6 +69,22 @@ def test_commits_of_a_group_see_each_other(db: Database) -> None:
     assert sorted(together(db, *[add_one] * 4)) == [1, 2, 3, 4]
 
 
+def test_what_changes_nothing_takes_no_seq_in_its_group(db: Database) -> None:
+    head = db.head
+    first, second, third, fourth = together(
+        db,
+        lambda: db.delete(ITEMS, 1, actor="ann"),
+        lambda: db.put(ITEMS, Item(id=1)),
+        lambda: db.delete(ITEMS, 1),
+        lambda: db.delete(ITEMS, 1),
+    )
+    assert [one.seq for one in (first, second, third, fourth)] == [0, head + 1, head + 2, 0]
+    assert [one.missing for one in (first, second, third, fourth)] == [1, 0, 0, 1]
+    assert db.head == head + 2
+    assert [one.seq for one in together(db, *[lambda: db.delete(ITEMS, 9)] * 3)] == [0, 0, 0]
+    assert db.head == head + 2
+
+
 def test_a_conflict_within_a_group_is_found(db: Database) -> None:
     transactions = [db.transaction() for _ in range(2)]
     for number, tx in enumerate(transactions):

@@ -9,7 +9,8 @@ import pytest
 from everlog.proto import log_pb2
 from everlog.store import keys
 from everlog.store.database import Database
-from everlog.store.errors import ClosedError, PreconditionError, RowError, SchemaError
+from everlog.store.errors import ClosedError, ConflictError, PreconditionError, RowError, SchemaError
+from everlog.store.transaction import CommitResult
 from tests.store.models import AIRPORTS, ITEMS, SEATS, Airport, Item, Seat, airport, items
 
 
@@ -222,10 +223,49 @@ def test_a_table_that_there_is_not_is_an_error(db: Database) -> None:
         db.get("items", 1)  # type: ignore[arg-type]
 
 
-def test_deleting_what_is_not_there_says_nothing(db: Database) -> None:
-    result = db.delete(ITEMS, 1)
-    assert result.seq
-    assert not db.log.commit(result.seq).changes
+def test_deleting_what_is_not_there_writes_nothing_and_says_so(db: Database) -> None:
+    head, applied = db.head, db.tables.applied
+    result = db.delete(ITEMS, 1, actor="ann", reason="gone")
+    assert (result, result.missing) == (CommitResult(0), 1)
+    with db.transaction() as tx:
+        tx.delete(ITEMS, 1)
+        tx.delete(ITEMS, 2)
+        tx.delete(AIRPORTS, "JFK")
+        result = tx.commit()
+    assert (result, result.missing) == (CommitResult(0), 3)
+    assert (db.head, db.tables.applied) == (head, applied)
+    with db.transaction() as tx:
+        tx.delete(ITEMS, 1)
+        tx.put(ITEMS, Item(id=2))
+        result = tx.commit()
+    assert (result.seq, result.missing, len(db.log.commit(result.seq).changes)) == (head + 1, 1, 1)
+    assert db.delete(ITEMS, 2).missing == 0
+    assert db.head == head + 2
+
+
+def test_a_delete_that_expects_a_row_fails_where_there_is_none(db: Database) -> None:
+    head = db.head
+    with pytest.raises(PreconditionError):
+        db.delete(ITEMS, 1, expect_version=head)
+    assert db.delete(ITEMS, 1, expect_version=0).missing == 1
+    assert db.head == head
+
+
+def test_a_delete_of_nothing_still_conflicts_where_what_it_read_was_changed(db: Database) -> None:
+    tx = db.transaction()
+    assert tx.get(ITEMS, 1) is None
+    tx.delete(ITEMS, 2)
+    db.put(ITEMS, Item(id=1))
+    with pytest.raises(ConflictError):
+        tx.commit()
+
+
+def test_a_put_of_an_equal_row_is_a_commit_as_any_other(db: Database) -> None:
+    first = db.put(ITEMS, Item(id=1, n=5))
+    second = db.put(ITEMS, Item(id=1, n=5), actor="ann")
+    assert second.seq == first.seq + 1
+    assert db.version(ITEMS, 1) == second.seq
+    assert db.log.commit(second.seq).changes[0].prior == first.seq
 
 
 def test_every_kind_of_row_survives(db: Database) -> None:

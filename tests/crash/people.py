@@ -70,7 +70,9 @@ class People:
                     self._step(tx, told)
                 self.journal.say(op=name, **told)
                 result = tx.commit()
-            if tx.writes:
+            if tx.writes and not result.seq:  # it deleted nothing that was there
+                self.journal.say(no=name)
+            elif tx.writes:
                 self.journal.say(yes=name, seq=result.seq)
         except REFUSALS:
             self.journal.say(no=name)

@@ -59,6 +59,10 @@ class Transactions:
                 result = tx.commit()
             if not tx.writes:
                 return
+            if not result.seq:  # it deleted nothing that was there: the log has nothing of it
+                assert result.missing == len(told["writes"])
+                self.journal.say(no=name)
+                return
             self.journal.say(yes=name, seq=result.seq)
             if commit_id and chance.random() < 0.5 and not told["reads"] and not told["ranges"]:
                 self._again(tx, metadata, result.seq)

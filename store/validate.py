@@ -96,7 +96,8 @@ class Validator:
         counts from this commit."""
         body, expires_ns = write.body, 0
         if write.mortal:
-            expires_ns = write.expires_ns or min(self._clock.read() + write.life_ns, NEVER - 1)
+            began_ns = self._clock.reading_ns or self._clock.last_ns  # of the commit: now() was called for it
+            expires_ns = write.expires_ns or min(began_ns + write.life_ns, NEVER - 1)
             self.on_end(expires_ns)
             body = with_expiry(body, expires_ns)
         sealing = write.info.sealing

@@ -173,14 +173,27 @@ def _notes(info: MigrationInfo) -> Iterator[str]:
     if info.held:
         yield "two versions are served; `everlog complete` ends that"
     elif info.state == "building":
-        yield f"since {text.moment(info.started_ns)}, {info.rows:,} rows done; `everlog up` goes on"
+        yield f"since {text.moment(info.started_ns)}, {_progress(info)}; {_goes_on(info, 'up')}"
     if info.returning:
         yield (
-            f"being rolled back since {text.moment(info.started_ns)}, {info.rows:,} rows done; `everlog"
-            " rollback` goes on, `everlog up` gives that up"
+            f"being rolled back since {text.moment(info.started_ns)}, {_progress(info)};"
+            f" {_goes_on(info, 'rollback')}, `everlog up` gives that up"
         )
     if info.late:
         yield "out of order: a newer one is applied" if info.state == "pending" else "came out of order"
+
+
+def _progress(info: MigrationInfo) -> str:
+    done = f"{info.rows:,} of {info.total:,} rows done" if info.total else f"{info.rows:,} rows done"
+    left = f", about {info.left_s:,.0f} s left" if info.left_s else ""
+    return f"{done}{left}" + (f", stopped: {info.stopped}" if info.stopped else "")
+
+
+def _goes_on(info: MigrationInfo, verb: str) -> str:
+    """Who goes on with it."""
+    if info.stopped == "disk full":
+        return "it goes on by itself once there is room"
+    return f"`everlog {verb}` goes on"
 
 
 def _print_diffs(settings: Settings, diffs: dict[int, str], version: int) -> None:
@@ -198,6 +211,9 @@ def _migration(info: MigrationInfo) -> dict[str, Any]:
         "late": info.late,
         "started_ns": info.started_ns,
         "rows": info.rows,
+        "total": info.total,
+        "left_s": info.left_s,
+        "stopped": info.stopped,
         "held": info.held,
         "returning": info.returning,
         "seq": info.seq,

@@ -21,6 +21,7 @@ from everlog.migrations.plan import load_for, pending
 from everlog.migrations.proposal import settled
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
+from everlog.store.backfill import patiently
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError, PreconditionError, RowError, SchemaError
 from everlog.store.migrate import Recorded
@@ -121,7 +122,9 @@ def _apply(
     since = db.head
     try:
         tell(Progress("apply", 0, len(rows)))
-        result = online.run(db, migration, rows, by, hold=hold, rate=rate, progress=tell)
+        result = patiently(
+            db, lambda: online.run(db, migration, rows, by, hold=hold, rate=rate, progress=tell), tell
+        )
     except (MigrationError, PreconditionError, RowError, SchemaError) as error:
         if "cancelled_by" in error.facts:
             under_way.cancelled(db, migration, Metadata(error.cancelled_by, error.reason), since=since)

@@ -17,14 +17,16 @@ could say otherwise. Runs no code of a migration.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
 from everlog.migrations.folder import SOURCE, Folder, Source, find, folders
 from everlog.migrations.history import Life, lives
-from everlog.store.built import built_rows
+from everlog.store.built import built_rows, total_rows
 from everlog.store.database import Database
 from everlog.store.migrate import Recorded
 from everlog.store.vault import Vault
@@ -45,7 +47,10 @@ class MigrationInfo(msgspec.Struct, frozen=True):
     """One migration. `seq`, `applied_ns` and `actor` tell of the commit that applied it, or that its
     building has come to. `rows` are those that are built so far; where it is `held`, all are, and
     two versions are served. `returning`: it is being rolled back, since `started_ns`, and `rows` are
-    those that are back."""
+    those that are back.
+
+    While it is built: `total` are all rows that are to be done, `left_s` about how many seconds that takes
+    (0: not known), `stopped` why nobody works on it now (empty: somebody does, or it is not known)."""
 
     version: int
     name: str
@@ -60,6 +65,9 @@ class MigrationInfo(msgspec.Struct, frozen=True):
     rows: int = 0
     held: bool = False
     returning: bool = False
+    total: int = 0
+    left_s: float = 0.0
+    stopped: str = ""
 
     @property
     def title(self) -> str:
@@ -68,13 +76,31 @@ class MigrationInfo(msgspec.Struct, frozen=True):
 
 def status(db: Database, source: Source = SOURCE) -> list[MigrationInfo]:
     """All migrations, oldest first. Read-only. Raises SchemaError for a bad folder."""
-    infos = compare(db.migrations(), folders(find(source)), db.tables.vault)
+    return with_progress(db, compare(db.migrations(), folders(find(source)), db.tables.vault))
+
+
+def with_progress(db: Database, infos: list[MigrationInfo]) -> list[MigrationInfo]:
+    """And how far what is being built is. Read-only."""
     return [
-        msgspec.structs.replace(info, rows=built_rows(db))
-        if info.state is State.BUILDING or info.returning
+        msgspec.structs.replace(info, **_progress(db))
+        if not info.held and (info.state is State.BUILDING or info.returning)
+        else msgspec.structs.replace(info, rows=built_rows(db))
+        if info.held
         else info
         for info in infos
     ]
+
+
+def _progress(db: Database) -> dict[str, Any]:
+    rows, total, work, refusal = built_rows(db), total_rows(db), db.backfilling, db.engine.refusal
+    left_s, stopped = 0.0, ""
+    if refusal.since_ns:
+        stopped = "disk full" if refusal.is_full else refusal.error
+    elif work is None and not db.read_only:
+        stopped = "nobody works on it"
+    elif work is not None and rows > work.rows:
+        left_s = (time.monotonic() - work.since_s) / (rows - work.rows) * max(0, total - rows)
+    return {"rows": rows, "total": max(rows, total), "left_s": left_s, "stopped": stopped}
 
 
 def compare(

@@ -107,6 +107,9 @@ class MigrationInfo(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     RETURNING_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    LEFT_S_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     name: _builtins.str
     state: Global___MigrationState.ValueType
@@ -128,6 +131,11 @@ class MigrationInfo(_message.Message):
     """All of it is built, and the version before is served as well."""
     returning: _builtins.bool
     """It is in force, and is being rolled back: since `started_ns`, `rows` so far."""
+    total: _builtins.int
+    """While it is built: all rows that are to be done, and about how many seconds that takes; 0: not known."""
+    left_s: _builtins.float
+    stopped: _builtins.str
+    """Why nobody works on it now, as `disk full`; empty: somebody does, or it is not known."""
     def __init__(
         self,
         *,
@@ -145,10 +153,13 @@ class MigrationInfo(_message.Message):
         actor: _builtins.str = ...,
         held: _builtins.bool = ...,
         returning: _builtins.bool = ...,
+        total: _builtins.int = ...,
+        left_s: _builtins.float = ...,
+        stopped: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "applied_ns", b"applied_ns", "diff", b"diff", "digest", b"digest", "folder_digest", b"folder_digest", "held", b"held", "late", b"late", "name", b"name", "returning", b"returning", "rows", b"rows", "seq", b"seq", "started_ns", b"started_ns", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "applied_ns", b"applied_ns", "diff", b"diff", "digest", b"digest", "folder_digest", b"folder_digest", "held", b"held", "late", b"late", "left_s", b"left_s", "name", b"name", "returning", b"returning", "rows", b"rows", "seq", b"seq", "started_ns", b"started_ns", "state", b"state", "stopped", b"stopped", "total", b"total", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

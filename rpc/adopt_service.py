@@ -87,4 +87,7 @@ def info_message(info: MigrationInfo, diff: str = "") -> pb.MigrationInfo:
         actor=info.actor,
         held=info.held,
         returning=info.returning,
+        total=info.total,
+        left_s=info.left_s,
+        stopped=info.stopped,
     )

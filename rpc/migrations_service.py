@@ -26,7 +26,7 @@ from everlog.migrations.difference import differences
 from everlog.migrations.plan import PlannedStep, plan
 from everlog.migrations.rollback import plan_rollback, rollback
 from everlog.migrations.runner import apply
-from everlog.migrations.status import MigrationInfo, State, compare
+from everlog.migrations.status import MigrationInfo, State, compare, with_progress
 from everlog.migrations.status import status as compare_with
 from everlog.proto import migrations_pb2 as pb
 from everlog.rpc.admin_service import sparing
@@ -203,13 +203,13 @@ class MigrationsService(ApprovalService, AdoptService):
         db: Database = self._hosting.database(name)
         source = self._sources.get(name)
         if source is None:
-            return compare(db.migrations(), ())
+            return with_progress(db, compare(db.migrations(), ()))
         try:
             return compare_with(db, source)
         except SchemaError:
             if not self._problem(name):
                 raise
-            return compare(db.migrations(), ())  # the folders cannot be read; `problem` says why
+            return with_progress(db, compare(db.migrations(), ()))  # `problem` says why
 
     def _problem(self, name: str) -> str:
         approval = self._approvals.get(name)

@@ -252,4 +252,7 @@ def _info(info: pb.MigrationInfo) -> MigrationInfo:
         info.rows,
         info.held,
         info.returning,
+        info.total,
+        info.left_s,
+        info.stopped,
     )

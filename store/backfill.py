@@ -16,15 +16,16 @@ Invariants
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Container
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from everlog.proto import log_pb2
 from everlog.store import keys, record
-from everlog.store.built import BUILDING, backfilled, check_unique, progress_of
+from everlog.store.built import BUILDING, backfilled, built_rows, check_unique, progress_of
 from everlog.store.committer import commit_of
-from everlog.store.errors import MigrationError
+from everlog.store.errors import DiskError, MigrationError
 from everlog.store.index_info import IndexInfo
 from everlog.store.pace import Pace
 from everlog.store.progress import OnProgress, Progress
@@ -40,6 +41,37 @@ if TYPE_CHECKING:
     from everlog.store.database import Database
 
 SLICE_BYTES = 512 << 10
+LOOK_S = 0.5  # between two signs of progress while the disk is full
+
+R = TypeVar("R")
+
+
+class Work(NamedTuple):
+    """A backfill that this process is at work on: since when (`time.monotonic`), and the rows done before."""
+
+    since_s: float
+    rows: int
+
+
+def patiently(
+    db: Database,
+    do: Callable[[], R],
+    progress: OnProgress | None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> R:
+    """Return what `do` returns. Where it fails for want of room: wait, and do it again, from where it is by
+    then. `progress` is called meanwhile, and may raise. Raises what `do` raises otherwise."""
+    refusal = db.engine.refusal
+    while True:
+        try:
+            return do()
+        except DiskError as error:
+            if not (error.facts.get("full") or error.facts.get("resumes")) or stopped():
+                raise
+        while refusal.is_full and not stopped():
+            if progress is not None:
+                progress(Progress("stopped: the disk is full", 0))
+            refusal.wait(LOOK_S)
 
 
 class Backfill:
@@ -67,8 +99,16 @@ class Backfill:
         self._stopped = stopped
 
     def run(self) -> bool:
-        """Does what is left. True: all of it; False: it was stopped. Raises MigrationError,
-        UniqueError and RowError naming the row that does not fit: then it should be given up."""
+        """Does what is left. True: all of it; False: it was stopped. Where the disk is full it waits for
+        room, and goes on. Raises MigrationError, UniqueError and RowError naming the row that does not fit:
+        then it should be given up."""
+        self._db.backfilling = Work(time.monotonic(), built_rows(self._db))
+        try:
+            return patiently(self._db, self._run, self._progress, self._stopped)
+        finally:
+            self._db.backfilling = None
+
+    def _run(self) -> bool:
         for info in self._schema.tables.values():
             for index in info.indexes.values():
                 if index.building and not self._index(info, index):

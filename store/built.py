@@ -54,6 +54,15 @@ def built_rows(db: Database) -> int:
     return count
 
 
+def total_rows(db: Database) -> int:
+    """Rows that are to be done of what is being built, as many as there are now. Read-only."""
+    counts = db.tables.counts
+    count = sum(counts.get(info.twin.space, 0) for info in db.schema.building.values() if info.twin)
+    for info in db.schema.spaces.values():
+        count += sum(counts.get(info.space, 0) for index in info.indexes.values() if index.building)
+    return count
+
+
 def check_unique(tables: Tables, index: IndexInfo, rows: dict[bytes, bytes]) -> Edits:
     """The keys of rows by their values in an index, given the other way round. Nobody may commit
     meanwhile. Raises UniqueError if two have the same, or one has those of a row that is in it."""

@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from everlog.proto import log_pb2
 from everlog.store import check, expiry, head, held, migrate, rebuild
 from everlog.store import load as loads
-from everlog.store.backfill import Backfill
+from everlog.store.backfill import Backfill, Work
 from everlog.store.clock import BEHIND_NS, CORRECTED, Clock
 from everlog.store.committer import Committer
 from everlog.store.consumers import Consumers
@@ -106,6 +106,7 @@ class Database(Writer):
         self.past = self.log.past = Past(self)
         self.consumers = Consumers(self)
         self.retention: Retaining | None = None  # what archives it by itself, if anything does
+        self.backfilling: Work | None = None  # what a thread of this process builds now
         self.transforms: Transforms = {}  # the code of a migration that rewrites tables, while it does
         keep_in_child(self)
         tell_child(self)

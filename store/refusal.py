@@ -29,12 +29,16 @@ class Refusal:
         self._listeners: list[Callable[[], None]] = []
         self.since_ns = 0  # nanoseconds since the Unix epoch; 0: writes are taken
         self.error = ""
+        self.is_full = False  # it is for want of room: then writing resumes by itself
+        self._ended = threading.Event()
 
     def begin(self, error: DiskError) -> None:
         """Note that a write was refused. Writes one line to the program's log, the first time."""
         with self._lock:
             if self.since_ns:
                 return
+            self._ended.clear()
+            self.is_full = bool(error.facts.get("full"))
             self.since_ns, self.error = time.time_ns(), str(error)
         logger.warning("%s: writes are refused from now on, reads go on: %s", self._path, error)
         self._tell()
@@ -45,9 +49,15 @@ class Refusal:
             if not self.since_ns:
                 return
             took_s = (time.time_ns() - self.since_ns) / 1e9
-            self.since_ns, self.error = 0, ""
+            self.since_ns, self.error, self.is_full = 0, "", False
+            self._ended.set()
         logger.warning("%s: writes are taken again, after %.0f s", self._path, took_s)
         self._tell()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until writes are taken again, for so many seconds at most."""
+        if self.since_ns:
+            self._ended.wait(seconds)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each `begin` and `end`, on whichever thread that is. Be quick."""

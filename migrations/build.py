@@ -20,6 +20,7 @@ model live in one process. Check the generated files in.
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import importlib.util
 import json
 import subprocess
@@ -27,6 +28,9 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+
+from google.protobuf import descriptor_pb2
+from google.protobuf.compiler import plugin_pb2
 
 from everlog.migrations import digest, sums
 from everlog.migrations.folder import SOURCE, Folder, Source, find, folders
@@ -38,6 +42,11 @@ _GENERATED = ("model_pb2.py", "model_pb2.pyi")
 # time and never changes, so folders from before a rule still load.
 #   2   parts of a table go only if `drop` names them (`compatible.undeclared`)
 RULES = 2
+
+_MODELS = "models"  # where the models are for protoc, each under the name that its descriptor has
+_AS_HERE = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+_PROTOC = "from grpc_tools import protoc; sys.exit(protoc.main(sys.argv))"
+_TYPES = "from mypy_protobuf.main import main; main()"
 
 _RULES, _FILE, _MEANING = "# Rules: ", "# File: ", "# Meaning: "
 
@@ -154,21 +163,49 @@ def _stamp(folder: Folder) -> str:
 
 
 def _protoc(todo: list[Folder], out: str) -> None:
+    """Generates the code of these folders into the directory `out`.
+
+    Both tools run in there, by this interpreter and with its `sys.path`: so they are found wherever they
+    are installed, need no PATH and no script, and no path with a `:` or a `=` is in their arguments.
+    """
     for needed in ("grpc_tools", "mypy_protobuf"):
         if importlib.util.find_spec(needed) is None:
             raise SchemaError(
                 f"{needed} is needed to build models; install it with `pip install everlog[build]`"
             )
     names = {f"{folder.proto_package.replace('.', '/')}/model.proto": folder for folder in todo}
-    maps = [f"-I{Path(name).parent.as_posix()}={folder.path}" for name, folder in names.items()]
-    plugin = f"--plugin=protoc-gen-mypy={Path(sys.executable).parent / 'protoc-gen-mypy'}"
-    outputs = [f"--python_out={out}", f"--mypy_out=quiet:{out}"]
-    command = [sys.executable, "-m", "grpc_tools.protoc", *maps, plugin, *outputs, *names]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    for name, folder in names.items():
+        Path(out, _MODELS, name).parent.mkdir(parents=True)
+        Path(out, _MODELS, name).write_bytes(folder.model.read_bytes())
+    Path(out, "include").symlink_to(str(importlib.resources.files("grpc_tools").joinpath("_proto")))
+    arguments = [f"-I{_MODELS}", "-Iinclude", "--python_out=.", "--descriptor_set_out=models.pb"]
+    arguments += ["--include_imports", "--include_source_info", *(f"{_MODELS}/{name}" for name in names)]
+    done = _run(_PROTOC, out, *arguments)
     if done.returncode:
-        text = done.stderr.strip()
+        text = done.stderr.decode(errors="replace").strip()
         for name, folder in names.items():
-            text = text.replace(name, str(folder.model))
+            text = text.replace(f"{_MODELS}/{name}", name).replace(name, str(folder.model))
         first, _, rest = text.partition("\n")
         where = ":".join(first.split(":")[:2])
         raise SchemaError(first + (f"\n{rest}" if rest else ""), where=where)
+    models = descriptor_pb2.FileDescriptorSet.FromString(Path(out, "models.pb").read_bytes())
+    request = plugin_pb2.CodeGeneratorRequest(
+        file_to_generate=names, parameter="quiet", proto_file=models.file
+    )
+    typed = _run(_TYPES, out, given=request.SerializeToString())
+    answer = plugin_pb2.CodeGeneratorResponse()
+    if not typed.returncode:
+        answer.ParseFromString(typed.stdout)
+    if typed.returncode or answer.error:
+        text = answer.error or typed.stderr.decode(errors="replace").strip()
+        raise SchemaError(f"the types of the models could not be generated: {text}")
+    for file in answer.file:
+        path = Path(out, file.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file.content, encoding="utf-8")
+
+
+def _run(code: str, place: str, *arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    paths = json.dumps([str(Path(path).resolve()) for path in sys.path])
+    command = [sys.executable, "-c", _AS_HERE + code, paths, *arguments]
+    return subprocess.run(command, input=given, capture_output=True, check=False, cwd=place)

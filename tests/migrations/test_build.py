@@ -1,3 +1,5 @@
+import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -106,3 +108,23 @@ def test_another_package_of_the_same_name_first_on_the_path_is_named(
     monkeypatch.syspath_prepend(other.parent)
     with pytest.raises(SchemaError, match=f"is imported from {other}, expected from {project.path.parent}"):
         project.load()
+
+
+def test_it_builds_without_a_path_from_anywhere_and_into_odd_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = tmp_path / "a:b=c, d 'e' ü"
+    odd.mkdir()
+    project = Project(odd)
+    folder = project.add(
+        model='import "google/protobuf/timestamp.proto";\nmessage Airport { string faa = 1; }'
+    )
+    scripts = tmp_path / "bin"
+    scripts.mkdir()
+    (scripts / "python").symlink_to(sys.executable)  # no script of a tool is beside it
+    monkeypatch.setattr(sys, "executable", str(scripts / "python"))
+    monkeypatch.setenv("TMPDIR", str(odd))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.delenv("PATH")
+    assert migrations.build(project.path) == [folder / "model_pb2.py", folder / "model_pb2.pyi"]
+    assert "class Airport" in (folder / "model_pb2.pyi").read_text()

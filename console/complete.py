@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from everlog.console import migrating, text
+from everlog.console import migrating, schema, text
 from everlog.console.opening import open_database
 from everlog.console.settings import Settings, common, pass_settings, writes
 
@@ -23,7 +23,7 @@ def complete(settings: Settings, *, actor: str, reason: str) -> None:
       everlog up --hold
       everlog complete --actor ann --reason "all clients are new"
     """
-    with open_database(settings) as db:
+    with open_database(settings) as db, schema.kept(settings, db):
         done = migrating.complete(db, actor=actor, reason=reason)
     if settings.json:
         text.echo({"version": done.version, "name": done.name, "seq": done.seq})

@@ -79,10 +79,9 @@ def _roll_back(
                 click.echo(f"Rolled back: {info.title} in {took * 1000:,.0f}ms (commit {info.seq})")
 
         settings.resume = "each migration was rolled back whole or not at all; run it again"
-        done = migrating.rollback(db, settings, count, to=to, **how, progress=progress, rolled_back=told)
-        if done:
-            schema.keep(settings, db)
-        elif not settings.json:
+        with schema.kept(settings, db):
+            done = migrating.rollback(db, settings, count, to=to, **how, progress=progress, rolled_back=told)
+        if not done and not settings.json:
             click.echo("Nothing to roll back: the database is at that version")
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from everlog.console import text
-from everlog.console.opening import open_database, shown
+from everlog.console.opening import directory_of, is_remote, open_database, shown
 from everlog.console.settings import Settings, common, pass_settings, writes
 from everlog.feed.embedded import EmbeddedDatabase
-from everlog.store.errors import MigrationError
+from everlog.store.errors import Error, MigrationError
+from everlog.store.removal import unmade_if_failed
 
 if TYPE_CHECKING:
     from everlog.console.opening import AnyDatabase
@@ -53,7 +56,11 @@ def load(settings: Settings, *, actor: str, reason: str) -> None:
     """
     path = settings.schema_given or settings.schema_file or FILE
     dumped = Path(path).read_text(encoding="utf-8")
-    with open_database(settings, create=True) as db:
+    here = not is_remote(settings.url)
+    with (
+        unmade_if_failed(directory_of(settings.url)) if here else nullcontext(),
+        open_database(settings, create=True) as db,
+    ):
         version = _load(db, dumped, where=path, actor=actor, reason=reason)
         if settings.json:
             text.echo({"url": shown(db.url), "schema_version": version})
@@ -75,7 +82,8 @@ def baseline(settings: Settings, *, version: int, actor: str, reason: str) -> No
       everlog baseline 20260105093000 --actor ann --reason "folders before it are folded into it"
     """
     with open_database(settings) as db:
-        done = _baseline(db, settings, version, actor=actor, reason=reason)
+        with kept(settings, db):
+            done = _baseline(db, settings, version, actor=actor, reason=reason)
         for info in done:
             if settings.json:
                 text.echo({"version": info.version, "name": info.name, "state": info.state, "seq": info.seq})
@@ -105,20 +113,43 @@ def _baseline(db: AnyDatabase, settings: Settings, version: int, **by: str) -> l
     return remote_migrations.baseline(db, version, **by)
 
 
-def keep(settings: Settings, db: AnyDatabase) -> None:
-    """Brings the schema file up to date, if one was named: after a change of the schema. While two
-    versions are served it stays as it was, and that is said."""
-    if settings.schema_file is not None:
+@contextmanager
+def kept(settings: Settings, db: AnyDatabase) -> Iterator[None]:
+    """Brings the schema file up to date after a block that may change the schema, if one was named and
+    is not as it must be: also where the block raises, for what it did before stays. While two versions
+    are served the file stays as it was, and that is said. Raises Error if the file cannot be written."""
+    try:
+        yield
+    except Error:
         try:
-            _write(settings, db, settings.schema_file)
-        except MigrationError as error:
-            click.echo(f"{settings.schema_file} is as it was: {error}", err=True)
+            _keep(settings, db)
+        except Error as error:  # the other one is the first to be mended
+            click.echo(f"error: {error}", err=True)
+        raise
+    _keep(settings, db)
 
 
-def _write(settings: Settings, db: AnyDatabase, path: str) -> None:
+def _keep(settings: Settings, db: AnyDatabase) -> None:
+    path = settings.schema_file
+    if path is None:
+        return
+    try:
+        _write(settings, db, path, if_different=True)
+    except MigrationError as error:
+        click.echo(f"{path} is as it was: {error}", err=True)
+    except OSError as error:
+        raise Error(
+            f"{path} could not be written: {error.strerror}; the database is as it must be, and the next"
+            " `everlog up` or `everlog dump` writes the file"
+        ) from error
+
+
+def _write(settings: Settings, db: AnyDatabase, path: str, *, if_different: bool = False) -> None:
     found = _text(db)
     if path == "-":
         click.echo(found, nl=False)
+        return
+    if if_different and Path(path).is_file() and Path(path).read_bytes() == found.encode():
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(found, encoding="utf-8", newline="\n")

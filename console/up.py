@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +15,7 @@ from everlog.console.opening import directory_of, is_remote, open_database
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings, writes
 from everlog.store.errors import MigrationError
+from everlog.store.removal import unmade_if_failed
 
 if TYPE_CHECKING:
     from everlog.console.opening import AnyDatabase
@@ -114,7 +116,12 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
     if strict and how["out_of_order"]:
         raise click.UsageError("--strict and --out-of-order exclude each other")
     which = {"to": how["to"], "out_of_order": how["out_of_order"]}
-    with _opened(settings, create=create, dry_run=dry_run) as db, shown() as progress:
+    new = create and not dry_run and not is_remote(settings.url)
+    with (
+        unmade_if_failed(directory_of(settings.url)) if new else nullcontext(),
+        _opened(settings, create=create, dry_run=dry_run) as db,
+        shown() as progress,
+    ):
         if dry_run or settings.verbose:
             problems = 0
             for planned in migrating.plan(db, settings, **which, try_rows=dry_run):
@@ -140,10 +147,9 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
                 click.echo(f"Applied: {info.title} in {took * 1000:,.0f}ms (commit {info.seq})")
 
         settings.resume = "each migration was applied whole or not at all; run it again"
-        done = migrating.apply(db, settings, **how, progress=progress, applied=applied)
-        if done:
-            schema.keep(settings, db)
-        elif not settings.json:
+        with schema.kept(settings, db):
+            done = migrating.apply(db, settings, **how, progress=progress, applied=applied)
+        if not done and not settings.json:
             click.echo("Nothing to apply: the database is up to date")
 
 

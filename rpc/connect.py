@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from everlog.audit.archived import attach
 from everlog.feed.embedded import EmbeddedDatabase
@@ -23,6 +24,7 @@ from everlog.store.database import IDEMPOTENCY_S
 from everlog.store.errors import MigrationError, OpenError, UnavailableError
 from everlog.store.master import MasterKey
 from everlog.store.progress import OnProgress
+from everlog.store.removal import unmade_if_failed
 from everlog.store.temporary import in_memory
 
 if TYPE_CHECKING:
@@ -60,6 +62,31 @@ def open(  # noqa: A001  the public name is everlog.open
     where = os.fspath(url) if url is not None else from_environment()
     if address.is_url(where):
         return _remote(where, migrations, read_only=read_only, timeout_s=timeout)
+    made = _directory(where) if create and not read_only and where != MEMORY else None
+    with unmade_if_failed(made) if made is not None else nullcontext():
+        return _embedded(
+            where,
+            migrations,
+            create=create,
+            read_only=read_only,
+            timeout=timeout,
+            durability=durability,
+            idempotency_s=idempotency_s,
+            master_key=master_key,
+            progress=progress,
+        )
+
+
+def _embedded(
+    where: str,
+    migrations: str | os.PathLike[str] | None,
+    *,
+    create: bool,
+    read_only: bool,
+    timeout: float | None,
+    progress: OnProgress | None,
+    **how: Any,
+) -> EmbeddedDatabase:
     if where == MEMORY:
         if not create:
             raise OpenError("memory: is always a new database; open it with create")
@@ -74,10 +101,8 @@ def open(  # noqa: A001  the public name is everlog.open
             url=where if scratch else f"file:{path}",
             create=create,
             read_only=read_only,
-            durability=durability,
-            idempotency_s=idempotency_s,
-            master_key=master_key,
             progress=progress,
+            **how,
         )
 
     try:
@@ -89,17 +114,27 @@ def open(  # noqa: A001  the public name is everlog.open
     db.scratch = scratch
     attach(db)  # what was archived is read from there
     if migrations is not None:
-        from everlog import migrations as room
-
-        try:
-            if read_only:
-                _check_up_to_date(db, migrations)
-            else:
-                room.apply(db, migrations, progress=progress)
-        except BaseException:
-            db.close()
-            raise
+        _bring_up_to_date(db, migrations, read_only=read_only, progress=progress)
     return db
+
+
+def _bring_up_to_date(
+    db: EmbeddedDatabase,
+    migrations: str | os.PathLike[str],
+    *,
+    read_only: bool,
+    progress: OnProgress | None,
+) -> None:
+    from everlog import migrations as room
+
+    try:
+        if read_only:
+            _check_up_to_date(db, migrations)
+        else:
+            room.apply(db, migrations, progress=progress)
+    except BaseException:
+        db.close()
+        raise
 
 
 def from_environment() -> str:

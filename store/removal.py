@@ -11,9 +11,12 @@ Invariants
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from everlog.store import head
+from everlog.store.errors import OpenError
 from everlog.store.ownership import Ownership, locked
 from everlog.store.slots import KEYS
 
@@ -23,6 +26,34 @@ _DATABASE, _DROPPED = "db", "db.dropped"
 _DIRECTORIES = (_DROPPED, "db.damaged-*", "repair")
 _SMALL = (KEYS, head.HEAD, head.OWNER, head.ARCHIVE, head.BOOKMARKS, head.HOLDS)
 _FILES = (*_SMALL, *(f"{name}.new" for name in (*_SMALL, head.MARKER)))
+
+
+@contextmanager
+def unmade_if_failed(path: Path) -> Iterator[None]:
+    """Removes a database that the block made and left empty, with the directories made for it, where
+    the block raises. One that was there, or has a second record, stays. The block closes it."""
+    path = path.absolute()
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    was_there = path.exists() and any(path.iterdir())
+    try:
+        yield
+    except BaseException:
+        if not was_there and _is_empty(path):
+            with suppress(OpenError, OSError):  # what the block raised is the first to be told
+                remove(path)
+                if path not in missing:
+                    path.mkdir()
+                for one in missing[1:]:
+                    one.rmdir()
+        raise
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether the log had only its first record when it was closed."""
+    if head.read_marker(path) is None:
+        return False
+    known = head.read(path / head.HEAD, head.Head)
+    return known is not None and known.seq == 1
 
 
 def clear(path: Path) -> None:

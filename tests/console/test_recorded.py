@@ -171,3 +171,29 @@ def test_a_directory_one_level_off_is_told_with_the_right_one(
         ended = everlog("-d", "empty", command)
         assert (ended.code, "there is no folder of a migration" in ended.err) == (2, True)
         assert everlog("-d", "nowhere", command).code == 2
+
+
+def test_what_fails_on_a_new_path_leaves_nothing(everlog: Run, here: Path) -> None:
+    made = Project(here)
+    made.add("one")
+    (here / "there").mkdir()
+    for path in ("new.db", "some/where/new.db", "there"):
+        assert everlog("-u", f"file:{path}", "-d", made.path, "up").code == 2
+        assert everlog("-u", f"file:{path}", "--schema-file", code_of(made), "load").code == 1
+        with pytest.raises(library.SchemaError):
+            library.open(f"file:{path}", migrations=str(made.path))
+    assert sorted(one.name for one in here.iterdir()) == [made.app, "there"]
+    assert not list((here / "there").iterdir())
+    assert everlog("-u", "file:kept.db", "create").code == 0
+    assert everlog("-u", "file:kept.db", "-d", made.path, "up").code == 2
+    assert everlog("-u", "file:kept.db", "status").code == 0
+    twins = {"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\nEWR,Kennedy\n"}
+    unique = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME, unique=True),))'
+    made.add("two", table=unique, files=twins)
+    made.build()
+    assert everlog("-u", "file:half.db", "-d", made.path, "up").code == 1
+    assert (here / "half.db").exists()  # the first of two is applied
+
+
+def code_of(made: Project) -> Path:
+    return made.folders[0] / "__init__.py"

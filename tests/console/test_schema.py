@@ -3,6 +3,10 @@ from pathlib import Path
 from tests.console import shop
 from tests.console.conftest import Run
 from tests.console.served import serving
+from tests.migrations.project import Project
+
+UNIQUE = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME, unique=True),))'
+UP_TO_DATE = "Nothing to apply: the database is up to date\n"
 
 
 def test_what_dump_writes_load_makes_a_database_of(everlog: Run, books: Path, here: Path) -> None:
@@ -74,7 +78,7 @@ def test_squash_leaves_one_folder_and_says_how_to_go_on(everlog: Run, here: Path
     assert "say --yes if that is meant" in everlog(*common, "squash").err
     (done,) = everlog(*common, "--json", "squash", "--yes").json
     assert done["folded"] == [f"v{shop.FIRST}_create_books", f"v{shop.SECOND}_index_books"]
-    assert everlog(*common, "up").code == 1
+    assert everlog(*common, "up").code == 2
     assert everlog(*common, "baseline", done["version"]).out.startswith(f"Adopted: {done['version']}_base")
     assert everlog(*common, "status", "--exit-code").code == 0
     assert everlog("-u", "file:fresh.db", "-d", mine, "up").code == 0
@@ -98,3 +102,28 @@ def test_squash_asks_the_server_that_is_named_whether_it_has_all_folders(everlog
         ended = everlog("-u", served.url, "baseline", done["version"])
         assert ended.out.startswith(f"Adopted: {done['version']}_base")
         assert everlog("-u", served.url, "status", "--exit-code").code == 0
+
+
+def test_the_schema_file_is_written_whenever_it_is_not_as_it_must_be(everlog: Run, here: Path) -> None:
+    made = Project(here)
+    made.add("one")
+    made.add("two", table=UNIQUE, files={"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\n"})
+    made.add("three", table=UNIQUE, files={"bootstrap_airports.csv": "faa,name\nEWR,Kennedy\n"})
+    made.build()
+    file = here / "kept" / "schema.everlog"
+    words = ("-u", "file:new.db", "-d", made.path, "--schema-file", file)
+    file.parent.write_text("a file where the directory would be")
+    ended = everlog(*words, "up", "--to", "20260101000000")
+    assert (ended.code, f"{file} could not be written" in ended.err) == (1, True)
+    assert "Applied: 20260101000000_one" in ended.out
+    file.parent.unlink()
+    assert everlog(*words, "up", "--to", "20260101000000").out == f"Writing: {file}\n{UP_TO_DATE}"
+    assert everlog(*words, "up", "--to", "20260101000000").out == UP_TO_DATE
+    assert everlog(*words, "up").code == 1
+    assert "by_name" in file.read_text()
+    assert "three" not in file.read_text()
+    file.write_text("stale")
+    assert everlog(*words, "up").code == 1
+    assert "by_name" in file.read_text()
+    assert everlog(*words, "--no-dump-schema", "rollback").code == 0
+    assert "by_name" in file.read_text()

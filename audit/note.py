@@ -6,7 +6,10 @@
                                                                   an empty line
     — everlog/0f8fad5b-… x08go/ZJkuBS9UG/Sf…                      who signed: name, base64(id signature)
 
+    — witness.example.com/w1 jWbPPwAAAABkGFDLEZMHw…                a cosigner: name, base64(id time signature)
+
     verifier key := name+id+base64(0x01 public)                   id: 4 bytes of a hash, hexadecimal
+    witness key  := name+id+base64(0x04 public)                   as C2SP tlog-cosignature has it
     signer key   := PRIVATE+KEY+name+id+base64(0x01 seed)         as golang.org/x/mod/sumdb/note has it
 
 Invariants
@@ -30,7 +33,8 @@ from everlog.store.errors import CorruptionError, Error
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-ED25519 = b"\x01"
+ED25519, COSIGNATURE = b"\x01", b"\x04"
+TIME_BYTES = 8
 PRIVATE = "PRIVATE+KEY+"
 SIGNATURES_MAX = 100
 SHOWN_MAX = 100  # characters of what is no key
@@ -55,14 +59,39 @@ class Verifier:
 
     def verify(self, text: str, signature: bytes) -> bool:
         """Whether it signed this text."""
-        try:
-            _ed25519().Ed25519PublicKey.from_public_bytes(self.public).verify(signature, text.encode())
-        except import_module("cryptography.exceptions").InvalidSignature:
-            return False
-        return True
+        return _is_signed(self.public, signature, text)
 
     def __str__(self) -> str:
         return f"{self.name}+{self.id.hex()}+{_base64(ED25519 + self.public)}"
+
+
+class Witness:
+    """A public key of a witness, which cosigns checkpoints (C2SP tlog-cosignature, Ed25519)."""
+
+    def __init__(self, name: str, public: bytes) -> None:
+        self.name, self.public = _checked_name(name), public
+        self.id = sha256(name.encode() + b"\n" + COSIGNATURE + public).digest()[:4]
+
+    @classmethod
+    def parse(cls, key: str) -> Witness:
+        """From `name+id+base64`. Raises Error if it is no witness key."""
+        found = cls(*_parts(key.strip(), "witness", "NAME+ID+BASE64", COSIGNATURE))
+        if key.strip() != str(found):
+            raise Error(f"expected a witness key whose id is {found.id.hex()}, found {_shown(key.strip())}")
+        return found
+
+    def verify(self, text: str, signature: bytes) -> int | None:
+        """When it cosigned this text, in seconds since the Unix epoch; None: it did not."""
+        if len(signature) != TIME_BYTES + 64:
+            return None
+        time_s = int.from_bytes(signature[:TIME_BYTES], "big")
+        if time_s >= 1 << 63:
+            return None
+        message = f"cosignature/v1\ntime {time_s}\n{text}"
+        return time_s if _is_signed(self.public, signature[TIME_BYTES:], message) else None
+
+    def __str__(self) -> str:
+        return f"{self.name}+{self.id.hex()}+{_base64(COSIGNATURE + self.public)}"
 
 
 class Signer:
@@ -137,6 +166,41 @@ def open_note(note: str, verifiers: Iterable[Verifier]) -> str:
     return text
 
 
+def cosigners(note: str, witnesses: Iterable[Witness], quorum: int) -> dict[str, int]:
+    """When each of these witnesses cosigned a note, in seconds since the Unix epoch, by its name.
+
+    Raises CorruptionError for fewer than `quorum`, and if one of them did not sign what it is said to have;
+    Error for two keys that are one. Signatures of others are passed over.
+    """
+    known: dict[tuple[str, bytes], Witness] = {}
+    for one in witnesses:
+        if any(one.public == other.public for other in known.values()):
+            raise Error(f"expected each witness once, found the key of {one.name} twice")
+        known[one.name, one.id] = one
+    if not 0 < quorum <= len(known):
+        raise Error(f"expected a quorum of 1 to {len(known)}, the witnesses that were given, found {quorum}")
+    text, signatures = split(note)
+    found: dict[tuple[str, bytes], int] = {}
+    for name, signature in signatures:
+        witness = known.get((name, signature[:4]))
+        if witness is None:
+            continue
+        time_s = witness.verify(text, signature[4:])
+        if time_s is None:
+            raise CorruptionError(
+                f"the note says that {name} cosigned it, but the signature is not that witness's over this"
+                " text"
+            )
+        found[name, witness.id] = time_s
+    if len(found) < quorum:
+        missing = ", ".join(f"{name}+{id.hex()}" for name, id in known if (name, id) not in found)
+        raise CorruptionError(
+            f"expected cosignatures of {quorum} of {len(known)} witnesses, found {len(found)}; there is none"
+            f" of {missing}"
+        )
+    return {name: time_s for (name, _), time_s in found.items()}
+
+
 def split(note: str) -> tuple[str, list[tuple[str, bytes]]]:
     """Text and signatures, by the name of who signed, unverified. Raises CorruptionError."""
     text, gap, lines = note.rpartition("\n\n")
@@ -169,12 +233,12 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _parts(key: str, what: str, form: str) -> tuple[str, bytes]:
+def _parts(key: str, what: str, form: str, kind: bytes = ED25519) -> tuple[str, bytes]:
     words = key.split("+", 2)
     data = decoded(words[-1]) if len(words) == 3 else None
-    if data is None or len(data) != 33 or data[:1] != ED25519 or not _NAME.fullmatch(words[0]):
-        found = f", found {_shown(key)}" if what == "verifier" else ""
-        raise Error(f"expected a {what} key of Ed25519, {form}{found}")
+    if data is None or len(data) != 33 or data[:1] != kind or not _NAME.fullmatch(words[0]):
+        found = f", found {_shown(key)}" if what != "signer" else ""
+        raise Error(f"expected a {what} key of Ed25519 (type {kind.hex()}), {form}{found}")
     return words[0], data[1:]
 
 
@@ -203,6 +267,14 @@ def decoded(text: str) -> bytes | None:
     except (binascii.Error, ValueError):
         return None
     return found if _base64(found) == text else None
+
+
+def _is_signed(public: bytes, signature: bytes, text: str) -> bool:
+    try:
+        _ed25519().Ed25519PublicKey.from_public_bytes(public).verify(signature, text.encode())
+    except import_module("cryptography.exceptions").InvalidSignature:
+        return False
+    return True
 
 
 def _ed25519() -> Any:

@@ -33,22 +33,44 @@ _vkey = click.option(
 @click.argument("file", type=FILE)
 @_vkey
 @click.option("--origin", metavar="TEXT", help="Whose log it must be.  [default: the name of the key]")
+@click.option(
+    "--witness",
+    "witnesses",
+    multiple=True,
+    metavar="VKEY",
+    help="Public key of a witness that must have cosigned; or a file of keys, a line each. May be repeated.",
+)
+@click.option(
+    "--quorum", type=click.IntRange(1), metavar="N", help="So many of them suffice.  [default: all]"
+)
 @click.option("--old", type=FILE, metavar="FILE", help="The earlier checkpoint, for a proof of --from.")
 @common
 @pass_settings
-def verify(settings: Settings, *, file: Path, vkey: str | None, origin: str | None, old: Path | None) -> None:
+def verify(
+    settings: Settings,
+    *,
+    file: Path,
+    vkey: str | None,
+    origin: str | None,
+    witnesses: tuple[str, ...],
+    quorum: int | None,
+    old: Path | None,
+) -> None:
     """Verifies a proof or a checkpoint with a public key alone: it reads no database, and no network.
 
     \b
     Examples:
       everlog verify 812.tlog-proof --key everlog/0f8f…+8a1b2c3d+AQ…
       everlog verify growth.proof --old flights.checkpoint --key flights.pub
+      everlog verify 812.tlog-proof --key flights.pub --witness witnesses.pub --quorum 2
     """
     from everlog.audit.proof import EMPTY, Consistency, Inclusion, open_checkpoint, parse
 
     verifier = _verifier(vkey)
     found = parse(read_text(file))
-    signed = open_checkpoint(found if isinstance(found, str) else found.note, verifier, origin)
+    text_of = found if isinstance(found, str) else found.note
+    signed = open_checkpoint(text_of, verifier, origin)
+    cosigned = _cosigned(text_of, witnesses, quorum)
     facts: dict[str, Any] = {"origin": signed.origin, "size": signed.size, "root": signed.root.hex()}
     if isinstance(found, Inclusion):
         found.verify(signed)
@@ -71,7 +93,25 @@ def verify(settings: Settings, *, file: Path, vkey: str | None, origin: str | No
         said = f"Verified: the log {signed.origin} of {signed.size} records begins with its first {found.old}"
     else:
         said = f"Verified: the log {signed.origin} had {signed.size} records, root {signed.root.hex()}"
+    if cosigned:
+        facts["cosigned"] = cosigned
+        times = ", ".join(f"{name} at {text.moment(at * 10**9)}" for name, at in cosigned.items())
+        said += f"; cosigned by {times}"
     tell(settings, said, facts)
+
+
+def _cosigned(note: str, keys: tuple[str, ...], quorum: int | None) -> dict[str, int]:
+    """Which witnesses cosigned a checkpoint, and when. Raises Error for fewer than the quorum."""
+    from everlog.audit.note import Witness, cosigners
+
+    if not keys:
+        if quorum is not None:
+            raise click.UsageError("--quorum goes with --witness, the keys that it is a number of")
+        return {}
+    given = [read_text(Path(key)) if Path(key).is_file() else key for key in keys]
+    lines = [line.strip() for one in given for line in one.splitlines()]
+    witnesses = [Witness.parse(line) for line in lines if line and not line.startswith("#")]
+    return cosigners(note, witnesses, quorum or len(witnesses))
 
 
 @click.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.audit.test_note import Cosigner
 from tests.console.conftest import Run
 from tests.console.served import serving
 
@@ -172,6 +173,30 @@ def test_a_key_whose_memory_cannot_be_kept_signs_nothing(everlog: Run, key: str,
     (here / "k.key.signed").write_text('{"everlog/x": 1}')
     ended = everlog("checkpoint", "--key", "k.key")
     assert (ended.code, "expected what the key has signed" in ended.err) == (1, True)
+
+
+def test_a_proof_is_verified_with_a_quorum_of_witnesses(
+    everlog: Run, books: Path, key: str, here: Path
+) -> None:
+    one, two = (Cosigner(f"witness.example/w{n}", n) for n in (1, 2))
+    signed = everlog("checkpoint", "--key", "k.key").out
+    (here / "c1").write_text(signed + one.line(signed, 1_679_315_147), encoding="utf-8")
+    assert everlog("prove", "--seq", 2, "--checkpoint", "c1", "--out", "p2").code == 0
+    (here / "witnesses").write_text(f"# those that we trust\n{one.vkey}\n\n{two.vkey}\n")
+    for file in ("c1", "p2"):
+        found = everlog("verify", file, "--key", key, "--witness", "witnesses", "--quorum", 1)
+        assert found.out.endswith("; cosigned by witness.example/w1 at 2023-03-20 12:25:47.000\n"), found.err
+        found = everlog("verify", file, "--key", key, "--witness", one.vkey, "--json")
+        assert found.json[0]["cosigned"] == {"witness.example/w1": 1_679_315_147}
+        ended = everlog("verify", file, "--key", key, "--witness", one.vkey, "--witness", two.vkey)
+        assert (ended.code, ended.out) == (1, "")
+        assert "expected cosignatures of 2 of 2 witnesses, found 1" in ended.err
+    assert everlog("verify", "c1", "--key", key, "--quorum", 1).code == 2
+    assert (
+        "a quorum of 1 to 1"
+        in everlog("verify", "c1", "--key", key, "--witness", one.vkey, "--quorum", 2).err
+    )
+    assert everlog("verify", "c1", "--witness", one.vkey).code == 1, "the log must have signed it as well"
 
 
 def test_a_damaged_key_is_refused_without_being_shown(everlog: Run, key: str, here: Path) -> None:

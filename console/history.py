@@ -11,6 +11,7 @@ from everlog.console.moment import reading
 from everlog.console.opening import open_database
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.history import Version
+from everlog.store.transaction import marked
 
 
 @click.command()
@@ -58,7 +59,7 @@ def _print(version: Version[Any], *, verbose: bool) -> None:
         f"{version.seq:>8}",
         text.moment(version.time_ns),
         f"{version.op:6}",
-        version.actor,
+        f"{version.actor}{marked(version.proof)}",
         version.reason,
         made,
     ]
@@ -73,5 +74,7 @@ def as_json(version: Version[Any]) -> dict[str, Any]:
     found: dict[str, Any] = version._asdict()  # noqa: SLF001  a named tuple's own
     found["row"] = None if version.row is None else text.row_dict(version.row)
     found["fields"] = list(version.fields)
+    if not version.actor:
+        del found["proof"]
     always = ("seq", "time_ns", "op", "row", "fields")
     return {name: value for name, value in found.items() if value or name in always}

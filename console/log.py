@@ -24,10 +24,12 @@ from everlog.proto import log_pb2
 from everlog.store.past_log import KINDS, Entry, RowChange, entry_of
 from everlog.store.schema import Schema
 from everlog.store.table import Table
+from everlog.store.transaction import marked
 
 if TYPE_CHECKING:
     from everlog.console.opening import AnyDatabase
 
+DECISIONS = ("approved", "rejected")
 CHANGES_SHOWN = 10
 
 
@@ -156,7 +158,8 @@ def _commits(
 
 
 def _print(entry: Entry, *, verbose: bool) -> None:
-    words = [f"{entry.seq:>8}", text.moment(entry.time_ns), entry.actor, entry.reason, _about(entry)]
+    actor = f"{entry.actor}{marked(entry.proof)}"
+    words = [f"{entry.seq:>8}", text.moment(entry.time_ns), actor, entry.reason, _about(entry)]
     click.echo("  ".join(word for word in words if word))
     shown = entry.changes if verbose else entry.changes[:CHANGES_SHOWN]
     for change in shown:
@@ -180,7 +183,8 @@ def _about(entry: Entry) -> str:
             return "base of a trimmed log"
         case "migration":
             step = log_pb2.Migration.Step.Name(about.step).lower()
-            return f"migration {about.version}_{about.name} {step}"
+            claimed = " (claimed)" if step in DECISIONS and entry.proof == "claimed" else ""
+            return f"migration {about.version}_{about.name} {step}{claimed}"
         case "load":
             step = log_pb2.Load.Step.Name(about.step).lower()
             return f"load of {about.table}, {about.rows:,} rows so far, {step}"
@@ -193,7 +197,14 @@ def _about(entry: Entry) -> str:
 def _whole(entry: Entry) -> dict[str, Any]:
     """An entry as JSON values, without descriptors and sources; what is empty is left out."""
     found: dict[str, Any] = {"seq": entry.seq, "time_ns": entry.time_ns, "schema": entry.schema}
-    for name in ("actor", "reason", "correlation_id", "causation_id", "client"):
+    for name in (
+        "actor",
+        *(("proof",) if entry.actor else ()),
+        "reason",
+        "correlation_id",
+        "causation_id",
+        "client",
+    ):
         if value := getattr(entry, name):
             found[name] = value
     if entry.commit_id:

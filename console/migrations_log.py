@@ -89,6 +89,7 @@ def _print(proposal: Proposal, *, verbose: bool) -> None:
         words = [f"{event.seq:>8}", text.moment(event.time_ns), event.step]
         words += [word for word in (event.actor, event.reason, event.error) if word]
         words += ["(despite errors)"] if event.despite_errors else []
+        words += [f"({event.proof})"] if event.actor else []
         click.echo("  ".join(words))
     if proposal.url:
         click.echo(f"          {proposal.url}")

@@ -45,6 +45,11 @@ def told(proposal: Proposal, *, sources: bool = False) -> dict[str, Any]:
     }
 
 
+def named(one: Event) -> str:
+    """Who did it, and how that is known."""
+    return f"{one.actor} ({one.proof})" if one.actor else ""
+
+
 def event(one: Event) -> dict[str, Any]:
     """One event as JSON values."""
     found: dict[str, Any] = msgspec.to_builtins(one)
@@ -87,7 +92,7 @@ def overview(found: Iterable[Proposal], problems: Mapping[str, str]) -> str:
             str(one.plan.to_version),
             f'<span class="{one.state}">{one.state}</span>',
             text.moment(one.proposed.time_ns),
-            escape(one.proposed.actor),
+            escape(named(one.proposed)),
         )
         for one in found
     ]
@@ -192,7 +197,7 @@ def _events(events: Iterable[Event]) -> str:
 
 def _by(one: Event) -> str:
     return (
-        f"{'by ' + escape(one.actor) if one.actor else ''}{': ' + escape(one.reason) if one.reason else ''}"
+        f"{'by ' + escape(named(one)) if one.actor else ''}{': ' + escape(one.reason) if one.reason else ''}"
         f"{' (despite errors)' if one.despite_errors else ''}"
     )
 

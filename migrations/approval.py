@@ -186,7 +186,7 @@ class Approval:
                     self.db,
                     self.source,
                     to=proposal.plan.to_version,
-                    actor=approved.actor,
+                    actor=approved.who,
                     reason=approved.reason,
                     progress=self.stop.through(progress),
                     applied=applied,
@@ -196,7 +196,7 @@ class Approval:
                 )
             except Error as error:
                 if not isinstance(error, (ClosedError, DiskError)) and under_way.under_way(self.db) is None:
-                    self._failed(proposal, approved.actor, error)
+                    self._failed(proposal, approved.who, error)
                 raise  # else it is no fault of the plan: it stays approved, and is gone on with
             finally:
                 self.running = b""
@@ -268,7 +268,7 @@ class Approval:
     def _changed(self, proposal: Proposal, changes: list[str]) -> MigrationError:
         """What was shown is not so any more: what is so now is proposed, and that is told."""
         before = proposal.proposed
-        now = self.propose(actor=before.actor, reason=before.reason)
+        now = self.propose(actor=before.who, reason=before.reason)
         anew = f". It is {now.short} now{now.see}" if now and now.digest != proposal.digest else ""
         return MigrationError(
             f"{proposal.short} is not approved, for what was shown has changed since:"

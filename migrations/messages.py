@@ -17,8 +17,10 @@ from everlog.migrations.proposal import Proposal, ProposalState, proposals
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.migrate import Recorded
+from everlog.store.transaction import proof_name
 
 STEPS_SHOWN = 20
+DECISIONS = ("approved", "rejected")  # of these it is told how their author is known
 
 SAYS = {
     "proposed": ("waits for approval", "warning"),
@@ -102,7 +104,8 @@ class OfRollbacks:
         one = record.migration
         digest = hashlib.sha256(self.db.uuid + record.seq.to_bytes(8, "big")).hexdigest()
         title = f"{self.name or self.db.url}: the migration {one.version}_{one.name}"
-        by = said("rolled back", record.actor, self.db.log.commit(record.seq).reason)
+        commit = self.db.log.commit(record.seq)
+        by = said("rolled back", commit.actor, commit.reason, proof_name(commit.proof))
         return message_of("rolled_back", digest, title, iter([f"{by} (commit {record.seq})"]))
 
 
@@ -119,9 +122,10 @@ def message_of(event: str, digest: str, title: str, lines: Iterator[str]) -> Mes
     return Message(subject, f"{title} {words}", "\n".join([*lines, f"({subject})"]), kind)
 
 
-def said(event: str, actor: str, reason: str) -> str:
-    """Who did it, and why."""
-    return f"{event.capitalize()}{f' by {actor}' if actor else ''}{f': {reason}' if reason else ''}"
+def said(event: str, actor: str, reason: str, proof: str = "") -> str:
+    """Who did it, and why. `proof`: how the actor is known, where that is to be said."""
+    by = f" by {actor}{f' ({proof})' if proof else ''}" if actor else ""
+    return f"{event.capitalize()}{by}{f': {reason}' if reason else ''}"
 
 
 def some(lines: list[str], what: str) -> Iterator[str]:
@@ -161,7 +165,7 @@ def _body(proposal: Proposal, event: str) -> Iterator[str]:
     if at is None and event == str(proposal.state):
         at = proposal.last  # it was given up on its way
     if at is not None:
-        yield said(event, at.actor, at.reason)
+        yield said(event, at.actor, at.reason, at.proof if event in DECISIONS else "")
         if at.error:
             yield at.error
     if event == "proposed":

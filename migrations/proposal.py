@@ -33,6 +33,7 @@ from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, MigrationError
 from everlog.store.migrate import Recorded
+from everlog.store.transaction import Actor, Proof, proof_name
 
 DOCUMENT = "plan.json"  # path of the source of a PROPOSED record that the digest is of
 PREFIX_MIN = 6  # hexadecimal digits by which a person may name a digest
@@ -64,6 +65,12 @@ class Event(msgspec.Struct, frozen=True):
     version: int = 0
     error: str = ""
     despite_errors: bool = False
+    proof: str = "claimed"
+
+    @property
+    def who(self) -> str:
+        """Its actor, and how that is known, for what follows from it."""
+        return Actor(self.actor, Proof.Value(self.proof.upper()))
 
 
 class Settled(NamedTuple):
@@ -170,7 +177,7 @@ def proposals(db: Database) -> list[Proposal]:
         elif newest is None or not _becomes(newest, record):
             newest = _after_the_end(found, record)
         if newest is not None:
-            newest.events.append(_event(record, db.log.commit(record.seq).reason))
+            newest.events.append(_event(record, db.log.commit(record.seq)))
     return found
 
 
@@ -195,7 +202,7 @@ def settled(db: Database, todo: Iterable[Migration], *, rejected_only: bool = Fa
                 break
         record = back.get(migration.version)
         if record is not None and record.migration.digest == digest:
-            return Settled(migration, _event(record, db.log.commit(record.seq).reason))
+            return Settled(migration, _event(record, db.log.commit(record.seq)))
     return None
 
 
@@ -238,17 +245,18 @@ def _after_the_end(found: list[Proposal], record: Recorded) -> Proposal | None:
     return None
 
 
-def _event(record: Recorded, reason: str) -> Event:
+def _event(record: Recorded, commit: log_pb2.Commit) -> Event:
     step = Step.Name(record.migration.step).lower()
     return Event(
         step,
         record.seq,
         record.time_ns,
         record.actor,
-        reason,
+        commit.reason,
         record.migration.version,
         record.migration.error,
         record.migration.despite_errors,
+        proof_name(commit.proof),
     )
 
 

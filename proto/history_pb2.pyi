@@ -198,6 +198,7 @@ class RowVersion(_message.Message):
     ERASED_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
     SEALED_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     time_ns: _builtins.int
     actor: _builtins.str
@@ -215,6 +216,8 @@ class RowVersion(_message.Message):
     """The generation that `row` is of."""
     sealed: _builtins.bool
     """Its key is not at hand."""
+    proof: _log_pb2.Commit.Proof.ValueType
+    """How it is known that `actor` is who did it."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of those that differ from the version before."""
@@ -236,10 +239,11 @@ class RowVersion(_message.Message):
         erased: _builtins.bool = ...,
         space: _builtins.int = ...,
         sealed: _builtins.bool = ...,
+        proof: _log_pb2.Commit.Proof.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_row", b"_row", "row", b"row"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_row", b"_row", "actor", b"actor", "causation_id", b"causation_id", "client", b"client", "correlation_id", b"correlation_id", "erased", b"erased", "fields", b"fields", "migration", b"migration", "op", b"op", "reason", b"reason", "row", b"row", "sealed", b"sealed", "seq", b"seq", "space", b"space", "time_ns", b"time_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_row", b"_row", "actor", b"actor", "causation_id", b"causation_id", "client", b"client", "correlation_id", b"correlation_id", "erased", b"erased", "fields", b"fields", "migration", b"migration", "op", b"op", "proof", b"proof", "reason", b"reason", "row", b"row", "sealed", b"sealed", "seq", b"seq", "space", b"space", "time_ns", b"time_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__row: _TypeAlias = _typing.Literal["row"]  # noqa: Y015
     _WhichOneofArgType__row: _TypeAlias = _typing.Literal["_row", b"_row"]  # noqa: Y015

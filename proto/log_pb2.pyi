@@ -105,6 +105,33 @@ class Commit(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Proof:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ProofEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Commit._Proof.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CLAIMED: Commit._Proof.ValueType  # 0
+        """It is not: whoever committed said so."""
+        TOKEN: Commit._Proof.ValueType  # 1
+        """The call showed the token of that name."""
+        CERTIFICATE: Commit._Proof.ValueType  # 2
+        """It showed a certificate of that common name."""
+        DELEGATED: Commit._Proof.ValueType  # 3
+        """A program said so that showed its own token, and may act for others."""
+
+    class Proof(_Proof, metaclass=_ProofEnumTypeWrapper):
+        """How it is known that `actor` is who did it."""
+
+    CLAIMED: Commit.Proof.ValueType  # 0
+    """It is not: whoever committed said so."""
+    TOKEN: Commit.Proof.ValueType  # 1
+    """The call showed the token of that name."""
+    CERTIFICATE: Commit.Proof.ValueType  # 2
+    """It showed a certificate of that common name."""
+    DELEGATED: Commit.Proof.ValueType  # 3
+    """A program said so that showed its own token, and may act for others."""
+
     SEQ_FIELD_NUMBER: _builtins.int
     TIME_NS_FIELD_NUMBER: _builtins.int
     SCHEMA_FIELD_NUMBER: _builtins.int
@@ -117,6 +144,7 @@ class Commit(_message.Message):
     COMMIT_ID_FIELD_NUMBER: _builtins.int
     REQUIRES_FIELD_NUMBER: _builtins.int
     READING_NS_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
@@ -141,6 +169,7 @@ class Commit(_message.Message):
     """UUIDv7 (RFC 9562) under which a retry of this commit is recognised; empty: none."""
     reading_ns: _builtins.int
     """What the clock of the machine read, where `time_ns` is over 0.1 s ahead of it; 0: it is not."""
+    proof: Global___Commit.Proof.ValueType
     checksum: _builtins.int
     """CRC-32 of the bytes of this record before this field, which is always the last."""
     @_builtins.property
@@ -176,6 +205,7 @@ class Commit(_message.Message):
         commit_id: _builtins.bytes = ...,
         requires: _abc.Iterable[_builtins.int] | None = ...,
         reading_ns: _builtins.int = ...,
+        proof: Global___Commit.Proof.ValueType = ...,
         checksum: _builtins.int = ...,
         created: Global___Created | None = ...,
         base: Global___Base | None = ...,
@@ -185,7 +215,7 @@ class Commit(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "base", b"base", "created", b"created", "load", b"load", "migration", b"migration", "notice", b"notice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "actor", b"actor", "base", b"base", "causation_id", b"causation_id", "changes", b"changes", "checksum", b"checksum", "client", b"client", "commit_id", b"commit_id", "correlation_id", b"correlation_id", "created", b"created", "load", b"load", "migration", b"migration", "notice", b"notice", "reading_ns", b"reading_ns", "reason", b"reason", "requires", b"requires", "schema", b"schema", "seq", b"seq", "time_ns", b"time_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "actor", b"actor", "base", b"base", "causation_id", b"causation_id", "changes", b"changes", "checksum", b"checksum", "client", b"client", "commit_id", b"commit_id", "correlation_id", b"correlation_id", "created", b"created", "load", b"load", "migration", b"migration", "notice", b"notice", "proof", b"proof", "reading_ns", b"reading_ns", "reason", b"reason", "requires", b"requires", "schema", b"schema", "seq", b"seq", "time_ns", b"time_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_about: _TypeAlias = _typing.Literal["created", "base", "migration", "load", "notice"]  # noqa: Y015
     _WhichOneofArgType_about: _TypeAlias = _typing.Literal["about", b"about"]  # noqa: Y015

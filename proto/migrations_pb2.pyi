@@ -4,6 +4,7 @@ isort:skip_file
 Schema migrations of one database. The server runs those that it was started with."""
 
 from collections import abc as _abc
+from everlog.proto import log_pb2 as _log_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -471,6 +472,7 @@ class ProposalEvent(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     DESPITE_ERRORS_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     """proposed, approved, rejected, and the steps of the migrations themselves."""
     seq: _builtins.int
@@ -481,6 +483,8 @@ class ProposalEvent(_message.Message):
     error: _builtins.str
     despite_errors: _builtins.bool
     """It was approved though the plan had errors."""
+    proof: _log_pb2.Commit.Proof.ValueType
+    """How it is known that `actor` is who did it."""
     def __init__(
         self,
         *,
@@ -492,10 +496,11 @@ class ProposalEvent(_message.Message):
         version: _builtins.int = ...,
         error: _builtins.str = ...,
         despite_errors: _builtins.bool = ...,
+        proof: _log_pb2.Commit.Proof.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "despite_errors", b"despite_errors", "error", b"error", "reason", b"reason", "seq", b"seq", "step", b"step", "time_ns", b"time_ns", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "despite_errors", b"despite_errors", "error", b"error", "proof", b"proof", "reason", b"reason", "seq", b"seq", "step", b"step", "time_ns", b"time_ns", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,10 +1,10 @@
 """Address: where a server is, from a URL, and what may be shown of it.
 
-    everlog://HOST[:PORT]/DATABASE[?token=…&ca=FILE]        TLS
-    everlog+insecure://HOST[:PORT]/DATABASE[?token=…]       plain, to this machine only
+    everlog://HOST[:PORT]/DATABASE[?token=…&ca=FILE&cert=FILE&key=FILE]    TLS
+    everlog+insecure://HOST[:PORT]/DATABASE[?token=…]                      plain, to this machine only
 
-The token may come from EVERLOG_TOKEN, the file of a private certificate authority from
-EVERLOG_CA, so that neither needs to stand in a URL.
+The token may come from EVERLOG_TOKEN, the file of a private certificate authority from EVERLOG_CA, the
+client's own certificate and its key from EVERLOG_CERT and EVERLOG_KEY, so that none needs to stand in a URL.
 
 Invariants
   (1) what `str` gives has no secret in it; nothing else is put into a message.
@@ -25,7 +25,8 @@ PORT_MAX = 65_535
 
 
 class Address(NamedTuple):
-    """Where a database is. `ca` is the file of an authority; empty: the system's are trusted."""
+    """Where a database is. `ca` is the file of an authority; empty: the system's are trusted. `cert` and
+    `key` are the files of the certificate that the client shows; empty: it shows none."""
 
     host: str
     port: int
@@ -33,6 +34,8 @@ class Address(NamedTuple):
     secure: bool
     token: str = ""
     ca: str = ""
+    cert: str = ""
+    key: str = ""
 
     @property
     def target(self) -> str:
@@ -56,6 +59,7 @@ def parse(url: str) -> Address:
     except ValueError as error:
         raise OpenError(f"expected everlog://HOST:PORT/DATABASE, found a URL that is none: {error}") from None
     settings = dict(parse_qsl(parts.query))
+    useless = [name for name in ("ca", "cert", "key") if name in settings and parts.scheme == INSECURE]
     address = Address(
         host,
         port,
@@ -63,12 +67,27 @@ def parse(url: str) -> Address:
         parts.scheme == SCHEME,
         settings.pop("token", "") or unquote(parts.password or "") or variable("EVERLOG_TOKEN"),
         settings.pop("ca", "") or variable("EVERLOG_CA"),
+        settings.pop("cert", "") or variable("EVERLOG_CERT"),
+        settings.pop("key", "") or variable("EVERLOG_KEY"),
     )
     if parts.scheme not in (SCHEME, INSECURE) or not host or not database or "/" in database:
         raise OpenError(f"expected everlog://HOST:PORT/DATABASE, found {parts.scheme}://{host}/{database}")
     if settings:
         raise OpenError(
-            f"{address}: expected the settings token and ca in the URL, found {', '.join(settings)}"
+            f"{address}: expected the settings token and ca, or cert and key, in the URL, found"
+            f" {', '.join(settings)}"
+        )
+    if bool(address.cert) != bool(address.key):
+        there, lacks = ("certificate", "key") if address.cert else ("key", "certificate")
+        raise OpenError(
+            f"{address}: expected a certificate and its key to show, found a {there} alone; name the {lacks}"
+            " as well (?cert=FILE&key=FILE, or EVERLOG_CERT and EVERLOG_KEY)"
+        )
+    if useless:
+        raise OpenError(
+            f"{address}: {', '.join(useless)} in the URL would have no effect, as everlog+insecure:// speaks"
+            " without TLS; use everlog://, or leave them out",
+            url=str(address),
         )
     if not address.secure and not is_loopback(host):
         raise OpenError(

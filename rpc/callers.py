@@ -1,7 +1,8 @@
 """Callers: who calls, in whose name, and who of them may have keys.
 
-    token ─▶ its name ─▶ the actor of what the call commits
-    no name            ─▶ who the call says, unless that is somebody with a token
+    token       ─▶ its name        ─▶ the actor of what the call commits, proven
+    certificate ─▶ its common name ─▶ the same, where no token has a name
+    no name     ─▶ who the call says, claimed, unless that is somebody with a token
 
 A program that commits rows for its own users shows its own token and says theirs; the server is
 told of such programs when it starts. Nobody decides of migrations in another's name.
@@ -21,6 +22,7 @@ from collections.abc import Iterable
 
 from everlog.rpc.calls import Context
 from everlog.store.errors import AccessError, OpenError
+from everlog.store.transaction import Actor, Proof, proof_of
 
 
 class Callers:
@@ -28,12 +30,18 @@ class Callers:
     is none."""
 
     def __init__(
-        self, names: Iterable[str] = (), acting: Iterable[str] = (), keys_for: Iterable[str] = ()
+        self,
+        names: Iterable[str] = (),
+        acting: Iterable[str] = (),
+        keys_for: Iterable[str] = (),
+        *,
+        certified: bool = False,
     ) -> None:
+        """`certified`: callers show certificates, so that a name need not be that of a token."""
         self._names, self._acting = frozenset(names) - {""}, frozenset(acting)
         self._keys_for = frozenset(keys_for)
         for what, said in (("acts for others", self._acting), ("may have keys", self._keys_for)):
-            for name in sorted(said - self._names):
+            for name in sorted(said - self._names) if not certified else ():
                 known = ", ".join(sorted(self._names)) or "none"
                 raise OpenError(
                     f"{name} {what}: expected the name of a token, found none with it; the names are:"
@@ -48,7 +56,8 @@ class Callers:
         if claimed and claimed != name:
             if name:
                 raise AccessError(
-                    f"the call says it is of {claimed}, its token is that of {name}; leave the actor out",
+                    f"the call says it is of {claimed}, its {_shown(name)} is that of {name}; leave the actor"
+                    " out",
                     actor=name,
                     claimed=claimed,
                 )
@@ -63,7 +72,9 @@ class Callers:
     def actor(self, context: Context, claimed: str) -> str:
         """In whose name rows are written. Raises AccessError as `who`, but for those who act for
         others."""
-        return claimed if claimed and context.who in self._acting else self.who(context, claimed)
+        if claimed and claimed != context.who and context.who in self._acting:
+            return Actor(claimed, Proof.DELEGATED)
+        return self.who(context, claimed)
 
     def with_keys(self, context: Context) -> str:
         """Who calls, and may have the keys of people. Raises AccessError for everybody else."""
@@ -77,3 +88,7 @@ class Callers:
                 actor=name,
             )
         return name
+
+
+def _shown(name: str) -> str:
+    return "certificate" if proof_of(name) == Proof.CERTIFICATE else "token"

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from everlog.rpc import enums, http2, security, status
 from everlog.rpc.stream import Stream
+from everlog.store.transaction import Actor, Proof
 
 OPEN_METHODS = "/grpc.health.v1.Health/"  # a load balancer asks without a token
 OK = http2.header_block([("grpc-status", "0")])
@@ -110,7 +111,8 @@ class Calls:
         path = headers.get(":path", "")
         shown = headers.get(security.HEADER, "").encode()
         names = [name for name, one in self._expected.items() if hmac.compare_digest(shown, one)]
-        stream.who = names[0] if names else ""
+        named = names[0] if names else ""
+        stream.who = Actor(named, Proof.TOKEN) if named else stream.connection.certified
         if self._expected and not names and not path.startswith(OPEN_METHODS):
             raise Aborted(
                 grpc.StatusCode.UNAUTHENTICATED,

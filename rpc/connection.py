@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from everlog.rpc import headers, http2
+from everlog.rpc import headers, http2, security
 from everlog.rpc.headers import Block, Headers
 from everlog.rpc.http2 import Code, ProtocolError
 from everlog.rpc.outbox import Outbox
@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
         self._stream_window = http2.WINDOW_START  # of the peer's new streams
         self._transport: Any = None
         self.closed = asyncio.Event()
+        self.certified = ""  # the common name of the certificate that the peer showed, if that was asked for
 
     # asyncio
 
@@ -67,6 +68,8 @@ class Connection(asyncio.Protocol):
         if ssl is not None and ssl.selected_alpn_protocol() != "h2":
             transport.abort()
             return
+        if ssl is not None:
+            self.certified = security.common_name(ssl.getpeercert())
         self._all.add(self)
         self.out.write(_SETTINGS)
 

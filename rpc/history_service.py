@@ -25,6 +25,7 @@ from everlog.store.past_diff import diff_of
 from everlog.store.past_log import Asked, commits
 from everlog.store.progress import OnProgress
 from everlog.store.schema import Schema
+from everlog.store.transaction import Proof
 
 MESSAGE_ROWS, MESSAGE_BYTES = 256, 256 << 10
 
@@ -106,6 +107,7 @@ def _history(db: Database, request: history_pb2.HistoryRequest) -> Iterable[hist
             migration=version.migration,
             erased=version.erased,
             sealed=version.sealed,
+            proof=Proof.Value(version.proof.upper()),
             space=of.space,
         )
         size += len(row or b"")

@@ -30,8 +30,8 @@ async def loading(
     load: Loading | None = None
     async for request in requests:
         if load is None:
-            request.actor = hosting.callers.actor(context, request.actor)
-            load = await hosting.write(Loading, hosting.database(request.database), request)
+            actor = hosting.callers.actor(context, request.actor)
+            load = await hosting.write(Loading, hosting.database(request.database), request, actor)
             yield load.answer()
         if (request.rows or request.last) and not load.loader.finished:
             await hosting.write(load.add, request)
@@ -41,7 +41,7 @@ async def loading(
 class Loading:
     """A load that its first request has begun."""
 
-    def __init__(self, db: Database, first: store_pb2.LoadRequest) -> None:
+    def __init__(self, db: Database, first: store_pb2.LoadRequest, actor: str) -> None:
         if not first.id:
             raise RowError("expected the first request of a load to name the load's id, found none")
         about = log_pb2.Load(
@@ -50,7 +50,7 @@ class Loading:
         self._db = db
         self._table = table_of(db.schema.generation(first.table, first.space))
         expires = write.sent(first.expires_ns)
-        self.loader = db.loader(self._table, about, expires=expires, actor=first.actor, reason=first.reason)
+        self.loader = db.loader(self._table, about, expires=expires, actor=actor, reason=first.reason)
 
     def add(self, request: store_pb2.LoadRequest) -> None:
         """Commits the rows of one request."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from everlog.migrations.proposal import Event, Proposal, ProposalState
 from everlog.proto import migrations_pb2 as pb
+from everlog.store.transaction import Proof, proof_name
 
 
 def to_message(proposal: Proposal) -> pb.Proposal:
@@ -21,6 +22,7 @@ def to_message(proposal: Proposal) -> pb.Proposal:
                 version=event.version,
                 error=event.error,
                 despite_errors=event.despite_errors,
+                proof=Proof.Value(event.proof.upper()),
             )
             for event in proposal.events
         ],
@@ -43,6 +45,7 @@ def from_message(message: pb.Proposal) -> Proposal:
                 one.version,
                 one.error,
                 one.despite_errors,
+                proof_name(one.proof),
             )
             for one in message.events
         ],

@@ -34,6 +34,7 @@ from everlog.store.progress import OnProgress
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.snapshot import Snapshot
 from everlog.store.table import Table
+from everlog.store.transaction import proof_name
 
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
@@ -207,6 +208,7 @@ def _versions(
                 migration=one.migration,
                 erased=one.erased,
                 sealed=one.sealed,
+                proof=proof_name(one.proof),
             )
 
 

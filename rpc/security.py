@@ -2,7 +2,8 @@
 
     server   loopback            plain or TLS, token or none
              anywhere else       TLS and a token, or it does not start
-    client   everlog://          TLS, against the system's authorities or a file
+    client   everlog://          TLS, against the system's authorities or a file; with a certificate
+                                 of its own, where the server asks for one
              everlog+insecure:// plain, loopback only (address.py)
 
 The token is a shared secret, sent as `authorization: Bearer …` with every call. Roles come later.
@@ -15,13 +16,15 @@ Invariants
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 
 from everlog.rpc.address import Address, is_loopback
 from everlog.store.errors import OpenError
+from everlog.store.transaction import Actor, Proof
 
 HEADER = "authorization"
 
@@ -57,21 +60,52 @@ def server_context(tls: Tls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
-    try:
-        context.load_cert_chain(tls.certificate, tls.key)
-        if tls.client_ca is not None:
-            context.load_verify_locations(tls.client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except ssl.SSLError as error:
-        raise OpenError(
-            f"{tls.certificate}: expected a certificate and its key in PEM: {error.reason}"
-        ) from None
+    _load_chain(context, tls.certificate, tls.key)
+    if tls.client_ca is not None:
+        _load_authority(context, tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
 def channel_credentials(address: Address) -> grpc.ChannelCredentials:
-    """Raises OpenError if the file of the authority cannot be read."""
-    return grpc.ssl_channel_credentials(_read(address.ca) if address.ca else None)
+    """Raises OpenError if a file is not what it must be."""
+    chain = key = None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # to say what is wrong with a file: gRPC does not
+    authority = _read(address.ca) if address.ca else None
+    if authority is not None:
+        _load_authority(context, address.ca)
+    if address.cert:
+        chain, key = _read(address.cert), _read(address.key)
+        _load_chain(context, address.cert, address.key)
+    return grpc.ssl_channel_credentials(authority, key, chain)
+
+
+def _load_chain(context: ssl.SSLContext, certificate: str | Path, key: str | Path) -> None:
+    def password() -> str:
+        raise OpenError(f"{key}: expected a key in PEM without a passphrase, found one with it")
+
+    try:
+        context.load_cert_chain(certificate, key, password)
+    except ssl.SSLError as error:
+        raise OpenError(
+            f"{certificate}: expected a certificate and its key ({key}) in PEM: {error.reason or error}"
+        ) from None
+
+
+def _load_authority(context: ssl.SSLContext, path: str | Path) -> None:
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise OpenError(
+            f"{path}: expected the certificate of an authority in PEM: {error.reason or error}"
+        ) from None
+
+
+def common_name(certificate: Mapping[str, Any] | None) -> str:
+    """The common name of a peer's certificate that was verified, as a proven actor; empty: there is none."""
+    subject = (certificate or {}).get("subject", ())
+    names = [value for part in subject for key, value in part if key == "commonName"]
+    return Actor(names[-1], Proof.CERTIFICATE) if names else ""
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:

@@ -81,7 +81,10 @@ class Server:
         self.host, self.port = listening(address)
         self._tokens = {"": token} | dict(tokens or {})
         security.check_server(self.host, token=next(filter(None, self._tokens.values()), ""), tls=tls)
-        self.hosting = Hosting(databases, Callers(self._tokens, acting, keys_for))
+        self.hosting = Hosting(
+            databases,
+            Callers(self._tokens, acting, keys_for, certified=tls is not None and tls.client_ca is not None),
+        )
         self._tls = security.server_context(tls) if tls else None
         self._signer = signer
         self._next_master_key = next_master_key

@@ -69,12 +69,17 @@ def code_of(error: Error) -> grpc.StatusCode:
 def trailing(error: Error) -> tuple[tuple[str, bytes], ...]:
     """The facts of an error as metadata."""
     try:
-        told = msgspec.msgpack.encode(Told(type(error).__name__, error.facts), enc_hook=repr)
+        told = msgspec.msgpack.encode(Told(type(error).__name__, error.facts), enc_hook=_plain)
     except (ValueError, OverflowError):  # half a character, a number of more than 64 bits
         told = b""
     if not told or len(told) > TEXT_MAX:
         told = msgspec.msgpack.encode(Told(type(error).__name__, {}))
     return ((KEY, told),)
+
+
+def _plain(value: object) -> str:
+    """A fact that msgpack has no type for."""
+    return str(value) if isinstance(value, str) else repr(value)
 
 
 def text_of(error: Error) -> str:

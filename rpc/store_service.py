@@ -72,8 +72,8 @@ class StoreService(store_pb2_grpc.StoreServicer):
 
     async def Commit(self, request: store_pb2.CommitRequest, context: Any) -> store_pb2.CommitResponse:
         db = self._database(request.database, context)
-        request.actor = self._hosting.callers.actor(context, request.actor)
-        result = await self._hosting.write(_commit, db, request)
+        actor = self._hosting.callers.actor(context, request.actor)
+        result = await self._hosting.write(_commit, db, request, actor)
         position = log_pb2.Cursor(database=db.uuid, seq=result.seq, checksum=result.checksum)
         return store_pb2.CommitResponse(position=position, time_ns=result.time_ns, missing=result.missing)
 
@@ -161,10 +161,10 @@ def _count(
     return store_pb2.CountResponse(count=count, seq=seq)
 
 
-def _commit(db: Database, request: store_pb2.CommitRequest) -> CommitResult:
+def _commit(db: Database, request: store_pb2.CommitRequest, actor: str) -> CommitResult:
     durability = {store_pb2.SYNC: "sync", store_pb2.OS: "os"}.get(request.durability)
     tx = db.transaction(
-        actor=request.actor,
+        actor=actor,
         reason=request.reason,
         correlation_id=request.correlation_id,
         causation_id=request.causation_id,

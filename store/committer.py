@@ -34,7 +34,7 @@ from everlog.store.projection import Staged, edit_notes
 from everlog.store.repeated import other_content
 from everlog.store.seam import translate
 from everlog.store.tables import Tables
-from everlog.store.transaction import ANONYMOUS, About, CommitResult, Metadata, Transaction
+from everlog.store.transaction import ANONYMOUS, About, CommitResult, Metadata, Transaction, proof_of
 from everlog.store.turns import Alone, Turns
 from everlog.store.validate import Validator
 
@@ -304,6 +304,7 @@ def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int, reading_ns: i
             time_ns=time_ns,
             schema=schema,
             actor=meta.actor,
+            proof=proof_of(meta.actor),
             reason=meta.reason,
             correlation_id=meta.correlation_id,
             causation_id=meta.causation_id,

@@ -38,6 +38,8 @@ SETTINGS = {
         "token of a client; of a server, the token without a name", "--token", secret=True
     ),
     "EVERLOG_CA": Setting("certificate authority of the server, a file", "?ca= in the URL"),
+    "EVERLOG_CERT": Setting("certificate that the client shows, a file", "?cert= in the URL"),
+    "EVERLOG_KEY": Setting("key of that certificate, a file", "?key= in the URL"),
     "EVERLOG_TOKENS": Setting("file of a server's tokens", "serve --tokens"),
     "EVERLOG_APPROVERS": Setting("who may approve migrations, apart by spaces", "serve --approver"),
     "EVERLOG_NOTIFY": Setting("URLs to notify of migrations, apart by spaces", "serve --notify", secret=True),

@@ -34,6 +34,7 @@ from everlog.store.past_place import Place, change_at, row_of
 from everlog.store.past_rows import Image, changed, image_of
 from everlog.store.past_schemas import Generation, Meant
 from everlog.store.schema import TableInfo
+from everlog.store.transaction import proof_name
 
 if TYPE_CHECKING:
     from everlog.store.past import Past
@@ -49,6 +50,7 @@ class Version(NamedTuple, Generic[M]):
     `op` is "put" or "delete". `row` is None where it was deleted; `erased`, its person was forgotten; or
     `sealed`, under a key that is not at hand; it is of the model of its time. `fields` are the names of
     those that differ from the version before. `migration`: the version of the one that made it, or 0.
+    `proof`: how `actor` is known, as in `Entry`.
     """
 
     seq: int
@@ -62,7 +64,8 @@ class Version(NamedTuple, Generic[M]):
     row: M | None
     fields: tuple[str, ...]
     migration: int
-    erased: bool
+    proof: str = "claimed"
+    erased: bool = False
     sealed: bool = False
 
 
@@ -228,6 +231,7 @@ def _version(made: _Made, read: _Read, before: Image | None) -> Version[Any]:
         migration=commit.migration.version if commit.HasField("migration") else 0,
         erased=image.erased,
         sealed=image.sealed,
+        proof=proof_name(commit.proof),
     )
 
 

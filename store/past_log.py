@@ -22,6 +22,7 @@ from everlog.store.past_rows import image_of
 from everlog.store.past_schemas import Meant
 from everlog.store.schema import Schema
 from everlog.store.table import Table
+from everlog.store.transaction import proof_name
 
 if TYPE_CHECKING:
     from everlog.store.past import Past
@@ -48,7 +49,8 @@ class RowChange(NamedTuple):
 
 class Entry(NamedTuple):
     """A commit of the log. `kind` is what it is about: one of KINDS; `about` is that, as in the record.
-    `checksum` is the record's."""
+    `checksum` is the record's. `proof`: how `actor` is known: `claimed`, by a `token` or a `certificate`, or
+    `delegated`, by a program that acts for others."""
 
     seq: int
     time_ns: int
@@ -63,6 +65,7 @@ class Entry(NamedTuple):
     about: Message | None
     changes: list[RowChange]
     checksum: int
+    proof: str = "claimed"
 
 
 class Asked(NamedTuple):
@@ -214,6 +217,7 @@ def entry_of(commit: log_pb2.Commit, schema: Schema) -> Entry:
         getattr(commit, about) if about else None,
         [_change(change, commit.seq, schema) for change in commit.changes],
         commit.checksum,
+        proof_name(commit.proof),
     )
 
 

@@ -40,6 +40,36 @@ M = TypeVar("M", bound=Message)
 K = TypeVar("K")
 
 
+Proof = log_pb2.Commit.Proof
+
+
+class Actor(str):
+    """A name, and how it is known to be that of who acts (`proof`). A `str` that is none is claimed."""
+
+    __slots__ = ("proof",)
+    proof: Proof.ValueType
+
+    def __new__(cls, name: str, proof: Proof.ValueType = Proof.CLAIMED) -> Self:
+        made = super().__new__(cls, name)
+        made.proof = proof
+        return made
+
+
+def proof_of(actor: str) -> Proof.ValueType:
+    """How it is known that it is that of who acts."""
+    return actor.proof if isinstance(actor, Actor) else Proof.CLAIMED
+
+
+def proof_name(proof: Proof.ValueType) -> str:
+    """How an actor is known, as a word: `claimed`, `token`, `certificate` or `delegated`."""
+    return Proof.Name(proof).lower() if proof in Proof.values() else "claimed"
+
+
+def marked(proof: str) -> str:
+    """What is shown behind the name of an actor that is known by more than a claim: how."""
+    return f" ({proof})" if proof not in ("", "claimed") else ""
+
+
 class Metadata(NamedTuple):
     """Who, why, as part of what, because of what, through what; and how durably."""
 

@@ -170,6 +170,11 @@ def test_tokens_have_names_and_approvers_are_named(everlog: Run, one: Path, here
         assert "ann may not approve" in everlog("-u", f"{served.url}?token=sesame", *words).err
         assert "refuses the token" in everlog("-u", served.url, *words).err
         assert everlog("-u", f"{served.url}?token=thyme", *words).code == 0
+        (found,) = everlog("-u", f"{served.url}?token=thyme", "migrations", "log", "--json").json
+        assert {event["proof"] for event in found["events"][1:]} == {"token"}
+        text = everlog("-u", f"{served.url}?token=thyme", "migrations", "log").out
+        assert "approved  bob  yes  (token)" in text
+        assert "by bob (token): yes" in served.get(f"/migrations/{found['digest']}")[2]
         (status,) = everlog("-u", f"{served.url}?token=thyme", "status", "--json").json
         assert status["pending"] == 0
 
@@ -183,6 +188,11 @@ def test_without_a_server_it_is_proposed_and_approved_where_the_files_are(
     words = ("approve", found["digest"][:6], "--reason", "yes", "--actor")
     assert "those who may are: ann, bob" in everlog(*words, "cy").err
     assert everlog(*words, "ann").out.startswith("Finished: ")
+    assert "approved  ann  yes  (claimed)" in everlog("migrations", "log").out
+    assert {event["proof"] for event in everlog("migrations", "log", "--json").json[0]["events"]} == {
+        "claimed"
+    }
+    assert "approved (claimed)" in everlog("log", "--kind", "migration").out
     assert everlog("propose").out == "Nothing to propose: the database is up to date\n"
 
 
@@ -248,7 +258,7 @@ def test_what_was_rolled_back_is_logged_told_and_not_proposed_again_by_a_restart
             assert "is rolled back" in served.get(f"/migrations/{found['digest']}")[2]
             message = receiver.wait_for(5)[4]
             assert message["title"].endswith(f"{shop.SECOND}_index_books was rolled back")
-            assert "Rolled back by bob: it was a slip" in message["message"]
+            assert "Rolled back by bob (claimed): it was a slip" in message["message"]
         with serving(*how) as served:
             at = ("-u", served.url)
             with pytest.raises(room.MigrationError, match=r"was rolled back by bob \(it was a slip\)"):

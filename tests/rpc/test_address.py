@@ -19,7 +19,9 @@ def test_the_parts_of_a_url() -> None:
 def test_token_and_authority_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERLOG_TOKEN", "from-env")
     monkeypatch.setenv("EVERLOG_CA", "/env.pem")
-    assert parse("everlog://h/x")[4:] == ("from-env", "/env.pem")
+    monkeypatch.setenv("EVERLOG_CERT", "/cert.pem")
+    monkeypatch.setenv("EVERLOG_KEY", "/cert.key")
+    assert parse("everlog://h/x")[4:] == ("from-env", "/env.pem", "/cert.pem", "/cert.key")
     assert parse("everlog://h/x?token=mine").token == "mine"
     assert parse("everlog://user:word@h/x").token == "word"
 

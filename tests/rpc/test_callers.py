@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from everlog import AccessError, OpenError
 from everlog.feed.embedded import EmbeddedDatabase
+from everlog.proto import log_pb2
 from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.remote_commit import new_commit_id
 from everlog.rpc.server import Server
@@ -90,3 +92,28 @@ def test_a_commit_that_is_sent_again_is_the_same_with_the_name_of_its_token(
 def test_who_acts_for_others_has_a_token(db: EmbeddedDatabase) -> None:
     with pytest.raises(OpenError, match="cy acts for others: expected the name of a token"):
         Server({"x": db}, tokens=TOKENS, acting=["cy"])
+
+
+def test_the_log_says_how_it_is_known_who_wrote(server: Server, db: EmbeddedDatabase) -> None:
+    def proofs() -> list[str]:
+        return [log_pb2.Commit.Proof.Name(db.log.commit(seq).proof) for seq in range(head + 1, db.head + 1)]
+
+    head = db.head
+    cases: list[tuple[str, dict[str, Any], str]] = [
+        ("sesame", {}, "TOKEN"),
+        ("sesame", {"actor": "ann"}, "TOKEN"),
+        ("salt", {"actor": "cy"}, "CLAIMED"),
+        ("basil", {"actor": "ann"}, "DELEGATED"),
+        ("basil", {}, "TOKEN"),
+    ]
+    for token, more, expected in cases:
+        head = db.head
+        with opened(server, token) as client:
+            client.put(AIRPORTS, JFK, **more)
+            client.load(AIRPORTS, [JFK], **more)
+            client.consumers.register(f"{token}-{len(more)}", **more)
+        assert set(proofs()) == {expected}
+    head = db.head
+    db.put(AIRPORTS, JFK, actor="ann")
+    assert proofs() == ["CLAIMED"]
+    assert [entry.proof for entry in db.log(actor="ann")][-2:] == ["delegated", "claimed"]

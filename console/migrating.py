@@ -55,15 +55,15 @@ def differences(db: AnyDatabase, settings: Settings) -> dict[int, str]:
     return migrations.differences(db, settings.migrations)
 
 
-def plan(db: AnyDatabase, settings: Settings, **how: Any) -> list[PlannedMigration]:
-    """What `apply` would do. Read-only."""
+def plan(db: AnyDatabase, settings: Settings, *, hold: bool = False, **how: Any) -> list[PlannedMigration]:
+    """What `apply` would do. Read-only. A server does not say what `hold` changes before it is asked to."""
     if not isinstance(db, EmbeddedDatabase):
         from everlog.rpc import remote_migrations
 
         return remote_migrations.plan(db, **how)
     from everlog import migrations
 
-    return migrations.plan(db, settings.migrations, **how)
+    return migrations.plan(db, settings.migrations, hold=hold, **how)
 
 
 def apply(db: AnyDatabase, settings: Settings, **how: Any) -> list[MigrationInfo]:

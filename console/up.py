@@ -115,7 +115,7 @@ def plan(settings: Settings, /, **options: Any) -> None:
 def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, **how: Any) -> None:
     if strict and how["out_of_order"]:
         raise click.UsageError("--strict and --out-of-order exclude each other")
-    which = {"to": how["to"], "out_of_order": how["out_of_order"]}
+    which = {name: how[name] for name in ("to", "out_of_order", "hold") if name in how}
     new = create and not dry_run and not is_remote(settings.url)
     with (
         unmade_if_failed(directory_of(settings.url)) if new else nullcontext(),

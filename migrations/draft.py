@@ -48,7 +48,9 @@ def draft(
     todo = pending(db, load_for(db, source))
     if not todo:
         return None
-    planned = {one.version: one.steps for one in plan(db, source, try_rows=True, progress=progress)}
+    planned = {
+        one.version: one.steps for one in plan(db, source, try_rows=True, hold=hold, progress=progress)
+    }
     return Plan(
         database=str(uuid.UUID(bytes=db.uuid)),
         name=name,

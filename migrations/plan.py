@@ -67,6 +67,7 @@ def plan(
     to: int | None = None,
     out_of_order: bool = False,
     try_rows: bool = False,
+    hold: bool = False,
     progress: OnProgress | None = None,
 ) -> list[PlannedMigration]:
     """What `apply` would do with the same arguments. Read-only; runs the folders' code, with
@@ -81,7 +82,7 @@ def plan(
     through = trials(db, todo, progress) if try_rows else []
     for migration in todo:
         following = after(schema, migration)
-        steps = [*_people_steps(db, schema, following, migration)]
+        steps = [*_people_steps(db, schema, following, migration, hold=hold)]
         steps += _steps(schema, following, migration, counts)
         steps += [_tried(one) for one in through if one.version == migration.version]
         if try_rows and migration is todo[0] and migration.up is not None:
@@ -222,11 +223,19 @@ def _steps(
 
 
 def _people_steps(
-    db: Database, before: log_pb2.Schema, following: log_pb2.Schema, migration: Migration
+    db: Database,
+    before: log_pb2.Schema,
+    following: log_pb2.Schema,
+    migration: Migration,
+    *,
+    hold: bool,
 ) -> Iterator[PlannedStep]:
     """What becomes of the privacy of people."""
     for name in people.sealed(before, following):
         yield PlannedStep(f"seal the rows of {name}: what the log has of them until then stays readable")
+        if hold:
+            text = f"two versions of {name} CANNOT be served: the one before would be written in clear"
+            yield PlannedStep(text, problem=True)
     remade = migration.up.names if migration.up is not None else ()
     for name, tables in people.opened(before, following, remade):
         many = people.count(db.tables, {table.space for table in tables})

@@ -78,10 +78,7 @@ class PeopleCalls(Writer):
     ) -> dict[str, Any]:
         """Everything that the server holds on one person; see `Database.export_person`."""
         name = table if isinstance(table, str) else table.name
-        known = self.transaction().metadata
-        request = people_pb2.ExportRequest(
-            database=self.channel.address.database, table=name, actor=known.actor
-        )
+        request = people_pb2.ExportRequest(database=self.channel.address.database, table=name)
         schema = self.refresh_schema()
         who = person_of(schema, name, key, person)
         request.space = who.space

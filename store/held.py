@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 WORD_MIN = 4  # characters of a value that is looked for in texts
 WORDS_MAX = 200
 SEQS_SHOWN = 10
+SEALED_LOAD = "sealed-"  # how ids of loads into sealed tables begin
 GIVEN = "keys.given"  # the kind of the Notice that says who has been given keys
 
 
@@ -325,6 +326,7 @@ def readable(db: Database) -> Iterator[Remaining]:
     """What of people whoever has the log can read: of all people, without knowing one. Reads the log as far
     as tables were written in clear, and every Migration record. Read-only."""
     all_of = Generations(db)
+    db.tables.flush()
     tables = {info.name for info in all_of.infos.values()}
     counts = dict[str, list[int]]()
     for seq, framed in db.log.scan(0, all_of.last_open) if all_of.last_open else ():
@@ -336,20 +338,31 @@ def readable(db: Database) -> Iterator[Remaining]:
         text = f"{len(seqs):,} versions of rows of {name} from before it was sealed: {_seqs(seqs)}"
         yield Remaining("versions", text, tuple(seqs))
     for one in db.migrations():
-        title = f"migration {one.migration.version}_{one.migration.name}, commit {one.seq}"
-        if _ROW_IN_TEXT.search(one.migration.error):
-            yield Remaining("texts", f"{title}: its error has a row in it", (one.seq,))
-        for file in one.migration.sources:
-            name = file.path.rpartition("/")[2]
-            if name == "plan.json" and _ROW_IN_TEXT.search(file.content.decode(errors="replace")):
-                yield Remaining("texts", f"{title}: its plan has a row in it", (one.seq,))
-            stem = name.partition(".")[0].removeprefix("bootstrap_")
-            if file.content and name.startswith("bootstrap_") and stem in tables:
-                yield Remaining("texts", f"{title}: its source {name} has rows in it", (one.seq,))
+        yield from _readable_texts(one.seq, one.migration, tables)
+    for _, value in db.tables.target.view.items(keys.NOTE_LOAD, codec.after(keys.NOTE_LOAD)):
+        load = log_pb2.Load.FromString(value)
+        if load.table in tables and not load.id.startswith(SEALED_LOAD):
+            what = f" and the name of its file, {load.source}" if load.source else ""
+            text = f"a load of {load.table}: its id, {load.id}, which may be the digest of a small file{what}"
+            yield Remaining("texts", text, ())
     for info in db.schema.tables.values():
         if info.key_is_personal:
             text = f"primary keys of {info.name} may tell who somebody is: take a number or a random id"
             yield Remaining("keys", text, ())
+
+
+def _readable_texts(seq: int, migration: log_pb2.Migration, tables: set[str]) -> Iterator[Remaining]:
+    """What a Migration record has of rows of these tables."""
+    title = f"migration {migration.version}_{migration.name}, commit {seq}"
+    if _ROW_IN_TEXT.search(migration.error):
+        yield Remaining("texts", f"{title}: its error has a row in it", (seq,))
+    for file in migration.sources:
+        name = file.path.rpartition("/")[2]
+        if name == "plan.json" and _ROW_IN_TEXT.search(file.content.decode(errors="replace")):
+            yield Remaining("texts", f"{title}: its plan has a row in it", (seq,))
+        stem = name.partition(".")[0].removeprefix("bootstrap_")
+        if file.content and name.startswith("bootstrap_") and stem in tables:
+            yield Remaining("texts", f"{title}: its source {name} has rows in it", (seq,))
 
 
 def live(db: Database, key_id: bytes) -> Iterator[tuple[TableInfo, bytes, bytes]]:

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from everlog.proto import log_pb2
 from everlog.store import keys, write
 from everlog.store.errors import ConflictError, PreconditionError, RowError
+from everlog.store.held import SEALED_LOAD
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.table import Table
 from everlog.store.transaction import CommitResult, Metadata, Reads, Transaction
@@ -128,7 +129,7 @@ class Loader:
 def sealed_id(vault: Vault, id: str) -> str:
     """Under which the log has a load of a sealed table: the same for the same id in one database, and it
     confirms no guess of the id, which may be the digest of a small file."""
-    return f"sealed-{vault.hash(b'load', id.encode()).hex()}"
+    return f"{SEALED_LOAD}{vault.hash(b'load', id.encode()).hex()}"
 
 
 def load(

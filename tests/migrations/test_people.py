@@ -145,6 +145,12 @@ def test_a_migration_that_seals_is_not_held_and_not_rolled_back(project: Project
         assert db.head == head
         steps = [step.text for step in migrations.plan(db, project.path)[0].steps]
         assert "seal the rows of airports: what the log has of them until then stays readable" in steps
+        proposal = Approval(db, project.path, hold=True).propose(actor="ann")
+        assert proposal is not None
+        assert any(
+            one.problem and "CANNOT be served" in one.text for one in proposal.plan.migrations[0].steps
+        )
+        head = db.head
         migrations.apply(db, project.path)
         head = db.head
         for count in (1, 2):

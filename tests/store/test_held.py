@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from everlog.feed.embedded import EmbeddedDatabase
+from everlog.proto import log_pb2
 from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.server import Server
 from everlog.store.errors import RowError, SealedError
@@ -76,3 +77,36 @@ def test_forget_says_what_stays_readable_here_and_at_a_server(tmp_path: Path) ->
             assert remote.readable_people() == db.readable_people() == []
             far = remote.forget(PATIENTS, 2)
             assert [(one.kind, one.seqs) for one in far.remaining] == [("keys", ()), ("commits", (seqs[1],))]
+
+
+OLD_ERRORS = (
+    '`up` of table patients fails for row patients/1 {id: 1 name: "Ann"}: ValueError: Ann (at v1/x.py:3)',
+    "row patients/2 has 'ann@x' in the unique index by_email, as row patients/1 has already",
+    'v1/bootstrap.py:1: row {id: 1 name: "Ann"}: a row of patients lacks its key field id; set it',
+)
+
+
+def test_records_of_older_versions_with_a_row_in_them_are_found(path: Path) -> None:
+    with open_people(path) as db:
+        assert db.readable_people() == []
+        step = log_pb2.Migration.FAILED
+        said = [
+            db.apply_migration(log_pb2.Migration(step=step, version=7, name="x", error=error)).seq
+            for error in (
+                *OLD_ERRORS,
+                "`up` of table patients fails for row patients/1: ValueError (at v1/x:3)",
+            )
+        ]
+        plan = log_pb2.SourceFile(path="plan.json", content=f'{{"text":"{OLD_ERRORS[1]}"}}'.encode())
+        rows = log_pb2.SourceFile(path="bootstrap_patients.csv", content=b"id,subject\n1,s-1\n")
+        for source in (plan, rows):
+            record = log_pb2.Migration(step=log_pb2.Migration.REJECTED, version=7, name="x", sources=[source])
+            said.append(db.apply_migration(record).seq)
+        about = log_pb2.Load(step=log_pb2.Load.FINISHED, id="of-a-file", table="patients", source="ann.csv")
+        db._commit(db.transaction(), lambda commit: commit.load.CopyFrom(about))
+        found = db.readable_people()
+        assert [one.seqs for one in found if one.seqs] == [(seq,) for seq in (*said[:3], *said[4:])]
+        assert found[-1].text.startswith("a load of patients: its id, of-a-file, which may be the digest")
+        db.load(PATIENTS, [patient(1, "s-1")], id="of-a-file-2")
+        assert db.readable_people() == found
+        assert db.load(PATIENTS, [patient(1, "s-1")], id="of-a-file").commits == 0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any, NamedTuple, NoReturn, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from everlog.migrations.misfit import Place, fail, misfit, unknown
 from everlog.migrations.values import Convert, from_text
@@ -60,7 +60,7 @@ def read_csv(file: IO[bytes], model: type[M], *, null: str = "", skip: Collectio
                 )
             try:
                 row = make(cells)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, DecodeError) as error:
                 given = [(column, cells[column.place - 1]) for column in columns]
                 _explain(model, [one for one in given if one[1] != null], Place(name, start), error)
             yield row
@@ -131,6 +131,6 @@ def _explain(
             words: dict[str, Any] = {}
             _put(words, column, column.convert(cell))
             model(**words)
-        except (ValueError, TypeError) as misfitting:
+        except (ValueError, TypeError, DecodeError) as misfitting:
             misfit(column.at(line), column.path[-1], cell, misfitting)
     fail(line, "the values do not fit together", private=private(error))

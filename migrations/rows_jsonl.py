@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import IO, Any, NoReturn, TypeVar
 
 import msgspec
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from everlog.migrations.misfit import Place, fail, misfit, unknown
 from everlog.migrations.values import Convert, from_json, takes_null
@@ -46,7 +46,7 @@ def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
             row = model(**words)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             fail(Place(name, number), f"expected a JSON object: {error}")
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, DecodeError) as error:
             _explain(fields, model, found, Place(name, number), error)
         yield row
 
@@ -64,6 +64,6 @@ def _explain(
             continue
         try:
             model(**{field.name: convert(value)})
-        except (ValueError, TypeError) as misfitting:
+        except (ValueError, TypeError, DecodeError) as misfitting:
             misfit(at, field, value, misfitting)
     fail(line, "the values do not fit together", private=private(error))

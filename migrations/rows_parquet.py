@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import IO, Any, NoReturn, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor as FD
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from everlog.migrations.misfit import Place, fail, misfit, unknown
 from everlog.migrations.values import Convert, fits_float, from_text
@@ -56,7 +56,7 @@ def read_parquet(file: IO[bytes], model: type[M]) -> Iterator[M]:
             }
             try:
                 row = model(**{column: converters[column](value) for column, value in given.items()})
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, DecodeError) as error:
                 _explain(model, converters, given, Place(name, number), error)
             yield row
 
@@ -131,6 +131,6 @@ def _explain(
     for column, value in given.items():
         try:
             model(**{column: converters[column](value)})
-        except (ValueError, TypeError) as misfitting:
+        except (ValueError, TypeError, DecodeError) as misfitting:
             misfit(row._replace(shown=f"column {column}", column=column), fields[column], value, misfitting)
     fail(row, "the values do not fit together", private=private(error))

@@ -44,6 +44,7 @@ from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from everlog.store.admission import why
 from everlog.store.kinds import BOOL, BYTES, DOUBLE, ENUM, FLOAT, MESSAGE, STRING, TIMESTAMP, Kind, kind_of
 
 Convert = Callable[[Any], Any]
@@ -52,13 +53,7 @@ STORED = "@stored"
 _WELL_KNOWN = "google.protobuf."
 _NULL = _WELL_KNOWN + "NullValue"
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
-_ODD_FLOATS = {
-    "NaN": math.nan,
-    "Infinity": math.inf,
-    "-Infinity": -math.inf,
-    "inf": math.inf,
-    "-inf": -math.inf,
-}
+_ODD_FLOATS = {text: float(text) for text in ("NaN", "Infinity", "-Infinity", "inf", "-inf")}
 _FLOAT_MAX = 3.4028235677973366e38  # what is not below it would be read as infinity by a `float`
 _INT = re.compile(r"-?[0-9]+")
 _FLOAT_CHARACTERS = "0123456789.eE+-"
@@ -339,7 +334,15 @@ def message_from_json(descriptor: Descriptor) -> Convert:
         except TypeError as error:
             raise ValueError(str(error)) from None
 
-    return fielded if special is None else special(make, fielded)
+    convert_it = fielded if special is None else special(make, fielded)
+
+    def guarded(value: Any) -> Any:
+        try:
+            return convert_it(value)
+        except DecodeError as error:  # a message takes another by parsing it
+            raise ValueError(why(error)) from None
+
+    return guarded
 
 
 def _of_text(make: Any, fielded: Convert) -> Convert:
@@ -432,8 +435,7 @@ def as_json(message: Message, *, defaults: bool = True) -> Any:
     """A message as JSON values; of a row, a dict. Fields that are not set are left out; with `defaults` not
     those that cannot be told from empty. Read-only; raises nothing."""
     descriptor: Any = message.DESCRIPTOR
-    special = _SPECIAL_TO.get(descriptor.full_name)
-    if special is not None:
+    if (special := _SPECIAL_TO.get(descriptor.full_name)) is not None:
         return special(message)
     return _stored(message, descriptor, defaults=defaults)
 
@@ -629,8 +631,7 @@ def _list_json(message: Any) -> Any:
 
 
 def _wrapper_json(message: Any) -> Any:
-    descriptor = message.DESCRIPTOR
-    return _encoders(descriptor, True)[1][1](message.value)
+    return _encoders(message.DESCRIPTOR, True)[1][1](message.value)
 
 
 _SPECIAL_TO: dict[str, Convert] = {

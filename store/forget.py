@@ -118,7 +118,7 @@ def _known(db: Database, key_id: bytes) -> _Known:
         known.rows.add((info.proto.id, key))
         known.written.add(keys.seq_of(value))
         try:
-            row = info.parse(info.row_in(key, value))
+            row = info.salvage(info.row_in(key, value))
         except SealedError:
             continue
         known.words.update(held.words_of([row]))

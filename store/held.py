@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from google.protobuf import json_format
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import log_pb2
 from everlog.store import codec, keys, record
@@ -83,7 +83,7 @@ class Generations:
         """Whose row a change in clear wrote, encoded; None: it does not say."""
         part, info = self._persons.get(change.space), self.infos[change.space]
         try:
-            return part(info.parse(change.row)) if part is not None else None
+            return part(info.salvage(change.row)) if part is not None else None
         except Error:
             return None
 
@@ -92,9 +92,9 @@ class Generations:
         info = self.infos[change.space]
         try:
             if not change.key_id:
-                return info.parse(change.row), "open"
+                return info.salvage(change.row), "open"
             assert info.sealing is not None
-            return info.parse(info.sealing.open(change.key, change.key_id, change.row)), "sealed"
+            return info.salvage(info.sealing.open(change.key, change.key_id, change.row)), "sealed"
         except SealedError as error:
             return None, "erased" if error.facts.get("erased") else "missing"
 
@@ -217,7 +217,7 @@ def _rows(db: Database, mine: set[RowKey], key_id: bytes) -> Iterator[dict[str, 
         expires = keys.expires_of(value)
         more = {"expires_ns": expires} if expires else {}
         try:
-            row = _json(info.parse(info.row_in(key, value)))
+            row = _json(info.salvage(info.row_in(key, value)))
         except SealedError:
             row = None
         yield {**_named(info, key), "version": keys.version_of(value), "row": row, **more}
@@ -248,7 +248,7 @@ def _json(row: Message | None) -> Any:
         return None
     try:
         return json_format.MessageToDict(row, preserving_proto_field_name=True)
-    except (json_format.Error, ValueError, TypeError, OverflowError):
+    except (json_format.Error, DecodeError, ValueError, TypeError, OverflowError, RecursionError):
         return {"bytes": base64.b64encode(row.SerializeToString()).decode()}
 
 

@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from everlog.store import codec, keys
+from everlog.store.clock import JUMP_S
 from everlog.store.errors import ClosedError, ConflictError, Error
 from everlog.store.schema import Schema
 from everlog.store.transaction import Metadata, Reads, Transaction
@@ -114,7 +116,9 @@ class Sweeper:
     """Deletes rows as their lives end, on a thread of its own, as long as its database is open.
 
     `expect` is told of a row before that can be seen, and takes no lock: what is missed so is found with
-    the next look, a minute later.
+    the next look, a minute later. Where there is a row that was over more than ten minutes before the
+    database was opened, it begins a minute later: whoever opens it for a moment, with a clock that is
+    ahead, deletes nothing.
     """
 
     def __init__(self, db: Database) -> None:
@@ -123,7 +127,10 @@ class Sweeper:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._next_ns = NEVER
+        self._from_s = 0.0
         if db.tables.counts.get(keys.ENDS):
+            if db.clock.read() - _first_end(db) > JUMP_S * 1e9:
+                self._from_s = time.monotonic() + LOOK_S
             self.expect(0)
 
     def expect(self, expires_ns: int) -> None:
@@ -136,6 +143,8 @@ class Sweeper:
             self._wanted.set()
 
     def _run(self) -> None:
+        if self._stopped.wait(max(0.0, self._from_s - time.monotonic())):
+            return
         while not self._stopped.is_set():
             self._wanted.clear()
             if (db := self._db()) is None:
@@ -158,11 +167,7 @@ class Sweeper:
             return LOOK_S
         self._next_ns = NEVER  # first: what is written meanwhile counts
         expire(db, stopped=self._stopped.is_set)
-        view, _ = db.tables.snapshot()
-        try:
-            next_ns = self._next_ns = min(self._next_ns, next_end(view) or NEVER)
-        finally:
-            view.close()
+        next_ns = self._next_ns = min(self._next_ns, _first_end(db))
         return min((next_ns - db.clock.read()) / 1e9, LOOK_S)
 
     def close(self) -> None:
@@ -171,3 +176,12 @@ class Sweeper:
         self._wanted.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+
+
+def _first_end(db: Database) -> int:
+    """When the next row ends its life; NEVER: none does."""
+    view, _ = db.tables.snapshot()
+    try:
+        return next_end(view) or NEVER
+    finally:
+        view.close()

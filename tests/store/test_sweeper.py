@@ -72,6 +72,24 @@ def test_what_ended_while_nobody_had_the_database_open_is_swept_when_it_is_opene
     assert db.get(ITEMS, 1) is None
 
 
+def test_what_opens_it_for_a_moment_with_a_clock_that_is_ahead_deletes_nothing(
+    opening: Opener, time: Time
+) -> None:
+    db = opening(clock=time())
+    db.put(ITEMS, Item(id=1), expires=NOW + 3600 * SECOND)
+    db.close()
+    time.wall += 3 * 86_400 * SECOND
+    for n in (2, 3):
+        db = opening(clock=time())
+        db.put(ITEMS, Item(id=n))
+        db.close()
+    time.wall -= 3 * 86_400 * SECOND
+    db = opening(clock=time())
+    db.sweeper.close()
+    assert db.get(ITEMS, 1) is not None
+    assert db.status().expiry.due == 0
+
+
 def test_a_database_without_lives_has_no_thread_for_them(db: Database) -> None:
     db.put(ITEMS, Item(id=1))
     assert "everlog-sweeper" not in {thread.name for thread in threading.enumerate()}

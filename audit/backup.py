@@ -19,6 +19,7 @@ Invariants
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +32,7 @@ from everlog.audit import segment as segments
 from everlog.audit.manifest import MANIFEST, Manifest
 from everlog.audit.place import Place, place
 from everlog.audit.reader import Reader
-from everlog.audit.segment import SEGMENT_BYTES, Head, Packed, Segment
+from everlog.audit.segment import BLOCK_BYTES, SEGMENT_BYTES, Head, Packed, Segment
 from everlog.audit.source import LogSource, Records, Source
 from everlog.store.database import Database
 from everlog.store.errors import DiskError
@@ -113,7 +114,7 @@ def back_up(
 
 def _packed(
     blocks: Iterator[Records], known: Manifest, last: int, progress: OnProgress | None
-) -> Iterator[tuple[Segment, bytes, Head]]:
+) -> Iterator[tuple[Segment, list[bytes], Head]]:
     """Segments of these blocks, which go on after what is known, and the last record of each."""
     before = known.last
     under_way: deque[Future[Packed]] = deque()
@@ -125,7 +126,7 @@ def _packed(
             size += len(block.data)
             if progress is not None:
                 progress(Progress("back up", block.last, last, "records"))
-            while len(under_way) > AHEAD:
+            while len(under_way) > (AHEAD if len(block.data) <= 2 * BLOCK_BYTES else 0):
                 done.append(under_way.popleft().result())
             if size >= SEGMENT_BYTES or block.last == last:
                 done += [one.result() for one in under_way]
@@ -135,13 +136,13 @@ def _packed(
                 before, done, size = end, [], 0
 
 
-def _stored(to: Place, packed: Iterator[tuple[Segment, bytes, Head]]) -> Iterator[tuple[Segment, Head]]:
+def _stored(to: Place, packed: Iterator[tuple[Segment, list[bytes], Head]]) -> Iterator[tuple[Segment, Head]]:
     """The same segments, once they are where they belong: each is written, and read again, while the next
     is packed. Raises DiskError."""
     with ThreadPoolExecutor(1, "everlog-store") as beside:
         under_way: tuple[Future[None], Segment, Head] | None = None
-        for made, data, end in packed:
-            before, under_way = under_way, (beside.submit(_store, to, made, data), made, end)
+        for made, parts, end in packed:
+            before, under_way = under_way, (beside.submit(_store, to, made, parts), made, end)
             if before is not None:
                 before[0].result()
                 yield before[1:]
@@ -150,10 +151,11 @@ def _stored(to: Place, packed: Iterator[tuple[Segment, bytes, Head]]) -> Iterato
             yield under_way[1:]
 
 
-def _store(to: Place, made: Segment, data: bytes) -> None:
+def _store(to: Place, made: Segment, parts: list[bytes]) -> None:
     """Writes a segment, and reads it again. Raises DiskError if that gives something else."""
-    to.write(made.name, data)
-    if to.read(made.name) != data:
+    to.write(made.name, *parts)
+    parts.clear()
+    if hashlib.sha256(to.read(made.name)).hexdigest() != made.sha256:
         raise DiskError(
             f"{to.url}/{made.name} is not what was written to it: the disk or the memory is broken",
             outcome="nothing written",

@@ -37,8 +37,8 @@ class Place(Protocol):
         """The file, or a part of it; a negative `start` counts from its end. Raises CorruptionError if
         there is none."""
 
-    def write(self, name: str, data: bytes) -> None:
-        """Replaces the file whole. Raises DiskError."""
+    def write(self, name: str, *parts: bytes) -> None:
+        """Replaces the file whole, by these parts joined. Raises DiskError."""
 
     def names(self) -> list[str]:
         """All files there are, sorted. Raises DiskError."""
@@ -103,11 +103,11 @@ class LocalPlace:
                 f"{self.path / name} cannot be read: {error.strerror}", place=str(self.path / name)
             ) from error
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, *parts: bytes) -> None:
         file = self.path / (name + NEW)
         try:
             with open(file, "wb", opener=private) as out:
-                out.write(data)
+                out.writelines(parts)
                 out.flush()
                 os.fsync(out.fileno())
                 if hasattr(os, "posix_fadvise"):  # who reads it again reads what is on the disk
@@ -175,7 +175,8 @@ class RemotePlace:
                 f"{self.url}/{name} cannot be read: {self._said(error)}", place=f"{self.url}/{name}"
             ) from None
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, *parts: bytes) -> None:
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
         try:
             self._files.makedirs(self._root, exist_ok=True)
             self._files.pipe_file(f"{self._root}/{name}", data)

@@ -25,7 +25,7 @@ from everlog.audit.source import Records
 from everlog.store import record
 from everlog.store.errors import CorruptionError, CursorError
 
-BLOCKS_KEPT = 8
+BLOCKS_KEPT, BYTES_KEPT = 8, 8 << 20
 INDEX_BYTES = 16 << 10  # that many of a segment's end have its index, as a rule
 
 
@@ -38,6 +38,7 @@ class Reader:
         self._firsts = [one.first for one in manifest.segments]
         self._indexes: dict[str, list[Block]] = {}
         self._kept: OrderedDict[int, list[bytes]] = OrderedDict()
+        self._kept_bytes = 0
         self._lock = threading.Lock()
 
     @property
@@ -105,8 +106,11 @@ class Reader:
                 data = self._place.read(one.name, block.offset, block.size)
                 records = list(record.split(segments.unpack_block(data, block, where)))
                 self._kept[block.first] = records
-                if len(self._kept) > BLOCKS_KEPT:
-                    self._kept.popitem(last=False)
+                self._kept_bytes += block.raw
+                while len(self._kept) > 1 and (
+                    len(self._kept) > BLOCKS_KEPT or self._kept_bytes > BYTES_KEPT
+                ):
+                    self._kept_bytes -= sum(map(len, self._kept.popitem(last=False)[1]))
             self._kept.move_to_end(block.first)
         if not 0 <= seq - block.first < len(records):
             raise CorruptionError(f"{where}: record {seq} is missing in it", place=where, seq=seq)

@@ -43,7 +43,6 @@ FAMILY = "tree"
 SIGNED, SIZE = b"\xfe", b"\xff"
 KIND = "checkpoint.signed"  # of a Notice, whose detail is the signed note
 SIGN = KIND.encode()
-AT_ONCE = 128
 EVERY = 64 * WIDTH  # records in a batch
 
 _LOCKS: weakref.WeakKeyDictionary[Database, Any] = weakref.WeakKeyDictionary()
@@ -239,9 +238,10 @@ class Tree:
         leaves: list[bytes] = []
         noted: list[int] = []
         sha, records = sha256, self._db.log.scan(size, head)
-        while some := list(islice(records, AT_ONCE)):
-            leaves += [sha(b"\x00" + sha(unframe(framed, seq)).digest()).digest() for seq, framed in some]
-            noted += [seq for seq, framed in some if SIGN in framed]
+        for seq, framed in records:
+            leaves.append(sha(b"\x00" + sha(unframe(framed, seq)).digest()).digest())
+            if SIGN in framed:
+                noted.append(seq)
             if len(leaves) >= EVERY:
                 self._write(growing, leaves, noted)
                 if progress is not None:

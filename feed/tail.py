@@ -29,7 +29,7 @@ from everlog.proto import feed_pb2, log_pb2
 from everlog.store.migrate import Recorded
 
 MESSAGE_BYTES_MAX = 256 << 10
-SHARED_MAX, SHARED_BYTES_MAX = 32, 512 << 10
+SHARED_MAX, SHARED_BYTES_MAX = 32, 16 << 20  # messages that are kept for who comes to the same place
 
 
 class Log(cursor.Positions, Protocol):
@@ -75,6 +75,7 @@ class Tail:
         self.uuid = origin.uuid
         self.log = origin.log
         self._shared: OrderedDict[tuple[int, int, TableFilter | None, int | None], Message] = OrderedDict()
+        self._shared_bytes = 0
         self._head_time = (0, 0)  # seq, time
         self._moved = threading.Condition()
         self._wakers: tuple[Callable[[], None], ...] = ()
@@ -92,10 +93,10 @@ class Tail:
         found = self._shared.get(key)
         if found is None:
             found = self._build(after, head, only, until)
-            if len(found.raw) <= SHARED_BYTES_MAX:
-                self._shared[key] = found
-            if len(self._shared) > SHARED_MAX:
-                self._shared.popitem(last=False)
+            self._shared[key] = found
+            self._shared_bytes += len(found.raw)
+            while len(self._shared) > SHARED_MAX or self._shared_bytes > SHARED_BYTES_MAX:
+                self._shared_bytes -= len(self._shared.popitem(last=False)[1].raw)
         return found
 
     def _build(self, after: int, head: int, only: TableFilter | None, until: int | None) -> Message:

@@ -28,7 +28,8 @@ from everlog.store.table import Table
 SCALE = 1
 SEED = 0
 
-_AT_ONCE = 50_000  # rows held in memory, so that those of one table come together
+# Held in memory, so that rows of one table come together.
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 50_000, 16 << 20
 
 
 def load_testdata(
@@ -49,10 +50,7 @@ def load_testdata(
     counts: dict[str, int] = {}
     made = rows(migration, scale=scale, seed=seed)
     part = 0
-    while batch := list(islice(made, _AT_ONCE)):
-        by_table: dict[Table[Any, Any], list[Message]] = {}
-        for table, row in batch:
-            by_table.setdefault(table, []).append(row)
+    while by_table := _batch(made):
         for table, its in by_table.items():
             db.load(
                 table,
@@ -68,6 +66,18 @@ def load_testdata(
             counts[table.name] = counts.get(table.name, 0) + len(its)
         part += 1
     return counts
+
+
+def _batch(made: Iterator[Row]) -> dict[Table[Any, Any], list[Message]]:
+    """The next rows, by their tables: as many as are held at once."""
+    found: dict[Table[Any, Any], list[Message]] = {}
+    size = 0
+    for table, row in islice(made, _ROWS_AT_ONCE):
+        found.setdefault(table, []).append(row)
+        size += row.ByteSize()
+        if size >= _BYTES_AT_ONCE:
+            break
+    return found
 
 
 def rows(migration: Migration, *, scale: int = SCALE, seed: int = SEED) -> Iterator[Row]:

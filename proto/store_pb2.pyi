@@ -225,6 +225,7 @@ class BatchGetRequest(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
     AT_SEQ_FIELD_NUMBER: _builtins.int
+    BYTES_MAX_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     table: _builtins.str
     snapshot: _builtins.int
@@ -232,6 +233,8 @@ class BatchGetRequest(_message.Message):
     """Space of the generation that the client's model is of; 0: the one in force."""
     at_seq: _builtins.int
     """Read as of this seq, by the schema of then (History.At); `snapshot` is then 0. 0: as of now."""
+    bytes_max: _builtins.int
+    """The answer ends with the row that brings it to so many bytes; the client asks for the rest. 0: all."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
@@ -243,10 +246,11 @@ class BatchGetRequest(_message.Message):
         snapshot: _builtins.int = ...,
         space: _builtins.int = ...,
         at_seq: _builtins.int = ...,
+        bytes_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq", "database", b"database", "keys", b"keys", "snapshot", b"snapshot", "space", b"space", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq", "bytes_max", b"bytes_max", "database", b"database", "keys", b"keys", "snapshot", b"snapshot", "space", b"space", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -261,7 +265,9 @@ class BatchGetResponse(_message.Message):
     seq: _builtins.int
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Row]:
-        """One for each key asked, in the same order; one with an empty key: no such row."""
+        """One for each key asked, in the same order; one with an empty key: no such row. With `bytes_max` those
+        of the first keys, one at the least.
+        """
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from everlog.rpc import headers, http2, security
 from everlog.rpc.headers import Block, Headers
 from everlog.rpc.http2 import Code, ProtocolError
-from everlog.rpc.outbox import Outbox
+from everlog.rpc.outbox import FRAME_BYTES_MAX, Outbox
 from everlog.rpc.stream import WINDOW, Stream, TooLargeError
 from everlog.rpc.watch import Watch
 
@@ -213,7 +213,7 @@ class Connection(asyncio.Protocol):
                     stream.window += value - self._stream_window
                 self._stream_window = value
             elif name == http2.SETTINGS_MAX_FRAME_SIZE:
-                self.out.frame_bytes_max = value
+                self.out.frame_bytes_max = min(value, FRAME_BYTES_MAX)
         self.out.write(http2.frame(http2.SETTINGS, http2.ACK, 0))
         self.out.pump()
 

@@ -5,7 +5,9 @@
 
 Invariants
   (1) nothing is sent that the peer's windows do not allow;
-  (2) while the socket takes no more, nothing of a stream is written.
+  (2) while the socket takes no more, nothing of a stream is written;
+  (3) what is gathered, or in the socket's buffer, is some MiB: a message larger than that waits with its
+      stream, and streams that are sent the same share it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from everlog.rpc import http2
 if TYPE_CHECKING:
     from everlog.rpc.stream import Stream
 
+FRAME_BYTES_MAX = 64 << 10  # of a frame that is sent, though a peer takes more: gRPC's takes 16 MiB
 BYTES_HIGH = 1 << 20  # more than this in the socket's buffer: wait
 BYTES_MAX = 4 * BYTES_HIGH  # more than this: the peer asks and asks, and does not read
 
@@ -30,6 +33,7 @@ class Outbox:
         self._loop = loop
         self._transport = transport
         self._gathered: list[bytes] = []
+        self._size = 0  # of what is gathered
         self._waiting: dict[int, Stream] = {}
         self.window = http2.WINDOW_START  # of the connection
         self.frame_bytes_max = http2.FRAME_BYTES_MAX
@@ -46,10 +50,13 @@ class Outbox:
         if not self._gathered:
             self._loop.call_soon(self.flush)
         self._gathered.append(data)
+        self._size += len(data)
+        if self._size > BYTES_HIGH:  # so that it is seen whether the socket takes more
+            self.flush()
 
     def flush(self) -> None:
         """Writes what was gathered."""
-        gathered, self._gathered = self._gathered, []
+        gathered, self._gathered, self._size = self._gathered, [], 0
         if gathered and not self._transport.is_closing():
             self._transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
 
@@ -61,7 +68,7 @@ class Outbox:
         parts: list[bytes] = []
         if size > self.frame_bytes_max:
             for stream in streams:
-                left.append(stream) if stream.blocked else stream.send(body)
+                left.append(stream) if stream.blocked else stream.send_whole(whole)
             return left
         head = http2.frame(http2.DATA, 0, 0, whole)[:5]
         window = self.window
@@ -72,6 +79,9 @@ class Outbox:
             stream.window -= size
             window -= size
             parts += (head, stream.id_bytes, whole)
+            if len(parts) * size > 3 * BYTES_HIGH:
+                self.write(b"".join(parts))  # and those that follow are held back if the socket is full
+                parts.clear()
         self.window = window
         if parts:
             self.write(b"".join(parts))

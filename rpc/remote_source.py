@@ -20,7 +20,7 @@ from everlog.store.schema import Schema, TableInfo
 from everlog.store.source import Entry
 from everlog.store.span import Span
 
-KEYS_MAX = 4096  # of one request; its answer has as many rows
+KEYS_MAX, BYTES_MAX = 4096, 4 << 20  # keys of one request; bytes of rows of its answer, about
 
 A = TypeVar("A")
 Q = TypeVar("Q")
@@ -68,11 +68,12 @@ class RemoteSource:
     def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]:
         """In as many requests as a server can take; the later ones are as of the first, or conflict."""
         found, snapshot = list[bytes | None](), self.snapshot
-        for at in range(0, len(keys) or 1, KEYS_MAX):
-            answer = self._get_some(info, keys[at : at + KEYS_MAX], snapshot)
+        while True:
+            answer = self._get_some(info, keys[len(found) : len(found) + KEYS_MAX], snapshot)
             snapshot = 0 if self._at_seq else snapshot or answer.seq
             found += [_value(row) if row.key else None for row in answer.rows]
-        return found
+            if len(found) >= len(keys):
+                return found
 
     def _get_some(self, info: TableInfo, keys: list[bytes], snapshot: int) -> store_pb2.BatchGetResponse:
         request = store_pb2.BatchGetRequest(
@@ -82,6 +83,7 @@ class RemoteSource:
             keys=keys,
             snapshot=snapshot,
             at_seq=self._at_seq,
+            bytes_max=BYTES_MAX,
         )
         answer = self._call(self._stub.BatchGet, request)
         self._read_at(answer.seq)

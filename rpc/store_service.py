@@ -32,6 +32,7 @@ from everlog.store.schema import TableInfo
 from everlog.store.transaction import CommitResult, Reads
 from everlog.store.write import Write
 
+GOT_TOGETHER = 16  # rows that are read together: few enough that the largest fit into memory
 COUNT_SLICE = 4096  # rows between two looks at whether the server stops
 SCHEMA_KEY = "everlog-schema"  # metadata: version of the schema that the client encoded by
 
@@ -126,17 +127,23 @@ def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:
 def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.BatchGetResponse:
     schema, view, seq = moment_of(db, request.at_seq)
     info = schema.generation(request.table, request.space)
+    answer = store_pb2.BatchGetResponse(seq=seq)
     try:
-        values = source_of(view).get_many(info, list(request.keys))
+        source, left = source_of(view), request.bytes_max or 1 << 63
+        for at in range(0, len(request.keys), GOT_TOGETHER):
+            some = list(request.keys[at : at + GOT_TOGETHER])
+            for key, value in zip(some, source.get_many(info, some), strict=True):
+                if left > 0:
+                    answer.rows.append(store_pb2.Row() if value is None else _row(key, value))
+                    left -= 0 if value is None else len(value)
+            if left <= 0:
+                break
     finally:
         view.close()
     if request.snapshot:
-        check_unchanged(db, request.snapshot, [info.row_prefix + key for key in request.keys])
-    rows = [
-        store_pb2.Row() if value is None else _row(key, value)
-        for key, value in zip(request.keys, values, strict=True)
-    ]
-    return store_pb2.BatchGetResponse(rows=rows, seq=seq)
+        read = request.keys[: len(answer.rows)]
+        check_unchanged(db, request.snapshot, [info.row_prefix + key for key in read])
+    return answer
 
 
 def _count(

@@ -7,7 +7,8 @@ is. What the handler has not taken yet is not credited to the peer, which stops 
 
 Invariants
   (1) headers go out before the first message, trailers after the last, each once;
-  (2) at most `INBOX_MAX` messages wait for the handler, and one that is being received.
+  (2) at most `INBOX_MAX` messages wait for the handler, one that is being received, and WINDOW bytes: what
+      a peer sends beyond its window ends the connection.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Stream:
         self.task: asyncio.Task[None] | None = None
         self.closed = False
         self._begun = False
-        self.pending = bytearray()
+        self.pending: deque[memoryview] = deque()
         self._trailers: bytes | None = None  # to be sent once nothing is pending
         self._drained: asyncio.Future[None] | None = None
         self._received = bytearray()
@@ -64,11 +65,23 @@ class Stream:
     # in
 
     def receive(self, data: bytes, size: int, *, end: bool) -> None:
-        """Takes the content of a DATA frame that took `size` bytes of the window."""
+        """Takes the content of a DATA frame that took `size` bytes of the window. Raises ProtocolError,
+        TooLargeError."""
         self._uncredited += size
-        received = self._received
-        received += data
-        while len(received) >= http2.MESSAGE_HEADER_SIZE:
+        if self._uncredited > WINDOW:
+            raise http2.ProtocolError("more data than the stream's window", http2.Code.FLOW_CONTROL_ERROR)
+        self._received += data
+        self._read_messages()
+        if end:
+            self.ended = True
+        self._credit()
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+    def _read_messages(self) -> None:
+        """Puts what was received into the inbox, as far as there is room."""
+        received, inbox = self._received, self._inbox
+        while len(received) >= http2.MESSAGE_HEADER_SIZE and len(inbox) < INBOX_MAX:
             compressed, length = http2.read_message_header(received)
             if compressed:
                 raise http2.ProtocolError("a compressed message, though only identity is accepted")
@@ -77,16 +90,16 @@ class Stream:
             whole = http2.MESSAGE_HEADER_SIZE + length
             if len(received) < whole:
                 break
-            self._inbox.append(bytes(received[http2.MESSAGE_HEADER_SIZE : whole]))
+            inbox.append(bytes(received[http2.MESSAGE_HEADER_SIZE : whole]))
             del received[:whole]
-        if end:
-            self.ended = True
-        self._credit()
-        if self._arrived is not None and not self._arrived.done():
-            self._arrived.set_result(None)
 
     async def message(self) -> bytes | None:
-        """The next message; None if the peer sends no more."""
+        """The next message; None if the peer sends no more, or what is no message."""
+        try:
+            self._read_messages()
+        except (TooLargeError, http2.ProtocolError) as error:
+            self.refuse(str(error))
+            return None
         while not self._inbox:
             if self.ended:
                 return None
@@ -125,8 +138,12 @@ class Stream:
 
     def send(self, body: bytes) -> None:
         """Sends a message, or as much of it as the peer takes for now."""
+        self.send_whole(http2.message(body))
+
+    def send_whole(self, message: bytes) -> None:
+        """The same of a message with its header, which is shared with other streams, not copied."""
         self.begin()
-        self.pending += http2.message(body)
+        self.pending.append(memoryview(message))
         self.pump()
 
     def finish(self, trailers: bytes) -> None:
@@ -139,12 +156,16 @@ class Stream:
         """Sends of what is pending whatever the windows take."""
         pending, out = self.pending, self.out
         while pending and not out.paused:
-            size = min(len(pending), self.window, out.window, out.frame_bytes_max)
+            first = pending[0]
+            size = min(len(first), self.window, out.window, out.frame_bytes_max)
             if size <= 0:
                 out.wait(self)
                 return
-            out.write(http2.frame(http2.DATA, 0, self.id, bytes(pending[:size])))
-            del pending[:size]
+            out.write(http2.frame(http2.DATA, 0, self.id, bytes(first[:size])))
+            if size == len(first):
+                pending.popleft()
+            else:
+                pending[0] = first[size:]
             self.window -= size
             out.window -= size
         if pending:

@@ -17,9 +17,11 @@ import threading
 from collections import deque
 from typing import Generic, TypeVar
 
+from google.protobuf.message import Message
+
 from everlog.store.errors import ClosedError
 
-MOST = 64
+MOST, BYTES_MOST = 64, 1 << 20  # messages that wait, and bytes: no more after the one that brings them there
 STALL_S = 60.0
 
 T = TypeVar("T")
@@ -32,7 +34,8 @@ class Telling(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._stopped = stopped
         self._goes_on = goes_on
-        self._items: deque[T] = deque()
+        self._items: deque[tuple[T, int]] = deque()
+        self._bytes = 0
         self._changed = threading.Condition()
         self._arrived = asyncio.Event()
         self._left = self._ended = False
@@ -44,7 +47,9 @@ class Telling(Generic[T]):
                 raise ClosedError(f"whoever asked for this has taken nothing of it for {STALL_S:g} s")
             self._check()
             if not self._left:
-                self._items.append(item)
+                size = item.ByteSize() if isinstance(item, Message) and not self._goes_on else 0
+                self._items.append((item, size))
+                self._bytes += size
         self._wake()
 
     def passing(self, item: T) -> None:
@@ -56,7 +61,7 @@ class Telling(Generic[T]):
             self._check()
             if self._left or len(self._items) >= MOST:
                 return
-            self._items.append(item)
+            self._items.append((item, 0))
         self._wake()
 
     def end(self) -> None:
@@ -85,14 +90,16 @@ class Telling(Generic[T]):
             self._arrived.clear()
             with self._changed:
                 if self._items:
+                    item, size = self._items.popleft()
+                    self._bytes -= size
                     self._changed.notify_all()
-                    return self._items.popleft()
+                    return item
                 if self._ended:
                     raise StopAsyncIteration
             await self._arrived.wait()
 
     def _has_room(self) -> bool:
-        return self._left or len(self._items) < MOST
+        return self._left or (len(self._items) < MOST and self._bytes < BYTES_MOST)
 
     def _check(self) -> None:
         if self._left and not self._goes_on:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container
-from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from everlog.proto import log_pb2
@@ -35,7 +34,7 @@ from everlog.store.schema import TableInfo
 from everlog.store.slice import Slice
 from everlog.store.transaction import ANONYMOUS
 from everlog.store.transform import Transforms, Twins
-from everlog.store.view import Item
+from everlog.store.view import Item, take
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
@@ -229,7 +228,9 @@ class Backfill:
         view, seq = self._db.tables.snapshot()
         try:
             start = info.row_prefix + after + b"\x00" if after else info.row_prefix
-            return _small(view.head(start, end, self._pace.slice_rows) if start < end else []), seq
+            return take(
+                view.items(start, end), self._pace.slice_rows, SLICE_BYTES
+            ) if start < end else [], seq
         finally:
             view.close()
 
@@ -255,11 +256,3 @@ class Backfill:
         if self._progress is not None:
             self._progress(Progress(step, done, max(done, total)))
         self._pace.wait()
-
-
-def _small(rows: list[Item]) -> list[Item]:
-    """As many of the first as one record has room for, one at the least."""
-    sizes = [len(value) for _, value in rows]
-    if sum(sizes) <= SLICE_BYTES:
-        return rows
-    return rows[: max(1, sum(size <= SLICE_BYTES for size in accumulate(sizes)))]

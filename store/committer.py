@@ -39,6 +39,7 @@ from everlog.store.turns import Alone, Turns
 from everlog.store.validate import Validator
 
 GROUP_MAX = 256
+WRITTEN_BYTES = 4 << 20  # of records: a group that has more is written in parts
 
 
 class Committer:
@@ -111,22 +112,24 @@ class Committer:
 
     def _run(self, group: list[Transaction]) -> None:
         """Commits what of a group is valid. Each gets its answer; nothing is raised."""
-        if self._unsettled or self.failed or self.refusal.since_ns:
-            try:
-                self._settle()
-            except BaseException as error:  # noqa: BLE001  each is answered alone
-                for transaction in group:
-                    transaction.error = error
-                return
-        self._commit(group)
+        while group:
+            if self._unsettled or self.failed or self.refusal.since_ns:
+                try:
+                    self._settle()
+                except BaseException as error:  # noqa: BLE001  each is answered alone
+                    for transaction in group:
+                        transaction.error = error
+                    return
+            group = group[self._commit(group) :]
 
-    def _commit(self, group: list[Transaction]) -> None:
+    def _commit(self, group: list[Transaction]) -> int:
+        """Commits of a group what is valid, and fits into one write; returns how many have their answer."""
         seq = self._log.written
         staged: Staged | None = None
         framed: list[bytes] = []
         accepted: list[Transaction] = []
-        sync = False
-        for transaction in group:
+        size, done, sync = 0, len(group), False
+        for at, transaction in enumerate(group, 1):
             try:
                 if transaction.metadata.commit_id and self._known(transaction, accepted):
                     continue
@@ -145,6 +148,10 @@ class Committer:
                 staged.add(what)
             if transaction.sync:
                 sync = True
+            size += len(one)
+            if size >= WRITTEN_BYTES:
+                done = at
+                break
         if staged is not None:
             try:
                 self._write(framed, staged, sync)
@@ -152,8 +159,9 @@ class Committer:
                 self._check_projected()
                 for transaction in accepted:
                     transaction.error = error
-        if len(accepted) < len(group):
-            answer_repeated(group)
+        if len(accepted) < done:
+            answer_repeated(group[:done])
+        return done
 
     def _accept(self, transaction: Transaction, seq: int, staged: Staged | None) -> tuple[bytes, Staged]:
         """The framed record of a transaction, and what it does to the tables, if it is valid. No record
@@ -200,7 +208,7 @@ class Committer:
         if sync:
             self._sync()
         try:
-            self._tables.project(staged, log.written)
+            self._tables.project(staged, log.written, sum(map(len, framed)))
         except Exception as error:
             self._unsettled = True
             raise DiskError(

@@ -22,6 +22,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from everlog.store import codec, keys
@@ -109,7 +110,7 @@ def next_end(view: View) -> int:
 
 def due(view: View, now_ns: int) -> int:
     """How many rows are over, and still there; counted up to a million. Read-only."""
-    return len(view.head(keys.NOTE_END, _until(now_ns), DUE_MAX))
+    return sum(1 for _ in islice(view.items(keys.NOTE_END, _until(now_ns)), DUE_MAX))
 
 
 class Sweeper:

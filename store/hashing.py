@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -26,10 +25,10 @@ from everlog.store import keys
 from everlog.store.errors import SealedError
 from everlog.store.many import are_canonical
 from everlog.store.schema import Schema, TableInfo
-from everlog.store.view import Item, View
+from everlog.store.view import CHUNK_BYTES, Item, View
 
 _LENGTH = struct.Struct(">I")
-CHUNK_ROWS, TELL_ROWS = 512, 4096
+TELL_ROWS = 4096
 
 
 class TableHash(NamedTuple):
@@ -41,14 +40,16 @@ class TableHash(NamedTuple):
 
 def content_hash(pairs: Iterable[tuple[bytes, bytes]]) -> TableHash:
     """Of (key, row), rows canonical, in key order."""
-    digest, rows, length = hashlib.sha256(), 0, _LENGTH.pack
+    digest, rows, size, length = hashlib.sha256(), 0, 0, _LENGTH.pack
     parts: list[bytes] = []
     for key, row in pairs:
         rows += 1
+        size += len(row)
         parts += (length(len(key)), key, length(len(row)), row)
-        if not rows % 1024:
+        if not rows % 1024 or size >= CHUNK_BYTES:
             digest.update(b"".join(parts))
             parts.clear()
+            size = 0
     digest.update(b"".join(parts))
     return TableHash(rows, digest.digest())
 
@@ -70,11 +71,12 @@ def canonical(info: TableInfo, key: bytes, value: bytes) -> bytes:
 
 def table_hash(view: View, info: TableInfo, progress: Callable[[int], None] | None = None) -> TableHash:
     """Of one table as a view has it. Read-only."""
-    digest, rows, items = hashlib.sha256(), 0, rows_of(view, info)
-    while some := list(islice(items, CHUNK_ROWS)):
+    digest, rows, told = hashlib.sha256(), 0, 0
+    for some in _chunks(view, info):
         digest.update(_joined(info, some))
         rows += len(some)
-        if progress is not None and not rows % TELL_ROWS:
+        if progress is not None and rows - told >= TELL_ROWS:
+            told = rows
             progress(rows)
     return TableHash(rows, digest.digest())
 
@@ -82,6 +84,10 @@ def table_hash(view: View, info: TableInfo, progress: Callable[[int], None] | No
 def rows_of(view: View, info: TableInfo) -> Iterator[Item]:
     """The rows of a table, as they are stored, in key order. Read-only."""
     return view.items(info.row_prefix, keys.prefix(info.space, 1))
+
+
+def _chunks(view: View, info: TableInfo) -> Iterator[list[Item]]:
+    return view.chunks(info.row_prefix, keys.prefix(info.space, 1))
 
 
 def _joined(info: TableInfo, items: list[Item]) -> bytes:
@@ -103,23 +109,21 @@ def same_hash(
 
     Rows that are the same byte for byte are canonical in the same way: only one is looked into.
     """
-    digest, rows, mine, theirs = hashlib.sha256(), 0, rows_of(one, info), rows_of(other, info)
-    while True:
-        some, there = list(islice(mine, CHUNK_ROWS)), list(islice(theirs, CHUNK_ROWS))
-        if some != there and not (
-            len(some) == len(there)
-            and all(
-                full == found and (value == other_value or same_row(info, full, value, other_value))
-                for (full, value), (found, other_value) in zip(some, there, strict=True)
-            )
-        ):
-            return None
-        if not some:
-            return TableHash(rows, digest.digest())
+    digest, rows, told = hashlib.sha256(), 0, 0
+    theirs = other.items(info.row_prefix, keys.prefix(info.space, 1))
+    for some in _chunks(one, info):
+        for full, value in some:
+            found = next(theirs, None)
+            if found != (full, value) and (
+                found is None or found[0] != full or not same_row(info, full, value, found[1])
+            ):
+                return None
         digest.update(_joined(info, some))
         rows += len(some)
-        if progress is not None and not rows % TELL_ROWS:
+        if progress is not None and rows - told >= TELL_ROWS:
+            told = rows
             progress(rows)
+    return None if next(theirs, None) else TableHash(rows, digest.digest())
 
 
 def same_row(info: TableInfo, full: bytes, value: bytes, there: bytes) -> bool:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from everlog.store.past import Past
 
 AT_ONCE_FIRST, AT_ONCE_MAX = 8, 64  # versions whose records are read together
+KEPT_BYTES = 64 << 10  # a record that is larger is read again sooner than kept
 
 M = TypeVar("M", bound=Message)
 
@@ -89,7 +90,7 @@ class History:
         of_key = list(table.info.proto.key)
         self.generations = [one for one in table.generations if list(one.info.proto.key) == of_key]
         self._models = models_of(model, [one.info for one in self.generations])
-        self._read_before: dict[int, bytes] = {}  # records that were read to find the next
+        self._read_before: dict[int, bytes] = {}  # small records that were read to find the next
 
     def versions(self, *, newest_first: bool, limit: int | None) -> Iterator[tuple[Version[Any], TableInfo]]:
         """Each with the table in the generation that it is of. Read-only, but for the projection of
@@ -152,7 +153,8 @@ class History:
             if place is None:
                 return
             if seq <= upto:
-                self._read_before[seq] = framed
+                if len(framed) <= KEPT_BYTES:
+                    self._read_before[seq] = framed
                 yield place
             seq = log_pb2.Change.FromString(framed[place.offset : place.offset + place.size]).prior
 
@@ -178,9 +180,10 @@ class History:
         while chunk := list(islice(made, size if most is None else min(size, most))):
             known, self._read_before = self._read_before, {}
             missing = [one.place.seq for one in chunk if one.place.seq not in known]
-            known |= zip(missing, self._past.records(missing), strict=True)
+            records = self._past.records(missing)
             for one in chunk:
-                yield one, self._read(one, known[one.place.seq])
+                framed = known.get(one.place.seq)
+                yield one, self._read(one, next(records) if framed is None else framed)
             size = min(size * 4, AT_ONCE_MAX)
 
     def _read(self, made: _Made, framed: bytes) -> _Read:

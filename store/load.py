@@ -29,6 +29,7 @@ M = TypeVar("M", bound=Message)
 
 CHUNK_ROWS = 1000
 CHUNK_BYTES = 1 << 20
+SAMPLED_OF = 8
 IMPORT = log_pb2.Load.IMPORT
 
 
@@ -172,20 +173,30 @@ def chunks(rows: Iterable[M]) -> Iterator[tuple[list[M], bool]]:
 
 
 def _parts(source: Iterator[M]) -> Iterator[list[M]]:
-    while rows := list(islice(source, CHUNK_ROWS)):
-        # To ask a row for its size is to serialise it: an eighth of them is asked.
-        if sum(map(_size, rows[::8])) * 8 < CHUNK_BYTES // 2:
-            yield rows
-            continue
-        chunk: list[M] = []
-        size = 0
-        for row in rows:
+    """To ask a row for its size is to serialise it: as long as rows are small, one in eight is asked, each
+    time at another place among them."""
+    chunk: list[M] = []
+    size, sampled, exact, step = 0, 0, False, 0
+    while some := list(islice(source, 1 if exact else SAMPLED_OF)):
+        step += 1
+        sampled += 0 if exact else _size(some[step * 5 % len(some)]) * SAMPLED_OF
+        if not exact and sampled >= CHUNK_BYTES // 2:
+            exact, size, some = True, 0, chunk + some
+            chunk = []
+        for row in some if exact else ():
             more = _size(row)
             if chunk and size + more > CHUNK_BYTES:
                 yield chunk
                 chunk, size = [], 0
             chunk.append(row)
             size += more
+        if not exact:
+            chunk += some
+        if len(chunk) >= CHUNK_ROWS:
+            yield chunk
+            exact = exact and size >= CHUNK_BYTES // 2
+            chunk, size, sampled = [], 0, 0
+    if chunk:
         yield chunk
 
 

@@ -33,9 +33,10 @@ from everlog.store.keys import SEQ
 from everlog.store.merger import Merger
 from everlog.store.seam import translate, translated
 from everlog.store.trimmed import Trimmed, edge
+from everlog.store.view import take
 
 BATCH_BYTES_MAX = 256 << 10
-READ_AT_ONCE = 32  # records: few enough that large ones fit into memory
+SCANNED_AT_ONCE = 512  # records, if they are small: a chunk is bounded in bytes as well (view.py)
 RECENT_RECORDS, RECENT_BYTES = 4096, 4096  # so many of the newest records are kept, if no larger
 HEAD_FILE_EVERY_S = 1.0
 
@@ -198,15 +199,15 @@ class Log:
             parts, seq = self.trimmed.some(after, last, max_bytes)
             return b"".join(parts), seq
         parts = []
-        size, left, most = 0, last - after, 2
+        size = 0
         source = self._from(after + 1, last)
-        while size < max_bytes and (some := list(islice(source, min(left, most)))):
-            parts += some
-            size += sum(map(len, some))
-            left -= len(some)
-            most = min((max_bytes - size) * len(parts) // size + 1, READ_AT_ONCE)  # what is likely to fit
-        while size > max_bytes and len(parts) > 1:
-            size -= len(parts.pop())
+        for framed in islice(source, last - after):
+            parts.append(framed)
+            size += len(framed)
+            if size >= max_bytes:
+                break
+        if size > max_bytes and len(parts) > 1:
+            parts.pop()
         seq = after + len(parts)
         if not parts or record.seq_of(parts[-1]) != seq:
             del source  # or whoever keeps the error keeps the database locked
@@ -243,7 +244,7 @@ class Log:
                 continue
             with translated(f"reading record {seq + 1} of the log"):
                 source = self._engine.log.items(from_key=_key(seq + 1), read_opt=self._engine.once)
-                chunk: list[tuple[Any, bytes]] = list(islice(source, min(512, last - seq)))
+                chunk: list[tuple[Any, bytes]] = take(source, min(SCANNED_AT_ONCE, last - seq))
             if not chunk or SEQ.unpack(chunk[-1][0])[0] != seq + len(
                 chunk
             ):  # keys ascend: the last tells of all

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Message)
 
+RECORDS_FIRST, RECORDS_MAX = 4, 8  # that are read together: few enough that the largest fit into memory
+RECORDS_BYTES = 1 << 20  # more than this in one reading: it goes on with few
+
 
 class Moment(Snapshot):
     """A database as it was after the record at `seq`. Needs not be closed.
@@ -259,13 +262,17 @@ class Past:
             raise ReadOnlyError("this was opened for reading; open it without read_only to forget versions")
         self.versions.forget()
 
-    def records(self, seqs: list[int]) -> list[bytes]:
-        """The framed records at some seqs, read together. Read-only."""
-        with translated("reading the log"):
-            found: Any = self._engine.log.get([keys.SEQ.pack(seq) for seq in seqs]) if seqs else []
-        base = self.log.trimmed.base  # what lies there stands for another, which was archived
-        both = zip(seqs, found, strict=True)
-        return [framed if framed and seq != base else self.log.get(seq) for seq, framed in both]
+    def records(self, seqs: list[int]) -> Iterator[bytes]:
+        """The framed records at some seqs, of which some small ones are read together. Read-only."""
+        at, most = 0, RECORDS_FIRST
+        while some := seqs[at : at + most]:
+            with translated("reading the log"):
+                found: Any = self._engine.log.get([keys.SEQ.pack(seq) for seq in some])
+            base = self.log.trimmed.base  # what lies there stands for another, which was archived
+            at, size = at + len(some), sum(map(len, filter(None, found)))
+            most = RECORDS_FIRST if size > RECORDS_BYTES else RECORDS_MAX
+            for seq, framed in zip(some, found, strict=True):
+                yield framed if framed and seq != base else self.log.get(seq)
 
     def refresh(self) -> None:
         """As a reader beside a writer, which has written meanwhile."""

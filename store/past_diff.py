@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Message)
 
-RECORDS_MAX, KEYS_MAX = 2000, 50_000  # between the moments, for the keys in them to be gathered
+# Between the moments, for the keys in them to be gathered.
+RECORDS_MAX, KEYS_MAX, KEYS_BYTES = 2000, 50_000, 4 << 20
 
 
 _KINDS = {(False, True): "added", (True, True): "changed", (True, False): "deleted", (False, False): ""}
@@ -150,9 +151,12 @@ def _between(past: Past, before: _Side, after: _Side) -> set[bytes] | None:
     if end - start > RECORDS_MAX:
         return None
     found: set[bytes] = set()
+    size = 0
     for seq, framed in past.log.scan(start, end):
-        found.update(key for at, _, key, _, _ in changes(framed, seq) if at == space)
-        if len(found) > KEYS_MAX:
+        written = [key for at, _, key, _, _ in changes(framed, seq) if at == space]
+        found.update(written)
+        size += sum(map(len, written))
+        if len(found) > KEYS_MAX or size > KEYS_BYTES:
             return None
     return found
 

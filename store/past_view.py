@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from everlog.store.past import Past
 
 ROWS_FIRST, ROWS_MAX, BYTES_MAX = 8, 4096, 1 << 20  # of rows that are read at once
-RECORDS_AT_ONCE = 64
 PREFIX_SIZE = keys.PREFIX.size
 SPACE_SIZE = keys.SPACE.size
 
@@ -122,12 +121,10 @@ class PastView(View):
             values: dict[bytes, bytes] = {}
             wanted = sorted({place.seq for _, place in chunk})
             by_seq = groupby(sorted(chunk, key=_seq_of), key=lambda one: one[1].seq)
-            for at in range(0, len(wanted), RECORDS_AT_ONCE):
-                some = wanted[at : at + RECORDS_AT_ONCE]
-                for framed, (seq, ones) in zip(self._past.records(some), by_seq, strict=False):
-                    record.unframe(framed, seq)
-                    self._record = seq, framed
-                    values.update((row, self._value(row, place)) for row, place in ones)
+            for framed, (seq, ones) in zip(self._past.records(wanted), by_seq, strict=True):
+                record.unframe(framed, seq)
+                self._record = seq, framed
+                values.update((row, self._value(row, place)) for row, place in ones)
             for row, _ in chunk:
                 yield prefix + row[SPACE_SIZE:], values[row]
             most = min(most * 8, ROWS_MAX)

@@ -2,9 +2,9 @@
 
     Commit ─▶ edits of keys: rows, index entries, notes ─▶ Pending ─▶ one batch ─▶ column family
 
-What is projected gathers in memory (`Pending`) and is written some thousand keys at a time: a
-key that is written often is written once. Point reads look there first; whoever reads a range or
-takes a snapshot has it written before.
+What is projected gathers in memory (`Pending`) and is written some thousand keys, or some MiB, at a
+time: a key that is written often is written once. Point reads look there first; whoever reads a range
+or takes a snapshot has it written before.
 
 `Projector` (projector.py) does it for records of the log, the committer for what it has just
 written there.
@@ -29,6 +29,7 @@ from everlog.store.schema import TableInfo
 from everlog.store.view import View
 
 KEYS_PER_BATCH = 4096
+BATCH_BYTES = 4 << 20  # of records
 # Raised where the same records make other keys or values: what was begun by other code is begun anew.
 CODE = b"2"
 PREFIX_SIZE = keys.PREFIX.size
@@ -95,15 +96,22 @@ class Pending:
         self.counts = counts  # rows in each space
         self.edits: Edits = {}
         self.uniques: Edits = {}  # values of a unique index -> key of the row that has them now
+        self.size = 0  # bytes of the records that it is of
         self._counted: set[int] = set()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to write it."""
+        return len(self.edits) >= KEYS_PER_BATCH or self.size >= BATCH_BYTES
 
     def get(self, full: bytes) -> bytes | None:
         """What is stored under a key, as the next commit finds it."""
         edits = self.edits
         return edits[full] if full in edits else self.target.stored(full)
 
-    def take(self, staged: Staged) -> None:
-        """Takes what a group of commits does."""
+    def take(self, staged: Staged, size: int) -> None:
+        """Takes what a group of commits does, whose records have so many bytes."""
+        self.size += size
         self.edits.update(staged.edits)
         if staged.uniques:
             self.uniques.update(staged.uniques)
@@ -135,7 +143,7 @@ class Pending:
             writes[keys.rows_note(space)] = SEQ.pack(self.counts[space])
         writes[keys.NOTE_APPLIED] = APPLIED.pack(seq, checksum)
         self.target.write(writes)
-        self.edits, self.uniques, self._counted = {}, {}, set()
+        self.edits, self.uniques, self._counted, self.size = {}, {}, set(), 0
 
 
 def edit_row(  # noqa: PLR0917  called once a row: keywords cost

@@ -19,6 +19,7 @@ from everlog.store.errors import CorruptionError
 from everlog.store.index_info import IndexInfo
 from everlog.store.keys import HEADER
 from everlog.store.projection import (
+    BATCH_BYTES,
     KEYS_PER_BATCH,
     NO_VALUES,
     Pending,
@@ -59,12 +60,13 @@ class Projector:
                 self._deltas = {keys.ENDS: 0}  # they may have been counted again
             self.schema = after
             self._plans = {}
+        pending.size += len(framed)
         if commit.changes:
             self._rows(commit)
         if about or commit.commit_id:
             edit_notes(pending.edits, commit)
         self.applied, self.checksum = commit.seq, commit.checksum
-        if (about and commit.migration.HasField("schema")) or len(pending.edits) >= KEYS_PER_BATCH:
+        if (about and commit.migration.HasField("schema")) or pending.is_full:
             self.flush()
 
     def _rows(self, commit: log_pb2.Commit) -> None:
@@ -229,10 +231,12 @@ def index_entries(
 
 
 def build_index(target: Target, info: TableInfo, index: IndexInfo) -> None:
-    writes = target.batch()
+    writes, size = target.batch(), 0
     for values, key in index_entries(target.view, info, index):
-        writes[values + key] = b""
-        if len(writes) >= KEYS_PER_BATCH:
+        entry = values + key
+        writes[entry] = b""
+        size += len(entry)
+        if len(writes) >= KEYS_PER_BATCH or size >= BATCH_BYTES:
             target.write(writes)
-            writes = target.batch()
+            writes, size = target.batch(), 0
     target.write(writes)

@@ -41,7 +41,7 @@ from everlog.store.vault import Vault
 if TYPE_CHECKING:
     from everlog.store.database import Database
 
-COPY_RECORDS = 512
+COPY_RECORDS, COPY_BYTES = 512, 4 << 20
 TELL_BYTES = 128 << 10  # of records between two signs of progress; each may end the rebuild
 
 
@@ -206,12 +206,14 @@ def _make(  # noqa: PLR0917  the one call is beside it
         projector = projector or from_nothing(target, vault)
         replay(log, projector, log.written, None)
         chunk: list[bytes] = []
+        size = 0
         for framed in records(log.written) if callable(records) else records:
             projector.add(framed)
             chunk.append(framed)
-            if len(chunk) == COPY_RECORDS or projector.applied == last:
+            size += len(framed)
+            if len(chunk) == COPY_RECORDS or size >= COPY_BYTES or projector.applied == last:
                 log.append(chunk)
-                chunk = []
+                chunk, size = [], 0
                 if progress is not None:
                     progress(Progress(step, projector.applied, last, "records"))
         if projector.applied != last:

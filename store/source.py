@@ -26,10 +26,13 @@ from everlog.store.keys import row_of
 from everlog.store.schema import TableInfo
 from everlog.store.span import Span
 from everlog.store.tables import Tables
-from everlog.store.view import View
+from everlog.store.view import CHUNK_BYTES, View
 from everlog.store.write import Write
 
 AT_ONCE = 4  # rows of a scan that are read in the call itself
+# Rows that an index scan reads together: few enough that the largest fit into memory, before it is known
+# how large they are.
+ROWS_TOGETHER = 16
 
 # A row as a scan finds it: order, key, value (header and row, keys.py). A plain tuple, for one is
 # made for every row.
@@ -71,17 +74,35 @@ class LocalSource:
         _check_keys(info)
         prefix = info.row_prefix if index is None else index.prefix
         skip = len(prefix)
-        items = self._view.items(*span.under(prefix), reverse=reverse)
-        if index is None:
-            for full, value in items:
-                key = full[skip:]
-                yield key, key, info.opened(key, value) if info.sealed else value
+        chunks = self._view.chunks(*span.under(prefix), reverse=reverse)
+        if index is not None:
+            yield from self._by_index(info, index, chunks)
             return
-        get, rows = self._view.get, info.row_prefix
-        for full, _ in items:
-            order = full[skip:]
-            key = index.key_in(order)
-            yield _whole(info, index, (order, key, get(rows + key)))
+        sealed = info.sealed
+        for chunk in chunks:
+            for full, value in chunk:
+                key = full[skip:]
+                yield key, key, info.opened(key, value) if sealed else value
+
+    def _by_index(
+        self, info: TableInfo, index: IndexInfo, chunks: Iterable[list[tuple[bytes, bytes]]]
+    ) -> Iterator[Entry]:
+        get_some, rows, key_in, skip = self._view.get_some, info.row_prefix, index.key_in, len(index.prefix)
+        most, sealed = ROWS_TOGETHER, info.sealed
+        for chunk in chunks:
+            at = 0
+            while at < len(chunk):
+                orders = [full[skip:] for full, _ in chunk[at : at + most]]
+                keys = [key_in(order) for order in orders]
+                values = get_some([rows + key for key in keys])
+                if sealed or None in values:
+                    for entry in zip(orders, keys, values, strict=True):
+                        yield _whole(info, index, entry)
+                else:
+                    yield from zip(orders, keys, values, strict=True)
+                at += len(orders)
+                size = 1 + sum(len(value) for value in values if value)
+                most = max(1, min(ROWS_TOGETHER, CHUNK_BYTES * len(values) // size))
 
     def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
         _check_keys(info)

@@ -21,7 +21,7 @@ from everlog.store.log import Log
 from everlog.store.overlay import Overlay
 from everlog.store.process import keep_in_child
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.projection import KEYS_PER_BATCH, Pending, Staged, Target
+from everlog.store.projection import Pending, Staged, Target
 from everlog.store.projector import Projector
 from everlog.store.schema import Schema
 from everlog.store.seam import translate, translated
@@ -84,15 +84,16 @@ class Tables:
         self.pending = Pending(self.target, self.counts)
         self._flushed = self.applied
 
-    def project(self, staged: Staged, seq: int) -> None:
-        """Takes what a group of commits does, the last of which is at `seq`."""
+    def project(self, staged: Staged, seq: int, size: int) -> None:
+        """Takes what a group of commits does, the last of which is at `seq`, and all of which have so many
+        bytes."""
         pending = self.pending
         with self.lock:  # a snapshot and its seq belong together
             self._torn = True
-            pending.take(staged)
+            pending.take(staged, size)
             self.applied = seq
             self._torn = False
-            if len(pending.edits) >= KEYS_PER_BATCH:
+            if pending.is_full:
                 self.settle()
 
     def settle_keys(self) -> None:

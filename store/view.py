@@ -9,29 +9,32 @@
 rocksdict's `Snapshot` finds single keys as of its moment, but iterates over the newest state
 (tests/store/test_engine_facts.py). What keeps a moment for ranges is an iterator made then:
 
-    items() ─▶ nothing was written to it since?  ─▶ a new iterator, in chunks
-               else the one from then            ─▶ in chunks, each after a seek
+    chunks() ─▶ nothing was written to it since?  ─▶ a new iterator, in chunks
+                else the one from then            ─▶ in chunks, each after a seek
 
 Invariants
   (1) an iteration that ends has come to its end: a damaged block raises CorruptionError;
   (2) a view that is closed holds nothing of RocksDB, though an iteration over it is alive;
-  (3) the handle of a column family lives as long as what seeks in it: RocksDB looks at it with every seek.
+  (3) the handle of a column family lives as long as what seeks in it: RocksDB looks at it with every seek;
+  (4) a chunk ends with the value that brings it to CHUNK_BYTES, however many items it was to have.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import Any, Protocol
+from itertools import chain, islice
+from typing import Any, Protocol, cast
 
 from everlog.store.engine import Engine
 from everlog.store.errors import ClosedError
 from everlog.store.seam import translate, translated, verify_end
 
 Item = tuple[bytes, bytes]
-CHUNK_FIRST, CHUNK_MAX = 8, 512
+CHUNK_FIRST, CHUNK_MAX = 8, 512  # items
+CHUNK_BYTES = 1 << 20  # of keys and values
 
 
 class View(Protocol):
@@ -39,10 +42,22 @@ class View(Protocol):
 
     def get(self, key: bytes) -> bytes | None: ...
 
+    def get_some(self, keys: list[bytes]) -> list[bytes | None]:
+        """`get` of each. The caller bounds what it asks for at once."""
+        get = self.get
+        return [get(key) for key in keys]
+
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]: ...
 
+    def chunks(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[list[Item]]:
+        """`items` in lists of some, none of which is empty."""
+        items, most = self.items(start, end, reverse=reverse), CHUNK_FIRST
+        while chunk := take(items, most):
+            yield chunk
+            most = min(most * 4, CHUNK_MAX)
+
     def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
-        """The first of `items`, at most so many."""
+        """The first of `items`, at most so many, whatever their size."""
         return list(islice(self.items(start, end, reverse=reverse), most))
 
     def close(self) -> None:
@@ -62,8 +77,16 @@ class LiveView(View):
             raise translate(error, "reading a table") from error
         return value
 
+    def get_some(self, keys: list[bytes]) -> list[bytes | None]:
+        with translated("reading a table"):
+            values: Any = self._engine.get(cast("Any", keys))
+        return cast("list[bytes | None]", values)
+
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
-        return iterate(self._engine.data, start, end, reverse=reverse)
+        return chain.from_iterable(self.chunks(start, end, reverse=reverse))
+
+    def chunks(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[list[Item]]:
+        return chunks(self._engine.data, start, end, reverse=reverse)
 
     def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
         family, wanted = self._engine.data, most + reverse  # backwards `end` itself may come first
@@ -106,7 +129,19 @@ class SnapshotView(View):
             raise translate(error, "reading a snapshot") from error
         return value
 
+    def get_some(self, keys: list[bytes]) -> list[bytes | None]:
+        """Many keys are read at once only as of now: where nothing was written since, that is then."""
+        values: list[bytes | None] | None = None
+        with contextlib.suppress(Exception):  # dropped by a rebuild; the snapshot still has it, or tells
+            values = self._open().get(keys) if self._engine.live_write == self._written else None
+        if values is None or self._engine.live_write != self._written:
+            return super().get_some(keys)
+        return values
+
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
+        return chain.from_iterable(self.chunks(start, end, reverse=reverse))
+
+    def chunks(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[list[Item]]:
         family = self._open()
         try:
             held = [family.items(backwards=reverse, from_key=end if reverse else start)]
@@ -118,7 +153,7 @@ class SnapshotView(View):
         self._held.append(held)
         return self._from_items(held, start, end, reverse)
 
-    def _from_items(self, held: list[Any], start: bytes, end: bytes, reverse: bool) -> Iterator[Item]:
+    def _from_items(self, held: list[Any], start: bytes, end: bytes, reverse: bool) -> Iterator[list[Item]]:
         def verify(last: bytes | None) -> None:
             with self._lock:
                 self._open()
@@ -130,17 +165,18 @@ class SnapshotView(View):
             if held in self._held:
                 self._held.remove(held)
 
-    def _from_cursor(self, start: bytes, end: bytes, reverse: bool) -> Iterator[Item]:
+    def _from_cursor(self, start: bytes, end: bytes, reverse: bool) -> Iterator[list[Item]]:
         at, skip, size = (end, True, CHUNK_FIRST) if reverse else (start, False, CHUNK_FIRST)
         while True:
             with self._lock, translated("reading a snapshot"):
                 self._open()
-                chunk = _read(self._cursor, at, size, skip=skip, reverse=reverse)
+                chunk, more = _read(self._cursor, at, size, skip=skip, reverse=reverse)
             inside = _within(chunk, start, end, reverse)
-            yield from inside
-            if len(inside) < size:
+            if inside:
+                yield inside
+            if not more or _is_past(chunk[-1][0], start, end, reverse):
                 return
-            at, skip, size = inside[-1][0], True, min(size * 4, CHUNK_MAX)
+            at, skip, size = chunk[-1][0], True, min(size * 4, CHUNK_MAX)
 
     def _open(self) -> Any:
         if self._family is None:
@@ -168,14 +204,34 @@ class FamilyView(View):
             raise translate(error, "reading a table") from error
         return value
 
+    def get_some(self, keys: list[bytes]) -> list[bytes | None]:
+        with translated("reading a table"):
+            values: list[bytes | None] = self._family.get(keys)
+        return values
+
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
-        return iterate(self._family, start, end, reverse=reverse)
+        return chain.from_iterable(self.chunks(start, end, reverse=reverse))
+
+    def chunks(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[list[Item]]:
+        return chunks(self._family, start, end, reverse=reverse)
 
     def close(self) -> None:
         pass
 
 
-def iterate(family: Any, start: bytes, end: bytes, *, reverse: bool) -> Iterator[Item]:
+def take(items: Iterator[Any], most: int, bytes_max: int = CHUNK_BYTES) -> list[Any]:
+    """The next items: at most so many, and none after the one that brings them to `bytes_max`."""
+    found: list[Any] = []
+    add, size = found.append, 0
+    for item in islice(items, most):
+        add(item)
+        size += len(item[0]) + len(item[1])
+        if size >= bytes_max:
+            break
+    return found
+
+
+def chunks(family: Any, start: bytes, end: bytes, *, reverse: bool) -> Iterator[list[Item]]:
     """The items of a column family as it is now, from `start` to `end` (exclusive)."""
     held = [family.items(backwards=reverse, from_key=end if reverse else start)]
     return _chunks(
@@ -185,27 +241,37 @@ def iterate(family: Any, start: bytes, end: bytes, *, reverse: bool) -> Iterator
 
 def _chunks(
     held: list[Any], start: bytes, end: bytes, reverse: bool, verify: Callable[[bytes | None], None]
-) -> Iterator[Item]:
+) -> Iterator[list[Item]]:
     """What rocksdict's iterator in `held` gives. To let go of it, clear the list."""
-    last, size = None, CHUNK_FIRST
+    last, most = None, CHUNK_FIRST
     try:
         while True:
             if not held:
                 raise ClosedError("what this reads from is closed")
-            with translated("reading a table"):
-                chunk = list(islice(held[0], size))
+            chunk: list[Item] = []
+            add, size = chunk.append, 0
+            with translated("reading a table"):  # as `take`; it is here for speed
+                for item in islice(held[0], most):
+                    add(item)
+                    size += len(item[0]) + len(item[1])
+                    if size >= CHUNK_BYTES:
+                        break
             inside = _within(chunk, start, end, reverse)
-            yield from inside
             if inside:
+                yield inside
                 last = inside[-1][0]
-            if len(chunk) < size:  # it ran off the end, or into a block that cannot be read
+            if len(chunk) < most and size < CHUNK_BYTES:  # it ran off the end, or into an unreadable block
                 verify(last)
                 return
-            if inside[-1:] != chunk[-1:]:
+            if _is_past(chunk[-1][0], start, end, reverse):
                 return
-            size = min(size * 4, CHUNK_MAX)
+            most = min(most * 4, CHUNK_MAX)
     finally:
         held.clear()  # or whoever keeps an error keeps the database locked
+
+
+def _is_past(key: bytes, start: bytes, end: bytes, reverse: bool) -> bool:
+    return key < start if reverse else key >= end
 
 
 def _within(chunk: list[Item], start: bytes, end: bytes, reverse: bool) -> list[Item]:
@@ -220,8 +286,8 @@ def _within(chunk: list[Item], start: bytes, end: bytes, reverse: bool) -> list[
     return chunk[first : bisect_left(chunk, True, key=lambda item: item[0] < start)]
 
 
-def _read(cursor: Any, at: bytes, size: int, *, skip: bool, reverse: bool) -> list[Item]:
-    """A chunk from `at` on (`skip`: after it), shorter only at the end of the column family."""
+def _read(cursor: Any, at: bytes, most: int, *, skip: bool, reverse: bool) -> tuple[list[Item], bool]:
+    """A chunk from `at` on (`skip`: after it), and whether there may be more behind it."""
     if reverse:
         cursor.seek_for_prev(at)
     else:
@@ -231,13 +297,15 @@ def _read(cursor: Any, at: bytes, size: int, *, skip: bool, reverse: bool) -> li
         if skip and key_of() == at:
             step()
         chunk: list[Item] = []
-        while len(chunk) < size:
+        size = 0
+        while len(chunk) < most and size < CHUNK_BYTES:
             key = key_of()
             if key is None:
                 cursor.status()
-                break
-            chunk.append((key, value_of()))
+                return chunk, False
+            chunk.append((key, value := value_of()))
+            size += len(key) + len(value)
             step()
     finally:
         del cursor, step, key_of, value_of  # as above
-    return chunk
+    return chunk, True

@@ -17,30 +17,34 @@ from collections import deque
 from collections.abc import Container, Iterable
 from itertools import count
 
-KEYS_MAX = 200_000
+KEYS_MAX, BYTES_MAX = 200_000, 16 << 20  # of keys
 
 
 class Window:
-    """The last commits, about `KEYS_MAX` keys of them."""
+    """The last commits: about `KEYS_MAX` keys of them, or `BYTES_MAX` bytes of keys."""
 
     def __init__(self, floor: int) -> None:
         self.floor = floor
         # Tuples of bytes: the garbage collector soon passes them over, lists it would look at for ever.
-        self._commits: deque[tuple[int, tuple[bytes, ...]]] = deque()
-        self._size = 0
+        self._commits: deque[tuple[int, tuple[bytes, ...], int]] = deque()
+        self._keys = self._bytes = 0
 
     def add(self, seq: int, touched: tuple[bytes, ...]) -> None:
-        self._commits.append((seq, touched))
-        self._size += len(touched)
-        while self._size > KEYS_MAX and len(self._commits) > 1:
+        size = sum(map(len, touched))
+        self._commits.append((seq, touched, size))
+        self._keys += len(touched)
+        self._bytes += size
+        while (self._keys > KEYS_MAX or self._bytes > BYTES_MAX) and len(self._commits) > 1:
             self.floor = self._commits[0][0]  # first, for those who look meanwhile
-            self._size -= len(self._commits.popleft()[1])
+            _, gone, size = self._commits.popleft()
+            self._keys -= len(gone)
+            self._bytes -= size
 
     def reset(self, seq: int) -> None:
         """Whatever was read before `seq` is no longer valid: tables have changed as a whole."""
         self.floor = seq
         self._commits.clear()
-        self._size = 0
+        self._keys = self._bytes = 0
 
     def conflict(
         self, snapshot: int, keys: Iterable[bytes], ranges: Iterable[tuple[bytes, bytes]]
@@ -57,7 +61,7 @@ class Window:
         spans = sorted(ranges)
         for at in count(1):
             try:
-                seq, touched = self._commits[-at]
+                seq, touched, _ = self._commits[-at]
             except IndexError:
                 break
             if seq <= snapshot:
@@ -73,7 +77,7 @@ class Window:
         if snapshot < self.floor:
             return None
         found: set[bytes] = set()
-        for seq, touched in reversed(self._commits):
+        for seq, touched, _ in reversed(self._commits):
             if seq <= snapshot:
                 break
             found.update(key for key in touched if key in keys)

@@ -45,7 +45,7 @@ def test_test_data_is_a_load_of_its_kind_and_a_second_time_does_nothing(
 def test_rows_of_many_tables_come_together_table_by_table(
     applied: Project, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(testdata, "_AT_ONCE", 7)
+    monkeypatch.setattr(testdata, "_ROWS_AT_ONCE", 7)
     assert migrations.load_testdata(db, applied.path) == {"airports": 10}
     assert db.count(applied.load()[0].tables[0]) == 10
 

@@ -99,6 +99,18 @@ def test_a_message_over_the_limit_ends_its_call_alone(server: Server) -> None:
         assert client.trailers()["grpc-status"] == "0"
 
 
+def test_a_peer_that_sends_more_than_its_window_is_dropped(server: Server) -> None:
+    with RawClient(server.address) as client:
+        client.send(client.headers(1, FEED) + http2.frame(http2.DATA, 0, 1, http2.message(SUBSCRIBE)))
+        empty = http2.message(b"") * 3000
+        try:
+            for _ in range(2000):
+                client.send(http2.frame(http2.DATA, 0, 1, empty))
+            assert client.goaway()[0] is Code.FLOW_CONTROL_ERROR
+        except ConnectionError:  # it was dropped while it still sent
+            pass
+
+
 def test_a_compressed_message_is_refused(server: Server) -> None:
     with RawClient(server.address) as client:
         client.send(client.headers(1, PATH))

@@ -139,7 +139,17 @@ def test_a_load_goes_on_though_its_last_chunk_is_long_ago(
 
 
 def test_rows_too_many_for_one_commit_are_more_commits(db: Database) -> None:
-    rows = [Item(id=number, text="x" * (10 if number % 8 == 0 else 100_000)) for number in range(160)]
-    assert db.load(ITEMS, rows, id="a").rows == 160
+    rows = [Item(id=number, text="x" * 100_000) for number in range(160)]
+    loader = db.loader(ITEMS, log_pb2.Load(kind=log_pb2.Load.IMPORT, id="a", table="items"))
+    loader.add(rows, last=True)
     assert [db.log.commit(seq).load.rows for seq in range(3, db.head + 1)] == [80, 160]
     assert db.load(ITEMS, rows, id="a").commits == 0
+
+
+@pytest.mark.parametrize("every", [1, 3, 7, 8, 100])
+def test_chunks_of_a_load_are_bounded_in_bytes_wherever_the_large_rows_are(every: int) -> None:
+    made = (Item(id=number, text="x" * (10 if number % every else 300_000)) for number in range(3000))
+    sizes = [(len(chunk), sum(row.ByteSize() for row in chunk)) for chunk, _ in loads.chunks(made)]
+    assert sum(rows for rows, _ in sizes) == 3000
+    assert max(size for _, size in sizes) <= 8 << 20
+    assert max(rows for rows, _ in sizes) <= 1000

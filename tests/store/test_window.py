@@ -39,6 +39,15 @@ def test_who_read_before_the_window_runs_again() -> None:
     assert recent.conflict(8, [], [(b"", b"z")]) == (9, b"")
 
 
+def test_the_window_is_bounded_in_bytes() -> None:
+    recent = Window(0)
+    for seq in range(1, 101):
+        recent.add(seq, (bytes(1 << 20), b"a"))
+    assert 80 < recent.floor < 90
+    assert recent.conflict(recent.floor, [b"a"], []) == (100, b"a")
+    assert recent.conflict(recent.floor - 1, [b"b"], []) == (recent.floor, b"")
+
+
 def test_the_window_forgets_whole_commits_and_says_so() -> None:
     recent = Window(0)
     half = window.KEYS_MAX // 2

@@ -68,6 +68,7 @@ KINDS = {
     "docs": "what the documents say is run",
     "examples": "the examples are run",
     "golden": "bytes that were written once are read for ever",
+    "memory": "the peak of memory of each operation, on large rows",
     "model": "random operations against a dict",
 }
 

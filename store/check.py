@@ -90,6 +90,12 @@ def _keys(db: Database) -> Iterator[str]:
     if vault is None:
         return
     try:
+        if not db.read_only and (lost := vault.lost()):
+            yield (
+                f"{vault.path} lacks {len(lost):,} keys that this process has: an older copy was put in its"
+                " place while the database is open. Bring back the newest copy before this process ends;"
+                " where there is none, export the tables that are sealed"
+            )
         found = vault.came_back()
         if found and not db.read_only:
             with db.committer.alone():  # or it is one that is being forgotten just now

@@ -152,6 +152,13 @@ class Slots:
         """Writes a slot; None writes zeros over it. Not to disk yet."""
         self._write(FIRST_SLOT + number * SLOT_SIZE, pack_slot(slot) if slot else bytes(SLOT_SIZE))
 
+    def is_there(self) -> bool:
+        """Whether its path still leads to this file: another may have been put in its place."""
+        try:
+            return os.path.samestat(os.fstat(self._file), self.path.stat())
+        except OSError:
+            return False
+
     def sync(self) -> None:
         """Waits for the disk. Raises DiskError."""
         with _on(self.path, "unknown"):

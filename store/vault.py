@@ -118,11 +118,20 @@ class Vault:
     def came_back(self) -> list[bytes]:
         """The ids of keys that were forgotten, and are in the file as it is now: an older copy of it was put
         back. Read-only. Raises as opening."""
+        return sorted(self._on_disk() & set(self.shredded()))
+
+    def lost(self) -> list[bytes]:
+        """The ids of keys that are in memory, and not in the file as it is now: an older copy of it was put
+        back while the database is open. Read-only. Raises as opening."""
+        with self.lock:
+            return sorted(self._numbers.keys() - self._on_disk()) if self.exists else []
+
+    def _on_disk(self) -> set[bytes]:
         if not self.path.exists():
-            return []
-        gone, file = set(self.shredded()), Slots(self.path, read_only=True)
+            return set()
+        file = Slots(self.path, read_only=True)
         try:
-            return [slot.key_id for _, slot in file.slots() if slot is not None and slot.key_id in gone]
+            return {slot.key_id for _, slot in file.slots() if slot is not None}
         finally:
             file.close()
 
@@ -182,6 +191,13 @@ class Vault:
             assert self.file is not None
             try:
                 self.file.sync()
+                if not self.file.is_there():
+                    raise DiskError(
+                        f"{self.path}: another file was put in its place, or it was removed, while the"
+                        " database is open: keys of new people would be lost with this process. Nothing was"
+                        " written; bring the newest copy back, and open the database again",
+                        outcome="nothing written",
+                    )
             except DiskError as error:
                 self._failed = error
                 raise

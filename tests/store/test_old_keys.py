@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from everlog.audit import backup, restore
-from everlog.store.errors import SealedError
+from everlog.store.errors import DiskError, SealedError
 from tests.store.people import PATIENTS, VISITS, open_people, patient, visit
 
 
@@ -176,3 +176,25 @@ def test_a_restored_database_with_an_old_key_store_obeys_its_log(path: Path, old
     (restored / "KEYS").write_bytes(copy)
     with open_people(restored, read_only=True) as reader:
         assert [one.erased for one in reader.history(PATIENTS, 1)] == [False, True]
+
+
+def test_nobody_new_is_written_once_the_key_store_was_replaced(path: Path) -> None:
+    with open_people(path) as db:
+        db.put(PATIENTS, patient(1, "s-1", name="Ann"))
+        copy = (path / "KEYS").read_bytes()
+        db.put(PATIENTS, patient(2, "s-2", name="Bob"))
+        newest = (path / "KEYS").read_bytes()
+        (path / "new").write_bytes(copy)
+        (path / "new").replace(path / "KEYS")
+        assert any("lacks 1 keys that this process has" in one for one in db.check())
+        db.put(PATIENTS, patient(2, "s-2", name="Bobby"))
+        head = db.head
+        with pytest.raises(DiskError, match="another file was put in its place"):
+            db.put(PATIENTS, patient(3, "s-3", name="Cyd"))
+        assert db.get(PATIENTS, 2) == patient(2, "s-2", name="Bobby")
+        assert db.head == head
+    (path / "KEYS").write_bytes(newest)
+    with open_people(path) as db:
+        assert [row.name for row in db.scan(PATIENTS)] == ["Ann", "Bobby"]
+        db.put(PATIENTS, patient(3, "s-3", name="Cyd"))
+        assert list(db.check()) == []

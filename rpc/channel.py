@@ -27,6 +27,7 @@ import grpc
 from everlog.rpc import deadline, security, status
 from everlog.rpc.address import Address
 from everlog.store.errors import ClosedError, Error
+from everlog.store.process import keep_in_child, tell_child
 
 CALL_S = 30.0
 COMMIT_S = 60.0
@@ -76,6 +77,9 @@ class Channel:
         self._outage = Outage()
         self.metadata = security.bearer(address.token)
         self._closed = threading.Event()
+        self._forked = False
+        keep_in_child(self)
+        tell_child(self)
         if address.secure:
             credentials = security.channel_credentials(address)
             self.grpc = grpc.secure_channel(address.target, credentials, options=OPTIONS)
@@ -153,15 +157,25 @@ class Channel:
         until = deadline.until() if until is None else until
         return Patience(retry_s, self._closed, self.url, self._outage, until)
 
+    def forked(self) -> None:
+        """In a forked child: the connection is the parent's, and gRPC's threads are not here."""
+        self._forked = True
+
     def check_open(self) -> None:
+        if self._forked:
+            raise ClosedError(
+                f"{self.url} was opened before this process was forked; open it in the child, after"
+            )
         if self._closed.is_set():
             raise ClosedError(f"{self.url} is closed; open it again")
 
     @property
     def closed(self) -> bool:
-        return self._closed.is_set()
+        return self._forked or self._closed.is_set()
 
     def close(self) -> None:
+        if self._forked:
+            return
         self._closed.set()
         self.grpc.close()
 

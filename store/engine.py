@@ -26,6 +26,7 @@ import re
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ from rocksdict import (
 from everlog.store.errors import ClosedError, DiskError, Error
 from everlog.store.linked import link, needs_links
 from everlog.store.ownership import Ownership
-from everlog.store.process import keep_in_child, use_rocksdb
+from everlog.store.process import keep_in_child, rest_before_fork, use_rocksdb
 from everlog.store.refusal import Refusal
 from everlog.store.seam import StoppedError, translate, translated
 from everlog.store.temporary import Temporary
@@ -70,6 +71,14 @@ _M_MMAP_THRESHOLD = -3  # of mallopt(3)
 _FILE = re.compile(r"^ \d+:(\d+)\[.*?\]\['([0-9A-F]*)' seq:.*? \.\. '([0-9A-F]*)' seq:", re.MULTILINE)
 
 _PROPERTY = re.compile(r"# (entries|deletions|range deletions)=(\d+);")
+
+
+_WORK = (
+    "rocksdb.mem-table-flush-pending",
+    "rocksdb.compaction-pending",
+    "rocksdb.num-running-flushes",
+    "rocksdb.num-running-compactions",
+)
 
 
 def _return_large_blocks() -> None:
@@ -97,6 +106,9 @@ class Engine:
     ) -> None:
         use_rocksdb(path, read_only=secondary)
         keep_in_child(self)
+        if not secondary:
+            rest_before_fork(self)
+        self._compacting: list[int] = []  # threads that wait for RocksDB's
         self._pid = os.getpid()
         _return_large_blocks()
         self.path = path
@@ -162,6 +174,27 @@ class Engine:
 
     def _directory(self) -> str:
         return self._owner.enter_rocksdb(self) if self._owner is not None else str(self.path / "db")
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        me = threading.get_ident()
+        self._compacting.append(me)
+        try:
+            yield
+        finally:
+            self._compacting.remove(me)
+
+    def is_idle(self) -> bool:
+        """Whether RocksDB's threads have nothing to do here."""
+        if self._compacting:
+            return False
+        try:
+            families = (self.log, self.data, *(family for family, _ in list(self._sides.values())))
+            return not any(family.property_int_value(name) for family in families for name in _WORK)
+        except ClosedError:
+            return True
+        except Exception:  # noqa: BLE001  it is being opened, or closed
+            return False
 
     def stop(self, why: DiskError) -> None:
         """Ends all writing: from now on it raises `why`. Reads go on."""
@@ -272,7 +305,7 @@ class Engine:
     def compact_log(self, end: bytes) -> None:
         """Frees the disk of what was removed from the log before `end`; not of what a snapshot of before
         sees (`holds_before`). Lets go of the interpreter's lock."""
-        with translated(f"compacting {self.path}"):
+        with self._waiting(), translated(f"compacting {self.path}"):
             self.log.flush()
             self.log.compact_range(b"", end, _forced())
 
@@ -312,7 +345,7 @@ class Engine:
     def merge_log(self, first: bytes, last: bytes) -> None:
         """Makes one file of those that have the records from `first` to `last`. Lets go of the interpreter's
         lock."""
-        with translated(f"compacting {self.path}"):
+        with self._waiting(), translated(f"compacting {self.path}"):
             self.log.compact_range(first, last, _forced())
 
     def sync_log(self) -> None:
@@ -469,12 +502,12 @@ class Engine:
     def compact_data(self, start: bytes, end: bytes) -> None:
         """Frees the disk of what was deleted from the tables in a range. Lets go of the interpreter's
         lock."""
-        with self._care, translated(f"compacting {self.path}"):
+        with self._care, self._waiting(), translated(f"compacting {self.path}"):
             self.data.compact_range(start, end, _forced())
 
     def flush(self) -> None:
         """Brings what is in memory to files, so that opening has nothing to replay."""
-        with self._care, translated(f"flushing {self.path}"):
+        with self._care, self._waiting(), translated(f"flushing {self.path}"):
             for family in (self.log, self.data, *(family for family, _ in self._sides.values())):
                 family.flush()
 

@@ -100,7 +100,7 @@ class Ownership:
                 os.fsync(directory)
             if self._db is not None:
                 self._db.close()
-            self._db = Held(os.open("db", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory))
+            self._db = Held(os.open("db", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory), below=True)
             self._engine = weakref.ref(engine)
             # RocksDB knows what is open by the text of its path, its parent's in a forked child as well,
             # whose descriptors had the same numbers.

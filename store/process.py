@@ -1,8 +1,9 @@
 """Process: what becomes of open databases when their process forks, and when it ends.
 
-    fork   before ─▶ RocksDB's threads rest             a child has none, and would wait for them for ever
+    fork   before ─▶ RocksDB is idle, its threads end   a child has none, and would wait for them for ever
            child  ─▶ descriptors closed, objects kept   RocksDB's destructors write to the parent's files
-           parent ─▶ RocksDB's threads work again
+                     RocksDB's lead to /dev/null        jobs that it had queued would run in the child
+           parent ─▶ RocksDB's threads again
     end    atexit ─▶ whatever is open is closed, the newest first
 
 A forked child has nothing of its parent's databases: neither locks nor directories, and their calls are
@@ -37,7 +38,7 @@ from rocksdict import Env
 
 from everlog.store.errors import OpenError
 
-PARK_S = 2.0  # a fork waits so long for a flush or a compaction that is under way
+PARK_S = 1.0  # a fork waits so long for a flush or a compaction that is under way
 
 _TASKS = Path("/proc/self/task")
 _POOLS = {
@@ -53,6 +54,12 @@ class Closing(Protocol):
     def close(self) -> None: ...
 
 
+class Working(Protocol):
+    """What has work for RocksDB's threads."""
+
+    def is_idle(self) -> bool: ...
+
+
 class Forking(Protocol):
     """What is told that it is in a child now."""
 
@@ -60,11 +67,21 @@ class Forking(Protocol):
 
 
 class Held:
-    """An open descriptor that a forked child closes at once."""
+    """An open descriptor that a forked child closes at once. With `below`, of a directory, it closes all that
+    are open below that as well, and what uses their numbers finds nothing there."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, below: bool = False) -> None:
         self._descriptor = descriptor
+        self.below = below
         _held.add(self)
+
+    def forked(self) -> None:
+        """In a forked child. Raises OSError."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0 and self.below:
+            _blind(descriptor)
+        elif descriptor >= 0:
+            os.close(descriptor)
 
     def fileno(self) -> int:
         """The descriptor; -1 once it is closed."""
@@ -93,6 +110,11 @@ def keep_in_child(thing: object) -> None:
     _kept.add(thing)
 
 
+def rest_before_fork(thing: Working) -> None:
+    """Lets a process fork only once it is idle, or after a second."""
+    _working.add(thing)
+
+
 def tell_child(thing: Forking) -> None:
     """Calls its `forked` in forked children."""
     _forking.add(thing)
@@ -119,6 +141,7 @@ class _State:
 _held: weakref.WeakSet[Held] = weakref.WeakSet()
 _kept: weakref.WeakSet[Any] = weakref.WeakSet()
 _forking: weakref.WeakSet[Forking] = weakref.WeakSet()
+_working: weakref.WeakSet[Working] = weakref.WeakSet()
 _closing: weakref.WeakKeyDictionary[Closing, int] = weakref.WeakKeyDictionary()
 _order = itertools.count()
 
@@ -134,19 +157,38 @@ def _threads() -> dict[str, int]:
     return found
 
 
+def _is_idle() -> bool:
+    return all(one.is_idle() for one in list(_working))
+
+
+def _blind(directory: int) -> None:
+    """Has a descriptor of a directory, and all that are open below it, lead to /dev/null. Their numbers stay
+    in use: what still has them would reach other files by them."""
+    fds = Path("/proc/self/fd")
+    below = f"{(fds / str(directory)).readlink()}/"
+    null = os.open(os.devnull, os.O_RDWR)
+    for one in list(fds.iterdir()):
+        with contextlib.suppress(OSError):
+            if one.name == str(directory) or str(one.readlink()).startswith(below):
+                os.dup2(null, int(one.name), inheritable=False)
+    os.close(null)
+
+
 def _before_fork() -> None:
     _State.forking.acquire()  # released in the parent
     _State.pools, _State.resting = {}, not _State.used
     if _State.resting or _State.unfit:
         return
     with contextlib.suppress(OSError):
-        _State.pools = _threads()
         env, until = Env(), time.monotonic() + PARK_S
+        while not _is_idle() and time.monotonic() < until:
+            time.sleep(0.001)
+        _State.pools = _threads()
         for name in _State.pools:
             _POOLS[name](env, 0)
         while _threads() and time.monotonic() < until:
-            time.sleep(0.0005)  # they end as soon as they are idle
-        _State.resting = not _threads()
+            time.sleep(0.0005)  # they end once they have done what they do
+        _State.resting = _is_idle() and not _threads()  # from here on no other thread runs
 
 
 def _in_parent() -> None:
@@ -161,9 +203,10 @@ def _in_parent() -> None:
 def _in_child() -> None:
     _State.forking = threading.Lock()
     _closing.clear()
-    for held in list(_held):
+    for held in sorted(_held, key=lambda one: not one.below):  # first those whose paths tell what to close
         with contextlib.suppress(OSError):
-            held.close()
+            held.forked()
+    _working.clear()
     for one in list(_forking):
         one.forked()
     for thing in list(_kept):

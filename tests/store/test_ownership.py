@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -394,7 +395,12 @@ def test_a_database_that_is_not_closed_is_free_once_nothing_refers_to_it(path: P
     db = Database(path)
     declare(db, ITEMS)
     db.put(ITEMS, Item(id=1))
+    threads = [
+        one for one in threading.enumerate() if one.name.startswith("everlog-") and "watch" not in one.name
+    ]
     del db
+    for one in threads:  # that look after it
+        one.join(10)
     gc.collect()
     with Database(path) as again:
         assert again.get(ITEMS, 1) is not None

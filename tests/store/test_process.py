@@ -1,0 +1,256 @@
+"""Forked children, and programs that end without closing: no hang, no crash, and nothing is lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from everlog.store.database import Database
+from tests.store.models import ITEMS
+
+ROOT = Path(__file__).parents[2]
+START = """
+import atexit, multiprocessing, os, signal, sys, threading
+import everlog
+from everlog.store import process
+from everlog.store.errors import ClosedError, OpenError
+from tests.store.models import ITEMS, Item, declare, items
+path = sys.argv[1]
+db = everlog.open(path + "/db", durability=sys.argv[2])
+declare(db, ITEMS)
+db.load(ITEMS, items(1, 200))
+acknowledged = os.open(path + "/acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+def write(first):
+    try:
+        for number in range(first, first + 1_000_000):
+            db.put(ITEMS, Item(id=number))
+            os.write(acknowledged, b"%d\\n" % number)
+    except ClosedError:
+        pass
+
+def child(run):
+    number = os.fork()
+    if not number:
+        signal.alarm(20)
+        run()
+        sys.exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+def writing(threads=3):
+    for n in range(1, threads + 1):
+        threading.Thread(target=write, args=(n * 1_000_000,), daemon=True).start()
+    while os.fstat(acknowledged).st_size < 100:  # all of them are at it
+        db.count(ITEMS)
+"""
+
+
+def run(script: str, path: Path, durability: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", START + textwrap.dedent(script), str(path), durability],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+    )
+
+
+def whole(path: Path) -> None:
+    """The database is as it must be, with all that was acknowledged."""
+    with Database(path / "db") as db:
+        assert not list(db.check())
+        for line in (path / "acknowledged").read_text().splitlines():
+            assert db.get(ITEMS, int(line)) is not None, line
+
+
+@pytest.mark.parametrize("durability", ["os", pytest.param("sync", marks=pytest.mark.long)])
+def test_children_end_by_themselves_and_may_have_databases_of_their_own(
+    tmp_path: Path, durability: str
+) -> None:
+    done = run(
+        """
+        memory = everlog.open("memory:")
+        snapshot, reading, records = db.snapshot(), iter(db.scan(ITEMS)), db.log.scan()
+        next(reading), next(records)
+        writing()
+
+        def refused():
+            for use in (lambda: db.put(ITEMS, Item(id=1)), lambda: db.get(ITEMS, 1), db.snapshot, db.status):
+                try:
+                    use()
+                except ClosedError as error:
+                    assert "was opened before this process was forked; open it in the child" in str(error)
+                else:
+                    raise AssertionError
+            db.close()
+            memory.close()
+
+        def lets_go():
+            global db, snapshot, reading, records, memory
+            del db, snapshot, reading, records, memory
+
+        def has_its_own():
+            own = everlog.open(path + "/own")
+            declare(own, ITEMS)
+            own.load(ITEMS, items(1, 500))
+            own.engine.flush()
+            assert own.count(ITEMS) == 500
+
+            def grandchild():
+                with everlog.open(path + "/grandchild") as other:
+                    declare(other, ITEMS)
+                    other.load(ITEMS, items(1, 500))
+                    other.engine.flush()
+
+            assert child(grandchild) == 7
+
+        def reads_beside():
+            with everlog.open(path + "/db", read_only=True) as beside:
+                assert beside.count(ITEMS) >= 200
+            try:
+                everlog.open(path + "/db")
+            except OpenError as error:
+                assert f"is open for writing by process {os.getppid()}" in str(error)
+            else:
+                raise AssertionError
+
+        for one in (refused, lets_go, has_its_own, reads_beside):
+            assert child(one) == 7, one
+        context = multiprocessing.get_context("fork")
+        with context.Pool(2) as pool:
+            assert pool.map(abs, range(-9, 0)) == list(range(9, 0, -1))
+        declare(memory, ITEMS)
+        memory.load(ITEMS, items(1, 500))
+        assert memory.count(ITEMS) == 500
+        assert next(reading)
+        db.engine.flush()
+        db.engine.compact_data(b"", b"\\xff")
+        sys.exit(5)
+        """,
+        tmp_path,
+        durability,
+    )
+    assert done.returncode == 5, done.stderr
+    assert not done.stderr
+    whole(tmp_path)
+    for own in ("own", "grandchild"):
+        with Database(tmp_path / own) as db:
+            assert db.count(ITEMS) == 500
+            assert not list(db.check())
+
+
+def test_a_child_without_the_threads_of_rocksdb_is_refused_and_ends(tmp_path: Path) -> None:
+    done = run(
+        """
+        process.PARK_S = 0.0
+        process._POOLS = {name: lambda *_: None for name in process._POOLS}  # as if they were compacting
+
+        def refused():
+            with everlog.open(path + "/db", read_only=True) as beside:
+                assert beside.count(ITEMS) == 200
+            try:
+                everlog.open(path + "/own")
+            except OpenError as error:
+                assert "was forked while RocksDB wrote in its parent" in str(error)
+            else:
+                raise AssertionError
+            print("to the end")
+
+        sys.exit(5 if child(refused) == 7 else 6)
+        """,
+        tmp_path,
+        "sync",
+    )
+    assert (done.returncode, done.stdout) == (5, "to the end\n"), done.stderr
+
+
+SCANNING = (
+    "threading.Thread(target=lambda: [list(db.scan(ITEMS)) for _ in range(10**6)], daemon=True).start()"
+)
+LOADING = "threading.Thread(target=lambda: db.load(ITEMS, items(1, 2000))).start()"
+
+
+@pytest.mark.parametrize(
+    ("durability", "leaves", "code"),
+    [
+        ("os", "sys.exit(5)", 5),
+        ("sync", f"{SCANNING}; held = [iter(db.scan(ITEMS)), db.snapshot()]; next(held[0]); sys.exit(5)", 5),
+        *(
+            pytest.param(durability, leaves, code, marks=pytest.mark.long)
+            for durability in ("os", "sync")
+            for leaves, code in (
+                ("raise RuntimeError('bye')", 1),
+                ("", 0),
+                ("atexit.register(lambda: db.put(ITEMS, Item(id=1))); sys.exit(5)", 5),
+                ("atexit.register(db.close); sys.exit(5)", 5),
+                (f"{LOADING}; sys.exit(5)", 5),
+            )
+        ),
+    ],
+)
+def test_a_program_that_ends_without_closing_ends_as_it_says_and_loses_nothing(
+    tmp_path: Path, durability: str, leaves: str, code: int
+) -> None:
+    done = run(f"writing()\nthreading.excepthook = lambda _: None\n{leaves}\n", tmp_path, durability)
+    assert done.returncode == code, done.stderr
+    assert "Fatal" not in done.stderr
+    whole(tmp_path)
+
+
+def test_a_program_that_ends_without_stopping_its_server_ends_as_it_says(tmp_path: Path) -> None:
+    done = run(
+        """
+        from everlog.rpc.server import Server
+        server = Server({"x": db}).start()
+        remote = everlog.open(server.url("x"))
+
+        def put():
+            for number in range(5_000_000, 6_000_000):
+                remote.put(ITEMS, Item(id=number))
+                os.write(acknowledged, b"%d\\n" % number)
+
+        threading.excepthook = lambda _: None
+        threading.Thread(target=put, daemon=True).start()
+        for _ in zip(range(20), db.feed(after=db.head), strict=False):
+            pass
+        sys.exit(5)
+        """,
+        tmp_path,
+        "sync",
+    )
+    assert done.returncode == 5, done.stderr
+    whole(tmp_path)
+
+
+def test_a_client_in_a_child_is_refused_and_the_child_ends(tmp_path: Path) -> None:
+    done = run(
+        """
+        from everlog.rpc.server import Server
+        server = Server({"x": db}).start()
+        remote = everlog.open(server.url("x"))
+        remote.put(ITEMS, Item(id=1))
+
+        def refused():
+            for use in (lambda: remote.put(ITEMS, Item(id=2)), lambda: remote.get(ITEMS, 1), remote.status):
+                try:
+                    use()
+                except ClosedError as error:
+                    assert "was opened before this process was forked; open it in the child" in str(error)
+                else:
+                    raise AssertionError
+            remote.close()
+
+        assert child(refused) == 7
+        remote.put(ITEMS, Item(id=3))
+        server.stop()
+        sys.exit(5)
+        """,
+        tmp_path,
+        "sync",
+    )
+    assert done.returncode == 5, done.stderr

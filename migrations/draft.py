@@ -48,9 +48,8 @@ def draft(
     todo = pending(db, load_for(db, source))
     if not todo:
         return None
-    planned = {
-        one.version: one.steps for one in plan(db, source, try_rows=True, hold=hold, progress=progress)
-    }
+    tried = plan(db, source, try_rows=True, hold=hold, linted=True, progress=progress)
+    planned = {one.version: one.steps for one in tried}
     return Plan(
         database=str(uuid.UUID(bytes=db.uuid)),
         name=name,

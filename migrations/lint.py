@@ -81,6 +81,23 @@ def lint(
     return sorted([*found.found, *found.ignored] if ignored else found.found)
 
 
+def data_errors(
+    migrations: list[Migration],
+    db: Readable,
+    applied: Container[int],
+    progress: OnProgress | None = None,
+) -> list[Finding]:
+    """What the rows of a database and bootstrap rows would stop migrations with, all but what `up` does
+    with single rows. Read-only. Comments that ignore a rule change nothing of it."""
+    found = Findings()
+    _lint_steps(migrations, db, applied, found, progress)
+    return [
+        one
+        for one in found.found
+        if one.id.startswith("data/") and one.id != "data/transform" and one.severity is Severity.ERROR
+    ]
+
+
 def _folders(root: Root, found: Findings) -> Iterator[Folder]:
     folders = []
     for path in sorted(root.path.iterdir()):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.checks import has_checks, tried
 from everlog.migrations.folder import SOURCE, Source, find, folders
 from everlog.migrations.left_over import check_left_over
+from everlog.migrations.lint import data_errors
 from everlog.migrations.loader import after, load
 from everlog.migrations.migration import Migration
 from everlog.migrations.order import check_order, settle
@@ -68,23 +70,34 @@ def plan(
     out_of_order: bool = False,
     try_rows: bool = False,
     hold: bool = False,
+    linted: bool = False,
     progress: OnProgress | None = None,
 ) -> list[PlannedMigration]:
     """What `apply` would do with the same arguments. Read-only; runs the folders' code, with
-    `try_rows` on every row that would be rewritten.
+    `try_rows` on every row that would be rewritten or come into a unique index; `linted`: the caller
+    lints the rows itself.
 
     Raises MigrationError and SchemaError as `apply` would before it writes.
     """
     schema = base(db)
     counts = Counter({table.name: table.rows for table in db.status().tables})
     planned = list(_given_up(db))
-    todo = pending(db, load_for(db, source), to, out_of_order=out_of_order)
+    known = load_for(db, source)
+    todo = pending(db, known, to, out_of_order=out_of_order)
     through = trials(db, todo, progress) if try_rows else []
+    late = {migration.version for migration in todo}
+    applied = {migration.version for migration in known} - late
+    errors = data_errors(known, db, applied, progress) if try_rows and todo and not linted else []
     for migration in todo:
         following = after(schema, migration)
         steps = [*_people_steps(db, schema, following, migration, hold=hold)]
         steps += _steps(schema, following, migration, counts)
         steps += [_tried(one) for one in through if one.version == migration.version]
+        steps += [
+            PlannedStep(f"FAILS: {one.text}", problem=True)
+            for one in errors
+            if Path(one.file).is_relative_to(migration.folder.path.resolve())
+        ]
         if try_rows and migration is todo[0] and migration.up is not None:
             steps.append(remade_step(remaking(db, migration, migration.up), "up"))
         if try_rows and migration is todo[0] and has_checks(migration):

@@ -58,3 +58,23 @@ def test_a_table_that_is_dropped_is_said_with_its_rows(project: Project, db: Dat
     )
     code.write_text(code.read_text().replace("[AIRPORTS]", "[OTHERS]"))
     assert steps(db, project.build())[1] == ["drop table airports with its 1 rows", "create table others"]
+
+
+def test_a_dry_run_finds_what_would_stop_the_run_and_the_run_agrees(project: Project, db: Database) -> None:
+    unique = INDEXED.replace("NAME)", "NAME, unique=True)")
+    project.add("one", files={"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\nEWR,Newark\n"})
+    project.add("two", table=unique, files={"bootstrap_airports.csv": "faa,name\nLGA,Kennedy\n"})
+    path = project.build().path
+    for _ in range(2):  # in a new database, and in one where the first is applied
+        planned = migrations.plan(db, path, try_rows=True)
+        (problem,) = [step for step in planned[-1].steps if step.problem]
+        assert problem.text.startswith(
+            "FAILS: unique index by_name of airports: 1 of 3 rows have what another"
+        )
+        with pytest.raises(MigrationError, match="_two was not applied"):
+            migrations.apply(db, path)
+    airport = project.load()[0].tables[0]
+    db.put(airport, airport.model(faa="LGA", name="Kennedy"))
+    db.put(airport, airport.model(faa="JFK", name="Idlewild"))
+    assert not any(step.problem for one in migrations.plan(db, path, try_rows=True) for step in one.steps)
+    migrations.apply(db, path)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from everlog.console import text
 from everlog.console.opening import check_url, directory_of, is_remote, open_database, shown
-from everlog.console.settings import Settings, common, pass_settings
+from everlog.console.settings import Settings, common, pass_settings, writes
 from everlog.store.errors import Error, OpenError
 from everlog.store.head import read_marker
 from everlog.store.ownership import locked
 from everlog.store.removal import remove_owned
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
 
 
 @click.command()
@@ -71,6 +75,32 @@ def drop(settings: Settings, *, yes: bool) -> None:
     click.echo(f"Dropped: {shown(settings.url)}")
     if left:
         click.echo(f"Left, since they are not of the database: {', '.join(left)} in {text.path(path)}")
+
+
+@click.command()
+@click.argument("answer", type=click.Choice(["yes", "no"]), required=False)
+@writes
+@common
+@pass_settings
+def production(settings: Settings, *, answer: str | None, actor: str, reason: str) -> None:
+    """Says in the log whether a database of this machine is in production, or shows it. One that is
+    refuses test data, from whatever client.
+
+    \b
+    Examples:
+      everlog production yes --actor ann
+      everlog production
+    """
+    directory_of(settings.url)
+    with open_database(settings, read_only=answer is None) as found:
+        db = cast("Database", found)
+        if answer is not None:
+            db.set_production(answer == "yes", actor=actor, reason=reason)
+        is_in = db.production
+    if settings.json:
+        text.echo({"url": shown(settings.url), "production": is_in})
+    else:
+        click.echo(f"{shown(settings.url)} is {'' if is_in else 'not '}in production")
 
 
 def _size(settings: Settings) -> str:

@@ -70,6 +70,7 @@ COMMANDS = {
     "import": "data",
     "export": "data",
     "testdata": "testdata",
+    "production": "database",
     "get": "rows",
     "scan": "rows",
     "history": "history",

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import sys
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from everlog.console import text
 from everlog.console.opening import open_database
+from everlog.console.opening import shown as shown_url
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings, writes
+from everlog.proto import log_pb2
+from everlog.store.errors import Error
+
+if TYPE_CHECKING:
+    from everlog.console.opening import AnyDatabase
+
+LOOKED_AT = 1000  # commits; a log that has more of nothing but test data is asked for as well
 
 
 @click.command()
 @click.option("--scale", type=click.IntRange(1), default=1, show_default=True, help="How much of it.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed, other rows.")
+@click.option("--yes", is_flag=True, help="Do not ask, though there are rows that were written for good.")
 @writes
 @common
 @pass_settings
-def testdata(settings: Settings, *, scale: int, seed: int, actor: str, reason: str) -> None:
+def testdata(settings: Settings, *, scale: int, seed: int, yes: bool, actor: str, reason: str) -> None:
     """Loads test data: that of the migration that the database is at.
 
-    The same seed and scale again change nothing.
+    The same seed and scale again change nothing. A database that has other commits than migrations and test
+    data is asked for first, or wants --yes; one in production (`everlog production yes`) refuses.
 
     \b
     Examples:
@@ -31,6 +43,8 @@ def testdata(settings: Settings, *, scale: int, seed: int, actor: str, reason: s
 
     settings.resume = "what is loaded stays; the same command goes on where it stopped"
     with open_database(settings) as db, shown() as progress:
+        if not yes:
+            _ask(db)
         counts = load_testdata(
             cast(Any, db),  # one on a server has the call that it needs, too
             settings.migrations,
@@ -44,3 +58,26 @@ def testdata(settings: Settings, *, scale: int, seed: int, actor: str, reason: s
         text.echo({"table": name, "rows": rows}) if settings.json else click.echo(
             f"Loaded: {rows:,} rows of {name}"
         )
+
+
+def _ask(db: AnyDatabase) -> None:
+    """Raises Error unless the database is one to test with, or somebody says that it is meant."""
+    if _is_to_test_with(db):
+        return
+    what = f"{shown_url(db.url)} has commits that are neither migrations nor test data"
+    if not sys.stdin.isatty():
+        raise Error(f"{what}: test data may replace rows of it; say --yes if that is meant")
+    click.confirm(f"{what}. Load test data, which may replace rows of it?", abort=True, err=True)
+
+
+def _is_to_test_with(db: AnyDatabase) -> bool:
+    looked = 0
+    try:
+        for commit in islice(db.feed(after=0, bounded=True), LOOKED_AT):
+            is_test = commit.HasField("load") and commit.load.kind == log_pb2.Load.TEST
+            if commit.changes and not is_test and not commit.HasField("migration"):
+                return False
+            looked += 1
+    except Error:  # what was archived, or is not to be followed: a database that is in use
+        return False
+    return looked < LOOKED_AT

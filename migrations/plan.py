@@ -87,7 +87,8 @@ def plan(
     through = trials(db, todo, progress) if try_rows else []
     late = {migration.version for migration in todo}
     applied = {migration.version for migration in known} - late
-    errors = data_errors(known, db, applied, progress) if try_rows and todo and not linted else []
+    lints = try_rows and not linted and not any(one.overruled for one in todo)  # in the order of the folders
+    errors = data_errors(known, db, applied, progress) if todo and lints else []
     for migration in todo:
         following = after(schema, migration)
         steps = [*_people_steps(db, schema, following, migration, hold=hold)]

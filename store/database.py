@@ -28,7 +28,7 @@ from everlog.store.errors import ClosedError, DiskError, Error, MigrationError, 
 from everlog.store.forget import Forgotten, Person, export, forget, person_of
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import Version
-from everlog.store.keys import NOTE_LOAD
+from everlog.store.keys import NOTE_LOAD, NOTE_PRODUCTION
 from everlog.store.master import MasterKey, next_master_of
 from everlog.store.opener import Opener, VaultOpener
 from everlog.store.opening import Opened, open_directory
@@ -38,6 +38,7 @@ from everlog.store.past_diff import Difference
 from everlog.store.past_time import Position, Time
 from everlog.store.process import close_at_end, keep_in_child, tell_child
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.projection import PRODUCTION
 from everlog.store.projector import gone
 from everlog.store.rotation import ROTATED, rotate
 from everlog.store.schema import Schema
@@ -301,6 +302,21 @@ class Database(Writer):
         if known := self.past.corrected():
             return known
         notice = log_pb2.Notice(kind=CORRECTED)
+        told = self.transaction(actor=actor, reason=reason)
+        return self._commit(told, lambda commit: commit.notice.CopyFrom(notice)).seq
+
+    @property
+    def production(self) -> bool:
+        """Whether the log says that this is a database in production: test data is refused."""
+        return self.tables.get(NOTE_PRODUCTION) is not None
+
+    def set_production(self, on: bool, *, actor: str = "", reason: str = "") -> int:
+        """Say in the log whether this is a database in production. Returns the seq of the Notice, 0 where
+        that was said already. Writes that Notice. Raises ReadOnlyError."""
+        self._check_writable()
+        if on == self.production:
+            return 0
+        notice = log_pb2.Notice(kind=PRODUCTION, subject="" if on else "no")
         told = self.transaction(actor=actor, reason=reason)
         return self._commit(told, lambda commit: commit.notice.CopyFrom(notice)).seq
 

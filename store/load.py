@@ -59,6 +59,11 @@ class Loader:
         self._table = table
         self._load = load
         self._metadata = metadata
+        if load.kind == log_pb2.Load.TEST and host.production:
+            raise PreconditionError(
+                "this is a database in production, as its log says: test data is not loaded into it; take"
+                " another database, or say otherwise with `everlog production no`"
+            )
         known, self._seen = host._load_state(load.id)
         sealing = host.schema.table(table.name).sealing
         if sealing is not None:

@@ -34,10 +34,11 @@ BATCH_BYTES = 4 << 20  # of records
 CODE = b"2"
 PREFIX_SIZE = keys.PREFIX.size
 NO_VALUES: list[bytes] = []
-# Kinds of Notice. The detail of one that forgets a key is its key_id; the subject of those of a consumer is
-# its name, and the detail of the first everlog.v1.Registration.
+# Kinds of Notice. The detail of one that forgets a key is its key_id; the subject of production is empty, or
+# "no"; the subject of those of a consumer is its name, and the detail of the first everlog.v1.Registration.
 SHREDDED = "key.shredded"
 REGISTERED, REMOVED = "consumer.registered", "consumer.removed"
+PRODUCTION = "database.production"
 _MISSING = object()
 
 # Whole key of the tables -> value; None: deleted.
@@ -226,6 +227,8 @@ def _edit_noticed(edits: Edits, commit: log_pb2.Commit, notice: log_pb2.Notice) 
         edits[keys.NOTE_CONSUMER + notice.subject.encode()] = value
     elif notice.kind == REMOVED:
         edits[keys.NOTE_CONSUMER + notice.subject.encode()] = None
+    elif notice.kind == PRODUCTION:
+        edits[keys.NOTE_PRODUCTION] = SEQ.pack(commit.seq) if notice.subject != "no" else None
     elif notice.kind == CORRECTED:
         edits[keys.NOTE_CLOCK + SEQ.pack(commit.seq)] = b""
 

@@ -259,7 +259,7 @@ def test_the_example_entries_decode() -> None:
 
 def test_the_example_notes_decode() -> None:
     found = [struct.unpack_from(">IH", raw) for name, raw in LINES.items() if name.startswith("notes/")]
-    assert found == [(0, kind) for kind in (*range(1, 10), 10, 10, 10, 11, 12)]
+    assert found == [(0, kind) for kind in (*range(1, 10), 10, 10, 10, 11, 12, 13)]
     assert LINES["notes/built"][6:] == struct.pack(">IH", 1, 1)
     assert LINES["notes/rows"][6:] == (1).to_bytes(4, "big")
     assert struct.unpack_from(">QI", LINES["notes/end"], 6) == (1_790_000_000_000_000_000, 1)

@@ -249,6 +249,7 @@ def _notes() -> dict[str, bytes]:
         "consumer": keys.NOTE_CONSUMER + b"mirror",
         "consumer-value": keys.CONSUMER.pack(12, TIME_NS) + _registered().detail,
         "clock": keys.NOTE_CLOCK + keys.SEQ.pack(12),
+        "production": keys.NOTE_PRODUCTION,
         "of-key": keys.NOTE_OF_KEY + DATABASE.bytes + keys.SPACE.pack(1) + _key(JFK),
     }
 

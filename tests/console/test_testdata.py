@@ -1,0 +1,53 @@
+"""Test data: at a database to test with, at one in use, and at one in production."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+import everlog as library
+from everlog.migrations import load, load_testdata
+from everlog.proto import log_pb2
+from everlog.store.database import Database
+from tests.console.conftest import Run
+from tests.console.served import serving
+
+
+def test_a_database_that_is_in_use_wants_to_be_meant(everlog: Run, books: Path) -> None:
+    assert everlog("testdata").code == 0
+    assert everlog("testdata", "--scale", "2").code == 0
+    everlog("export", "books", "books.csv")
+    assert everlog("import", "books", "books.csv").code == 0
+    before = everlog("log", "--json").json[-1]["seq"]
+    ended = everlog("testdata", "--seed", "2")
+    assert (ended.code, "say --yes if that is meant" in ended.err) == (1, True)
+    assert everlog("log", "--json").json[-1]["seq"] == before
+    assert everlog("testdata", "--seed", "2", "--yes").code == 0
+
+
+def test_a_database_in_production_refuses_from_whatever_client(
+    everlog: Run, books: Path, project: Path, here: Path
+) -> None:
+    assert everlog("production").out.endswith("is not in production\n")
+    assert everlog("production", "yes", "--actor", "ann").out.endswith("is in production\n")
+    assert everlog("production", "yes").code == 0  # said already: writes nothing
+    before = everlog("log", "--json").json[-1]["seq"]
+    for words in ((), ("--yes",)):
+        ended = everlog("testdata", *words)
+        assert (ended.code, "in production" in ended.err) == (1, True)
+    with library.open(f"file:{books}") as db, pytest.raises(library.PreconditionError):
+        load_testdata(cast(Database, db), project)
+    with serving("-u", f"file:{books}", "-d", str(project)) as served:
+        ended = everlog("-u", served.url, "testdata", "--yes")
+        assert (ended.code, "in production" in ended.err) == (1, True)
+        with library.open(served.url) as remote:
+            table = load(project)[-1].tables[0]
+            with pytest.raises(library.PreconditionError):
+                remote.load(table, [], kind=log_pb2.Load.TEST)
+    assert everlog("log", "--json").json[-1]["seq"] == before
+    assert everlog("rebuild").code == 0  # the note is made of the log
+    assert everlog("production").out.endswith("is in production\n")
+    assert everlog("production", "no").code == 0
+    assert everlog("testdata").code == 0

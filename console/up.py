@@ -14,6 +14,7 @@ from everlog.console import migrating, schema, text
 from everlog.console.opening import directory_of, is_remote, open_database
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings, writes
+from everlog.feed.embedded import EmbeddedDatabase
 from everlog.store.errors import MigrationError
 from everlog.store.removal import unmade_if_failed
 
@@ -147,10 +148,27 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
                 click.echo(f"Applied: {info.title} in {took * 1000:,.0f}ms (commit {info.seq})")
 
         settings.resume = "each migration was applied whole or not at all; run it again"
+        before = db.schema.proto
         with schema.kept(settings, db):
             done = migrating.apply(db, settings, **how, progress=progress, applied=applied)
+        if done:
+            _say_readable(settings, db, before)
         if not done and not settings.json:
             click.echo("Nothing to apply: the database is up to date")
+
+
+def _say_readable(settings: Settings, db: AnyDatabase, before: Any) -> None:
+    """Where a table was sealed: what of its rows stays readable."""
+    from everlog.migrations import people
+
+    now = db.schema.proto if isinstance(db, EmbeddedDatabase) else db.refresh_schema().proto
+    if not people.sealed(before, now):
+        return
+    for one in db.readable_people():
+        if settings.json:
+            text.echo({"state": "readable", **msgspec.to_builtins(one)})
+        else:
+            click.echo(f"Still readable: {one.text}")
 
 
 def _opened(settings: Settings, *, create: bool, dry_run: bool) -> AnyDatabase:

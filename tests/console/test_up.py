@@ -47,7 +47,7 @@ def test_a_dry_run_prints_the_steps_and_makes_nothing(everlog: Run, project: Pat
 def test_migrate_wants_a_database_that_is_there(everlog: Run, project: Path, here: Path) -> None:
     ended = everlog("-u", "file:new.db", "-d", project, "migrate")
     assert (ended.code, ended.out) == (1, "")
-    assert "there is no database at new.db" in ended.err
+    assert f"there is no database at {here / 'new.db'}" in ended.err
     assert not (here / "new.db").exists()
 
 

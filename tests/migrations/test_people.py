@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from pathlib import Path
 
 import pytest
 
 from everlog import migrations
+from everlog.console.main import run
+from everlog.console.settings import Settings
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Approval
 from everlog.migrations.lint import lint
@@ -307,3 +310,20 @@ def test_what_was_written_before_a_table_was_sealed_is_exported_and_said_to_stay
         assert left["texts"].seqs == (brought,)
         assert "airports/A1" in left["keys"].text
         assert [one["is"] for one in db.export_person(now, "A1")["versions"]][:2] == ["open", "open"]
+
+
+def test_up_of_a_sealing_migration_says_what_stays_readable(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EVERLOG_MASTER_KEY", base64.b64encode(MASTER).decode())
+    url = ("-u", f"file:{tmp_path / 'db'}", "-d", str(project.path))
+    project.add(files={"bootstrap_airports.csv": "faa,name\nA1,Wilhelmina-1\n"})
+    project.build()
+    assert run([*url, "up"], Settings()) == 0
+    assert "readable" not in capsys.readouterr().out
+    project.add("seal", table=SEALED, code=UP.format(app=project.app), drop=TRANSFORM, files=DATA)
+    project.build()
+    assert run([*url, "up"], Settings()) == 0
+    said = capsys.readouterr().out
+    assert "Still readable: 1 versions of rows of airports from before it was sealed: commit 2" in said
+    assert "Wilhelmina" not in said

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Message)
 
+ONE_BY_ONE = 64
+
 RECORDS_FIRST, RECORDS_MAX = 4, 8  # that are read together: few enough that the largest fit into memory
 RECORDS_BYTES = 1 << 20  # more than this in one reading: it goes on with few
 
@@ -170,19 +172,30 @@ class Past:
     def _read_before(self, time_ns: int, run_ns: int, found: int) -> int:
         """The last record of those at `run_ns` whose clock read less than a time; 0: there is none.
 
-        `found`: the last record of an earlier time. What was read before it is of another clock.
+        `found`: the last record of an earlier time. What was read before it is of another clock. It looks
+        at the newest one by one, and further back in steps that double: among many readings, some may be
+        of clocks that were wrong for a moment.
         """
-        start, reading = self._last(lambda seq: self._time(seq) < run_ns, found), 0
-        while not reading:  # the commits that moved the log ahead, one as a rule
-            start += 1
-            if start > self.tables.applied or self._time(start) != run_ns:
-                return 0
-            reading = self._reading(start)
-        if reading >= time_ns or (found >= self.log.oldest and reading < self._time(found)):
+        start = self._last(lambda seq: self._time(seq) < run_ns, found) + 1
+        end = self._last(lambda seq: self._time(seq) <= run_ns, start - 1)
+        least = self._time(found) if found >= self.log.oldest else 0
+
+        def holds(seq: int) -> bool:
+            return least <= (self._reading(seq) or run_ns) < time_ns
+
+        while start < end and not self._reading(start):
+            start += 1  # the commits that moved the log ahead, one as a rule
+        high, step = end + 1, 1
+        low = end
+        while low > start and not holds(low):
+            step = step * 2 if end - low > ONE_BY_ONE else 1
+            high, low = low, max(start, low - step)
+        if not holds(low):
             return 0
-        return self._last(
-            lambda seq: self._time(seq) == run_ns and (self._reading(seq) or run_ns) < time_ns, start
-        )
+        while low + 1 < high:
+            middle = (low + high) // 2
+            low, high = (middle, high) if holds(middle) else (low, middle)
+        return low
 
     def _reading(self, seq: int) -> int:
         reading_ns: int = record.decode(self.log.get(seq), seq).reading_ns

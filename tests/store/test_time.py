@@ -168,6 +168,26 @@ def test_two_clocks_that_were_ahead_one_after_the_other_are_two_corrections(
     assert [db.at(time=at).seq for at, _ in (first, second)] == [first[1] + 1, second[1] + 1]
 
 
+def test_clocks_that_were_wrong_for_a_moment_do_not_hide_what_others_wrote(
+    reopen: Callable[[], Database], time: Time
+) -> None:
+    db, made = write_ahead(reopen, time), []
+    for n, off_ns in enumerate((0, -DAY_NS, DAY_NS, 0, HOUR_NS, -NOW, 0, 0, DAY_NS, 0, 0)):
+        time.pass_(60 * SECOND)
+        time.wall += off_ns
+        db = reopen()
+        seq = db.put(ITEMS, Item(id=n), expires=0).seq
+        time.wall -= off_ns
+        if not off_ns:
+            made.append((time.wall, seq))
+        db = reopen()
+        assert db.at(time=time.wall).seq >= made[-1][1]
+    assert db.at(time=time.wall).seq == db.head
+    db.correct_clock()
+    assert db.at(time=time.wall).seq == db.head
+    assert all(db.at(time=at).seq >= seq for at, seq in made)
+
+
 @pytest.mark.parametrize("behind_ns", [DAY_NS, NOW])
 def test_a_clock_that_is_behind_changes_no_moment_of_before(
     reopen: Callable[[], Database], time: Time, behind_ns: int

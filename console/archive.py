@@ -10,7 +10,7 @@ import msgspec
 from everlog.console import text
 from everlog.console.opening import is_remote, open_database
 from everlog.console.progress import shown
-from everlog.console.settings import Settings, common, pass_settings
+from everlog.console.settings import Settings, check_common, common, pass_settings
 
 if TYPE_CHECKING:
     from everlog.audit.archive import Archival
@@ -70,6 +70,7 @@ def archive(
     from everlog.audit.archived import reach
     from everlog.audit.place import shown as without_secrets
 
+    check_common(settings, folders=False, dumps=False)
     keeps = keep_records is not None or keep_days is not None
     if target is not None and not keeps:
         raise click.UsageError("Say what is kept: --keep-records or --keep-days (0 is nothing).")

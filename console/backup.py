@@ -12,7 +12,7 @@ import msgspec
 from everlog.console import text
 from everlog.console.opening import Directory, open_database
 from everlog.console.progress import shown
-from everlog.console.settings import Settings, common, pass_settings
+from everlog.console.settings import Settings, check_common, common, pass_settings
 from everlog.store.errors import CursorError
 
 
@@ -68,6 +68,7 @@ def backup(settings: Settings, *, directory: str, hashes: bool | None) -> None:
     from everlog.feed.embedded import EmbeddedDatabase
     from everlog.rpc.remote_backup import RemoteLog
 
+    check_common(settings, folders=False, dumps=False)
     settings.resume = f"what is in {directory} is whole; run it again to go on"
     with open_database(settings, read_only=True) as db, shown() as progress:
         source: EmbeddedDatabase | Source = db if isinstance(db, EmbeddedDatabase) else RemoteLog(db)

@@ -15,7 +15,7 @@ from everlog.console import text
 from everlog.console.following import look_again, register
 from everlog.console.opening import open_database
 from everlog.console.progress import shown
-from everlog.console.settings import Settings, common, pass_settings
+from everlog.console.settings import Settings, check_common, common, pass_settings, refuse_idle
 from everlog.console.tables import TableName
 from everlog.consumers.follower import RETRY_FIRST_S
 from everlog.store.errors import Error
@@ -68,6 +68,9 @@ def follow(
     from everlog.consumers import Follower, open_sink, verify
     from everlog.feed.embedded import EmbeddedDatabase
 
+    check_common(settings, folders=False, dumps=False)
+    if source is not None:
+        refuse_idle("url", "env", when="beside --from")
     settings.resume = "the same command goes on exactly where it stopped"
     if consumer is not None:
         register(settings, source, consumer)

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from everlog.console import text
+from everlog.console.deciding import APPROVERS_VARIABLE
 from everlog.console.opening import directory_of, open_database
 from everlog.console.proofs import signer_in
 from everlog.console.serve_archived import archiving_options, retained, targets
 from everlog.console.serve_migrated import migrated, migrating_options
 from everlog.console.serve_packages import packages as packages_of
 from everlog.console.serve_packages import packages_option
-from everlog.console.settings import Settings, common, pass_settings, writes
+from everlog.console.settings import (
+    Settings,
+    check_common,
+    common,
+    pass_settings,
+    refuse_idle,
+    writes,
+)
 from everlog.rpc.address import PORT
-from everlog.store.errors import OpenError
+from everlog.store import environment
+from everlog.store.errors import Error, OpenError
 from everlog.store.master import NEXT_VARIABLE, master_of
 
 if TYPE_CHECKING:
     from everlog.audit.note import Signer
+    from everlog.migrations.approval import Approval
+    from everlog.rpc.server import Server
+
+logger = logging.getLogger("everlog")
 
 
 @click.command()
@@ -115,7 +132,8 @@ def serve(
     """Serves databases until Ctrl-C or SIGTERM; then what runs is finished first.
 
     Without arguments it serves that of --url, under the name of its directory. Whoever can be
-    reached from other machines needs a token and TLS.
+    reached from other machines needs a token and TLS. SIGHUP has it take the files of tokens, certificates
+    and variables as they are then; connections go on.
 
     With --migrate auto pending migrations are applied first; with --migrate checked the version that
     is there is served, and they wait until somebody approves them.
@@ -130,9 +148,11 @@ def serve(
       everlog -u file:flights.db serve --archive-to s3://archive/flights --keep-days 90
       everlog serve --migrate checked --approver ann --approver bob --notify slack://…
     """
+    from everlog.rpc.callers import read_tokens
     from everlog.rpc.security import Tls
     from everlog.rpc.server import Server
 
+    _refuse_idle(settings, databases, packages, tls=tls_cert is not None, migrate=how["migrate"])
     if bool(tls_cert) != bool(tls_key):
         raise click.UsageError("--tls-cert and --tls-key belong together")
     _check_place(listen, "--listen")
@@ -151,7 +171,7 @@ def serve(
             named,  # type: ignore[arg-type]  # of this machine: _named sees to it
             listen,
             token=token,
-            tokens=_tokens(tokens_file),
+            tokens=read_tokens(tokens_file, token) if tokens_file else {},
             acting=acting,
             keys_for=keys_for,
             next_master_key=next_master,
@@ -163,7 +183,10 @@ def serve(
             signer=_signer(audit_key, audit_signed),
             archives=archives,
         )
-        with server, server.on_signals():  # whoever reads the URL may stop it at once
+        with (
+            server,
+            server.on_signals(_reloading(server, token, tokens_file, approvals)),
+        ):  # whoever reads the URL may stop it at once
             for name in named:
                 url = server.url(name)
                 text.echo({"url": url}) if settings.json else click.echo(f"Serving: {url}")
@@ -171,6 +194,30 @@ def serve(
             server.wait()
         if not settings.json:
             click.echo("Stopped", err=True)
+
+
+def _refuse_idle(
+    settings: Settings,
+    databases: tuple[str, ...],
+    packages: tuple[str, ...],
+    *,
+    tls: bool,
+    migrate: str | None,
+) -> None:
+    """Raises UsageError for an option that has no effect in the mode chosen."""
+    check_common(settings, folders=True, dumps=False)
+    checked = ("approve_own", "console_listen", "console_url")
+    if migrate != "checked":
+        refuse_idle("approvers", when="without --migrate checked: anybody could migrate", variables=True)
+        refuse_idle(*checked, when="without --migrate checked")
+    if migrate is None:
+        refuse_idle("hold", "rate", "notify", "actor", "reason", when="without --migrate")
+    if not tls:
+        refuse_idle("tls_client_ca", when="without --tls-cert and --tls-key")
+    if packages:
+        refuse_idle("migrations_dir", when="beside --migrations")
+    if databases:
+        refuse_idle("url", "env", when="beside NAME=URL")
 
 
 def _check_place(place: str, option: str) -> None:
@@ -192,21 +239,33 @@ def _signer(key: Path | None, signed: Path | None) -> Signer | None:
         return found
 
 
-def _tokens(path: Path | None) -> dict[str, str]:
-    """Tokens by name. Raises OpenError for a line that is none, without showing it."""
-    found: dict[str, str] = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path else []
-    for number, line in enumerate(lines, 1):
-        words = line.split()
-        if not words or line.startswith("#"):
-            continue
-        if len(words) != 2 or words[0] in found or words[1] in found.values():
-            raise OpenError(
-                f"{path}:{number}: expected a name and a token that are in no other line, as `ann Qm5…`,"
-                f" found {len(words)} words"
-            )
-        found[words[0]] = words[1]
-    return found
+def _reloading(
+    server: Server, token: str, tokens_file: Path | None, approvals: Mapping[str, Approval]
+) -> Callable[[], None]:
+    """What SIGHUP does: takes the files of tokens, certificates and variables as they are now, or logs why
+    not, and leaves all as it was."""
+    from everlog.rpc.callers import read_tokens
+
+    context = click.get_current_context()
+
+    def here(name: str) -> bool:
+        return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+    def reload() -> None:
+        try:
+            environment.reload_files()
+            now = token if here("token") else environment.variable("EVERLOG_TOKEN")
+            server.reload(token=now, tokens=read_tokens(tokens_file, now) if tokens_file else {})
+            if not here("approvers"):
+                names = frozenset(environment.variable(APPROVERS_VARIABLE).split())
+                for approval in approvals.values():
+                    approval.rules = replace(approval.rules, approvers=names)
+        except (Error, OSError) as error:
+            logger.error("nothing was reloaded, and what was in use goes on: %s", error)  # noqa: TRY400
+        else:
+            logger.warning("reloaded tokens, certificates and settings")
+
+    return reload
 
 
 def _named(settings: Settings, databases: tuple[str, ...]) -> dict[str, str]:

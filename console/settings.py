@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from everlog.console.streams import Streams
 from everlog.store import environment
@@ -139,6 +140,39 @@ def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 
 def _common(*words: str, to: str, **attributes: Any) -> Callable[[F], F]:
     return click.option(*words, expose_value=False, callback=_keep(to), **attributes)
+
+
+def refuse_idle(*names: str, when: str, variables: bool = False) -> None:
+    """Raises UsageError for those of these options that were given: they would have no effect. With
+    `variables` also for those that come from the environment. For a command, while it runs."""
+    sources = [ParameterSource.COMMANDLINE, *([ParameterSource.ENVIRONMENT] if variables else [])]
+    context: click.Context | None = click.get_current_context()
+    found: list[str] = []
+    while context is not None:
+        for option in context.command.params:
+            source = context.get_parameter_source(option.name or "")
+            if option.name in names and source in sources:
+                by_variable = source is ParameterSource.ENVIRONMENT
+                found.append(str(option.envvar) if by_variable else max(option.opts, key=len))
+        context = context.parent
+    if found:
+        raise click.UsageError(
+            f"{' and '.join(dict.fromkeys(found))} would have no effect {when}; leave"
+            f" {'them' if len(set(found)) > 1 else 'it'} out"
+        )
+
+
+def check_common(settings: Settings, *, folders: bool, dumps: bool) -> None:
+    """Raises UsageError for a common option that has no effect on a command that reads no `folders`, or
+    `dumps` no schema."""
+    if not folders:
+        refuse_idle("migrations_dir", when="on a command that reads no migrations")
+    if not dumps:
+        refuse_idle("schema_file", "no_dump_schema", when="on a command that changes no schema")
+    elif settings.no_dump:
+        refuse_idle("schema_file", when="with --no-dump-schema")
+    if not settings.wait:
+        refuse_idle("wait_timeout", when="without --wait")
 
 
 _OPTIONS = [

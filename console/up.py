@@ -13,7 +13,7 @@ import msgspec
 from everlog.console import migrating, schema, text
 from everlog.console.opening import directory_of, is_remote, open_database
 from everlog.console.progress import shown
-from everlog.console.settings import Settings, common, pass_settings, writes
+from everlog.console.settings import Settings, check_common, common, pass_settings, refuse_idle, writes
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.store.errors import MigrationError
 from everlog.store.removal import unmade_if_failed
@@ -113,9 +113,17 @@ def plan(settings: Settings, /, **options: Any) -> None:
     _apply(settings, create=True, dry_run=True, **options)
 
 
-def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, **how: Any) -> None:
-    if strict and how["out_of_order"]:
+def _check_options(settings: Settings, *, strict: bool, out_of_order: bool) -> None:
+    """Raises UsageError for those that have no effect, or exclude each other."""
+    check_common(settings, folders=True, dumps=True)
+    if is_remote(settings.url):
+        refuse_idle("migrations_dir", when="at a server, which was started with its migrations")
+    if strict and out_of_order:
         raise click.UsageError("--strict and --out-of-order exclude each other")
+
+
+def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, **how: Any) -> None:
+    _check_options(settings, strict=strict, out_of_order=how["out_of_order"])
     which = {name: how[name] for name in ("to", "out_of_order", "hold") if name in how}
     new = create and not dry_run and not is_remote(settings.url)
     with (

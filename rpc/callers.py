@@ -18,11 +18,15 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from everlog.rpc.calls import Context
 from everlog.store.errors import AccessError, OpenError
 from everlog.store.transaction import Actor, Proof, proof_of
+
+_TOKEN = re.compile(r"[!-~]+")
 
 
 class Callers:
@@ -88,6 +92,86 @@ class Callers:
                 actor=name,
             )
         return name
+
+
+def read_tokens(path: str | Path, unnamed: str = "") -> dict[str, str]:
+    """The tokens in a file by the names of who shows them: a line `NAME TOKEN` each. Lines that begin with #
+    are comments. `unnamed` is the token without a name that is taken besides.
+
+    Raises OpenError, with the number of the line and without the token, for a line that is none, and for
+    what would take a name from its token: a name or a token that is in two lines, or the unnamed one.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise OpenError(f"{path}: expected a file of tokens, it cannot be read: {error.strerror}") from None
+    found, lines = dict[str, str](), dict[str, int]()
+    for number, one in enumerate(raw.split(b"\n"), 1):
+        try:
+            named = _token_in(one)
+        except ValueError as error:
+            raise OpenError(
+                f"{path}:{number}: expected a name and a token, as `ann Qm5…`, found {error}"
+            ) from None
+        if named is None:
+            continue
+        name, token = named
+        if token == unnamed:
+            raise OpenError(
+                f"{path}:{number}: expected a name and a token of its own, found the token of --token, or"
+                f" EVERLOG_TOKEN: whoever shows it would not be {name}"
+            )
+        for what, key in ((f"the name {name}", name), ("the token", f" {token}")):
+            if key in lines:
+                raise OpenError(
+                    f"{path}:{number}: expected a name and a token that are in no other line, found {what} of"
+                    f" line {lines[key]}"
+                )
+            lines[key] = number
+        found[name] = token
+    if not found:
+        raise OpenError(f"{path}: expected a line with a name and a token, as `ann Qm5…`, found none")
+    return found
+
+
+def check_tokens(unnamed: str, tokens: Mapping[str, str]) -> None:
+    """Raises OpenError for tokens that cannot be shown, or do not tell who shows them."""
+    if unnamed and not _TOKEN.fullmatch(unnamed):
+        raise OpenError("expected a token of visible ASCII characters, found one with others, or spaces")
+    seen = {unnamed} - {""}
+    for name, token in tokens.items():
+        if not name.strip() or not name.isprintable():
+            raise OpenError(f"expected the name of a token, found {name!r}")
+        if not _TOKEN.fullmatch(token):
+            raise OpenError(
+                f"expected the token of {name} to be visible ASCII characters, found others or none"
+            )
+        if token in seen:
+            raise OpenError(f"the token of {name} is that of another as well; give each a token of its own")
+        seen.add(token)
+
+
+def _token_in(line: bytes) -> tuple[str, str] | None:
+    """The name and the token in a line; None: there is none. Raises ValueError with what was found."""
+    if line.startswith(b"\xef\xbb\xbf"):
+        raise ValueError("a byte order mark; save the file without it")
+    if line.endswith(b"\r"):
+        raise ValueError("a carriage return at the end; save the file with line ends of Unix")
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        raise ValueError("bytes that are no UTF-8") from None
+    if not text or text.startswith("#"):
+        return None
+    if text != text.strip():
+        raise ValueError("whitespace at the beginning or the end")
+    words = re.split("[ \t]+", text)
+    if len(words) != 2:
+        raise ValueError(f"{len(words)} word{'s' if len(words) > 1 else ''}")
+    name, token = words
+    if not name.isprintable() or not _TOKEN.fullmatch(token) or token.startswith("#"):
+        raise ValueError("characters that are not visible, or a token that is not ASCII or begins with #")
+    return name, token
 
 
 def _shown(name: str) -> str:

@@ -81,7 +81,11 @@ class Calls:
         """`tokens` by the name of who shows them; empty ones are none."""
         self._methods: dict[str, Any] = {}
         self._raw: dict[str, Raw] = {}
-        self._expected = {name: f"Bearer {one}".encode() for name, one in (tokens or {}).items() if one}
+        self.expect(tokens or {})
+
+    def expect(self, tokens: Mapping[str, str]) -> None:
+        """Other tokens are to be shown, with every call that begins from now on."""
+        self._expected = {name: f"Bearer {one}".encode() for name, one in tokens.items() if one}
 
     # what generated code calls to register a servicer
 
@@ -110,10 +114,11 @@ class Calls:
         headers = stream.headers
         path = headers.get(":path", "")
         shown = headers.get(security.HEADER, "").encode()
-        names = [name for name, one in self._expected.items() if hmac.compare_digest(shown, one)]
+        expected = self._expected
+        names = [name for name, one in expected.items() if hmac.compare_digest(shown, one)]
         named = names[0] if names else ""
         stream.who = Actor(named, Proof.TOKEN) if named else stream.connection.certified
-        if self._expected and not names and not path.startswith(OPEN_METHODS):
+        if expected and not names and not path.startswith(OPEN_METHODS):
             raise Aborted(
                 grpc.StatusCode.UNAUTHENTICATED,
                 "this server wants its token with every call: put ?token=… into the URL, or set"

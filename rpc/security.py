@@ -17,16 +17,19 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+from cryptography import x509
 
 from everlog.rpc.address import Address, is_loopback
 from everlog.store.errors import OpenError
 from everlog.store.transaction import Actor, Proof
 
 HEADER = "authorization"
+WARN_DAYS = 30
 
 
 class Tls(NamedTuple):
@@ -65,6 +68,47 @@ def server_context(tls: Tls) -> ssl.SSLContext:
         _load_authority(context, tls.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+class ServerTls:
+    """The TLS of a server, which can be given other files while it listens: connections that begin then
+    have those, and the others go on. Raises OpenError if a file is not what it must be."""
+
+    def __init__(self, tls: Tls) -> None:
+        self.files = tls
+        self._now = server_context(tls)
+        self.context = server_context(tls)  # the one that the server listens with
+        self.context.sni_callback = self._choose
+
+    def load(self) -> None:
+        """Reads the files again. Raises OpenError: then those of before stay in use."""
+        self._now = server_context(self.files)
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        connection.context = self._now
+
+
+def ends(path: str | Path) -> list[tuple[str, datetime]]:
+    """The certificates in a PEM file: whose each is, and when it ends. Raises OpenError."""
+    try:
+        found = x509.load_pem_x509_certificates(_read(path))
+    except ValueError as error:
+        raise OpenError(f"{path}: expected certificates in PEM: {error}") from None
+    return [(one.subject.rfc4514_string(), one.not_valid_after_utc) for one in found]
+
+
+def warnings(tls: Tls, now: datetime | None = None) -> list[str]:
+    """A sentence for each certificate of a server's files that ends within WARN_DAYS days, or has ended.
+    Raises OpenError."""
+    now, found = now or datetime.now(UTC), list[str]()
+    for path in (tls.certificate, tls.client_ca):
+        for whose, end in ends(path) if path is not None else ():
+            days = (end - now) / timedelta(days=1)
+            if days < WARN_DAYS:
+                when = f"{end:%Y-%m-%d %H:%M} UTC"
+                said = f"ends on {when}, in {days:.0f} days" if days >= 0 else f"ended on {when}"
+                found.append(f"the certificate {path} ({whose}) {said}; replace the file and send SIGHUP")
+    return found
 
 
 def channel_credentials(address: Address) -> grpc.ChannelCredentials:

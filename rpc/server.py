@@ -17,9 +17,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
@@ -32,7 +33,7 @@ from everlog.audit.note import Signer
 from everlog.migrations.approval import Approval
 from everlog.rpc import security
 from everlog.rpc.address import listening
-from everlog.rpc.callers import Callers
+from everlog.rpc.callers import Callers, check_tokens
 from everlog.rpc.calls import Calls
 from everlog.rpc.connection import Connection
 from everlog.rpc.hosting import Hosting
@@ -40,9 +41,13 @@ from everlog.rpc.listener import Listener
 from everlog.rpc.services import SERVICES, register
 from everlog.rpc.watch import HANDSHAKE_S
 from everlog.store.database import Database
+from everlog.store.errors import OpenError
 from everlog.store.master import MasterKey
 
 GRACE_S = 5.0
+WARN_EVERY_S = 24 * 3600.0
+
+logger = logging.getLogger("everlog")
 WRITES = SERVICES[0]  # the service whose health says whether writes are taken
 
 
@@ -79,13 +84,16 @@ class Server:
         archives: Mapping[str, str] | None = None,
     ) -> None:
         self.host, self.port = listening(address)
+        check_tokens(token, tokens or {})
         self._tokens = {"": token} | dict(tokens or {})
         security.check_server(self.host, token=next(filter(None, self._tokens.values()), ""), tls=tls)
         self.hosting = Hosting(
             databases,
-            Callers(self._tokens, acting, keys_for, certified=tls is not None and tls.client_ca is not None),
+            Callers(self._tokens, acting, keys_for, certified=_certified(tls)),
         )
-        self._tls = security.server_context(tls) if tls else None
+        self._tls = security.ServerTls(tls) if tls else None
+        self._acting, self._keys_for = tuple(acting), tuple(keys_for)
+        self._calls: Calls | None = None
         self._signer = signer
         self._next_master_key = next_master_key
         self._archives = dict(archives or {})
@@ -131,9 +139,28 @@ class Server:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def on_signals(self) -> AbstractContextManager[None]:
-        """While it is entered, in the main thread, SIGTERM and SIGINT stop the server."""
-        return _on_signals(self._stop.set)
+    def reload(self, *, token: str = "", tokens: Mapping[str, str] | None = None) -> None:
+        """Takes other tokens, and reads the files of its certificates again, for calls and connections that
+        begin from now on; the others go on. Raises OpenError, and changes nothing, if it would be open to
+        strangers, or something is not what it must be."""
+        check_tokens(token, tokens or {})
+        named = {"": token} | dict(tokens or {})
+        files = self._tls.files if self._tls else None
+        security.check_server(self.host, token=next(filter(None, named.values()), ""), tls=files)
+        if any(self._tokens.values()) and not any(named.values()):
+            raise OpenError("the server asks for tokens, and would ask for none; start it again without any")
+        callers = Callers(named, self._acting, self._keys_for, certified=_certified(files))
+        if self._tls is not None:
+            self._tls.load()
+            self._log_warnings()
+        self._tokens, self.hosting.callers = named, callers
+        if self._calls is not None:
+            self._calls.expect(named)
+
+    def on_signals(self, reload: Callable[[], None] | None = None) -> AbstractContextManager[None]:
+        """While it is entered, in the main thread, SIGTERM and SIGINT stop the server, and SIGHUP calls
+        `reload`."""
+        return _on_signals(self._stop.set, reload)
 
     def wait(self) -> None:
         """Blocks until somebody stops it. In the main thread SIGTERM and SIGINT do."""
@@ -162,6 +189,7 @@ class Server:
     async def _serve(self) -> None:
         self.loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         calls: Any = Calls(self._tokens)  # a server, as generated code knows one
+        self._calls = calls
         starting = {name: self.hosting.begin(start) for name, start in self._starts.items()}
         feed = register(
             calls,
@@ -183,16 +211,18 @@ class Server:
             self.port,
             lambda: Connection(calls.answer, connections),
             connections,
-            tls=self._tls,
+            tls=self._tls.context if self._tls else None,
             handshake_s=HANDSHAKE_S,
         )
         self.port = listener.port
         for name in SERVICES:
             await checker.set(name, health_pb2.HealthCheckResponse.SERVING)
+        warning = self.loop.create_task(self._warn())
         with self._watching_disks(checker):
             await self._tell_health(checker)
             self._ready.set()
             await self._stopping.wait()
+        warning.cancel()
         for approval in self._approvals.values():
             approval.stop.set()
         self.hosting.stop()
@@ -207,6 +237,20 @@ class Server:
                     await next(iter(connections)).closed.wait()
         for connection in list(connections):
             connection.abort()
+
+    async def _warn(self) -> None:
+        """Logs once a day which certificates are about to end."""
+        while self._tls is not None:
+            self._log_warnings()
+            await asyncio.sleep(WARN_EVERY_S)
+
+    def _log_warnings(self) -> None:
+        assert self._tls is not None
+        try:
+            for sentence in security.warnings(self._tls.files):
+                logger.warning(sentence)
+        except OpenError as error:  # a file is being replaced: what was loaded stays in use
+            logger.warning("whether a certificate is about to end is not known: %s", error)
 
     async def _tell_health(self, checker: Any) -> None:
         """Not serving, as a whole and for writes, while the disk of a database refuses them; the other
@@ -251,13 +295,19 @@ def migrations_health(name: str) -> str:
     return f"{name}/migrations"
 
 
+def _certified(tls: security.Tls | None) -> bool:
+    """Whether clients show certificates."""
+    return tls is not None and tls.client_ca is not None
+
+
 @contextlib.contextmanager
-def _on_signals(stop: Any) -> Iterator[None]:
-    """SIGTERM and SIGINT stop the server; outside of the main thread they cannot be had."""
+def _on_signals(stop: Callable[[], None], reload: Callable[[], None] | None) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the server, SIGHUP reloads; outside of the main thread they cannot be had."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGTERM, signal.SIGINT)}
+    does = {signal.SIGTERM: stop, signal.SIGINT: stop} | ({signal.SIGHUP: reload} if reload else {})
+    before = {number: signal.signal(number, lambda *_, do=do: do()) for number, do in does.items()}
     try:
         yield
     finally:

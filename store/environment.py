@@ -50,6 +50,7 @@ SETTINGS = {
 
 # Variables that load_files took into the environment: from which file, with which value.
 _loaded: dict[str, tuple[str, str]] = {}
+_files: list[str] = []  # those that load_files was given last
 
 
 def variable(name: str) -> str:
@@ -88,6 +89,7 @@ def load_files(files: Sequence[str]) -> None:
     Without files that is `.env`, if it is there. What an earlier call took is taken out first. Raises
     OpenError for a named file that is missing.
     """
+    _files[:] = files
     while _loaded:
         name, (_, value) = _loaded.popitem()
         if os.environ.get(name) == value:
@@ -99,6 +101,19 @@ def load_files(files: Sequence[str]) -> None:
             if name not in os.environ:
                 os.environ[name] = value
                 _loaded[name] = path, value
+
+
+def reload_files() -> None:
+    """Takes the variables of the same files again. Raises OpenError: then the environment is as it was."""
+    before, loaded = dict(os.environ), dict(_loaded)
+    try:
+        load_files(list(_files))
+    except OpenError:
+        os.environ.clear()
+        os.environ.update(before)
+        _loaded.clear()
+        _loaded.update(loaded)
+        raise
 
 
 def unknown() -> list[str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.error
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -23,6 +24,11 @@ class Served:
     def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
         """Status, headers and body of a page."""
         return fetch(f"{self.console}{path}", **headers)
+
+    def said(self) -> str:
+        """The next line of its log."""
+        assert self.process.stderr is not None
+        return self.process.stderr.readline()
 
     def page(self, digest: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.get(f"/migrations/{digest}", Accept="application/json")[2])
@@ -39,11 +45,20 @@ def fetch(url: str, **headers: str) -> tuple[int, dict[str, str], str]:
 
 
 @contextlib.contextmanager
-def serving(*more: str, kill: bool = False, **variables: str) -> Iterator[Served]:
+def serving(
+    *more: str, kill: bool = False, cwd: Path | None = None, log: bool = False, **variables: str
+) -> Iterator[Served]:
     words = [sys.executable, "-m", "everlog.console", "serve", "--listen", "127.0.0.1:0", "--json", *more]
     if "checked" in more:
         words += ["--console-listen", "127.0.0.1:0"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | variables) as process:
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if log else None,
+        text=True,
+        cwd=cwd,
+        env=os.environ | variables,
+    ) as process:
         try:
             assert process.stdout is not None
             console = json.loads(process.stdout.readline())["console"] if "checked" in more else ""

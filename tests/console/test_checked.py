@@ -332,7 +332,7 @@ def test_a_bad_folder_is_reported_and_the_version_that_is_there_is_served(
                 assert status["schema_version"] == shop.FIRST
                 assert f"cannot be applied, and version {shop.FIRST} is served" in everlog(*at, "status").out
                 assert everlog(*at, "status", "--quiet").code == 1
-                assert everlog(*at, "propose", "--actor", "ann").code == 1
+                assert everlog(*at, "propose", "--actor", "ann").code > 0
                 assert escape(problem) in served.get("/migrations")[2]
                 assert health(served.url, "") == "SERVING"
                 assert health(served.url, "books/migrations") == "NOT_SERVING"

@@ -23,6 +23,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 DEPTH_MAX = 100  # levels of nested messages that protobuf parses
+DEEP_BYTES_MIN = 2 * DEPTH_MAX  # a level takes its tag and its length: no shorter row is nested too deep
 _SALVAGE_DEPTH = 8
 _TEXT = FieldDescriptor.TYPE_STRING
 _ENDS_GROUP, _LENGTH_DELIMITED = 4, 2
@@ -34,6 +35,7 @@ class Doubt(NamedTuple):
     parse: Callable[[bytes], Message]
     name: str
     has_loose_text: bool
+    bytes_min: int  # no shorter row is refused by it
 
     def why_not(self, raw: bytes) -> str:
         """Why a reader with this model cannot read the row; empty: it can. Read-only."""
@@ -52,9 +54,9 @@ def doubts(model: type[Message], own: type[Message]) -> list[Doubt]:
     descriptor, logged = _descriptor(model), _descriptor(own)
     found = []
     if not _is_plain(descriptor):
-        found.append(_doubt(model, descriptor))
+        found.append(_doubt(model, descriptor, DEEP_BYTES_MIN))
     if descriptor is not logged and not _same_shape(descriptor, logged, set()):
-        found.append(_doubt(own, logged))
+        found.append(_doubt(own, logged, 0))
     return found
 
 
@@ -105,9 +107,9 @@ def salvage(model: type[Message], raw: bytes, depth: int = _SALVAGE_DEPTH) -> Me
     return message
 
 
-def _doubt(model: type[Message], descriptor: Descriptor) -> Doubt:
+def _doubt(model: type[Message], descriptor: Descriptor, bytes_min: int) -> Doubt:
     loose = _extends(descriptor) or any(_is_loose(field) for field in _fields(descriptor))
-    return Doubt(model.FromString, descriptor.full_name, loose)
+    return Doubt(model.FromString, descriptor.full_name, loose, 0 if loose else bytes_min)
 
 
 def _descriptor(model: type[Message]) -> Any:

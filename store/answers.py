@@ -25,7 +25,10 @@ def answer_repeated(group: Iterable[Transaction]) -> None:
 def answer_unwritten(followers: Iterable[Transaction], written: int) -> None:
     """Their leader was interrupted, and the log ends at `written`."""
     for transaction in followers:
-        if transaction.error is None and (transaction.result is None or transaction.result.seq > written):
+        # One of seq 0 changed nothing, perhaps because of another that was not written.
+        if transaction.error is None and (
+            transaction.result is None or not 0 < transaction.result.seq <= written
+        ):
             transaction.result = None
             transaction.error = DiskError(
                 "who took this commit along was interrupted, and it was not written; run it again",

@@ -7,6 +7,7 @@ is called for every row is composed here once, from the descriptors.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,9 @@ class Binding:
         self.model = model
         descriptor = descriptor_of(model)
         _check_model(info, descriptor)
-        self.doubts = doubts(model, info.model)  # empty for most models: nothing to ask of their rows
+        self.doubts = doubts(model, info.model)
+        # Rows with fewer bytes are written without being parsed again; with most models all of them.
+        self.doubtful_bytes = min((doubt.bytes_min for doubt in self.doubts), default=sys.maxsize)
         parts = [_key_part(info, resolve(descriptor, path.numbers)) for path in info.proto.key]
         self.key_of: KeyOf = (
             parts[0] if len(parts) == 1 else lambda row: b"".join([part(row) for part in parts])

@@ -138,6 +138,8 @@ class Committer:
                 transaction.error = translate(error, "reading a table") if type(error) is Exception else error
                 continue
             accepted.append(transaction)
+            if transaction.sync:
+                sync = True
             if not one:
                 continue
             seq += 1
@@ -146,8 +148,6 @@ class Committer:
                 staged = what
             else:
                 staged.add(what)
-            if transaction.sync:
-                sync = True
             size += len(one)
             if size >= WRITTEN_BYTES:
                 done = at

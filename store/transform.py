@@ -87,7 +87,7 @@ class Twins:
         function, target, parse = way.function, way.target, way.source.FromString
         binding = twin.bind(target)
         key_of, values_of, put = binding.key_of, binding.values, write.put
-        doubts, large = binding.doubts, write.LARGE
+        doubtful, large = binding.doubtful_bytes, write.LARGE
 
         def convert(key: bytes, raw: bytes) -> Converted:
             try:
@@ -118,7 +118,7 @@ class Twins:
                 fresh = made.SerializeToString()
             except EncodeError:
                 fresh = put(binding, made).row  # says what it is that cannot be written
-            if doubts:
+            if len(fresh) >= doubtful:
                 write.check_readable(binding, made, fresh)
             values = values_of(made, fresh)
             if len(fresh) > large:

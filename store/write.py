@@ -106,7 +106,7 @@ def put(binding: Binding, row: Message) -> Write:
         raw = row.SerializeToString()
     except EncodeError as error:
         raise RowError(f"a row of {info.name} cannot be serialised: {error}", table=info.name) from None
-    if binding.doubts:
+    if len(raw) >= binding.doubtful_bytes:
         check_readable(binding, row, raw)
     key = binding.key_of(row)
     values = binding.values(row, raw)

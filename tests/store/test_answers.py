@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from everlog import DiskError
+from everlog.store.answers import answer_unwritten
 from everlog.store.committer import Committer
 from everlog.store.database import Database
+from everlog.store.transaction import CommitResult
 from tests.store.models import AIRPORTS, Airport
 
 WRITERS = 4
@@ -72,3 +74,13 @@ def test_nobody_is_told_of_a_commit_that_is_not_in_the_log(db: Database, opcode:
         assert (row is None) == isinstance(answer, DiskError), (key, answer)
     assert db.put(AIRPORTS, Airport(faa="JFK")).seq == db.head
     assert list(db.check()) == []
+
+
+def test_who_deleted_nothing_is_not_told_so_where_the_group_was_not_written(db: Database) -> None:
+    """The row may have been missing because another of the group had deleted it."""
+    tx = db.transaction()
+    tx.delete(AIRPORTS, "A")
+    tx.result = CommitResult(0).lacking(1)
+    answer_unwritten([tx], db.head)
+    assert tx.result is None
+    assert isinstance(tx.error, DiskError)

@@ -175,6 +175,7 @@ class RemoteDatabase(PastCalls, PeopleCalls):
         """
         self._check_writable()
         binding = self._bind(table)
+        Metadata(actor, reason).check()
         first = store_pb2.LoadRequest(
             database=self._channel.address.database,
             table=table.name,

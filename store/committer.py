@@ -27,7 +27,7 @@ from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.answers import answer_repeated, answer_unwritten
 from everlog.store.clock import Clock
-from everlog.store.errors import DiskError, Error, RowError
+from everlog.store.errors import DiskError, Error
 from everlog.store.flusher import Flusher
 from everlog.store.log import Log
 from everlog.store.projection import Staged, edit_notes
@@ -320,7 +320,6 @@ def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int, reading_ns: i
             commit_id=meta.commit_id,
             reading_ns=reading_ns,
         )
-    except (TypeError, ValueError) as error:  # a UnicodeEncodeError is a ValueError
-        raise RowError(
-            f"actor, reason and ids of a commit are text, and its commit_id bytes: {error}"
-        ) from None
+    except (TypeError, ValueError):
+        meta.check()
+        raise

@@ -26,7 +26,7 @@ from google.protobuf.message import Message
 from everlog.proto import log_pb2
 from everlog.store import write as writes
 from everlog.store.binding import Binding
-from everlog.store.errors import ClosedError
+from everlog.store.errors import ClosedError, RowError
 from everlog.store.index_info import IndexInfo
 from everlog.store.reader import Reader
 from everlog.store.schema import Schema, TableInfo
@@ -80,6 +80,23 @@ class Metadata(NamedTuple):
     client: str = ""
     commit_id: bytes = b""
     durability: str | None = None  # "sync", "os"; None: as the database was opened
+
+    def check(self) -> Self:
+        """The same. Raises RowError for what no record takes, as text that is not Unicode."""
+        try:
+            log_pb2.Commit(
+                actor=self.actor,
+                reason=self.reason,
+                correlation_id=self.correlation_id,
+                causation_id=self.causation_id,
+                client=self.client,
+                commit_id=self.commit_id,
+            )
+        except (TypeError, ValueError) as error:  # a UnicodeEncodeError is a ValueError
+            raise RowError(
+                f"actor, reason and ids of a commit are text, and its commit_id bytes: {error}"
+            ) from None
+        return self
 
 
 ANONYMOUS = Metadata()

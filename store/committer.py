@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import cast
 
 from everlog.proto import log_pb2
 from everlog.store import record
@@ -69,19 +68,28 @@ class Committer:
         transaction.sync = sync
         if about is not None:
             transaction.about = about
-        if turns.enter(transaction):
-            followers: list[Transaction] = []
+        followers: list[Transaction] = []
+        told = False
+        try:
             try:
-                if turns.waiting:
-                    followers = cast("list[Transaction]", turns.gather(GROUP_MAX))
-                self._run([transaction, *followers])
-            except BaseException:  # interrupted between two steps
-                answer_unwritten(followers, self._log.written)
+                if turns.enter(transaction):
+                    if turns.waiting:
+                        turns.gather(GROUP_MAX, followers)
+                    self._run([transaction, *followers])
+            except BaseException:  # interrupted: it costs this commit, and none of the others
+                self._spare(transaction, followers)
                 raise
             finally:
-                turns.leave()
-                if followers:
-                    turns.answer(followers)
+                turns.leave(transaction)
+                turns.answer(followers)
+                told = True
+        finally:
+            if not told:  # these lines were interrupted: once more
+                followers = [one for one in followers if one.taken]
+                answer_unwritten(followers, self._log.written)
+                turns.leave(transaction)
+                turns.answer(followers)
+                turns.wake()
         if transaction.error is not None:
             raise transaction.error
         assert transaction.result is not None
@@ -100,15 +108,47 @@ class Committer:
         if self._alone == me:
             yield
             return
-        self._turns.enter(Alone())
+        ticket, left = Alone(), False
         try:
-            self._alone = me
-            self._settle()
-            yield
+            try:
+                self._turns.enter(ticket)
+                self._alone = me
+                self._settle()
+                yield
+            finally:
+                if self._turns.leads(ticket):
+                    self._alone = 0
+                    self._check_projected()
+                self._turns.leave(ticket)
+                left = True
         finally:
-            self._alone = 0
-            self._check_projected()
-            self._turns.leave()
+            if not left:  # these lines were interrupted: once more
+                if self._turns.leads(ticket):
+                    self._alone = 0
+                self._turns.leave(ticket)
+                self._turns.wake()
+
+    def _spare(self, leader: Transaction, followers: list[Transaction]) -> None:
+        """After an interrupt of the leader: followers whose commits are in the log have them, and the others
+        wait on."""
+        if not self._turns.leads(leader):
+            return
+        self._unsettled = True
+        with contextlib.suppress(Error):
+            self._settle()
+        back = []
+        for one in followers:
+            if one.error is None and (one.result is None or one.result.seq > self._log.written):
+                one.result, one.same_as = None, None
+                back.append(one)
+            elif one.error is None and self._unsettled and one.result and not one.result.repeated:
+                one.error = DiskError(
+                    f"commit {one.result.seq} was interrupted by who took it along; whether it is on disk is"
+                    " unknown until the next commit",
+                    outcome="unknown",
+                )
+        self._turns.put_back(back)
+        followers[:] = [one for one in followers if one.taken]
 
     def _run(self, group: list[Transaction]) -> None:
         """Commits what of a group is valid. Each gets its answer; nothing is raised."""
@@ -116,7 +156,7 @@ class Committer:
             if self._unsettled or self.failed or self.refusal.since_ns:
                 try:
                     self._settle()
-                except BaseException as error:  # noqa: BLE001  each is answered alone
+                except Exception as error:  # noqa: BLE001  each is answered alone
                     for transaction in group:
                         transaction.error = error
                     return
@@ -134,7 +174,7 @@ class Committer:
                 if transaction.metadata.commit_id and self._known(transaction, accepted):
                     continue
                 one, what = self._accept(transaction, seq + 1, staged)
-            except BaseException as error:  # noqa: BLE001  each is answered alone
+            except Exception as error:  # noqa: BLE001  each is answered alone
                 transaction.error = translate(error, "reading a table") if type(error) is Exception else error
                 continue
             accepted.append(transaction)
@@ -155,7 +195,7 @@ class Committer:
         if staged is not None:
             try:
                 self._write(framed, staged, sync)
-            except BaseException as error:  # noqa: BLE001  each is answered alone
+            except Exception as error:  # noqa: BLE001  each is answered alone
                 self._check_projected()
                 for transaction in accepted:
                     transaction.error = error
@@ -294,13 +334,14 @@ class Committer:
     def close(self) -> None:
         """Waits until all that was written is on disk. Afterwards nothing can be committed."""
         self._flusher.stop()  # first: it may wait for its turn
-        self._turns.enter(Alone())
+        ticket = Alone()
         try:
+            self._turns.enter(ticket)
             if self.failed is None and not self.refusal.since_ns:  # a full disk was told of already
                 self._flusher.close()
             self.failed = self.failed or DiskError("the database is closed", outcome="nothing written")
         finally:
-            self._turns.leave()
+            self._turns.leave(ticket)
 
 
 def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int, reading_ns: int = 0) -> log_pb2.Commit:

@@ -22,6 +22,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import Any, TypeVar
 
 
 class Ticket:
@@ -31,6 +32,9 @@ class Ticket:
     turn: threading.Lock | None = None
     taken = False
     done = False
+
+
+TicketT = TypeVar("TicketT", bound=Ticket)
 
 
 class Alone(Ticket):
@@ -63,35 +67,53 @@ class Turns:
             self._withdraw(ticket)
             raise
 
-    def gather(self, most: int) -> list[Ticket]:
-        """The leader takes along those who wait, up to one that wants to be alone."""
-        queue, taken = self._queue, list[Ticket]()
+    def leads(self, ticket: Ticket) -> bool:
+        """Whether it is the one that leads."""
         try:
-            while len(taken) < most and len(queue) > 1:
-                ticket = queue[1]
-                if ticket.alone:
-                    break
-                ticket.taken = True
-                taken.append(ticket)
-                if not self._remove(ticket):
-                    taken.pop()  # it was interrupted, and has gone
-            return taken
-        except IndexError:  # the last one has gone, in this very moment
-            return taken
-        except BaseException:  # interrupted: they wait on
-            for ticket in reversed(taken):
-                self._remove(ticket)
-                queue.insert(1, ticket)
-            raise
+            return self._queue[0] is ticket
+        except IndexError:  # all have gone
+            return False
 
-    def leave(self) -> None:
-        """The leader goes; the first who waits leads."""
+    def gather(self, most: int, taken: list[TicketT]) -> None:
+        """The leader takes along those who wait, up to one that wants to be alone, into `taken`. Interrupted
+        at any place, each of them is in `taken`, or waits on."""
+        while len(taken) < most and self._take(taken):
+            pass
+
+    def _take(self, taken: list[Any]) -> bool:
+        """Takes the next along. False: there is none."""
         queue = self._queue
         try:
-            queue.popleft()
-        finally:
-            if queue:
-                self._wake_first()
+            ticket = queue[1]
+            if ticket.alone:
+                return False
+            taken.append(ticket)
+            ticket.taken = True
+            if not self._remove(ticket):
+                taken.pop()  # it was interrupted, and has gone
+            return True
+        except IndexError:  # the last one has gone, in this very moment
+            return False
+
+    def put_back(self, tickets: Sequence[Ticket]) -> None:
+        """Those who were taken along, and got no answer, wait on, before all others."""
+        for ticket in reversed(tickets):
+            if self._remove(ticket) or ticket.taken:  # else it was interrupted, and has gone
+                ticket.taken = False
+                self._queue.insert(1, ticket)
+
+    def leave(self, ticket: Ticket) -> None:
+        """It goes, if it leads; the first who waits then leads. Twice is once."""
+        if self.leads(ticket):
+            try:
+                self._queue.popleft()
+            finally:
+                self.wake()
+
+    def wake(self) -> None:
+        """The first of the queue looks whether it leads."""
+        with suppress(IndexError):
+            _wake(self._queue[0])
 
     @staticmethod
     def answer(tickets: Iterable[Ticket]) -> None:
@@ -100,25 +122,19 @@ class Turns:
             ticket.done = True
             _wake(ticket)
 
-    def _leads(self, ticket: Ticket) -> bool:
-        try:
-            return self._queue[0] is ticket
-        except IndexError:  # it was taken along, and all others have gone
-            return False
-
     def _wait(self, ticket: Ticket) -> None:
         turn = ticket.turn
         if turn is None:
             turn = ticket.turn = threading.Lock()
             turn.acquire()
-        while not (ticket.done or self._leads(ticket)):
+        while not (ticket.done or self.leads(ticket)):
             turn.acquire()
 
     def _withdraw(self, ticket: Ticket) -> None:
         if not self._remove(ticket) and ticket.taken:
             self._wait(ticket)  # the answer is about to come
             self._remove(ticket)
-        self._wake_first()
+        self.wake()
 
     def _remove(self, ticket: Ticket) -> bool:
         try:
@@ -126,10 +142,6 @@ class Turns:
         except ValueError:
             return False
         return True
-
-    def _wake_first(self) -> None:
-        with suppress(IndexError):
-            _wake(self._queue[0])
 
 
 def _wake(ticket: Ticket) -> None:

@@ -17,6 +17,7 @@ from everlog.store.transaction import CommitResult
 from tests.store.models import AIRPORTS, Airport
 
 WRITERS = 4
+TRACED = {one.__code__ for one in (Committer._run, Committer._commit)}  # noqa: SLF001
 
 
 class InterruptedAtError(BaseException):
@@ -24,7 +25,7 @@ class InterruptedAtError(BaseException):
 
 
 def interrupted_at(opcode: int) -> Any:
-    """Traces a thread: it is interrupted at this instruction of `Committer._run`, if it leads a group."""
+    """Traces a thread: it is interrupted at this instruction of the committer, if it leads a group."""
     count = 0
 
     def inside(frame: FrameType, event: str, argument: Any) -> Any:
@@ -36,7 +37,7 @@ def interrupted_at(opcode: int) -> Any:
         return inside
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code is not Committer._run.__code__:  # noqa: SLF001
+        if frame.f_code not in TRACED:
             return None
         frame.f_trace_opcodes = True
         return inside

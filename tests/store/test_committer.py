@@ -269,8 +269,8 @@ def test_a_head_file_that_cannot_be_written_fails_no_commit(
 
 
 def test_one_who_is_interrupted_while_waiting_holds_nobody_up() -> None:
-    turns, waiting, caught = Turns(), Ticket(), threading.Event()
-    assert turns.enter(Ticket())
+    turns, waiting, caught, first = Turns(), Ticket(), threading.Event(), Ticket()
+    assert turns.enter(first)
     main = threading.main_thread().ident
     assert main is not None
 
@@ -288,7 +288,7 @@ def test_one_who_is_interrupted_while_waiting_holds_nobody_up() -> None:
     caught.set()
     thread.join()
     assert not turns.waiting
-    turns.leave()
+    turns.leave(first)
     assert turns.enter(Ticket())
 
 

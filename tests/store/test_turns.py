@@ -17,7 +17,7 @@ from everlog.store.turns import Ticket, Turns
 
 RETURN = dis.opmap["RETURN_VALUE"]
 
-Ending = Callable[[Turns], None]
+Ending = Callable[[Turns, Ticket], None]
 
 
 class Interrupt(BaseException):
@@ -52,26 +52,27 @@ def interrupted(call: Callable[[], object], at: int) -> bool:
     return False
 
 
-def goes(turns: Turns) -> None:
-    turns.leave()
+def goes(turns: Turns, first: Ticket) -> None:
+    turns.leave(first)
 
 
-def takes_along(turns: Turns) -> None:
-    taken = turns.gather(9)
-    turns.leave()
+def takes_along(turns: Turns, first: Ticket) -> None:
+    taken: list[Ticket] = []
+    turns.gather(9, taken)
+    turns.leave(first)
     turns.answer(taken)
 
 
 @pytest.mark.parametrize("ends", [goes, takes_along])
 def test_one_who_is_interrupted_at_any_instruction_holds_nobody_up(ends: Ending) -> None:
     for at in count():
-        turns, ticket, over = Turns(), Ticket(), threading.Event()
-        assert turns.enter(Ticket())
+        turns, ticket, over, first = Turns(), Ticket(), threading.Event(), Ticket()
+        assert turns.enter(first)
 
-        def lead(turns: Turns = turns, over: threading.Event = over) -> None:
+        def lead(turns: Turns = turns, over: threading.Event = over, first: Ticket = first) -> None:
             while not turns.waiting and not over.is_set():
                 pass
-            ends(turns)
+            ends(turns, first)
 
         leader = threading.Thread(target=lead)
         leader.start()
@@ -80,8 +81,7 @@ def test_one_who_is_interrupted_at_any_instruction_holds_nobody_up(ends: Ending)
         leader.join()
         if not came_so_far:
             assert at > 20
-            if not ticket.done:
-                turns.leave()
+            turns.leave(ticket)
             nobody_is_held_up(turns)
             return
         assert ticket not in turns.waiting, at
@@ -89,12 +89,12 @@ def test_one_who_is_interrupted_at_any_instruction_holds_nobody_up(ends: Ending)
 
 
 def test_one_who_is_interrupted_as_the_first_leads_no_longer() -> None:
-    turns = Turns()
+    turns, ticket = Turns(), Ticket()
     for at in count():
-        if not interrupted(lambda: turns.enter(Ticket()), at):
+        if not interrupted(lambda: turns.enter(ticket), at):
             break
         nobody_is_held_up(turns)
-    turns.leave()
+    turns.leave(ticket)
 
 
 def test_those_whom_an_interrupted_leader_was_taking_along_wait_on() -> None:
@@ -106,18 +106,21 @@ def test_those_whom_an_interrupted_leader_was_taking_along_wait_on() -> None:
         for number, ticket in enumerate(tickets, 1):
 
             def take_turn(turns: Turns = turns, ticket: Ticket = ticket) -> None:
-                if turns.enter(ticket):
-                    turns.leave()
+                turns.enter(ticket)
+                turns.leave(ticket)
 
             threads.append(threading.Thread(target=take_turn))
             threads[-1].start()
             while len(turns.waiting) < number:
                 pass
         taken: list[Ticket] = []
-        came_so_far = interrupted(lambda turns=turns, taken=taken: taken.extend(turns.gather(9)), at)  # type: ignore[misc]
+        came_so_far = interrupted(lambda turns=turns, taken=taken: turns.gather(9, taken), at)  # type: ignore[misc]
+        if came_so_far:
+            turns.put_back(taken)
+            taken.clear()
         assert taken == ([] if came_so_far else tickets)
         assert [*turns.waiting] == (tickets if came_so_far else [])
-        turns.leave()
+        turns.leave(first)
         turns.answer(taken)
         for thread in threads:
             thread.join()
@@ -130,8 +133,9 @@ def nobody_is_held_up(turns: Turns) -> None:
     done = threading.Event()
 
     def take_turn() -> None:
-        assert turns.enter(Ticket())
-        turns.leave()
+        ticket = Ticket()
+        assert turns.enter(ticket)
+        turns.leave(ticket)
         done.set()
 
     threading.Thread(target=take_turn, daemon=True).start()

@@ -39,7 +39,7 @@ from everlog.store.user_code import MisuseError
 
 T = TypeVar("T")
 
-WORD_MIN, WORDS_MAX = 6, 10_000  # texts in rows of people that other files of a folder may have as well
+WORD_MIN, WORDS_MAX = 6, 1000  # texts in rows of people that other files of a folder may have as well
 _ROW_OVERHEAD = 32  # bytes in a record beside the row itself and its key, at most
 
 

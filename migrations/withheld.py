@@ -38,7 +38,8 @@ def paths(migration: Migration, brought: Iterable[Path], words: Collection[str] 
             if file.path not in NEVER and Path(file.path).stem not in opened:
                 found.add(file.path)
     said = [word.encode() for word in words]
-    found |= {file.path for file in migration.folder.sources if any(word in file.content for word in said)}
+    left = (file for file in migration.folder.sources if file.path not in found)
+    found |= {file.path for file in left if any(word in file.content for word in said)}
     return found
 
 

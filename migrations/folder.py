@@ -118,7 +118,7 @@ class Folder:
     def proto_package(self) -> str:
         """The package that `model.proto` declares. Raises SchemaError if it is not this version's."""
         try:
-            text = self.model.read_text(encoding="utf-8")
+            text = self.model.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             line = line_of(self.model.read_text(encoding="utf-8", errors="replace"), error.start)
             raise self.error(f"expected UTF-8, found byte 0x{error.object[error.start]:02x}", line) from None

@@ -1,5 +1,8 @@
+import re
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -143,3 +146,137 @@ def test_rows_that_the_newest_made_anew_are_not_made_anew_again(project: Project
     for done in ("Remake", "def split", "def join", "OLD", "AirportV1"):
         assert done not in text
     assert [migration.name for migration in project.build().load()] == ["one", "two", "three"]
+
+
+ONE = "string faa = 1; string name = 2;"
+TWO = "string faa = 1; reserved 2; string first = 3; string last = 4;"
+PIECES = {
+    "imports": """
+from ..{old} import AIRPORTS as BEFORE, FAA as OLD_FAA
+from ..{old}.model_pb2 import Airport as Old
+""",
+    "guarded": """
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from ..{old} import NAME as NAME_BEFORE
+""",
+    "absolute": "from {package}.{old} import NAME as NAME_BEFORE",
+    "constant": "SEPARATOR = ' '  # between names\nPARTS: int = 2",
+    "lambda": "last_of = lambda old: parts(old)[-1]",
+    "cached": """
+from functools import wraps
+def cached(f):  # a decorator
+    return wraps(f)(lambda *a: f(*a))
+""",
+    "helper": """
+# Of a name.
+@cached
+def parts(old: Old) -> list[str]:
+    return (old.name + SEPARATOR + 'x').split(SEPARATOR, PARTS)
+""",
+    "class": """
+class Names:
+    before = OLD_FAA
+    def of(self, old: Old) -> str: return old.name
+""",
+    "alias": "OLDEST = BEFORE; LIMIT = 3",
+    "kept": "def shown(row) -> str:\n    return row.first + SEPARATOR",
+    "all": "__all__ = ['AIRPORTS', 'MIGRATION', 'up', 'parts']",
+}
+NEEDED = ("imports", "constant", "cached", "helper")
+BOTH = """
+def up(old: Old) -> "Airport":
+    first, *rest = parts(old)
+    return Airport(faa=old.faa, first=first, last=rest[0])
+
+
+# The way back.
+def down(new: "Airport") -> Old:
+    return Old(faa=new.faa, name=SEPARATOR.join([new.first, new.last]))
+"""
+
+
+def check_copied(project: Project, path: Path) -> None:
+    """The folder at `path`, which was made by `new`, loads, lints clean, and does nothing."""
+    migrations.build(project.path)
+    found = [one for one in migrations.lint(project.path) if path.name in one.file]
+    assert [one.text for one in found if one.severity != "info"] == []
+    with Database(path.parent.parent / "db") as db:
+        assert migrations.plan(db, project.path)[-1].steps == []
+        migrations.apply(db, project.path)
+
+
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 30))]
+)
+def test_a_copy_of_any_folder_loads_lints_clean_and_does_nothing(project: Project, seed: int) -> None:
+    random = Random(seed)
+    old = project.add("old", fields=ONE)
+    names = [name for name in PIECES if name in NEEDED or seed == 0 or random.random() < 0.7]
+    names.sort(key=lambda name: NEEDED.index(name) if name in NEEDED else 4 + random.random())
+    package = f"{project.app}.migrations"
+    code = "\n\n".join(PIECES[name].format(old=old.name, package=package) for name in names) + BOTH
+    down = random.choice([", down", "", ", lambda new: down(new)"])
+    more = ", rename={}, drop=[]" if random.random() < 0.5 else ""
+    done = f"{more}, transforms=[Transform(AIRPORTS, Old, up{down})],"
+    newest = project.add("new", fields=TWO, drop=done)
+    init = newest / "__init__.py"
+    text = init.read_text().replace('NAME = field("name", 2, STRING)', 'FIRST = field("first", 3, STRING)')
+    raw = text.replace("\nAIRPORTS =", f"\n{code}\nAIRPORTS =").encode()
+    if seed % 3 == 0:
+        raw = b"\xef\xbb\xbf" + raw.replace(b"\n", b"\r\n")
+    elif seed % 3 == 1:
+        raw = "# -*- coding: latin-1 -*-\n# \xe9\n".encode("latin-1") + raw
+    init.write_bytes(raw)
+    model = newest / "model.proto"
+    model.write_bytes(b"\xef\xbb\xbf" + model.read_bytes())
+    project.build().load()
+    path = migrations.new("next", project.path)
+    check_copied(project, path)
+    copied = (path / "__init__.py").read_text()
+    assert not re.search(r"Transform\(|from \.\.|\bdown\b|\bup\b|parts\(", copied)
+    assert ("def shown" in copied) == ("kept" in names)
+    assert "SEPARATOR =" in copied
+
+
+def test_what_another_file_of_the_folder_needs_is_copied(project: Project) -> None:
+    project.add("old", fields=ONE)
+    testdata = "from . import LIMIT, of\ndef rows(random, scale):\n    return []\n"
+    code = "from ..v20260101000000_old import FAA as BEFORE\nLIMIT = BEFORE\ndef of(old): return old.name\n"
+    project.add("new", fields=ONE, code=code, files={"testdata.py": testdata})
+    project.build()
+    check_copied(project, migrations.new("next", project.path))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["create_tables", "create_index", "create_none"],
+        pytest.param(["add_migrations", "create_strings", "create_id", "create_"], marks=pytest.mark.long),
+        pytest.param(["create_rows", "create_iterators", "add_2024", "create_class"], marks=pytest.mark.long),
+    ],
+)
+def test_a_first_migration_of_any_name_is_whole(tmp_path: Path, names: list[str], project: Project) -> None:
+    for number, name in enumerate(names):
+        source = tmp_path / f"{project.app}of{number}" / f"{project.app}_{number}"
+        migrations.new(name, source)
+        migrations.build(source)
+        assert [one.text for one in migrations.lint(source) if one.severity != "info"] == []
+        with Database(tmp_path / f"db_{name}") as db:
+            migrations.apply(db, source)
+            migrations.load_testdata(db, source)
+
+
+@pytest.mark.long
+def test_a_copy_of_each_example_loads_lints_clean_and_does_nothing(tmp_path: Path) -> None:
+    examples = Path(__file__).parents[2] / "examples" / "flights" / "migrations"
+    folders = sorted(examples.glob("v*"))
+    for count in range(1, len(folders) + 1):
+        project = Project(tmp_path / str(count))
+        for folder in folders[:count]:
+            ignored = shutil.ignore_patterns("bootstrap.py", "*_pb2.*", "__pycache__")
+            copied = shutil.copytree(folder, project.path / folder.name, ignore=ignored)
+            for path in copied.rglob("*.p*"):
+                text = path.read_text().replace("package flights.", f"package {project.app}.")
+                path.write_text(text.replace("flights.migrations", f"{project.app}.migrations"))
+        check_copied(project, migrations.new("next", project.path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, NamedTuple, NoReturn
 
@@ -49,3 +50,25 @@ def misfit(place: Place, field: FieldDescriptor, value: Any, error: Exception) -
     )
     found = f"text of length {len(value):,}" if isinstance(value, str) else type(value).__name__
     fail(place, f"expected {expected(field)}{names}, found {found}", private=f"{value!r:.200}: {error}")
+
+
+def rivals(fields: Iterable[FieldDescriptor]) -> list[set[str]]:
+    """The names of fields of which a row can have only one, oneof by oneof."""
+    groups: dict[str, set[str]] = {}
+    for field in fields:
+        if field.containing_oneof is not None:
+            groups.setdefault(field.containing_oneof.full_name, set()).add(field.name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def check_rivals(groups: list[set[str]], given: Iterable[str], place: Place, what: str) -> None:
+    """Raises LoadError where two fields of one oneof are given: the last would take the place of the others.
+    `what`: a column or a key."""
+    names = list(given)
+    for group in groups:
+        both = [name for name in names if name in group]
+        if len(both) > 1:
+            fail(
+                place._replace(shown=f"{what} {both[1]}", column=both[1]),
+                f"expected one of {', '.join(sorted(group))} to be set, found {both[0]} as well",
+            )

@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple, NoReturn, TypeVar
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from everlog.migrations.misfit import Place, fail, misfit, unknown
+from everlog.migrations.misfit import Place, check_rivals, fail, misfit, rivals, unknown
 from everlog.migrations.values import Convert, from_text
 from everlog.store.keys import ROW_BYTES_MAX
 from everlog.store.user_code import private
@@ -49,6 +49,8 @@ def read_csv(file: IO[bytes], model: type[M], *, null: str = "", skip: Collectio
             fail(Place(name, 1), "expected a header of field names, found nothing")
         columns = _columns(header, model, name, skip)
         make = _maker(model, columns, null)
+        whole = [column for column in columns if len(column.path) == 1]
+        groups = rivals(column.path[0] for column in whole)
         line = reader.line_num
         for cells in reader:
             start, line = line + 1, reader.line_num
@@ -63,6 +65,9 @@ def read_csv(file: IO[bytes], model: type[M], *, null: str = "", skip: Collectio
             except (ValueError, TypeError, DecodeError) as error:
                 given = [(column, cells[column.place - 1]) for column in columns]
                 _explain(model, [one for one in given if one[1] != null], Place(name, start), error)
+            if groups:
+                set_ = [column.name for column in whole if cells[column.place - 1] != null]
+                check_rivals(groups, set_, Place(name, start), "column")
             yield row
     except csv.Error as error:
         fail(Place(name, reader.line_num), f"not CSV: {error}")

@@ -12,7 +12,7 @@ from typing import IO, Any, NoReturn, TypeVar
 import msgspec
 from google.protobuf.message import DecodeError, Message
 
-from everlog.migrations.misfit import Place, fail, misfit, unknown
+from everlog.migrations.misfit import Place, check_rivals, fail, misfit, rivals, unknown
 from everlog.migrations.values import Convert, from_json, takes_null
 from everlog.store.user_code import private
 
@@ -29,6 +29,7 @@ def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
     for field in model.DESCRIPTOR.fields:
         null = takes_null(field) and not field.is_repeated
         fields[field.name] = fields[field.json_name] = (field, from_json(field), null)
+    groups = rivals(field for field, _, _ in fields.values())
     decoder = msgspec.json.Decoder(dict[str, Any])
     for number, line in enumerate(file, 1):
         if number == 1:
@@ -43,6 +44,8 @@ def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
                 field, convert, null = fields[key]
                 if value is not None or null:
                     words[field.name] = convert(value)
+            if groups:
+                check_rivals(groups, words, Place(name, number), "key")
             row = model(**words)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             fail(Place(name, number), f"expected a JSON object: {error}")

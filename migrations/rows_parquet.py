@@ -15,7 +15,7 @@ from typing import IO, Any, NoReturn, TypeVar
 from google.protobuf.descriptor import FieldDescriptor as FD
 from google.protobuf.message import DecodeError, Message
 
-from everlog.migrations.misfit import Place, fail, misfit, unknown
+from everlog.migrations.misfit import Place, check_rivals, fail, misfit, rivals, unknown
 from everlog.migrations.values import Convert, fits_float, from_text
 from everlog.store.errors import LoadError
 from everlog.store.kinds import BOOL, BYTES, DOUBLE, ENUM, FLOAT, MESSAGE, STRING, TIMESTAMP, kind_of
@@ -46,6 +46,7 @@ def read_parquet(file: IO[bytes], model: type[M]) -> Iterator[M]:
         if column not in fields:
             unknown(Place(name, 1, f"column {place}", column), model)
     converters = {column: _converter(fields[column]) for column in source.schema_arrow.names}
+    groups = rivals(fields[column] for column in source.schema_arrow.names)
     number = 0
     for batch in source.iter_batches(BATCH_ROWS):
         columns = {column: _listed(batch.column(column)) for column in batch.schema.names}
@@ -58,6 +59,8 @@ def read_parquet(file: IO[bytes], model: type[M]) -> Iterator[M]:
                 row = model(**{column: converters[column](value) for column, value in given.items()})
             except (ValueError, TypeError, DecodeError) as error:
                 _explain(model, converters, given, Place(name, number), error)
+            if groups:
+                check_rivals(groups, given, Place(name, number), "column")
             yield row
 
 

@@ -224,9 +224,13 @@ class TableInfo:
     def unreadable(self, key: bytes | None, error: Exception) -> CorruptionError:
         """The error for a stored row that does not parse. Its fact `row` is the encoded key."""
         name = "" if key is None else f"row {self.show_key(key)} cannot be read: "
+        remedy = (
+            "delete it, or put another row in its place"  # to repair it, it would have to be opened
+            if self.sealed
+            else "`everlog repair` sets it aside, and nothing else"
+        )
         return CorruptionError(
-            f"{name}a row of table {self.name} is not a {self.proto.model}: {why(error)}; `everlog repair`"
-            " sets it aside, and nothing else",
+            f"{name}a row of table {self.name} is not a {self.proto.model}: {why(error)}; {remedy}",
             table=self.name,
             row=key,
             place=None if key is None else key.hex(),

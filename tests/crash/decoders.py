@@ -17,11 +17,13 @@ from typing import NamedTuple
 from everlog.feed import cursor, message
 from everlog.migrations import schema_text
 from everlog.migrations.rows import read_csv, read_jsonl
+from everlog.migrations.values import as_json
 from everlog.proto import feed_pb2, log_pb2
 from everlog.rpc import address
-from everlog.store import bookmarks, environment, head, record
+from everlog.store import admission, bookmarks, environment, head, record
 from everlog.store.evolve import evolve
 from everlog.store.schema import Schema
+from tests.store.documents import Document, deep
 from tests.store.models import SEATS, TABLES, models
 
 Decoder = Callable[[bytes], object]
@@ -36,6 +38,11 @@ EVERY = models(
     Row=", ".join(f"f{number} {number} {word}" for number, word in enumerate(WORDS.split(), 1))
     + ", many 40 int64*, inner 41 .Inner, some 42 string?",
 )["Row"]
+DOCUMENT_JSON = (
+    b'{"id": "1", "body": {"a": [null, {"@stored": {"number_value": "NaN"}}]}, "at": {"nanos": 5},'
+    b' "took": "1.5s", "any": {"@type": "type.googleapis.com/google.protobuf.Duration", "value": "1s"},'
+    b' "mask": "aB", "byNumber": {"5": {"number": 3}}, "nothing": null, "big": "7", "ratio": "Infinity"}\n'
+)
 COMMIT = log_pb2.Commit(
     seq=1,
     time_ns=2,
@@ -78,6 +85,12 @@ def decoders(scratch: Path) -> dict[str, Example]:
         "keys": Example(seats.decode_key, (key,)),
         "rows.csv": Example(lambda raw: list(read_csv(io.BytesIO(raw), EVERY)), (csv,)),
         "rows.jsonl": Example(lambda raw: list(read_jsonl(io.BytesIO(raw), EVERY)), (jsonl,)),
+        "rows.jsonl, documents": Example(
+            lambda raw: list(read_jsonl(io.BytesIO(raw), Document)), (DOCUMENT_JSON,)
+        ),
+        "admission.read": Example(
+            lambda raw: as_json(admission.read(Document, raw)), (deep(1, 60).SerializeToString(),)
+        ),
         "schema text": Example(_texts(schema_text.from_text), (text,)),
         "url": Example(
             _texts(address.parse), (b"everlog://host:7450/name?ca=x", b"everlog+insecure://[::1]:1/n")

@@ -260,6 +260,16 @@ def test_json_that_is_not_exactly_of_its_kind_is_refused_with_line_and_key(
         assert (caught.value.line, caught.value.column) == (2, key), value
 
 
+def test_two_fields_of_one_oneof_are_refused() -> None:
+    for row in ('"oneText": "a", "one_number": 5', '"one_empty": {}, "one_inner": {}'):
+        with pytest.raises(LoadError, match=r"<rows>:1: key one_\w+: expected one of one_empty, one_inner"):
+            jsonl(f"{{{row}}}", Document)
+    with pytest.raises(LoadError, match=r"<rows>:3: column one_number: .* found one_text as well"):
+        csv("id,one_text,one_number\n7,a,\n8,a,5\n", Document)
+    assert csv("id,one_text,one_number\n7,,5\n", Document) == [Document(id=7, one_number=5)]
+    assert jsonl('{"one_text": "a", "one_number": null}', Document) == [Document(one_text="a")]
+
+
 def test_json_that_is_nested_without_end_is_refused() -> None:
     for text in ("[" * 100_000, '{"body": ' + "[" * 5000 + "]" * 5000 + "}", '{"body": ' * 5000):
         with pytest.raises(LoadError, match="<rows>:1:"):

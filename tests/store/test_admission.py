@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from everlog.store.admission import doubts, is_whole, salvage
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, RowError
-from everlog.store.kinds import UINT64
+from everlog.store.kinds import STRING, UINT64
 from everlog.store.repair import repair
-from everlog.store.table import Field, Table
+from everlog.store.table import Field, Index, Table
 from tests.store.documents import (
     DOCUMENTS,
     DOCUMENTS2,
@@ -194,6 +194,32 @@ class TestARowThatOlderVersionsTook:
             assert db.head == head + 1
             assert [row.id for row in db.scan(DOCUMENTS)] == [0, 1, 2, 3, 4, 6, 7, 8, 9]
             assert [version.op for version in db.history(DOCUMENTS, 5)] == ["delete", "put"]
+
+
+def test_a_sealed_row_that_cannot_be_read_costs_no_other_row(path: Path) -> None:
+    title = Field(Document, "title", 2, STRING)
+    sealed: Table[Any, Any] = Table(
+        "sealed",
+        Document,
+        key=Field(Document, "id", 1, UINT64),
+        person=title,
+        indexes=(Index("by_title", title, hashed=True),),
+    )
+    key = bytes(range(32))
+    with open_documents(path, sealed, master_key=key) as db:
+        for id in range(4):
+            put_unasked(db, sealed, deep(id, 60 if id == 2 else 1))
+        db.rebuild()
+    assert repair(path).aside == ()
+    with Database(path, master_key=key) as db:
+        assert read(db.scan(sealed)) == ([0, 1, 3], ["sealed/2"])
+        (problem,) = db.check()
+        assert "row sealed/2 cannot be read" in problem
+        assert "delete it" in problem
+        assert db.count(sealed.by_title, "title 2") == 1
+        db.delete(sealed, 2)
+        assert list(db.check()) == []
+        assert [row.id for row in db.scan(sealed.by_title, "title 3")] == [3]
 
 
 def read(rows: Any) -> tuple[list[int], list[str]]:

@@ -20,6 +20,7 @@ from everlog.console.opening import open_database
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, pass_settings
 from everlog.store.errors import Error
+from everlog.store.head import read_secret
 
 if TYPE_CHECKING:
     from everlog.audit.note import Signer, Verifier
@@ -237,7 +238,8 @@ def signer_in(path: Path, signed: Path | None = None) -> Signer:
     showing it."""
     from everlog.audit.note import Signer
 
-    found = Signer.parse(read_text(path), str(path))
+    text = read_secret(path, "the signing key").decode("utf-8", errors="surrogateescape")
+    found = Signer.parse(text, str(path))
     found.signed = signed or path.resolve().with_name(f"{path.resolve().name}.signed")
     return found
 

@@ -32,6 +32,7 @@ from everlog.console.settings import (
 from everlog.rpc.address import PORT
 from everlog.store import environment
 from everlog.store.errors import Error, OpenError
+from everlog.store.head import read_secret
 from everlog.store.master import NEXT_VARIABLE, master_of
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ def serve(
     _refuse_idle(settings, databases, packages, tls=tls_cert is not None, migrate=how["migrate"])
     if bool(tls_cert) != bool(tls_key):
         raise click.UsageError("--tls-cert and --tls-key belong together")
+    if tls_key is not None:
+        read_secret(tls_key, "the TLS key")
     _check_place(listen, "--listen")
     tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     master = master_of(None, next_master)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from everlog.rpc.calls import Context
 from everlog.store.errors import AccessError, OpenError
+from everlog.store.head import read_secret
 from everlog.store.transaction import Actor, Proof, proof_of
 
 _TOKEN = re.compile(r"[!-~]+")
@@ -98,13 +99,11 @@ def read_tokens(path: str | Path, unnamed: str = "") -> dict[str, str]:
     """The tokens in a file by the names of who shows them: a line `NAME TOKEN` each. Lines that begin with #
     are comments. `unnamed` is the token without a name that is taken besides.
 
-    Raises OpenError, with the number of the line and without the token, for a line that is none, and for
+    Raises OpenError for a file that others can read and, with the number of the line and without the token,
+    for a line that is none, and for
     what would take a name from its token: a name or a token that is in two lines, or the unnamed one.
     """
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise OpenError(f"{path}: expected a file of tokens, it cannot be read: {error.strerror}") from None
+    raw = read_secret(Path(path), "the file of tokens")
     found, lines = dict[str, str](), dict[str, int]()
     for number, one in enumerate(raw.split(b"\n"), 1):
         try:

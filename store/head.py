@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import socket
 import stat
 import time
@@ -117,6 +118,26 @@ def file_mode(directory: os.stat_result) -> int:
 def private(path: str, flags: int) -> int:
     """An opener for `open`: a file that it makes is no more open than its directory."""
     return os.open(path, flags, file_mode(Path(path).parent.stat()))
+
+
+def read_secret(path: Path, what: str) -> bytes:
+    """Return the content of a file that only its owner can read: a key, or tokens (`what`). The group may
+    read one of root's as well; a pipe has no mode that counts. Read-only. Raises OpenError, without showing
+    anything of it."""
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            others = 0o037 if found.st_uid == 0 else 0o077
+            if stat.S_ISREG(found.st_mode) and found.st_mode & others:
+                raise OpenError(
+                    f"{path}: {what} can be read by others (mode {stat.S_IMODE(found.st_mode):04o}): expected"
+                    f" a file that only its owner can read. Run `chmod 600 {shlex.quote(str(path))}`, and"
+                    " replace what is in it if somebody may have read it",
+                    path=str(path),
+                )
+            return file.read()
+    except OSError as error:
+        raise OpenError(f"{path}: {what} cannot be read: {error.strerror}") from None
 
 
 def shown(path: Path) -> Path:

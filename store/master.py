@@ -20,6 +20,7 @@ from typing import Protocol
 from everlog.store.cipher import KEY_SIZE, Cipher
 from everlog.store.environment import variable
 from everlog.store.errors import OpenError
+from everlog.store.head import read_secret
 
 VARIABLE, FILE_VARIABLE = "EVERLOG_MASTER_KEY", "EVERLOG_MASTER_KEY_FILE"
 NEXT_VARIABLE = "EVERLOG_NEXT_MASTER_KEY_FILE"
@@ -107,10 +108,7 @@ def _first(given: MasterKey | None) -> Master | None:
 
 
 def _of_file(path: Path) -> Master:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise OpenError(f"{path}: the master key cannot be read: {error.strerror}") from None
+    raw = read_secret(path, "the master key")
     return LocalMaster(raw if len(raw) == KEY_SIZE else _decoded(raw, str(path)), str(path))
 
 

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -59,7 +60,37 @@ def test_every_command_works_on_a_server(everlog: Run, server: str, here: Path) 
     assert everlog("-u", "file:proof.db", "check").code == 0
 
 
+@pytest.mark.parametrize("option", ["--tokens", "--tls-key", "--audit-key", "master"])
+def test_a_secret_that_others_can_read_is_refused_with_the_remedy(
+    everlog: Run, books: Path, here: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    secret = here / "a secret"
+    secret.write_text("ann sesame\n")
+    words = [option, "a secret"]
+    match option:
+        case "--tls-key":
+            words += ["--tls-cert", str(TLS / "certificate.pem")]
+        case "master":
+            monkeypatch.setenv("EVERLOG_MASTER_KEY_FILE", "a secret")
+            words = []
+    for mode in (0o604, 0o640, 0o660):
+        secret.chmod(mode)
+        if mode == 0o640 and not os.getuid():
+            os.chown(secret, 65534, -1)
+        ended = everlog("serve", *words)
+        os.chown(secret, os.getuid(), -1)
+        assert ended.code == 1
+        assert f"can be read by others (mode {mode:04o})" in ended.err
+        assert "sesame" not in ended.err
+        remedy = re.search(r"`(chmod [^`]*)`", ended.err)
+        assert remedy is not None
+        subprocess.run(remedy[1], shell=True, check=True, cwd=here)  # noqa: S602  as it is pasted
+        assert secret.stat().st_mode & 0o777 == 0o600
+    monkeypatch.delenv("EVERLOG_MASTER_KEY_FILE", raising=False)
+
+
 def test_over_tls_with_a_token(everlog: Run, books: Path) -> None:
+    (TLS / "key.pem").chmod(0o600)  # a checkout leaves it open
     tls = ("--tls-cert", str(TLS / "certificate.pem"), "--tls-key", str(TLS / "key.pem"))
     with serving(*tls, EVERLOG_TOKEN="sesame") as url:
         assert url.startswith("everlog://")

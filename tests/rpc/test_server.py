@@ -23,6 +23,7 @@ from everlog.rpc.server import Server
 from everlog.rpc.services import SERVICES
 from tests.conformance.database_case import AIRPORTS, airport
 from tests.rpc.conftest import TLS
+from tests.store.models import ITEMS, Item, declare
 
 ANYWHERE = "0.0.0.0:0"
 
@@ -229,3 +230,20 @@ def test_a_request_that_is_too_large_is_told_how_large_it_may_be(db: EmbeddedDat
         ):
             remote.channel.call(stub.Get, request)
         assert remote.get(AIRPORTS, "JFK") is None
+
+
+def test_a_server_whose_database_was_moved_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    with EmbeddedDatabase(path) as db, Server({"x": db}) as server, RemoteDatabase(server.url("x")) as client:
+        declare(db, ITEMS)
+        client.put(ITEMS, Item(id=1))
+        with grpc.insecure_channel(server.address) as channel:
+            answers = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
+            assert next(answers).status == health_pb2.HealthCheckResponse.SERVING
+            path.rename(tmp_path / "elsewhere")
+            assert next(answers).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert f"moved to {tmp_path / 'elsewhere'}" in client.status().writes.error
+        with pytest.raises(everlog.DiskError, match="was moved to") as caught:
+            client.put(ITEMS, Item(id=2))
+        assert caught.value.outcome == "nothing written"
+        assert client.get(ITEMS, 1) == Item(id=1)

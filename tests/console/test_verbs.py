@@ -1,0 +1,199 @@
+"""Every verb, with each way in which it can end: done, refused, wrong, stopped, its streams closed.
+
+VERBS has, for each verb, a command line that succeeds, one that is refused, and what is run before. A new
+verb without a line here fails the first test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+
+from everlog.console.main import COMMANDS, READERS, command
+from tests.console import shop
+from tests.console.conftest import Run
+from tests.console.test_streams import ended
+
+
+class Verb(NamedTuple):
+    """Command lines, as a shell would have them. `silent`: what succeeds prints nothing."""
+
+    done: str
+    refused: str
+    before: str = ""
+    silent: bool = False
+
+
+NOWHERE, NOBODY = "-u file:nowhere.db", "-u everlog+insecure://127.0.0.1:1/x"
+VERBS = {
+    "new": Verb("new more", "new a/b"),
+    "build": Verb("build --force", ""),
+    "lint": Verb("lint", f"{NOBODY} lint"),
+    "up": Verb("up", f"{NOBODY} up"),
+    "migrate": Verb("migrate", f"{NOWHERE} migrate"),
+    "plan": Verb("plan", f"{NOBODY} plan"),
+    "complete": Verb("", "complete"),
+    "rollback": Verb("rollback --yes", f"{NOWHERE} rollback --yes", "up"),
+    "down": Verb("down --yes", f"{NOWHERE} down --yes", "up"),
+    "status": Verb("status", f"{NOWHERE} status"),
+    "dump": Verb("dump", f"{NOWHERE} dump"),
+    "load": Verb("-u file:other.db load", "load", "dump"),
+    "baseline": Verb(f"baseline {shop.FIRST}", "baseline 7"),
+    "squash": Verb("squash --yes", f"{NOBODY} squash --yes", "up"),
+    "create": Verb("-u file:new.db create", "-u everlog://db.example.com/x create"),
+    "drop": Verb("drop --yes", "drop"),
+    "wait": Verb("wait", f"{NOWHERE} wait --wait-timeout 0s"),
+    "import": Verb(
+        "import books books.jsonl", "import nowhere our.key --format csv", "export books books.jsonl"
+    ),
+    "export": Verb("export books", "export nowhere"),
+    "testdata": Verb("testdata", f"{NOWHERE} testdata", "up"),
+    "get": Verb("get books 978-0 1", "get books nobody 1"),
+    "scan": Verb("scan books", "scan nowhere"),
+    "history": Verb("history books 978-0 1", "history nowhere 1"),
+    "diff": Verb("diff books 1", "diff nowhere 1"),
+    "log": Verb("log", f"{NOWHERE} log"),
+    "serve": Verb("", "serve a=everlog://db.example.com/x"),
+    "propose": Verb("propose", f"{NOWHERE} propose"),
+    "approve": Verb("", "approve 1234 --reason why"),
+    "reject": Verb("", "reject 1234 --reason why"),
+    "migrations log": Verb("migrations log", f"{NOWHERE} migrations log", "propose"),
+    "migrations cancel": Verb("", "migrations cancel"),
+    "follow": Verb("follow --to sqlite:m.sqlite --once", "follow --to nowhere:x --once"),
+    "consumers": Verb("consumers", f"{NOWHERE} consumers"),
+    "consumers register": Verb("consumers register mirror", f"{NOWHERE} consumers register mirror"),
+    "consumers remove": Verb(
+        "consumers remove mirror", "consumers remove nobody", "consumers register mirror"
+    ),
+    "check": Verb("check", f"{NOWHERE} check"),
+    "expire": Verb("expire", f"{NOWHERE} expire"),
+    "clock": Verb("clock", f"{NOWHERE} clock"),
+    "rebuild": Verb("rebuild", f"{NOWHERE} rebuild"),
+    "repair": Verb("repair", f"{NOWHERE} repair"),
+    "forget": Verb("", "forget books 978-0 1 --reason why"),
+    "rotate-key": Verb("", "rotate-key --to our.key"),
+    "backup": Verb("backup copy", f"{NOWHERE} backup copy"),
+    "verify-backup": Verb("verify-backup copy", "verify-backup nowhere", "backup copy"),
+    "restore": Verb("restore copy again.db", "restore nowhere again.db", "backup copy"),
+    "archive": Verb("archive old --keep-records 0", f"{NOWHERE} archive old --keep-records 0"),
+    "keygen": Verb("keygen fresh.key", "keygen nowhere/fresh.key"),
+    "checkpoint": Verb("checkpoint --key our.key", "checkpoint --key nowhere.key"),
+    "prove": Verb("prove --seq 1 --key our.key", "prove --seq 99 --key our.key"),
+    "verify": Verb(
+        "verify proof --key our.vkey",
+        "verify nowhere --key our.vkey",
+        "prove --seq 1 --key our.key --out proof",
+    ),
+    "tiles": Verb("tiles tree --key our.key", "tiles tree --key nowhere.key"),
+    "audit": Verb("audit", f"{NOWHERE} audit"),
+    "config": Verb("config", "--env-file nowhere.env config"),
+    "accept": Verb("accept --reason why", "accept 7 --reason why"),
+    "restore-folder": Verb("restore-folder --force", f"{NOWHERE} restore-folder"),
+    "person export": Verb("", "person export books 978-0 1"),
+    "person readable": Verb("", f"{NOWHERE} person readable"),
+    "production": Verb("production", f"{NOWHERE} production"),
+    "completion": Verb("completion zsh", ""),
+}
+DONE = [name for name, verb in VERBS.items() if verb.done]
+REFUSED = [name for name, verb in VERBS.items() if verb.refused]
+
+
+@pytest.fixture(scope="session")
+def begun(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
+    """A project and its database at the first version, to be copied."""
+    directory = tmp_path_factory.mktemp("begun")
+    shutil.copytree(project.parent, directory / "verbs_shop", ignore=shutil.ignore_patterns("__pycache__"))
+    variables = {
+        **os.environ,
+        "DATABASE_URL": "file:books.db",
+        "EVERLOG_MIGRATIONS_DIR": "verbs_shop/migrations",
+    }
+
+    def run(*words: object) -> str:
+        command = [sys.executable, "-m", "everlog.console", *map(str, words)]
+        done = subprocess.run(
+            command, cwd=directory, env=variables, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    run("up", "--to", shop.FIRST)
+    (directory / "our.vkey").write_text(run("keygen", "our.key").split()[-1])
+    return directory
+
+
+@pytest.fixture
+def place(begun: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of it, to stand in."""
+    shutil.copytree(begun, here, dirs_exist_ok=True)
+    monkeypatch.setenv("DATABASE_URL", "file:books.db")
+    monkeypatch.setenv("EVERLOG_MIGRATIONS_DIR", "verbs_shop/migrations")
+    yield here
+    for name in [name for name in sys.modules if name.partition(".")[0] == "verbs_shop"]:
+        del sys.modules[name]
+
+
+def names() -> Iterator[str]:
+    for name in COMMANDS:
+        found = command(name)
+        if isinstance(found, click.Group):
+            yield from (f"{name} {more}" for more in found.list_commands(click.Context(found)))
+            if not found.invoke_without_command:
+                continue
+        yield name
+
+
+def test_every_verb_is_tried() -> None:
+    assert set(names()) == set(VERBS)
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_what_is_done_exits_with_0_and_141_where_nobody_reads(place: Path, name: str) -> None:
+    verb = VERBS[name]
+    assert not verb.before or ended(*verb.before.split()) == 0
+    assert ended(*verb.done.split(), output="unread", error="unread") == (0 if verb.silent else 141)
+    if name in READERS:
+        assert ended(*verb.done.split(), output="full") == 1
+        assert ended(*verb.done.split(), error="full") == 0
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_exits_with_1_whatever_the_streams_are(place: Path, everlog: Run, name: str) -> None:
+    words = VERBS[name].refused.split()
+    assert ended(*words, output="unread", error="full") == 1
+    refused = everlog(*words, "--json")
+    assert (refused.code, json.loads(refused.err.splitlines()[-1])["exit_code"]) == (1, 1)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_wrong_command_line_exits_with_2(place: Path, name: str) -> None:
+    assert ended(*name.split(), "--nonsense") == 2
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_what_is_stopped_exits_with_the_number_of_the_signal(
+    place: Path, everlog: Run, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *rest = name.split()
+    found = command(first)
+    for more in rest:
+        assert isinstance(found, click.Group)
+        inner = found.get_command(click.Context(found), more)
+        assert inner is not None
+        found = inner
+
+    def stopped(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(found, "callback", stopped)
+    monkeypatch.setattr(found, "params", [])
+    assert ended(*name.split()) == 130

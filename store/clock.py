@@ -63,9 +63,10 @@ class Clock:
         self._warned = False
         self.start(last_ns)
 
-    def start(self, last_ns: int) -> None:
-        """Go on from a log whose newest record has this time."""
-        self.last_ns = self._first_ns = last_ns
+    def start(self, last_ns: int, reading_ns: int = 0) -> None:
+        """Go on from a log whose newest record has this time; `reading_ns`: what the clock read then, where
+        the log is ahead of it."""
+        self.last_ns, self._first_ns = last_ns, reading_ns or last_ns
         self._started = self._steady()
 
     def now(self) -> int:
@@ -86,8 +87,8 @@ class Clock:
     def read(self) -> int:
         """Return the time now, by which lives end and ages are counted. Changes nothing.
 
-        It is that of the wall clock. Where that was never set (1970), it is the time of the newest record
-        at `start`, and what the steady clock has counted since.
+        It is that of the wall clock. Where that was never set (1970), it is what the clock read for the
+        newest record at `start`, and what the steady clock has counted since.
         """
         wall = self._wall()
         if wall >= UNSET_NS:

@@ -134,7 +134,8 @@ def _open(
             hole.cut(engine, log, known, tables.applied)
         tables.catch_up(progress)
         mending.finish(engine, tables, read_only=read_only)
-        clock.start(max(clock.last_ns, log.commit(log.written).time_ns))
+        newest = log.commit(log.written)
+        clock.start(max(clock.last_ns, newest.time_ns), newest.reading_ns)
         if not read_only:
             owner.watch(engine.stop)
         return Opened(owner, engine, log, tables, clock)

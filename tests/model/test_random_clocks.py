@@ -1,0 +1,116 @@
+"""Random clocks: the wall clock jumps ahead and back, stands still, is unset, and is right again.
+
+Whatever it does, commits are taken and their times never go back; no row goes before its time; and once the
+clock is right, the database of now is the one that was written last. A run is its seed: `EVERLOG_SEED=7`
+replays that one.
+"""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from everlog.store.clock import JUMP_S, Clock
+from everlog.store.errors import Error
+from everlog.store.table import Table
+from tests.model.test_random_histories import seeds
+from tests.store.models import ITEM_ID, ITEMS, Item, open_flights
+
+STEPS = 120
+SECOND, HOUR = 10**9, 3600 * 10**9
+MINUTE, DAY = 60 * SECOND, 24 * HOUR
+ERRORS_NS = (0, 0, 3 * DAY, 90 * DAY, 5 * MINUTE, -5 * MINUTE, -DAY, -60 * 365 * DAY)
+BRIEF: Table[Any, int] = Table("brief", Item, key=ITEM_ID, life=timedelta(hours=10))
+
+Named = tuple[Table[Any, int], int]
+
+
+class Clocks:
+    """A database, the true time, and what the clock of its machine says instead."""
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.path, self.random = path, random.Random(seed)
+        self.true = 1_790_000_000 * SECOND
+        self.error = 0
+        self.stands: int | None = None
+        self.ends: dict[Named, int] = {}  # of rows written while the clock was right: their true end
+        self.texts: dict[Named, str] = {}
+        self.last_ns = 0
+        self.open()
+
+    def wall(self) -> int:
+        return self.true + self.error if self.stands is None else self.stands
+
+    def open(self) -> None:
+        self.db = open_flights(self.path, ITEMS, BRIEF, clock=Clock(wall=self.wall, steady=lambda: self.true))
+        self.db.sweeper.close()  # it sweeps when it likes; here the test does
+
+    @property
+    def right(self) -> bool:
+        return self.error == 0 and self.stands is None
+
+    def step(self) -> None:
+        self.true += self.random.choice((SECOND, 60 * SECOND, HOUR))
+        what = self.random.choice(
+            (self.put, self.put, self.put, self.turn, self.expire, self.look, self.again)
+        )
+        what()
+
+    def put(self) -> None:
+        table, number, text = self.random.choice((ITEMS, BRIEF)), self.random.randrange(40), f"{self.true}"
+        done = self.db.put(table, Item(id=number, text=text))
+        time_ns = self.db.log.commit(done.seq).time_ns
+        assert time_ns >= self.last_ns
+        self.last_ns = time_ns
+        self.texts[table, number] = text
+        self.ends.pop((table, number), None)
+        if table is ITEMS:
+            self.ends[table, number] = 1 << 62
+        elif self.right:
+            self.ends[table, number] = self.true + 10 * HOUR
+
+    def turn(self) -> None:
+        self.error = self.random.choice(ERRORS_NS)
+        self.stands = self.true if self.random.random() < 0.1 else None
+
+    def expire(self) -> None:
+        """None goes before its time, but for a jump that may as well be a clock that was set."""
+        try:
+            self.db.expire()
+        except Error as error:
+            assert "jumped" in str(error)  # noqa: PT017  it may or may not be raised
+        for (table, number), end in self.ends.items():
+            if self.true < end - JUMP_S * SECOND:
+                assert self.db.get(table, number) is not None, f"{number} went before its time"
+
+    def look(self) -> None:
+        """What was written last is what is there now."""
+        if not self.right:
+            return
+        self.db.correct_clock()
+        now = self.db.at(time=self.true)
+        for (table, number), end in self.ends.items():
+            row = now.get(table, number)
+            if row is not None:
+                assert row.text == self.texts[table, number]
+            else:
+                assert self.true >= end - JUMP_S * SECOND
+
+    def again(self) -> None:
+        """A new process does not know that the clock is wrong; here it starts with one that is right."""
+        if self.right:
+            self.put()  # what an ahead clock wrote last would be all that a clock that is unset goes by
+            self.db.close()
+            self.open()
+        assert list(self.db.check()) == []
+
+
+def test_no_clock_refuses_a_commit_or_ends_a_row_before_its_time(tmp_path: Path) -> None:
+    for seed in seeds(1, 2):
+        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown where it fails
+        clocks = Clocks(tmp_path / str(seed), seed)
+        for _ in range(STEPS):
+            clocks.step()
+        clocks.db.close()

@@ -43,6 +43,9 @@ def problems(
 ) -> Iterator[str]:
     """See `Database.check`. Without `keys_needed` it is no problem that sealed tables cannot be looked at: a
     backup has no keys. Without `files_too` the files of RocksDB are left out. Read-only."""
+    if db.engine.stopped is not None:  # its files are elsewhere, or others have taken their place
+        yield str(db.engine.stopped)
+        return
     if files_too:
         yield from files.problems(db.path)
     yield from _keys(db)

@@ -335,7 +335,8 @@ class Engine:
 
     def log_files(self) -> list[tuple[int, bytes, bytes]]:
         """The files of the log, in its order: bytes, keys of the first and the last record. Read-only."""
-        described = self.log.property_value("rocksdb.sstables") or ""
+        with translated(f"reading {self.path}"):
+            described = self.log.property_value("rocksdb.sstables") or ""
         files = [
             (int(size), bytes.fromhex(first), bytes.fromhex(last))
             for size, first, last in _FILE.findall(described)

@@ -4,6 +4,8 @@
     python -m tests.crash.campaign --minutes 10    with seed after seed
 
     life ─▶ killed: at a moment │ at a named point │ without power, at either │ while the disk failed
+            left without closing │ its files moved away, or others put in their place
+            killed after its disk was full, and had room again
          ─▶ opened again ─▶ check() ─▶ the log against the journal ─▶ the tables against the model
          ─▶ the follower against the tables ─▶ what the operations left ─▶ now and then a rebuild,
          or an old key store put back ─▶ the next life
@@ -14,6 +16,7 @@ The directory of a run that found something stays, and is named.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import random
 import shutil
@@ -27,25 +30,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 from everlog.audit.tree import Tree
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.store.database import Database
+from everlog.store.errors import OpenError
 from everlog.store.slots import KEYS
 from tests.crash import beside, disk, operations, points
 from tests.crash.ends import sweep
 from tests.crash.folders import FIRST, Folders, opened
 from tests.crash.journal import Told
 from tests.crash.model import Model
-from tests.crash.worker import OPEN_MIRROR
+from tests.crash.worker import FAILING, LEFT, MOVED, OPEN_MIRROR
 
 ROOT = Path(__file__).parents[2]
 LIVES = 8
 PAST = 3  # moments of the past that are looked at after each life
+REFILL_S = 10.0  # writing resumes some seconds after the disk has room
+MOVED_S = 10.0  # by then a process has noticed that its files are gone
 LIFE_S = 60.0  # a life that is not over by then: its point was not passed
 
 
 class Campaign:
     """One run. `say` is told each life in a line."""
 
-    def __init__(self, directory: Path, seed: int, say: Callable[[str], object] = print) -> None:
-        self.directory, self.seed, self.say = directory, seed, say
+    def __init__(
+        self, directory: Path, seed: int, say: Callable[[str], object] = print, way: str | None = None
+    ) -> None:
+        self.directory, self.seed, self.say, self.way = directory, seed, say, way
         self.random = random.Random(seed)
         self.folders = Folders(directory)
         self.model = Model()
@@ -57,8 +67,9 @@ class Campaign:
     def live(self, life: int) -> None:
         """One life, and what must be true after it."""
         chance = random.Random(f"{self.seed} {life}")
-        ways = ["moment", "point", "point"] + (["power", "power", "disk"] if disk.library() else [])
-        way = chance.choice(ways)
+        ways = ["moment", "point", "point", "exit", "moved"]
+        ways += ["power", "power", "disk", "refill"] if disk.library() else []
+        way = self.way or chance.choice(ways)
         point, environment, after_s = "", {}, chance.uniform(0.05, 1.5)
         if way == "point" or (way == "power" and chance.random() < 0.5):
             call, side = chance.choice(list(points.every()))
@@ -70,12 +81,23 @@ class Campaign:
         elif way == "disk":
             environment = disk.failing(under, chance)
             after_s = chance.uniform(1.0, 3.0)
-        self._killed(life, chance.randrange(1 << 32), point, environment, after_s)
+        elif way == "refill":
+            nth, times = chance.randrange(20, 300), chance.choice((1, 3, 20))
+            environment = disk.nth_failing(under, "write", nth, times, errno.ENOSPC)
+            after_s = REFILL_S
+        elif way == "moved":
+            environment = {MOVED: "1"}
+        replaced = chance.random() < 0.5
+        lasted = self._killed(
+            life, chance.randrange(1 << 32), point, environment, after_s, way=way, replaced=replaced
+        )
+        if way == "refill" and lasted:
+            _resumed(self.directory / f"journal-{life}")
         lost = disk.lose(under, synced, chance) if way == "power" else []
         told = Told.read(self.directory / f"journal-{life}")
         assert not told.failed, told.failed[0]
         opened_ns = time.time_ns()
-        with opened(under) as db:
+        with _opened_again(under) as db:
             swept_ns = sweep(db)
             self.model.take(db, told, opened_ns, power=way == "power")
             self.model.agree(db, self.folders, swept_ns)
@@ -114,7 +136,19 @@ class Campaign:
             assert op in self.model.found
             self.model.agree(db, self.folders, swept_ns)
 
-    def _killed(self, life: int, seed: int, point: str, environment: dict[str, str], after_s: float) -> None:
+    def _killed(
+        self,
+        life: int,
+        seed: int,
+        point: str,
+        environment: dict[str, str],
+        after_s: float,
+        *,
+        way: str,
+        replaced: bool,
+    ) -> bool:
+        """Starts a life and ends it; returns whether it lasted until then."""
+        lasted = False
         words = [sys.executable, "-m", "tests.crash.worker", str(self.directory), str(life), str(seed)]
         with (
             (self.directory / f"stderr-{life}").open("w+b") as errors,
@@ -134,22 +168,73 @@ class Campaign:
                 try:
                     process.wait(after_s)
                 except subprocess.TimeoutExpired:
-                    process.kill()
+                    lasted = True
+                    if way == "moved":
+                        self._moved(process, replaced=replaced)
+                    if way == "exit":
+                        process.terminate()
+                    else:
+                        process.kill()
             code = process.wait()
             fuse.cancel()
             errors.seek(0)
             said = errors.read().decode()
-        if not environment.get("EVERLOG_DISK_FAIL"):
+        if not environment.get(FAILING):
             assert opened or point, f"it did not open: {said}"
-            assert code == -signal.SIGKILL or Told.read(self.directory / f"journal-{life}").failed, said
+            expected = LEFT if way == "exit" else -signal.SIGKILL
+            failed = Told.read(self.directory / f"journal-{life}").failed
+            assert code == expected or failed or way == "moved", f"ended with {code}: {said}"
+        return lasted
+
+    def _moved(self, process: subprocess.Popen[bytes], *, replaced: bool) -> None:
+        """The files go elsewhere, and others may come: the process stops writing, and touches neither."""
+        path, away = self.directory / "db", self.directory / "away"
+        path.rename(away)
+        if replaced:
+            Database(path).close()
+        before = _contents(path)
+        try:
+            process.wait(MOVED_S)  # its threads end with an error, so it does
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError("it went on though its files were moved away") from None
+        after = _contents(path)
+        wrote = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+        assert not wrote, f"it wrote to files that are not its own: {wrote}"
+        shutil.rmtree(path, ignore_errors=True)
+        away.rename(path)
 
 
-def run(seed: int, lives: int = LIVES, say: Callable[[str], object] = print) -> None:
+def _opened_again(path: Path) -> EmbeddedDatabase:
+    """Opens it, once a child that was forked in the moment of the kill has ended, too."""
+    until = time.monotonic() + LIFE_S
+    while True:
+        try:
+            return opened(path)
+        except OpenError as error:
+            if "owner" not in error.facts or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
+
+
+def _resumed(journal: Path) -> None:
+    """After the last refusal of the disk something was acknowledged."""
+    lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
+    refused = [number for number, line in enumerate(lines) if line.startswith('{"disk"')]
+    said = [number for number, line in enumerate(lines) if line.startswith('{"yes"')]
+    assert not refused or (said and said[-1] > refused[-1]), "the disk has room, and nothing is written"
+
+
+def _contents(path: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def run(seed: int, lives: int = LIVES, say: Callable[[str], object] = print, way: str | None = None) -> None:
     """One run in a directory of its own, which goes if all was right."""
     directory = Path(tempfile.mkdtemp(prefix=f"everlog-torture-{seed}-"))
     say(f"EVERLOG_SEED={seed}")
     try:
-        Campaign(directory, seed, say).run(lives)
+        Campaign(directory, seed, say, way).run(lives)
     except BaseException:
         say(f"found with seed {seed}, in {directory}")
         raise
@@ -161,12 +246,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--lives", type=int, default=LIVES)
     parser.add_argument("--seed", type=int, default=int(os.environ.get("EVERLOG_SEED", "0")))
+    parser.add_argument("--way", help="Each life ends so: moment, point, power, disk, refill, exit, moved.")
     given = parser.parse_args()
     until = time.monotonic() + given.minutes * 60
     seed = given.seed or random.SystemRandom().randrange(1 << 32)
-    run(seed, given.lives)
+    run(seed, given.lives, way=given.way)
     while not given.seed and time.monotonic() < until:
-        run(random.SystemRandom().randrange(1 << 32), given.lives)
+        run(random.SystemRandom().randrange(1 << 32), given.lives, way=given.way)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,11 @@ def library() -> Path | None:
     return built
 
 
+def is_failing() -> bool:
+    """Whether the disk of this process is one that fails."""
+    return "EVERLOG_DISK_FAIL" in os.environ
+
+
 def telling(under: Path, journal: Path) -> dict[str, str]:
     """The environment of a process whose syncs are told. What is there already is on disk."""
     with journal.open("a") as file:

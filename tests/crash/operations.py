@@ -23,6 +23,7 @@ from everlog.migrations.under_way import under_way
 from everlog.store.database import Database
 from everlog.store.errors import ConflictError, Error, MigrationError, SchemaError
 from everlog.store.slots import KEYS
+from tests.crash import disk
 from tests.crash.care import Care
 from tests.crash.folders import MASTER, NEWEST, Value, opened
 
@@ -108,7 +109,10 @@ def rebuild_into(care: Care) -> None:
 
 
 def check(care: Care) -> None:
+    """A key that a full disk did not let be overwritten is named, until the next forgetting or opening."""
     problems = list(care.db.check())
+    if disk.is_failing():
+        problems = [one for one in problems if f"{KEYS} has the keys of" not in one]
     assert problems == [], problems
 
 

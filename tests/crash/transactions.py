@@ -7,6 +7,7 @@ or update what must not or must be there; some have a commit_id, and are sent tw
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 from everlog.feed.embedded import EmbeddedDatabase
@@ -18,6 +19,7 @@ from tests.crash.folders import FIRST, NEWEST, Folders, Value, Way
 from tests.crash.journal import Journal
 
 KEYS = 120
+PAUSE_S = 0.01  # after the disk refused: the journal is to stay short
 WORDS = ("red", "green", "blue")
 REFUSALS = (ConflictError, PreconditionError, SchemaError)
 
@@ -71,8 +73,10 @@ class Transactions:
         except DiskError as error:
             if error.outcome == "nothing written":
                 self.journal.say(no=name)
-            if error.outcome != "nothing written" or "closed" in str(error):
+            if error.outcome != "nothing written" and not error.facts.get("full"):
                 raise
+            self.journal.say(disk=str(error))  # it has room again later
+            time.sleep(PAUSE_S)
         except ClosedError:
             if isinstance(self.db, RemoteDatabase):
                 raise

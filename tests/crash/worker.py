@@ -4,7 +4,7 @@
 
     4 writers      ─▶ transactions, one of them through a server     ┐
     one more       ─▶ rows that end: sealed, or with a life          │
-    2 caretakers   ─▶ operations, each one after the other           ├─▶ journal
+    3 caretakers   ─▶ operations, each one after the other           ├─▶ journal
     follower       ─▶ SQLite, from the database or from the server   ┘
 
 What it does follows from its seed; what of it is interleaved how, from the machine.
@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from everlog import migrations
@@ -26,7 +28,7 @@ from everlog.migrations.under_way import attach as attach_code
 from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.server import Server
 from everlog.store.errors import DiskError, Error
-from tests.crash import beside, points
+from tests.crash import beside, outside, points
 from tests.crash.care import Care
 from tests.crash.folders import FIRST, Folders, opened
 from tests.crash.journal import Journal
@@ -36,7 +38,9 @@ from tests.crash.transactions import Transactions
 
 WRITERS = 4
 OPEN_MIRROR = "open", ("items", "codes")
-FAILING = "EVERLOG_DISK_FAIL"  # in its environment: the disk fails, and that is no finding
+# In its environment: the disk fails, or the files are moved away, and that is no finding.
+FAILING, MOVED = "EVERLOG_DISK_FAIL", "EVERLOG_FILES_MOVED"
+LEFT = 3  # the exit code of a process that is told by SIGTERM to leave without closing
 
 
 class Worker:
@@ -45,45 +49,61 @@ class Worker:
     def __init__(self, directory: Path, life: int, seed: int) -> None:
         self.directory, self.life, self.seed = directory, life, seed
         self.journal = Journal(directory / f"journal-{life}")
-        self.failing = FAILING in os.environ
+        self.failing = FAILING in os.environ or MOVED in os.environ
         self.ended = threading.Event()
 
     def run(self) -> None:
         folders = Folders(self.directory)
-        with opened(self.directory / "db") as db:
+        with ExitStack() as stack:
+            db = stack.enter_context(opened(self.directory / "db"))
             attach_code(db, folders.loaded)
             if db.schema.version < FIRST:
                 migrations.apply(db, folders.path, to=FIRST)
-            with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
-                work: list[Callable[[], None]] = [
-                    lambda: self.care(db, folders, "", OPERATIONS),
-                    lambda: self.care(db, folders, "b", beside.OPERATIONS),
-                    lambda: self.follow(remote if self.seed % 2 else db),
-                    People(db, folders, self.journal, f"{self.life}.p", self.seed).run,
-                ]
-                for number in range(WRITERS):
-                    where = remote if number == 0 else db
-                    work.append(
-                        Transactions(where, folders, self.journal, f"{self.life}.{number}", self.seed).run
-                    )
-                threads = [threading.Thread(target=self._kept, args=(one,), daemon=True) for one in work]
-                for thread in threads:
-                    thread.start()
-                print("open", flush=True)  # noqa: T201  told to whoever started it
+            server = stack.enter_context(Server({"x": db}))
+            remote = stack.enter_context(RemoteDatabase(server.url("x")))
+            work: list[Callable[[], None]] = [
+                lambda: self.care(db, folders, "", OPERATIONS),
+                lambda: self.care(db, folders, "b", beside.OPERATIONS),
+                lambda: self.follow(remote if self.seed % 2 else db),
+                People(db, folders, self.journal, f"{self.life}.p", self.seed).run,
+            ]
+            if MOVED not in os.environ:  # what takes their place is another database, and may be opened
+                work.append(lambda: self.care(db, folders, "o", outside.OPERATIONS))
+            for number in range(WRITERS):
+                where = remote if number == 0 else db
+                work.append(
+                    Transactions(where, folders, self.journal, f"{self.life}.{number}", self.seed).run
+                )
+            signal.signal(signal.SIGTERM, self._leave)
+            threads = [threading.Thread(target=self._kept, args=(one,), daemon=True) for one in work]
+            for thread in threads:
+                thread.start()
+            print("open", flush=True)  # noqa: T201  told to whoever started it
+            try:
                 self.ended.wait()
+            except SystemExit:
+                stack.pop_all()  # nothing is closed, and the threads write on
+                raise
         # Only after a finding, or where the disk failed: whoever waits for the end reads the journal.
         os._exit(1)
+
+    def _leave(self, *_: object) -> None:
+        self.failing = True  # what is refused from here on is no finding
+        sys.exit(LEFT)
 
     def _kept(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except DiskError as error:
-            if not self.failing:
+        except Error as error:
+            if not (self.failing and (isinstance(error, DiskError) or FAILING not in os.environ)):
                 self.journal.failed()
             self.journal.say(disk=str(error))
-        except BaseException:  # noqa: BLE001  it would end the thread, unseen
-            self.journal.failed()
-        if not self.failing:
+        except BaseException as error:  # noqa: BLE001  it would end the thread, unseen
+            if MOVED in os.environ and isinstance(error, AssertionError):  # a check that finds no files
+                self.journal.say(disk=str(error))
+            else:
+                self.journal.failed()
+        if not self.failing or MOVED in os.environ:
             self.ended.set()
 
     def care(
@@ -118,6 +138,8 @@ def main(directory: str, life: str, seed: str, point: str = "") -> None:
         if not worker.failing:
             worker.journal.failed()
         worker.journal.say(disk=str(error))
+    except SystemExit:
+        raise
     except BaseException:  # noqa: BLE001  whoever started it reads the journal
         worker.journal.failed()
 

@@ -1,0 +1,130 @@
+"""Outside: what other openings, forks and copies do to a database, and rows at the limits.
+
+    a second opening, by another spelling, here and in another process       refused
+    a copy of the directory, made by the process itself                      the lock holds
+    a fork                                                                    the child is refused, and ends
+    rows at the limits                                                        refused, or read again for ever
+    archiving beside a snapshot                                               the snapshot reads on
+
+How a life ends without a kill, by leaving without close or with files that are moved away, is in campaign.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from everlog.audit import archive
+from everlog.store.database import Database
+from everlog.store.errors import Error, OpenError, RowError
+from everlog.store.keys import ROW_BYTES_MAX
+from tests.crash.beside import ARCHIVES
+from tests.crash.care import Care
+from tests.crash.folders import MASTER, Value
+from tests.crash.transactions import KEYS, REFUSALS
+
+CHILD_S = 20
+LARGE = (1, 1 << 16, 1 << 20, ROW_BYTES_MAX - 200, ROW_BYTES_MAX, ROW_BYTES_MAX + 1)
+LARGE_KEYS = 2  # behind those of transactions
+
+
+def open_again(care: Care) -> None:
+    """The same files by another name, in the same process."""
+    path, link = care.db.path.resolve(), care.scratch / "link"
+    if not link.is_symlink():
+        link.symlink_to(path)
+    spellings = (path, os.path.relpath(path), path.parent / "x" / ".." / path.name, link)
+    (path.parent / "x").mkdir(exist_ok=True)
+    try:
+        Database(Path(care.random.choice(spellings)), create=False, master_key=MASTER).close()
+    except OpenError:
+        return
+    raise AssertionError("opened twice in one process")
+
+
+def open_elsewhere(care: Care) -> None:
+    """The same files in another process, after this one has opened and closed each of them."""
+    copy = care.scratch / "copy"
+    if care.random.random() < 0.5:
+        shutil.rmtree(copy, ignore_errors=True)
+        with contextlib.suppress(shutil.Error):  # files that went meanwhile
+            shutil.copytree(care.db.path, copy)
+    code = (
+        "import sys\n"
+        "from everlog.store.database import Database\n"
+        "from everlog.store.errors import OpenError\n"
+        "try: Database(sys.argv[1], create=False)\n"
+        "except OpenError: sys.exit(0)\n"
+        "sys.exit(1)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run([sys.executable, "-c", code, care.db.path], check=False, env=environment)
+    assert done.returncode == 0, "opened in two processes"
+
+
+def fork(care: Care) -> None:
+    """The child may not write, says so at once, and ends."""
+    way = care.way()
+    child = os.fork()
+    if not child:
+        signal.alarm(CHILD_S)
+        try:
+            care.db.put(way.table, way.row(KEYS, Value("of a child", 1)))
+        except Error:
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, ended = os.waitpid(child, 0)
+    assert ended == 0, f"a child of a fork ended with {ended}"
+
+
+def at_limits(care: Care) -> None:
+    """What is accepted can be read: at once, and after every life (the model compares)."""
+    way, op = care.way(), f"limit {care.name}"
+    number = KEYS + care.random.randrange(LARGE_KEYS)
+    value = Value(f"large {'x' * care.random.choice(LARGE)}", care.random.randrange(-50, 50))
+    care.journal.say(
+        op=op,
+        durability="sync",
+        id="",
+        reads={},
+        ranges=[],
+        insert=[],
+        update=[],
+        writes={str(number): value},
+    )
+    try:
+        done = care.db.put(way.table, way.row(number, value), correlation_id=op)
+    except (*REFUSALS, RowError):
+        care.journal.say(no=op)
+        return
+    care.journal.say(yes=op, seq=done.seq)
+    if care.db.schema.version == way.version:
+        row = care.db.get(way.table, way.key(number))
+        assert row is not None
+
+
+def archive_beside_snapshot(care: Care) -> None:
+    """What was open before reads on; nothing of it is missing."""
+    way = care.way()
+    with care.db.snapshot() as snapshot:
+        before = snapshot.count(way.table)
+        with contextlib.suppress(OpenError):  # the other caretaker archives
+            archive(care.db, care.scratch / care.random.choice(ARCHIVES), keep_records=30)
+        assert len(list(snapshot.scan(way.table))) == before
+
+
+# operation: how often, beside each other.
+OPERATIONS: dict[Callable[[Care], None], int] = {
+    open_again: 4,
+    open_elsewhere: 1,
+    fork: 3,
+    at_limits: 3,
+    archive_beside_snapshot: 2,
+}

@@ -4,7 +4,12 @@ network; they differ in what their transactions are alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -20,7 +25,29 @@ K = TypeVar("K")
 R = TypeVar("R")
 
 DURABILITIES = ("sync", "os")
-RETRIES = 20
+DEADLINE_S = 60.0
+PAUSE_TRIES_LOG2, PAUSE_MAX_S = 5, 0.25  # between two tries of `run`: 32 times what a try takes at most
+ALONE_FROM = 3  # conflicts
+ALONE_S = 1.0  # so long others wait for one that goes alone
+
+
+class Fair:
+    """Lets one `run` that met many conflicts go alone: the others wait before they begin a try."""
+
+    def __init__(self) -> None:
+        self._alone = threading.RLock()  # `fn` may run another
+
+    @contextlib.contextmanager
+    def turn(self, *, alone: bool) -> Iterator[None]:
+        """One try. `alone`: the others wait until it is over, or give up waiting."""
+        mine = self._alone.acquire(timeout=ALONE_S)
+        if mine and not alone:
+            self._alone.release()
+        try:
+            yield
+        finally:
+            if mine and alone:
+                self._alone.release()
 
 
 class Writer(Reader):
@@ -50,16 +77,40 @@ class Writer(Reader):
             Metadata(actor, reason, correlation_id, causation_id, client, commit_id, durability)
         )
 
-    def run(self, fn: Callable[[Transaction], R], *, retries: int = RETRIES, **metadata: Any) -> R:
-        """Runs `fn(tx)` and commits; on a conflict, again, up to `retries` times."""
-        for left in range(retries, -1, -1):
+    def run(
+        self,
+        fn: Callable[[Transaction], R],
+        *,
+        retries: int | None = None,
+        deadline_s: float = DEADLINE_S,
+        **metadata: Any,
+    ) -> R:
+        """Run `fn(tx)` and commit, and return what it returned; on a conflict, again. Writes.
+
+        It waits between two tries, for a random time that grows with their number and with what one takes.
+        From the fourth try on it goes alone: no other `run` of this database object begins a try meanwhile,
+        for a second at most. It ends with the last ConflictError after `retries` more tries (None: as many
+        as it takes), or `deadline_s` seconds.
+        """
+        began = time.monotonic()
+        until, tries = began + deadline_s, 0
+        while True:
             try:
-                with self.transaction(**metadata) as tx:
-                    return fn(tx)
+                with self._fair.turn(alone=tries >= ALONE_FROM):
+                    began = time.monotonic()
+                    with self.transaction(**metadata) as tx:
+                        return fn(tx)
             except ConflictError:
-                if not left:
+                tries += 1
+                took_s = (now := time.monotonic()) - began
+                if now >= until or (retries is not None and tries > retries):
                     raise
-        raise AssertionError("unreachable")
+            pause_s = min(PAUSE_MAX_S, took_s * 2 ** min(tries, PAUSE_TRIES_LOG2))
+            time.sleep(random.uniform(0, pause_s))  # noqa: S311  no secret
+
+    @functools.cached_property
+    def _fair(self) -> Fair:
+        return Fair()
 
     def put(
         self,

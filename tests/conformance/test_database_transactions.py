@@ -150,6 +150,7 @@ def test_transactions_on_different_rows_do_not_conflict(db: Any) -> None:
 
 def test_run_repeats_what_conflicts_until_it_holds(db: Any) -> None:
     db.put(FLIGHTS, flight(1))
+    said = list[int]()
 
     def add(tx: everlog.Transaction) -> int:
         row: Any = tx.get(FLIGHTS, ("UA", 1))
@@ -157,14 +158,13 @@ def test_run_repeats_what_conflicts_until_it_holds(db: Any) -> None:
         tx.put(FLIGHTS, row)
         return int(row.delay)
 
-    threads = [
-        threading.Thread(target=lambda: [db.run(add, retries=100) for _ in range(10)]) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: said.extend(db.run(add) for _ in range(6))) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert db.get(FLIGHTS, ("UA", 1)).delay == 40
+    assert sorted(said) == list(range(1, 97))
+    assert db.get(FLIGHTS, ("UA", 1)).delay == 96
 
 
 def test_run_gives_up_after_its_retries(db: Any) -> None:
@@ -179,6 +179,32 @@ def test_run_gives_up_after_its_retries(db: Any) -> None:
     with pytest.raises(everlog.ConflictError):
         db.run(disturbed, retries=2)
     assert len(calls) == 3
+    with pytest.raises(everlog.ConflictError):
+        db.run(disturbed, deadline_s=0)
+    assert len(calls) == 4
+
+
+def test_run_goes_alone_after_some_tries_and_holds_up_nobody_it_waits_for(db: Any) -> None:
+    for number in (1, 2):
+        db.put(FLIGHTS, flight(number))
+    calls, threads = list[Any](), list[threading.Thread]()
+
+    def other() -> None:
+        db.run(lambda tx: tx.put(FLIGHTS, flight(1, delay=len(calls))))
+
+    def disturbed(tx: everlog.Transaction) -> None:
+        calls.append(tx.get(FLIGHTS, ("UA", 1)))
+        threads.append(threading.Thread(target=other))
+        threads[-1].start()
+        if len(calls) < 4:
+            threads[-1].join()
+        db.run(lambda inner: inner.put(FLIGHTS, flight(2)))
+        tx.put(FLIGHTS, flight(1))
+
+    db.run(disturbed)
+    assert len(calls) == 4, "the fourth goes alone: the other waits"
+    for thread in threads:
+        thread.join()
 
 
 def test_durability_is_chosen_for_a_commit(db: Any) -> None:

@@ -159,7 +159,10 @@ def _commits(
 
 def _print(entry: Entry, *, verbose: bool) -> None:
     actor = f"{entry.actor}{marked(entry.proof)}"
-    words = [f"{entry.seq:>8}", text.moment(entry.time_ns), actor, entry.reason, _about(entry)]
+    when = text.moment(entry.time_ns)
+    if entry.reading_ns:
+        when += f" (clock {text.moment(entry.reading_ns)})"
+    words = [f"{entry.seq:>8}", when, actor, entry.reason, _about(entry)]
     click.echo("  ".join(word for word in words if word))
     shown = entry.changes if verbose else entry.changes[:CHANGES_SHOWN]
     for change in shown:
@@ -207,6 +210,8 @@ def _whole(entry: Entry) -> dict[str, Any]:
     ):
         if value := getattr(entry, name):
             found[name] = value
+    if entry.reading_ns:
+        found["reading_ns"] = entry.reading_ns
     if entry.commit_id:
         found["commit_id"] = text.plain(entry.commit_id)
     found["checksum"] = entry.checksum

@@ -50,7 +50,8 @@ class RowChange(NamedTuple):
 class Entry(NamedTuple):
     """A commit of the log. `kind` is what it is about: one of KINDS; `about` is that, as in the record.
     `checksum` is the record's. `proof`: how `actor` is known: `claimed`, by a `token` or a `certificate`, or
-    `delegated`, by a program that acts for others."""
+    `delegated`, by a program that acts for others. `reading_ns`: what the clock read, where `time_ns` is
+    ahead of it; 0: it is not."""
 
     seq: int
     time_ns: int
@@ -66,6 +67,7 @@ class Entry(NamedTuple):
     changes: list[RowChange]
     checksum: int
     proof: str = "claimed"
+    reading_ns: int = 0
 
 
 class Asked(NamedTuple):
@@ -218,6 +220,7 @@ def entry_of(commit: log_pb2.Commit, schema: Schema) -> Entry:
         [_change(change, commit.seq, schema) for change in commit.changes],
         commit.checksum,
         proof_name(commit.proof),
+        commit.reading_ns,
     )
 
 

@@ -47,4 +47,8 @@ def test_a_log_that_is_ahead_of_the_clock_is_shown_and_corrected(everlog: Run, b
     assert everlog("clock", "--json").json[0]["corrected"] == head + 1
     assert f"known since commit {head + 1}" in everlog("status").out
     assert everlog("status", "--json").json[0]["clock"]["corrected"] == head + 1
-    assert "NTP was down" in everlog("log").out
+    out = everlog("log").out
+    assert "NTP was down" in out
+    assert out.count("(clock 20") == 1, "what it read is shown where that is not the time of the commit"
+    newest = everlog("log", "--json").json[-1]
+    assert newest["time_ns"] - newest["reading_ns"] > 2 * 86_400 * 10**9

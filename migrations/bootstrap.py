@@ -11,26 +11,28 @@ They are written in the migration's own record, so they are there exactly if it 
 key is in the database already replaces the one that is there, and a row that is deleted need not be
 there: whatever the database has, it comes to the same.
 
-A record is limited, and so are the rows of one migration; more of them is a load, or several
-migrations.
+A record is limited. More rows of a table that is new are loaded before it, in records of their own, and
+can be read from the migration's record on (`loaded`); more of a table that is there are a load, or
+several migrations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from everlog.migrations import withheld
-from everlog.migrations.loader import fault, import_file
+from everlog.migrations.loader import after, fault, import_file
 from everlog.migrations.migration import Key, Migration, Row
 from everlog.migrations.rows import SUFFIXES, read_bytes
 from everlog.proto import log_pb2
 from everlog.store import write
 from everlog.store.errors import Error, MigrationError, RowError
-from everlog.store.evolve import evolve
+from everlog.store.evolve import evolve, online
 from everlog.store.held import words_of
 from everlog.store.record import RECORD_BYTES_MAX
 from everlog.store.schema import Schema
@@ -40,7 +42,7 @@ from everlog.store.user_code import MisuseError
 T = TypeVar("T")
 
 WORD_MIN, WORDS_MAX = 6, 1000  # texts in rows of people that other files of a folder may have as well
-_ROW_OVERHEAD = 32  # bytes in a record beside the row itself and its key, at most
+_ROW_OVERHEAD = 128  # bytes in a record beside the row itself, mostly: its key, and what seals it
 
 
 class Bootstrap(list[Row]):
@@ -51,17 +53,22 @@ class Bootstrap(list[Row]):
         super().__init__(rows)
         self.deleted = list(deleted)
         self.withheld = set[str]()
+        self.sizes = Counter[str]()  # bytes in a record, by the table's name
+
+    def without(self, names: Collection[str]) -> Bootstrap:
+        """The same without the rows of some tables."""
+        rest = Bootstrap((one for one in self if one[0].name not in names), self.deleted)
+        rest.withheld = self.withheld
+        return rest
 
 
 def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
     """The rows of a migration, checked for their tables; `twice`: two may have one key. Runs the
     folder's code; writes nothing.
 
-    Raises SchemaError with the line of `bootstrap.py`, LoadError with line and column of a file,
-    MigrationError if they are too many for one record.
+    Raises SchemaError with the line of `bootstrap.py`, LoadError with line and column of a file.
     """
     rows = Bootstrap()
-    size = sum(len(file.content) for file in migration.folder.sources)
     schema = Schema(evolve(log_pb2.Schema(), migration.version, migration.tables))
     seen: dict[bytes, Path] = {}
     sealed, words = set[Path](), set[str]()
@@ -69,14 +76,7 @@ def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
         _check_row(migration, schema, seen, path, table, row, number)
         if twice:
             seen.clear()
-        size += row.ByteSize() + _ROW_OVERHEAD
-        if size > RECORD_BYTES_MAX:
-            raise MigrationError(
-                f"migration {migration.title} has more bootstrap rows than one record can hold: after"
-                f" {len(rows):,} rows and its own source it is over {RECORD_BYTES_MAX:,} bytes; load them"
-                " with `everlog import`, or split them over several migrations",
-                version=migration.version,
-            )
+        rows.sizes[table.name] += row.ByteSize() + _ROW_OVERHEAD
         rows.append((table, row))
         if table.person is not None:
             sealed.add(path)
@@ -85,6 +85,49 @@ def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
     rows.deleted += _deleted(migration)
     rows.withheld = withheld.paths(migration, sealed, words)
     return rows
+
+
+def loaded(migration: Migration, rows: Bootstrap, before: log_pb2.Schema) -> set[str]:
+    """The tables whose rows are too many for the migration's record: they are loaded before it, in
+    records of their own, into tables that nobody can read yet. Read-only. `before` is the schema before.
+
+    Raises MigrationError where that cannot be: a table that is there already, and a migration that has
+    something else to build.
+    """
+    following = after(before, migration)
+    kept = withheld.kept(migration.folder.sources, rows.withheld, None)
+    room = RECORD_BYTES_MAX // 4 * 3 - following.ByteSize() - sum(len(file.content) for file in kept)
+    if rows.sizes.total() <= room:
+        return set()
+    there = {table.name for table in before.tables} | {*migration.rename.values()}
+    found, left = set[str](), rows.sizes.total()
+    for name, size in rows.sizes.most_common():
+        if left > room and name not in there:
+            found.add(name)
+            left -= size
+    what = f"{rows.sizes.total():,} bytes of bootstrap rows"
+    text = f"migration {migration.title} has {what}, more than one record holds"
+    remedy = "load them with `everlog import`, or split them over several migrations"
+    if left > room:
+        large = next(name for name, _ in rows.sizes.most_common() if name in there)
+        raise MigrationError(
+            f"{text}, and table {large} is there already; only a table that is new in the migration can take"
+            f" so many: {remedy}",
+            version=migration.version,
+            table=large,
+        )
+    building = online(before, following, remade=found)
+    others = building is not None and (
+        any(not table.remade for table in building.building)
+        or any(index.building for table in building.tables for index in table.indexes)
+    )
+    if others or migration.up is not None:
+        raise MigrationError(
+            f"{text}, and it rewrites rows or builds indexes as well; make that a migration of its own, or"
+            f" {remedy}",
+            version=migration.version,
+        )
+    return found
 
 
 def _check_row(  # noqa: PLR0917  each is said at the call

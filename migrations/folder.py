@@ -88,18 +88,18 @@ class Folder:
         self,
         recorded: bytes,
         sources: Sequence[log_pb2.SourceFile] = (),
-        withheld: Callable[[log_pb2.SourceFile], bytes] | None = None,
+        same: Callable[[bytes, log_pb2.SourceFile], bool] | None = None,
     ) -> bool:
         """Whether the folder does what a record of this digest and these sources did. Read-only.
 
-        `withheld` gives the digest that the log has of a file instead of its content."""
+        `same` tells whether a file is one of which the record has a digest instead of the content."""
         if recorded in {self.digest, digest.legacy(self.sources)}:
             return True
         mine, known = {file.path: file for file in self.sources}, []
         for file in sources:
             if file.digest:
                 now = mine.get(file.path)
-                if now is None or withheld is None or withheld(now) != file.digest or not any(file.digest):
+                if now is None or same is None or not same(file.digest, now):
                     return False
                 file = now  # noqa: PLW2901  the same content
             known.append(file)

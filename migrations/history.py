@@ -17,8 +17,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from everlog.migrations import withheld
 from everlog.migrations.folder import Folder
-from everlog.migrations.withheld import digest as digest_withheld
 from everlog.proto import log_pb2
 from everlog.store.migrate import Recorded
 from everlog.store.vault import Vault
@@ -59,12 +59,12 @@ class Life(msgspec.Struct):
 
         `vault` has the keys of files that were withheld from the log."""
 
-        def withheld(file: log_pb2.SourceFile) -> bytes:
-            return digest_withheld(file, vault)
+        def same(recorded: bytes, file: log_pb2.SourceFile) -> bool:
+            return withheld.same(recorded, file, vault)
 
         records = [(self.digest, self.sources)]
         records += [(one.migration.digest, list(one.migration.sources)) for one in self.accepted]
-        return any(folder.is_as(digest, sources, withheld) for digest, sources in records)
+        return any(folder.is_as(digest, sources, same) for digest, sources in records)
 
     @property
     def newest_sources(self) -> list[log_pb2.SourceFile]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from everlog.migrations.bootstrap import bootstrap
+from everlog.migrations.bootstrap import bootstrap, loaded
 from everlog.migrations.lint_tables import Step, is_new
 from everlog.migrations.loader import fault
 from everlog.migrations.migration import Migration
@@ -120,7 +120,7 @@ class Data:
                     return  # loading says what is wrong
                 make = maker(old, schema.tables[name], transform)
                 self._rows.setdefault(name, _Rows()).transform(name, transform.where, make)
-            brought = self._bring(step, schema)
+            brought = self._bring(step, before, schema)
             for name in migration.transforms:
                 for _ in self._rows[name].all(schema.tables[name], set()):
                     pass  # that `up` takes every row
@@ -144,12 +144,13 @@ class Data:
 
         return scan
 
-    def _bring(self, step: Step, schema: Schema) -> dict[str, set[bytes]]:
+    def _bring(self, step: Step, before: Schema, schema: Schema) -> dict[str, set[bytes]]:
         """The bootstrap rows of a migration. Returns their keys by table."""
         brought: dict[str, set[bytes]] = {}
         folder, twice = step.migration.folder, list[str]()
         try:
             rows = bootstrap(step.migration, twice=True)
+            loaded(step.migration, rows, before.proto)
             for table, row in rows:
                 info = schema.tables[table.name]
                 raw = row.SerializeToString()

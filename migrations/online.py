@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from everlog.migrations import checks, people, withheld
-from everlog.migrations.bootstrap import Bootstrap
+from everlog.migrations.bootstrap import Bootstrap, loaded
 from everlog.migrations.loader import after
 from everlog.migrations.lock import check_going
 from everlog.migrations.migration import Migration, Remake
@@ -37,6 +37,7 @@ from everlog.store import evolve
 from everlog.store import remake as store
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
+from everlog.store.migrate import Recorded
 from everlog.store.progress import OnProgress
 from everlog.store.transaction import CommitResult, Metadata
 
@@ -69,7 +70,8 @@ def run(
         if hold:
             _check_sealed(migration, before, following)
         checks.before(db, migration)
-    building = evolve.online(before, following, remade=migration.up.names if migration.up else ())
+    seeds = _seeds(db, migration, rows, before, begun)
+    building = evolve.online(before, following, remade=migration.up.names if migration.up else seeds)
     if building is None:
         return _append(db, migration, FINISHED, following, rows, by, progress)
     if begun is None and _at_once(db, building, hold=hold):
@@ -86,8 +88,12 @@ def run(
     with given_up_if_refused(db, by):
         work = log_pb2.Migration(version=migration.version, name=migration.name)
         db.backfill(work, since=since, rate=rate, progress=progress)
+        if seeds:
+            large = (one for one in rows if one[0].name in seeds)
+            store.fill(db, work, large, progress, going=lambda: check_going(db.uuid))
+            rows = rows.without(seeds)
         step, schema = FINISHED, following
-        if hold and building.building:
+        if hold and building.building and not seeds:
             step, schema = SWITCHED, evolve.both(before, following)
             _check_both(migration, before, following)
         was = db.schema.proto
@@ -97,6 +103,15 @@ def run(
         db.transforms = {}
         db.reclaim(was)
     return result
+
+
+def _seeds(
+    db: Database, migration: Migration, rows: Bootstrap, before: log_pb2.Schema, begun: Recorded | None
+) -> set[str]:
+    """The tables whose bootstrap rows are loaded before the record that ends the migration."""
+    if begun is None or migration.up is not None:
+        return loaded(migration, rows, before)
+    return {table.name for table in db.schema.proto.building if table.remade}
 
 
 def made_anew(

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from everlog.migrations import people
-from everlog.migrations.bootstrap import bootstrap
+from everlog.migrations.bootstrap import bootstrap, loaded
 from everlog.migrations.checks import has_checks, tried
 from everlog.migrations.folder import SOURCE, Source, find, folders
 from everlog.migrations.left_over import check_left_over
@@ -224,9 +224,11 @@ def _steps(
             yield PlannedStep(f"change the model of {name}: {changed}")
         yield from _index_steps(known, table, counts[name], beside)
     data = bootstrap(migration)
+    seeds = loaded(migration, data, before)
     rows_of = Counter(table.name for table, _ in data)
     for name, rows in rows_of.items():
-        yield PlannedStep(f"put {rows:,} bootstrap rows into {name}", True, rows)
+        how = ", in many records, before anybody can read it" if name in seeds else ""
+        yield PlannedStep(f"put {rows:,} bootstrap rows into {name}{how}", not how, rows)
     counts.update(rows_of)
     for name, rows in Counter(table.name for table, _ in data.deleted).items():
         yield PlannedStep(f"delete {rows:,} rows of {name}", True, rows)

@@ -36,7 +36,7 @@ _STUB = "# Restored from the log; run `everlog build`.\n"
 
 class Restored(msgspec.Struct, frozen=True):
     """A folder that was written. `withheld` are files that the log does not keep, as they have rows of
-    sealed tables."""
+    sealed tables or are too large for a record."""
 
     path: Path
     version: int

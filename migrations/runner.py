@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from everlog.migrations import online, under_way
-from everlog.migrations.bootstrap import Bootstrap, bootstrap
+from everlog.migrations.bootstrap import Bootstrap, bootstrap, loaded
 from everlog.migrations.folder import SOURCE, Source
+from everlog.migrations.loader import after
 from everlog.migrations.lock import WAIT_S, check_going, lock
 from everlog.migrations.migration import Migration
 from everlog.migrations.plan import load_for, pending
@@ -71,6 +72,10 @@ def apply(
         if check is not None:
             check(found)
         todo = [(migration, bootstrap(migration)) for migration in found]
+        schema = under_way.base(db)
+        for migration, rows in todo:
+            loaded(migration, rows, schema)
+            schema = after(schema, migration)
         for migration, rows in todo:
             holder.at = migration.version, migration.name
             info = _apply(

@@ -11,7 +11,8 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ from everlog.store.vault import Vault
 
 if TYPE_CHECKING:
     from everlog.migrations.folder import Folder
+
+KEPT_BYTES_MAX = 2 << 20  # of the bootstrap data of one folder; records are limited
 
 NEVER = {"__init__.py", "model.proto", "checks.py"}
 _NO_KEYS = bytes(16)
@@ -43,6 +46,13 @@ def paths(migration: Migration, brought: Iterable[Path], words: Collection[str] 
     return found
 
 
+def same(recorded: bytes, file: log_pb2.SourceFile, vault: Vault | None) -> bool:
+    """Whether a file has the content whose digest a record has. False where that cannot be told."""
+    if len(recorded) == hashlib.sha256().digest_size:
+        return recorded == hashlib.sha256(file.content).digest()
+    return recorded != _NO_KEYS and recorded == digest(file, vault)
+
+
 def digest(file: log_pb2.SourceFile, vault: Vault | None, *, make: bool = False) -> bytes:
     """What the log has of a file instead of its content. `make`: makes the key store if there is none."""
     if vault is None or vault.locked or not (vault.exists or make):
@@ -53,12 +63,27 @@ def digest(file: log_pb2.SourceFile, vault: Vault | None, *, make: bool = False)
 def kept(
     files: Iterable[log_pb2.SourceFile], withheld: set[str], vault: Vault | None
 ) -> Iterator[log_pb2.SourceFile]:
-    """The files as a Migration record has them."""
+    """The files as a Migration record has them. Of large files of rows it has the SHA-256, 32 bytes."""
+    files = list(files)
+    large = _large(files, withheld)
     for file in files:
-        if file.path in withheld:
+        if file.path in large:
+            yield log_pb2.SourceFile(path=file.path, digest=hashlib.sha256(file.content).digest())
+        elif file.path in withheld:
             yield log_pb2.SourceFile(path=file.path, digest=digest(file, vault, make=True))
         else:
             yield file
+
+
+def _large(files: Sequence[log_pb2.SourceFile], withheld: set[str]) -> set[str]:
+    """The largest files of rows, so many that the others have room in a record."""
+    rows = [one for one in files if one.path.startswith("bootstrap") and one.path not in withheld]
+    found, size = set[str](), sum(len(file.content) for file in rows)
+    for file in sorted(rows, key=lambda one: len(one.content), reverse=True):
+        if size > KEPT_BYTES_MAX:
+            found.add(file.path)
+            size -= len(file.content)
+    return found
 
 
 def contents(
@@ -72,9 +97,12 @@ def contents(
         mine = now.get(file.path)
         was[file.path] = file.content
         if file.digest and mine is not None:
-            known = vault is not None and not vault.locked and file.digest != _NO_KEYS
-            if known and digest(mine, vault) != file.digest:
-                was[file.path] = b"(withheld: rows of a sealed table)\n"
+            is_hash = len(file.digest) == hashlib.sha256().digest_size
+            known = is_hash or (vault is not None and not vault.locked and file.digest != _NO_KEYS)
+            if known and not same(file.digest, mine, vault):
+                was[file.path] = (
+                    b"(withheld: rows of a sealed table)\n" if not is_hash else b"(not kept: large)\n"
+                )
                 mine = log_pb2.SourceFile(content=b"(withheld: other rows of a sealed table)\n")
             else:
                 mine = log_pb2.SourceFile(content=b"")

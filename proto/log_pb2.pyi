@@ -483,7 +483,7 @@ class SourceFile(_message.Message):
     content: _builtins.bytes
     digest: _builtins.bytes
     """Of a file that has rows of sealed tables, instead of its content: a digest under a key of the
-    database's key store.
+    database's key store. Of a large file of rows, whose content a record has no room for: its SHA-256.
     """
     def __init__(
         self,

@@ -14,12 +14,14 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
 from everlog.store import keys, write
+from everlog.store.built import backfilled
 from everlog.store.errors import Error, MigrationError, RowError, UniqueError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.reader import Reader
@@ -56,6 +58,33 @@ def remake(
                 progress(Progress(f"make {', '.join(work.tables)}", work.rows))
         work.write()
     return work.rows
+
+
+def fill(
+    db: Database,
+    migration: log_pb2.Migration,
+    rows: Iterable[tuple[Table[Any, Any], Message]],
+    progress: OnProgress | None = None,
+    going: Callable[[], None] = lambda: None,
+) -> None:
+    """Fills the tables that the schema in force says are `remade` with rows that are the same each time:
+    killed half-way, it goes on behind the last record. Writes; others write meanwhile, to other tables.
+
+    `going` is called before each record, and may raise. Raises MigrationError for a row that does not fit.
+    """
+    work = _Remake(db, migration, "the bootstrap data has")
+    tables = {info.name: info for info in db.schema.building.values() if info.proto.remade}
+    done = backfilled(db, db.schema)
+    work.rows = done.rows if done is not None else 0
+    left = islice(rows, work.rows, None)
+    while chunk := list(islice(left, CHUNK_ROWS)):
+        going()
+        with db.committer.alone():
+            for table, row in chunk:
+                work.add(write.put(tables[table.name].bind(table.model), row))
+            work.write()
+        if progress is not None:
+            progress(Progress(f"load {', '.join(tables)}", work.rows))
 
 
 def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
@@ -109,8 +138,13 @@ def check_made(now: Reader, schema: Schema, make: MakeRows) -> int:
 class _Remake:
     """Writes what is made, a record at a time."""
 
-    def __init__(self, db: Database, migration: log_pb2.Migration) -> None:
-        self._db, self._migration = db, migration
+    def __init__(
+        self,
+        db: Database,
+        migration: log_pb2.Migration,
+        yields: str = "the function that makes rows anew yields",
+    ) -> None:
+        self._db, self._migration, self._yields = db, migration, yields
         self.tables = [info.name for info in db.schema.building.values() if info.proto.remade]
         self.rows = 0
         self.chunk: dict[bytes, Write] = {}
@@ -143,7 +177,8 @@ class _Remake:
         try:
             self._db.committer.commit_alone(transaction, sync=False)
         except UniqueError as error:
-            raise _failed(f"yields {error}", self.rows, private=error.private, **error.facts) from error
+            text = f"{self._yields} {error} (after {self.rows:,} rows)"
+            raise MigrationError(text, private=error.private, **error.facts) from error
         self.chunk, self._bytes = {}, 0
 
 

@@ -72,7 +72,7 @@ def test_rows_that_do_not_fit_in_the_last_migration_stop_the_first(project: Proj
     assert db.head == 1
 
 
-def test_more_bootstrap_rows_than_a_record_holds_are_refused_with_the_remedy(
+def test_more_rows_than_a_record_holds_for_a_table_that_is_there_are_refused_with_the_remedy(
     project: Project, db: Database
 ) -> None:
     code = f"""
@@ -82,7 +82,8 @@ def test_more_bootstrap_rows_than_a_record_holds_are_refused_with_the_remedy(
             for number in range(9):
                 yield AIRPORTS, Airport(faa=str(number), name="x" * {RECORD_BYTES_MAX // 8})
         """
-    project.add("one", files={"bootstrap.py": code})
+    project.add("one")
+    project.add("two", files={"bootstrap.py": code})
     with pytest.raises(MigrationError, match="load them with `everlog import`, or split them"):
         migrations.apply(db, project.build().path)
     assert db.head == 1

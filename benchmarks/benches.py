@@ -10,6 +10,7 @@ from benchmarks import (
     commit,
     fan_out,
     feed,
+    folders,
     history,
     latency,
     load,
@@ -84,6 +85,8 @@ _ALL = [
         },
     ),
     Bench("scan", 200_000, {"everlog": read.everlog_scan, "sqlite": read.sqlite_scan, "raw": read.raw_scan}),
+    Bench("scan_index", 200_000, {"everlog": read.everlog_scan_index, "sqlite": read.sqlite_scan_index}),
+    Bench("check", 1_000_000, {"everlog": read.everlog_check, "sqlite": read.sqlite_check}),
     Bench("feed", 1_000_000, {"everlog": feed.everlog, "raw": feed.raw}),
     Bench("latency", 2_000, {"everlog": latency.everlog, "raw": latency.raw}),
     Bench(
@@ -125,6 +128,8 @@ _ALL = [
         for change in migrate.CHANGES
     ),
     Bench("migrate_beside", 200_000, {"everlog": migrate.beside}),
+    Bench("folders_new", 300, {"everlog": folders.everlog_new}),
+    Bench("folders_applied", 300, {"everlog": folders.everlog_applied}),
     Bench("fixture", 200, {"everlog": testing.everlog_fixture, "sqlite": testing.sqlite_fixture}),
     Bench("testdata", 200_000, {"everlog": testing.everlog_testdata, "raw": testing.raw_testdata}),
     *(

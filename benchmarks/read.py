@@ -145,6 +145,39 @@ def raw_scan(run: Run) -> Measure:
         return scan(run, lambda: db.items(from_key=b"r"))
 
 
+def everlog_check(run: Run) -> Measure:
+    """Rows, their entries in each index, and the log."""
+    with everlog_items(run) as db:
+
+        def check() -> None:
+            assert not list(db.check())
+
+        return run.measure(run.n, once(check))
+
+
+def sqlite_check(run: Run) -> Measure:
+    with sqlite_items(run) as db:
+
+        def check() -> None:
+            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+        return run.measure(run.n, once(check))
+
+
+def everlog_scan_index(run: Run) -> Measure:
+    from benchmarks.items import ITEMS
+
+    with everlog_items(run) as db:
+        return scan(run, lambda: db.scan(ITEMS.by_name))
+
+
+def sqlite_scan_index(run: Run) -> Measure:
+    from benchmarks.sqlite_items import COLUMNS
+
+    with sqlite_items(run) as db:
+        return scan(run, lambda: db.execute(f"SELECT {COLUMNS} FROM items ORDER BY name"))
+
+
 def reads(run: Run, keys: list[T], get: Callable[[T], object]) -> Measure:
     assert get(keys[0]), "expected a row"
     seconds, took = each(keys, get)

@@ -152,6 +152,7 @@ def _lint_steps(
     schema, tables = log_pb2.Schema(), Tables()
     counts = {one.name: one.rows for one in db.status().tables} if db is not None else {}
     names, data, sound = Names(found), Data(db, progress), True
+    made: Schema | None = None  # of the migration before
     for migration in migrations:
         folder = migration.folder
         before, text = schema, ProtoText(folder.model.read_text(encoding="utf-8"))
@@ -171,7 +172,9 @@ def _lint_steps(
         if db is None:
             lint_unchecked(step)
         if sound and folder.version not in applied:
-            data.lint(step, Schema(before), Schema(schema))
+            old = made if made is not None and made.proto is before else Schema(before)
+            made = Schema(schema)
+            data.lint(step, old, made)
 
 
 def _lint_beside(migration: Migration, found: Findings) -> None:

@@ -89,10 +89,13 @@ def plan(
     applied = {migration.version for migration in known} - late
     lints = try_rows and not linted and not any(one.overruled for one in todo)  # in the order of the folders
     errors = data_errors(known, db, applied, progress) if todo and lints else []
+    old = Schema(schema)
     for migration in todo:
         following = after(schema, migration)
+        new = Schema(following)
         steps = [*_people_steps(db, schema, following, migration, hold=hold)]
-        steps += _steps(schema, following, migration, counts)
+        steps += _steps(old, new, migration, counts)
+        old = new
         steps += [_tried(one) for one in through if one.version == migration.version]
         steps += [
             PlannedStep(f"FAILS: {one.text}", problem=True)
@@ -189,14 +192,12 @@ def _given_up(db: Database) -> Iterator[PlannedMigration]:
         yield PlannedMigration(begun.migration.version, begun.migration.name, [PlannedStep(text)])
 
 
-def _steps(
-    before: log_pb2.Schema, following: log_pb2.Schema, migration: Migration, counts: Counter[str]
-) -> Iterator[PlannedStep]:
+def _steps(old: Schema, new: Schema, migration: Migration, counts: Counter[str]) -> Iterator[PlannedStep]:
+    before, following = old.proto, new.proto
     if before.version > migration.version:
         decided = sorted(migration.overruled & {table.name for table in migration.tables})
         kept = f"; {', '.join(decided)} stay as newer migrations have them" if decided else ""
         yield PlannedStep(f"come out of order, after version {before.version}{kept}")
-    old, new = Schema(before), Schema(following)
     for name in sorted(old.tables.keys() - new.tables.keys()):
         yield PlannedStep(f"drop table {name} with its {counts[name]:,} rows")
     remade = migration.up.names if migration.up is not None else ()
@@ -207,8 +208,8 @@ def _steps(
         took = f"; to read all {rows:,} rows takes some {rows / REWRITTEN_PER_S:,.1f} s" if rows else ""
         text = f"make the rows of {', '.join(remade)} anew with `up`, while writers wait{took}"
         yield PlannedStep(text, instant=False, rows=rows)
-    for name, table in new.tables.items():
-        known = old.tables.get(name)
+    both = [(name, old.tables.get(name), table) for name, table in new.tables.items()]
+    for name, known, table in (one for one in both if one[1] is None or one[1].proto != one[2].proto):
         yield from _life_steps(known, table)
         if known is None:
             yield PlannedStep(f"create table {name}")

@@ -103,16 +103,20 @@ def _chains(schema: Schema, migrations: Sequence[Migration]) -> Mapping[str, lis
     """What rewrites the rows of each table, one after the other, by the name that it has now."""
     chains: dict[str, list[_Step]] = {name: [] for name in schema.tables}
     names = {name: name for name in schema.tables}  # by then ─▶ now
+    before = schema.proto
     for migration in migrations:
-        following = Schema(after(schema.proto, migration))
-        was = {migration.rename.get(name, name): name for name in schema.tables if name not in migration.drop}
+        following = after(before, migration)
+        there = [table.name for table in before.tables]
+        was = {migration.rename.get(name, name): name for name in there if name not in migration.drop}
         anew = migration.up.names if migration.up is not None else ()  # what comes of them cannot be told
         names = {name: names[old] for name, old in was.items() if old in names and name not in anew}
-        for name, transform in migration.transforms.items():
-            if name in names:
-                make = maker(schema.tables[was[name]], following.tables[name], transform)
-                chains[names[name]].append(_Step(migration.version, name, make))
-        schema = following
+        if names.keys() & migration.transforms.keys():
+            old, new = Schema(before), Schema(following)
+            for name, transform in migration.transforms.items():
+                if name in names:
+                    make = maker(old.tables[was[name]], new.tables[name], transform)
+                    chains[names[name]].append(_Step(migration.version, name, make))
+        before = following
     return chains
 
 

@@ -38,13 +38,12 @@ REFUSALS = (MigrationError, PreconditionError, RowError, SchemaError)
 
 def under_way(db: Database) -> Recorded | None:
     """The newest record of the migration that was begun and has not ended. Read-only."""
-    begun = None
-    for record in db.migrations():
+    for record in db.newest_migrations():
         if record.migration.step in (STARTED, SWITCHED):
-            begun = record
-        elif record.migration.step in (FINISHED, FAILED, ROLLED_BACK):
-            begun = None
-    return begun
+            return record
+        if record.migration.step in (FINISHED, FAILED, ROLLED_BACK):
+            break
+    return None
 
 
 def attach(db: Database, migrations: Iterable[Migration]) -> Recorded | None:
@@ -106,7 +105,7 @@ def still(db: Database, begun: Recorded | None) -> Callable[[], None]:
 
 def last(db: Database) -> Recorded:
     """The newest record of a migration. Read-only."""
-    return db.migrations()[-1]
+    return next(db.newest_migrations())
 
 
 def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInfo:

@@ -29,6 +29,7 @@ from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, RowError, SchemaError
 from everlog.store.past_view import PastView, bounds, source_of
 from everlog.store.schema import TableInfo
+from everlog.store.source import LocalSource, is_noted
 from everlog.store.transaction import CommitResult, Reads
 from everlog.store.write import Write
 
@@ -158,6 +159,8 @@ def _count(
         rows: Iterable[object] = view.items(start, end)
         if isinstance(view, PastView) and index is None:  # it need not read the rows
             rows = view.places(*bounds(start, end))
+        if not isinstance(view, PastView) and is_noted(info, index, span):
+            rows, count = (), LocalSource(view).rows_noted(info)
         for count, _ in enumerate(rows, 1):
             if not count % COUNT_SLICE:
                 going()

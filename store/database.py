@@ -143,6 +143,11 @@ class Database(Writer):
         self._check_open()
         return migrate.recorded(self.log, self.tables)
 
+    def newest_migrations(self) -> Iterator[migrate.Recorded]:
+        """The same, newest first, each read from the log as it is asked for. Read-only."""
+        self._check_open()
+        return migrate.newest_first(self.log, self.tables)
+
     @property
     def directory(self) -> Path:
         """The directory, for the files in it: reached through its descriptor, wherever it was moved to.

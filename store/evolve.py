@@ -76,7 +76,8 @@ def online(
     """The schema while what `after` has more than `before` is built beside it; None: nothing has to
     be built. Models that change compatibly change at once, if they have what indexes that go are over (if
     neither has all, new ones wait for the end). Tables come and go then, too; `remade` ones are filled."""
-    was, will, schema = Schema(before), Schema(after), log_pb2.Schema()
+    schema = log_pb2.Schema()
+    whole: tuple[Schema, Schema] | None = None  # made where a table differs
     schema.CopyFrom(before)
     schema.next_space, schema.next_table = after.next_space, after.next_table
     known = {table.id: table for table in schema.tables}
@@ -86,13 +87,14 @@ def online(
             schema.building.add().CopyFrom(table)
             schema.building[-1].remade = True
             continue
-        if mine is None:
+        if mine is None or mine == table:
             continue
         if table.space != mine.space:
             schema.building.append(table)
             continue
         kept = {index.id for index in mine.indexes}
         fresh = [index for index in table.indexes if index.id not in kept]
+        will, was = whole = whole or (Schema(after), Schema(before))
         model = _having((*mine.indexes, *fresh), will.model(table.model), was.model(mine.model))
         if not model:
             continue

@@ -8,7 +8,7 @@ projected again from the log if the process dies meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import Message
@@ -86,9 +86,9 @@ def apply(
         committer.validator.stage(transaction, taken, after, seq, parts)
         framed, checksum = record.frame_parts(parts)
         if check is not None:
-            check(preview(db, framed))
+            check(preview(db, framed, after))
         committer.append_alone(framed)
-        projector = tables.projector()
+        projector = tables.projector(after)
         projector.add(framed)
         tables.took(projector)
         result = CommitResult(seq, commit.time_ns, checksum)
@@ -98,10 +98,17 @@ def apply(
 
 def recorded(log: Log, tables: Tables) -> list[Recorded]:
     """Every Migration record, oldest first. Read-only."""
-    return [
-        Recorded(commit.seq, commit.time_ns, commit.actor, commit.migration)
-        for commit in (log.commit(seq) for seq in tables.migrations())
-    ]
+    return [_recorded(log, seq) for seq in tables.migrations()]
+
+
+def newest_first(log: Log, tables: Tables) -> Iterator[Recorded]:
+    """The same, newest first, each read as it is asked for: each has a whole schema. Read-only."""
+    return (_recorded(log, seq) for seq in reversed(tables.migrations()))
+
+
+def _recorded(log: Log, seq: int) -> Recorded:
+    commit = log.commit(seq)
+    return Recorded(commit.seq, commit.time_ns, commit.actor, commit.migration)
 
 
 def schema_at(log: Log, tables: Tables, seq: int) -> log_pb2.Schema:

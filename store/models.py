@@ -53,8 +53,8 @@ def add_models(schema: log_pb2.Schema, other: log_pb2.Schema) -> None:
 def collect_models(schema: log_pb2.Schema, models: dict[str, Descriptor]) -> None:
     """Keeps the files of all tables' models, and whatever they import; drops the others."""
     files = {file.name: file for file in schema.models.file}
-    for descriptor in models.values():
-        _add_file(files, descriptor.file)
+    for file in {descriptor.file.name: descriptor.file for descriptor in models.values()}.values():
+        _add_file(files, file)
     owners = {
         f"{file.package}.{message}" if file.package else message: file.name
         for file in files.values()

@@ -30,7 +30,7 @@ from everlog.store.index_info import IndexInfo
 from everlog.store.past_place import Place, change_at, place_of
 from everlog.store.past_walk import Found, Held, let_go, walk
 from everlog.store.schema import TableInfo
-from everlog.store.source import Entry, LocalSource
+from everlog.store.source import WHOLE, Entry, LocalSource
 from everlog.store.span import Span
 from everlog.store.view import Item, View
 
@@ -216,6 +216,10 @@ class PastSource(LocalSource):
         if index is not None:
             return super().count(info, index, span)
         return self._past.count(*span.under(info.row_prefix))
+
+    def rows_noted(self, info: TableInfo) -> int:
+        """Of then there are no notes."""
+        return self._past.count(*WHOLE.under(info.row_prefix))
 
 
 def bounds(start: bytes, end: bytes) -> tuple[bytes, bytes]:

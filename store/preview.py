@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from everlog.store.projection import Pending
 from everlog.store.projector import Projector
+from everlog.store.schema import Schema
 from everlog.store.snapshot import Snapshot
 from everlog.store.source import LocalSource
 from everlog.store.target import MemoryTarget
@@ -29,13 +30,13 @@ class _Scratch(MemoryTarget):
         pass
 
 
-def preview(db: Database, framed: bytes) -> Snapshot:
-    """What a framed record would make of the tables. Read-only. With the committer alone, and what
-    was pending flushed."""
+def preview(db: Database, framed: bytes, following: Schema) -> Snapshot:
+    """What a framed record would make of the tables, whose schema it makes `following`. Read-only. With the
+    committer alone, and what was pending flushed."""
     tables = db.tables
     target = _Scratch(tables.target.view)
     counts, checksum = dict(tables.counts), db.log.checksum_at(tables.applied)
-    projector = Projector(Pending(target, counts), tables.schema, tables.applied, checksum)
+    projector = Projector(Pending(target, counts), tables.schema, tables.applied, checksum, following)
     projector.add(framed)
     projector.flush()
     return Snapshot(LocalSource(target.view), projector.applied, projector.schema, lambda: None)

@@ -38,8 +38,17 @@ Plan = tuple[TableInfo, bytes, Callable[[bytes], Message], list[KeyOf]]
 class Projector:
     """Projects records of the log, decoded, in order, onto a target, which is at the record `applied`."""
 
-    def __init__(self, pending: Pending, schema: Schema, applied: int, checksum: int) -> None:
+    def __init__(
+        self,
+        pending: Pending,
+        schema: Schema,
+        applied: int,
+        checksum: int,
+        following: Schema | None = None,
+    ) -> None:
+        """`following`: a schema that a record will bring, which is made already."""
         self.pending = pending
+        self._following = following
         self.schema = schema
         self.applied = applied
         self.checksum = checksum
@@ -54,7 +63,9 @@ class Projector:
         about = commit.WhichOneof("about")
         if about == "migration" and commit.migration.HasField("schema"):
             self.flush()
-            after = Schema(commit.migration.schema, self.schema.vault)
+            after, self._following = self._following, None
+            if after is None or after.proto != commit.migration.schema:
+                after = Schema(commit.migration.schema, self.schema.vault)
             change_schema(pending.target, self.schema, after, pending.counts)
             if keys.ENDS in pending.counts:
                 self._deltas = {keys.ENDS: 0}  # they may have been counted again

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from everlog.store.errors import CorruptionError
 from everlog.store.index_info import IndexInfo
-from everlog.store.keys import row_of
+from everlog.store.keys import SEQ, row_of, rows_note
 from everlog.store.schema import TableInfo
 from everlog.store.span import Span
 from everlog.store.tables import Tables
@@ -37,6 +37,7 @@ ROWS_TOGETHER = 16
 # A row as a scan finds it: order, key, value (header and row, keys.py). A plain tuple, for one is
 # made for every row.
 Entry = tuple[bytes, bytes, bytes]
+WHOLE = Span()
 
 
 class Source(Protocol):
@@ -106,8 +107,15 @@ class LocalSource:
 
     def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
         _check_keys(info)
+        if is_noted(info, index, span):
+            return self.rows_noted(info)
         prefix = info.row_prefix if index is None else index.prefix
-        return sum(1 for _ in self._view.items(*span.under(prefix)))
+        return sum(map(len, self._view.chunks(*span.under(prefix))))
+
+    def rows_noted(self, info: TableInfo) -> int:
+        """The number of a table's rows, which is also that of the entries of each of its indexes."""
+        note = self._view.get(rows_note(info.space))
+        return 0 if note is None else int(SEQ.unpack(note)[0])
 
 
 class LiveSource:
@@ -219,6 +227,12 @@ class Unwritten:
         if not self._of(info):
             return self._base.count(info, index, span)
         return sum(1 for _ in self.scan(info, index, span, reverse=False, limit=None))
+
+
+def is_noted(info: TableInfo, index: IndexInfo | None, span: Span) -> bool:
+    """Whether a count is that of all rows, which is written with them. An index of sealed rows may lack those
+    that cannot be opened, and one that is being built those that it has not come to."""
+    return span == WHOLE and (index is None or not (info.sealed or index.building))
 
 
 def _whole(info: TableInfo, index: IndexInfo, entry: tuple[bytes, bytes, bytes | None]) -> Entry:

@@ -134,9 +134,11 @@ class Tables:
                 return self.get(full)
             raise translate(error, "reading a table") from error
 
-    def projector(self) -> Projector:
-        """For records of the log that are not projected yet. Call `took` afterwards."""
-        return Projector(self.pending, self.schema, self.applied, self._log.checksum_at(self.applied))
+    def projector(self, following: Schema | None = None) -> Projector:
+        """For records of the log that are not projected yet. Call `took` afterwards. `following`: the schema
+        of the next one, where it is known."""
+        checksum = self._log.checksum_at(self.applied)
+        return Projector(self.pending, self.schema, self.applied, checksum, following)
 
     def took(self, projector: Projector) -> None:
         """Takes over how far a projector has come; whoever read before must read again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -11,6 +11,10 @@ from everlog.store import keys
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError
 from everlog.store.projection import Batch
+from everlog.store.source import LocalSource
+from everlog.store.span import Span
+from everlog.store.view import Item as Stored
+from everlog.store.view import View
 from tests.store.conftest import Opener
 from tests.store.models import AIRPORTS, ITEMS, Airport, Item, airport, declare
 
@@ -30,6 +34,11 @@ def no_entry(db: Database, batch: Batch) -> None:
 def stray_entry(db: Database, batch: Batch) -> None:
     index = db.schema.table("airports").index("by_city")
     batch[index.prefix + index.encode("Rome") + row_key(db, "Z")[6:]] = b""
+
+
+def moved_entry(db: Database, batch: Batch) -> None:
+    no_entry(db, batch)
+    stray_entry(db, batch)
 
 
 def lost_row(db: Database, batch: Batch) -> None:
@@ -72,6 +81,7 @@ def stray_index(_: Database, batch: Batch) -> None:
     ("plant", "words"),
     [
         (no_entry, "row airports/A has no entry in index by_city"),
+        (moved_entry, "row airports/A has no entry in index by_city"),
         (stray_entry, "index airports.by_city has an entry for airports/Z, which is no row"),
         (lost_row, "index airports.by_city has an entry for airports/A, which is no row"),
         (no_row, "a row of table airports is not a flights.Airport"),
@@ -185,3 +195,37 @@ def test_writers_do_not_make_it_see_things(db: Database) -> None:
     finally:
         stop.set()
         writer.join()
+
+
+def test_the_count_of_a_whole_table_reads_its_note_alone(db: Database) -> None:
+    db.load(ITEMS, [Item(id=number) for number in range(1, 500)])
+    read: list[bytes] = []
+    view, _ = db.tables.snapshot()
+    source = LocalSource(_Watched(view, read))
+    info = db.schema.table("items")
+    assert source.count(info, None, Span()) == 499
+    assert read == [keys.rows_note(info.space)]
+    assert db.count(ITEMS, start=400) == 100
+    with db.transaction() as tx:
+        tx.delete(ITEMS, 7)
+        assert tx.count(ITEMS) == 498
+    assert db.count(ITEMS) == 498
+    with db.at(seq=db.head - 1) as then:
+        assert then.count(ITEMS) == 499
+
+
+class _Watched(View):
+    """A view that notes which keys are read of it, and of which no range may be."""
+
+    def __init__(self, view: View, read: list[bytes]) -> None:
+        self._view, self._read = view, read
+
+    def get(self, key: bytes) -> bytes | None:
+        self._read.append(key)
+        return self._view.get(key)
+
+    def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Stored]:
+        raise AssertionError("a range is read")
+
+    def close(self) -> None:
+        self._view.close()

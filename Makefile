@@ -1,12 +1,14 @@
 # Everything that is run on everlog, by people and by CI. `make` alone tells what there is.
 #
 # Each target sets up .venv first, from constraints.txt, where it is missing or out of date.
-# PYTHON=python3.12 chooses another Python; ARGS="…" reaches the program that a target runs.
+# PYTHON=python3.12 chooses another Python, VENV=.venv-3.12 sets it up beside the first, and
+# ARGS="…" reaches the program that a target runs.
 
 .DELETE_ON_ERROR:
 .PHONY: help demo serve test test-all torture lint fmt bench bench-report proto clean
 
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # By package, not by folder: a folder `store/` is the package `everlog.store`.
 CHECKED := everlog tests $(wildcard benchmarks) $(notdir $(patsubst %/.,%,$(wildcard examples/*/.)))
@@ -24,60 +26,60 @@ help:
 	@echo 'make proto         the generated code of the contract'
 	@echo 'make clean         removes what was built; .venv stays'
 
-demo: .venv/demo.stamp
+demo: $(VENV)/demo.stamp
 	PYTHONPATH=examples $(BIN)/python -m flights.demo $(ARGS)
 
-serve: .venv/demo.stamp
+serve: $(VENV)/demo.stamp
 	PYTHONPATH=examples $(BIN)/python -m flights.serve $(ARGS)
 
-test: .venv/dev.stamp
+test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest --numprocesses 4 -m 'not long' $(ARGS)
 
-test-all: .venv/dev.stamp
+test-all: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest --numprocesses 4 $(ARGS)
 
-torture: .venv/dev.stamp
+torture: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.crash.torture --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
-lint: .venv/dev.stamp
+lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check --quiet --output-format concise .
 	$(BIN)/ruff check --quiet --output-format concise .
 	$(BIN)/mypy $(addprefix -p ,$(CHECKED))
 
-fmt: .venv/dev.stamp
+fmt: $(VENV)/dev.stamp
 	$(BIN)/ruff check --quiet --fix . || true
 	$(BIN)/ruff format --quiet .
 
-bench: .venv/dev.stamp
+bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-report: .venv/dev.stamp
+bench-report: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks report $(ARGS)
 
-proto: .venv/dev.stamp
+proto: $(VENV)/dev.stamp
 	$(BIN)/python -m everlog.proto.generate
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
-	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 # One environment, two sizes: what the demo needs, and everything.
-.venv/demo.stamp: constraints.txt pyproject.toml | .venv/bin/python
+$(VENV)/demo.stamp: constraints.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) install -c constraints.txt setuptools
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[demo]'
 	@touch $@
 
-.venv/dev.stamp: constraints.txt pyproject.toml | .venv/bin/python
+$(VENV)/dev.stamp: constraints.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) install -c constraints.txt setuptools
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[archive,audit,build,demo,dev,notify,parquet,seal,testdata]'
-	@touch $@ .venv/demo.stamp
+	@touch $@ $(VENV)/demo.stamp
 
 # The first Python that is new enough and can make an environment (on Debian and Ubuntu that is
 # a package of its own).
-.venv/bin/python:
+$(VENV)/bin/python:
 	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
 	  if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	    echo "$$python -m venv .venv"; exec $$python -m venv .venv; \
+	    echo "$$python -m venv $(VENV)"; exec $$python -m venv $(VENV); \
 	  fi; \
 	done; \
 	echo 'Expected Python 3.11 or newer with its venv module; found none.' >&2; \

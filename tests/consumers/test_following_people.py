@@ -23,7 +23,7 @@ def opened(path: Path, master_key: bytes | None = MASTER) -> EmbeddedDatabase:
 
 
 def names(path: Path) -> list[str]:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         return [row[0] for row in connection.execute("SELECT name FROM patients ORDER BY id")]
 
 

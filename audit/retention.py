@@ -34,6 +34,8 @@ from everlog.store.status import ArchiveStatus
 
 LOOK_S, AGAIN_S, EVERY_S, ENOUGH_BYTES = 60.0, 3600.0, 3600.0, 64 << 20
 
+_BEGINNING = threading.Lock()  # of two who begin at once one archives the database
+
 logger = logging.getLogger("everlog")
 
 
@@ -59,8 +61,6 @@ class Retention:
             raise ReadOnlyError(f"{db.url} was opened for reading; open it without read_only to archive")
         if keep_records < 0 or keep_ns < 0:
             raise RowError("expected to keep 0 records or more, and 0 seconds or more")
-        if db.retention is not None:
-            raise Error(f"{db.url} archives by itself already; close that first")
         self._db = weakref.ref(db)
         self._target = str(target)
         self._keep_records, self._keep_ns = keep_records, keep_ns
@@ -69,7 +69,10 @@ class Retention:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._worked()
-        db.retention = self
+        with _BEGINNING:
+            if db.retention is not None:
+                raise Error(f"{db.url} archives by itself already; close that first")
+            db.retention = self
 
     def start(self) -> Self:
         """Returns at once. What goes first is looked for now."""

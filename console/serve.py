@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -254,7 +255,13 @@ def _reloading(
     def here(name: str) -> bool:
         return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
+    turn = threading.Lock()
+
     def reload() -> None:
+        with turn:
+            load()
+
+    def load() -> None:
         try:
             environment.reload_files()
             now = token if here("token") else environment.variable("EVERLOG_TOKEN")

@@ -306,8 +306,15 @@ def _on_signals(stop: Callable[[], None], reload: Callable[[], None] | None) -> 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    does = {signal.SIGTERM: stop, signal.SIGINT: stop} | ({signal.SIGHUP: reload} if reload else {})
-    before = {number: signal.signal(number, lambda *_, do=do: do()) for number, do in does.items()}
+    does: dict[int, Callable[[], None]] = {signal.SIGTERM: stop, signal.SIGINT: stop}
+    if reload is not None:
+        does[signal.SIGHUP] = reload
+
+    def begin(number: int, _: object) -> None:
+        # Not here: what the main thread holds while it waits, a lock, this would wait for.
+        threading.Thread(target=does[number], name="everlog-signal", daemon=True).start()
+
+    before = {number: signal.signal(number, begin) for number in does}
     try:
         yield
     finally:

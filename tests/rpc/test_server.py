@@ -247,3 +247,11 @@ def test_a_server_whose_database_was_moved_says_so(tmp_path: Path) -> None:
             client.put(ITEMS, Item(id=2))
         assert caught.value.outcome == "nothing written"
         assert client.get(ITEMS, 1) == Item(id=1)
+
+
+def test_a_signal_in_the_moment_in_which_the_server_begins_to_wait_stops_it(db: EmbeddedDatabase) -> None:
+    with Server({"x": db}) as server, server.on_signals():
+        stop = server._stop  # noqa: SLF001  what the main thread waits for
+        with stop._cond:  # type: ignore[attr-defined]  # noqa: SLF001  as `wait` holds it for a moment
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.wait(60)

@@ -132,6 +132,23 @@ static int synced(int fd, int (*call)(int)) {
 int fsync(int fd) { return synced(fd, real_fsync); }
 int fdatasync(int fd) { return synced(fd, real_fdatasync); }
 
+/* A path that leads through the descriptor of a directory, /proc/self/fd/N/NAME, as the path that it is now. */
+static const char *plain(const char *path, char *into, size_t size) {
+  static const char through[] = "/proc/self/fd/";
+  if (strncmp(path, through, strlen(through))) return path;
+  const char *rest = strchr(path + strlen(through), '/');
+  char link[64];
+  if (!rest || (size_t)(rest - path) >= sizeof link) return path;
+  snprintf(link, sizeof link, "%.*s", (int)(rest - path), path);
+  int saved = errno;
+  ssize_t length = readlink(link, into, size - 1);
+  errno = saved;
+  if (length < 0) return path;
+  while (!strncmp(rest, "/./", 3)) rest += 2;
+  snprintf(into + length, size - (size_t)length, "%s", rest);
+  return into;
+}
+
 static int named(const char *path) {
   return journal >= 0 && shadow && under && !strncmp(path, under, strlen(under));
 }
@@ -153,7 +170,9 @@ static int created(const char *path, int made) {
   return made;
 }
 
-static int opened(const char *path, int flags, mode_t mode) {
+static int opened(const char *given, int flags, mode_t mode) {
+  char buffer[4096];
+  const char *path = plain(given, buffer, sizeof buffer);
   if (!(flags & O_CREAT) || !named(path)) return real_open(path, flags, mode);
   pthread_mutex_lock(&names);
   int there = !access(path, F_OK);
@@ -183,15 +202,18 @@ int open64(const char *path, int flags, ...) {
   return opened(path, flags | O_LARGEFILE, mode);
 }
 
-int mkdir(const char *path, mode_t mode) {
+int mkdir(const char *given, mode_t mode) {
+  char buffer[4096];
+  const char *path = plain(given, buffer, sizeof buffer);
   if (!named(path)) return real_mkdir(path, mode);
   pthread_mutex_lock(&names);
   int made = real_mkdir(path, mode);
   return created(path, made);
 }
 
-int rename(const char *from, const char *to) {
-  char line[8400];
+int rename(const char *given, const char *wanted) {
+  char line[8400], first[4096], second[4096];
+  const char *from = plain(given, first, sizeof first), *to = plain(wanted, second, sizeof second);
   if (!named(to)) return real_rename(from, to);
   pthread_mutex_lock(&names);
   long nth = keep(to);
@@ -201,8 +223,9 @@ int rename(const char *from, const char *to) {
   return result;
 }
 
-int unlink(const char *path) {
-  char line[4200];
+int unlink(const char *given) {
+  char line[4200], buffer[4096];
+  const char *path = plain(given, buffer, sizeof buffer);
   if (!named(path)) return real_unlink(path);
   pthread_mutex_lock(&names);
   long nth = keep(path);

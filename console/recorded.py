@@ -75,9 +75,7 @@ def restore_folder(settings: Settings, *, versions: tuple[int, ...], force: bool
             continue
         click.echo(f"Restored: {text.path(one.path)}")
         for name in one.withheld:
-            click.echo(
-                f"  {name} has rows of a sealed table, which the log does not keep: restore it yourself"
-            )
+            click.echo(f"  {name} is not in the log (rows of a sealed table, or too large): restore it")
     if done:
         migrations.build(settings.migrations)
     elif not settings.json:

@@ -298,7 +298,9 @@ def folder_at(root: Root, path: Path) -> Folder | None:
         )
     for name in ("__init__.py", "model.proto"):
         if not (path / name).is_file():
-            raise SchemaError(f"{path}: expected a file {name} in a migration's folder", where=str(path))
+            raise SchemaError(
+                f"{path}: expected a file {name} in a migration's folder", where=str(path), missing=name
+            )
     return Folder(path, f"{root.package}.{path.name}", int(named[1]), named[2])
 
 

@@ -120,7 +120,9 @@ MISTAKES = {
     "a name with capitals": Mistake(
         lambda folder: folder.rename(folder.with_name("v20260101000001_Second")), "its name in a-z", file=""
     ),
-    "no model": Mistake(lambda folder: (folder / "model.proto").unlink(), "expected a file model", file=""),
+    "no model": Mistake(
+        lambda folder: (folder / "model.proto").unlink(), "expected a file model", file="", code=2
+    ),
     "a column too many": Mistake(put(CSV, "faa,nose\nTEB,y\n"), "column 2: app", CSV),
     "a cell too many": Mistake(put(CSV, "faa\nTEB\nSWF,y\n"), "expected 1 cells", CSV, near="SWF"),
     "a row twice": Mistake(

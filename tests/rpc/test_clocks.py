@@ -80,6 +80,7 @@ def test_the_clock_of_a_client_decides_nothing(tmp_path: Path, off_s: int | None
         assert first.seq == again.seq == db.head
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("faketime") is None, reason="needs faketime (apt install faketime)")
 def test_processes_with_other_clocks_write_one_database(tmp_path: Path) -> None:
     made(tmp_path / "db")

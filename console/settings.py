@@ -169,8 +169,6 @@ def check_common(settings: Settings, *, folders: bool, dumps: bool) -> None:
         refuse_idle("migrations_dir", when="on a command that reads no migrations")
     if not dumps:
         refuse_idle("schema_file", "no_dump_schema", when="on a command that changes no schema")
-    elif settings.no_dump:
-        refuse_idle("schema_file", when="with --no-dump-schema")
     if not settings.wait:
         refuse_idle("wait_timeout", when="without --wait")
 

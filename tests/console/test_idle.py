@@ -32,10 +32,6 @@ SERVE = ("serve", "--listen", "127.0.0.1:0")
         ((*SERVE, "-u", "file:x.db", "a=file:a.db"), "--url would have no effect beside NAME=URL"),
         ((*SERVE, "--schema-file", "x.txt"), "--schema-file would have no effect"),
         ((*SERVE, "--wait-timeout", "5s"), "--wait-timeout would have no effect without --wait"),
-        (
-            ("up", "--schema-file", "x", "--no-dump-schema"),
-            "--schema-file would have no effect with --no-dump",
-        ),
         (("up", "-u", "everlog://h/x", "-d", "x"), "--migrations-dir would have no effect at a server"),
         (("up", "--wait-timeout", "5s"), "--wait-timeout would have no effect without --wait"),
         (

@@ -1,5 +1,25 @@
-"""`python -m everlog.console` is the command `everlog`."""
+"""The command `everlog`, also as `python -m everlog.console`. `--version` is answered before anything is
+imported."""
 
-from everlog.console.main import main
+import sys
 
-main()
+from everlog.store import VERSION
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    if sys.argv[1:] == ["--version"]:
+        try:
+            sys.stdout.write(f"everlog {VERSION}\n")
+            sys.stdout.flush()
+        except (AttributeError, OSError, ValueError):
+            pass  # standard output is closed, or full: as of any other command
+        else:
+            return
+    from everlog.console import main as commands
+
+    commands.main()
+
+
+if __name__ == "__main__":
+    main()

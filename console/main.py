@@ -28,7 +28,7 @@ import msgspec
 
 from everlog.console.settings import Settings, common
 from everlog.console.streams import OutputError, Streams
-from everlog.store import environment
+from everlog.store import VERSION, environment
 from everlog.store.errors import Error
 
 # How a command ends that a signal stopped: the word, and 128 + the signal's number, as a shell has it.
@@ -148,7 +148,7 @@ def command(name: str) -> click.Command:
     " EVERLOG_TOKEN, EVERLOG_MIGRATIONS_DIR.",
 )
 @common
-@click.version_option(package_name="everlog", message="everlog %(version)s")
+@click.version_option(VERSION, message="everlog %(version)s")
 def cli() -> None:
     """An embedded database that never forgets."""
 

@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from tqdm import tqdm  # type: ignore[import-untyped]  # has no stubs of its own
-
 from everlog.store.progress import OnProgress, Progress
 
 LINE_EVERY_S = 5.0
@@ -57,6 +55,8 @@ class Shown:
 
     def _draw(self, now: Progress) -> None:
         if self._bar is None:
+            from tqdm import tqdm  # type: ignore[import-untyped]
+
             self._bar = tqdm(
                 desc=now.step,
                 total=now.total,

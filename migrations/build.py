@@ -30,7 +30,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from google.protobuf import descriptor_pb2
-from google.protobuf.compiler import plugin_pb2
 
 from everlog.migrations import digest, sums
 from everlog.migrations.folder import SOURCE, Folder, Source, find, folders
@@ -189,6 +188,8 @@ def _protoc(todo: list[Folder], out: str) -> None:
         where = ":".join(first.split(":")[:2])
         raise SchemaError(first + (f"\n{rest}" if rest else ""), where=where)
     models = descriptor_pb2.FileDescriptorSet.FromString(Path(out, "models.pb").read_bytes())
+    from google.protobuf.compiler import plugin_pb2  # noqa: PLC0415  only for who builds
+
     request = plugin_pb2.CodeGeneratorRequest(
         file_to_generate=names, parameter="quiet", proto_file=models.file
     )

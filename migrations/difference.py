@@ -7,8 +7,6 @@ the disk  the files as they are now          ┘
 
 from __future__ import annotations
 
-import difflib
-
 from everlog.migrations import withheld
 from everlog.migrations.folder import SOURCE, Folder, Source, find, folders
 from everlog.migrations.history import lives
@@ -33,6 +31,8 @@ def difference(ran: list[log_pb2.SourceFile], folder: Folder, vault: Vault | Non
     whose content the log does not keep."""
     if not ran:
         return f"{folder.path.name} was adopted, not run: the log has no source of it\n"
+    import difflib  # noqa: PLC0415  only for who is told of a difference
+
     was, now = withheld.contents(ran, folder, vault)
     out: list[str] = []
     for path in sorted(was.keys() | now.keys()):

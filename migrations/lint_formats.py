@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from everlog.migrations.lint_finding import Finding
 from everlog.migrations.lint_rules import RULES, Rule, Severity
+from everlog.store import VERSION
 
 _SARIF = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
@@ -56,7 +56,7 @@ def sarif(findings: Iterable[Finding], base: Path) -> dict[str, Any]:
     order = {id: at for at, id in enumerate(RULES)}
     driver = {
         "name": "everlog lint",
-        "semanticVersion": _version(),
+        "semanticVersion": VERSION,
         "rules": [_rule(rule) for rule in RULES.values()],
     }
     run = {
@@ -114,13 +114,6 @@ def _suppressions(finding: Finding) -> list[dict[str, str]]:
         return []
     reason = {"justification": finding.ignored} if finding.ignored else {}
     return [{"kind": "inSource", **reason}]
-
-
-def _version() -> str:
-    try:
-        return version("everlog")
-    except PackageNotFoundError:  # a copy of the sources
-        return "0.0.0"
 
 
 def _data(value: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any, NamedTuple, NoReturn
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -35,6 +34,8 @@ def unknown(place: Place, model: type[Message]) -> NoReturn:
     no header, it is a value of the first row."""
     descriptor = model.DESCRIPTOR
     known = [field.name for field in descriptor.fields]
+    from difflib import get_close_matches  # noqa: PLC0415  only for who is told of an error
+
     near = get_close_matches(place.column or "", known, 1)
     meant = f"; is {near[0]} meant?" if near else ""
     text = f"{descriptor.full_name} has no such field; it has: {', '.join(known)}{meant}"

@@ -9,7 +9,6 @@ A variable that is set and empty counts as set.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,6 +121,8 @@ def unknown() -> list[str]:
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in SETTINGS:
             words = [known.removeprefix(PREFIX) for known in SETTINGS if known.startswith(PREFIX)]
+            import difflib  # noqa: PLC0415  only for a variable that is wrong
+
             close = difflib.get_close_matches(name.removeprefix(PREFIX), words, 1)
             hint = f"; did you mean {PREFIX}{close[0]}?" if close else "; `everlog config` lists them"
             found.append(f"{name} ({source(name)}) is not a setting of everlog{hint}")

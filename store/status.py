@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from everlog.store import head
+from everlog.store import VERSION, head
 from everlog.store.clock import BEHIND_NS
 from everlog.store.errors import OpenError
 from everlog.store.expiry import due, next_end
@@ -103,12 +103,7 @@ class Status(msgspec.Struct, frozen=True):
 
 def software() -> str:
     """The name and version of this program."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  slow to load, seldom used
-
-    try:
-        return f"everlog {version('everlog')}"
-    except PackageNotFoundError:  # not installed: run from a checkout
-        return "everlog"
+    return f"everlog {VERSION}"
 
 
 def status(db: Database) -> Status:

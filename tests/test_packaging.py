@@ -16,9 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from everlog.store import VERSION
+
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS: dict[str, str] = PYPROJECT["tool"]["setuptools"]["package-dir"]
+
+
+def test_the_version_is_said_once_more_in_the_code() -> None:
+    assert PYPROJECT["project"]["version"] == VERSION
 
 
 def run(*command: str, **environment: str) -> str:

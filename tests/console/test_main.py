@@ -47,7 +47,7 @@ def test_the_version_is_told(everlog: Run) -> None:
 
 
 def test_what_is_interrupted_exits_with_130(everlog: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command("check"), "callback", interrupted)

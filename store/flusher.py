@@ -27,6 +27,7 @@ class Flusher:
         self._wanted = threading.Event()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
         self.awake = False  # a flush is coming; read without a lock, by those who commit
 
     def wake(self) -> None:
@@ -37,9 +38,15 @@ class Flusher:
     def look(self) -> None:
         """There is something to flush, or to settle. For any thread."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="everlog-flusher", daemon=True)
-            self._thread.start()
+            self._start()
         self._wanted.set()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None and not self._stopped.is_set():
+                thread = threading.Thread(target=self._run, name="everlog-flusher", daemon=True)
+                thread.start()
+                self._thread = thread  # once it runs: `stop` joins it
 
     def _run(self) -> None:
         while True:
@@ -58,7 +65,8 @@ class Flusher:
 
     def stop(self) -> None:
         """Ends the thread. What is left to flush is for `close`."""
-        self._stopped.set()
+        with self._starting:
+            self._stopped.set()
         self._wanted.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()

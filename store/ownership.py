@@ -225,11 +225,18 @@ class Ownership:
         return "CURRENT" in names and any(name.endswith(".log") for name in names)
 
     def _where(self) -> str:
-        with contextlib.suppress(OSError):
+        """What became of the directory itself, in words."""
+        directory = os.fstat(self._directory.fileno())
+        try:
             where = os.readlink(f"/proc/self/fd/{self._directory.fileno()}")
-            if not where.endswith(" (deleted)"):
-                return f"moved to {where}" if where != str(self.path) else "unmounted"
-        return "removed" if not os.fstat(self._directory.fileno()).st_nlink else "moved or removed"
+        except OSError:  # no /proc
+            return "moved or removed"
+        if not directory.st_nlink or where.endswith(" (deleted)"):
+            return "removed"
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(where), directory):
+                return f"moved to {where}"
+        return "unmounted, or hidden by another mount"
 
     def narrow(self) -> None:
         """Makes the files of RocksDB, which go by the umask, no more open than their directories."""

@@ -349,6 +349,32 @@ def test_files_that_are_no_longer_these_are_noticed_and_nothing_is_written_to_ot
             assert not list(here.check())
 
 
+def test_a_mount_over_it_and_a_lazy_unmount_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "disk").mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "none", tmp_path / "disk"], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("this user may not mount")
+    over, under = Database(tmp_path / "db"), Database(tmp_path / "disk" / "db")
+    for db in (over, under):
+        declare(db, ITEMS)
+    subprocess.run(["mount", "--bind", tmp_path / "other", tmp_path / "db"], check=True)
+    subprocess.run(["umount", "-l", tmp_path / "disk"], check=True)
+    try:
+        assert "another directory is in this place now, and its own was unmounted, or hidden" in str(
+            refused(over)
+        )
+        assert "the directory was unmounted, or hidden by another mount" in str(refused(under))
+        over.close()
+        under.close()
+        assert not list((tmp_path / "other").iterdir())
+    finally:
+        subprocess.run(["umount", tmp_path / "db"], check=True)
+    with Database(tmp_path / "db") as db:
+        assert not list(db.check())
+
+
 def test_a_rebuild_and_a_restore_lock_the_directory_that_they_make(
     opening: Opener, path: Path, tmp_path: Path
 ) -> None:

@@ -379,8 +379,11 @@ class Engine:
             raise self._stopped_error(self.stopped)
         with translated(f"writing to {self.path}"):
             self._db.delete(PROBE, self._no_wal)  # of a key that is never there
+            if self.named != self.data_name:  # a switch to other tables that the full disk did not confirm
+                self._db[TABLES] = self.data_name.encode()
         try:
             self._db.flush_wal(True)
+            self.named = self.data_name
         except Exception as error:
             found = translate(error, f"writing to the log in {self.path}")
             raise DiskError(str(found), outcome="unknown", resumes=bool(found.facts.get("full"))) from error
@@ -477,11 +480,13 @@ class Engine:
 
     def switch_data(self, name: str, family: Rdict, handle: ColumnFamily) -> tuple[str, Rdict]:
         """Makes another column family the live tables, durably; returns the old one."""
-        with translated("switching tables"):
+        try:
             family.flush()
             self.named = name
             self._db[TABLES] = name.encode()
             self._db.flush_wal(True)
+        except Exception as error:
+            raise self._refused(error, "switching tables") from error
         old = self.data_name, self.data
         self.data_name = name
         self.data, self.data_handle, self.get = family, handle, family.get
@@ -489,10 +494,11 @@ class Engine:
 
     def give_up_data(self, name: str, family: Rdict) -> DiskError | None:
         """Drops tables that were to be live, unless they may be: nobody knows where the disk did not
-        confirm it, and what is returned must end all writing."""
+        confirm it, and what is returned must end all writing. Where it was full, `resume` takes back which
+        are to be live, before anything else is written."""
         if self.named != name:
             self.drop_family(name, family)
-        elif self.data_name != name:
+        elif self.data_name != name and not self.refusal.is_full:
             return DiskError(
                 f"{self.path}: the disk did not confirm a rebuild, and nothing more is written until the"
                 " database is opened again",

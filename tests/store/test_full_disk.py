@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +181,23 @@ def test_every_read_works_while_the_disk_is_full(
     assert [one.message.split(": ")[1] for one in caplog.records] == [
         "writes are refused from now on, reads go on"
     ]
+
+
+@pytest.mark.long
+def test_a_rebuild_on_a_full_disk_changes_nothing_and_is_made_when_there_is_room(
+    small_disk: Path, opening: Opener
+) -> None:
+    db = opening(at=small_disk / "db")
+    for number in range(1, 200):
+        db.put(ITEMS, Item(id=number, text=os.urandom(2_000).hex()), durability="os")
+    fill(small_disk)
+    with pytest.raises(DiskError):
+        db.rebuild()
+    assert db.count(ITEMS) == 199
+    (small_disk / "ballast").unlink()
+    until = time.monotonic() + 60
+    while db.status().writes.error:
+        assert time.monotonic() < until
+        threading.Event().wait(0.05)
+    db.put(ITEMS, Item(id=1000))
+    assert db.rebuild()["items"].rows == 200

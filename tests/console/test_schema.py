@@ -26,7 +26,7 @@ def test_the_schema_file_follows_each_change_where_one_is_named(
 ) -> None:
     common = ("-u", "file:new.db", "-d", project, "--schema-file", "db/schema.everlog")
     file = here / "db" / "schema.everlog"
-    assert everlog(*common, "up", "--no-dump-schema").code == 0
+    assert everlog("-u", "file:new.db", "-d", project, "up", "--no-dump-schema").code == 0
     assert not file.exists()
     everlog(*common, "rollback")
     assert "by_title" not in file.read_text()

@@ -21,8 +21,8 @@ from everlog.store import head
 from everlog.store.errors import RowError
 
 REMEDY = (
-    "Put a copy of it back; or delete it, and hold again what is to be held (`everlog archive --hold`). Until"
-    " then nothing is archived; rows are read and written"
+    "Put a copy of it back; or delete it, and hold again what is to be held (`everlog archive --add-hold`)."
+    " Until then nothing is archived; rows are read and written"
 )
 
 

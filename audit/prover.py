@@ -184,7 +184,7 @@ class LocalProver:
         if by is not None and not _is_by(text, by):
             raise PreconditionError(
                 f"this server keeps what its own key signed, {by.name}+{by.id.hex()}, and found one that"
-                " it did not: ask it to sign, `everlog checkpoint` without --key; nothing was written"
+                " it did not: ask it to sign, `everlog checkpoint` without --signing-key; nothing was written"
             )
         checkpoint = proof.read(note.split(text)[0])
         if checkpoint.size > self.head()[0] or self._tree.root(checkpoint.size) != checkpoint.root:
@@ -348,8 +348,8 @@ def newest(prover: Prover, since: int = 0, *, by: Verifier | None = None, origin
         what = f"covers record {since}" if since else "is there"
         signed = f" that {by.name}+{by.id.hex()} signed" if by else ""
         raise Error(
-            f"no checkpoint in the log{signed} {what}: sign one with --key FILE, which `everlog keygen`"
-            " makes, or make one by `everlog checkpoint --key FILE`",
+            f"no checkpoint in the log{signed} {what}: sign one with --signing-key FILE, which"
+            " `everlog keygen` makes, or make one by `everlog checkpoint --signing-key FILE`",
             seq=since,
         )
     return found[-1].note

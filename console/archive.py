@@ -10,7 +10,7 @@ import msgspec
 from everlog.console import text
 from everlog.console.opening import is_remote, open_database
 from everlog.console.progress import shown
-from everlog.console.settings import Settings, check_common, common, pass_settings
+from everlog.console.settings import Renamed, Settings, check_common, common, dry_run, pass_settings
 
 if TYPE_CHECKING:
     from everlog.audit.archive import Archival
@@ -41,8 +41,18 @@ class Hold(click.ParamType[Any]):
 @click.option(
     "--keep-days", type=click.FloatRange(0), metavar="DAYS", help="Keep the records of so many days."
 )
-@click.option("--hold", "held", type=Hold(), multiple=True, metavar="NAME=SEQ", help="Keep from there on.")
+@click.option(
+    "--add-hold",
+    "held",
+    cls=Renamed,
+    was=("--hold",),
+    type=Hold(),
+    multiple=True,
+    metavar="NAME=SEQ",
+    help="Keep the record SEQ and all after it, under this name.",
+)
 @click.option("--release", multiple=True, metavar="NAME", help="Let go of a hold.")
+@dry_run
 @common
 @pass_settings
 def archive(
@@ -53,6 +63,7 @@ def archive(
     keep_days: float | None,
     held: tuple[tuple[str, int], ...],
     release: tuple[str, ...],
+    dry_run: bool,
 ) -> None:
     """Moves old log to TARGET, a directory or a URL that fsspec knows, and frees the disk that it took.
 
@@ -65,7 +76,7 @@ def archive(
       everlog -u file:flights.db archive /mnt/archive/flights --keep-days 90
       everlog -u file:flights.db archive s3://archive/flights --keep-records 1000000
       everlog -u everlog://db.example.com/flights archive --keep-days 90
-      everlog -u file:flights.db archive --hold audit-2026=81200
+      everlog -u file:flights.db archive --add-hold audit-2026=81200
     """
     from everlog.audit.archived import reach
     from everlog.audit.place import shown as without_secrets
@@ -76,7 +87,12 @@ def archive(
         raise click.UsageError("Say what is kept: --keep-records or --keep-days (0 is nothing).")
     moves = target is not None or (keeps and is_remote(settings.url))
     if not moves and (keeps or not (held or release)):
-        raise click.UsageError("Say where to: a directory or a URL; or --hold, or --release.")
+        raise click.UsageError("Say where to: a directory or a URL; or --add-hold, or --release.")
+    if dry_run:
+        if not keeps or held or release or is_remote(settings.url):
+            raise click.UsageError("--dry-run is for moving the log of a database of this machine")
+        _would_archive(settings, keep_records or 0, int((keep_days or 0) * DAY_NS))
+        return
     settings.resume = "what was not archived yet is in the database; run it again to go on"
     with open_database(settings, read_only=not moves) as db, shown() as progress:
         found = _held(db, held, release)
@@ -100,6 +116,23 @@ def archive(
         click.echo(f"Copied: {where} has the records up to {done.base:,} as well; no more go: {done.held}")
     else:
         click.echo(f"Nothing to archive: {done.held}")
+
+
+def _would_archive(settings: Settings, keep_records: int, keep_ns: int) -> None:
+    from everlog.audit.archive import removable
+    from everlog.feed.embedded import EmbeddedDatabase
+
+    with open_database(settings, read_only=True) as db:
+        assert isinstance(db, EmbeddedDatabase)
+        last, held = removable(db, keep_records, keep_ns)
+        base = db.log.trimmed.base
+    records = max(0, last - base) if last > 1 else 0
+    if settings.json:
+        text.echo({"records": records, "base": last, "held": held, "dry_run": True})
+    elif records:
+        click.echo(f"Would archive: {records:,} records, up to {last:,}; what stays: {held}")
+    else:
+        click.echo(f"Nothing to archive: {held}")
 
 
 def _archive(db: AnyDatabase, target: str | None, **keep: Any) -> Archival:

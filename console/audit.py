@@ -16,7 +16,7 @@ from everlog.console import text
 from everlog.console.opening import directory_of, is_remote, open_database
 from everlog.console.progress import shown
 from everlog.console.proofs import FILE, prover_of, read_text, tell, verifier_in
-from everlog.console.settings import Settings, common, pass_settings
+from everlog.console.settings import Renamed, Settings, common, pass_settings
 from everlog.store.errors import Error
 
 if TYPE_CHECKING:
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from everlog.audit.proof import Checkpoint, Inclusion
 
 _vkey = click.option(
-    "--key", "vkey", metavar="VKEY", help="Public key, as `keygen` printed it; or a file of it."
+    "--signed-by",
+    "vkey",
+    cls=Renamed,
+    was=("--key",),
+    metavar="VKEY",
+    help="Public key, as `keygen` printed it; or a file of it.",
 )
 
 
@@ -43,7 +48,7 @@ _vkey = click.option(
 @click.option(
     "--quorum", type=click.IntRange(1), metavar="N", help="So many of them suffice.  [default: all]"
 )
-@click.option("--old", type=FILE, metavar="FILE", help="The earlier checkpoint, for a proof of --from.")
+@click.option("--old", type=FILE, metavar="FILE", help="The earlier checkpoint, for a proof of --from-size.")
 @common
 @pass_settings
 def verify(
@@ -60,9 +65,9 @@ def verify(
 
     \b
     Examples:
-      everlog verify 812.tlog-proof --key everlog/0f8f…+8a1b2c3d+AQ…
-      everlog verify growth.proof --old flights.checkpoint --key flights.pub
-      everlog verify 812.tlog-proof --key flights.pub --witness witnesses.pub --quorum 2
+      everlog verify 812.tlog-proof --signed-by everlog/0f8f…+8a1b2c3d+AQ…
+      everlog verify growth.proof --old flights.checkpoint --signed-by flights.pub
+      everlog verify 812.tlog-proof --signed-by flights.pub --witness witnesses.pub --quorum 2
     """
     from everlog.audit.proof import EMPTY, Consistency, Inclusion, open_checkpoint, parse
 
@@ -84,7 +89,7 @@ def verify(
             before = open_checkpoint(earlier if isinstance(earlier, str) else earlier.note, verifier, origin)
         elif found.old:
             raise Error(
-                "a proof of --from is about an earlier checkpoint: give that which you kept, --old FILE"
+                "a proof of --from-size is about an earlier checkpoint: give that which you kept, --old FILE"
             )
         else:  # of no records, which every log begins with, and nobody signs
             before = signed._replace(size=0, root=EMPTY)
@@ -152,11 +157,11 @@ def audit(
 
     \b
     Examples:
-      everlog -u file:flights.db audit --checkpoint flights.checkpoint --key flights.pub
+      everlog -u file:flights.db audit --checkpoint flights.checkpoint --signed-by flights.pub
       everlog -u file:flights.db audit --tiles /mnt/elsewhere/flights --tables
       everlog -u file:flights.db audit --against file:copy.db
       everlog -u file:flights.db audit --against /mnt/backup/flights
-      everlog -u file:flights.db audit --against 812.tlog-proof --key flights.pub
+      everlog -u file:flights.db audit --against 812.tlog-proof --signed-by flights.pub
     """
     from everlog.audit.auditing import Audit
 
@@ -164,7 +169,8 @@ def audit(
     file = Path(against) if against and not is_remote(against) and Path(against).is_file() else None
     if (vkey or origin) and not (kept or directory or file):
         raise click.UsageError(
-            "--key and --origin go with what they verify: --checkpoint, --tiles, or a proof, --against FILE"
+            "--signed-by and --origin go with what they verify: --checkpoint, --tiles, or a proof,"
+            " --against FILE"
         )
     checkpoints = [_signed(read_text(path), vkey, origin) for path in kept]
     if directory and vkey:
@@ -244,5 +250,7 @@ def _other(settings: Settings, against: str | None) -> Iterator[Copy | None]:
 
 def _verifier(vkey: str | None) -> Verifier:
     if not vkey:
-        raise Error("expected --key VKEY, the public key that `everlog keygen` printed, or a file of it")
+        raise Error(
+            "expected --signed-by VKEY, the public key that `everlog keygen` printed, or a file of it"
+        )
     return verifier_in(vkey)

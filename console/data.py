@@ -12,7 +12,8 @@ import click
 from everlog.console import sources, tables, targets, text
 from everlog.console.opening import open_database
 from everlog.console.progress import shown
-from everlog.console.settings import Settings, common, pass_settings, writes
+from everlog.console.settings import Settings, common, dry_run, pass_settings, writes
+from everlog.store import write
 from everlog.store.errors import Error
 from everlog.store.progress import OnProgress, Progress
 
@@ -27,6 +28,7 @@ EVERY = 1024
 )
 @click.option("--null", default="", metavar="TEXT", help="A cell of CSV that is not set.  [default: empty]")
 @click.option("--id", metavar="ID", help="Name of the load.  [default: follows from the file's content]")
+@dry_run
 @writes
 @common
 @pass_settings
@@ -38,6 +40,7 @@ def import_(
     form: str | None,
     null: str,
     id: str | None,
+    dry_run: bool,
     actor: str,
     reason: str,
 ) -> None:
@@ -67,9 +70,17 @@ def import_(
         if id
         else "what is loaded stays; give an --id to be able to go on where a load stopped"
     )
-    with open_database(settings) as db, shown() as progress:
+    with open_database(settings, read_only=dry_run) as db, shown() as progress:
         handle, _ = tables.named(db, table)
         rows = sources.read(file, form, handle.model, null=null)
+        if dry_run:
+            binding = db._bind(handle)
+            count = 0
+            for row in rows:
+                write.put(binding, row)
+                count += 1
+            _would_import(settings, table, count)
+            return
         done = db.load(
             handle, rows, id=id, source=file, total=total, progress=progress, actor=actor, reason=reason
         )
@@ -89,6 +100,13 @@ def import_(
     fresh = done.rows - done.skipped
     rate = f", {fresh / done.seconds:,.0f} a second" if fresh and done.seconds else ""
     click.echo(f"Imported: {done.rows:,} rows of {table}{before} in {done.commits:,} commits{rate}")
+
+
+def _would_import(settings: Settings, table: str, rows: int) -> None:
+    if settings.json:
+        text.echo({"table": table, "rows": rows, "dry_run": True})
+    else:
+        click.echo(f"Would import: {rows:,} rows of {table}; unique indexes were not looked at")
 
 
 @click.command()

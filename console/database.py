@@ -9,7 +9,7 @@ import click
 
 from everlog.console import text
 from everlog.console.opening import check_url, directory_of, is_remote, open_database, shown
-from everlog.console.settings import Settings, common, pass_settings, writes
+from everlog.console.settings import Settings, common, dry_run, pass_settings, writes
 from everlog.store.errors import Error, OpenError
 from everlog.store.head import read_marker
 from everlog.store.ownership import locked
@@ -40,9 +40,10 @@ def create(settings: Settings) -> None:
 
 @click.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@dry_run
 @common
 @pass_settings
-def drop(settings: Settings, *, yes: bool) -> None:
+def drop(settings: Settings, *, yes: bool, dry_run: bool) -> None:
     """Removes a database of this machine, its log included.
 
     It asks first; where nobody can answer it wants --yes. A database that a process has open is
@@ -61,6 +62,12 @@ def drop(settings: Settings, *, yes: bool) -> None:
         return
     if read_marker(path) is None:
         raise OpenError(f"{path} is no everlog database, and is left as it is")
+    if dry_run:
+        if settings.json:
+            text.echo({"url": shown(settings.url), "dropped": False, "dry_run": True})
+        else:
+            click.echo(f"Would drop: {shown(settings.url)}, {_size(settings)}")
+        return
     with locked(path) as owner:  # without opening it: it may be damaged, or its disk full
         if not yes:
             what = f"{shown(settings.url)}, {_size(settings)}"

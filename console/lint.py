@@ -11,7 +11,7 @@ import click
 from everlog.console import text
 from everlog.console.opening import directory_of, is_remote, open_database, shown
 from everlog.console.progress import shown as shown_progress
-from everlog.console.settings import Settings, common, pass_settings
+from everlog.console.settings import Renamed, Settings, common, pass_settings
 from everlog.store.errors import OpenError
 
 if TYPE_CHECKING:
@@ -30,7 +30,16 @@ _FORMATS = ("text", "json", "sarif", "github")
     help="How to print findings; --json is --format json.  [default: text]",
 )
 @click.option("--no-db", is_flag=True, help="Look at the folders alone, not at a database.")
-@click.option("--since", type=int, default=0, metavar="VERSION", help="Only migrations newer than this one.")
+@click.option(
+    "--since-version",
+    "since",
+    cls=Renamed,
+    was=("--since",),
+    type=int,
+    default=0,
+    metavar="VERSION",
+    help="Only migrations newer than this one.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings as well.")
 @common
 @pass_settings

@@ -17,7 +17,7 @@ from everlog.console import log_file, text
 from everlog.console.following import batches
 from everlog.console.moment import reading
 from everlog.console.opening import open_database
-from everlog.console.settings import Settings, common, pass_settings
+from everlog.console.settings import Renamed, Settings, common, pass_settings
 from everlog.console.tables import TableName, named
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
@@ -41,11 +41,17 @@ CHANGES_SHOWN = 10
 @click.option(
     "--table", "tables", type=TableName(), multiple=True, help="Only changes of this table; may be repeated."
 )
-@click.option("--actor", help="Only commits of this actor.")
+@click.option("--actor", metavar="WHO", help="Only commits of this actor.")
 @click.option(
-    "--key", multiple=True, metavar="VALUE", help="Only of this row of the table; once for each field."
+    "--row",
+    "key",
+    cls=Renamed,
+    was=("--key",),
+    multiple=True,
+    metavar="VALUE",
+    help="Only of the row with this key; once for each field of the key.",
 )
-@click.option("--at", metavar="SEQ|TIME", help="With --key: the table of this name then, where it is gone.")
+@click.option("--at", metavar="SEQ|TIME", help="With --row: the table of this name then, where it is gone.")
 @click.option("--correlation", metavar="ID", help="Only commits with this correlation id.")
 @click.option("--kind", type=click.Choice(KINDS), help="Only commits that are about this.")
 @click.option("--since", metavar="TIME", help="Only from this time on, as 2026-01-05T09:30Z.")
@@ -82,8 +88,8 @@ def log(
     Examples:
       everlog log --table airports --actor ann
       everlog log --after 812 --follow
-      everlog log --table airports --key JFK --since 2026-01-05
-      everlog log --table terminals --key 4 --at 812
+      everlog log --table airports --row JFK --since 2026-01-05
+      everlog log --table terminals --row 4 --at 812
       everlog log --actor ann --parquet ann.parquet
       everlog -u everlog://db.example.com/flights log --json | jq .reason
     """
@@ -99,9 +105,9 @@ def log(
     if csv and parquet:
         raise click.UsageError("expected one of --csv and --parquet")
     if key and not tables:
-        raise click.UsageError("a --key is one of a --table; name that as well")
+        raise click.UsageError("a --row is one of a --table; name that as well")
     if at and not key:
-        raise click.UsageError("--at says which table a --key is of; name that as well")
+        raise click.UsageError("--at says which table a --row is of; name that as well")
     with open_database(settings, read_only=True) as db:
         found: Iterator[Entry]
         if asks or (not follow and len(tables) <= 1 and _opens_rows(db)):

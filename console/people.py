@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -10,7 +12,7 @@ import msgspec
 from everlog.console import tables, text
 from everlog.console.opening import open_database
 from everlog.console.progress import shown
-from everlog.console.settings import Settings, common, pass_settings
+from everlog.console.settings import Renamed, Settings, common, dry_run, pass_settings
 from everlog.store.database import Database
 from everlog.store.fields import descriptor_of, resolve
 from everlog.store.master import NEXT_VARIABLE
@@ -37,12 +39,20 @@ def say_sealed(path: Path) -> None:
 @click.option(
     "--person", metavar="VALUE", help="Whoever has this value, instead of a KEY of one of the rows."
 )
-@click.option("--reason", required=True, metavar="TEXT", help="Why; the log keeps it. Name nobody in it.")
-@click.option("--actor", default="", metavar="NAME", help="Who does it.")
+@click.option("--reason", required=True, metavar="WHY", help="Why; the log keeps it. Name nobody in it.")
+@click.option("--actor", default="", metavar="WHO", help="Who does it, for the log.")
+@dry_run
 @common
 @pass_settings
 def forget(
-    settings: Settings, table: str, key: tuple[str, ...], *, person: str | None, reason: str, actor: str
+    settings: Settings,
+    table: str,
+    key: tuple[str, ...],
+    *,
+    person: str | None,
+    reason: str,
+    actor: str,
+    dry_run: bool,
 ) -> None:
     """Erases one person: deletes all their rows, of all tables, and shreds the key under which they
     are sealed. It cannot be undone.
@@ -54,15 +64,17 @@ def forget(
     """
     if bool(key) == (person is not None):
         raise click.UsageError("expected the KEY of a row, or --person")
-    with open_database(settings) as db:
+    with open_database(settings, read_only=dry_run) as db:
         handle, info = tables.named(db, table)
         if person is not None:
             fields = (resolve(descriptor_of(info.model), info.proto.person.numbers),)
-            who = text.values(fields, (person,), f"the person of {table}")
-            done = db.forget(handle, person=who, reason=reason, actor=actor)
+            who = {"person": text.values(fields, (person,), f"the person of {table}")}
         else:
-            value = text.values(info.key_fields, key, f"the key of {table}")
-            done = db.forget(handle, value, reason=reason, actor=actor)
+            who = {"key": text.values(info.key_fields, key, f"the key of {table}")}
+        if dry_run:
+            _would_forget(settings, db.export_person(handle, **who))
+            return
+        done = db.forget(handle, **who, reason=reason, actor=actor)
     if settings.json:
         left = msgspec.to_builtins(done.remaining)
         text.echo({"seq": done.seq, "key_id": done.key_id.hex(), "rows": done.rows, "remaining": left})
@@ -70,6 +82,17 @@ def forget(
         click.echo(f"Forgotten: {done.rows:,} rows, key {done.key_id.hex()}, commit {done.seq}")
         for one in done.remaining:
             click.echo(f"Still readable: {one.text}")
+
+
+def _would_forget(settings: Settings, held: dict[str, Any]) -> None:
+    """What is held on a person, counted."""
+    rows = Counter(one["table"] for one in held["rows"])
+    versions = len(held["versions"])
+    if settings.json:
+        text.echo({"rows": rows, "versions": versions, "dry_run": True})
+        return
+    listed = ", ".join(f"{count:,} rows of {name}" for name, count in sorted(rows.items())) or "no rows"
+    click.echo(f"Would forget: {listed}, and {versions:,} versions of them in the log")
 
 
 @click.group()
@@ -140,15 +163,17 @@ def readable(settings: Settings) -> None:
 
 @click.command("rotate-key")
 @click.option(
-    "--to",
+    "--next-master-key",
     "file",
+    cls=Renamed,
+    was=("--to",),
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
     help="The new master key: 32 bytes, as they are or in base64.  [default: that of"
     f" {NEXT_VARIABLE}; at a server, of its own]",
 )
-@click.option("--reason", default="", metavar="TEXT", help="Why; the log keeps it.")
-@click.option("--actor", default="", metavar="NAME", help="Who does it.")
+@click.option("--reason", default="", metavar="WHY", help="Why; the log keeps it.")
+@click.option("--actor", default="", metavar="WHO", help="Who does it, for the log.")
 @common
 @pass_settings
 def rotate_key(settings: Settings, file: str | None, *, reason: str, actor: str) -> None:
@@ -160,7 +185,7 @@ def rotate_key(settings: Settings, file: str | None, *, reason: str, actor: str)
     \b
     Examples:
       openssl rand -base64 32 > new.key
-      everlog rotate-key --to new.key --reason "once a year" --actor ann
+      everlog rotate-key --next-master-key new.key --reason "once a year" --actor ann
       everlog -u everlog://db.example.com/clinic rotate-key
     """
     settings.resume = "the same command goes on where it stopped; until then the old master key opens all"

@@ -18,7 +18,7 @@ import click
 from everlog.console import text
 from everlog.console.opening import open_database
 from everlog.console.progress import shown
-from everlog.console.settings import Settings, common, pass_settings
+from everlog.console.settings import Renamed, Settings, common, pass_settings
 from everlog.store.errors import Error
 from everlog.store.head import read_secret
 
@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
-_key = click.option("--key", "key_file", type=FILE, metavar="FILE", help="Private key that signs (`keygen`).")
+_key = click.option(
+    "--signing-key",
+    "key_file",
+    cls=Renamed,
+    was=("--key",),
+    type=FILE,
+    metavar="FILE",
+    help="Private key that signs (`keygen`).",
+)
 _origin = click.option("--origin", metavar="TEXT", help="First line of checkpoints.  [default: everlog/UUID]")
 _by = click.option(
     "--signed-by",
@@ -88,7 +96,7 @@ def checkpoint(settings: Settings, *, key_file: Path | None, origin: str | None,
 
     \b
     Examples:
-      everlog -u file:flights.db checkpoint --key flights.key
+      everlog -u file:flights.db checkpoint --signing-key flights.key
       everlog -u everlog://db.example.com/flights checkpoint > flights.checkpoint
     """
     with open_database(settings) as db, shown() as progress:
@@ -100,12 +108,22 @@ def checkpoint(settings: Settings, *, key_file: Path | None, origin: str | None,
 
 @click.command()
 @click.option("--seq", type=click.IntRange(1), metavar="SEQ", help="That this record is in the log.")
-@click.option("--from", "first", type=click.IntRange(0), metavar="SIZE", help="That it begins with so many.")
+@click.option(
+    "--from-size",
+    "first",
+    cls=Renamed,
+    was=("--from",),
+    type=click.IntRange(0),
+    metavar="SIZE",
+    help="That it begins with so many.",
+)
 @_key
 @click.option("--checkpoint", "given", type=FILE, metavar="FILE", help="Prove it by this checkpoint.")
 @_by
 @_origin
-@click.option("--quick", is_flag=True, help="With --from: believe the tree, and do not read the records.")
+@click.option(
+    "--quick", is_flag=True, help="With --from-size: believe the tree, and do not read the records."
+)
 @_out
 @common
 @pass_settings
@@ -123,22 +141,22 @@ def prove(
 ) -> None:
     """Makes a file that proves what is in the log to whoever has the public key.
 
-    It goes back to the newest checkpoint of that log, and in it, that covers it; with --key to a new one. Who
-    signed that is known to whoever has the public key: --signed-by passes over all that others put there.
+    It goes back to the newest checkpoint of that log, and in it, that covers it; with --signing-key to a
+    new one. With --signed-by it passes over checkpoints of other signers.
 
     \b
     Examples:
       everlog prove --seq 812 --signed-by flights.pub --out 812.tlog-proof
-      everlog prove --from 500 --key flights.key > growth.proof
+      everlog prove --from-size 500 --signing-key flights.key > growth.proof
     """
     from everlog.audit import prover as room
 
     if (seq is None) == (first is None):
-        raise click.UsageError("expected one of --seq and --from")
+        raise click.UsageError("expected one of --seq and --from-size")
     if quick and first is None:
-        raise click.UsageError("--quick goes with --from: of --seq the record alone is read")
+        raise click.UsageError("--quick goes with --from-size: of --seq the record alone is read")
     if bool(key_file) + bool(given) + bool(vkey) > 1:
-        raise click.UsageError("expected one of --key, --checkpoint and --signed-by")
+        raise click.UsageError("expected one of --signing-key, --checkpoint and --signed-by")
     by = verifier_in(vkey) if vkey else None
     with open_database(settings, read_only=key_file is None) as db, shown() as progress:
         prover = prover_of(db)
@@ -182,13 +200,13 @@ def tiles(
 
     \b
     Examples:
-      everlog -u file:flights.db tiles /mnt/elsewhere/flights --key flights.key
+      everlog -u file:flights.db tiles /mnt/elsewhere/flights --signing-key flights.key
     """
     from everlog.audit.export import export
     from everlog.audit.prover import newest
 
     if key_file and vkey:
-        raise click.UsageError("expected one of --key and --signed-by")
+        raise click.UsageError("expected one of --signing-key and --signed-by")
     settings.resume = "run it again: it goes on from the checkpoint that is there"
     with open_database(settings, read_only=key_file is None) as db, shown() as progress:
         prover = prover_of(db)
@@ -229,7 +247,9 @@ def _checkpoint(prover: Prover, key: Path | None, origin: str | None, progress: 
         return sign(prover, signer_in(key), origin, progress=progress)
     found = prover.signed()
     if found is None:
-        raise Error("expected --key FILE, which signs the checkpoint; `everlog keygen FILE` makes one")
+        raise Error(
+            "expected --signing-key FILE, which signs the checkpoint; `everlog keygen FILE` makes one"
+        )
     return found, True
 
 

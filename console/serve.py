@@ -23,6 +23,7 @@ from everlog.console.serve_migrated import migrated, migrating_options
 from everlog.console.serve_packages import packages as packages_of
 from everlog.console.serve_packages import packages_option
 from everlog.console.settings import (
+    Renamed,
     Settings,
     check_common,
     common,
@@ -92,7 +93,10 @@ logger = logging.getLogger("everlog")
     f"  [env: {NEXT_VARIABLE}]",
 )
 @click.option(
-    "--audit-key",
+    "--signing-key",
+    "audit_key",
+    cls=Renamed,
+    was=("--audit-key",),
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Key that signs checkpoints for whoever asks (`everlog keygen`).",
@@ -233,7 +237,7 @@ def _signer(key: Path | None, signed: Path | None) -> Signer | None:
     """The key that signs checkpoints. Raises Error if what it signs cannot be kept."""
     if key is None:
         if signed is not None:
-            raise click.UsageError("--audit-signed goes with --audit-key")
+            raise click.UsageError("--audit-signed goes with --signing-key")
         return None
     from everlog.audit.prover import Memory
 

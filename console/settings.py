@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -114,6 +114,21 @@ class Duration(click.ParamType[float]):
             self.fail(f"expected a duration like 60s or 1m30s, found {value!r}", param, ctx)
         hours, minutes, seconds = (float(part or 0) for part in found.groups())
         return hours * 3600 + minutes * 60 + seconds
+
+
+class Renamed(click.Option):
+    """An option that had other names: they are taken as before, and no longer shown."""
+
+    def __init__(self, words: Sequence[str], *, was: Sequence[str], **attributes: Any) -> None:
+        super().__init__([*words, *was], **attributes)
+        self.was = frozenset(was)
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        words, self.opts = self.opts, [word for word in self.opts if word not in self.was]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = words
 
 
 def common(command: F) -> F:
@@ -239,5 +254,8 @@ _WRITES = [
     ),
     click.option("--reason", default="", metavar="WHY", help="Why, for the log."),
 ]
+
+# What a command that changes something would change.
+dry_run = click.option("--dry-run", is_flag=True, help="Only say what would be done; nothing is changed.")
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)

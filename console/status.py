@@ -153,7 +153,7 @@ def _print_expiry(what: ExpiryStatus) -> None:
     if what.jumped_s:
         click.echo(
             f"  The clock jumped forward by {what.jumped_s:,.0f} s: nothing expires until it is what it was,"
-            " or `everlog expire --yes`"
+            " or `everlog expire --trust-clock`"
         )
 
 

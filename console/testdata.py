@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +13,7 @@ from everlog.console import text
 from everlog.console.opening import open_database
 from everlog.console.opening import shown as shown_url
 from everlog.console.progress import shown
-from everlog.console.settings import Settings, common, pass_settings, writes
+from everlog.console.settings import Settings, common, dry_run, pass_settings, writes
 from everlog.proto import log_pb2
 from everlog.store.errors import Error
 
@@ -26,10 +27,13 @@ LOOKED_AT = 1000  # commits; a log that has more of nothing but test data is ask
 @click.option("--scale", type=click.IntRange(1), default=1, show_default=True, help="How much of it.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed, other rows.")
 @click.option("--yes", is_flag=True, help="Do not ask, though there are rows that were written for good.")
+@dry_run
 @writes
 @common
 @pass_settings
-def testdata(settings: Settings, *, scale: int, seed: int, yes: bool, actor: str, reason: str) -> None:
+def testdata(
+    settings: Settings, *, scale: int, seed: int, yes: bool, dry_run: bool, actor: str, reason: str
+) -> None:
     """Loads test data: that of the migration that the database is at.
 
     The same seed and scale again change nothing. A database that has other commits than migrations and test
@@ -40,9 +44,16 @@ def testdata(settings: Settings, *, scale: int, seed: int, yes: bool, actor: str
       everlog testdata --scale 10
     """
     from everlog.migrations import load_testdata
+    from everlog.migrations.testdata import testdata_at
 
     settings.resume = "what is loaded stays; the same command goes on where it stopped"
-    with open_database(settings) as db, shown() as progress:
+    with open_database(settings, read_only=dry_run) as db, shown() as progress:
+        if dry_run:
+            made = (
+                table.name for table, _ in testdata_at(settings.migrations, db.schema.version, scale, seed)
+            )
+            _print(settings, Counter(made), "Would load")
+            return
         if not yes:
             _ask(db)
         counts = load_testdata(
@@ -54,10 +65,15 @@ def testdata(settings: Settings, *, scale: int, seed: int, yes: bool, actor: str
             reason=reason or "test data",
             progress=progress,
         )
+    _print(settings, counts, "Loaded")
+
+
+def _print(settings: Settings, counts: dict[str, int], word: str) -> None:
     for name, rows in counts.items():
-        text.echo({"table": name, "rows": rows}) if settings.json else click.echo(
-            f"Loaded: {rows:,} rows of {name}"
-        )
+        if settings.json:
+            text.echo({"table": name, "rows": rows})
+        else:
+            click.echo(f"{word}: {rows:,} rows of {name}")
 
 
 def _ask(db: AnyDatabase) -> None:

@@ -13,7 +13,15 @@ import msgspec
 from everlog.console import migrating, schema, text
 from everlog.console.opening import directory_of, is_remote, open_database
 from everlog.console.progress import shown
-from everlog.console.settings import Settings, check_common, common, pass_settings, refuse_idle, writes
+from everlog.console.settings import (
+    Renamed,
+    Settings,
+    check_common,
+    common,
+    pass_settings,
+    refuse_idle,
+    writes,
+)
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.store.errors import MigrationError
 from everlog.store.removal import unmade_if_failed
@@ -29,12 +37,18 @@ def _chooses(command: F) -> F:
     """Which migrations."""
     for option in (
         click.option(
-            "--to", type=int, metavar="VERSION", help="Up to this migration, and with it.  [default: all]"
+            "--to-version",
+            "to",
+            cls=Renamed,
+            was=("--to",),
+            type=int,
+            metavar="VERSION",
+            help="Up to this migration, and with it.  [default: all]",
         ),
         click.option(
             "--strict",
             is_flag=True,
-            help="Refuse migrations that are out of order. That is so unless --out-of-order.",
+            hidden=True,  # for users of dbmate: it is so unless --out-of-order
         ),
         click.option(
             "--out-of-order",
@@ -76,7 +90,7 @@ def up(settings: Settings, /, **options: Any) -> None:
     Examples:
       everlog -u file:flights.db -d flights/migrations up
       everlog up --dry-run
-      everlog up --to 20260105093000 --actor ann --reason "release 12"
+      everlog up --to-version 20260105093000 --actor ann --reason "release 12"
       everlog up --hold --rate 10000
     """
     _apply(settings, create=True, **options)

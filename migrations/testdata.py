@@ -68,6 +68,11 @@ def load_testdata(
     return counts
 
 
+def testdata_at(source: Source, version: int, scale: int, seed: int) -> Iterator[Row]:
+    """The test data for a database at a version. Read-only. Raises as `load_testdata` does."""
+    return rows(_at(load(source), version), scale=scale, seed=seed)
+
+
 def _batch(made: Iterator[Row]) -> dict[Table[Any, Any], list[Message]]:
     """The next rows, by their tables: as many as are held at once."""
     found: dict[Table[Any, Any], list[Message]] = {}

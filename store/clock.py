@@ -108,7 +108,7 @@ class Clock:
             logger.warning(
                 "the clock of this machine jumped forward by %.0f s; commits carry the new time. Check it:"
                 " nothing expires until it is what it was, or until somebody says that it is right"
-                " (`everlog expire --yes`, `db.expire(confirm_time=True)`)",
+                " (`everlog expire --trust-clock`, `db.expire(confirm_time=True)`)",
                 ahead_s,
             )
         self.jumped_s = ahead_s

@@ -52,7 +52,7 @@ def expire(db: Database, *, confirm_time: bool = False, stopped: Callable[[], bo
     elif jumped_s := db.clock.look():
         raise Error(
             f"the clock jumped forward by {jumped_s:,.0f} s, and so no row expires: expected the time to be"
-            f" right; if it is, say so (`everlog expire --yes`)",
+            f" right; if it is, say so (`everlog expire --trust-clock`)",
             jumped_s=jumped_s,
         )
     rows, after, size = 0, keys.NOTE_END, CHUNK_ROWS

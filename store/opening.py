@@ -51,8 +51,8 @@ class Opened:
             self.vault.refresh()
             fresh = Tables(self.engine, self.log, MemoryTarget, self.vault)
             fresh.catch_up()
+            mending.obey(fresh)
             self.tables.adopt(fresh)
-            mending.obey(self.tables)
 
     def settled(self) -> None:
         """After records were projected late: what follows from them. Only inside a turn of the committer."""

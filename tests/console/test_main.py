@@ -119,7 +119,7 @@ def test_with_json_an_error_is_an_object_on_standard_error(
 
 
 def test_what_is_interrupted_says_so_with_json(everlog: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command("check"), "callback", interrupted)

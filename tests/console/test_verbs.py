@@ -197,3 +197,121 @@ def test_what_is_stopped_exits_with_the_number_of_the_signal(
     monkeypatch.setattr(found, "callback", stopped)
     monkeypatch.setattr(found, "params", [])
     assert ended(*name.split()) == 130
+
+
+# Options of several verbs, and the kind of their value. A second meaning needs a second name.
+MEANINGS = {
+    "--actor": "WHO",
+    "--at": "SEQ|TIME",
+    "--checkpoint": "FILE",
+    "--deep": "",
+    "--dry-run": "",
+    "--force": "",
+    "--format": None,  # of findings, or of a file
+    "--from": "URL",
+    "--hold": "",
+    "--keep-days": "DAYS",
+    "--keep-records": "N",
+    "--limit": None,  # rows, versions, commits, proposals
+    "--null": "TEXT",
+    "--origin": "TEXT",
+    "--out": "FILE",
+    "--out-of-order": "",
+    "--person": "VALUE",
+    "--rate": "ROWS",
+    "--reason": "WHY",
+    "--signed-by": "VKEY",
+    "--signing-key": "FILE",
+    "--next-master-key": "FILE",
+    "--table": None,
+    "--to-version": "VERSION",
+    "--until": "SEQ",
+    "--verify": "",
+    "--yes": "",
+}
+
+
+def options() -> Iterator[tuple[str, str, str]]:
+    """Verb, option and metavar of all that help shows, but for those that every verb has."""
+    every = {param.opts[-1] for param in command("config").params}
+    for name in names():
+        first, *rest = name.split()
+        found = command(first)
+        for more in rest:
+            assert isinstance(found, click.Group)
+            inner = found.get_command(click.Context(found), more)
+            assert inner is not None
+            found = inner
+        for param in found.params:
+            if isinstance(param, click.Option) and not param.hidden:
+                words = [word for word in param.opts if word not in getattr(param, "was", ())]
+                longest = max(words, key=len)
+                if longest not in every:
+                    yield name, longest, "" if param.is_flag else param.metavar or ""
+
+
+def test_an_option_means_one_thing() -> None:
+    meanings: dict[str, set[str]] = {}
+    users: dict[str, list[str]] = {}
+    for verb, option, metavar in options():
+        meanings.setdefault(option, set()).add(metavar)
+        users.setdefault(option, []).append(verb)
+    shared = {option for option, verbs in users.items() if len(verbs) > 1}
+    assert shared == set(MEANINGS) & set(users), (
+        "an option of several verbs is in MEANINGS, with its kind of value"
+    )
+    wrong = {
+        option: meanings[option]
+        for option in shared
+        if MEANINGS[option] is not None and meanings[option] != {MEANINGS[option]}
+    }
+    assert not wrong
+
+
+def test_what_cannot_be_undone_can_be_tried() -> None:
+    tried = {verb for verb, option, _ in options() if option == "--dry-run"}
+    assert {
+        "archive",
+        "complete",
+        "drop",
+        "expire",
+        "forget",
+        "import",
+        "repair",
+        "rollback",
+        "testdata",
+        "up",
+    } <= tried
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("expire --dry-run", "Would expire: 0 rows\n"),
+        ("drop --dry-run", "Would drop: file:books.db, 1 rows in 2 commits\n"),
+        (
+            "import books books.jsonl --dry-run",
+            "Would import: 1 rows of books",
+        ),
+        ("testdata --dry-run --scale 2", "Would load: 20 rows of books\n"),
+        ("archive old --keep-records 0 --dry-run", "Nothing to archive: "),
+    ],
+)
+def test_a_dry_run_says_what_would_be_done_and_changes_nothing(
+    place: Path, everlog: Run, words: str, says: str
+) -> None:
+    if "testdata" in words:
+        everlog("up")
+    assert everlog("export", "books", "books.jsonl").code == 0
+    before = everlog("log", "--json").out
+    done = everlog(*words.split())
+    assert (done.code, done.out.startswith(says)) == (0, True), done
+    assert everlog("log", "--json").out == before
+    assert not (place / "old").exists()
+
+
+def test_a_dry_run_of_an_import_finds_what_is_wrong(place: Path, everlog: Run) -> None:
+    (place / "wrong.csv").write_text("isbn,volume\n978-1,many\n")
+    ended_ = everlog("import", "books", "wrong.csv", "--dry-run")
+    assert ended_.code == 1
+    assert "wrong.csv:2" in ended_.err

@@ -49,7 +49,7 @@ class Tables:
     ) -> None:
         self._engine = engine
         self._log = log
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self._memory = memory
         self._torn = False  # an interrupt may have left what is pending half taken
         self._views: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -46,7 +46,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from everlog.store.errors import ClosedError, DiskError, Error
+from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error
 from everlog.store.linked import link, needs_links
 from everlog.store.ownership import Ownership
 from everlog.store.process import keep_in_child, rest_before_fork, use_rocksdb
@@ -391,6 +391,8 @@ class Engine:
     def _refused(self, error: Exception, doing: str, *, full: bool = False) -> Error:
         """RocksDB's error as everlog's, noted where the disk refuses; `full`: only for want of room."""
         found = translate(error, doing)
+        if isinstance(found, CorruptionError) and self._owner is not None:
+            found = self._owner.look() or found  # a file is gone: others may have taken the place of all
         if isinstance(found, DiskError) and (not full or found.facts.get("full")):
             self.refusal.begin(found)
         return found

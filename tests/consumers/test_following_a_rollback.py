@@ -19,7 +19,12 @@ def test_tables_come_and_go_and_stay_equal(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sys, "path", [*sys.path])
     project = Project(tmp_path)
     project.add("one", table=UNIQUE, files={"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\nEWR,Newark\n"})
-    project.add("two", fields=WITH_CITY, files={"bootstrap_airports.csv": "faa,name,city\nLGA,LG,NYC\n"})
+    project.add(
+        "two",
+        fields=WITH_CITY,
+        drop=', drop=["airports.by_name"]',
+        files={"bootstrap_airports.csv": "faa,name,city\nLGA,LG,NYC\n"},
+    )
     path = project.build().path
     with EmbeddedDatabase(tmp_path / "db") as db, SqliteSink(tmp_path / "mirror.db") as sink:
         steps: tuple[Callable[[], object], ...] = (

@@ -73,7 +73,7 @@ def test_a_server_with_a_key_keeps_what_that_signed_and_nothing_else(db: Embedde
         there = RemoteProver(remote)
         size, root = there.head()
         now, other = Checkpoint(signer.name, size, root), Signer.generate(signer.name)
-        with pytest.raises(PreconditionError, match=r"its own key signed, everlog/.*without --key"):
+        with pytest.raises(PreconditionError, match=r"its own key signed, everlog/.*without --signing-key"):
             there.keep(now.sign(other))
         assert db.head == size
         text, _ = prover.checkpoint(there, signer)

@@ -39,7 +39,7 @@ def test_nothing_expires_after_the_clock_jumped_until_it_is_confirmed_or_right_a
     assert db.expire() == 0
     assert db.status().expiry.jumped_s == 0
     time.wall += int(2 * JUMP_S * SECOND)
-    with pytest.raises(Error, match="everlog expire --yes"):
+    with pytest.raises(Error, match="everlog expire --trust-clock"):
         db.expire()
     assert db.expire(confirm_time=True) == 1
 

@@ -69,7 +69,7 @@ class Demo:
     def step_3_a_server(self) -> None:
         _step(3, "a server, a process of its own")
         self.server.start()
-        with everlog.open(self.url) as db:
+        with everlog.open(self.url, timeout=30) as db:  # the server has only just been started
             _say(f"process {self.server.pid} serves {self.url}, at commit {db.head}")
 
     def step_4_a_follower_and_a_writer(self) -> None:
@@ -101,7 +101,7 @@ class Demo:
     def step_6_proofs(self) -> None:
         _step(6, "proofs")
         self.writer.stop()
-        with everlog.open(self.url) as db, shown() as progress:
+        with everlog.open(self.url, timeout=30) as db, shown() as progress:
             assert isinstance(db, RemoteDatabase)
             head = db.head
             until(lambda: self.position == head, self.server, self.follower)
@@ -142,7 +142,7 @@ class Demo:
 
     def _mirror(self, part: float) -> None:
         """Waits until SQLite has this part of the log, as long as it is now."""
-        with everlog.open(self.url) as db, shown() as progress:
+        with everlog.open(self.url, timeout=30) as db, shown() as progress:
             target = int(db.head * part)
 
             def there() -> bool:

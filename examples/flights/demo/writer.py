@@ -39,7 +39,7 @@ class Acknowledged(NamedTuple):
 def main(url: str, journal: Path) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with everlog.open(url) as db, journal.open("a") as out:
+    with everlog.open(url, timeout=30) as db, journal.open("a") as out:
         assert not isinstance(db, EmbeddedDatabase)
         editor = Editor(list(db.scan(FLIGHTS, (2013, 1, 1))), Random(2013))
         number = 0
@@ -70,7 +70,7 @@ class Editor:
         kind = number % 10
         if kind == 0:
             tx.put(PLANES, Plane(tailnum=f"D{number:06}", manufacturer="DEMO", year=2013))
-        elif kind == 5 and number > 10:
+        elif kind == 5 and number > 15:
             tx.delete(PLANES, f"D{number - 15:06}")
         elif kind == 7:
             self._windier(tx)

@@ -15,6 +15,7 @@ Invariants
 
 from __future__ import annotations
 
+import importlib.util
 import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
-from cryptography import x509
 
 from everlog.rpc.address import Address, is_loopback
 from everlog.store.errors import OpenError
@@ -89,7 +89,12 @@ class ServerTls:
 
 
 def ends(path: str | Path) -> list[tuple[str, datetime]]:
-    """The certificates in a PEM file: whose each is, and when it ends. Raises OpenError."""
+    """Return the subject and the end (UTC) of each certificate in a PEM file.
+
+    Raises OpenError if the file cannot be read or holds no certificates, ImportError without the
+    library `cryptography`."""
+    from cryptography import x509
+
     try:
         found = x509.load_pem_x509_certificates(_read(path))
     except ValueError as error:
@@ -98,8 +103,11 @@ def ends(path: str | Path) -> list[tuple[str, datetime]]:
 
 
 def warnings(tls: Tls, now: datetime | None = None) -> list[str]:
-    """A sentence for each certificate of a server's files that ends within WARN_DAYS days, or has ended.
-    Raises OpenError."""
+    """Return a sentence for each certificate of a server's files that ends within WARN_DAYS days, or has
+    ended; one sentence alone where the library that reads certificates is missing. Raises OpenError."""
+    if importlib.util.find_spec("cryptography") is None:
+        sentence = "nothing will warn before a certificate ends; for that, pip install 'everlog[tls]'"
+        return [sentence]
     now, found = now or datetime.now(UTC), list[str]()
     for path in (tls.certificate, tls.client_ca):
         for whose, end in ends(path) if path is not None else ():

@@ -90,6 +90,24 @@ def test_the_rooms_below_the_network_load_no_grpc() -> None:
     assert not [name for name in loaded if name.split(".")[0] == "grpc"]
 
 
+def test_every_module_loads_without_the_extras() -> None:
+    extras = (
+        "apprise",
+        "cryptography",
+        "fsspec",
+        "grpc_tools",
+        "mimesis",
+        "mypy_protobuf",
+        "pyarrow",
+        "pytest",
+    )
+    rooms = sorted(package.removeprefix("everlog.") for package in FOLDERS if "." in package)
+    names = [name for name in modules(*rooms) if "testing" not in name]
+    blocked = f"import sys, importlib; sys.modules.update(dict.fromkeys({extras}))"
+    assert "everlog.rpc.remote" in names
+    assert set(names) <= loaded_by(f"{blocked}; [importlib.import_module(name) for name in {names}]")
+
+
 def test_wheel_and_sdist_hold_every_file_of_every_package(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for folder in FOLDERS.values():

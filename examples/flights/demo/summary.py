@@ -8,7 +8,7 @@ from flights.demo.proofs import Read, Rebuilt
 
 _NEXT = """\
      try next
-       export DATABASE_URL=file:{database}
+       export DATABASE_URL=file:{database} EVERLOG_MIGRATIONS_DIR=examples/flights/migrations
        .venv/bin/everlog status
        .venv/bin/everlog get airports JFK
        .venv/bin/everlog scan flights --index by_route JFK LAX --limit 3

@@ -22,6 +22,9 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from everlog.store.errors import CorruptionError
+from everlog.store.record import read_varint
+
 DEPTH_MAX = 100  # levels of nested messages that protobuf parses
 DEEP_BYTES_MIN = 2 * DEPTH_MAX  # a level takes its tag and its length: no shorter row is nested too deep
 _SALVAGE_DEPTH = 8
@@ -212,17 +215,17 @@ def _wire(raw: bytes) -> Iterator[tuple[int, int, int, int, int]]:
     try:
         while at < len(raw):
             start = at
-            tag, at = _varint(raw, at)
+            tag, at = read_varint(raw, at)
             number, wire_type, body = tag >> 3, tag & 7, at
             if wire_type == _LENGTH_DELIMITED:
-                size, body = _varint(raw, at)
+                size, body = read_varint(raw, at)
                 at = body + size
             else:
                 at = _skipped(raw, at, wire_type)
             if at > len(raw) or not number:
                 return
             yield number, wire_type, body, at, start
-    except (IndexError, ValueError):
+    except (CorruptionError, IndexError, ValueError):
         return
 
 
@@ -232,11 +235,11 @@ def _skipped(raw: bytes, at: int, wire_type: int) -> int:
     while True:
         match wire_type:
             case 0:
-                at = _varint(raw, at)[1]
+                at = read_varint(raw, at)[1]
             case 1:
                 at += 8
             case 2:
-                size, at = _varint(raw, at)
+                size, at = read_varint(raw, at)
                 at += size
             case 3:
                 open_groups += 1
@@ -248,18 +251,5 @@ def _skipped(raw: bytes, at: int, wire_type: int) -> int:
                 raise ValueError("no wire type")
         if open_groups <= 0:
             return at
-        tag, at = _varint(raw, at)
+        tag, at = read_varint(raw, at)
         wire_type = tag & 7
-
-
-def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = raw[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a varint of more than ten bytes")

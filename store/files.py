@@ -29,6 +29,7 @@ from xxhash import xxh3_64_intdigest
 
 from everlog.store import head
 from everlog.store.errors import CorruptionError
+from everlog.store.record import read_varint
 
 REMEDY = "Restore a backup, or `everlog repair` saves what it can"
 _BLOCK, _HEADER = 32 << 10, struct.Struct("<IHB")
@@ -129,7 +130,7 @@ def _listed(directory: Path) -> Listed:
         ) from None
     try:
         return _apply(name, raw)
-    except (IndexError, KeyError, ValueError, struct.error) as error:
+    except (CorruptionError, IndexError, KeyError, ValueError, struct.error) as error:
         raise CorruptionError(
             f"{directory / name} is damaged: an edit in it cannot be read ({error}). {REMEDY}",
             place=str(directory / name),
@@ -164,7 +165,7 @@ def _edit(record: bytes) -> Iterator[tuple[int, list[int]]]:
     """The fields of one edit: each its tag, and the numbers in it. Of a new file: its number and size."""
     at = 0
     while at < len(record):
-        tag, at = _varint(record, at)
+        tag, at = read_varint(record, at)
         if tag == _NEW:
             numbers, at = _new_file(record, at)
         else:
@@ -175,20 +176,20 @@ def _edit(record: bytes) -> Iterator[tuple[int, list[int]]]:
                 if kind == "s":
                     at = _skip(record, at)
                 else:
-                    number, at = _varint(record, at)
+                    number, at = read_varint(record, at)
                     numbers.append(number)
         yield tag, numbers
 
 
 def _new_file(edit: bytes, at: int) -> tuple[list[int], int]:
-    _, at = _varint(edit, at)  # its level
-    number, at = _varint(edit, at)
-    size, at = _varint(edit, at)
+    _, at = read_varint(edit, at)  # its level
+    number, at = read_varint(edit, at)
+    size, at = read_varint(edit, at)
     at = _skip(edit, _skip(edit, at))  # its first and last key
-    _, at = _varint(edit, at)
-    _, at = _varint(edit, at)
+    _, at = read_varint(edit, at)
+    _, at = read_varint(edit, at)
     while True:
-        tag, at = _varint(edit, at)
+        tag, at = read_varint(edit, at)
         if tag == 1:
             return [number, size], at
         at = _skip(edit, at)
@@ -321,24 +322,24 @@ def _entries(block: bytes, *, has_length: bool) -> Iterator[tuple[bytes, tuple[i
     restarts: int = struct.unpack_from("<I", block, len(block) - 4)[0] & 0x7FFFFFFF
     at, end = 0, len(block) - 4 - 4 * restarts
     while at < end:
-        _, at = _varint(block, at)  # shared with the key before: nothing, at a restart interval of 1
-        length, at = _varint(block, at)
+        _, at = read_varint(block, at)  # shared with the key before: nothing, at a restart interval of 1
+        length, at = read_varint(block, at)
         if has_length:
-            _, at = _varint(block, at)
+            _, at = read_varint(block, at)
         key = block[at : at + length]
         handle, at = _handle(block, at + length)
         yield key, handle
 
 
 def _handle(raw: bytes, at: int) -> tuple[tuple[int, int], int]:
-    start, at = _varint(raw, at)
-    length, at = _varint(raw, at)
+    start, at = read_varint(raw, at)
+    length, at = read_varint(raw, at)
     return (start, length), at
 
 
 def _decompressed(raw: bytes) -> bytes:
     """An LZ4 block, after its length as a varint."""
-    size, at = _varint(raw, 0)
+    size, at = read_varint(raw, 0)
     out = bytearray()
     while at < len(raw):
         token, at = raw[at], at + 1
@@ -371,18 +372,7 @@ def _lz4_length(raw: bytes, at: int, length: int) -> tuple[int, int]:
     return length, at
 
 
-def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = raw[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-
-
 def _skip(raw: bytes, at: int) -> int:
     """Behind a string."""
-    length, at = _varint(raw, at)
+    length, at = read_varint(raw, at)
     return at + length

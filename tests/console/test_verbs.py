@@ -152,18 +152,29 @@ def names() -> Iterator[str]:
         yield name
 
 
+def verb(name: str) -> click.Command:
+    first, *rest = name.split()
+    found = command(first)
+    for more in rest:
+        assert isinstance(found, click.Group)
+        inner = found.get_command(click.Context(found), more)
+        assert inner is not None
+        found = inner
+    return found
+
+
 def test_every_verb_is_tried() -> None:
     assert set(names()) == set(VERBS)
 
 
 @pytest.mark.parametrize("name", DONE)
 def test_what_is_done_exits_with_0_and_141_where_nobody_reads(place: Path, name: str) -> None:
-    verb = VERBS[name]
-    assert not verb.before or ended(*verb.before.split()) == 0
-    assert ended(*verb.done.split(), output="unread", error="unread") == (0 if verb.silent else 141)
+    tried = VERBS[name]
+    assert not tried.before or ended(*tried.before.split()) == 0
+    assert ended(*tried.done.split(), output="unread", error="unread") == (0 if tried.silent else 141)
     if name in READERS:
-        assert ended(*verb.done.split(), output="full") == 1
-        assert ended(*verb.done.split(), error="full") == 0
+        assert ended(*tried.done.split(), output="full") == 1
+        assert ended(*tried.done.split(), error="full") == 0
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -183,13 +194,7 @@ def test_a_wrong_command_line_exits_with_2(place: Path, name: str) -> None:
 def test_what_is_stopped_exits_with_the_number_of_the_signal(
     place: Path, everlog: Run, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, *rest = name.split()
-    found = command(first)
-    for more in rest:
-        assert isinstance(found, click.Group)
-        inner = found.get_command(click.Context(found), more)
-        assert inner is not None
-        found = inner
+    found = verb(name)
 
     def stopped(*_: object, **__: object) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -235,14 +240,7 @@ def options() -> Iterator[tuple[str, str, str]]:
     """Verb, option and metavar of all that help shows, but for those that every verb has."""
     every = {param.opts[-1] for param in command("config").params}
     for name in names():
-        first, *rest = name.split()
-        found = command(first)
-        for more in rest:
-            assert isinstance(found, click.Group)
-            inner = found.get_command(click.Context(found), more)
-            assert inner is not None
-            found = inner
-        for param in found.params:
+        for param in verb(name).params:
             if isinstance(param, click.Option) and not param.hidden:
                 words = [word for word in param.opts if word not in getattr(param, "was", ())]
                 longest = max(words, key=len)
@@ -253,9 +251,9 @@ def options() -> Iterator[tuple[str, str, str]]:
 def test_an_option_means_one_thing() -> None:
     meanings: dict[str, set[str]] = {}
     users: dict[str, list[str]] = {}
-    for verb, option, metavar in options():
+    for name, option, metavar in options():
         meanings.setdefault(option, set()).add(metavar)
-        users.setdefault(option, []).append(verb)
+        users.setdefault(option, []).append(name)
     shared = {option for option, verbs in users.items() if len(verbs) > 1}
     assert shared == set(MEANINGS) & set(users), (
         "an option of several verbs is in MEANINGS, with its kind of value"
@@ -269,7 +267,7 @@ def test_an_option_means_one_thing() -> None:
 
 
 def test_what_cannot_be_undone_can_be_tried() -> None:
-    tried = {verb for verb, option, _ in options() if option == "--dry-run"}
+    tried = {name for name, option, _ in options() if option == "--dry-run"}
     assert {
         "archive",
         "complete",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from everlog.console import text
 from everlog.console.opening import Directory, open_database
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, check_common, common, pass_settings
-from everlog.store.errors import CursorError
+from everlog.store import past_time
+from everlog.store.errors import CursorError, RowError
 
 
 class Moment(click.ParamType[Any]):
@@ -34,12 +34,9 @@ class Moment(click.ParamType[Any]):
 def nanoseconds(value: str) -> int:
     """Since the Unix epoch, of a time as text. Raises CursorError."""
     try:
-        found = datetime.fromisoformat(value)
-    except ValueError:
+        return past_time.nanoseconds(value)
+    except RowError:
         raise CursorError(f"expected a seq, or a time like 2026-01-05T09:30:00Z, found {value!r}") from None
-    moment = found if found.tzinfo else found.replace(tzinfo=UTC)
-    since = moment - datetime.fromtimestamp(0, UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
 
 
 @click.command()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from everlog.console.progress import shown
+from everlog.store.errors import CursorError, RowError
+from everlog.store.past_time import nanoseconds
 
 if TYPE_CHECKING:
     from everlog.console.opening import AnyDatabase
@@ -34,19 +36,23 @@ def at_option(command: F) -> F:
 
 
 def position(text: str) -> int | str:
-    """A seq, or a time as text."""
-    return int(text) if text.isascii() and text.isdigit() else text
+    """Return the seq, or the time as text, that a command line names. Raises CursorError for neither."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        nanoseconds(text)
+    except RowError:
+        raise CursorError(f"expected a seq, or a time like 2026-01-05T09:30:00Z, found {text!r}") from None
+    return text
 
 
 def moment(db: AnyDatabase, text: str) -> AnyMoment:
     """The database as it was then. Raises CursorError, RowError."""
     where = position(text)
     with shown() as progress:
-        return (
-            db.at(seq=where, progress=progress)
-            if isinstance(where, int)
-            else db.at(time=where, progress=progress)
-        )
+        if isinstance(where, int):
+            return db.at(seq=where, progress=progress)
+        return db.at(time=where, progress=progress)
 
 
 @contextmanager

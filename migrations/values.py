@@ -109,7 +109,7 @@ def expected(field: FieldDescriptor) -> str:
     """What a field takes, for people."""
     kind = kind_of(field)
     words = {ENUM: "a name or number of its enum", TIMESTAMP: "a time as 2013-01-01T10:00:00Z"}
-    one = words.get(kind, f"a {kind.name}")
+    one = words.get(kind, kind.described)
     return f"a JSON list or object of {kind.name}" if field.is_repeated else one
 
 

@@ -45,12 +45,11 @@ class Callers:
         """`certified`: callers show certificates, so that a name need not be that of a token."""
         self._names, self._acting = frozenset(names) - {""}, frozenset(acting)
         self._keys_for = frozenset(keys_for)
-        for what, said in (("acts for others", self._acting), ("may have keys", self._keys_for)):
+        for option, said in (("--acts-for-others", self._acting), ("--keys-for", self._keys_for)):
             for name in sorted(said - self._names) if not certified else ():
                 known = ", ".join(sorted(self._names)) or "none"
                 raise OpenError(
-                    f"{name} {what}: expected the name of a token, found none with it; the names are:"
-                    f" {known}",
+                    f"{option}: expected the name of a token, found {name!r}; the tokens are: {known}",
                     actor=name,
                 )
 

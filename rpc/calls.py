@@ -121,8 +121,8 @@ class Calls:
         if expected and not names and not path.startswith(OPEN_METHODS):
             raise Aborted(
                 grpc.StatusCode.UNAUTHENTICATED,
-                "this server wants its token with every call: put ?token=… into the URL, or set"
-                " EVERLOG_TOKEN",
+                f"expected a token of this server, found {'another one' if shown else 'none'};"
+                " put ?token=… into the URL, or set EVERLOG_TOKEN",
             )
         if not headers.get("content-type", "").startswith("application/grpc"):
             raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, "expected content-type application/grpc")

@@ -120,11 +120,13 @@ def _sentence(code: grpc.StatusCode, details: str) -> str:
     if code is grpc.StatusCode.UNAVAILABLE:
         if "CERTIFICATE_VERIFY_FAILED" in details:
             remedy = "its certificate is not trusted here; name its authority, ?ca=FILE or EVERLOG_CA"
+        elif "WRONG_VERSION_NUMBER" in details:
+            remedy = "it does not speak TLS; on this machine, use everlog+insecure:// instead of everlog://"
         else:
             remedy = f"{details}; see that it runs, and that the URL is right"
         return f"the server cannot be reached: {remedy}"
     told = {
-        grpc.StatusCode.UNAUTHENTICATED: f"the server refuses the token: {details}",
+        grpc.StatusCode.UNAUTHENTICATED: f"the server refuses the call: {details}",
         grpc.StatusCode.DEADLINE_EXCEEDED: (
             "the server did not answer in time; what was asked for may yet have happened"
         ),

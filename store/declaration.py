@@ -26,7 +26,7 @@ def check_keyable(table: Table[Any, Any], field: Field[Any], role: str, where: s
     field.check()
     if field.kind.encode is None:
         raise SchemaError(
-            f"{where}: {role} of table {table.name} names {field.dotted}, a {field.kind.name};"
+            f"{where}: {role} of table {table.name} names {field.dotted}, {field.kind.described};"
             " a message has no order: name one of its fields with .then(…)",
             where=where,
         )

@@ -76,7 +76,7 @@ def _encode(kind: Kind[Any], value: Any, path: Path, role: str) -> bytes:
         return kind.encode(value)
     except (struct.error, UnicodeEncodeError, OverflowError) as error:
         raise RowError(
-            f"a value does not fit {dotted(path)} in {role}, a {kind.name}", private=f"{value!r}: {error}"
+            f"a value does not fit {dotted(path)} in {role}, {kind.described}", private=f"{value!r}: {error}"
         ) from None
 
 

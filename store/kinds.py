@@ -39,6 +39,11 @@ class Kind(Generic[T]):
     def __repr__(self) -> str:
         return self.name.upper()
 
+    @property
+    def described(self) -> str:
+        """The name with its article, for a sentence: `an int64`, `a string`."""
+        return f"{'an' if self.name[0] in 'aei' else 'a'} {self.name}"
+
 
 _SKIP_8 = codec.skip_fixed(8)
 _INT = ((int,), codec.encode_int, codec.decode_int, _SKIP_8)

@@ -54,7 +54,7 @@ def nanoseconds(time: Time) -> int:
         try:
             time = datetime.fromisoformat(time)
         except ValueError:
-            raise RowError(f"expected a time as 2026-01-05T09:30:00Z, found {time!r}") from None
+            raise RowError(f"expected a time like 2026-01-05T09:30:00Z, found {time!r}") from None
     aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
     past = aware - datetime(1970, 1, 1, tzinfo=UTC)
     return ((past.days * 86400 + past.seconds) * 1_000_000 + past.microseconds) * 1000 + below

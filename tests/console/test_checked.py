@@ -168,7 +168,7 @@ def test_tokens_have_names_and_approvers_are_named(everlog: Run, one: Path, here
         ended = everlog("-u", f"{served.url}?token=sesame", *words, "--actor", "bob")
         assert "the call says it is of bob, its token is that of ann" in ended.err
         assert "ann may not approve" in everlog("-u", f"{served.url}?token=sesame", *words).err
-        assert "refuses the token" in everlog("-u", served.url, *words).err
+        assert "refuses the call" in everlog("-u", served.url, *words).err
         assert everlog("-u", f"{served.url}?token=thyme", *words).code == 0
         (found,) = everlog("-u", f"{served.url}?token=thyme", "migrations", "log", "--json").json
         assert {event["proof"] for event in found["events"][1:]} == {"token"}

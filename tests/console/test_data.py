@@ -73,7 +73,7 @@ def test_a_row_that_does_not_fit_names_file_line_and_column(everlog: Run, books:
     (here / "bad.csv").write_text("isbn,volume,price\na,1,1.5\nb,two,2.5\n")
     ended = everlog("import", "books", "bad.csv")
     assert ended.code == 1
-    assert "bad.csv:3: column 2 (volume): expected a int32, found text of length 3" in ended.err
+    assert "bad.csv:3: column 2 (volume): expected an int32, found text of length 3" in ended.err
     assert "two" not in ended.err
     assert "found: 'two': " in everlog("import", "books", "bad.csv", "--show-rows").err
     assert everlog("scan", "books", "--count").out == "1\n"

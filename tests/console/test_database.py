@@ -119,7 +119,7 @@ def test_a_token_that_is_refused_is_not_waited_for(
         for words in (("wait",), ("status", "--wait")):
             ended = everlog("-u", f"{server.url}?token=wrong", *words)
             assert ended.code == 1
-            assert "the server refuses the token" in ended.err
+            assert "the server refuses the call" in ended.err
             assert everlog("-u", f"{server.url}?token=sesame", *words).code == 0
 
 

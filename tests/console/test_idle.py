@@ -90,7 +90,7 @@ def test_sighup_reloads_and_stops_nothing(everlog: Run, one: Path, here: Path) -
         (here / ".env").write_text("EVERLOG_APPROVERS=ann\n")
         os.kill(served.process.pid, signal.SIGHUP)
         assert "reloaded tokens, certificates and settings" in served.said()
-        assert "refuses the token" in everlog("-u", f"{served.url}?token=sesame", *words).err
+        assert "refuses the call" in everlog("-u", f"{served.url}?token=sesame", *words).err
         tokens.write_text("ann\n")
         os.kill(served.process.pid, signal.SIGHUP)
         assert "nothing was reloaded" in (said := served.said())

@@ -33,7 +33,7 @@ def test_get_of_a_row_that_is_not_there_fails(everlog: Run, books: Path) -> None
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("get", "books", "978-0", "one"), "expected a int32 for volume in the key of books, found 'one'"),
+        (("get", "books", "978-0", "one"), "expected an int32 for volume in the key of books, found 'one'"),
         (("get", "books", "a", "1", "2"), "the key of books has the fields isbn, volume; found 3 values"),
         (("get", "books", "978-0"), "the primary key of books has 2 field(s)"),
         (("get", "nothing", "1"), "there is no table 'nothing'"),

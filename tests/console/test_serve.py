@@ -97,7 +97,7 @@ def test_over_tls_with_a_token(everlog: Run, books: Path) -> None:
         trusted = f"{url}?ca={TLS / 'certificate.pem'}"
         ended = everlog("-u", f"{trusted}&token=sesame", "status")
         assert (ended.code, "sesame" in ended.out) == (0, False)
-        for bad, says in ((trusted, "refuses the token"), (url, "name its authority, ?ca=FILE")):
+        for bad, says in ((trusted, "refuses the call"), (url, "name its authority, ?ca=FILE")):
             ended = everlog("-u", bad, "status")
             assert ended.code == 1
             assert says in ended.err

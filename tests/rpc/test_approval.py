@@ -93,7 +93,7 @@ def test_a_token_with_a_name_is_who_calls_and_no_other(server: Server, approval:
     with RemoteDatabase(f"{server.url('x')}?token=thyme") as bob:
         done = remote_migrations.approve(bob, digest, actor="bob", reason="fine")
         assert done.state is ProposalState.FINISHED
-    with pytest.raises(everlog.UnavailableError, match="refuses the token"):
+    with pytest.raises(everlog.UnavailableError, match="refuses the call"):
         RemoteDatabase(f"{server.url('x')}?token=oregano")
 
 

@@ -90,7 +90,7 @@ def test_a_commit_that_is_sent_again_is_the_same_with_the_name_of_its_token(
 
 
 def test_who_acts_for_others_has_a_token(db: EmbeddedDatabase) -> None:
-    with pytest.raises(OpenError, match="cy acts for others: expected the name of a token"):
+    with pytest.raises(OpenError, match="--acts-for-others: expected the name of a token, found 'cy'"):
         Server({"x": db}, tokens=TOKENS, acting=["cy"])
 
 

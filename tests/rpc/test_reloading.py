@@ -27,7 +27,7 @@ def test_other_tokens_are_those_of_the_next_calls(db: EmbeddedDatabase) -> None:
             server.reload(tokens={"ann": "basil", "bob": "thyme"})
             bob.put(AIRPORTS, JFK)
             assert next(feed).actor == "bob"  # what was begun goes on
-            with pytest.raises(everlog.UnavailableError, match="refuses the token"):
+            with pytest.raises(everlog.UnavailableError, match="refuses the call"):
                 ann.put(AIRPORTS, JFK)
         with RemoteDatabase(f"{url}?token=basil") as ann:
             ann.put(AIRPORTS, JFK)
@@ -39,7 +39,7 @@ def test_other_tokens_are_those_of_the_next_calls(db: EmbeddedDatabase) -> None:
     [
         ({"ann": "sesame", "bob": "sesame"}, "that of another"),
         ({}, "would ask for none"),
-        ({"bob": "thyme"}, "web acts for others: expected the name of a token"),
+        ({"bob": "thyme"}, "--acts-for-others: expected the name of a token"),
     ],
 )
 def test_tokens_that_are_wrong_leave_those_of_before(

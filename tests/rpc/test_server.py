@@ -95,7 +95,7 @@ def test_a_file_of_tls_that_is_not_there_is_named(db: EmbeddedDatabase) -> None:
 def test_without_the_token_nothing_is_told(db: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     with Server({"x": db}, token="s3cret") as server:
         for url in (server.url("x"), server.url("x") + "?token=wrong"):
-            with pytest.raises(everlog.UnavailableError, match=r"refuses the token.*EVERLOG_TOKEN") as caught:
+            with pytest.raises(everlog.UnavailableError, match=r"refuses the call.*EVERLOG_TOKEN") as caught:
                 RemoteDatabase(url)
             assert "s3cret" not in str(caught.value)
         monkeypatch.setenv("EVERLOG_TOKEN", "s3cret")

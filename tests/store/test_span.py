@@ -77,5 +77,5 @@ def test_arguments_that_make_no_sense_are_refused(arguments: dict[str, Any], wor
 
 
 def test_a_number_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(RowError, match="does not fit flight in the primary key of seats, a int32"):
+    with pytest.raises(RowError, match="does not fit flight in the primary key of seats, an int32"):
         span(SEATS, None, 2**63)

@@ -411,7 +411,7 @@ def _any_from_json(make: Any, fielded: Convert) -> Convert:
             return fielded(value)
         try:
             return json_format.ParseDict(value, make(), descriptor_pool=pool)
-        except (json_format.Error, DecodeError, ValueError, TypeError, RecursionError) as error:
+        except (json_format.Error, DecodeError, LookupError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(str(error)) from None
 
     return convert
@@ -599,7 +599,7 @@ def _any_json(message: Any) -> Any:
         again = json_format.ParseDict(json.loads(json.dumps(found)), type(message)(), descriptor_pool=pool)
         if found and (again.type_url, again.value) == (message.type_url, message.value):
             return found
-    except (json_format.Error, DecodeError, ValueError, TypeError, RecursionError):
+    except (json_format.Error, DecodeError, LookupError, ValueError, TypeError, RecursionError):
         pass
     return _stored(message, message.DESCRIPTOR, defaults=True)
 

@@ -104,7 +104,7 @@ def salvage(model: type[Message], raw: bytes, depth: int = _SALVAGE_DEPTH) -> Me
                 into.append(part)
             else:
                 into.SetInParent()
-                into.MergeFrom(part)
+                into.CopyFrom(part)  # MergeFrom goes through bytes, and refuses what is nested this deep
         else:
             message.MergeFromString(piece)
     return message

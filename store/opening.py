@@ -119,6 +119,10 @@ def _open(
             log.append([_created(uuid.UUID(marker.database), clock)])
             log.sync()
             log.write_head_file(sync=True)
+        elif known is None and not read_only:  # killed while it was made
+            with contextlib.suppress(Error):
+                log.sync()
+                log.write_head_file(sync=True)
         _check_first(path, log, marker)
         database = uuid.UUID(marker.database).bytes
         vault = Vault(at / KEYS, database, master, read_only=read_only, origin=log.created().origin)

@@ -181,7 +181,11 @@ class Past:
         least = self._time(found) if found >= self.log.oldest else 0
 
         def holds(seq: int) -> bool:
-            return least <= (self._reading(seq) or run_ns) < time_ns
+            reading, back = self._reading(seq) or run_ns, max(start, seq - ONE_BY_ONE)
+            while reading < least and seq > back:  # of a clock that was behind: it came after the one before
+                seq -= 1
+                reading = self._reading(seq) or run_ns
+            return least <= reading < time_ns
 
         while start < end and not self._reading(start):
             start += 1  # the commits that moved the log ahead, one as a rule

@@ -4,7 +4,6 @@
     a copy of the directory, made by the process itself                      the lock holds
     a fork                                                                    the child is refused, and ends
     rows at the limits                                                        refused, or read again for ever
-    archiving beside a snapshot                                               the snapshot reads on
 
 How a life ends without a kill, by leaving without close or with files that are moved away, is in campaign.py.
 """
@@ -20,11 +19,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from everlog.audit import archive
 from everlog.store.database import Database
 from everlog.store.errors import Error, OpenError, RowError
 from everlog.store.keys import ROW_BYTES_MAX
-from tests.crash.beside import ARCHIVES
 from tests.crash.care import Care
 from tests.crash.folders import MASTER, Value
 from tests.crash.transactions import KEYS, REFUSALS
@@ -110,21 +107,10 @@ def at_limits(care: Care) -> None:
         assert row is not None
 
 
-def archive_beside_snapshot(care: Care) -> None:
-    """What was open before reads on; nothing of it is missing."""
-    way = care.way()
-    with care.db.snapshot() as snapshot:
-        before = snapshot.count(way.table)
-        with contextlib.suppress(OpenError):  # the other caretaker archives
-            archive(care.db, care.scratch / care.random.choice(ARCHIVES), keep_records=30)
-        assert len(list(snapshot.scan(way.table))) == before
-
-
 # operation: how often, beside each other.
 OPERATIONS: dict[Callable[[Care], None], int] = {
     open_again: 4,
     open_elsewhere: 1,
     fork: 3,
     at_limits: 3,
-    archive_beside_snapshot: 2,
 }

@@ -50,6 +50,7 @@ class Worker:
         self.directory, self.life, self.seed = directory, life, seed
         self.journal = Journal(directory / f"journal-{life}")
         self.failing = FAILING in os.environ or MOVED in os.environ
+        self.left = False
         self.ended = threading.Event()
 
     def run(self) -> None:
@@ -88,7 +89,7 @@ class Worker:
         os._exit(1)
 
     def _leave(self, *_: object) -> None:
-        self.failing = True  # what is refused from here on is no finding
+        self.failing = self.left = True  # what is refused from here on is no finding
         sys.exit(LEFT)
 
     def _kept(self, work: Callable[[], None]) -> None:
@@ -99,8 +100,8 @@ class Worker:
                 self.journal.failed()
             self.journal.say(disk=str(error))
         except BaseException as error:  # noqa: BLE001  it would end the thread, unseen
-            if MOVED in os.environ and isinstance(error, AssertionError):  # a check that finds no files
-                self.journal.say(disk=str(error))
+            if self.left or (MOVED in os.environ and isinstance(error, AssertionError)):
+                self.journal.say(disk=str(error))  # no more threads; or a check that finds no files
             else:
                 self.journal.failed()
         if not self.failing or MOVED in os.environ:

@@ -246,7 +246,14 @@ def test_text_that_is_not_exactly_of_its_kind_is_refused_with_line_and_column(
         ("color", ['"red"', "1.5", "true", "4294967296"]),
         ("numbers", ["[null]", "{}", '["+1"]']),
         ("data", ['{"a": {"@stored": {"numbr_value": 1}}}', "[]"]),
-        ("any", ['{"@type": "x/y.Unknown"}', "[]"]),
+        (
+            "any",
+            [
+                '{"@type": "x/y.Unknown"}',
+                '{"@type": "type.googleapis.com/google.protobuf.Duration", "walue": "1s"}',
+                "[]",
+            ],
+        ),
         ("mask", ["5", '"A_b"']),
         ("big", ['"1_0"', "1.0"]),
     ],

@@ -17,7 +17,7 @@ from everlog.store.database import Database
 from everlog.store.errors import ClosedError, CorruptionError, Error, OpenError, ReadOnlyError
 from everlog.store.transaction import Transaction
 from tests.store.conftest import Opener
-from tests.store.models import ITEMS, Item, declare, items
+from tests.store.models import ITEMS, Item, declare, items, open_flights
 
 
 def tree(path: Path) -> dict[str, bytes]:
@@ -277,3 +277,10 @@ def test_writing_to_what_is_open_for_reading_is_refused(opening: Opener) -> None
     ):
         with pytest.raises(ReadOnlyError, match="was opened for reading; open it without read_only to write"):
             write()
+
+
+def test_a_head_that_is_not_there_is_made_anew(tmp_path: Path) -> None:
+    open_flights(tmp_path / "db", ITEMS).close()
+    (tmp_path / "db" / head.HEAD).unlink()
+    with Database(tmp_path / "db", create=False) as db:
+        assert list(db.check()) == []

@@ -133,7 +133,7 @@ def _alone(db: Database) -> Iterator[None]:
 def removable(db: Database, keep_records: int, keep_ns: int, *, repeatable: bool = True) -> tuple[int, str]:
     """The last record that may go, and what holds the next; without `repeatable` the commits that may be
     repeated are left out, which reads less. Read-only."""
-    newest = min(db.head, db.tables.applied)  # what is on disk may not be in the tables yet
+    newest = min(db.head, db.tables.applied)  # records on disk may not be in the tables yet
     found = [(newest - 1, "the newest record stays"), (newest - keep_records, f"{keep_records:,} are kept")]
     if keep_ns:
         found.append((_before(db, time.time_ns() - keep_ns), "those of some time are kept"))

@@ -253,7 +253,7 @@ def _check_grown(prover: Prover, last: Checkpoint, memory: Memory, progress: OnP
             f"the log {last.origin} ends at record {size}, and its key has signed {last.size}: record"
             f" {size + 1} is the first that is missing. The database was rolled back or restored, or this is"
             " an older copy; nothing was signed. Restore what is missing; or, if it is lost for good, remove"
-            f" {memory.file} and tell whoever keeps checkpoints",
+            f" {memory.file} and tell the keepers of checkpoints",
             seq=size + 1,
         )
     hashes = prover.consistency(last.size, size)

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 @pass_settings
 @click.pass_context
 def check(ctx: click.Context, settings: Settings, *, deep: bool) -> None:
-    """Looks at everything, and prints what is not as it must be. Exits with 1 if anything is not.
+    """Checks the folders of migrations and the database, and prints each problem. Exits with 1 if any.
 
-    First at the folders of migrations, if there are any: their mistakes, with file and line, as
-    `everlog lint` finds them. Then at the database; without a URL at the folders alone.
+    The folders come first, if there are any: mistakes with file and line, as `everlog lint` finds them.
+    Without a URL only the folders are checked.
 
     \b
     Examples:
@@ -93,7 +93,7 @@ def _mistakes_in_folders(settings: Settings) -> list[str] | None:
 def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: str | None) -> None:
     """Makes all tables anew from the log, proves that they equal the live ones, and switches.
 
-    What was killed goes on where it was.
+    A killed rebuild resumes.
 
     \b
     Examples:

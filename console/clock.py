@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def clock(settings: Settings, *, correct: bool, actor: str, reason: str) -> None:
     """Shows the clock of the machine that writes, and by how much the newest commit is ahead of it.
 
-    The time of commits never goes back. After a commit that was made while the clock was ahead, others carry
-    its time until the clock gets there. --correct says in the log that the clock is right: reads as of a time
-    go by what the clock read at each commit, and rows expire again after a jump.
+    The time of commits never goes back. After a commit by a clock that was ahead, later commits have the same
+    time until the clock gets there. --correct records in the log that the clock is right now: reads as of a
+    time then use the clock's reading at each commit, and rows expire again after a jump.
 
     \b
     Examples:
@@ -45,10 +45,10 @@ def clock(settings: Settings, *, correct: bool, actor: str, reason: str) -> None
 
 
 def ahead_of(found: ClockStatus) -> str:
-    """By how much the log is ahead, in a sentence; empty: it is not."""
+    """Return a sentence about how far the log is ahead; empty if it is not."""
     if found.ahead_s < 1:
         return ""
     ahead = f"The newest commit is {found.ahead_s:,.0f} s ahead of the clock: "
     if found.corrected:
-        return f"{ahead}known since commit {found.corrected:,}, where the clock was said to be right"
-    return f"{ahead}commits carry its time until then; if the clock is right, `everlog clock --correct`"
+        return f"{ahead}known since commit {found.corrected:,}, which says that the clock is right"
+    return f"{ahead}commits have its time until then; if the clock is right, run `everlog clock --correct`"

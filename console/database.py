@@ -90,8 +90,8 @@ def drop(settings: Settings, *, yes: bool, dry_run: bool) -> None:
 @common
 @pass_settings
 def production(settings: Settings, *, answer: str | None, actor: str, reason: str) -> None:
-    """Says in the log whether a database of this machine is in production, or shows it. One that is
-    refuses test data, from whatever client.
+    """Marks a database of this machine as production in its log, or as not (`no`); without an argument
+    shows the mark. A database in production refuses test data from all clients.
 
     \b
     Examples:

@@ -23,7 +23,7 @@ APPROVERS_VARIABLE = "EVERLOG_APPROVERS"
 
 
 def proposals(db: AnyDatabase) -> list[Proposal]:
-    """What was proposed, oldest first. Read-only."""
+    """Return the proposals, oldest first. Read-only."""
     if not isinstance(db, EmbeddedDatabase):
         from everlog.rpc import remote_migrations
 
@@ -34,7 +34,7 @@ def proposals(db: AnyDatabase) -> list[Proposal]:
 
 
 def propose(db: AnyDatabase, settings: Settings, *, actor: str, reason: str) -> Proposal | None:
-    """Proposes what is pending; None: nothing is."""
+    """Propose the pending migrations. Return the proposal, None if nothing is pending."""
     if not isinstance(db, EmbeddedDatabase):
         from everlog.rpc import remote_migrations
 
@@ -52,7 +52,7 @@ def approve(
     despite_errors: bool,
     progress: OnProgress | None,
 ) -> Proposal:
-    """Approves and applies."""
+    """Approve a proposal, and apply it."""
     by: dict[str, Any] = {"actor": actor, "reason": reason, "despite_errors": despite_errors}
     if not isinstance(db, EmbeddedDatabase):
         from everlog.rpc import remote_migrations
@@ -62,7 +62,7 @@ def approve(
 
 
 def reject(db: AnyDatabase, settings: Settings, digest: str, *, actor: str, reason: str) -> Proposal:
-    """Rejects."""
+    """Reject a proposal."""
     if not isinstance(db, EmbeddedDatabase):
         from everlog.rpc import remote_migrations
 
@@ -71,7 +71,7 @@ def reject(db: AnyDatabase, settings: Settings, digest: str, *, actor: str, reas
 
 
 def cancel(db: AnyDatabase, settings: Settings, *, actor: str, reason: str) -> MigrationInfo:
-    """Stops what is under way and gives it up. Where it is subject to approval, for who may approve."""
+    """Stop the running migration and give it up. Where migrations need approval, only approvers may."""
     if not isinstance(db, EmbeddedDatabase):
         from everlog.rpc import remote_migrations
 

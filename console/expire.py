@@ -21,9 +21,9 @@ from everlog.console.settings import Renamed, Settings, common, dry_run, pass_se
 @common
 @pass_settings
 def expire(settings: Settings, *, trust_clock: bool, dry_run: bool) -> None:
-    """Deletes the rows whose life is over. What writes a database does so by itself, within a minute.
+    """Deletes expired rows. A process that writes to the database does so by itself, within a minute.
 
-    After its clock jumped forward a server waits, until it is right again or somebody says --trust-clock.
+    After a jump of its clock a server waits until the clock is right again, or for --trust-clock.
 
     \b
     Examples:

@@ -47,9 +47,9 @@ _FORMATS = ("text", "json", "sarif", "github")
 def lint(
     ctx: click.Context, settings: Settings, *, form: str | None, no_db: bool, since: int, strict: bool
 ) -> None:
-    """Tells what migrations break, lose or forget, before they run. Exits with 1 on errors.
+    """Finds what pending migrations break, lose or forget. Exits with 1 on errors.
 
-    With a database, its rows are looked at, and migrations that it has applied are not. docs/lint.md
+    With a database, it checks the real rows, and leaves out applied migrations. docs/lint.md
     has all rules, and how to ignore one with a reason.
 
     \b

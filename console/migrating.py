@@ -36,7 +36,7 @@ def status(db: AnyDatabase, settings: Settings) -> list[MigrationInfo]:
 
 
 def problem(db: AnyDatabase) -> str:
-    """Why a server can neither propose nor apply what is pending; empty: it can."""
+    """Return why a server can neither propose nor apply the pending migrations; empty if it can."""
     if isinstance(db, EmbeddedDatabase):
         return ""
     from everlog.rpc import remote_migrations
@@ -56,7 +56,7 @@ def differences(db: AnyDatabase, settings: Settings) -> dict[int, str]:
 
 
 def plan(db: AnyDatabase, settings: Settings, *, hold: bool = False, **how: Any) -> list[PlannedMigration]:
-    """What `apply` would do. Read-only. A server does not say what `hold` changes before it is asked to."""
+    """Return the plan of `apply`. Read-only. The plan of a server leaves out the effects of `hold`."""
     if not isinstance(db, EmbeddedDatabase):
         from everlog.rpc import remote_migrations
 

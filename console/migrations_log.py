@@ -1,4 +1,4 @@
-"""Migrations: what was proposed, who decided, why, what became of it; and the end of one under way."""
+"""Migrations: proposals, decisions and outcomes, and the cancellation of a running migration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.group()
 @common
 def migrations() -> None:
-    """What has become of proposed migrations, and how one that is under way is cancelled.
+    """Lists proposed migrations and their outcome, and cancels a running one.
 
     \b
     Examples:
@@ -32,7 +32,7 @@ def migrations() -> None:
 @common
 @pass_settings
 def log(settings: Settings, *, limit: int | None) -> None:
-    """Lists proposals, oldest first: who proposed and decided, when, why, and what became of it.
+    """Lists proposals, oldest first: who proposed and decided, when, why, and the outcome.
 
     --verbose prints the steps of each plan; --json everything, an object a proposal.
 
@@ -55,11 +55,11 @@ def log(settings: Settings, *, limit: int | None) -> None:
 @common
 @pass_settings
 def cancel(settings: Settings, *, actor: str, reason: str) -> None:
-    """Stops the migration that is under way, and gives it up.
+    """Cancels the running migration.
 
-    It works while a server builds it, and where one was stopped on its way. The database is as it was
-    before the migration; the log says who cancelled it and why. It is not applied again by a mere
-    restart. Where migrations are approved, it is for those who may approve.
+    It may run in a server, or have stopped on its way. The database is then as it was before the
+    migration; the log says who cancelled it and why. A restart does not apply it again. Where migrations
+    need approval, only approvers may cancel.
 
     \b
     Examples:

@@ -58,7 +58,7 @@ def open_database(
 
 
 def _comes_later(error: Error, where: str, *, create: bool) -> bool:
-    """Whether waiting helps: the server may come, the file may be let go, or be made by another process."""
+    """Whether waiting helps: for a server, or for a file that another process holds or creates."""
     if is_remote(where):
         return error.facts.get("code", _COMES_LATER[0]) in _COMES_LATER
     path = directory_of(where)

@@ -82,7 +82,7 @@ def page(proposal: Proposal) -> str:
 def overview(found: Iterable[Proposal], problems: Mapping[str, str]) -> str:
     """The page of all proposals, the newest first, and of `problems` by database."""
     wrong = [
-        f'<p class="error">{escape(name)}: what is pending cannot be applied: {escape(problem)}</p>'
+        f'<p class="error">{escape(name)}: pending migrations cannot be applied: {escape(problem)}</p>'
         for name, problem in problems.items()
     ]
     rows = [

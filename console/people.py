@@ -20,7 +20,7 @@ from everlog.store.slots import KEYS
 
 
 def say_sealed(path: Path) -> None:
-    """Where a database that was made has rows that are sealed, and has no keys: says so, and the remedy."""
+    """Print a remedy if a new database has sealed rows and no keys."""
     if (path / KEYS).exists():
         return
     with Database(path, read_only=True) as db:
@@ -36,9 +36,7 @@ def say_sealed(path: Path) -> None:
 @click.command()
 @tables.table_argument
 @click.argument("key", nargs=-1)
-@click.option(
-    "--person", metavar="VALUE", help="Whoever has this value, instead of a KEY of one of the rows."
-)
+@click.option("--person", metavar="VALUE", help="The person with this value, instead of the KEY of a row.")
 @click.option("--reason", required=True, metavar="WHY", help="Why; the log keeps it. Name nobody in it.")
 @click.option("--actor", default="", metavar="WHO", help="Who does it, for the log.")
 @dry_run
@@ -85,7 +83,7 @@ def forget(
 
 
 def _would_forget(settings: Settings, held: dict[str, Any]) -> None:
-    """What is held on a person, counted."""
+    """Print how much `forget` would delete."""
     rows = Counter(one["table"] for one in held["rows"])
     versions = len(held["versions"])
     if settings.json:
@@ -98,7 +96,7 @@ def _would_forget(settings: Settings, held: dict[str, Any]) -> None:
 @click.group()
 @common
 def person() -> None:
-    """What is held on one person, and what of people is readable without keys.
+    """Exports the data about one person, and lists data about people that is readable without keys.
 
     \b
     Examples:
@@ -110,14 +108,12 @@ def person() -> None:
 @person.command("export")
 @tables.table_argument
 @click.argument("key", nargs=-1)
-@click.option(
-    "--person", metavar="VALUE", help="Whoever has this value, instead of a KEY of one of the rows."
-)
+@click.option("--person", metavar="VALUE", help="The person with this value, instead of the KEY of a row.")
 @common
 @pass_settings
 def export_(settings: Settings, table: str, key: tuple[str, ...], *, person: str | None) -> None:
-    """Prints everything that is held on one person as one JSON object: rows of all tables, every version in
-    the log, who wrote them and why, texts that mention them, and the state of their key.
+    """Prints all data about one person as one JSON object: rows of all tables, every version in the log, its
+    author and reason, texts that mention the person, and the state of the key.
 
     \b
     Examples:
@@ -141,8 +137,8 @@ def export_(settings: Settings, table: str, key: tuple[str, ...], *, person: str
 @common
 @pass_settings
 def readable(settings: Settings) -> None:
-    """Lists what of people whoever has the log can read: rows from before their table was sealed, errors and
-    plans of migrations with rows in them, primary keys that tell of somebody. Exits with 1 if there is any.
+    """Lists data about people that the log holds readable: rows from before their table was sealed, errors
+    and plans of migrations with rows, primary keys that identify people. Exits with 1 if there is any.
 
     \b
     Examples:

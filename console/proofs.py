@@ -182,7 +182,7 @@ def prove(
 @click.option(
     "--verify/--no-verify",
     default=True,
-    help="Read and mend what was exported before.  [default: verify]",
+    help="Read and mend the files of earlier exports.  [default: verify]",
 )
 @common
 @pass_settings

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 @common
 @pass_settings
 def accept(settings: Settings, *, versions: tuple[int, ...], actor: str, reason: str) -> None:
-    """Takes the folders of applied migrations, edited as they are, for what ran. The log keeps them, who
+    """Accepts the edited folders of applied migrations. The log keeps them, who
     accepted them, and why.
 
-    Without VERSION all that were edited. An edit of comments needs none of this; one that makes another
-    schema is refused.
+    Without VERSION, all edited folders. Edits of comments need no acceptance. Edits that change the schema
+    are refused.
 
     \b
     Examples:
@@ -57,7 +57,7 @@ def accept(settings: Settings, *, versions: tuple[int, ...], actor: str, reason:
 @pass_settings
 def restore_folder(settings: Settings, *, versions: tuple[int, ...], force: bool) -> None:
     """Writes the folders of applied migrations as the log has them, and builds their models. Without
-    VERSION all that are missing.
+    VERSION, all missing folders.
 
     \b
     Examples:
@@ -89,4 +89,6 @@ def _check_here(settings: Settings, command: str) -> None:
             " run it there, with -u file:PATH and the folders that the server has"
         )
     if not directory_of(settings.url).exists():
-        raise Error(f"there is no database at {shown(settings.url)}; give the one whose log has the folders")
+        raise Error(
+            f"there is no database at {shown(settings.url)}; give the database whose log has the folders"
+        )

@@ -194,7 +194,7 @@ def serve(
         with (
             server,
             server.on_signals(_reloading(server, token, tokens_file, approvals)),
-        ):  # whoever reads the URL may stop it at once
+        ):  # a reader of the URL may stop it at once
             for name in named:
                 url = server.url(name)
                 text.echo({"url": url}) if settings.json else click.echo(f"Serving: {url}")
@@ -275,7 +275,7 @@ def _reloading(
                 for approval in approvals.values():
                     approval.rules = replace(approval.rules, approvers=names)
         except (Error, OSError) as error:
-            logger.error("nothing was reloaded, and what was in use goes on: %s", error)  # noqa: TRY400
+            logger.error("nothing was reloaded, the settings before stay in use: %s", error)  # noqa: TRY400
         else:
             logger.warning("reloaded tokens, certificates and settings")
 

@@ -238,7 +238,7 @@ _OPTIONS = [
         help="How long to wait for it.  [default: 60s]",
     ),
     _common("--json", is_flag=True, default=None, to="json", help="Print JSON, one object a line."),
-    _common("-v", "--verbose", is_flag=True, default=None, to="verbose", help="Tell more."),
+    _common("-v", "--verbose", is_flag=True, default=None, to="verbose", help="Print more."),
     _common(
         "--show-rows",
         is_flag=True,

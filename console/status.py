@@ -190,7 +190,7 @@ def _progress(info: MigrationInfo) -> str:
 
 
 def _goes_on(info: MigrationInfo, verb: str) -> str:
-    """Who goes on with it."""
+    """Return which process continues the migration, for a message."""
     if info.stopped == "disk full":
         return "it goes on by itself once there is room"
     return f"`everlog {verb}` goes on"

@@ -34,10 +34,10 @@ LOOKED_AT = 1000  # commits; a log that has more of nothing but test data is ask
 def testdata(
     settings: Settings, *, scale: int, seed: int, yes: bool, dry_run: bool, actor: str, reason: str
 ) -> None:
-    """Loads test data: that of the migration that the database is at.
+    """Loads the test data of the database's newest migration.
 
-    The same seed and scale again change nothing. A database that has other commits than migrations and test
-    data is asked for first, or wants --yes; one in production (`everlog production yes`) refuses.
+    The same seed and scale again change nothing. Asks first, or needs --yes, if the database has commits
+    other than migrations and test data. A database in production refuses it (`everlog production yes`).
 
     \b
     Examples:
@@ -46,7 +46,7 @@ def testdata(
     from everlog.migrations import load_testdata
     from everlog.migrations.testdata import testdata_at
 
-    settings.resume = "what is loaded stays; the same command goes on where it stopped"
+    settings.resume = "loaded rows stay; the same command continues"
     with open_database(settings, read_only=dry_run) as db, shown() as progress:
         if dry_run:
             made = (
@@ -77,13 +77,13 @@ def _print(settings: Settings, counts: dict[str, int], word: str) -> None:
 
 
 def _ask(db: AnyDatabase) -> None:
-    """Raises Error unless the database is one to test with, or somebody says that it is meant."""
+    """Raise Error unless the database is for tests, or the user confirms."""
     if _is_to_test_with(db):
         return
     what = f"{shown_url(db.url)} has commits that are neither migrations nor test data"
     if not sys.stdin.isatty():
-        raise Error(f"{what}: test data may replace rows of it; say --yes if that is meant")
-    click.confirm(f"{what}. Load test data, which may replace rows of it?", abort=True, err=True)
+        raise Error(f"{what}: test data may replace its rows; say --yes if that is meant")
+    click.confirm(f"{what}. Load test data, which may replace its rows?", abort=True, err=True)
 
 
 def _is_to_test_with(db: AnyDatabase) -> bool:
@@ -94,6 +94,6 @@ def _is_to_test_with(db: AnyDatabase) -> bool:
             if commit.changes and not is_test and not commit.HasField("migration"):
                 return False
             looked += 1
-    except Error:  # what was archived, or is not to be followed: a database that is in use
+    except Error:  # an archived or unreadable log: a database in use
         return False
     return looked < LOOKED_AT

@@ -53,7 +53,7 @@ def _chooses(command: F) -> F:
         click.option(
             "--out-of-order",
             is_flag=True,
-            help="Take those as well that are older than an applied one; status tells of them.",
+            help="Also apply migrations older than an applied one; status lists them.",
         ),
     ):
         command = option(command)
@@ -116,8 +116,8 @@ def migrate(settings: Settings, /, **options: Any) -> None:
 @common
 @pass_settings
 def plan(settings: Settings, /, **options: Any) -> None:
-    """What `up` would do, tried on the rows as they are; it changes nothing. Exits with 1 if it
-    would stop somewhere.
+    """Shows what `up` would do, tried on the real rows, and changes nothing. Exits with 1 if `up`
+    would stop.
 
     \b
     Examples:

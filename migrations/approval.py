@@ -65,7 +65,7 @@ class Approval:
     stop: Stop = field(default_factory=Stop)  # what runs ends soon, and is gone on with later
 
     running: bytes = b""  # digest of what is being applied now
-    problem: str = ""  # why what is pending can neither be proposed nor applied
+    problem: str = ""  # why the pending migrations can neither be proposed nor applied
     on_problem: Callable[[], None] = lambda: None  # called when that has changed
 
     def proposals(self) -> list[Proposal]:

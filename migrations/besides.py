@@ -26,7 +26,7 @@ _SAYS = {"rollback": "roll back", "complete": "complete a migration of", "baseli
 def allowed(approval: Approval, verb: str, *, actor: str, reason: str) -> Iterator[None]:
     """While it is entered, `actor` may, for this reason: nobody else decides or migrates meanwhile.
     Raises MigrationError. Read-only."""
-    _check(approval, verb, actor, reason)  # before it waits for whoever migrates
+    _check(approval, verb, actor, reason)  # before the wait for a running migration
     with lock(approval.db.uuid, actor, reenter=True):
         _check(approval, verb, actor, reason)
         yield

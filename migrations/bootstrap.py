@@ -42,7 +42,7 @@ from everlog.store.user_code import MisuseError
 T = TypeVar("T")
 
 WORD_MIN, WORDS_MAX = 6, 1000  # texts in rows of people that other files of a folder may have as well
-_ROW_OVERHEAD = 128  # bytes in a record beside the row itself, mostly: its key, and what seals it
+_ROW_OVERHEAD = 128  # bytes of a record in addition to the row: its key and its seal, mostly
 
 
 class Bootstrap(list[Row]):

@@ -55,7 +55,7 @@ class Life(msgspec.Struct):
         return self.finished and not self.sources
 
     def fits(self, folder: Folder, vault: Vault | None = None) -> bool:
-        """Whether a folder does what ran, or is one that was accepted in its place. Read-only.
+        """Whether a folder does the same as the applied one, or was accepted for it. Read-only.
 
         `vault` has the keys of files that were withheld from the log."""
 

@@ -40,7 +40,7 @@ def is_taken(old: Any, new: Any) -> bool:
 
 
 def is_value_taken(old: Iterable[str], new: Iterable[str], enum: Any) -> bool:
-    """The same of a number of an enum, which has these names."""
+    """The same for a number of an enum, with its names."""
     return not {*old} & ({*new} | reserved(enum)[1])
 
 

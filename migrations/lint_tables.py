@@ -99,7 +99,7 @@ def _table(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
         try:
             check_compatible(
                 folder, old, new, rules=step.migration.rules
-            )  # what is refused on loading is never clean here
+            )  # folders that fail to load are never clean here
         except SchemaError as error:
             where = error.facts.get("where", new.where)
             found.add("wire/incompatible", where, str(error).removeprefix(f"{where}: "))

@@ -1,4 +1,4 @@
-"""Messages: what operators are told of migrations, one for each event.
+"""Messages: the notifications of operators about migrations, one for each event.
 
 of a proposal    proposed ─▶ approved ─▶ started ─▶ finished
                           └▶ rejected          └──▶ failed
@@ -20,7 +20,7 @@ from everlog.store.migrate import Recorded
 from everlog.store.transaction import proof_name
 
 STEPS_SHOWN = 20
-DECISIONS = ("approved", "rejected")  # of these it is told how their author is known
+DECISIONS = ("approved", "rejected")  # their messages say how the author is known
 
 SAYS = {
     "proposed": ("waits for approval", "warning"),
@@ -72,7 +72,7 @@ class OfApproval:
         ]
         if problem := self.approval.problem:
             digest = hashlib.sha256(self.db.uuid + problem.encode(errors="backslashreplace")).hexdigest()
-            title = f"{name or self.db.url}: what is pending"
+            title = f"{name or self.db.url}: pending migrations"
             lines = iter([problem, f"Version {self.db.schema.version} is served."])
             told.append(message_of("unusable", digest, title, lines))
         return told
@@ -86,7 +86,7 @@ class OfRollbacks:
     name: str
 
     def since(self) -> int | None:
-        """The seq before which nothing is told: of the newest migration that was done. Read-only."""
+        """The seq of the newest finished migration; earlier events are not reported. Read-only."""
         return last_done(self.db)
 
     def messages(self, since: int) -> list[Message]:
@@ -97,7 +97,7 @@ class OfRollbacks:
             if one.seq > since and one.migration.step == log_pb2.Migration.ROLLED_BACK
         ]
         found = proposals(self.db) if newer else []
-        rejected = {one.last.seq for one in found if one.state is ProposalState.REJECTED}  # they are told so
+        rejected = {one.last.seq for one in found if one.state is ProposalState.REJECTED}  # reported
         return [self._message(one) for one in newer if one.seq not in rejected]
 
     def _message(self, record: Recorded) -> Message:

@@ -54,7 +54,7 @@ def misfit(place: Place, field: FieldDescriptor, value: Any, error: Exception) -
 
 
 def rivals(fields: Iterable[FieldDescriptor]) -> list[set[str]]:
-    """The names of fields of which a row can have only one, oneof by oneof."""
+    """The names of the fields of each oneof: a row can have only one of them."""
     groups: dict[str, set[str]] = {}
     for field in fields:
         if field.containing_oneof is not None:

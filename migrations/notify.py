@@ -125,7 +125,7 @@ class Notifier:
             self.wake()
 
     def _tell(self, at: int, source: Events) -> bool:
-        """Tells what is left of one source; whether all of it arrived."""
+        """Send the remaining messages of one source; return whether all arrived."""
         db = source.db
         since = self._since.get(at)
         if since is None:

@@ -1,4 +1,4 @@
-"""People: what a migration does to tables that name a person: seals their rows, or opens them.
+"""People: migrations that seal the rows of a table, or open them.
 
 person before   person after
 none            SUBJECT        sealed: older versions stay readable in the log. Not held, not rolled back:

@@ -258,7 +258,7 @@ def _people_steps(
         many = people.count(db.tables, {table.space for table in tables})
         yield PlannedStep(
             f"OPEN the rows of {many:,} people: {name} names no person, so rows that were sealed become"
-            " readable to whoever has the files, and the log keeps them"
+            " readable in the files, and the log keeps them"
             " so for ever; forgetting does not reach them"
         )
 

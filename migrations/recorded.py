@@ -1,10 +1,10 @@
 """Recorded: a folder as the log has it, and the folder on disk.
 
-    accept     disk ─▶ log     an edit of an applied folder is taken for what ran; the log says who and why
-    restore    log ─▶ disk     a folder that is gone, or was edited, is as it ran once more
+    accept     disk ─▶ log     an edited folder counts as the applied one; the log says who and why
+    restore    log ─▶ disk     a missing or edited folder is written as it was applied
 
 Invariants
-  (1) `accept` changes nothing of the schema: folders that would make another one are refused;
+  (1) `accept` does not change the schema: folders that would make another one are refused;
   (2) `restore` writes inside the folder only, whatever the paths in the log are.
 """
 
@@ -121,7 +121,7 @@ def _accept(db: Database, folder: Folder, life: Life, actor: str, reason: str) -
 def restore(
     db: Database, source: Source = SOURCE, versions: Sequence[int] = (), *, force: bool = False
 ) -> list[Restored]:
-    """Writes the folders of these migrations, or of all that are missing, as the log has them.
+    """Write the folders of these migrations, or of all missing ones, as the log has them.
 
     Reads the database only, and runs no code. `force`: a folder that is there and was edited is
     replaced; its test data and tests stay. `build` generates what belongs to it. Raises

@@ -80,7 +80,7 @@ def status(db: Database, source: Source = SOURCE) -> list[MigrationInfo]:
 
 
 def with_progress(db: Database, infos: list[MigrationInfo]) -> list[MigrationInfo]:
-    """And how far what is being built is. Read-only."""
+    """The same, with the progress of running migrations. Read-only."""
     return [
         msgspec.structs.replace(info, **_progress(db))
         if not info.held and (info.state is State.BUILDING or info.returning)
@@ -106,7 +106,8 @@ def _progress(db: Database) -> dict[str, Any]:
 def compare(
     records: Iterable[Recorded], known: Iterable[Folder], vault: Vault | None = None
 ) -> list[MigrationInfo]:
-    """What records of the log and folders on disk say together. `vault` has the keys of the database."""
+    """Return the states of migrations, from the records of the log and the folders on disk. `vault` has the
+    keys of the database."""
     there = lives(records)
     by_version = {folder.version: folder for folder in known}
     newest = max(by_version, default=0)

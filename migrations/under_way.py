@@ -88,7 +88,7 @@ def first(db: Database, begun: Recorded) -> int:
 
 
 def still(db: Database, begun: Recorded | None) -> Callable[[], None]:
-    """A precondition of a record (`expect`): what was under way as `begun` is so still."""
+    """Return a precondition (`expect`) for a record: the migration that `begun` started still runs."""
 
     def expect() -> None:
         now = under_way(db)
@@ -115,7 +115,7 @@ def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInf
     with lock(db.uuid, actor, reenter=True):
         begun = under_way(db)
         if begun is None or begun.migration.step != SWITCHED:
-            raise MigrationError("there are no two versions of which one could end: no migration is held")
+            raise MigrationError("no migration is held, so there is only one version")
         record = log_pb2.Migration()
         record.CopyFrom(begun.migration)
         record.step = FINISHED
@@ -211,7 +211,7 @@ def cancelled(db: Database, migration: Migration, by: Metadata, *, since: int) -
 
 @contextmanager
 def given_up_if_refused(db: Database, by: Metadata) -> Iterator[None]:
-    """What refuses within it gives up what is under way; whoever cancelled it is who gave it up."""
+    """Give up the running migration if the block raises; its author is the caller of `cancel`, if any."""
     try:
         yield
     except REFUSALS as error:

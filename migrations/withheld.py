@@ -1,9 +1,9 @@
-"""Withheld: files of a folder that have rows of sealed tables: the log keeps a keyed digest, not the content.
+"""Withheld: files with rows of sealed tables, of which the log keeps a keyed digest and no content.
 
     SourceFile { path, digest: HMAC(index key of the key store, path content)[:16] }     no content
 
-The digest tells an edit to whoever has the keys, and confirms no guess to anybody else. Where there are no
-keys it is zeros.
+With the keys the digest reveals an edit; without them it confirms no guess about the content. Without a key
+store it is zeros.
 
 Invariants
   (1) no content of such a file is in a Migration record, be it of a step or of a proposal.
@@ -47,7 +47,7 @@ def paths(migration: Migration, brought: Iterable[Path], words: Collection[str] 
 
 
 def same(recorded: bytes, file: log_pb2.SourceFile, vault: Vault | None) -> bool:
-    """Whether a file has the content whose digest a record has. False where that cannot be told."""
+    """Whether a file has the content of a recorded digest. False if that is unknown."""
     if len(recorded) == hashlib.sha256().digest_size:
         return recorded == hashlib.sha256(file.content).digest()
     return recorded != _NO_KEYS and recorded == digest(file, vault)
@@ -63,7 +63,7 @@ def digest(file: log_pb2.SourceFile, vault: Vault | None, *, make: bool = False)
 def kept(
     files: Iterable[log_pb2.SourceFile], withheld: set[str], vault: Vault | None
 ) -> Iterator[log_pb2.SourceFile]:
-    """The files as a Migration record has them. Of large files of rows it has the SHA-256, 32 bytes."""
+    """Return the files as a Migration record has them: of large files of rows the SHA-256, 32 bytes."""
     files = list(files)
     large = _large(files, withheld)
     for file in files:

@@ -117,7 +117,7 @@ def read_tokens(path: str | Path, unnamed: str = "") -> dict[str, str]:
         if token == unnamed:
             raise OpenError(
                 f"{path}:{number}: expected a name and a token of its own, found the token of --token, or"
-                f" EVERLOG_TOKEN: whoever shows it would not be {name}"
+                f" EVERLOG_TOKEN: its callers would not be {name}"
             )
         for what, key in ((f"the name {name}", name), ("the token", f" {token}")):
             if key in lines:
@@ -150,7 +150,7 @@ def check_tokens(unnamed: str, tokens: Mapping[str, str]) -> None:
 
 
 def _token_in(line: bytes) -> tuple[str, str] | None:
-    """The name and the token in a line; None: there is none. Raises ValueError with what was found."""
+    """Return the name and the token of a line, None for a blank line or a comment. Raises ValueError."""
     if line.startswith(b"\xef\xbb\xbf"):
         raise ValueError("a byte order mark; save the file without it")
     if line.endswith(b"\r"):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from everlog.rpc.remote import RemoteDatabase
 
 MEMORY = "memory:"
-LOOK_EVERY_S = 0.05  # whether another process has let go of the files
+LOOK_EVERY_S = 0.05  # between two tries while another process has the files open
 
 
 def open(  # noqa: A001  the public name is everlog.open
@@ -167,7 +167,7 @@ def _directory(url: str) -> Path:
 
 
 def _once_free(opened: Callable[[], EmbeddedDatabase], wait_s: float) -> EmbeddedDatabase:
-    """Opens, and tries again for `wait_s` seconds while another process has the files open for writing."""
+    """Call `opened`, again for `wait_s` seconds while another process has the files open for writing."""
     until = time.monotonic() + wait_s
     while True:
         try:

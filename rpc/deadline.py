@@ -1,10 +1,10 @@
-"""Deadline: until when the calls of a block must have been answered, whatever database they go to.
+"""Deadline: a time limit for all calls of a block, to any server.
 
     with everlog.deadline(2.0):
         db.get(AIRPORTS, "JFK")         # an answer, or UnavailableError, within two seconds
 
-A context variable carries it: it holds in this thread or task alone. Inside of another the earlier one holds.
-An embedded database answers by itself, and has no use for it.
+A context variable carries it, so it applies to this thread or task only. Of nested deadlines the earlier one
+applies. Embedded databases ignore it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _until: ContextVar[float | None] = ContextVar("everlog_deadline", default=None)
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Ends the calls of the block after so many seconds in all. Raises ValueError if they are none.
+    """Limit all calls of the block to `seconds` in total. Raises ValueError unless `seconds` is positive.
 
-    A call that is not answered by then raises UnavailableError; what it asked for may yet happen.
+    A call without an answer by then raises UnavailableError; the server may still do what it asked for.
     """
     if not seconds > 0:
         raise ValueError(f"expected a deadline in more than 0 seconds, found {seconds!r}")

@@ -7,7 +7,7 @@
 Invariants
   (1) connections never use the descriptors that the databases need: there is a cap below the limit of the
       process, and the limit is raised to what the system allows;
-  (2) being full is said once a minute, however often peers come.
+  (2) a full listener logs one line a minute, however many peers come.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ logger = logging.getLogger("everlog")
 class Listener:
     """Accepts connections on HOST:PORT, as many at once as `connections` may hold.
 
-    `protocol` makes the protocol of a connection. Raises OpenError if the address cannot be had.
+    `protocol` makes the protocol of a connection. Raises OpenError if the address is not available.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ def _connections_max() -> int:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
-        except (OSError, ValueError):  # macOS has another limit beside it
+        except (OSError, ValueError):  # macOS has a second limit
             logger.info("the limit of open files stays at %d", soft)
     soft = FILES_MAX if soft == resource.RLIM_INFINITY else min(soft, FILES_MAX)
     return max(soft // 2, soft - RESERVED)

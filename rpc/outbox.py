@@ -33,7 +33,7 @@ class Outbox:
         self._loop = loop
         self._transport = transport
         self._gathered: list[bytes] = []
-        self._size = 0  # of what is gathered
+        self._size = 0  # bytes gathered
         self._waiting: dict[int, Stream] = {}
         self.window = http2.WINDOW_START  # of the connection
         self.frame_bytes_max = http2.FRAME_BYTES_MAX

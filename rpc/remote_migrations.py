@@ -101,7 +101,7 @@ def cancel(db: RemoteDatabase, *, actor: str = "", reason: str = "") -> Migratio
 
 
 def problem(db: RemoteDatabase) -> str:
-    """Why the server can neither propose nor apply what is pending; empty: it can. Read-only."""
+    """Why the server can neither propose nor apply the pending migrations; empty if it can. Read-only."""
     request = pb.MigrationStatusRequest(database=db.channel.address.database)
     return db.channel.call(_stub(db).Status, request).problem
 

@@ -93,7 +93,8 @@ class PeopleCalls(Writer):
         return found
 
     def readable_people(self) -> list[Remaining]:
-        """What of people whoever has the server's log can read; see `Database.readable_people`."""
+        """Return the data about people in the server's log that is readable without keys; see
+        `Database.readable_people`."""
         request = people_pb2.ReadableRequest(database=self.channel.address.database)
         stub = people_pb2_grpc.PeopleStub(self.channel.grpc)
         return [*map(_remaining, self.channel.call(stub.Readable, request, timeout_s=FORGET_S).found)]

@@ -1,15 +1,15 @@
-"""Security: who may talk to a server, and what of it others can read.
+"""Security: TLS and tokens of servers and clients.
 
     server   loopback            plain or TLS, token or none
              anywhere else       TLS and a token, or it does not start
-    client   everlog://          TLS, against the system's authorities or a file; with a certificate
-                                 of its own, where the server asks for one
+    client   everlog://          TLS, with the system's authorities or a file, and a certificate
+                                 of its own, if the server asks for one
              everlog+insecure:// plain, loopback only (address.py)
 
 The token is a shared secret, sent as `authorization: Bearer …` with every call. Roles come later.
 
 Invariants
-  (1) a server that can be reached from elsewhere never speaks plain, and never to strangers;
+  (1) a server that other machines can reach uses TLS and authenticates every caller;
   (2) tokens are compared in constant time, and never shown.
 """
 
@@ -33,8 +33,8 @@ WARN_DAYS = 30
 
 
 class Tls(NamedTuple):
-    """Files in PEM: the server's chain and key, and, where clients must show certificates, the
-    authorities that these must come from."""
+    """Files in PEM: the server's chain and key, and the authorities of client certificates, if clients must
+    show one."""
 
     certificate: str | Path
     key: str | Path
@@ -42,7 +42,7 @@ class Tls(NamedTuple):
 
 
 def check_server(host: str, *, token: str, tls: Tls | None) -> None:
-    """Raises OpenError if a server at this host would be open to strangers."""
+    """Raise OpenError if a server at this host needs TLS and a token, and lacks one of them."""
     if is_loopback(host) or (token and tls):
         return
     missing = " and ".join(
@@ -56,7 +56,7 @@ def check_server(host: str, *, token: str, tls: Tls | None) -> None:
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
-    """Raises OpenError if a file is not what it must be."""
+    """Return the TLS context of a server. Raises OpenError for files that cannot be read or used."""
     for path in (tls.certificate, tls.key, tls.client_ca):
         if path is not None:
             _read(path)
@@ -71,8 +71,8 @@ def server_context(tls: Tls) -> ssl.SSLContext:
 
 
 class ServerTls:
-    """The TLS of a server, which can be given other files while it listens: connections that begin then
-    have those, and the others go on. Raises OpenError if a file is not what it must be."""
+    """The TLS of a server, reloadable while it listens: new connections use the new files, the others keep
+    theirs. Raises OpenError for files that cannot be read or used."""
 
     def __init__(self, tls: Tls) -> None:
         self.files = tls
@@ -81,7 +81,7 @@ class ServerTls:
         self.context.sni_callback = self._choose
 
     def load(self) -> None:
-        """Reads the files again. Raises OpenError: then those of before stay in use."""
+        """Read the files again. Raises OpenError; the previous ones then stay in use."""
         self._now = server_context(self.files)
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
@@ -120,9 +120,9 @@ def warnings(tls: Tls, now: datetime | None = None) -> list[str]:
 
 
 def channel_credentials(address: Address) -> grpc.ChannelCredentials:
-    """Raises OpenError if a file is not what it must be."""
+    """Return the TLS credentials of a client. Raises OpenError for files that cannot be read or used."""
     chain = key = None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # to say what is wrong with a file: gRPC does not
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # only for its errors: those of gRPC name no file
     authority = _read(address.ca) if address.ca else None
     if authority is not None:
         _load_authority(context, address.ca)
@@ -154,7 +154,7 @@ def _load_authority(context: ssl.SSLContext, path: str | Path) -> None:
 
 
 def common_name(certificate: Mapping[str, Any] | None) -> str:
-    """The common name of a peer's certificate that was verified, as a proven actor; empty: there is none."""
+    """Return the common name of a verified certificate, as a proven actor; empty without one."""
     subject = (certificate or {}).get("subject", ())
     names = [value for part in subject for key, value in part if key == "commonName"]
     return Actor(names[-1], Proof.CERTIFICATE) if names else ""

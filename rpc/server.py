@@ -239,7 +239,7 @@ class Server:
             connection.abort()
 
     async def _warn(self) -> None:
-        """Logs once a day which certificates are about to end."""
+        """Log once a day the certificates that are about to end."""
         while self._tls is not None:
             self._log_warnings()
             await asyncio.sleep(WARN_EVERY_S)
@@ -249,12 +249,12 @@ class Server:
         try:
             for sentence in security.warnings(self._tls.files):
                 logger.warning(sentence)
-        except OpenError as error:  # a file is being replaced: what was loaded stays in use
+        except OpenError as error:  # a file is being replaced: the loaded one stays in use
             logger.warning("whether a certificate is about to end is not known: %s", error)
 
     async def _tell_health(self, checker: Any) -> None:
-        """Not serving, as a whole and for writes, while the disk of a database refuses them; the other
-        services read, and go on. Not serving for migrations, where what is pending cannot be applied."""
+        """Set the health: NOT_SERVING as a whole and for writes while a disk refuses writes, SERVING for the
+        services that read. NOT_SERVING for migrations that cannot be applied."""
         refused = any(db.engine.refusal.since_ns for db in self.hosting.databases.values())
         answer = health_pb2.HealthCheckResponse
         for name in ("", WRITES):
@@ -291,7 +291,7 @@ class Server:
 
 
 def migrations_health(name: str) -> str:
-    """The name under which the health service says whether what is pending on a database can be applied."""
+    """The name in the health service of the pending migrations of a database."""
     return f"{name}/migrations"
 
 

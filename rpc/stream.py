@@ -79,7 +79,7 @@ class Stream:
             self._arrived.set_result(None)
 
     def _read_messages(self) -> None:
-        """Puts what was received into the inbox, as far as there is room."""
+        """Move received messages into the inbox, as far as there is room."""
         received, inbox = self._received, self._inbox
         while len(received) >= http2.MESSAGE_HEADER_SIZE and len(inbox) < INBOX_MAX:
             compressed, length = http2.read_message_header(received)
@@ -94,7 +94,7 @@ class Stream:
             del received[:whole]
 
     async def message(self) -> bytes | None:
-        """The next message; None if the peer sends no more, or what is no message."""
+        """Return the next message; None at the end, or for bytes that are no message."""
         try:
             self._read_messages()
         except (TooLargeError, http2.ProtocolError) as error:

@@ -1,11 +1,11 @@
-"""Admission: what a row must be so that it can be written, and what is left of a row that cannot be read.
+"""Admission: which rows may be written, and what can be saved of a stored row that cannot be parsed.
 
     row ─▶ bytes ─▶ parsed again, as every reader will parse it ─▶ text is UTF-8 ─▶ may be written
     stored bytes that no reader can parse ─▶ salvage ─▶ the fields that can be read
 
 protobuf serialises messages that it refuses to parse: nested deeper than 100 levels, or with text that is
-not UTF-8. Which of that a model can hold follows from its descriptors, so it is decided once for each
-model: a flat proto3 model cannot hold any of it, and its rows are not parsed again.
+not UTF-8. The descriptors of a model tell whether it can hold such a message, so this is decided once for
+each model. A flat proto3 model cannot, and its rows are not parsed again.
 
 Invariants
   (1) the model of the writer and the model of the log both parse every row that is admitted;
@@ -33,15 +33,15 @@ _ENDS_GROUP, _LENGTH_DELIMITED = 4, 2
 
 
 class Doubt(NamedTuple):
-    """One model that may refuse what was serialised, or give text that is not UTF-8."""
+    """A model whose parser may refuse a serialised row, or return text that is not UTF-8."""
 
     parse: Callable[[bytes], Message]
     name: str
     has_loose_text: bool
-    bytes_min: int  # no shorter row is refused by it
+    bytes_min: int  # shorter rows always parse
 
     def why_not(self, raw: bytes) -> str:
-        """Why a reader with this model cannot read the row; empty: it can. Read-only."""
+        """Return why a reader with this model cannot parse `raw`; empty if it can."""
         try:
             row = self.parse(raw)
         except DecodeError as error:
@@ -52,8 +52,8 @@ class Doubt(NamedTuple):
 
 
 def doubts(model: type[Message], own: type[Message]) -> list[Doubt]:
-    """The models that a row of `model` has to be parsed by before it is written into a table whose model
-    in the log is `own`. Empty: no row of this model can be a fault of a reader."""
+    """Return the models that must parse a row of `model` before it is written into a table whose model in the
+    log is `own`; empty if every row of `model` can be parsed."""
     descriptor, logged = _descriptor(model), _descriptor(own)
     found = []
     if not _is_plain(descriptor):
@@ -64,7 +64,7 @@ def doubts(model: type[Message], own: type[Message]) -> list[Doubt]:
 
 
 def why(error: Exception) -> str:
-    """The reason that protobuf gives for not parsing a row, for people."""
+    """Return protobuf's reason for not parsing a row, as a clause for a message."""
     text = str(error)
     if "MaxDepth" in text:
         return f"it is nested deeper than {DEPTH_MAX} levels"
@@ -72,12 +72,12 @@ def why(error: Exception) -> str:
 
 
 def is_whole(raw: bytes) -> bool:
-    """Whether the bytes are fields, one after the other, of whatever model. Read-only."""
+    """Whether `raw` is a sequence of whole protobuf fields, of any model."""
     return sum(end - start for _, _, _, end, start in _wire(raw)) == len(raw)
 
 
 def read(model: type[Message], raw: bytes) -> Message:
-    """A stored row; of one that does not parse, what can be read. Read-only."""
+    """Return a stored row as a `model`; if it does not parse, with the fields that do (`salvage`)."""
     try:
         return model.FromString(raw)
     except DecodeError:
@@ -85,7 +85,7 @@ def read(model: type[Message], raw: bytes) -> Message:
 
 
 def salvage(model: type[Message], raw: bytes, depth: int = _SALVAGE_DEPTH) -> Message:
-    """What can be read of a row that does not parse: each field that parses by itself. Read-only."""
+    """Return the fields of a row that parse by themselves, down to `depth` levels of messages."""
     message, fields = model(), _descriptor(model).fields_by_number
     for number, wire_type, body, end, start in _wire(raw):
         piece = raw[start:end]
@@ -120,14 +120,14 @@ def _descriptor(model: type[Message]) -> Any:
 
 
 def _is_plain(descriptor: Descriptor) -> bool:
-    """Whether protobuf parses all that it serialises of this model: nothing is nested, text is checked."""
+    """Whether every serialised row of this model can be parsed: no nested messages, all text is checked."""
     return not descriptor.is_extendable and not any(
         field.message_type is not None or _is_loose(field) for field in descriptor.fields
     )
 
 
 def _fields(descriptor: Descriptor) -> Iterator[FieldDescriptor]:
-    """All fields of a model and of the messages in it, each once."""
+    """Yield all fields of a model and of its messages, each once."""
     seen, waiting = {descriptor.full_name}, [descriptor]
     while waiting:
         for field in waiting.pop().fields:
@@ -145,7 +145,7 @@ def _extends(descriptor: Descriptor) -> bool:
 
 
 def _is_loose(field: FieldDescriptor) -> bool:
-    """Whether a text field takes bytes that are not UTF-8, as those of proto2 do."""
+    """Whether a text field accepts bytes that are not UTF-8, like those of proto2."""
     if field.type != _TEXT:
         return False
     owner: Any = field.containing_type
@@ -163,7 +163,7 @@ def _is_loose(field: FieldDescriptor) -> bool:
 
 
 def _same_shape(one: Descriptor, other: Descriptor, seen: set[tuple[str, str]]) -> bool:
-    """Whether two models read the same bytes in the same way."""
+    """Whether two models parse the same bytes to the same fields."""
     if (one.full_name, other.full_name) in seen:
         return True
     seen.add((one.full_name, other.full_name))
@@ -183,7 +183,7 @@ def _same_shape(one: Descriptor, other: Descriptor, seen: set[tuple[str, str]]) 
 
 
 def _loose_text(message: Message) -> str:
-    """The first text of a message that is not UTF-8, as a path; empty: there is none."""
+    """Return the path of the first text that is not UTF-8; empty if there is none."""
     for field, value in message.ListFields():
         entry = field.message_type
         is_map = entry is not None and entry.GetOptions().map_entry

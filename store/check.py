@@ -1,4 +1,4 @@
-"""Check: look at everything, and say what is not as it must be.
+"""Check: compare tables, indexes and files with the log, and report each problem.
 
 files   are those that RocksDB's MANIFEST lists, and every block matches its checksum (files.py)
 log     every record checks, is dense, and no earlier than the one before
@@ -72,8 +72,8 @@ def problems(
 
 
 def _deep(db: Database, view: View, seq: int, progress: OnProgress | None) -> Iterator[str]:
-    """Rows that are not what the log says. The tables made from it lie in a temporary directory, and need as
-    much room there as those of the database."""
+    """Yield the rows that differ from the log. Makes the tables from the log in a temporary directory;
+    they need as much room as those of the database."""
     scratch = Temporary("everlog-check-")
     try:
         engine = Engine(scratch.path)
@@ -92,7 +92,7 @@ def _deep(db: Database, view: View, seq: int, progress: OnProgress | None) -> It
 
 
 def _keys(db: Database) -> Iterator[str]:
-    """Keys of people who were forgotten, which are in the key store as it is on disk."""
+    """Yield a problem if the key store on disk has keys of forgotten people, or lacks keys."""
     vault = db.schema.vault
     if vault is None:
         return

@@ -3,17 +3,16 @@
     transactions ─▶ validate in order ─▶ frame ─▶ log.append ─▶ log.sync ─▶ project ─▶ answer
                     window, preconditions           one write    one fsync   one batch
 
-It is a role, not a thread: the first writer that waits leads, takes all that wait behind it, and
-answers each alone (group commit, turns.py). While it waits for the disk, others prepare the next
-group.
+It is a role, not a thread: the first waiting writer leads, commits for all behind it, and answers each
+(group commit, turns.py). While it waits for the disk, others prepare the next group.
 
 Invariants
   (1) seq is dense: a record is framed only when everything before it in the group was accepted;
   (2) under `sync` nothing is projected, answered or shown before it is on disk;
-  (3) after a sync that failed nothing is written any more, for nobody knows what is on disk; after one that
-      failed for want of room, nothing until there is room and all that was appended is on disk;
-  (4) an interrupt costs the commit that it hits: what is in the log and not in the tables is projected before
-      the next.
+  (3) after a failed sync nothing is written any more, for nobody knows what is on disk; after a full disk,
+      nothing until there is room and all appended records are on disk;
+  (4) an interrupt costs at most the commit that it hits: records that are in the log and not in the tables
+      are projected before the next commit.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from everlog.store.turns import Alone, Turns
 from everlog.store.validate import Validator
 
 GROUP_MAX = 256
-WRITTEN_BYTES = 4 << 20  # of records: a group that has more is written in parts
+WRITTEN_BYTES = 4 << 20  # of records in one write; a larger group is written in parts
 
 
 class Committer:
@@ -52,17 +51,19 @@ class Committer:
         self.refusal = log.refusal
         self._flusher = Flusher(self._sync, self._is_settled, log)
         self.refusal.on_change(self._flusher.look)
-        self._unsettled = False  # what is in the log may not be on disk, or not in the tables
-        self.on_settled: Callable[[], None] = lambda: None  # brings what follows from records that were late
+        self._unsettled = False  # records may be missing on disk or in the tables
+        self.on_settled: Callable[[], None] = lambda: None  # called after late records were projected
         self.validator = Validator(log, tables, clock)
-        self.idempotency_s = idempotency_s  # for so long archiving leaves a commit with an id in the log
+        self.idempotency_s = idempotency_s  # how long archiving keeps a commit with an id
         self.failed: DiskError | None = None
         self._alone = 0  # the thread that is in `alone`
 
     def commit(self, transaction: Transaction, *, sync: bool, about: About | None = None) -> CommitResult:
-        """Validates and commits, with whoever else waits. Raises what the transaction deserves.
+        """Validate and commit, together with all waiting transactions. Writes one record.
 
-        `about` fills in what the commit is about, besides its changes.
+        `sync`: return when the record is on disk. `about` fills in the fields of the commit that are not
+        changes. Returns the result. Raises ConflictError, PreconditionError, RowError and the like if the
+        transaction is not valid, DiskError if it could not be written.
         """
         turns = self._turns
         transaction.sync = sync
@@ -97,13 +98,13 @@ class Committer:
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn now."""
+        """The number of transactions that wait for their turn."""
         return len(self._turns.waiting)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """While it is entered, nobody else commits; who is in it may enter it again. Raises the
-        DiskError that ended all writing."""
+        """Keep all other commits out for the block. The same thread may enter it again. Raises the DiskError
+        that ended writing."""
         me = threading.get_ident()
         if self._alone == me:
             yield
@@ -129,8 +130,8 @@ class Committer:
                 self._turns.wake()
 
     def _spare(self, leader: Transaction, followers: list[Transaction]) -> None:
-        """After an interrupt of the leader: followers whose commits are in the log have them, and the others
-        wait on."""
+        """Settle the followers of an interrupted leader: those in the log get their results, the others go
+        back to the queue."""
         if not self._turns.leads(leader):
             return
         self._unsettled = True
@@ -143,15 +144,15 @@ class Committer:
                 back.append(one)
             elif one.error is None and self._unsettled and one.result and not one.result.repeated:
                 one.error = DiskError(
-                    f"commit {one.result.seq} was interrupted by who took it along; whether it is on disk is"
-                    " unknown until the next commit",
+                    f"commit {one.result.seq} was interrupted; whether it is on disk is not known before the"
+                    " next commit",
                     outcome="unknown",
                 )
         self._turns.put_back(back)
         followers[:] = [one for one in followers if one.taken]
 
     def _run(self, group: list[Transaction]) -> None:
-        """Commits what of a group is valid. Each gets its answer; nothing is raised."""
+        """Commit the valid transactions of a group. Each gets its result or error; nothing is raised."""
         while group:
             if self._unsettled or self.failed or self.refusal.since_ns:
                 try:
@@ -163,7 +164,7 @@ class Committer:
             group = group[self._commit(group) :]
 
     def _commit(self, group: list[Transaction]) -> int:
-        """Commits of a group what is valid, and fits into one write; returns how many have their answer."""
+        """Commit the valid transactions of a group that fit into one write. Return how many are answered."""
         seq = self._log.written
         staged: Staged | None = None
         framed: list[bytes] = []
@@ -204,8 +205,8 @@ class Committer:
         return done
 
     def _accept(self, transaction: Transaction, seq: int, staged: Staged | None) -> tuple[bytes, Staged]:
-        """The framed record of a transaction, and what it does to the tables, if it is valid. No record
-        where it changes nothing: it deletes rows that are not there, and nothing else."""
+        """Validate a transaction. Return its framed record and its edits of the tables. The record is empty
+        if the transaction only deletes rows that do not exist."""
         meta, about, schema = transaction.metadata, transaction.about, self._tables.schema
         time_ns = self._clock.now()
         if meta is ANONYMOUS and about is None and not self._clock.reading_ns:
@@ -252,8 +253,8 @@ class Committer:
         except Exception as error:
             self._unsettled = True
             raise DiskError(
-                f"commit {log.written} is in the log, but its tables could not be written ({error}); they are"
-                " made from the log before the next commit",
+                f"commit {log.written} is in the log, but the tables could not be written ({error}); they are"
+                " brought up to date before the next commit",
                 outcome="written",
             ) from error
         if sync:
@@ -262,9 +263,9 @@ class Committer:
             self._flusher.wake()
 
     def _settle(self) -> None:
-        """Before anything is written: what a full disk or an interrupt left undone. Only inside a turn.
+        """Finish what a full disk or an interrupt left undone: sync and project. Only inside a turn.
 
-        Raises the DiskError that ended all writing, or that there is no room yet.
+        Raises the DiskError that ended writing, or one that says that the disk is still full.
         """
         if self.failed:
             raise self.failed
@@ -284,20 +285,20 @@ class Committer:
         self._log.tell()
 
     def _is_settled(self) -> bool:
-        """Whether there is nothing left to settle; for the flusher, which looks again if there is."""
+        """Try to settle, and return whether nothing is left; the flusher calls it again if something is."""
         if self.failed is None and (self._unsettled or self.refusal.since_ns):
             with contextlib.suppress(Error), self.alone():
                 pass
         return self.failed is not None or not self.refusal.since_ns
 
     def _fail(self, error: DiskError) -> None:
-        """Ends all writing until the database is opened again."""
+        """End writing until the next opening."""
         self.failed = error
         self.refusal.begin(error)
 
     def _check_projected(self) -> None:
-        """After an error or an interrupt between the log and the tables: they are made to agree now, or
-        else before the next commit. Only inside a turn."""
+        """Bring the tables up to the log after an error or an interrupt between the two: now, or before the
+        next commit. Only inside a turn."""
         if self._log.written != self._tables.applied:
             self._unsettled = True
             if not self.refusal.since_ns:
@@ -315,7 +316,7 @@ class Committer:
             raise
 
     def append_alone(self, framed: bytes) -> None:
-        """Appends one record and waits for the disk, without projecting it. Only inside `alone`."""
+        """Append one record and sync it, without projecting it. Only inside `alone`."""
         self._tables.settle_keys()
         self._log.append([framed])
         self._sync()
@@ -323,21 +324,21 @@ class Committer:
     def commit_alone(self, transaction: Transaction, *, sync: bool) -> int:
         """As `commit`, without waiting for a turn; returns its seq. Only inside `alone`."""
         framed, staged = self._accept(transaction, seq := self._log.written + 1, None)
-        assert framed  # what commits alone is about something
+        assert framed  # a commit inside `alone` is never empty
         self._write([framed], staged, sync)
         return seq
 
     def write_alone(self, framed: bytes, staged: Staged) -> None:
-        """Appends one record, and projects it. Not to disk yet. Only inside `alone`."""
+        """Append one record and project it, without a sync. Only inside `alone`."""
         self._write([framed], staged, sync=False)
 
     def close(self) -> None:
-        """Waits until all that was written is on disk. Afterwards nothing can be committed."""
+        """Sync all records, and refuse later commits."""
         self._flusher.stop()  # first: it may wait for its turn
         ticket = Alone()
         try:
             self._turns.enter(ticket)
-            if self.failed is None and not self.refusal.since_ns:  # a full disk was told of already
+            if self.failed is None and not self.refusal.since_ns:  # a full disk was reported already
                 self._flusher.close()
             self.failed = self.failed or DiskError("the database is closed", outcome="nothing written")
         finally:
@@ -345,8 +346,8 @@ class Committer:
 
 
 def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int, reading_ns: int = 0) -> log_pb2.Commit:
-    """A commit without changes. `reading_ns`: see `Clock`. Raises RowError for metadata that protobuf does
-    not take."""
+    """Return a commit without changes. `reading_ns`: see `Clock`. Raises RowError for metadata that protobuf
+    refuses."""
     try:
         return log_pb2.Commit(
             seq=seq,

@@ -422,7 +422,7 @@ class Database(Writer):
     def export_person(
         self, table: Table[M, K] | str, key: K | None = None, *, person: Any = None
     ) -> dict[str, Any]:
-        """Everything that is held on one person, who is named as in `forget`: rows of all tables, every
+        """Return all data about one person, who is named as in `forget`: rows of all tables, every
         version that the log has of them, also from before they were sealed, the commits that wrote them,
         texts that mention them, and the state of their key. Values of JSON. Reads the whole log; writes
         nothing. Raises RowError if there is nothing, SealedError without the master key."""
@@ -431,8 +431,8 @@ class Database(Writer):
         return export(self, who)
 
     def readable_people(self) -> list[held.Remaining]:
-        """What of people whoever has the log can read: rows from before their table was sealed, texts of
-        migrations with rows in them, primary keys that tell of somebody. Read-only."""
+        """Return data about people that is readable without keys: rows from before their table was sealed,
+        texts of migrations with rows, primary keys that identify people. Read-only."""
         self._check_open()
         return list(held.readable(self))
 

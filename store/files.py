@@ -1,10 +1,10 @@
-"""Files: what RocksDB's directory must hold, against what it holds.
+"""Files: RocksDB's directory compared with its MANIFEST and checksums.
 
     CURRENT ─▶ MANIFEST-000017 ─▶ 000027.sst, 10,966 bytes ─▶ there? that large? every block's checksum?
                               └─▶ the oldest write-ahead log ─▶ is there one as new?
 
-RocksDB opens a directory for reading beside a writer without the files that it does not find, so a reader
-of rows cannot tell that some are missing. The MANIFEST can: it is a log of edits, which add and remove files.
+Beside a writer RocksDB opens a directory for reading without its missing files, and rows do not show which
+are missing. The MANIFEST does: it is a log of edits, which add and remove files.
 
     MANIFEST := blocks of 32 KiB of (crc32c:u32 length:u16 type:u8 fragment)        records of the log format
     edit     := (tag:varint32 fields)…                                             one record
@@ -15,7 +15,7 @@ Formats: RocksDB, `db/log_format.h`, `db/version_edit.h`, `table/format.h`.
 
 Invariants
   (1) nothing is written, and no more than one block of a table is in memory;
-  (2) a file that a writer removes meanwhile is no problem: the MANIFEST is read again before one is told.
+  (2) a file that a writer removes meanwhile is no problem: the MANIFEST is read again before one is reported.
 """
 
 from __future__ import annotations

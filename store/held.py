@@ -1,4 +1,4 @@
-"""Held: everything that a database holds on one person, and what stays readable once they are forgotten.
+"""Held: all data about one person, and what stays readable after the person was forgotten.
 
     who ─▶ key_id ─▶ records with changes under that key ─▶ keys of rows ─▶ every version of those rows
                      records from before a table was sealed ─▶ rows whose person is of that value ─┘

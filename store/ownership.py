@@ -7,18 +7,18 @@
 
     four times a second: does PATH lead to this directory, and are its files the same? no ─▶ writing ends
 
-LOCK is locked by whoever writes: an open database, a rebuild or restore into the directory, repair, drop. The
-lock is on the file itself, whichever path led to it, and ends with the process that holds it.
+Every writer locks LOCK: an open database, a rebuild or restore into the directory, repair, drop. The lock is
+on the file itself, whatever its path, and ends with its process.
 
 A record lock (fcntl), as RocksDB takes on db/LOCK, belongs to the process, and ends when the process first
-closes *any* descriptor of that file. So it is replaced by a lock of one descriptor (F_OFD_SETLK), which keeps
-out versions of everlog that know no other lock.
+closes *any* descriptor of that file. So a lock of one descriptor (F_OFD_SETLK) replaces it, which keeps out
+older versions of everlog.
 
 Invariants
   (1) of all processes and all objects in them, one writes to a directory;
-  (2) nothing that a process does with other descriptors ends its locks;
+  (2) closing other descriptors ends no lock;
   (3) nothing is written to a directory that took the place of this one;
-  (4) a lock ends no sooner than RocksDB does, whatever still refers to it.
+  (4) a lock ends after RocksDB is closed, not before.
 
 Without /proc (macOS) files are reached by the path, and RocksDB may write to another directory until the next
 look. Without F_OFD_SETLK (macOS) older versions are kept out by RocksDB's own lock.
@@ -57,7 +57,8 @@ logger = logging.getLogger("everlog")
 
 
 class Ownership:
-    """The directory of one open database; `writing`: locked against all others. Raises OpenError."""
+    """The directory of one open database. With `writing` it is locked: raises OpenError if another process or
+    object has the lock. Writes the file LOCK."""
 
     def __init__(self, path: Path, *, writing: bool) -> None:
         self.path = path
@@ -74,7 +75,7 @@ class Ownership:
         except OSError as error:
             raise OpenError(f"{path}: the directory cannot be opened: {error.strerror}") from error
         self.at = _through(self._directory, path)
-        """The directory, wherever it is by now: for the files in it."""
+        """A path that leads to the directory even after it was moved, to open the files in it."""
         self._inode = _inode(os.fstat(self._directory.fileno()))
         self._lock: Held | None = None
         if not writing:
@@ -92,7 +93,8 @@ class Ownership:
     # RocksDB
 
     def enter_rocksdb(self, engine: object) -> str:
-        """Where `engine` opens RocksDB; the directory is made if it is missing. Raises OSError."""
+        """Return the path at which `engine` opens RocksDB. Creates the directory if it is missing. Raises
+        OSError."""
         with self._care:
             directory = self._directory.fileno()
             with contextlib.suppress(FileExistsError):
@@ -102,13 +104,13 @@ class Ownership:
                 self._db.close()
             self._db = Held(os.open("db", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory), below=True)
             self._engine = weakref.ref(engine)
-            # RocksDB knows what is open by the text of its path, its parent's in a forked child as well,
-            # whose descriptors had the same numbers.
+            # RocksDB identifies an open database by the text of its path, and a forked child inherits the
+            # list: with the same descriptor number it would refuse to open. So each fork makes another text.
             return f"{_through(self._db, self.path / 'db')}{'/.' * _forks}"
 
     def hold_rocksdb(self) -> None:
-        """Once RocksDB is open: replaces its record lock by one that only its own descriptor ends. Raises
-        OpenError if another process has taken it meanwhile."""
+        """Replace the record lock of the open RocksDB by a lock of one descriptor. Raises OpenError if
+        another process took it meanwhile."""
         assert self._db is not None
         if _OFD is None:
             return
@@ -127,7 +129,8 @@ class Ownership:
                     raise self.taken() from None
 
     def leave_rocksdb(self) -> None:
-        """Once RocksDB is closed. Whatever of it is still referred to keeps it open: then the locks stay."""
+        """Release the locks after RocksDB was closed. They stay while something still refers to RocksDB,
+        because that keeps it open."""
         self.narrow()
         with self._care:
             if not self._is_rocksdb_open():
@@ -157,8 +160,8 @@ class Ownership:
     # the watch
 
     def watch(self, on_lost: Callable[[DiskError], None]) -> None:
-        """Looks four times a second, from now on, whether the files are still these; `on_lost`, a method, is
-        called once, on another thread, when they are not."""
+        """Check the files four times a second from now on. When they were moved or replaced, the method
+        `on_lost` is called once, on another thread, with the reason."""
         with self._care:
             self._on_lost = weakref.WeakMethod(on_lost)
             assert self._db is not None
@@ -171,12 +174,11 @@ class Ownership:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it was released, though something may still refer to RocksDB."""
+        """Whether `release` was called; the lock may still be held, see `leave_rocksdb`."""
         return self._closed
 
     def look(self) -> DiskError | None:
-        """Why the directory or its files are not this database's any more, and nothing is written; None: they
-        are."""
+        """Check the files now. Return why writing has ended; None if they are those of this database."""
         with self._care:
             if self.lost is not None or self._closed or self._on_lost is None or self._db is None:
                 return self.lost
@@ -195,13 +197,13 @@ class Ownership:
         return self.lost
 
     def _missed(self) -> str:  # noqa: PLR0911  one return for each answer
-        """What is not as it was, in words; empty: nothing."""
+        """Return what changed, in words; empty if nothing did."""
         directory = self._directory.fileno()
         try:
             there = os.stat(self.path)
         except OSError as error:
             if error.errno not in _GONE:
-                return ""  # it cannot be seen, which says nothing
+                return ""  # not readable now, which proves nothing
             return f"the directory was {self._where()}"
         if not os.path.samestat(there, os.fstat(directory)):
             return f"another directory is in this place now, and its own was {self._where()}"
@@ -219,13 +221,13 @@ class Ownership:
         return ""
 
     def _has_log(self) -> bool:
-        """Whether RocksDB's files are there that are always there."""
+        """Whether the files exist that RocksDB always has."""
         assert self._db is not None
         names = os.listdir(self._db.fileno())
         return "CURRENT" in names and any(name.endswith(".log") for name in names)
 
     def _where(self) -> str:
-        """What became of the directory itself, in words."""
+        """Return where the directory is now, in words."""
         directory = os.fstat(self._directory.fileno())
         try:
             where = os.readlink(f"/proc/self/fd/{self._directory.fileno()}")
@@ -239,7 +241,7 @@ class Ownership:
         return "unmounted, or hidden by another mount"
 
     def narrow(self) -> None:
-        """Makes the files of RocksDB, which go by the umask, no more open than their directories."""
+        """Restrict the modes of RocksDB's files, which follow the umask, to that of the directory."""
         with self._care:
             if self._db is None or self._closed:
                 return
@@ -269,7 +271,7 @@ class Ownership:
             except BaseException:
                 held.close()
                 raise
-            held.close()  # whoever had the database has removed it just now
+            held.close()  # its holder has just removed the database: lock the new file
 
     def _lock_file(self, held: Held) -> bool:
         try:
@@ -282,7 +284,7 @@ class Ownership:
             if other is not None and other.is_closed:
                 raise OpenError(
                     f"{self.path} was closed in this process, but something still reads it: an iteration"
-                    " that has not ended, or an error that was kept. Let go of it",
+                    " that has not ended, or a kept error. Release it",
                     busy=True,
                 ) from None
             raise self.taken() from None
@@ -312,14 +314,14 @@ class Ownership:
         if kind in NETWORK:
             logger.warning(
                 "%s lies on a network file system (%s): its lock keeps out other machines only if the server"
-                " and all mounts of it support locks, and what is synced is on disk only if the server says"
-                " so truly. Put the database on a local disk, and connect to its server from elsewhere",
+                " and all mounts of it support locks, and a sync is on disk only if the server's answer is"
+                " true. Put the database on a local disk, and connect to its server from elsewhere",
                 self.path,
                 kind,
             )
 
     def drop_lock_file(self) -> None:
-        """Removes LOCK, for who removes the database. The lock is held until `release`."""
+        """Remove the file LOCK together with its database. The lock is held until `release`."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(LOCK, dir_fd=self._directory.fileno())
 
@@ -331,8 +333,8 @@ class Ownership:
             return False
 
     def release(self) -> None:
-        """Lets go of the directory and the lock; or, where something still refers to RocksDB, as soon as
-        nothing does. Twice is once."""
+        """Release the directory and the lock, or do so as soon as nothing refers to RocksDB any more. May be
+        called twice."""
         with self._care:
             self._closed = True
             self._on_lost = None
@@ -340,7 +342,7 @@ class Ownership:
             _watch()
 
     def end_if_over(self) -> bool:
-        """Ends the lock if nobody has the database any more. Returns whether it has ended."""
+        """End the lock if the database is released and RocksDB is closed. Return whether it has ended."""
         with self._care:
             given_up = self._on_lost is not None and self._engine is not None and self._engine() is None
             over = self._closed or given_up
@@ -359,8 +361,8 @@ class Ownership:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[Ownership]:
-    """While it is entered nobody else writes to a database, not even an everlog that knows RocksDB's lock
-    alone. Raises OpenError if somebody does."""
+    """Lock a database against all other writers, older versions of everlog included, for the block. Raises
+    OpenError if it has a writer."""
     owner = Ownership(resolve(path), writing=True)
     try:
         with contextlib.ExitStack() as stack:
@@ -368,7 +370,7 @@ def locked(path: Path) -> Iterator[Ownership]:
                 file = stack.enter_context(open(owner.at / "db" / "LOCK", "ab", opener=head.private))
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (FileNotFoundError, NotADirectoryError):
-                pass  # there is nothing that an older one could open
+                pass  # no RocksDB, so nothing that an older version could open
             except BlockingIOError:
                 raise owner.taken() from None
             yield owner
@@ -377,12 +379,12 @@ def locked(path: Path) -> Iterator[Ownership]:
 
 
 def resolve(path: Path) -> Path:
-    """A path that means the same whatever the working directory is, and wherever links of it lead later."""
+    """Return the path without links, independent of the working directory."""
     return Path(os.path.realpath(path))
 
 
 def taken(path: Path, owner: head.Owner | None) -> OpenError:
-    """For whoever wants to write to a database that somebody else has."""
+    """Return the error for a second writer; `owner` is the first, None if it is unknown."""
     who = f"process {owner.pid} on {owner.host}, since {owner.since}" if owner else "another process"
     ended = ""
     if owner is not None and owner.host == socket.gethostname() and not Path(f"/proc/{owner.pid}").exists():
@@ -399,7 +401,7 @@ def taken(path: Path, owner: head.Owner | None) -> OpenError:
 
 
 def file_system(path: Path) -> str:
-    """The kind of file system that a directory lies on, as `nfs4`; empty where the system does not tell."""
+    """Return the type of the file system of a directory, such as `nfs4`; empty if it is unknown."""
     found, longest = "", -1
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
@@ -411,7 +413,7 @@ def file_system(path: Path) -> str:
 
 
 def _through(directory: Held, path: Path) -> Path:
-    """The directory by its descriptor, where the system has such paths; else by its path."""
+    """Return the path of the directory through its descriptor, or its plain path without /proc."""
     through = Path(f"/proc/self/fd/{directory.fileno()}")
     with contextlib.suppress(OSError):
         if os.path.samestat(os.stat(through), os.fstat(directory.fileno())):
@@ -430,7 +432,7 @@ _forks = 0  # from the first process down to this one
 
 
 def _watch() -> None:
-    """Has a thread look, as long as there is something to look after."""
+    """Start the thread that checks all owned directories, unless it runs."""
     global _watching  # noqa: PLW0603  one for the process
     with _lock:
         if _watching is None or not _watching.is_alive():
@@ -454,7 +456,7 @@ def _look() -> None:
                 if not one.end_if_over():
                     one.look()
                     one.narrow()
-            del one  # or the last one would be held until the next look
+            del one  # or the thread would keep the last one alive until the next round
 
 
 def _forked() -> None:

@@ -2,7 +2,7 @@
 
     fork   before ─▶ RocksDB is idle, its threads end   a child has none, and would wait for them for ever
            child  ─▶ descriptors closed, objects kept   RocksDB's destructors write to the parent's files
-                     RocksDB's lead to /dev/null        jobs that it had queued would run in the child
+                     RocksDB's lead to /dev/null        its queued jobs would run in the child
            parent ─▶ RocksDB's threads again
     end    atexit ─▶ whatever is open is closed, the newest first
 
@@ -10,13 +10,13 @@ A forked child has nothing of its parent's databases: neither locks nor director
 refused. It may open databases of its own. Where RocksDB did not come to rest in time, because it compacted,
 the child may only read.
 
-A thread that returns from RocksDB to an interpreter that has ended aborts the process: Python ends such a
-thread by an exception that no code in Rust lets pass. So no thread may be in RocksDB by then.
+A thread that returns from RocksDB after the interpreter has ended aborts the process: Python ends such a
+thread by an exception that cannot cross Rust code. So no thread may be in RocksDB by then.
 
 Invariants
   (1) a child neither keeps a lock of its parent nor releases it;
   (2) no object of RocksDB that a parent made is destroyed in its child;
-  (3) what the program does not close is closed before the interpreter ends.
+  (3) every open database is closed before the interpreter ends.
 
 The long story: docs/deployment.md.
 """
@@ -38,7 +38,7 @@ from rocksdict import Env
 
 from everlog.store.errors import OpenError
 
-PARK_S = 1.0  # a fork waits so long for a flush or a compaction that is under way
+PARK_S = 1.0  # how long a fork waits for a running flush or compaction
 
 _TASKS = Path("/proc/self/task")
 _POOLS = {
@@ -49,26 +49,26 @@ _POOLS = {
 
 
 class Closing(Protocol):
-    """What is closed before the process ends."""
+    """An object that `close_at_end` closes."""
 
     def close(self) -> None: ...
 
 
 class Working(Protocol):
-    """What has work for RocksDB's threads."""
+    """An object that gives work to RocksDB's threads."""
 
     def is_idle(self) -> bool: ...
 
 
 class Forking(Protocol):
-    """What is told that it is in a child now."""
+    """An object that must know that it is in a forked child."""
 
     def forked(self) -> None: ...
 
 
 class Held:
-    """An open descriptor that a forked child closes at once. With `below`, of a directory, it closes all that
-    are open below that as well, and what uses their numbers finds nothing there."""
+    """An open descriptor that a forked child closes at once. With `below` it is of a directory, and the child
+    redirects it, and all descriptors of files below it, to /dev/null."""
 
     def __init__(self, descriptor: int, *, below: bool = False) -> None:
         self._descriptor = descriptor
@@ -76,7 +76,7 @@ class Held:
         _held.add(self)
 
     def forked(self) -> None:
-        """In a forked child. Raises OSError."""
+        """Close or redirect it, in a forked child. Raises OSError."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0 and self.below:
             _blind(descriptor)
@@ -84,11 +84,11 @@ class Held:
             os.close(descriptor)
 
     def fileno(self) -> int:
-        """The descriptor; -1 once it is closed."""
+        """Return the descriptor; -1 after it was closed."""
         return self._descriptor
 
     def close(self) -> None:
-        """Twice is once."""
+        """Close it; may be called twice."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -101,27 +101,28 @@ class Held:
 
 
 def close_at_end(thing: Closing) -> None:
-    """Closes it before the process ends, if nobody has by then."""
+    """Close `thing` before the process ends; without effect if it was closed before."""
     _closing[thing] = next(_order)
 
 
 def keep_in_child(thing: object) -> None:
-    """Leaves it, and whatever it refers to, as it is in forked children: there nothing may destroy it."""
+    """Keep `thing`, and all that it refers to, from being destroyed in forked children."""
     _kept.add(thing)
 
 
 def rest_before_fork(thing: Working) -> None:
-    """Lets a process fork only once it is idle, or after a second."""
+    """Make forks wait until `thing` is idle, PARK_S seconds at most."""
     _working.add(thing)
 
 
 def tell_child(thing: Forking) -> None:
-    """Calls its `forked` in forked children."""
+    """Call `thing.forked()` in forked children."""
     _forking.add(thing)
 
 
 def use_rocksdb(path: Path, *, read_only: bool) -> None:
-    """Call it before RocksDB is opened. Raises OpenError in a child that cannot write with it."""
+    """Note that RocksDB is about to be opened at `path`. Raises OpenError in a forked child that lacks its
+    threads, unless `read_only`."""
     _State.used = True
     if _State.unfit and not read_only:
         raise OpenError(
@@ -132,9 +133,9 @@ def use_rocksdb(path: Path, *, read_only: bool) -> None:
 
 class _State:
     used = False  # whether RocksDB has run in this process, or in one that it was forked from
-    unfit = False  # whether this is a child that lacks RocksDB's threads
-    resting = True  # whether no thread of RocksDB's works while the process forks
-    pools: ClassVar[dict[str, int]] = {}  # threads of each pool, before they came to rest
+    unfit = False  # whether this is a forked child without RocksDB's threads
+    resting = True  # whether RocksDB's threads had stopped before the last fork
+    pools: ClassVar[dict[str, int]] = {}  # threads of each pool before the fork
     forking = threading.Lock()
 
 
@@ -147,7 +148,7 @@ _order = itertools.count()
 
 
 def _threads() -> dict[str, int]:
-    """How many threads each of RocksDB's pools has. Raises OSError where the system does not tell."""
+    """Return the number of threads in each of RocksDB's pools. Raises OSError without /proc."""
     found: dict[str, int] = {}
     for task in _TASKS.iterdir():
         with contextlib.suppress(OSError):  # it has just ended
@@ -162,8 +163,8 @@ def _is_idle() -> bool:
 
 
 def _blind(directory: int) -> None:
-    """Has a descriptor of a directory, and all that are open below it, lead to /dev/null. Their numbers stay
-    in use: what still has them would reach other files by them."""
+    """Redirect a descriptor of a directory, and all of files below it, to /dev/null. The numbers stay in use:
+    RocksDB's objects still hold them, and must not reach other files through them."""
     fds = Path("/proc/self/fd")
     below = f"{(fds / str(directory)).readlink()}/"
     null = os.open(os.devnull, os.O_RDWR)
@@ -187,7 +188,7 @@ def _before_fork() -> None:
         for name in _State.pools:
             _POOLS[name](env, 0)
         while _threads() and time.monotonic() < until:
-            time.sleep(0.0005)  # they end once they have done what they do
+            time.sleep(0.0005)  # they end after their current job
         _State.resting = _is_idle() and not _threads()  # from here on no other thread runs
 
 
@@ -203,7 +204,7 @@ def _in_parent() -> None:
 def _in_child() -> None:
     _State.forking = threading.Lock()
     _closing.clear()
-    for held in sorted(_held, key=lambda one: not one.below):  # first those whose paths tell what to close
+    for held in sorted(_held, key=lambda one: not one.below):  # directories first: their paths are needed
         with contextlib.suppress(OSError):
             held.forked()
     _working.clear()
@@ -217,8 +218,8 @@ def _in_child() -> None:
 
 
 def _leave_without_destructors() -> None:
-    """Has the process end before RocksDB's destructors join threads that are not there. Where the C library
-    has no on_exit (macOS, musl) they may hang."""
+    """Make the process end before RocksDB's destructors, which would wait for missing threads. Without
+    on_exit in the C library (macOS, musl) they may hang."""
     library = ctypes.CDLL(None)
     if hasattr(library, "on_exit"):  # the last to be registered is the first to be called, with the exit code
         library.on_exit(library["_exit"], None)

@@ -1,4 +1,4 @@
-"""Refusal: since when the disk takes no writes, and why. Reads go on meanwhile.
+"""Refusal: since when and why the disk refuses writes. Reads continue.
 
     a write fails for want of room ─▶ begin ─▶ one line in the program's log ─▶ listeners
     room is there, a write works   ─▶ end   ─▶ one line                      ─▶ listeners
@@ -27,24 +27,24 @@ class Refusal:
         self._path = path
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
-        self.since_ns = 0  # nanoseconds since the Unix epoch; 0: writes are taken
+        self.since_ns = 0  # nanoseconds since the Unix epoch; 0: writes work
         self.error = ""
-        self.is_full = False  # it is for want of room: then writing resumes by itself
+        self.is_full = False  # the disk is full: writing resumes by itself
         self._ended = threading.Event()
 
     def begin(self, error: DiskError) -> None:
-        """Note that a write was refused. Writes one line to the program's log, the first time."""
+        """Note a refused write. The first one writes a line to the program's log."""
         with self._lock:
             if self.since_ns:
                 return
             self._ended.clear()
             self.is_full = bool(error.facts.get("full"))
             self.since_ns, self.error = time.time_ns(), str(error)
-        logger.warning("%s: writes are refused from now on, reads go on: %s", self._path, error)
+        logger.warning("%s: writes are refused from now on, reads continue: %s", self._path, error)
         self._tell()
 
     def end(self) -> None:
-        """Note that writes are taken again. Writes one line to the program's log, the first time."""
+        """Note that writes work again. The first call writes a line to the program's log."""
         with self._lock:
             if not self.since_ns:
                 return
@@ -55,7 +55,7 @@ class Refusal:
         self._tell()
 
     def wait(self, seconds: float) -> None:
-        """Wait until writes are taken again, for so many seconds at most."""
+        """Wait until writes work again, for so many seconds at most."""
         if self.since_ns:
             self._ended.wait(seconds)
 

@@ -1,19 +1,19 @@
 """Turns: who leads when many want to commit at once.
 
     queue   leader, next, next, …      the first one leads
-              │      └──┴─ taken along: out of the queue, done when the leader answers
-              └ leaves: out of the queue, and so the next one leads
+              │      └──┴─ taken: out of the queue, done when the leader answers
+              └ leaves: out of the queue, and the next one leads
 
-There is no thread for it: whoever comes while nobody leads, leads.
+No thread is needed: a ticket that enters an empty queue leads.
 
-Who waits may be interrupted (Ctrl-C) at any instruction, so no state may lie between two of them.
-Each step is one call of the queue's, which happened or did not, and who leads follows from the
-queue. Waking is no state: whoever is woken looks for himself, and being woken twice is nothing.
+A waiting thread may be interrupted (Ctrl-C) at any instruction, so no state may lie between two of them.
+Each step is one call of the queue, which happened or did not, and the queue alone says who leads. A
+wake-up is no state: the woken thread looks at the queue, and a second wake-up does no harm.
 
 Invariants
   (1) at most one leads: the first of the queue;
-  (2) who is interrupted while he waits is out of the queue, or was taken along and has his answer;
-  (3) whoever becomes the first of the queue looks, or is woken.
+  (2) an interrupted ticket is out of the queue, or was taken and has its answer;
+  (3) a ticket that becomes the first of the queue looks, or is woken.
 """
 
 from __future__ import annotations
@@ -68,20 +68,20 @@ class Turns:
             raise
 
     def leads(self, ticket: Ticket) -> bool:
-        """Whether it is the one that leads."""
+        """Whether `ticket` leads."""
         try:
             return self._queue[0] is ticket
-        except IndexError:  # all have gone
+        except IndexError:  # the queue is empty
             return False
 
     def gather(self, most: int, taken: list[TicketT]) -> None:
-        """The leader takes along those who wait, up to one that wants to be alone, into `taken`. Interrupted
-        at any place, each of them is in `taken`, or waits on."""
+        """Move waiting tickets into `taken`, `most` at most, up to one that wants to be alone. For the
+        leader. After an interrupt each of them is in `taken`, or in the queue."""
         while len(taken) < most and self._take(taken):
             pass
 
     def _take(self, taken: list[Any]) -> bool:
-        """Takes the next along. False: there is none."""
+        """Take the next ticket; return False if there is none."""
         queue = self._queue
         try:
             ticket = queue[1]
@@ -90,20 +90,20 @@ class Turns:
             taken.append(ticket)
             ticket.taken = True
             if not self._remove(ticket):
-                taken.pop()  # it was interrupted, and has gone
+                taken.pop()  # it was interrupted, and has left
             return True
-        except IndexError:  # the last one has gone, in this very moment
+        except IndexError:  # the last one has just left
             return False
 
     def put_back(self, tickets: Sequence[Ticket]) -> None:
-        """Those who were taken along, and got no answer, wait on, before all others."""
+        """Return taken tickets without an answer to the queue, before all others."""
         for ticket in reversed(tickets):
-            if self._remove(ticket) or ticket.taken:  # else it was interrupted, and has gone
+            if self._remove(ticket) or ticket.taken:  # else it was interrupted, and has left
                 ticket.taken = False
                 self._queue.insert(1, ticket)
 
     def leave(self, ticket: Ticket) -> None:
-        """It goes, if it leads; the first who waits then leads. Twice is once."""
+        """Leave the queue if `ticket` leads it; the next one then leads. May be called twice."""
         if self.leads(ticket):
             try:
                 self._queue.popleft()
@@ -111,13 +111,13 @@ class Turns:
                 self.wake()
 
     def wake(self) -> None:
-        """The first of the queue looks whether it leads."""
+        """Wake the first ticket of the queue."""
         with suppress(IndexError):
             _wake(self._queue[0])
 
     @staticmethod
     def answer(tickets: Iterable[Ticket]) -> None:
-        """Those who were taken along are done."""
+        """Mark taken tickets as done, and wake their threads."""
         for ticket in tickets:
             ticket.done = True
             _wake(ticket)

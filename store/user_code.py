@@ -1,12 +1,12 @@
-"""User code: where transforms, checks and bootstrap functions failed, and which of their words are kept.
+"""User code: errors of transforms, checks and bootstrap functions, without values of rows.
 
     raise ValueError("no first name")        its words are in the source ─▶ ValueError: no first name
     raise ValueError(f"bad {row.name}")      a template of the source    ─▶ ValueError: bad …
-    raise ValueError(row.name)               nobody knows                ─▶ ValueError
+    raise ValueError(row.name)               unknown text                ─▶ ValueError
 
 Invariants
-  (1) what errors of user code say in the log, in plans and in notifications are words of its source, never
-      values of rows: the whole of what it raised is in `Error.private` alone, which nothing stores or sends.
+  (1) the log, plans and notifications quote errors of user code in words of its source, never in values of
+      rows: only `Error.private` has the whole text, and nothing stores or sends it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ HIDDEN = "…"  # in the place of a value
 
 
 class MisuseError(TypeError):
-    """Raised for what user code gives and should not; its text has no values of rows."""
+    """Raised for a wrong value returned by user code; its text has no values of rows."""
 
 
 def place(function: Callable[..., Any], error: Exception | None = None) -> str:
-    """Where in the user's file it failed, or else where the function begins; empty: nobody knows."""
+    """Return the place of a failure in the user's file, or that of the function; empty if unknown."""
     code = getattr(function, "__code__", None)
     if code is None:
         return ""
@@ -39,7 +39,7 @@ def place(function: Callable[..., Any], error: Exception | None = None) -> str:
 
 
 def words(error: Exception, *files: str) -> str:
-    """The type of what was raised, with its text as far as that stands in a `raise` of these files."""
+    """Return the type of an error, and its text as far as a `raise` in these files has it."""
     name, text = type(error).__name__, str(error)
     if isinstance(error, MisuseError):
         return f"{TypeError.__name__}: {text}"
@@ -52,8 +52,8 @@ def words(error: Exception, *files: str) -> str:
 
 
 def literal(text: str, file: str, *, raised: bool = False) -> str:
-    """A text as far as it stands in a source file, `…` for each value in it; empty: it does not stand there.
-    `raised`: in one of its `raise` statements."""
+    """Return a text as far as a source file has it, with `…` for each value; empty if it is not there.
+    `raised`: only in its `raise` statements."""
     found = ""
     for parts in _templates(file, raised):
         shown = HIDDEN.join(parts)
@@ -64,12 +64,12 @@ def literal(text: str, file: str, *, raised: bool = False) -> str:
 
 
 def private(error: Exception) -> str:
-    """All that an error says, for `Error.private`."""
+    """Return the whole text of an error, for `Error.private`."""
     return f"{type(error).__name__}: {error}"
 
 
 def _inside(error: Exception, files: tuple[str, ...]) -> bool:
-    """Whether it was raised by the code of these files."""
+    """Whether code of these files raised the error."""
     return any(frame.filename in files for frame in traceback.extract_tb(error.__traceback__))
 
 

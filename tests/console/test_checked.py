@@ -339,7 +339,7 @@ def test_a_bad_folder_is_reported_and_the_version_that_is_there_is_served(
                 (message,) = receiver.wait_for(1)
     assert problem
     assert problem in message["message"]
-    assert (message["title"], message["type"]) == ("books: what is pending cannot be applied", "failure")
+    assert (message["title"], message["type"]) == ("books: pending migrations cannot be applied", "failure")
 
 
 def health(url: str, name: str) -> str:

@@ -24,7 +24,7 @@ def test_a_file_has_a_name_and_a_token_a_line_comments_and_blank_lines(tmp_path:
         (b"ann sesame\n\nann thyme\n", ":3: .*found the name ann of line 1"),
         (
             b"ann sesame\nbob salt\n",
-            ":2: .*found the token of --token, or EVERLOG_TOKEN: whoever shows it would not be bob",
+            ":2: .*found the token of --token, or EVERLOG_TOKEN: its callers would not be bob",
         ),
         (b"\xef\xbb\xbfann sesame\n", ":1: .*found a byte order mark"),
         (b"ann sesame\nbob thyme\r\n", ":2: .*found a carriage return"),

@@ -209,7 +209,7 @@ def test_tables_that_could_not_be_written_are_projected_before_the_next_commit(
 
     with monkeypatch.context() as broken:
         broken.setattr(db.tables, "project", fail)
-        with pytest.raises(DiskError, match="is in the log, but its tables could not be written"):
+        with pytest.raises(DiskError, match="is in the log, but the tables could not be written"):
             db.put(ITEMS, Item(id=1))
     db.put(ITEMS, Item(id=2))
     assert [row.id for row in db.scan(ITEMS)] == [1, 2]

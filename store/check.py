@@ -13,28 +13,32 @@ notes   counts are right, nothing lies in a space or an index that no schema has
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from everlog.store import codec, files, keys, record
+from everlog.store import codec, files, head, keys, record
 from everlog.store.engine import Engine
 from everlog.store.equality import differences
 from everlog.store.errors import Error
 from everlog.store.index_info import IndexInfo
+from everlog.store.mending import shredded_on_disk
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.rebuild import projector_from_start, replay
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.tables import read_counts, schema_of
 from everlog.store.target import FamilyTarget
 from everlog.store.temporary import Temporary
+from everlog.store.vault import Vault
 from everlog.store.view import View
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
 
 EVERY = 4096
+FORGETTING_S = 2.0  # a reader waits so long for a process that may be overwriting a key
 
 
 def problems(
@@ -103,7 +107,7 @@ def _keys(db: Database) -> Iterator[str]:
                 " place while the database is open. Bring back the newest copy before this process ends;"
                 " where there is none, export the tables that are sealed"
             )
-        found = vault.came_back()
+        found = _came_back_beside(db, vault) if db.read_only else vault.came_back()
         if found and not db.read_only:
             with db.committer.alone():  # or it is one that is being forgotten just now
                 found = vault.came_back()
@@ -113,9 +117,21 @@ def _keys(db: Database) -> Iterator[str]:
     if found:
         yield (
             f"{vault.path} has the keys of {len(found):,} people who were forgotten, the first"
-            f" {found[0].hex()}: an older copy of it was put back. Nothing is read with them here, and"
-            " `everlog expire` overwrites them where no process has the database open. Destroy that copy"
+            f" {found[0].hex()}: an older copy of it was put back, or a process was killed before it"
+            " overwrote them. Nothing is read with them here, and `everlog expire` overwrites them where no"
+            " process has the database open. Where there is an older copy, destroy that"
         )
+
+
+def _came_back_beside(db: Database, vault: Vault) -> list[bytes]:
+    """The same for a reader. A writer brings its tables to disk before it overwrites a key: a key
+    that is gone only in the log has not come back, and the others may be overwritten just now."""
+    found = vault.came_back(shredded_on_disk(db.engine))
+    until = time.monotonic() + FORGETTING_S
+    while found and (db.directory / head.OWNER).exists() and time.monotonic() < until:
+        time.sleep(FORGETTING_S / 100)
+        found = vault.came_back(found)
+    return found
 
 
 def _log(db: Database, last: int, progress: OnProgress | None) -> Iterator[str]:

@@ -133,7 +133,7 @@ class Engine:
         self._no_wal.disable_wal = True  # type: ignore[method-assign,assignment]  # a property; its stub is wrong
         try:
             with translated(f"opening {path}"):
-                self._open()
+                self._open_at_last()
         except Error:
             self._sweep()
             raise
@@ -143,6 +143,14 @@ class Engine:
             except BaseException:
                 self.close()
                 raise
+
+    def _open_at_last(self) -> None:
+        """Opens it. A reader tries again: the writer may drop a column family after it was listed."""
+        for _ in range(REOPENINGS if self.secondary else 0):
+            with contextlib.suppress(Exception):
+                self._open()
+                return
+        self._open()
 
     def _open(self) -> None:
         directory = str(self._linked() or self._directory())

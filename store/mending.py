@@ -16,6 +16,7 @@ from everlog.store import codec, keys
 from everlog.store.engine import Engine
 from everlog.store.projector import build_index
 from everlog.store.tables import Tables
+from everlog.store.view import LiveView
 
 
 def shredded(tables: Tables) -> list[bytes]:
@@ -26,6 +27,13 @@ def shredded(tables: Tables) -> list[bytes]:
         return [note[len(start) :] for note, _ in view.items(start, codec.after(start))]
     finally:
         view.close()
+
+
+def shredded_on_disk(engine: Engine) -> list[bytes]:
+    """The same, as the files of the tables know: for who only reads, to whom the log may say more. What rows
+    of the others were needed for may not be done yet. Read-only."""
+    start = keys.NOTE_SHREDDED
+    return [note[len(start) :] for note, _ in LiveView(engine).items(start, codec.after(start))]
 
 
 def shred(engine: Engine, tables: Tables) -> None:
@@ -41,6 +49,17 @@ def obey(tables: Tables) -> None:
     """Lets go of every key that the log says is gone, in memory: for who only reads."""
     assert tables.vault is not None
     tables.vault.let_go(shredded(tables))
+
+
+def came_bare(engine: Engine, tables: Tables) -> bool:
+    """Whether entries in indexes are missing, or too many, for want of keys, which is not so in the files of
+    the tables. Keys go once it is right in those: then a newer look at them is right. Read-only."""
+    assert tables.vault is not None
+    start = keys.NOTE_BARE
+    if tables.vault.locked:
+        return False
+    stored = LiveView(engine)
+    return any(stored.get(note) is None for note, _ in tables.target.view.items(start, codec.after(start)))
 
 
 def has_sealed(tables: Tables) -> bool:

@@ -29,6 +29,8 @@ from everlog.store.tables import Tables
 from everlog.store.target import MemoryTarget
 from everlog.store.vault import Vault
 
+LOOKS = 3  # of a reader, where keys go between its look at the tables and that at the keys
+
 
 class Opened:
     """What an open database consists of."""
@@ -45,14 +47,24 @@ class Opened:
     def refresh(self) -> None:
         """As a reader beside a writer: sees what was written since."""
         with self.tables.lock:  # who reads meanwhile sees what was before
-            self.engine.catch_up()
-            self.log.reopen()
-            hole.look_again(self.engine, self.log, head.read(self._owner.at / head.HEAD, head.Head))
-            self.vault.refresh()
-            fresh = Tables(self.engine, self.log, MemoryTarget, self.vault)
-            fresh.catch_up()
+            fresh = self._look()
+            for _ in range(LOOKS - 1):
+                if not mending.came_bare(self.engine, fresh):
+                    break
+                fresh = self._look()
             mending.obey(fresh)
             self.tables.adopt(fresh)
+
+    def _look(self) -> Tables:
+        """The tables as they are now."""
+        self.engine.catch_up()
+        self.log.reopen()
+        hole.look_again(self.engine, self.log, head.read(self._owner.at / head.HEAD, head.Head))
+        # Keys that are gone only in the log open the rows that it deletes, which these files have.
+        self.vault.refresh(mending.shredded_on_disk(self.engine))
+        fresh = Tables(self.engine, self.log, MemoryTarget, self.vault)
+        fresh.catch_up()
+        return fresh
 
     def settled(self) -> None:
         """After records were projected late: what follows from them. Only inside a turn of the committer."""

@@ -115,10 +115,10 @@ class Vault:
     def has(self, key_id: bytes) -> bool:
         return key_id in self._numbers
 
-    def came_back(self) -> list[bytes]:
-        """The ids of keys that were forgotten, and are in the file as it is now: an older copy of it was put
-        back. Read-only. Raises as opening."""
-        return sorted(self._on_disk() & set(self.shredded()))
+    def came_back(self, gone: Iterable[bytes] | None = None) -> list[bytes]:
+        """The ids of keys that were forgotten, as the log or `gone` says, and are in the file as it is now:
+        an older copy of it was put back. Read-only. Raises as opening."""
+        return sorted(self._on_disk() & set(self.shredded() if gone is None else gone))
 
     def lost(self) -> list[bytes]:
         """The ids of keys that are in memory, and not in the file as it is now: an older copy of it was put
@@ -226,20 +226,22 @@ class Vault:
             self._free += self._leaving.values()
             self._leaving.clear()
 
-    def refresh(self) -> None:
+    def refresh(self, gone: Iterable[bytes] = ()) -> None:
         """As a reader beside a writer: sees what was made and forgotten since. Raises as opening.
 
-        The tables that go with it were looked at before: keys that went since are kept until the next time,
-        by when those have come to where they were forgotten."""
+        `gone`: the keys that were forgotten as of the files of the tables, in which nothing is sealed with
+        them. These files were looked at before: other keys that went since are kept until the next time,
+        by when the files have come to where they were forgotten."""
         with self.lock:
             if not self.is_there:
                 return
             before = self._slots
             self.close()
             self._read()
-            self.let_go(self.shredded())  # an older copy of the file may have been put back
+            gone = set(gone)
+            self.let_go(gone)  # an older copy of the file may have been put back
             for key_id, slot in before.items():
-                if key_id not in self._slots and slot.cover in self.covers and not self.is_shredded(key_id):
+                if key_id not in self._slots and slot.cover in self.covers and key_id not in gone:
                     self._slots[key_id], self._numbers[key_id] = slot, -1
 
     # while the master key is being changed

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from everlog.audit import backup, restore
+from everlog.store import check
 from everlog.store.errors import DiskError, SealedError
 from tests.store.people import PATIENTS, VISITS, open_people, patient, visit
 
@@ -147,7 +148,8 @@ def test_a_key_that_came_back_opens_nothing_and_check_says_so(path: Path, older:
     assert (path / "KEYS").read_bytes() != copy
 
 
-def test_a_reader_that_was_open_before_obeys_the_log_too(path: Path) -> None:
+def test_a_reader_that_was_open_before_obeys_the_log_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "FORGETTING_S", 0.05)
     with open_people(path) as db:
         for number in (1, 2):
             db.put(PATIENTS, patient(number, f"s-{number}", name=str(number)))

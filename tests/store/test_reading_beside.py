@@ -8,9 +8,12 @@ import threading
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rocksdict import Rdict
 
+from everlog.store import engine
 from everlog.store.database import Database
 from tests.store.conftest import Opener
 from tests.store.models import AIRPORTS, ITEMS, TABLES, Item, airport, declare, items
@@ -177,3 +180,25 @@ def test_whoever_opens_while_a_writer_flushes_finds_a_whole_log(
     finally:
         stop.set()
         thread.join()
+
+
+def test_whoever_opens_while_a_writer_rebuilds_finds_the_tables(
+    writer: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Column families come and go between the look at which there are, and the opening of these."""
+    times = count()
+
+    def listed(*where: Any) -> list[str]:
+        names = Rdict.list_cf(*where)
+        if next(times) < 2:
+            writer.rebuild()
+        return names
+
+    def opened(*how: Any) -> Rdict:
+        return Rdict(*how)
+
+    monkeypatch.setattr(opened, "list_cf", listed, raising=False)
+    monkeypatch.setattr(engine, "Rdict", opened)
+    with Database(path, read_only=True) as reader:
+        same(writer, reader)
+    assert next(times) > 2

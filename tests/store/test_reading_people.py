@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,10 @@ def later(db: Database) -> Callable[..., Vault]:
     """The same, when the log was looked at once more, and the key store is about to be."""
 
     class Later(Vault):
-        def refresh(self) -> None:
+        def refresh(self, gone: Iterable[bytes] = ()) -> None:
             if db.get(PATIENTS, 1) is not None:
                 changed(db)
-            super().refresh()
+            super().refresh(gone)
 
     return Later
 

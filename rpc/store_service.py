@@ -212,7 +212,7 @@ def _write(info: TableInfo, one: store_pb2.Write) -> Write:
         row = info.model.FromString(one.row)
     except DecodeError as error:
         raise RowError(f"expected a row of {info.name} to be a {info.proto.model}: {error}") from None
-    return write.put(info.own, row).ending(write.sent(one.expires_ns)).expecting(one.expect, one.version)
+    return write.put(info.own, row, write.sent(one.expires_ns)).expecting(one.expect, one.version)
 
 
 def _row(key: bytes, value: bytes) -> store_pb2.Row:

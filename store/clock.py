@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 
 JUMP_S = 600.0
+_JUMP_NS = int(JUMP_S * 1e9)
 BEHIND_NS = 100_000_000  # a commit keeps what the clock read, where that is so far behind its time
 UNSET_NS = 1_735_689_600_000_000_000  # 2025-01-01: a clock that says less was never set
 CORRECTED = "clock.corrected"  # kind of the Notice: from here on, times in the log are known to be ahead
@@ -74,14 +75,16 @@ class Clock:
         now = self._wall()
         if now < UNSET_NS:
             now = self.read()
-        if now <= self.last_ns:
-            self.reading_ns = now if self.last_ns - now > BEHIND_NS else 0
-            if self.last_ns - now > JUMP_S * 1e9:
-                self._warn((self.last_ns - now) / 1e9)
+        ahead_ns = now - self.last_ns
+        if ahead_ns <= 0:
+            self.reading_ns = now if -ahead_ns > BEHIND_NS else 0
+            if -ahead_ns > _JUMP_NS:
+                self._warn(-ahead_ns / 1e9)
             return self.last_ns
-        if now - self.last_ns > JUMP_S * 1e9:
+        if ahead_ns > _JUMP_NS:
             self.look()
-        self.last_ns, self.reading_ns = now, 0
+        self.last_ns = now
+        self.reading_ns = 0
         return now
 
     def read(self) -> int:

@@ -32,7 +32,7 @@ from everlog.store.projection import Staged, edit_notes
 from everlog.store.repeated import other_content
 from everlog.store.seam import translate
 from everlog.store.tables import Tables
-from everlog.store.transaction import ANONYMOUS, About, CommitResult, Metadata, Transaction, proof_of
+from everlog.store.transaction import ANONYMOUS, About, Actor, CommitResult, Metadata, Transaction
 from everlog.store.turns import Alone, Turns
 from everlog.store.validate import Validator
 
@@ -82,7 +82,8 @@ class Committer:
                 raise
             finally:
                 turns.leave(transaction)
-                turns.answer(followers)
+                if followers:
+                    turns.answer(followers)
                 told = True
         finally:
             if not told:  # these lines were interrupted: once more
@@ -161,16 +162,17 @@ class Committer:
                     for transaction in group:
                         transaction.error = error
                     return
-            group = group[self._commit(group) :]
+            group = self._commit(group)
 
-    def _commit(self, group: list[Transaction]) -> int:
-        """Commit the valid transactions of a group that fit into one write. Return how many are answered."""
+    def _commit(self, group: list[Transaction]) -> list[Transaction]:
+        """Commit the valid transactions of a group that fit into one write. Return the unanswered ones."""
         seq = self._log.written
         staged: Staged | None = None
         framed: list[bytes] = []
         accepted: list[Transaction] = []
-        size, done, sync = 0, len(group), False
-        for at, transaction in enumerate(group, 1):
+        left: list[Transaction] = []
+        size, sync = 0, False
+        for transaction in group:
             try:
                 if transaction.metadata.commit_id and self._known(transaction, accepted):
                     continue
@@ -191,34 +193,35 @@ class Committer:
                 staged.add(what)
             size += len(one)
             if size >= WRITTEN_BYTES:
-                done = at
+                done = group.index(transaction) + 1
+                group, left = group[:done], group[done:]
                 break
         if staged is not None:
             try:
-                self._write(framed, staged, sync)
+                self._write(framed, staged, sync, size)
             except Exception as error:  # noqa: BLE001  each is answered alone
                 self._check_projected()
                 for transaction in accepted:
                     transaction.error = error
-        if len(accepted) < done:
-            answer_repeated(group[:done])
-        return done
+        if len(accepted) < len(group):
+            answer_repeated(group)
+        return left
 
     def _accept(self, transaction: Transaction, seq: int, staged: Staged | None) -> tuple[bytes, Staged]:
         """Validate a transaction. Return its framed record and its edits of the tables. The record is empty
         if the transaction only deletes rows that do not exist."""
         meta, about, schema = transaction.metadata, transaction.about, self._tables.schema
-        time_ns = self._clock.now()
-        if meta is ANONYMOUS and about is None and not self._clock.reading_ns:
-            parts = [record.head(seq, time_ns, schema.head)]
+        time_ns, reading_ns = self._clock.now(), self._clock.reading_ns
+        if meta is ANONYMOUS and about is None:
+            parts = [record.head(seq, time_ns, schema.head, reading_ns)]
             what = self.validator.stage(transaction, staged, schema, seq, parts)
         else:
-            commit = commit_of(meta, seq, time_ns, schema.version, self._clock.reading_ns)
+            commit = commit_of(meta, seq, time_ns, schema.version, reading_ns)
             if about is not None:
                 about(commit)
             parts = [commit.SerializeToString()]
             what = self.validator.stage(transaction, staged, schema, seq, parts)
-            if about is not None or what.edits:
+            if about is not None or (meta.commit_id and what.edits):
                 edit_notes(what.edits, commit)
         if not what.edits and about is None:
             transaction.result = CommitResult(0).lacking(transaction.missing)
@@ -242,14 +245,15 @@ class Committer:
         transaction.result = self.validator.repeated(transaction)
         return transaction.result is not None
 
-    def _write(self, framed: list[bytes], staged: Staged, sync: bool) -> None:
+    def _write(self, framed: list[bytes], staged: Staged, sync: bool, size: int) -> None:
+        """Append records, `size` bytes in all, and project them."""
         log = self._log
         self._tables.settle_keys()
         log.append(framed)
         if sync:
             self._sync()
         try:
-            self._tables.project(staged, log.written, sum(map(len, framed)))
+            self._tables.project(staged, log.written, size)
         except Exception as error:
             self._unsettled = True
             raise DiskError(
@@ -325,12 +329,12 @@ class Committer:
         """As `commit`, without waiting for a turn; returns its seq. Only inside `alone`."""
         framed, staged = self._accept(transaction, seq := self._log.written + 1, None)
         assert framed  # a commit inside `alone` is never empty
-        self._write([framed], staged, sync)
+        self._write([framed], staged, sync, len(framed))
         return seq
 
     def write_alone(self, framed: bytes, staged: Staged) -> None:
         """Append one record and project it, without a sync. Only inside `alone`."""
-        self._write([framed], staged, sync=False)
+        self._write([framed], staged, False, len(framed))
 
     def close(self) -> None:
         """Sync all records, and refuse later commits."""
@@ -346,22 +350,26 @@ class Committer:
 
 
 def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int, reading_ns: int = 0) -> log_pb2.Commit:
-    """Return a commit without changes. `reading_ns`: see `Clock`. Raises RowError for metadata that protobuf
-    refuses."""
+    """A commit without changes. `reading_ns`: see `Clock`. Raises RowError for metadata that protobuf does
+    not take."""
+    actor, reason, correlation_id, causation_id, client, commit_id, _ = meta
     try:
-        return log_pb2.Commit(
+        commit = log_pb2.Commit(
             seq=seq,
             time_ns=time_ns,
             schema=schema,
-            actor=meta.actor,
-            proof=proof_of(meta.actor),
-            reason=meta.reason,
-            correlation_id=meta.correlation_id,
-            causation_id=meta.causation_id,
-            client=meta.client,
-            commit_id=meta.commit_id,
-            reading_ns=reading_ns,
+            actor=actor,
+            reason=reason,
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+            client=client,
+            commit_id=commit_id,
         )
     except (TypeError, ValueError):
         meta.check()
         raise
+    if isinstance(actor, Actor):
+        commit.proof = actor.proof
+    if reading_ns:
+        commit.reading_ns = reading_ns
+    return commit

@@ -123,7 +123,7 @@ class Loader:
         for row in rows:
             if type(row) is not model:
                 write.check_row(table, row)
-            one = put(binding, row) if expires is None else put(binding, row).ending(expires)
+            one = put(binding, row, expires)
             writes[one.full] = one
         # Two processes with one load: the second finds that its note was touched.
         transaction.snapshot = self._seen

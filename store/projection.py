@@ -110,14 +110,17 @@ class Pending:
         edits = self.edits
         return edits[full] if full in edits else self.target.stored(full)
 
-    def take(self, staged: Staged, size: int) -> None:
-        """Takes what a group of commits does, whose records have so many bytes."""
+    def take(self, staged: Staged, size: int) -> bool:
+        """Takes what a group of commits does, whose records have so many bytes. Returns whether it is time to
+        write it."""
         self.size += size
         self.edits.update(staged.edits)
         if staged.uniques:
             self.uniques.update(staged.uniques)
         if staged.deltas:
             self.count(staged.deltas)
+        # As `is_full`: a call less for each commit.
+        return len(self.edits) >= KEYS_PER_BATCH or self.size >= BATCH_BYTES
 
     def count(self, deltas: dict[int, int]) -> None:
         """Adds to the number of rows in each space."""

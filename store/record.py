@@ -80,9 +80,10 @@ def seal(body: bytes) -> bytes:
     return body + _CHECKSUM.pack(CHECKSUM_TAG, crc32(body))
 
 
-def head(seq: int, time_ns: int, schema: bytes) -> bytes:
+def head(seq: int, time_ns: int, schema: bytes, reading_ns: int = 0) -> bytes:
     """The start of a commit without metadata, as protobuf would serialise it."""
-    return b"\x08" + varint(seq) + b"\x11" + _U64_PACK(time_ns) + schema
+    made = b"\x08" + varint(seq) + b"\x11" + _U64_PACK(time_ns) + schema
+    return made + b"\x61" + _U64_PACK(reading_ns) if reading_ns else made
 
 
 def schema_head(version: int) -> bytes:

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import log_pb2
 from everlog.store import keys, record
-from everlog.store.admission import read, why
+from everlog.store.admission import salvage, why
 from everlog.store.binding import Binding
 from everlog.store.errors import CorruptionError, SchemaError, SealedError
 from everlog.store.fields import Path, descriptor_of, encode_values, resolve
@@ -219,7 +219,10 @@ class TableInfo:
     def salvage(self, row: bytes) -> Message:
         """A stored row as the log's own model, or what can be read of one that does not parse. Its record
         was checked, so nothing was damaged: it was written so, before such rows were refused."""
-        return read(self.model, row)
+        try:
+            return self.model.FromString(row)
+        except DecodeError:
+            return salvage(self.model, row)
 
     def unreadable(self, key: bytes | None, error: Exception) -> CorruptionError:
         """The error for a stored row that does not parse. Its fact `row` is the encoded key."""

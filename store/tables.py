@@ -90,15 +90,15 @@ class Tables:
         pending = self.pending
         with self.lock:  # a snapshot and its seq belong together
             self._torn = True
-            pending.take(staged, size)
+            is_full = pending.take(staged, size)
             self.applied = seq
             self._torn = False
-            if pending.is_full:
+            if is_full:
                 self.settle()
 
     def settle_keys(self) -> None:
         """Waits until keys of people are on disk, before what is sealed with them is. Raises DiskError."""
-        if self.vault is not None:
+        if self.vault is not None and self.vault.is_dirty:
             self.vault.settle()
 
     def flush(self) -> None:

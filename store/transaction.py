@@ -41,6 +41,7 @@ K = TypeVar("K")
 
 
 Proof = log_pb2.Commit.Proof
+_CLAIMED = Proof.CLAIMED  # to look it up takes as long as encoding a row
 
 
 class Actor(str):
@@ -49,7 +50,7 @@ class Actor(str):
     __slots__ = ("proof",)
     proof: Proof.ValueType
 
-    def __new__(cls, name: str, proof: Proof.ValueType = Proof.CLAIMED) -> Self:
+    def __new__(cls, name: str, proof: Proof.ValueType = _CLAIMED) -> Self:
         made = super().__new__(cls, name)
         made.proof = proof
         return made
@@ -57,7 +58,7 @@ class Actor(str):
 
 def proof_of(actor: str) -> Proof.ValueType:
     """How it is known that it is that of who acts."""
-    return actor.proof if isinstance(actor, Actor) else Proof.CLAIMED
+    return actor.proof if isinstance(actor, Actor) else _CLAIMED
 
 
 def proof_name(proof: Proof.ValueType) -> str:
@@ -178,16 +179,16 @@ class Transaction(Reader, Ticket):
         `expect_version`: the commit raises PreconditionError if the row's version is another
         (0: if there is a row). `expires`: when its life ends (0: never); None: as its table has it.
         """
-        write = writes.put(self._binding(table, row), row).ending(expires)
+        write = writes.put(self._binding(table, row), row, expires)
         self._write(write if expect_version is None else write.expecting(*_expectation(expect_version)))
 
     def insert(self, table: Table[M, Any], row: M, *, expires: Expires | None = None) -> None:
         """Writes a row; the commit raises PreconditionError if there is one already."""
-        self._write(writes.put(self._binding(table, row), row).ending(expires).expecting(Expect.ABSENT))
+        self._write(writes.put(self._binding(table, row), row, expires).expecting(Expect.ABSENT))
 
     def update(self, table: Table[M, Any], row: M, *, expires: Expires | None = None) -> None:
         """Writes a row; the commit raises PreconditionError if there is none yet."""
-        self._write(writes.put(self._binding(table, row), row).ending(expires).expecting(Expect.PRESENT))
+        self._write(writes.put(self._binding(table, row), row, expires).expecting(Expect.PRESENT))
 
     def delete(self, table: Table[M, K], key: K, *, expect_version: int | None = None) -> None:
         """Deletes a row. Where there is none, nothing is written, and the result of the commit counts it as

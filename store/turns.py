@@ -104,10 +104,16 @@ class Turns:
 
     def leave(self, ticket: Ticket) -> None:
         """Leave the queue if `ticket` leads it; the next one then leads. May be called twice."""
-        if self.leads(ticket):
-            try:
-                self._queue.popleft()
-            finally:
+        queue = self._queue
+        try:
+            if queue[0] is not ticket:
+                return
+        except IndexError:  # all have gone
+            return
+        try:
+            queue.popleft()
+        finally:
+            if queue:
                 self.wake()
 
     def wake(self) -> None:

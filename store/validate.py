@@ -59,7 +59,7 @@ class Validator:
         header, unique, ends, sealed = HEADER.pack(0, seq), False, False, False
         edits: Edits = {}
         deltas: dict[int, int] = {}
-        missing: set[tuple[int, bytes]] = set()
+        missing: set[tuple[int, bytes]] | None = None
         for full, write in transaction.writes.items():
             info = write.info
             if info.schema is not schema:
@@ -80,6 +80,7 @@ class Validator:
                 parts += change(body, 0)
                 edit_row(edits, deltas, info, full, value, None, write.values)
             else:
+                missing = missing or set()
                 missing.add((info.proto.id, write.key))  # once, in however many generations
             if info.unique:
                 unique = True

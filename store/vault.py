@@ -65,7 +65,7 @@ class Vault:
         self._ciphers: dict[bytes, Cipher] = {}
         self.covers = Covers({}, b"")
         self._tag_key = self._index_key = b""
-        self._dirty = False
+        self.is_dirty = False  # keys were made that may not be on disk yet
         self._failed: DiskError | None = None
         # What the log has to say: whether a key was forgotten; a sealed row whose key is missing, or none.
         self.is_shredded: Callable[[bytes], bool] = lambda _: False
@@ -183,7 +183,7 @@ class Vault:
 
     def settle(self) -> None:
         """Waits until all keys are on disk. Raises DiskError; then none is made any more."""
-        if not self._dirty:
+        if not self.is_dirty:
             return
         with self.lock:
             if self._failed:
@@ -201,7 +201,7 @@ class Vault:
             except DiskError as error:
                 self._failed = error
                 raise
-            self._dirty = False
+            self.is_dirty = False
 
     def let_go(self, key_ids: Iterable[bytes]) -> None:
         """Nothing is sealed with these keys, or opened, from now on. They are on disk until `forget`."""
@@ -310,7 +310,7 @@ class Vault:
         number = self._free.pop() if self._free else self._next
         self.file.put(number, slot)
         self._next = max(self._next, number + 1)
-        self._dirty = True
+        self.is_dirty = True
         self._numbers[key_id], self._slots[key_id], self._ids[tag] = number, slot, key_id
         return key_id
 

@@ -85,11 +85,10 @@ class Write:
         self.expect, self.version = expect, version
         return self
 
-    def ending(self, expires: Expires | None) -> Self:
-        """The same write of a row whose life ends then; None: as its table has it. Raises RowError."""
-        if expires is not None:
-            self.expires_ns, self.life_ns = expires_ns_of(expires, self.info.name), 0
-            self.mortal = self.expires_ns > 0
+    def ending(self, expires: Expires) -> Self:
+        """The same write of a row whose life ends then. Raises RowError."""
+        self.expires_ns, self.life_ns = expires_ns_of(expires, self.info.name), 0
+        self.mortal = self.expires_ns > 0
         return self
 
     def value(self) -> bytes | None:
@@ -99,8 +98,9 @@ class Write:
         return keys.pack_value(0, self.row, expires_ns=self.expires_ns)
 
 
-def put(binding: Binding, row: Message) -> Write:
-    """A write of `row`, which may change afterwards without harm. Raises RowError."""
+def put(binding: Binding, row: Message, expires: Expires | None = None) -> Write:
+    """A write of `row`, which may change afterwards without harm. `expires`: when its life ends; None: as its
+    table has it. Raises RowError."""
     info = binding.info
     try:
         raw = row.SerializeToString()
@@ -116,7 +116,7 @@ def put(binding: Binding, row: Message) -> Write:
     write = Write(info, PUT, key, raw, values)
     if info.life_ns:
         write.life_ns, write.mortal = info.life_ns, True
-    return write
+    return write if expires is None else write.ending(expires)
 
 
 def delete(info: TableInfo, key: bytes) -> Write:

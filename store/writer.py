@@ -152,9 +152,9 @@ class Writer(Reader):
         """One that read nothing and conflicts all the same met a migration: it is made anew, for the
         schema that is in force by now."""
         try:
-            with self.transaction(**metadata) as tx:
-                write(tx)
-                return tx.commit()
+            tx = self.transaction(**metadata) if metadata else self._transaction(ANONYMOUS)
+            write(tx)
+            return tx.commit()
         except ConflictError:
 
             def again(tx: Transaction) -> CommitResult:

@@ -66,9 +66,9 @@ def import_(
         id = id or known.id
         total = {"csv": known.lines - 1, "jsonl": known.lines}.get(form)
     settings.resume = (
-        "what is loaded stays; the same command goes on where it stopped"
+        "loaded rows stay; the same command continues"
         if id
-        else "what is loaded stays; give an --id to be able to go on where a load stopped"
+        else "loaded rows stay; with an --id the same command would continue"
     )
     with open_database(settings, read_only=dry_run) as db, shown() as progress:
         handle, _ = tables.named(db, table)

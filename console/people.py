@@ -184,7 +184,7 @@ def rotate_key(settings: Settings, file: str | None, *, reason: str, actor: str)
       everlog rotate-key --next-master-key new.key --reason "once a year" --actor ann
       everlog -u everlog://db.example.com/clinic rotate-key
     """
-    settings.resume = "the same command goes on where it stopped; until then the old master key opens all"
+    settings.resume = "the same command continues; until then the old master key opens all rows"
     with open_database(settings) as db, shown() as progress:
         count = db.rotate_key(file, progress, reason=reason, actor=actor)
     if settings.json:

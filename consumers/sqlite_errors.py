@@ -21,7 +21,7 @@ def translated(name: str, doing: str) -> Iterator[None]:
             outcome = "unknown" if doing == "commit" else "nothing written"
             raise DiskError(
                 f"{name}: the disk refused to {doing}: {error}; make room and follow again:"
-                " it goes on where it stopped",
+                " it continues from there",
                 outcome=outcome,
                 transient=code == sqlite3.SQLITE_FULL and doing != "commit",
             ) from error

@@ -287,7 +287,7 @@ class Ownership:
                     " that has not ended, or a kept error. Release it",
                     busy=True,
                 ) from None
-            raise self.taken() from None
+            raise self.taken(here=other is not None) from None
         except OSError as error:
             raise OpenError(
                 f"{self.path} cannot be locked ({error.strerror}) on its file system"
@@ -303,11 +303,12 @@ class Ownership:
             return False
         return os.path.samestat(there, os.fstat(held.fileno()))
 
-    def taken(self) -> OpenError:
+    def taken(self, *, here: bool = False) -> OpenError:
+        """Return the error for a second writer; `here`: the first one is in this process."""
         owner = None
         with contextlib.suppress(OpenError):
             owner = head.read(self.at / head.OWNER, head.Owner)
-        return taken(self.path, owner)
+        return taken(self.path, owner, here=here)
 
     def _warn_of_network(self) -> None:
         kind = file_system(self.path)
@@ -383,8 +384,9 @@ def resolve(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def taken(path: Path, owner: head.Owner | None) -> OpenError:
-    """Return the error for a second writer; `owner` is the first, None if it is unknown."""
+def taken(path: Path, owner: head.Owner | None, *, here: bool = False) -> OpenError:
+    """Return the error for a second writer; `owner` is the first, None if it is unknown; `here`: it is in
+    this process."""
     who = f"process {owner.pid} on {owner.host}, since {owner.since}" if owner else "another process"
     ended = ""
     if owner is not None and owner.host == socket.gethostname() and not Path(f"/proc/{owner.pid}").exists():
@@ -392,9 +394,11 @@ def taken(path: Path, owner: head.Owner | None) -> OpenError:
             ". If that process has ended, one that it started still has its files open:"
             f" `fuser -v {path / LOCK}` names it"
         )
+    remedy = "close it there, connect to its server"
+    if here:
+        who, remedy = f"{who}, which is this process", "use that object, or close it first"
     return OpenError(
-        f"{path} is open for writing by {who}; close it there, connect to its server, or open it"
-        f" read_only{ended}",
+        f"{path} is open for writing by {who}; {remedy}, or open it read_only{ended}",
         owner=owner,
         busy=True,
     )

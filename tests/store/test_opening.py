@@ -147,7 +147,10 @@ def test_a_database_of_which_only_the_marker_was_begun_is_made(path: Path) -> No
 def test_a_second_opener_is_told_who_has_it(opening: Opener, path: Path) -> None:
     db = opening()
     db.put(ITEMS, Item(id=1))
-    with pytest.raises(OpenError, match=f"is open for writing by process {os.getpid()} on .* since 20"):
+    with pytest.raises(
+        OpenError,
+        match=f"is open for writing by process {os.getpid()} on .* since 20.*, which is this process;",
+    ):
         Database(path)
     script = "import sys; from everlog.store.database import Database; Database(sys.argv[1])"
     run = subprocess.run(

@@ -69,7 +69,7 @@ class Channel:
     """A connection to the server at `address`. Safe to use from many threads."""
 
     def __init__(self, address: Address, *, retry_s: float = RETRY_S, timeout_s: float | None = None) -> None:
-        """`timeout_s` bounds each call that is answered at once, attempts and waits included."""
+        """`timeout_s`, in seconds, limits each short call, including its attempts and waits."""
         self.address = address
         self.url = str(address)
         self.retry_s = retry_s if timeout_s is None else min(retry_s, timeout_s)
@@ -152,13 +152,13 @@ class Channel:
         return call
 
     def patience(self, retry_s: float | None = None, until: float | None = None) -> Patience:
-        """What decides whether a call that failed is made again; never after `until`, a monotonic time."""
+        """Return the rule for repeating a failed call; never after `until`, a monotonic time."""
         retry_s = self.retry_s if retry_s is None else retry_s
         until = deadline.until() if until is None else until
         return Patience(retry_s, self._closed, self.url, self._outage, until)
 
     def forked(self) -> None:
-        """In a forked child: the connection is the parent's, and gRPC's threads are not here."""
+        """Close it in a forked child, which has the parent's connection and none of gRPC's threads."""
         self._forked = True
 
     def check_open(self) -> None:
@@ -181,14 +181,14 @@ class Channel:
 
 
 class Outage:
-    """Since when a server does not answer, for all calls of a channel."""
+    """How long a server has not answered, shared by all calls of a channel."""
 
     def __init__(self) -> None:
         self._since: float | None = None
         self._last = 0.0
 
     def failed(self, now: float, retry_s: float) -> float:
-        """Notes a failed attempt; returns since when all fail. After `retry_s` without one it starts anew."""
+        """Note a failed attempt; return when the failures began. A pause of `retry_s` starts a new series."""
         if self._since is None or now - self._last > retry_s:
             self._since = now
         self._last = now
@@ -234,6 +234,6 @@ class Patience:
         return (until if self._until is None else min(until, self._until)) - now
 
     def succeeded(self) -> None:
-        """The server answered: the next failure is a first one."""
+        """Note an answer: the next failure begins a new series."""
         self._outage.ended()
         self._wait_s, self._began = 0.05, None

@@ -46,7 +46,7 @@ R = TypeVar("R")
 
 
 class Work(NamedTuple):
-    """A backfill that this process is at work on: since when (`time.monotonic`), and the rows done before."""
+    """A backfill that this process runs: its start (`time.monotonic`), and the rows done before."""
 
     since_s: float
     rows: int
@@ -58,8 +58,8 @@ def patiently(
     progress: OnProgress | None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> R:
-    """Return what `do` returns. Where it fails for want of room: wait, and do it again, from where it is by
-    then. `progress` is called meanwhile, and may raise. Raises what `do` raises otherwise."""
+    """Call `do` and return its result. While the disk is full, wait and call it again. `progress` is called
+    meanwhile, and may raise. Raises all other errors of `do`."""
     refusal = db.engine.refusal
     while True:
         try:

@@ -82,9 +82,9 @@ _WORK = (
 
 
 def _return_large_blocks() -> None:
-    """Lets glibc map each block of 1 MiB or more by itself, so that it goes back to the system when it is
-    freed. Left alone, glibc keeps blocks of up to 32 MiB in an arena for each thread: measured with rows of
-    4 MiB, up to three times what is in use. The environment's own setting is left as it is."""
+    """Make glibc map each block of 1 MiB or more by itself, and so return it to the system when it is freed.
+    By default glibc keeps blocks of up to 32 MiB in an arena for each thread: with rows of 4 MiB up to
+    three times the memory in use. A setting in the environment takes precedence."""
     if "MALLOC_MMAP_THRESHOLD_" in os.environ or "mmap_threshold" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     libc = ctypes.CDLL(None)
@@ -93,8 +93,8 @@ def _return_large_blocks() -> None:
 
 
 class Engine:
-    """An open RocksDB. `secondary` opens it for reading, beside a process that writes. `owner` is who has
-    its directory; without one nobody else may know the path."""
+    """An open RocksDB. `secondary` opens it for reading while another process writes. `owner` owns its
+    directory; without one the path must be private."""
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ class Engine:
             self._compacting.remove(me)
 
     def is_idle(self) -> bool:
-        """Whether RocksDB's threads have nothing to do here."""
+        """Whether RocksDB's threads have no work for this database."""
         if self._compacting:
             return False
         try:
@@ -205,7 +205,7 @@ class Engine:
             return False
 
     def stop(self, why: DiskError) -> None:
-        """Ends all writing: from now on it raises `why`. Reads go on."""
+        """End writing: from now on writes raise `why`. Reads continue."""
         self.stopped = why
         self.refusal.begin(why)
 
@@ -306,25 +306,25 @@ class Engine:
             return sum(self.log.property_int_value(name) or 0 for name in properties)
 
     def data_bytes(self) -> int:
-        """About how many bytes the files of the tables are. Read-only."""
+        """Return the approximate bytes of the tables' files. Read-only."""
         with translated(f"reading {self.path}"):
             return self.data.property_int_value("rocksdb.live-sst-files-size") or 0
 
     def compact_log(self, end: bytes) -> None:
-        """Frees the disk of what was removed from the log before `end`; not of what a snapshot of before
-        sees (`holds_before`). Lets go of the interpreter's lock."""
+        """Free the disk of records removed from the log before `end`, except those that an older snapshot
+        sees (`holds_before`). Releases the interpreter's lock."""
         with self._waiting(), translated(f"compacting {self.path}"):
             self.log.flush()
             self.log.compact_range(b"", end, _forced())
 
     @property
     def sequence(self) -> int:
-        """RocksDB's number of the newest write. Read-only."""
+        """Return RocksDB's sequence number of the newest write. Read-only."""
         with translated(f"reading {self.path}"):
             return int(self._db.latest_sequence_number())
 
     def holds_before(self, sequence: int) -> bool:
-        """Whether a snapshot is open that sees what was removed up to a `sequence`. Read-only."""
+        """Whether an open snapshot sees entries removed up to `sequence`. Read-only."""
         with translated(f"reading {self.path}"):
             count, oldest = (
                 self._db.property_int_value(f"rocksdb.{name}") or 0
@@ -333,8 +333,8 @@ class Engine:
         return bool(count) and oldest < sequence
 
     def removed(self, *, log: bool) -> tuple[int, int, int]:
-        """Of the files of the log, or of the tables: entries, and how many of them delete a key or a range.
-        Read-only."""
+        """Return the number of entries in the files of the log, or of the tables, and how many of them delete
+        a key or a range. Read-only."""
         with translated(f"reading {self.path}"):
             family = self.log if log else self.data
             described = family.property_value("rocksdb.aggregated-table-properties") or ""
@@ -582,7 +582,7 @@ class Engine:
 
 
 def _is_busy(one: Rdict) -> bool:
-    """Closes it, unless another thread uses it just now."""
+    """Close it, unless another thread uses it. Return whether one does."""
     try:
         one.close()
     except Exception as error:  # noqa: BLE001  what cannot be flushed any more is in the log
@@ -604,7 +604,7 @@ _CLOSED: Any = _Closed()
 
 
 def _forced() -> CompactOptions:
-    """Files at the last level are written anew as well: there is what was removed while it was seen."""
+    """Options that rewrite files at the last level as well: they hold entries removed under a snapshot."""
     how = CompactOptions()
     how.set_exclusive_manual_compaction(False)  # or the tables would wait with the log
     how.set_bottommost_level_compaction(BottommostLevelCompaction.force_optimized())

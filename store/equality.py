@@ -1,4 +1,4 @@
-"""Equality: what a rebuild must prove before its tables become the live ones, and which rows differ.
+"""Equality: proof that rebuilt tables equal the live ones, and the rows that differ.
 
 A rebuild compares hashes and names the tables. `differences` goes through the rows of both in key order, and
 names each that differs: a rebuild finds no difference exactly where there is none.
@@ -46,8 +46,8 @@ def telling(progress: OnProgress | None, step: str, counts: dict[int, int]) -> C
 
 
 def differences(live: View, fresh: View, info: TableInfo) -> Iterator[str]:
-    """Yield each row of a table that is not what the log says, a sentence each, without its content: `fresh`
-    was made from the log. Read-only. Raises CorruptionError."""
+    """Yield a sentence for each row of a table that differs from `fresh`, which was made from the log. The
+    sentences have no content of rows. Read-only. Raises CorruptionError."""
     mine, theirs = rows_of(live, info), rows_of(fresh, info)
     here, there = next(mine, None), next(theirs, None)
     while here or there:

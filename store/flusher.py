@@ -17,8 +17,8 @@ LOOK_EVERY_S = 1.0  # for room, where the disk was full
 
 
 class Flusher:
-    """`sync` is what waits for the disk, and raises DiskError; `is_settled` says whether nothing is left to
-    do after that, and otherwise tries: it is asked again until it is so."""
+    """`sync` waits for the disk, and raises DiskError. `is_settled` then tries to finish the rest, and
+    returns whether it did; it is called again until it does."""
 
     def __init__(self, sync: Callable[[], None], is_settled: Callable[[], bool], log: Log) -> None:
         self._sync = sync
@@ -36,7 +36,7 @@ class Flusher:
         self.look()
 
     def look(self) -> None:
-        """There is something to flush, or to settle. For any thread."""
+        """Wake the thread: there is something to flush or to settle. For any thread."""
         if self._thread is None:
             self._start()
         self._wanted.set()
@@ -64,7 +64,7 @@ class Flusher:
                     return
 
     def stop(self) -> None:
-        """Ends the thread. What is left to flush is for `close`."""
+        """End the thread; `close` flushes the rest."""
         with self._starting:
             self._stopped.set()
         self._wanted.set()
@@ -72,7 +72,7 @@ class Flusher:
             self._thread.join()
 
     def close(self) -> None:
-        """Flushes what is left, after `stop`. Raises DiskError."""
+        """Flush the rest, after `stop`. Raises DiskError."""
         if self._log.head < self._log.written:
             self._sync()
             self._log.tell()

@@ -82,7 +82,7 @@ def table_hash(view: View, info: TableInfo, progress: Callable[[int], None] | No
 
 
 def rows_of(view: View, info: TableInfo) -> Iterator[Item]:
-    """The rows of a table, as they are stored, in key order. Read-only."""
+    """Yield the stored rows of a table in key order. Read-only."""
     return view.items(info.row_prefix, keys.prefix(info.space, 1))
 
 

@@ -102,8 +102,8 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def make_directory(path: Path) -> None:
-    """Makes a directory that only its user can enter, and those that lead to it, durably. One that is
-    there stays as open as it is. Raises OSError."""
+    """Create a directory for its user alone, and its parents, durably. An existing one keeps its mode. Raises
+    OSError."""
     missing = [one for one in (path, *path.parents) if not one.exists()]
     path.mkdir(0o700, parents=True, exist_ok=True)
     for one in missing:
@@ -111,12 +111,12 @@ def make_directory(path: Path) -> None:
 
 
 def file_mode(directory: os.stat_result) -> int:
-    """The mode of the files in a directory: they are as open as it is."""
+    """Return the mode of files in a directory with this mode: the same without execution."""
     return stat.S_IMODE(directory.st_mode) & 0o666
 
 
 def private(path: str, flags: int) -> int:
-    """An opener for `open`: a file that it makes is no more open than its directory."""
+    """An opener for `open`: new files are no more open than their directory."""
     return os.open(path, flags, file_mode(Path(path).parent.stat()))
 
 
@@ -141,7 +141,7 @@ def read_secret(path: Path, what: str) -> bytes:
 
 
 def shown(path: Path) -> Path:
-    """A path for people: that of a file which is reached through the descriptor of its directory."""
+    """Return the real path of a file that is reached through a descriptor, for messages."""
     if not str(path).startswith("/proc/self/fd/"):
         return path
     try:

@@ -36,8 +36,7 @@ AT_CLOSE_BYTES = 64 << 20  # closing frees tables of this size at most
 
 
 class Merger:
-    """Merges the files of one open database's log, and frees what was removed. `look` is for who has just
-    committed."""
+    """Merges the files of one open database's log, and frees removed entries. The committer calls `look`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -48,7 +47,7 @@ class Merger:
         self._left: dict[bool, tuple[int, int, int]] = {}  # what the last compaction left, of log and tables
 
     def look(self) -> None:
-        """Now and then, a look whether there is something to do, which another thread then does."""
+        """Check from time to time whether there is work, and start the thread that does it."""
         now = time.monotonic()
         if now - self._looked_at < EVERY_S:
             return
@@ -56,7 +55,7 @@ class Merger:
         self.start()
 
     def begin(self) -> None:
-        """A first look, on another thread, a moment after the database was opened."""
+        """Check for the first time, on another thread, shortly after the opening."""
         self._thread = threading.Thread(target=self._first, name="everlog-merger", daemon=True)
         self._thread.start()
 
@@ -90,7 +89,7 @@ class Merger:
             self._engine.merge_log(*found)
 
     def _removed(self) -> list[bool]:
-        """Which have something that was removed and is still on disk: the log (True), the tables."""
+        """Return which have removed entries on disk: the log (True), the tables (False)."""
         found = []
         for log in (True, False):
             entries, deletions, ranges = counted = self._engine.removed(log=log)
@@ -114,8 +113,7 @@ class Merger:
         return (files[run.start][1], files[run.stop - 1][2]) if run else None
 
     def close(self) -> None:
-        """Waits for what is under way, and does once more what is to be done: no snapshot is open by now.
-        Raises Error."""
+        """Wait for the running merge, and free the rest, as no snapshot is open any more. Raises Error."""
         with self._lock:
             self._closed.set()
         if self._thread is not None:

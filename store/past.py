@@ -131,10 +131,10 @@ class Past:
         return diff(self, table, first, last)
 
     def before(self, time: Time) -> int:
-        """The newest record before a time; one less than the oldest if there is none.
+        """Return the seq of the newest record before a time; one less than the oldest if there is none.
 
-        Records that were made while the log was ahead of the clock go by what that read, where the log
-        says that the clock was right, or is still ahead of it.
+        Records made while the log was ahead of the clock count by the clock's reading, if the log says that
+        the clock was right, or is still ahead of it.
         """
         time_ns = nanoseconds(time)
         found = self._last(lambda seq: self._time(seq) < time_ns, self.log.oldest - 1)
@@ -150,7 +150,7 @@ class Past:
         return time_of(self.log.get(seq))
 
     def _last(self, holds: Callable[[int], bool], low: int) -> int:
-        """The last record after `low` for which something holds that holds for none after it; `low`: none."""
+        """Return the last record after `low` that meets a monotonic condition; `low` if none does."""
         high = self.tables.applied
         while low < high:
             middle = (low + high + 1) // 2
@@ -206,7 +206,7 @@ class Past:
         return reading_ns
 
     def _corrections(self) -> list[int]:
-        """The Notices that say that times in the log were ahead, oldest first."""
+        """Return the Notices that correct the clock, oldest first."""
         view, _ = self.tables.snapshot()
         try:
             notes = view.items(keys.NOTE_CLOCK, codec.after(keys.NOTE_CLOCK))
@@ -215,7 +215,7 @@ class Past:
             view.close()
 
     def corrected(self) -> int:
-        """The Notice that says that the time of the newest record is ahead; 0: there is none. Read-only."""
+        """Return the seq of the Notice that corrects the newest record's time; 0 without one. Read-only."""
         newest = self._time(self.tables.applied)
         return next((seq for seq in self._corrections()[::-1] if self._time(seq) == newest), 0)
 
@@ -280,7 +280,7 @@ class Past:
         self.versions.forget()
 
     def records(self, seqs: list[int]) -> Iterator[bytes]:
-        """The framed records at some seqs, of which some small ones are read together. Read-only."""
+        """Yield the framed records at some seqs; small ones are read together. Read-only."""
         at, most = 0, RECORDS_FIRST
         while some := seqs[at : at + most]:
             with translated("reading the log"):

@@ -85,8 +85,7 @@ class Tables:
         self._flushed = self.applied
 
     def project(self, staged: Staged, seq: int, size: int) -> None:
-        """Takes what a group of commits does, the last of which is at `seq`, and all of which have so many
-        bytes."""
+        """Take the edits of a group of commits: `seq` is the last one, `size` the bytes of all records."""
         pending = self.pending
         with self.lock:  # a snapshot and its seq belong together
             self._torn = True
@@ -162,8 +161,8 @@ class Tables:
         self.took(projector)
 
     def reread(self) -> None:
-        """Drop what is in memory, which an interrupt may have left half taken, and project it anew from the
-        log, over what is on disk. No one may commit meanwhile. Raises Error: then all is as it was."""
+        """Drop the edits in memory, which an interrupt may have left incomplete, and project them again from
+        the log. Nobody may commit meanwhile. Raises Error, and then changes nothing."""
         fresh = Tables(self._engine, self._log, self._memory, self.vault)
         fresh.catch_up()
         with self.lock:

@@ -46,8 +46,7 @@ class Temporary:
         self._unlock = weakref.finalize(self, self._held.close)
 
     def remove(self) -> None:
-        """Removes it with all that is in it. Twice is once; in a forked child it is nothing: it is the
-        parent's."""
+        """Remove it with its content; may be called twice. Does nothing in a forked child."""
         if self._held.fileno() >= 0:
             shutil.rmtree(self.path, ignore_errors=True)
             self._unlock()

@@ -78,7 +78,7 @@ class Vault:
 
     @property
     def is_there(self) -> bool:
-        """Whether there is a file by now."""
+        """Whether the file exists."""
         return self._at.exists()
 
     @property

@@ -97,11 +97,11 @@ class Versions:
 
     @property
     def _is_elsewhere(self) -> bool:
-        """Whether this is the writer, and the disk refused when it last wrote."""
+        """Whether this is the writer, and the disk refused its last write."""
         return self._scratch is not None and not self._engine.secondary
 
     def _begin_scratch(self) -> None:
-        """As a writer whose disk refuses: what comes from here on is projected elsewhere, for a while."""
+        """Project new records to another place while the disk refuses writes. For the writer."""
         if self._scratch is None:
             directory = Temporary("everlog-past-")
             with self._reading:
@@ -109,7 +109,7 @@ class Versions:
                 self._scratch = directory, Engine(directory.path)
 
     def _begin_anew(self) -> None:
-        """Writes are taken again: what was projected elsewhere is projected here."""
+        """Project here again, and what was projected elsewhere, now that writes work."""
         with self._reading:
             self.applied, self._cursors, self.thrown = self._base_upto, None, self.thrown + 1
             self._let_go_of_scratch()

@@ -43,21 +43,21 @@ class View(Protocol):
     def get(self, key: bytes) -> bytes | None: ...
 
     def get_some(self, keys: list[bytes]) -> list[bytes | None]:
-        """`get` of each. The caller bounds what it asks for at once."""
+        """Return the value of each key. The caller limits the number and size of the values."""
         get = self.get
         return [get(key) for key in keys]
 
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]: ...
 
     def chunks(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[list[Item]]:
-        """`items` in lists of some, none of which is empty."""
+        """Yield `items` in lists, none of them empty."""
         items, most = self.items(start, end, reverse=reverse), CHUNK_FIRST
         while chunk := take(items, most):
             yield chunk
             most = min(most * 4, CHUNK_MAX)
 
     def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
-        """The first of `items`, at most so many, whatever their size."""
+        """Return the first `items`, limited in number only."""
         return list(islice(self.items(start, end, reverse=reverse), most))
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ class SnapshotView(View):
         return value
 
     def get_some(self, keys: list[bytes]) -> list[bytes | None]:
-        """Many keys are read at once only as of now: where nothing was written since, that is then."""
+        """Read many keys together if nothing was written since the snapshot; one by one otherwise."""
         values: list[bytes | None] | None = None
         with contextlib.suppress(Exception):  # dropped by a rebuild; the snapshot still has it, or tells
             values = self._open().get(keys) if self._engine.live_write == self._written else None
@@ -220,7 +220,7 @@ class FamilyView(View):
 
 
 def take(items: Iterator[Any], most: int, bytes_max: int = CHUNK_BYTES) -> list[Any]:
-    """The next items: at most so many, and none after the one that brings them to `bytes_max`."""
+    """Return the next items: limited in number, and up to the item that reaches `bytes_max`."""
     found: list[Any] = []
     add, size = found.append, 0
     for item in islice(items, most):
@@ -287,7 +287,7 @@ def _within(chunk: list[Item], start: bytes, end: bytes, reverse: bool) -> list[
 
 
 def _read(cursor: Any, at: bytes, most: int, *, skip: bool, reverse: bool) -> tuple[list[Item], bool]:
-    """A chunk from `at` on (`skip`: after it), and whether there may be more behind it."""
+    """Return a chunk from `at` on (`skip`: after it), and whether more may follow."""
     if reverse:
         cursor.seek_for_prev(at)
     else:

@@ -119,7 +119,7 @@ class Directory:
             yield str(error)
 
     def _others(self, size: int, known: set[str]) -> Iterator[str]:
-        """Files besides those of the tree: a partial tile of before must be a beginning of what is there."""
+        """Return files that are no part of the tree; an earlier partial tile must begin the current one."""
         for file in self.files():
             if file in known:
                 continue
@@ -185,7 +185,7 @@ def export(
 ) -> Exported:
     """Brings a directory to a signed checkpoint of a log.
 
-    `verify`: read all that was exported before, and write anew what is not what the log makes of it. Raises
+    `verify`: read all earlier files, and rewrite those that differ from the log. Raises
     CorruptionError if what is there is of another history, and DiskError. Interrupted, it goes on when it is
     run again."""
     there, wanted = Directory(where), proof.read(note.split(text)[0])
@@ -250,8 +250,8 @@ class _Writing:
 
 
 def _mend_others(there: Directory, size: int) -> tuple[list[str], list[str]]:
-    """Writes partial tiles of before anew where they were changed, and removes what an interrupted export
-    left; returns these files, and those that are no part of the tree."""
+    """Rewrite earlier partial tiles that were changed, and remove the files of an interrupted export.
+    Return these files, and those that are no part of the tree."""
     mended: list[str] = []
     strange: list[str] = []
     for file in there.files():

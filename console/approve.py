@@ -49,7 +49,7 @@ def approve(settings: Settings, /, digest: str, **by: Any) -> None:
     """Approves a proposal, and has it applied.
 
     DIGEST is that of the plan that you were shown, or its first six digits. If anything has changed
-    since, the approval is refused, and you are told what. So it is if the plan has errors: findings of
+    since, the approval is refused with the difference. It is also refused for a plan with errors: findings of
     lint, as two rows with one unique value, or steps that would fail.
 
     \b

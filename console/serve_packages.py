@@ -75,7 +75,7 @@ def _check_apart(found: dict[str, str]) -> None:
         return
     roots = dict[str, Root]()
     for name, package in found.items():
-        with suppress(SchemaError):  # one that is not there is told where it is loaded
+        with suppress(SchemaError):  # loading reports a missing one
             roots[name] = find(package)
     for name, root in roots.items():
         for other, there in roots.items():

@@ -117,7 +117,7 @@ def _check_same(db: Database, made: Schema, version: int) -> None:
 
 def difference_of(one: Schema, other: Schema, name: str, other_name: str) -> str:
     """The diff of two schemas as text, each in its own packages; empty: they say the same."""
-    import difflib  # noqa: PLC0415  only for who is told of a difference
+    import difflib  # noqa: PLC0415  only for messages
 
     texts = [_PACKAGE.sub("v…", to_text(schema)).splitlines(keepends=True) for schema in (one, other)]
     return "".join(difflib.unified_diff(texts[0], texts[1], name, other_name, n=0))

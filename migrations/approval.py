@@ -212,7 +212,7 @@ class Approval:
 
     def prepare_or_report(self) -> None:
         """As `prepare`; folders that cannot be applied become `problem`, and the version that is there is
-        served. Operators are told."""
+        served. Operators are notified."""
         try:
             self.prepare()
         except (Error, OSError) as error:

@@ -59,7 +59,8 @@ class AutoRun:
         progress: OnProgress | None = None,
         applied: Callable[[MigrationInfo], None] | None = None,
     ) -> list[MigrationInfo]:
-        """Applies what is pending, as `everlog.migrations.apply`, and has it told. What was rejected,
+        """Apply the pending migrations, as `everlog.migrations.apply`, and notify
+        operators. What was rejected,
         rolled back or cancelled is left out, with what comes after it: `left_out` then says so. Raises
         what `apply` raises."""
         self._since = last_done(self.db)

@@ -24,8 +24,8 @@ _SAYS = {"rollback": "roll back", "complete": "complete a migration of", "baseli
 
 @contextmanager
 def allowed(approval: Approval, verb: str, *, actor: str, reason: str) -> Iterator[None]:
-    """While it is entered, `actor` may, for this reason: nobody else decides or migrates meanwhile.
-    Raises MigrationError. Read-only."""
+    """Check that `actor` may do this, and keep other decisions and migrations out for the block. Raises
+    MigrationError. Writes nothing itself."""
     _check(approval, verb, actor, reason)  # before the wait for a running migration
     with lock(approval.db.uuid, actor, reenter=True):
         _check(approval, verb, actor, reason)

@@ -31,7 +31,7 @@ def difference(ran: list[log_pb2.SourceFile], folder: Folder, vault: Vault | Non
     whose content the log does not keep."""
     if not ran:
         return f"{folder.path.name} was adopted, not run: the log has no source of it\n"
-    import difflib  # noqa: PLC0415  only for who is told of a difference
+    import difflib  # noqa: PLC0415  only for messages
 
     was, now = withheld.contents(ran, folder, vault)
     out: list[str] = []

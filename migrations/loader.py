@@ -69,7 +69,7 @@ def import_file(folder: Folder, name: str = "") -> ModuleType:
 
 
 def _elsewhere(folder: Folder, file: Path) -> SchemaError:
-    """Why a folder that is there cannot be imported: its package is another one, first on the path."""
+    """Return why an existing folder cannot be imported: another package of its name is first on the path."""
     package = folder.package.rpartition(".")[0]
     for name in (package, package.partition(".")[0]):
         found = sys.modules.get(name)

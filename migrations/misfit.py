@@ -34,7 +34,7 @@ def unknown(place: Place, model: type[Message]) -> NoReturn:
     no header, it is a value of the first row."""
     descriptor = model.DESCRIPTOR
     known = [field.name for field in descriptor.fields]
-    from difflib import get_close_matches  # noqa: PLC0415  only for who is told of an error
+    from difflib import get_close_matches  # noqa: PLC0415  only for messages
 
     near = get_close_matches(place.column or "", known, 1)
     meant = f"; is {near[0]} meant?" if near else ""

@@ -5,7 +5,7 @@
 Invariants
   (1) one record puts a migration into force, with its schema, its sources and its bootstrap rows;
   (2) all folders, and all bootstrap rows, were found right before the first is applied;
-  (3) what somebody rejected is not applied, whoever asks (`settled`).
+  (3) a rejected migration is never applied (`settled`).
 """
 
 from __future__ import annotations

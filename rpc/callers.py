@@ -96,7 +96,7 @@ class Callers:
 
 def read_tokens(path: str | Path, unnamed: str = "") -> dict[str, str]:
     """The tokens in a file by the names of who shows them: a line `NAME TOKEN` each. Lines that begin with #
-    are comments. `unnamed` is the token without a name that is taken besides.
+    are comments. `unnamed` is the additional token without a name.
 
     Raises OpenError for a file that others can read and, with the number of the line and without the token,
     for a line that is none, and for

@@ -3,7 +3,7 @@
     <path>/EVERLOG   what this directory is: format and UUID, written once
     <path>/HEAD      how far the log was known to be on disk (head.py)
     <path>/OWNER     who has it open for writing, for the message to the next
-    <path>/LOCK      locked by whoever has it open for writing (ownership.py)
+    <path>/LOCK      locked by the writer (ownership.py)
     <path>/db/       RocksDB, with the column families
         default        which column family holds the live tables: b"tables" -> name
                        by which code a rebuild makes the next: b"rebuilding" -> number

@@ -5,7 +5,7 @@
 Invariants
   (1) no byte of the log changes: what was sealed stays, and nobody can open it;
   (2) the Notice is the truth: killed after it, opening goes on from there (mending.py);
-  (3) whoever forgets is told what stays readable (held.py).
+  (3) the caller learns what stays readable (held.py).
 """
 
 from __future__ import annotations

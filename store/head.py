@@ -3,7 +3,7 @@
     EVERLOG := {"format": 1, "database": "<uuid>"}                     written once, at creation
     HEAD    := {"seq": 812, "checksum": 3735928559}                    every second, and on closing
     OWNER   := {"pid": 4711, "host": "…", "since": "…"}                on opening for writing
-    LOCK    := nothing; locked by whoever writes (ownership.py)         once
+    LOCK    := nothing; locked by the writer (ownership.py)         once
 
 and, of who looks after it, ARCHIVE, HOLDS (everlog.audit) and BOOKMARKS (bookmarks.py).
 

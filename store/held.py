@@ -323,7 +323,7 @@ _ROW_IN_TEXT = re.compile(
 
 
 def readable(db: Database) -> Iterator[Remaining]:
-    """What of people whoever has the log can read: of all people, without knowing one. Reads the log as far
+    """Return data about people that is readable in the log without keys, of all people. Reads the log as far
     as tables were written in clear, and every Migration record. Read-only."""
     all_of = Generations(db)
     db.tables.flush()

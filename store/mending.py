@@ -1,7 +1,7 @@
 """Mending: what the key store and the tables owe to the log, which says whose keys are gone.
 
     Notice in the log, key in the store  ─▶ zeros over it            killed in between, or an older copy;
-                                            who only reads lets go of it in memory
+                                            a reader drops it in memory
     rows projected without keys          ─▶ their entries in indexes, once there are keys, and once more
                                             with the next key store where some were missing
     row, no key, no Notice               ─▶ it is missing: the copy is older than the log

@@ -29,7 +29,7 @@ from everlog.store.trimmed import edge
 LEAST = 8  # files
 LARGEST = 4  # a file of more than this part of the whole is left as it is
 EVERY_S = 30.0
-FIRST_S = 1.0  # from opening to the first look: who opens it for one commit is not held up
+FIRST_S = 1.0  # from opening to the first look: programs with one commit need not wait for it
 HELD_S = 1.0  # between two looks whether a snapshot still sees what was removed
 LEAST_DELETED, PART = 16, 10  # so many entries must be deletions, and such a part of all
 AT_CLOSE_BYTES = 64 << 20  # closing frees tables of this size at most

@@ -33,12 +33,12 @@ What = Table[M, Any] | Index[M]
 class Scan(Generic[M]):
     """Rows in order. Iterate it once; afterwards `resume` says where the next page starts.
 
-    A row that cannot be parsed is a CorruptionError that names it; whoever catches it can go on
+    A row that cannot be parsed is a CorruptionError that names it; a caller that catches it can go on
     iterating, with the row after it.
     """
 
     def __init__(self, entries: Iterator[Entry], binding: Binding, prefix: bytes, limit: int | None) -> None:
-        # The generator holds no scan, and so a scan that is dropped lets go of its moment at once.
+        # The generator holds no reference to the scan, so a dropped scan releases its moment at once.
         self._rows: Iterator[M] | None = _run(weakref.ref(self), entries, binding, prefix, limit)
         # Hand it to `scan(resume=…)` to go on after the last row; None: there are no more rows.
         self.resume: bytes | None = None

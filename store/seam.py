@@ -56,7 +56,7 @@ class StoppedError(Exception):
 
     def __init__(self, why: DiskError) -> None:
         super().__init__(str(why))
-        self.why = why  # each caller gets an error of its own: whoever keeps one keeps its frames
+        self.why = why  # each caller gets an error of its own: a kept error keeps its frames
 
 
 @contextlib.contextmanager

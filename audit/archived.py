@@ -123,12 +123,16 @@ class Archived:
         for target in self._targets or read(self._path).targets:
             if target.last < seq:
                 continue
-            try:
-                return ask(self._reader(target))
-            except (Error, OSError) as error:
-                with self._lock:
-                    self._readers.pop(target.url, None)
-                why.append(str(error))
+            for known in (True, False):  # a reader of before knows segments that were merged since
+                if known and target.url not in self._readers:
+                    continue
+                try:
+                    return ask(self._reader(target))
+                except (Error, OSError) as error:
+                    with self._lock:
+                        self._readers.pop(target.url, None)
+                    if not known:
+                        why.append(str(error))
         raise CorruptionError(
             f"record {seq} was archived, and cannot be read from there:"
             f" {'; '.join(why) or 'no target has it'}. The targets are in {self._path / head.ARCHIVE}: put"

@@ -63,6 +63,8 @@ class Log:
         with translated("opening the log"):
             first, last = edge(self._engine, first=True), edge(self._engine, first=False)
         self.trimmed = Trimmed(self._engine, first, self.trimmed.older)
+        if (older := self.trimmed.older) is not None and not self.trimmed.is_archived:
+            older.reload()  # as a reader, beside a process that has archived more since
         self.written = SEQ.unpack(last[0])[0] if last else 0  # with the operating system
         self.head = self.written  # on disk
         self._last = last[1] if last else b""

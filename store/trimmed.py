@@ -37,6 +37,9 @@ class Older(Protocol):
     def some(self, after: int, until: int, max_bytes: int) -> tuple[list[bytes], int]:
         """Records after `after`, one at the least, and the seq of the last of them."""
 
+    def reload(self) -> None:
+        """Look again what it has."""
+
 
 class Trimmed:
     """What was removed from a log: records 1 to `base`; 0: nothing."""

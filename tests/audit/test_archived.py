@@ -71,6 +71,22 @@ def test_a_reader_beside_sees_what_is_archived_meanwhile(opening: Opener, to: Pa
         assert beside.hashes() == db.hashes()
 
 
+def test_a_reader_beside_sees_each_archiving(opening: Opener, to: Path) -> None:
+    """What it knows of the archive is older than the log that it looks at anew."""
+    db = opening()
+    fill(db, 1, 60)
+    db.engine.flush()
+    with connect(f"file:{db.path}", read_only=True) as beside:
+        assert isinstance(beside, Database)
+        for start in (100, 200, 300):
+            archive(db, to, keep_records=5)
+            beside.refresh()
+            assert record_numbers(beside) == list(range(1, db.head + 1))
+            with beside.at(seq=db.log.trimmed.base) as then:
+                assert then.hashes() == db.at(seq=db.log.trimmed.base).hashes()
+            fill(db, start, start + 60)
+
+
 def test_a_follower_that_is_slow_reads_on_from_the_archive(db: Database, to: Path) -> None:
     fill(db, 1, 50)
     attach(db)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,8 +19,9 @@ import pytest
 
 from everlog.store import turns
 from everlog.store.database import Database
-from tests.store.models import AIRPORTS, ITEMS, Item, airport
+from tests.store.models import AIRPORTS, ITEMS, Item, airport, open_flights
 
+ROOT = Path(__file__).parents[2]
 STORE = str(Path(turns.__file__).parent)
 # Python looks for interrupts after calls, and at jumps back; whatever is between two of these is one step.
 LOOKS = {
@@ -129,34 +131,46 @@ def _leads(frame: FrameType) -> bool:
     return False
 
 
-def test_many_of_them_leave_the_database_writable(db: Database) -> None:
-    caught, main, over = 0, threading.main_thread().ident, threading.Event()
-    assert main is not None
+INTERRUPTED = """
+import signal, sys, threading
+from everlog.store.database import Database
+from tests.store.models import ITEMS, Item
 
-    def interrupt() -> None:
-        while not over.wait(0.002):
-            signal.pthread_kill(main, signal.SIGINT)
+db, over, acknowledged, caught = Database(sys.argv[1]), threading.Event(), [], 0
+main = threading.main_thread().ident
 
-    thread = threading.Thread(target=interrupt)
-    acknowledged: list[int] = []
-    number = 0
-    thread.start()
+def interrupt():
+    while not over.wait(0.002):
+        signal.pthread_kill(main, signal.SIGINT)
+
+thread = threading.Thread(target=interrupt)
+thread.start()
+for number in range(1, 10**6):
     try:
-        while caught < 40:
-            number += 1
-            try:
-                db.put(ITEMS, Item(id=number), durability=("sync", "os")[number % 2])
-                acknowledged.append(number)
-            except KeyboardInterrupt:
-                caught += 1
-    finally:
-        while not over.is_set():
-            try:
-                over.set()
-                thread.join()
-            except KeyboardInterrupt:
-                over.set()
-    thread.join()
-    db.put(ITEMS, Item(id=0))
-    assert all(db.get(ITEMS, one) is not None for one in acknowledged)
-    assert list(db.check()) == []
+        db.put(ITEMS, Item(id=number), durability=("sync", "os")[number % 2])
+        acknowledged.append(number)
+    except KeyboardInterrupt:
+        caught += 1
+        if caught == 40:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            break
+over.set()
+thread.join()
+db.put(ITEMS, Item(id=0))
+assert all(db.get(ITEMS, one) is not None for one in acknowledged)
+assert list(db.check()) == []
+db.close()
+"""
+
+
+def test_many_of_them_leave_the_database_writable(tmp_path: Path) -> None:
+    """In a process of its own: one that comes between two lines of it would end the whole run."""
+    open_flights(tmp_path / "db", ITEMS).close()
+    for _ in range(20):
+        command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "db")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode == -signal.SIGINT or done.stderr.rstrip().endswith("KeyboardInterrupt"):
+            continue  # it came outside of the call
+        assert done.returncode == 0, done.stderr
+        return
+    raise AssertionError("each run was interrupted outside of a call")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Self
 
@@ -19,6 +20,7 @@ class Snapshot(Reader):
         self._held: Source | None = source
         self._of = schema
         self._on_close = close
+        self._pid = os.getpid()
 
     def _schema(self) -> Schema:
         return self._of
@@ -26,6 +28,11 @@ class Snapshot(Reader):
     def _source(self) -> Source:
         if self._held is None:
             raise ClosedError("this snapshot is closed")
+        if self._pid != os.getpid():  # its files are not open here
+            raise ClosedError(
+                "the database of this snapshot was opened before this process was forked; open it in the"
+                " child"
+            )
         return self._held
 
     def close(self) -> None:

@@ -80,7 +80,9 @@ def test_children_end_by_themselves_and_may_have_databases_of_their_own(
         writing()
 
         def refused():
-            for use in (lambda: db.put(ITEMS, Item(id=1)), lambda: db.get(ITEMS, 1), db.snapshot, db.status):
+            read = lambda: snapshot.get(ITEMS, 1)
+            put, get = lambda: db.put(ITEMS, Item(id=1)), lambda: db.get(ITEMS, 1)
+            for use in (put, get, read, db.snapshot, db.status):
                 try:
                     use()
                 except ClosedError as error:

@@ -245,7 +245,7 @@ def above_moved(path: Path) -> str:
 
 def take_away(path: Path) -> None:
     while path.exists():
-        with contextlib.suppress(FileNotFoundError):  # RocksDB deletes files of its own meanwhile
+        with contextlib.suppress(OSError):  # RocksDB makes and deletes files of its own meanwhile
             shutil.rmtree(path)
 
 

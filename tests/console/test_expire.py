@@ -41,7 +41,7 @@ def test_a_log_that_is_ahead_of_the_clock_is_shown_and_corrected(everlog: Run, b
         db.consumers.register("mirror")
         head = db.head
     assert "The newest commit is 259," in everlog("status").out
-    assert "if the clock is right, `everlog clock --correct`" in everlog("clock").out
+    assert "if the clock is right, run `everlog clock --correct`" in everlog("clock").out
     corrected = everlog("clock", "--correct", "--actor", "ann", "--reason", "NTP was down")
     assert f"known since commit {head + 1}" in corrected.out
     assert everlog("clock", "--json").json[0]["corrected"] == head + 1

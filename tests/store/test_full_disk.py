@@ -179,7 +179,7 @@ def test_every_read_works_while_the_disk_is_full(
             assert "is full" in reader.status().writes.error
         db.rebuild_into(tmp_path / "copy")
     assert [one.message.split(": ")[1] for one in caplog.records] == [
-        "writes are refused from now on, reads go on"
+        "writes are refused from now on, reads continue"
     ]
 
 

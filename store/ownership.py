@@ -246,7 +246,8 @@ class Ownership:
             if self._db is None or self._closed:
                 return
             db, most = self._db.fileno(), head.file_mode(os.fstat(self._directory.fileno()))
-            with os.scandir(db) as entries:
+            # Without a descriptor left for it, the next look tries again.
+            with contextlib.suppress(OSError), os.scandir(db) as entries:
                 for entry in entries:
                     with contextlib.suppress(OSError):  # it went, or is another user's
                         mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)

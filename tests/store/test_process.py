@@ -138,7 +138,8 @@ def test_children_end_by_themselves_and_may_have_databases_of_their_own(
         durability,
     )
     assert done.returncode == 5, done.stderr
-    assert not done.stderr
+    said = [line for line in done.stderr.splitlines() if "DeprecationWarning" not in line]  # from 3.12 on
+    assert not [line for line in said if "os.fork()" not in line]
     whole(tmp_path)
     for own in ("own", "grandchild"):
         with Database(tmp_path / own) as db:

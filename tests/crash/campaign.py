@@ -16,6 +16,7 @@ The directory of a run that found something stays, and is named.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import random
@@ -158,6 +159,7 @@ class Campaign:
                 stderr=errors,
                 cwd=ROOT,
                 env=os.environ | environment,
+                start_new_session=True,
             ) as process,
         ):
             assert process.stdout is not None
@@ -176,6 +178,8 @@ class Campaign:
                     else:
                         process.kill()
             code = process.wait()
+            with contextlib.suppress(ProcessLookupError):  # its children would open the database in its place
+                os.killpg(process.pid, signal.SIGKILL)
             fuse.cancel()
             errors.seek(0)
             said = errors.read().decode()

@@ -16,6 +16,7 @@ from everlog.console.settings import Renamed, Settings, common, dry_run, pass_se
 from everlog.store.database import Database
 from everlog.store.fields import descriptor_of, resolve
 from everlog.store.master import NEXT_VARIABLE
+from everlog.store.schema import TableInfo
 from everlog.store.slots import KEYS
 
 
@@ -60,15 +61,10 @@ def forget(
       everlog forget patients 17 --reason "asked for it on 3 May"
       everlog forget patients --person s-1 --reason "asked for it on 3 May"
     """
-    if bool(key) == (person is not None):
-        raise click.UsageError("expected the KEY of a row, or --person")
+    _check_one(key, person)
     with open_database(settings, read_only=dry_run) as db:
         handle, info = tables.named(db, table)
-        if person is not None:
-            fields = (resolve(descriptor_of(info.model), info.proto.person.numbers),)
-            who = {"person": text.values(fields, (person,), f"the person of {table}")}
-        else:
-            who = {"key": text.values(info.key_fields, key, f"the key of {table}")}
+        who = _who(info, key, person)
         if dry_run:
             _would_forget(settings, db.export_person(handle, **who))
             return
@@ -80,6 +76,20 @@ def forget(
         click.echo(f"Forgotten: {done.rows:,} rows, key {done.key_id.hex()}, commit {done.seq}")
         for one in done.remaining:
             click.echo(f"Still readable: {one.text}")
+
+
+def _check_one(key: tuple[str, ...], person: str | None) -> None:
+    """Raise UsageError unless one person is named in one way."""
+    if bool(key) == (person is not None):
+        raise click.UsageError("expected the KEY of a row, or --person")
+
+
+def _who(info: TableInfo, key: tuple[str, ...], person: str | None) -> dict[str, Any]:
+    """The person that the words name, as `Database.forget` and `export_person` take one. Raises RowError."""
+    if person is None:
+        return {"key": text.values(info.key_fields, key, f"the key of {info.name}")}
+    fields = (resolve(descriptor_of(info.model), info.proto.person.numbers),)
+    return {"person": text.values(fields, (person,), f"the person of {info.name}")}
 
 
 def _would_forget(settings: Settings, held: dict[str, Any]) -> None:
@@ -120,16 +130,10 @@ def export_(settings: Settings, table: str, key: tuple[str, ...], *, person: str
       everlog person export patients 17 > person.json
       everlog -u everlog://db.example.com/clinic person export patients --person s-1
     """
-    if bool(key) == (person is not None):
-        raise click.UsageError("expected the KEY of a row, or --person")
+    _check_one(key, person)
     with open_database(settings, read_only=True) as db:
         handle, info = tables.named(db, table)
-        if person is not None:
-            fields = (resolve(descriptor_of(info.model), info.proto.person.numbers),)
-            who = text.values(fields, (person,), f"the person of {table}")
-            found = db.export_person(handle, person=who)
-        else:
-            found = db.export_person(handle, text.values(info.key_fields, key, f"the key of {table}"))
+        found = db.export_person(handle, **_who(info, key, person))
     text.echo(found, indent=not settings.json)
 
 

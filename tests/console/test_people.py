@@ -24,6 +24,22 @@ def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.parametrize("who", [("1",), ("--person", "s-1")])
+def test_a_dry_run_says_what_would_be_forgotten_and_changes_nothing(
+    everlog: Run, clinic: Path, who: tuple[str, ...]
+) -> None:
+    url, words = f"file:{clinic}", ("forget", "patients", *who, "--reason", "asked", "--dry-run")
+    before = everlog("-u", url, "log", "--json").out
+    said = everlog("-u", url, *words)
+    assert (
+        said.out == "Would forget: 1 rows of patients, 1 rows of visits, and 2 versions of them in the log\n"
+    )
+    (found,) = everlog("-u", url, *words, "--json").json
+    assert found == {"rows": {"patients": 1, "visits": 1}, "versions": 2, "dry_run": True}
+    assert everlog("-u", url, "log", "--json").out == before
+    assert everlog("-u", url, "forget", "patients", *who, "--reason", "asked").code == 0
+
+
 def test_a_person_is_forgotten_by_a_row_and_by_name(everlog: Run, clinic: Path) -> None:
     url = f"file:{clinic}"
     (found,) = everlog("-u", url, "forget", "patients", "1", "--reason", "asked", "--json").json

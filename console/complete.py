@@ -37,10 +37,12 @@ def complete(settings: Settings, *, dry_run: bool, actor: str, reason: str) -> N
 
 
 def _would_complete(settings: Settings) -> None:
+    from everlog.migrations.under_way import NOT_HELD
+
     with open_database(settings, read_only=True) as db:
         held = next((info for info in migrating.status(db, settings) if info.held), None)
     if held is None:
-        raise MigrationError("no two versions are served, so there is nothing to complete")
+        raise MigrationError(NOT_HELD)
     if settings.json:
         text.echo({"version": held.version, "name": held.name, "dry_run": True})
     else:

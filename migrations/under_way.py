@@ -108,6 +108,9 @@ def last(db: Database) -> Recorded:
     return next(db.newest_migrations())
 
 
+NOT_HELD = "no migration is held, so there is only one version"
+
+
 def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInfo:
     """Ends the time of two versions: that of before is served no longer, and the disk of its rows
     is freed. Raises MigrationError if there are no two.
@@ -115,7 +118,7 @@ def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInf
     with lock(db.uuid, actor, reenter=True):
         begun = under_way(db)
         if begun is None or begun.migration.step != SWITCHED:
-            raise MigrationError("no migration is held, so there is only one version")
+            raise MigrationError(NOT_HELD)
         record = log_pb2.Migration()
         record.CopyFrom(begun.migration)
         record.step = FINISHED

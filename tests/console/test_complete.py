@@ -37,9 +37,12 @@ def test_here(project: Project, tmp_path: Path, everlog: Run) -> None:
     assert everlog(*at, "up", "--dry-run").code == 0
     assert "Applied: 20260101000001_two" in everlog(*at, "up", "--hold").out
     assert everlog(*at, "up").out == "Nothing to apply: the database is up to date\n"
+    tried = everlog(*at, "complete", "--dry-run").out
+    assert tried.startswith("Would complete: 20260101000001_two; clients of the version before")
     assert everlog(*at, "complete", "--reason", "all are new").out.startswith("Completed: 20260101000001_two")
     ended = everlog(*at, "complete")
     assert (ended.code, "no migration is held" in ended.err) == (1, True)
+    assert everlog(*at, "complete", "--dry-run").err == ended.err
 
 
 class _StoppedError(Exception):

@@ -5,8 +5,13 @@
     path   := relative to the folder, parts joined by "/", UTF-8
     content := text: each CR LF as LF, so that a checkout on Windows is no edit
                other files: as they are; a folder that has any is digested with the prefix
+    salted := HMAC-SHA-256( salt, "everlog digest 3\n" file* )    where the folder has a salt
 
 `content` is what the log keeps and what is parsed, never the file once more.
+
+A folder that may bring rows of people has a salt, at the top of its `model_pb2.py` (build.py): without
+it, the digest confirms no guess about files that the log does not keep. The salt is in none of the
+digested files, so it is never in the log.
 
 What counts is what can change a database. Left out are: generated code (`*_pb2.py`, `*_pb2.pyi`),
 for it follows from `model.proto`; test data (`testdata.py`) and tests (`tests/`, `test_*.py`,
@@ -24,6 +29,7 @@ A worked example: docs/format.md, "Digest of a migration".
 from __future__ import annotations
 
 import hashlib
+import hmac
 import io
 import re
 import tokenize
@@ -37,6 +43,7 @@ _LEFT_OUT = ("*_pb2.py", "*_pb2.pyi", "testdata.py", "test_*.py", "conftest.py",
 _LEFT_OUT_FOLDERS = ("tests", "__pycache__", ".*")
 
 _VERSION_2 = b"everlog digest 2\n"  # no path is so long that version 1 could begin like this
+_SALTED = b"everlog digest 3\n"
 _BOM = b"\xef\xbb\xbf"
 _BINARY_SUFFIXES = (".parquet",)  # whatever is in it
 
@@ -62,9 +69,14 @@ def sources(folder: Path) -> list[log_pb2.SourceFile]:
     ]
 
 
-def digest(files: Iterable[log_pb2.SourceFile]) -> bytes:
-    """The digest of such files, 32 bytes."""
+def digest(files: Iterable[log_pb2.SourceFile], salt: bytes = b"") -> bytes:
+    """The digest of such files, 32 bytes; with `salt`: nobody can compute it without."""
     files = list(files)
+    if salt:
+        keyed = hmac.new(salt, _SALTED, hashlib.sha256)
+        for part in _parts((file.path, file.content) for file in files):
+            keyed.update(part)
+        return keyed.digest()
     binary = any(is_binary(file.path, file.content) for file in files)
     return _sha(((file.path, file.content) for file in files), _VERSION_2 if binary else b"")
 
@@ -93,10 +105,16 @@ def is_binary(path: str, content: bytes) -> bool:
 
 def _sha(files: Iterable[tuple[str, bytes]], prefix: bytes) -> bytes:
     sha = hashlib.sha256(prefix)
+    for part in _parts(files):
+        sha.update(part)
+    return sha.digest()
+
+
+def _parts(files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
     for name, content in files:
         path = name.encode()
-        sha.update(len(path).to_bytes(4) + path + len(content).to_bytes(8) + content)
-    return sha.digest()
+        yield len(path).to_bytes(4) + path + len(content).to_bytes(8)
+        yield content
 
 
 def _content(path: Path) -> bytes:

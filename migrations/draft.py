@@ -112,7 +112,7 @@ def check_same(plan: Plan, todo: Iterable[Migration]) -> None:
     """Raises MigrationError if these migrations are not those of the plan."""
     shown = {one.version: one.digest for one in plan.migrations}
     for migration in todo:
-        if shown.get(migration.version) != migration.folder.digest.hex():
+        if shown.get(migration.version) not in {one.hex() for one in migration.folder.digests}:
             raise MigrationError(
                 f"migration {migration.title} is not as it was approved: expected its folder to have digest"
                 f" {shown.get(migration.version, 'none')[:12]}, found {migration.folder.digest.hex()[:12]};"

@@ -38,6 +38,14 @@ Source: TypeAlias = str | os.PathLike[str]  # the name of a package, or a direct
 SOURCE = "migrations"  # where migrations are unless told otherwise
 
 FOLDER_NAME = re.compile(r"v(\d{14})_([a-z][a-z0-9_]*)")
+
+ALWAYS_KEPT = {
+    "__init__.py",
+    "model.proto",
+    "checks.py",
+}  # in the log, unless they have a text of a person's row
+SALT, SALT_BYTES = "# Salt: ", 16  # a line at the top of `model_pb2.py`: see digest.py
+
 _PACKAGE = re.compile(r"^[ \t]*package\s+([\w.]+)\s*;", re.MULTILINE)
 _IMPORT = re.compile(r'^[ \t]*import\s+(?:public\s+|weak\s+)?"([^"]+)"', re.MULTILINE)
 
@@ -78,7 +86,36 @@ class Folder:
 
     @cached_property
     def digest(self) -> bytes:
-        return digest.digest(self.sources)
+        return digest.digest(self.sources, self.salt)
+
+    @cached_property
+    def digests(self) -> frozenset[bytes]:
+        """All digests that stand for the folder: its own, and those of versions before, without a salt."""
+        former = digest.digest(self.sources), digest.legacy(self.sources)
+        return frozenset({self.digest, *(one for one in former if one is not None)})
+
+    @property
+    def salt(self) -> bytes:
+        """What the digest is salted with; empty: the folder has none. Raises SchemaError if it is damaged."""
+        found = next((line for line in self.header if line.startswith(SALT)), "")
+        try:
+            salt = bytes.fromhex(found.removeprefix(SALT))
+        except ValueError:
+            salt = b""
+        if found and len(salt) != SALT_BYTES:
+            raise self.error(
+                f"expected `{SALT}` and {2 * SALT_BYTES} hexadecimal digits at its top, found {found!r:.80};"
+                " restore the file from version control",
+                file=self.path / "model_pb2.py",
+            )
+        return salt
+
+    @cached_property
+    def may_withhold(self) -> bool:
+        """Whether the folder may bring rows of people, whose files the log does not keep. Runs no code."""
+        files = {file.path: file.content for file in self.sources}
+        names_people = any(b"person" in content for path, content in files.items() if path.endswith(".py"))
+        return names_people and bool(files.keys() - ALWAYS_KEPT)
 
     @cached_property
     def meaning(self) -> bytes:
@@ -93,7 +130,7 @@ class Folder:
         """Whether the folder does what a record of this digest and these sources did. Read-only.
 
         `same` tells whether a file is one of which the record has a digest instead of the content."""
-        if recorded in {self.digest, digest.legacy(self.sources)}:
+        if recorded == self.digest or recorded in self.digests:
             return True
         mine, known = {file.path: file for file in self.sources}, []
         for file in sources:

@@ -166,6 +166,13 @@ class Data:
                     f"{path} may have rows of a sealed table: the log keeps a digest of it, not its content;"
                     " but the folder and each copy of it have them in clear; forgetting does not reach them",
                 )
+            if rows.withheld and not folder.salt:
+                step.found.add(
+                    "person/unsalted",
+                    f"{folder.model}:1",
+                    f"the digest of {folder.title} has no salt: in the log it confirms guesses about"
+                    f" {', '.join(sorted(rows.withheld))}",
+                )
             for table, deleted in rows.deleted:
                 key = schema.tables[table.name].encode_key(deleted)
                 self._rows.setdefault(table.name, _Rows()).brought[key] = None

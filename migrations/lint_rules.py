@@ -162,6 +162,12 @@ RULES = {
             "load them with `everlog import`, or ignore this with a reason in bootstrap.py",
         ),
         Rule(
+            "person/unsalted",
+            _W,
+            "The digest of a folder with rows of people has no salt",
+            "run `everlog build`, with `person` in the folder's own code, and check in what it writes",
+        ),
+        Rule(
             "person/removed",
             _E,
             "Rows that were sealed are written in clear",

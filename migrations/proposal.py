@@ -191,17 +191,16 @@ def settled(db: Database, todo: Iterable[Migration], *, rejected_only: bool = Fa
     back = {} if rejected_only else rolled_back(records)
     found = proposals(db) if any(one.migration.step == Step.REJECTED for one in records) else []
     for migration in todo:
-        digest = migration.folder.digest
+        digests = {one.hex() for one in migration.folder.digests}
         for proposal in reversed(found):
             if any(
-                (one.version, one.digest) == (migration.version, digest.hex())
-                for one in proposal.plan.migrations
+                one.version == migration.version and one.digest in digests for one in proposal.plan.migrations
             ):
                 if proposal.last.step == "rejected":
                     return Settled(migration, proposal.last)
                 break
         record = back.get(migration.version)
-        if record is not None and record.migration.digest == digest:
+        if record is not None and record.migration.digest.hex() in digests:
             return Settled(migration, _event(record, db.log.commit(record.seq)))
     return None
 

@@ -12,14 +12,24 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from everlog.migrations import withheld
 from everlog.migrations.adopt import difference_of
-from everlog.migrations.folder import FOLDER_NAME, SOURCE, Folder, Root, Source, find_or_make, folders
+from everlog.migrations.folder import (
+    ALWAYS_KEPT,
+    FOLDER_NAME,
+    SALT,
+    SOURCE,
+    Folder,
+    Root,
+    Source,
+    find_or_make,
+    folders,
+)
 from everlog.migrations.history import Life, lives
 from everlog.migrations.loader import after, load
 from everlog.migrations.lock import lock
@@ -28,6 +38,7 @@ from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, MigrationError
 from everlog.store.schema import Schema
+from everlog.store.vault import Vault
 
 # In place of the generated code of a folder that was restored: `build` replaces it, and holds the folder
 # to no rules that came after it ran.
@@ -35,8 +46,8 @@ _STUB = "# Restored from the log; run `everlog build`.\n"
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """A folder that was written. `withheld` are files that the log does not keep, as they have rows of
-    sealed tables or are too large for a record."""
+    """A folder that was written. `withheld` are the missing files: the log does not keep them, as they have
+    rows of sealed tables or are too large for a record."""
 
     path: Path
     version: int
@@ -97,7 +108,7 @@ def _accept(db: Database, folder: Folder, life: Life, actor: str, reason: str) -
     sealed = any(table.HasField("person") for table in db.schema_at(life.last.seq).tables)
     hidden = {file.path for file in life.sources if file.digest}
     if sealed or hidden:  # which files have rows of sealed tables only their code knows
-        hidden |= {file.path for file in folder.sources if file.path not in withheld.NEVER}
+        hidden |= {file.path for file in folder.sources if file.path not in ALWAYS_KEPT}
     record = log_pb2.Migration(
         step=log_pb2.Migration.ACCEPTED,
         version=life.version,
@@ -142,7 +153,7 @@ def restore(
                 version=version,
             )
         life, folder = there[version], known.get(version)
-        if folder is not None and folder.digest == life.digest:
+        if folder is not None and _is_whole(folder, life, db.tables.vault):
             continue
         if folder is not None and not force:
             raise MigrationError(
@@ -152,7 +163,18 @@ def restore(
             )
         _check(life)
         todo.append((life, folder))
-    return [_write(root, life, folder) for life, folder in todo]
+    return [_write(root, life, folder, db.tables.vault) for life, folder in todo]
+
+
+def _is_whole(folder: Folder, life: Life, vault: Vault | None) -> bool:
+    """Whether a folder has the files that ran, as far as that can be told."""
+    if life.digest in folder.digests:
+        return True
+    ran, now = {one.path: one for one in life.sources}, {one.path: one for one in folder.sources}
+    return ran.keys() == now.keys() and all(
+        withheld.same(one.digest, now[path], vault) if one.digest else one.content == now[path].content
+        for path, one in ran.items()
+    )
 
 
 def _check(life: Life) -> None:
@@ -164,26 +186,27 @@ def _check(life: Life) -> None:
             raise CorruptionError(f"the log has a file {file.path!r} of {life.title}, outside of its folder")
 
 
-def _write(root: Root, life: Life, folder: Folder | None) -> Restored:
+def _write(root: Root, life: Life, folder: Folder | None, vault: Vault | None) -> Restored:
     kept = [file for file in life.sources if not file.digest]
+    gone = {file.path: file.digest for file in life.sources if file.digest}
     with tempfile.TemporaryDirectory(prefix=".restored-", dir=root.path) as temporary:
         made = Path(temporary, "folder")
         if folder is not None:
             shutil.copytree(folder.path, made, symlinks=True)
             for file in folder.sources:
-                (made / file.path).unlink()
+                if file.path in gone and withheld.same(gone[file.path], file, vault):
+                    del gone[file.path]
+                else:
+                    (made / file.path).unlink()
             (made / "model_pb2.py").unlink(missing_ok=True)
         for file in kept:
             path = made / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(file.content)
-        (made / "model_pb2.py").write_text(_STUB, encoding="utf-8")
+        salt = [line for line in folder.header if line.startswith(SALT)] if folder is not None else []
+        (made / "model_pb2.py").write_text(_STUB + "".join(f"{line}\n" for line in salt), encoding="utf-8")
         if folder is not None:
             folder.path.rename(Path(temporary, "before"))
         path = folder.path if folder is not None else root.path / f"v{life.title}"
         made.rename(path)
-    return Restored(path, life.version, _paths(file for file in life.sources if file.digest))
-
-
-def _paths(files: Iterable[log_pb2.SourceFile]) -> list[str]:
-    return [file.path for file in files]
+    return Restored(path, life.version, list(gone))

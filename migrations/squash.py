@@ -90,7 +90,7 @@ def check_applied(infos: Iterable[MigrationInfo], source: Source = SOURCE, *, wh
             lacks.append(f"{folder.title} is not applied")
         elif info.state is State.BUILDING:
             lacks.append(f"{folder.title} is under way")
-        elif info.state is State.EDITED or folder.digest not in {info.digest, info.folder_digest}:
+        elif info.state is State.EDITED or not folder.digests & {info.digest, info.folder_digest}:
             lacks.append(f"{folder.title} was another when it was applied")
     if lacks:
         raise MigrationError(

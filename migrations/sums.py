@@ -22,7 +22,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from everlog.migrations import digest
 from everlog.migrations.folder import Folder, Root
 from everlog.store.errors import SchemaError
 
@@ -133,8 +132,7 @@ def check(root: Root, found: Iterable[Folder], written: Sequence[Line] | None) -
 
 def _sums(before: bytes, folder: Folder) -> Iterator[bytes]:
     yield _sum(before, folder.path.name, folder.digest)
-    if (legacy := digest.legacy(folder.sources)) is not None:
-        yield _sum(before, folder.path.name, legacy)
+    yield from (_sum(before, folder.path.name, one) for one in folder.digests)
 
 
 def _error(path: Path, number: int, text: str, **facts: str) -> SchemaError:

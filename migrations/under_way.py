@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
+from everlog.migrations import withheld
 from everlog.migrations.lock import WAIT_S, ask_to_end, lock
 from everlog.migrations.migration import Migration
 from everlog.migrations.status import MigrationInfo, State
@@ -55,7 +57,8 @@ def attach(db: Database, migrations: Iterable[Migration]) -> Recorded | None:
         return None
     for migration in migrations:
         if migration.version == begun.migration.version:
-            if not migration.folder.is_as(begun.migration.digest, begun.migration.sources):
+            same = partial(withheld.same, vault=db.tables.vault)
+            if not migration.folder.is_as(begun.migration.digest, begun.migration.sources, same):
                 raise MigrationError(
                     f"migration {migration.title} was edited after commit {begun.seq} began with it; restore"
                     " it and go on, or give it up with `everlog rollback`",

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from everlog.migrations.folder import ALWAYS_KEPT
 from everlog.migrations.migration import Migration
 from everlog.proto import log_pb2
 from everlog.store.vault import Vault
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 KEPT_BYTES_MAX = 2 << 20  # of the bootstrap data of one folder; records are limited
 
-NEVER = {"__init__.py", "model.proto", "checks.py"}
 _NO_KEYS = bytes(16)
 
 
@@ -38,7 +38,7 @@ def paths(migration: Migration, brought: Iterable[Path], words: Collection[str] 
     if "bootstrap.py" in found:
         opened = {f"bootstrap_{table.name}" for table in migration.tables if table.person is None}
         for file in migration.folder.sources:
-            if file.path not in NEVER and Path(file.path).stem not in opened:
+            if file.path not in ALWAYS_KEPT and Path(file.path).stem not in opened:
                 found.add(file.path)
     said = [word.encode() for word in words]
     left = (file for file in migration.folder.sources if file.path not in found)

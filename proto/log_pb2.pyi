@@ -422,7 +422,7 @@ class Migration(_message.Message):
     name: _builtins.str
     """Name of the folder after its timestamp."""
     digest: _builtins.bytes
-    """SHA-256 of the folder (docs/format.md, "Digest of a migration")."""
+    """SHA-256 of the folder, keyed with its salt where it has one (docs/format.md, "Digest of a migration")."""
     plan_digest: _builtins.bytes
     """What an approval binds: digest of the plan shown, and the decision that a fleet shares."""
     decision_id: _builtins.bytes

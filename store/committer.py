@@ -315,7 +315,7 @@ class Committer:
         except DiskError as error:
             if error.facts.get("resumes"):
                 self._unsettled = True
-            else:
+            elif not error.facts.get("stopped"):  # the engine refuses later ones by itself
                 self._fail(error)
             raise
 

@@ -363,8 +363,9 @@ class Engine:
         Raises DiskError: whether it is on disk is unknown, until the database is opened again or, with the
         fact `resumes`, until writes are taken again.
         """
-        if self.stopped is not None:
-            raise self._stopped_error(self.stopped)
+        if self.stopped is not None:  # what was appended may well be on disk
+            facts = self.stopped.facts | {"outcome": "unknown", "stopped": True}
+            raise DiskError(str(self.stopped), **facts)
         if self.refusal.since_ns:  # a sync that fails now would keep RocksDB from resuming
             raise self._unconfirmed()
         try:

@@ -305,6 +305,30 @@ def log_removed(path: Path) -> str:
     return "files of db were removed"
 
 
+def test_a_commit_that_is_in_the_log_when_the_files_go_is_never_said_to_be_unwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, elsewhere = tmp_path / "db", tmp_path / "elsewhere"
+    with Database(path) as db:
+        declare(db, ITEMS)
+        append = db.log.append
+
+        def append_and_move(framed: list[bytes]) -> None:
+            append(framed)
+            path.rename(elsewhere)
+            while db.refused is None:  # the watch looks four times a second
+                time.sleep(0.01)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(db.log, "append", append_and_move)
+            with pytest.raises(DiskError) as told:
+                db.put(ITEMS, Item(id=1))
+        assert told.value.outcome == "unknown"
+        assert refused(db).outcome == "nothing written"
+    with Database(elsewhere) as db:
+        assert [row.id for row in db.scan(ITEMS)] == [1]
+
+
 @pytest.mark.parametrize(
     "happens",
     [

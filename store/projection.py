@@ -182,7 +182,7 @@ def edit_row(  # noqa: PLR0917  called once a row: keywords cost
             if before not in values:
                 edits[before + key] = None
         for after in values:
-            if after not in gone:
+            if after not in gone or info.builds:  # a backfill leaves out the entry of a row that was written
                 edits[after + key] = b""
 
 

@@ -63,9 +63,7 @@ class Schema:
         everything = (*self.tables.values(), *self.building.values(), *self.retiring.values())
         self.spaces = {info.space: info for info in everything}
         self.paired = bool(proto.building or proto.retiring)
-        self.is_online = self.paired or any(
-            index.building for info in self.tables.values() for index in info.indexes.values()
-        )
+        self.is_online = self.paired or any(info.builds for info in self.tables.values())
         for other in (*self.building.values(), *self.retiring.values()):
             if not other.proto.remade:
                 mine = next(info for info in self.tables.values() if info.proto.id == other.proto.id)
@@ -148,6 +146,7 @@ class TableInfo:
         for index in proto.indexes:  # while one takes another's place, both have the name
             name = f"{index.name} (new)" if index.name in self.indexes else index.name
             self.indexes[name] = IndexInfo(self, index)
+        self.builds = any(index.building for index in self.indexes.values())
         self.unique = [(at, index) for at, index in enumerate(self.indexes.values()) if index.unique]
         self._bindings: dict[type[Message], Binding] = {}
 

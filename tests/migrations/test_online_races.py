@@ -11,7 +11,7 @@ from everlog.store.database import Database
 from tests.migrations.project import Project
 from tests.migrations.test_online import Airports
 
-ROWS = 10
+ROWS, MANY = 10, 4000
 
 
 def after_a_call(db: Database, name: str, once: Any) -> None:
@@ -68,3 +68,33 @@ def test_a_row_that_is_written_while_the_time_of_two_versions_ends_is_written_af
     db.put(airports.new, airports.new_row(3, "Jane"))
     assert db.get(airports.new, "A00003") == airports.new_row(3, "Jane")
     assert not db.schema.is_online
+
+
+def test_a_row_that_is_written_with_the_same_value_while_its_entry_is_made_keeps_it(
+    project: Project, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = 'CITY = field("city", 3, STRING)'
+    fields = "string faa = 1; string name = 2; string city = 3;"
+    project.add("one", fields=fields, code=code)
+    project.add(
+        "two",
+        fields=fields,
+        code=code,
+        table='Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME),))',
+    )
+    path, (old, new) = project.build().path, (migration.tables[0] for migration in project.load())
+    migrations.apply(db, path, to=20260101000000)
+    db.load(old, [old.model(faa=f"A{number}", name=f"name {number}") for number in range(MANY)])
+    snapshot = db.tables.snapshot
+
+    def snapshot_and_write() -> Any:
+        found = snapshot()
+        if db.schema.is_online:
+            db.put(old, old.model(faa="A3", name="name 3", city="written after its slice was read"))
+        return found
+
+    monkeypatch.setattr(db.tables, "snapshot", snapshot_and_write)
+    migrations.apply(db, path)
+    assert db.get(new, "A3").city
+    assert [row.faa for row in db.scan(new.by_name, "name 3")] == ["A3"]
+    assert list(db.check()) == []

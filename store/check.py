@@ -4,7 +4,7 @@ files   are those that RocksDB's MANIFEST lists, and every block matches its che
 log     every record checks, is dense, and no earlier than the one before
 rows    parse, lie under the key that is in them, and were written by a record there is
 entries every row has its entry in each index, and every entry its row: by sums over both, and one by one
-        only where those differ
+        only where those differ. In an index under construction those that the backfill has passed have one
 keys    of those who were forgotten are not in the key store
 deep    every row is what the log says: all tables are made from it once more, elsewhere
 notes   counts are right, nothing lies in a space or an index that no schema has; every row with a life
@@ -20,24 +20,29 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from everlog.store import codec, files, head, keys, record
+from everlog.store.binding import KeyOf
+from everlog.store.built import progress_of
 from everlog.store.engine import Engine
 from everlog.store.equality import differences
-from everlog.store.errors import Error
+from everlog.store.errors import Error, SealedError
 from everlog.store.index_info import IndexInfo
 from everlog.store.mending import shredded_on_disk
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.projector import built_note
 from everlog.store.rebuild import projector_from_start, replay
 from everlog.store.schema import Schema, TableInfo
+from everlog.store.source import ROWS_TOGETHER
 from everlog.store.tables import read_counts, schema_of
 from everlog.store.target import FamilyTarget
 from everlog.store.temporary import Temporary
 from everlog.store.vault import Vault
-from everlog.store.view import View
+from everlog.store.view import Item, View
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
 
 EVERY = 4096
+FORGOTTEN_MAX = 10_000  # rows of a table whose persons may be forgotten while it is looked at
 FORGETTING_S = 2.0  # a reader waits so long for a process that may be overwriting a key
 
 
@@ -63,7 +68,7 @@ def problems(
         yield from _log(db, seq, progress)
         for info in schema.spaces.values():
             if info.sealing is None or not info.sealing.vault.locked:
-                yield from _table(db, view, info, seq, counts.get(info.space, 0), progress)
+                yield from _Passes(db, view, info, seq, counts.get(info.space, 0), progress).problems()
             elif keys_needed:
                 why = info.sealing.vault.locked
                 yield f"table {info.name} was not looked at: its rows are sealed, and {why}"
@@ -150,94 +155,216 @@ def _log(db: Database, last: int, progress: OnProgress | None) -> Iterator[str]:
         yield str(error)
 
 
-def _table(  # noqa: PLR0917  the one call is above
-    db: Database, view: View, info: TableInfo, last: int, count: int, progress: OnProgress | None
-) -> Iterator[str]:
-    if not _adds_up(view, info, last, count, progress):
-        yield from _one_by_one(db, view, info, last, count, progress)
+class _Passes:
+    """The passes over one table in a view, as of the record `last`."""
 
+    def __init__(  # noqa: PLR0917  the one call is above
+        self,
+        db: Database,
+        view: View,
+        info: TableInfo,
+        last: int,
+        count: int,
+        progress: OnProgress | None,
+    ) -> None:
+        self._db, self._view, self._info, self._last, self._count = db, view, info, last, count
+        self._progress = progress
+        # For each index the key of the last row that has its entry for sure; None: all have.
+        self._built = [_built(view, index) for index in info.indexes.values()]
+        self._forgotten: set[bytes] = set()  # keys of rows whose person was forgotten after the view was made
 
-def _adds_up(view: View, info: TableInfo, last: int, count: int, progress: OnProgress | None) -> bool:
-    """Whether a table is right, by two ordered passes: over its rows, and over the entries of its indexes.
-    The sum of the hashes of the entries that the rows should have is that of the entries found (they are
-    64 bits, seeded in each process). False: it is not, or that cannot be told so."""
-    if info.sealed or any(index.building for index in info.indexes.values()):
-        return False
-    try:
-        expected = _sums(view, info, last, count, progress)
-        return expected is not None and all(
-            _sum(view, info, index, count, progress) == (count, wanted)
-            for index, wanted in zip(info.indexes.values(), expected, strict=True)
+    def problems(self) -> Iterator[str]:
+        """Yield the problems of the table, a sentence each."""
+        if not self._add_up():
+            yield from self._one_by_one()
+
+    def _add_up(self) -> bool:
+        """Whether the table is right, by two ordered passes: over its rows, and over the entries of its
+        indexes. The sum of the hashes of the entries that the rows should have is that of the entries found
+        (they are 64 bits, seeded in each process). False: it is not, or that cannot be told so."""
+        try:
+            expected = self._expected()
+            return expected is not None and all(
+                self._found(at, index) == wanted
+                for at, (index, wanted) in enumerate(zip(self._info.indexes.values(), expected, strict=True))
+            )
+        except (Error, DecodeError):  # whichever row it is, looking at them one by one tells
+            return False
+
+    def _expected(self) -> list[tuple[int, int]] | None:
+        """For each index how many entries the rows should have, and the sum of these; None where a row is not
+        right."""
+        info, rows, tell = self._info, 0, self._telling(self._info.name)
+        counts, sums = [0] * len(info.indexes), [0] * len(info.indexes)
+        indexes = list(enumerate(zip(info.own.entry_ofs, self._built, strict=True)))
+        for chunk in self._view.chunks(info.row_prefix, keys.prefix(info.space, 1)):
+            found = self._parsed(chunk)
+            if found is None:
+                return None
+            for at, (entry_of, built) in indexes:
+                due = found if built is None else [(key, row) for key, row in found if key <= built]
+                counts[at] += len(due)
+                sums[at] += sum([hash(entry_of(row) + key) for key, row in due if row is not None])
+            rows += len(chunk)
+            tell(rows)
+        return list(zip(counts, sums, strict=True)) if rows == self._count else None
+
+    def _parsed(self, chunk: list[Item]) -> list[tuple[bytes, Any]] | None:
+        """The keys of stored rows, with the rows (None: the person was forgotten since); None where one is
+        not right."""
+        view, info, last = self._view, self._info, self._last
+        skip, header, sealed, mortal = (
+            len(info.row_prefix),
+            keys.HEADER_SIZE,
+            keys.HAS_KEY_ID,
+            keys.HAS_EXPIRY,
         )
-    except (Error, DecodeError):  # whichever row it is, looking at them one by one tells
-        return False
-
-
-def _sums(
-    view: View, info: TableInfo, last: int, count: int, progress: OnProgress | None
-) -> list[int] | None:
-    """For each index the sum of the entries that the rows should have; None where a row is not right."""
-    skip, rows, told, header = len(info.row_prefix), 0, 0, keys.HEADER_SIZE
-    parse: Callable[[bytes], Any] = info.model.FromString
-    key_of, seq_of, row_of = info.own.key_of, keys.seq_of, keys.row_of
-    sums, entry_ofs = [0] * len(info.indexes), list(enumerate(info.own.entry_ofs))
-    for chunk in view.chunks(info.row_prefix, keys.prefix(info.space, 1)):
+        parse: Callable[[bytes], Any] = info.model.FromString
+        key_of, seq_of, row_of = info.own.key_of, keys.seq_of, keys.row_of
+        found: list[tuple[bytes, Any]] = []
         for full, value in chunk:
             key, flags = full[skip:], value[0]
-            row = parse(row_of(value) if flags else value[header:])
+            if flags & sealed:
+                raw = self._opened(key, value)
+                if raw is None:
+                    found.append((key, None))
+                    continue
+            else:
+                raw = row_of(value) if flags else value[header:]
+            row = parse(raw)
             if key_of(row) != key or not 0 < seq_of(value) <= last:
                 return None
-            if flags & keys.HAS_EXPIRY and view.get(keys.end_note(keys.expires_of(value), full)) is None:
+            if flags & mortal and view.get(keys.end_note(keys.expires_of(value), full)) is None:
                 return None
-            for at, entry_of in entry_ofs:
-                sums[at] += hash(entry_of(row) + key)
-        rows += len(chunk)
-        if progress is not None and rows - told >= EVERY:
-            told = rows
-            progress(Progress(f"check {info.name}", rows, count))
-    return sums if rows == count else None
+            found.append((key, row))
+        return found
+
+    def _opened(self, key: bytes, value: bytes) -> bytes | None:
+        """A sealed row, open; None where its person was forgotten since. Raises SealedError for others."""
+        try:
+            return self._info.row_in(key, value)
+        except SealedError:
+            if not _forgotten_since(self._db, self._view, value) or len(self._forgotten) >= FORGOTTEN_MAX:
+                raise
+            self._forgotten.add(key)
+            return None
+
+    def _found(self, at: int, index: IndexInfo) -> tuple[int, int] | None:
+        """How many entries an index has, and their sum. Those of rows that nobody can open any more are
+        counted only; those behind the last row that was built are compared with their rows. None where one
+        of these is not right."""
+        info, built, forgotten, key_in = self._info, self._built[at], self._forgotten, index.key_in
+        found, total, skip = 0, 0, len(index.prefix)
+        tell = self._telling(f"{info.name}.{index.name}")
+        for chunk in self._view.chunks(index.prefix, keys.prefix(info.space, index.id + 1)):
+            found += len(chunk)
+            if built is None and not forgotten:
+                total += sum([hash(full) for full, _ in chunk])
+            else:
+                keyed = [(full, key_in(full[skip:])) for full, _ in chunk]
+                if built is not None:
+                    later = [(full, key) for full, key in keyed if key > built]
+                    if not self._are_right(info.own.entry_ofs[at], later):
+                        return None
+                    found -= len(later)
+                    keyed = [(full, key) for full, key in keyed if key <= built]
+                total += sum([hash(full) for full, key in keyed if key not in forgotten])
+            tell(found)
+        return found, total
+
+    def _are_right(self, entry_of: KeyOf, entries: list[tuple[bytes, bytes]]) -> bool:
+        """Whether each entry, given with its key, is that of its row."""
+        info, forgotten = self._info, self._forgotten
+        for at in range(0, len(entries), ROWS_TOGETHER):
+            some = [(full, key) for full, key in entries[at : at + ROWS_TOGETHER] if key not in forgotten]
+            values = self._view.get_some([info.row_prefix + key for _, key in some])
+            for (full, key), value in zip(some, values, strict=True):
+                if value is None or entry_of(info.salvage(info.row_in(key, value))) + key != full:
+                    return False
+        return True
+
+    def _one_by_one(self) -> Iterator[str]:
+        view, info, rows = self._view, self._info, 0
+        skip, tell = len(info.row_prefix), self._telling(info.name)
+        try:
+            for full, value in view.items(info.row_prefix, keys.prefix(info.space, 1)):
+                rows += 1
+                if not _forgotten_since(self._db, view, value):
+                    yield from self._row(full[skip:], value)
+                tell(rows)
+            for at, index in enumerate(info.indexes.values()):
+                found = 0
+                for full, _ in view.items(index.prefix, keys.prefix(info.space, index.id + 1)):
+                    found += 1
+                    if problem := self._entry(at, index, full):
+                        yield problem
+                if found != rows and self._built[at] is None:
+                    yield f"index {info.name}.{index.name} has {found:,} entries for {rows:,} rows"
+        except Error as error:
+            yield f"table {info.name}: {error}"
+        if rows != self._count:
+            yield f"table {info.name} has {rows:,} rows, and is said to have {self._count:,}"
+
+    def _row(self, key: bytes, value: bytes) -> Iterator[str]:
+        view, info = self._view, self._info
+        try:
+            name = info.show_key(key)
+            raw = info.row_in(key, value)
+            row = info.parse(raw, key)
+            if info.own.key_of(row) != key:
+                yield f"row {name} has another key in it: {info.show_key(info.own.key_of(row))}"
+            if not 0 < keys.seq_of(value) <= self._last:
+                yield (
+                    f"row {name} says that commit {keys.seq_of(value)} wrote it; the log ends at {self._last}"
+                )
+            if (expires_ns := keys.expires_of(value)) and (
+                view.get(keys.end_note(expires_ns, info.row_prefix + key)) is None
+            ):
+                yield f"row {name} has a life, but it is not noted when that ends"
+            for index, values, built in zip(
+                info.indexes.values(), info.own.values(row, raw), self._built, strict=True
+            ):
+                if view.get(values + key) is None and (built is None or key <= built):
+                    yield f"row {name} has no entry in index {index.name}"
+        except Error as error:
+            yield str(error)
+
+    def _entry(self, at: int, index: IndexInfo, full: bytes) -> str:
+        """What is wrong with an entry; empty: nothing, or its row is."""
+        info = self._info
+        key = index.key_in(full[len(index.prefix) :])
+        value = self._view.get(info.row_prefix + key)
+        if value is None:
+            return f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, which is no row"
+        try:
+            if info.own.entry_ofs[at](info.salvage(info.row_in(key, value))) + key != full:
+                return (
+                    f"index {info.name}.{index.name} has an entry for {info.show_key(key)} with other values"
+                    " than the row has"
+                )
+        except Error:
+            pass  # the row cannot be read, and was named
+        return ""
+
+    def _telling(self, what: str) -> Callable[[int], None]:
+        """What tells how many are done, now and then."""
+        progress, told = self._progress, 0
+        if progress is None:
+            return lambda _: None
+
+        def tell(done: int) -> None:
+            nonlocal told
+            if done - told >= EVERY:
+                told = done
+                progress(Progress(f"check {what}", done, self._count))
+
+        return tell
 
 
-def _sum(
-    view: View, info: TableInfo, index: IndexInfo, count: int, progress: OnProgress | None
-) -> tuple[int, int]:
-    """How many entries an index has, and their sum."""
-    found = total = told = 0
-    for chunk in view.chunks(index.prefix, keys.prefix(info.space, index.id + 1)):
-        found += len(chunk)
-        total += sum([hash(full) for full, _ in chunk])
-        if progress is not None and found - told >= EVERY:
-            told = found
-            progress(Progress(f"check {info.name}.{index.name}", found, count))
-    return found, total
-
-
-def _one_by_one(  # noqa: PLR0917  the one call is above
-    db: Database, view: View, info: TableInfo, last: int, count: int, progress: OnProgress | None
-) -> Iterator[str]:
-    rows = 0
-    wanted = {index.id: 0 for index in info.indexes.values()}
-    skip = len(info.row_prefix)
-    try:
-        for full, value in view.items(info.row_prefix, keys.prefix(info.space, 1)):
-            rows += 1
-            if not _forgotten_since(db, view, value):
-                yield from _row(view, info, full[skip:], value, last)
-            if progress is not None and not rows % EVERY:
-                progress(Progress(f"check {info.name}", rows, count))
-        for index in info.indexes.values():
-            for full, _ in view.items(index.prefix, keys.prefix(info.space, index.id + 1)):
-                wanted[index.id] += 1
-                key = index.key_in(full[skip:])
-                if view.get(info.row_prefix + key) is None:
-                    name = info.show_key(key)
-                    yield f"index {info.name}.{index.name} has an entry for {name}, which is no row"
-            if wanted[index.id] != rows and not index.building:
-                yield f"index {info.name}.{index.name} has {wanted[index.id]:,} entries for {rows:,} rows"
-    except Error as error:
-        yield f"table {info.name}: {error}"
-    if rows != count:
-        yield f"table {info.name} has {rows:,} rows, and is said to have {count:,}"
+def _built(view: View, index: IndexInfo) -> bytes | None:
+    """The key of the last row whose entry an index must have; None: every row's."""
+    note = view.get(built_note(index)) if index.building else keys.ALL_BUILT
+    return None if note == keys.ALL_BUILT else progress_of(note)[1]
 
 
 def _forgotten_since(db: Database, view: View, value: bytes) -> bool:
@@ -245,26 +372,6 @@ def _forgotten_since(db: Database, view: View, value: bytes) -> bool:
     key_id = keys.key_id_of(value)
     note = keys.NOTE_SHREDDED + key_id
     return bool(key_id) and db.tables.get(note) is not None and view.get(note) is None
-
-
-def _row(view: View, info: TableInfo, key: bytes, value: bytes, last: int) -> Iterator[str]:
-    try:
-        name = info.show_key(key)
-        raw = info.row_in(key, value)
-        row = info.parse(raw, key)
-        if info.own.key_of(row) != key:
-            yield f"row {name} has another key in it: {info.show_key(info.own.key_of(row))}"
-        if not 0 < keys.seq_of(value) <= last:
-            yield f"row {name} says that commit {keys.seq_of(value)} wrote it; the log ends at {last}"
-        if (expires_ns := keys.expires_of(value)) and (
-            view.get(keys.end_note(expires_ns, info.row_prefix + key)) is None
-        ):
-            yield f"row {name} has a life, but it is not noted when that ends"
-        for index, values in zip(info.indexes.values(), info.own.values(row, raw), strict=True):
-            if view.get(values + key) is None and not index.building:
-                yield f"row {name} has no entry in index {index.name}"
-    except Error as error:
-        yield str(error)
 
 
 def _ends(view: View, schema: Schema, count: int) -> Iterator[str]:

@@ -30,7 +30,7 @@ from everlog.store.slots import Slot, Slots
 
 KEY_ID_SIZE = 16
 HASH_SIZE = 16  # of a value in a hashed index
-CIPHERS_MAX = 100_000  # keys that are kept open
+CIPHERS_MAX = 10_000  # keys that are kept open, of 3 KiB each
 _ROOT_ID, _NO_TAG = bytes(KEY_ID_SIZE), bytes(32)
 
 

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from everlog.proto import log_pb2
 from everlog.store import keys
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError
+from everlog.store.evolve import evolve, online
+from everlog.store.progress import Progress
 from everlog.store.projection import Batch
 from everlog.store.source import LocalSource
 from everlog.store.span import Span
+from everlog.store.table import Index, Table
 from everlog.store.view import Item as Stored
 from everlog.store.view import View
 from tests.store.conftest import Opener
-from tests.store.models import AIRPORTS, ITEMS, Airport, Item, airport, declare
+from tests.store.models import AIRPORTS, CITY, FAA, ITEMS, NAME, Airport, Item, airport, declare
+from tests.store.people import PATIENTS, open_people, patient
 
 Plant = Callable[[Database, Batch], None]
 
@@ -106,6 +113,199 @@ def test_planted_damage_is_found_and_named(opening: Opener, plant: Plant, words:
     found = list(db.check())
     assert any(words in problem for problem in found), found
     db.close()
+
+
+NEWER = Table(
+    "airports",
+    Airport,
+    key=FAA,
+    indexes=(*AIRPORTS.indexes.values(), Index("by_name", NAME), Index("by_name_and_city", NAME, CITY)),
+)
+SLICE = 1024  # rows of the first slice of a backfill
+
+
+def backfilling(db: Database, slices: int) -> None:
+    """Begin to build two indexes over rows A00000, A00001, …, and stop in the first after some slices."""
+    db.load(AIRPORTS, [airport(f"A{at:05}", "Rome", name=f"name {at}") for at in range(SLICE + 500)])
+    before = db.schema.proto
+    schema = online(before, evolve(before, before.version + 1, [NEWER]))
+    assert schema is not None
+    started = log_pb2.Migration(
+        step=log_pb2.Migration.STARTED, version=schema.version + 1, name="newer", schema=schema
+    )
+    db.apply_migration(started)
+    left = iter([False] * slices)
+    db.backfill(started, since=db.head, stopped=lambda: next(left, True))
+    db.put(AIRPORTS, airport("A00003", "Rome", name="other"))
+    db.put(AIRPORTS, airport("A01400", "Rome", name="other"))
+    db.put(AIRPORTS, airport("Z", "Rome", name="new"))
+
+
+def entry(db: Database, index: str, faa: str, *values: str) -> bytes:
+    info = db.schema.table("airports")
+    one = info.indexes[index]
+    return one.prefix + one.encode(values if len(values) > 1 else values[0]) + info.encode_key(faa)
+
+
+def building(db: Database, *gone: tuple[str, ...], put: tuple[tuple[str, ...], ...] = ()) -> None:
+    batch = db.tables.target.batch()
+    for name, faa, *values in gone:
+        del batch[entry(db, name, faa, *values)]
+    for name, faa, *values in put:
+        batch[entry(db, name, faa, *values)] = b""
+    db.tables.target.write(batch)
+
+
+@pytest.mark.parametrize(
+    ("slices", "gone", "put", "words"),
+    [
+        (1, ("by_name", "A00007", "name 7"), (), "row airports/A00007 has no entry in index by_name"),
+        (1, ("by_name", "A00003", "other"), (), "row airports/A00003 has no entry in index by_name"),
+        (3, ("by_name", "A01500", "name 1500"), (), "row airports/A01500 has no entry in index by_name"),
+        (3, ("by_name", "Z", "new"), (), "row airports/Z has no entry in index by_name"),
+        (1, (), ("by_name", "A00008x", "name"), "has an entry for airports/A00008x, which is no row"),
+        (1, (), ("by_name", "Y", "name"), "has an entry for airports/Y, which is no row"),
+        (1, (), ("by_name", "A00007", "other"), "entry for airports/A00007 with other values than the row"),
+        (1, (), ("by_name", "Z", "other"), "entry for airports/Z with other values than the row"),
+        (1, (), ("by_name", "A01500", "other"), "entry for airports/A01500 with other values than the row"),
+        (3, (), ("by_name_and_city", "A00007", "name 7", "Paris"), "A00007 with other values than the row"),
+        (
+            1,
+            ("by_name", "A00007", "name 7"),
+            ("by_name", "A00007", "x"),
+            "A00007 has no entry in index by_name",
+        ),
+        (1, ("by_city", "A00007", "Rome"), (), "row airports/A00007 has no entry in index by_city"),
+        (3, (), ("by_name", "A00007", "x"), "by_name has 1,526 entries for 1,525 rows"),
+    ],
+)
+def test_damage_in_a_table_with_an_index_under_construction_is_found(
+    opening: Opener, slices: int, gone: tuple[str, ...], put: tuple[str, ...], words: str
+) -> None:
+    db = opening()
+    backfilling(db, slices)
+    assert list(db.check()) == []
+    building(db, *([gone] if gone else []), put=(put,) if put else ())
+    found = list(db.check())
+    assert any(words in problem for problem in found), found
+    db.close()
+
+
+@pytest.mark.parametrize("slices", [0, 1, 2, 3, 4, 6])
+def test_rows_behind_the_backfill_need_no_entry_and_may_have_one(opening: Opener, slices: int) -> None:
+    db = opening()
+    backfilling(db, slices)
+    assert list(db.check()) == []
+    if slices == 1:
+        building(db, ("by_name", "A01400", "other"), ("by_name", "Z", "new"))
+        building(db, put=(("by_name", "A01300", "name 1300"),))
+        assert list(db.check()) == []
+
+
+def patients(path: Path) -> Database:
+    db = open_people(path)
+    db.load(
+        PATIENTS, [patient(n, f"s-{n % 7}", email=f"{n}@x", name=f"name {n}", born=n) for n in range(1, 700)]
+    )
+    return db
+
+
+def of_patient(db: Database, index: str, number: int, *values: object) -> bytes:
+    info = db.schema.table("patients")
+    one = info.indexes[index]
+    return one.prefix + one.encode(values if len(values) > 1 else values[0]) + info.encode_key(number)
+
+
+def lost_hash(db: Database, batch: Batch) -> None:
+    del batch[of_patient(db, "by_email", 5, "5@x")]
+
+
+def moved_hash(db: Database, batch: Batch) -> None:
+    lost_hash(db, batch)
+    batch[of_patient(db, "by_email", 5, "6@x")] = b""
+
+
+def second_hash(db: Database, batch: Batch) -> None:
+    batch[of_patient(db, "by_name_and_born", 5, "name 6", 5)] = b""
+
+
+def hash_of_no_row(db: Database, batch: Batch) -> None:
+    batch[of_patient(db, "by_email", 5000, "5@x")] = b""
+
+
+def lost_patient(db: Database, batch: Batch) -> None:
+    info = db.schema.table("patients")
+    del batch[info.row_prefix + info.encode_key(5)]
+
+
+def moved_patient(db: Database, batch: Batch) -> None:
+    info = db.schema.table("patients")
+    value = db.tables.get(info.row_prefix + info.encode_key(5))
+    assert value is not None
+    batch[info.row_prefix + info.encode_key(6)] = value
+
+
+def changed_patient(db: Database, batch: Batch) -> None:
+    info = db.schema.table("patients")
+    value = db.tables.get(info.row_prefix + info.encode_key(5))
+    assert value is not None
+    batch[info.row_prefix + info.encode_key(5)] = value[:-1] + bytes((value[-1] ^ 1,))
+
+
+def patients_note(_: Database, batch: Batch) -> None:
+    batch[keys.rows_note(1)] = keys.SEQ.pack(77)
+
+
+@pytest.mark.parametrize(
+    ("plant", "words"),
+    [
+        (lost_hash, "row patients/5 has no entry in index by_email"),
+        (
+            moved_hash,
+            "index patients.by_email has an entry for patients/5 with other values than the",
+        ),
+        (second_hash, "index patients.by_name_and_born has 700 entries for 699 rows"),
+        (hash_of_no_row, "index patients.by_email has an entry for patients/5000, which is no row"),
+        (lost_patient, "index patients.by_id has an entry for patients/5, which is no row"),
+        (moved_patient, "it was changed, or moved"),
+        (changed_patient, "it was changed, or moved"),
+        (patients_note, "table patients has 699 rows, and is said to have 77"),
+    ],
+)
+def test_damage_in_a_sealed_table_is_found_and_named(path: Path, plant: Plant, words: str) -> None:
+    with patients(path) as db:
+        assert list(db.check()) == []
+        batch = db.tables.target.batch()
+        plant(db, batch)
+        db.tables.target.write(batch)
+    with open_people(path) as db:
+        found = list(db.check())
+        assert any(words in problem for problem in found), found
+
+
+def test_no_right_table_is_looked_at_row_by_row(
+    opening: Opener, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a row is looked at by itself")
+
+    monkeypatch.setattr("everlog.store.check._Passes._one_by_one", refuse)
+    monkeypatch.setattr("everlog.store.check.EVERY", 2)
+    db = opening()
+    backfilling(db, 1)
+    assert list(db.check()) == []
+    forgotten: list[Any] = []
+
+    with patients(tmp_path / "people") as people:
+        assert list(people.check()) == []
+
+        def forget_once(_: Progress) -> None:
+            if not forgotten:
+                forgotten.append(people.forget(PATIENTS, 1))
+
+        assert list(people.check(forget_once)) == []
+        assert forgotten
+        assert list(people.check()) == []
 
 
 def altered(db: Database, batch: Batch) -> None:

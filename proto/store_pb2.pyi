@@ -549,6 +549,7 @@ class CommitRequest(_message.Message):
     CLIENT_FIELD_NUMBER: _builtins.int
     COMMIT_ID_FIELD_NUMBER: _builtins.int
     DURABILITY_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     snapshot: _builtins.int
     """The seq that everything in `reads` was read at; 0 where nothing was read."""
@@ -561,6 +562,8 @@ class CommitRequest(_message.Message):
     commit_id: _builtins.bytes
     """UUIDv7. The same id with the same content, within its life, answers with the first commit."""
     durability: Global___Durability.ValueType
+    turn: _builtins.bytes
+    """Of the lease that the caller has (Turn); empty: none."""
     @_builtins.property
     def reads(self) -> _containers.RepeatedCompositeFieldContainer[Global___Read]: ...
     @_builtins.property
@@ -579,10 +582,11 @@ class CommitRequest(_message.Message):
         client: _builtins.str = ...,
         commit_id: _builtins.bytes = ...,
         durability: Global___Durability.ValueType = ...,
+        turn: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "causation_id", b"causation_id", "client", b"client", "commit_id", b"commit_id", "correlation_id", b"correlation_id", "database", b"database", "durability", b"durability", "reads", b"reads", "reason", b"reason", "snapshot", b"snapshot", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "causation_id", b"causation_id", "client", b"client", "commit_id", b"commit_id", "correlation_id", b"correlation_id", "database", b"database", "durability", b"durability", "reads", b"reads", "reason", b"reason", "snapshot", b"snapshot", "turn", b"turn", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -616,6 +620,51 @@ class CommitResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CommitResponse: _TypeAlias = CommitResponse  # noqa: Y015
+
+@_typing.final
+class TurnRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    TABLES_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    @_builtins.property
+    def tables(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the tables that the transaction reads; one at the least."""
+
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        tables: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "tables", b"tables"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TurnRequest: _TypeAlias = TurnRequest  # noqa: Y015
+
+@_typing.final
+class TurnResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_FIELD_NUMBER: _builtins.int
+    turn: _builtins.bytes
+    """Opaque: `CommitRequest.turn` of the commits that do not wait."""
+    def __init__(
+        self,
+        *,
+        turn: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TurnResponse: _TypeAlias = TurnResponse  # noqa: Y015
 
 @_typing.final
 class LoadRequest(_message.Message):

@@ -64,6 +64,11 @@ class StoreStub:
                 request_serializer=everlog_dot_proto_dot_store__pb2.CommitRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_store__pb2.CommitResponse.FromString,
                 _registered_method=True)
+        self.Turn = channel.unary_stream(
+                '/everlog.v1.Store/Turn',
+                request_serializer=everlog_dot_proto_dot_store__pb2.TurnRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_store__pb2.TurnResponse.FromString,
+                _registered_method=True)
         self.Load = channel.stream_stream(
                 '/everlog.v1.Store/Load',
                 request_serializer=everlog_dot_proto_dot_store__pb2.LoadRequest.SerializeToString,
@@ -112,6 +117,14 @@ class StoreServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Turn(self, request, context):
+        """A lease, for a transaction that met many conflicts: commits of other callers to these tables wait until
+        the call ends, for a second at most. There is one answer, when the lease begins; none: go on without.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Load(self, request_iterator, context):
         """Writes rows in chunks; the answer to each request tells how far the load is on disk.
         """
@@ -151,6 +164,11 @@ def add_StoreServicer_to_server(servicer, server):
                     servicer.Commit,
                     request_deserializer=everlog_dot_proto_dot_store__pb2.CommitRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_store__pb2.CommitResponse.SerializeToString,
+            ),
+            'Turn': grpc.unary_stream_rpc_method_handler(
+                    servicer.Turn,
+                    request_deserializer=everlog_dot_proto_dot_store__pb2.TurnRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_store__pb2.TurnResponse.SerializeToString,
             ),
             'Load': grpc.stream_stream_rpc_method_handler(
                     servicer.Load,
@@ -320,6 +338,33 @@ class Store:
             '/everlog.v1.Store/Commit',
             everlog_dot_proto_dot_store__pb2.CommitRequest.SerializeToString,
             everlog_dot_proto_dot_store__pb2.CommitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Turn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.Store/Turn',
+            everlog_dot_proto_dot_store__pb2.TurnRequest.SerializeToString,
+            everlog_dot_proto_dot_store__pb2.TurnResponse.FromString,
             options,
             channel_credentials,
             insecure,

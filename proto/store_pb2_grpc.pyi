@@ -45,6 +45,10 @@ class StoreStub:
     Count: _grpc.UnaryUnaryMultiCallable[_store_pb2.CountRequest, _store_pb2.CountResponse]
     Commit: _grpc.UnaryUnaryMultiCallable[_store_pb2.CommitRequest, _store_pb2.CommitResponse]
     """Validates a transaction and appends it as one record."""
+    Turn: _grpc.UnaryStreamMultiCallable[_store_pb2.TurnRequest, _store_pb2.TurnResponse]
+    """A lease, for a transaction that met many conflicts: commits of other callers to these tables wait until
+    the call ends, for a second at most. There is one answer, when the lease begins; none: go on without.
+    """
     Load: _grpc.StreamStreamMultiCallable[_store_pb2.LoadRequest, _store_pb2.LoadResponse]
     """Writes rows in chunks; the answer to each request tells how far the load is on disk."""
 
@@ -59,6 +63,10 @@ class StoreAsyncStub(StoreStub):
     Count: _aio.UnaryUnaryMultiCallable[_store_pb2.CountRequest, _store_pb2.CountResponse]  # type: ignore[assignment]
     Commit: _aio.UnaryUnaryMultiCallable[_store_pb2.CommitRequest, _store_pb2.CommitResponse]  # type: ignore[assignment]
     """Validates a transaction and appends it as one record."""
+    Turn: _aio.UnaryStreamMultiCallable[_store_pb2.TurnRequest, _store_pb2.TurnResponse]  # type: ignore[assignment]
+    """A lease, for a transaction that met many conflicts: commits of other callers to these tables wait until
+    the call ends, for a second at most. There is one answer, when the lease begins; none: go on without.
+    """
     Load: _aio.StreamStreamMultiCallable[_store_pb2.LoadRequest, _store_pb2.LoadResponse]  # type: ignore[assignment]
     """Writes rows in chunks; the answer to each request tells how far the load is on disk."""
 
@@ -106,6 +114,16 @@ class StoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_store_pb2.CommitResponse, _abc.Awaitable[_store_pb2.CommitResponse]]:
         """Validates a transaction and appends it as one record."""
+
+    @_abc_1.abstractmethod
+    def Turn(
+        self,
+        request: _store_pb2.TurnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_store_pb2.TurnResponse], _abc.AsyncIterator[_store_pb2.TurnResponse]]:
+        """A lease, for a transaction that met many conflicts: commits of other callers to these tables wait until
+        the call ends, for a second at most. There is one answer, when the lease begins; none: go on without.
+        """
 
     @_abc_1.abstractmethod
     def Load(

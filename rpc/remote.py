@@ -16,6 +16,7 @@ Invariants
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -29,6 +30,7 @@ from everlog.rpc.address import parse
 from everlog.rpc.channel import CONNECT_S, RETRY_S, Channel
 from everlog.rpc.remote_admin import RemoteAdmin
 from everlog.rpc.remote_consumers import RemoteConsumers
+from everlog.rpc.remote_fair import RemoteFair
 from everlog.rpc.remote_feed import RemoteBatches
 from everlog.rpc.remote_load import RemoteLoad
 from everlog.rpc.remote_past import PastCalls
@@ -249,7 +251,12 @@ class RemoteDatabase(PastCalls, PeopleCalls):
 
     def _transaction(self, metadata: Metadata) -> Transaction:
         self._check_writable()
-        return RemoteTransaction(Session(self._channel, self._current, self.refresh_schema), metadata)
+        session = Session(self._channel, self._current, self.refresh_schema, lambda: self._fair.held)
+        return RemoteTransaction(session, metadata)
+
+    @functools.cached_property
+    def _fair(self) -> RemoteFair:
+        return RemoteFair(self._channel)
 
     def _connect(self, wait_s: float | None) -> store_pb2.DescribeResponse:
         if wait_s is not None:

@@ -15,12 +15,13 @@ from everlog.proto import store_pb2_grpc
 from everlog.rpc.channel import COMMIT_S, Channel
 from everlog.rpc.remote_commit import request_of
 from everlog.rpc.remote_source import RemoteSource
+from everlog.store import keys
 from everlog.store.binding import Binding
 from everlog.store.errors import ConflictError, SchemaError
 from everlog.store.schema import Schema
 from everlog.store.source import Source
 from everlog.store.table import Table
-from everlog.store.transaction import ANONYMOUS, CommitResult, Metadata, Transaction
+from everlog.store.transaction import ANONYMOUS, CommitResult, Metadata, Reads, Transaction
 
 M = TypeVar("M", bound=Message)
 
@@ -29,8 +30,16 @@ class Session:
     """What a transaction needs of the database that it is one of. `refresh` asks for the schema
     anew."""
 
-    def __init__(self, channel: Channel, schema: Schema, refresh: Callable[[], Schema]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        schema: Schema,
+        refresh: Callable[[], Schema],
+        turn: Callable[[], bytes] = lambda: b"",
+    ) -> None:
+        """`turn`: the id of the lease that the calling thread has."""
         self._channel = channel
+        self._turn = turn
         self._refresh = refresh
         self.schema = schema
         self._source = RemoteSource(channel, schema, refresh, pinned=True)
@@ -53,6 +62,7 @@ class Session:
         if transaction.metadata is not ANONYMOUS:
             transaction.metadata.check()
         request = request_of(transaction, self.schema, transaction.snapshot, self._channel.address.database)
+        request.turn = self._turn()
         stub = store_pb2_grpc.StoreStub(self._channel.grpc)
         for _ in range(2):
             try:
@@ -73,6 +83,15 @@ class RemoteTransaction(Transaction):
     def __init__(self, session: Session, metadata: Metadata) -> None:
         super().__init__(session, metadata)
         self._session = session
+
+    @property
+    def tables_read(self) -> list[str]:
+        """Names of the tables that it has read so far."""
+        reads = self.reads or Reads(set(), [])
+        read = {
+            keys.SPACE.unpack_from(key)[0] for key in (*reads.keys, *(start for start, _ in reads.ranges))
+        }
+        return sorted({self._session.schema.spaces[space].name for space in read})
 
     def _bind(self, table: Table[M, Any]) -> Binding:
         try:

@@ -14,6 +14,8 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
@@ -22,6 +24,7 @@ from google.protobuf.message import DecodeError
 from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
 from everlog.rpc.calls import Context
 from everlog.rpc.hosting import Hosting
+from everlog.rpc.leases import Leases
 from everlog.rpc.load_service import loading
 from everlog.rpc.scanning import Scanning, check_unchanged, moment_of, span_of, what
 from everlog.store import keys, write
@@ -43,6 +46,7 @@ class StoreService(store_pb2_grpc.StoreServicer):
 
     def __init__(self, hosting: Hosting) -> None:
         self._hosting = hosting
+        self._leases = defaultdict[str, Leases](Leases)
 
     async def Describe(self, request: store_pb2.DescribeRequest, context: Any) -> store_pb2.DescribeResponse:
         return await self._hosting.read(_describe, self._hosting.database(request.database))
@@ -75,9 +79,23 @@ class StoreService(store_pb2_grpc.StoreServicer):
     async def Commit(self, request: store_pb2.CommitRequest, context: Any) -> store_pb2.CommitResponse:
         db = self._database(request.database, context)
         actor = self._hosting.callers.actor(context, request.actor)
-        result = await self._hosting.write(_commit, db, request, actor)
+        tables = (one.table for one in request.writes)
+        async with self._leases[request.database].commit(tables, request.turn):
+            result = await self._hosting.write(_commit, db, request, actor)
         position = log_pb2.Cursor(database=db.uuid, seq=result.seq, checksum=result.checksum)
         return store_pb2.CommitResponse(position=position, time_ns=result.time_ns, missing=result.missing)
+
+    async def Turn(
+        self, request: store_pb2.TurnRequest, context: Any
+    ) -> AsyncIterator[store_pb2.TurnResponse]:
+        db = self._hosting.database(request.database)
+        for name in request.tables:
+            db.schema.table(name)
+        if not request.tables:
+            raise RowError("expected the names of the tables that the transaction reads, found none")
+        async with contextlib.aclosing(self._leases[request.database].turn(request.tables)) as turns:
+            async for turn in turns:
+                yield store_pb2.TurnResponse(turn=turn)
 
     async def Load(
         self, request_iterator: AsyncIterator[store_pb2.LoadRequest], context: Any

@@ -38,8 +38,8 @@ class Fair:
         self._alone = threading.RLock()  # `fn` may run another
 
     @contextlib.contextmanager
-    def turn(self, *, alone: bool) -> Iterator[None]:
-        """One try. `alone`: the others wait until it is over, or give up waiting."""
+    def turn(self, *, alone: bool, last: Transaction | None = None) -> Iterator[None]:
+        """One try. `alone`: the others wait until it is over, or give up waiting. `last`: the try before."""
         mine = self._alone.acquire(timeout=ALONE_S)
         if mine and not alone:
             self._alone.release()
@@ -88,15 +88,16 @@ class Writer(Reader):
         """Run `fn(tx)` and commit, and return what it returned; on a conflict, again. Writes.
 
         It waits between two tries, for a random time that grows with their number and with what one takes.
-        From the fourth try on it goes alone: no other `run` of this database object begins a try meanwhile,
-        for a second at most. It ends with the last ConflictError after `retries` more tries (None: as many
+        From the fourth try on it goes alone: embedded, no other `run` of this database object begins a try
+        meanwhile; on a server, commits of all other clients to the tables that it reads wait. Both for a
+        second at most. It ends with the last ConflictError after `retries` more tries (None: as many
         as it takes), or `deadline_s` seconds.
         """
         began = time.monotonic()
-        until, tries = began + deadline_s, 0
+        until, tries, tx = began + deadline_s, 0, None
         while True:
             try:
-                with self._fair.turn(alone=tries >= ALONE_FROM):
+                with self._fair.turn(alone=tries >= ALONE_FROM, last=tx):
                     began = time.monotonic()
                     with self.transaction(**metadata) as tx:
                         return fn(tx)

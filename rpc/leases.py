@@ -1,0 +1,97 @@
+"""Leases: a caller whose transaction met many conflicts goes alone for a moment, over some tables.
+
+    Turn ─▶ queue ─▶ commits to these tables that began end ─▶ lease, LEASE_S at most ─▶ pause, as long
+                                                                │
+                          other commits to these tables ── wait ┘ then go through
+
+A lease delays and never refuses, and the log and validation know nothing of it. It ends with its call, so a
+client that is gone has none.
+
+Invariants
+  (1) a database has one lease at a time;
+  (2) a commit waits for one lease at most, and no longer than LEASE_S;
+  (3) between two leases is a pause as long as the first was: whoever asks for turns without end takes half
+      of the time of these tables at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+
+LEASE_S = 1.0
+WAIT_S = 10.0  # for a turn; then the caller goes on without one
+WAITING_MAX = 256  # callers of one database
+
+
+class Lease:
+    """What one holds: the tables, by their names. `id` is known to its holder alone."""
+
+    def __init__(self, tables: Iterable[str]) -> None:
+        self.tables = frozenset(tables)
+        self.id = secrets.token_bytes(16)
+        self.began = 0.0  # a monotonic time
+        self.over = asyncio.Event()
+
+
+class Leases:
+    """Those of one database. Of the event loop alone."""
+
+    def __init__(self) -> None:
+        self._one = asyncio.Lock()  # first come, first served
+        self._waiting = 0
+        self._lease: Lease | None = None
+        self._next_at = 0.0  # a monotonic time
+        self._running = dict[object, tuple[frozenset[str], asyncio.Event]]()
+
+    async def turn(self, tables: Iterable[str]) -> AsyncGenerator[bytes, None]:
+        """Yield the id of the lease when it begins, and return when it is over. Yield nothing if too many
+        wait, or for too long. Closing the iterator ends the lease."""
+        if self._waiting >= WAITING_MAX:
+            return
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await self._one.acquire()
+        except TimeoutError:
+            return
+        finally:
+            self._waiting -= 1
+        lease = Lease(tables)
+        try:
+            await asyncio.sleep(self._next_at - time.monotonic())
+            self._lease, lease.began = lease, time.monotonic()
+            asyncio.get_running_loop().call_later(LEASE_S, self._end, lease)  # also if nobody reads on
+            for written, ended in list(self._running.values()):
+                if written & lease.tables:
+                    await ended.wait()
+            if not lease.over.is_set():
+                yield lease.id
+                await lease.over.wait()
+        finally:
+            self._end(lease)
+
+    def _end(self, lease: Lease) -> None:
+        if not lease.over.is_set():
+            lease.over.set()
+            self._lease = None
+            now = time.monotonic()
+            self._next_at = now + (now - (lease.began or now))
+            self._one.release()
+
+    @contextlib.asynccontextmanager
+    async def commit(self, tables: Iterable[str], turn: bytes) -> AsyncIterator[None]:
+        """A commit to these tables: it waits while somebody else has a lease over one of them."""
+        written, lease = frozenset(tables), self._lease
+        if lease is not None and lease.id != turn and lease.tables & written:
+            await lease.over.wait()
+        me, ended = object(), asyncio.Event()
+        self._running[me] = written, ended
+        try:
+            yield
+        finally:
+            del self._running[me]
+            ended.set()

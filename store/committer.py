@@ -49,7 +49,7 @@ class Committer:
         self._clock = clock
         self._turns = Turns()
         self.refusal = log.refusal
-        self._flusher = Flusher(self._sync, self._is_settled, log)
+        self._flusher = Flusher(self._sync_beside, self._is_settled, log)
         self.refusal.on_change(self._flusher.look)
         self._unsettled = False  # records may be missing on disk or in the tables
         self.on_settled: Callable[[], None] = lambda: None  # called after late records were projected
@@ -309,9 +309,13 @@ class Committer:
                 with contextlib.suppress(Error):
                     self._settle()
 
-    def _sync(self) -> None:
+    def _sync_beside(self) -> None:
+        """Sync while others may append."""
+        self._sync(beside=True)
+
+    def _sync(self, *, beside: bool = False) -> None:
         try:
-            self._log.sync()
+            self._log.sync(beside=beside)
         except DiskError as error:
             if error.facts.get("resumes"):
                 self._unsettled = True

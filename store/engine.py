@@ -26,7 +26,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ from everlog.store.process import keep_in_child, rest_before_fork, use_rocksdb
 from everlog.store.refusal import Refusal
 from everlog.store.seam import StoppedError, translate, translated
 from everlog.store.temporary import Temporary
+from everlog.store.wal import Wal
 
 LOG = "log"
 TABLES, REBUILDING, PROBE = b"tables", b"rebuilding", b"probe"
@@ -126,6 +127,7 @@ class Engine:
         self._cache = Cache(CACHE_BYTES)
         # rocksdict lets nobody close a column family that another thread compacts or flushes.
         self._care = threading.Lock()
+        self._appending = threading.Lock()  # or RocksDB's sync might follow another thread's failed append
         self.once = ReadOptions()  # for what is read from end to end: it leaves the cache to others
         self.once.fill_cache(False)  # type: ignore[call-arg]  # its stub is wrong
         self._to_os = WriteOptions()
@@ -164,6 +166,7 @@ class Engine:
             self._opened += 1
             access = AccessType.secondary(f"{self._scratch.path}/{self._opened}")
         self._db = Rdict(directory, self._db_options(), families, access)
+        self._wal = Wal(directory)
         self.log = self._db.get_column_family(LOG)
         self._log_handle = self._db.get_column_family_handle(LOG)
         self.data_name = self._live_name()
@@ -358,18 +361,27 @@ class Engine:
             self.log.compact_range(first, last, _forced())
 
     def sync_log(self) -> None:
-        """Waits until all that was appended is on disk. Lets go of the interpreter's lock.
+        """Wait until all that was appended is on disk. Only for who keeps others from appending. Releases the
+        interpreter's lock.
 
         Raises DiskError: whether it is on disk is unknown, until the database is opened again or, with the
         fact `resumes`, until writes are taken again.
         """
+        with self._appending:
+            self._sync(lambda: self._db.flush_wal(True))
+
+    def sync_beside(self) -> None:
+        """The same while others may append."""
+        self._sync(self._wal.sync)
+
+    def _sync(self, sync: Callable[[], None]) -> None:
         if self.stopped is not None:  # what was appended may well be on disk
             facts = self.stopped.facts | {"outcome": "unknown", "stopped": True}
             raise DiskError(str(self.stopped), **facts)
         if self.refusal.since_ns:  # a sync that fails now would keep RocksDB from resuming
             raise self._unconfirmed()
         try:
-            self._db.flush_wal(True)
+            sync()
         except Exception as error:
             self._refused(error, f"writing to the log in {self.path}", full=True)
             if self.refusal.since_ns:
@@ -444,7 +456,7 @@ class Engine:
             if self._db.get(REBUILDING) == made_by:
                 return family, self._db.get_column_family_handle(name)
             self.drop_family(name, family)
-        with translated(f"creating {name}"):
+        with self._appending, translated(f"creating {name}"):
             self._db[REBUILDING] = made_by
         made = self.create_family(name)
         self._names.add(name)

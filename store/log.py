@@ -101,13 +101,13 @@ class Log:
         if not self.trimmed.first:
             self.trimmed.first = 1
 
-    def sync(self) -> None:
-        """Waits until everything appended before this call is on disk.
+    def sync(self, *, beside: bool = False) -> None:
+        """Wait until everything appended before this call is on disk. `beside`: others may append meanwhile.
 
         Raises DiskError: whether it is on disk is unknown.
         """
         upto = self.written
-        self._engine.sync_log()
+        self._engine.sync_beside() if beside else self._engine.sync_log()
         with self._sync_lock:
             self.head = max(self.head, upto)
 

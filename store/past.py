@@ -267,7 +267,7 @@ class Past:
             return
         if upto > self.log.head and not self._db.read_only:
             try:
-                self.log.sync()  # what is projected must not be lost from the log
+                self.log.sync(beside=True)  # what is projected must not be lost from the log
             except DiskError as error:
                 if not error.facts.get("resumes"):
                     raise

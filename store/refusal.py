@@ -4,7 +4,7 @@
     room is there, a write works   ─▶ end   ─▶ one line                      ─▶ listeners
 
 RocksDB looks for room every five seconds, and then writes its memory to new files. Until then nothing may
-sync its log: a sync that fails makes the error one that RocksDB never resumes from.
+sync its log through it: a sync that fails makes the error one that RocksDB never resumes from (wal.py).
 """
 
 from __future__ import annotations

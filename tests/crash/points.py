@@ -28,7 +28,7 @@ from everlog.store.versions import Versions
 
 CALLS: dict[str, tuple[tuple[Any, str], ...]] = {
     "log write": ((Engine, "append_record"), (Engine, "append_records")),
-    "sync": ((Engine, "sync_log"),),
+    "sync": ((Engine, "sync_log"), (Engine, "sync_beside")),
     "projection": ((Engine, "write_data"),),
     "flush": ((Engine, "flush"),),
     "new tables": ((Engine, "create_family"),),

@@ -14,7 +14,7 @@ from everlog import migrations
 from everlog.store.database import Database
 from everlog.store.engine import Engine
 
-POINTS = ("append_record", "append_records", "sync_log", "write_data")
+POINTS = ("append_record", "append_records", "sync_log", "sync_beside", "write_data")
 
 
 def main(path: str, source: str, point: int, verb: str) -> None:

@@ -189,7 +189,7 @@ def test_a_background_flush_that_fails_is_raised_by_the_next_commit(
         failed.set()
         failing_sync()
 
-    monkeypatch.setattr(db.engine, "sync_log", fail)
+    monkeypatch.setattr(db.engine, "sync_beside", fail)
     db.put(ITEMS, Item(id=1))
     assert failed.wait(10)
     with pytest.raises(DiskError):

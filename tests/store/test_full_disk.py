@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -201,3 +203,81 @@ def test_a_rebuild_on_a_full_disk_changes_nothing_and_is_made_when_there_is_room
         threading.Event().wait(0.05)
     db.put(ITEMS, Item(id=1000))
     assert db.rebuild()["items"].rows == 200
+
+
+def append_until_full(db: Database) -> None:
+    """Append to RocksDB's log until that knows of the full disk, and everlog not yet."""
+    while True:
+        db.engine._db[b"ballast"] = bytes(1 << 20)  # noqa: SLF001  whatever is written through everlog is noted
+
+
+def test_a_sync_at_the_moment_of_a_refused_append_does_not_end_writing(
+    small_disk: Path, opening: Opener
+) -> None:
+    db = opening(at=small_disk / "db")
+    db.put(ITEMS, Item(id=1), durability="os")
+    fill(small_disk)
+    with pytest.raises(Exception, match="No space left"):
+        append_until_full(db)
+    db.engine.sync_beside()
+    with pytest.raises(DiskError, match="the disk is full") as refused:  # not "Writer has previous error"
+        db.put(ITEMS, Item(id=2))
+    assert refused.value.outcome == "nothing written"
+
+
+def fill_and_make_room(db: Database, disk: Path, chance: random.Random) -> None:
+    """Many threads write until the disk is full, and for some time more; then there is room, and all goes on.
+    What was acknowledged is there, and what was refused is not."""
+    how = chance.choice((("os",), ("sync",), ("os", "sync")))
+    size = chance.choice((2_000, 60_000, 200_000))
+    acknowledged: list[int] = []
+    refused: list[int] = []
+    numbers = itertools.count(db.head + 1)
+    full, over = threading.Event(), threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            number = next(numbers)
+            try:
+                text = os.urandom(number * 7919 % size // 2).hex()
+                db.put(ITEMS, Item(id=number, text=text), durability=how[number % len(how)])
+                acknowledged.append(number)
+            except DiskError as error:
+                full.set()
+                if error.outcome == "nothing written":
+                    refused.append(number)
+
+    threads = [threading.Thread(target=write) for _ in range(chance.choice((1, 2, 8, 16)))]
+    for thread in threads:
+        thread.start()
+    assert full.wait(100)
+    over.wait(chance.choice((0, 0, 0.05, 1)))
+    over.set()
+    for thread in threads:
+        thread.join()
+    (disk / "ballast").unlink()
+    size_mb = os.statvfs(disk).f_blocks * os.statvfs(disk).f_frsize >> 20
+    subprocess.run(
+        ["mount", "-o", f"remount,size={size_mb + 24}m", disk], check=True
+    )  # RocksDB still flushes
+    until = time.monotonic() + 60
+    while db.status().writes.error:
+        assert time.monotonic() < until, db.status().writes.error
+        threading.Event().wait(0.05)  # RocksDB looks for room every five seconds
+    db.put(ITEMS, Item(id=next(numbers)))
+    assert [number for number in acknowledged if db.get(ITEMS, number) is None] == []
+    assert [number for number in refused if db.get(ITEMS, number) is not None] == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("nth", range(int(os.environ.get("EVERLOG_TORTURE_S", "0")) // 10 or 8))
+def test_writing_goes_on_when_there_is_room_whenever_it_was_refused(
+    small_disk: Path, opening: Opener, nth: int
+) -> None:
+    seed = int(os.environ.get("EVERLOG_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
+    print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown where it fails
+    chance = random.Random(f"{seed} {nth}")
+    db = opening(at=small_disk / "db")
+    for _ in range(2):
+        fill_and_make_room(db, small_disk, chance)
+        (small_disk / "ballast").write_bytes(bytes(24 << 20))

@@ -25,6 +25,8 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from everlog.store.admission import DEPTH_MAX
+
 _FLOATS = (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT)
 _WELL_KNOWN = "google.protobuf."
 _FAITHFUL = {_WELL_KNOWN + name for name in ("Timestamp", "Duration")}
@@ -88,7 +90,9 @@ class JsonField:
         return json.dumps(printed[self.name], ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
     def _parse(self, text: str, row: Message) -> None:
-        json_format.ParseDict({self.name: json.loads(text)}, row, descriptor_pool=self._pool)
+        named = {self.name: json.loads(text)}
+        levels = DEPTH_MAX + 1  # json_format counts the row as one
+        json_format.ParseDict(named, row, descriptor_pool=self._pool, max_recursion_depth=levels)
 
     def _same(self, alone: Message, text: str) -> bool:
         again = self._model()

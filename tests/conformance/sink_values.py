@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from everlog.store.admission import DEPTH_MAX
 from tests.conformance.sink_case import Opened, SinkCase, differences, follow
 from tests.conformance.sink_log import HandMadeLog, table
 
@@ -111,6 +112,17 @@ class ValuesConformance(SinkCase):
         log.write(log.put("rows", key="a"), log.delete("rows", "b"))
         follow(log, opened)
         assert differences(log, opened) == []
+
+    def test_messages_as_deep_as_readers_parse_survive(self, opened: Opened) -> None:
+        log = _log("message Row { int32 id = 1; Row self = 2; repeated Row many = 3; }", 1)
+        for depth in (1, DEPTH_MAX - 1, DEPTH_MAX):
+            for field in ("self", "many"):
+                row: dict[str, Any] = {}
+                for _ in range(depth):
+                    row = {field: [row] if field == "many" else row}
+                log.write(log.put("rows", id=depth, **row))
+                follow(log, opened)
+                assert differences(log, opened) == []
 
     def test_nested_messages_survive(self, opened: Opened) -> None:
         fields = """

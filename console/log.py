@@ -21,6 +21,7 @@ from everlog.console.settings import Renamed, Settings, common, pass_settings
 from everlog.console.tables import TableName, named
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
+from everlog.store import given
 from everlog.store.past_log import KINDS, Entry, RowChange, entry_of
 from everlog.store.schema import Schema
 from everlog.store.table import Table
@@ -96,6 +97,7 @@ def log(
     from everlog.feed import cursor
 
     start = cursor.parse(after)
+    given.text(actor or "", "actor")
     settings.resume = "--after with the last seq that you saw goes on from there"
     asks = bool(key or correlation or kind or since or before)
     if follow and (asks or csv or parquet):
@@ -132,7 +134,7 @@ def log(
         else:
             feed = _commits(db, start, until, tables, follow=follow)
             found = (entry_of(*one) for one in feed if actor is None or one[0].actor == actor)
-        found = islice(found, limit)
+        found = islice(found, given.limit(limit, "commits"))
         if csv or parquet:
             log_file.write_csv(found, csv) if csv else log_file.write_parquet(found, parquet or "")
             return

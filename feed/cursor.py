@@ -15,6 +15,7 @@ import uuid
 from typing import Protocol
 
 from everlog.proto import log_pb2
+from everlog.store import given
 from everlog.store.errors import CursorError
 
 SEQ_END = 1 << 64  # seqs are uint64
@@ -79,7 +80,7 @@ def check(after: int | log_pb2.Cursor, log: Positions, database: bytes) -> int:
 
 def of(after: int | log_pb2.Cursor) -> log_pb2.Cursor:
     """A cursor as it is, or one of a mere seq. Raises CursorError for what is no seq."""
-    if not isinstance(after, int):
+    if isinstance(after, log_pb2.Cursor):
         return after
     check_seq(after, "to start after")
     return log_pb2.Cursor(seq=after)
@@ -87,6 +88,7 @@ def of(after: int | log_pb2.Cursor) -> log_pb2.Cursor:
 
 def check_seq(seq: int, role: str) -> None:
     """Raises CursorError for a number that no record can ever have; `role` completes "a seq …"."""
+    given.whole(seq, f"a seq {role}", error=CursorError)
     if not 0 <= seq < SEQ_END:
         raise CursorError(f"expected a seq of 0 or more {role}, found {seq}", why="unclear", seq=seq)
 

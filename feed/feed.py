@@ -19,6 +19,8 @@ from everlog.feed.message import FeedBatch
 from everlog.feed.subscription import HEARTBEAT_S, Subscription
 from everlog.feed.tail import Origin
 from everlog.proto import log_pb2
+from everlog.store import given
+from everlog.store.errors import SchemaError
 from everlog.store.table import Table
 
 
@@ -106,5 +108,7 @@ def feed(
 
 
 def table_names(tables: Iterable[Table[Any, Any] | str] | None) -> list[str]:
-    """Names of tables given as constants or by name."""
-    return [table if isinstance(table, str) else table.name for table in tables or ()]
+    """Names of tables given as constants or by name. Raises SchemaError."""
+    if tables is None:
+        return []
+    return [given.table_name(table) for table in given.several(tables, "tables", error=SchemaError)]

@@ -18,9 +18,11 @@ from everlog.migrations.lock import lock
 from everlog.migrations.schema_text import from_text, to_text
 from everlog.migrations.status import MigrationInfo, State, compare
 from everlog.proto import log_pb2
+from everlog.store import given
 from everlog.store.database import Database
-from everlog.store.errors import MigrationError
+from everlog.store.errors import MigrationError, SchemaError
 from everlog.store.schema import Schema
+from everlog.store.transaction import Metadata
 
 _PACKAGE = re.compile(r"\b[\w./]*\bv\d{14}\b")
 
@@ -42,7 +44,8 @@ def load_schema(
     Raises SchemaError with the line for a text that is none, MigrationError if the database has
     a schema already; then nothing was done.
     """
-    dumped = from_text(text, where)
+    Metadata(actor, reason).check()
+    dumped = from_text(given.text(text, "text", error=SchemaError), where)
     records = [
         log_pb2.Migration(step=log_pb2.Migration.FINISHED, version=version, name=name, digest=digest)
         for version, name, digest in dumped.migrations
@@ -71,6 +74,8 @@ def baseline(
     Raises MigrationError, and records nothing, if they would not make the schema that the database
     has: its tables, keys, indexes and fields.
     """
+    Metadata(actor, reason).check()
+    given.whole(version, "a version", error=MigrationError)
     with lock(db.uuid, actor, reenter=True):
         migrations = load(source)
         if version not in {migration.version for migration in migrations}:

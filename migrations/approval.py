@@ -35,6 +35,7 @@ from everlog.migrations.shown_sources import kept
 from everlog.migrations.status import MigrationInfo
 from everlog.migrations.stop import Stop
 from everlog.proto import log_pb2
+from everlog.store import given
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, DiskError, Error, MigrationError
 from everlog.store.progress import OnProgress
@@ -81,6 +82,7 @@ class Approval:
         What was rejected or has failed stays so, unless it is proposed `again`. Writes one record
         or none. Raises MigrationError and SchemaError for what could not be applied.
         """
+        Metadata(actor, reason).check()
         with lock(self.db.uuid, actor, reenter=True):
             now = self._draft()
             newest = self._newest()
@@ -106,6 +108,7 @@ class Approval:
         says. Writes one record. Raises MigrationError if it may not be, was decided already, or is not
         what was shown any more: then nothing is approved, and what is pending now is proposed.
         """
+        Metadata(actor, reason).check()
         self._decidable(words, actor, "approve")  # before it waits for whoever migrates
         with lock(self.db.uuid, actor, reenter=True) as holder:
             proposal = self._decidable(words, actor, "approve")
@@ -135,6 +138,7 @@ class Approval:
     ) -> Proposal:
         """`approve` and `run` as one: nobody can decide between them. `approved` is called between
         the two."""
+        Metadata(actor, reason).check()
         self._decidable(words, actor, "approve")
         with lock(self.db.uuid, actor, reenter=True):
             proposal = self.approve(words, actor=actor, reason=reason, despite_errors=despite_errors)
@@ -145,6 +149,7 @@ class Approval:
     def reject(self, words: str, *, actor: str, reason: str) -> Proposal:
         """Rejects a proposal: it is not applied. One that was approved, and stopped on its way, is
         given up without a trace. Writes one record. Raises MigrationError."""
+        Metadata(actor, reason).check()
         self._decidable(words, actor, "reject")
         with lock(self.db.uuid, actor, reenter=True):
             proposal = self._decidable(words, actor, "reject")
@@ -279,7 +284,7 @@ class Approval:
 
     def _decidable(self, words: str, actor: str, verb: str) -> Proposal:
         found = self.proposals()
-        proposal = pick(found, words)
+        proposal = pick(found, given.text(words, "digest", error=MigrationError))
         stopped = proposal.state is ProposalState.APPROVED and proposal.digest != self.running
         if proposal.state is not ProposalState.WAITING and not stopped:
             last, short = proposal.last, proposal.short

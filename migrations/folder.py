@@ -202,6 +202,11 @@ def find(source: Source = SOURCE) -> Root:
     A text that is an existing directory is taken for it, else for the name of a package. Runs no
     code of a migration. Raises SchemaError if there is neither.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise SchemaError(
+            "expected the migrations as the name of a package or a path, found"
+            f" {type(source).__name__} {source!r}"
+        )
     path = Path(source)
     if path.is_dir():
         _check_level(path.resolve())

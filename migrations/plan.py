@@ -28,7 +28,7 @@ from everlog.migrations.status import MigrationInfo, State, compare
 from everlog.migrations.trial import Remaking, Trial, remaking, trials
 from everlog.migrations.under_way import base, under_way
 from everlog.proto import log_pb2
-from everlog.store import evolve
+from everlog.store import evolve, given
 from everlog.store.built import built_rows
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError, SchemaError
@@ -79,6 +79,7 @@ def plan(
 
     Raises MigrationError and SchemaError as `apply` would before it writes.
     """
+    check_target(to, None)
     schema = base(db)
     counts = Counter({table.name: table.rows for table in db.status().tables})
     planned = list(_given_up(db))
@@ -131,6 +132,14 @@ def _compared(db: Database, source: Source) -> list[MigrationInfo]:
         return compare(db.migrations(), folders(find(source)))
     except SchemaError:
         return []
+
+
+def check_target(to: int | None, rate: float | None, *, least: int = 1) -> None:
+    """Raises MigrationError for what is no version, RowError for what is no number of rows a second. `least`:
+    0 where that means before the first migration."""
+    if to is not None and given.counted(to, "a version", error=MigrationError) < least:
+        raise MigrationError(f"expected a version such as 20260105093000, found {to}", version=to)
+    given.rate(rate)
 
 
 def pending(

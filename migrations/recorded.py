@@ -38,6 +38,7 @@ from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, MigrationError
 from everlog.store.schema import Schema
+from everlog.store.transaction import Metadata
 from everlog.store.vault import Vault
 
 # In place of the generated code of a folder that was restored: `build` replaces it, and holds the folder
@@ -63,6 +64,7 @@ def accept(
     writes nothing, for a migration that was not edited, and if the folders no longer make the schema
     that the database has.
     """
+    Metadata(actor, reason).check()
     with lock(db.uuid, actor):
         migrations = load(source)
         by_version = {migration.version: migration for migration in migrations}

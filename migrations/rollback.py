@@ -24,10 +24,11 @@ from everlog.migrations.folder import Source
 from everlog.migrations.history import Life, latest
 from everlog.migrations.lock import WAIT_S, check_going, lock
 from everlog.migrations.losses import Losses
-from everlog.migrations.plan import PlannedStep
+from everlog.migrations.plan import PlannedStep, check_target
 from everlog.migrations.returning import Folders, Return, way_back
 from everlog.migrations.status import MigrationInfo, State
 from everlog.migrations.under_way import give_up
+from everlog.store import given
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
 from everlog.store.evolve import given_up
@@ -71,6 +72,8 @@ def rollback(
     if an index that was dropped cannot be built again: then those before it are rolled back.
     """
     done = []
+    by = Metadata(actor, reason).check()
+    check_target(to, rate, least=0)
 
     def tell(at: Progress) -> None:
         check_going(db.uuid)
@@ -78,7 +81,7 @@ def rollback(
             progress(at)
 
     with lock(db.uuid, actor, wait_s=wait_s, progress=progress, reenter=True) as holder:
-        by, folders = Metadata(actor, reason), Folders(source)
+        folders = Folders(source)
         returning.begin_anew(db, folders, by)
         for way in list(_returns(db, count, to, folders)):
             life = way.life
@@ -148,17 +151,23 @@ def _returns(db: Database, count: int | None, to: int | None, folders: Folders) 
         now = way.after
 
 
+def check_which(count: int | None, to: int | None) -> None:
+    """Raises MigrationError for what does not say which migrations to roll back."""
+    check_target(to, None, least=0)
+    if count is not None and to is not None:
+        raise MigrationError("expected a number of migrations to roll back, or a version, found both")
+    if count is not None and given.counted(count, "a number of migrations", error=MigrationError) < 1:
+        raise MigrationError(f"expected to roll back one migration or more, found {count}")
+
+
 def _chosen(lives: list[Life], count: int | None, to: int | None) -> list[Life]:
+    check_which(count, to)
     if to is None:
         wanted = 1 if count is None else count
-        if wanted < 1:
-            raise MigrationError(f"expected to roll back one migration or more, found {wanted}")
         if len(lives) < wanted:
             there = f"only {len(lives)} are" if lives else "none is"
             raise MigrationError(f"expected {wanted} applied migrations to roll back, but {there} applied")
         return lives[:wanted]
-    if count is not None:
-        raise MigrationError("expected a number of migrations to roll back, or a version, found both")
     if to == 0:
         return lives
     versions = [life.version for life in lives]

@@ -18,7 +18,7 @@ from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import after
 from everlog.migrations.lock import WAIT_S, check_going, lock
 from everlog.migrations.migration import Migration
-from everlog.migrations.plan import load_for, pending
+from everlog.migrations.plan import check_target, load_for, pending
 from everlog.migrations.proposal import settled
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
@@ -54,6 +54,8 @@ def apply(
     applied: of that one and those behind it nothing was done.
     """
     done = []
+    by = Metadata(actor, reason).check()
+    check_target(to, rate)
     with lock(db.uuid, actor, wait_s=wait_s, progress=progress, reenter=True) as holder:
         known = load_for(db, source)
         begun = under_way.attach(db, known)
@@ -62,7 +64,7 @@ def apply(
                 progress(
                     Progress(f"{begun.migration.version}_{begun.migration.name}: give up its way back", 0)
                 )
-            under_way.give_up(db, Metadata(actor, reason))
+            under_way.give_up(db, by)
             begun = None
         found = pending(db, known, to, out_of_order=out_of_order)
         if begun is not None:
@@ -78,9 +80,7 @@ def apply(
             schema = after(schema, migration)
         for migration, rows in todo:
             holder.at = migration.version, migration.name
-            info = _apply(
-                db, migration, rows, Metadata(actor, reason), hold=hold, rate=rate, progress=progress
-            )
+            info = _apply(db, migration, rows, by, hold=hold, rate=rate, progress=progress)
             done.append(info)
             if applied is not None:
                 applied(info)

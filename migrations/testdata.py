@@ -20,6 +20,7 @@ from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import fault, import_file, load
 from everlog.migrations.migration import Migration, Row
 from everlog.proto import log_pb2
+from everlog.store import given
 from everlog.store.database import Database
 from everlog.store.errors import Error, MigrationError
 from everlog.store.progress import OnProgress
@@ -46,6 +47,8 @@ def load_testdata(
 
     Raises MigrationError if there is none, and what the folder's code raises as SchemaError.
     """
+    given.counted(scale, "a scale", error=MigrationError)
+    given.whole(seed, "a seed", error=MigrationError)
     migration = _at(load(source), db.schema.version)
     counts: dict[str, int] = {}
     made = rows(migration, scale=scale, seed=seed)

@@ -118,6 +118,7 @@ def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInf
     """Ends the time of two versions: that of before is served no longer, and the disk of its rows
     is freed. Raises MigrationError if there are no two.
     """
+    Metadata(actor, reason).check()
     with lock(db.uuid, actor, reenter=True):
         begun = under_way(db)
         if begun is None or begun.migration.step != SWITCHED:
@@ -171,8 +172,8 @@ def cancel(db: Database, *, actor: str = "", reason: str = "", wait_s: float = W
     is waited for. Returns the migration, with the commit that gave it up. Raises MigrationError if none
     is under way, and if it ended before it could be cancelled. Writes one record.
     """
-    at = db.head
-    holder = ask_to_end(db.uuid, Metadata(actor, reason))
+    by, at = Metadata(actor, reason).check(), db.head
+    holder = ask_to_end(db.uuid, by)
     with lock(db.uuid, actor, wait_s=wait_s, reenter=True):
         begun = under_way(db)
         if begun is not None and begun.migration.step == SWITCHED:
@@ -183,7 +184,7 @@ def cancel(db: Database, *, actor: str = "", reason: str = "", wait_s: float = W
                 version=begun.migration.version,
             )
         if begun is not None:
-            one, result = begun.migration, give_up(db, Metadata(actor, reason))
+            one, result = begun.migration, give_up(db, by)
             state = State.APPLIED if one.back else State.PENDING
             return MigrationInfo(one.version, one.name, state, result.time_ns, result.seq, actor, one.digest)
         newer = [one for one in db.migrations() if one.seq > at and one.migration.step != BACKFILL]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from everlog.audit.archived import attach
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc import address
-from everlog.store import environment
+from everlog.store import environment, given
 from everlog.store.database import IDEMPOTENCY_S
 from everlog.store.errors import MigrationError, OpenError, UnavailableError
 from everlog.store.master import MasterKey
@@ -59,7 +59,13 @@ def open(  # noqa: A001  the public name is everlog.open
 
     Raises OpenError, UnavailableError, MigrationError, CorruptionError.
     """
+    if url is not None and not isinstance(url, str | os.PathLike):
+        raise OpenError(f"expected the URL of a database, or a path, found {type(url).__name__} {url!r}")
     where = os.fspath(url) if url is not None else from_environment()
+    if "\0" in given.text(where, "url", error=OpenError):
+        raise OpenError(f"expected the URL of a database, or a path, found a NUL character in {where!r}")
+    given.seconds(timeout or 0, "`timeout`", error=OpenError)
+    given.seconds(idempotency_s, "`idempotency_s`", error=OpenError)
     if address.is_url(where):
         return _remote(where, migrations, read_only=read_only, timeout_s=timeout)
     made = _directory(where) if create and not read_only and where != MEMORY else None

@@ -14,17 +14,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from everlog.store import given
+from everlog.store.errors import Error
+
 _until: ContextVar[float | None] = ContextVar("everlog_deadline", default=None)
 
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Limit all calls of the block to `seconds` in total. Raises ValueError unless `seconds` is positive.
+    """Limit all calls of the block to `seconds` in total. Raises Error unless `seconds` is positive.
 
     A call without an answer by then raises UnavailableError; the server may still do what it asked for.
     """
-    if not seconds > 0:
-        raise ValueError(f"expected a deadline in more than 0 seconds, found {seconds!r}")
+    if not given.seconds(seconds, "a deadline", error=Error):
+        raise Error(f"expected a deadline in more than 0 seconds, found {seconds!r}")
     until, before = time.monotonic() + seconds, _until.get()
     token = _until.set(until if before is None else min(until, before))
     try:

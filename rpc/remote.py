@@ -33,14 +33,14 @@ from everlog.rpc.remote_consumers import RemoteConsumers
 from everlog.rpc.remote_fair import RemoteFair
 from everlog.rpc.remote_feed import RemoteBatches
 from everlog.rpc.remote_load import RemoteLoad
-from everlog.rpc.remote_past import PastCalls
+from everlog.rpc.remote_past import PastCalls, seq_of
 from everlog.rpc.remote_people import PeopleCalls
 from everlog.rpc.remote_source import RemoteSource
 from everlog.rpc.session import RemoteTransaction, Session
 from everlog.store.binding import Binding
 from everlog.store.errors import ReadOnlyError, SchemaError, UnavailableError
 from everlog.store.hashing import TableHash
-from everlog.store.load import IMPORT, LoadResult
+from everlog.store.load import IMPORT, LoadResult, check_load
 from everlog.store.progress import OnProgress
 from everlog.store.schema import Schema
 from everlog.store.snapshot import Snapshot
@@ -112,7 +112,9 @@ class RemoteDatabase(PastCalls, PeopleCalls):
         self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
     ) -> dict[str, TableHash]:
         """Rows and content hash of every table; see `Database.hashes`. Read-only."""
-        return self._admin.hashes(seq, sealed=sealed)
+        if seq is not None and seq_of(seq) < 1:
+            self.at(seq=seq)  # raises it
+        return self._admin.hashes(None if seq is None else seq_of(seq), sealed=sealed)
 
     # reading
 
@@ -178,6 +180,7 @@ class RemoteDatabase(PastCalls, PeopleCalls):
         self._check_writable()
         binding = self._bind(table)
         Metadata(actor, reason).check()
+        check_load(table, rows, id, source, kind, total)
         first = store_pb2.LoadRequest(
             database=self._channel.address.database,
             table=table.name,
@@ -206,6 +209,7 @@ class RemoteDatabase(PastCalls, PeopleCalls):
     def correct_clock(self, *, actor: str = "", reason: str = "") -> int:
         """Say that the server's clock is right; see `Database.correct_clock`."""
         self._check_writable()
+        Metadata(actor, reason).check()
         return self._admin.correct_clock(actor=actor, reason=reason)
 
     def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterator[str]:

@@ -8,8 +8,10 @@ from everlog.proto import consumers_pb2 as pb
 from everlog.proto import consumers_pb2_grpc, log_pb2
 from everlog.rpc.channel import Channel
 from everlog.rpc.consumer_messages import consumer_of
-from everlog.store.consumers import Cap, Consumer, message_of_cap
+from everlog.store import given
+from everlog.store.consumers import Cap, Consumer, check_registration, cursor_of, message_of_cap
 from everlog.store.errors import RowError
+from everlog.store.transaction import Metadata
 
 
 class RemoteConsumers:
@@ -31,11 +33,12 @@ class RemoteConsumers:
         reason: str = "",
     ) -> Consumer:
         """Takes a durable name on the server."""
+        check_registration(name, after, cap, actor, reason)
         request = pb.RegisterRequest(
             database=self._database, name=name, leave=not take, actor=actor, reason=reason
         )
         if after is not None:
-            request.after.CopyFrom(after if isinstance(after, log_pb2.Cursor) else log_pb2.Cursor(seq=after))
+            request.after.CopyFrom(cursor_of(after))
         if cap is not None:
             request.cap.CopyFrom(message_of_cap(cap))
         return consumer_of(self._channel.call(self._stub.Register, request).consumer)
@@ -50,11 +53,14 @@ class RemoteConsumers:
 
     def remove(self, name: str, *, actor: str = "", reason: str = "") -> None:
         """Nothing is held for it any more."""
+        given.text(name, "name")
+        Metadata(actor, reason).check()
         request = pb.RemoveConsumerRequest(database=self._database, name=name, actor=actor, reason=reason)
         self._channel.call(self._stub.Remove, request)
 
     def __getitem__(self, name: str) -> Consumer:
         """One of them. Read-only. Raises RowError."""
+        given.text(name, "name")
         found = {one.name: one for one in self}
         if name not in found:
             names = ", ".join(found) or "none"

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from everlog.migrations.plan import PlannedMigration, PlannedStep
+from everlog.migrations.plan import PlannedMigration, PlannedStep, check_target
 from everlog.migrations.proposal import Proposal
-from everlog.migrations.rollback import PlannedRollback
+from everlog.migrations.rollback import PlannedRollback, check_which
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import migrations_pb2 as pb
 from everlog.proto import migrations_pb2_grpc
 from everlog.rpc.proposals import from_message
 from everlog.rpc.remote import RemoteDatabase
-from everlog.store.errors import UnavailableError
+from everlog.store import given
+from everlog.store.errors import MigrationError, SchemaError, UnavailableError
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.transaction import Metadata
 
 PLAN_S = 600.0
 
@@ -38,6 +40,7 @@ def plan(
     db: RemoteDatabase, *, to: int | None = None, out_of_order: bool = False, try_rows: bool = False
 ) -> list[PlannedMigration]:
     """What `apply` would do with the same arguments. Read-only."""
+    check_target(to, None)
     request = pb.PlanRequest(
         database=db.channel.address.database, to=to or 0, out_of_order=out_of_order, try_rows=try_rows
     )
@@ -61,6 +64,8 @@ def apply(
 
     If the connection breaks on the way, what was applied stays, and the server goes on.
     """
+    Metadata(actor, reason).check()
+    check_target(to, rate)
     request = pb.ApplyRequest(
         database=db.channel.address.database,
         to=to or 0,
@@ -86,6 +91,7 @@ def apply(
 
 def complete(db: RemoteDatabase, *, actor: str = "", reason: str = "") -> MigrationInfo:
     """Ends the time of two versions; see `everlog.migrations.complete`."""
+    Metadata(actor, reason).check()
     request = pb.CompleteRequest(database=db.channel.address.database, actor=actor, reason=reason)
     done = db.channel.call(_stub(db).Complete, request)
     db.refresh_schema()
@@ -94,6 +100,7 @@ def complete(db: RemoteDatabase, *, actor: str = "", reason: str = "") -> Migrat
 
 def cancel(db: RemoteDatabase, *, actor: str = "", reason: str = "") -> MigrationInfo:
     """Stops what the server applies or rolls back, and gives it up; see `everlog.migrations.cancel`."""
+    Metadata(actor, reason).check()
     request = pb.CancelRequest(database=db.channel.address.database, actor=actor, reason=reason)
     done = db.channel.call(_stub(db).Cancel, request, timeout_s=PLAN_S)
     db.refresh_schema()
@@ -110,6 +117,8 @@ def load_schema(
     db: RemoteDatabase, text: str, *, where: str = "the text", actor: str = "", reason: str = ""
 ) -> int:
     """Gives the server's empty database the schema of a text; see `everlog.migrations.load_schema`."""
+    Metadata(actor, reason).check()
+    given.text(text, "text", error=SchemaError)
     request = pb.LoadSchemaRequest(
         database=db.channel.address.database, text=text, where=where, actor=actor, reason=reason
     )
@@ -118,6 +127,8 @@ def load_schema(
 
 def baseline(db: RemoteDatabase, version: int, *, actor: str = "", reason: str = "") -> list[MigrationInfo]:
     """Records migrations of the server's folders as applied; see `everlog.migrations.baseline`."""
+    Metadata(actor, reason).check()
+    given.counted(version, "a version", error=MigrationError)
     request = pb.BaselineRequest(
         database=db.channel.address.database, version=version, actor=actor, reason=reason
     )
@@ -132,6 +143,7 @@ def proposals(db: RemoteDatabase) -> list[Proposal]:
 
 def propose(db: RemoteDatabase, *, actor: str = "", reason: str = "") -> Proposal | None:
     """Proposes what is pending; see `Approval.propose`, `again`."""
+    Metadata(actor, reason).check()
     request = pb.ProposeRequest(database=db.channel.address.database, actor=actor, reason=reason)
     answer = db.channel.call(_stub(db).Propose, request, timeout_s=PLAN_S)
     return from_message(answer.proposal) if answer.HasField("proposal") else None
@@ -151,6 +163,8 @@ def approve(
 
     If the connection breaks on the way, the server goes on.
     """
+    Metadata(actor, reason).check()
+    given.text(digest, "digest", error=MigrationError)
     request = pb.ApproveRequest(
         database=db.channel.address.database,
         digest=digest,
@@ -178,6 +192,8 @@ def approve(
 
 def reject(db: RemoteDatabase, digest: str, *, actor: str = "", reason: str = "") -> Proposal:
     """Rejects a proposal; see `Approval.reject`."""
+    Metadata(actor, reason).check()
+    given.text(digest, "digest", error=MigrationError)
     request = pb.RejectRequest(
         database=db.channel.address.database, digest=digest, actor=actor, reason=reason
     )
@@ -207,6 +223,8 @@ def rollback(
     rolled_back: Callable[[MigrationInfo], None] | None = None,
 ) -> list[MigrationInfo]:
     """Has the server roll back; see `everlog.migrations.rollback`."""
+    Metadata(actor, reason).check()
+    check_target(to, rate, least=0)
     request = _which(db, count, to)
     request.actor, request.reason, request.rate = actor, reason, rate or 0
     stub, metadata = _stub(db), db.channel.metadata
@@ -226,6 +244,7 @@ def rollback(
 
 
 def _which(db: RemoteDatabase, count: int | None, to: int | None) -> pb.RollbackRequest:
+    check_which(count, to)
     return pb.RollbackRequest(database=db.channel.address.database, count=count or 0, to=to)
 
 

@@ -21,15 +21,16 @@ from everlog.proto import history_pb2, history_pb2_grpc, log_pb2
 from everlog.rpc.channel import Channel
 from everlog.rpc.remote_diff import differences
 from everlog.rpc.remote_source import RemoteSource
+from everlog.store import given
 from everlog.store.admission import read
 from everlog.store.binding import Binding
-from everlog.store.errors import RowError, SchemaError
+from everlog.store.errors import RowError
 from everlog.store.fields import descriptor_of, encode_values, resolve
 from everlog.store.history import Version, models_of
 from everlog.store.models import version_of
 from everlog.store.past_diff import Difference
 from everlog.store.past_log import Asked, Entry, check_asked, entry_of
-from everlog.store.past_time import Position, Time, nanoseconds, whole
+from everlog.store.past_time import Position, Time, nanoseconds
 from everlog.store.progress import OnProgress
 from everlog.store.schema import Schema, TableInfo
 from everlog.store.snapshot import Snapshot
@@ -58,9 +59,7 @@ class RemoteMoment(Snapshot):
         return self._of
 
     def _bind(self, table: Table[M, Any]) -> Binding:
-        if not isinstance(table, Table):
-            raise SchemaError(f"expected a Table, found {type(table).__name__} {table!r}")
-        known = self._of.bound.get(table)
+        known = self._of.bound.get(given.table(table))
         if known is not None:
             return known
         version = version_of(table.model)
@@ -86,7 +85,7 @@ class PastCalls:
             raise RowError("expected either a seq or a time to read at, found both or none")
         at = history_pb2.AtRequest()
         if seq is not None:
-            at.seq = _unsigned(whole(seq))
+            at.seq = seq_of(seq)
         if time is not None:
             at.time_ns = _unsigned(nanoseconds(time))
         return RemoteMoment(self, self.ask(at))
@@ -100,8 +99,8 @@ class PastCalls:
         self, table: Table[M, K], key: K, *, newest_first: bool = True, limit: int | None = None
     ) -> Iterator[Version[M]]:
         """Every version of a row; see `Database.history`."""
-        if limit is not None and limit < 0:
-            raise RowError(f"expected a limit of 0 or more versions, found {limit}")
+        given.table(table)
+        limit = given.limit(limit, "versions")
         request = history_pb2.HistoryRequest(
             database=self.channel.address.database,
             table=table.name,
@@ -118,6 +117,7 @@ class PastCalls:
 
     def diff(self, table: Table[M, Any], start: Position, end: Position) -> Iterator[Difference[M]]:
         """The rows of a table that differ between two moments; see `Database.diff`."""
+        given.table(table)
         first, last = (
             self.at(seq=one) if isinstance(one, int) else self.at(time=one) for one in (start, end)
         )
@@ -148,7 +148,11 @@ class PastCalls:
         limit: int | None = None,
     ) -> Iterator[Entry]:
         """The commits that fit all of what is given, oldest first; see `AskedLog`."""
-        check_asked(Asked(table=table, key=key, kind=kind), limit)
+        limit = check_asked(
+            Asked(actor, table, key, correlation_id, kind, after, until, since, before), limit
+        )
+        if table is not None:
+            given.table_name(table)
         if until is not None and until < 1:
             limit = 0  # there is nothing; 0 would be all
         request = history_pb2.LogRequest(
@@ -219,6 +223,11 @@ def _entries(head: history_pb2.LogResponse, answers: Iterator[history_pb2.LogRes
             schema = Schema(answer.schema)
         for commit in answer.commits:
             yield entry_of(commit, schema)
+
+
+def seq_of(seq: int) -> int:
+    """A seq as a message can have it. Raises RowError for what is no number."""
+    return _unsigned(given.whole(seq, "a seq"))
 
 
 def _unsigned(number: int) -> int:

@@ -17,6 +17,7 @@ from everlog.rpc.channel import Channel
 from everlog.rpc.remote_commit import new_commit_id
 from everlog.rpc.remote_keys import RemoteKeys
 from everlog.rpc.store_service import SCHEMA_KEY
+from everlog.store import given
 from everlog.store.errors import Error, SchemaError
 from everlog.store.forget import Forgotten, person_of
 from everlog.store.held import Remaining
@@ -37,6 +38,18 @@ def _remaining(one: people_pb2.Remaining) -> Remaining:
     return Remaining(one.kind, one.text, tuple(one.seqs))
 
 
+def _name_person(
+    request: people_pb2.ForgetRequest | people_pb2.ExportRequest, schema: Schema, key: Any, person: Any
+) -> None:
+    """Put the person into a request about a table. Raises RowError and SchemaError."""
+    who = person_of(schema, request.table, key, person)
+    request.space = who.space
+    if who.key is not None:
+        request.key = who.key
+    else:
+        request.person = who.value or b""
+
+
 class PeopleCalls(Writer):
     """The calls of a remote database that concern people."""
 
@@ -53,11 +66,10 @@ class PeopleCalls(Writer):
     ) -> Forgotten:
         """Erases one person, on the server; see `Database.forget`."""
         self._check_writable()
-        name = table if isinstance(table, str) else table.name
         known: Metadata = self.transaction(**metadata).metadata
         request = people_pb2.ForgetRequest(
             database=self.channel.address.database,
-            table=name,
+            table=given.table_name(table),
             actor=known.actor,
             reason=known.reason,
             correlation_id=known.correlation_id,
@@ -77,15 +89,11 @@ class PeopleCalls(Writer):
         self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None
     ) -> dict[str, Any]:
         """Everything that the server holds on one person; see `Database.export_person`."""
-        name = table if isinstance(table, str) else table.name
-        request = people_pb2.ExportRequest(database=self.channel.address.database, table=name)
+        request = people_pb2.ExportRequest(
+            database=self.channel.address.database, table=given.table_name(table)
+        )
         schema = self.refresh_schema()
-        who = person_of(schema, name, key, person)
-        request.space = who.space
-        if who.key is not None:
-            request.key = who.key
-        else:
-            request.person = who.value or b""
+        _name_person(request, schema, key, person)
         stub = people_pb2_grpc.PeopleStub(self.channel.grpc)
         said = (*self.channel.metadata, (SCHEMA_KEY, str(schema.version)))
         parts = [answer.json for answer in self.channel.stream(lambda: stub.Export(request, metadata=said))]
@@ -133,12 +141,7 @@ class PeopleCalls(Writer):
         return RemoteKeys(self.channel, ask=any(info.sealed for info in chosen))
 
     def _forget(self, request: people_pb2.ForgetRequest, schema: Schema, key: Any, person: Any) -> Forgotten:
-        who = person_of(schema, request.table, key, person)
-        request.space = who.space
-        if who.key is not None:
-            request.key = who.key
-        else:
-            request.person = who.value or b""
+        _name_person(request, schema, key, person)
         stub = people_pb2_grpc.PeopleStub(self.channel.grpc)
         done = self.channel.call(
             stub.Forget, request, timeout_s=FORGET_S, metadata=((SCHEMA_KEY, str(schema.version)),)

@@ -21,7 +21,7 @@ from everlog.store.errors import ConflictError, SchemaError
 from everlog.store.schema import Schema
 from everlog.store.source import Source
 from everlog.store.table import Table
-from everlog.store.transaction import ANONYMOUS, CommitResult, Metadata, Reads, Transaction
+from everlog.store.transaction import CommitResult, Metadata, Reads, Transaction
 
 M = TypeVar("M", bound=Message)
 
@@ -59,8 +59,6 @@ class Session:
 
     def _commit(self, transaction: Transaction) -> CommitResult:
         transaction.snapshot = self._source.snapshot
-        if transaction.metadata is not ANONYMOUS:
-            transaction.metadata.check()
         request = request_of(transaction, self.schema, transaction.snapshot, self._channel.address.database)
         request.turn = self._turn()
         stub = store_pb2_grpc.StoreStub(self._channel.grpc)

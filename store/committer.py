@@ -354,24 +354,19 @@ class Committer:
 
 
 def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int, reading_ns: int = 0) -> log_pb2.Commit:
-    """A commit without changes. `reading_ns`: see `Clock`. Raises RowError for metadata that protobuf does
-    not take."""
+    """A commit without changes. `reading_ns`: see `Clock`."""
     actor, reason, correlation_id, causation_id, client, commit_id, _ = meta
-    try:
-        commit = log_pb2.Commit(
-            seq=seq,
-            time_ns=time_ns,
-            schema=schema,
-            actor=actor,
-            reason=reason,
-            correlation_id=correlation_id,
-            causation_id=causation_id,
-            client=client,
-            commit_id=commit_id,
-        )
-    except (TypeError, ValueError):
-        meta.check()
-        raise
+    commit = log_pb2.Commit(
+        seq=seq,
+        time_ns=time_ns,
+        schema=schema,
+        actor=actor,
+        reason=reason,
+        correlation_id=correlation_id,
+        causation_id=causation_id,
+        client=client,
+        commit_id=commit_id,
+    )
     if isinstance(actor, Actor):
         commit.proof = actor.proof
     if reading_ns:

@@ -22,11 +22,12 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from everlog.proto import consumers_pb2, log_pb2
-from everlog.store import codec, keys
+from everlog.store import codec, given, keys
 from everlog.store.bookmarks import Bookmark, Bookmarks
 from everlog.store.errors import CorruptionError, CursorError, ReadOnlyError, RowError
 from everlog.store.past_time import time_of
 from everlog.store.projection import REGISTERED, REMOVED
+from everlog.store.transaction import Metadata
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
@@ -95,7 +96,7 @@ class Consumers:
         A commit says so in the log, where the consumer is new or has another cap. Raises RowError for a name
         that is none, CursorError for a position that is not of this log, ReadOnlyError.
         """
-        _check_name(name)
+        check_registration(name, after, cap, actor, reason)
         with self._changing:
             return self._register(name, after, cap, take=take, actor=actor, reason=reason)
 
@@ -137,6 +138,7 @@ class Consumers:
 
     def remove(self, name: str, *, actor: str = "", reason: str = "") -> None:
         """Nothing is held for it any more; a commit says so. Raises RowError for a name that nobody has."""
+        Metadata(actor, reason).check()
         with self._changing:
             self._needed(name)
             self._notice(REMOVED, name, b"", actor, reason)
@@ -154,7 +156,7 @@ class Consumers:
 
     def _needed(self, name: str) -> tuple[int, consumers_pb2.Registration]:
         registered = self.registered()
-        if name not in registered:
+        if given.text(name, "name") not in registered:
             names = ", ".join(sorted(registered)) or "none"
             raise RowError(f"there is no consumer {name!r}; there are: {names}", name=name)
         return registered[name]
@@ -218,7 +220,7 @@ class Consumers:
             if bookmark is not None:
                 return log_pb2.Cursor(seq=bookmark.seq, checksum=bookmark.checksum)
             return known[1].position if known else log_pb2.Cursor()
-        return self._checked(name, after if isinstance(after, log_pb2.Cursor) else log_pb2.Cursor(seq=after))
+        return self._checked(name, cursor_of(after))
 
     def _checked(self, name: str, cursor: log_pb2.Cursor) -> log_pb2.Cursor:
         """A position of this log, with its checksum. Raises CursorError."""
@@ -250,11 +252,29 @@ class Consumers:
         self._db._commit(self._db.transaction(actor=actor, reason=reason), about)
 
 
-def _check_name(name: str) -> None:
+def check_registration(
+    name: str, after: int | log_pb2.Cursor | None, cap: Cap | None, actor: str, reason: str
+) -> None:
+    """Raises RowError for what is no name, cap, actor or reason, CursorError for what is no position."""
+    Metadata(actor, reason).check()
+    if after is not None:
+        cursor_of(after)
+    if cap is not None and not isinstance(cap, Cap):
+        raise RowError(f"expected `cap` as a Cap, found {type(cap).__name__} {cap!r}")
+    for field in ("records", "seconds", "bytes") if cap is not None else ():
+        given.counted(getattr(cap, field), f"the {field} of a cap")
+    given.text(name, "name")
     if not name.isprintable() or name != name.strip() or not 0 < len(name.encode()) <= NAME_BYTES_MAX:
         raise RowError(
             f"expected a name of 1 to {NAME_BYTES_MAX} bytes, without line ends, found {name!r}", name=name
         )
+
+
+def cursor_of(after: int | log_pb2.Cursor) -> log_pb2.Cursor:
+    """A position as it is, or one of a mere seq. Raises CursorError."""
+    if isinstance(after, log_pb2.Cursor):
+        return after
+    return log_pb2.Cursor(seq=given.counted(after, "a seq to stand after", error=CursorError))
 
 
 def cap_of(message: consumers_pb2.Cap) -> Cap:

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
-from everlog.store import check, expiry, head, held, migrate, rebuild
+from everlog.store import check, expiry, given, head, held, migrate, rebuild
 from everlog.store import load as loads
 from everlog.store.backfill import Backfill, Work
 from everlog.store.clock import BEHIND_NS, CORRECTED, Clock
@@ -136,6 +136,7 @@ class Database(Writer):
 
     def schema_at(self, seq: int) -> log_pb2.Schema:
         """The schema in force after the record at `seq`. Read-only."""
+        given.whole(seq, "a seq")
         return migrate.schema_at(self.log, self.tables, seq)
 
     def migrations(self) -> list[migrate.Recorded]:
@@ -210,6 +211,7 @@ class Database(Writer):
         Along the links of the log as far as the row was there, then by the projection of versions (`at`).
         """
         self._check_open()
+        given.table(table)
         return self.past.history(table, key, newest_first=newest_first, limit=limit)
 
     def diff(self, table: Table[M, Any], start: Position, end: Position) -> Iterator[Difference[M]]:
@@ -218,6 +220,7 @@ class Database(Writer):
         table's constants do not read are of the model of then. Raises CursorError as `at`, and SchemaError
         where they read neither, or the rows got another primary key."""
         self._check_open()
+        given.table(table)
         return self.past.diff(table, start, end)
 
     def refresh(self) -> int:
@@ -301,13 +304,13 @@ class Database(Writer):
         earlier one says the same; 0 where the log is not ahead. Writes that Notice. Raises ReadOnlyError.
         """
         self._check_writable()
+        told = self.transaction(actor=actor, reason=reason)
         self.clock.confirm()
         if self.clock.last_ns - self.clock.read() <= BEHIND_NS:
             return 0
         if known := self.past.corrected():
             return known
         notice = log_pb2.Notice(kind=CORRECTED)
-        told = self.transaction(actor=actor, reason=reason)
         return self._commit(told, lambda commit: commit.notice.CopyFrom(notice)).seq
 
     @property
@@ -319,10 +322,10 @@ class Database(Writer):
         """Say in the log whether this is a database in production. Returns the seq of the Notice, 0 where
         that was said already. Writes that Notice. Raises ReadOnlyError."""
         self._check_writable()
+        told = self.transaction(actor=actor, reason=reason)
         if on == self.production:
             return 0
         notice = log_pb2.Notice(kind=PRODUCTION, subject="" if on else "no")
-        told = self.transaction(actor=actor, reason=reason)
         return self._commit(told, lambda commit: commit.notice.CopyFrom(notice)).seq
 
     def apply_migration(
@@ -351,7 +354,7 @@ class Database(Writer):
             migration,
             rows,
             delete=delete,
-            metadata=Metadata(actor, reason),
+            metadata=Metadata(actor, reason).check(),
             expect_schema=expect_schema,
             expect=expect,
             check=check,
@@ -409,7 +412,7 @@ class Database(Writer):
         such row or person, SealedError without the master key.
         """
         self._check_writable()
-        who = person_of(self.schema, table if isinstance(table, str) else table.name, key, person)
+        who = person_of(self.schema, given.table_name(table), key, person)
         return self.forget_person(who, self.transaction(**metadata).metadata)
 
     def forget_person(self, who: Person, metadata: Metadata) -> Forgotten:
@@ -427,7 +430,7 @@ class Database(Writer):
         texts that mention them, and the state of their key. Values of JSON. Reads the whole log; writes
         nothing. Raises RowError if there is nothing, SealedError without the master key."""
         self._check_open()
-        who = person_of(self.schema, table if isinstance(table, str) else table.name, key, person)
+        who = person_of(self.schema, given.table_name(table), key, person)
         return export(self, who)
 
     def readable_people(self) -> list[held.Remaining]:

@@ -4,11 +4,13 @@
 
 `.env` is the file of that name in the working directory. The command line may name others, and takes all
 their variables into the environment, those of other programs as well (an object store's credentials).
-A variable that is set and empty counts as set.
+A variable that is set and empty counts as set. A line that is no assignment sets nothing, and is reported.
 """
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +52,9 @@ SETTINGS = {
 # Variables that load_files took into the environment: from which file, with which value.
 _loaded: dict[str, tuple[str, str]] = {}
 _files: list[str] = []  # those that load_files was given last
+_wrong: dict[str, bool] = {}  # a sentence for each line that is no assignment, and whether it was told
+
+logger = logging.getLogger("everlog")
 
 
 def variable(name: str) -> str:
@@ -57,7 +62,10 @@ def variable(name: str) -> str:
     Raises OpenError for a `.env` that is not text."""
     if name in os.environ:
         return os.environ[name]
-    return read_file(ENV_FILE).get(name, "")
+    value = read_file(ENV_FILE).get(name, "")
+    for sentence in _untold():
+        logger.warning("%s", sentence)
+    return value
 
 
 def source(name: str) -> str:
@@ -73,13 +81,36 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, str]:
     if not Path(path).is_file():
         return {}
     from dotenv import dotenv_values  # noqa: PLC0415  most programs have no such file
+    from dotenv.parser import parse_stream  # noqa: PLC0415
 
     try:
-        return {name: value or "" for name, value in dotenv_values(path, encoding="utf-8-sig").items()}
+        text = Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise OpenError(
             f"{path}: expected variables as text in UTF-8, found something else: {error}"
         ) from None
+    kept = []
+    for one in parse_stream(io.StringIO(text)):
+        whole = one.original.string
+        if one.error or (
+            one.key is not None and one.value is None and not whole.lstrip().startswith("export")
+        ):
+            line = one.original.line + whole[: len(whole) - len(whole.lstrip())].count("\n")
+            _wrong.setdefault(
+                f"{path}, line {line}: expected NAME=VALUE or a comment, found something else; the line sets"
+                " nothing",
+                False,
+            )
+        else:
+            kept.append(whole)
+    return {name: value or "" for name, value in dotenv_values(stream=io.StringIO("".join(kept))).items()}
+
+
+def _untold() -> list[str]:
+    """The sentences of `_wrong` that nobody was told yet, which are told now."""
+    found = [sentence for sentence, told in _wrong.items() if not told]
+    _wrong.update(dict.fromkeys(found, True))
+    return found
 
 
 def load_files(files: Sequence[str]) -> None:
@@ -116,8 +147,9 @@ def reload_files() -> None:
 
 
 def unknown() -> list[str]:
-    """A sentence for each variable with our prefix that sets nothing."""
-    found = []
+    """A sentence for each variable with our prefix that sets nothing, and for each line of the files that is
+    no assignment, once."""
+    found = _untold()
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in SETTINGS:
             words = [known.removeprefix(PREFIX) for known in SETTINGS if known.startswith(PREFIX)]

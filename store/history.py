@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
-from everlog.store import keys, record
-from everlog.store.errors import RowError
+from everlog.store import given, keys, record
 from everlog.store.models import version_of
 from everlog.store.past_changes import changes
 from everlog.store.past_place import Place, change_at, row_of
@@ -95,8 +94,7 @@ class History:
     def versions(self, *, newest_first: bool, limit: int | None) -> Iterator[tuple[Version[Any], TableInfo]]:
         """Each with the table in the generation that it is of. Read-only, but for the projection of
         versions, where the links end."""
-        if limit is not None and limit < 0:
-            raise RowError(f"expected a limit of 0 or more versions, found {limit}")
+        limit = given.limit(limit, "versions")
         if limit is not None and limit > self._upto:
             limit = None  # a row has no more versions than there are records
         found = self.places()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
-from everlog.store import keys, write
+from everlog.store import given, keys, write
 from everlog.store.errors import ConflictError, PreconditionError, RowError
 from everlog.store.held import SEALED_LOAD
 from everlog.store.progress import OnProgress, Progress
@@ -153,6 +153,7 @@ def load(
 ) -> LoadResult:
     """The whole of a load; see `Database.load`."""
     started = time.perf_counter()
+    check_load(table, rows, id, source, kind, total)
     about = log_pb2.Load(kind=kind, id=id or str(uuid.uuid4()), table=table.name, source=source)
     given = about.id
     loader = Loader(host, table, about, metadata, expires)
@@ -165,6 +166,21 @@ def load(
         if progress is not None:
             progress(Progress(f"load {table.name}", loader.rows, total))
     return LoadResult(given, loader.rows, skipped, loader.commits, time.perf_counter() - started)
+
+
+def check_load(  # noqa: PLR0917  as they come
+    table: Table[Any, Any], rows: Any, id: str | None, source: str, kind: Any, total: int | None
+) -> None:
+    """Raises RowError for arguments of a load that are none."""
+    given.table(table)
+    given.several(rows, "rows")
+    if id is not None:
+        given.text(id, "id")
+    given.text(source, "source")
+    if given.whole(kind, "`kind`") not in log_pb2.Load.Kind.values():
+        raise RowError(f"expected a kind of load, {', '.join(log_pb2.Load.Kind.keys())}, found {kind!r}")
+    if total is not None:
+        given.counted(total, "`total`")
 
 
 def chunks(rows: Iterable[M]) -> Iterator[tuple[list[M], bool]]:

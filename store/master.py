@@ -104,6 +104,11 @@ def _first(given: MasterKey | None) -> Master | None:
         return LocalMaster(given)
     if isinstance(given, str | os.PathLike):
         return _of_file(Path(given))
+    if not (hasattr(given, "wrap") and hasattr(given, "unwrap")):
+        raise OpenError(
+            f"expected a master key as {KEY_SIZE} bytes, the path of its file, or an object with `wrap` and"
+            f" `unwrap`, found {type(given).__name__}"
+        )
     return given
 
 

@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
-from everlog.store import codec, keys, record
+from everlog.store import codec, given, keys, record
 from everlog.store.binding import Binding
 from everlog.store.clock import BEHIND_NS
-from everlog.store.errors import CursorError, DiskError, ReadOnlyError, RowError, SchemaError
+from everlog.store.errors import CursorError, DiskError, ReadOnlyError, RowError
 from everlog.store.hashing import TableHash, hashes
 from everlog.store.history import History, Version
 from everlog.store.past_diff import Difference, diff
 from everlog.store.past_schemas import Meant, PastSchemas
-from everlog.store.past_time import Position, Time, nanoseconds, shown, time_of, whole
+from everlog.store.past_time import Position, Time, nanoseconds, shown, time_of
 from everlog.store.past_view import PastSource, PastView
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.seam import translated
@@ -84,9 +84,7 @@ class Moment(Snapshot):
         return hashes(self._view, self._of, tell, sealed=sealed)
 
     def _bind(self, table: Table[M, Any]) -> Binding:
-        if not isinstance(table, Table):
-            raise SchemaError(f"expected a Table, found {type(table).__name__} {table!r}")
-        return self._of.bound.get(table) or self._past.schemas.bind(table, self.seq)
+        return self._of.bound.get(given.table(table)) or self._past.schemas.bind(table, self.seq)
 
 
 class Past:
@@ -227,7 +225,7 @@ class Past:
         if time is not None:
             return self._at_time(nanoseconds(time))
         assert seq is not None
-        self._check(whole(seq))
+        self._check(given.whole(seq, "a seq"))
         return seq
 
     def _check(self, seq: int) -> None:

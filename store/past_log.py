@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
-from everlog.store import record
+from everlog.store import given, record
 from everlog.store.errors import RowError
 from everlog.store.log import Log
 from everlog.store.past_rows import image_of
@@ -123,7 +123,7 @@ def entries(past: Past, asked: Asked, limit: int | None = None) -> Iterator[Entr
 
 def commits(past: Past, asked: Asked, limit: int | None = None) -> Iterator[tuple[log_pb2.Commit, Schema]]:
     """The same commits as messages, with the changes that were asked for, and the schema of then."""
-    check_asked(asked, limit)
+    limit = check_asked(asked, limit)
     head = past.tables.applied
     until = head if asked.until is None else min(asked.until, head)
     after = max(asked.after, past.log.oldest - 1)
@@ -139,14 +139,19 @@ def commits(past: Past, asked: Asked, limit: int | None = None) -> Iterator[tupl
     return _commits(past, asked, after=after, until=until, table=table, key=key, limit=limit)
 
 
-def check_asked(asked: Asked, limit: int | None) -> None:
-    """Raises RowError for a question that is none."""
+def check_asked(asked: Asked, limit: int | None) -> int | None:
+    """Return the limit. Raises RowError for a question that is none."""
+    for name in ("actor", "correlation_id"):
+        if (word := getattr(asked, name)) is not None:
+            given.text(word, name)
+    given.whole(asked.after, "`after`")
+    if asked.until is not None:
+        given.whole(asked.until, "`until`")
     if asked.kind is not None and asked.kind not in KINDS:
         raise RowError(f"expected a kind of {', '.join(KINDS)}, found {asked.kind!r}")
     if asked.key is not None and asked.table is None:
         raise RowError("a key is one of a table; name the table as well")
-    if limit is not None and limit < 0:
-        raise RowError(f"expected a limit of 0 or more entries, found {limit}")
+    return given.limit(limit, "entries")
 
 
 def _commits(

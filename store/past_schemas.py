@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from everlog.proto import log_pb2
+from everlog.store import given
 from everlog.store.errors import SchemaError
 from everlog.store.models import version_of
 from everlog.store.schema import Schema, TableInfo
@@ -138,7 +139,8 @@ class PastSchemas:
 
     def meant(self, table: Table[Any, Any] | str, upto: int) -> Meant:
         """What a constant or a name means. Raises SchemaError if there never was such a table."""
-        name, version = (table, 0) if isinstance(table, str) else (table.name, version_of(table.model))
+        name = given.table_name(table)
+        version = 0 if isinstance(table, str) else version_of(table.model)
         return self.named(name, version, upto)
 
     def named(self, name: str, version: int, upto: int) -> Meant:

@@ -21,13 +21,6 @@ _TIME = struct.Struct("<Q")
 _BELOW = re.compile(r"\d[.,]\d{6}(\d{1,3})")  # what of a second is less than a datetime knows
 
 
-def whole(seq: int) -> int:
-    """A seq as it was given. Raises RowError for what is none."""
-    if isinstance(seq, bool) or not isinstance(seq, int):
-        raise RowError(f"expected a seq as a whole number, found {type(seq).__name__} {seq!r}")
-    return seq
-
-
 def time_of(framed: bytes) -> int:
     """The time of a record, read from its head."""
     at = record.read_varint(framed, 1)[1]

@@ -15,8 +15,9 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from everlog.store import given
 from everlog.store.binding import Binding
-from everlog.store.errors import RowError, SchemaError
+from everlog.store.errors import RowError
 from everlog.store.index_info import IndexInfo
 from everlog.store.keys import HEADER_SIZE, expires_of, row_of, version_of
 from everlog.store.schema import Schema
@@ -100,7 +101,7 @@ class Reader:
         """The rows with these primary keys, each or None, in the same order, at one moment."""
         binding = self._bind(table)
         info = binding.info
-        encoded = [info.encode_key(key) for key in keys]
+        encoded = [info.encode_key(key) for key in given.several(keys, "keys")]
         values = self._source().get_many(info, encoded)
         return [
             None if value is None else self._row(binding, key, value)
@@ -138,12 +139,11 @@ class Reader:
         of an earlier scan with the same arguments.
         """
         binding, index = self._what(what)
+        limit = given.limit(limit, "rows")
         limits = span(binding.info, index, equals, start=start, end=end, starts_with=starts_with)
         prefix = binding.info.row_prefix if index is None else index.prefix
         if resume is not None:
             limits = resumed(limits, prefix, resume, reverse=reverse)
-        if limit is not None and limit < 0:
-            raise RowError(f"expected a limit of 0 or more rows, found {limit}")
         peek = None if limit is None else limit + 1
         entries = self._source().scan(binding.info, index, limits, reverse=reverse, limit=peek)
         scan: Scan[M] = Scan(entries, binding, prefix, limit)
@@ -164,8 +164,7 @@ class Reader:
         return self._source().count(binding.info, index, limits)
 
     def _bind(self, table: Table[M, Any]) -> Binding:
-        if not isinstance(table, Table):
-            raise SchemaError(f"expected a Table, found {type(table).__name__} {table!r}")
+        given.table(table)
         schema = self._schema()
         return schema.bound.get(table) or schema.bind(table)
 
@@ -184,6 +183,7 @@ class Reader:
 
 def resumed(limits: Span, prefix: bytes, resume: bytes, *, reverse: bool) -> Span:
     """What is left of a span after a resume token. Raises RowError if it is of another scan."""
+    given.binary(resume, "resume")
     order = resume[len(prefix) :]
     if not resume.startswith(prefix) or not limits.holds(order):
         raise RowError("the resume token is of another scan; use it with the same arguments")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from everlog.store import codec
+from everlog.store import codec, given
 from everlog.store.errors import RowError
 from everlog.store.index_info import IndexInfo
 from everlog.store.kinds import BYTES, STRING, kind_of
@@ -78,5 +78,5 @@ def _text_prefix(info: TableInfo, index: IndexInfo | None, equals: Any, text: st
             f"starts_with={text!r} needs a field of that type at position {at} of"
             f" {info.name if index is None else f'{info.name}.{index.name}'}"
         )
-    raw = text.encode() if isinstance(text, str) else text
+    raw = given.text(text, "starts_with").encode() if isinstance(text, str) else text
     return (b"" if index is None else b"\x01") + codec.encode_bytes(raw)[:-2]

@@ -24,9 +24,10 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
+from everlog.store import given
 from everlog.store import write as writes
 from everlog.store.binding import Binding
-from everlog.store.errors import ClosedError, RowError
+from everlog.store.errors import ClosedError
 from everlog.store.index_info import IndexInfo
 from everlog.store.reader import Reader
 from everlog.store.schema import Schema, TableInfo
@@ -84,19 +85,12 @@ class Metadata(NamedTuple):
 
     def check(self) -> Self:
         """The same. Raises RowError for what no record takes, as text that is not Unicode."""
-        try:
-            log_pb2.Commit(
-                actor=self.actor,
-                reason=self.reason,
-                correlation_id=self.correlation_id,
-                causation_id=self.causation_id,
-                client=self.client,
-                commit_id=self.commit_id,
-            )
-        except (TypeError, ValueError) as error:  # a UnicodeEncodeError is a ValueError
-            raise RowError(
-                f"actor, reason and ids of a commit are text, and its commit_id bytes: {error}"
-            ) from None
+        given.text(self.actor, "actor")
+        given.text(self.reason, "reason")
+        given.text(self.correlation_id, "correlation_id")
+        given.text(self.causation_id, "causation_id")
+        given.text(self.client, "client")
+        given.binary(self.commit_id, "commit_id")
         return self
 
 
@@ -302,4 +296,5 @@ class Noted:
 
 
 def _expectation(version: int) -> tuple[int, int]:
+    given.counted(version, "`expect_version`")
     return (Expect.VERSION, version) if version else (Expect.ABSENT, 0)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from everlog.store import given
 from everlog.store.errors import ConflictError, Error
 from everlog.store.reader import Reader
 from everlog.store.table import Table
@@ -64,18 +65,16 @@ class Writer(Reader):
         commit_id: bytes = b"",
         durability: str | None = None,
     ) -> Transaction:
-        """A transaction, to use in a `with`. Raises ReadOnlyError.
+        """A transaction, to use in a `with`. Raises ReadOnlyError, and RowError for
+        metadata that are not text.
 
         `commit_id` is a UUIDv7: the same id with the same content commits once. `durability`:
         "sync" (on disk when it returns) or "os" (on disk some 20 ms later).
         """
         if durability is not None and durability not in DURABILITIES:
             raise Error(f"expected a durability of {' or '.join(DURABILITIES)}, found {durability!r}")
-        if not (actor or reason or correlation_id or causation_id or client or commit_id or durability):
-            return self._transaction(ANONYMOUS)
-        return self._transaction(
-            Metadata(actor, reason, correlation_id, causation_id, client, commit_id, durability)
-        )
+        about = Metadata(actor, reason, correlation_id, causation_id, client, commit_id, durability)
+        return self._transaction(ANONYMOUS if about == ANONYMOUS else about.check())
 
     def run(
         self,
@@ -93,8 +92,11 @@ class Writer(Reader):
         second at most. It ends with the last ConflictError after `retries` more tries (None: as many
         as it takes), or `deadline_s` seconds.
         """
+        given.function(fn, "fn")
+        if retries is not None:
+            given.counted(retries, "`retries`")
         began = time.monotonic()
-        until, tries, tx = began + deadline_s, 0, None
+        until, tries, tx = began + given.seconds(deadline_s, "`deadline_s`"), 0, None
         while True:
             try:
                 with self._fair.turn(alone=tries >= ALONE_FROM, last=tx):

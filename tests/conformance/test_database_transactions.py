@@ -81,15 +81,6 @@ def test_a_transaction_that_has_ended_is_refused(db: Any) -> None:
         tx.commit()
 
 
-def test_an_actor_that_is_no_text_is_refused(db: Any) -> None:
-    head = db.head
-    with pytest.raises(everlog.RowError, match="actor, reason and ids of a commit are text"):
-        db.put(AIRPORTS, airport("JFK"), actor="\udcff")
-    with pytest.raises(everlog.RowError, match="actor, reason and ids of a commit are text"):
-        db.load(AIRPORTS, [airport("JFK")], reason="\udcff")
-    assert db.head == head
-
-
 def test_an_update_that_would_be_lost_is_a_conflict(db: Any) -> None:
     db.put(FLIGHTS, flight(1))
     tx = db.transaction()

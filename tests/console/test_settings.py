@@ -5,6 +5,7 @@ import pytest
 
 from everlog.console.settings import Duration
 from everlog.rpc import address, connect
+from everlog.store import environment
 from everlog.store.environment import SETTINGS
 from tests.console.conftest import Run
 from tests.test_tidy import ROOMS, ROOT
@@ -133,6 +134,30 @@ def test_a_variable_that_sets_nothing_is_reported(
         "warning: EVERLOG_APROVERS (.env) is not a setting of everlog; did you mean EVERLOG_APPROVERS?",
         "warning: EVERLOG_PURPLE (environment) is not a setting of everlog; `everlog config` lists them",
     ]
+
+
+def test_a_line_that_is_no_assignment_is_reported_with_its_file_and_number(
+    everlog: Run, here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(environment, "_wrong", {})
+    lines = [
+        "export OTHER",
+        "# a comment",
+        "",
+        "EVERLOG_APPROVERS ann bob",
+        'EVERLOG_CA="two',
+        'lines"',
+        "",
+        "ALONE",
+    ]
+    (here / ".env").write_text("\r\n".join([*lines, "EVERLOG_ACTOR=ann"]), newline="")
+    ended = everlog("config")
+    says = "expected NAME=VALUE or a comment, found something else; the line sets nothing"
+    assert ended.err.splitlines() == [f"warning: .env, line 4: {says}", f"warning: .env, line 8: {says}"]
+    monkeypatch.setattr(environment, "_wrong", {})
+    monkeypatch.delenv("EVERLOG_ACTOR")
+    assert environment.variable("EVERLOG_ACTOR") == environment.variable("EVERLOG_ACTOR") == "ann"
+    assert [record.getMessage() for record in caplog.records] == [f".env, line {at}: {says}" for at in (4, 8)]
 
 
 def test_every_variable_in_the_documents_and_in_the_source_is_a_setting() -> None:

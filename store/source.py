@@ -33,6 +33,7 @@ AT_ONCE = 4  # rows of a scan that are read in the call itself
 # Rows that an index scan reads together: few enough that the largest fit into memory, before it is known
 # how large they are.
 ROWS_TOGETHER = 16
+SCANNED_PER_WRITE = 8  # rows that are scanned in the time in which the row before a write is looked up
 
 # A row as a scan finds it: order, key, value (header and row, keys.py). A plain tuple, for one is
 # made for every row.
@@ -213,20 +214,35 @@ class Unwritten:
     def _entries(self, index: IndexInfo | None, span: Span, writes: Iterable[Write]) -> Iterator[Entry]:
         for write in writes:
             value = write.value()
-            if value is None:
-                continue
-            order = write.key
-            if index is not None:
-                row = row_of(value)
-                at = list(write.info.indexes.values()).index(index)
-                order = write.info.own.values(write.info.parse(row), row)[at][len(index.prefix) :] + write.key
-            if span.holds(order):
+            if value is not None and span.holds(order := _order(write.info, index, write.key, value)):
                 yield order, write.key, value
 
     def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
-        if not self._of(info):
-            return self._base.count(info, index, span)
-        return sum(1 for _ in self.scan(info, index, span, reverse=False, limit=None))
+        writes, count = self._of(info), self._base.count(info, index, span)
+        if not writes:
+            return count
+        if count < SCANNED_PER_WRITE * len(writes):
+            return sum(1 for _ in self.scan(info, index, span, reverse=False, limit=None))
+        written = list(writes)
+        for at in range(0, len(written), ROWS_TOGETHER):
+            some = written[at : at + ROWS_TOGETHER]
+            for key, old in zip(some, self._base.get_many(info, some), strict=True):
+                count += _counts(info, index, span, key, writes[key].value())
+                count -= _counts(info, index, span, key, old)
+        return count
+
+
+def _order(info: TableInfo, index: IndexInfo | None, key: bytes, value: bytes) -> bytes:
+    """What a scan orders a row by."""
+    if index is None:
+        return key
+    row, at = row_of(value), list(info.indexes.values()).index(index)
+    return info.own.values(info.salvage(row), row)[at][len(index.prefix) :] + key
+
+
+def _counts(info: TableInfo, index: IndexInfo | None, span: Span, key: bytes, value: bytes | None) -> bool:
+    """Whether there is a row, and it lies in a range."""
+    return value is not None and span.holds(_order(info, index, key, value))
 
 
 def is_noted(info: TableInfo, index: IndexInfo | None, span: Span) -> bool:

@@ -16,11 +16,12 @@ from everlog.store.errors import CorruptionError
 from everlog.store.evolve import evolve, online
 from everlog.store.progress import Progress
 from everlog.store.projection import Batch
-from everlog.store.source import LocalSource
+from everlog.store.source import LocalSource, Unwritten
 from everlog.store.span import Span
 from everlog.store.table import Index, Table
 from everlog.store.view import Item as Stored
 from everlog.store.view import View
+from everlog.store.write import delete, put
 from tests.store.conftest import Opener
 from tests.store.models import AIRPORTS, CITY, FAA, ITEMS, NAME, Airport, Item, airport, declare
 from tests.store.people import PATIENTS, open_people, patient
@@ -405,6 +406,9 @@ def test_the_count_of_a_whole_table_reads_its_note_alone(db: Database) -> None:
     info = db.schema.table("items")
     assert source.count(info, None, Span()) == 499
     assert read == [keys.rows_note(info.space)]
+    writes = [delete(info, info.encode_key(7)), delete(info, info.encode_key(700))]
+    writes += [put(info.bind(Item), Item(id=number)) for number in (8, 800, 900)]
+    assert Unwritten(source, {write.full: write for write in writes}).count(info, None, Span()) == 500
     assert db.count(ITEMS, start=400) == 100
     with db.transaction() as tx:
         tx.delete(ITEMS, 7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -105,6 +106,31 @@ def test_it_reads_its_own_writes(db: Database) -> None:
         tx.put(AIRPORTS, airport("SFO", "Oakland"))
         assert codes(tx.scan(AIRPORTS.by_city, starts_with="O")) == ["SFO"]
     assert codes(db.scan(AIRPORTS.by_city)) == ["JFK", "EWR", "LGA", "SFO"]
+
+
+@pytest.mark.parametrize("scanned", [0, 8, 1000])
+def test_it_counts_its_own_writes_however_many_they_are(
+    db: Database, monkeypatch: pytest.MonkeyPatch, scanned: int
+) -> None:
+    monkeypatch.setattr("everlog.store.source.SCANNED_PER_WRITE", scanned)
+    chance = random.Random(7)
+    db.load(AIRPORTS, [airport(f"A{at:03}", f"city {at % 5}") for at in range(400)])
+    with db.transaction() as tx:
+        for _ in range(60):
+            faa = f"A{chance.randrange(500):03}"
+            if chance.random() < 0.6:
+                tx.put(AIRPORTS, airport(faa, f"city {chance.randrange(9)}"))
+            else:
+                tx.delete(AIRPORTS, faa)
+        wanted: list[tuple[Any, dict[str, Any]]] = [
+            (AIRPORTS, {}),
+            (AIRPORTS, {"start": "A100", "end": "A300"}),
+            (AIRPORTS.by_city, {}),
+            (AIRPORTS.by_city, {"start": "city 2"}),
+            (AIRPORTS.by_city, {"starts_with": "city 7"}),
+        ]
+        for what, limits in wanted:
+            assert tx.count(what, **limits) == len(list(tx.scan(what, **limits)))
 
 
 def codes(rows: Any) -> list[str]:

@@ -213,8 +213,12 @@ class Past:
             view.close()
 
     def corrected(self) -> int:
-        """Return the seq of the Notice that corrects the newest record's time; 0 without one. Read-only."""
-        newest = self._time(self.tables.applied)
+        """Return the seq of the Notice that corrects the newest record's time; 0 without one, and where that
+        record is of a clock that was ahead once more. Read-only."""
+        seq = self.tables.applied
+        if self._reading(seq) > self._db.clock.read() + BEHIND_NS:
+            return 0
+        newest = self._time(seq)
         return next((seq for seq in self._corrections()[::-1] if self._time(seq) == newest), 0)
 
     def position(self, *, seq: int | None = None, time: Time | None = None) -> int:

@@ -11,10 +11,12 @@ import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from everlog.consumers import Follower, SqliteSink, verify
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.store.database import Database
-from everlog.store.errors import RowError
+from everlog.store.errors import RowError, SealedError
 from tests.model.test_random_histories import seeds
 from tests.store.models import ITEMS, declare
 from tests.store.people import MASTER, OTHER_MASTER, PATIENTS, VISITS, bytes_of, patient, visit
@@ -55,6 +57,10 @@ class Clinic:
         elif kind < 0.85:
             self.forget(table, number, person)
         elif kind < 0.9:
+            if not self.versions:  # no row was sealed yet
+                with pytest.raises(SealedError, match="no key store"):
+                    self.db.rotate_key(self.masters[1])
+                return
             self.db.rotate_key(self.masters[1])
             self.masters.reverse()
         elif kind < 0.95:

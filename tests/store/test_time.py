@@ -168,6 +168,26 @@ def test_two_clocks_that_were_ahead_one_after_the_other_are_two_corrections(
     assert [db.at(time=at).seq for at, _ in (first, second)] == [first[1] + 1, second[1] + 1]
 
 
+def test_a_clock_that_was_ahead_once_more_is_corrected_once_more(
+    reopen: Callable[[], Database], time: Time
+) -> None:
+    db = write_ahead(reopen, time, 90 * DAY_NS)
+    first = db.correct_clock()
+    time.pass_(HOUR_NS)
+    assert db.correct_clock() == first
+    time.wall += 3 * DAY_NS
+    db = reopen()
+    db.put(ITEMS, Item(id=5), expires=0)  # behind the log, and ahead of the time
+    time.wall -= 3 * DAY_NS
+    time.pass_(HOUR_NS)
+    db = reopen()
+    assert db.status().clock.corrected == 0
+    second = db.correct_clock()
+    assert second > first
+    assert db.correct_clock() == db.status().clock.corrected == second
+    assert db.at(time=time.wall).get(ITEMS, 5) is not None
+
+
 def test_clocks_that_were_wrong_for_a_moment_do_not_hide_what_others_wrote(
     reopen: Callable[[], Database], time: Time
 ) -> None:

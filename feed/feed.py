@@ -9,6 +9,7 @@ iterates is woken, and the iteration ends.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -20,7 +21,7 @@ from everlog.feed.subscription import HEARTBEAT_S, Subscription
 from everlog.feed.tail import Origin
 from everlog.proto import log_pb2
 from everlog.store import given
-from everlog.store.errors import SchemaError
+from everlog.store.errors import ClosedError, SchemaError
 from everlog.store.table import Table
 
 
@@ -66,10 +67,13 @@ class LocalBatches:
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
         self._closed = threading.Event()
+        self._pid = os.getpid()
 
     def __iter__(self) -> Iterator[FeedBatch]:
         subscription, closed = self._subscription, self._closed
         while not closed.is_set():
+            if self._pid != os.getpid():  # whose commits do not come here
+                raise ClosedError("this feed was opened before this process was forked; open it in the child")
             raw = subscription.poll()
             if raw is not None:
                 yield message.read(raw)

@@ -165,6 +165,7 @@ class Database(Writer):
         """In a forked child: it is the parent's, whose threads and locks are not here."""
         self._closed = True
         self.tables.keep()
+        self.past.keep()
 
     def disk_bytes(self) -> int:
         """Bytes of all files of the database. Read-only."""

@@ -49,9 +49,9 @@ from rocksdict import (
 from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error
 from everlog.store.linked import link, needs_links
 from everlog.store.ownership import Ownership
-from everlog.store.process import keep_in_child, rest_before_fork, use_rocksdb
+from everlog.store.process import keep_in_child, rest_before_fork, tell_child, use_rocksdb
 from everlog.store.refusal import Refusal
-from everlog.store.seam import StoppedError, translate, translated
+from everlog.store.seam import CLOSED, FORKED, StoppedError, translate, translated
 from everlog.store.temporary import Temporary
 from everlog.store.wal import Wal
 
@@ -74,6 +74,7 @@ _FILE = re.compile(r"^ \d+:(\d+)\[.*?\]\['([0-9A-F]*)' seq:.*? \.\. '([0-9A-F]*)
 _PROPERTY = re.compile(r"# (entries|deletions|range deletions)=(\d+);")
 
 
+_OBJECTS = ("log", "data", "get", "_db", "_put_log", "_write", "_log_handle")  # of RocksDB, in an Engine
 _WORK = (
     "rocksdb.mem-table-flush-pending",
     "rocksdb.compaction-pending",
@@ -107,6 +108,7 @@ class Engine:
     ) -> None:
         use_rocksdb(path, read_only=secondary)
         keep_in_child(self)
+        tell_child(self)
         if not secondary:
             rest_before_fork(self)
         self._compacting: list[int] = []  # threads that wait for RocksDB's
@@ -583,11 +585,19 @@ class Engine:
         for one in (self.log, self.data, *sides, self._db):
             while _is_busy(one) and time.monotonic() < until:
                 time.sleep(0.001)  # another thread is in it
-        for name in ("log", "data", "get", "_db", "_put_log", "_write", "_log_handle"):
-            setattr(self, name, _CLOSED)
+        for name in _OBJECTS:
+            setattr(self, name, CLOSED)
         if self._owner is not None:
             self._owner.leave_rocksdb()
         self._sweep()
+
+    def forked(self) -> None:
+        """In a forked child: keep RocksDB's objects, which are the parent's, and refuse every use of them."""
+        self._leaked = [*map(vars(self).get, _OBJECTS), self._sides]
+        for name in _OBJECTS:
+            setattr(self, name, FORKED)
+        self._sides = {}
+        self._care, self._appending = threading.Lock(), threading.Lock()  # threads of the parent had them
 
     def _sweep(self) -> None:
         if self._scratch:
@@ -601,19 +611,6 @@ def _is_busy(one: Rdict) -> bool:
     except Exception as error:  # noqa: BLE001  what cannot be flushed any more is in the log
         return "already" in str(error).lower() and "borrowed" in str(error).lower()
     return False
-
-
-class _Closed:
-    """Stands where RocksDB was."""
-
-    def __getattr__(self, _: str) -> Any:
-        raise ClosedError("the database is closed")
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        raise ClosedError("the database is closed")
-
-
-_CLOSED: Any = _Closed()
 
 
 def _forced() -> CompactOptions:

@@ -27,3 +27,7 @@ class Overlay(View):
 
     def close(self) -> None:
         self._base.close()
+
+    def forked(self) -> None:
+        super().forked()
+        self._base.forked()

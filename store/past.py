@@ -298,6 +298,12 @@ class Past:
         self.versions.refresh()
         self.schemas.refresh()
 
+    def keep(self) -> None:
+        """In a forked child: keep what is of RocksDB, and refuse it."""
+        for view in self.views:
+            view.forked()
+        self.versions.keep()
+
     def close(self) -> None:
         """Whoever still reads is told that it is closed."""
         for view in list(self.views):

@@ -32,7 +32,7 @@ from everlog.store.past_walk import Found, Held, let_go, walk
 from everlog.store.schema import TableInfo
 from everlog.store.source import WHOLE, Entry, LocalSource
 from everlog.store.span import Span
-from everlog.store.view import Item, View
+from everlog.store.view import Item, View, take_over
 
 if TYPE_CHECKING:
     from everlog.store.past import Past
@@ -162,6 +162,10 @@ class PastView(View):
     def _check_open(self) -> None:
         if not self._open:
             raise ClosedError("the moment that this reads at is gone: its database or snapshot is closed")
+
+    def forked(self) -> None:
+        super().forked()
+        self._leaked = take_over(part for held in self._held.values() for part in held)
 
     def close(self) -> None:
         self._open = False

@@ -51,6 +51,32 @@ def _named(found: re.Match[str]) -> str:
         return found[0]
 
 
+class Gone:
+    """Stands where an object of RocksDB was: every use raises ClosedError."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def __getattr__(self, _: str) -> Any:
+        raise ClosedError(self._why)
+
+    def __getitem__(self, _: Any) -> Any:
+        raise ClosedError(self._why)
+
+    def __setitem__(self, _: Any, __: Any) -> None:
+        raise ClosedError(self._why)
+
+    def __iter__(self) -> Iterator[Any]:
+        raise ClosedError(self._why)
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise ClosedError(self._why)
+
+
+CLOSED: Any = Gone("the database is closed")
+FORKED: Any = Gone("this was opened before this process was forked; open it in the child")
+
+
 class StoppedError(Exception):
     """Raised in RocksDB's place once nothing is to be written any more."""
 

@@ -19,7 +19,6 @@ from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, DiskError
 from everlog.store.log import Log
 from everlog.store.overlay import Overlay
-from everlog.store.process import keep_in_child
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.projection import Pending, Staged, Target
 from everlog.store.projector import Projector
@@ -190,9 +189,9 @@ class Tables:
             view.close()
 
     def keep(self) -> None:
-        """In a forked child: leaves views as they are. To destroy one would touch the parent's files."""
+        """In a forked child: keep views, or their destructors would touch the parent's files; refuse them."""
         for view in self._views:
-            keep_in_child(view)
+            view.forked()
 
     def migrations(self) -> list[int]:
         """Seqs of all Migration records, oldest first. Read-only."""

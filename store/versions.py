@@ -42,6 +42,7 @@ from everlog.store.errors import CursorError, DiskError
 from everlog.store.log import Log
 from everlog.store.past_changes import changes
 from everlog.store.past_place import INVERTED_SIZE, Place, inverted, packed, place_of, row_of
+from everlog.store.process import keep_in_child
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.seam import translate, translated, verify_end
 from everlog.store.temporary import Temporary
@@ -252,6 +253,12 @@ class Versions:
                     verify_end(verifier, chunk[-1][0] if chunk else None, least, last + b"\x00")
                 found.update((full, value) for full, value in chunk if full <= last)
         return [place_of(full, found[full]) for full in sorted(found)[:most]]
+
+    def keep(self) -> None:
+        """In a forked child: keep what is of RocksDB, and use it no more."""
+        self._leaked, self._cursors = self._cursors, None
+        keep_in_child(self)
+        self._lock, self._reading = threading.Lock(), threading.Lock()  # threads of the parent had them
 
     def close(self) -> None:
         """Lets go of what it holds of RocksDB."""

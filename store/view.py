@@ -24,13 +24,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, Protocol, cast
 
 from everlog.store.engine import Engine
 from everlog.store.errors import ClosedError
-from everlog.store.seam import translate, translated, verify_end
+from everlog.store.process import keep_in_child
+from everlog.store.seam import FORKED, translate, translated, verify_end
 
 Item = tuple[bytes, bytes]
 CHUNK_FIRST, CHUNK_MAX = 8, 512  # items
@@ -62,6 +63,10 @@ class View(Protocol):
 
     def close(self) -> None:
         """Lets go of what it holds."""
+
+    def forked(self) -> None:
+        """In a forked child: keep RocksDB's objects, and refuse every use of them."""
+        keep_in_child(self)
 
 
 class LiveView(View):
@@ -183,6 +188,14 @@ class SnapshotView(View):
             raise ClosedError("the moment that this reads at is gone: its database or snapshot is closed")
         return self._family
 
+    def forked(self) -> None:
+        super().forked()
+        self._leaked = [self._family, self._snapshot, self._cursor, self._handle]
+        if self._family is not None:  # it is not closed
+            self._family = self._snapshot = self._cursor = self._handle = FORKED
+        self._leaked += take_over(self._held)
+        self._lock = threading.Lock()  # a thread of the parent may have had it
+
     def close(self) -> None:
         with self._lock:
             self._family = self._snapshot = self._cursor = self._handle = None
@@ -217,6 +230,15 @@ class FamilyView(View):
 
     def close(self) -> None:
         pass
+
+
+def take_over(held: Iterable[list[Any]]) -> list[Any]:
+    """In a forked child: return RocksDB's objects in some lists, where every use is refused from now on."""
+    found: list[Any] = []
+    for one in held:
+        found += one
+        one[:] = [FORKED] * len(one)
+    return found
 
 
 def take(items: Iterator[Any], most: int, bytes_max: int = CHUNK_BYTES) -> list[Any]:

@@ -230,6 +230,62 @@ def test_a_program_that_ends_without_stopping_its_server_ends_as_it_says(tmp_pat
     whole(tmp_path)
 
 
+def test_what_was_begun_before_a_fork_is_refused_in_the_child_and_goes_on_in_its_parent(
+    tmp_path: Path,
+) -> None:
+    done = run(
+        """
+        db.load(ITEMS, [Item(id=number, text="x" * 2000) for number in range(1, 1000)])
+        for number in range(50):
+            db.put(ITEMS, Item(id=1, text=f"{number}" * 1000))
+        db.at(seq=5).get(ITEMS, 1)
+        db.tables.flush()
+        db.engine.flush()  # or all would be in memory, which a child has
+        moment, snapshot, tx, feed = db.at(seq=50), db.snapshot(), db.transaction(), db.feed(0)
+        tx.get(ITEMS, 1)
+        tx.put(ITEMS, Item(id=7))
+        begun = {
+            "scan": db.scan(ITEMS), "backwards": db.scan(ITEMS, reverse=True),
+            "snapshot": snapshot.scan(ITEMS),
+            "transaction": tx.scan(ITEMS), "moment": moment.scan(ITEMS), "history": db.history(ITEMS, 1),
+            "diff": db.diff(ITEMS, 1, db.head), "records": db.log.scan(), "feed": feed,
+        }
+        begun = {name: iter(one) for name, one in begun.items()}
+        first = {name: next(one) for name, one in begun.items()}
+        db.put(ITEMS, Item(id=2))
+        uses = {name: lambda one=one: [row for row in one] for name, one in begun.items()}
+        uses |= {
+            "get of a snapshot": lambda: snapshot.get(ITEMS, 500), "get": lambda: tx.get(ITEMS, 500),
+            "get of a moment": lambda: moment.get(ITEMS, 500), "commit": tx.commit,
+            "new feed": lambda: db.feed(0),
+            "check": lambda: list(db.check()), "consumers": lambda: list(db.consumers),
+            "never begun": lambda: next(iter(late)), "schema": lambda: db.schema_at(3),
+        }
+        late = db.feed(0)
+
+        def refused():
+            for name, use in uses.items():
+                try:
+                    use()
+                except ClosedError as error:
+                    assert "opened before this process was forked; open it in the child" in str(error), name
+                else:
+                    raise AssertionError(name)
+
+        assert child(refused) == 7
+        del begun["feed"], begun["history"], begun["records"]
+        for name, one in begun.items():
+            assert sum(1 for _ in one) > 100, name
+        assert sum(1 for _ in db.history(ITEMS, 1)) > 50
+        db.close()
+        sys.exit(5)
+        """,
+        tmp_path,
+        "sync",
+    )
+    assert done.returncode == 5, done.stderr
+
+
 def test_a_client_in_a_child_is_refused_and_the_child_ends(tmp_path: Path) -> None:
     done = run(
         """

@@ -19,7 +19,7 @@ from everlog.console.deciding import APPROVERS_VARIABLE
 from everlog.console.opening import directory_of, open_database
 from everlog.console.proofs import signer_in
 from everlog.console.serve_archived import archiving_options, retained, targets
-from everlog.console.serve_migrated import migrated, migrating_options
+from everlog.console.serve_migrated import NOTIFY_VARIABLE, migrated, migrating_options
 from everlog.console.serve_packages import packages as packages_of
 from everlog.console.serve_packages import packages_option
 from everlog.console.settings import (
@@ -40,6 +40,7 @@ from everlog.store.master import NEXT_VARIABLE, master_of
 if TYPE_CHECKING:
     from everlog.audit.note import Signer
     from everlog.migrations.approval import Approval
+    from everlog.migrations.notify import Notifier
     from everlog.rpc.server import Server
 
 logger = logging.getLogger("everlog")
@@ -154,6 +155,7 @@ def serve(
       everlog -u file:flights.db serve --archive-to s3://archive/flights --keep-days 90
       everlog serve --migrate checked --approver ann --approver bob --notify slack://…
     """
+    from everlog.migrations.messages import OfServer
     from everlog.rpc.callers import read_tokens
     from everlog.rpc.security import Tls
     from everlog.rpc.server import Server
@@ -165,6 +167,8 @@ def serve(
         read_secret(tls_key, "the TLS key")
     _check_place(listen, "--listen")
     tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
+    tells = tls is not None or how["migrate"] is not None
+    how["notify"] = how["notify"] if tells else ()  # the variable has no effect then
     master = master_of(None, next_master)
     with ExitStack() as stack:
         named = {
@@ -172,7 +176,10 @@ def serve(
             for name, url in _named(settings, databases).items()
         }
         sources = packages_of(settings, packages, named, needed=bool(how["migrate"]))
-        approvals = stack.enter_context(migrated(settings, named, sources, **how))  # type: ignore[arg-type]
+        certificates = OfServer(next(iter(named.values())), listen)  # type: ignore[arg-type]
+        approvals, notifier = stack.enter_context(
+            migrated(settings, named, sources, certificates, **how)  # type: ignore[arg-type]
+        )
         archives = targets(archive_to, named)
         retained(named, archives, keep_days, keep_records, stack)  # type: ignore[arg-type]
         server = Server(
@@ -191,9 +198,15 @@ def serve(
             signer=_signer(audit_key, audit_signed),
             archives=archives,
         )
+
+        def warn(found: Mapping[str, str]) -> None:
+            certificates.certificates = found
+            notifier.wake()
+
+        server.on_warnings = warn
         with (
             server,
-            server.on_signals(_reloading(server, token, tokens_file, approvals)),
+            server.on_signals(_reloading(server, token, tokens_file, approvals, notifier, tells=tells)),
         ):  # a reader of the URL may stop it at once
             for name in named:
                 url = server.url(name)
@@ -219,7 +232,9 @@ def _refuse_idle(
         refuse_idle("approvers", when="without --migrate checked: anybody could migrate", variables=True)
         refuse_idle(*checked, when="without --migrate checked")
     if migrate is None:
-        refuse_idle("hold", "rate", "notify", "actor", "reason", when="without --migrate")
+        refuse_idle("hold", "rate", "actor", "reason", when="without --migrate")
+    if migrate is None and not tls:
+        refuse_idle("notify", when="without --migrate or --tls-cert")
     if not tls:
         refuse_idle("tls_client_ca", when="without --tls-cert and --tls-key")
     if packages:
@@ -248,10 +263,17 @@ def _signer(key: Path | None, signed: Path | None) -> Signer | None:
 
 
 def _reloading(
-    server: Server, token: str, tokens_file: Path | None, approvals: Mapping[str, Approval]
+    server: Server,
+    token: str,
+    tokens_file: Path | None,
+    approvals: Mapping[str, Approval],
+    notifier: Notifier,
+    *,
+    tells: bool,
 ) -> Callable[[], None]:
     """What SIGHUP does: takes the files of tokens, certificates and variables as they are now, or logs why
     not, and leaves all as it was."""
+    from everlog.migrations.notify import targets as told
     from everlog.rpc.callers import read_tokens
 
     context = click.get_current_context()
@@ -268,8 +290,12 @@ def _reloading(
     def load() -> None:
         try:
             environment.reload_files()
+            fixed = here("notify") or not tells
+            others = None if fixed else told(environment.variable(NOTIFY_VARIABLE).split())
             now = token if here("token") else environment.variable("EVERLOG_TOKEN")
             server.reload(token=now, tokens=read_tokens(tokens_file, now) if tokens_file else {})
+            if others is not None:
+                notifier.replace(others)
             if not here("approvers"):
                 names = frozenset(environment.variable(APPROVERS_VARIABLE).split())
                 for approval in approvals.values():

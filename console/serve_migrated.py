@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -22,11 +22,20 @@ from everlog.console.settings import Settings
 if TYPE_CHECKING:
     from everlog.feed.embedded import EmbeddedDatabase
     from everlog.migrations.approval import Approval
-    from everlog.migrations.auto import AutoRun
+    from everlog.migrations.messages import OfServer
+    from everlog.migrations.notify import Notifier
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+NOTIFY_VARIABLE = "EVERLOG_NOTIFY"
 CONSOLE = "127.0.0.1:7421"
+
+
+class Migrated(NamedTuple):
+    """`approvals` by the database's name: none where nothing is to be approved."""
+
+    approvals: dict[str, Approval]
+    notifier: Notifier
 
 
 def migrating_options(command: F) -> F:
@@ -41,21 +50,37 @@ def migrated(
     settings: Settings,
     databases: Mapping[str, EmbeddedDatabase],
     sources: Mapping[str, str],
+    server: OfServer,
     *,
     migrate: str | None,
     actor: str,
     reason: str,
     hold: bool,
     rate: float | None,
+    notify: tuple[str, ...],
     **checked: Any,
-) -> Iterator[dict[str, Approval]]:
-    """The approvals of the databases, by name, for the length of the block; none in another mode.
+) -> Iterator[Migrated]:
+    """The approvals of the databases, and whoever is told of all this, for the length of the block. Told is
+    also of `server`.
 
     Raises MigrationError, SchemaError and LoadError for migrations that cannot be applied.
     """
+    from everlog.migrations.approval import Approval
+    from everlog.migrations.auto import AutoRun
+    from everlog.migrations.notify import Notifier
+
     with ExitStack() as stack:
+        approvals = dict[str, Approval]()
+        if migrate == "checked":
+            approvals = _approvals(settings, databases, sources, stack, **checked)
+        auto = databases if migrate == "auto" else {}
+        runs = [AutoRun(db, sources[name], name) for name, db in auto.items()]
+        told: list[AutoRun | Approval] = [*runs, *approvals.values()]
+        notifier = Notifier(notify, told, server=server)
+        for one in told:
+            one.changed = notifier.wake
+        stack.enter_context(notifier)
         if migrate == "auto":
-            runs = _runs(databases, sources, stack, checked["notify"])
             how: dict[str, Any] = {"actor": actor, "reason": reason, "hold": hold, "rate": rate}
             with shown() as progress:
                 for run in runs:
@@ -67,14 +92,10 @@ def migrated(
                         click.echo(f"Not applied: {run.name}: {run.left_out}", err=True)
         if migrate is None:
             _attach(databases, sources)
-        if migrate != "checked":
-            yield {}
-            return
-        approvals = _approvals(settings, databases, sources, stack, **checked)
         for approval in approvals.values():
             approval.hold, approval.rate = hold, rate
             approval.prepare_or_report()
-        yield approvals
+        yield Migrated(approvals, notifier)
 
 
 def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str]) -> None:
@@ -87,25 +108,6 @@ def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str
             under_way.attach(databases[name], migrations.load(source))
 
 
-def _runs(
-    databases: Mapping[str, EmbeddedDatabase],
-    sources: Mapping[str, str],
-    stack: ExitStack,
-    notify: tuple[str, ...],
-) -> list[AutoRun]:
-    """What is to be done at once, with whoever is told of it, also while it is served."""
-    from everlog.migrations.auto import AutoRun
-    from everlog.migrations.notify import Notifier
-
-    runs = [AutoRun(db, sources[name], name) for name, db in databases.items()]
-    if notify:
-        notifier = Notifier(notify, runs)
-        for run in runs:
-            run.changed = notifier.wake
-        stack.enter_context(notifier)
-    return runs
-
-
 def _approvals(
     settings: Settings,
     databases: Mapping[str, EmbeddedDatabase],
@@ -114,14 +116,12 @@ def _approvals(
     *,
     approvers: tuple[str, ...],
     approve_own: bool,
-    notify: tuple[str, ...],
     console_listen: str,
     console_url: str,
 ) -> dict[str, Approval]:
-    """With their pages, and with whoever is told of them."""
+    """With their pages."""
     from everlog.console.pages import Pages
     from everlog.migrations.approval import Approval
-    from everlog.migrations.notify import Notifier
     from everlog.migrations.rules import Rules
 
     if not console_listen.rpartition(":")[2].isdecimal():
@@ -137,11 +137,6 @@ def _approvals(
     rules = Rules(frozenset(approvers), approve_own)
     for name, db in databases.items():
         approvals[name] = Approval(db, sources[name], name, rules, pages.link)
-    if notify:
-        notifier = Notifier(notify, list(approvals.values()))
-        for approval in approvals.values():
-            approval.changed = notifier.wake
-        stack.enter_context(notifier)
     if settings.json:
         text.echo({"console": pages.url})
     else:
@@ -176,9 +171,10 @@ _OPTIONS = [
     click.option(
         "--notify",
         multiple=True,
-        envvar="EVERLOG_NOTIFY",
+        envvar=NOTIFY_VARIABLE,
         metavar="URL",
-        help="Whom to tell of --migrate, as Apprise writes it; may be repeated.  [env: EVERLOG_NOTIFY]",
+        help="Whom to tell of --migrate and of certificates that end, as Apprise writes it; may be repeated."
+        "  [env: EVERLOG_NOTIFY]",
     ),
     click.option(
         "--console-listen",

@@ -97,6 +97,7 @@ def _print(
                 "clock": msgspec.structs.asdict(what.clock),
                 "archive": msgspec.structs.asdict(what.archive),
                 "consumers": msgspec.structs.asdict(what.consumers),
+                "warnings": what.warnings,
                 "writes": msgspec.structs.asdict(what.writes),
                 "migrations": [_migration(info) for info in infos],
                 "migrations_problem": problem,
@@ -116,6 +117,8 @@ def _print(
     if what.writes.error:
         since = f" since {text.moment(what.writes.since_ns)}" if what.writes.since_ns else ""
         click.echo(f"  Writes refused{since}: {what.writes.error}")
+    for sentence in what.warnings:
+        click.echo(f"  Warning: {sentence}")
     width = max((len(table.name) for table in what.tables), default=0)
     for table in what.tables:
         indexes = f"  indexes: {', '.join(table.indexes)}" if table.indexes else ""

@@ -3,13 +3,16 @@
 of a proposal    proposed ─▶ approved ─▶ started ─▶ finished
                           └▶ rejected          └──▶ failed
 of a database    rolled back, also of what nobody proposed
+of a server      certificates that need a replacement, once a day
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from typing import NamedTuple
 
 from everlog.migrations.approval import Approval
@@ -20,6 +23,7 @@ from everlog.store.migrate import Recorded
 from everlog.store.transaction import proof_name
 
 STEPS_SHOWN = 20
+_DAY_NS = 86_400_000_000_000
 DECISIONS = ("approved", "rejected")  # their messages say how the author is known
 
 SAYS = {
@@ -32,6 +36,7 @@ SAYS = {
     "left_out": ("was not applied", "warning"),
     "unusable": ("cannot be applied", "failure"),
     "rolled_back": ("was rolled back", "warning"),
+    "certificate": ("needs a replacement", "warning"),
 }
 
 
@@ -107,6 +112,32 @@ class OfRollbacks:
         commit = self.db.log.commit(record.seq)
         by = said("rolled back", commit.actor, commit.reason, proof_name(commit.proof))
         return message_of("rolled_back", digest, title, iter([f"{by} (commit {record.seq})"]))
+
+
+@dataclass
+class OfServer:
+    """What operators of a server must replace, once a day (UTC). The log of `db` notes who was told.
+
+    `certificates`: sentences by a text that is the same every day; replaced as a whole."""
+
+    db: Database
+    name: str
+    certificates: Mapping[str, str] = field(default_factory=dict)
+    today: Callable[[], date] = lambda: datetime.now(UTC).date()
+
+    def since(self) -> int | None:
+        """The seq of a record of two days ago: what was told before is another day's. Read-only."""
+        return self.db.past.before(time.time_ns() - 2 * _DAY_NS)
+
+    def messages(self, since: int) -> list[Message]:
+        """Those of today. Read-only."""
+        day, found = self.today().isoformat(), list[Message]()
+        for what, sentence in self.certificates.items():
+            about = b"\0".join((self.db.uuid, day.encode(), what.encode(errors="backslashreplace")))
+            title = f"{self.name}: a certificate of the server"
+            digest = hashlib.sha256(about).hexdigest()
+            found.append(message_of("certificate", digest, title, iter([sentence])))
+        return found
 
 
 def last_done(db: Database) -> int:

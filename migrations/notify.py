@@ -1,7 +1,8 @@
 """Notify: operators are told what becomes of migrations, each of them once.
 
     a proposal, a rollback (messages.py) ─┬─▶ Apprise: Slack, Teams, e-mail, webhooks, …
-    a run (auto.py)                      ─┘
+    a run (auto.py)                      ─┤
+    a server's certificates (messages.py) ┘
 
 A thread of its own compares what the log says has happened with what it says was told (notices.py),
 and tells the rest, with a link to the page. Who cannot be reached is tried again, in order, while
@@ -18,13 +19,13 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias
 
 from everlog.migrations import notices
 from everlog.migrations.approval import Approval
-from everlog.migrations.messages import Message, OfApproval, OfRollbacks
+from everlog.migrations.messages import Message, OfApproval, OfRollbacks, OfServer
 from everlog.store.database import Database
 from everlog.store.errors import Error, OpenError
 
@@ -55,15 +56,20 @@ class Notifier:
     """
 
     def __init__(
-        self, urls: Sequence[str], sources: Sequence[Approval | Events], *, retry_s: float = RETRY_S
+        self,
+        urls: Sequence[str],
+        sources: Sequence[Approval | Events],
+        *,
+        server: OfServer | None = None,
+        retry_s: float = RETRY_S,
     ) -> None:
-        self._targets = {notices.whom(url): _target(url, number) for number, url in enumerate(urls, 1)}
+        self._targets = targets(urls)
         self._sources: list[Events] = [
             OfApproval(one) if isinstance(one, Approval) else one for one in sources
         ]
         dbs = {one.db.uuid: one for one in reversed(self._sources)}
         self._rollbacks = [OfRollbacks(one.db, getattr(one, "name", "")) for one in dbs.values()]
-        self._sources += self._rollbacks
+        self._sources += [*self._rollbacks, *([server] if server is not None else [])]
         self._schemas = {one.db.uuid: one.db.schema for one in self._rollbacks}
         self._retry_s = retry_s
         self._since: dict[int, int] = {}  # by the source's place
@@ -75,6 +81,11 @@ class Notifier:
     def wake(self) -> None:
         """Something may have happened."""
         self._woken.set()
+
+    def replace(self, made: Targets) -> None:
+        """Tell others from now on. Who is new is told of what is newest, who stays of nothing twice."""
+        self._targets = made
+        self.wake()
 
     def __enter__(self) -> Self:
         for at, source in enumerate(self._sources):  # now: what is newest may be another one in a moment
@@ -127,6 +138,8 @@ class Notifier:
     def _tell(self, at: int, source: Events) -> bool:
         """Send the remaining messages of one source; return whether all arrived."""
         db = source.db
+        if not self._targets:
+            return True
         since = self._since.get(at)
         if since is None:
             since = source.since()
@@ -165,6 +178,15 @@ class _Target:
         if not sent:
             logger.warning("%s did not take %r; it is tried again", self.name, message.title)
         return bool(sent)
+
+
+Targets: TypeAlias = Mapping[bytes, _Target]  # by what the log has in the place of their URLs
+
+
+def targets(urls: Sequence[str]) -> Targets:
+    """Return those behind Apprise's `urls`. Raises OpenError for a URL that Apprise does not understand, and
+    if Apprise is not installed."""
+    return {notices.whom(url): _target(url, number) for number, url in enumerate(urls, 1)}
 
 
 def _target(url: str, number: int) -> _Target:

@@ -40,6 +40,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             del answer.tables[:]
             answer.tables.extend(_table(db, name, one) for name, one in hashes.items())
         answer.database = request.database
+        answer.warnings.extend(self._hosting.warnings)
         answer.subscribers = self._hosting.subscribers[request.database]
         return answer
 

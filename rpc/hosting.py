@@ -40,6 +40,7 @@ class Hosting:
     def __init__(self, databases: Mapping[str, Database], callers: Callers | None = None) -> None:
         self.databases = dict(databases)
         self.callers = callers or Callers()
+        self.warnings: list[str] = []  # what operators of the server must do
         self.subscribers = dict.fromkeys(self.databases, 0)
         self._stopped = threading.Event()
         self._readers = ThreadPoolExecutor(READERS, "everlog-read")

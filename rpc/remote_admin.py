@@ -61,6 +61,7 @@ class RemoteAdmin:
             ),
             writes=WritesStatus(answer.writes.error, answer.writes.since_ns),
             clock=ClockStatus(answer.clock.reading_ns, answer.clock.ahead_s, answer.clock.corrected),
+            warnings=list(answer.warnings),
         )
 
     def hashes(self, seq: int | None, *, sealed: bool) -> dict[str, TableHash]:

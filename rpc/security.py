@@ -102,20 +102,22 @@ def ends(path: str | Path) -> list[tuple[str, datetime]]:
     return [(one.subject.rfc4514_string(), one.not_valid_after_utc) for one in found]
 
 
-def warnings(tls: Tls, now: datetime | None = None) -> list[str]:
+def warnings(tls: Tls, now: datetime | None = None) -> dict[str, str]:
     """Return a sentence for each certificate of a server's files that ends within WARN_DAYS days, or has
-    ended; one sentence alone where the library that reads certificates is missing. Raises OpenError."""
+    ended, by a text that is the same every day; by an empty one, that the library that reads certificates
+    is missing. Raises OpenError."""
     if importlib.util.find_spec("cryptography") is None:
-        sentence = "nothing will warn before a certificate ends; for that, pip install 'everlog[tls]'"
-        return [sentence]
-    now, found = now or datetime.now(UTC), list[str]()
+        return {"": "nothing will warn before a certificate ends; for that, pip install 'everlog[tls]'"}
+    now, found = now or datetime.now(UTC), dict[str, str]()
     for path in (tls.certificate, tls.client_ca):
         for whose, end in ends(path) if path is not None else ():
             days = (end - now) / timedelta(days=1)
             if days < WARN_DAYS:
                 when = f"{end:%Y-%m-%d %H:%M} UTC"
                 said = f"ends on {when}, in {days:.0f} days" if days >= 0 else f"ended on {when}"
-                found.append(f"the certificate {path} ({whose}) {said}; replace the file and send SIGHUP")
+                found[f"{path} {whose} {end.isoformat()}"] = (
+                    f"the certificate {path} ({whose}) {said}; replace the file and send SIGHUP"
+                )
     return found
 
 

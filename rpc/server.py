@@ -111,6 +111,7 @@ class Server:
         self._error: BaseException | None = None
         self._stopping: asyncio.Event | None = None
         self._grace_s = GRACE_S
+        self.on_warnings: Callable[[Mapping[str, str]], None] = lambda _: None  # see security.warnings
 
     @property
     def address(self) -> str:
@@ -239,7 +240,7 @@ class Server:
             connection.abort()
 
     async def _warn(self) -> None:
-        """Log once a day the certificates that are about to end."""
+        """Log once a day the certificates that are about to end, and say so in the status."""
         while self._tls is not None:
             self._log_warnings()
             await asyncio.sleep(WARN_EVERY_S)
@@ -247,8 +248,12 @@ class Server:
     def _log_warnings(self) -> None:
         assert self._tls is not None
         try:
-            for sentence in security.warnings(self._tls.files):
+            found = security.warnings(self._tls.files)
+            for sentence in found.values():
                 logger.warning(sentence)
+            found.pop("", None)
+            self.hosting.warnings = list(found.values())
+            self.on_warnings(found)
         except OpenError as error:  # a file is being replaced: the loaded one stays in use
             logger.warning("whether a certificate is about to end is not known: %s", error)
 

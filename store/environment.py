@@ -43,7 +43,7 @@ SETTINGS = {
     "EVERLOG_KEY": Setting("key of that certificate, a file", "?key= in the URL"),
     "EVERLOG_TOKENS": Setting("file of a server's tokens", "serve --tokens"),
     "EVERLOG_APPROVERS": Setting("who may approve migrations, apart by spaces", "serve --approver"),
-    "EVERLOG_NOTIFY": Setting("URLs to notify of migrations, apart by spaces", "serve --notify", secret=True),
+    "EVERLOG_NOTIFY": Setting("URLs to notify, apart by spaces", "serve --notify", secret=True),
     "EVERLOG_MASTER_KEY": Setting("master key of sealed rows, in base64", secret=True),
     "EVERLOG_MASTER_KEY_FILE": Setting("file of the master key"),
     "EVERLOG_NEXT_MASTER_KEY_FILE": Setting("file of the next master key", "serve --next-master-key"),

@@ -81,7 +81,8 @@ class Retaining(Protocol):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """`head` is the newest record on disk, `oldest` the first that is still held."""
+    """`head` is the newest record on disk, `oldest` the first that is still held. `warnings` are sentences of
+    what operators of a server must do."""
 
     uuid: bytes
     head: int
@@ -99,6 +100,7 @@ class Status(msgspec.Struct, frozen=True):
     archive: ArchiveStatus = ArchiveStatus()
     writes: WritesStatus = WritesStatus()
     clock: ClockStatus = ClockStatus()
+    warnings: list[str] = []
 
 
 def software() -> str:

@@ -11,6 +11,8 @@ import pytest
 from everlog.rpc.remote import RemoteDatabase
 from tests.console.conftest import Run
 from tests.console.served import serving
+from tests.migrations.receiver import Receiver
+from tests.rpc.certificates import Authority
 
 SERVE = ("serve", "--listen", "127.0.0.1:0")
 
@@ -98,3 +100,41 @@ def test_sighup_reloads_and_stops_nothing(everlog: Run, one: Path, here: Path) -
         done = everlog("-u", f"{served.url}?token=basil", *words)
         assert done.out.startswith("Finished: "), done.err
         assert next(feed).actor == "ann"
+
+
+def test_sighup_has_others_told(everlog: Run, one: Path, here: Path) -> None:
+    with Receiver() as before, Receiver() as after:
+        (here / ".env").write_text(f"EVERLOG_NOTIFY={before.url}\n")
+        with serving("--migrate", "checked", cwd=here, log=True) as served:
+            before.wait_for(1)
+            (here / ".env").write_text("EVERLOG_NOTIFY=nonsense://secret\n")
+            os.kill(served.process.pid, signal.SIGHUP)
+            assert "nothing was reloaded" in (said := served.said())
+            assert "secret" not in said
+            (here / ".env").write_text(f"EVERLOG_NOTIFY={after.url}\n")
+            os.kill(served.process.pid, signal.SIGHUP)
+            assert "reloaded tokens, certificates and settings" in served.said()
+            after.wait_for(1)
+            (found,) = everlog("-u", served.url, "migrations", "log", "--json").json
+            everlog("-u", served.url, "reject", found["digest"], "--actor", "ann", "--reason", "no")
+            after.wait_for(2)
+        assert [one.rpartition(" ")[2] for one in before.titles] == ["approval"]
+        assert [one.rpartition(" ")[2] for one in after.titles] == ["approval", "rejected"]
+
+
+def test_operators_are_told_of_a_certificate_that_ends(everlog: Run, one: Path, here: Path) -> None:
+    authority = Authority(here)
+    certificate, key = authority.sign("localhost", days=3)
+    with Receiver() as receiver:
+        how = ("--tls-cert", str(certificate), "--tls-key", str(key), "--notify", receiver.url)
+        with serving(*how, log=True) as served:
+            (message,) = receiver.wait_for(1)
+            url = f"{served.url.replace('127.0.0.1', 'localhost')}?ca={authority.path}"
+            (status,) = everlog("-u", url, "status", "--json").json
+            assert message["message"].startswith(status["warnings"][0])
+            assert f"  Warning: {status['warnings'][0]}" in everlog("-u", url, "status").out
+        with serving(*how):
+            pass
+        assert [one.partition(": ")[2] for one in receiver.titles] == [
+            "a certificate of the server needs a replacement"
+        ]

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from everlog import MigrationError, OpenError, migrations
 from everlog.migrations import Approval, notices
-from everlog.migrations.notify import Notifier
+from everlog.migrations.messages import OfServer
+from everlog.migrations.notify import Notifier, targets
 from tests.migrations.approving import UNIQUE, one_pending
 from tests.migrations.project import Project
 from tests.migrations.receiver import Receiver
@@ -124,3 +126,49 @@ def test_what_happened_while_nobody_was_there_is_told_though_a_newer_proposal_co
         approval.propose(actor="deploy", again=True)
         receiver.wait_for(3)
     assert words(receiver) == ["waits for approval", "is rejected", "waits for approval"]
+
+
+def test_certificates_are_told_of_once_a_day_whatever_restarts_lie_between(
+    approval: Approval, receiver: Receiver
+) -> None:
+    days, what = (
+        [date(2026, 1, 5)],
+        {"server.pem CN=x 2026-01-20": "server.pem ends on 2026-01-20, in 15 days"},
+    )
+    server = OfServer(approval.db, "flights", today=lambda: days[-1])
+    for _ in range(2):
+        with Notifier([receiver.url], [approval], server=server, retry_s=0.02) as notifier:
+            for days_left in (15, 14):  # the same certificate, in other words
+                server.certificates = {one: f"{text}: {days_left}" for one, text in what.items()}
+                notifier.wake()
+    (message,) = receiver.wait_for(1)
+    assert message["title"] == "flights: a certificate of the server needs a replacement"
+    assert message["message"].startswith("server.pem ends on 2026-01-20")
+    with Notifier([receiver.url], [approval], server=server, retry_s=0.02) as notifier:
+        days.append(date(2026, 1, 6))
+        notifier.wake()
+        receiver.wait_for(2)
+        server.certificates = {}
+        days.append(date(2026, 1, 7))
+        notifier.wake()
+    assert len(receiver.received) == 2
+
+
+def test_others_are_told_from_the_moment_on_when_they_are_named(
+    approval: Approval, receiver: Receiver
+) -> None:
+    with Receiver() as other, Notifier([], [approval], retry_s=0.02) as notifier:
+        approval.changed = notifier.wake
+        found = approval.propose(actor="deploy")
+        assert found is not None
+        notifier.replace(targets([receiver.url]))
+        receiver.wait_for(1)
+        with pytest.raises(OpenError, match="does not understand"):
+            targets([other.url, "nonsense://secret"])
+        notifier.replace(targets([receiver.url, other.url]))
+        other.wait_for(1)
+        notifier.replace(targets([other.url]))
+        approval.reject(found.short, actor="ann", reason="no")
+        other.wait_for(2)
+    assert words(other) == ["waits for approval", "is rejected"]
+    assert words(receiver) == ["waits for approval"]

@@ -92,10 +92,30 @@ def test_a_certificate_that_is_about_to_end_is_warned_of(
     authority = Authority(tmp_path)
     for days, says in ((31, ""), (29, "in 29 days"), (-1, "ended on")):
         tls = Tls(*authority.sign("localhost", days=days))
-        found = security.warnings(tls, datetime.now(UTC) + timedelta(minutes=1))
+        found = security.warnings(tls, datetime.now(UTC) + timedelta(minutes=1)).values()
         assert [says in sentence for sentence in found] == ([True] if says else [])
     tls = Tls(*authority.sign("localhost", days=3), client_ca=authority.path)
     assert len(security.warnings(tls, datetime.now(UTC) + timedelta(days=340))) == 2
     with Server({"x": db}, tls=tls):
         pass
     assert [record.message for record in caplog.records if "localhost.pem" in record.message]
+
+
+def test_the_status_says_which_certificates_end_until_they_are_replaced(
+    db: EmbeddedDatabase, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    tls = Tls(*authority.sign("localhost", days=3, file="server"))
+    with (
+        Server({"x": db}, tls=tls) as server,
+        RemoteDatabase(f"everlog://localhost:{server.port}/x?ca={authority.path}") as remote,
+    ):
+        while not (warnings := remote.status().warnings):
+            pass  # it reads them once it serves
+        assert len(warnings) == 1
+        assert "server.pem" in warnings[0]
+        assert "replace the file and send SIGHUP" in warnings[0]
+        authority.sign("localhost", file="server")
+        server.reload()
+        assert remote.status().warnings == []
+    assert db.status().warnings == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import click
+import msgspec
 
 from everlog.console import text
 from everlog.console.opening import directory_of, is_remote, open_database, shown
@@ -59,6 +60,9 @@ def restore_folder(settings: Settings, *, versions: tuple[int, ...], force: bool
     """Writes the folders of applied migrations as the log has them, and builds their models. Without
     VERSION, all missing folders.
 
+    Of large files, and of files with rows of sealed tables, the log has only a digest. Those that are missing
+    are named, with size and SHA-256; the exit code is then 1, and nothing is built.
+
     \b
     Examples:
       everlog restore-folder
@@ -71,11 +75,17 @@ def restore_folder(settings: Settings, *, versions: tuple[int, ...], force: bool
         done = migrations.restore(cast("Database", db), settings.migrations, versions, force=force)
     for one in done:
         if settings.json:
-            text.echo({"path": str(one.path), "version": one.version, "withheld": one.withheld})
+            missing = [msgspec.to_builtins(file) for file in one.missing]
+            text.echo({"path": str(one.path), "version": one.version, "missing": missing})
             continue
         click.echo(f"Restored: {text.path(one.path)}")
-        for name in one.withheld:
-            click.echo(f"  {name} is not in the log (rows of a sealed table, or too large): restore it")
+        for file in one.missing:
+            click.echo(f"  {file.says}")
+    if any(one.missing for one in done):
+        raise Error(
+            "not all files could be restored, so no folder was built: put in those that are named above, and"
+            " run `everlog build`"
+        )
     if done:
         migrations.build(settings.migrations)
     elif not settings.json:

@@ -5,19 +5,22 @@ no database needs any more.
                                       def deleted() -> Iterator[Key]: yield AIRPORTS, "JFK"
     bootstrap_<table>.csv, .jsonl     rows of that table, in order of the files' names
 
-A file is parsed from the bytes that the folder's digest covers, so one digest has one set of rows.
+    ≤ one record   written in the migration's own record, so they are there exactly if it is
+    more           the largest tables' rows are loaded before it, in records of their own, and can be read
+                   from the migration's record on (`loaded`): into a table that is new, or into another
+                   generation of one that is there
 
-They are written in the migration's own record, so they are there exactly if it is. A row whose
-key is in the database already replaces the one that is there, and a row that is deleted need not be
-there: whatever the database has, it comes to the same.
+A row whose key is in the database already replaces the one that is there, as of the migration's record,
+and a row that is deleted need not be there: whatever the database has, it comes to the same.
 
-A record is limited. More rows of a table that is new are loaded before it, in records of their own, and
-can be read from the migration's record on (`loaded`); more of a table that is there are a load, or
-several migrations.
+Invariants
+  (1) a file is parsed from the bytes that the folder's digest covers, so one digest has one set of rows;
+  (2) rows that need more than one record are not held: they are read anew each time, and are the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
@@ -25,14 +28,16 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from everlog.migrations import withheld
+from everlog.migrations import digest, withheld
+from everlog.migrations.folder import Folder
 from everlog.migrations.loader import after, fault, import_file
 from everlog.migrations.migration import Key, Migration, Row
-from everlog.migrations.rows import SUFFIXES, read_bytes
+from everlog.migrations.rows import SUFFIXES, read, read_bytes, read_pieces
+from everlog.migrations.spilled import Spilled
 from everlog.proto import log_pb2
 from everlog.store import write
 from everlog.store.errors import Error, MigrationError, RowError
-from everlog.store.evolve import evolve, online
+from everlog.store.evolve import evolve
 from everlog.store.held import words_of
 from everlog.store.record import RECORD_BYTES_MAX
 from everlog.store.schema import Schema
@@ -40,26 +45,82 @@ from everlog.store.table import Table
 from everlog.store.user_code import MisuseError
 
 T = TypeVar("T")
+Read = Callable[[Collection[str]], Iterable[Row]]  # gives the rows of these tables, maybe others as well
 
 WORD_MIN, WORDS_MAX = 6, 1000  # texts in rows of people that other files of a folder may have as well
 _ROW_OVERHEAD = 128  # bytes of a record in addition to the row: its key and its seal, mostly
 
 
-class Bootstrap(list[Row]):
-    """The rows that a migration puts; `deleted` are the keys of those that it deletes, `withheld` the files
-    whose content the log does not keep, as they have rows of sealed tables."""
+class Bootstrap:
+    """The rows that a migration puts, in the order of its files; `deleted` are the keys of those that it
+    deletes, `withheld` the files whose content the log does not keep, as they have rows of sealed tables.
 
-    def __init__(self, rows: Iterable[Row] = (), deleted: Iterable[Key] = ()) -> None:
-        super().__init__(rows)
-        self.deleted = list(deleted)
+    `read` gives the rows; they are held while they are few enough for a record. Iterating raises
+    MigrationError if there are other rows than the first time.
+    """
+
+    def __init__(self, read: Read = lambda _: (), title: str = "") -> None:
+        self._read, self._title = read, title
+        self._held: list[Row] | None = []
+        self._digests: dict[str, Any] = {}
+        self.deleted: list[Key] = []
+        self.deleted_bytes = 0
         self.withheld = set[str]()
         self.sizes = Counter[str]()  # bytes in a record, by the table's name
+        self.counts = Counter[str]()  # rows, the same
+
+    def add(self, table: Table[Any, Any], row: Message) -> None:
+        """Notes a row that `read` gives."""
+        raw = _hash(self._digests, table, row)
+        self.sizes[table.name] += len(raw) + _ROW_OVERHEAD
+        self.counts[table.name] += 1
+        if self._held is not None:
+            self._held.append((table, row))
+            if self.sizes.total() > RECORD_BYTES_MAX:
+                self._held = None
+
+    def __len__(self) -> int:
+        return self.counts.total()
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.of(self.counts.keys())
+
+    def of(self, names: Collection[str]) -> Iterator[Row]:
+        """The rows of some tables."""
+        if self._held is not None:
+            yield from (one for one in self._held if one[0].name in names)
+            return
+        digests: dict[str, Any] = {}
+        for table, row in self._read(names):
+            if table.name in names:
+                _hash(digests, table, row)
+                yield table, row
+        for name in self.counts.keys() & set(names):
+            if name not in digests or digests[name].digest() != self._digests[name].digest():
+                raise MigrationError(
+                    f"the bootstrap rows of migration {self._title} are others than when they were checked:"
+                    " a file was changed meanwhile, or `rows` of bootstrap.py yields other rows each time;"
+                    " begin again",
+                    table=name,
+                )
 
     def without(self, names: Collection[str]) -> Bootstrap:
         """The same without the rows of some tables."""
-        rest = Bootstrap((one for one in self if one[0].name not in names), self.deleted)
-        rest.withheld = self.withheld
+        rest = Bootstrap(lambda those: self.of([name for name in those if name not in names]), self._title)
+        for table, row in self.of(self.counts.keys() - set(names)):
+            rest.add(table, row)
+        rest.deleted, rest.deleted_bytes, rest.withheld = self.deleted, self.deleted_bytes, self.withheld
         return rest
+
+
+def _hash(digests: dict[str, Any], table: Table[Any, Any], row: Message) -> bytes:
+    raw = row.SerializeToString(deterministic=True)
+    sha = digests.get(table.name)
+    if sha is None:
+        sha = digests[table.name] = hashlib.sha256()
+    sha.update(len(raw).to_bytes(8))
+    sha.update(raw)
+    return raw
 
 
 def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
@@ -68,63 +129,67 @@ def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
 
     Raises SchemaError with the line of `bootstrap.py`, LoadError with line and column of a file.
     """
-    rows = Bootstrap()
+
+    def read(names: Collection[str]) -> Iterator[Row]:
+        return ((table, row) for _, table, row in _rows(migration, names))
+
+    rows = Bootstrap(read, migration.title)
     schema = Schema(evolve(log_pb2.Schema(), migration.version, migration.tables))
-    seen: dict[bytes, Path] = {}
+    seen = None if twice else Spilled()
     sealed, words = set[Path](), set[str]()
     for number, (path, table, row) in enumerate(_rows(migration), 1):
         _check_row(migration, schema, seen, path, table, row, number)
-        if twice:
-            seen.clear()
-        rows.sizes[table.name] += row.ByteSize() + _ROW_OVERHEAD
-        rows.append((table, row))
+        rows.add(table, row)
         if table.person is not None:
             sealed.add(path)
             if len(words) < WORDS_MAX:
                 words.update(word for word in words_of([row]) if len(word) >= WORD_MIN)
-    rows.deleted += _deleted(migration)
+    for table, key in _deleted(migration):
+        rows.deleted.append((table, key))
+        rows.deleted_bytes += _ROW_OVERHEAD + _key_size(schema, table, key)
+        if rows.deleted_bytes > RECORD_BYTES_MAX:
+            raise MigrationError(
+                f"migration {migration.title} deletes over {len(rows.deleted):,} rows in bootstrap.py, more"
+                " than one record holds; split them over several migrations",
+                version=migration.version,
+            )
     rows.withheld = withheld.paths(migration, sealed, words)
     return rows
 
 
+def _key_size(schema: Schema, table: Table[Any, Any], key: Any) -> int:
+    try:
+        return len(schema.tables[table.name].encode_key(key))
+    except RowError:
+        return 0  # said where it is deleted
+
+
 def loaded(migration: Migration, rows: Bootstrap, before: log_pb2.Schema) -> set[str]:
     """The tables whose rows are too many for the migration's record: they are loaded before it, in
-    records of their own, into tables that nobody can read yet. Read-only. `before` is the schema before.
+    records of their own, where nobody can read them yet. Read-only. `before` is the schema before.
 
-    Raises MigrationError where that cannot be: a table that is there already, and a migration that has
-    something else to build.
+    Raises MigrationError where that cannot be: in a migration that makes rows anew.
     """
     following = after(before, migration)
-    kept = withheld.kept(migration.folder.sources, rows.withheld, None)
+    kept = withheld.kept(migration.folder, rows.withheld, None)
     room = RECORD_BYTES_MAX // 4 * 3 - following.ByteSize() - sum(len(file.content) for file in kept)
-    if rows.sizes.total() <= room:
-        return set()
-    there = {table.name for table in before.tables} | {*migration.rename.values()}
+    room -= rows.deleted_bytes
     found, left = set[str](), rows.sizes.total()
     for name, size in rows.sizes.most_common():
-        if left > room and name not in there:
+        if left > room:
             found.add(name)
             left -= size
-    what = f"{rows.sizes.total():,} bytes of bootstrap rows"
-    text = f"migration {migration.title} has {what}, more than one record holds"
-    remedy = "load them with `everlog import`, or split them over several migrations"
-    if left > room:
-        large = next(name for name, _ in rows.sizes.most_common() if name in there)
+    text = f"migration {migration.title} has {rows.sizes.total():,} bytes of bootstrap rows"
+    if found and left > room:
         raise MigrationError(
-            f"{text}, and table {large} is there already; only a table that is new in the migration can take"
-            f" so many: {remedy}",
+            f"{text}, and the rest of its record, with its schema and files, leaves no room for any; split it"
+            " over several migrations",
             version=migration.version,
-            table=large,
         )
-    building = online(before, following, remade=found)
-    others = building is not None and (
-        any(not table.remade for table in building.building)
-        or any(index.building for table in building.tables for index in table.indexes)
-    )
-    if others or migration.up is not None:
+    if found and migration.up is not None:
         raise MigrationError(
-            f"{text}, and it rewrites rows or builds indexes as well; make that a migration of its own, or"
-            f" {remedy}",
+            f"{text}, more than one record holds, and it makes the rows of {', '.join(migration.up.names)}"
+            " anew as well; make that a migration of its own",
             version=migration.version,
         )
     return found
@@ -133,7 +198,7 @@ def loaded(migration: Migration, rows: Bootstrap, before: log_pb2.Schema) -> set
 def _check_row(  # noqa: PLR0917  each is said at the call
     migration: Migration,
     schema: Schema,
-    seen: dict[bytes, Path],
+    seen: Spilled | None,
     path: Path,
     table: Table[Any, Any],
     row: Message,
@@ -148,18 +213,25 @@ def _check_row(  # noqa: PLR0917  each is said at the call
         raise migration.folder.error(
             f"row {number:,} of {table.name}: {error}", file=path, private=f"{{{shown:.200}}} {error.private}"
         ) from error
-    if one.full in seen:
+    if seen is None:
+        return
+    is_there, first = seen.find(one.full)
+    if is_there:
+        where = (first or b"").decode()
         raise migration.folder.error(
-            f"row {one.info.name_key(one.key)} is there twice, first in {seen[one.full].name}; take one away",
+            f"row {one.info.name_key(one.key)} is there twice, first in {where}; take one away",
             file=path,
             private=one.info.show_key(one.key),
         )
-    seen[one.full] = path
+    seen[one.full] = path.name.encode()
 
 
-def _rows(migration: Migration) -> Iterator[tuple[Path, Table[Any, Any], Message]]:
+def _rows(
+    migration: Migration, wanted: Collection[str] | None = None
+) -> Iterator[tuple[Path, Table[Any, Any], Message]]:
+    """The rows of all files; those of tables that are not `wanted` may be left out."""
     folder = migration.folder
-    digested = {file.path: file.content for file in folder.sources}
+    digested = {file.path: file for file in folder.sources}
     names = {name.partition("/")[0] for name in digested if name.startswith("bootstrap_")}
     files = [folder.path / name for name in sorted(names)]
     if (folder.path / "bootstrap.py").exists():
@@ -176,8 +248,21 @@ def _rows(migration: Migration) -> Iterator[tuple[Path, Table[Any, Any], Message
             )
         if path.name not in digested:
             raise folder.error(f"expected {path.name} to be a file", file=path)
-        for row in read_bytes(path, digested[path.name], table.model):
+        if wanted is not None and name not in wanted:
+            continue
+        for row in _of_file(folder, path, digested[path.name], table.model):
             yield path, table, row
+
+
+def _of_file(folder: Folder, path: Path, file: log_pb2.SourceFile, model: type[Message]) -> Iterator[Message]:
+    if not digest.is_large(file):
+        yield from read_bytes(path, file.content, model)
+    elif path.suffix == ".parquet":  # its reader seeks
+        yield from read(path, model)
+        for _ in digest.pieces(file, folder.path):
+            pass  # raises if it was changed
+    else:
+        yield from read_pieces(path, digest.pieces(file, folder.path), model)
 
 
 def _of_code(migration: Migration, path: Path) -> Iterator[Row]:

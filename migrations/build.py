@@ -137,7 +137,8 @@ def _needs_header(folder: Folder) -> bool:
 
 
 def _meaning(folder: Folder) -> str:
-    return f"{_MEANING}{digest.meaning(file for file in folder.sources if file.path == 'model.proto').hex()}"
+    model = [file for file in folder.sources if file.path == "model.proto"]
+    return f"{_MEANING}{digest.meaning(model, folder.path).hex()}"
 
 
 def _files(folder: Folder) -> list[str]:

@@ -5,9 +5,10 @@
     path   := relative to the folder, parts joined by "/", UTF-8
     content := text: each CR LF as LF, so that a checkout on Windows is no edit
                other files: as they are; a folder that has any is digested with the prefix
-    salted := HMAC-SHA-256( salt, "everlog digest 3\n" file* )    where the folder has a salt
+    salted := HMAC-SHA-256( salt, "everlog digest 3\\n" file* )    where the folder has a salt
 
-`content` is what the log keeps and what is parsed, never the file once more.
+`content` is what the log keeps and what is parsed. Large files of rows are not held in memory: a SourceFile
+has their SHA-256, and they are read in pieces (`chunks`), each time compared with it.
 
 A folder that may bring rows of people has a salt, at the top of its `model_pb2.py` (build.py): without
 it, the digest confirms no guess about files that the log does not keep. The salt is in none of the
@@ -28,6 +29,7 @@ A worked example: docs/format.md, "Digest of a migration".
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import hmac
 import io
@@ -35,6 +37,7 @@ import re
 import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from everlog.proto import log_pb2
 from everlog.store.errors import SchemaError
@@ -46,6 +49,10 @@ _VERSION_2 = b"everlog digest 2\n"  # no path is so long that version 1 could be
 _SALTED = b"everlog digest 3\n"
 _BOM = b"\xef\xbb\xbf"
 _BINARY_SUFFIXES = (".parquet",)  # whatever is in it
+_CODE_SUFFIXES = (".py", ".proto")
+
+KEPT_BYTES_MAX = 2 << 20  # of a folder's files that are no code: records are limited
+CHUNK_BYTES = 1 << 20
 
 _PROTO_TOKEN = re.compile(
     r"""//[^\n]*|/\*.*?\*/|\s+|("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[\w.]+|.)""", re.DOTALL
@@ -58,44 +65,153 @@ _STATEMENT_ENDS = {tokenize.NEWLINE, *_LAYOUT}
 def sources(folder: Path) -> list[log_pb2.SourceFile]:
     """The files of a migration's folder that count, in the digest's order. Read-only.
 
-    Raises SchemaError for what is no readable file, and for a name that is not UTF-8.
+    Of files that are no code, the largest have no content, but `digest` (SHA-256) and `size`: so many that
+    the others have KEPT_BYTES_MAX. Raises SchemaError for what is no readable file, and for a name that is
+    not UTF-8.
     """
     found = {path.relative_to(folder).as_posix(): path for path in _walk(folder, ())}
     for name, path in found.items():
         if not name.isascii() and not _is_utf8(name):
             raise _error(path, "expected a name in UTF-8")
+    large = _large(found)
     return [
-        log_pb2.SourceFile(path=name, content=_content(found[name])) for name in sorted(found, key=str.encode)
+        _look(found[name]).source(name)
+        if name in large
+        else log_pb2.SourceFile(path=name, content=_content(found[name]))
+        for name in sorted(found, key=str.encode)
     ]
 
 
-def digest(files: Iterable[log_pb2.SourceFile], salt: bytes = b"") -> bytes:
-    """The digest of such files, 32 bytes; with `salt`: nobody can compute it without."""
+def _large(found: dict[str, Path]) -> set[str]:
+    """The largest files of rows, so many that the others have room in a record."""
+    sizes = {name: path.stat().st_size for name, path in found.items() if not name.endswith(_CODE_SUFFIXES)}
+    large, left = set[str](), sum(sizes.values())
+    for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
+        if left <= KEPT_BYTES_MAX:
+            break
+        large.add(name)
+        left -= sizes[name]
+    return large
+
+
+def is_large(file: log_pb2.SourceFile) -> bool:
+    """Whether a file of `sources` has its SHA-256 in place of its content."""
+    return bool(file.digest)
+
+
+def sha256(file: log_pb2.SourceFile) -> bytes:
+    """The SHA-256 of a file of `sources`."""
+    return file.digest or hashlib.sha256(file.content).digest()
+
+
+def pieces(file: log_pb2.SourceFile, folder: Path) -> Iterator[bytes]:
+    """The content of a file of `sources(folder)`, in pieces of bounded size. Read-only. Raises SchemaError
+    at the end, if the file was changed since."""
+    if not is_large(file):
+        yield file.content
+        return
+    path, sha = folder / file.path, hashlib.sha256()
+    for piece in chunks(path, binary=_look(path).binary):
+        sha.update(piece)
+        yield piece
+    if sha.digest() != file.digest:
+        raise _error(path, "was changed while it was read; begin again")
+
+
+def chunks(path: Path, *, binary: bool) -> Iterator[bytes]:
+    """The bytes of a file that are digested and parsed, in pieces. Read-only. Raises SchemaError."""
+    try:
+        with path.open("rb") as file:
+            yield from _read(file) if binary else _lf_only(_read(file))
+    except OSError as error:
+        raise _error(path, f"cannot be read: {error.strerror}") from None
+
+
+def _read(file: IO[bytes]) -> Iterator[bytes]:
+    while piece := file.read(CHUNK_BYTES):
+        yield piece
+
+
+def _lf_only(read: Iterable[bytes]) -> Iterator[bytes]:
+    """Each CR LF as LF, also one that lies in two pieces."""
+    held = b""
+    for piece in read:
+        whole = held + piece
+        held = b"\r" if whole.endswith(b"\r") else b""
+        yield _with_lf(whole[: len(whole) - len(held)])
+    yield held
+
+
+class _Looked(NamedTuple):
+    """What a large file is."""
+
+    binary: bool
+    size: int  # of the bytes that are digested
+    digest: bytes
+
+    def source(self, name: str) -> log_pb2.SourceFile:
+        return log_pb2.SourceFile(path=name, digest=self.digest, size=self.size)
+
+
+def _look(path: Path) -> _Looked:
+    binary = path.name.endswith(_BINARY_SUFFIXES) or not _is_all_text(chunks(path, binary=True))
+    sha, size = hashlib.sha256(), 0
+    for piece in chunks(path, binary=binary):
+        sha.update(piece)
+        size += len(piece)
+    return _Looked(binary, size, sha.digest())
+
+
+def _is_all_text(read: Iterable[bytes]) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for piece in read:
+            if b"\0" in piece:
+                return False
+            decoder.decode(piece)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def digest(files: Iterable[log_pb2.SourceFile], folder: Path, salt: bytes = b"") -> bytes:
+    """The digest of such files of a folder, 32 bytes; with `salt`: nobody can compute it without."""
     files = list(files)
     if salt:
         keyed = hmac.new(salt, _SALTED, hashlib.sha256)
-        for part in _parts((file.path, file.content) for file in files):
+        for part in _parts(files, folder):
             keyed.update(part)
         return keyed.digest()
-    binary = any(is_binary(file.path, file.content) for file in files)
-    return _sha(((file.path, file.content) for file in files), _VERSION_2 if binary else b"")
+    binary = any(_is_binary(file, folder) for file in files)
+    return _sha(files, folder, _VERSION_2 if binary else b"")
 
 
-def legacy(files: Iterable[log_pb2.SourceFile]) -> bytes | None:
+def legacy(files: Iterable[log_pb2.SourceFile], folder: Path) -> bytes | None:
     """The digest that versions before 2 recorded, where it is another: they took files that are no
     text for text."""
     files = list(files)
-    if not any(is_binary(file.path, file.content) for file in files):
+    if not any(_is_binary(file, folder) for file in files):
         return None
-    return _sha(((file.path, _with_lf(file.content)) for file in files), b"")
+    return _sha(files, folder, b"", lf_only=True)
 
 
-def meaning(files: Iterable[log_pb2.SourceFile]) -> bytes:
+def meaning(files: Iterable[log_pb2.SourceFile], folder: Path) -> bytes:
     """The digest of what such files do, 32 bytes: comments, blank lines and docstrings are not in it.
 
     It is the same in every version of Python. A file that cannot be read as code is taken as it is.
     """
-    return _sha(((file.path, _meaning(file.path, file.content)) for file in files), b"")
+    meant = [
+        file
+        if is_large(file)
+        else log_pb2.SourceFile(path=file.path, content=_meaning(file.path, file.content))
+        for file in files
+    ]
+    return _sha(meant, folder, b"")
+
+
+def _is_binary(file: log_pb2.SourceFile, folder: Path) -> bool:
+    return _look(folder / file.path).binary if is_large(file) else is_binary(file.path, file.content)
 
 
 def is_binary(path: str, content: bytes) -> bool:
@@ -103,18 +219,21 @@ def is_binary(path: str, content: bytes) -> bool:
     return path.endswith(_BINARY_SUFFIXES) or b"\0" in content or not _is_text(content)
 
 
-def _sha(files: Iterable[tuple[str, bytes]], prefix: bytes) -> bytes:
+def _sha(files: Iterable[log_pb2.SourceFile], folder: Path, prefix: bytes, *, lf_only: bool = False) -> bytes:
     sha = hashlib.sha256(prefix)
-    for part in _parts(files):
+    for part in _parts(files, folder, lf_only=lf_only):
         sha.update(part)
     return sha.digest()
 
 
-def _parts(files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
-    for name, content in files:
-        path = name.encode()
-        yield len(path).to_bytes(4) + path + len(content).to_bytes(8)
-        yield content
+def _parts(files: Iterable[log_pb2.SourceFile], folder: Path, *, lf_only: bool = False) -> Iterator[bytes]:
+    for file in files:
+        path = file.path.encode()
+        size = file.size if is_large(file) else len(file.content)
+        if lf_only:
+            size = sum(map(len, _lf_only(pieces(file, folder))))
+        yield len(path).to_bytes(4) + path + size.to_bytes(8)
+        yield from _lf_only(pieces(file, folder)) if lf_only else pieces(file, folder)
 
 
 def _content(path: Path) -> bytes:

@@ -10,13 +10,12 @@ more or less, a step over a table that was empty and is not, a finding more.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from everlog.migrations import withheld
+from everlog.migrations import digest, withheld
 from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.folder import SOURCE, Source, find
 from everlog.migrations.lint import lint
@@ -75,9 +74,9 @@ def _digests(db: Database, migration: Migration) -> dict[str, str]:
     """The SHA-256 of each file; of one with rows of sealed tables a digest that confirms no guess."""
     hidden, vault = bootstrap(migration).withheld, db.tables.vault
     return {
-        file.path: f"hmac:{withheld.digest(file, vault).hex()}"
+        file.path: f"hmac:{withheld.digest(file, migration.folder, vault).hex()}"
         if file.path in hidden
-        else hashlib.sha256(file.content).hexdigest()
+        else digest.sha256(file).hex()
         for file in migration.folder.sources
     }
 

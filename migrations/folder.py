@@ -86,12 +86,12 @@ class Folder:
 
     @cached_property
     def digest(self) -> bytes:
-        return digest.digest(self.sources, self.salt)
+        return digest.digest(self.sources, self.path, self.salt)
 
     @cached_property
     def digests(self) -> frozenset[bytes]:
         """All digests that stand for the folder: its own, and those of versions before, without a salt."""
-        former = digest.digest(self.sources), digest.legacy(self.sources)
+        former = digest.digest(self.sources, self.path), digest.legacy(self.sources, self.path)
         return frozenset({self.digest, *(one for one in former if one is not None)})
 
     @property
@@ -119,7 +119,7 @@ class Folder:
 
     @cached_property
     def meaning(self) -> bytes:
-        return digest.meaning(self.sources)
+        return digest.meaning(self.sources, self.path)
 
     def is_as(
         self,
@@ -140,7 +140,7 @@ class Folder:
                     return False
                 file = now  # noqa: PLW2901  the same content
             known.append(file)
-        return bool(known) and digest.meaning(known) == self.meaning
+        return bool(known) and digest.meaning(known, self.path) == self.meaning
 
     @cached_property
     def header(self) -> list[str]:

@@ -60,7 +60,7 @@ class Life(msgspec.Struct):
         `vault` has the keys of files that were withheld from the log."""
 
         def same(recorded: bytes, file: log_pb2.SourceFile) -> bool:
-            return withheld.same(recorded, file, vault)
+            return withheld.same(recorded, file, folder, vault)
 
         records = [(self.digest, self.sources)]
         records += [(one.migration.digest, list(one.migration.sources)) for one in self.accepted]

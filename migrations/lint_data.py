@@ -3,7 +3,7 @@
     database (if any) ─▶ Rows ─▶ migration: up? bootstrap ─▶ Rows ─▶ … unique indexes, each time
 
 Without a database the rows are those that the bootstrap data of all folders makes. Nothing is
-written: rows of a migration lie over those of the database, in memory.
+written: rows of a migration lie over those of the database, in memory or in a temporary file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from everlog.migrations.bootstrap import bootstrap, loaded
 from everlog.migrations.lint_tables import Step, is_new
 from everlog.migrations.loader import fault
 from everlog.migrations.migration import Migration
+from everlog.migrations.spilled import Spill, Spilled
 from everlog.migrations.trial import Make, maker
 from everlog.store.errors import Error
 from everlog.store.progress import OnProgress, Progress
@@ -63,10 +64,17 @@ _Scan = Callable[[], Iterable[tuple[bytes, bytes]]]
 class _Rows:
     """The rows of one table: those of the database, changed by `steps`, under `brought`."""
 
-    def __init__(self, scan: _Scan = tuple) -> None:
+    def __init__(self, spill: Spill, scan: _Scan = tuple) -> None:
         self.scan = scan
         self.steps: list[Callable[[bytes, bytes], bytes]] = []
-        self.brought: dict[bytes, bytes | None] = {}  # None: deleted
+        self._spill = spill
+        self._brought = Spilled(spill)  # number of the migration:u32be and the row; None: it is deleted
+
+    def bring(self, key: bytes, raw: bytes | None, number: int) -> bool:
+        """A row that the how manyth migration brings, or deletes. Returns whether it did so before."""
+        _, was = self._brought.find(key)
+        self._brought[key] = None if raw is None else number.to_bytes(4) + raw
+        return was is not None and int.from_bytes(was[:4]) == number
 
     def transform(self, table: str, where: str, make: Make) -> None:
         def step(key: bytes, row: bytes) -> bytes:
@@ -75,20 +83,23 @@ class _Rows:
             except Error as error:
                 raise _FailedError(table, where, error) from error
 
-        self.brought = {key: None if row is None else step(key, row) for key, row in self.brought.items()}
+        changed = Spilled(self._spill)
+        for key, value in self._brought.items():
+            changed[key] = None if value is None else value[:4] + step(key, value[4:])
+        self._brought = changed
         self.steps.append(step)
 
-    def all(self, info: TableInfo, mine: set[bytes]) -> Iterator[_Row]:
-        """Every row in the model of `info`. Raises _FailedError."""
+    def all(self, info: TableInfo, number: int) -> Iterator[_Row]:
+        """Every row in the model of `info`; those of this migration are `brought`. Raises _FailedError."""
         for key, scanned in self.scan():
             raw = scanned
             for step in self.steps:
                 raw = step(key, raw)
-            if key not in self.brought:
+            if key not in self._brought:
                 yield _Row(key, info.salvage(raw), brought=False)
-        for key, own in self.brought.items():
-            if own is not None:
-                yield _Row(key, info.salvage(own), brought=key in mine)
+        for key, value in self._brought.items():
+            if value is not None:
+                yield _Row(key, info.salvage(value[4:]), brought=int.from_bytes(value[:4]) == number)
 
 
 class Data:
@@ -98,12 +109,18 @@ class Data:
         self._db = db
         self._progress = progress
         self._rows: dict[str, _Rows] = {}
+        self._spill = Spill()
+        self._number = 0  # of the migration that is looked at
         for info in db.schema.tables.values() if db is not None else ():
-            self._rows[info.name] = _Rows(self._scan_of(info))
+            self._rows[info.name] = _Rows(self._spill, self._scan_of(info))
+
+    def _of(self, table: str) -> _Rows:
+        return self._rows.setdefault(table, _Rows(self._spill))
 
     def lint(self, step: Step, before: Schema, schema: Schema) -> None:
         """One migration that is not applied; `schema` is the one that it makes of `before`."""
         migration = step.migration
+        self._number += 1
         was = {new: old for old, new in migration.rename.items()}
         anew = migration.up.names if migration.up is not None else ()  # what comes of them cannot be told
         for name in (*migration.drop, *anew):
@@ -119,13 +136,13 @@ class Data:
                 ):
                     return  # loading says what is wrong
                 make = maker(old, schema.tables[name], transform)
-                self._rows.setdefault(name, _Rows()).transform(name, transform.where, make)
+                self._of(name).transform(name, transform.where, make)
             brought = self._bring(step, before, schema)
             for name in migration.transforms:
-                for _ in self._rows[name].all(schema.tables[name], set()):
+                for _ in self._rows[name].all(schema.tables[name], self._number):
                     pass  # that `up` takes every row
             for table in migration.tables:
-                self._uniques(step, schema, table, brought.get(table.name, set()))
+                self._uniques(step, schema, table, changed=table.name in brought)
         except _FailedError as error:
             file, where = migration.folder.path / "__init__.py", error.where
             if isinstance(error.raised, Exception):  # at the line in `up`, if it came that far
@@ -144,10 +161,17 @@ class Data:
 
         return scan
 
-    def _bring(self, step: Step, before: Schema, schema: Schema) -> dict[str, set[bytes]]:
-        """The bootstrap rows of a migration. Returns their keys by table."""
-        brought: dict[str, set[bytes]] = {}
-        folder, twice = step.migration.folder, list[str]()
+    def _bring(self, step: Step, before: Schema, schema: Schema) -> set[str]:
+        """The bootstrap rows of a migration. Returns their tables."""
+        brought, number = set[str](), self._number
+        folder, twice, count = step.migration.folder, list[str](), 0
+
+        def again(text: str) -> None:
+            nonlocal count
+            count += 1
+            if len(twice) < _NAMED:
+                twice.append(text)
+
         try:
             rows = bootstrap(step.migration, twice=True)
             loaded(step.migration, rows, before.proto)
@@ -155,10 +179,9 @@ class Data:
                 info = schema.tables[table.name]
                 raw = row.SerializeToString()
                 key = info.own.key_of(info.model.FromString(raw))
-                self._rows.setdefault(table.name, _Rows()).brought[key] = raw
-                if key in brought.get(table.name, set()):
-                    twice.append(info.name_key(key))
-                brought.setdefault(table.name, set()).add(key)
+                if self._of(table.name).bring(key, raw, number):
+                    again(info.name_key(key))
+                brought.add(table.name)
             for path in sorted(rows.withheld):
                 step.found.add(
                     "person/bootstrap",
@@ -175,42 +198,43 @@ class Data:
                 )
             for table, deleted in rows.deleted:
                 key = schema.tables[table.name].encode_key(deleted)
-                self._rows.setdefault(table.name, _Rows()).brought[key] = None
-                if key in brought.get(table.name, set()):
-                    twice.append(f"{schema.tables[table.name].name_key(key)}, which is deleted as well")
+                if self._of(table.name).bring(key, None, number):
+                    again(f"{schema.tables[table.name].name_key(key)}, which is deleted as well")
         except Error as error:
             where = error.facts.get("where") or _file_of(error) or _bootstrap_file(step.migration)
             text = str(error).removeprefix(f"{where}: ")
             step.found.add("load/bootstrap", where, f"bootstrap data of {folder.title}: {text}")
         if twice:
-            more = f" … {len(twice) - _NAMED:,} more" if len(twice) > _NAMED else ""
+            more = f" … {count - _NAMED:,} more" if count > _NAMED else ""
             text = f"bootstrap data of {folder.title} has two rows of one key, and the last would be there"
             where = _bootstrap_file(step.migration)
-            step.found.add("data/bootstrap-twice", where, f"{text}: {'; '.join(twice[:_NAMED])}{more}")
+            step.found.add("data/bootstrap-twice", where, f"{text}: {'; '.join(twice)}{more}")
         return brought
 
-    def _uniques(self, step: Step, schema: Schema, table: Table[Any, Any], mine: set[bytes]) -> None:
+    def _uniques(self, step: Step, schema: Schema, table: Table[Any, Any], *, changed: bool) -> None:
         info, rows = schema.tables[table.name], self._rows.get(table.name)
         before = {step.migration.rename.get(name, name): old for name, old in step.before.items()}
         old = before.get(table.name) if table.name not in step.migration.drop else None
-        changed = bool(mine) or table.name in step.migration.transforms
+        changed = changed or table.name in step.migration.transforms
         for index in table.indexes.values():
             if rows is not None and index.unique and (changed or is_new(index, old)):
-                self._unique(step, info, index, rows, mine)
+                self._unique(step, info, index, rows)
 
-    def _unique(
-        self, step: Step, info: TableInfo, constant: Index[Any], rows: _Rows, mine: set[bytes]
-    ) -> None:
+    def _unique(self, step: Step, info: TableInfo, constant: Index[Any], rows: _Rows) -> None:
         at, index = list(info.indexes).index(constant.name), info.indexes[constant.name]
-        taken: dict[bytes, tuple[bytes, bool]] = {}
+        taken = Spilled(self._spill)  # whether a row was brought, and its key, by its values
         count, looked, by_bootstrap = 0, 0, False
         named: list[str] = []
-        for key, row, brought in rows.all(info, mine):
+        for key, row, brought in rows.all(info, self._number):
             looked += 1
             values = info.own.entry_ofs[at](row)
             if index.nullable and index.has_null(values[len(index.prefix) :]):
                 continue
-            holder, held = taken.setdefault(values, (key, brought))
+            is_there, found = taken.find(values)
+            if not is_there or found is None:
+                taken[values] = bytes([brought]) + key
+                continue
+            holder, held = found[1:], found[0] == 1
             if holder == key:
                 continue
             count += 1

@@ -13,7 +13,7 @@ What is under way, and how it is given up: `under_way`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from everlog.migrations import checks, people, withheld
@@ -35,6 +35,7 @@ from everlog.migrations.under_way import (
 from everlog.proto import log_pb2
 from everlog.store import evolve
 from everlog.store import remake as store
+from everlog.store.backfill import at_work
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
 from everlog.store.migrate import Recorded
@@ -71,27 +72,27 @@ def run(
             _check_sealed(migration, before, following)
         checks.before(db, migration)
     seeds = _seeds(db, migration, rows, before, begun)
-    building = evolve.online(before, following, remade=migration.up.names if migration.up else seeds)
+    following = evolve.reseeded(before, following, seeds)
+    building = evolve.online(before, following, remade=_remade(migration, before, following, seeds))
     if building is None:
         return _append(db, migration, FINISHED, following, rows, by, progress)
-    if begun is None and _at_once(db, building, hold=hold):
+    if begun is None and not seeds and _at_once(db, building, hold=hold):
         with db.committer.alone():  # or a row that comes between look and record would be lost
             if _at_once(db, building, hold=hold):
                 return _append(db, migration, FINISHED, following, rows, by, progress)
-    if begun is None:
-        db.transforms = transforms(migration)  # first: from that record on every write needs them
-        none = Bootstrap()
-        none.withheld = rows.withheld
-        since = _append(db, migration, STARTED, building, none, by, progress).seq
-    else:
-        since = first(db, begun)
-    with given_up_if_refused(db, by):
+    since = first(db, begun) if begun else _start(db, migration, building, seeds, rows, by, progress)
+    total = sum(rows.counts[name] for name in seeds)
+    with given_up_if_refused(db, by), at_work(db, total):
         work = log_pb2.Migration(version=migration.version, name=migration.name)
-        db.backfill(work, since=since, rate=rate, progress=progress)
         if seeds:
-            large = (one for one in rows if one[0].name in seeds)
-            store.fill(db, work, large, progress, going=lambda: check_going(db.uuid))
+            _load(db, work, rows, seeds, rate=rate, progress=progress)
             rows = rows.without(seeds)
+        deleted = {
+            (table.name, db.schema.building[table.name].encode_key(key))
+            for table, key in rows.deleted
+            if table.name in seeds
+        }
+        db.backfill(work, since=since, rate=rate, progress=progress, deleted=deleted)
         step, schema = FINISHED, following
         if hold and building.building and not seeds:
             step, schema = SWITCHED, evolve.both(before, following)
@@ -111,7 +112,54 @@ def _seeds(
     """The tables whose bootstrap rows are loaded before the record that ends the migration."""
     if begun is None or migration.up is not None:
         return loaded(migration, rows, before)
-    return {table.name for table in db.schema.proto.building if table.remade}
+    return {table.name for table in db.schema.proto.building if table.remade or table.seeded}
+
+
+def _remade(
+    migration: Migration, before: log_pb2.Schema, following: log_pb2.Schema, seeds: set[str]
+) -> Collection[str]:
+    """The tables that are filled while nobody can read them, and get no writes of others."""
+    if migration.up is not None:
+        return migration.up.names
+    there = {table.id for table in before.tables}
+    return {table.name for table in following.tables if table.name in seeds and table.id not in there}
+
+
+def _start(  # noqa: PLR0917  each is said at the call
+    db: Database,
+    migration: Migration,
+    building: log_pb2.Schema,
+    seeds: set[str],
+    rows: Bootstrap,
+    by: Metadata,
+    progress: OnProgress | None,
+) -> int:
+    """Appends the record from which on others write what is built as well; returns its seq."""
+    db.transforms = transforms(migration)  # first: from that record on every write needs them
+    none = Bootstrap()
+    none.withheld = rows.withheld
+    with db.committer.alone():
+        for table in building.building:
+            if table.name in seeds and not table.remade:
+                table.seeded = db.log.written + 1  # the seq of the record that is appended here
+        return _append(db, migration, STARTED, building, none, by, progress).seq
+
+
+def _load(
+    db: Database,
+    work: log_pb2.Migration,
+    rows: Bootstrap,
+    seeds: set[str],
+    *,
+    rate: float | None,
+    progress: OnProgress | None,
+) -> None:
+    total = sum(rows.counts[name] for name in seeds)
+
+    def going() -> None:
+        check_going(db.uuid)
+
+    store.fill(db, work, rows.of(seeds), progress, total=total, rate=rate, going=going)
 
 
 def made_anew(
@@ -147,7 +195,7 @@ def _append(  # noqa: PLR0917  each is said at each call
         name=migration.name,
         digest=migration.folder.digest,
         schema=schema,
-        sources=withheld.kept(migration.folder.sources, rows.withheld, db.tables.vault),
+        sources=withheld.kept(migration.folder, rows.withheld, db.tables.vault),
     )
     return db.apply_migration(
         record,

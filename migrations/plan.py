@@ -233,19 +233,31 @@ def _steps(old: Schema, new: Schema, migration: Migration, counts: Counter[str])
         elif changed := _changed(known.model.DESCRIPTOR, table.model.DESCRIPTOR):
             yield PlannedStep(f"change the model of {name}: {changed}")
         yield from _index_steps(known, table, counts[name], beside)
-    data = bootstrap(migration)
-    seeds = loaded(migration, data, before)
-    rows_of = Counter(table.name for table, _ in data)
-    for name, rows in rows_of.items():
-        how = ", in many records, before anybody can read it" if name in seeds else ""
-        yield PlannedStep(f"put {rows:,} bootstrap rows into {name}{how}", not how, rows)
-    counts.update(rows_of)
-    for name, rows in Counter(table.name for table, _ in data.deleted).items():
-        yield PlannedStep(f"delete {rows:,} rows of {name}", True, rows)
+    yield from _row_steps(before, new, migration, counts)
     if has_checks(migration):
         yield PlannedStep(
             "hold what checks.py says, before and after; writers wait while it is read", instant=False
         )
+
+
+def _row_steps(
+    before: log_pb2.Schema, new: Schema, migration: Migration, counts: Counter[str]
+) -> Iterator[PlannedStep]:
+    """What bootstrap data does."""
+    data = bootstrap(migration)
+    seeds = loaded(migration, data, before)
+    ids = {table.id for table in before.tables}
+    for name, rows in data.counts.items():
+        text, there, instant = f"put {rows:,} bootstrap rows into {name}", counts[name], name not in seeds
+        if name in seeds:
+            text += ", in many records, before anybody can read it"
+        if name in seeds and new.tables[name].proto.id in ids and name not in migration.transforms:
+            text += f"; copy its {there:,} rows to them{BESIDE}, and switch to both"
+            rows += there  # noqa: PLW2901
+        yield PlannedStep(text, instant, rows)
+    counts.update(data.counts)
+    for name, rows in Counter(table.name for table, _ in data.deleted).items():
+        yield PlannedStep(f"delete {rows:,} rows of {name}", True, rows)
 
 
 def _people_steps(

@@ -10,6 +10,7 @@ Invariants
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from everlog.migrations import withheld
+from everlog.migrations import digest, withheld
 from everlog.migrations.adopt import difference_of
 from everlog.migrations.folder import (
     ALWAYS_KEPT,
@@ -46,13 +47,35 @@ from everlog.store.vault import Vault
 _STUB = "# Restored from the log; run `everlog build`.\n"
 
 
+class Missing(msgspec.Struct, frozen=True):
+    """A file of a restored folder whose content the log does not have. `size` in bytes, 0: unknown;
+    `sha256` in hexadecimal, empty: it has rows of a sealed table. `is_other`: a file of that name is there,
+    and is another; it was left as it is."""
+
+    path: str
+    size: int
+    sha256: str
+    is_other: bool = False
+
+    @property
+    def says(self) -> str:
+        """What is missing, and how to get it."""
+        size = f"{self.size:,} bytes, " if self.size else ""
+        which = f"{size}SHA-256 {self.sha256}" if self.sha256 else "with rows of a sealed table"
+        there = "is there, and is another" if self.is_other else "is missing"
+        return (
+            f"{self.path} {there} (expected: {which}); the log has only a digest of it: copy it from version"
+            " control or from where the migration was applied, then run `everlog build`"
+        )
+
+
 class Restored(msgspec.Struct, frozen=True):
-    """A folder that was written. `withheld` are the missing files: the log does not keep them, as they have
-    rows of sealed tables or are too large for a record."""
+    """A folder that was written. Its `missing` files are to be put in before it is built: the log does not
+    have their content, as they have rows of sealed tables or are too large for a record."""
 
     path: Path
     version: int
-    withheld: list[str]
+    missing: list[Missing]
 
 
 def accept(
@@ -116,7 +139,7 @@ def _accept(db: Database, folder: Folder, life: Life, actor: str, reason: str) -
         version=life.version,
         name=life.began.migration.name,
         digest=folder.digest,
-        sources=withheld.kept(folder.sources, hidden, db.tables.vault),
+        sources=withheld.kept(folder, hidden, db.tables.vault),
     )
     result = db.apply_migration(record, actor=actor, reason=reason)
     return MigrationInfo(
@@ -137,7 +160,8 @@ def restore(
     """Write the folders of these migrations, or of all missing ones, as the log has them.
 
     Reads the database only, and runs no code. `force`: a folder that is there and was edited is
-    replaced; its test data and tests stay. `build` generates what belongs to it. Raises
+    replaced; its test data and tests stay, and so do files of which the log has only a digest. `build`
+    generates what belongs to it. Raises
     MigrationError, and writes nothing, for a migration that the log has no files of, and for one whose
     folder is there and is another, without `force`.
     """
@@ -174,7 +198,9 @@ def _is_whole(folder: Folder, life: Life, vault: Vault | None) -> bool:
         return True
     ran, now = {one.path: one for one in life.sources}, {one.path: one for one in folder.sources}
     return ran.keys() == now.keys() and all(
-        withheld.same(one.digest, now[path], vault) if one.digest else one.content == now[path].content
+        withheld.same(one.digest, now[path], folder, vault)
+        if one.digest
+        else digest.sha256(one) == digest.sha256(now[path])
         for path, one in ran.items()
     )
 
@@ -189,26 +215,34 @@ def _check(life: Life) -> None:
 
 
 def _write(root: Root, life: Life, folder: Folder | None, vault: Vault | None) -> Restored:
-    kept = [file for file in life.sources if not file.digest]
-    gone = {file.path: file.digest for file in life.sources if file.digest}
+    digested = {file.path: file for file in life.sources if file.digest}
+    there = {file.path: file for file in folder.sources} if folder is not None else {}
+    missing = []
+    for name, file in digested.items():
+        mine = there.get(name)
+        if folder is None or mine is None or not withheld.same(file.digest, mine, folder, vault):
+            missing.append(_missing(file, is_other=mine is not None))
     with tempfile.TemporaryDirectory(prefix=".restored-", dir=root.path) as temporary:
         made = Path(temporary, "folder")
         if folder is not None:
             shutil.copytree(folder.path, made, symlinks=True)
-            for file in folder.sources:
-                if file.path in gone and withheld.same(gone[file.path], file, vault):
-                    del gone[file.path]
-                else:
-                    (made / file.path).unlink()
+            for name in there.keys() - digested.keys():
+                (made / name).unlink()
             (made / "model_pb2.py").unlink(missing_ok=True)
-        for file in kept:
-            path = made / file.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(file.content)
+        for file in life.sources:
+            if not file.digest:
+                path = made / file.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(file.content)
         salt = [line for line in folder.header if line.startswith(SALT)] if folder is not None else []
         (made / "model_pb2.py").write_text(_STUB + "".join(f"{line}\n" for line in salt), encoding="utf-8")
         if folder is not None:
             folder.path.rename(Path(temporary, "before"))
         path = folder.path if folder is not None else root.path / f"v{life.title}"
         made.rename(path)
-    return Restored(path, life.version, list(gone))
+    return Restored(path, life.version, missing)
+
+
+def _missing(file: log_pb2.SourceFile, *, is_other: bool) -> Missing:
+    is_hash = len(file.digest) == hashlib.sha256().digest_size
+    return Missing(file.path, file.size, file.digest.hex() if is_hash else "", is_other)

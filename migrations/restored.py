@@ -19,6 +19,7 @@ from typing import Any
 
 from everlog.proto import log_pb2
 from everlog.store.errors import MigrationError
+from everlog.store.evolve import is_rewritten
 from everlog.store.kinds import kind_of
 from everlog.store.schema import Schema
 
@@ -31,7 +32,7 @@ def rewritten(before: log_pb2.Schema, after: log_pb2.Schema) -> dict[str, str]:
     return {
         table.name: now[table.id].name
         for table in before.tables
-        if table.id in now and now[table.id].space != table.space
+        if table.id in now and is_rewritten(table, now[table.id])
     }
 
 
@@ -56,7 +57,7 @@ def restored(before: log_pb2.Schema, after: log_pb2.Schema, now: log_pb2.Schema)
             schema.next_space += 1
             continue
         table.id = mine.id
-        if was.space != table.space:
+        if is_rewritten(table, was):
             table.space, table.generation = schema.next_space, mine.generation + 1
             schema.next_space += 1
             continue
@@ -82,7 +83,7 @@ def _refuse(before: log_pb2.Schema, after: log_pb2.Schema) -> None:
     by_id = {info.proto.id: info for info in new.tables.values()}
     for name, info in old.tables.items():
         now = by_id.get(info.proto.id)
-        if now is not None and now.space == info.space:
+        if now is not None and not is_rewritten(info.proto, now.proto):
             _refuse_narrower(info.model.DESCRIPTOR, now.model.DESCRIPTOR, name, after.version, set())
 
 

@@ -13,9 +13,9 @@ values look like: `everlog.migrations.values`.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from google.protobuf.message import Message
 
@@ -28,6 +28,7 @@ __all__ = ["SUFFIXES", "read", "read_csv", "read_jsonl", "read_parquet"]
 
 M = TypeVar("M", bound=Message)
 
+PIECE_BYTES = 1 << 16
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 
 
@@ -50,6 +51,36 @@ def read_bytes(path: Path, content: bytes, model: type[M], *, null: str = "") ->
     """The rows of a file whose content is at hand. Read-only. Raises LoadError as `read` does."""
     _check_suffix(path)
     yield from _rows(path, _Named(content, str(path)), model, null)
+
+
+def read_pieces(path: Path, pieces: Iterable[bytes], model: type[M], *, null: str = "") -> Iterator[M]:
+    """The rows of a CSV or JSON Lines file whose content comes in pieces, all of which are taken. Read-only.
+    Raises LoadError as `read` does, and what the pieces raise."""
+    _check_suffix(path)
+    yield from _rows(path, io.BufferedReader(_Pieces(pieces, str(path)), PIECE_BYTES), model, null)
+
+
+class _Pieces(io.RawIOBase):
+    """Bytes that come in pieces, with the name of the file that they are of."""
+
+    def __init__(self, pieces: Iterable[bytes], name: str) -> None:
+        self._pieces = iter(pieces)
+        self._left = memoryview(b"")
+        self.name = name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        into = memoryview(buffer).cast("B")
+        while not self._left:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._left = memoryview(piece)
+        size = min(len(into), len(self._left))
+        into[:size], self._left = self._left[:size], self._left[size:]
+        return size
 
 
 class _Named(io.BytesIO):

@@ -93,6 +93,7 @@ def with_progress(db: Database, infos: list[MigrationInfo]) -> list[MigrationInf
 
 def _progress(db: Database) -> dict[str, Any]:
     rows, total, work, refusal = built_rows(db), total_rows(db), db.backfilling, db.engine.refusal
+    total += work.seeds if work is not None else 0
     left_s, stopped = 0.0, ""
     if refusal.since_ns:
         stopped = "disk full" if refusal.is_full else refusal.error

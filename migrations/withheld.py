@@ -12,10 +12,12 @@ Invariants
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from everlog.migrations import digest as digests
 from everlog.migrations.folder import ALWAYS_KEPT
 from everlog.migrations.migration import Migration
 from everlog.proto import log_pb2
@@ -24,9 +26,8 @@ from everlog.store.vault import Vault
 if TYPE_CHECKING:
     from everlog.migrations.folder import Folder
 
-KEPT_BYTES_MAX = 2 << 20  # of the bootstrap data of one folder; records are limited
-
 _NO_KEYS = bytes(16)
+_LARGE = b"(not shown: large)\n"
 
 
 def paths(migration: Migration, brought: Iterable[Path], words: Collection[str] = ()) -> set[str]:
@@ -42,48 +43,44 @@ def paths(migration: Migration, brought: Iterable[Path], words: Collection[str] 
                 found.add(file.path)
     said = [word.encode() for word in words]
     left = (file for file in migration.folder.sources if file.path not in found)
-    found |= {file.path for file in left if any(word in file.content for word in said)}
+    found |= {file.path for file in left if _has_one(file, root, said)}
     return found
 
 
-def same(recorded: bytes, file: log_pb2.SourceFile, vault: Vault | None) -> bool:
-    """Whether a file has the content of a recorded digest. False if that is unknown."""
+def _has_one(file: log_pb2.SourceFile, root: Path, words: Collection[bytes]) -> bool:
+    """Whether one of these words is in a file, be it in two of its pieces."""
+    longest, before = max(map(len, words), default=1), b""
+    for piece in digests.pieces(file, root) if words else ():
+        looked = before + piece
+        if any(word in looked for word in words):
+            return True
+        before = looked[len(looked) - longest + 1 :] if longest > 1 else b""
+    return False
+
+
+def same(recorded: bytes, file: log_pb2.SourceFile, folder: Folder, vault: Vault | None) -> bool:
+    """Whether a file of a folder has the content of a recorded digest. False if that is unknown."""
     if len(recorded) == hashlib.sha256().digest_size:
-        return recorded == hashlib.sha256(file.content).digest()
-    return recorded != _NO_KEYS and recorded == digest(file, vault)
+        return recorded == digests.sha256(file)
+    return recorded != _NO_KEYS and recorded == digest(file, folder, vault)
 
 
-def digest(file: log_pb2.SourceFile, vault: Vault | None, *, make: bool = False) -> bytes:
+def digest(file: log_pb2.SourceFile, folder: Folder, vault: Vault | None, *, make: bool = False) -> bytes:
     """What the log has of a file instead of its content. `make`: makes the key store if there is none."""
     if vault is None or vault.locked or not (vault.exists or make):
         return _NO_KEYS
-    return vault.hash(b"source", file.path.encode(), b"\0", file.content)
+    head = b"source" + file.path.encode() + b"\0"
+    return vault.hash_pieces(chain([head], digests.pieces(file, folder.path)))
 
 
-def kept(
-    files: Iterable[log_pb2.SourceFile], withheld: set[str], vault: Vault | None
-) -> Iterator[log_pb2.SourceFile]:
-    """Return the files as a Migration record has them: of large files of rows the SHA-256, 32 bytes."""
-    files = list(files)
-    large = _large(files, withheld)
-    for file in files:
-        if file.path in large:
-            yield log_pb2.SourceFile(path=file.path, digest=hashlib.sha256(file.content).digest())
-        elif file.path in withheld:
-            yield log_pb2.SourceFile(path=file.path, digest=digest(file, vault, make=True))
+def kept(folder: Folder, withheld: set[str], vault: Vault | None) -> Iterator[log_pb2.SourceFile]:
+    """Return the files of a folder as a Migration record has them: of large files of rows the SHA-256, 32
+    bytes."""
+    for file in folder.sources:
+        if file.path in withheld:
+            yield log_pb2.SourceFile(path=file.path, digest=digest(file, folder, vault, make=True))
         else:
             yield file
-
-
-def _large(files: Sequence[log_pb2.SourceFile], withheld: set[str]) -> set[str]:
-    """The largest files of rows, so many that the others have room in a record."""
-    rows = [one for one in files if one.path.startswith("bootstrap") and one.path not in withheld]
-    found, size = set[str](), sum(len(file.content) for file in rows)
-    for file in sorted(rows, key=lambda one: len(one.content), reverse=True):
-        if size > KEPT_BYTES_MAX:
-            found.add(file.path)
-            size -= len(file.content)
-    return found
 
 
 def contents(
@@ -91,15 +88,19 @@ def contents(
 ) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
     """The contents of files that ran, and of those of a folder, by path, to be compared. One that was
     withheld is the same in both where it did not change, or where that cannot be told."""
-    now = {file.path: file for file in folder.sources}
+    now = {
+        file.path: log_pb2.SourceFile(path=file.path, content=_LARGE) if digests.is_large(file) else file
+        for file in folder.sources
+    }
+    sources = {file.path: file for file in folder.sources}
     was = dict[str, bytes]()
     for file in ran:
-        mine = now.get(file.path)
+        mine = sources.get(file.path)
         was[file.path] = file.content
         if file.digest and mine is not None:
             is_hash = len(file.digest) == hashlib.sha256().digest_size
             known = is_hash or (vault is not None and not vault.locked and file.digest != _NO_KEYS)
-            if known and not same(file.digest, mine, vault):
+            if known and not same(file.digest, mine, folder, vault):
                 was[file.path] = (
                     b"(withheld: rows of a sealed table)\n" if not is_hash else b"(not kept: large)\n"
                 )

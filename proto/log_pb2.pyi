@@ -416,6 +416,7 @@ class Migration(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     BACK_FIELD_NUMBER: _builtins.int
     DESPITE_ERRORS_FIELD_NUMBER: _builtins.int
+    SEEDS_FIELD_NUMBER: _builtins.int
     step: Global___Migration.Step.ValueType
     version: _builtins.int
     """Timestamp of the migration's folder, YYYYMMDDHHMMSS."""
@@ -438,6 +439,10 @@ class Migration(_message.Message):
     despite_errors: _builtins.bool
     """Of APPROVED: the plan had errors, as a finding of lint or a step that fails, and whoever approved it
     said that it is approved nevertheless.
+    """
+    seeds: _builtins.int
+    """Of BACKFILL: rows of the bootstrap data that are loaded, with this record; they come first. 0: it has
+    rows that were there before. `rows` counts both.
     """
     @_builtins.property
     def schema(self) -> Global___Schema:
@@ -463,10 +468,11 @@ class Migration(_message.Message):
         error: _builtins.str = ...,
         back: _builtins.bool = ...,
         despite_errors: _builtins.bool = ...,
+        seeds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["back", b"back", "cursor", b"cursor", "decision_id", b"decision_id", "despite_errors", b"despite_errors", "digest", b"digest", "error", b"error", "name", b"name", "plan_digest", b"plan_digest", "rows", b"rows", "schema", b"schema", "sources", b"sources", "step", b"step", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["back", b"back", "cursor", b"cursor", "decision_id", b"decision_id", "despite_errors", b"despite_errors", "digest", b"digest", "error", b"error", "name", b"name", "plan_digest", b"plan_digest", "rows", b"rows", "schema", b"schema", "seeds", b"seeds", "sources", b"sources", "step", b"step", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -479,22 +485,26 @@ class SourceFile(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     content: _builtins.bytes
     digest: _builtins.bytes
     """Of a file that has rows of sealed tables, instead of its content: a digest under a key of the
     database's key store. Of a large file of rows, whose content a record has no room for: its SHA-256.
     """
+    size: _builtins.int
+    """Of a large file: its bytes, as they are digested."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         content: _builtins.bytes = ...,
         digest: _builtins.bytes = ...,
+        size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "path", b"path", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -572,6 +582,7 @@ class TableSchema(_message.Message):
     REMADE_FIELD_NUMBER: _builtins.int
     LIFE_NS_FIELD_NUMBER: _builtins.int
     PERSON_FIELD_NUMBER: _builtins.int
+    SEEDED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     id: _builtins.int
     """Stays the same when the table is renamed."""
@@ -592,6 +603,11 @@ class TableSchema(_message.Message):
     """
     life_ns: _builtins.int
     """How long a row lives from the commit that wrote it, where that says nothing else; 0: for ever."""
+    seeded: _builtins.int
+    """Of a table that is `building`: its bootstrap rows are loaded into it, with the version `seeded`, the seq
+    of the record that began it. They replace what is written to the other generation. If `since` is that
+    of the other, its rows come over as they are. 0: none are loaded.
+    """
     @_builtins.property
     def key(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPath]: ...
     @_builtins.property
@@ -617,10 +633,11 @@ class TableSchema(_message.Message):
         remade: _builtins.bool = ...,
         life_ns: _builtins.int = ...,
         person: Global___FieldPath | None = ...,
+        seeded: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "id", b"id", "indexes", b"indexes", "key", b"key", "life_ns", b"life_ns", "model", b"model", "name", b"name", "next_index", b"next_index", "person", b"person", "remade", b"remade", "since", b"since", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "id", b"id", "indexes", b"indexes", "key", b"key", "life_ns", b"life_ns", "model", b"model", "name", b"name", "next_index", b"next_index", "person", b"person", "remade", b"remade", "seeded", b"seeded", "since", b"since", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

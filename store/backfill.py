@@ -2,6 +2,7 @@
 
     STARTED ─▶ every write reaches what is built ─▶ backfill: the rows that were there before ─▶ switch
 
+    seeds       loaded before (`remake.fill`): rows that they replace do not come over
     an index    rows, a slice at a time ─▶ its entries ─▶ the tables, with a note how far it is
     new rows    rows, a slice at a time ─▶ `up` ─▶ a BACKFILL record that says how far it is
 
@@ -17,12 +18,13 @@ Invariants
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from everlog.proto import log_pb2
 from everlog.store import keys, record
-from everlog.store.built import BUILDING, backfilled, built_rows, check_unique, progress_of
+from everlog.store.built import BUILDING, backfilled, built_rows, check_unique, progress_of, seeds_of
 from everlog.store.committer import commit_of
 from everlog.store.errors import DiskError, MigrationError
 from everlog.store.index_info import IndexInfo
@@ -46,10 +48,23 @@ R = TypeVar("R")
 
 
 class Work(NamedTuple):
-    """A backfill that this process runs: its start (`time.monotonic`), and the rows done before."""
+    """What this process builds: its start (`time.monotonic`), the rows done before, and how many rows of
+    bootstrap data there are in all."""
 
     since_s: float
     rows: int
+    seeds: int
+
+
+@contextmanager
+def at_work(db: Database, seeds: int = 0) -> Iterator[None]:
+    """Says, for as long as it is entered, that this process builds."""
+    before = db.backfilling
+    db.backfilling = Work(time.monotonic(), built_rows(db), seeds or (before.seeds if before else 0))
+    try:
+        yield
+    finally:
+        db.backfilling = before
 
 
 def patiently(
@@ -87,8 +102,11 @@ class Backfill:
         rate: float | None = None,
         progress: OnProgress | None = None,
         stopped: Callable[[], bool] = lambda: False,
+        deleted: Container[tuple[str, bytes]] = (),
     ) -> None:
+        """`deleted`: rows of tables that get bootstrap data, by table and key, which need not come over."""
         self._db = db
+        self._deleted = deleted
         self._migration = migration
         self._schema = db.tables.schema
         self._twins = Twins(self._schema, transforms)
@@ -101,11 +119,8 @@ class Backfill:
         """Does what is left. True: all of it; False: it was stopped. Where the disk is full it waits for
         room, and goes on. Raises MigrationError, UniqueError and RowError naming the row that does not fit:
         then it should be given up."""
-        self._db.backfilling = Work(time.monotonic(), built_rows(self._db))
-        try:
+        with at_work(self._db):
             return patiently(self._db, self._run, self._progress, self._stopped)
-        finally:
-            self._db.backfilling = None
 
     def _run(self) -> bool:
         for info in self._schema.tables.values():
@@ -156,7 +171,7 @@ class Backfill:
         assert older is not None
         done = backfilled(self._db, self._schema)
         at, count = b"", done.rows if done else 0
-        if done is not None:
+        if done is not None and not seeds_of(done, self._schema):
             space: int = keys.SPACE.unpack_from(done.cursor)[0]
             if space > newer.space:
                 return True
@@ -164,12 +179,13 @@ class Backfill:
         olders = [info.twin for info in self._schema.building.values() if info.twin]
         total = sum(self._db.tables.counts.get(info.space, 0) for info in olders)
         convert, skip, end = self._twins.converter(older, newer), len(older.row_prefix), self._end(older)
+        verb = "rewrite" if newer.proto.since != older.proto.since else "copy"
         while not self._stopped():
             rows, seen = self._read(older, at, end)
             if not rows:
                 return True
             made = Slice(newer)
-            made.make(rows, convert, since=self._since)
+            made.make(self._left(rows, newer, skip), convert, since=self._since)
             if made.size > record.RECORD_BYTES_MAX // 2:
                 self._pace.slice_rows = max(1, self._pace.slice_rows // 2)  # they grow: fewer at once
                 if len(rows) > 1:
@@ -191,8 +207,22 @@ class Backfill:
                 )
                 self._append(migration, made)
             at = last
-            self._tell(f"rewrite {older.name}", count, total)
+            self._tell(f"{verb} {older.name}", count, total)
         return False
+
+    def _left(self, rows: list[Item], newer: TableInfo, skip: int) -> list[Item]:
+        """The rows that come over: not those that bootstrap data replaces, all of which is loaded already."""
+        seeded, deleted, get = newer.proto.seeded, self._deleted, self._db.tables.get
+        if not seeded:
+            return rows
+        left = []
+        for full, value in rows:
+            key = full[skip:]
+            there = get(newer.row_prefix + key)
+            is_seed = there is not None and keys.version_of(there) == seeded
+            if not is_seed and (newer.name, key) not in deleted:
+                left.append((full, value))
+        return left
 
     def _append(self, migration: log_pb2.Migration, made: Slice) -> None:
         db = self._db

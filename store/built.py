@@ -41,6 +41,12 @@ def backfilled(db: Database, schema: Schema) -> log_pb2.Migration | None:
     return found if any(info.space == space for info in schema.building.values()) else None
 
 
+def seeds_of(done: log_pb2.Migration, schema: Schema) -> int:
+    """How many rows of bootstrap data are loaded, as the newest record of rows says; 0: it is past them.
+    Versions before 2 did not say it, and loaded them into tables that are `remade` only."""
+    return done.seeds or (done.rows if all(one.proto.remade for one in schema.building.values()) else 0)
+
+
 def built_rows(db: Database) -> int:
     """Rows that are done of what is being built: rewritten ones, and entries of indexes. Read-only."""
     newest = backfilled(db, db.schema)

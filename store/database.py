@@ -10,7 +10,7 @@ tables lack ─▶ ready. `everlog.open` finds the right kind of database for a 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -370,15 +370,24 @@ class Database(Writer):
         rate: float | None = None,
         progress: OnProgress | None = None,
         stopped: Callable[[], bool] = lambda: False,
+        deleted: Container[tuple[str, bytes]] = (),
     ) -> bool:
         """Builds what a migration that record `since` started has more, beside the live tables, from
-        where it stopped; `rate`: rows a second at most. Returns whether it is all done, or was stopped.
+        where it stopped; `rate`: rows a second at most; `deleted`: see `Backfill`. Returns whether it is all
+        done, or was stopped.
 
         Raises MigrationError, UniqueError or RowError for a row that does not fit.
         """
         self._check_writable()
         return Backfill(
-            self, migration, self.transforms, since=since, rate=rate, progress=progress, stopped=stopped
+            self,
+            migration,
+            self.transforms,
+            since=since,
+            rate=rate,
+            progress=progress,
+            stopped=stopped,
+            deleted=deleted,
         ).run()
 
     def reclaim(self, before: log_pb2.Schema) -> None:

@@ -113,6 +113,23 @@ def _having(indexes: Iterable[log_pb2.IndexSchema], *models: Any) -> str:
     return next(names, "")
 
 
+def reseeded(before: log_pb2.Schema, after: log_pb2.Schema, names: Collection[str]) -> log_pb2.Schema:
+    """`after`, with another generation of each of these tables that `before` has and `after` does not
+    rewrite: rows of bootstrap data are loaded into it. It serves the same versions as the one before."""
+    schema = log_pb2.Schema()
+    schema.CopyFrom(after)
+    there = {table.id: table.space for table in before.tables}
+    for table in schema.tables:
+        if table.name in names and there.get(table.id) == table.space:
+            _new_generation(schema, table.name, table.since)
+    return schema
+
+
+def is_rewritten(before: log_pb2.TableSchema, after: log_pb2.TableSchema) -> bool:
+    """Whether the rows of a table are others after it, so that the two are no versions of one row."""
+    return before.space != after.space and before.since != after.since
+
+
 def is_online(schema: log_pb2.Schema) -> bool:
     """Whether something is being built, or served beside what took its place."""
     indexes = (index for table in schema.tables for index in table.indexes)

@@ -69,6 +69,7 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
         raise CorruptionError(f"expected a varint to end, found the end of the data at byte {at}") from None
 
 
+REQUIRES_REWRITTEN = bytes((0x5A, 1, log_pb2.REWRITTEN))  # the same
 REQUIRES_EXPIRY = bytes((0x5A, 1, log_pb2.EXPIRY))  # the field `requires` of a commit, once more
 
 _VARINTS_MAX = 4096

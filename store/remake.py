@@ -21,8 +21,9 @@ from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
 from everlog.store import keys, write
-from everlog.store.built import backfilled
+from everlog.store.built import backfilled, seeds_of
 from everlog.store.errors import Error, MigrationError, RowError, UniqueError
+from everlog.store.pace import Pace
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.reader import Reader
 from everlog.store.schema import Schema, TableInfo
@@ -65,26 +66,50 @@ def fill(
     migration: log_pb2.Migration,
     rows: Iterable[tuple[Table[Any, Any], Message]],
     progress: OnProgress | None = None,
+    *,
+    total: int | None = None,
+    rate: float | None = None,
     going: Callable[[], None] = lambda: None,
 ) -> None:
-    """Fills the tables that the schema in force says are `remade` with rows that are the same each time:
-    killed half-way, it goes on behind the last record. Writes; others write meanwhile, to other tables.
+    """Loads rows that are the same each time into the tables that the schema in force says are `seeded`, or
+    `remade`: killed half-way, it goes on behind the last record. Writes; others write meanwhile. A row
+    replaces the one that there is, of whoever writes meanwhile as well.
 
-    `going` is called before each record, and may raise. Raises MigrationError for a row that does not fit.
+    `total` of the rows is for the progress; `rate`: rows a second at most. `going` is called before each
+    record, and may raise. Raises MigrationError for a row that does not fit.
     """
-    work = _Remake(db, migration, "the bootstrap data has")
-    tables = {info.name: info for info in db.schema.building.values() if info.proto.remade}
+    tables = {
+        info.name: info for info in db.schema.building.values() if info.proto.remade or info.proto.seeded
+    }
     done = backfilled(db, db.schema)
-    work.rows = done.rows if done is not None else 0
-    left = islice(rows, work.rows, None)
-    while chunk := list(islice(left, CHUNK_ROWS)):
+    if done is not None and not seeds_of(done, db.schema):
+        return  # rows that were there before come last
+    work = _Remake(db, migration, "the bootstrap data has")
+    work.rows, work.is_seeds = (done.rows if done is not None else 0), True
+    pace = Pace(rate)
+    chunk: list[Write] = []
+    size = 0
+
+    def write_chunk() -> None:
         going()
         with db.committer.alone():
-            for table, row in chunk:
-                work.add(write.put(tables[table.name].bind(table.model), row))
+            for one in chunk:
+                work.add(one)
             work.write()
         if progress is not None:
-            progress(Progress(f"load {', '.join(tables)}", work.rows))
+            progress(Progress(f"load {', '.join(tables)}", work.rows, total))
+        pace.wait()
+
+    for table, row in islice(rows, work.rows, None):
+        info = tables[table.name]
+        one = write.put(info.bind(table.model), row)
+        chunk.append(one.being(info.proto.seeded))
+        size += len(one.key) + len(one.row)
+        if len(chunk) >= min(CHUNK_ROWS, pace.slice_rows) or size >= CHUNK_BYTES:
+            write_chunk()
+            chunk, size = [], 0
+    if chunk:
+        write_chunk()
 
 
 def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
@@ -147,13 +172,15 @@ class _Remake:
         self._db, self._migration, self._yields = db, migration, yields
         self.tables = [info.name for info in db.schema.building.values() if info.proto.remade]
         self.rows = 0
+        self.is_seeds = False  # whether `rows` are of bootstrap data
         self.chunk: dict[bytes, Write] = {}
         self._bytes = 0
 
     def add(self, one: Write) -> None:
-        if one.full in self.chunk or self._db.tables.get(one.full) is not None:
+        old, seeded = self._db.tables.get(one.full), one.info.proto.seeded
+        if one.full in self.chunk or (old is not None and (not seeded or keys.version_of(old) == seeded)):
             raise twice(one.info, one.key, self.rows)
-        self.chunk[one.full] = one.expecting(Expect.ABSENT)
+        self.chunk[one.full] = one if seeded else one.expecting(Expect.ABSENT)
         self.rows += 1
         self._bytes += len(one.key) + len(one.row)
         if len(self.chunk) >= CHUNK_ROWS or self._bytes >= CHUNK_BYTES:
@@ -170,6 +197,7 @@ class _Remake:
             name=self._migration.name,
             cursor=keys.SPACE.pack(last.info.space) + last.key,
             rows=self.rows,
+            seeds=self.rows if self.is_seeds else 0,
         )
         transaction = Transaction(self._db, ANONYMOUS)
         transaction.writes.update(self.chunk)

@@ -49,13 +49,23 @@ def same(schema: Schema, done: Content, asked: Content) -> bool:
     """Whether what was done, and is in the log, is what is asked for again under this schema."""
     there, wanted = _spaces(done), _spaces(asked)
     gone = {space for space in there - wanted if space not in schema.spaces}
-    if gone and gone == there:
-        return False  # nothing is left to compare
     twins = {space: schema.spaces[space].twin for space in wanted - there if space in schema.spaces}
     come = {space for space, twin in twins.items() if twin is not None and twin.space in there}
-    done = {full: what for full, what in done.items() if _space(full) not in gone}
+    left = {full: what for full, what in done.items() if _space(full) not in gone}
     asked = {full: what for full, what in asked.items() if _space(full) not in come}
-    return done.keys() <= asked.keys() and all(done.get(full, _NOTHING) == asked[full] for full in asked)
+
+    def spared(full: bytes) -> bool:
+        """Whether the other generation has it, which bootstrap data was loaded over."""
+        info = schema.spaces.get(_space(full))
+        others = gone | ({info.twin.space} if info is not None and info.twin is not None else set())
+        tail = full[keys.SPACE.size :]
+        return any(done.get(keys.SPACE.pack(space) + tail) == asked[full] for space in others)
+
+    if gone and gone == there:  # nothing else is left to compare
+        return all(spared(full) for full in asked)
+    return left.keys() <= asked.keys() and all(
+        left.get(full, _NOTHING) == what or spared(full) for full, what in asked.items()
+    )
 
 
 def _spaces(fulls: Iterable[bytes]) -> set[int]:

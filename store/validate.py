@@ -17,7 +17,14 @@ from everlog.store.index_info import IndexInfo
 from everlog.store.keys import HEADER, seq_of
 from everlog.store.log import Log
 from everlog.store.projection import Edits, Staged, edit_row, old_values
-from everlog.store.record import REQUIRES_EXPIRY, REQUIRES_SEALED, change, with_expiry
+from everlog.store.record import (
+    REQUIRES_EXPIRY,
+    REQUIRES_REWRITTEN,
+    REQUIRES_SEALED,
+    change,
+    with_expiry,
+    with_version,
+)
 from everlog.store.repeated import check_id, content_of, other_content, same
 from everlog.store.schema import Schema
 from everlog.store.tables import Tables
@@ -56,7 +63,9 @@ class Validator:
             pending.edits,
             pending.target.stored,
         )
-        header, unique, ends, sealed = HEADER.pack(0, seq), False, False, False
+        header, unique = HEADER.pack(0, seq), False
+        requires: set[bytes] = set()
+        spared: list[bytes] = []
         edits: Edits = {}
         deltas: dict[int, int] = {}
         missing: set[tuple[int, bytes]] | None = None
@@ -67,12 +76,12 @@ class Validator:
                     f"the schema changed to version {schema.version} while this transaction ran; run it again"
                 )
             old = mine[full] if full in mine else recent[full] if full in recent else stored(full)
-            if write.expect:
-                _expect(write, old)
+            if write.expect and _expect(write, old):
+                spared.append(full)
+                continue
             body, value = write.body, None if write.op else header + write.row
-            if write.mortal or write.key_id:
-                ends, sealed = ends or write.mortal, sealed or bool(write.key_id)
-                body, value = self._special(write, seq)
+            if write.mortal or write.key_id or write.as_of:
+                body, value = self._special(write, seq, requires)
             if old is not None:
                 parts += change(body, seq_of(old))
                 edit_row(edits, deltas, info, full, value, old, write.values)
@@ -84,19 +93,24 @@ class Validator:
                 missing.add((info.proto.id, write.key))  # once, in however many generations
             if info.unique:
                 unique = True
+        for full in spared:
+            del transaction.writes[full]
         if missing:
             transaction.missing = len(missing)
-        if ends:
-            parts.append(REQUIRES_EXPIRY)
-        if sealed:
-            parts.append(REQUIRES_SEALED)
+        parts += sorted(requires)
         return Staged(edits, self._uniques(transaction, before) if unique else {}, deltas)
 
-    def _special(self, write: Write, seq: int) -> tuple[bytes, bytes]:
-        """The change and the value of a row that is sealed, or has a life. What its table says of that
-        counts from this commit."""
+    def _special(self, write: Write, seq: int, requires: set[bytes]) -> tuple[bytes, bytes]:
+        """The change and the value of a row that is sealed, or has a life or a version of its own. What its
+        table says of that counts from this commit."""
         body, expires_ns = write.body, 0
+        if write.key_id:
+            requires.add(REQUIRES_SEALED)
+        if write.as_of:
+            requires.add(REQUIRES_REWRITTEN)
+            body = with_version(body, write.as_of)
         if write.mortal:
+            requires.add(REQUIRES_EXPIRY)
             began_ns = self._clock.reading_ns or self._clock.last_ns  # of the commit: now() was called for it
             expires_ns = write.expires_ns or min(began_ns + write.life_ns, NEVER - 1)
             self.on_end(expires_ns)
@@ -107,7 +121,10 @@ class Validator:
                 f"the person of row {write.info.name_key(write.key)} was forgotten while this transaction"
                 " ran; run it again"
             )
-        return body, keys.pack_value(seq, write.stored, expires_ns=expires_ns, key_id=write.key_id)
+        value = keys.pack_value(
+            seq, write.stored, version=write.as_of, expires_ns=expires_ns, key_id=write.key_id
+        )
+        return body, value
 
     def repeated(self, transaction: Transaction) -> CommitResult | None:
         """Where the commit with this id is already; None if there is none.
@@ -242,8 +259,11 @@ def duplicate(index: IndexInfo, values: bytes, holder: bytes, key: bytes) -> Uni
     )
 
 
-def _expect(write: Write, old: bytes | None) -> None:
+def _expect(write: Write, old: bytes | None) -> bool:
+    """Whether the write is to be left out. Raises PreconditionError."""
     info = write.info
+    if write.expect == Expect.SPARING:
+        return old is not None and keys.version_of(old) == write.version
     if write.expect == Expect.ABSENT and old is not None:
         text = f"expected no row {info.name_key(write.key)}, found one of version {keys.version_of(old)}"
     elif write.expect == Expect.PRESENT and old is None:
@@ -252,7 +272,7 @@ def _expect(write: Write, old: bytes | None) -> None:
         found = "none" if old is None else f"version {keys.version_of(old)}"
         text = f"expected row {info.name_key(write.key)} at version {write.version}, found {found}"
     else:
-        return
+        return False
     raise PreconditionError(
         text,
         table=info.name,

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from everlog.store import head, slots
-from everlog.store.cipher import KEY_SIZE, Cipher, hashed
+from everlog.store.cipher import KEY_SIZE, Cipher, hashed, hashed_pieces
 from everlog.store.covers import Covers
 from everlog.store.errors import CorruptionError, DiskError, OpenError, SealedError
 from everlog.store.master import VARIABLE, Master
@@ -178,6 +178,11 @@ class Vault:
         """What stands in a hashed index for a value."""
         self._be_there()
         return hashed(self._index_key, *parts)[:HASH_SIZE]
+
+    def hash_pieces(self, pieces: Iterable[bytes]) -> bytes:
+        """The same as `hash`, of what does not lie in memory."""
+        self._be_there()
+        return hashed_pieces(self._index_key, pieces)[:HASH_SIZE]
 
     # the store
 

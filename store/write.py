@@ -23,12 +23,13 @@ from everlog.store.table import Table
 
 
 class Expect(IntEnum):
-    """What must hold of the row when the write is committed; numbers are on the wire."""
+    """What must hold of the row when the write is committed; numbers are on the wire, all but SPARING."""
 
     ANYTHING = 0
     ABSENT = 1
     PRESENT = 2
     VERSION = 3
+    SPARING = 4  # a row of this version stays as it is: the write is left out
 
 
 PUT = log_pb2.PUT
@@ -55,6 +56,7 @@ class Write:
     life_ns = 0  # how long it lives from the commit on; both 0: for ever
     mortal = False  # whether one of both is not
     key_id = b""
+    as_of = 0  # the version that the row gets; 0: that of its commit
     stored: bytes  # the row, as log and tables have it
 
     def __init__(
@@ -89,6 +91,11 @@ class Write:
         """The same write of a row whose life ends then. Raises RowError."""
         self.expires_ns, self.life_ns = expires_ns_of(expires, self.info.name), 0
         self.mortal = self.expires_ns > 0
+        return self
+
+    def being(self, version: int) -> Self:
+        """The same write of a row that gets this version."""
+        self.as_of = version
         return self
 
     def value(self) -> bytes | None:

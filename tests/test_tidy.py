@@ -45,7 +45,7 @@ SEAMS = {
     "click": {"console"},
     "mimesis": {"migrations"},
     "tqdm": {"console"},
-    "sqlite3": {"consumers"},
+    "sqlite3": {"consumers", "migrations"},
 }
 
 LINES_MAX = 650

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -124,6 +125,36 @@ def test_an_edited_folder_is_replaced_when_that_is_meant(shop: Project, everlog:
     assert (first / "testdata.py").read_text() == "# mine\n"
     assert everlog("status", "--exit-code").code == 0
     assert everlog("restore-folder", 20270101000000).code == 1
+
+
+def test_files_that_the_log_does_not_have_are_named_and_nothing_is_built(here: Path, everlog: Run) -> None:
+    made = Project(here)
+    rows = "faa,name\n" + "".join(f"A{at:05},{'x' * 300}\n" for at in range(9000))
+    folder = made.add("one", files={"bootstrap_airports.csv": rows})
+    made.build()
+    words = ("-u", "file:shop.db", "-d", made.path)
+    child = "import sys; from everlog.console.main import main; main(sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", child, *map(str, words), "up"], check=True, capture_output=True)
+    shutil.copy(folder / "bootstrap_airports.csv", here / "kept.csv")
+    shutil.rmtree(folder)
+    sha, size = hashlib.sha256(rows.encode()).hexdigest(), f"{len(rows):,}"
+    ended = everlog(*words, "restore-folder")
+    assert (ended.code, "put in those that are named above" in ended.err) == (1, True)
+    named = f"bootstrap_airports.csv is missing (expected: {size} bytes, SHA-256 {sha});"
+    assert named in " ".join(ended.out.split())
+    assert "Restored from the log" in (folder / "model_pb2.py").read_text()
+    shutil.copy(here / "kept.csv", folder / "bootstrap_airports.csv")
+    assert everlog(*words, "build").code == 0
+    assert everlog(*words, "status", "--exit-code").code == 0
+    edit(folder / "__init__.py", "AIRPORTS = ", "MORE = 1\nAIRPORTS = ")
+    assert everlog(*words, "restore-folder", 20260101000000, "--force").code == 0  # what is there stays
+    assert (folder / "bootstrap_airports.csv").read_text() == rows
+    edit(folder / "bootstrap_airports.csv", "A00001", "B00001")
+    ended = everlog(*words, "--json", "restore-folder", "--force", 20260101000000)
+    assert ended.code == 1
+    (missing,) = ended.json[0]["missing"]
+    assert (missing["sha256"], missing["size"], missing["is_other"]) == (sha, len(rows), True)
+    assert "B00001" in (folder / "bootstrap_airports.csv").read_text()
 
 
 def test_a_folder_that_another_one_needs_is_named_where_it_is_missing(

@@ -298,7 +298,7 @@ def test_the_example_of_a_digest_is_that_of_the_code(tmp_path: Path) -> None:
     (tmp_path / "__init__.py").write_bytes(b"MIGRATION = 1\r\n")
     (tmp_path / "model.proto").write_bytes(b'syntax = "proto3";\n')
     (tmp_path / "testdata.py").write_bytes(b"left out\n")
-    found = digest.digest(digest.sources(tmp_path))
+    found = digest.digest(digest.sources(tmp_path), tmp_path)
     assert hashlib.sha256(_bytes_in(section)).digest() == found
     assert f"`{found.hex()}`" in section
 

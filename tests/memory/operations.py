@@ -296,7 +296,7 @@ class Operations:
 OPERATIONS = [name for name in vars(Operations) if not name.startswith("_")]
 
 
-def _peak_kib(name: str = "VmHWM:") -> int:
+def peak_kib(name: str = "VmHWM:") -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name):
             return int(line.split()[1])
@@ -315,14 +315,14 @@ def measure(path: Path, rows: int, names: list[str]) -> None:
             db.put(BLOBS, BLOB(id=1))
             spend(db.scan(BLOBS))
     gc.collect()
-    base = _peak_kib("VmRSS:")
+    base = peak_kib("VmRSS:")
     for name in names:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             copy = Path(scratch) / "db"
             shutil.copytree(path, copy, copy_function=_copied)
             Path("/proc/self/clear_refs").write_text("5")
             getattr(Operations(copy, rows, Path(scratch)), name)()
-        sys.stdout.write(f"{name} {(_peak_kib() - base) // 1024}\n")
+        sys.stdout.write(f"{name} {(peak_kib() - base) // 1024}\n")
 
 
 if __name__ == "__main__":

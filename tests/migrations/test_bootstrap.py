@@ -72,7 +72,7 @@ def test_rows_that_do_not_fit_in_the_last_migration_stop_the_first(project: Proj
     assert db.head == 1
 
 
-def test_more_rows_than_a_record_holds_for_a_table_that_is_there_are_refused_with_the_remedy(
+def test_more_rows_than_a_record_holds_come_into_a_table_that_is_there(
     project: Project, db: Database
 ) -> None:
     code = f"""
@@ -82,9 +82,44 @@ def test_more_rows_than_a_record_holds_for_a_table_that_is_there_are_refused_wit
             for number in range(9):
                 yield AIRPORTS, Airport(faa=str(number), name="x" * {RECORD_BYTES_MAX // 8})
         """
-    project.add("one")
+    project.add("one", files={"bootstrap_airports.csv": "faa,name\n1,one\nJFK,Kennedy\n"})
     project.add("two", files={"bootstrap.py": code})
-    with pytest.raises(MigrationError, match="load them with `everlog import`, or split them"):
+    migrations.apply(db, project.build().path)
+    rows = list(db.scan(project.load()[1].tables[0]))
+    assert [row.faa for row in rows] == [*map(str, range(9)), "JFK"]
+    assert len(rows[1].name) == RECORD_BYTES_MAX // 8
+
+
+def test_rows_that_are_others_each_time_are_refused(project: Project, db: Database) -> None:
+    code = f"""
+        import itertools
+        from . import AIRPORTS, Airport
+
+        COUNT = itertools.count()
+
+        def rows():
+            for number in range(9):
+                name = f"{{next(COUNT)}}" + "x" * {RECORD_BYTES_MAX // 8}
+                yield AIRPORTS, Airport(faa=str(number), name=name)
+        """
+    project.add("one", files={"bootstrap.py": code})
+    with pytest.raises(MigrationError, match="yields other rows each time"):
+        migrations.apply(db, project.build().path)
+    assert not db.schema.tables
+    assert not db.schema.building
+
+
+def test_more_deleted_rows_than_a_record_holds_are_refused(project: Project, db: Database) -> None:
+    project.add("one")
+    code = """
+        from . import AIRPORTS
+
+        def deleted():
+            for number in range(100):
+                yield AIRPORTS, f"{number}" + "x" * 100_000
+        """
+    project.add("two", files={"bootstrap.py": code})
+    with pytest.raises(MigrationError, match="more than one record holds; split them over several"):
         migrations.apply(db, project.build().path)
     assert db.head == 1
 

@@ -153,7 +153,7 @@ def test_a_folder_is_known_by_the_digest_with_and_without_its_salt(
     with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
         migrations.apply(db, project.path)
         ran = db.migrations()[-1].migration.digest
-        assert (ran == digest(folders(root)[0].sources)) is unsalted_first
+        assert (ran == digest(folders(root)[0].sources, folders(root)[0].path)) is unsalted_first
         sum_before = (project.path / "everlog.sum").read_text()
         if unsalted_first:
             migrations.build(project.path)
@@ -180,7 +180,7 @@ def test_a_folder_that_is_restored_keeps_its_salt_and_the_files_that_did_not_cha
         model = sealed / "__init__.py"
         model.write_text(model.read_text() + "MORE = 1\n")
         (done,) = migrations.restore(db, project.path, [20260101000000], force=True)
-        assert done.withheld == []
+        assert done.missing == []
         assert (sealed / "bootstrap_airports.csv").read_text() == CSV
         migrations.build(project.path)
         assert salt_line(sealed) == before
@@ -188,7 +188,7 @@ def test_a_folder_that_is_restored_keeps_its_salt_and_the_files_that_did_not_cha
         assert folders(find(project.path))[0].digest == ran
         (sealed / "bootstrap_airports.csv").write_text("faa,name\nX,Somebody else\n")
         (done,) = migrations.restore(db, project.path, [20260101000000], force=True)
-        assert done.withheld == ["bootstrap_airports.csv"]
+        assert [(one.path, one.is_other) for one in done.missing] == [("bootstrap_airports.csv", True)]
 
 
 def test_what_was_approved_without_a_salt_is_the_same_with_one(

@@ -85,22 +85,6 @@ def test_killed_half_way_it_goes_on_and_nobody_reads_a_part(seeded: Project, tmp
         assert list(db.check()) == []
 
 
-def test_what_cannot_be_loaded_is_said_by_the_dry_run_and_leaves_nothing(
-    seeded: Project, db: Database
-) -> None:
-    migrations.apply(db, seeded.path)
-    before = db.head
-    seeded.add("more", table=INDEXED, files={"bootstrap_airports.csv": csv(first=ROWS)})
-    seeded.build()
-    for call in (migrations.plan, migrations.apply):
-        with pytest.raises(
-            MigrationError, match="and table airports is there already; only a table that is new"
-        ):
-            call(db, seeded.path)
-    assert "load/bootstrap" in {one.id for one in migrations.lint(seeded.path, db)}
-    assert db.head == before
-
-
 def test_rows_that_a_unique_index_refuses_leave_nothing(seeded: Project, db: Database) -> None:
     rows = seeded.folders[1] / "bootstrap_airports.csv"
     rows.write_text(f"{rows.read_text()}B,{0:06}{'x' * WIDE}\n")

@@ -1,0 +1,121 @@
+"""Spilled: mappings of bytes, held in memory while they are small, and in a temporary file beyond that.
+
+    Spilled ─┐
+    Spilled ─┴▶ set, get ─▶ recent, RECENT_BYTES in all ─▶ Spill: a temporary database of SQLite, a table each
+
+Rows of bootstrap data and of tables are compared by them, however many there are. The file ends with the
+last of its mappings.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import weakref
+from collections.abc import Iterator
+
+from everlog.store.errors import DiskError
+
+RECENT_BYTES = 8 << 20
+ENTRY_BYTES = 150  # of an entry in memory, besides its bytes
+_CACHE_KIB = 8192
+
+Value = bytes | None
+_MISSING = object()
+
+
+class Spill:
+    """What mappings share: room in memory, and a file."""
+
+    def __init__(self) -> None:
+        self.recent_bytes = 0
+        self.mappings: weakref.WeakSet[Spilled] = weakref.WeakSet()
+        self.number = 0
+        self._file: sqlite3.Connection | None = None
+
+    def took(self, size: int) -> None:
+        """Notes that so many bytes more are in memory. Raises DiskError."""
+        self.recent_bytes += size
+        if self.recent_bytes > RECENT_BYTES:
+            for one in list(self.mappings):
+                one.spill()
+            self.recent_bytes = 0
+
+    def file(self) -> sqlite3.Connection:
+        if self._file is None:
+            self._file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+            self._file.execute("PRAGMA journal_mode = OFF")
+            self._file.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        return self._file
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class Spilled:
+    """Keys and their values, which may be None. `spill`: what it shares with others."""
+
+    def __init__(self, spill: Spill | None = None) -> None:
+        self._spill = spill or Spill()
+        self._spill.number += 1
+        self._spill.mappings.add(self)
+        self._table = f"t{self._spill.number}"
+        self._recent: dict[bytes, Value] = {}
+        self._has_table = False
+
+    def __setitem__(self, key: bytes, value: Value) -> None:
+        """Raises DiskError."""
+        self._recent[key] = value
+        self._spill.took(len(key) + len(value or b"") + ENTRY_BYTES)
+
+    def find(self, key: bytes) -> tuple[bool, Value]:
+        """Whether there is one, and its value. Raises DiskError."""
+        found = self._recent.get(key, _MISSING)
+        if found is not _MISSING:
+            return True, self._recent[key]
+        if not self._has_table:
+            return False, None
+        try:
+            row = self._spill.file().execute(f"SELECT v FROM {self._table} WHERE k = ?", (key,)).fetchone()  # noqa: S608
+        except sqlite3.Error as error:
+            raise _disk(error) from error
+        return (False, None) if row is None else (True, row[0])
+
+    def __contains__(self, key: bytes) -> bool:
+        return self.find(key)[0]
+
+    def items(self) -> Iterator[tuple[bytes, Value]]:
+        """All entries; none may be set meanwhile. Raises DiskError."""
+        if not self._has_table:
+            yield from self._recent.items()
+            return
+        self.spill()
+        try:
+            yield from self._spill.file().execute(f"SELECT k, v FROM {self._table} ORDER BY k")  # noqa: S608
+        except sqlite3.Error as error:
+            raise _disk(error) from error
+
+    def spill(self) -> None:
+        """Moves into the file what is in memory. Raises DiskError."""
+        if not self._recent:
+            return
+        try:
+            file = self._spill.file()
+            if not self._has_table:
+                file.execute(f"CREATE TABLE {self._table} (k BLOB PRIMARY KEY, v BLOB) WITHOUT ROWID")
+                self._has_table = True
+            file.execute("BEGIN")
+            put = f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?)"  # noqa: S608
+            file.executemany(put, sorted(self._recent.items()))
+            file.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise _disk(error) from error
+        self._recent = {}
+
+
+def _disk(error: sqlite3.Error) -> DiskError:
+    return DiskError(
+        f"rows could not be compared in a temporary file: {error}; make room in the directory of temporary"
+        " files (TMPDIR)",
+        outcome="nothing written",
+    )

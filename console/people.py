@@ -15,9 +15,9 @@ from everlog.console.progress import shown
 from everlog.console.settings import Renamed, Settings, common, dry_run, pass_settings
 from everlog.store.database import Database
 from everlog.store.fields import descriptor_of, resolve
+from everlog.store.head import KEYS
 from everlog.store.master import NEXT_VARIABLE
 from everlog.store.schema import TableInfo
-from everlog.store.slots import KEYS
 
 
 def say_sealed(path: Path) -> None:

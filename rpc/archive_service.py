@@ -14,8 +14,7 @@ import msgspec
 from everlog.audit import holds
 from everlog.audit.archive import archive
 from everlog.audit.place import same, shown
-from everlog.proto import archive_pb2 as pb
-from everlog.proto import archive_pb2_grpc
+from everlog.proto import archive_pb2, archive_pb2_grpc
 from everlog.rpc.admin_service import sparing
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.telling import Telling
@@ -31,13 +30,15 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         self._hosting = hosting
         self._targets = targets
 
-    async def Archive(self, request: pb.ArchiveRequest, context: Any) -> AsyncIterator[pb.ArchiveResponse]:
+    async def Archive(
+        self, request: archive_pb2.ArchiveRequest, context: Any
+    ) -> AsyncIterator[archive_pb2.ArchiveResponse]:
         db, target = self._hosting.database(request.database), self._target(request)
 
-        def run(telling: Telling[pb.ArchiveResponse]) -> None:
+        def run(telling: Telling[archive_pb2.ArchiveResponse]) -> None:
             def progress(at: Progress) -> None:
                 telling.passing(
-                    pb.ArchiveResponse(step=at.step, done=at.done, total=at.total or 0, unit=at.unit)
+                    archive_pb2.ArchiveResponse(step=at.step, done=at.done, total=at.total or 0, unit=at.unit)
                 )
 
             done = archive(
@@ -48,26 +49,30 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
                 progress=sparing(progress),
             )
             telling.tell(
-                pb.ArchiveResponse(**msgspec.structs.asdict(done), target=shown(target), finished=True)
+                archive_pb2.ArchiveResponse(
+                    **msgspec.structs.asdict(done), target=shown(target), finished=True
+                )
             )
 
         async for answer in self._hosting.told(run, stops=True):
             yield answer
 
-    async def Hold(self, request: pb.HoldRequest, context: object) -> pb.HoldsResponse:
+    async def Hold(self, request: archive_pb2.HoldRequest, context: object) -> archive_pb2.HoldsResponse:
         db = self._hosting.database(request.database)
         await self._hosting.write(holds.hold, db.directory, request.name, request.seq)
         return await self._hosting.read(_held, db)
 
-    async def Release(self, request: pb.ReleaseRequest, context: object) -> pb.HoldsResponse:
+    async def Release(
+        self, request: archive_pb2.ReleaseRequest, context: object
+    ) -> archive_pb2.HoldsResponse:
         db = self._hosting.database(request.database)
         await self._hosting.write(holds.release, db.directory, request.name)
         return await self._hosting.read(_held, db)
 
-    async def Holds(self, request: pb.HoldsRequest, context: object) -> pb.HoldsResponse:
+    async def Holds(self, request: archive_pb2.HoldsRequest, context: object) -> archive_pb2.HoldsResponse:
         return await self._hosting.read(_held, self._hosting.database(request.database))
 
-    def _target(self, request: pb.ArchiveRequest) -> str:
+    def _target(self, request: archive_pb2.ArchiveRequest) -> str:
         """Where a database is archived to. Raises OpenError if nowhere, or not to where the client says."""
         target = self._targets.get(request.database)
         if target is None:
@@ -86,5 +91,5 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         return target
 
 
-def _held(db: Database) -> pb.HoldsResponse:
-    return pb.HoldsResponse(holds=holds.read(db.directory))
+def _held(db: Database) -> archive_pb2.HoldsResponse:
+    return archive_pb2.HoldsResponse(holds=holds.read(db.directory))

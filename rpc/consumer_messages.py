@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from everlog.proto import consumers_pb2 as pb
+from everlog.proto import consumers_pb2
 from everlog.store.consumers import Consumer, cap_of, message_of_cap
 
 
-def message_of(one: Consumer) -> pb.Consumer:
-    return pb.Consumer(
+def message_of(one: Consumer) -> consumers_pb2.Consumer:
+    return consumers_pb2.Consumer(
         name=one.name,
         position=one.position,
         cap=message_of_cap(one.cap),
@@ -22,7 +22,7 @@ def message_of(one: Consumer) -> pb.Consumer:
     )
 
 
-def consumer_of(message: pb.Consumer) -> Consumer:
+def consumer_of(message: consumers_pb2.Consumer) -> Consumer:
     return Consumer(
         name=message.name,
         position=message.position,

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from everlog.proto import consumers_pb2 as pb
-from everlog.proto import consumers_pb2_grpc
+from everlog.proto import consumers_pb2, consumers_pb2_grpc
 from everlog.rpc.consumer_messages import message_of
 from everlog.rpc.hosting import Hosting
 from everlog.store.consumers import cap_of
@@ -22,7 +21,9 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
     def __init__(self, hosting: Hosting) -> None:
         self._hosting = hosting
 
-    async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterResponse:
+    async def Register(
+        self, request: consumers_pb2.RegisterRequest, context: Any
+    ) -> consumers_pb2.RegisterResponse:
         db = self._hosting.database(request.database)
         found = await self._hosting.write(
             db.consumers.register,
@@ -33,23 +34,29 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
             actor=self._hosting.callers.actor(context, request.actor),
             reason=request.reason,
         )
-        return pb.RegisterResponse(consumer=message_of(found))
+        return consumers_pb2.RegisterResponse(consumer=message_of(found))
 
-    async def Bookmark(self, request: pb.BookmarkRequest, context: object) -> pb.BookmarkResponse:
+    async def Bookmark(
+        self, request: consumers_pb2.BookmarkRequest, context: object
+    ) -> consumers_pb2.BookmarkResponse:
         db = self._hosting.database(request.database)
         await self._hosting.write(db.consumers.move, request.name, request.turn, request.position)
-        return pb.BookmarkResponse()
+        return consumers_pb2.BookmarkResponse()
 
-    async def List(self, request: pb.ListConsumersRequest, context: object) -> pb.ListConsumersResponse:
+    async def List(
+        self, request: consumers_pb2.ListConsumersRequest, context: object
+    ) -> consumers_pb2.ListConsumersResponse:
         db = self._hosting.database(request.database)
-        return pb.ListConsumersResponse(consumers=await self._hosting.read(_all, db))
+        return consumers_pb2.ListConsumersResponse(consumers=await self._hosting.read(_all, db))
 
-    async def Remove(self, request: pb.RemoveConsumerRequest, context: Any) -> pb.RemoveConsumerResponse:
+    async def Remove(
+        self, request: consumers_pb2.RemoveConsumerRequest, context: Any
+    ) -> consumers_pb2.RemoveConsumerResponse:
         db = self._hosting.database(request.database)
         actor = self._hosting.callers.actor(context, request.actor)
         await self._hosting.write(db.consumers.remove, request.name, actor=actor, reason=request.reason)
-        return pb.RemoveConsumerResponse()
+        return consumers_pb2.RemoveConsumerResponse()
 
 
-def _all(db: Database) -> list[pb.Consumer]:
+def _all(db: Database) -> list[consumers_pb2.Consumer]:
     return [message_of(one) for one in db.consumers]

@@ -19,12 +19,12 @@ import time
 from collections.abc import Sequence
 
 from everlog.proto import log_pb2, people_pb2
+from everlog.rpc.protocol import ASKED_KEYS_MAX
 from everlog.store.database import Database
 from everlog.store.errors import RowError, SealedError
 
 KIND = "keys.given"
 EVERY_S = 24 * 3600.0
-KEYS_MAX = 4096  # of one request
 
 
 class Giving:
@@ -37,8 +37,8 @@ class Giving:
     def give(self, db: Database, name: str, key_ids: Sequence[bytes]) -> people_pb2.KeysResponse:
         """Keys for `name`, who may have them. Writes, once a day. Raises SealedError without the master
         key, ReadOnlyError where the log cannot be told."""
-        if len(key_ids) > KEYS_MAX:
-            raise RowError(f"expected to be asked for at most {KEYS_MAX} keys, found {len(key_ids)}")
+        if len(key_ids) > ASKED_KEYS_MAX:
+            raise RowError(f"expected to be asked for at most {ASKED_KEYS_MAX} keys, found {len(key_ids)}")
         vault = db.tables.vault
         assert vault is not None
         if vault.locked:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from everlog.migrations.proposal import Event, Proposal, ProposalState
-from everlog.proto import migrations_pb2 as pb
+from everlog.proto import migrations_pb2
 from everlog.store.transaction import Proof, proof_name
 
 
-def to_message(proposal: Proposal) -> pb.Proposal:
-    return pb.Proposal(
+def to_message(proposal: Proposal) -> migrations_pb2.Proposal:
+    return migrations_pb2.Proposal(
         digest=proposal.digest,
         document=proposal.document,
-        state=pb.ProposalState.Value(proposal.state.name),
+        state=migrations_pb2.ProposalState.Value(proposal.state.name),
         events=[
-            pb.ProposalEvent(
+            migrations_pb2.ProposalEvent(
                 step=event.step,
                 seq=event.seq,
                 time_ns=event.time_ns,
@@ -30,11 +30,11 @@ def to_message(proposal: Proposal) -> pb.Proposal:
     )
 
 
-def from_message(message: pb.Proposal) -> Proposal:
+def from_message(message: migrations_pb2.Proposal) -> Proposal:
     return Proposal(
         message.digest,
         message.document,
-        ProposalState[pb.ProposalState.Name(message.state)],
+        ProposalState[migrations_pb2.ProposalState.Name(message.state)],
         [
             Event(
                 one.step,

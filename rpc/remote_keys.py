@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from everlog.proto import log_pb2, people_pb2, people_pb2_grpc
 from everlog.rpc.channel import Channel
-from everlog.rpc.giving import KEYS_MAX as ASKED_MAX
+from everlog.rpc.protocol import ASKED_KEYS_MAX
 from everlog.store.cipher import Cipher
 from everlog.store.errors import CorruptionError
 from everlog.store.keys import SPACE
@@ -61,8 +61,8 @@ class RemoteKeys:
                 found[key_id] = self._ciphers[key_id]
             else:
                 missing.append(key_id)
-        for at in range(0, len(missing), ASKED_MAX):
-            found |= self._ask(missing[at : at + ASKED_MAX])
+        for at in range(0, len(missing), ASKED_KEYS_MAX):
+            found |= self._ask(missing[at : at + ASKED_KEYS_MAX])
         for key_id, cipher in found.items():
             self._ciphers[key_id] = cipher
             self._ciphers.move_to_end(key_id)

@@ -14,9 +14,9 @@ import msgspec
 
 from everlog.proto import people_pb2, people_pb2_grpc
 from everlog.rpc.channel import Channel
+from everlog.rpc.protocol import SCHEMA_KEY
 from everlog.rpc.remote_commit import new_commit_id
 from everlog.rpc.remote_keys import RemoteKeys
-from everlog.rpc.store_service import SCHEMA_KEY
 from everlog.store import given
 from everlog.store.errors import Error, SchemaError
 from everlog.store.forget import Forgotten, person_of

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from everlog.proto import store_pb2, store_pb2_grpc
 from everlog.rpc.channel import Channel, Unary
-from everlog.rpc.store_service import SCHEMA_KEY
+from everlog.rpc.protocol import SCHEMA_KEY
 from everlog.store.errors import ConflictError, SchemaError
 from everlog.store.index_info import IndexInfo
 from everlog.store.keys import HEADER, pack_value

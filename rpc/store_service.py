@@ -26,6 +26,7 @@ from everlog.rpc.calls import Context
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.leases import Leases
 from everlog.rpc.load_service import loading
+from everlog.rpc.protocol import SCHEMA_KEY
 from everlog.rpc.scanning import Scanning, check_unchanged, moment_of, span_of, what
 from everlog.store import keys, write
 from everlog.store.database import Database
@@ -38,7 +39,6 @@ from everlog.store.write import Write
 
 GOT_TOGETHER = 16  # rows that are read together: few enough that the largest fit into memory
 COUNT_SLICE = 4096  # rows between two looks at whether the server stops
-SCHEMA_KEY = "everlog-schema"  # metadata: version of the schema that the client encoded by
 
 
 class StoreService(store_pb2_grpc.StoreServicer):

@@ -5,7 +5,7 @@
     OWNER   := {"pid": 4711, "host": "…", "since": "…"}                on opening for writing
     LOCK    := nothing; locked by the writer (ownership.py)         once
 
-and, of who looks after it, ARCHIVE, HOLDS (everlog.audit) and BOOKMARKS (bookmarks.py).
+and the files of others: ARCHIVE, HOLDS (everlog.audit), BOOKMARKS (bookmarks.py), KEYS (slots.py).
 
 RocksDB can lose the end of its write-ahead log without a word: a file that is gone opens as
 empty. HEAD is what the log is compared with on opening, so that a loss is an error.
@@ -36,7 +36,7 @@ from everlog.store.process import Held
 
 FORMAT = 1
 MARKER, HEAD, OWNER = "EVERLOG", "HEAD", "OWNER"
-ARCHIVE, BOOKMARKS, HOLDS = "ARCHIVE", "BOOKMARKS", "HOLDS"
+ARCHIVE, BOOKMARKS, HOLDS, KEYS = "ARCHIVE", "BOOKMARKS", "HOLDS", "KEYS"
 
 
 class Marker(msgspec.Struct):

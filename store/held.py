@@ -24,6 +24,7 @@ from everlog.store import codec, keys, record
 from everlog.store.binding import person_part
 from everlog.store.errors import Error, SealedError
 from everlog.store.fields import descriptor_of, has, resolve
+from everlog.store.load import SEALED_LOAD
 from everlog.store.schema import Schema, TableInfo
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 WORD_MIN = 4  # characters of a value that is looked for in texts
 WORDS_MAX = 200
 SEQS_SHOWN = 10
-SEALED_LOAD = "sealed-"  # how ids of loads into sealed tables begin
 GIVEN = "keys.given"  # the kind of the Notice that says who has been given keys
 
 

@@ -19,7 +19,6 @@ from google.protobuf.message import Message
 from everlog.proto import log_pb2
 from everlog.store import given, keys, write
 from everlog.store.errors import ConflictError, PreconditionError, RowError
-from everlog.store.held import SEALED_LOAD
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.table import Table
 from everlog.store.transaction import CommitResult, Metadata, Reads, Transaction
@@ -31,6 +30,7 @@ CHUNK_ROWS = 1000
 CHUNK_BYTES = 1 << 20
 SAMPLED_OF = 8
 IMPORT = log_pb2.Load.IMPORT
+SEALED_LOAD = "sealed-"  # prefix of the ids of loads into sealed tables
 
 
 class LoadResult(NamedTuple):

@@ -17,13 +17,13 @@ from everlog.store import files, head, hole, mending, record
 from everlog.store.clock import Clock
 from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError, DiskError, Error, OpenError
+from everlog.store.head import KEYS
 from everlog.store.log import Log
 from everlog.store.master import Master, MasterKey, master_of
 from everlog.store.ownership import LOCK, Ownership, taken
 from everlog.store.past_log import AskedLog
 from everlog.store.progress import OnProgress
 from everlog.store.removal import HALF
-from everlog.store.slots import KEYS
 from everlog.store.status import software
 from everlog.store.tables import Tables
 from everlog.store.target import MemoryTarget

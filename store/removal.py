@@ -17,8 +17,8 @@ from pathlib import Path
 
 from everlog.store import head
 from everlog.store.errors import OpenError
+from everlog.store.head import KEYS
 from everlog.store.ownership import Ownership, locked
-from everlog.store.slots import KEYS
 
 HALF = "REBUILDING"  # instead of EVERLOG, while a database is rebuilt into the directory
 

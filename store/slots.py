@@ -29,7 +29,6 @@ from zlib import crc32
 from everlog.store import head
 from everlog.store.errors import CorruptionError, DiskError, OpenError
 
-KEYS = "KEYS"
 FORMAT = 1
 FREE, PERSON, ROOT = 0, 1, 2  # states of a slot
 NONE, IN_USE, NEXT = 0, 1, 2  # states of a cover

@@ -34,7 +34,7 @@ from everlog.audit.tree import Tree
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.store.database import Database
 from everlog.store.errors import OpenError
-from everlog.store.slots import KEYS
+from everlog.store.head import KEYS
 from tests.crash import beside, disk, operations, points
 from tests.crash.ends import sweep
 from tests.crash.folders import FIRST, Folders, opened

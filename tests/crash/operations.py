@@ -22,7 +22,7 @@ from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations.under_way import under_way
 from everlog.store.database import Database
 from everlog.store.errors import ConflictError, Error, MigrationError, SchemaError
-from everlog.store.slots import KEYS
+from everlog.store.head import KEYS
 from tests.crash import disk
 from tests.crash.care import Care
 from tests.crash.folders import MASTER, NEWEST, Value, opened

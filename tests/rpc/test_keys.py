@@ -9,7 +9,7 @@ import pytest
 
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import people_pb2, people_pb2_grpc
-from everlog.rpc.giving import KEYS_MAX
+from everlog.rpc.protocol import ASKED_KEYS_MAX
 from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.server import Server
 from everlog.store.errors import RowError, SealedError
@@ -57,8 +57,8 @@ def test_the_root_and_what_there_is_not_are_refused(clinic: EmbeddedDatabase, as
     for none in (bytes(16), b"k" * 16, b""):
         with pytest.raises(SealedError, match="has not, and the log does not say that it was forgotten"):
             ask([none])
-    with pytest.raises(RowError, match=f"at most {KEYS_MAX} keys"):
-        ask([bytes(16)] * (KEYS_MAX + 1))
+    with pytest.raises(RowError, match=f"at most {ASKED_KEYS_MAX} keys"):
+        ask([bytes(16)] * (ASKED_KEYS_MAX + 1))
 
 
 def test_nobody_is_given_what_was_forgotten_a_moment_ago(

@@ -88,10 +88,8 @@ def rollback(
             holder.at = life.version, life.began.migration.name
             if progress is not None:
                 progress(Progress(f"{life.title}: roll back", 0))
-            if life.finished:
-                result = returning.run(db, way, by, rate=rate, progress=tell)
-            else:
-                result = give_up(db, by)
+            finished = life.finished
+            result = returning.run(db, way, by, rate=rate, progress=tell) if finished else give_up(db, by)
             name = life.began.migration.name
             info = MigrationInfo(
                 life.version, name, State.PENDING, result.time_ns, result.seq, actor, life.digest

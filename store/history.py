@@ -211,13 +211,13 @@ def _oldest(
     images: Iterator[tuple[_Made, _Read]],
 ) -> Iterator[tuple[Version[Any], TableInfo]]:
     before: Image | None = None
-    for made, read in images:
-        yield _version(made, read, before), made.info
-        before = read[1]
+    for made, found in images:
+        yield _version(made, found, before), made.info
+        before = found[1]
 
 
-def _version(made: _Made, read: _Read, before: Image | None) -> Version[Any]:
-    commit, image = read
+def _version(made: _Made, found: _Read, before: Image | None) -> Version[Any]:
+    commit, image = found
     return Version(
         seq=commit.seq,
         time_ns=commit.time_ns,

@@ -33,15 +33,15 @@ def content_of(schema: Schema, commit: log_pb2.Commit, asked: Content) -> Conten
     """What a commit of the log did. A row that nobody can read any more is taken for the one that is
     asked for: only one and the same commit has its id."""
     done: Content = {}
-    for change in commit.changes:
-        full, row = keys.prefix(change.space) + change.key, change.row
-        info = schema.spaces.get(change.space)
-        if change.key_id and info is not None and info.sealing is not None:
+    for one in commit.changes:
+        full, row = keys.prefix(one.space) + one.key, one.row
+        info = schema.spaces.get(one.space)
+        if one.key_id and info is not None and info.sealing is not None:
             try:
-                row = info.sealing.open(change.key, change.key_id, row)
+                row = info.sealing.open(one.key, one.key_id, row)
             except SealedError:
                 row = asked.get(full, _NOTHING)[1]
-        done[full] = (change.op, row)
+        done[full] = (one.op, row)
     return done
 
 

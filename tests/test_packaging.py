@@ -45,9 +45,9 @@ def source_files() -> Iterator[str]:
 
 def modules(*packages: str) -> list[str]:
     return [
-        f"everlog.{package}.{path.stem}"
+        f"everlog.{'.'.join(path.relative_to(ROOT).with_suffix('').parts)}"
         for package in packages
-        for path in sorted((ROOT / package).glob("*.py"))
+        for path in sorted((ROOT / package).rglob("*.py"))
         if path.stem not in {"__init__", "__main__"} and not path.stem.endswith("_grpc")
     ]
 
@@ -61,7 +61,12 @@ def loaded_by(statement: str) -> set[str]:
 def test_every_room_is_a_package_with_types_and_a_link() -> None:
     rooms = {p.parent.name for p in ROOT.glob("*/py.typed")}
     assert set(FOLDERS.values()) == rooms
-    assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == sorted(FOLDERS)
+    packages = {
+        ".".join([package, *path.parent.relative_to(ROOT / folder).parts])
+        for package, folder in FOLDERS.items()
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == sorted(packages)
     namespace = ROOT / ".path" / "everlog"
     links = {link.name: link.readlink().as_posix() for link in namespace.iterdir()}
     face = {f"../../everlog/{p.name}" for p in (ROOT / "everlog").iterdir() if p.suffix in {".py", ".typed"}}

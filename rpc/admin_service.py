@@ -138,6 +138,7 @@ def _status(db: Database) -> admin_pb2.StatusResponse:
         consumers_over=found.consumers.over,
         consumers_error=found.consumers.error,
         archive=admin_pb2.Archived(**msgspec.structs.asdict(found.archive)),
+        warnings=found.warnings,
         clock=admin_pb2.ClockState(**msgspec.structs.asdict(found.clock)),
         writes=admin_pb2.WritesRefused(**msgspec.structs.asdict(found.writes))
         if found.writes.error

@@ -53,6 +53,8 @@ class Committer:
         self.refusal.on_change(self._flusher.look)
         self._unsettled = False  # records may be missing on disk or in the tables
         self.on_settled: Callable[[], None] = lambda: None  # called after late records were projected
+        self.owes: Callable[[], bool] = lambda: False  # whether a disk refused more than records
+        self.pay: Callable[[], None] = lambda: None  # does that, inside a turn
         self.validator = Validator(log, tables, clock)
         self.idempotency_s = idempotency_s  # how long archiving keeps a commit with an id
         self.failed: DiskError | None = None
@@ -290,10 +292,14 @@ class Committer:
 
     def _is_settled(self) -> bool:
         """Try to settle, and return whether nothing is left; the flusher calls it again if something is."""
-        if self.failed is None and (self._unsettled or self.refusal.since_ns):
+        if self.failed is None and (self._unsettled or self.refusal.since_ns or self.owes()):
             with contextlib.suppress(Error), self.alone():
-                pass
-        return self.failed is not None or not self.refusal.since_ns
+                self.pay()
+        return self.failed is not None or not (self.refusal.since_ns or self.owes())
+
+    def retry(self) -> None:
+        """Try again, once a second, what the disk refused, until nothing is left."""
+        self._flusher.look()
 
     def _fail(self, error: DiskError) -> None:
         """End writing until the next opening."""

@@ -103,6 +103,7 @@ class Database(Writer):
         self.engine, self.clock = opened.engine, opened.clock
         self.committer = Committer(opened.log, opened.tables, opened.clock, idempotency_s)
         self.committer.on_settled = opened.settled
+        self.committer.owes, self.committer.pay = opened.owes, opened.pay
         self._live = LiveSource(opened.tables)
         self.past = self.log.past = Past(self)
         self.consumers = Consumers(self)
@@ -404,6 +405,11 @@ class Database(Writer):
     def opener(self, tables: Sequence[str] = ()) -> Opener:
         """What opens sealed rows for who follows these tables, or all. Read-only."""
         return VaultOpener(self._opened_state.vault)
+
+    @property
+    def keys_leaving(self) -> int:
+        """The number of keys of forgotten people that the disk refused to overwrite so far."""
+        return self._opened_state.vault.leaving
 
     def forget(
         self,

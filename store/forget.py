@@ -148,9 +148,11 @@ def _forget(db: Database, who: Person, metadata: Metadata) -> tuple[Forgotten, _
     try:
         shred(db.engine, tables)
     except DiskError as error:
+        db.committer.retry()
         raise DiskError(
             f"record {seq} forgets a person of {who.table}, whose rows are gone, but their key could not be"
-            f" overwritten ({error}). That is done when the database is opened again",
+            f" overwritten ({error}). That is tried once a second, and when the database is opened; `everlog"
+            " status` says so until it is done",
             outcome="written",
         ) from error
     if missing:

@@ -70,6 +70,19 @@ class Opened:
         """After records were projected late: what follows from them. Only inside a turn of the committer."""
         mending.finish(self.engine, self.tables, read_only=False)
 
+    def owes(self) -> bool:
+        """Whether there are keys that were forgotten and that a disk refused to overwrite."""
+        return bool(self.vault.leaving)
+
+    def pay(self) -> None:
+        """Overwrite them, unless a rebuild needs the keys that there are. Only inside a turn of the
+        committer. Raises DiskError."""
+        if self.owes() and self.engine.rebuilding.acquire(blocking=False):
+            try:
+                mending.shred(self.engine, self.tables)
+            finally:
+                self.engine.rebuilding.release()
+
     def close(self) -> None:
         if not self.engine.secondary and self.engine.stopped is None:
             try:

@@ -137,7 +137,15 @@ def status(db: Database) -> Status:
             archived_ns=db.archived_ns(),
         ),
         clock=_clock(db, commit.time_ns),
+        warnings=_warnings(db),
     )
+
+
+def _warnings(db: Database) -> list[str]:
+    if not (count := db.keys_leaving):
+        return []
+    keys = "The key of a forgotten person is" if count == 1 else f"{count} keys of forgotten people are"
+    return [f"{keys} not overwritten yet: the disk refused it, and it is tried once a second"]
 
 
 def _clock(db: Database, time_ns: int) -> ClockStatus:

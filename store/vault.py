@@ -217,9 +217,14 @@ class Vault:
                     self._ciphers.pop(key_id, None)
                     self._ids.pop(self._slots.pop(key_id).tag, None)
 
+    @property
+    def leaving(self) -> int:
+        """The number of keys that were forgotten and are not overwritten yet."""
+        return len(self._leaving)
+
     def forget(self, key_ids: Iterable[bytes]) -> None:
-        """Writes zeros over keys, durably. Those that are not there are passed over. Raises DiskError: nobody
-        has them any more all the same, and the next time that somebody forgets, or opens, tries again."""
+        """Write zeros over keys, durably. Missing ones are passed over. Raises DiskError: they are `leaving`,
+        nobody has them any more all the same, and the committer's flusher tries again."""
         with self.lock:
             self.let_go(key_ids)
             if not self._leaving:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,29 @@ def test_who_was_refused_by_the_disk_goes_with_the_next_who_is_forgotten(
             patched.setattr(Slots, "put", refuse)
             with pytest.raises(DiskError):
                 db.forget(PATIENTS, 1)
-        assert key_id in (path / "KEYS").read_bytes()
+            assert key_id in (path / "KEYS").read_bytes()
+            assert "not overwritten yet" in db.status().warnings[0]
         db.forget(PATIENTS, 2)
+        assert key_id not in (path / "KEYS").read_bytes()
+
+
+def test_what_the_disk_refused_is_ended_by_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = threading.Semaphore(0)
+
+    def refuse(*_: Any) -> None:
+        tries.release()
+        raise DiskError("the disk refuses", outcome="nothing written")
+
+    with filled(path) as db:
+        key_id = db.log.commit(3).changes[0].key_id
+        with monkeypatch.context() as patched:
+            patched.setattr(Slots, "put", refuse)
+            with pytest.raises(DiskError, match=r"could not be overwritten .* is tried once a second"):
+                db.forget(PATIENTS, 1)
+            for _ in range(2):
+                assert tries.acquire(timeout=60)
+            assert "not overwritten yet" in db.status().warnings[0]
+            db.put(PATIENTS, patient(9, "s-2"))  # others go on
+        while db.status().warnings:
+            threading.Event().wait(0.01)
         assert key_id not in (path / "KEYS").read_bytes()

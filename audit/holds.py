@@ -7,17 +7,20 @@ Consumers that registered hold by their bookmarks, up to a cap (store/consumers.
 
 Invariants
   (1) two who hold or release at once lose nothing of one another: they take turns;
-  (2) a file that is none is an error that says so: nobody archives what it may have held.
+  (2) what is gone already is not held: who asks for it is told;
+  (3) a file that is none is an error that says so: nobody archives what it may have held.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from everlog.store import head
+from everlog.store import given, head
+from everlog.store.database import Database
 from everlog.store.errors import RowError
 
 REMEDY = (
@@ -39,12 +42,31 @@ def read(path: Path) -> dict[str, int]:
     return found.holds if found else {}
 
 
-def hold(path: Path, name: str, seq: int) -> None:
-    """Holds a database's log from the record at `seq` on, under a name; again moves it. Writes."""
-    if not name or seq < 1:
+def hold(path: Path, name: str, seq: int, *, oldest: Callable[[], int] = lambda: 1) -> None:
+    """Holds a database's log from the record at `seq` on, under a name; again moves it. `oldest` tells the
+    first record that the log has; it is called while nobody archives. Writes. Raises RowError for what is no
+    name or record, and for a record that was archived and removed already."""
+    if not given.text(name, "name") or given.counted(seq, "a seq") < 1:
         raise RowError(f"expected a name and a record of the log to hold, found {name!r} and {seq}")
     with head.locked(path):
+        if seq < (first := oldest()):
+            raise RowError(
+                f"record {seq:,} cannot be held: it was archived, and the log starts at record {first:,}."
+                f" Hold that (`everlog archive --add-hold {name}={first}`), and keep the archive",
+                seq=seq,
+                oldest=first,
+            )
         head.write(path / head.HOLDS, Holds(head.FORMAT, {**read(path), name: seq}), sync=True)
+
+
+def hold_in(db: Database, name: str, seq: int) -> None:
+    """The same of an open database, which tells itself what it has."""
+
+    def oldest() -> int:
+        db.refresh()
+        return db.log.trimmed.base + 1
+
+    hold(db.directory, name, seq, oldest=oldest)
 
 
 def release(path: Path, name: str) -> None:

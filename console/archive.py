@@ -154,7 +154,7 @@ def _held(db: AnyDatabase, held: tuple[tuple[str, int], ...], release: tuple[str
 
     if isinstance(db, EmbeddedDatabase):
         for name, seq in held:
-            files.hold(db.directory, name, seq)
+            files.hold_in(db, name, seq)
         for name in release:
             files.release(db.directory, name)
         return files.read(db.directory)

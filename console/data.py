@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 
 from everlog.console import sources, tables, targets, text
+from everlog.console.atomic_file import as_text, atomic_file
 from everlog.console.opening import open_database
 from everlog.console.progress import shown
 from everlog.console.settings import Settings, common, dry_run, pass_settings, writes
@@ -137,19 +137,12 @@ def export(settings: Settings, table: str, file: str, *, form: str | None, null:
         if file == sources.STDIN:
             targets.write(rows, form, handle.model, sys.stdout, null=null)
             return
-        part = Path(f"{file}.part")
-        try:
+        with atomic_file(file) as out:
             if form == "parquet":
-                targets.write_parquet(rows, handle.model, part)
+                targets.write_parquet(rows, handle.model, out)
             else:
-                with part.open("w", encoding="utf-8", newline="") as out:
-                    targets.write(rows, form, handle.model, out, null=null)
-            part.replace(file)
-        except OSError as error:
-            error.filename = file  # a full disk does not say where
-            raise
-        finally:
-            part.unlink(missing_ok=True)
+                with as_text(out) as lines:
+                    targets.write(rows, form, handle.model, lines, null=null)
     if settings.json:
         text.echo({"table": table, "file": file})
     else:

@@ -9,13 +9,13 @@ appears when it is whole.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from itertools import islice
-from pathlib import Path
 from typing import IO, Any
 
 from everlog.console import text
+from everlog.console.atomic_file import as_text, atomic_file
 from everlog.console.targets import csv_line
 from everlog.store.errors import Error
 from everlog.store.past_log import Entry
@@ -39,11 +39,8 @@ def write_csv(entries: Iterable[Entry], file: str) -> None:
         write(sys.stdout)
         return
 
-    def into(part: Path) -> None:
-        with part.open("w", encoding="utf-8", newline="") as out:
-            write(out)
-
-    _whole(file, into)
+    with atomic_file(file) as out, as_text(out) as lines:
+        write(lines)
 
 
 def write_parquet(entries: Iterable[Entry], file: str) -> None:
@@ -56,17 +53,13 @@ def write_parquet(entries: Iterable[Entry], file: str) -> None:
     kinds = [arrow.int64() if name in NUMBERS else arrow.string() for name in COLUMNS]
     schema: Any = arrow.schema(list(zip(COLUMNS, kinds, strict=True)))
 
-    def into(part: Path) -> None:
-        lines = _lines(entries)
-        with parquet.ParquetWriter(str(part), schema) as writer:
-            while some := list(islice(lines, AT_ONCE)):
-                columns = [
-                    arrow.array(column, kind)
-                    for column, kind in zip(zip(*some, strict=True), kinds, strict=True)
-                ]
-                writer.write_table(arrow.Table.from_arrays(columns, schema=schema))
-
-    _whole(file, into)
+    lines = _lines(entries)
+    with atomic_file(file) as out, parquet.ParquetWriter(out, schema) as writer:
+        while some := list(islice(lines, AT_ONCE)):
+            columns = [
+                arrow.array(column, kind) for column, kind in zip(zip(*some, strict=True), kinds, strict=True)
+            ]
+            writer.write_table(arrow.Table.from_arrays(columns, schema=schema))
 
 
 def _lines(entries: Iterable[Entry]) -> Iterator[tuple[Any, ...]]:
@@ -81,15 +74,3 @@ def _lines(entries: Iterable[Entry]) -> Iterator[tuple[Any, ...]]:
             yield (*head, change.op, change.table, key, row, change.prior)
         if not entry.changes:
             yield (*head, "", "", "", "", 0)
-
-
-def _whole(file: str, write: Callable[[Path], None]) -> None:
-    part = Path(f"{file}.part")
-    try:
-        write(part)
-        part.replace(file)
-    except OSError as error:
-        error.filename = file  # a full disk does not say where
-        raise
-    finally:
-        part.unlink(missing_ok=True)

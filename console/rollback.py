@@ -13,7 +13,7 @@ import msgspec
 from everlog.console import migrating, schema, text
 from everlog.console.opening import open_database
 from everlog.console.progress import shown
-from everlog.console.settings import Renamed, Settings, common, pass_settings, writes
+from everlog.console.settings import Settings, common, pass_settings, to_version, writes
 from everlog.store.errors import Error
 
 if TYPE_CHECKING:
@@ -22,15 +22,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("count", type=click.IntRange(min=1), metavar="[N]", required=False)
-@click.option(
-    "--to-version",
-    "to",
-    cls=Renamed,
-    was=("--to",),
-    type=int,
-    metavar="VERSION",
-    help="Back to this migration, which stays; 0: to before the first.",
-)
+@to_version("Back to this migration, which stays; 0: to before the first.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be done, and what would be lost.")
 @click.option("--yes", is_flag=True, help="Do not ask, though something would be lost.")
 @click.option(

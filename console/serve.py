@@ -177,7 +177,7 @@ def serve(
         }
         sources = packages_of(settings, packages, named, needed=bool(how["migrate"]))
         certificates = OfServer(next(iter(named.values())), listen)  # type: ignore[arg-type]
-        approvals, notifier = stack.enter_context(
+        approvals, notifier, problems = stack.enter_context(
             migrated(settings, named, sources, certificates, **how)  # type: ignore[arg-type]
         )
         archives = targets(archive_to, named)
@@ -193,6 +193,7 @@ def serve(
             tls=tls,
             migrations=sources,
             approvals=approvals,
+            problems=problems,
             actor=how["actor"],
             reason=how["reason"],
             signer=_signer(audit_key, audit_signed),

@@ -1,6 +1,6 @@
 """Serve, migrated: what a server does about pending migrations when it starts.
 
-(none)     nothing: whoever may call it applies them; one that is under way gets its code
+(none)     nothing: whoever may call it applies them; one that is under way gets its code, or is reported
 auto       applies them, and somebody is told (everlog.migrations.notify); then it serves
 checked    proposes them, serves what is there, and applies them when they are approved:
            pages to look at (pages.py), and somebody is told
@@ -8,6 +8,7 @@ checked    proposes them, serves what is there, and applies them when they are a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -18,6 +19,7 @@ from everlog.console import text
 from everlog.console.deciding import APPROVERS_VARIABLE
 from everlog.console.progress import shown
 from everlog.console.settings import Settings
+from everlog.store.errors import Error, MigrationError
 
 if TYPE_CHECKING:
     from everlog.feed.embedded import EmbeddedDatabase
@@ -28,14 +30,17 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 NOTIFY_VARIABLE = "EVERLOG_NOTIFY"
+logger = logging.getLogger("everlog")
 CONSOLE = "127.0.0.1:7421"
 
 
 class Migrated(NamedTuple):
-    """`approvals` by the database's name: none where nothing is to be approved."""
+    """`approvals` by the database's name: none where nothing is to be approved. `problems`, by name as well:
+    why a migration that is under way cannot get its code; the old version is served."""
 
     approvals: dict[str, Approval]
     notifier: Notifier
+    problems: dict[str, str]
 
 
 def migrating_options(command: F) -> F:
@@ -60,8 +65,8 @@ def migrated(
     notify: tuple[str, ...],
     **checked: Any,
 ) -> Iterator[Migrated]:
-    """The approvals of the databases, and whoever is told of all this, for the length of the block. Told is
-    also of `server`.
+    """The approvals of the databases, what stands in the way of others, and whoever is told of all this, for
+    the length of the block. Told is also of `server`.
 
     Raises MigrationError, SchemaError and LoadError for migrations that cannot be applied.
     """
@@ -90,22 +95,39 @@ def migrated(
                             click.echo(f"Applied: {where}{info.title} (commit {info.seq})")
                     if run.left_out:
                         click.echo(f"Not applied: {run.name}: {run.left_out}", err=True)
-        if migrate is None:
-            _attach(databases, sources)
+        problems = _attach(databases, sources) if migrate is None else {}
         for approval in approvals.values():
             approval.hold, approval.rate = hold, rate
             approval.prepare_or_report()
-        yield Migrated(approvals, notifier)
+        yield Migrated(approvals, notifier, problems)
 
 
-def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str]) -> None:
-    """A migration that was begun, or serves two versions, gets its code: writers need it."""
+def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str]) -> dict[str, str]:
+    """A migration that was begun, or serves two versions, gets its code: writers need it. Returns why not, by
+    the name of the database."""
     from everlog import migrations
     from everlog.migrations import under_way
 
-    for name, source in sources.items():
-        if under_way.under_way(databases[name]) is not None:
-            under_way.attach(databases[name], migrations.load(source))
+    problems = {}
+    for name, db in databases.items():
+        begun = under_way.under_way(db)
+        if begun is None:
+            continue
+        try:
+            found = migrations.load(sources[name]) if name in sources else []
+            if begun.migration.version not in {one.version for one in found}:
+                raise MigrationError(
+                    f"the folder of migration {begun.migration.version}_{begun.migration.name} is not here:"
+                    " restore it (`everlog restore-folder`), or give the migration up with `everlog rollback`"
+                )
+            under_way.attach(db, found)
+        except (Error, OSError) as error:
+            problems[name] = str(error)
+            logger.error(  # noqa: TRY400  its sentence says all
+                "%s: the migration under way cannot go on, version %d is served: %s",
+                *(name, db.schema.version, error),
+            )
+    return problems
 
 
 def _approvals(

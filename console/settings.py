@@ -131,6 +131,13 @@ class Renamed(click.Option):
             self.opts = words
 
 
+def to_version(what: str) -> Callable[[F], F]:
+    """Gives a command the option that names a migration; `what` is its help."""
+    return click.option(
+        "--to-version", "to", cls=Renamed, was=("--to",), type=int, metavar="VERSION", help=what
+    )
+
+
 def common(command: F) -> F:
     """Gives a command the options that all have."""
     for option in reversed(_OPTIONS):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -54,8 +53,8 @@ def write(rows: Iterable[Message], form: str, model: type[Message], out: IO[str]
         out.write("\n")
 
 
-def write_parquet(rows: Iterable[Message], model: type[Message], path: Path) -> None:
-    """Writes rows into a Parquet file. Raises RowError as `write`, and Error without the extra `parquet`."""
+def write_parquet(rows: Iterable[Message], model: type[Message], out: IO[bytes]) -> None:
+    """Writes rows as Parquet. Raises RowError as `write`, and Error without the extra `parquet`."""
     try:
         arrow: Any = import_module("pyarrow")
         parquet: Any = import_module("pyarrow.parquet")
@@ -64,7 +63,7 @@ def write_parquet(rows: Iterable[Message], model: type[Message], path: Path) -> 
     columns = [_column(field, arrow) for field in _fields(model)]
     schema: Any = arrow.schema([(column.name, column.kind) for column in columns])
     waiting, size = list[Message](), 0
-    with parquet.ParquetWriter(str(path), schema) as writer:
+    with parquet.ParquetWriter(out, schema) as writer:
 
         def flush() -> None:
             arrays = [arrow.array([column.get(row) for row in waiting], column.kind) for column in columns]

@@ -14,12 +14,12 @@ from everlog.console import migrating, schema, text
 from everlog.console.opening import directory_of, is_remote, open_database
 from everlog.console.progress import shown
 from everlog.console.settings import (
-    Renamed,
     Settings,
     check_common,
     common,
     pass_settings,
     refuse_idle,
+    to_version,
     writes,
 )
 from everlog.feed.embedded import EmbeddedDatabase
@@ -36,15 +36,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _chooses(command: F) -> F:
     """Which migrations."""
     for option in (
-        click.option(
-            "--to-version",
-            "to",
-            cls=Renamed,
-            was=("--to",),
-            type=int,
-            metavar="VERSION",
-            help="Up to this migration, and with it.  [default: all]",
-        ),
+        to_version("Up to this migration, and with it.  [default: all]"),
         click.option(
             "--strict",
             is_flag=True,

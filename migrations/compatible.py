@@ -31,7 +31,7 @@ from everlog.migrations.lint_descriptor import is_taken, is_value_taken, names_b
 from everlog.migrations.migration import Migration
 from everlog.store.errors import SchemaError
 from everlog.store.fields import has
-from everlog.store.kinds import MESSAGE, kind_of
+from everlog.store.kinds import MESSAGE, described, kind_of
 from everlog.store.table import Field, Index, Table
 
 _WIDER = {
@@ -107,8 +107,8 @@ class _Change:
             return
         raise self._error(
             new.name,
-            f"{new.full_name} = {new.number} is a {now}, but {self.rows} hold {old.name} = {old.number} as"
-            f" a {was}; take a new number for it, and say `reserved {old.number};`",
+            f"{new.full_name} = {new.number} is {described(now)}, but {self.rows} hold {old.name} ="
+            f" {old.number} as {described(was)}; take a new number for it, and say `reserved {old.number};`",
         )
 
     def _renamed(self, old: Any, new: Any) -> None:

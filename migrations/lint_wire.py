@@ -28,7 +28,7 @@ from everlog.migrations.lint_descriptor import (
 )
 from everlog.migrations.lint_finding import Findings
 from everlog.migrations.lint_proto import ProtoText, full_name
-from everlog.store.kinds import ENUM, MESSAGE, kind_of
+from everlog.store.kinds import ENUM, MESSAGE, described, kind_of
 
 _WIDER = {
     (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64),
@@ -97,7 +97,11 @@ class Models:
             text = f"{now.full_name} = {now.number} is {_count(now)}, {held} {_count(was)}"
             self._add("wire/field-cardinality", now, text)
         elif old != new and (was.type, now.type) not in _WIDER:
-            self._add("wire/field-type", now, f"{now.full_name} = {now.number} is a {new}, {held} a {old}")
+            self._add(
+                "wire/field-type",
+                now,
+                f"{now.full_name} = {now.number} is {described(new)}, {held} {described(old)}",
+            )
         else:
             self._same_type(was, now, old, new)
         if was.is_required != now.is_required:
@@ -115,7 +119,8 @@ class Models:
             self._add(
                 "json/field-type",
                 now,
-                f"{now.full_name} was a {old} and is a {new}: JSON has numbers of 64 bits as texts",
+                f"{now.full_name} was {described(old)} and is {described(new)}: JSON has numbers of 64 bits"
+                " as texts",
             )
         if self._strict and is_taken(was, now):
             text = f"{now.full_name} takes number {now.number}, under which {self._rows} hold {was.name}"

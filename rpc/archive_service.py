@@ -59,7 +59,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
     async def Hold(self, request: archive_pb2.HoldRequest, context: object) -> archive_pb2.HoldsResponse:
         db = self._hosting.database(request.database)
-        await self._hosting.write(holds.hold, db.directory, request.name, request.seq)
+        await self._hosting.write(holds.hold_in, db, request.name, request.seq)
         return await self._hosting.read(_held, db)
 
     async def Release(

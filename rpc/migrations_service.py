@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from everlog.migrations import cancel, complete
@@ -39,9 +39,28 @@ from everlog.store.errors import SchemaError
 from everlog.store.progress import Progress
 
 
+class Problems:
+    """Why a migration under way cannot go on, by the name of its database, where nobody approves migrations:
+    its folder cannot be used. `on_change` is called when one is mended."""
+
+    def __init__(self, known: Mapping[str, str]) -> None:
+        self._known = dict(known)
+        self.on_change: Callable[[], None] = lambda: None
+
+    def of(self, name: str) -> str:
+        """Empty: there is none."""
+        return self._known.get(name, "")
+
+    def mended(self, name: str) -> None:
+        """The folders were used, so they can be."""
+        if self._known.pop(name, ""):
+            self.on_change()
+
+
 class MigrationsService(ApprovalService, AdoptService):
     """See proto/migrations.proto. `sources` names the package of each database's migrations, and
-    `approvals` decide which of them are applied, where it is not whoever calls."""
+    `approvals` decide which of them are applied, where it is not whoever calls; elsewhere there may be
+    `problems`."""
 
     def __init__(
         self,
@@ -49,8 +68,10 @@ class MigrationsService(ApprovalService, AdoptService):
         sources: Mapping[str, str],
         approvals: Mapping[str, Approval],
         starting: Mapping[str, asyncio.Future[None]],
+        problems: Problems,
     ) -> None:
         self._hosting = hosting
+        self._problems = problems
         self._sources = dict(sources)
         self._approvals = dict(approvals)
         self._starting = dict(starting)
@@ -123,6 +144,7 @@ class MigrationsService(ApprovalService, AdoptService):
                     progress=sparing(progress),
                     applied=applied,
                 )
+            self._problems.mended(request.database)
 
         async for answer in self._hosting.told(run):
             yield answer
@@ -174,6 +196,7 @@ class MigrationsService(ApprovalService, AdoptService):
                     progress=sparing(progress),
                     rolled_back=rolled_back,
                 )
+            self._problems.mended(request.database)
 
         async for answer in self._hosting.told(run):
             yield answer
@@ -197,6 +220,7 @@ class MigrationsService(ApprovalService, AdoptService):
         approval = self._approvals.get(request.database)
         call = approval.cancel if approval is not None else functools.partial(cancel, db)
         done = await self._hosting.write(call, actor=actor, reason=request.reason)
+        self._problems.mended(request.database)
         return pb.CancelResponse(version=done.version, name=done.name, seq=done.seq, time_ns=done.applied_ns)
 
     def _infos(self, name: str) -> list[MigrationInfo]:
@@ -213,7 +237,7 @@ class MigrationsService(ApprovalService, AdoptService):
 
     def _problem(self, name: str) -> str:
         approval = self._approvals.get(name)
-        return approval.problem if approval is not None else ""
+        return approval.problem if approval is not None else self._problems.of(name)
 
     def _diffs(self, name: str) -> dict[int, str]:
         source = self._sources.get(name)

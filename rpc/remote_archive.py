@@ -6,6 +6,7 @@ from everlog.audit.archive import Archival
 from everlog.proto import archive_pb2 as pb
 from everlog.proto import archive_pb2_grpc
 from everlog.rpc.remote import RemoteDatabase
+from everlog.store import given
 from everlog.store.errors import UnavailableError
 from everlog.store.progress import OnProgress, Progress
 
@@ -53,8 +54,11 @@ class RemoteHolds:
 
     def hold(self, name: str, seq: int) -> None:
         """Holds the log from the record at `seq` on. Raises RowError."""
+        given.text(name, "name")
+        given.counted(seq, "a seq")
         self._channel.call(self._stub.Hold, pb.HoldRequest(database=self._database, name=name, seq=seq))
 
     def release(self, name: str) -> None:
         """Lets go of it. Raises RowError if there is no hold of that name."""
+        given.text(name, "name")
         self._channel.call(self._stub.Release, pb.ReleaseRequest(database=self._database, name=name))

@@ -38,6 +38,7 @@ from everlog.rpc.calls import Calls
 from everlog.rpc.connection import Connection
 from everlog.rpc.hosting import Hosting
 from everlog.rpc.listener import Listener
+from everlog.rpc.migrations_service import Problems
 from everlog.rpc.services import SERVICES, register
 from everlog.rpc.watch import HANDSHAKE_S
 from everlog.store.database import Database
@@ -58,7 +59,8 @@ class Server:
     shows them, `acting` are the names of those that write rows in the names of others, and `keys_for` of
     those that are given the keys of people, to follow sealed tables.
     `migrations` names the package of each database's migrations, for the service that
-    applies them; `approvals` are those of databases where they wait for approval.
+    applies them; `approvals` are those of databases where they wait for approval; `problems` says of others
+    why a migration that is under way cannot go on.
     `signer` signs checkpoints. `next_master_key` is the one that the keys of people are put under when
     somebody asks for it; None: that of the environment. `archives` says where the log of a database is
     archived to, if somebody asks for that. Raises OpenError for an address that is none, and if it would be
@@ -77,6 +79,7 @@ class Server:
         tls: security.Tls | None = None,
         migrations: Mapping[str, str] | None = None,
         approvals: Mapping[str, Approval] | None = None,
+        problems: Mapping[str, str] | None = None,
         actor: str = "",
         reason: str = "",
         signer: Signer | None = None,
@@ -99,6 +102,7 @@ class Server:
         self._archives = dict(archives or {})
         self._migrations = dict(migrations or {})
         self._approvals = dict(approvals or {})
+        self._problems = Problems(problems or {})
         self._starts = {
             name: functools.partial(approval.start, actor=actor, reason=reason)
             for name, approval in self._approvals.items()
@@ -200,6 +204,7 @@ class Server:
             archives=self._archives,
             migrations=self._migrations,
             approvals=self._approvals,
+            problems=self._problems,
             starting=starting,
         )
         checker = health.aio.HealthServicer()
@@ -268,6 +273,10 @@ class Server:
             await checker.set(
                 migrations_health(name), answer.NOT_SERVING if approval.problem else answer.SERVING
             )
+        for name in self.hosting.databases.keys() - self._approvals.keys():
+            await checker.set(
+                migrations_health(name), answer.NOT_SERVING if self._problems.of(name) else answer.SERVING
+            )
 
     @contextlib.contextmanager
     def _watching_disks(self, checker: Any) -> Iterator[None]:
@@ -288,6 +297,7 @@ class Server:
             one.on_change(changed)
         for approval in self._approvals.values():
             approval.on_problem = changed
+        self._problems.on_change = changed
         try:
             yield
         finally:

@@ -36,7 +36,7 @@ from everlog.rpc.consumers_service import ConsumersService
 from everlog.rpc.feed_service import PATH, FeedService
 from everlog.rpc.history_service import HistoryService
 from everlog.rpc.hosting import Hosting
-from everlog.rpc.migrations_service import MigrationsService
+from everlog.rpc.migrations_service import MigrationsService, Problems
 from everlog.rpc.people_service import PeopleService
 from everlog.rpc.proofs_service import ProofsService
 from everlog.rpc.store_service import StoreService
@@ -68,6 +68,7 @@ def register(
     migrations: Mapping[str, str],
     approvals: Mapping[str, Approval],
     starting: Mapping[str, asyncio.Future[None]],
+    problems: Problems,
 ) -> FeedService:
     """Registers every service with `calls`, which is a server as generated code knows one; returns the
     one whose answers do not end by themselves."""
@@ -80,6 +81,6 @@ def register(
     history_pb2_grpc.add_HistoryServicer_to_server(HistoryService(hosting), calls)
     people_pb2_grpc.add_PeopleServicer_to_server(PeopleService(hosting, next_master_key), calls)
     proofs_pb2_grpc.add_ProofsServicer_to_server(ProofsService(hosting, signer), calls)
-    migrating = MigrationsService(hosting, migrations, approvals, starting)
+    migrating = MigrationsService(hosting, migrations, approvals, starting, problems)
     migrations_pb2_grpc.add_MigrationsServicer_to_server(migrating, calls)
     return feed

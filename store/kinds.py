@@ -17,6 +17,11 @@ from everlog.store import codec
 T = TypeVar("T")
 
 
+def described(name: str) -> str:
+    """The name of a type with its article, for a sentence."""
+    return f"{'an' if name[:1] in 'aeio' else 'a'} {name}"
+
+
 class Kind(Generic[T]):
     """The type of a field: `name` as a `.proto` file says it, and the codec of its values."""
 
@@ -42,7 +47,7 @@ class Kind(Generic[T]):
     @property
     def described(self) -> str:
         """The name with its article, for a sentence: `an int64`, `a string`."""
-        return f"{'an' if self.name[0] in 'aei' else 'a'} {self.name}"
+        return described(self.name)
 
 
 _SKIP_8 = codec.skip_fixed(8)

@@ -124,3 +124,23 @@ def test_who_holds_in_the_last_moment_before_the_removal_keeps_the_records(
 
     assert archive(db, to, keep_records=1, progress=late).base == 19
     assert list(db.check()) == []
+
+
+def test_a_record_that_was_archived_already_cannot_be_held(db: Database, to: Path) -> None:
+    fill(db, 1, 50)
+    with Database(db.path, read_only=True) as reader:  # it was opened before, as the command beside a server
+        archive(db, to, keep_records=10)
+        base = db.log.trimmed.base
+        for one in (db, reader):
+            with pytest.raises(
+                RowError, match=rf"record {base} cannot be held: it was archived, .* at record {base + 1}\. "
+            ) as found:
+                holds.hold_in(one, "audit", base)
+            assert (found.value.seq, found.value.oldest) == (base, base + 1)
+        assert holds.read(db.path) == {}
+        holds.hold_in(reader, "audit", base + 1)
+    assert holds.read(db.path) == {"audit": base + 1}
+    for seq in (1 << 63, "7", True):
+        with pytest.raises(RowError, match="expected a seq"):
+            holds.hold_in(db, "audit", seq)  # type: ignore[arg-type]
+    assert holds.read(db.path) == {"audit": base + 1}

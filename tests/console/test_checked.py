@@ -21,6 +21,8 @@ from everlog import migrations
 from everlog.proto import log_pb2
 from everlog.rpc import remote_migrations
 from everlog.rpc.remote import RemoteDatabase
+from everlog.store.database import Database
+from everlog.store.progress import Progress
 from tests.console import shop
 from tests.console.conftest import Run
 from tests.console.served import serving
@@ -340,6 +342,50 @@ def test_a_bad_folder_is_reported_and_the_version_that_is_there_is_served(
     assert problem
     assert problem in message["message"]
     assert (message["title"], message["type"]) == ("books: pending migrations cannot be applied", "failure")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["syntax", *(pytest.param(one, marks=pytest.mark.long) for one in ("edited", "gone", "no directory"))],
+)
+def test_without_a_mode_a_bad_folder_under_way_is_reported_and_goes_on_once_it_is_mended(
+    everlog: Run, one: Path, project: Path, tmp_path: Path, wrong: str
+) -> None:
+    own = shutil.copytree(project.parent, tmp_path / "own" / project.parent.name) / project.name
+    (second,) = own.glob(f"v{shop.SECOND}_*")
+
+    def stop(step: Progress) -> None:
+        if step.done and "index" in step.step:
+            raise KeyboardInterrupt
+
+    with Database(one) as db:
+        table = migrations.load(project)[0].tables[0]
+        db.load(table, (table.model(isbn=f"b{number}", volume=1) for number in range(3000)))
+        with pytest.raises(KeyboardInterrupt):
+            migrations.apply(db, project, progress=stop)
+    whole, source = (second / "__init__.py"), (second / "__init__.py").read_text()
+    if wrong in {"edited", "syntax"}:
+        whole.write_text(source + ("EDITED = 1\n" if wrong == "edited" else "def up(:\n"))
+    else:
+        (second if wrong == "gone" else own).rename(tmp_path / "elsewhere")
+    with serving("-d", str(own)) as served:
+        at = ("-u", served.url)
+        assert everlog(*at, "get", "books", "978-0", "1").code == 0
+        (status,) = everlog(*at, "status", "--json").json
+        assert status["migrations_problem"]
+        assert status["schema_version"] == shop.FIRST
+        assert everlog(*at, "status", "--quiet").code == 1
+        assert health(served.url, "books/migrations") == "NOT_SERVING"
+        assert everlog(*at, "up").code > 0
+        if wrong in {"edited", "syntax"}:
+            whole.write_text(source)
+        else:
+            (tmp_path / "elsewhere").rename(second if wrong == "gone" else own)
+        assert everlog(*at, "up").code == 0
+        (status,) = everlog(*at, "status", "--json").json
+        assert (status["migrations_problem"], status["schema_version"]) == ("", shop.SECOND)
+        assert health(served.url, "books/migrations") == "SERVING"
+        assert everlog(*at, "check").code == 0
 
 
 def health(url: str, name: str) -> str:

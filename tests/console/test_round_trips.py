@@ -40,7 +40,8 @@ def jsonl(rows: list[Any], of: Any, _: Path) -> list[Any]:
 def parquet(rows: list[Any], of: Any, directory: Path) -> list[Any]:
     pytest.importorskip("pyarrow", reason="an extra of its own")
     path = directory / "rows.parquet"
-    targets.write_parquet(rows, of, path)
+    with path.open("wb") as out:
+        targets.write_parquet(rows, of, out)
     with path.open("rb") as file:
         return list(read_parquet(file, of))
 

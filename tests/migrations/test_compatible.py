@@ -33,7 +33,7 @@ HELD = f"{NAMED} reserved 9;"
         (HELD, "no longer has alt = 3", "message Airport"),
         (
             f"{HELD}\n  string alt = 3;",
-            "is a string, but rows of table airports hold alt = 3 as a int32",
+            "is a string, but rows of table airports hold alt = 3 as an int32",
             "string alt",
         ),
         (f"{HELD}\n  repeated int32 alt = 3;", "is a repeated int32", "repeated"),

@@ -67,7 +67,7 @@ def test_an_index_that_the_folder_names_goes(project: Project, db: Database) -> 
         (
             {"fields": f"{FIELDS} string city = 3;"},
             {"fields": f"{FIELDS} int32 city = 3;"},
-            "are? a? ?.*but rows of table airports hold city = 3|is a int32",
+            "are? a? ?.*but rows of table airports hold city = 3|is an int32",
         ),
         (
             {"fields": f"{FIELDS} {KIND.format(value='OPEN')}"},

@@ -96,6 +96,9 @@ def test_holds_of_a_server_are_those_of_its_database(db: EmbeddedDatabase, tmp_p
         with pytest.raises(RowError, match="expected a name and a record of the log to hold"):
             there.hold("", 1)
         assert remote_archive.archive(remote).base == 29
+        with pytest.raises(RowError, match="record 29 cannot be held: it was archived"):
+            there.hold("audit", 29)
+        assert there.read() == {"more": 30}
 
 
 def test_a_server_that_stops_ends_its_archiving_and_nothing_is_lost(

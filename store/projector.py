@@ -34,6 +34,9 @@ from everlog.store.view import View
 # A table, its row prefix, what parses its rows, and what makes the entries of its indexes.
 Plan = tuple[TableInfo, bytes, Callable[[bytes], Message], list[KeyOf]]
 
+# Of each space the ids of its indexes, and whether they are being built.
+Shape = dict[int, list[tuple[int, bool]]]
+
 
 class Projector:
     """Projects records of the log, decoded, in order, onto a target, which is at the record `applied`."""
@@ -49,12 +52,21 @@ class Projector:
         """`following`: a schema that a record will bring, which is made already."""
         self.pending = pending
         self._following = following
-        self.schema = schema
+        self._schema, self._vault = schema, schema.vault
+        self._coming: log_pb2.Schema | None = None  # in force, and not yet made
+        self._shape: Shape | None = None
         self.applied = applied
         self.checksum = checksum
         self._deltas: dict[int, int] = {}
         self._shut: set[bytes] = set()  # rows without entries: their key was forgotten before
         self._plans: dict[int, Plan] = {}
+
+    @property
+    def schema(self) -> Schema:
+        """The schema in force. It is made when it is needed: in a log of many migrations most are not."""
+        if self._coming is not None:
+            self._schema, self._coming = Schema(self._coming, self._vault), None
+        return self._schema
 
     def add(self, framed: bytes) -> None:
         """One record. Raises CorruptionError if it does not check."""
@@ -63,13 +75,7 @@ class Projector:
         about = commit.WhichOneof("about")
         if about == "migration" and commit.migration.HasField("schema"):
             self.flush()
-            after, self._following = self._following, None
-            if after is None or after.proto != commit.migration.schema:
-                after = Schema(commit.migration.schema, self.schema.vault)
-            change_schema(pending.target, self.schema, after, pending.counts)
-            if keys.ENDS in pending.counts:
-                self._deltas = {keys.ENDS: 0}  # they may have been counted again
-            self.schema = after
+            self._change_schema(commit.migration.schema)
             self._plans = {}
         pending.size += len(framed)
         if commit.changes:
@@ -79,6 +85,19 @@ class Projector:
         self.applied, self.checksum = commit.seq, commit.checksum
         if (about and commit.migration.HasField("schema")) or pending.is_full:
             self.flush()
+
+    def _change_schema(self, proto: log_pb2.Schema) -> None:
+        after, self._following = self._following, None
+        before = self._shape or _shape(self.schema.proto)
+        self._shape = _shape(proto)
+        if after is not None and after.proto != proto:
+            after = None
+        if not _is_kept(before, self._shape):
+            after = after or Schema(proto, self._vault)
+            change_schema(self.pending.target, self.schema, after, self.pending.counts)
+            if keys.ENDS in self.pending.counts:
+                self._deltas = {keys.ENDS: 0}  # they may have been counted again
+        self._schema, self._coming = after or self._schema, None if after else proto
 
     def _rows(self, commit: log_pb2.Commit) -> None:
         """The changes of a commit. Most are new rows, and go the short way."""
@@ -135,7 +154,7 @@ class Projector:
     def _shut_rows(self, info: TableInfo, change: log_pb2.Change, full: bytes, old: bytes | None) -> None:
         """Rows that cannot be opened get no entries in indexes, and those that they have cannot be told.
         Where that is for want of keys, or they had some from when there was a key, it is noted."""
-        vault, bare = self.schema.vault, False
+        vault, bare = self._vault, False
         if vault is None or vault.locked or not vault.exists:
             bare = True
         else:
@@ -162,6 +181,23 @@ class Projector:
         self._deltas = {}
         if self.applied:
             self.pending.flush(self.applied, self.checksum)
+
+
+def _is_kept(before: Shape, after: Shape) -> bool:
+    """Whether `change_schema` has nothing to do: spaces are added at most, and no index is being built."""
+    return all(
+        after.get(space) == indexes and not any(building for _, building in indexes)
+        for space, indexes in before.items()
+    )
+
+
+def _shape(schema: log_pb2.Schema) -> Shape:
+    """What of a schema has keys in the tables."""
+    return {
+        table.space: [(index.id, index.building) for index in table.indexes]
+        for tables in (schema.tables, schema.building, schema.retiring)
+        for table in tables
+    }
 
 
 def change_schema(target: Target, before: Schema, after: Schema, counts: dict[int, int]) -> None:

@@ -128,8 +128,15 @@ _ALL = [
         for change in migrate.CHANGES
     ),
     Bench("migrate_beside", 200_000, {"everlog": migrate.beside}),
-    Bench("folders_new", 300, {"everlog": folders.everlog_new}),
-    Bench("folders_applied", 300, {"everlog": folders.everlog_applied}),
+    *(
+        Bench(
+            f"{what}_{'applied' if applied else 'new'}",
+            n,
+            {"everlog": partial(folders.everlog, applied=applied, tables=what == "tables")},
+        )
+        for what, n in (("folders", 300), ("tables", 1000))
+        for applied in (False, True)
+    ),
     Bench("fixture", 200, {"everlog": testing.everlog_fixture, "sqlite": testing.sqlite_fixture}),
     Bench("testdata", 200_000, {"everlog": testing.everlog_testdata, "raw": testing.raw_testdata}),
     *(

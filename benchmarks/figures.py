@@ -69,6 +69,8 @@ FIGURES: dict[str, tuple[Limits, Limits]] = {
     "check": ((rate(200_000),), ()),
     "folders_new": ((most("seconds", 6),), (most("seconds", 3),)),
     "folders_applied": ((most("seconds", 3),), (most("seconds", 1),)),
+    "tables_new": ((most("seconds", 3),), (most("seconds", 1),)),
+    "tables_applied": ((most("seconds", 3),), (most("seconds", 1),)),
     "feed": ((rate(600_000),), (rate(1_000_000), rate(0.33, "raw"))),
     "latency": (latency(1000, 3000), latency(500, 1500)),
     "latency_remote": (latency(2000, 5000), latency(1000, 2500)),

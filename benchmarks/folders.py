@@ -1,4 +1,5 @@
-"""folders: a database that is opened with many folders of migrations, each of a table.
+"""folders, tables: a database that is opened with many folders of migrations, each of a table; or with one
+folder of many tables.
 
 The first opening applies all of them; what is measured is that, and the next, which has nothing to do.
 """
@@ -8,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import everlog
 from benchmarks.measure import Measure, Run
 from everlog import migrations
+from everlog import open as open_database
 
 PER_MINUTE = 60
 
@@ -32,13 +33,41 @@ ROWS = Table("rows_{at}", Row{at}, key=field("id", 1, UINT64),
              indexes=[Index("by_name", field("name", 2, STRING))])
 MIGRATION = Migration(tables=[ROWS])
 """
+_MESSAGE = "message Row{at} {{ uint64 id = 1; string name = 2; int64 size_{at} = 3; }}\n"
+_TABLE = """field_{at} = Fields(Row{at})
+TABLES.append(
+    Table("rows_{at}", Row{at}, key=field_{at}("id", 1, UINT64),
+          indexes=[Index("by_name", field_{at}("name", 2, STRING))]))
+"""
+
+
+def write_tables(directory: Path, package: str, count: int) -> Path:
+    """A package of one folder with so many tables, built."""
+    root = _root(directory, package)
+    folder = root / "v20260101000000_create_tables"
+    folder.mkdir()
+    model = [f'syntax = "proto3";\n\npackage {package}.v20260101000000;\n\n']
+    code = ["from everlog.migrations import *\nfrom .model_pb2 import *\n\nTABLES = []\n"]
+    for at in range(count):
+        model.append(_MESSAGE.format(at=at))
+        code.append(_TABLE.format(at=at))
+    code.append("MIGRATION = Migration(tables=TABLES)\n")
+    (folder / "model.proto").write_text("".join(model), encoding="utf-8")
+    (folder / "__init__.py").write_text("".join(code), encoding="utf-8")
+    migrations.build(root)
+    return root
+
+
+def _root(directory: Path, package: str) -> Path:
+    root = directory / package
+    root.mkdir(parents=True)
+    (root / "__init__.py").touch()
+    return root
 
 
 def write(directory: Path, package: str, count: int) -> Path:
     """A package of so many folders, built."""
-    root = directory / package
-    root.mkdir(parents=True)
-    (root / "__init__.py").touch()
+    root = _root(directory, package)
     for at in range(count):
         version = 20260101000000 + at // PER_MINUTE * 100 + at % PER_MINUTE
         folder = root / f"v{version}_create_rows_{at}"
@@ -50,23 +79,16 @@ def write(directory: Path, package: str, count: int) -> Path:
     return root
 
 
-def everlog_new(run: Run) -> Measure:
-    return _opened(run, applied=False)
-
-
-def everlog_applied(run: Run) -> Measure:
-    return _opened(run, applied=True)
-
-
-def _opened(run: Run, *, applied: bool) -> Measure:
-    package = f"folders{run.n}{'a' if applied else 'n'}"
-    write(run.folder, package, run.n)
+def everlog(run: Run, *, applied: bool, tables: bool = False) -> Measure:
+    """Opening with the folders; `applied`: once more, with nothing to do."""
+    package = f"{'tables' if tables else 'folders'}{run.n}{'a' if applied else 'n'}"
+    (write_tables if tables else write)(run.folder, package, run.n)
     sys.path.insert(0, str(run.folder))
     importlib.invalidate_caches()
     url = f"file:{run.folder / 'folders.db'}"
     if applied:
-        everlog.open(url, migrations=package).close()
+        open_database(url, migrations=package).close()
     started = time.perf_counter()
-    with everlog.open(url, migrations=package):
+    with open_database(url, migrations=package):
         seconds = time.perf_counter() - started
     return run.measure(run.n, seconds)

@@ -196,11 +196,12 @@ def undeclared(migration: Migration, before: Mapping[str, Table[Any, Any]]) -> I
     """
     if migration.rules < RULES:
         return
-    parts = set(migration.dropped_parts)
+    parts, declared = set(migration.dropped_parts), {table.name for table in migration.tables}
+    left = {name: table for name, table in before.items() if name not in declared}
     for table in migration.tables:
         old = before.get(table.name)
         if old is None:
-            yield from _orphan(migration, before, table)
+            yield from _orphan(left, table)
             continue
         since = Path(old.where.rpartition(":")[0]).parent.name
         for name, index in old.indexes.items():
@@ -227,14 +228,11 @@ def undeclared(migration: Migration, before: Mapping[str, Table[Any, Any]]) -> I
         yield migration.where, f"`drop` names {part}, but no such part of a table goes or changes here"
 
 
-def _orphan(
-    migration: Migration, before: Mapping[str, Table[Any, Any]], new: Table[Any, Any]
-) -> Iterator[tuple[str, str]]:
-    """A table that takes the model of one that is not declared any more: it was renamed."""
-    declared = {table.name for table in migration.tables}
-    for name, old in before.items():
+def _orphan(left: Mapping[str, Table[Any, Any]], new: Table[Any, Any]) -> Iterator[tuple[str, str]]:
+    """A table that takes the model of one of those `left`, which are no longer declared: it was renamed."""
+    for name, old in left.items():
         was, now = old.model.DESCRIPTOR, new.model.DESCRIPTOR
-        if name in declared or (was.name != now.name and _shape(was) != _shape(now)):
+        if was.name != now.name and _shape(was) != _shape(now):
             continue
         text = (
             f"table {new.name} is new and has the model of table {name}, which is not declared here and would"

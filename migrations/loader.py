@@ -165,9 +165,10 @@ def _check_tables(folder: Folder, migration: Migration, declared: Iterable[Table
                 where=migration.where,
             )
         names.add(table.name)
+    ids = {id(table) for table in migration.tables}
     for constant in declared:  # those of folders before are imported for `up` and `down`
         mine = Path(constant.where.rpartition(":")[0]).parent == folder.path
-        if mine and not any(constant is table for table in migration.tables):
+        if mine and id(constant) not in ids:
             raise SchemaError(
                 f"{constant.where}: table {constant.name} is declared, but not in MIGRATION; add it there",
                 where=constant.where,

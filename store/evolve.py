@@ -60,12 +60,15 @@ def evolve(
         del after.tables[position]
     _rename(after, version, rename)
     models: dict[str, Descriptor] = {}
+    by_name = {known.name: known for known in after.tables}
     for table in tables:
         models[table.name] = table.model.DESCRIPTOR
-        was_there = any(known.name == table.name for known in after.tables)
-        _declare(after, table, any_key=table.name in remake, rewritten=table.name in {*rewrite, *remake})
-        if table.name in rewrite or (was_there and table.name in remake):
-            _new_generation(after, table.name, since or version)
+        found = by_name.get(table.name)
+        by_name[table.name] = now = _declare(
+            after, found, table, any_key=table.name in remake, rewritten=table.name in {*rewrite, *remake}
+        )
+        if table.name in rewrite or (found is not None and table.name in remake):
+            _new_generation(after, now, since or version)
     collect_models(after, models)
     return after
 
@@ -121,7 +124,7 @@ def reseeded(before: log_pb2.Schema, after: log_pb2.Schema, names: Collection[st
     there = {table.id: table.space for table in before.tables}
     for table in schema.tables:
         if table.name in names and there.get(table.id) == table.space:
-            _new_generation(schema, table.name, table.since)
+            _new_generation(schema, table, table.since)
     return schema
 
 
@@ -181,15 +184,21 @@ def _rename(schema: log_pb2.Schema, version: int, rename: Mapping[str, str]) -> 
         by_name[old].name = new
 
 
-def _new_generation(schema: log_pb2.Schema, name: str, since: int) -> None:
+def _new_generation(schema: log_pb2.Schema, table: log_pb2.TableSchema, since: int) -> None:
     """Another space for the rows of a table, with all its indexes to be built there."""
-    table = next(known for known in schema.tables if known.name == name)
     table.space, table.generation, table.since = schema.next_space, table.generation + 1, since
     schema.next_space += 1
 
 
-def _declare(schema: log_pb2.Schema, table: Table[Any, Any], *, any_key: bool, rewritten: bool) -> None:
-    found = next((known for known in schema.tables if known.name == table.name), None)
+def _declare(
+    schema: log_pb2.Schema,
+    found: log_pb2.TableSchema | None,
+    table: Table[Any, Any],
+    *,
+    any_key: bool,
+    rewritten: bool,
+) -> log_pb2.TableSchema:
+    """Declares a table, of which `found` is what `schema` has; returns what it has now."""
     paths = [log_pb2.FieldPath(numbers=field.path) for field in table.key]
     was = found
     if found is None:
@@ -232,6 +241,7 @@ def _declare(schema: log_pb2.Schema, table: Table[Any, Any], *, any_key: bool, r
         indexes.append(old)
     del found.indexes[:]
     found.indexes.extend(indexes)
+    return found
 
 
 def _declare_person(

@@ -1,7 +1,8 @@
-"""Hundreds of folders: what is done for each of them does not grow with those before it."""
+"""Hundreds of folders or tables: what is done for each of them does not grow with those before it."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,44 @@ def test_the_work_of_applying_is_linear_in_the_number_of_folders(
         assert migrations.apply(db, project.path) == []
         assert counts["decoded"] <= 3 * FOLDERS
         assert counts["schemas"] <= 6
+        counts.update(decoded=0, schemas=0)
+        db.rebuild()
+        assert counts["schemas"] <= 3
+
+
+def test_the_work_of_applying_is_linear_in_the_number_of_tables(tmp_path: Path) -> None:
+    few, many = (calls_of_tables(tmp_path, count) for count in (60, 240))
+    assert many <= 4.5 * few  # four times as many tables
+
+
+def calls_of_tables(tmp_path: Path, count: int) -> int:
+    """How many functions, generators included, are called to load, lint, plan and apply one folder of so
+    many tables."""
+    project = Project(tmp_path / str(count))
+    messages = [f"message Row{at} {{ uint64 id = 1; string name = 2; }}\n" for at in range(count)]
+    folder = project.add("create_tables", model="".join(messages))
+    tables = [f'Table("rows_{at}", Row{at}, key=Fields(Row{at})("id", 1, UINT64))' for at in range(count)]
+    joined = ",\n    ".join(tables)
+    (folder / "__init__.py").write_text(
+        "from everlog.migrations import *\nfrom .model_pb2 import *\n\n"
+        f"TABLES = [\n    {joined},\n]\nMIGRATION = Migration(tables=TABLES)\n"
+    )
+    path, calls = project.build().path, 0
+
+    def called(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event in {"call", "c_call"}
+
+    with Database(tmp_path / f"{count}.db") as db:
+        before = sys.getprofile()
+        sys.setprofile(called)
+        try:
+            found = migrations.lint(path)
+            assert len(migrations.plan(db, path)) == 1
+            assert len(migrations.apply(db, path)) == 1
+            assert migrations.apply(db, path) == []
+        finally:
+            sys.setprofile(before)
+        assert len(db.schema.tables) == count
+    assert not [one for one in found if one.severity >= migrations.Severity.WARNING]
+    return calls

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -14,9 +13,6 @@ from everlog.store.errors import Error, OpenError
 from everlog.store.head import read_marker
 from everlog.store.ownership import locked
 from everlog.store.removal import remove_owned
-
-if TYPE_CHECKING:
-    from everlog.store.database import Database
 
 
 @click.command()
@@ -90,17 +86,15 @@ def drop(settings: Settings, *, yes: bool, dry_run: bool) -> None:
 @common
 @pass_settings
 def production(settings: Settings, *, answer: str | None, actor: str, reason: str) -> None:
-    """Marks a database of this machine as production in its log, or as not (`no`); without an argument
-    shows the mark. A database in production refuses test data from all clients.
+    """Marks a database as production in its log, or as not (`no`); without an argument shows the mark.
+    A database in production refuses test data from all clients.
 
     \b
     Examples:
       everlog production yes --actor ann
       everlog production
     """
-    directory_of(settings.url)
-    with open_database(settings, read_only=answer is None) as found:
-        db = cast("Database", found)
+    with open_database(settings, read_only=answer is None) as db:
         if answer is not None:
             db.set_production(answer == "yes", actor=actor, reason=reason)
         is_in = db.production

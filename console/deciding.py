@@ -86,9 +86,20 @@ def cancel(db: AnyDatabase, settings: Settings, *, actor: str, reason: str) -> M
     return migrations.cancel(db, actor=actor, reason=reason)
 
 
+def check_approver(actor: str, verb: str, name: str) -> None:
+    """Raise MigrationError unless EVERLOG_APPROVERS names `actor`, or nobody."""
+    from everlog.migrations.rules import Rules
+
+    if approvers := _approvers():
+        Rules(approvers).check_name(actor, verb, name)
+
+
+def _approvers() -> frozenset[str]:
+    return frozenset(os.environ.get(APPROVERS_VARIABLE, "").split())
+
+
 def _approval(db: EmbeddedDatabase, settings: Settings) -> Approval:
     from everlog.migrations.approval import Approval
     from everlog.migrations.rules import Rules
 
-    approvers = frozenset(os.environ.get(APPROVERS_VARIABLE, "").split())
-    return Approval(db, settings.migrations, db.path.stem, Rules(approvers))
+    return Approval(db, settings.migrations, db.path.stem, Rules(_approvers()))

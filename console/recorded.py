@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
-
 import click
 import msgspec
 
 from everlog.console import text
+from everlog.console.deciding import check_approver
 from everlog.console.opening import directory_of, is_remote, open_database, shown
 from everlog.console.settings import Settings, common, pass_settings, writes
-from everlog.store.errors import Error, OpenError
-
-if TYPE_CHECKING:
-    from everlog.store.database import Database
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.store.errors import Error
 
 
 @click.command()
@@ -26,7 +23,7 @@ def accept(settings: Settings, *, versions: tuple[int, ...], actor: str, reason:
     accepted them, and why.
 
     Without VERSION, all edited folders. Edits of comments need no acceptance. Edits that change the schema
-    are refused.
+    are refused. At a server it is about the server's folders.
 
     \b
     Examples:
@@ -37,11 +34,16 @@ def accept(settings: Settings, *, versions: tuple[int, ...], actor: str, reason:
 
     if not reason.strip():
         raise click.UsageError("expected --reason: the log keeps why the edit is accepted")
-    _check_here(settings, "accept")
+    _check_there(settings)
+    by = {"actor": actor, "reason": reason}
     with open_database(settings) as db:
-        done = migrations.accept(
-            cast("Database", db), settings.migrations, versions, actor=actor, reason=reason
-        )
+        if not isinstance(db, EmbeddedDatabase):
+            from everlog.rpc import remote_migrations
+
+            done = remote_migrations.accept(db, versions, **by)
+        else:
+            check_approver(actor, "accept folders of", db.path.stem)
+            done = migrations.accept(db, settings.migrations, versions, **by)
     for info in done:
         if settings.json:
             text.echo({"version": info.version, "name": info.name, "seq": info.seq})
@@ -57,8 +59,8 @@ def accept(settings: Settings, *, versions: tuple[int, ...], actor: str, reason:
 @common
 @pass_settings
 def restore_folder(settings: Settings, *, versions: tuple[int, ...], force: bool) -> None:
-    """Writes the folders of applied migrations as the log has them, and builds their models. Without
-    VERSION, all missing folders.
+    """Writes the folders of applied migrations as the log has them, on this machine, and builds their models.
+    Without VERSION, all missing folders.
 
     Of large files, and of files with rows of sealed tables, the log has only a digest. Those that are missing
     are named, with size and SHA-256; the exit code is then 1, and nothing is built.
@@ -70,9 +72,14 @@ def restore_folder(settings: Settings, *, versions: tuple[int, ...], force: bool
     """
     from everlog import migrations
 
-    _check_here(settings, "restore-folder")
+    _check_there(settings)
     with open_database(settings, read_only=True) as db:
-        done = migrations.restore(cast("Database", db), settings.migrations, versions, force=force)
+        if isinstance(db, EmbeddedDatabase):
+            done = migrations.restore(db, settings.migrations, versions, force=force)
+        else:
+            from everlog.rpc import remote_migrations
+
+            done = remote_migrations.restore(db, settings.migrations, versions, force=force)
     for one in done:
         if settings.json:
             missing = [msgspec.to_builtins(file) for file in one.missing]
@@ -92,13 +99,8 @@ def restore_folder(settings: Settings, *, versions: tuple[int, ...], force: bool
         click.echo("Nothing to restore: every folder is there")
 
 
-def _check_here(settings: Settings, command: str) -> None:
-    if is_remote(settings.url):
-        raise OpenError(
-            f"{shown(settings.url)} is on a server; `everlog {command}` works on a database of this machine:"
-            " run it there, with -u file:PATH and the folders that the server has"
-        )
-    if not directory_of(settings.url).exists():
+def _check_there(settings: Settings) -> None:
+    if not is_remote(settings.url) and not directory_of(settings.url).exists():
         raise Error(
             f"there is no database at {shown(settings.url)}; give the database whose log has the folders"
         )

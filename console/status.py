@@ -97,6 +97,7 @@ def _print(
                 "clock": msgspec.structs.asdict(what.clock),
                 "archive": msgspec.structs.asdict(what.archive),
                 "consumers": msgspec.structs.asdict(what.consumers),
+                "production": what.production,
                 "warnings": what.warnings,
                 "writes": msgspec.structs.asdict(what.writes),
                 "migrations": [_migration(info) for info in infos],

@@ -85,6 +85,7 @@ class Approval:
         Metadata(actor, reason).check()
         with lock(self.db.uuid, actor, reenter=True):
             now = self._draft()
+            self._has_problem("")
             newest = self._newest()
             if newest is not None and newest.state is ProposalState.APPROVED:
                 return newest
@@ -98,7 +99,6 @@ class Approval:
             if not again and self._rolled_back(now):
                 return newest
             self._record(record_of(now, kept(now, migrations)), actor, reason, after=newest)
-        self._has_problem("")
         return self._told()
 
     def approve(self, words: str, *, actor: str, reason: str, despite_errors: bool = False) -> Proposal:

@@ -3,6 +3,7 @@
     up, load             nobody: what they would do has not been shown
     rollback             who may approve what is taken back, once nothing waits or runs
     complete, baseline   who may approve: they bring no schema, and change no row
+    accept               who may approve: the folder is other code than that which was approved
     cancel               who may approve (`Approval.cancel`)
 
 Each wants a name and a reason, as a decision does. docs/checked.md, "Who may".
@@ -19,7 +20,12 @@ from everlog.migrations.proposal import ProposalState
 from everlog.migrations.rules import check_reason
 
 REFUSED = ("up", "load")
-_SAYS = {"rollback": "roll back", "complete": "complete a migration of", "baseline": "baseline"}
+_SAYS = {
+    "rollback": "roll back",
+    "complete": "complete a migration of",
+    "baseline": "baseline",
+    "accept": "accept folders of",
+}
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -47,6 +47,19 @@ from everlog.store.vault import Vault
 _STUB = "# Restored from the log; run `everlog build`.\n"
 
 
+class Ran(msgspec.Struct, frozen=True):
+    """A folder as the log has it: of some files a digest only."""
+
+    version: int
+    name: str
+    digest: bytes
+    sources: list[log_pb2.SourceFile]
+
+    @property
+    def title(self) -> str:
+        return f"{self.version}_{self.name}"
+
+
 class Missing(msgspec.Struct, frozen=True):
     """A file of a restored folder whose content the log does not have. `size` in bytes, 0: unknown;
     `sha256` in hexadecimal, empty: it has rows of a sealed table. `is_other`: a file of that name is there,
@@ -71,7 +84,8 @@ class Missing(msgspec.Struct, frozen=True):
 
 class Restored(msgspec.Struct, frozen=True):
     """A folder that was written. Its `missing` files are to be put in before it is built: the log does not
-    have their content, as they have rows of sealed tables or are too large for a record."""
+    have their content, as they have rows of sealed tables or are too large for a record. A file that is there
+    and cannot be compared without the keys is not one of them."""
 
     path: Path
     version: int
@@ -88,7 +102,7 @@ def accept(
     that the database has.
     """
     Metadata(actor, reason).check()
-    with lock(db.uuid, actor):
+    with lock(db.uuid, actor, reenter=True):
         migrations = load(source)
         by_version = {migration.version: migration for migration in migrations}
         infos = {
@@ -165,21 +179,42 @@ def restore(
     MigrationError, and writes nothing, for a migration that the log has no files of, and for one whose
     folder is there and is another, without `force`.
     """
+    return write_folders(ran(db), source, versions, force=force, vault=db.tables.vault)
+
+
+def ran(db: Database) -> list[Ran]:
+    """The folders of the migrations that are in the database, oldest first. Read-only."""
+    found = (
+        Ran(one.version, one.began.migration.name, one.digest, one.sources)
+        for one in lives(db.migrations()).values()
+        if one.sources
+    )
+    return sorted(found, key=lambda one: one.version)
+
+
+def write_folders(
+    there: Iterable[Ran],
+    source: Source = SOURCE,
+    versions: Sequence[int] = (),
+    *,
+    force: bool = False,
+    vault: Vault | None = None,
+) -> list[Restored]:
+    """Write folders as `ran` gave them; see `restore`. `vault`: keys of files that the log withholds."""
+    by_version = {one.version: one for one in there}
     root = find_or_make(source)
     known = {folder.version: folder for folder in folders(root)}
-    there = lives(db.migrations())
-    ran = [version for version, life in there.items() if life.sources]
-    wanted = sorted(versions) or sorted(version for version in ran if version not in known)
+    wanted = sorted(versions) or sorted(version for version in by_version if version not in known)
     todo = []
     for version in wanted:
-        if version not in ran:
+        if version not in by_version:
             raise MigrationError(
                 f"the log has no files of a migration {version}; it has those of:"
-                f" {', '.join(map(str, ran)) or 'none'}",
+                f" {', '.join(map(str, by_version)) or 'none'}",
                 version=version,
             )
-        life, folder = there[version], known.get(version)
-        if folder is not None and _is_whole(folder, life, db.tables.vault):
+        life, folder = by_version[version], known.get(version)
+        if folder is not None and _is_whole(folder, life, vault):
             continue
         if folder is not None and not force:
             raise MigrationError(
@@ -189,23 +224,23 @@ def restore(
             )
         _check(life)
         todo.append((life, folder))
-    return [_write(root, life, folder, db.tables.vault) for life, folder in todo]
+    return [_write(root, life, folder, vault) for life, folder in todo]
 
 
-def _is_whole(folder: Folder, life: Life, vault: Vault | None) -> bool:
+def _is_whole(folder: Folder, life: Ran, vault: Vault | None) -> bool:
     """Whether a folder has the files that ran, as far as that can be told."""
     if life.digest in folder.digests:
         return True
-    ran, now = {one.path: one for one in life.sources}, {one.path: one for one in folder.sources}
-    return ran.keys() == now.keys() and all(
+    was, now = {one.path: one for one in life.sources}, {one.path: one for one in folder.sources}
+    return was.keys() == now.keys() and all(
         withheld.same(one.digest, now[path], folder, vault)
         if one.digest
         else digest.sha256(one) == digest.sha256(now[path])
-        for path, one in ran.items()
+        for path, one in was.items()
     )
 
 
-def _check(life: Life) -> None:
+def _check(life: Ran) -> None:
     if FOLDER_NAME.fullmatch(f"v{life.title}") is None:
         raise CorruptionError(f"the log names a migration {life.title!r}, which is no name of a folder")
     for file in life.sources:
@@ -214,12 +249,14 @@ def _check(life: Life) -> None:
             raise CorruptionError(f"the log has a file {file.path!r} of {life.title}, outside of its folder")
 
 
-def _write(root: Root, life: Life, folder: Folder | None, vault: Vault | None) -> Restored:
+def _write(root: Root, life: Ran, folder: Folder | None, vault: Vault | None) -> Restored:
     digested = {file.path: file for file in life.sources if file.digest}
     there = {file.path: file for file in folder.sources} if folder is not None else {}
     missing = []
     for name, file in digested.items():
         mine = there.get(name)
+        if mine is not None and not withheld.is_known(file.digest, vault):
+            continue  # it may be as it ran
         if folder is None or mine is None or not withheld.same(file.digest, mine, folder, vault):
             missing.append(_missing(file, is_other=mine is not None))
     with tempfile.TemporaryDirectory(prefix=".restored-", dir=root.path) as temporary:

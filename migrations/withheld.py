@@ -65,6 +65,13 @@ def same(recorded: bytes, file: log_pb2.SourceFile, folder: Folder, vault: Vault
     return recorded != _NO_KEYS and recorded == digest(file, folder, vault)
 
 
+def is_known(recorded: bytes, vault: Vault | None) -> bool:
+    """Whether `same` can tell, for a recorded digest."""
+    if len(recorded) == hashlib.sha256().digest_size:
+        return True
+    return vault is not None and not vault.locked and recorded != _NO_KEYS
+
+
 def digest(file: log_pb2.SourceFile, folder: Folder, vault: Vault | None, *, make: bool = False) -> bytes:
     """What the log has of a file instead of its content. `make`: makes the key store if there is none."""
     if vault is None or vault.locked or not (vault.exists or make):
@@ -99,8 +106,7 @@ def contents(
         was[file.path] = file.content
         if file.digest and mine is not None:
             is_hash = len(file.digest) == hashlib.sha256().digest_size
-            known = is_hash or (vault is not None and not vault.locked and file.digest != _NO_KEYS)
-            if known and not same(file.digest, mine, folder, vault):
+            if is_known(file.digest, vault) and not same(file.digest, mine, folder, vault):
                 was[file.path] = (
                     b"(withheld: rows of a sealed table)\n" if not is_hash else b"(not kept: large)\n"
                 )

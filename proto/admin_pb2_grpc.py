@@ -64,6 +64,11 @@ class AdminStub:
                 request_serializer=everlog_dot_proto_dot_admin__pb2.CorrectClockRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_admin__pb2.CorrectClockResponse.FromString,
                 _registered_method=True)
+        self.SetProduction = channel.unary_unary(
+                '/everlog.v1.Admin/SetProduction',
+                request_serializer=everlog_dot_proto_dot_admin__pb2.SetProductionRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_admin__pb2.SetProductionResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -111,6 +116,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetProduction(self, request, context):
+        """Says in the log whether this is a database in production, which refuses test data.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +155,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.CorrectClock,
                     request_deserializer=everlog_dot_proto_dot_admin__pb2.CorrectClockRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_admin__pb2.CorrectClockResponse.SerializeToString,
+            ),
+            'SetProduction': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetProduction,
+                    request_deserializer=everlog_dot_proto_dot_admin__pb2.SetProductionRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_admin__pb2.SetProductionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -307,6 +324,33 @@ class Admin:
             '/everlog.v1.Admin/CorrectClock',
             everlog_dot_proto_dot_admin__pb2.CorrectClockRequest.SerializeToString,
             everlog_dot_proto_dot_admin__pb2.CorrectClockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetProduction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Admin/SetProduction',
+            everlog_dot_proto_dot_admin__pb2.SetProductionRequest.SerializeToString,
+            everlog_dot_proto_dot_admin__pb2.SetProductionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,8 @@ class AdminStub:
     """Deletes the rows whose life is over now, and not only when the server comes to it."""
     CorrectClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CorrectClockRequest, _admin_pb2.CorrectClockResponse]
     """Says that the clock of the server is right, and that times in the log are ahead of it."""
+    SetProduction: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetProductionRequest, _admin_pb2.SetProductionResponse]
+    """Says in the log whether this is a database in production, which refuses test data."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -61,6 +63,8 @@ class AdminAsyncStub(AdminStub):
     """Deletes the rows whose life is over now, and not only when the server comes to it."""
     CorrectClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.CorrectClockRequest, _admin_pb2.CorrectClockResponse]  # type: ignore[assignment]
     """Says that the clock of the server is right, and that times in the log are ahead of it."""
+    SetProduction: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetProductionRequest, _admin_pb2.SetProductionResponse]  # type: ignore[assignment]
+    """Says in the log whether this is a database in production, which refuses test data."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -111,5 +115,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CorrectClockResponse, _abc.Awaitable[_admin_pb2.CorrectClockResponse]]:
         """Says that the clock of the server is right, and that times in the log are ahead of it."""
+
+    @_abc_1.abstractmethod
+    def SetProduction(
+        self,
+        request: _admin_pb2.SetProductionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetProductionResponse, _abc.Awaitable[_admin_pb2.SetProductionResponse]]:
+        """Says in the log whether this is a database in production, which refuses test data."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

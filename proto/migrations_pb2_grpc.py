@@ -104,6 +104,16 @@ class MigrationsStub:
                 request_serializer=everlog_dot_proto_dot_migrations__pb2.BaselineRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_migrations__pb2.BaselineResponse.FromString,
                 _registered_method=True)
+        self.Accept = channel.unary_unary(
+                '/everlog.v1.Migrations/Accept',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.AcceptRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.AcceptResponse.FromString,
+                _registered_method=True)
+        self.Folders = channel.unary_stream(
+                '/everlog.v1.Migrations/Folders',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.FoldersRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.FoldersResponse.FromString,
+                _registered_method=True)
 
 
 class MigrationsServicer:
@@ -207,6 +217,20 @@ class MigrationsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Accept(self, request, context):
+        """Takes the server's folders that were edited after they ran for what ran, if they make the same schema.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Folders(self, request, context):
+        """The folders of migrations that are in the database, as they ran: one answer each, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MigrationsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -279,6 +303,16 @@ def add_MigrationsServicer_to_server(servicer, server):
                     servicer.Baseline,
                     request_deserializer=everlog_dot_proto_dot_migrations__pb2.BaselineRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_migrations__pb2.BaselineResponse.SerializeToString,
+            ),
+            'Accept': grpc.unary_unary_rpc_method_handler(
+                    servicer.Accept,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.AcceptRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.AcceptResponse.SerializeToString,
+            ),
+            'Folders': grpc.unary_stream_rpc_method_handler(
+                    servicer.Folders,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.FoldersRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.FoldersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -659,6 +693,60 @@ class Migrations:
             '/everlog.v1.Migrations/Baseline',
             everlog_dot_proto_dot_migrations__pb2.BaselineRequest.SerializeToString,
             everlog_dot_proto_dot_migrations__pb2.BaselineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Accept(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Migrations/Accept',
+            everlog_dot_proto_dot_migrations__pb2.AcceptRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.AcceptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Folders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.Migrations/Folders',
+            everlog_dot_proto_dot_migrations__pb2.FoldersRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.FoldersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,10 @@ class MigrationsStub:
     """Gives an empty database the schema of a text that `dump` wrote."""
     Baseline: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.BaselineRequest, _migrations_pb2.BaselineResponse]
     """Records migrations as applied without running them, if they make the schema that is there."""
+    Accept: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.AcceptRequest, _migrations_pb2.AcceptResponse]
+    """Takes the server's folders that were edited after they ran for what ran, if they make the same schema."""
+    Folders: _grpc.UnaryStreamMultiCallable[_migrations_pb2.FoldersRequest, _migrations_pb2.FoldersResponse]
+    """The folders of migrations that are in the database, as they ran: one answer each, oldest first."""
 
 @_typing.type_check_only
 class MigrationsAsyncStub(MigrationsStub):
@@ -93,6 +97,10 @@ class MigrationsAsyncStub(MigrationsStub):
     """Gives an empty database the schema of a text that `dump` wrote."""
     Baseline: _aio.UnaryUnaryMultiCallable[_migrations_pb2.BaselineRequest, _migrations_pb2.BaselineResponse]  # type: ignore[assignment]
     """Records migrations as applied without running them, if they make the schema that is there."""
+    Accept: _aio.UnaryUnaryMultiCallable[_migrations_pb2.AcceptRequest, _migrations_pb2.AcceptResponse]  # type: ignore[assignment]
+    """Takes the server's folders that were edited after they ran for what ran, if they make the same schema."""
+    Folders: _aio.UnaryStreamMultiCallable[_migrations_pb2.FoldersRequest, _migrations_pb2.FoldersResponse]  # type: ignore[assignment]
+    """The folders of migrations that are in the database, as they ran: one answer each, oldest first."""
 
 class MigrationsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -207,5 +215,21 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.BaselineResponse, _abc.Awaitable[_migrations_pb2.BaselineResponse]]:
         """Records migrations as applied without running them, if they make the schema that is there."""
+
+    @_abc_1.abstractmethod
+    def Accept(
+        self,
+        request: _migrations_pb2.AcceptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrations_pb2.AcceptResponse, _abc.Awaitable[_migrations_pb2.AcceptResponse]]:
+        """Takes the server's folders that were edited after they ran for what ran, if they make the same schema."""
+
+    @_abc_1.abstractmethod
+    def Folders(
+        self,
+        request: _migrations_pb2.FoldersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_migrations_pb2.FoldersResponse], _abc.AsyncIterator[_migrations_pb2.FoldersResponse]]:
+        """The folders of migrations that are in the database, as they ran: one answer each, oldest first."""
 
 def add_MigrationsServicer_to_server(servicer: MigrationsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -78,6 +78,16 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         seq = await self._hosting.write(db.correct_clock, actor=actor, reason=request.reason)
         return admin_pb2.CorrectClockResponse(seq=seq)
 
+    async def SetProduction(
+        self, request: admin_pb2.SetProductionRequest, context: Any
+    ) -> admin_pb2.SetProductionResponse:
+        db = self._hosting.database(request.database)
+        actor = self._hosting.callers.actor(context, request.actor)
+        seq = await self._hosting.write(
+            db.set_production, request.production, actor=actor, reason=request.reason
+        )
+        return admin_pb2.SetProductionResponse(seq=seq)
+
     async def Check(
         self, request: admin_pb2.CheckRequest, context: object
     ) -> AsyncIterator[admin_pb2.CheckResponse]:
@@ -128,6 +138,7 @@ def _status(db: Database) -> admin_pb2.StatusResponse:
         software=found.software,
         format=found.format,
         read_only=found.read_only,
+        production=found.production,
         expiry=admin_pb2.Expiry(
             rows=found.expiry.rows,
             due=found.expiry.due,

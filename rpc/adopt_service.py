@@ -2,19 +2,23 @@
 
 Load       an empty database gets the schema of a text; it needs no folders
 Baseline   a database that has the schema of the server's folders already
+Accept     folders of the server that were edited count as those that ran
+Folders    what ran, for a client that writes it to its own disk
 
 Where migrations wait for approval, `everlog.migrations.besides` says who may.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from everlog.migrations import besides
 from everlog.migrations.adopt import baseline, load_schema
 from everlog.migrations.approval import Approval
+from everlog.migrations.recorded import accept, ran
+from everlog.migrations.rules import check_reason
 from everlog.migrations.status import MigrationInfo
 from everlog.proto import migrations_pb2 as pb
 from everlog.proto import migrations_pb2_grpc
@@ -50,6 +54,22 @@ class AdoptService(migrations_pb2_grpc.MigrationsServicer):
 
         found = await self._hosting.write(run)
         return pb.BaselineResponse(migrations=[info_message(info) for info in found])
+
+    async def Accept(self, request: pb.AcceptRequest, context: Any) -> pb.AcceptResponse:
+        db, source = self._hosting.database(request.database), self._source(request.database)
+        actor, reason = self._hosting.callers.who(context, request.actor), request.reason
+
+        def run() -> list[MigrationInfo]:
+            check_reason(reason)
+            with self._allowed("accept", request.database, actor, reason):
+                return accept(db, source, list(request.versions), actor=actor, reason=reason)
+
+        found = await self._hosting.write(run)
+        return pb.AcceptResponse(migrations=[info_message(info) for info in found])
+
+    async def Folders(self, request: pb.FoldersRequest, context: Any) -> AsyncIterator[pb.FoldersResponse]:
+        for one in await self._hosting.read(ran, self._hosting.database(request.database)):
+            yield pb.FoldersResponse(version=one.version, name=one.name, digest=one.digest, files=one.sources)
 
     def _allowed(self, verb: str, name: str, actor: str, reason: str) -> AbstractContextManager[None]:
         """To be entered for the call. Raises MigrationError where migrations wait for approval, and this

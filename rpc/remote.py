@@ -212,6 +212,17 @@ class RemoteDatabase(PastCalls, PeopleCalls):
         Metadata(actor, reason).check()
         return self._admin.correct_clock(actor=actor, reason=reason)
 
+    @property
+    def production(self) -> bool:
+        """Whether the log says that this is a database in production; see `Database.production`."""
+        return self._admin.status().production
+
+    def set_production(self, on: bool, *, actor: str = "", reason: str = "") -> int:
+        """Say in the log whether this is a database in production; see `Database.set_production`."""
+        self._check_writable()
+        Metadata(actor, reason).check()
+        return self._admin.set_production(on, actor=actor, reason=reason)
+
     def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterator[str]:
         """Everything that is not as it must be, a sentence each; `deep` as in `Database.check`. Read-only."""
         self._channel.check_open()

@@ -62,6 +62,7 @@ class RemoteAdmin:
             writes=WritesStatus(answer.writes.error, answer.writes.since_ns),
             clock=ClockStatus(answer.clock.reading_ns, answer.clock.ahead_s, answer.clock.corrected),
             warnings=list(answer.warnings),
+            production=answer.production,
         )
 
     def hashes(self, seq: int | None, *, sealed: bool) -> dict[str, TableHash]:
@@ -88,6 +89,13 @@ class RemoteAdmin:
     def correct_clock(self, *, actor: str, reason: str) -> int:
         request = admin_pb2.CorrectClockRequest(database=self._database, actor=actor, reason=reason)
         seq: int = self._channel.call(self._stub.CorrectClock, request).seq
+        return seq
+
+    def set_production(self, on: bool, *, actor: str, reason: str) -> int:
+        request = admin_pb2.SetProductionRequest(
+            database=self._database, production=on, actor=actor, reason=reason
+        )
+        seq: int = self._channel.call(self._stub.SetProduction, request).seq
         return seq
 
     def check(self, progress: OnProgress | None, *, deep: bool) -> Iterator[str]:

@@ -5,10 +5,12 @@ The server works with the folders that it was started with; those of the client 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.plan import PlannedMigration, PlannedStep, check_target
 from everlog.migrations.proposal import Proposal
+from everlog.migrations.recorded import Ran, Restored, write_folders
 from everlog.migrations.rollback import PlannedRollback, check_which
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import migrations_pb2 as pb
@@ -133,6 +135,33 @@ def baseline(db: RemoteDatabase, version: int, *, actor: str = "", reason: str =
         database=db.channel.address.database, version=version, actor=actor, reason=reason
     )
     return [_info(one) for one in db.channel.call(_stub(db).Baseline, request, timeout_s=PLAN_S).migrations]
+
+
+def accept(
+    db: RemoteDatabase, versions: Sequence[int] = (), *, actor: str = "", reason: str = ""
+) -> list[MigrationInfo]:
+    """Takes edited folders of the server for what ran, with a reason; see `everlog.migrations.accept`."""
+    Metadata(actor, reason).check()
+    for version in versions:
+        given.counted(version, "a version", error=MigrationError)
+    request = pb.AcceptRequest(
+        database=db.channel.address.database, versions=versions, actor=actor, reason=reason
+    )
+    return [_info(one) for one in db.channel.call(_stub(db).Accept, request, timeout_s=PLAN_S).migrations]
+
+
+def restore(
+    db: RemoteDatabase, source: Source = SOURCE, versions: Sequence[int] = (), *, force: bool = False
+) -> list[Restored]:
+    """Write folders here as the log of the server has them; see `everlog.migrations.restore`. Files with
+    rows of sealed tables that are there stay: whether they are as they ran is not known here."""
+    request, stub = pb.FoldersRequest(database=db.channel.address.database), _stub(db)
+    metadata = db.channel.metadata
+    found = [
+        Ran(one.version, one.name, one.digest, list(one.files))
+        for one in db.channel.stream(lambda: stub.Folders(request, metadata=metadata))
+    ]
+    return write_folders(found, source, versions, force=force)
 
 
 def proposals(db: RemoteDatabase) -> list[Proposal]:

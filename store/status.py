@@ -82,7 +82,7 @@ class Retaining(Protocol):
 
 class Status(msgspec.Struct, frozen=True):
     """`head` is the newest record on disk, `oldest` the first that is still held. `warnings` are sentences of
-    what operators of a server must do."""
+    what operators of a server must do; `production` as in `Database.production`."""
 
     uuid: bytes
     head: int
@@ -101,6 +101,7 @@ class Status(msgspec.Struct, frozen=True):
     writes: WritesStatus = WritesStatus()
     clock: ClockStatus = ClockStatus()
     warnings: list[str] = []
+    production: bool = False
 
 
 def software() -> str:
@@ -138,6 +139,7 @@ def status(db: Database) -> Status:
         ),
         clock=_clock(db, commit.time_ns),
         warnings=_warnings(db),
+        production=db.production,
     )
 
 

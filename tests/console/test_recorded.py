@@ -15,6 +15,7 @@ from everlog.migrations import sums
 from everlog.migrations.folder import find, folders
 from everlog.store.database import Database
 from tests.console.conftest import Run
+from tests.console.served import serving
 from tests.migrations.project import Project, line_of
 
 CITY = "string faa = 1; string name = 2; string city = 3;"
@@ -228,3 +229,56 @@ def test_what_fails_on_a_new_path_leaves_nothing(everlog: Run, here: Path) -> No
 
 def code_of(made: Project) -> Path:
     return made.folders[0] / "__init__.py"
+
+
+def test_at_a_server_its_folders_are_accepted_and_written_here(
+    shop: Project, everlog: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = shop.folders[1] / "__init__.py"
+    with serving() as served:
+        at = ("-u", served.url)
+        edit(code, "AIRPORTS = ", "EDITED = 1\nAIRPORTS = ")
+        assert everlog("build").code == 0
+        assert everlog(*at, "accept").code == 2
+        done = everlog(*at, "accept", "--reason", "why not", "--actor", "ann")
+        assert (done.code, done.out.startswith("Accepted: 20260101000001_two")) == (0, True), done.err
+        assert everlog(*at, "status").out.count("(edited") == 0
+        elsewhere = here / "mine" / "migrations"
+        monkeypatch.setenv("EVERLOG_MIGRATIONS_DIR", str(elsewhere))
+        elsewhere.mkdir(parents=True)
+        done = everlog(*at, "restore-folder", "--json")
+        assert [one["missing"] for one in done.json] == [[], []], done.err
+        names = ["__init__.py", "bootstrap_airports.csv", "model.proto"]
+        kept = {name: (elsewhere / shop.folders[0].name / name).read_bytes() for name in names}
+        assert kept == {name: (shop.folders[0] / name).read_bytes() for name in names}
+        assert "EDITED" not in (elsewhere / code.parent.name / "__init__.py").read_text()
+        assert everlog(*at, "restore-folder").out.startswith("Nothing to restore")
+        again = everlog(*at, "restore-folder", "20260101000002")
+        assert (again.code, "the log has no files of a migration 20260101000002" in again.err) == (1, True)
+
+
+def test_accept_on_the_files_goes_by_the_approvers_and_leaves_a_proposal_as_it_is(
+    shop: Project, everlog: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = shop.folders[0] / "__init__.py"
+    shop.add("three", fields=CITY)
+    assert everlog("build").code == 0
+    how = ("--migrate", "checked", "--approver", "bob")
+    words = ("accept", "--reason", "why not", "--actor")
+    with serving(*how) as served:
+        (found,) = everlog("-u", served.url, "migrations", "log", "--json").json
+        edit(code, "AIRPORTS = ", "EDITED = 1\nAIRPORTS = ")
+        assert everlog("build").code == 0
+        ended = everlog(*words, "bob")
+        assert (ended.code, "open" in ended.err) == (1, True), ended.err  # its files are the server's
+        assert "ann may not accept folders" in everlog("-u", served.url, *words, "ann").err
+    monkeypatch.setenv("EVERLOG_APPROVERS", "bob")
+    assert "ann may not accept folders of shop" in everlog(*words, "ann").err
+    assert everlog(*words, "bob").code == 0
+    commit = everlog("log", "--json").json[-1]
+    assert (commit["actor"], commit["proof"], commit["migration"]["step"]) == ("bob", "claimed", "ACCEPTED")
+    with serving(*how) as served:
+        (same,) = everlog("-u", served.url, "migrations", "log", "--json").json
+        assert (same["digest"], same["state"]) == (found["digest"], "waiting")
+        done = everlog("-u", served.url, "approve", same["digest"], "--actor", "bob", "--reason", "yes")
+        assert done.out.startswith("Finished: "), done.err

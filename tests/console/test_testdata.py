@@ -49,5 +49,13 @@ def test_a_database_in_production_refuses_from_whatever_client(
     assert everlog("log", "--json").json[-1]["seq"] == before
     assert everlog("rebuild").code == 0  # the note is made of the log
     assert everlog("production").out.endswith("is in production\n")
+    with serving("-u", f"file:{books}") as served:
+        at = ("-u", served.url)
+        assert everlog(*at, "production").out.endswith("is in production\n")
+        assert everlog(*at, "production", "no", "--actor", "ann", "--reason", "a copy").code == 0
+        assert everlog(*at, "production").out.endswith("is not in production\n")
+        assert everlog(*at, "status", "--json").json[0]["production"] is False
+        assert everlog(*at, "production", "yes").out.endswith("is in production\n")
+    assert [one.get("actor") for one in everlog("log", "--json").json[-2:]] == ["ann", None]
     assert everlog("production", "no").code == 0
     assert everlog("testdata").code == 0

@@ -16,6 +16,7 @@ from everlog.migrations.proposal import ProposalState
 from everlog.rpc import remote_migrations
 from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.server import Server
+from everlog.store.transaction import proof_name
 from tests.migrations.conftest import project
 from tests.migrations.project import Project
 from tests.migrations.test_online import Airports
@@ -118,3 +119,38 @@ def test_folders_are_adopted_by_who_may_approve(project: Project, db: EmbeddedDa
         (done,) = remote_migrations.baseline(by["ann"], BASE, reason="folded")
         assert (done.version, done.actor) == (BASE, "ann")
         assert all(one.state is not ProposalState.WAITING for one in remote_migrations.proposals(by["ann"]))
+
+
+def test_an_edited_folder_is_accepted_by_who_may_approve(project: Project, db: EmbeddedDatabase) -> None:
+    code = project.add("one") / "__init__.py"
+    migrations.apply(db, project.build().path)
+    project.add("two", fields="string faa = 1; string name = 2; string city = 3;")
+    project.build()
+    code.write_text(code.read_text() + "EDITED = 1\n")
+    approval = Approval(db, project.path, "x")
+    approval.prepare_or_report()
+    assert "was edited" in approval.problem
+    with served(approval, project.path) as by:
+        head = db.head
+        for who, why, says in (
+            ("cy", "sorted", "cy may not accept folders of x; those who may are: ann, bob"),
+            ("ann", " ", "expected a reason, found none"),
+        ):
+            with pytest.raises(MigrationError, match=says):
+                remote_migrations.accept(by[who], reason=why)
+        with pytest.raises(AccessError, match="ann"):
+            remote_migrations.accept(by["ann"], actor="bob", reason="sorted")
+        with pytest.raises(MigrationError, match="is pending; expected one that was edited"):
+            remote_migrations.accept(by["ann"], [20260101000001], reason="sorted")
+        assert db.head == head
+        (done,) = remote_migrations.accept(by["ann"], [20260101000000], reason="sorted")
+        commit = db.log.commit(db.head)
+        assert (done.seq, done.actor, commit.actor, commit.reason) == (db.head, "ann", "ann", "sorted")
+        assert proof_name(commit.proof) == "token"
+        assert [str(one.state) for one in remote_migrations.status(by["cy"])] == ["applied", "pending"]
+        waiting = remote_migrations.propose(by["cy"], reason="release 8")
+        assert waiting is not None
+        assert remote_migrations.problem(by["cy"]) == ""
+        remote_migrations.approve(by["bob"], waiting.short, reason="yes")
+        assert len(db.migrations()) > 3
+        assert db.schema.version == 20260101000001

@@ -5,13 +5,13 @@
 # ARGS="…" reaches the program that a target runs.
 
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test test-all torture lint fmt bench bench-report proto clean
+.PHONY: help demo serve test test-all torture lint fmt bench bench-report proto docs docs-serve wheel clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # By package, not by folder: a folder `store/` is the package `everlog.store`.
-CHECKED := everlog tests $(wildcard benchmarks) $(notdir $(patsubst %/.,%,$(wildcard examples/*/.)))
+CHECKED := everlog tests _generate $(wildcard benchmarks) $(notdir $(patsubst %/.,%,$(wildcard examples/*/.)))
 
 help:
 	@echo 'make demo          the whole of everlog on real data, in three minutes'
@@ -24,6 +24,9 @@ help:
 	@echo 'make bench         the benchmarks      ARGS="commit scan --scale 0.01"'
 	@echo 'make bench-report  the table of the last benchmarks'
 	@echo 'make proto         the generated code of the contract'
+	@echo 'make docs          the site of the docs, in build/docs/site'
+	@echo 'make docs-serve    the same, shown on http://127.0.0.1:8000       PORT=8001'
+	@echo 'make wheel         the wheel, in dist/'
 	@echo 'make clean         removes what was built; .venv stays'
 
 demo: $(VENV)/demo.stamp
@@ -59,6 +62,19 @@ bench-report: $(VENV)/dev.stamp
 proto: $(VENV)/dev.stamp
 	$(BIN)/python -m everlog.proto.generate
 
+# A warning, such as a link that leads nowhere, fails the build.
+docs: $(VENV)/dev.stamp
+	$(BIN)/python -m sphinx -W --keep-going --quiet -d build/docs/doctrees docs build/docs/site $(ARGS)
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/docs/site $(or $(PORT),8000)
+
+# setuptools would add the files of an earlier build that have gone since.
+wheel: constraints.txt | $(VENV)/bin/python
+	rm -rf build/lib build/bdist.*
+	$(PIP) install -c constraints.txt setuptools
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -not -path './.venv*/*' -prune -exec rm -rf {} +
@@ -71,7 +87,7 @@ $(VENV)/demo.stamp: constraints.txt pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/dev.stamp: constraints.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) install -c constraints.txt setuptools
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[archive,audit,build,demo,dev,notify,parquet,seal,testdata]'
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[archive,audit,build,demo,dev,docs,notify,parquet,seal,testdata]'
 	@touch $@ $(VENV)/demo.stamp
 
 # The first Python that is new enough and can make an environment (on Debian and Ubuntu that is

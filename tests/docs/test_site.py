@@ -1,0 +1,86 @@
+"""The site of the docs: it builds without warnings, is complete, and loads nothing from elsewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import everlog
+from tests.docs.session import blocks
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+TOCTREE = re.compile(r"^```\{toctree\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LOADED = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"([^\"]+)\"|<link\b[^>]*\bhref=\"([^\"]+)\"")
+STYLED = re.compile(r"@import\b[^;]*|url\([^)]*\)")
+
+
+def names_of(page: Path) -> list[str]:
+    """The pages that the tables of contents of a page name."""
+    lines = [line for tree in TOCTREE.findall(page.read_text(encoding="utf-8")) for line in tree.splitlines()]
+    return [line.strip() for line in lines if line.strip() and not line.startswith(":")]
+
+
+def test_every_page_has_a_place_in_the_table_of_contents() -> None:
+    named = names_of(DOCS / "index.md")
+    assert len(named) == len(set(named))
+    found = {page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES}
+    decisions = {page for page in found if page.startswith("decisions/0")}
+    assert found - decisions == {"index", *named}
+    assert names_of(DOCS / "decisions" / "index.md") == ["0*"]
+
+
+def test_no_page_but_one_tells_how_to_install_everlog() -> None:
+    telling = [
+        page.relative_to(ROOT).as_posix()
+        for page in [*ROOT.glob("*.md"), *ROOT.glob("examples/*/*.md"), *PAGES]
+        if re.search(r"pip install\S* +(-\S+ +)*'?everlog\b", page.read_text(encoding="utf-8"))
+    ]
+    assert telling == ["docs/install.md"]
+
+
+def test_the_extras_of_the_page_are_those_of_the_project() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (DOCS / "install.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(project["optional-dependencies"])
+    assert f"everlog-{project['version']}-py3-none-any.whl" in page
+
+
+def test_blocks_of_shell_name_targets_that_there_are() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "sh":
+                for target in re.findall(r"^make ([\w-]+)", block.text, re.MULTILINE):
+                    assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name}:{block.line}"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "--quiet", "-d", str(tmp_path / "trees")]
+    done = subprocess.run([*command, DOCS, site], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for page in site.rglob("*.html"):
+        for script, link in LOADED.findall(page.read_text(encoding="utf-8")):
+            assert not re.match(r"(\w+:)?//", script or link), f"{page.name} loads {script or link}"
+    for sheet in site.rglob("*.css"):
+        for found in STYLED.findall(sheet.read_text(encoding="utf-8")):
+            assert "//" not in found.replace("http://www.w3.org", ""), f"{sheet.name}: {found}"
+
+    html = (site / "reference" / "python.html").read_text(encoding="utf-8")
+    assert [name for name in everlog.__all__ if f'id="everlog.{name}"' not in html] == []
+    assert 'id="everlog.Transaction.put"' in html
+    html = (site / "reference" / "commands.html").read_text(encoding="utf-8")
+    assert "--to-version" in html
+    assert "everlog consumers register" in html
+    html = (site / "reference" / "grpc.html").read_text(encoding="utf-8")
+    assert "service Store" in html
+    assert "Validates a transaction and appends it as one record." in html

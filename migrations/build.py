@@ -22,22 +22,24 @@ model live in one process. Check the generated files in.
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import importlib.util
 import json
 import secrets
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from google.protobuf import descriptor_pb2
 
 from everlog.migrations import digest, sums
 from everlog.migrations.folder import SALT, SALT_BYTES, SOURCE, Folder, Source, find, folders
 from everlog.store.errors import SchemaError
+
+if TYPE_CHECKING:
+    import subprocess
 
 _GENERATED = ("model_pb2.py", "model_pb2.pyi")
 
@@ -185,11 +187,13 @@ def _protoc(todo: list[Folder], out: str) -> None:
             raise SchemaError(
                 f"{needed} is needed to build models; install it with `pip install everlog[build]`"
             )
+    from importlib.resources import files  # noqa: PLC0415  only for who builds
+
     names = {f"{folder.proto_package.replace('.', '/')}/model.proto": folder for folder in todo}
     for name, folder in names.items():
         Path(out, _MODELS, name).parent.mkdir(parents=True)
         Path(out, _MODELS, name).write_bytes(folder.model.read_bytes())
-    Path(out, "include").symlink_to(str(importlib.resources.files("grpc_tools").joinpath("_proto")))
+    Path(out, "include").symlink_to(str(files("grpc_tools").joinpath("_proto")))
     arguments = [f"-I{_MODELS}", "-Iinclude", "--python_out=.", "--descriptor_set_out=models.pb"]
     arguments += ["--include_imports", "--include_source_info", *(f"{_MODELS}/{name}" for name in names)]
     done = _run(_PROTOC, out, *arguments)
@@ -220,6 +224,8 @@ def _protoc(todo: list[Folder], out: str) -> None:
 
 
 def _run(code: str, place: str, *arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    import subprocess  # noqa: PLC0415  as above
+
     paths = json.dumps([str(Path(path).resolve()) for path in sys.path])
     command = [sys.executable, "-c", _AS_HERE + code, paths, *arguments]
     return subprocess.run(command, input=given, capture_output=True, check=False, cwd=place)

@@ -9,11 +9,15 @@ last of its mappings.
 
 from __future__ import annotations
 
-import sqlite3
+import contextlib
 import weakref
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from everlog.store.errors import DiskError
+
+if TYPE_CHECKING:
+    import sqlite3
 
 RECENT_BYTES = 8 << 20
 ENTRY_BYTES = 150  # of an entry in memory, besides its bytes
@@ -42,6 +46,8 @@ class Spill:
 
     def file(self) -> sqlite3.Connection:
         if self._file is None:
+            import sqlite3  # noqa: PLC0415  few bootstrap data are so large
+
             self._file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
             self._file.execute("PRAGMA journal_mode = OFF")
             self._file.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -75,10 +81,8 @@ class Spilled:
             return True, self._recent[key]
         if not self._has_table:
             return False, None
-        try:
+        with _translated():
             row = self._spill.file().execute(f"SELECT v FROM {self._table} WHERE k = ?", (key,)).fetchone()  # noqa: S608
-        except sqlite3.Error as error:
-            raise _disk(error) from error
         return (False, None) if row is None else (True, row[0])
 
     def __contains__(self, key: bytes) -> bool:
@@ -90,16 +94,14 @@ class Spilled:
             yield from self._recent.items()
             return
         self.spill()
-        try:
+        with _translated():
             yield from self._spill.file().execute(f"SELECT k, v FROM {self._table} ORDER BY k")  # noqa: S608
-        except sqlite3.Error as error:
-            raise _disk(error) from error
 
     def spill(self) -> None:
         """Moves into the file what is in memory. Raises DiskError."""
         if not self._recent:
             return
-        try:
+        with _translated():
             file = self._spill.file()
             if not self._has_table:
                 file.execute(f"CREATE TABLE {self._table} (k BLOB PRIMARY KEY, v BLOB) WITHOUT ROWID")
@@ -108,14 +110,19 @@ class Spilled:
             put = f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?)"  # noqa: S608
             file.executemany(put, sorted(self._recent.items()))
             file.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise _disk(error) from error
         self._recent = {}
 
 
-def _disk(error: sqlite3.Error) -> DiskError:
-    return DiskError(
-        f"rows could not be compared in a temporary file: {error}; make room in the directory of temporary"
-        " files (TMPDIR)",
-        outcome="nothing written",
-    )
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turns errors of SQLite into DiskError."""
+    import sqlite3  # noqa: PLC0415  as above
+
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise DiskError(
+            f"rows could not be compared in a temporary file: {error}; make room in the directory of"
+            " temporary files (TMPDIR)",
+            outcome="nothing written",
+        ) from error

@@ -29,8 +29,10 @@ SELDOM = {
     "grpc",
     "grpc_tools",
     "importlib.metadata",
+    "importlib.resources",
     "numpy",
     "sqlite3",
+    "subprocess",
     "tqdm",
     "zipfile",
 }

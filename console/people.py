@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from everlog.console.settings import Renamed, Settings, common, dry_run, pass_se
 from everlog.store.database import Database
 from everlog.store.fields import descriptor_of, resolve
 from everlog.store.head import KEYS
+from everlog.store.held import elements
 from everlog.store.master import NEXT_VARIABLE
 from everlog.store.schema import TableInfo
 
@@ -66,7 +68,7 @@ def forget(
         handle, info = tables.named(db, table)
         who = _who(info, key, person)
         if dry_run:
-            _would_forget(settings, db.export_person(handle, **who))
+            _would_forget(settings, db.stream_person(handle, **who))
             return
         done = db.forget(handle, **who, reason=reason, actor=actor)
     if settings.json:
@@ -85,17 +87,20 @@ def _check_one(key: tuple[str, ...], person: str | None) -> None:
 
 
 def _who(info: TableInfo, key: tuple[str, ...], person: str | None) -> dict[str, Any]:
-    """The person that the words name, as `Database.forget` and `export_person` take one. Raises RowError."""
+    """The person that the words name, as `Database.forget` and `stream_person` take one. Raises RowError."""
     if person is None:
         return {"key": text.values(info.key_fields, key, f"the key of {info.name}")}
     fields = (resolve(descriptor_of(info.model), info.proto.person.numbers),)
     return {"person": text.values(fields, (person,), f"the person of {info.name}")}
 
 
-def _would_forget(settings: Settings, held: dict[str, Any]) -> None:
+def _would_forget(settings: Settings, held: Iterable[bytes]) -> None:
     """Print how much `forget` would delete."""
-    rows = Counter(one["table"] for one in held["rows"])
-    versions = len(held["versions"])
+    rows, versions = Counter[str](), 0
+    for section, one in elements(held):
+        versions += section == "versions"
+        if section == "rows":
+            rows[one["table"]] += 1
     if settings.json:
         text.echo({"rows": rows, "versions": versions, "dry_run": True})
         return
@@ -123,7 +128,8 @@ def person() -> None:
 @pass_settings
 def export_(settings: Settings, table: str, key: tuple[str, ...], *, person: str | None) -> None:
     """Prints all data about one person as one JSON object: rows of all tables, every version in the log, its
-    author and reason, texts that mention the person, and the state of the key.
+    author and reason, texts that mention the person, and the state of the key. If it fails half-way, the exit
+    code is not 0, and what was printed is no whole object.
 
     \b
     Examples:
@@ -133,8 +139,10 @@ def export_(settings: Settings, table: str, key: tuple[str, ...], *, person: str
     _check_one(key, person)
     with open_database(settings, read_only=True) as db:
         handle, info = tables.named(db, table)
-        found = db.export_person(handle, **_who(info, key, person))
-    text.echo(found, indent=not settings.json)
+        for piece in db.stream_person(handle, **_who(info, key, person)):
+            click.echo(piece.replace(b"\n", b"") if settings.json else piece, nl=False)
+        if settings.json:
+            click.echo()
 
 
 @person.command()

@@ -7,9 +7,7 @@ known by its commit_id and is answered again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import msgspec
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 from everlog.proto import people_pb2, people_pb2_grpc
 from everlog.rpc.admin_service import sparing
@@ -29,6 +27,19 @@ PART_BYTES = 1 << 20
 
 def _sent(one: Remaining) -> people_pb2.Remaining:
     return people_pb2.Remaining(kind=one.kind, text=one.text, seqs=one.seqs)
+
+
+def _parts(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in parts for messages."""
+    held = bytearray()
+    for piece in pieces:
+        for at in range(0, len(piece), PART_BYTES):
+            held += piece[at : at + PART_BYTES]
+            if len(held) >= PART_BYTES:
+                yield bytes(held)
+                held.clear()
+    if held:
+        yield bytes(held)
 
 
 class PeopleService(people_pb2_grpc.PeopleServicer):
@@ -77,9 +88,14 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
             request.key if by == "key" else None,
             request.person if by != "key" else None,
         )
-        told = await self._hosting.survey(lambda: msgspec.json.encode(export(db, who)))
-        for at in range(0, len(told), PART_BYTES):
-            yield people_pb2.ExportResponse(json=told[at : at + PART_BYTES])
+
+        def run(telling: Telling[people_pb2.ExportResponse]) -> None:
+            for part in _parts(export(db, who)):
+                self._hosting.check_going()
+                telling.tell(people_pb2.ExportResponse(json=part))
+
+        async for answer in self._hosting.told(run, goes_on=False):
+            yield answer
 
     async def Readable(  # type: ignore[override]
         self, request: people_pb2.ReadableRequest, context: Context

@@ -7,7 +7,8 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -89,6 +90,13 @@ class PeopleCalls(Writer):
         self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None
     ) -> dict[str, Any]:
         """Everything that the server holds on one person; see `Database.export_person`."""
+        found: dict[str, Any] = msgspec.json.decode(b"".join(self.stream_person(table, key, person=person)))
+        return found
+
+    def stream_person(
+        self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None
+    ) -> Iterator[bytes]:
+        """The same as pieces of one JSON object; see `Database.stream_person`."""
         request = people_pb2.ExportRequest(
             database=self.channel.address.database, table=given.table_name(table)
         )
@@ -96,9 +104,9 @@ class PeopleCalls(Writer):
         _name_person(request, schema, key, person)
         stub = people_pb2_grpc.PeopleStub(self.channel.grpc)
         said = (*self.channel.metadata, (SCHEMA_KEY, str(schema.version)))
-        parts = [answer.json for answer in self.channel.stream(lambda: stub.Export(request, metadata=said))]
-        found: dict[str, Any] = msgspec.json.decode(b"".join(parts))
-        return found
+        answers = self.channel.stream(lambda: stub.Export(request, metadata=said))
+        first = next(answers)  # or the error
+        return (answer.json for answer in chain([first], answers))
 
     def readable_people(self) -> list[Remaining]:
         """Return the data about people in the server's log that is readable without keys; see

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import msgspec
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
@@ -445,6 +446,14 @@ class Database(Writer):
         version that the log has of them, also from before they were sealed, the commits that wrote them,
         texts that mention them, and the state of their key. Values of JSON. Reads the whole log; writes
         nothing. Raises RowError if there is nothing, SealedError without the master key."""
+        found: dict[str, Any] = msgspec.json.decode(b"".join(self.stream_person(table, key, person=person)))
+        return found
+
+    def stream_person(
+        self, table: Table[M, K] | str, key: K | None = None, *, person: Any = None
+    ) -> Iterator[bytes]:
+        """Return what `export_person` returns as pieces of one JSON object, however much it is: they take
+        bounded memory. Raises the same errors, before the first piece."""
         self._check_open()
         who = person_of(self.schema, given.table_name(table), key, person)
         return export(self, who)

@@ -90,25 +90,19 @@ def forget(db: Database, who: Person, metadata: Metadata) -> Forgotten:
     return done._replace(remaining=remaining)
 
 
-def export(db: Database, who: Person) -> dict[str, Any]:
-    """See `Database.export_person`."""
+def export(db: Database, who: Person) -> Iterator[bytes]:
+    """See `Database.stream_person`."""
     info = _people(db.schema.generation(who.table, who.space))
     assert info.sealing is not None
     info.sealing.check()
     if who.key is None:
         key_id = info.sealing.vault.find(who.value or b"") if info.sealing.vault.exists else None
-        found = held.export(db, info.name, key_id or b"", who.value, None)
-    else:
-        row = (info.proto.id, who.key)
-        value = db.tables.get(info.row_prefix + who.key)
-        key_id = keys.key_id_of(value) if value is not None else held.key_id_in_log(db, row)
-        known = _known(db, key_id) if key_id else None
-        found = held.export(db, info.name, key_id or b"", known.person if known else None, row)
-    if not found["versions"]:
-        raise RowError(
-            f"table {info.name} holds nothing on that person, and neither does the log", table=info.name
-        )
-    return found
+        return held.export(db, info.name, key_id or b"", who.value, None)
+    row = (info.proto.id, who.key)
+    value = db.tables.get(info.row_prefix + who.key)
+    key_id = keys.key_id_of(value) if value is not None else held.key_id_in_log(db, row)
+    known = _known(db, key_id) if key_id else None
+    return held.export(db, info.name, key_id or b"", known.person if known else None, row)
 
 
 def _known(db: Database, key_id: bytes) -> _Known:

@@ -5,14 +5,17 @@
 
     versions that are open, primary keys, texts of migrations, actor and reason     stay readable
 
-The log is read as a whole for an export. To forget, it is read only as far as tables were written in clear.
+The log is read as a whole for an export, once for each part of it: only the keys of the person's rows and the
+numbers of their commits are held. To forget, it is read only as far as tables were written in clear.
 """
 
 from __future__ import annotations
 
 import base64
 import re
+from array import array
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,7 +25,7 @@ from google.protobuf.message import DecodeError, Message
 from everlog.proto import log_pb2
 from everlog.store import codec, keys, record
 from everlog.store.binding import person_part
-from everlog.store.errors import Error, SealedError
+from everlog.store.errors import Error, RowError, SealedError
 from everlog.store.fields import descriptor_of, has, resolve
 from everlog.store.load import SEALED_LOAD
 from everlog.store.schema import Schema, TableInfo
@@ -30,7 +33,7 @@ from everlog.store.schema import Schema, TableInfo
 if TYPE_CHECKING:
     from everlog.store.database import Database
 
-WORD_MIN = 4  # characters of a value that is looked for in texts
+WORD_MIN, WORD_MAX = 4, 1000  # characters of a value that is looked for in texts, from its first
 WORDS_MAX = 200
 SEQS_SHOWN = 10
 GIVEN = "keys.given"  # the kind of the Notice that says who has been given keys
@@ -113,10 +116,12 @@ def records(db: Database, words: Iterable[bytes], until: int | None = None) -> I
             yield record.decode(framed, seq)
 
 
-def rows_of(db: Database, all_of: Generations, key_id: bytes, person: bytes | None) -> set[RowKey]:
+def rows_of(
+    db: Database, all_of: Generations, key_id: bytes, person: bytes | None, until: int
+) -> set[RowKey]:
     """The rows that were ever of a person, by their key and, before they were sealed, by their value."""
     found = set[RowKey]()
-    for commit in records(db, [key_id] if key_id else []):
+    for commit in records(db, [key_id] if key_id else [], until):
         for change in commit.changes:
             if change.key_id == key_id and change.space in all_of.infos:
                 found.add((all_of.infos[change.space].proto.id, change.key))
@@ -137,22 +142,37 @@ def _open_rows(db: Database, all_of: Generations, person: bytes | None) -> set[R
     return found
 
 
-def words_of(rows: Iterable[Message | None]) -> set[str]:
-    """The texts in rows, by which they are recognised elsewhere."""
-    found = set[str]()
+class Words:
+    """The texts in rows, by which they are recognised elsewhere: the longest, WORDS_MAX of them, and WORD_MAX
+    characters of each."""
 
-    def look(message: Message) -> None:
+    def __init__(self) -> None:
+        self._found = set[str]()
+
+    def add(self, row: Message | None) -> None:
+        if row is not None:
+            self._look(row)
+        if len(self._found) > 4 * WORDS_MAX:
+            self._found = self.longest()
+
+    def longest(self) -> set[str]:
+        return set(sorted(self._found, key=len, reverse=True)[:WORDS_MAX])
+
+    def _look(self, message: Message) -> None:
         for field, value in message.ListFields():
             for one in value if field.is_repeated else (value,):
                 if isinstance(one, Message):
-                    look(one)
+                    self._look(one)
                 elif isinstance(one, str) and len(one) >= WORD_MIN:
-                    found.add(one)
+                    self._found.add(one[:WORD_MAX])
 
+
+def words_of(rows: Iterable[Message | None]) -> set[str]:
+    """The texts in rows, by which they are recognised elsewhere."""
+    words = Words()
     for row in rows:
-        if row is not None:
-            look(row)
-    return set(sorted(found, key=len, reverse=True)[:WORDS_MAX])
+        words.add(row)
+    return words.longest()
 
 
 def texts(migration: log_pb2.Migration, words: Iterable[str]) -> list[str]:
@@ -164,13 +184,91 @@ def texts(migration: log_pb2.Migration, words: Iterable[str]) -> list[str]:
 
 def export(
     db: Database, table: str, key_id: bytes, person: bytes | None, row: RowKey | None
-) -> dict[str, Any]:
-    """See `Database.export_person`."""
-    all_of, vault = Generations(db), db.schema.vault
-    assert vault is not None
-    mine = rows_of(db, all_of, key_id, person) | ({row} if row is not None else set())
-    versions, commits, rows = list[dict[str, Any]](), dict[int, dict[str, Any]](), list[Message | None]()
-    for commit in records(db, (key for _, key in mine)):
+) -> Iterator[bytes]:
+    """See `Database.stream_person`. Raises RowError, at once, if there is nothing.
+
+    Each element of an array is a line of its own, behind the comma that it needs (`elements`).
+    """
+    all_of, at = Generations(db), db.head
+    mine = rows_of(db, all_of, key_id, person, at) | ({row} if row is not None else set())
+    words, seqs = Words(), array("Q")
+    versions = _versions(db, all_of, mine, key_id, person, at, words, seqs)
+    first = next(versions, None)
+    if first is None:
+        raise RowError(f"table {table} holds nothing on that person, and neither does the log", table=table)
+
+    def pieces() -> Iterator[bytes]:
+        yield b"{" + b",".join(
+            b"%s:%s" % (_dump(name), _dump(value))
+            for name, value in (
+                ("database", db.uuid.hex()),
+                ("at", at),
+                ("log_from", db.log.oldest),
+                ("table", table),
+            )
+        )
+        yield from _array("rows", _rows(db, mine, key_id))
+        yield from _array("versions", chain([first], versions))
+        yield from _array("commits", (_commit(db.log.commit(seq)) for seq in seqs))
+        given = set[str]()
+        yield from _array("mentions", _mentions(db, words.longest(), given, at))
+        key = {"id": key_id.hex(), "state": _state(db, key_id), "given_to": sorted(given)}
+        yield b',\n"key":' + _dump(key) + b"}\n"
+
+    return pieces()
+
+
+_dump = msgspec.json.encode
+
+
+def _array(name: str, items: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    comma = b""
+    yield b",\n" + _dump(name) + b":["
+    for item in items:
+        yield b"\n" + comma + _dump(item)
+        comma = b","
+    yield b"\n]"
+
+
+def elements(pieces: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
+    """The elements of the arrays in an export, each with the name of its array."""
+    section = ""
+    for line in _lines(pieces):
+        if section and line == b"],":
+            section = ""
+        elif section:
+            yield section, msgspec.json.decode(line.removeprefix(b","))
+        elif line.startswith(b'"') and line.endswith(b":["):
+            section = msgspec.json.decode(line.removesuffix(b":["))
+        elif line.startswith(b"{") and line.endswith(b"}"):  # of a server of a version before
+            whole = msgspec.json.decode(line)
+            for name in ("rows", "versions", "commits", "mentions"):
+                yield from ((name, one) for one in whole[name])
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    held = list[bytes]()
+    for piece in pieces:
+        first, *rest = piece.split(b"\n")
+        held.append(first)
+        for line in rest:
+            yield b"".join(held)
+            held = [line]
+    yield b"".join(held)
+
+
+def _versions(  # noqa: PLR0917  each is said at the call
+    db: Database,
+    all_of: Generations,
+    mine: set[RowKey],
+    key_id: bytes,
+    person: bytes | None,
+    until: int,
+    words: Words,
+    seqs: array[int],
+) -> Iterator[dict[str, Any]]:
+    """Every version of these rows; notes their words and commits."""
+    for commit in records(db, (key for _, key in mine), until):
         for change in commit.changes:
             info = all_of.infos.get(change.space)
             if info is None or (info.proto.id, change.key) not in mine:
@@ -180,34 +278,24 @@ def export(
             found, how = all_of.row(change) if change.op == log_pb2.PUT else (None, "deleted")
             if how == "open" and person is not None and all_of.person_of(change) not in {None, person}:
                 continue
-            rows.append(found)
-            versions.append({**_named(info, change.key), "seq": commit.seq, "is": how, "row": _json(found)})
-            commits[commit.seq] = _commit(commit)
-    words = words_of(rows)
-    mentions = list[dict[str, Any]]()
-    given = set[str]()
-    for commit in records(db, [*(word.encode() for word in words), GIVEN.encode()]):
+            words.add(found)
+            if not seqs or seqs[-1] != commit.seq:
+                seqs.append(commit.seq)
+            yield {**_named(info, change.key), "seq": commit.seq, "is": how, "row": _json(found)}
+
+
+def _mentions(db: Database, words: set[str], given: set[str], until: int) -> Iterator[dict[str, Any]]:
+    """Where texts of rows are in the log besides; notes who was given keys."""
+    for commit in records(db, [*(word.encode() for word in words), GIVEN.encode()], until):
         if commit.notice.kind == GIVEN:
             given.add(commit.notice.subject)
         where = texts(commit.migration, words) + [
             name for name, text in _texts(commit).items() if any(word in text for word in words)
         ]
-        mentions += [{"seq": commit.seq, "in": one} for one in where]
-    present = [one for one in _rows(db, mine, key_id) if one is not None]
-    return {
-        "database": db.uuid.hex(),
-        "at": db.head,
-        "log_from": db.log.oldest,
-        "table": table,
-        "key": {"id": key_id.hex(), "state": _state(db, key_id), "given_to": sorted(given)},
-        "rows": present,
-        "versions": versions,
-        "commits": [commits[seq] for seq in sorted(commits)],
-        "mentions": mentions,
-    }
+        yield from ({"seq": commit.seq, "in": one} for one in where)
 
 
-def _rows(db: Database, mine: set[RowKey], key_id: bytes) -> Iterator[dict[str, Any] | None]:
+def _rows(db: Database, mine: set[RowKey], key_id: bytes) -> Iterator[dict[str, Any]]:
     infos = {info.proto.id: info for info in db.schema.tables.values()}
     for id, key in sorted(mine):
         info = infos.get(id)

@@ -12,8 +12,11 @@ from everlog.proto import log_pb2
 from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.server import Server
 from everlog.store.errors import RowError, SealedError
+from everlog.store.held import WORD_MAX, WORDS_MAX, Words, elements
 from tests.store.models import ITEMS, declare
 from tests.store.people import MASTER, PATIENTS, VISITS, open_people, patient, visit
+
+SECTIONS = ("rows", "versions", "commits", "mentions")
 
 
 def test_an_export_has_rows_versions_commits_texts_and_the_key(path: Path) -> None:
@@ -63,6 +66,37 @@ def test_an_export_has_rows_versions_commits_texts_and_the_key(path: Path) -> No
             db.export_person(ITEMS, 1)
     with open_people(path, master_key=None) as db, pytest.raises(SealedError, match="no master key"):
         db.export_person(PATIENTS, 2)
+
+
+def test_an_export_is_streamed_as_the_same_object_with_a_line_for_each_element(tmp_path: Path) -> None:
+    texts = ["Annabel\nof \u2028 ], and", ' "rows":[', "],", ""]
+    with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
+        declare(db, PATIENTS, VISITS)
+        for number, text in enumerate(texts):
+            db.put(VISITS, visit(number, "s-1", text), reason=f"said: {text}")
+        with Server({"clinic": db}) as server, RemoteDatabase(server.url("clinic")) as remote:
+            for one in (db, remote):
+                pieces = list(one.stream_person("visits", person="s-1"))
+                found = json.loads(b"".join(pieces))
+                assert found == one.export_person("visits", person="s-1")
+                assert [row["row"].get("text", row["row"].get("note", "")) for row in found["rows"]] == texts
+                expected = [(name, item) for name in SECTIONS for item in found[name]]
+                for size in (1, 7, 1 << 20):
+                    whole = b"".join(pieces)
+                    cut = [whole[at : at + size] for at in range(0, len(whole), size)]
+                    assert list(elements(cut)) == expected
+                assert list(elements([json.dumps(found, separators=(",", ":")).encode()])) == expected
+                with pytest.raises(RowError, match="holds nothing on that person"):
+                    one.stream_person("visits", person="s-99")
+
+
+def test_words_are_the_longest_and_bounded() -> None:
+    words = Words()
+    for number in range(3000):
+        words.add(patient(number, f"s-{number:05}", name="x" * number))
+    found = words.longest()
+    assert len(found) == WORDS_MAX
+    assert {len(one) for one in found} == {WORD_MAX, *(range(WORD_MAX - WORDS_MAX + 1, WORD_MAX))}
 
 
 def test_forget_says_what_stays_readable_here_and_at_a_server(tmp_path: Path) -> None:

@@ -37,7 +37,11 @@ SELDOM = {
     "zipfile",
 }
 # importlib.invalidate_caches of these versions imports them.
-BY_PYTHON = {"email", "importlib.metadata", "zipfile"} if sys.version_info >= (3, 12) else set[str]()
+BY_PYTHON = (
+    {"email", "importlib.metadata", "importlib.resources", "zipfile"}
+    if sys.version_info >= (3, 12)
+    else set[str]()
+)
 
 
 def modules(at: Path, *args: str) -> tuple[str, set[str]]:

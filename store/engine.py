@@ -65,12 +65,14 @@ DATA_BUFFER_BYTES = 6 << 20
 CACHE_BYTES = 32 << 20
 REOPENINGS = 3
 FAMILY_BYTES = 256 << 10  # a column family is not made with less room
+NEWEST_MAX, REST_S = 4, 60.0  # files; how long `rest` waits for their merging
 CLOSE_S = 10.0  # closing waits so long for calls of other threads
 LARGE_BLOCK_BYTES = 1 << 20
 _M_MMAP_THRESHOLD = -3  # of mallopt(3)
 # A file of a column family, as RocksDB describes it: 12:3456[1 .. 9]['0000' seq:1, type:1 .. '00FF' seq:9, …
 _FILE = re.compile(r"^ \d+:(\d+)\[.*?\]\['([0-9A-F]*)' seq:.*? \.\. '([0-9A-F]*)' seq:", re.MULTILINE)
 
+_NEWEST = "rocksdb.num-files-at-level0"
 _PROPERTY = re.compile(r"# (entries|deletions|range deletions)=(\d+);")
 
 
@@ -536,6 +538,14 @@ class Engine:
         lock."""
         with self._care, self._waiting(), translated(f"compacting {self.path}"):
             self.data.compact_range(start, end, _forced())
+
+    def rest(self, family: Rdict) -> None:
+        """Wait, a minute at most, until RocksDB has merged the newest files of a column family. A range
+        holds a block of each of them in memory, and a block holds a whole row of up to 4 MiB."""
+        until = time.monotonic() + REST_S
+        with translated(f"reading {self.path}"):
+            while (family.property_int_value(_NEWEST) or 0) > NEWEST_MAX and time.monotonic() < until:
+                time.sleep(0.01)
 
     def flush(self) -> None:
         """Brings what is in memory to files, so that opening has nothing to replay."""

@@ -73,6 +73,7 @@ def _beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
         try:
             projector = projector or projector_from_start(log, target, db.schema.vault)
             replay(log, projector, seq, progress)
+            engine.rest(family)
             fresh = compare(view, target.view, projector, seq, progress)
         finally:
             view.close()
@@ -221,6 +222,7 @@ def _make(  # noqa: PLR0917  the one call is beside it
         projector.flush()
         log.sync()
         engine.flush()
+        engine.rest(engine.data)
         log.write_head_file(sync=True)
         return hashes(
             target.view, projector.schema, telling(progress, "hash rebuilt tables", projector.pending.counts)

@@ -106,7 +106,13 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
     low = text.lower()
     if type(error).__name__ == "DbClosedError" or "already mutably borrowed" in low:  # it is being closed
         return ClosedError(f"{doing}: the database is closed")
-    if "no space left" in low or "disk quota" in low:
+    if "disk quota" in low:  # which RocksDB takes for a failing disk
+        return DiskError(
+            f"{doing}: the disk quota is used up; nothing was written. Free some space, and open the database"
+            " again: RocksDB writes nothing more until then",
+            outcome="nothing written",
+        )
+    if "no space left" in low:
         return DiskError(
             f"{doing}: the disk is full; nothing was written. Free some space (20 MB at least) and try again:"
             " some seconds later writing goes on",

@@ -61,7 +61,9 @@ print(json.dumps([[one for one in acknowledged if one], [one for one in refused 
 
 
 @pytest.mark.skipif(disk.library() is None, reason=disk.NO_COMPILER)
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize(
+    "error", [errno.ENOSPC, errno.EIO, pytest.param(errno.EDQUOT, marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("what", ["write", "sync"])
 @pytest.mark.timeout(0)
 def test_whichever_call_fails_what_was_acknowledged_is_there_and_the_rest_is_not(

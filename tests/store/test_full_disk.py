@@ -18,6 +18,7 @@ import pytest
 
 from everlog.store.database import Database
 from everlog.store.errors import DiskError
+from everlog.store.seam import translate
 from tests.store.conftest import Opener
 from tests.store.models import ITEMS, Item
 
@@ -281,3 +282,12 @@ def test_writing_goes_on_when_there_is_room_whenever_it_was_refused(
     for _ in range(2):
         fill_and_make_room(db, small_disk, chance)
         (small_disk / "ballast").write_bytes(bytes(24 << 20))
+
+
+def test_a_used_up_quota_promises_nothing() -> None:
+    """RocksDB resumes from it only when the database is opened again."""
+    found = translate(Exception("IO error: Disk quota exceeded: While appending to file"), "writing")
+    assert isinstance(found, DiskError)
+    assert found.outcome == "nothing written"
+    assert "open the database again" in str(found)
+    assert not found.facts.get("full")

@@ -64,7 +64,7 @@ def import_(
     if not flows:
         known = sources.look_at(file, table, form, null)
         id = id or known.id
-        total = {"csv": known.lines - 1, "jsonl": known.lines}.get(form)
+        total = {"csv": max(0, known.lines - 1), "jsonl": known.lines}.get(form)
     settings.resume = (
         "loaded rows stay; the same command continues"
         if id

@@ -121,3 +121,21 @@ def test_what_comes_through_a_pipe_is_read_once(everlog: Run, books: Path, sourc
     (done,) = everlog("import", "books", pipe, "--json").json
     writer.join()
     assert done["rows"] == 40
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "error: empty.csv:1: expected a header of field names, found nothing"),
+        (b"\xef\xbb\xbf\r\n", "error: empty.csv:1: expected a header of field names, found nothing"),
+        (b"\xff\xfei\0", "error: empty.csv:1: not UTF-8"),
+        (b"isbn,volume", "Imported: 0 rows of books"),
+    ],
+)
+def test_a_file_without_rows_is_told_apart_from_one_without_a_header(
+    everlog: Run, books: Path, here: Path, content: bytes, said: str
+) -> None:
+    (here / "empty.csv").write_bytes(content)
+    ended = everlog("import", "books", "empty.csv")
+    assert said in ended.out + ended.err
+    assert ended.code == said.startswith("error")

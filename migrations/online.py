@@ -138,7 +138,7 @@ def _start(  # noqa: PLR0917  each is said at the call
     db.transforms = transforms(migration)  # first: from that record on every write needs them
     none = Bootstrap()
     none.withheld = rows.withheld
-    with db.committer.alone():
+    with db.committer.alone() if seeds else nullcontext():
         for table in building.building:
             if table.name in seeds and not table.remade:
                 table.seeded = db.log.written + 1  # the seq of the record that is appended here

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+import everlog
 from everlog import RowError
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2, migrations_pb2, store_pb2, store_pb2_grpc
@@ -18,12 +19,13 @@ NONSENSE: Any = 99
 
 def test_a_kind_of_load_that_there_is_not_is_refused_and_nothing_written(db: EmbeddedDatabase) -> None:
     head = db.head
-    with (
-        Server({"x": db}) as server,
-        RemoteDatabase(server.url("x")) as remote,
-        pytest.raises(RowError, match=r"LoadRequest\.kind to be one of .*IMPORT \(\d\), .*found 99"),
-    ):
-        remote.load(AIRPORTS, [Airport(faa="JFK")], kind=NONSENSE)
+    request = store_pb2.LoadRequest(database="x", table="airports", kind=NONSENSE, last=True)
+    request.rows.append(Airport(faa="JFK").SerializeToString())
+    with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
+        with pytest.raises(Exception, match=r"LoadRequest\.kind to be one of .*IMPORT \(\d\), .*found 99"):
+            list(store_pb2_grpc.StoreStub(remote.channel.grpc).Load(iter([request])))
+        with pytest.raises(everlog.Error, match=r"expected a kind of load, .*found 99"):
+            remote.load(AIRPORTS, [Airport(faa="JFK")], kind=NONSENSE)
     assert db.head == head
 
 

@@ -270,5 +270,5 @@ def test_a_refused_connection_fails_at_once_and_with_a_timeout_is_waited_for(ser
 
 def test_a_deadline_of_no_time_is_refused() -> None:
     for seconds in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="more than 0 seconds"), everlog.deadline(seconds):
+        with pytest.raises(everlog.Error, match="more than 0 seconds"), everlog.deadline(seconds):
             raise AssertionError

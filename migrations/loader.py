@@ -55,7 +55,7 @@ def import_file(folder: Folder, name: str = "") -> ModuleType:
         module = importlib.import_module(package)
     except Error:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit() in a folder must not end a server, nor `up` with 0
         if isinstance(error, ModuleNotFoundError) and f"{package}.".startswith(f"{error.name}."):
             raise _elsewhere(folder, file) from error
         raise fault(folder, file, error) from error
@@ -93,7 +93,7 @@ def _is_same(one: Path, other: Path) -> bool:
         return False
 
 
-def fault(folder: Folder, file: Path, error: Exception, *, of_rows: bool = False) -> SchemaError:
+def fault(folder: Folder, file: Path, error: Exception | SystemExit, *, of_rows: bool = False) -> SchemaError:
     """What a folder's own code raised, at the line of the folder where it did. `of_rows`: it had rows, so
     its words are kept as far as they are in its source."""
     line = 1

@@ -59,7 +59,8 @@ def check_listed(path: Path) -> None:
     """Compare names and sizes of the files of the database in `path` with the MANIFEST. Read-only. Raises
     CorruptionError naming the first file that is missing or has another size."""
     for problem in _absent(path / "db"):
-        raise CorruptionError(f"{problem}. {REMEDY}", place=str(path / "db"))
+        told = problem if problem.endswith(REMEDY) else f"{problem}. {REMEDY}"
+        raise CorruptionError(told, place=str(path / "db"))
 
 
 def problems(path: Path) -> Iterator[str]:

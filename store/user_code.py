@@ -38,7 +38,7 @@ def place(function: Callable[..., Any], error: Exception | None = None) -> str:
     return f" (at {'/'.join(Path(code.co_filename).parts[-2:])}:{line})"
 
 
-def words(error: Exception, *files: str) -> str:
+def words(error: BaseException, *files: str) -> str:
     """Return the type of an error, and its text as far as a `raise` in these files has it."""
     name, text = type(error).__name__, str(error)
     if isinstance(error, MisuseError):
@@ -63,7 +63,7 @@ def literal(text: str, file: str, *, raised: bool = False) -> str:
     return found
 
 
-def private(error: Exception) -> str:
+def private(error: BaseException) -> str:
     """Return the whole text of an error, for `Error.private`."""
     return f"{type(error).__name__}: {error}"
 

@@ -28,6 +28,7 @@ def test_migrations_are_loaded_in_order_by_package_or_directory(
         ('CITY = field("name", 2, INT32)', "declared as int32, but the model says string"),
         ('OTHER = Table("others", Airport, key=FAA)', "table others is declared, but not in MIGRATION"),
         ("raise RuntimeError('no')", "RuntimeError: no"),
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
         ("import nothing_of_the_kind", "ModuleNotFoundError"),
         ("1 +", "SyntaxError"),
     ],

@@ -46,6 +46,7 @@ def _face(name: str, about: str) -> Iterator[str]:
             yield from _class(key, found)
     if errors:
         yield f"\n### Errors of {name}\n"
+        yield "Causes and remedies: [errors](../errors.md).\n"
         for key in errors:
             yield from _entry("exception", key, inspect.getdoc(classes[key]), ":")
     others = sorted(public.keys() - functions.keys() - classes.keys())

@@ -84,3 +84,11 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     html = (site / "reference" / "grpc.html").read_text(encoding="utf-8")
     assert "service Store" in html
     assert "Validates a transaction and appends it as one record." in html
+
+
+def test_the_glossary_is_short_and_sorted() -> None:
+    rows = re.findall(r"^\| \*\*(.+?)\*\* \| (.+) \|$", (DOCS / "glossary.md").read_text(), re.MULTILINE)
+    terms = [term for term, _ in rows]
+    assert 20 < len(terms) <= 40
+    assert terms == sorted(terms)
+    assert all(sentence.endswith(".") and ". " not in sentence for _, sentence in rows)

@@ -114,7 +114,7 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
         )
     if "no space left" in low:
         return DiskError(
-            f"{doing}: the disk is full; nothing was written. Free some space (20 MB at least) and try again:"
+            f"{doing}: the disk is full; nothing was written. Free some space (40 MB at least) and try again:"
             " some seconds later writing goes on",
             outcome="nothing written",
             full=True,

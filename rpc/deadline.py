@@ -26,8 +26,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
     A call without an answer by then raises UnavailableError; the server may still do what it asked for.
     """
-    if not given.seconds(seconds, "a deadline", error=Error):
-        raise Error(f"expected a deadline in more than 0 seconds, found {seconds!r}")
+    given.seconds(seconds, "a deadline", zero=False, error=Error)
     until, before = time.monotonic() + seconds, _until.get()
     token = _until.set(until if before is None else min(until, before))
     try:

@@ -70,10 +70,17 @@ def limit(value: Any, of: str) -> int | None:
     return min(int(value), MANY - 1)
 
 
-def seconds(value: Any, name: str, *, error: type[Error] = RowError) -> float:
-    """A time span that is not negative. Raises `error`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value < 0:
-        raise error(f"expected {name} as seconds, 0 or more, found {type(value).__name__} {value!r}")
+def seconds(value: Any, name: str, *, zero: bool = True, error: type[Error] = RowError) -> float:
+    """A time span of more than 0 seconds, or of 0 where `zero` allows it. Raises `error`."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or math.isnan(value)
+        or value < 0
+        or (value == 0 and not zero)
+    ):
+        span = "0 seconds or more" if zero else "more than 0 seconds"
+        raise error(f"expected {name} of {span}, found {type(value).__name__} {value!r}")
     return float(value)
 
 

@@ -293,7 +293,7 @@ def _called(
             yield check(migration, one)
     except Error:
         raise
-    except Exception as error:  # noqa: BLE001  user code raises anything; its traceback has the row
+    except (Exception, SystemExit) as error:  # noqa: BLE001  user code raises anything; its traceback has the row
         raise fault(migration.folder, path, error, of_rows=True) from None
 
 

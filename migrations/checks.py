@@ -118,7 +118,7 @@ def _problems(
         pass
     except Error:
         raise
-    except Exception as error:  # noqa: BLE001  user code raises anything; its traceback has the row
+    except (Exception, SystemExit) as error:  # noqa: BLE001  user code raises anything; its traceback has the row
         raise fault(migration.folder, path, error, of_rows=True) from None
     kept = [literal(one, str(path)) or "a sentence that does not stand in checks.py" for one in found]
     return kept, "; ".join(found) if kept != found else ""

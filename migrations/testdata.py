@@ -107,7 +107,7 @@ def rows(migration: Migration, *, scale: int = SCALE, seed: int = SEED) -> Itera
         yield from made(Random(seed), scale)  # noqa: S311  data, no secrets
     except Error:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise fault(folder, path, error) from error
 
 

@@ -138,7 +138,7 @@ def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
         raise _failed(what, count, private=error.private, **error.facts) from error
     except Error as error:
         raise _failed(f"fails: {error}{place(make, error)}", count, private=error.private) from error
-    except Exception as error:  # noqa: BLE001  user code raises anything; its traceback has the row
+    except (Exception, SystemExit) as error:  # noqa: BLE001  user code raises anything; its traceback has the row
         code = getattr(make, "__code__", None)
         what = words(error, code.co_filename) if code is not None else type(error).__name__
         raise _failed(f"fails: {what}{place(make, error)}", count, private=private(error)) from None

@@ -105,7 +105,7 @@ class Twins:
                 ) from None
             try:
                 made = function(row)
-            except Exception as error:  # noqa: BLE001  user code raises anything
+            except (Exception, SystemExit) as error:  # noqa: BLE001  user code raises anything
                 code = getattr(function, "__code__", None)
                 what = words(error, code.co_filename) if code is not None else type(error).__name__
                 what += place(function, error)

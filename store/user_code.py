@@ -26,7 +26,7 @@ class MisuseError(TypeError):
     """Raised for a wrong value returned by user code; its text has no values of rows."""
 
 
-def place(function: Callable[..., Any], error: Exception | None = None) -> str:
+def place(function: Callable[..., Any], error: BaseException | None = None) -> str:
     """Return the place of a failure in the user's file, or that of the function; empty if unknown."""
     code = getattr(function, "__code__", None)
     if code is None:

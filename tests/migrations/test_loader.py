@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from everlog import SchemaError, migrations
+from everlog import Error, SchemaError, migrations
+from everlog.store.database import Database
 from tests.migrations.project import HEADER, Project, line_of
 
 
@@ -142,3 +143,12 @@ def test_a_package_of_the_same_name_elsewhere_is_said(
     shutil.rmtree(project.path)
     with pytest.raises(SchemaError, match="two packages have one name"):
         other.load()
+
+
+def test_code_of_a_folder_that_would_end_the_process_is_an_error(project: Project, db: Database) -> None:
+    rows = "import sys\n\n\ndef rows():\n    sys.exit(0)\n    yield\n"
+    project.add("first", files={"bootstrap.py": rows})
+    head = db.head
+    with pytest.raises(Error, match="SystemExit"):
+        migrations.apply(db, project.build().path)
+    assert db.head == head

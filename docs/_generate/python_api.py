@@ -16,7 +16,7 @@ FACES = {
     "everlog": "Open a database, read and write it.",
     "everlog.migrations": "What a migration's folder imports, and the calls behind the commands.",
     "everlog.testing": "Databases for tests ([testing](../testing.md)).",
-    "everlog.consumers": "Followers and sinks.",
+    "everlog.consumers": "Followers and sinks ([following](../following.md)).",
     "everlog.audit": "Backup, restore and archive ([backup](../backup.md)).",
 }
 # Classes that their names do not lead to, with the heading that shows why.

@@ -1,4 +1,4 @@
-"""The pages on the Python API, on modelling and on packaging do what they say."""
+"""The pages on the Python API, on modelling, packaging and following do what they say."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ import everlog.migrations
 from tests.docs.session import Session, blocks
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-PAGES = [DOCS / f"{name}.md" for name in ("python", "modelling", "packaging")]
+PAGES = [DOCS / f"{name}.md" for name in ("python", "modelling", "packaging", "following")]
 
 
 @pytest.mark.long

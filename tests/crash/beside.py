@@ -6,6 +6,7 @@ end; people are forgotten; files of the log are merged.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +18,15 @@ from everlog.audit.prover import LocalProver, checkpoint, origin_of, prove
 from everlog.audit.verify import verify
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.store.errors import Error, RowError
+from everlog.store.keys import SEQ
+from tests.crash import disk
 from tests.crash.care import Care
 from tests.crash.people import SUBJECTS
 
 SIGNER = Signer("torture", bytes(range(32)))
 ARCHIVES = ("archive-0", "archive-1")
 HOLDS = ("auditor", "follower")
+FREED_S = 15.0  # by then a snapshot that is closed keeps nothing on the disk
 
 
 def archive_old(care: Care) -> None:
@@ -35,12 +39,22 @@ def archive_old(care: Care) -> None:
 
 
 def archive_beside_snapshot(care: Care) -> None:
-    """What was open before reads on; nothing of it is missing."""
+    """What was open before reads on; nothing of it is missing, and once it is closed its disk is freed."""
     way = care.way()
     with care.db.snapshot() as snapshot:
         before = snapshot.count(way.table)
         archive_old(care)
         assert len(list(snapshot.scan(way.table))) == before
+        base = care.db.log.trimmed.base
+    until = time.monotonic() + FREED_S
+    while not disk.is_failing() and not _is_freed(care.db, base):
+        assert time.monotonic() < until, f"archived up to {base}, and the disk still has it"
+        time.sleep(0.1)
+
+
+def _is_freed(db: EmbeddedDatabase, base: int) -> bool:
+    """Whether files of the log begin with a record, and no mark of what was removed."""
+    return all(first >= SEQ.pack(base) for _, first, _ in db.engine.log_files())
 
 
 def hold(care: Care) -> None:
@@ -61,7 +75,19 @@ def sign(care: Care) -> None:
 
 
 def expire(care: Care) -> None:
-    care.db.expire()
+    """What is over goes, unless the clock jumped: then nothing does."""
+    try:
+        care.db.expire()
+    except Error as error:
+        if not care.clock.turns or "jumped" not in str(error):
+            raise
+
+
+def correct_clock(care: Care) -> None:
+    """Somebody looked, and says that the clock is right."""
+    with care.clock.right() as right:
+        if right:
+            care.db.correct_clock()
 
 
 def forget(care: Care) -> None:
@@ -93,6 +119,7 @@ OPERATIONS: dict[Callable[[Care], None], int] = {
     hold: 1,
     sign: 3,
     expire: 2,
+    correct_clock: 1,
     forget: 4,
     merge_log: 2,
 }
@@ -119,5 +146,14 @@ def agree_signed(db: EmbeddedDatabase, signed: list[str]) -> None:
         assert text in kept or len(kept) >= 100, f"not in the log: {note.split(text)[0]}"
 
 
+def _freed(db: EmbeddedDatabase, scratch: Path) -> None:
+    """What was archived is on the disk no longer: nothing sees it any more."""
+    db.engine.flush()
+    for _ in range(2):  # the first may have begun before
+        if (thread := db.log.merger.start()) is not None:
+            thread.join()
+    assert _is_freed(db, db.log.trimmed.base), "archived, and the disk still has it"
+
+
 # What must hold after a kill, of what the operations leave beside the database.
-AFTER: tuple[Callable[[EmbeddedDatabase, Path], None], ...] = (_whole_archives,)
+AFTER: tuple[Callable[[EmbeddedDatabase, Path], None], ...] = (_whole_archives, _freed)

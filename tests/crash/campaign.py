@@ -5,7 +5,7 @@
 
     life ─▶ killed: at a moment │ at a named point │ without power, at either │ while the disk failed
             left without closing │ its files moved away, or others put in their place
-            killed after its disk was full, and had room again
+            killed after its disk was full, and had room again; or while its clock jumped
          ─▶ opened again ─▶ check() ─▶ the log against the journal ─▶ the tables against the model
          ─▶ the follower against the tables ─▶ what the operations left ─▶ now and then a rebuild,
          or an old key store put back ─▶ the next life
@@ -27,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +36,8 @@ from everlog.feed.embedded import EmbeddedDatabase
 from everlog.store.database import Database
 from everlog.store.errors import OpenError
 from everlog.store.head import KEYS
-from tests.crash import beside, disk, operations, points
+from tests.crash import beside, broken, disk, operations, points
+from tests.crash.clocks import TURNED
 from tests.crash.ends import sweep
 from tests.crash.folders import FIRST, Folders, opened
 from tests.crash.journal import Told
@@ -44,8 +46,11 @@ from tests.crash.worker import FAILING, LEFT, MOVED, OPEN_MIRROR
 
 ROOT = Path(__file__).parents[2]
 LIVES = 8
+FULL = "full"  # a file: as long as there is one, the disk has no room
+LONG = 0.15  # of all lives are so long that there is time for what waits
 PAST = 3  # moments of the past that are looked at after each life
 REFILL_S = 15.0  # RocksDB tries again every five seconds, and may meet each failure once
+RESUMED_S = 40.0
 MOVED_S = 10.0  # by then a process has noticed that its files are gone
 LIFE_S = 60.0  # a life that is not over by then: its point was not passed
 
@@ -54,9 +59,14 @@ class Campaign:
     """One run. `say` is told each life in a line."""
 
     def __init__(
-        self, directory: Path, seed: int, say: Callable[[str], object] = print, way: str | None = None
+        self,
+        directory: Path,
+        seed: int,
+        say: Callable[[str], object] = print,
+        way: str | None = None,
+        lasting_s: float = 0.0,
     ) -> None:
-        self.directory, self.seed, self.say, self.way = directory, seed, say, way
+        self.directory, self.seed, self.say, self.way, self.lasting_s = directory, seed, say, way, lasting_s
         self.random = random.Random(seed)
         self.folders = Folders(directory)
         self.model = Model()
@@ -68,40 +78,54 @@ class Campaign:
     def live(self, life: int) -> None:
         """One life, and what must be true after it."""
         chance = random.Random(f"{self.seed} {life}")
-        ways = ["moment", "point", "point", "exit", "moved"]
+        ways = ["moment", "point", "point", "exit", "moved", "clock"]
         ways += ["power", "power", "disk", "refill"] if disk.library() else []
         way = self.way or chance.choice(ways)
         point, environment, after_s = "", {}, chance.uniform(0.05, 1.5)
+        if chance.random() < LONG:
+            after_s = chance.uniform(10, 20)
         if way == "point" or (way == "power" and chance.random() < 0.5):
             call, side = chance.choice(list(points.every()))
             point = str(points.Point(call, side, chance.randrange(1, points.OFTEN.get(call, 3) + 1)))
             after_s = chance.uniform(2.0, 4.0)
         under, synced = self.directory / "db", self.directory / f"synced-{life}"
-        if way == "power":
+        power = way == "power" or (way == "disk" and chance.random() < 0.5)
+        if power:
             environment = disk.telling(under, synced)
-        elif way == "disk":
-            environment = disk.failing(under, chance)
+        if way == "disk":
+            environment |= disk.failing(under, chance)
             after_s = chance.uniform(1.0, 3.0)
         elif way == "refill":
             nth, times = chance.randrange(20, 300), chance.choice((1, 2))
-            environment = disk.nth_failing(under, "write", nth, times, errno.ENOSPC)
-            after_s = REFILL_S
+            if chance.random() < 0.5:
+                environment = disk.filling(under, self.directory / FULL)
+                after_s = chance.uniform(0.5, 2.0)
+            else:
+                environment = disk.nth_failing(under, "write", nth, times, errno.ENOSPC)
+                after_s = REFILL_S
         elif way == "moved":
             environment = {MOVED: "1"}
+        elif way == "clock":
+            environment = {TURNED: "1"}
+            after_s = chance.uniform(1.0, 5.0)
+        if self.lasting_s and way in {"moment", "clock"}:
+            after_s = self.lasting_s
         replaced = chance.random() < 0.5
         lasted = self._killed(
             life, chance.randrange(1 << 32), point, environment, after_s, way=way, replaced=replaced
         )
         if way == "refill" and lasted:
             _resumed(self.directory / f"journal-{life}")
-        lost = disk.lose(under, synced, chance) if way == "power" else []
+        lost = disk.lose(under, synced, chance) if power else []
         told = Told.read(self.directory / f"journal-{life}")
         assert not told.failed, told.failed[0]
         opened_ns = time.time_ns()
         with _opened_again(under) as db:
             swept_ns = sweep(db)
-            self.model.take(db, told, opened_ns, power=way == "power")
+            self.model.take(db, told, opened_ns, power=power, turned=way == "clock")
             self.model.agree(db, self.folders, swept_ns)
+            if chance.random() < 0.5:
+                self.model.agree_now(db)
             remembered = list(self.model.past)
             some = chance.sample(remembered, min(PAST, len(remembered)))
             self.model.agree_before(db, self.folders, some)
@@ -173,6 +197,8 @@ class Campaign:
                     lasted = True
                     if way == "moved":
                         self._moved(process, replaced=replaced)
+                    if disk.FULL in environment:
+                        self._filled(life, process)
                     if way == "exit":
                         process.terminate()
                     else:
@@ -189,6 +215,21 @@ class Campaign:
             failed = Told.read(self.directory / f"journal-{life}").failed
             assert code == expected or failed or way == "moved", f"ended with {code}: {said}"
         return lasted
+
+    def _filled(self, life: int, process: subprocess.Popen[bytes]) -> None:
+        """The disk is full, and has room again, some times: writing goes on by itself."""
+        chance = random.Random(f"{self.seed} {life} full")
+        full, journal = self.directory / FULL, self.directory / f"journal-{life}"
+        for _ in range(chance.randrange(1, 4)):
+            full.touch()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(chance.uniform(0.2, 3.0))
+            full.unlink()
+            before, until = len(Told.read(journal).yes), time.monotonic() + RESUMED_S
+            while len(Told.read(journal).yes) <= before:
+                assert process.poll() is None, "it ended because its disk was full for a while"
+                assert time.monotonic() < until, "the disk has room, and nothing is written"
+                time.sleep(0.2)
 
     def _moved(self, process: subprocess.Popen[bytes], *, replaced: bool) -> None:
         """The files go elsewhere, and others may come: the process stops writing, and touches neither."""
@@ -233,12 +274,18 @@ def _contents(path: Path) -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def run(seed: int, lives: int = LIVES, say: Callable[[str], object] = print, way: str | None = None) -> None:
+def run(
+    seed: int,
+    lives: int = LIVES,
+    say: Callable[[str], object] = print,
+    way: str | None = None,
+    lasting_s: float = 0.0,
+) -> None:
     """One run in a directory of its own, which goes if all was right."""
     directory = Path(tempfile.mkdtemp(prefix=f"everlog-torture-{seed}-"))
     say(f"EVERLOG_SEED={seed}")
     try:
-        Campaign(directory, seed, say, way).run(lives)
+        Campaign(directory, seed, say, way, lasting_s).run(lives)
     except BaseException:
         say(f"found with seed {seed}, in {directory}")
         raise
@@ -250,13 +297,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--lives", type=int, default=LIVES)
     parser.add_argument("--seed", type=int, default=int(os.environ.get("EVERLOG_SEED", "0")))
-    parser.add_argument("--way", help="Each life ends so: moment, point, power, disk, refill, exit, moved.")
+    parser.add_argument(
+        "--way", help="Each life ends so: moment, point, power, disk, refill, exit, moved, clock."
+    )
+    parser.add_argument("--lasting", type=float, default=0.0, help="Seconds of a life that ends at a moment.")
     given = parser.parse_args()
+    broken.apply()
     until = time.monotonic() + given.minutes * 60
-    seed = given.seed or random.SystemRandom().randrange(1 << 32)
-    run(seed, given.lives, way=given.way)
-    while not given.seed and time.monotonic() < until:
-        run(random.SystemRandom().randrange(1 << 32), given.lives, way=given.way)
+    seed, found = given.seed or random.SystemRandom().randrange(1 << 32), 0
+    while True:
+        try:
+            run(seed, given.lives, way=given.way, lasting_s=given.lasting)
+        except Exception:  # noqa: BLE001  the next seed may find something else
+            traceback.print_exc()
+            found += 1
+        if given.seed or time.monotonic() >= until or (found and broken.is_broken()):
+            raise SystemExit(bool(found))
+        seed = random.SystemRandom().randrange(1 << 32)
 
 
 if __name__ == "__main__":

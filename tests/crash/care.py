@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from everlog.feed.embedded import EmbeddedDatabase
+from tests.crash.clocks import WallClock
 from tests.crash.folders import Folders, Way
+from tests.crash.forks import Forks
 from tests.crash.journal import Journal
 
 
@@ -20,6 +22,8 @@ class Care(NamedTuple):
     random: random.Random
     name: str
     scratch: Path  # a directory beside the database, for what is made of it
+    clock: WallClock
+    forks: Forks
 
     def way(self) -> Way:
         return self.folders.ways[self.db.schema.version]

@@ -9,6 +9,7 @@
    EVERLOG_DISK_SHADOW   a directory on the same file system, for links to what was replaced or removed
    EVERLOG_DISK_FAIL     "write|sync NTH TIMES ERRNO": the NTH write or fsync there fails, and as many
                          as TIMES after it; a write that fails may have written half of its bytes
+   EVERLOG_DISK_FULL     a path: as long as there is a file, all writes fail as EVERLOG_DISK_FAIL says
 */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -34,7 +35,7 @@ static int (*real_rename)(const char *, const char *);
 static int (*real_unlink)(const char *);
 static int (*real_mkdir)(const char *, mode_t);
 
-static const char *under, *shadow;
+static const char *under, *shadow, *full;
 static int journal = -1;
 static pthread_mutex_t names = PTHREAD_MUTEX_INITIALIZER; /* calls and their lines are in one order */
 static long nth_shadow;
@@ -54,6 +55,7 @@ __attribute__((constructor)) static void start(void) {
   real_mkdir = dlsym(RTLD_NEXT, "mkdir");
   under = getenv("EVERLOG_DISK_UNDER");
   shadow = getenv("EVERLOG_DISK_SHADOW");
+  full = getenv("EVERLOG_DISK_FULL");
   const char *path = getenv("EVERLOG_DISK_JOURNAL");
   if (path) journal = real_open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   const char *fail = getenv("EVERLOG_DISK_FAIL");
@@ -79,8 +81,19 @@ static int ours(int fd, char *path, size_t size) {
   return !strncmp(path, under, most) || ((size_t)length == most - 1 && !strncmp(path, under, most - 1));
 }
 
+static int is_full(void) {
+  int saved = errno;
+  int found = !access(full, F_OK);
+  errno = saved;
+  return found;
+}
+
 static int fails(int is_write, int fd) {
   char path[4096];
+  if (full && is_write && is_full() && ours(fd, path, sizeof path)) {
+    errno = fail_errno;
+    return 1;
+  }
   if (fail_from < 0 || is_write != fail_writes || !ours(fd, path, sizeof path)) return 0;
   long call = atomic_fetch_add(&calls, 1) + 1;
   if (call < fail_from || call >= fail_until) return 0;

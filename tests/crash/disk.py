@@ -4,6 +4,7 @@
             all of it or a part, as a power failure would; and from every directory the last of the names
             that were made, changed or removed since that was synced
     fails   the n-th write, or sync, ends in an error: no space, or an input/output error
+    fills   as long as there is a file, no write has room
 
 It needs a C compiler. What happened to the names of one directory is lost from its end, as by a file
 system with a journal; two directories lose independently.
@@ -23,6 +24,8 @@ from pathlib import Path
 from everlog.store import head
 
 SOURCE = Path(__file__).with_name("disk.c")
+FULL = "EVERLOG_DISK_FULL"  # in the environment of a process whose disk fills
+WAYS = ("power", "disk", "refill")  # of the campaign: lives that end by such a disk
 NO_COMPILER = "a failing disk is a library made from disk.c, and there is no C compiler here"
 
 
@@ -55,6 +58,16 @@ def telling(under: Path, journal: Path) -> dict[str, str]:
     shadow = _shadow(journal)
     shadow.mkdir()
     return _preloaded(under) | {"EVERLOG_DISK_JOURNAL": str(journal), "EVERLOG_DISK_SHADOW": str(shadow)}
+
+
+def is_filling() -> bool:
+    """Whether the disk of this process is one that fills, and is emptied again."""
+    return FULL in os.environ
+
+
+def filling(under: Path, full: Path) -> dict[str, str]:
+    """The environment of a process whose disk is full as long as there is the file `full`."""
+    return nth_failing(under, "write", 0, 0, errno.ENOSPC) | {FULL: str(full)}
 
 
 def failing(under: Path, chance: random.Random) -> dict[str, str]:

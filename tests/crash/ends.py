@@ -1,8 +1,8 @@
 """Ends: the model of the rows of people.py: dicts that the log must amount to, and the key store agree with.
 
-A row goes by a commit that deletes it, by one that says it is over (no earlier than it is), or with its
-person: with the Notice all rows of that person are gone, in all tables, and whatever the log has of them
-is shut. Of everybody else all that was ever written opens, and is what it was.
+A row goes by a commit that deletes it, by one that says it is over (no earlier than it is, by a clock that is
+right), or with its person: with the Notice all rows of that person are gone, in all tables, and whatever the
+log has of them is shut. Of everybody else all that was ever written opens, and is what it was.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Ends:
             if value is None:
                 self.rows.pop(row, None)
             else:
-                self._put(db, row, Row(*value), commit.time_ns, changes[row])
+                self._put(db, row, Row(*value), read_ns(commit), changes[row])
         assert changes.keys() <= op["rows"].keys(), f"{name} at {seq} changed more than it was to"
 
     def _put(self, db: EmbeddedDatabase, name: str, row: Row, time_ns: int, change: log_pb2.Change) -> None:
@@ -71,13 +71,15 @@ class Ends:
         self.shredded.add(commit.notice.detail)
         self.rows = {name: held for name, held in self.rows.items() if held.row.subject != subject}
 
-    def expired(self, db: EmbeddedDatabase, commit: log_pb2.Commit) -> None:
-        """A commit that says of rows that they are over."""
+    def expired(self, db: EmbeddedDatabase, commit: log_pb2.Commit, until_ns: int) -> None:
+        """A commit that says of rows that they are over. `until_ns`: no later end may have come; 0: it is
+        that of the commit."""
+        until_ns = until_ns or read_ns(commit)
         for change in commit.changes:
             name = _named(db, change)
             held = self.rows.pop(name, None)
             assert held is not None, f"record {commit.seq} ends {name}, which is not there"
-            early_ns = held.row.end - commit.time_ns
+            early_ns = held.row.end - until_ns
             assert held.row.end, f"record {commit.seq} ends {name}, which has no end"
             assert early_ns <= 0, f"record {commit.seq} ends {name} {early_ns / 1e9:.3f} s before its time"
 
@@ -131,6 +133,11 @@ def sweep(db: EmbeddedDatabase) -> int:
     now = time.time_ns()
     db.expire()
     return now
+
+
+def read_ns(commit: log_pb2.Commit) -> int:
+    """What the clock read when this was committed."""
+    return commit.reading_ns or commit.time_ns
 
 
 def _named(db: EmbeddedDatabase, change: log_pb2.Change) -> str:

@@ -4,7 +4,7 @@
     three   every row rewritten: text is split in two          four    made anew: the key becomes a text
 
 Whatever the version, a row means the same: a number, a text of two words, and n. Before them lies a folder
-with the tables of people.py, which none of them touches.
+with the tables of people.py and limits.py, which none of them touches.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from everlog import migrations
 from everlog.audit.archived import attach
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Migration
+from everlog.store.clock import Clock
 from everlog.store.table import Table
 
 HEADER = "from everlog.migrations import *\nfrom .model_pb2 import *\n\nfield = Fields(Item)\n"
@@ -93,6 +94,7 @@ PEOPLE_PROTO = """\
 message Person { uint64 id = 1; string subject = 2; string text = 3; }
 message Visit { uint64 id = 1; string subject = 2; string text = 3; }
 message Code { uint64 id = 1; string text = 3; }
+message Limit { bytes id = 1; string text = 2; int64 n = 3; Limit inner = 4; }
 """
 PEOPLE_CODE = f"""\
 from datetime import timedelta
@@ -100,15 +102,17 @@ from datetime import timedelta
 from everlog.migrations import *
 from .model_pb2 import *
 
-person, visit, code = Fields(Person), Fields(Visit), Fields(Code)
+person, visit, code, limit = Fields(Person), Fields(Visit), Fields(Code), Fields(Limit)
 ID, SUBJECT, TEXT = person("id", 1, UINT64), person("subject", 2, STRING), person("text", 3, STRING)
 BY_TEXT = Index("by_text", TEXT, hashed=True)
+BY_LIMITS = Index("by_text", limit("text", 2, STRING)), Index("by_n", limit("n", 3, INT64))
 LIFE = timedelta(seconds={LIFE_S})
 MIGRATION = Migration(
     tables=[
         Table("people", Person, key=ID, person=SUBJECT, indexes=(BY_TEXT,)),
         Table("visits", Visit, key=visit("id", 1, UINT64), person=visit("subject", 2, STRING), life=LIFE),
         Table("codes", Code, key=code("id", 1, UINT64), life=LIFE),
+        Table("limits", Limit, key=limit("id", 1, BYTES), indexes=BY_LIMITS),
     ]
 )
 """
@@ -163,7 +167,9 @@ class Folders:
             self._write()
         self.loaded: list[Migration] = migrations.load(self.path)
         self.ways = {one.version: Way(one.version, one.tables[0]) for one in self.loaded[1:]}
-        self.people = {one.name: one for one in self.loaded[0].tables}
+        first = {one.name: one for one in self.loaded[0].tables}
+        self.people = {name: first[name] for name in PEOPLE}
+        self.limits = first["limits"]
 
     def _write(self) -> None:
         self.path.mkdir(parents=True)
@@ -186,8 +192,10 @@ class Folders:
         return folder.name
 
 
-def opened(path: Path, *, read_only: bool = False) -> EmbeddedDatabase:
+def opened(path: Path, *, read_only: bool = False, clock: Clock | None = None) -> EmbeddedDatabase:
     """The database of the campaign, with its keys and its archive."""
-    db = EmbeddedDatabase(path, read_only=read_only, master_key=MASTER, idempotency_s=REMEMBERED_S)
+    db = EmbeddedDatabase(
+        path, read_only=read_only, master_key=MASTER, idempotency_s=REMEMBERED_S, clock=clock
+    )
     attach(db)
     return db

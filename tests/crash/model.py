@@ -7,6 +7,7 @@ the log is a serial one), and an op that was acknowledged must be there, one tha
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from everlog.audit.prover import LocalProver
@@ -15,8 +16,10 @@ from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
 from everlog.store.expiry import EXPIRED
 from everlog.store.record import decode
+from tests.crash import limits
 from tests.crash.beside import agree_signed
-from tests.crash.ends import Ends, Held
+from tests.crash.clocks import TRUSTED_NS
+from tests.crash.ends import Ends, Held, read_ns
 from tests.crash.folders import Folders, Value
 from tests.crash.journal import Told
 from tests.crash.operations import load_rows
@@ -36,16 +39,21 @@ class Model:
         self.loads: dict[int, int] = {}
         self.past: dict[int, dict[int, Value]] = {}  # the rows at some records
         self.ends = Ends()
+        self.limits: set[str] = set()  # recipes of rows that were taken
         self.past_ends: dict[int, dict[str, Held]] = {}
         self.checksums: dict[int, int] = {}  # of the records there
         self.roots: dict[int, str] = {}  # of the tree, by its size
         self.signed: list[str] = []
         self.seq = 0
         self.checksum = 0
+        self.time_ns = 0
 
-    def take(self, db: EmbeddedDatabase, told: Told, opened_ns: int, *, power: bool) -> None:
+    def take(
+        self, db: EmbeddedDatabase, told: Told, opened_ns: int, *, power: bool, turned: bool = False
+    ) -> None:
         """Reads what one life added to the log, and what was added since it was opened again at a time. With
-        `power` what was acknowledged under `os` may be lost, from the end."""
+        `power` what was acknowledged under `os` may be lost, from the end. With `turned` the clock was not
+        right all the time."""
         lived = self.seq
         assert db.log.checksum_at(self.seq) == self.checksum, f"record {self.seq} is another one now"
         self.ops.update(told.ops)
@@ -56,11 +64,13 @@ class Model:
                 self.signed.append(line["signed"])
         for seq, framed in db.log.scan(self.seq):
             commit = decode(framed, seq)
+            assert commit.time_ns >= self.time_ns, f"record {seq} is before the one before"
+            self.time_ns = commit.time_ns
             if commit.correlation_id:
                 self._op(db, commit)
             elif (commit.actor, commit.reason) == (EXPIRED.actor, EXPIRED.reason):
-                self.ends.expired(db, commit)
-            lived = seq if commit.time_ns < opened_ns else lived
+                self.ends.expired(db, commit, opened_ns + TRUSTED_NS if turned else 0)
+            lived = seq if read_ns(commit) < opened_ns else lived
             if not seq % PAST_EVERY:
                 self.past[seq], self.past_ends[seq] = dict(self.rows), dict(self.ends.rows)
                 self.checksums[seq] = commit.checksum
@@ -85,6 +95,9 @@ class Model:
         self.found[name] = seq
         if op["id"]:
             assert self.ids.setdefault(op["id"], name) == name, f"commit_id {op['id']} was committed twice"
+        if "limit" in op:
+            (self.limits.add if op["put"] else self.limits.discard)(op["limit"])
+            return
         if "forget" in op or "seen" in op:
             self.ends.take(db, commit, op)
             return
@@ -126,6 +139,7 @@ class Model:
         assert not problems, problems[:5]
         if "people" in db.schema.tables:
             self.ends.agree(db, folders, swept_ns)
+            limits.agree(db, folders.limits, self.limits)
         way = folders.ways.get(db.schema.version)
         if way is None:
             assert not self.rows
@@ -152,6 +166,12 @@ class Model:
         for size, root in self.roots.items():
             assert prover.head(size)[1].hex() == root, f"the tree of the first {size} records is another"
         agree_signed(db, self.signed[-SIGNED:])
+
+    def agree_now(self, db: EmbeddedDatabase) -> None:
+        """Once somebody said that the clock is right, the database of now is what was written last."""
+        notice = db.correct_clock()
+        assert db.at(time=time.time_ns()).seq == db.head, "the database of now lacks what was written last"
+        assert db.correct_clock() in {0, notice}, "the log says the same twice"
 
     def follow(self, db: EmbeddedDatabase, path: Any, tables: tuple[str, ...] | None) -> None:
         """The follower was never ahead of the log, comes to its end, and is equal."""

@@ -2,8 +2,8 @@
 
     a second opening, by another spelling, here and in another process       refused
     a copy of the directory, made by the process itself                      the lock holds
-    a fork                                                                    the child is refused, and ends
-    rows at the limits                                                        refused, or read again for ever
+    a fork (forks.py)                                                         the child is refused, and ends
+    rows at the limits (limits.py)                                            refused, or read again for ever
 
 How a life ends without a kill, by leaving without close or with files that are moved away, is in campaign.py.
 """
@@ -13,20 +13,19 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from everlog.store.database import Database
-from everlog.store.errors import Error, OpenError, RowError
+from everlog.store.errors import OpenError, RowError
 from everlog.store.keys import ROW_BYTES_MAX
+from tests.crash import forks, limits
 from tests.crash.care import Care
 from tests.crash.folders import MASTER, Value
 from tests.crash.transactions import KEYS, REFUSALS
 
-CHILD_S = 20
 LARGE = (1, 1 << 16, 1 << 20, ROW_BYTES_MAX - 200, ROW_BYTES_MAX, ROW_BYTES_MAX + 1)
 LARGE_KEYS = 2  # behind those of transactions
 
@@ -52,33 +51,10 @@ def open_elsewhere(care: Care) -> None:
         shutil.rmtree(copy, ignore_errors=True)
         with contextlib.suppress(shutil.Error):  # files that went meanwhile
             shutil.copytree(care.db.path, copy)
-    code = (
-        "import sys\n"
-        "from everlog.store.database import Database\n"
-        "from everlog.store.errors import OpenError\n"
-        "try: Database(sys.argv[1], create=False)\n"
-        "except OpenError: sys.exit(0)\n"
-        "sys.exit(1)"
-    )
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    done = subprocess.run([sys.executable, "-c", code, care.db.path], check=False, env=environment)
-    assert done.returncode == 0, "opened in two processes"
-
-
-def fork(care: Care) -> None:
-    """The child may not write, says so at once, and ends."""
-    way = care.way()
-    child = os.fork()
-    if not child:
-        signal.alarm(CHILD_S)
-        try:
-            care.db.put(way.table, way.row(KEYS, Value("of a child", 1)))
-        except Error:
-            os._exit(0)
-        finally:
-            os._exit(1)
-    _, ended = os.waitpid(child, 0)
-    assert ended == 0, f"a child of a fork ended with {ended}"
+    words = [sys.executable, "-m", "tests.crash.second", str(care.db.path)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, f"opened in two processes: {done.stderr}"
 
 
 def at_limits(care: Care) -> None:
@@ -111,6 +87,7 @@ def at_limits(care: Care) -> None:
 OPERATIONS: dict[Callable[[Care], None], int] = {
     open_again: 4,
     open_elsewhere: 1,
-    fork: 3,
+    forks.fork: 3,
     at_limits: 3,
+    limits.at_limits: 3,
 }

@@ -27,17 +27,19 @@ from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations.under_way import attach as attach_code
 from everlog.rpc.remote import RemoteDatabase
 from everlog.rpc.server import Server
+from everlog.store.clock import Clock
 from everlog.store.errors import DiskError, Error
-from tests.crash import beside, outside, points
+from tests.crash import beside, broken, clocks, disk, outside, points
 from tests.crash.care import Care
 from tests.crash.folders import FIRST, Folders, opened
+from tests.crash.forks import Forks
 from tests.crash.journal import Journal
 from tests.crash.operations import OPERATIONS
 from tests.crash.people import People
 from tests.crash.transactions import Transactions
 
 WRITERS = 4
-OPEN_MIRROR = "open", ("items", "codes")
+OPEN_MIRROR = "open", ("items", "codes", "limits")
 # In its environment: the disk fails, or the files are moved away, and that is no finding.
 FAILING, MOVED = "EVERLOG_DISK_FAIL", "EVERLOG_FILES_MOVED"
 LEFT = 3  # the exit code of a process that is told by SIGTERM to leave without closing
@@ -51,12 +53,15 @@ class Worker:
         self.journal = Journal(directory / f"journal-{life}")
         self.failing = FAILING in os.environ or MOVED in os.environ
         self.left = False
+        self.clock = clocks.WallClock()
+        self.forks = Forks()
         self.ended = threading.Event()
 
     def run(self) -> None:
         folders = Folders(self.directory)
         with ExitStack() as stack:
-            db = stack.enter_context(opened(self.directory / "db"))
+            clock = Clock(wall=self.clock.time_ns)
+            db = stack.enter_context(opened(self.directory / "db", clock=clock))
             attach_code(db, folders.loaded)
             if db.schema.version < FIRST:
                 migrations.apply(db, folders.path, to=FIRST)
@@ -70,6 +75,9 @@ class Worker:
             ]
             if MOVED not in os.environ:  # what takes their place is another database, and may be opened
                 work.append(lambda: self.care(db, folders, "o", outside.OPERATIONS))
+            if clocks.is_turned():
+                chance = random.Random(f"{self.seed} clock")
+                work.append(lambda: self.clock.run(self.journal, chance, self.ended))
             for number in range(WRITERS):
                 where = remote if number == 0 else db
                 work.append(
@@ -81,7 +89,7 @@ class Worker:
                 thread.start()
             print("open", flush=True)  # noqa: T201  told to whoever started it
             try:
-                self.ended.wait()
+                self.forks.serve(self.directory)
             except SystemExit:
                 stack.pop_all()  # nothing is closed, and the threads write on
                 raise
@@ -106,6 +114,7 @@ class Worker:
                 self.journal.failed()
         if not self.failing or MOVED in os.environ:
             self.ended.set()
+            self.forks.end()
 
     def care(
         self,
@@ -120,7 +129,12 @@ class Worker:
             (operation,) = chance.choices(names, weights)
             name = f"{self.life}.{kind}{number}"
             mine = random.Random(f"{self.seed} {name}")
-            operation(Care(db, folders, self.journal, mine, name, self.directory))
+            try:
+                operation(Care(db, folders, self.journal, mine, name, self.directory, self.clock, self.forks))
+            except DiskError as error:
+                if not disk.is_filling():
+                    raise
+                self.journal.say(disk=str(error))  # it has room again later
 
     def follow(self, source: EmbeddedDatabase | RemoteDatabase) -> None:
         """From the server what is open, for it gives nobody the keys."""
@@ -130,6 +144,7 @@ class Worker:
 
 
 def main(directory: str, life: str, seed: str, point: str = "") -> None:
+    broken.apply()
     if point:
         points.arm(points.Point.parse(point))
     worker = Worker(Path(directory), int(life), int(seed))

@@ -1,0 +1,106 @@
+"""Forks: what a child of a process of the campaign finds, and how it ends.
+
+    caretaker ─▶ the main thread forks ─▶ the child: nothing of its parent's is open, or written
+                                                     a database of its own is
+                                                     it ends as a program does, in time
+
+The main thread forks, because only a child of that ends as a program does: destructors and atexit are run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from everlog.store.database import Database
+from everlog.store.errors import Error, OpenError
+from everlog.store.ownership import LOCK
+from tests.crash.folders import Value
+from tests.crash.transactions import KEYS
+
+if TYPE_CHECKING:
+    from tests.crash.care import Care
+
+CHILD_S = 20
+ENDED = 5  # the exit code of a child that found all as it must be
+
+
+class Forks:
+    """What the main thread of a process does for its caretakers."""
+
+    def __init__(self) -> None:
+        self._asked: SimpleQueue[tuple[Callable[[], None], SimpleQueue[int]] | None] = SimpleQueue()
+
+    def child(self, run: Callable[[], None]) -> int:
+        """Runs something in a child, and returns its number at once. For any other thread."""
+        answer: SimpleQueue[int] = SimpleQueue()
+        self._asked.put((run, answer))
+        return answer.get()
+
+    def serve(self, scratch: Path) -> None:
+        """Forks for whoever asks, until `end`. In a child raises SystemExit."""
+        small = None
+        while (asked := self._asked.get()) is not None:
+            run, answer = asked
+            # No other thread knows this one, so the child that ends destroys its objects.
+            small = small or Database(scratch / "small")
+            assert list(small.check()) == []
+            small.set_production(not small.production)
+            number = os.fork()
+            if not number:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.alarm(CHILD_S)
+                try:
+                    run()
+                except BaseException:  # noqa: BLE001  whoever waits for it reads its exit code
+                    traceback.print_exc()
+                    os._exit(1)
+                sys.exit(ENDED)
+            answer.put(number)
+
+    def end(self) -> None:
+        self._asked.put(None)
+
+
+def fork(care: Care) -> None:
+    """The child may not write, says so at once, and ends."""
+    child = care.forks.child(lambda: _in_child(care))
+    _, status = os.waitpid(child, 0)
+    ended = os.waitstatus_to_exitcode(status)
+    assert ended == ENDED, f"a child of a fork ended with {ended}"
+
+
+def _in_child(care: Care) -> None:
+    with contextlib.suppress(Error):
+        way = next(iter(care.folders.ways.values()))
+        care.db.put(way.table, way.row(KEYS, Value("of a child", 1)))
+        raise AssertionError("a child wrote to the database of its parent")
+    files = [_name(file) for file in Path("/proc/self/fd").iterdir()]
+    held = [one for one in files if one.startswith(f"{care.db.path}/db/") or one == f"{care.db.path}/{LOCK}"]
+    assert not held, f"a child has {held[0]} of its parent open"
+    own = care.scratch / "of-a-child"
+    shutil.rmtree(own, ignore_errors=True)
+    try:
+        db = Database(own)
+    except OpenError as error:
+        assert "forked while RocksDB wrote" in str(error)  # noqa: PT017  it may or may not be
+        return
+    with db:
+        db.set_production(True)
+        db.engine.flush()
+    shutil.rmtree(own)
+
+
+def _name(file: Path) -> str:
+    try:
+        return str(file.readlink())
+    except OSError:  # that of the listing itself
+        return ""

@@ -199,6 +199,20 @@ class Engine:
         finally:
             self._compacting.remove(me)
 
+    @contextlib.contextmanager
+    def _filing(self, doing: str) -> Iterator[None]:
+        """For work of RocksDB on files. Raises DiskError at once where the disk is full: RocksDB looks for
+        room only when it has no other work, and callers may try again and again."""
+        if self.refusal.is_full:
+            raise DiskError(self.refusal.error, outcome="nothing written", full=True)
+        try:
+            with self._waiting():
+                yield
+        except Error:
+            raise
+        except Exception as error:
+            raise self._refused(error, f"{doing} {self.path}", full=True) from error
+
     def is_idle(self) -> bool:
         """Whether RocksDB's threads have no work for this database."""
         if self._compacting:
@@ -320,7 +334,7 @@ class Engine:
     def compact_log(self, end: bytes) -> None:
         """Free the disk of records removed from the log before `end`, except those that an older snapshot
         sees (`holds_before`). Releases the interpreter's lock."""
-        with self._waiting(), translated(f"compacting {self.path}"):
+        with self._filing("compacting"):
             self.log.flush()
             self.log.compact_range(b"", end, _forced())
 
@@ -361,7 +375,7 @@ class Engine:
     def merge_log(self, first: bytes, last: bytes) -> None:
         """Makes one file of those that have the records from `first` to `last`. Lets go of the interpreter's
         lock."""
-        with self._waiting(), translated(f"compacting {self.path}"):
+        with self._filing("compacting"):
             self.log.compact_range(first, last, _forced())
 
     def sync_log(self) -> None:
@@ -536,7 +550,7 @@ class Engine:
     def compact_data(self, start: bytes, end: bytes) -> None:
         """Frees the disk of what was deleted from the tables in a range. Lets go of the interpreter's
         lock."""
-        with self._care, self._waiting(), translated(f"compacting {self.path}"):
+        with self._care, self._filing("compacting"):
             self.data.compact_range(start, end, _forced())
 
     def rest(self, family: Rdict) -> None:
@@ -549,7 +563,7 @@ class Engine:
 
     def flush(self) -> None:
         """Brings what is in memory to files, so that opening has nothing to replay."""
-        with self._care, self._waiting(), translated(f"flushing {self.path}"):
+        with self._care, self._filing("flushing"):
             for family in (self.log, self.data, *(family for family, _ in self._sides.values())):
                 family.flush()
 

@@ -292,3 +292,24 @@ def test_a_used_up_quota_promises_nothing() -> None:
     assert found.outcome == "nothing written"
     assert "open the database again" in str(found)
     assert not found.facts.get("full")
+
+
+def test_files_are_not_worked_on_while_the_disk_is_full(opening: Opener) -> None:
+    """RocksDB looks for room when it is idle: who tries again and again must not keep it from that."""
+    db = opening(ITEMS)
+    db.put(ITEMS, Item(id=1))
+    full = DiskError("the disk is full", outcome="nothing written", full=True)
+    with db.committer.alone():  # nothing is settled meanwhile
+        db.engine.refusal.begin(full)
+        for work in (
+            db.engine.flush,
+            lambda: db.engine.compact_log(b""),
+            lambda: db.engine.compact_data(b"", b""),
+            lambda: db.engine.merge_log(b"", b""),
+        ):
+            with pytest.raises(DiskError, match="the disk is full") as told:
+                work()
+            assert told.value.facts["full"]
+    db.engine.refusal.wait(60)
+    db.engine.flush()
+    assert db.get(ITEMS, 1) is not None

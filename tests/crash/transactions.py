@@ -25,6 +25,11 @@ WORDS = ("red", "green", "blue")
 REFUSALS = (ConflictError, PreconditionError, SchemaError)
 
 
+def ended(error: Exception) -> bool:
+    """Whether a database said that its files are gone, and that writing is over."""
+    return "Nothing more is written" in str(error)
+
+
 class Transactions:
     """One writer. `name` begins the names of all that it does."""
 
@@ -74,6 +79,8 @@ class Transactions:
         except DiskError as error:
             if error.outcome == "nothing written":
                 self.journal.say(no=name)
+            if ended(error):
+                raise
             if error.outcome != "nothing written" and not (disk.is_filling() or error.facts.get("full")):
                 raise
             self.journal.say(disk=str(error))  # it has room again later

@@ -17,6 +17,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,7 +37,7 @@ from tests.crash.forks import Forks
 from tests.crash.journal import Journal
 from tests.crash.operations import OPERATIONS
 from tests.crash.people import People
-from tests.crash.transactions import Transactions
+from tests.crash.transactions import PAUSE_S, Transactions, ended
 
 WRITERS = 4
 OPEN_MIRROR = "open", ("items", "codes", "limits")
@@ -104,12 +105,18 @@ class Worker:
         try:
             work()
         except Error as error:
+            if MOVED in os.environ and not ended(error):
+                self.journal.say(disk=str(error))  # it looked for the files where they were
+                return
             if not (self.failing and (isinstance(error, DiskError) or FAILING not in os.environ)):
                 self.journal.failed()
             self.journal.say(disk=str(error))
         except BaseException as error:  # noqa: BLE001  it would end the thread, unseen
-            if self.left or (MOVED in os.environ and isinstance(error, AssertionError)):
-                self.journal.say(disk=str(error))  # no more threads; or a check that finds no files
+            if MOVED in os.environ and isinstance(error, AssertionError):
+                self.journal.say(disk=str(error))  # a check that finds no files
+                return
+            if self.left:
+                self.journal.say(disk=str(error))  # no more threads
             else:
                 self.journal.failed()
         if not self.failing or MOVED in os.environ:
@@ -135,6 +142,7 @@ class Worker:
                 if not disk.is_filling():
                     raise
                 self.journal.say(disk=str(error))  # it has room again later
+                time.sleep(PAUSE_S)
 
     def follow(self, source: EmbeddedDatabase | RemoteDatabase) -> None:
         """From the server what is open, for it gives nobody the keys."""

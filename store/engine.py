@@ -283,20 +283,22 @@ class Engine:
 
     def append_record(self, key: bytes, framed: bytes) -> None:
         """Writes a record to the operating system. Raises DiskError: nothing was written."""
-        try:
-            self._put_log(key, framed, self._to_os)
-        except Exception as error:
-            raise self._refused(error, f"writing to the log in {self.path}") from error
+        with self._appending:
+            try:
+                self._put_log(key, framed, self._to_os)
+            except Exception as error:
+                raise self._refused(error, f"writing to the log in {self.path}") from error
 
     def append_records(self, records: list[tuple[bytes, bytes]]) -> None:
         """Writes records to the operating system. Raises DiskError: none was written."""
         writes = WriteBatch(raw_mode=True)
-        try:
-            for key, framed in records:
-                writes.put(key, framed, self._log_handle)
-            self._write(writes, self._to_os)
-        except Exception as error:
-            raise self._refused(error, f"writing to the log in {self.path}") from error
+        with self._appending:
+            try:
+                for key, framed in records:
+                    writes.put(key, framed, self._log_handle)
+                self._write(writes, self._to_os)
+            except Exception as error:
+                raise self._refused(error, f"writing to the log in {self.path}") from error
 
     def trim(self, key: bytes, base: bytes, kept: list[tuple[bytes, bytes]]) -> None:
         """Puts `base` in the place of all records up to `key`, and those `kept` beside, durably and at once.
@@ -509,12 +511,15 @@ class Engine:
                     self._drop(name, found[0])
 
     def drop_family(self, name: str, family: Rdict) -> None:
-        """Drops tables. Views of them stay, and with the last of them their disk is freed."""
+        """Drops tables. Views of them stay, and with the last of them their disk is freed. Raises DiskError
+        where the disk refuses writes: then nothing is dropped."""
         with self._care:
             self._drop(name, family)
 
     def _drop(self, name: str, family: Rdict) -> None:
-        with translated(f"dropping {name}"):
+        with self._appending, translated(f"dropping {name}"):
+            if self.refusal.since_ns:  # to close it syncs the log, and RocksDB would never resume
+                raise DiskError(self.refusal.error, outcome="nothing written", full=self.refusal.is_full)
             self._names.discard(name)
             family.close()  # first: or whoever keeps an error, and its frames, keeps the database locked
             self._db.drop_column_family(name)
@@ -536,9 +541,11 @@ class Engine:
     def give_up_data(self, name: str, family: Rdict) -> DiskError | None:
         """Drops tables that were to be live, unless they may be: nobody knows where the disk did not
         confirm it, and what is returned must end all writing. Where it was full, `resume` takes back which
-        are to be live, before anything else is written."""
+        are to be live, before anything else is written. Where the disk refuses writes they are left to the
+        next rebuild, or opening."""
         if self.named != name:
-            self.drop_family(name, family)
+            with contextlib.suppress(DiskError):
+                self.drop_family(name, family)
         elif self.data_name != name and not self.refusal.is_full:
             return DiskError(
                 f"{self.path}: the disk did not confirm a rebuild, and nothing more is written until the"

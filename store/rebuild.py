@@ -87,7 +87,8 @@ def _beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
         del handle
         db.committer.failed = engine.give_up_data(name, family) or db.committer.failed
         raise
-    engine.drop_family(*old)
+    with contextlib.suppress(DiskError):  # the rebuild is done; the next opening drops them
+        engine.drop_family(*old)
     return fresh
 
 

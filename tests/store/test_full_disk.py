@@ -227,14 +227,15 @@ def test_a_sync_at_the_moment_of_a_refused_append_does_not_end_writing(
     assert refused.value.outcome == "nothing written"
 
 
-def fill_and_make_room(db: Database, disk: Path, chance: random.Random) -> None:
+def fill_and_make_room(
+    db: Database, disk: Path, chance: random.Random, numbers: itertools.count[int]
+) -> None:
     """Many threads write until the disk is full, and for some time more; then there is room, and all goes on.
-    What was acknowledged is there, and what was refused is not."""
+    What was acknowledged is there, and what was refused is not. `numbers`: of rows that are not there yet."""
     how = chance.choice((("os",), ("sync",), ("os", "sync")))
     size = chance.choice((2_000, 60_000, 200_000))
     acknowledged: list[int] = []
     refused: list[int] = []
-    numbers = itertools.count(db.head + 1)
     full, over = threading.Event(), threading.Event()
 
     def write() -> None:
@@ -279,9 +280,9 @@ def test_writing_goes_on_when_there_is_room_whenever_it_was_refused(
     seed = int(os.environ.get("EVERLOG_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
     print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown where it fails
     chance = random.Random(f"{seed} {nth}")
-    db = opening(at=small_disk / "db")
+    db, numbers = opening(at=small_disk / "db"), itertools.count(1)
     for _ in range(2):
-        fill_and_make_room(db, small_disk, chance)
+        fill_and_make_room(db, small_disk, chance, numbers)
         (small_disk / "ballast").write_bytes(bytes(24 << 20))
 
 
@@ -313,3 +314,21 @@ def test_files_are_not_worked_on_while_the_disk_is_full(opening: Opener) -> None
     db.engine.refusal.wait(60)
     db.engine.flush()
     assert db.get(ITEMS, 1) is not None
+
+
+def test_no_tables_are_dropped_while_the_disk_is_full(opening: Opener) -> None:
+    """To close them syncs the log, and after that RocksDB would never resume."""
+    db = opening(ITEMS)
+    db.put(ITEMS, Item(id=1))
+    engine, name = db.engine, db.engine.next_name
+    family, _ = engine.next_family(b"tests")
+    engine.side("beside")
+    with db.committer.alone():  # nothing is settled meanwhile
+        engine.refusal.begin(DiskError("the disk is full", outcome="nothing written", full=True))
+        with pytest.raises(DiskError, match="the disk is full"):
+            engine.drop_side("beside")
+        assert engine.give_up_data(name, family) is None
+    engine.refusal.wait(60)
+    engine.drop_side("beside")
+    assert db.rebuild() == db.hashes()
+    assert db.put(ITEMS, Item(id=2)).seq == db.head

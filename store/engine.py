@@ -19,7 +19,6 @@ projected again from the log on opening.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import os
 import re
@@ -67,15 +66,10 @@ REOPENINGS = 3
 FAMILY_BYTES = 256 << 10  # a column family is not made with less room
 NEWEST_MAX, REST_S = 4, 60.0  # files; how long `rest` waits for their merging
 CLOSE_S = 10.0  # closing waits so long for calls of other threads
-LARGE_BLOCK_BYTES = 1 << 20
-_M_MMAP_THRESHOLD = -3  # of mallopt(3)
 # A file of a column family, as RocksDB describes it: 12:3456[1 .. 9]['0000' seq:1, type:1 .. '00FF' seq:9, …
 _FILE = re.compile(r"^ \d+:(\d+)\[.*?\]\['([0-9A-F]*)' seq:.*? \.\. '([0-9A-F]*)' seq:", re.MULTILINE)
-
 _NEWEST = "rocksdb.num-files-at-level0"
 _PROPERTY = re.compile(r"# (entries|deletions|range deletions)=(\d+);")
-
-
 _OBJECTS = ("log", "data", "get", "_db", "_put_log", "_write", "_log_handle")  # of RocksDB, in an Engine
 _WORK = (
     "rocksdb.mem-table-flush-pending",
@@ -83,17 +77,6 @@ _WORK = (
     "rocksdb.num-running-flushes",
     "rocksdb.num-running-compactions",
 )
-
-
-def _return_large_blocks() -> None:
-    """Make glibc map each block of 1 MiB or more by itself, and so return it to the system when it is freed.
-    By default glibc keeps blocks of up to 32 MiB in an arena for each thread: with rows of 4 MiB up to
-    three times the memory in use. A setting in the environment takes precedence."""
-    if "MALLOC_MMAP_THRESHOLD_" in os.environ or "mmap_threshold" in os.environ.get("GLIBC_TUNABLES", ""):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "gnu_get_libc_version"):
-        libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 class Engine:
@@ -115,7 +98,6 @@ class Engine:
             rest_before_fork(self)
         self._compacting: list[int] = []  # threads that wait for RocksDB's
         self._pid = os.getpid()
-        _return_large_blocks()
         self.path = path
         self.refusal = Refusal(path)
         self.at = owner.at if owner else path  # for files beside RocksDB's

@@ -39,10 +39,12 @@ from everlog.audit.source import LogSource
 from everlog.audit.tiles import WIDTH, node_in
 from everlog.audit.tree import Tree
 from everlog.proto import log_pb2
-from everlog.store import codec, head, keys, record
+from everlog.store import keys, record
 from everlog.store.database import Database
 from everlog.store.errors import DiskError, OpenError, ReadOnlyError, RowError
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.rocks import files
+from everlog.store.schema import codec
 
 _LOCKS: weakref.WeakKeyDictionary[Database, threading.Lock] = weakref.WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
@@ -105,7 +107,7 @@ def _archive(
         if progress is not None:
             progress(Progress("remove", 0, last - base, "records"))
         _check_there(place(target), last)
-        with head.locked(db.path), db.committer.alone():  # nobody holds, registers or commits meanwhile
+        with files.locked(db.path), db.committer.alone():  # nobody holds, registers or commits meanwhile
             last, held = min((last, held), removable(db, keep_records, keep_ns))  # somebody may by now
             if last > base:
                 _trim(db, last)

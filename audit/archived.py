@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from everlog.store import head
 from everlog.store.errors import CorruptionError, Error, OpenError
+from everlog.store.rocks import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,15 +48,15 @@ class Archive(msgspec.Struct, frozen=True):
 
 def read(path: Path) -> Archive:
     """Where a database's archive is. Read-only. Raises OpenError if the file is none."""
-    return head.read(path / head.ARCHIVE, Archive) or Archive()
+    return files.read(path / files.ARCHIVE, Archive) or Archive()
 
 
 def note(path: Path, url: str, last: int) -> None:
     """Notes that a target has all records up to `last`. Writes, durably."""
-    with head.locked(path):
+    with files.locked(path):
         others = [one for one in read(path).targets if one.url != url]
         targets = sorted([*others, Target(url, last)], key=lambda one: -one.last)
-        head.write(path / head.ARCHIVE, Archive(targets=targets), sync=True)
+        files.write(path / files.ARCHIVE, Archive(targets=targets), sync=True)
 
 
 def reach(target: str | PathLike[str]) -> int:
@@ -135,7 +135,7 @@ class Archived:
                         why.append(str(error))
         raise CorruptionError(
             f"record {seq} was archived, and cannot be read from there:"
-            f" {'; '.join(why) or 'no target has it'}. The targets are in {self._path / head.ARCHIVE}: put"
+            f" {'; '.join(why) or 'no target has it'}. The targets are in {self._path / files.ARCHIVE}: put"
             " what is missing back, or name another copy there",
             seq=seq,
         )

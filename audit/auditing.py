@@ -28,12 +28,14 @@ from everlog.audit.proof import Checkpoint, Inclusion
 from everlog.audit.removed import Removed
 from everlog.audit.tiles import Tile, nodes
 from everlog.audit.tree import Tree
-from everlog.store import check, files, record
+from everlog.store import record
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, Error
-from everlog.store.hashing import TableHash
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.temporary import Temporary
+from everlog.store.rocks import manifest
+from everlog.store.rocks.files import Temporary
+from everlog.store.tables.hashing import TableHash
+from everlog.store.upkeep import check
 
 
 class Audit:
@@ -72,7 +74,7 @@ class Audit:
 
     def problems(self) -> Iterator[str]:
         """Everything that is not as it must be, a sentence each; `seq` and `root` tell what was seen."""
-        yield from files.problems(self._db.path)
+        yield from manifest.problems(self._db.path)
         head = self._db.log.head
         yield from self._known()
         ends = {(what, size) for size, what, _ in self._wanted}

@@ -37,7 +37,7 @@ from everlog.audit.source import LogSource, Records, Source
 from everlog.store.database import Database
 from everlog.store.errors import DiskError
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.status import software
+from everlog.store.upkeep.status import software
 
 THREADS = 2
 AHEAD = 4  # blocks that are compressed while others are read
@@ -68,7 +68,7 @@ def backup(
 ) -> Backup:
     """Brings the backup in a directory, or behind a URL that fsspec knows, up to what is on disk now. Reads
     and writes go on. For a database on a server: `backup(RemoteLog(db), …)`, of
-    `everlog.rpc.remote_backup`.
+    `everlog.rpc.client.audit`.
 
     `hashes`: records what the tables contain, for `verify(deep=True)`; None: where there are few rows.
     Raises OpenError for the directory of another database or of a diverged one, CorruptionError for a

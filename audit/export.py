@@ -24,9 +24,9 @@ from typing import NamedTuple
 from everlog.audit import merkle, note, proof
 from everlog.audit.prover import Prover
 from everlog.audit.tiles import WIDTH, Growing, full_width, nodes, path, place
-from everlog.store import head
 from everlog.store.errors import CorruptionError, DiskError
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.rocks import files as head
 
 CHECKPOINT = "checkpoint"
 LENGTH = b"\x00\x20"

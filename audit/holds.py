@@ -3,7 +3,7 @@
     HOLDS := {"format": 1, "holds": {"<name>": <seq>, …}}       the record at seq, and all after it, stay
 
 Whoever holds or releases may be any process of this machine, beside the one that writes the database.
-Consumers that registered hold by their bookmarks, up to a cap (store/consumers.py).
+Consumers that registered hold by their bookmarks, up to a cap (store/upkeep/consumers.py).
 
 Invariants
   (1) two who hold or release at once lose nothing of one another: they take turns;
@@ -19,9 +19,10 @@ from typing import Annotated
 
 import msgspec
 
-from everlog.store import given, head
 from everlog.store.database import Database
 from everlog.store.errors import RowError
+from everlog.store.rocks import files
+from everlog.store.schema import arguments
 
 REMEDY = (
     "Put a copy of it back; or delete it, and hold again what is to be held (`everlog archive --add-hold`)."
@@ -32,13 +33,13 @@ REMEDY = (
 class Holds(msgspec.Struct):
     """What the file says."""
 
-    format: head.Known
+    format: files.Known
     holds: dict[str, Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]]
 
 
 def read(path: Path) -> dict[str, int]:
     """Names and the first records that they hold. Read-only. Raises OpenError."""
-    found = head.read(path / head.HOLDS, Holds, REMEDY)
+    found = files.read(path / files.HOLDS, Holds, REMEDY)
     return found.holds if found else {}
 
 
@@ -46,9 +47,9 @@ def hold(path: Path, name: str, seq: int, *, oldest: Callable[[], int] = lambda:
     """Holds a database's log from the record at `seq` on, under a name; again moves it. `oldest` tells the
     first record that the log has; it is called while nobody archives. Writes. Raises RowError for what is no
     name or record, and for a record that was archived and removed already."""
-    if not given.text(name, "name") or given.counted(seq, "a seq") < 1:
+    if not arguments.text(name, "name") or arguments.counted(seq, "a seq") < 1:
         raise RowError(f"expected a name and a record of the log to hold, found {name!r} and {seq}")
-    with head.locked(path):
+    with files.locked(path):
         if seq < (first := oldest()):
             raise RowError(
                 f"record {seq:,} cannot be held: it was archived, and the log starts at record {first:,}."
@@ -56,7 +57,7 @@ def hold(path: Path, name: str, seq: int, *, oldest: Callable[[], int] = lambda:
                 seq=seq,
                 oldest=first,
             )
-        head.write(path / head.HOLDS, Holds(head.FORMAT, {**read(path), name: seq}), sync=True)
+        files.write(path / files.HOLDS, Holds(files.FORMAT, {**read(path), name: seq}), sync=True)
 
 
 def hold_in(db: Database, name: str, seq: int) -> None:
@@ -71,11 +72,11 @@ def hold_in(db: Database, name: str, seq: int) -> None:
 
 def release(path: Path, name: str) -> None:
     """Lets go of it. Writes. Raises RowError if there is no hold of that name."""
-    with head.locked(path):
+    with files.locked(path):
         holds = read(path)
         if name not in holds:
             raise RowError(
                 f"there is no hold {name!r}; there are: {', '.join(sorted(holds)) or 'none'}", name=name
             )
         del holds[name]
-        head.write(path / head.HOLDS, Holds(head.FORMAT, holds), sync=True)
+        files.write(path / files.HOLDS, Holds(files.FORMAT, holds), sync=True)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from everlog.store.errors import CorruptionError, DiskError, OpenError
-from everlog.store.head import make_directory, private, sync_directory
 from everlog.store.process import Held
+from everlog.store.rocks.files import make_directory, private, sync_directory
 
 NEW = ".new"
 

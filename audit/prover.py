@@ -1,7 +1,7 @@
 """Prover: who can show what a log holds, be it of this process or of a server.
 
     Prover ─┬─ LocalProver    the tree of an open database
-            └─ RemoteProver   a server's (everlog.rpc.remote_proofs)
+            └─ RemoteProver   a server's (everlog.rpc.client.audit)
 
     checkpoint ─▶ head, signed, kept in the log as a Notice        prove ─▶ a file (proof.py)
         └─▶ KEY.signed    {origin: the largest checkpoint that the key signed}, beside the key
@@ -35,9 +35,9 @@ from everlog.audit.tree import KIND, Tree
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, CursorError, Error, PreconditionError
-from everlog.store.head import sync_directory
 from everlog.store.progress import OnProgress
 from everlog.store.record import unframe
+from everlog.store.rocks.files import sync_directory
 
 KEPT_MAX = 100
 ENTRIES_AT_ONCE = 256

@@ -2,7 +2,7 @@
 
     segments ─▶ blocks, checked ─▶ records, checked ─▶ log and tables of a new directory ─▶ EVERLOG
 
-It is made by the code that rebuilds one (store/rebuild.py): whole or not at all. Killed it is none,
+It is made by the code that rebuilds one (store/upkeep/rebuild.py): whole or not at all. Killed it is none,
 and the next goes on where it was, if it is of the same records; a fork begins anew, with another UUID.
 
 **Which database is it then?** A log is known by its UUID, which its first record says, and by its records.
@@ -37,11 +37,12 @@ from everlog.audit.place import place
 from everlog.audit.reader import Reader
 from everlog.audit.segment import head_of
 from everlog.proto import log_pb2
-from everlog.store import head, record
+from everlog.store import record
 from everlog.store.errors import CorruptionError, CursorError
-from everlog.store.hashing import TableHash
 from everlog.store.progress import OnProgress
-from everlog.store.rebuild import make
+from everlog.store.rocks import files
+from everlog.store.tables.hashing import TableHash
+from everlog.store.upkeep.rebuild import make
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -77,7 +78,7 @@ def restore(
     last = _last(reader, at, at_time_ns)
     end = head_of(reader.get(last))
     database = uuid.uuid4() if fork else uuid.UUID(manifest.database)
-    marker = msgspec.json.encode(head.Marker(head.FORMAT, str(database))) + b"\n"
+    marker = msgspec.json.encode(files.Marker(files.FORMAT, str(database))) + b"\n"
 
     def records(after: int) -> Iterator[bytes]:
         for block in reader.blocks(after, last):

@@ -30,7 +30,7 @@ from everlog.audit.place import shown
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, Error, OpenError, ReadOnlyError, RowError
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.status import ArchiveStatus
+from everlog.store.upkeep.status import ArchiveStatus
 
 LOOK_S, AGAIN_S, EVERY_S, ENOUGH_BYTES = 60.0, 3600.0, 3600.0, 64 << 20
 

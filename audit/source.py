@@ -1,7 +1,7 @@
 """Source: the log that is backed up, wherever it is: blocks of joined records, in order.
 
 Embedded, blocks are read from the log as they stand there; from a server they come through the feed,
-which sends the same bytes (`everlog.rpc.remote_backup`).
+which sends the same bytes (`everlog.rpc.client.audit`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from everlog.audit.segment import BLOCK_BYTES
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import CursorError, OpenError
-from everlog.store.hashing import hashes
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.schema import Schema
+from everlog.store.schema.schema import Schema
+from everlog.store.tables.hashing import hashes
 
 ROWS_HASHED = 100_000
 

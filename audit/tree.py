@@ -36,8 +36,8 @@ from everlog.store.errors import ClosedError, CorruptionError, CursorError, Disk
 from everlog.store.keys import SEQ
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.record import unframe
-from everlog.store.seam import translated
-from everlog.store.target import FamilyTarget
+from everlog.store.rocks.errors import translated
+from everlog.store.tables.projection import FamilyTarget
 
 FAMILY = "tree"
 SIGNED, SIZE = b"\xfe", b"\xff"

@@ -21,10 +21,10 @@ from everlog.audit.place import Place, place
 from everlog.audit.reader import check_file, ranges
 from everlog.audit.restore import restore
 from everlog.audit.segment import Segment
-from everlog.store.check import problems
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, Error
 from everlog.store.progress import OnProgress, Progress
+from everlog.store.upkeep.check import problems
 
 
 def verify(

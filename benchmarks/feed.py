@@ -14,7 +14,7 @@ from benchmarks.served import DATABASE
 
 
 def everlog(run: Run) -> Measure:
-    from everlog.rpc.remote import RemoteDatabase
+    from everlog.rpc.client.database import RemoteDatabase
 
     folder = prepared(run, 1)
     with (
@@ -56,7 +56,7 @@ def raw(run: Run) -> Measure:
 
 def everlog_server(starter: Starter, folder: str) -> None:
     from benchmarks.items import open_items
-    from everlog.rpc.server import Server
+    from everlog.rpc.server.server import Server
 
     with open_items(Path(folder)) as db, Server({DATABASE: db}) as server:
         starter.say({"port": server.port})

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from benchmarks.rows import Row, row
-from everlog.store.kinds import DOUBLE, INT64, STRING, UINT64
-from everlog.store.table import Field, Index, Table
+from everlog.store.schema.codec import DOUBLE, INT64, STRING, UINT64
+from everlog.store.schema.table import Field, Index, Table
 
 if TYPE_CHECKING:
     from everlog.store.database import Database
@@ -59,7 +59,7 @@ def open_items(folder: Path, *, durability: str = "os") -> Database:
     """The database in a folder, made with its table where there is none."""
     from everlog.proto import log_pb2
     from everlog.store.database import Database
-    from everlog.store.evolve import evolve
+    from everlog.store.schema.evolve import evolve
 
     db = Database(folder, durability=durability)
     if not db.schema.version:

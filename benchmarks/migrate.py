@@ -116,7 +116,7 @@ def filled(path: Path, n: int) -> sqlite3.Connection:
 def beside(run: Run) -> list[Measure]:
     """Commits before, while the rows are rewritten, and across the switch."""
     from everlog import SchemaError, migrations
-    from everlog.migrations import load, under_way
+    from everlog.migrations import in_progress, load
 
     path, db = opened(run, "transform")
     loaded = load(path)
@@ -131,7 +131,7 @@ def beside(run: Run) -> list[Measure]:
             db.put(following, message(following, item))
 
     with db:
-        under_way.attach(db, loaded)
+        in_progress.attach(db, loaded)
         _, idle = paced(range(int(IDLE_S * COMMITS_PER_S * min(1, run.n / 10_000)) + 1), write, COMMITS_PER_S)
         took: array[int] = array("Q")
         failed: list[BaseException] = []

@@ -37,7 +37,7 @@ def obey(starter: Starter, first: int, prepare: Callable[[int], Any], write: Cal
 
 def everlog(starter: Starter, folder: str) -> None:
     from benchmarks.items import ITEMS, message, open_items
-    from everlog.rpc.server import Server
+    from everlog.rpc.server.server import Server
 
     with open_items(Path(folder), durability="sync") as db, Server({DATABASE: db}) as server:
         starter.say({"port": server.port, "head": db.head})
@@ -46,7 +46,7 @@ def everlog(starter: Starter, folder: str) -> None:
 
 def everlog_writer(starter: Starter, port: int, first: int) -> None:
     from benchmarks.items import ITEMS, message
-    from everlog.rpc.remote import RemoteDatabase
+    from everlog.rpc.client.database import RemoteDatabase
 
     with RemoteDatabase(f"everlog+insecure://127.0.0.1:{port}/{DATABASE}") as db:
         starter.say("ready")
@@ -77,7 +77,7 @@ def raw_writer(starter: Starter, port: int, first: int) -> None:
 
 def everlog_tail(port: int) -> Generator[list[int], None, None]:
     """Seqs as they arrive together; the first, empty, when it is subscribed."""
-    from everlog.rpc.remote import RemoteDatabase
+    from everlog.rpc.client.database import RemoteDatabase
 
     with RemoteDatabase(f"everlog+insecure://127.0.0.1:{port}/{DATABASE}") as db:
         for batch in db.feed(now=True).batches():

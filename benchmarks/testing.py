@@ -24,9 +24,9 @@ ROWS = 1_500  # of each test's database
 
 def everlog_fixture(run: Run) -> Measure:
     from benchmarks.items import ITEMS, messages, open_items
-    from everlog.migrations.testing_template import clone
+    from everlog.migrations.testing.template import clone
     from everlog.store.database import Database
-    from everlog.store.temporary import in_memory
+    from everlog.store.rocks.files import in_memory
 
     place = in_memory("everlog-bench-")
     template = place.path / "template"
@@ -46,7 +46,7 @@ def everlog_fixture(run: Run) -> Measure:
 
 def sqlite_fixture(run: Run) -> Measure:
     from benchmarks.sqlite_items import INSERT, connect
-    from everlog.store.temporary import in_memory
+    from everlog.store.rocks.files import in_memory
 
     place = in_memory("everlog-bench-")
     template = place.path / "template"

@@ -16,7 +16,7 @@ def main() -> None:
             pass  # standard output is closed, or full: as of any other command
         else:
             return
-    from everlog.console import main as commands
+    from everlog.console.cli import main as commands
 
     commands.main()
 

@@ -25,7 +25,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from everlog.store.admission import DEPTH_MAX
+from everlog.store.schema.admission import DEPTH_MAX
 
 _FLOATS = (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT)
 _WELL_KNOWN = "google.protobuf."

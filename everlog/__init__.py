@@ -30,15 +30,14 @@ if TYPE_CHECKING:
         UnavailableError,
         UniqueError,
     )
-    from everlog.store.history import Version
-    from everlog.store.past import Moment
-    from everlog.store.past_diff import Difference
-    from everlog.store.past_log import Entry
+    from everlog.store.history.diff import Difference
+    from everlog.store.history.moment import Moment
+    from everlog.store.history.query import Entry
+    from everlog.store.history.row_history import Version
     from everlog.store.progress import Progress
-    from everlog.store.reader import Scan
-    from everlog.store.snapshot import Snapshot
-    from everlog.store.table import Field, Fields, Index, Table
-    from everlog.store.transaction import CommitResult, Transaction
+    from everlog.store.schema.table import Field, Fields, Index, Table
+    from everlog.store.tx.reader import Scan, Snapshot
+    from everlog.store.tx.transaction import CommitResult, Transaction
 
 __all__ = [
     "AccessError",
@@ -79,21 +78,21 @@ __all__ = [
 
 # Homes of the names that are not errors.
 _HOMES: dict[str, str] = {
-    "CommitResult": "everlog.store.transaction",
-    "Difference": "everlog.store.past_diff",
+    "CommitResult": "everlog.store.tx.transaction",
+    "Difference": "everlog.store.history.diff",
     "EmbeddedDatabase": "everlog.feed.embedded",
-    "Entry": "everlog.store.past_log",
-    "Field": "everlog.store.table",
-    "Fields": "everlog.store.table",
-    "Index": "everlog.store.table",
-    "Moment": "everlog.store.past",
+    "Entry": "everlog.store.history.query",
+    "Field": "everlog.store.schema.table",
+    "Fields": "everlog.store.schema.table",
+    "Index": "everlog.store.schema.table",
+    "Moment": "everlog.store.history.moment",
     "Progress": "everlog.store.progress",
-    "Scan": "everlog.store.reader",
-    "Snapshot": "everlog.store.snapshot",
-    "Table": "everlog.store.table",
-    "Transaction": "everlog.store.transaction",
-    "Version": "everlog.store.history",
-    "deadline": "everlog.rpc.deadline",
+    "Scan": "everlog.store.tx.reader",
+    "Snapshot": "everlog.store.tx.reader",
+    "Table": "everlog.store.schema.table",
+    "Transaction": "everlog.store.tx.transaction",
+    "Version": "everlog.store.history.row_history",
+    "deadline": "everlog.rpc.client.deadline",
     "open": "everlog.rpc.connect",
 }
 

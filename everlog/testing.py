@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from everlog.migrations.testing_template import Templates
+    from everlog.migrations.testing.template import Templates
     from everlog.rpc.testing import AnyDatabase, Opener, at_version, upgrade_to
 
 __all__ = ["Opener", "at_version", "upgrade_to"]
@@ -73,7 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure() -> None:
-    if template := sys.modules.get("everlog.migrations.testing_template"):
+    if template := sys.modules.get("everlog.migrations.testing.template"):
         template.close_templates()
 
 
@@ -94,7 +94,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
         return None
     if not parent.config.getini("everlog_derived"):
         return None
-    from everlog.migrations.testing_collect import MigrationFile
+    from everlog.migrations.testing.collect import MigrationFile
 
     found: pytest.Collector = MigrationFile.from_parent(
         parent,
@@ -145,7 +145,7 @@ def everlog_at(
     pytestconfig: pytest.Config,
 ) -> Iterator[Opener]:
     """Opens databases at any version: `everlog_at(20260105093000, testdata=True)`."""
-    from everlog.migrations.testing_template import templates
+    from everlog.migrations.testing.template import templates
     from everlog.rpc.testing import Opener
 
     made: Templates = templates(everlog_migrations)

@@ -15,8 +15,8 @@ import uuid
 from typing import Protocol
 
 from everlog.proto import log_pb2
-from everlog.store import given
 from everlog.store.errors import CursorError
+from everlog.store.schema import arguments
 
 SEQ_END = 1 << 64  # seqs are uint64
 
@@ -88,7 +88,7 @@ def of(after: int | log_pb2.Cursor) -> log_pb2.Cursor:
 
 def check_seq(seq: int, role: str) -> None:
     """Raises CursorError for a number that no record can ever have; `role` completes "a seq …"."""
-    given.whole(seq, f"a seq {role}", error=CursorError)
+    arguments.whole(seq, f"a seq {role}", error=CursorError)
     if not 0 <= seq < SEQ_END:
         raise CursorError(f"expected a seq of 0 or more {role}, found {seq}", why="unclear", seq=seq)
 

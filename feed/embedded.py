@@ -9,8 +9,8 @@ from everlog.feed.feed import Feed, feed
 from everlog.feed.subscription import HEARTBEAT_S
 from everlog.proto import log_pb2
 from everlog.store.database import Database
-from everlog.store.table import Table
-from everlog.store.temporary import Temporary
+from everlog.store.rocks.files import Temporary
+from everlog.store.schema.table import Table
 
 
 class EmbeddedDatabase(Database):

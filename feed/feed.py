@@ -20,9 +20,9 @@ from everlog.feed.message import FeedBatch
 from everlog.feed.subscription import HEARTBEAT_S, Subscription
 from everlog.feed.tail import Origin
 from everlog.proto import log_pb2
-from everlog.store import given
 from everlog.store.errors import ClosedError, SchemaError
-from everlog.store.table import Table
+from everlog.store.schema import arguments
+from everlog.store.schema.table import Table
 
 
 class Batches(Protocol):
@@ -115,4 +115,4 @@ def table_names(tables: Iterable[Table[Any, Any] | str] | None) -> list[str]:
     """Names of tables given as constants or by name. Raises SchemaError."""
     if tables is None:
         return []
-    return [given.table_name(table) for table in given.several(tables, "tables", error=SchemaError)]
+    return [arguments.table_name(table) for table in arguments.several(tables, "tables", error=SchemaError)]

@@ -26,8 +26,8 @@ from everlog.feed import cursor, message
 from everlog.feed.filter import TableFilter
 from everlog.feed.tail import Message, Origin, Tail, tail_of
 from everlog.proto import feed_pb2, log_pb2
-from everlog.store import given
 from everlog.store.errors import CursorError
+from everlog.store.schema import arguments
 
 HEARTBEAT_S = 5.0
 HEARTBEAT_S_MIN = 0.05  # sooner is no sooner
@@ -37,7 +37,7 @@ def check_bounds(until: int | None, heartbeat_s: float) -> None:
     """Raises CursorError for an end that is no seq, and for a heartbeat that would never come."""
     if until is not None:
         cursor.check_seq(until, "to end at")
-    given.seconds(heartbeat_s, "a heartbeat", error=CursorError)
+    arguments.seconds(heartbeat_s, "a heartbeat", error=CursorError)
     if heartbeat_s == float("inf"):
         raise CursorError(
             f"expected a heartbeat of some seconds, found {heartbeat_s}",

@@ -26,7 +26,7 @@ from typing import NamedTuple, Protocol
 from everlog.feed import cursor, message
 from everlog.feed.filter import TableFilter
 from everlog.proto import feed_pb2, log_pb2
-from everlog.store.migrate import Recorded
+from everlog.store.online.apply import Recorded
 
 MESSAGE_BYTES_MAX = 256 << 10
 SHARED_MAX, SHARED_BYTES_MAX = 32, 16 << 20  # messages that are kept for who comes to the same place

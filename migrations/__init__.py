@@ -3,27 +3,25 @@
 A migration's folder gets all that its constants are made of from here, in one import.
 """
 
-from everlog.migrations.adopt import baseline, dump_schema, load_schema
-from everlog.migrations.approval import Approval
+from everlog.migrations.approval.approval import Approval
+from everlog.migrations.baseline import baseline, dump_schema, load_schema
 from everlog.migrations.build import build
-from everlog.migrations.difference import differences
 from everlog.migrations.fake import Fake
-from everlog.migrations.lint import lint
-from everlog.migrations.lint_finding import Finding
-from everlog.migrations.lint_rules import Severity
+from everlog.migrations.in_progress import cancel, complete, give_up
+from everlog.migrations.lint.lint import lint
+from everlog.migrations.lint.rules import Finding, Severity
 from everlog.migrations.loader import load
 from everlog.migrations.migration import Key, Migration, Remake, Row, Transform
 from everlog.migrations.plan import PlannedMigration, PlannedStep, plan
+from everlog.migrations.proposal import Rules
 from everlog.migrations.recorded import Restored, accept, restore
 from everlog.migrations.rollback import PlannedRollback, plan_rollback, rollback
-from everlog.migrations.rules import Rules
 from everlog.migrations.runner import apply
 from everlog.migrations.scaffold import new
 from everlog.migrations.squash import Squashed, squash
-from everlog.migrations.status import MigrationInfo, State, status
+from everlog.migrations.status import MigrationInfo, State, differences, status
 from everlog.migrations.testdata import load_testdata
-from everlog.migrations.under_way import cancel, complete, give_up
-from everlog.store.kinds import (
+from everlog.store.schema.codec import (
     BOOL,
     BYTES,
     DOUBLE,
@@ -43,8 +41,8 @@ from everlog.store.kinds import (
     UINT32,
     UINT64,
 )
-from everlog.store.reader import Reader
-from everlog.store.table import Field, Fields, Index, Table
+from everlog.store.schema.table import Field, Fields, Index, Table
+from everlog.store.tx.reader import Reader
 
 __all__ = [
     "BOOL",

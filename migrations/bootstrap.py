@@ -35,13 +35,13 @@ from everlog.migrations.migration import Key, Migration, Row
 from everlog.migrations.rows import SUFFIXES, read, read_bytes, read_pieces
 from everlog.migrations.spilled import Spilled
 from everlog.proto import log_pb2
-from everlog.store import write
 from everlog.store.errors import Error, MigrationError, RowError
-from everlog.store.evolve import evolve
-from everlog.store.held import words_of
 from everlog.store.record import RECORD_BYTES_MAX
-from everlog.store.schema import Schema
-from everlog.store.table import Table
+from everlog.store.schema.evolve import evolve
+from everlog.store.schema.schema import Schema
+from everlog.store.schema.table import Table
+from everlog.store.tx import write
+from everlog.store.upkeep.held import words_of
 from everlog.store.user_code import MisuseError
 
 T = TypeVar("T")

@@ -31,14 +31,12 @@ from google.protobuf.message import Message
 
 from everlog.migrations.loader import fault, import_file
 from everlog.migrations.migration import Migration
-from everlog.store.binding import Binding
 from everlog.store.database import Database
 from everlog.store.errors import Error, MigrationError, SchemaError
-from everlog.store.reader import Reader
-from everlog.store.schema import Schema
-from everlog.store.snapshot import Snapshot
-from everlog.store.source import Source
-from everlog.store.table import Table
+from everlog.store.schema.schema import Binding, Schema
+from everlog.store.schema.table import Table
+from everlog.store.tx.reader import Reader, Snapshot
+from everlog.store.tx.source import Source
 from everlog.store.user_code import MisuseError, literal
 
 M = TypeVar("M", bound=Message)

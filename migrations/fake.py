@@ -28,7 +28,7 @@ from google.protobuf.message import Message
 
 from everlog.migrations.migration import Row
 from everlog.store.errors import MigrationError
-from everlog.store.table import Table
+from everlog.store.schema.table import Table
 
 if TYPE_CHECKING:
     import mimesis

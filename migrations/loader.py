@@ -23,8 +23,8 @@ from everlog.migrations.folder import FOLDER_NAME, SOURCE, Folder, Root, Source,
 from everlog.migrations.migration import Migration, Remake, Transform
 from everlog.proto import log_pb2
 from everlog.store.errors import Error, SchemaError
-from everlog.store.evolve import evolve
-from everlog.store.table import Field, Table
+from everlog.store.schema.evolve import evolve
+from everlog.store.schema.table import Field, Table
 from everlog.store.user_code import private, words
 
 

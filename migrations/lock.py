@@ -10,6 +10,10 @@ Invariants
   (1) whatever is checked of a migration's state is checked by the holder of the lock, or again by a
       precondition of the record that rests upon it;
   (2) a holder that was asked to end writes nothing more of its migration (`check_going`).
+
+Stop: how what takes long is stopped where it can be gone on with: through its progress.
+
+somebody ─ set ─▶ Stop ─ through(progress) ─▶ the next sign of progress raises ClosedError
 """
 
 from __future__ import annotations
@@ -21,9 +25,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from everlog.store.errors import MigrationError
+from everlog.store.errors import ClosedError, MigrationError
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.transaction import Metadata
+from everlog.store.tx.transaction import Metadata
 
 WAIT_S = 60.0
 
@@ -107,3 +111,24 @@ def check_going(database: bytes) -> None:
             cancelled_by=by.actor,
             reason=by.reason,
         )
+
+
+class Stop:
+    """Once it is set, it stays so. Safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._set = threading.Event()
+
+    def set(self) -> None:
+        self._set.set()
+
+    def through(self, progress: OnProgress | None) -> OnProgress:
+        """Hands progress on, and raises ClosedError once it is to stop."""
+
+        def told(at: Progress) -> None:
+            if self._set.is_set():
+                raise ClosedError(f"the server stopped while it was at: {at.step}; the next start goes on")
+            if progress is not None:
+                progress(at)
+
+        return told

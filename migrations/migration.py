@@ -33,9 +33,9 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from google.protobuf.message import Message
 
 from everlog.migrations.folder import Folder
-from everlog.store import transform
-from everlog.store.reader import Reader
-from everlog.store.table import Table
+from everlog.store.online import dual_write
+from everlog.store.schema.table import Table
+from everlog.store.tx.reader import Reader
 
 Row: TypeAlias = tuple[Table[Any, Any], Message]  # a row, and the table that it is of
 Key: TypeAlias = tuple[Table[Any, Any], Any]  # the key of a row, and the table that it is of
@@ -66,11 +66,11 @@ class Transform(Generic[Old, New]):
         frame = sys._getframe(1)
         self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
-    def directions(self) -> transform.Transform:
+    def directions(self) -> dual_write.Transform:
         """As the store applies it."""
         new = self.table.model
-        down = None if self.down is None else transform.Direction(new, self.old, self.down, "down")
-        return transform.Transform(transform.Direction(self.old, new, self.up), down)
+        down = None if self.down is None else dual_write.Direction(new, self.old, self.down, "down")
+        return dual_write.Transform(dual_write.Direction(self.old, new, self.up), down)
 
 
 class Remake:

@@ -18,10 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from everlog.migrations import checks, people, withheld
 from everlog.migrations.bootstrap import Bootstrap, loaded
-from everlog.migrations.loader import after
-from everlog.migrations.lock import check_going
-from everlog.migrations.migration import Migration, Remake
-from everlog.migrations.under_way import (
+from everlog.migrations.in_progress import (
     FINISHED,
     STARTED,
     SWITCHED,
@@ -32,15 +29,18 @@ from everlog.migrations.under_way import (
     given_up_if_refused,
     transforms,
 )
+from everlog.migrations.loader import after
+from everlog.migrations.lock import check_going
+from everlog.migrations.migration import Migration, Remake
 from everlog.proto import log_pb2
-from everlog.store import evolve
-from everlog.store import remake as store
-from everlog.store.backfill import at_work
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
-from everlog.store.migrate import Recorded
+from everlog.store.online import rewrite as store
+from everlog.store.online.apply import Recorded
+from everlog.store.online.backfill import at_work
 from everlog.store.progress import OnProgress
-from everlog.store.transaction import CommitResult, Metadata
+from everlog.store.schema import evolve
+from everlog.store.tx.transaction import CommitResult, Metadata
 
 AT_ONCE_ROWS = 1000  # of an index: some 10 ms
 

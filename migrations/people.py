@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from everlog.proto import log_pb2
-from everlog.store import codec, keys
-from everlog.store.tables import Tables
+from everlog.store import keys
+from everlog.store.schema import codec
+from everlog.store.tables.tables import Tables
 
 
 def sealed(before: log_pb2.Schema, after: log_pb2.Schema) -> list[str]:

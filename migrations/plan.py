@@ -3,37 +3,149 @@
     status ─▶ may they be applied at all? ─▶ for each: the schema before, the schema after ─▶ steps
 
 A step is instant if it takes no longer on a large table than on a small one.
+
+Order: migrations that come late, after others with newer timestamps were applied.
+
+    folders        1  2  3        2 was merged after 3 had been applied: refused, unless `out_of_order`
+    applied        1     3
+    then           1     3  2     tables that 3 declares stay as 3 has them; the rest of 2 is done
+
+Folders were checked as a chain, in the order of their timestamps: whatever 2 made of a table that 3
+declares as well, 3 goes on from. So the database ends where it would have ended in order.
+
+Left over: values of fields that a rollback took away, which are in the rows still.
+
+    migration 2 adds city = 3     rows get it     2 is rolled back     rows have a 3 that nobody reads
+    migration 2 again             city is there again
+    another, with zip = 3         would read every city as a zip: refused, where a row has one
+
+Only a number that comes back as another field is looked for, so this costs nothing mostly.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from everlog.migrations import people
 from everlog.migrations.bootstrap import bootstrap, loaded
 from everlog.migrations.checks import has_checks, tried
+from everlog.migrations.dry_run import Remaking, Trial, remaking, trials
 from everlog.migrations.folder import SOURCE, Source, find, folders
-from everlog.migrations.left_over import check_left_over
-from everlog.migrations.lint import data_errors
+from everlog.migrations.in_progress import base, under_way
+from everlog.migrations.lint.lint import data_errors
 from everlog.migrations.loader import after, load
 from everlog.migrations.migration import Migration
-from everlog.migrations.order import check_order, settle
 from everlog.migrations.status import MigrationInfo, State, compare
-from everlog.migrations.trial import Remaking, Trial, remaking, trials
-from everlog.migrations.under_way import base, under_way
 from everlog.proto import log_pb2
-from everlog.store import evolve, given
-from everlog.store.built import built_rows
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError, SchemaError
+from everlog.store.online.backfill import built_rows
 from everlog.store.progress import OnProgress
-from everlog.store.schema import Schema, TableInfo
+from everlog.store.schema import arguments, evolve
+from everlog.store.schema.codec import kind_of
+from everlog.store.schema.reflect import table_of
+from everlog.store.schema.schema import Schema, TableInfo
+
+
+def check_order(infos: Iterable[MigrationInfo], *, out_of_order: bool) -> None:
+    """Raises MigrationError if a migration is pending that is older than an applied one, unless
+    that is allowed."""
+    newest = max((info.version for info in infos if info.state is not State.PENDING), default=0)
+    for info in infos:
+        if info.state is State.PENDING and info.version < newest and not out_of_order:
+            raise MigrationError(
+                f"migration {info.title} is pending, but the newer {newest} is applied already; give the"
+                " folder and its model.proto a timestamp after it, or say --out-of-order if that is meant",
+                version=info.version,
+            )
+
+
+def settle(migrations: Sequence[Migration], infos: Iterable[MigrationInfo]) -> None:
+    """Tells each late migration which tables it no longer decides on.
+
+    Raises MigrationError if it would rename one of those, or rewrite its rows.
+    """
+    there = {info.version for info in infos if info.state is not State.PENDING}
+    for migration in migrations:
+        newer = [one for one in migrations if one.version in there and one.version > migration.version]
+        decided = {table.name for one in newer for table in one.tables} | {
+            name for one in newer for name in (*one.drop, *one.rename, *one.rename.values())
+        }
+        late = bool(newer) and migration.version not in there
+        migration.overruled = frozenset(decided) if late else frozenset()
+        names = {*migration.rename, *migration.rename.values(), *migration.transforms}
+        for remake in filter(None, (migration.up, migration.down)):
+            names.update(remake.names)
+        changed = decided & names
+        if late and changed:
+            table = min(changed)
+            raise MigrationError(
+                f"migration {migration.title} rewrites or renames table {table}, but the newer"
+                f" {newer[-1].title} is applied already, and clients of it know the table as it is; give the"
+                " folder and its model.proto a timestamp after it",
+                version=migration.version,
+                table=table,
+            )
+
+
+def check_left_over(db: Database, migrations: list[Migration]) -> None:
+    """Read-only. Raises MigrationError if a migration gives the number of a field that was rolled
+    back to another field, and rows have values of the former."""
+    if not migrations:
+        return
+    for commit, schema in _rolled_back(db):
+        gone = {info.proto.id: info for info in schema.tables.values()}
+        for migration in migrations:
+            rewritten = {*migration.transforms, *(migration.up.names if migration.up else ())}
+            for table in migration.tables:
+                now = db.schema.tables.get(table.name)
+                was = gone.get(now.proto.id) if now is not None else None
+                if now is None or was is None or table.name in rewritten:
+                    continue
+                for old, new in _reused(was.model.DESCRIPTOR, now.model.DESCRIPTOR, table.model.DESCRIPTOR):
+                    if rows := _rows_with(db, now, old.number):
+                        raise MigrationError(
+                            f"migration {migration.title} gives {table.name} {new.name} = {new.number}, but"
+                            f" {rows:,} rows have a value of {old.name} = {old.number} there, which commit"
+                            f" {commit} rolled back; take the next number that was never used",
+                            version=migration.version,
+                            table=table.name,
+                            field=new.name,
+                        )
+
+
+def _rolled_back(db: Database) -> Iterator[tuple[int, Schema]]:
+    for record in db.migrations():
+        if record.migration.step == log_pb2.Migration.ROLLED_BACK:
+            yield record.seq, Schema(db.schema_at(record.seq - 1))
+
+
+def _reused(gone: Any, now: Any, new: Any) -> Iterator[tuple[Any, Any]]:
+    """Fields of a model that was rolled back whose number is another field's now."""
+    for old in gone.fields:
+        field = new.fields_by_number.get(old.number)
+        if field is None or old.number in now.fields_by_number:
+            continue
+        same = field.name == old.name and field.is_repeated == old.is_repeated
+        if not same or kind_of(field) is not kind_of(old):
+            yield old, field
+
+
+def _rows_with(db: Database, info: TableInfo, number: int) -> int:
+    """How many rows have a field of this number that their model does not know."""
+    found = 0
+    for row in db.scan(table_of(info)):
+        left = UnknownFieldSet(row)
+        found += any(left[at].field_number == number for at in range(len(left)))
+    return found
+
 
 REWRITTEN_PER_S = 50_000  # for the time that is told
 BESIDE = ", beside the live table"
@@ -137,9 +249,9 @@ def _compared(db: Database, source: Source) -> list[MigrationInfo]:
 def check_target(to: int | None, rate: float | None, *, least: int = 1) -> None:
     """Raises MigrationError for what is no version, RowError for what is no number of rows a second. `least`:
     0 where that means before the first migration."""
-    if to is not None and given.counted(to, "a version", error=MigrationError) < least:
+    if to is not None and arguments.counted(to, "a version", error=MigrationError) < least:
         raise MigrationError(f"expected a version such as 20260105093000, found {to}", version=to)
-    given.rate(rate)
+    arguments.rate(rate)
 
 
 def pending(

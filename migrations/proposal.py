@@ -13,6 +13,8 @@ Invariants
   (1) a record of a proposal carries no schema, so that followers and rebuilds pass over it.
 
 What the records hold: docs/format.md, "Proposals". How it is used: docs/checked.md.
+
+Rules: who may decide of a proposal, and what a decision must say.
 """
 
 from __future__ import annotations
@@ -25,15 +27,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from everlog.migrations.history import rolled_back
 from everlog.migrations.migration import Migration
-from everlog.migrations.shown import Plan, decode, digest_of
-from everlog.migrations.shown_sources import Sources, read
+from everlog.migrations.plan_document import Plan, Sources, decode, digest_of, read
+from everlog.migrations.status import rolled_back
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, MigrationError
-from everlog.store.migrate import Recorded
-from everlog.store.transaction import Actor, Proof, proof_name
+from everlog.store.online.apply import Recorded
+from everlog.store.tx.transaction import Actor, Proof, proof_name
 
 DOCUMENT = "plan.json"  # path of the source of a PROPOSED record that the digest is of
 PREFIX_MIN = 6  # hexadecimal digits by which a person may name a digest
@@ -294,3 +295,41 @@ def record_of(plan: Plan, kept: Iterable[log_pb2.SourceFile] = ()) -> log_pb2.Mi
         plan_digest=digest_of(document),
         sources=[log_pb2.SourceFile(path=DOCUMENT, content=document), *kept],
     )
+
+
+_NOT_ONES_OWN = {"approve": "approve it", "roll back": "roll it back"}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Who may decide. `approvers`: names; none: everybody may. `own`: one's own proposal, too."""
+
+    approvers: frozenset[str] = frozenset()
+    own: bool = False
+
+    def check(self, who: str, proposal: Proposal, verb: str) -> None:
+        """Raises MigrationError if `who` may not decide."""
+        digest = proposal.short
+        self.check_name(who, verb, digest)
+        if verb in _NOT_ONES_OWN and not self.own and who == proposal.proposed.actor:
+            raise MigrationError(
+                f"{who} proposed {digest} and may not {_NOT_ONES_OWN[verb]}; somebody else must, or the"
+                " server is started with --approve-own",
+                actor=who,
+            )
+
+    def check_name(self, who: str, verb: str, what: str) -> None:
+        """Raises MigrationError if `who` is nobody, or none of those who decide."""
+        if not who:
+            raise MigrationError(f"expected who would {verb} {what}, found nobody; say it with --actor")
+        if self.approvers and who not in self.approvers:
+            raise MigrationError(
+                f"{who} may not {verb} {what}; those who may are: {', '.join(sorted(self.approvers))}",
+                actor=who,
+            )
+
+
+def check_reason(reason: str) -> None:
+    """Raises MigrationError if there is none."""
+    if not reason.strip():
+        raise MigrationError("expected a reason, found none; say with --reason why")

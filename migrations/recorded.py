@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from everlog.migrations import digest, withheld
-from everlog.migrations.adopt import difference_of
+from everlog.migrations.baseline import difference_of
 from everlog.migrations.folder import (
     ALWAYS_KEPT,
     FOLDER_NAME,
@@ -31,16 +31,15 @@ from everlog.migrations.folder import (
     find_or_make,
     folders,
 )
-from everlog.migrations.history import Life, lives
 from everlog.migrations.loader import after, load
 from everlog.migrations.lock import lock
-from everlog.migrations.status import MigrationInfo, State, compare
+from everlog.migrations.status import Life, MigrationInfo, State, compare, lives
 from everlog.proto import log_pb2
+from everlog.store.crypto.vault import Vault
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, MigrationError
-from everlog.store.schema import Schema
-from everlog.store.transaction import Metadata
-from everlog.store.vault import Vault
+from everlog.store.schema.schema import Schema
+from everlog.store.tx.transaction import Metadata
 
 # In place of the generated code of a folder that was restored: `build` replaces it, and holds the folder
 # to no rules that came after it ran.

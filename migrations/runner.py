@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from everlog.migrations import online, under_way
+from everlog.migrations import in_progress, online
 from everlog.migrations.bootstrap import Bootstrap, bootstrap, loaded
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import after
@@ -22,12 +22,12 @@ from everlog.migrations.plan import check_target, load_for, pending
 from everlog.migrations.proposal import settled
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
-from everlog.store.backfill import patiently
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError, PreconditionError, RowError, SchemaError
-from everlog.store.migrate import Recorded
+from everlog.store.online.apply import Recorded
+from everlog.store.online.backfill import patiently
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.transaction import Metadata
+from everlog.store.tx.transaction import Metadata
 
 
 def apply(
@@ -58,13 +58,13 @@ def apply(
     check_target(to, rate)
     with lock(db.uuid, actor, wait_s=wait_s, progress=progress, reenter=True) as holder:
         known = load_for(db, source)
-        begun = under_way.attach(db, known)
+        begun = in_progress.attach(db, known)
         if begun is not None and begun.migration.back:  # what was half rolled back is in force
             if progress is not None:
                 progress(
                     Progress(f"{begun.migration.version}_{begun.migration.name}: give up its way back", 0)
                 )
-            under_way.give_up(db, by)
+            in_progress.give_up(db, by)
             begun = None
         found = pending(db, known, to, out_of_order=out_of_order)
         if begun is not None:
@@ -74,7 +74,7 @@ def apply(
         if check is not None:
             check(found)
         todo = [(migration, bootstrap(migration)) for migration in found]
-        schema = under_way.base(db)
+        schema = in_progress.base(db)
         for migration, rows in todo:
             loaded(migration, rows, schema)
             schema = after(schema, migration)
@@ -132,7 +132,7 @@ def _apply(
         )
     except (MigrationError, PreconditionError, RowError, SchemaError) as error:
         if "cancelled_by" in error.facts:
-            under_way.cancelled(db, migration, Metadata(error.cancelled_by, error.reason), since=since)
+            in_progress.cancelled(db, migration, Metadata(error.cancelled_by, error.reason), since=since)
         raise MigrationError(
             f"migration {migration.title} was not applied, and nothing of it is in the database: {error}",
             private=error.private,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from everlog.migrations import sums
 from everlog.migrations.folder import SOURCE, Folder, Root, Source, find_or_make, folders
-from everlog.migrations.lint_ignores import without_ignores
+from everlog.migrations.lint.source import without_ignores
 from everlog.store.errors import SchemaError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")

@@ -29,9 +29,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
 from everlog.store.errors import Error, MigrationError, SchemaError
-from everlog.store.fields import descriptor_of, resolve
-from everlog.store.index_info import IndexInfo
-from everlog.store.schema import Schema
+from everlog.store.schema.fields import descriptor_of, resolve
+from everlog.store.schema.schema import IndexInfo, Schema
 
 _HEAD = "# The schema of a database, by `everlog dump`. `everlog load` makes a database of it."
 _OWN = "google/protobuf/"

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from everlog.migrations import sums
-from everlog.migrations.adopt import difference_of
+from everlog.migrations.baseline import difference_of
 from everlog.migrations.build import build
 from everlog.migrations.folder import SOURCE, Source, find, folders
 from everlog.migrations.loader import load
@@ -34,7 +34,7 @@ from everlog.migrations.status import MigrationInfo, State
 from everlog.migrations.values import as_json
 from everlog.store.database import Database
 from everlog.store.errors import Error, MigrationError
-from everlog.store.reflect import table_of
+from everlog.store.schema.reflect import table_of
 
 
 class Squashed(msgspec.Struct, frozen=True):

@@ -13,6 +13,24 @@ force, and its rolling back has begun.
 
 What the database knows is read from the Migration records of its log, never from a table that
 could say otherwise. Runs no code of a migration.
+
+History: what the log says of each migration, folded from its records in their order.
+
+    STARTED ─▶ BACKFILL* ─▶ SWITCHED ─▶ FINISHED ─▶ ROLLED_BACK ─▶ FINISHED …
+       └─ building ────────────────┘    applied     no life         applied
+       └─▶ FAILED, ROLLED_BACK: no life
+
+    FINISHED ─▶ STARTED back ─▶ BACKFILL* ─▶ ROLLED_BACK: no life
+                applied, `back` └──────────▶ FAILED back: applied
+
+A life of a migration begins with its first record after the end of the one before. What was
+proposed, approved or rejected has not begun to live. ACCEPTED takes an edited folder for the one that ran.
+
+Difference: what was edited in a migration's folder after it ran, as a diff of its source.
+
+the log   the files as they were when it ran ┐
+                                             ├─▶ unified diff
+the disk  the files as they are now          ┘
 """
 
 from __future__ import annotations
@@ -24,12 +42,111 @@ from typing import Any
 
 import msgspec
 
+from everlog.migrations import withheld
 from everlog.migrations.folder import SOURCE, Folder, Source, find, folders
-from everlog.migrations.history import Life, lives
-from everlog.store.built import built_rows, total_rows
+from everlog.proto import log_pb2
+from everlog.store.crypto.vault import Vault
 from everlog.store.database import Database
-from everlog.store.migrate import Recorded
-from everlog.store.vault import Vault
+from everlog.store.online.apply import Recorded
+from everlog.store.online.backfill import built_rows, total_rows
+
+_Step = log_pb2.Migration
+_BUILDING = (_Step.STARTED, _Step.BACKFILL, _Step.SWITCHED)
+
+
+class Life(msgspec.Struct):
+    """One migration that is in the database, whole (`finished`) or in part."""
+
+    began: Recorded
+    last: Recorded
+    sources: list[log_pb2.SourceFile]
+    digest: bytes
+    back: Recorded | None = None  # with what its rolling back began, while that is under way
+    accepted: list[Recorded] = msgspec.field(default_factory=list)  # edits of its folder, oldest first
+
+    @property
+    def version(self) -> int:
+        return self.last.migration.version
+
+    @property
+    def title(self) -> str:
+        return f"{self.version}_{self.began.migration.name}"
+
+    @property
+    def finished(self) -> bool:
+        return self.last.migration.step == _Step.FINISHED
+
+    @property
+    def adopted(self) -> bool:
+        """Whether it was recorded without being run, by `load` or `baseline`."""
+        return self.finished and not self.sources
+
+    def fits(self, folder: Folder, vault: Vault | None = None) -> bool:
+        """Whether a folder does the same as the applied one, or was accepted for it. Read-only.
+
+        `vault` has the keys of files that were withheld from the log."""
+
+        def same(recorded: bytes, file: log_pb2.SourceFile) -> bool:
+            return withheld.same(recorded, file, folder, vault)
+
+        records = [(self.digest, self.sources)]
+        records += [(one.migration.digest, list(one.migration.sources)) for one in self.accepted]
+        return any(folder.is_as(digest, sources, same) for digest, sources in records)
+
+    @property
+    def newest_sources(self) -> list[log_pb2.SourceFile]:
+        """The folder as it was last recorded: as it ran, or as it was accepted since."""
+        return list(self.accepted[-1].migration.sources) if self.accepted else self.sources
+
+    @property
+    def held(self) -> bool:
+        """Whether it has switched, and the version before is served as well."""
+        return self.last.migration.step == _Step.SWITCHED
+
+
+def lives(records: Iterable[Recorded]) -> dict[int, Life]:
+    """The migrations that are in the database, by version, in the order in which they began."""
+    found: dict[int, Life] = {}
+    for record in records:
+        one = record.migration
+        if one.step == _Step.ROLLED_BACK:
+            found.pop(one.version, None)
+        elif one.step == _Step.ACCEPTED:
+            if one.version in found:
+                found[one.version].accepted.append(record)
+        elif one.back:
+            found[one.version].back = record if one.step == _Step.STARTED else None
+        elif one.step == _Step.FAILED:
+            if one.version in found and not found[one.version].finished:
+                del found[one.version]
+        elif one.step == _Step.BACKFILL and found[one.version].back is not None:
+            pass  # of its way back
+        elif one.step in _BUILDING or one.step == _Step.FINISHED:
+            life = found.get(one.version)
+            if life is None or life.finished:
+                found.pop(one.version, None)
+                life = found[one.version] = Life(record, record, [], b"")
+            life.last = record
+            life.sources = list(one.sources) or life.sources
+            life.digest = one.digest or life.digest
+    return found
+
+
+def rolled_back(records: Iterable[Recorded]) -> dict[int, Recorded]:
+    """The migrations that were rolled back, or cancelled, and not begun again since, by version."""
+    found: dict[int, Recorded] = {}
+    for record in records:
+        one = record.migration
+        if one.step == _Step.ROLLED_BACK:
+            found[one.version] = record
+        elif one.step in (*_BUILDING, _Step.FINISHED):
+            found.pop(one.version, None)
+    return found
+
+
+def latest(records: Iterable[Recorded]) -> list[Life]:
+    """The migrations that are in the database, the one that came last first."""
+    return sorted(lives(records).values(), key=lambda life: life.last.seq, reverse=True)
 
 
 class State(StrEnum):
@@ -161,3 +278,41 @@ def _late(there: Iterable[Life]) -> set[int]:
             late.add(life.version)
         newest = max(newest, life.version)
     return late
+
+
+def differences(db: Database, source: Source = SOURCE) -> dict[int, str]:
+    """The diff of each migration whose folder is not what ran, by version. Read-only; runs no code."""
+    by_version = {folder.version: folder for folder in folders(find(source))}
+    there = lives(db.migrations())
+    return {
+        version: difference(life.newest_sources, by_version[version], db.tables.vault)
+        for version, life in sorted(there.items())
+        if version in by_version and not life.fits(by_version[version], db.tables.vault)
+    }
+
+
+def difference(ran: list[log_pb2.SourceFile], folder: Folder, vault: Vault | None = None) -> str:
+    """The diff from the files that ran to those of the folder; binary ones are only named, and so are those
+    whose content the log does not keep."""
+    if not ran:
+        return f"{folder.path.name} was adopted, not run: the log has no source of it\n"
+    import difflib  # noqa: PLC0415  only for messages
+
+    was, now = withheld.contents(ran, folder, vault)
+    out: list[str] = []
+    for path in sorted(was.keys() | now.keys()):
+        if was.get(path) == now.get(path):
+            continue
+        try:
+            old, new = (files.get(path, b"").decode().splitlines(keepends=True) for files in (was, now))
+        except UnicodeDecodeError:
+            out.append(f"Binary file {path} differs\n")
+            continue
+        before = f"applied/{path}" if path in was else "/dev/null"
+        after = f"{folder.path.name}/{path}" if path in now else "/dev/null"
+        out += map(_ended, difflib.unified_diff(old, new, before, after))
+    return "".join(out)
+
+
+def _ended(line: str) -> str:
+    return line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"

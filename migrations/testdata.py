@@ -20,11 +20,11 @@ from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import fault, import_file, load
 from everlog.migrations.migration import Migration, Row
 from everlog.proto import log_pb2
-from everlog.store import given
 from everlog.store.database import Database
 from everlog.store.errors import Error, MigrationError
 from everlog.store.progress import OnProgress
-from everlog.store.table import Table
+from everlog.store.schema import arguments
+from everlog.store.schema.table import Table
 
 SCALE = 1
 SEED = 0
@@ -47,8 +47,8 @@ def load_testdata(
 
     Raises MigrationError if there is none, and what the folder's code raises as SchemaError.
     """
-    given.counted(scale, "a scale", error=MigrationError)
-    given.whole(seed, "a seed", error=MigrationError)
+    arguments.counted(scale, "a scale", error=MigrationError)
+    arguments.whole(seed, "a seed", error=MigrationError)
     migration = _at(load(source), db.schema.version)
     counts: dict[str, int] = {}
     made = rows(migration, scale=scale, seed=seed)

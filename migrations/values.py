@@ -44,8 +44,19 @@ from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from everlog.store.admission import why
-from everlog.store.kinds import BOOL, BYTES, DOUBLE, ENUM, FLOAT, MESSAGE, STRING, TIMESTAMP, Kind, kind_of
+from everlog.store.schema.admission import why
+from everlog.store.schema.codec import (
+    BOOL,
+    BYTES,
+    DOUBLE,
+    ENUM,
+    FLOAT,
+    MESSAGE,
+    STRING,
+    TIMESTAMP,
+    Kind,
+    kind_of,
+)
 
 Convert = Callable[[Any], Any]
 

@@ -21,7 +21,7 @@ from everlog.migrations import digest as digests
 from everlog.migrations.folder import ALWAYS_KEPT
 from everlog.migrations.migration import Migration
 from everlog.proto import log_pb2
-from everlog.store.vault import Vault
+from everlog.store.crypto.vault import Vault
 
 if TYPE_CHECKING:
     from everlog.migrations.folder import Folder

@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 from everlog.audit.archived import attach
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc import address
-from everlog.store import environment, given
+from everlog.store import environment
+from everlog.store.crypto.master_key import MasterKey
 from everlog.store.database import IDEMPOTENCY_S
 from everlog.store.errors import MigrationError, OpenError, UnavailableError
-from everlog.store.master import MasterKey
 from everlog.store.progress import OnProgress
-from everlog.store.removal import unmade_if_failed
-from everlog.store.temporary import in_memory
+from everlog.store.rocks.files import in_memory
+from everlog.store.rocks.removal import unmade_if_failed
+from everlog.store.schema import arguments
 
 if TYPE_CHECKING:
     from everlog.migrations.proposal import Proposal
-    from everlog.rpc.remote import RemoteDatabase
+    from everlog.rpc.client.database import RemoteDatabase
 
 MEMORY = "memory:"
 LOOK_EVERY_S = 0.05  # between two tries while another process has the files open
@@ -62,10 +63,10 @@ def open(  # noqa: A001  the public name is everlog.open
     if url is not None and not isinstance(url, str | os.PathLike):
         raise OpenError(f"expected the URL of a database, or a path, found {type(url).__name__} {url!r}")
     where = os.fspath(url) if url is not None else from_environment()
-    if "\0" in given.text(where, "url", error=OpenError):
+    if "\0" in arguments.text(where, "url", error=OpenError):
         raise OpenError(f"expected the URL of a database, or a path, found a NUL character in {where!r}")
-    given.seconds(timeout or 0, "`timeout`", error=OpenError)
-    given.seconds(idempotency_s, "`idempotency_s`", error=OpenError)
+    arguments.seconds(timeout or 0, "`timeout`", error=OpenError)
+    arguments.seconds(idempotency_s, "`idempotency_s`", error=OpenError)
     if address.is_url(where):
         return _remote(where, migrations, read_only=read_only, timeout_s=timeout)
     made = _directory(where) if create and not read_only and where != MEMORY else None
@@ -187,7 +188,7 @@ def _once_free(opened: Callable[[], EmbeddedDatabase], wait_s: float) -> Embedde
 def _remote(
     url: str, migrations: str | os.PathLike[str] | None, *, read_only: bool, timeout_s: float | None
 ) -> RemoteDatabase:
-    from everlog.rpc.remote import RemoteDatabase
+    from everlog.rpc.client.database import RemoteDatabase
 
     db = RemoteDatabase(url, read_only=read_only, timeout_s=timeout_s)
     if migrations is not None:
@@ -201,7 +202,7 @@ def _remote(
 
 def _check_up_to_date(db: EmbeddedDatabase | RemoteDatabase, migrations: str | os.PathLike[str]) -> None:
     from everlog import migrations as room
-    from everlog.rpc import remote_migrations
+    from everlog.rpc.client import migrations as remote_migrations
 
     folders = room.load(migrations)
     newest = max((folder.version for folder in folders), default=0)
@@ -221,7 +222,7 @@ def _check_up_to_date(db: EmbeddedDatabase | RemoteDatabase, migrations: str | o
 def _proposed(db: RemoteDatabase, version: int) -> Proposal | None:
     """The newest proposal of a server, if it would migrate to `version` and did not yet."""
     from everlog.migrations.proposal import ProposalState
-    from everlog.rpc.remote_migrations import proposals
+    from everlog.rpc.client.migrations import proposals
 
     try:
         newest = next(reversed(proposals(db)), None)

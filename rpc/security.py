@@ -26,7 +26,7 @@ import grpc
 
 from everlog.rpc.address import Address, is_loopback
 from everlog.store.errors import OpenError
-from everlog.store.transaction import Actor, Proof
+from everlog.store.tx.transaction import Actor, Proof
 
 HEADER = "authorization"
 WARN_DAYS = 30

@@ -7,7 +7,7 @@ memory   embedded, in a directory that goes with it, in memory where there is su
 file     embedded, in a directory that is given
 server   a client of a real server of this process, over a database as in `memory`
 
-Each is cloned from a template that is built once (`everlog.migrations.testing_template`); a clone
+Each is cloned from a template that is built once (`everlog.migrations.testing.template`); a clone
 takes some milliseconds. The pytest plugin gives the same as fixtures: `everlog.testing`.
 """
 
@@ -23,12 +23,12 @@ from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.runner import apply
 from everlog.migrations.status import MigrationInfo
-from everlog.migrations.testing_template import Templates, templates
+from everlog.migrations.testing.template import Templates, templates
 from everlog.store.errors import Error
-from everlog.store.temporary import in_memory
+from everlog.store.rocks.files import in_memory
 
 if TYPE_CHECKING:
-    from everlog.rpc.remote import RemoteDatabase
+    from everlog.rpc.client.database import RemoteDatabase
 
     AnyDatabase: TypeAlias = EmbeddedDatabase | RemoteDatabase
 
@@ -74,9 +74,9 @@ def upgrade_to(
         )
     if isinstance(db, EmbeddedDatabase):
         return apply(db, known, to=version)
-    from everlog.rpc import remote_migrations
+    from everlog.rpc.client import migrations
 
-    return remote_migrations.apply(db, to=version)
+    return migrations.apply(db, to=version)
 
 
 class Opener:
@@ -128,8 +128,8 @@ class Opener:
         return opened
 
     def _served(self, db: EmbeddedDatabase) -> RemoteDatabase:
-        from everlog.rpc.remote import RemoteDatabase
-        from everlog.rpc.server import Server
+        from everlog.rpc.client.database import RemoteDatabase
+        from everlog.rpc.server.server import Server
 
         server = Server({NAME: db}, migrations={NAME: str(self._templates.source)})
         self._stack.enter_context(server)

@@ -19,39 +19,40 @@ import msgspec
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
-from everlog.store import check, expiry, given, head, held, migrate, rebuild
-from everlog.store import load as loads
-from everlog.store.backfill import Backfill, Work
 from everlog.store.clock import BEHIND_NS, CORRECTED, Clock
-from everlog.store.committer import Committer
-from everlog.store.consumers import Consumers
+from everlog.store.crypto.master_key import MasterKey, next_master_of
+from everlog.store.crypto.vault import ROTATED, Opener, VaultOpener, rotate
 from everlog.store.errors import ClosedError, DiskError, Error, MigrationError, ReadOnlyError
-from everlog.store.forget import Forgotten, Person, export, forget, person_of
-from everlog.store.hashing import TableHash, hashes
-from everlog.store.history import Version
+from everlog.store.history.diff import Difference
+from everlog.store.history.moment import Moment, Past
+from everlog.store.history.row_history import Version
+from everlog.store.history.timestamps import Position, Time
 from everlog.store.keys import NOTE_LOAD, NOTE_PRODUCTION
-from everlog.store.master import MasterKey, next_master_of
-from everlog.store.opener import Opener, VaultOpener
+from everlog.store.online import apply
+from everlog.store.online.backfill import Backfill, Work
+from everlog.store.online.dual_write import Transforms, Twins
 from everlog.store.opening import Opened, open_directory
-from everlog.store.ownership import resolve
-from everlog.store.past import Moment, Past
-from everlog.store.past_diff import Difference
-from everlog.store.past_time import Position, Time
 from everlog.store.process import close_at_end, keep_in_child, tell_child
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.projection import PRODUCTION
-from everlog.store.projector import gone
-from everlog.store.rotation import ROTATED, rotate
-from everlog.store.schema import Schema
-from everlog.store.snapshot import Snapshot
-from everlog.store.source import LiveSource, LocalSource, Source
-from everlog.store.status import Retaining, Status, status
-from everlog.store.table import Table
-from everlog.store.transaction import About, CommitResult, Metadata, Transaction
-from everlog.store.transform import Transforms, Twins
-from everlog.store.view import View
-from everlog.store.write import Expires
-from everlog.store.writer import DURABILITIES, Writer
+from everlog.store.rocks import files
+from everlog.store.rocks.ownership import resolve
+from everlog.store.rocks.view import View
+from everlog.store.schema import arguments
+from everlog.store.schema.schema import Schema
+from everlog.store.schema.table import Table
+from everlog.store.tables.hashing import TableHash, hashes
+from everlog.store.tables.projection import PRODUCTION
+from everlog.store.tables.projector import gone
+from everlog.store.tx import load as loads
+from everlog.store.tx.committer import Committer
+from everlog.store.tx.reader import Snapshot
+from everlog.store.tx.source import LiveSource, LocalSource, Source
+from everlog.store.tx.transaction import DURABILITIES, About, CommitResult, Metadata, Transaction, Writer
+from everlog.store.tx.write import Expires
+from everlog.store.upkeep import check, expiry, held, rebuild
+from everlog.store.upkeep.consumers import Consumers
+from everlog.store.upkeep.erase import Forgotten, Person, export, forget, person_of
+from everlog.store.upkeep.status import Retaining, Status, status
 
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
@@ -138,18 +139,18 @@ class Database(Writer):
 
     def schema_at(self, seq: int) -> log_pb2.Schema:
         """The schema in force after the record at `seq`. Read-only."""
-        given.whole(seq, "a seq")
-        return migrate.schema_at(self.log, self.tables, seq)
+        arguments.whole(seq, "a seq")
+        return apply.schema_at(self.log, self.tables, seq)
 
-    def migrations(self) -> list[migrate.Recorded]:
+    def migrations(self) -> list[apply.Recorded]:
         """Every Migration record of the log, oldest first. Read-only."""
         self._check_open()
-        return migrate.recorded(self.log, self.tables)
+        return apply.recorded(self.log, self.tables)
 
-    def newest_migrations(self) -> Iterator[migrate.Recorded]:
+    def newest_migrations(self) -> Iterator[apply.Recorded]:
         """The same, newest first, each read from the log as it is asked for. Read-only."""
         self._check_open()
-        return migrate.newest_first(self.log, self.tables)
+        return apply.newest_first(self.log, self.tables)
 
     @property
     def directory(self) -> Path:
@@ -176,7 +177,7 @@ class Database(Writer):
     def archived_ns(self) -> int:
         """When old log was last archived, in nanoseconds since the Unix epoch; 0: never. Read-only."""
         try:
-            return (self.directory / head.ARCHIVE).stat().st_mtime_ns
+            return (self.directory / files.ARCHIVE).stat().st_mtime_ns
         except OSError:
             return 0
 
@@ -214,7 +215,7 @@ class Database(Writer):
         Along the links of the log as far as the row was there, then by the projection of versions (`at`).
         """
         self._check_open()
-        given.table(table)
+        arguments.table(table)
         return self.past.history(table, key, newest_first=newest_first, limit=limit)
 
     def diff(self, table: Table[M, Any], start: Position, end: Position) -> Iterator[Difference[M]]:
@@ -223,7 +224,7 @@ class Database(Writer):
         table's constants do not read are of the model of then. Raises CursorError as `at`, and SchemaError
         where they read neither, or the rows got another primary key."""
         self._check_open()
-        given.table(table)
+        arguments.table(table)
         return self.past.diff(table, start, end)
 
     def refresh(self) -> int:
@@ -352,7 +353,7 @@ class Database(Writer):
         done.
         """
         self._check_writable()
-        return migrate.apply(
+        return apply.apply(
             self,
             migration,
             rows,
@@ -429,7 +430,7 @@ class Database(Writer):
         such row or person, SealedError without the master key.
         """
         self._check_writable()
-        who = person_of(self.schema, given.table_name(table), key, person)
+        who = person_of(self.schema, arguments.table_name(table), key, person)
         return self.forget_person(who, self.transaction(**metadata).metadata)
 
     def forget_person(self, who: Person, metadata: Metadata) -> Forgotten:
@@ -455,7 +456,7 @@ class Database(Writer):
         """Return what `export_person` returns as pieces of one JSON object, however much it is: they take
         bounded memory. Raises the same errors, before the first piece."""
         self._check_open()
-        who = person_of(self.schema, given.table_name(table), key, person)
+        who = person_of(self.schema, arguments.table_name(table), key, person)
         return export(self, who)
 
     def readable_people(self) -> list[held.Remaining]:

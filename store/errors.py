@@ -22,7 +22,7 @@
 A message says what was expected, what was found, where, and the remedy; the facts in it are
 attributes as well. It never has the contents of a row: messages are kept in the log and sent to
 operators. They are in `private`, for the terminal of the person who runs it. RocksDB's errors are
-translated in `everlog.store.engine`, gRPC's in `everlog.rpc.status`, and nowhere else.
+translated in `everlog.store.rocks.engine`, gRPC's in `everlog.rpc.errors`, and nowhere else.
 """
 
 from __future__ import annotations

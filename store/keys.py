@@ -4,7 +4,7 @@
     entry  := space:u32be index:u16be values key     value: empty
     note   := 0x00000000 kind:u16be …                the store's own, below every table
 
-    key    := value+                                 the primary key's fields (codec.py)
+    key    := value+                                 the primary key's fields (schema/codec.py)
     values := optional+                              the index's fields, each with its 0x00 or 0x01
     header := 0x00 seq:u64be                         seq of the commit that wrote the row
             | flags:u8 seq:u64be [version:u64be] [expires_ns:u64be] [key_id:16 bytes]

@@ -13,6 +13,36 @@ Invariants
 
 This door is small because another engine may stand behind it: append at an expected position,
 read, follow, trim.
+
+Trimmed: the beginning of a log that was archived and removed, and what stands for it.
+
+    log    [ removed … ] Base at `base` ─▶ base + 1 ─▶ …
+    kept   seq ─▶ framed record      of those removed, what the store looks up: the first, migrations
+    older  the archive               all of them, wherever it is; given by who opens the database
+
+The Base takes the seq of the last record that it stands for. That record's own checksum is in it, so that
+a cursor that stands there still tells which history it is of.
+
+Invariants
+  (1) a record is in the log, or in the archive that was verified before it went: removal is one batch;
+  (2) a record that is not held anywhere any more is an error that says so, never a gap.
+
+Merger: the files of the log stay few. Small ones are made one, while others read and write.
+
+    each flush, each closing ─▶ one more file of the log ─▶ eight or more ─▶ one
+
+RocksDB merges files whose keys overlap, and moves others as they are. Those of the log never overlap, so a
+database that is opened for one commit, and closed, would have one file more each time, for ever, and a
+reader beside a writer opens all there are.
+
+What was removed (archived records, dropped tables and indexes, deleted rows) stays on disk as long as a
+snapshot sees it. RocksDB's files say how much of that they have. Once no snapshot sees it they are written
+anew: when the snapshot is released, with the next look, or when the database is closed or opened.
+
+Invariants
+  (1) what is merged is no more than LOG_FILE_BYTES, and its largest file no more than a quarter of it: each
+      record is copied again some few times at most, and closing takes no longer than that;
+  (2) one merge at a time, and none after `close`.
 """
 
 from __future__ import annotations
@@ -22,21 +52,230 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from everlog.proto import log_pb2
-from everlog.store import head as files
 from everlog.store import record
-from everlog.store.engine import Engine
-from everlog.store.errors import CorruptionError, CursorError, DiskError
+from everlog.store.errors import CorruptionError, CursorError, DiskError, Error
 from everlog.store.keys import SEQ
-from everlog.store.merger import Merger
-from everlog.store.seam import translate, translated
-from everlog.store.trimmed import Trimmed, edge
-from everlog.store.view import take
+from everlog.store.rocks import files
+from everlog.store.rocks.engine import KEPT, LOG_FILE_BYTES, Engine
+from everlog.store.rocks.errors import translate, translated, verify_end
+from everlog.store.rocks.view import take
+
+
+class Older(Protocol):
+    """Where removed records are."""
+
+    @property
+    def last(self) -> int:
+        """The newest that it has; it has all before. 0: none."""
+
+    def get(self, seq: int) -> bytes:
+        """One framed record. Raises CursorError and CorruptionError naming the file that is missing."""
+
+    def some(self, after: int, until: int, max_bytes: int) -> tuple[list[bytes], int]:
+        """Records after `after`, one at the least, and the seq of the last of them."""
+
+    def reload(self) -> None:
+        """Look again what it has."""
+
+
+class Trimmed:
+    """What was removed from a log: records 1 to `base`; 0: nothing."""
+
+    def __init__(self, engine: Engine, first: tuple[bytes, bytes] | None, older: Older | None = None) -> None:
+        self._engine = engine
+        self.base = self.checksum = self.time_ns = 0
+        self.older = older
+        self.first = SEQ.unpack(first[0])[0] if first else 0  # whose record is in the log
+        if first and self.first > 1:
+            commit = record.decode(first[1], self.first)
+            if commit.HasField("base"):
+                self.base, self.checksum = self.first, commit.base.checksum
+                self.time_ns = commit.time_ns
+
+    @property
+    def is_archived(self) -> bool:
+        """Whether all that was removed is in an archive that was given."""
+        return self.older is not None and self.older.last >= self.base
+
+    def get(self, seq: int) -> bytes | None:
+        """A removed record; None for the one in whose place the Base is, where there is no archive. Raises
+        CursorError."""
+        kept = self._engine.side(KEPT, make=False)
+        if kept is not None:
+            with translated(f"reading record {seq}, which was kept"):
+                framed: bytes | None = kept[0].get(SEQ.pack(seq))
+            if framed is not None:
+                return framed
+        if self.older is not None and self.older.last >= seq:
+            return self.older.get(seq)
+        if seq == self.base:
+            return None
+        raise self._gone(seq)
+
+    def kept(self) -> list[tuple[int, bytes]]:
+        """The removed records that stayed to be looked up, unchecked, each with its seq, in order."""
+        kept = self._engine.side(KEPT, make=False)
+        if kept is None or not self.base:
+            return []
+        with translated("reading the records that were kept"):
+            verifier = kept[0].iter()
+            found: list[Any] = list(kept[0].items())
+            verify_end(verifier, found[-1][0] if found else None, b"", b"\xff" * 9)
+        return [(SEQ.unpack(key)[0], framed) for key, framed in found]
+
+    def some(self, after: int, until: int, max_bytes: int) -> tuple[list[bytes], int]:
+        """Removed records after `after`, one at the least. Raises CursorError."""
+        if self.older is None or self.older.last <= after:
+            raise self._gone(after + 1)
+        return self.older.some(after, min(until, self.base), max_bytes)
+
+    def all(self, after: int, until: int) -> Iterator[bytes]:
+        """Removed records, in order. Raises CursorError."""
+        while after < until:
+            some, after = self.some(after, until, 1 << 20)
+            yield from some
+
+    def _gone(self, seq: int) -> CursorError:
+        return CursorError(
+            f"the log starts at {self.base + 1}, record {seq} was archived and removed, and no archive that"
+            " has it is known here: put its directory back, or start again from a snapshot",
+            seq=seq,
+            oldest=self.base + 1,
+        )
+
+
+def edge(engine: Engine, *, first: bool) -> tuple[bytes, bytes] | None:
+    """Key and value of the first, or last, record in the log."""
+    cursor: Any = engine.log.iter()
+    try:
+        cursor.seek_to_first() if first else cursor.seek_to_last()
+        if not cursor.valid():
+            cursor.status()
+            return None
+        return cursor.key(), cursor.value()
+    finally:
+        del cursor  # or whoever keeps the error keeps the database locked
+
+
+LEAST = 8  # files
+LARGEST = 4  # a file of more than this part of the whole is left as it is
+EVERY_S = 30.0
+FIRST_S = 1.0  # from opening to the first look: programs with one commit need not wait for it
+HELD_S = 1.0  # between two looks whether a snapshot still sees what was removed
+LEAST_DELETED, PART = 16, 10  # so many entries must be deletions, and such a part of all
+AT_CLOSE_BYTES = 64 << 20  # closing frees tables of this size at most
+
+
+class Merger:
+    """Merges the files of one open database's log, and frees removed entries. The committer calls `look`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._looked_at = time.monotonic() - EVERY_S  # what was killed again and again left files, too
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._left: dict[bool, tuple[int, int, int]] = {}  # what the last compaction left, of log and tables
+
+    def look(self) -> None:
+        """Check from time to time whether there is work, and start the thread that does it."""
+        now = time.monotonic()
+        if now - self._looked_at < EVERY_S:
+            return
+        self._looked_at = now
+        self.start()
+
+    def begin(self) -> None:
+        """Check for the first time, on another thread, shortly after the opening."""
+        self._thread = threading.Thread(target=self._first, name="everlog-merger", daemon=True)
+        self._thread.start()
+
+    def _first(self) -> None:
+        if not self._closed.wait(FIRST_S):
+            self._run()
+
+    def start(self) -> threading.Thread | None:
+        """The thread that merges and frees, where there is something to do."""
+        with self._lock:
+            idle = self._thread is None or not self._thread.is_alive()
+            if idle and not self._closed.is_set() and (self._found() is not None or self._removed()):
+                self._thread = threading.Thread(target=self._run, name="everlog-merger", daemon=True)
+                self._thread.start()
+            return self._thread
+
+    def _run(self) -> None:
+        with contextlib.suppress(Error):  # all is as it was, and the next look tries again
+            self._merge()
+            while removed := self._removed():
+                sequence = self._engine.sequence
+                while self._engine.holds_before(sequence):
+                    if self._closed.wait(HELD_S):
+                        return
+                    self._merge()
+                for log in removed:
+                    self._free(log=log)
+
+    def _merge(self) -> None:
+        while not self._closed.is_set() and (found := self._found()) is not None:
+            self._engine.merge_log(*found)
+
+    def _removed(self) -> list[bool]:
+        """Return which have removed entries on disk: the log (True), the tables (False)."""
+        found = []
+        for log in (True, False):
+            entries, deletions, ranges = counted = self._engine.removed(log=log)
+            many = ranges or deletions >= max(LEAST_DELETED, entries // PART)
+            if many and counted != self._left.get(log):
+                found.append(log)
+        return found
+
+    def _free(self, *, log: bool) -> None:
+        if log:
+            first = edge(self._engine, first=True)
+            self._engine.compact_log(first[0] if first else b"\xff")
+        else:
+            self._engine.compact_data(b"", b"\xff" * 16)
+        self._left[log] = self._engine.removed(log=log)
+
+    def _found(self) -> tuple[bytes, bytes] | None:
+        """The keys of the first and the last record of what is to become one file."""
+        files = self._engine.log_files()
+        run = to_merge([size for size, _, _ in files])
+        return (files[run.start][1], files[run.stop - 1][2]) if run else None
+
+    def close(self) -> None:
+        """Wait for the running merge, and free the rest, as no snapshot is open any more. Raises Error."""
+        with self._lock:
+            self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+        if (found := self._found()) is not None:
+            self._engine.merge_log(*found)
+        for log in self._removed():
+            if log or self._engine.data_bytes() <= AT_CLOSE_BYTES:
+                self._free(log=log)
+
+
+def to_merge(sizes: list[int]) -> range:
+    """Which files become one: the newest that may, as many as may be."""
+    for end in range(len(sizes), LEAST - 1, -1):
+        found = whole = largest = 0
+        for count, size in enumerate(reversed(sizes[:end]), 1):
+            whole, largest = whole + size, max(largest, size)
+            if whole > LOG_FILE_BYTES:
+                break
+            if count >= LEAST and largest * LARGEST <= whole:
+                found = count
+        if found:
+            return range(end - found, end)
+    return range(0)
+
 
 BATCH_BYTES_MAX = 256 << 10
-SCANNED_AT_ONCE = 512  # records, if they are small: a chunk is bounded in bytes as well (view.py)
+SCANNED_AT_ONCE = 512  # records, if they are small: a chunk is bounded in bytes as well (rocks/view.py)
 RECENT_RECORDS, RECENT_BYTES = 4096, 4096  # so many of the newest records are kept, if no larger
 HEAD_FILE_EVERY_S = 1.0
 
@@ -276,7 +515,7 @@ class Log:
             self._recent.pop(at, None)
 
     def cut(self, last: int) -> None:
-        """Removes the records after `last`, durably. For who opens it (hole.py). Raises DiskError."""
+        """Removes the records after `last`, durably. For who opens it (opening.py). Raises DiskError."""
         self._engine.cut_log(_key(last + 1))
         self.reopen()
 

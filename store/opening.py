@@ -3,33 +3,116 @@
     marker? ─▶ lock ─▶ RocksDB ─▶ log edges ─▶ HEAD agrees? ─▶ applied <= log? ─▶ no hole? ─▶ project the rest
 
 Nothing is created, cut or mended where something else was expected; what was never on disk is another matter
-(hole.py).
+(opening.py).
+
+Hole: records that are missing in the middle of a log, which is not always damage.
+
+    write-ahead log 61   …  66 67 │ 68     the power fails before 68 is on disk; 69, in the next
+    write-ahead log 63              69     file, was put there by the operating system, of itself
+
+RocksDB takes the lost end of one file for that of a commit that was cut short, and goes on with the next.
+Nothing behind such a hole was ever on disk for all one knows: nobody was told that it is. So when a
+database is opened for writing those records go, as they would with the end of the one file.
+
+    what HEAD says was on disk, what the tables were made of  ─▶ dense, or it is damage
+    what comes after                                          ─▶ dense, or cut before the hole
+
+A reader beside a process that writes sees a hole, or an end too early, for another reason: a file was
+flushed, and went, between its look at the one and the other. It looks again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from everlog.proto import log_pb2
-from everlog.store import files, head, hole, mending, record
+from everlog.store import record
 from everlog.store.clock import Clock
-from everlog.store.engine import Engine
+from everlog.store.crypto.master_key import Master, MasterKey, master_of
+from everlog.store.crypto.vault import Vault
 from everlog.store.errors import CorruptionError, DiskError, Error, OpenError
-from everlog.store.head import KEYS
+from everlog.store.history.query import AskedLog
+from everlog.store.keys import SEQ
 from everlog.store.log import Log
-from everlog.store.master import Master, MasterKey, master_of
-from everlog.store.ownership import LOCK, Ownership, taken
-from everlog.store.past_log import AskedLog
 from everlog.store.progress import OnProgress
-from everlog.store.removal import HALF
-from everlog.store.status import software
-from everlog.store.tables import Tables
-from everlog.store.target import MemoryTarget
-from everlog.store.vault import Vault
+from everlog.store.rocks import files as head
+from everlog.store.rocks import manifest
+from everlog.store.rocks.engine import Engine
+from everlog.store.rocks.errors import translated
+from everlog.store.rocks.files import KEYS, Head
+from everlog.store.rocks.ownership import LOCK, Ownership, taken
+from everlog.store.rocks.removal import HALF
+from everlog.store.tables.projection import MemoryTarget
+from everlog.store.tables.tables import Tables
+from everlog.store.upkeep import recovery
+from everlog.store.upkeep.status import software
 
-LOOKS = 3  # of a reader, where keys go between its look at the tables and that at the keys
+GAP_LOOKS = 10
+
+logger = logging.getLogger("everlog")
+
+
+def cut(engine: Engine, log: Log, known: Head | None, applied: int) -> None:
+    """Removes what is behind a hole in what was never known to be on disk. `known`: what HEAD says; the
+    tables are at `applied`."""
+    hole = _first_missing(engine, max(applied, _known(log, known)))
+    if hole is None:
+        return
+    logger.warning(
+        "%s: record %d was lost with the power before it was on disk, and so are those up to %d, which were"
+        " behind it; nobody was told that they are there to stay",
+        engine.path,
+        hole,
+        log.written,
+    )
+    log.cut(hole - 1)
+
+
+def look_again(engine: Engine, log: Log, known: Head | None) -> None:
+    """As a reader beside a process that writes: until all is there that HEAD said before, without a hole;
+    or it is not to be had."""
+    hole = None
+    for _ in range(GAP_LOOKS):
+        hole = _first_missing(engine, min(_dense_files(engine, log), _known(log, known)))
+        if hole is None and (known is None or known.seq <= log.written):
+            return
+        engine.catch_up()
+        log.reopen()
+    if hole is not None:
+        log.end_at(hole - 1)
+
+
+def _known(log: Log, known: Head | None) -> int:
+    """How far the log was known to be on disk."""
+    return max(known.seq if known else 0, log.trimmed.first)
+
+
+def _first_missing(engine: Engine, after: int) -> int | None:
+    """The first record that is missing after one, of those up to the last; None if they are all there."""
+    keys: Iterator[Any] = engine.log.keys(from_key=SEQ.pack(after + 1))
+    with translated("looking at the end of the log"):
+        for seq, key in enumerate(keys, after + 1):
+            if SEQ.unpack(key)[0] != seq:
+                return seq
+    return None
+
+
+def _dense_files(engine: Engine, log: Log) -> int:
+    """How far the files of the log go without a hole between two of them."""
+    last = log.trimmed.first - 1
+    for _, start, end in engine.log_files():
+        if int.from_bytes(start, "big") > last + 1:
+            break
+        last = max(last, min(int.from_bytes(end[: SEQ.size], "big"), log.written))
+    return last
+
+
+READER_LOOKS = 3  # of a reader, where keys go between its look at the tables and that at the keys
 
 
 class Opened:
@@ -48,27 +131,27 @@ class Opened:
         """As a reader beside a writer: sees what was written since."""
         with self.tables.lock:  # who reads meanwhile sees what was before
             fresh = self._look()
-            for _ in range(LOOKS - 1):
-                if not mending.came_bare(self.engine, fresh):
+            for _ in range(READER_LOOKS - 1):
+                if not recovery.came_bare(self.engine, fresh):
                     break
                 fresh = self._look()
-            mending.obey(fresh)
+            recovery.obey(fresh)
             self.tables.adopt(fresh)
 
     def _look(self) -> Tables:
         """The tables as they are now."""
         self.engine.catch_up()
         self.log.reopen()
-        hole.look_again(self.engine, self.log, head.read(self._owner.at / head.HEAD, head.Head))
+        look_again(self.engine, self.log, head.read(self._owner.at / head.HEAD, head.Head))
         # Keys that are gone only in the log open the rows that it deletes, which these files have.
-        self.vault.refresh(mending.shredded_on_disk(self.engine))
+        self.vault.refresh(recovery.shredded_on_disk(self.engine))
         fresh = Tables(self.engine, self.log, MemoryTarget, self.vault)
         fresh.catch_up()
         return fresh
 
     def settled(self) -> None:
         """After records were projected late: what follows from them. Only inside a turn of the committer."""
-        mending.finish(self.engine, self.tables, read_only=False)
+        recovery.finish(self.engine, self.tables, read_only=False)
 
     def owes(self) -> bool:
         """Whether there are keys that were forgotten and that a disk refused to overwrite."""
@@ -79,7 +162,7 @@ class Opened:
         committer. Raises DiskError."""
         if self.owes() and self.engine.rebuilding.acquire(blocking=False):
             try:
-                mending.shred(self.engine, self.tables)
+                recovery.shred(self.engine, self.tables)
             finally:
                 self.engine.rebuilding.release()
 
@@ -134,7 +217,7 @@ def _open(
     try:
         log = AskedLog(engine)
         if read_only:
-            hole.look_again(engine, log, known)
+            look_again(engine, log, known)
         log.check_head(known)
         if not read_only:
             head.write(at / head.OWNER, head.this_process(), sync=False)
@@ -155,14 +238,14 @@ def _open(
             # A key that had gone by then is noted in the log of now; one that came, or went, since, is there.
             engine.catch_up()
             log.reopen()
-            hole.look_again(engine, log, head.read(at / head.HEAD, head.Head))
+            look_again(engine, log, head.read(at / head.HEAD, head.Head))
             vault.refresh()
         tables = Tables(engine, log, MemoryTarget if read_only else None, vault)
         _check_applied(path, log, tables)
         if not read_only:
-            hole.cut(engine, log, known, tables.applied)
+            cut(engine, log, known, tables.applied)
         tables.catch_up(progress)
-        mending.finish(engine, tables, read_only=read_only)
+        recovery.finish(engine, tables, read_only=read_only)
         newest = log.commit(log.written)
         clock.start(max(clock.last_ns, newest.time_ns), newest.reading_ns)
         if not read_only:
@@ -217,7 +300,7 @@ def _engine(owner: Ownership, known: head.Head | None, *, read_only: bool) -> En
         if read_only:
             raise OpenError(f"{path}: its making was interrupted, there is nothing to read yet")
     elif known is not None:  # else its making was interrupted
-        files.check_listed(path)  # a reader would leave out what it does not find
+        manifest.check_listed(path)  # a reader would leave out what it does not find
     try:
         return Engine(path, secondary=read_only, owner=owner)
     except OpenError as error:  # an older everlog, which knows no other lock than RocksDB's

@@ -109,7 +109,7 @@ def test_every_module_loads_without_the_extras() -> None:
     rooms = sorted(package.removeprefix("everlog.") for package in FOLDERS if "." in package)
     names = [name for name in modules(*rooms) if "testing" not in name]
     blocked = f"import sys, importlib; sys.modules.update(dict.fromkeys({extras}))"
-    assert "everlog.rpc.remote" in names
+    assert "everlog.rpc.client.database" in names
     assert set(names) <= loaded_by(f"{blocked}; [importlib.import_module(name) for name in {names}]")
 
 

@@ -6,8 +6,8 @@ It makes the database first, where there is none. `everlog serve` does the same 
 import argparse
 from pathlib import Path
 
-from everlog.console.progress import shown
-from everlog.rpc.server import Server
+from everlog.console.output import shown
+from everlog.rpc.server.server import Server
 from flights.create import create
 
 DIRECTORY = Path("build/flights.db")

@@ -20,7 +20,7 @@ from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
 from tests.audit.test_restore import grown
 from tests.store.models import AIRPORTS, ITEMS, Item, airport, items
-from tests.store.test_idempotent import new_id
+from tests.store.tx.test_idempotent import new_id
 
 
 def test_what_was_archived_is_gone_from_the_log_and_read_from_the_archive(db: Database, to: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from everlog.audit import archive, backup, restore
 from everlog.feed.subscription import Subscription
-from everlog.store.consumers import Cap
 from everlog.store.database import Database
+from everlog.store.upkeep.consumers import Cap
 from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
 

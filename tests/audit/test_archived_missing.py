@@ -16,15 +16,15 @@ from everlog.audit.prover import LocalProver
 from everlog.audit.tree import Tree
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.feed.subscription import Subscription
-from everlog.rpc.remote import RemoteDatabase
-from everlog.rpc.server import Server
-from everlog.store.engine import Engine
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.server.server import Server
 from everlog.store.errors import CorruptionError, Error
+from everlog.store.rocks.engine import Engine
 from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
 from tests.conformance import database_case as case
 from tests.store.models import AIRPORTS, ITEMS, airport, items
-from tests.store.test_idempotent import new_id
+from tests.store.tx.test_idempotent import new_id
 
 NEEDS: dict[str, Callable[[Any, Path], object]] = {
     "rebuild": lambda db, _: db.rebuild(),

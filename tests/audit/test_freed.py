@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from everlog.audit.archive import archive
-from everlog.store import merger
+from everlog.store import log
 from everlog.store.database import Database
 from tests.audit.conftest import Opener
 from tests.store.models import AIRPORTS, ITEMS, Item, declare
@@ -25,7 +25,7 @@ LITTLE = ROWS * BYTES // 4
 @pytest.fixture(autouse=True)
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIRST_S", "HELD_S"):
-        monkeypatch.setattr(merger, name, 0.01)
+        monkeypatch.setattr(log, name, 0.01)
 
 
 def fill(db: Database) -> None:
@@ -105,7 +105,7 @@ def test_rows_that_were_deleted_are_freed_with_the_next_look(
     db.engine.flush()
     assert db.engine.data_bytes() > LITTLE
     held.clear()
-    monkeypatch.setattr(merger, "EVERY_S", 0)
+    monkeypatch.setattr(log, "EVERY_S", 0)
     monkeypatch.setattr("everlog.store.log.HEAD_FILE_EVERY_S", 0)
     db.put(ITEMS, Item(id=1))
     smaller(db.engine.data_bytes, LITTLE)

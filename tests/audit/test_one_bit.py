@@ -21,7 +21,7 @@ from everlog.audit.proof import Checkpoint
 from everlog.audit.prover import LocalProver
 from everlog.store.database import Database
 from everlog.store.errors import Error
-from everlog.store.hashing import TableHash
+from everlog.store.tables.hashing import TableHash
 from tests.audit.test_prover import signer_of
 from tests.store.models import AIRPORTS, ITEMS, Item, airport, open_flights
 

@@ -14,7 +14,7 @@ from everlog.feed import cursor
 from everlog.feed.subscription import Subscription
 from everlog.store.database import Database
 from everlog.store.errors import CursorError, OpenError
-from everlog.store.hashing import TableHash
+from everlog.store.tables.hashing import TableHash
 from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
 from tests.store.models import AIRPORTS, ITEMS, airport, declare, items

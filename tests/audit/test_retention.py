@@ -20,7 +20,7 @@ from everlog.store.progress import Progress
 from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
 from tests.store.models import ITEMS, Item, items
-from tests.store.test_expiry import SECOND, Time
+from tests.store.upkeep.test_expiry import SECOND, Time
 
 
 class Watch:

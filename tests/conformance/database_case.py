@@ -18,11 +18,11 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto as FieldProto
 import everlog
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
-from everlog.rpc.remote import RemoteDatabase
-from everlog.rpc.server import Server
-from everlog.store.evolve import evolve
-from everlog.store.kinds import INT64, STRING, UINT32
-from everlog.store.table import Fields, Index, Table
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.server.server import Server
+from everlog.store.schema.codec import INT64, STRING, UINT32
+from everlog.store.schema.evolve import evolve
+from everlog.store.schema.table import Fields, Index, Table
 
 KINDS = ("memory", "file", "remote")
 VERSION = 20260105093000
@@ -64,7 +64,7 @@ _place, _airport, _flight = Fields[str](Place), Fields[str](Airport), Fields[str
 FAA = _airport("faa", 1, STRING)
 NAME = _airport("name", 2, STRING)
 CITY = _airport("city", 3, STRING)
-COUNTRY = _airport("place", 4, everlog.store.kinds.MESSAGE).then(_place("country", 1, STRING))
+COUNTRY = _airport("place", 4, everlog.store.schema.codec.MESSAGE).then(_place("country", 1, STRING))
 CARRIER = _flight("carrier", 1, STRING)
 NUMBER = _flight("number", 2, UINT32)
 DELAY = _flight("delay", 4, INT64)

@@ -21,11 +21,10 @@ from grpc_tools import protoc
 
 from everlog.proto import feed_pb2, log_pb2
 from everlog.store import keys
+from everlog.store.crypto.vault import Opener, Vault, VaultOpener
 from everlog.store.errors import CursorError
-from everlog.store.hashing import TableHash, canonical, content_hash
-from everlog.store.opener import Opener, VaultOpener
-from everlog.store.schema import Schema
-from everlog.store.vault import Vault
+from everlog.store.schema.schema import Schema
+from everlog.store.tables.hashing import TableHash, canonical, content_hash
 
 Path_ = Sequence[int] | int
 

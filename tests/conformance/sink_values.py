@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from everlog.store.admission import DEPTH_MAX
+from everlog.store.schema.admission import DEPTH_MAX
 from tests.conformance.sink_case import Opened, SinkCase, differences, follow
 from tests.conformance.sink_log import HandMadeLog, table
 

@@ -15,4 +15,4 @@ from tests.conformance.sink_values import ValuesConformance
 
 
 class SinkConformance(FollowingConformance, ValuesConformance, EvolutionConformance, CrashConformance):
-    """All that a sink promises (everlog.consumers.sink)."""
+    """All that a sink promises (everlog.consumers.follower.sink)."""

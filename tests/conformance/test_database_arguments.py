@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import everlog
-from everlog.store.consumers import Cap
+from everlog.store.upkeep.consumers import Cap
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, Case, airport
 
 LONE = "\ud800"  # half of a surrogate pair: no UTF-8 has it

@@ -8,7 +8,7 @@ import pytest
 
 from everlog import CursorError, ReadOnlyError, RowError
 from everlog.proto import log_pb2
-from everlog.store.consumers import Cap
+from everlog.store.upkeep.consumers import Cap
 from tests.conformance.database_case import AIRPORTS, Case, airport
 
 

@@ -9,8 +9,8 @@ import pytest
 
 import everlog
 from everlog.proto import feed_pb2, log_pb2
-from everlog.store.evolve import evolve
-from everlog.store.schema import Schema
+from everlog.store.schema.evolve import evolve
+from everlog.store.schema.schema import Schema
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, VERSION, Case, airport, flight, migrate
 
 LIVE, CATCHING_UP = feed_pb2.Mark.LIVE, feed_pb2.Mark.CATCHING_UP

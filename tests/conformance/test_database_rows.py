@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import everlog
-from everlog.store.kinds import STRING
-from everlog.store.table import Fields, Index, Table
+from everlog.store.schema.codec import STRING
+from everlog.store.schema.table import Fields, Index, Table
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, Airport, Case, airport, flight
 
 

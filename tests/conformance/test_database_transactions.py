@@ -217,6 +217,6 @@ def test_a_snapshot_is_one_moment(db: Any) -> None:
             assert snapshot.get(FLIGHTS, ("UA", 1)) == flight(1)
             assert snapshot.count(FLIGHTS) == 2
         except everlog.ConflictError:
-            assert isinstance(db, everlog.rpc.remote.RemoteDatabase)
+            assert isinstance(db, everlog.rpc.client.database.RemoteDatabase)
     with pytest.raises(everlog.ClosedError):
         snapshot.get(FLIGHTS, ("UA", 1))

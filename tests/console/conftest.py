@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from everlog import migrations
-from everlog.console.main import run
-from everlog.console.settings import Settings
+from everlog.console.cli.main import run
+from everlog.console.cli.options import Settings
 from everlog.store.database import Database
 from tests.console import shop
 

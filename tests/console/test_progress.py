@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from everlog.console.progress import shown
+from everlog.console.output import shown
 from everlog.store.progress import Progress
 
 

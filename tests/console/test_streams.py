@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from everlog.console.main import READERS, run
-from everlog.console.settings import Settings
-from everlog.console.streams import Streams
+from everlog.console.cli.main import READERS, run
+from everlog.console.cli.options import Settings
+from everlog.console.output import Streams
 from everlog.store.database import Database
 from tests.console import shop
 from tests.console.conftest import Run

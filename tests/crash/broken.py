@@ -25,16 +25,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from everlog.store import database, ownership, process, record, seam, write
+from everlog.store import database, process, record
 from everlog.store.clock import Clock
 from everlog.store.database import Database
-from everlog.store.engine import Engine
 from everlog.store.errors import DiskError
-from everlog.store.log import Log
-from everlog.store.merger import Merger
-from everlog.store.ownership import Ownership
-from everlog.store.past import Past
-from everlog.store.tables import Tables
+from everlog.store.history.moment import Past
+from everlog.store.log import Log, Merger
+from everlog.store.rocks import errors, ownership
+from everlog.store.rocks.engine import Engine
+from everlog.store.rocks.ownership import Ownership
+from everlog.store.tables.tables import Tables
+from everlog.store.tx import write
 
 ROOT = Path(__file__).parents[2]
 BROKEN = "EVERLOG_BROKEN"  # in the environment of a process: what is broken in its store
@@ -105,7 +106,7 @@ def _sync_in_any_case(engine: Any, *args: Any, **kwargs: Any) -> None:
 
 def _sync_as_if_unwritten(engine: Any, *args: Any, **kwargs: Any) -> None:
     if engine.stopped is not None:
-        raise seam.translate(seam.StoppedError(engine.stopped), "")
+        raise errors.translate(errors.StoppedError(engine.stopped), "")
     _sync(engine, *args, **kwargs)
 
 

@@ -35,7 +35,7 @@ from everlog.audit.tree import Tree
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.store.database import Database
 from everlog.store.errors import OpenError
-from everlog.store.head import KEYS
+from everlog.store.rocks.files import KEYS
 from tests.crash import beside, broken, disk, operations, points
 from tests.crash.clocks import TURNED
 from tests.crash.ends import sweep

@@ -20,9 +20,12 @@ from everlog.migrations.rows import read_csv, read_jsonl
 from everlog.migrations.values import as_json
 from everlog.proto import feed_pb2, log_pb2
 from everlog.rpc import address
-from everlog.store import admission, bookmarks, environment, head, record
-from everlog.store.evolve import evolve
-from everlog.store.schema import Schema
+from everlog.store import environment, record
+from everlog.store.rocks import files
+from everlog.store.schema import admission
+from everlog.store.schema.evolve import evolve
+from everlog.store.schema.schema import Schema
+from everlog.store.upkeep import consumers
 from tests.store.documents import Document, deep
 from tests.store.models import SEATS, TABLES, models
 
@@ -96,13 +99,13 @@ def decoders(scratch: Path) -> dict[str, Example]:
             _texts(address.parse), (b"everlog://host:7450/name?ca=x", b"everlog+insecure://[::1]:1/n")
         ),
         "HEAD": Example(
-            lambda raw: head.read(_file(scratch, raw), head.Head), (b'{"seq": 1, "checksum": 2}\n',)
+            lambda raw: files.read(_file(scratch, raw), files.Head), (b'{"seq": 1, "checksum": 2}\n',)
         ),
         "EVERLOG": Example(
-            lambda raw: head.read(_file(scratch, raw), head.Marker), (b'{"format": 1, "database": "x"}\n',)
+            lambda raw: files.read(_file(scratch, raw), files.Marker), (b'{"format": 1, "database": "x"}\n',)
         ),
         "BOOKMARKS": Example(
-            lambda raw: head.read(_file(scratch, raw), bookmarks.File),
+            lambda raw: files.read(_file(scratch, raw), consumers.File),
             (b'{"format": 1, "bookmarks": {"a": {"seq": 1, "checksum": 2, "time_ns": 3, "turn": 4}}}\n',),
         ),
         ".env": Example(lambda raw: _env(scratch, raw), (b"DATABASE_URL=file:x\nA='b'\n",)),

@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from everlog.store import head
+from everlog.store.rocks import files
 
 SOURCE = Path(__file__).with_name("disk.c")
 FULL = "EVERLOG_DISK_FULL"  # in the environment of a process whose disk fills
@@ -112,7 +112,7 @@ def lose(under: Path, journal: Path, chance: random.Random) -> list[str]:
             done.append(f"{what} {rest} is undone")
     shutil.rmtree(_shadow(journal))
     for file in sorted(under.resolve().rglob("*")):
-        if not file.is_file() or file.name in {"LOG", "LOCK", head.OWNER} or file.name.startswith("LOG.old"):
+        if not file.is_file() or file.name in {"LOG", "LOCK", files.OWNER} or file.name.startswith("LOG.old"):
             continue
         was = file.stat()
         known, synced = at.get(str(file), (0, 0))

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
-from everlog.store.head import KEYS
-from everlog.store.projection import SHREDDED
+from everlog.store.rocks.files import KEYS
+from everlog.store.tables.projection import SHREDDED
 from tests.crash.folders import Folders
 from tests.crash.people import BY_TABLE, Row, read
 

@@ -18,7 +18,7 @@ from everlog.audit.archived import attach
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Migration
 from everlog.store.clock import Clock
-from everlog.store.table import Table
+from everlog.store.schema.table import Table
 
 HEADER = "from everlog.migrations import *\nfrom .model_pb2 import *\n\nfield = Fields(Item)\n"
 ID, TEXT, N = (

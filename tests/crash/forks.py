@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from everlog.store.database import Database
 from everlog.store.errors import Error, OpenError
-from everlog.store.ownership import LOCK
+from everlog.store.rocks.ownership import LOCK
 from tests.crash.folders import Value
 from tests.crash.transactions import KEYS
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from everlog.feed.embedded import EmbeddedDatabase
-from everlog.store.admission import DEPTH_MAX
 from everlog.store.errors import RowError
 from everlog.store.keys import INDEX_BYTES_MAX, KEY_BYTES_MAX, ROW_BYTES_MAX
 from everlog.store.record import RECORD_BYTES_MAX
-from everlog.store.table import Table
+from everlog.store.schema.admission import DEPTH_MAX
+from everlog.store.schema.table import Table
 from tests.crash.care import Care
 from tests.crash.transactions import REFUSALS
 

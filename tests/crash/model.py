@@ -14,8 +14,8 @@ from everlog.audit.prover import LocalProver
 from everlog.consumers import Follower, SqliteSink, verify
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
-from everlog.store.expiry import EXPIRED
 from everlog.store.record import decode
+from everlog.store.upkeep.expiry import EXPIRED
 from tests.crash import limits
 from tests.crash.beside import agree_signed
 from tests.crash.clocks import TRUSTED_NS

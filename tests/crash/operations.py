@@ -19,10 +19,10 @@ from everlog.audit.prover import LocalProver
 from everlog.audit.restore import restore
 from everlog.audit.verify import verify
 from everlog.feed.embedded import EmbeddedDatabase
-from everlog.migrations.under_way import under_way
+from everlog.migrations.in_progress import under_way
 from everlog.store.database import Database
 from everlog.store.errors import ConflictError, Error, MigrationError, SchemaError
-from everlog.store.head import KEYS
+from everlog.store.rocks.files import KEYS
 from tests.crash import disk
 from tests.crash.care import Care
 from tests.crash.folders import MASTER, NEWEST, Value, opened

@@ -13,10 +13,10 @@ import time
 from typing import Any, NamedTuple
 
 from everlog.feed.embedded import EmbeddedDatabase
-from everlog.rpc.remote_commit import new_commit_id
+from everlog.rpc.client.transaction import new_commit_id
 from everlog.store.errors import ClosedError, DiskError
-from everlog.store.table import Table
-from everlog.store.transaction import Transaction
+from everlog.store.schema.table import Table
+from everlog.store.tx.transaction import Transaction
 from tests.crash import disk
 from tests.crash.folders import PEOPLE, Folders
 from tests.crash.journal import Journal

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 from everlog.audit import manifest
 from everlog.audit.place import LocalPlace
 from everlog.audit.tree import Tree
-from everlog.consumers.sqlite import SqliteSink
-from everlog.store import head
+from everlog.consumers.sqlite.sink import SqliteSink
+from everlog.store.crypto.key_store import Slots
+from everlog.store.crypto.vault import Vault
 from everlog.store.database import Database
-from everlog.store.engine import Engine
-from everlog.store.slots import Slots
-from everlog.store.vault import Vault
-from everlog.store.versions import Versions
+from everlog.store.history.version_index import Versions
+from everlog.store.rocks import files
+from everlog.store.rocks.engine import Engine
 
 CALLS: dict[str, tuple[tuple[Any, str], ...]] = {
     "log write": ((Engine, "append_record"), (Engine, "append_records")),
@@ -47,7 +47,7 @@ CALLS: dict[str, tuple[tuple[Any, str], ...]] = {
     "side family": ((Engine, "side"),),
     "file of a backup": ((LocalPlace, "write"),),
     "manifest": ((manifest, "write"),),
-    "small file": ((head, "write"),),
+    "small file": ((files, "write"),),
     "rename": ((os, "replace"), (os, "rename")),
     "follower's commit": ((SqliteSink, "commit"),),
     "follower's schema": ((SqliteSink, "evolve"),),

@@ -27,11 +27,11 @@ from everlog.audit.note import Signer
 from everlog.audit.prover import LocalProver, checkpoint
 from everlog.consumers import Follower, SqliteSink, verify
 from everlog.feed.embedded import EmbeddedDatabase
-from everlog.rpc.remote import RemoteDatabase
-from everlog.rpc.server import Server
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.server.server import Server
 from everlog.store.database import Database
-from everlog.store.transaction import Transaction
-from everlog.store.window import KEYS_MAX
+from everlog.store.tables.tables import KEYS_MAX
+from everlog.store.tx.transaction import Transaction
 from tests.crash.trend import HEADING, Sample, told
 from tests.store.models import AIRPORTS, ITEMS, Item, airport, declare, items
 

@@ -21,7 +21,7 @@ from everlog.store.database import Database
 from everlog.store.errors import Error
 from tests.store.damaging import Image, examine, make_images
 from tests.store.models import ITEMS, Item, items, open_flights
-from tests.store.test_damage import cut, flip, gone, zero
+from tests.store.rocks.test_damage import cut, flip, gone, zero
 
 ROOT = Path(__file__).parents[2]
 TORTURE = bool(os.environ.get("EVERLOG_TORTURE_S"))

@@ -31,7 +31,7 @@ import os, signal, sys, threading
 from itertools import count
 from everlog.audit import archive
 from everlog.audit.archived import attach
-from everlog.store.engine import Engine
+from everlog.store.rocks.engine import Engine
 from tests.store.models import *
 db, to, point = Database(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
 attach(db)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from everlog.store import check
-from everlog.store.projection import SHREDDED
+from everlog.store.tables.projection import SHREDDED
+from everlog.store.upkeep import check
 from tests.store.people import PATIENTS, open_people, patient
 
 ROOT = Path(__file__).parents[2]
@@ -20,10 +20,10 @@ DIES = """
 import os, signal, sys
 from pathlib import Path
 from everlog.store import forget
-from everlog.store.committer import Committer
-from everlog.store.engine import Engine
-from everlog.store.slots import Slots
-from everlog.store.vault import Vault
+from everlog.store.tx.committer import Committer
+from everlog.store.rocks.engine import Engine
+from everlog.store.crypto.key_store import Slots
+from everlog.store.crypto.vault import Vault
 from tests.store.people import *
 
 def die(*_, **__):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from everlog.store.database import Database
-from everlog.store.table import Index, Table
+from everlog.store.schema.table import Index, Table
 from tests.store.models import ITEM_ID, ITEMS, TEXT, Item, declare, items, open_flights
 
 BY_TEXT: Table[Any, int] = Table("items", Item, key=ITEM_ID, indexes=(Index("by_text", TEXT),))

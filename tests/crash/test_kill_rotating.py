@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from everlog.store import slots
+from everlog.store.crypto import key_store
+from everlog.store.crypto.master_key import LocalMaster, Successive
 from everlog.store.errors import OpenError
-from everlog.store.master import LocalMaster, Successive
 from tests.store.people import MASTER, OTHER_MASTER, PATIENTS, open_people, patient
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ DIES = """
 import os, signal, sys
 from pathlib import Path
 from everlog.store import rotation
-from everlog.store.slots import Slots
+from everlog.store.crypto.key_store import Slots
 from tests.store.people import *
 
 path, where, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -72,4 +72,4 @@ def test_a_change_that_was_killed_is_gone_on_with(tmp_path: Path, where: str, nu
     with pytest.raises(OpenError, match="master key is not the one"):
         open_people(path)
     raw = (path / "KEYS").read_bytes()
-    assert sorted(raw[at] for at in slots.COVERS) == [slots.NONE, slots.IN_USE]
+    assert sorted(raw[at] for at in key_store.COVERS) == [key_store.NONE, key_store.IN_USE]

@@ -20,7 +20,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 
 import everlog.proto
 from everlog.feed.embedded import EmbeddedDatabase
-from everlog.rpc.server import Server
+from everlog.rpc.server.server import Server
 from tests.crash.test_kill_making import campaign
 from tests.store.models import ITEMS, TABLES, airport, declare, items
 

@@ -11,10 +11,10 @@ import time
 from typing import Any
 
 from everlog.feed.embedded import EmbeddedDatabase
-from everlog.rpc.remote import RemoteDatabase
-from everlog.rpc.remote_commit import new_commit_id
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.client.transaction import new_commit_id
 from everlog.store.errors import ClosedError, ConflictError, DiskError, PreconditionError, SchemaError
-from everlog.store.transaction import Transaction
+from everlog.store.tx.transaction import Transaction
 from tests.crash import disk
 from tests.crash.folders import FIRST, NEWEST, Folders, Value, Way
 from tests.crash.journal import Journal

@@ -25,9 +25,9 @@ from pathlib import Path
 from everlog import migrations
 from everlog.consumers import Follower, SqliteSink
 from everlog.feed.embedded import EmbeddedDatabase
-from everlog.migrations.under_way import attach as attach_code
-from everlog.rpc.remote import RemoteDatabase
-from everlog.rpc.server import Server
+from everlog.migrations.in_progress import attach as attach_code
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.server.server import Server
 from everlog.store.clock import Clock
 from everlog.store.errors import DiskError, Error
 from tests.crash import beside, broken, clocks, disk, outside, points

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from everlog.console.main import cli
+from everlog.console.cli.main import cli
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "coming-from.md"
 SAID = re.compile(r"`everlog ([^`]+)`")

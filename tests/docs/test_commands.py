@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from everlog.console.main import COMMANDS
+from everlog.console.cli.main import COMMANDS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "commands.md"
 

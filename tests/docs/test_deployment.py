@@ -1,8 +1,8 @@
 """The page on deployment: its sessions are run here; its other sentences by the tests that are named.
 
-One writer, containers, moving, modes    tests/store/test_ownership.py
+One writer, containers, moving, modes    tests/store/rocks/test_ownership.py
 Fork, ending                             tests/store/test_process.py
-Secrets                                  tests/console/test_serve.py
+Secrets                                  tests/console/cli/test_serve.py
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from everlog.store import ownership
 from everlog.store.database import Database
+from everlog.store.rocks import ownership
 from tests.docs.session import Session, blocks
 from tests.store.models import ITEMS
 

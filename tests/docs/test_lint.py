@@ -1,7 +1,7 @@
 import re
 from pathlib import Path
 
-from everlog.migrations.lint_rules import RULES
+from everlog.migrations.lint.rules import RULES
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "lint.md").read_text(encoding="utf-8")
 RULE = re.compile(r"^### (\S+)\n\n\*\*(\w+)\.\*\* (.*?)(?=^### |\Z)", re.MULTILINE | re.DOTALL)

@@ -26,16 +26,15 @@ from everlog import migrations
 from everlog.audit import archive, backup, prover, restore
 from everlog.audit.export import export
 from everlog.audit.prover import LocalProver
-from everlog.console.main import run
-from everlog.console.settings import Settings
+from everlog.console.cli.main import run
+from everlog.console.cli.options import Settings
 from everlog.consumers import Follower, SqliteSink
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Approval
-from everlog.migrations.lint import lint
-from everlog.migrations.messages import OfApproval
-from everlog.migrations.notify import Notifier
-from everlog.rpc.remote import RemoteDatabase
-from everlog.rpc.server import Server
+from everlog.migrations.approval.notify import Notifier, OfApproval
+from everlog.migrations.lint.lint import lint
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.server.server import Server
 from everlog.store.errors import Error
 from tests.audit.test_prover import signer_of
 from tests.migrations.project import Project

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from everlog.migrations.testing_template import templates
+from everlog.migrations.testing.template import templates
 from tests.migrations.project import Project
 
 pytest_plugins = ["pytester"]

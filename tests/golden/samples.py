@@ -12,18 +12,18 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from everlog.feed import cursor, message
 from everlog.proto import consumers_pb2, feed_pb2, log_pb2
-from everlog.store import keys, record, slots
-from everlog.store.built import BUILDING
-from everlog.store.cipher import hashed
-from everlog.store.evolve import evolve
-from everlog.store.hashing import content_hash
-from everlog.store.kinds import STRING, Kind
-from everlog.store.past_changes import changes
-from everlog.store.past_place import inverted, packed, row_of
-from everlog.store.projector import built_note
-from everlog.store.schema import Schema
-from everlog.store.table import Field, Index, Table
-from everlog.store.versions import APPLIED
+from everlog.store import keys, record
+from everlog.store.crypto import key_store
+from everlog.store.crypto.cipher import hashed
+from everlog.store.history.version_index import APPLIED, inverted, packed, row_of
+from everlog.store.online.backfill import BUILDING
+from everlog.store.record import changes
+from everlog.store.schema.codec import STRING, Kind
+from everlog.store.schema.evolve import evolve
+from everlog.store.schema.schema import Schema
+from everlog.store.schema.table import Field, Index, Table
+from everlog.store.tables.hashing import content_hash
+from everlog.store.tables.projector import built_note
 from tests.golden.tree import tree
 from tests.store.models import KINDS, models
 
@@ -257,11 +257,11 @@ def _notes() -> dict[str, bytes]:
 def _sealed() -> dict[str, bytes]:
     """Parts of the key store; what is random in them is given."""
     wrapped, nonce_and_key = bytes(range(60)), bytes(range(60, 120))
-    slot = slots.Slot(slots.PERSON, b"cover-id", DATABASE.bytes, bytes(range(32)), nonce_and_key)
+    slot = key_store.Slot(key_store.PERSON, b"cover-id", DATABASE.bytes, bytes(range(32)), nonce_and_key)
     return {
-        "head": slots.pack_head(DATABASE.bytes),
-        "cover": slots.pack_cover(slots.Cover(slots.IN_USE, b"cover-id", wrapped)),
-        "slot": slots.pack_slot(slot),
+        "head": key_store.pack_head(DATABASE.bytes),
+        "cover": key_store.pack_cover(key_store.Cover(key_store.IN_USE, b"cover-id", wrapped)),
+        "slot": key_store.pack_slot(slot),
         "tag": hashed(hashed(bytes(32), b"everlog person"), b"s-1\x00\x01"),
         "value": hashed(hashed(bytes(32), b"everlog index"), b"\0\0\0\1\0\1", b"\0", b"ann@x\x00\x01")[:16],
     }

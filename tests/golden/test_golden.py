@@ -14,7 +14,7 @@ import pytest
 from everlog.feed import cursor, message
 from everlog.store import keys, record
 from everlog.store.database import Database
-from everlog.store.kinds import Kind
+from everlog.store.schema.codec import Kind
 from tests.golden.samples import AIRPORTS, DATABASE, JFK, SCHEMA, TIME_NS, VALUES, samples
 from tests.store.models import KINDS
 

@@ -21,21 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import everlog.migrations.runner
-import everlog.rpc.server  # noqa: F401  the base has it
+import everlog.rpc.server.server  # noqa: F401  the base has it
 from everlog.audit.archive import archive
 from everlog.audit.backup import backup
 from everlog.audit.prover import LocalProver
 from everlog.audit.restore import restore
 from everlog.audit.verify import verify
-from everlog.consumers.follower import Follower
-from everlog.consumers.sqlite import SqliteSink
+from everlog.consumers.follower.follower import Follower
+from everlog.consumers.sqlite.sink import SqliteSink
 from everlog.feed.embedded import EmbeddedDatabase
-from everlog.rpc.remote import RemoteDatabase
-from everlog.rpc.server import Server
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.server.server import Server
 from everlog.store import keys
-from everlog.store.engine import Engine
-from everlog.store.kinds import BYTES, STRING, UINT64
-from everlog.store.table import Field, Index, Table
+from everlog.store.rocks.engine import Engine
+from everlog.store.schema.codec import BYTES, STRING, UINT64
+from everlog.store.schema.table import Field, Index, Table
 from tests.store.models import declare, models
 
 BLOB = models("blobs", Blob="id 1 uint64, kind 2 string, data 3 bytes")["Blob"]

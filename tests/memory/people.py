@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from everlog.feed.embedded import EmbeddedDatabase
-from everlog.rpc.remote import RemoteDatabase
-from everlog.rpc.server import Server
-from everlog.store.held import elements
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.server.server import Server
+from everlog.store.upkeep.held import elements
 from tests.memory.seeds import measured
 from tests.store.models import declare
 from tests.store.people import MASTER, PATIENTS, VISITS, visit

@@ -11,7 +11,7 @@ import threading
 
 from everlog import SchemaError, migrations
 from everlog.migrations import load
-from everlog.migrations.under_way import attach
+from everlog.migrations.in_progress import attach
 from everlog.store.database import Database
 from everlog.store.progress import Progress
 

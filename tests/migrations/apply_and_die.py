@@ -12,7 +12,7 @@ from typing import Any
 
 from everlog import migrations
 from everlog.store.database import Database
-from everlog.store.engine import Engine
+from everlog.store.rocks.engine import Engine
 
 POINTS = ("append_record", "append_records", "sync_log", "sync_beside", "write_data")
 

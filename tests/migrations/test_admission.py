@@ -9,7 +9,7 @@ import pytest
 
 from everlog import LoadError, MigrationError, RowError, SchemaError, migrations
 from everlog.store.database import Database
-from everlog.store.repair import repair
+from everlog.store.upkeep.repair import repair
 from tests.migrations.project import Project
 from tests.store.documents import put_unasked
 

@@ -11,9 +11,9 @@ import pytest
 import everlog
 from everlog import migrations
 from everlog.migrations import Approval
-from everlog.rpc import remote_migrations
-from everlog.rpc.remote import RemoteDatabase
-from everlog.rpc.server import Server
+from everlog.rpc.client import migrations as remote_migrations
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.server.server import Server
 from tests.migrations.approving import proposed
 
 TEXTS = ("\ud800", 7, b"ann", None)

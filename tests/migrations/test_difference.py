@@ -1,5 +1,5 @@
 from everlog import migrations
-from everlog.migrations.difference import differences
+from everlog.migrations.status import differences
 from everlog.store.database import Database
 from tests.migrations.project import Project
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from everlog.migrations.lint import lint
-from everlog.migrations.lint_descriptor import allows_json
+from everlog.migrations.compatible import allows_json
+from everlog.migrations.lint.lint import lint
 from tests.migrations.project import Project, line_of
 
 MODEL = """enum Kind { %s

@@ -11,7 +11,7 @@ import pytest
 from everlog import migrations
 from everlog.store import record
 from everlog.store.database import Database
-from everlog.store.schema import Schema
+from everlog.store.schema.schema import Schema
 from tests.migrations.project import Project
 
 FOLDERS = 12

@@ -12,7 +12,7 @@ from everlog.migrations import give_up
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.progress import Progress
-from everlog.store.transaction import Metadata
+from everlog.store.tx.transaction import Metadata
 from tests.migrations.project import Project
 
 ROWS = 3000

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from everlog import migrations
-from everlog.console.main import run
-from everlog.console.settings import Settings
+from everlog.console.cli.main import run
+from everlog.console.cli.options import Settings
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Approval
-from everlog.migrations.lint import lint
+from everlog.migrations.lint.lint import lint
 from everlog.migrations.schema_text import from_text, to_text
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError

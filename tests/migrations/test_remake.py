@@ -13,7 +13,7 @@ from everlog.migrations import State
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.progress import Progress
-from everlog.store.table import Table
+from everlog.store.schema.table import Table
 from tests.migrations.project import Project
 
 ROWS = 3000

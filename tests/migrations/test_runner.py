@@ -11,7 +11,7 @@ from everlog.migrations.loader import load
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.progress import Progress
-from everlog.store.transaction import Transaction
+from everlog.store.tx.transaction import Transaction
 from tests.migrations.project import Project
 
 JFK = {"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\nEWR,Newark\n"}

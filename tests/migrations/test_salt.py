@@ -13,10 +13,10 @@ from everlog import migrations
 from everlog.audit import archive, backup, restore
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Approval, sums
+from everlog.migrations.approval.comparison import check_same
 from everlog.migrations.digest import digest
-from everlog.migrations.draft import check_same
 from everlog.migrations.folder import find, folders
-from everlog.migrations.lint import lint
+from everlog.migrations.lint.lint import lint
 from everlog.migrations.squash import check_applied
 from everlog.proto import log_pb2
 from everlog.store.database import Database

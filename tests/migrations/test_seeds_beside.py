@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from everlog import MigrationError, UniqueError, migrations
-from everlog.consumers.follower import Follower
-from everlog.consumers.sqlite import SqliteSink
-from everlog.consumers.verify import verify
+from everlog.consumers.follower.follower import Follower
+from everlog.consumers.follower.verify import verify
+from everlog.consumers.sqlite.sink import SqliteSink
 from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import State
 from everlog.proto import log_pb2
-from everlog.rpc.remote_commit import new_commit_id
+from everlog.rpc.client.transaction import new_commit_id
 from everlog.store.database import Database
 from everlog.store.progress import Progress
 from tests.migrations import seed_and_be_killed

@@ -15,7 +15,7 @@ import pytest
 
 from everlog.store.database import Database
 from everlog.store.record import decode
-from everlog.store.transaction import Transaction
+from everlog.store.tx.transaction import Transaction
 from tests.model.test_random_histories import seeds
 from tests.store.models import AIRPORTS, ITEMS, Item, airport, open_flights
 

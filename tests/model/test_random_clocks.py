@@ -14,7 +14,7 @@ from typing import Any
 
 from everlog.store.clock import JUMP_S, Clock
 from everlog.store.errors import Error
-from everlog.store.table import Table
+from everlog.store.schema.table import Table
 from tests.model.test_random_histories import seeds
 from tests.store.models import ITEM_ID, ITEMS, Item, open_flights
 

@@ -17,7 +17,7 @@ import pytest
 
 from everlog.store.database import Database
 from everlog.store.errors import PreconditionError, UniqueError
-from everlog.store.snapshot import Snapshot
+from everlog.store.tx.reader import Snapshot
 from tests.store.models import AIRPORTS, Airport, Position, open_flights
 
 CITIES = ["Lima", "Li", "", "Oslo", "São Paulo", "Rome\0", "Z"]

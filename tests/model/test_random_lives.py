@@ -12,7 +12,7 @@ from typing import Any
 
 from everlog.store.clock import Clock
 from everlog.store.database import Database
-from everlog.store.table import Table
+from everlog.store.schema.table import Table
 from tests.model.test_random_histories import seeds
 from tests.store.models import ITEM_ID, ITEMS, Item, open_flights
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from everlog.store.span import Span
+from everlog.store.tx.source import Span
 from tests.model.test_random_histories import seeds
 from tests.store.models import SEATS, Seat, open_flights
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from everlog.feed.embedded import EmbeddedDatabase
-from everlog.rpc.remote import RemoteDatabase
-from everlog.rpc.server import Server
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.server.server import Server
 from everlog.store.errors import ConflictError
-from everlog.store.transaction import Transaction
+from everlog.store.tx.transaction import Transaction
 from tests.model.elle import anomalies
 from tests.model.history import Lists, Op, Registers, Txn, range_read
 from tests.model.test_random_histories import seeds

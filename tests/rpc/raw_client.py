@@ -8,7 +8,7 @@ from typing import Self
 
 import hpack
 
-from everlog.rpc import http2
+from everlog.rpc.http2 import frames as http2
 
 
 class RawClient:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from everlog.feed.embedded import EmbeddedDatabase
-from everlog.rpc.server import Server
+from everlog.rpc.server.server import Server
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, VERSION, migrate
 
 

@@ -23,12 +23,12 @@ from google.protobuf import (
 
 from everlog.proto import log_pb2
 from everlog.store.database import Database
-from everlog.store.evolve import evolve
-from everlog.store.kinds import STRING, UINT64
-from everlog.store.schema import Schema
-from everlog.store.table import Field, Index, Table
-from everlog.store.transaction import CommitResult
-from everlog.store.write import PUT, Write
+from everlog.store.schema.codec import STRING, UINT64
+from everlog.store.schema.evolve import evolve
+from everlog.store.schema.schema import Schema
+from everlog.store.schema.table import Field, Index, Table
+from everlog.store.tx.transaction import CommitResult
+from everlog.store.tx.write import PUT, Write
 
 VERSION = 20260105093000
 _F = descriptor_pb2.FieldDescriptorProto

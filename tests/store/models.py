@@ -15,8 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, ti
 
 from everlog.proto import log_pb2
 from everlog.store.database import Database
-from everlog.store.evolve import evolve
-from everlog.store.kinds import (
+from everlog.store.schema.codec import (
     BOOL,
     BYTES,
     DOUBLE,
@@ -37,8 +36,9 @@ from everlog.store.kinds import (
     UINT64,
     Kind,
 )
-from everlog.store.table import Field, Index, Table
-from everlog.store.transaction import CommitResult
+from everlog.store.schema.evolve import evolve
+from everlog.store.schema.table import Field, Index, Table
+from everlog.store.tx.transaction import CommitResult
 
 KINDS: tuple[Kind[Any], ...] = (
     BOOL, INT32, INT64, UINT32, UINT64, SINT32, SINT64, FIXED32, FIXED64, SFIXED32, SFIXED64,

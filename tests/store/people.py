@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from everlog.store.database import Database
-from everlog.store.kinds import INT32, INT64, STRING, UINT64
-from everlog.store.table import Field, Index, Table
+from everlog.store.schema.codec import INT32, INT64, STRING, UINT64
+from everlog.store.schema.table import Field, Index, Table
 from tests.store.models import ITEMS, declare, models
 
 MASTER = bytes(range(32))

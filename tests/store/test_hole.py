@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from everlog.store.database import Database
-from everlog.store.engine import Engine
 from everlog.store.errors import CorruptionError
 from everlog.store.keys import SEQ
+from everlog.store.rocks.engine import Engine
 from tests.store.models import ITEMS, Item, open_flights
 
 BEFORE, HOLE, AFTER = (

@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 
 from everlog.store.database import Database
-from everlog.store.engine import LOG_FILE_BYTES
-from everlog.store.merger import LARGEST, LEAST, to_merge
+from everlog.store.log import LARGEST, LEAST, to_merge
+from everlog.store.rocks.engine import LOG_FILE_BYTES
 from tests.store.models import ITEMS, Item, open_flights
 
 

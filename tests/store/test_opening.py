@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from everlog.store import head
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, CorruptionError, Error, OpenError, ReadOnlyError
-from everlog.store.transaction import Transaction
+from everlog.store.rocks import files
+from everlog.store.tx.transaction import Transaction
 from tests.store.conftest import Opener
 from tests.store.models import ITEMS, Item, declare, items, open_flights
 
@@ -29,7 +29,7 @@ def test_a_new_database_says_which_it_is_from_its_first_record(path: Path) -> No
         first = db.log.commit(1)
         assert first.created.database == db.uuid
         assert len(db.uuid) == 16
-        assert first.created.format == head.FORMAT
+        assert first.created.format == files.FORMAT
         assert first.created.software.startswith("everlog")
         assert (db.head, db.schema.version) == (1, 0)
         uuid = db.uuid
@@ -63,17 +63,17 @@ def foreign(path: Path) -> None:
 
 def newer(path: Path) -> None:
     Database(path).close()
-    (path / head.MARKER).write_text('{"format":2,"database":"x"}')
+    (path / files.MARKER).write_text('{"format":2,"database":"x"}')
 
 
 def no_marker(path: Path) -> None:
     Database(path).close()
-    (path / head.MARKER).unlink()
+    (path / files.MARKER).unlink()
 
 
 def garbled_marker(path: Path) -> None:
     Database(path).close()
-    (path / head.MARKER).write_text("\0" * 40)
+    (path / files.MARKER).write_text("\0" * 40)
 
 
 def no_rocksdb(path: Path) -> None:
@@ -130,14 +130,14 @@ def test_nothing_is_made_where_a_database_was_expected(path: Path, options: dict
 def test_a_database_whose_making_was_interrupted_is_made_anew(path: Path) -> None:
     Database(path).close()
     shutil.rmtree(path / "db")
-    (path / head.HEAD).unlink()
+    (path / files.HEAD).unlink()
     with Database(path) as db:
         assert db.head == 1
 
 
 def test_a_database_of_which_only_the_marker_was_begun_is_made(path: Path) -> None:
     path.mkdir()
-    (path / f"{head.MARKER}.new").write_bytes(b"")
+    (path / f"{files.MARKER}.new").write_bytes(b"")
     with pytest.raises(OpenError, match="there is no database"):
         Database(path, read_only=True)
     with Database(path) as db:
@@ -237,27 +237,27 @@ def test_head_says_no_more_than_is_on_disk(opening: Opener, path: Path) -> None:
     db = opening()
     db.put(ITEMS, Item(id=1))
     db.close()
-    known = head.read(path / head.HEAD, head.Head)
+    known = files.read(path / files.HEAD, files.Head)
     assert known is not None
     assert known.seq == db.head
-    assert not (path / head.OWNER).exists()
-    (path / head.HEAD).write_text('{"seq":99,"checksum":1}')
+    assert not (path / files.OWNER).exists()
+    (path / files.HEAD).write_text('{"seq":99,"checksum":1}')
     for read_only in (False, True):
         with pytest.raises(
             CorruptionError, match=r"on disk up to record 99 .* found it up to 3: its end is lost"
         ):
             Database(path, read_only=read_only)
-    (path / head.HEAD).write_text('{"seq":2,"checksum":1}')
+    (path / files.HEAD).write_text('{"seq":2,"checksum":1}')
     with pytest.raises(CorruptionError, match="lost or changed"):
         Database(path)
-    (path / head.HEAD).unlink()
+    (path / files.HEAD).unlink()
     opening().log.write_head_file(sync=True)
 
 
 def test_status_is_numbers(db: Database) -> None:
     db.put(ITEMS, Item(id=1))
     status = db.status()
-    assert (status.head, status.oldest, status.schema_version, status.format) == (3, 1, 1, head.FORMAT)
+    assert (status.head, status.oldest, status.schema_version, status.format) == (3, 1, 1, files.FORMAT)
     assert [(table.name, table.rows) for table in status.tables] == [
         ("airports", 0),
         ("items", 1),
@@ -284,6 +284,6 @@ def test_writing_to_what_is_open_for_reading_is_refused(opening: Opener) -> None
 
 def test_a_head_that_is_not_there_is_made_anew(tmp_path: Path) -> None:
     open_flights(tmp_path / "db", ITEMS).close()
-    (tmp_path / "db" / head.HEAD).unlink()
+    (tmp_path / "db" / files.HEAD).unlink()
     with Database(tmp_path / "db", create=False) as db:
         assert list(db.check()) == []

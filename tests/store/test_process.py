@@ -208,7 +208,7 @@ def test_a_program_that_ends_without_closing_ends_as_it_says_and_loses_nothing(
 def test_a_program_that_ends_without_stopping_its_server_ends_as_it_says(tmp_path: Path) -> None:
     done = run(
         """
-        from everlog.rpc.server import Server
+        from everlog.rpc.server.server import Server
         server = Server({"x": db}).start()
         remote = everlog.open(server.url("x"))
 
@@ -289,7 +289,7 @@ def test_what_was_begun_before_a_fork_is_refused_in_the_child_and_goes_on_in_its
 def test_a_client_in_a_child_is_refused_and_the_child_ends(tmp_path: Path) -> None:
     done = run(
         """
-        from everlog.rpc.server import Server
+        from everlog.rpc.server.server import Server
         server = Server({"x": db}).start()
         remote = everlog.open(server.url("x"))
         remote.put(ITEMS, Item(id=1))

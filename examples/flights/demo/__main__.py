@@ -14,8 +14,8 @@ from pathlib import Path
 
 import everlog
 from everlog import EmbeddedDatabase, Progress
-from everlog.console.progress import shown
-from everlog.rpc.remote import RemoteDatabase
+from everlog.console.output import shown
+from everlog.rpc.client.database import RemoteDatabase
 from flights.create import create
 from flights.demo import proofs
 from flights.demo.processes import Process, free_port, until

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from everlog import EmbeddedDatabase, Progress
 from everlog.consumers import SqliteSink, verify
-from everlog.rpc.remote import RemoteDatabase
+from everlog.rpc.client.database import RemoteDatabase
 from flights.demo.writer import Acknowledged
 
 OnProgress = Callable[[Progress], None]

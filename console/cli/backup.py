@@ -1,0 +1,313 @@
+"""Backup: the log of a database is copied to a directory, verified there, and made a database again.
+
+Archive: old log of a database is moved to another place, and the disk that it took is free.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from everlog.console import output
+from everlog.console.cli.connect import Directory, is_remote, open_database
+from everlog.console.cli.options import Renamed, Settings, check_common, common, dry_run, pass_settings
+from everlog.console.output import shown
+from everlog.store.errors import CursorError, RowError
+from everlog.store.history import timestamps
+
+if TYPE_CHECKING:
+    from everlog.audit.archive import Archival
+    from everlog.console.cli.connect import AnyDatabase
+
+
+class Moment(click.ParamType[Any]):
+    """A seq, or a time as ISO 8601 has it, in UTC unless it says otherwise."""
+
+    name = "seq or time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int | None, int | None]:
+        if isinstance(value, tuple):
+            return value
+        if value.isdecimal():
+            return int(value), None
+        return None, nanoseconds(value)
+
+
+def nanoseconds(value: str) -> int:
+    """Since the Unix epoch, of a time as text. Raises CursorError."""
+    try:
+        return timestamps.nanoseconds(value)
+    except RowError:
+        raise CursorError(f"expected a seq, or a time like 2026-01-05T09:30:00Z, found {value!r}") from None
+
+
+@click.command()
+@click.argument("directory", metavar="DIR|URL")
+@click.option(
+    "--hashes/--no-hashes",
+    default=None,
+    help="Record what the tables contain, for verify-backup --deep and restore.  [default: of few rows]",
+)
+@common
+@pass_settings
+def backup(settings: Settings, *, directory: str, hashes: bool | None) -> None:
+    """Copies the log to a directory, or a URL that fsspec knows, while writers go on; from the second time
+    on only what is new.
+
+    What it writes is read again and compared. Interrupted or killed, it leaves a whole backup, of less;
+    run it again. A database on a server is read through its feed.
+
+    \b
+    Examples:
+      everlog -u file:flights.db backup flights.backup
+      everlog -u everlog://db.example.com/flights backup s3://backups/flights
+    """
+    from everlog.audit.backup import backup as back_up
+    from everlog.audit.source import Source
+    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.rpc.client.audit import RemoteLog
+
+    check_common(settings, folders=False, dumps=False)
+    settings.resume = f"what is in {directory} is whole; run it again to go on"
+    with open_database(settings, read_only=True) as db, shown() as progress:
+        source: EmbeddedDatabase | Source = db if isinstance(db, EmbeddedDatabase) else RemoteLog(db)
+        done = back_up(source, directory, hashes=hashes, progress=progress)
+    if settings.json:
+        output.echo({**msgspec.structs.asdict(done), "records": done.records})
+    elif done.records:
+        click.echo(
+            f"Backed up: records {done.first:,} to {done.last:,}, {output.size(done.written_bytes)} written;"
+            f" {directory} has {done.segments} segments, {output.size(done.total_bytes)}"
+        )
+    else:
+        click.echo(f"Nothing new: {directory} is at record {done.last:,}, and so is the database")
+
+
+@click.command(name="verify-backup")
+@click.argument("directory", metavar="DIR|URL")
+@click.option("--deep", is_flag=True, help="Restore it into a temporary directory, and check the database.")
+@common
+@pass_settings
+@click.pass_context
+def verify_backup(ctx: click.Context, settings: Settings, *, directory: str, deep: bool) -> None:
+    """Reads a backup, all of it, and prints what is not as it must be. Exits with 1 if anything is not.
+
+    \b
+    Examples:
+      everlog verify-backup flights.backup
+      everlog verify-backup s3://archive/flights --deep
+    """
+    from everlog.audit.verify import verify
+
+    found = 0
+    with shown() as progress:
+        for problem in verify(directory, deep=deep, progress=progress):
+            found += 1
+            output.echo({"problem": problem}) if settings.json else click.echo(problem)
+    if settings.json:
+        output.echo({"backup": directory, "problems": found})
+    if found:
+        ctx.exit(1)
+    if not settings.json:
+        click.echo("OK: no problems found")
+
+
+@click.command()
+@click.argument("directory", metavar="DIR|URL")
+@click.argument("to", type=Directory())
+@click.option("--at", type=Moment(), metavar="SEQ|TIME", help="As of this record, or this time.")
+@click.option("--fork", is_flag=True, help="As another database, to be used beside the first.")
+@common
+@pass_settings
+def restore(
+    settings: Settings, *, directory: str, to: Path, at: tuple[int | None, int | None] | None, fork: bool
+) -> None:
+    """Makes a new database in the directory TO from a backup. It is whole, or it is none.
+
+    It is the same database, gone back: who follows it goes on, or is told that it diverged. With --fork it is
+    another one, with a UUID of its own.
+
+    \b
+    Examples:
+      everlog restore flights.backup flights.db
+      everlog restore flights.backup before.db --at 2026-01-05T09:30:00Z
+      everlog restore flights.backup staging.db --fork
+    """
+    from everlog.audit.restore import restore as make
+    from everlog.console.cli.erase import say_sealed
+
+    settings.resume = f"nothing is left in {to}"
+    seq, time_ns = at or (None, None)
+    with shown() as progress:
+        done = make(directory, to, at=seq, at_time_ns=time_ns, fork=fork, progress=progress)
+    say_sealed(to)
+    if settings.json:
+        tables = {name: {"rows": one.rows, "hash": one.hash.hex()} for name, one in done.tables.items()}
+        output.echo({**msgspec.structs.asdict(done), "tables": tables})
+        return
+    proven = ", proven by the hashes in the backup" if done.proven else ""
+    click.echo(f"Restored: {to}, as of record {done.seq:,}, {output.moment(done.time_ns)}{proven}")
+    for name, table in done.tables.items():
+        click.echo(f"          {name}, {table.rows:,} rows, {table.hash.hex()[:16]}")
+
+
+DAY_NS = 86_400 * 10**9
+
+
+class Hold(click.ParamType[Any]):
+    """A name, and the first record that it holds."""
+
+    name = "name=seq"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        name, _, seq = value.partition("=")
+        if not name or not seq.isdecimal():
+            self.fail(f"expected NAME=SEQ, found {value!r}", param, ctx)
+        return name, int(seq)
+
+
+@click.command()
+@click.argument("target", required=False)
+@click.option("--keep-records", type=click.IntRange(0), metavar="N", help="Keep the last N records.")
+@click.option(
+    "--keep-days", type=click.FloatRange(0), metavar="DAYS", help="Keep the records of so many days."
+)
+@click.option(
+    "--add-hold",
+    "held",
+    cls=Renamed,
+    was=("--hold",),
+    type=Hold(),
+    multiple=True,
+    metavar="NAME=SEQ",
+    help="Keep the record SEQ and all after it, under this name.",
+)
+@click.option("--release", multiple=True, metavar="NAME", help="Let go of a hold.")
+@dry_run
+@common
+@pass_settings
+def archive(
+    settings: Settings,
+    *,
+    target: str | None,
+    keep_records: int | None,
+    keep_days: float | None,
+    held: tuple[tuple[str, int], ...],
+    release: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Moves old log to TARGET, a directory or a URL that fsspec knows, and frees the disk that it took.
+
+    It is removed after it was read again there, and is read from there wherever it is needed. Holds keep
+    records from going, until they are released, and so do consumers, up to their caps. A server archives to
+    where it was told (`serve --archive-to`), and needs no TARGET.
+
+    \b
+    Examples:
+      everlog -u file:flights.db archive /mnt/archive/flights --keep-days 90
+      everlog -u file:flights.db archive s3://archive/flights --keep-records 1000000
+      everlog -u everlog://db.example.com/flights archive --keep-days 90
+      everlog -u file:flights.db archive --add-hold audit-2026=81200
+    """
+    from everlog.audit.archived import reach
+    from everlog.audit.place import shown as without_secrets
+
+    check_common(settings, folders=False, dumps=False)
+    keeps = keep_records is not None or keep_days is not None
+    if target is not None and not keeps:
+        raise click.UsageError("Say what is kept: --keep-records or --keep-days (0 is nothing).")
+    moves = target is not None or (keeps and is_remote(settings.url))
+    if not moves and (keeps or not (held or release)):
+        raise click.UsageError("Say where to: a directory or a URL; or --add-hold, or --release.")
+    if dry_run:
+        if not keeps or held or release or is_remote(settings.url):
+            raise click.UsageError("--dry-run is for moving the log of a database of this machine")
+        _would_archive(settings, keep_records or 0, int((keep_days or 0) * DAY_NS))
+        return
+    settings.resume = "what was not archived yet is in the database; run it again to go on"
+    with open_database(settings, read_only=not moves) as db, shown() as progress:
+        found = _held(db, held, release)
+        if not moves:
+            output.echo({"holds": found}) if settings.json else _print(found)
+            return
+        keep: dict[str, Any] = {
+            "keep_records": keep_records or 0,
+            "keep_ns": int((keep_days or 0) * DAY_NS),
+            "progress": progress,
+        }
+        had = reach(target) if target is not None else 0
+        done = _archive(db, target, **keep)
+    if settings.json:
+        output.echo(msgspec.structs.asdict(done))
+    elif done.removed:
+        freed = output.size(max(0, done.bytes_before - done.bytes_after))
+        click.echo(f"Archived: {done.removed:,} records, up to {done.base:,}; {freed} of the disk were freed")
+    elif target is not None and had < done.base:
+        where = without_secrets(target)
+        click.echo(f"Copied: {where} has the records up to {done.base:,} as well; no more go: {done.held}")
+    else:
+        click.echo(f"Nothing to archive: {done.held}")
+
+
+def _would_archive(settings: Settings, keep_records: int, keep_ns: int) -> None:
+    from everlog.audit.archive import removable
+    from everlog.feed.embedded import EmbeddedDatabase
+
+    with open_database(settings, read_only=True) as db:
+        assert isinstance(db, EmbeddedDatabase)
+        last, held = removable(db, keep_records, keep_ns)
+        base = db.log.trimmed.base
+    records = max(0, last - base) if last > 1 else 0
+    if settings.json:
+        output.echo({"records": records, "base": last, "held": held, "dry_run": True})
+    elif records:
+        click.echo(f"Would archive: {records:,} records, up to {last:,}; what stays: {held}")
+    else:
+        click.echo(f"Nothing to archive: {held}")
+
+
+def _archive(db: AnyDatabase, target: str | None, **keep: Any) -> Archival:
+    from everlog.audit.archive import archive as move
+    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.rpc.client.audit import archive as ask
+
+    if isinstance(db, EmbeddedDatabase):
+        assert target is not None
+        return move(db, target, **keep)
+    return ask(db, target or "", **keep)
+
+
+def _held(db: AnyDatabase, held: tuple[tuple[str, int], ...], release: tuple[str, ...]) -> dict[str, int]:
+    """What is held, once that was done."""
+    from everlog.audit import holds as files
+    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.rpc.client.audit import RemoteHolds
+
+    if isinstance(db, EmbeddedDatabase):
+        for name, seq in held:
+            files.hold_in(db, name, seq)
+        for name in release:
+            files.release(db.directory, name)
+        return files.read(db.directory)
+    there = RemoteHolds(db)
+    for name, seq in held:
+        there.hold(name, seq)
+    for name in release:
+        there.release(name)
+    return there.read()
+
+
+def _print(found: dict[str, int]) -> None:
+    for name, seq in sorted(found.items()):
+        click.echo(f"Held: from record {seq:,} on, by {name}")
+    if not found:
+        click.echo("Nothing is held")

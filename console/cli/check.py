@@ -1,0 +1,271 @@
+"""Care: a database is checked, or rebuilt from its log.
+
+Expire: the rows whose life is over are deleted now.
+
+Clock: what the clock of the database's machine reads, and whether the log is ahead of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from everlog.console import output
+from everlog.console.cli.connect import Directory, directory_of, open_database
+from everlog.console.cli.connect import shown_url as without_secrets
+from everlog.console.cli.options import Renamed, Settings, common, dry_run, pass_settings, writes
+from everlog.console.output import shown
+from everlog.store.errors import Error
+from everlog.store.rocks import files
+
+if TYPE_CHECKING:
+    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.rpc.client.database import RemoteDatabase
+    from everlog.store.progress import OnProgress
+    from everlog.store.tables.hashing import TableHash
+    from everlog.store.upkeep.status import ClockStatus
+
+
+@click.command()
+@click.option("--deep", is_flag=True, help="Compare every row with what the log says, too.")
+@common
+@pass_settings
+@click.pass_context
+def check(ctx: click.Context, settings: Settings, *, deep: bool) -> None:
+    """Checks the folders of migrations and the database, and prints each problem. Exits with 1 if any.
+
+    The folders come first, if there are any: mistakes with file and line, as `everlog lint` finds them.
+    Without a URL only the folders are checked.
+
+    \b
+    Examples:
+      everlog check
+      everlog -u file:flights.db check
+      everlog -u file:flights.db check --deep
+    """
+    found = 0
+    folders = _mistakes_in_folders(settings)
+    for problem in folders or ():
+        found += 1
+        output.echo({"problem": problem}) if settings.json else click.echo(problem)
+    if folders is not None and not settings.has_url:
+        if settings.json:
+            output.echo({"migrations": settings.migrations, "problems": found})
+        elif not found:
+            click.echo("OK: no problems found in the folders; without a URL no database was checked")
+        if found:
+            ctx.exit(1)
+        return
+    with open_database(settings, read_only=True) as db, shown() as progress:
+        for problem in db.check(progress=progress, deep=deep):
+            found += 1
+            output.echo({"problem": problem}) if settings.json else click.echo(problem)
+        if settings.json:
+            checked = {"url": without_secrets(db.url), "seq": db.head, "tables": sorted(db.schema.tables)}
+            output.echo({**checked, "problems": found})
+    if found:
+        ctx.exit(1)
+    if not settings.json:
+        click.echo("OK: no problems found")
+
+
+def _mistakes_in_folders(settings: Settings) -> list[str] | None:
+    """None where there are no folders, and none were asked for."""
+    from everlog.migrations import Severity, lint
+
+    if settings.migrations_or_none is None and not Path(settings.migrations).is_dir():
+        return None
+    return [
+        f"{one.file}:{one.line}: {one.text}; {one.fix} [{one.id}]"
+        for one in lint(settings.migrations)
+        if one.severity is Severity.ERROR
+    ]
+
+
+@click.command()
+@click.option(
+    "--into",
+    type=Directory(),
+    metavar="PATH",
+    help="Into a new directory, from the log alone.",
+)
+@click.option("--from", "from_", metavar="URL", help="With --into: the database of this server, of its feed.")
+@click.option("--at", metavar="SEQ|TIME", help="With --into: as it was after this commit, or at this time.")
+@common
+@pass_settings
+def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: str | None) -> None:
+    """Makes all tables anew from the log, proves that they equal the live ones, and switches.
+
+    A killed rebuild resumes.
+
+    \b
+    Examples:
+      everlog -u file:flights.db rebuild
+      everlog -u file:flights.db rebuild --into proof.db
+      everlog -u file:flights.db rebuild --into monday.db --at 2026-01-05T09:30
+      everlog rebuild --into copy.db --from everlog://db.example.com/flights
+    """
+    from everlog.console.cli.erase import say_sealed
+    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.store.upkeep.rebuild import is_half
+
+    if into is None and (at is not None or from_ is not None):
+        raise click.UsageError(
+            f"--{'from' if from_ else 'at'} makes another database: say where, with --into"
+        )
+    settings.resume = "the live tables are as they were"
+    if into is not None:
+        settings.resume = f"nothing is left in {into}"
+        if is_half(into):
+            click.echo(f"Found: {into} is of a rebuild that was killed; it goes on where it was", err=True)
+    with open_database(settings, url=from_, read_only=into is not None) as db, shown() as progress:
+        if into is None:
+            hashes = db.rebuild(progress=progress)
+        elif not isinstance(db, EmbeddedDatabase):
+            hashes = _from_server(db, into, at, progress)
+        else:
+            hashes = _into(db, into, at, progress)
+            settings.resume = f"{into} is whole, but was not compared with the live tables"
+            last = files.read(into / files.HEAD, files.Head)
+            live = db if at is None or last is None else db.at(seq=last.seq, progress=progress)
+            if hashes != live.hashes(progress=progress):
+                raise Error(
+                    f"the tables in {into} differ from the live ones; `everlog check --deep` tells more"
+                )
+    if into is not None:
+        say_sealed(into)
+    for name, table in hashes.items():
+        if settings.json:
+            output.echo({"table": name, "rows": table.rows, "hash": table.hash.hex()})
+        else:
+            click.echo(f"Equal: {name}, {table.rows:,} rows, {table.hash.hex()[:16]}")
+
+
+def _into(db: EmbeddedDatabase, into: Path, at: str | None, progress: OnProgress) -> dict[str, TableHash]:
+    if at is None:
+        return db.rebuild_into(into, progress=progress)
+    if at.isascii() and at.isdigit():
+        return db.rebuild_into(into, progress, seq=int(at))
+    return db.rebuild_into(into, progress, time=at)
+
+
+def _from_server(
+    db: RemoteDatabase, into: Path, at: str | None, progress: OnProgress
+) -> dict[str, TableHash]:
+    from everlog.rpc.client.rebuild import rebuild_from
+    from everlog.store.history.timestamps import nanoseconds
+
+    if at is None:
+        return rebuild_from(db, into, progress)
+    if at.isascii() and at.isdigit():
+        return rebuild_from(db, into, progress, seq=int(at))
+    return rebuild_from(db, into, progress, time_ns=nanoseconds(at))
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Tells what it would do, and changes nothing.")
+@common
+@pass_settings
+def repair(settings: Settings, *, dry_run: bool) -> None:
+    """Saves a damaged database: its log up to the first record that does not check, and the tables
+    made anew from it. It is the only thing that cuts a log, and it keeps the files as they were.
+
+    A row that cannot be read is set aside: one more commit deletes it, and `everlog log` has it.
+
+    \b
+    Examples:
+      everlog -u file:flights.db repair --dry-run
+      everlog -u file:flights.db repair
+    """
+    from everlog.store.upkeep.repair import repair as mend
+
+    path = directory_of(settings.url)
+    settings.resume = "nothing was changed"
+    with shown() as progress:
+        done = mend(path, dry_run=dry_run, progress=progress)
+    if settings.json:
+        output.echo({**msgspec.structs.asdict(done), "cut": done.cut})
+        return
+    for problem in done.files:
+        click.echo(f"Found: {problem}")
+    if done.why:
+        click.echo(f"Found: {done.why}")
+    click.echo(
+        f"{'Would keep' if dry_run else 'Kept'} the log up to record {done.records:,}"
+        f" of {done.records + done.cut:,}, and its tables made anew from it: {done.cut:,} records cut"
+    )
+    for name in done.aside:
+        click.echo(f"{'Would set' if dry_run else 'Set'} aside: row {name}, which cannot be read")
+    if done.damaged:
+        click.echo(f"The files as they were: {done.damaged}; delete them when you need them no more")
+
+
+@click.command()
+@click.option(
+    "--trust-clock",
+    cls=Renamed,
+    was=("--yes",),
+    is_flag=True,
+    help="The clock is right, though it jumped forward.",
+)
+@dry_run
+@common
+@pass_settings
+def expire(settings: Settings, *, trust_clock: bool, dry_run: bool) -> None:
+    """Deletes expired rows. A process that writes to the database does so by itself, within a minute.
+
+    After a jump of its clock a server waits until the clock is right again, or for --trust-clock.
+
+    \b
+    Examples:
+      everlog -u everlog://db.example.com/shop expire
+      everlog -u everlog://db.example.com/shop expire --trust-clock
+    """
+    with open_database(settings, read_only=dry_run) as db:
+        rows = db.status().expiry.due if dry_run else db.expire(confirm_time=trust_clock)
+    if settings.json:
+        output.echo({"rows": rows, **({"dry_run": True} if dry_run else {})})
+    else:
+        click.echo(f"{'Would expire' if dry_run else 'Expired'}: {rows:,} rows")
+
+
+@click.command()
+@click.option("--correct", is_flag=True, help="The clock is right: the log says so from here on.")
+@writes
+@common
+@pass_settings
+def clock(settings: Settings, *, correct: bool, actor: str, reason: str) -> None:
+    """Shows the clock of the machine that writes, and by how much the newest commit is ahead of it.
+
+    The time of commits never goes back. After a commit by a clock that was ahead, later commits have the same
+    time until the clock gets there. --correct records in the log that the clock is right now: reads as of a
+    time then use the clock's reading at each commit, and rows expire again after a jump.
+
+    \b
+    Examples:
+      everlog clock
+      everlog -u everlog://db.example.com/shop clock --correct --reason "NTP was down"
+    """
+    with open_database(settings, read_only=not correct) as db:
+        seq = db.correct_clock(actor=actor, reason=reason) if correct else 0
+        found = db.status().clock
+    if settings.json:
+        output.echo(msgspec.structs.asdict(found))
+        return
+    click.echo(f"The clock reads {output.moment(found.reading_ns)}")
+    click.echo(ahead_of(found) or "The newest commit is not ahead of it")
+    if correct and not seq:
+        click.echo("Nothing to correct in the log")
+
+
+def ahead_of(found: ClockStatus) -> str:
+    """Return a sentence about how far the log is ahead; empty if it is not."""
+    if found.ahead_s < 1:
+        return ""
+    ahead = f"The newest commit is {found.ahead_s:,.0f} s ahead of the clock: "
+    if found.corrected:
+        return f"{ahead}known since commit {found.corrected:,}, which says that the clock is right"
+    return f"{ahead}commits have its time until then; if the clock is right, run `everlog clock --correct`"

@@ -1,0 +1,57 @@
+"""Config: each setting, its value, and where that comes from."""
+
+from __future__ import annotations
+
+import click
+
+from everlog.console import output
+from everlog.console.cli.connect import shown_url
+from everlog.console.cli.options import Settings, common, pass_settings
+from everlog.store import environment
+from everlog.store.errors import OpenError
+
+HIDDEN = "(set, not shown)"
+
+
+@click.command()
+@common
+@pass_settings
+def config(settings: Settings) -> None:
+    """Prints each setting with its value and its source: flag, environment, a file such as .env, or
+    default. Secrets are not shown. A variable that starts with EVERLOG_ and sets nothing is reported.
+
+    \b
+    Examples:
+      everlog config
+      everlog -u file:flights.db --env-file production.env config --json
+    """
+    flags = {
+        settings.env: settings.url_given,
+        "EVERLOG_MIGRATIONS_DIR": settings.migrations_given,
+        "EVERLOG_SCHEMA_FILE": settings.schema_given,
+    }
+    defaults = {"EVERLOG_MIGRATIONS_DIR": settings.migrations}
+    names = {settings.env: "URL of the database", **{k: v.purpose for k, v in environment.SETTINGS.items()}}
+    for name, purpose in names.items():
+        value, source = flags.get(name), "flag"
+        if value is None:
+            value, source = environment.variable(name), environment.source(name)
+        if not value and not source:
+            value, source = defaults.get(name, ""), "default"
+        value = _public(name, value, is_url=name == settings.env)
+        if settings.json:
+            output.echo({"setting": name, "value": value, "source": source, "purpose": purpose})
+        else:
+            click.echo(f"{name:29} {value or '-':30} {source:12} {purpose}")
+
+
+def _public(name: str, value: str, *, is_url: bool) -> str:
+    setting = environment.SETTINGS.get(name)
+    if value and setting is not None and setting.secret:
+        return HIDDEN
+    if not value or not (is_url or name == "DATABASE_URL"):
+        return value
+    try:
+        return shown_url(value)
+    except OpenError:  # it is no URL, and may have a secret in it
+        return HIDDEN

@@ -1,0 +1,206 @@
+"""Opening: the library's database behind the URL that a command was given.
+
+    file:PATH                          embedded: this process alone writes to it
+    everlog://HOST:PORT/NAME           a server's
+
+A command that only reads opens read-only, so that it works beside a process that writes.
+
+Tables: those of a database, by the names that are typed.
+
+Moment: when in the past a command is to look, as people type it.
+
+--at 812                     after the record 812
+--at 2026-01-05T09:30        at that time, UTC unless a zone is said
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+from google.protobuf.message import Message
+
+from everlog.console.cli.options import Settings
+from everlog.console.output import shown
+from everlog.rpc import address, connect
+from everlog.store.errors import CursorError, Error, OpenError, RowError, UnavailableError
+from everlog.store.history.timestamps import nanoseconds
+from everlog.store.schema.reflect import table_of
+from everlog.store.schema.schema import TableInfo
+from everlog.store.schema.table import Table
+
+if TYPE_CHECKING:
+    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.rpc.client.database import RemoteDatabase
+    from everlog.store.crypto.master_key import MasterKey
+
+    AnyDatabase = EmbeddedDatabase | RemoteDatabase
+    from everlog.rpc.client.history import RemoteMoment
+    from everlog.store.history.moment import Moment
+
+    AnyMoment = Moment | RemoteMoment
+
+
+TRY_EVERY_S = 0.25
+# Of what a server answers, or does not: a token that is refused, for one, stays so.
+_COMES_LATER = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+
+
+def open_database(
+    settings: Settings,
+    *,
+    url: str | None = None,
+    create: bool = False,
+    read_only: bool = False,
+    master_key: MasterKey | None = None,
+) -> AnyDatabase:
+    """The database of the settings, or of `url`, after waiting for it where that was asked for."""
+    where = url or settings.url
+    how: dict[str, Any] = {"create": create, "read_only": read_only, "master_key": master_key}
+    if not settings.wait:
+        return connect.open(where, **how)
+    check_url(where)
+    until = time.monotonic() + settings.wait_timeout_s
+    while True:
+        try:
+            return _tried(where, **how)
+        except (UnavailableError, OpenError) as error:
+            if not _comes_later(error, where, create=create):
+                raise
+            if time.monotonic() >= until:
+                waited = f"{error} (waited {settings.wait_timeout_s:g} s)"
+                raise type(error)(waited, **error.facts) from None
+            time.sleep(TRY_EVERY_S)
+
+
+def _comes_later(error: Error, where: str, *, create: bool) -> bool:
+    """Whether waiting helps: for a server, or for a file that another process holds or creates."""
+    if is_remote(where):
+        return error.facts.get("code", _COMES_LATER[0]) in _COMES_LATER
+    path = directory_of(where)
+    made = (path / "db" / "CURRENT").exists() or path.is_file()
+    return "owner" in error.facts or not (create or made)
+
+
+def _tried(where: str, *, read_only: bool, **how: Any) -> AnyDatabase:
+    """One attempt: whoever waits says for how long."""
+    if not is_remote(where):
+        return connect.open(where, read_only=read_only, **how)
+    from everlog.rpc.client.database import RemoteDatabase
+
+    return RemoteDatabase(where, read_only=read_only, connect_s=0)
+
+
+def check_url(url: str) -> None:
+    """Raises OpenError for what can never be opened, however long one waits."""
+    if is_remote(url):
+        address.parse(url)
+    else:
+        directory_of(url)
+
+
+def is_remote(url: str) -> bool:
+    return address.is_url(url)
+
+
+def directory_of(url: str) -> Path:
+    """The directory of an embedded database. Raises OpenError for another kind of URL."""
+    if is_remote(url):
+        raise OpenError(
+            f"{shown_url(url)} is on a server; this works on a database of this machine, file:PATH"
+        )
+    scheme, colon, rest = url.partition(":")
+    path = rest.removeprefix("//") if scheme == "file" and colon else url
+    if "://" in path or not path.strip() or (path == url and colon and scheme.isalpha() and len(scheme) > 1):
+        raise OpenError(f"expected a database of this machine, file:PATH, found {shown_url(url)}")
+    return Path(path)
+
+
+class Directory(click.ParamType[Any]):
+    """Of a database of this machine, as a path or as file:PATH, as --url takes it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return value if isinstance(value, Path) else directory_of(value)
+
+
+def shown_url(url: str) -> str:
+    """The URL without what is secret in it."""
+    if is_remote(url):
+        return str(address.parse(url))
+    scheme, there, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if there else url
+
+
+def named(db: AnyDatabase | AnyMoment, name: str) -> tuple[Table[Message, Any], TableInfo]:
+    """The table of this name, in the model that the log carries. Raises SchemaError."""
+    info = db.schema.table(name)
+    return table_of(info), info
+
+
+class TableName(click.ParamType[str]):
+    """The name of a table; a shell completes it from the database."""
+
+    name = "table"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        try:
+            with open_database(ctx.ensure_object(Settings), read_only=True) as db:
+                return [
+                    CompletionItem(name) for name in sorted(db.schema.tables) if name.startswith(incomplete)
+                ]
+        except Error:
+            return []  # no database, no names; the command itself will say so
+
+
+table_argument = click.argument("table", type=TableName())
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_AT = click.option(
+    "--at", metavar="SEQ|TIME", help="As of this commit, or of this time, as 2026-01-05T09:30Z."
+)
+
+
+def at_option(command: F) -> F:
+    """Gives a command that reads the option `--at`."""
+    return _AT(command)
+
+
+def position(text: str) -> int | str:
+    """Return the seq, or the time as text, that a command line names. Raises CursorError for neither."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        nanoseconds(text)
+    except RowError:
+        raise CursorError(f"expected a seq, or a time like 2026-01-05T09:30:00Z, found {text!r}") from None
+    return text
+
+
+def moment(db: AnyDatabase, text: str) -> AnyMoment:
+    """The database as it was then. Raises CursorError, RowError."""
+    where = position(text)
+    with shown() as progress:
+        if isinstance(where, int):
+            return db.at(seq=where, progress=progress)
+        return db.at(time=where, progress=progress)
+
+
+@contextmanager
+def reading(db: AnyDatabase, text: str | None) -> Iterator[Any]:
+    """What to read from: the database now, or as it was."""
+    if text is None:
+        yield db
+        return
+    with moment(db, text) as found:
+        yield found

@@ -1,0 +1,462 @@
+"""Data: rows come in from files by the bulk load, and go out into files.
+
+Sources: files of rows for `everlog import`: which kind, how many, and under what id.
+
+    airports.csv, .jsonl, .parquet, - (standard input, with --format)
+
+The id of a load follows from the file's content, so that the same file again changes nothing, and
+one that was interrupted goes on where it stopped.
+
+Targets: files of rows that `everlog export` writes, and `everlog import` reads back.
+
+    jsonl    one object a line, ProtoJSON
+    csv      a header of field names; lists and nested messages as JSON in their cell
+    parquet  a column for each field; times, enums, lists and nested messages as text, as in CSV
+
+Invariants
+  (1) what is written is read back as the same row, or the export stops and says which.
+
+Testdata: rows to test with, made from a seed at any scale by the newest migration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
+
+import click
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from everlog.console import output
+from everlog.console.cli import connect
+from everlog.console.cli.atomic_file import as_text, atomic_file
+from everlog.console.cli.connect import open_database, shown_url
+from everlog.console.cli.options import Settings, common, dry_run, pass_settings, writes
+from everlog.console.output import shown
+from everlog.migrations.rows import read_csv, read_jsonl, read_parquet
+from everlog.migrations.values import message_from_json, to_text
+from everlog.proto import log_pb2
+from everlog.store.errors import Error, LoadError, RowError
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.schema.admission import doubts
+from everlog.store.schema.fields import descriptor_of
+from everlog.store.tx import write
+
+if TYPE_CHECKING:
+    from everlog.console.cli.connect import AnyDatabase
+
+
+FORMAT_OF = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+STDIN = "-"
+
+_CHUNK = 1 << 20
+
+
+class Known(NamedTuple):
+    """What was found by reading the whole file once."""
+
+    id: str
+    lines: int
+
+
+def format_of(name: str, given: str | None) -> str:
+    """The format of a file, as its name says or as `given`. Raises LoadError."""
+    found = given or FORMAT_OF.get(Path(name).suffix)
+    if found is None:
+        what = "standard input" if name == STDIN else name
+        raise LoadError(
+            f"{what}: expected --format, or a name that ends in {', '.join(FORMAT_OF)}", file=name
+        )
+    return found
+
+
+def is_stream(name: str) -> bool:
+    """Whether it can be read only once: standard input, a pipe, `<(zcat rows.jsonl.gz)` of a shell."""
+    return name == STDIN or not Path(name).is_file()
+
+
+def look_at(name: str, table: str, *words: str) -> Known:
+    """Reads a file whole. `words` are all that changes what is made of it."""
+    digest, lines = hashlib.sha256("\0".join((table, *words, "")).encode()), 0
+    with Path(name).open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            lines += chunk.count(b"\n")
+    return Known(f"import/{table}/{digest.hexdigest()[:32]}", lines)
+
+
+def read(name: str, form: str, model: type[Message], *, null: str) -> Iterator[Message]:
+    """The rows of a file. Read-only. Raises LoadError with file, line and column."""
+    if name == STDIN:
+        yield from _rows(sys.stdin.buffer, form, model, null)
+        return
+    with Path(name).open("rb") as file:
+        yield from _rows(file, form, model, null)
+
+
+def _rows(file: IO[bytes], form: str, model: type[Message], null: str) -> Iterator[Message]:
+    match form:
+        case "csv":
+            return read_csv(file, model, null=null)
+        case "parquet":
+            return read_parquet(file, model)
+        case _:
+            return read_jsonl(file, model)
+
+
+FORMATS = ("jsonl", "csv", "parquet")
+GROUP_ROWS, GROUP_BYTES = 4096, 8 << 20  # of one row group of Parquet
+
+_QUOTED = re.compile(r'[",\r\n]')
+_EMPTY = '""'  # the only cell of a line, which would be an empty line
+_ARROW = {
+    FieldDescriptor.TYPE_BOOL: "bool_",
+    FieldDescriptor.TYPE_BYTES: "binary",
+    FieldDescriptor.TYPE_DOUBLE: "float64",
+    FieldDescriptor.TYPE_FLOAT: "float32",
+    FieldDescriptor.TYPE_STRING: "string",
+    **{getattr(FieldDescriptor, f"TYPE_{name}"): "int32" for name in ("INT32", "SINT32", "SFIXED32")},
+    **{getattr(FieldDescriptor, f"TYPE_{name}"): "int64" for name in ("INT64", "SINT64", "SFIXED64")},
+    **{getattr(FieldDescriptor, f"TYPE_{name}"): "uint32" for name in ("UINT32", "FIXED32")},
+    **{getattr(FieldDescriptor, f"TYPE_{name}"): "uint64" for name in ("UINT64", "FIXED64")},
+}
+
+
+def write_text(rows: Iterable[Message], form: str, model: type[Message], out: IO[str], *, null: str) -> None:
+    """Writes rows as text. Raises RowError for a row that would be read back as another."""
+    rows = _checked(rows, model)
+    if form == "csv":
+        _write_csv(rows, model, out, null)
+        return
+    for row in rows:
+        out.write(output.dump(output.row_dict(row)))
+        out.write("\n")
+
+
+def write_parquet(rows: Iterable[Message], model: type[Message], out: IO[bytes]) -> None:
+    """Writes rows as Parquet. Raises RowError as `write`, and Error without the extra `parquet`."""
+    try:
+        arrow: Any = import_module("pyarrow")
+        parquet: Any = import_module("pyarrow.parquet")
+    except ImportError:
+        raise Error("writing Parquet needs pyarrow: pip install 'everlog[parquet]'") from None
+    columns = [_column(field, arrow) for field in _fields(model)]
+    schema: Any = arrow.schema([(column.name, column.kind) for column in columns])
+    waiting, size = list[Message](), 0
+    with parquet.ParquetWriter(out, schema) as writer:
+
+        def flush() -> None:
+            arrays = [arrow.array([column.get(row) for row in waiting], column.kind) for column in columns]
+            writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
+            waiting.clear()
+
+        for row in _checked(rows, model):
+            waiting.append(row)
+            size += row.ByteSize()
+            if len(waiting) >= GROUP_ROWS or size >= GROUP_BYTES:
+                flush()
+                size = 0
+        flush()
+
+
+def csv_line(cells: Iterable[str]) -> str:
+    """A line of CSV (RFC 4180). A cell with a carriage return is quoted, which csv.writer does not do."""
+    return f"{','.join(map(_quoted, cells)) or _EMPTY}\n"
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if _QUOTED.search(cell) else cell
+
+
+class _Column(NamedTuple):
+    name: str
+    kind: Any
+    get: Callable[[Any], Any]
+
+
+def _column(field: FieldDescriptor, arrow: Any) -> _Column:
+    name = field.name
+    kind = None if field.is_repeated else _ARROW.get(field.type)
+    cell = (lambda row: getattr(row, name)) if kind else to_text(field)
+    get = (lambda row: cell(row) if row.HasField(name) else None) if field.has_presence else cell
+    return _Column(name, getattr(arrow, kind or "string")(), get)
+
+
+def _checked(rows: Iterable[Message], model: type[Message]) -> Iterable[Message]:
+    """The rows, compared with what would be read back where a model can hold more than JSON: extensions, and
+    text that is not UTF-8."""
+    if not any(doubt.has_loose_text for doubt in doubts(model, model)):
+        yield from rows
+        return
+    read = message_from_json(descriptor_of(model))
+    for row in rows:
+        try:
+            again: Message = read(output.row_dict(row))
+            same = _bytes(again) == _bytes(row)
+        except ValueError:
+            same = False
+        if not same:
+            raise RowError(
+                f"a row of {descriptor_of(model).full_name} cannot be exported: it has extensions, or text"
+                " that is not UTF-8",
+                private=output.dump(output.row_dict(row)),
+            )
+        yield row
+
+
+def _bytes(row: Message) -> bytes:
+    alone = type(row)()
+    alone.CopyFrom(row)
+    alone.DiscardUnknownFields()
+    return alone.SerializeToString(deterministic=True)
+
+
+def _fields(model: type[Message]) -> list[FieldDescriptor]:
+    return list(descriptor_of(model).fields)
+
+
+def _write_csv(rows: Iterable[Message], model: type[Message], out: IO[str], null: str) -> None:
+    fields = _fields(model)
+    cells = [(field.name, field.has_presence, to_text(field)) for field in fields]
+    out.write(csv_line(field.name for field in fields))
+    for row in rows:
+        line = []
+        for name, optional, cell in cells:
+            if optional and not row.HasField(name):
+                line.append(null)
+                continue
+            word = cell(row)
+            if word == null and (optional or word):
+                raise RowError(
+                    f"{name} is {word!r} in a row of {descriptor_of(model).full_name}, and so is a cell that"
+                    " is not set: choose another --null, or --format jsonl",
+                    column=name,
+                )
+            line.append(word)
+        out.write(csv_line(line))
+
+
+EVERY = 1024
+
+
+@click.command("import")
+@connect.table_argument
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option(
+    "--format", "form", type=click.Choice(["csv", "jsonl", "parquet"]), help="If the name does not say it."
+)
+@click.option("--null", default="", metavar="TEXT", help="A cell of CSV that is not set.  [default: empty]")
+@click.option("--id", metavar="ID", help="Name of the load.  [default: follows from the file's content]")
+@dry_run
+@writes
+@common
+@pass_settings
+def import_(
+    settings: Settings,
+    table: str,
+    file: str,
+    *,
+    form: str | None,
+    null: str,
+    id: str | None,
+    dry_run: bool,
+    actor: str,
+    reason: str,
+) -> None:
+    """Loads the rows of a file into a table, as many commits of a thousand rows.
+
+    FILE is CSV with a header, JSON Lines or Parquet; - is standard input. A load that was
+    interrupted goes on where it stopped, and one that is done does nothing: the same file is the
+    same load, and so is the same --id. What comes through a pipe has no id but that of --id.
+
+    \b
+    Examples:
+      everlog import airports airports.csv --null NA --reason "spring data"
+      everlog import flights flights.parquet
+      zcat flights.jsonl.gz | everlog import flights - --format jsonl --id flights-2013
+    """
+    form = format_of(file, form)
+    flows = is_stream(file)
+    if flows and form == "parquet":
+        raise Error("Parquet is not read from front to back, so it cannot come from a pipe; name a file")
+    total = None
+    if not flows:
+        known = look_at(file, table, form, null)
+        id = id or known.id
+        total = {"csv": max(0, known.lines - 1), "jsonl": known.lines}.get(form)
+    settings.resume = (
+        "loaded rows stay; the same command continues"
+        if id
+        else "loaded rows stay; with an --id the same command would continue"
+    )
+    with open_database(settings, read_only=dry_run) as db, shown() as progress:
+        handle, _ = connect.named(db, table)
+        rows = read(file, form, handle.model, null=null)
+        if dry_run:
+            binding = db._bind(handle)
+            count = 0
+            for row in rows:
+                write.put(binding, row)
+                count += 1
+            _would_import(settings, table, count)
+            return
+        done = db.load(
+            handle, rows, id=id, source=file, total=total, progress=progress, actor=actor, reason=reason
+        )
+    if settings.json:
+        output.echo(
+            {
+                "table": table,
+                "id": done.id,
+                "rows": done.rows,
+                "skipped": done.skipped,
+                "commits": done.commits,
+                "seconds": round(done.seconds, 3),
+            }
+        )
+        return
+    before = f" ({done.skipped:,} of them before)" if done.skipped else ""
+    fresh = done.rows - done.skipped
+    rate = f", {fresh / done.seconds:,.0f} a second" if fresh and done.seconds else ""
+    click.echo(f"Imported: {done.rows:,} rows of {table}{before} in {done.commits:,} commits{rate}")
+
+
+def _would_import(settings: Settings, table: str, rows: int) -> None:
+    if settings.json:
+        output.echo({"table": table, "rows": rows, "dry_run": True})
+    else:
+        click.echo(f"Would import: {rows:,} rows of {table}; unique indexes were not looked at")
+
+
+@click.command()
+@connect.table_argument
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
+@click.option("--format", "form", type=click.Choice(FORMATS), help="If the name does not say it.")
+@click.option("--null", default="", metavar="TEXT", help="A cell of CSV that is not set.  [default: empty]")
+@common
+@pass_settings
+def export(settings: Settings, table: str, file: str, *, form: str | None, null: str) -> None:
+    """Writes the rows of a table, in the order of its key, as they are at one moment.
+
+    `everlog import` reads the file back. FILE appears when it is whole; - is standard output,
+    where the format is JSON Lines unless --format says otherwise.
+
+    \b
+    Examples:
+      everlog export airports airports.csv
+      everlog export airports airports.parquet
+      everlog export flights | jq .dest | sort | uniq -c
+    """
+    form = form or ("jsonl" if file == STDIN else format_of(file, None))
+    if form == "parquet" and file == STDIN:
+        raise Error("Parquet is not written from front to back, so it cannot go to a pipe; name a file")
+    with open_database(settings, read_only=True) as db, shown() as progress:
+        handle, _ = connect.named(db, table)
+        rows = _told(db.scan(handle), f"export {table}", db.count(handle), progress if file != "-" else None)
+        if file == STDIN:
+            write_text(rows, form, handle.model, sys.stdout, null=null)
+            return
+        with atomic_file(file) as out:
+            if form == "parquet":
+                write_parquet(rows, handle.model, out)
+            else:
+                with as_text(out) as lines:
+                    write_text(rows, form, handle.model, lines, null=null)
+    if settings.json:
+        output.echo({"table": table, "file": file})
+    else:
+        click.echo(f"Exported: {table} to {file}")
+
+
+def _told(rows: Iterable[Any], step: str, total: int, progress: OnProgress | None) -> Iterator[Any]:
+    for done, row in enumerate(rows, 1):
+        yield row
+        if progress is not None and (not done % EVERY or done == total):
+            progress(Progress(step, done, total))
+
+
+LOOKED_AT = 1000  # commits; a log that has more of nothing but test data is asked for as well
+
+
+@click.command()
+@click.option("--scale", type=click.IntRange(1), default=1, show_default=True, help="How much of it.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed, other rows.")
+@click.option("--yes", is_flag=True, help="Do not ask, though there are rows that were written for good.")
+@dry_run
+@writes
+@common
+@pass_settings
+def testdata(
+    settings: Settings, *, scale: int, seed: int, yes: bool, dry_run: bool, actor: str, reason: str
+) -> None:
+    """Loads the test data of the database's newest migration.
+
+    The same seed and scale again change nothing. Asks first, or needs --yes, if the database has commits
+    other than migrations and test data. A database in production refuses it (`everlog production yes`).
+
+    \b
+    Examples:
+      everlog testdata --scale 10
+    """
+    from everlog.migrations import load_testdata
+    from everlog.migrations.testdata import testdata_at
+
+    settings.resume = "loaded rows stay; the same command continues"
+    with open_database(settings, read_only=dry_run) as db, shown() as progress:
+        if dry_run:
+            made = (
+                table.name for table, _ in testdata_at(settings.migrations, db.schema.version, scale, seed)
+            )
+            _print(settings, Counter(made), "Would load")
+            return
+        if not yes:
+            _ask(db)
+        counts = load_testdata(
+            cast(Any, db),  # one on a server has the call that it needs, too
+            settings.migrations,
+            scale=scale,
+            seed=seed,
+            actor=actor,
+            reason=reason or "test data",
+            progress=progress,
+        )
+    _print(settings, counts, "Loaded")
+
+
+def _print(settings: Settings, counts: dict[str, int], word: str) -> None:
+    for name, rows in counts.items():
+        if settings.json:
+            output.echo({"table": name, "rows": rows})
+        else:
+            click.echo(f"{word}: {rows:,} rows of {name}")
+
+
+def _ask(db: AnyDatabase) -> None:
+    """Raise Error unless the database is for tests, or the user confirms."""
+    if _is_to_test_with(db):
+        return
+    what = f"{shown_url(db.url)} has commits that are neither migrations nor test data"
+    if not sys.stdin.isatty():
+        raise Error(f"{what}: test data may replace its rows; say --yes if that is meant")
+    click.confirm(f"{what}. Load test data, which may replace its rows?", abort=True, err=True)
+
+
+def _is_to_test_with(db: AnyDatabase) -> bool:
+    looked = 0
+    try:
+        for commit in islice(db.feed(after=0, bounded=True), LOOKED_AT):
+            is_test = commit.HasField("load") and commit.load.kind == log_pb2.Load.TEST
+            if commit.changes and not is_test and not commit.HasField("migration"):
+                return False
+            looked += 1
+    except Error:  # an archived or unreadable log: a database in use
+        return False
+    return looked < LOOKED_AT

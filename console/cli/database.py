@@ -1,0 +1,140 @@
+"""Database: one is created, dropped, or waited for, as a whole."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from everlog.console import output
+from everlog.console.cli.connect import check_url, directory_of, is_remote, open_database, shown_url
+from everlog.console.cli.options import Settings, common, dry_run, pass_settings, writes
+from everlog.store.errors import Error, OpenError
+from everlog.store.rocks.files import read_marker
+from everlog.store.rocks.ownership import locked
+from everlog.store.rocks.removal import remove_owned
+
+
+@click.command()
+@common
+@pass_settings
+def create(settings: Settings) -> None:
+    """Creates an empty database. One that is there stays as it is.
+
+    \b
+    Examples:
+      everlog -u file:flights.db create
+    """
+    path = directory_of(settings.url)
+    there = path.exists() and any(path.iterdir())
+    with open_database(settings, create=True, read_only=there) as db:
+        if settings.json:
+            output.echo({"url": shown_url(db.url), "created": not there})
+        else:
+            click.echo(f"{'There already' if there else 'Created'}: {shown_url(db.url)}")
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@dry_run
+@common
+@pass_settings
+def drop(settings: Settings, *, yes: bool, dry_run: bool) -> None:
+    """Removes a database of this machine, its log included.
+
+    It asks first; where nobody can answer it wants --yes. A database that a process has open is
+    refused.
+
+    \b
+    Examples:
+      everlog -u file:scratch.db drop --yes
+    """
+    path = directory_of(settings.url)
+    if not path.exists():
+        if settings.json:
+            output.echo({"url": shown_url(settings.url), "dropped": False})
+        else:
+            click.echo(f"There is none: {shown_url(settings.url)}")
+        return
+    if read_marker(path) is None:
+        raise OpenError(f"{path} is no everlog database, and is left as it is")
+    if dry_run:
+        if settings.json:
+            output.echo({"url": shown_url(settings.url), "dropped": False, "dry_run": True})
+        else:
+            click.echo(f"Would drop: {shown_url(settings.url)}, {_size(settings)}")
+        return
+    with locked(path) as owner:  # without opening it: it may be damaged, or its disk full
+        if not yes:
+            what = f"{shown_url(settings.url)}, {_size(settings)}"
+            if not sys.stdin.isatty():
+                raise Error(f"this would remove {what}, for ever; say --yes if that is meant")
+            if not click.confirm(f"Remove {what}, for ever?", err=True):
+                raise Error("nothing was removed")
+        left = [file.name for file in remove_owned(owner)]
+    if settings.json:
+        output.echo({"url": shown_url(settings.url), "dropped": True, "left": left})
+        return
+    click.echo(f"Dropped: {shown_url(settings.url)}")
+    if left:
+        click.echo(f"Left, since they are not of the database: {', '.join(left)} in {output.path(path)}")
+
+
+@click.command()
+@click.argument("answer", type=click.Choice(["yes", "no"]), required=False)
+@writes
+@common
+@pass_settings
+def production(settings: Settings, *, answer: str | None, actor: str, reason: str) -> None:
+    """Marks a database as production in its log, or as not (`no`); without an argument shows the mark.
+    A database in production refuses test data from all clients.
+
+    \b
+    Examples:
+      everlog production yes --actor ann
+      everlog production
+    """
+    with open_database(settings, read_only=answer is None) as db:
+        if answer is not None:
+            db.set_production(answer == "yes", actor=actor, reason=reason)
+        is_in = db.production
+    if settings.json:
+        output.echo({"url": shown_url(settings.url), "production": is_in})
+    else:
+        click.echo(f"{shown_url(settings.url)} is {'' if is_in else 'not '}in production")
+
+
+def _size(settings: Settings) -> str:
+    try:
+        with open_database(settings, read_only=True) as db:
+            rows = sum(table.rows for table in db.status().tables)
+            return f"{rows:,} rows in {db.head:,} commits"
+    except Error as error:
+        return f"which cannot be read ({error})"
+
+
+@click.command()
+@common
+@pass_settings
+def wait(settings: Settings) -> None:
+    """Waits until the database is there and can be opened.
+
+    \b
+    Examples:
+      everlog -u everlog://db.example.com/flights wait --wait-timeout 30s
+    """
+
+    check_url(settings.url)
+    what = shown_url(settings.url)
+    if not settings.json:
+        click.echo(f"Waiting for {what}", err=True)
+    settings.wait = True
+    try:
+        with open_database(settings, read_only=not is_remote(settings.url)) as db:
+            db.status()
+    except OpenError as error:
+        raise OpenError(f"{what} is not there: {error}", **error.facts) from None
+    if settings.json:
+        output.echo({"url": what, "ready": True})
+    else:
+        click.echo(f"Ready: {what}")

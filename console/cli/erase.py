@@ -1,0 +1,208 @@
+"""People: one is forgotten; and the master key, under which the keys of all are, is changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from everlog.console import output
+from everlog.console.cli import connect
+from everlog.console.cli.connect import open_database
+from everlog.console.cli.options import Renamed, Settings, common, dry_run, pass_settings
+from everlog.console.output import shown
+from everlog.store.crypto.master_key import NEXT_VARIABLE
+from everlog.store.database import Database
+from everlog.store.rocks.files import KEYS
+from everlog.store.schema.fields import descriptor_of, resolve
+from everlog.store.schema.schema import TableInfo
+from everlog.store.upkeep.held import elements
+
+
+def say_sealed(path: Path) -> None:
+    """Print a remedy if a new database has sealed rows and no keys."""
+    if (path / KEYS).exists():
+        return
+    with Database(path, read_only=True) as db:
+        sealed = [name for name, info in sorted(db.schema.tables.items()) if info.sealed]
+    if sealed:
+        click.echo(
+            f"Sealed: the rows of {', '.join(sealed)}; they open once a copy of {KEYS}, which is kept apart"
+            f" from the log, is put into {path}",
+            err=True,
+        )
+
+
+@click.command()
+@connect.table_argument
+@click.argument("key", nargs=-1)
+@click.option("--person", metavar="VALUE", help="The person with this value, instead of the KEY of a row.")
+@click.option("--reason", required=True, metavar="WHY", help="Why; the log keeps it. Name nobody in it.")
+@click.option("--actor", default="", metavar="WHO", help="Who does it, for the log.")
+@dry_run
+@common
+@pass_settings
+def forget(
+    settings: Settings,
+    table: str,
+    key: tuple[str, ...],
+    *,
+    person: str | None,
+    reason: str,
+    actor: str,
+    dry_run: bool,
+) -> None:
+    """Erases one person: deletes all their rows, of all tables, and shreds the key under which they
+    are sealed. It cannot be undone.
+
+    \b
+    Examples:
+      everlog forget patients 17 --reason "asked for it on 3 May"
+      everlog forget patients --person s-1 --reason "asked for it on 3 May"
+    """
+    _check_one(key, person)
+    with open_database(settings, read_only=dry_run) as db:
+        handle, info = connect.named(db, table)
+        who = _who(info, key, person)
+        if dry_run:
+            _would_forget(settings, db.stream_person(handle, **who))
+            return
+        done = db.forget(handle, **who, reason=reason, actor=actor)
+    if settings.json:
+        left = msgspec.to_builtins(done.remaining)
+        output.echo({"seq": done.seq, "key_id": done.key_id.hex(), "rows": done.rows, "remaining": left})
+    else:
+        click.echo(f"Forgotten: {done.rows:,} rows, key {done.key_id.hex()}, commit {done.seq}")
+        for one in done.remaining:
+            click.echo(f"Still readable: {one.text}")
+
+
+def _check_one(key: tuple[str, ...], person: str | None) -> None:
+    """Raise UsageError unless one person is named in one way."""
+    if bool(key) == (person is not None):
+        raise click.UsageError("expected the KEY of a row, or --person")
+
+
+def _who(info: TableInfo, key: tuple[str, ...], person: str | None) -> dict[str, Any]:
+    """The person that the words name, as `Database.forget` and `stream_person` take one. Raises RowError."""
+    if person is None:
+        return {"key": output.values(info.key_fields, key, f"the key of {info.name}")}
+    fields = (resolve(descriptor_of(info.model), info.proto.person.numbers),)
+    return {"person": output.values(fields, (person,), f"the person of {info.name}")}
+
+
+def _would_forget(settings: Settings, held: Iterable[bytes]) -> None:
+    """Print how much `forget` would delete."""
+    rows, versions = Counter[str](), 0
+    for section, one in elements(held):
+        versions += section == "versions"
+        if section == "rows":
+            rows[one["table"]] += 1
+    if settings.json:
+        output.echo({"rows": rows, "versions": versions, "dry_run": True})
+        return
+    listed = ", ".join(f"{count:,} rows of {name}" for name, count in sorted(rows.items())) or "no rows"
+    click.echo(f"Would forget: {listed}, and {versions:,} versions of them in the log")
+
+
+@click.group()
+@common
+def person() -> None:
+    """Exports the data about one person, and lists data about people that is readable without keys.
+
+    \b
+    Examples:
+      everlog person export patients 17 > person.json
+      everlog person readable
+    """
+
+
+@person.command("export")
+@connect.table_argument
+@click.argument("key", nargs=-1)
+@click.option("--person", metavar="VALUE", help="The person with this value, instead of the KEY of a row.")
+@common
+@pass_settings
+def export_(settings: Settings, table: str, key: tuple[str, ...], *, person: str | None) -> None:
+    """Prints all data about one person as one JSON object: rows of all tables, every version in the log, its
+    author and reason, texts that mention the person, and the state of the key. If it fails half-way, the exit
+    code is not 0, and what was printed is no whole object.
+
+    \b
+    Examples:
+      everlog person export patients 17 > person.json
+      everlog -u everlog://db.example.com/clinic person export patients --person s-1
+    """
+    _check_one(key, person)
+    with open_database(settings, read_only=True) as db:
+        handle, info = connect.named(db, table)
+        for piece in db.stream_person(handle, **_who(info, key, person)):
+            click.echo(piece.replace(b"\n", b"") if settings.json else piece, nl=False)
+        if settings.json:
+            click.echo()
+
+
+@person.command()
+@common
+@pass_settings
+def readable(settings: Settings) -> None:
+    """Lists data about people that the log holds readable: rows from before their table was sealed, errors
+    and plans of migrations with rows, primary keys that identify people. Exits with 1 if there is any.
+
+    \b
+    Examples:
+      everlog person readable --json
+    """
+    with open_database(settings, read_only=True) as db:
+        found = db.readable_people()
+    for one in found:
+        if settings.json:
+            output.echo(msgspec.to_builtins(one))
+        else:
+            click.echo(one.text)
+    if not found and not settings.json:
+        click.echo("Nothing of people is readable without their keys")
+    if found:
+        raise click.exceptions.Exit(1)
+
+
+@click.command("rotate-key")
+@click.option(
+    "--next-master-key",
+    "file",
+    cls=Renamed,
+    was=("--to",),
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="The new master key: 32 bytes, as they are or in base64.  [default: that of"
+    f" {NEXT_VARIABLE}; at a server, of its own]",
+)
+@click.option("--reason", default="", metavar="WHY", help="Why; the log keeps it.")
+@click.option("--actor", default="", metavar="WHO", help="Who does it, for the log.")
+@common
+@pass_settings
+def rotate_key(settings: Settings, file: str | None, *, reason: str, actor: str) -> None:
+    """Puts the keys of all people under another master key. The one before is that of the environment.
+    Killed, it is resumed by running it again. The log says who did it, when and why.
+
+    At a server no key is given: it takes the one of `everlog serve --next-master-key`.
+
+    \b
+    Examples:
+      openssl rand -base64 32 > new.key
+      everlog rotate-key --next-master-key new.key --reason "once a year" --actor ann
+      everlog -u everlog://db.example.com/clinic rotate-key
+    """
+    settings.resume = "the same command continues; until then the old master key opens all rows"
+    with open_database(settings) as db, shown() as progress:
+        count = db.rotate_key(file, progress, reason=reason, actor=actor)
+    if settings.json:
+        output.echo({"keys": count})
+    elif count:
+        click.echo(f"Done: {count:,} keys are under the new master key; give that one from now on")
+    else:
+        click.echo("Done: all keys are under that master key already")

@@ -1,0 +1,348 @@
+"""Follow: a database is mirrored into another store, exactly once, until it is stopped.
+
+Following: the feed of whatever database a command was given, for as long as it wants.
+
+server         subscribes, and goes on where it was when the connection comes back
+file, read     what is there; then looks again, for another process writes to it
+
+Consumers: who follows a database under a durable name, how far each is, and what is held for it.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from everlog.console import output
+from everlog.console.cli.connect import TableName, is_remote, open_database
+from everlog.console.cli.options import Settings, check_common, common, pass_settings, refuse_idle, writes
+from everlog.console.output import shown
+from everlog.consumers.follower.follower import RETRY_FIRST_S
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.feed.message import FeedBatch
+from everlog.proto import log_pb2
+from everlog.store.errors import Error, OpenError
+
+if TYPE_CHECKING:
+    from everlog.console.cli.connect import AnyDatabase
+    from everlog.store.upkeep.consumers import Cap, Consumer
+
+
+LOOK_EVERY_S = 0.5
+
+
+def batches(
+    db: AnyDatabase,
+    after: log_pb2.Cursor,
+    *,
+    until: int | None,
+    tables: Sequence[str],
+    follow: bool,
+) -> Iterator[FeedBatch]:
+    """What comes after a cursor: up to now, or, with `follow`, for ever or up to `until`."""
+    names = list(tables) or None
+    if not follow or not isinstance(db, EmbeddedDatabase) or not db.read_only:
+        with db.feed(after, tables=names, until=until, bounded=not follow) as feed:
+            yield from feed.batches()
+        return
+    position = after
+    while until is None or position.seq < until:
+        with db.feed(position, tables=names, until=until, bounded=True) as feed:
+            for batch in feed.batches():
+                position = batch.mark.position
+                yield batch
+        look_again(db)
+
+
+def register_follower(settings: Settings, url: str | None, name: str) -> None:
+    """Sees to it that a consumer is registered, where it is to be followed beside who writes: a name that is
+    new is registered by opening the database for writing, for a moment. Raises OpenError if it is open."""
+    if is_remote(url or settings.url):
+        return
+    with open_database(settings, url=url, read_only=True) as db:
+        if any(one.name == name for one in db.consumers):
+            return
+    try:
+        with open_database(settings, url=url) as db:
+            db.consumers.register(name, take=False)
+    except OpenError as error:
+        raise OpenError(f"consumer {name!r} is new, and has to be registered first: {error}") from None
+
+
+def look_again(db: EmbeddedDatabase) -> None:
+    """Waits a moment, and sees what another process has written since."""
+    time.sleep(LOOK_EVERY_S)
+    db.refresh()
+
+
+SAY_EVERY_S = 60.0  # that a target is still waited for
+
+
+@click.command()
+@click.option("--from", "source", metavar="URL", help="The database to follow.  [default: that of --url]")
+@click.option("--to", "target", metavar="URL", required=True, help="Where to, as sqlite:PATH.")
+@click.option("--table", "tables", type=TableName(), multiple=True, help="Only this table; may be repeated.")
+@click.option("--until", type=int, metavar="SEQ", help="Stop after this commit.")
+@click.option("--once", is_flag=True, help="Stop at the newest commit there is now.")
+@click.option(
+    "--consumer",
+    metavar="NAME",
+    help="Register under this name: what this follower lacks is held for it, up to a cap.",
+)
+@click.option("--verify", "proof", is_flag=True, help="Then prove that both are equal; exit with 1 if not.")
+@common
+@pass_settings
+@click.pass_context
+def follow(
+    ctx: click.Context,
+    settings: Settings,
+    *,
+    source: str | None,
+    target: str,
+    tables: tuple[str, ...],
+    until: int | None,
+    once: bool,
+    consumer: str | None,
+    proof: bool,
+) -> None:
+    """Mirrors tables into another store, and keeps them equal until it is stopped.
+
+    The position is stored with the rows: whatever stops it, it goes on exactly where it was. It
+    ends at --until, with --once, or by Ctrl-C or SIGTERM. A target that another process has locked, or
+    whose disk is full, is tried again until it accepts.
+
+    With --consumer, a name for this target alone, the database knows how far it is (`everlog consumers`),
+    and archiving leaves what it lacks.
+
+    \b
+    Examples:
+      everlog follow --from everlog://db.example.com/flights --to sqlite:flights.sqlite
+      everlog -u file:flights.db follow --to sqlite:flights.sqlite --once --verify
+      everlog follow --to sqlite:flights.sqlite --consumer mirror
+    """
+    from everlog.consumers import Follower, open_sink, verify
+    from everlog.feed.embedded import EmbeddedDatabase
+
+    check_common(settings, folders=False, dumps=False)
+    if source is not None:
+        refuse_idle("url", "env", when="beside --from")
+    settings.resume = "the same command goes on exactly where it stopped"
+    if consumer is not None:
+        register_follower(settings, source, consumer)
+    with (
+        open_database(settings, url=source, read_only=True) as db,
+        closing(open_sink(target)) as sink,
+        shown() as progress,
+        _stopped_by_sigterm() as stop,
+    ):
+        follower = Follower(
+            db, sink, tables=tables, progress=progress, consumer=consumer, retrying=_Retrying()
+        )
+        beside = db if isinstance(db, EmbeddedDatabase) else None  # another process writes to it
+        done = follower.run(until=until, bounded=once or beside is not None, stop=stop)
+        while beside and not (once or stop.is_set() or (until and done.position.seq >= until)):
+            look_again(beside)
+            done = follower.run(until=until, bounded=True, stop=stop)
+        if settings.json:
+            output.echo(
+                {
+                    "target": sink.name,
+                    "seq": done.position.seq,
+                    "commits": done.commits,
+                    "changes": done.changes,
+                }
+            )
+        else:
+            click.echo(f"Followed: {sink.name} is at commit {done.position.seq:,}")
+        if proof:
+            _prove(
+                ctx,
+                settings,
+                [str(one) for one in verify(db, sink, progress=progress)],
+                {"target": sink.name, "seq": done.position.seq, "tables": sorted(tables or db.schema.tables)},
+            )
+
+
+class _Retrying:
+    """Says that the target refuses, when it begins to and once a minute."""
+
+    def __init__(self) -> None:
+        self._said: float | None = None
+
+    def __call__(self, error: Error, seconds: float) -> None:
+        now = time.monotonic()
+        if self._said is None or seconds == RETRY_FIRST_S or now - self._said >= SAY_EVERY_S:
+            self._said = now
+            click.echo(f"waiting: {error}; trying again until it accepts", err=True)
+
+
+def _prove(
+    ctx: click.Context, settings: Settings, differences: list[str], compared: dict[str, object]
+) -> None:
+    for difference in differences:
+        output.echo({"difference": difference}) if settings.json else click.echo(difference)
+    if settings.json:
+        output.echo({**compared, "differences": len(differences)})
+    if differences:
+        ctx.exit(1)
+    if not settings.json:
+        click.echo("Equal: every table, rows and content hash")
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets: the transaction at hand is finished first."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def told(*_: Any) -> None:
+        stop.set()
+
+    before = signal.signal(signal.SIGTERM, told)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+DAY_S = 86_400
+
+
+@click.group(invoke_without_command=True)
+@common
+@pass_settings
+@click.pass_context
+def consumers(ctx: click.Context, settings: Settings) -> None:
+    """Lists who follows the database under a durable name: how far behind, and what is held for each.
+
+    Archiving leaves what a consumer lacks, up to its cap; beyond that nothing is held for it, and it reads
+    on from the archive. A follower registers with `follow --consumer NAME`.
+
+    \b
+    Examples:
+      everlog -u everlog://db.example.com/flights consumers
+      everlog consumers --json | jq 'select(.over != "")'
+      everlog consumers remove mirror
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    with open_database(settings, read_only=True) as db:
+        found = list(db.consumers)
+    for one in found:
+        output.echo(_told(one)) if settings.json else click.echo(_line(one))
+    if not found and not settings.json:
+        click.echo("Nobody is registered")
+
+
+@consumers.command()
+@click.argument("name")
+@click.option("--cap-days", type=click.FloatRange(0), metavar="DAYS", help="Hold so long.  [default: 7]")
+@click.option(
+    "--cap-records", type=click.IntRange(0), metavar="N", help="Hold so many records.  [default: no limit]"
+)
+@click.option(
+    "--cap-bytes", type=click.IntRange(0), metavar="N", help="Hold about so much.  [default: 10 GiB]"
+)
+@writes
+@common
+@pass_settings
+def register(
+    settings: Settings,
+    *,
+    name: str,
+    cap_days: float | None,
+    cap_records: int | None,
+    cap_bytes: int | None,
+    actor: str,
+    reason: str,
+) -> None:
+    """Registers a consumer before it comes, or gives it another cap; 0 is no limit.
+
+    A new one stands before the first record. One that is at work under the name goes on.
+
+    \b
+    Examples:
+      everlog -u file:flights.db consumers register mirror
+      everlog -u everlog://db.example.com/flights consumers register mirror --cap-days 30 --cap-bytes 0
+    """
+    with open_database(settings) as db:
+        known = next((one.cap for one in db.consumers if one.name == name), None)
+        cap = _cap(known, cap_days, cap_records, cap_bytes)
+        found = db.consumers.register(name, cap=cap, take=False, actor=actor, reason=reason)
+    output.echo(_told(found)) if settings.json else click.echo(f"Registered: {_line(found)}")
+
+
+@consumers.command()
+@click.argument("name")
+@writes
+@common
+@pass_settings
+def remove(settings: Settings, *, name: str, actor: str, reason: str) -> None:
+    """Removes a consumer: nothing is held for it any more. What it has followed stays where it is.
+
+    \b
+    Examples:
+      everlog -u everlog://db.example.com/flights consumers remove mirror --reason "moved away"
+    """
+    with open_database(settings) as db:
+        db.consumers.remove(name, actor=actor, reason=reason)
+    output.echo({"removed": name}) if settings.json else click.echo(f"Removed: {name}")
+
+
+def _cap(known: Cap | None, days: float | None, records: int | None, size: int | None) -> Cap | None:
+    """What was said, over what is known; None: nothing was."""
+    from everlog.store.upkeep.consumers import Cap
+
+    if days is None and records is None and size is None:
+        return None
+    before = known or Cap()
+    return Cap(
+        before.records if records is None else records,
+        before.seconds if days is None else round(days * DAY_S),
+        before.bytes if size is None else size,
+    )
+
+
+def _line(one: Consumer) -> str:
+    lag = f"{one.lag_records:,} behind, for {_duration(one.lag_s)}" if one.lag_records else "nothing behind"
+    held = f"{one.held_records:,} records are held, {output.size(one.held_bytes)}"
+    if one.over:
+        held = f"beyond its cap, {one.over}: nothing is held"
+    return f"{one.name}: at {one.position.seq:,}, {lag}; {held}; cap {_shown(one.cap)}"
+
+
+def _shown(cap: Cap) -> str:
+    words = [f"{cap.records:,} records"] if cap.records else []
+    words += [_duration(cap.seconds)] if cap.seconds else []
+    words += [output.size(cap.bytes)] if cap.bytes else []
+    return ", ".join(words) or "none"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", DAY_S), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _told(one: Consumer) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "seq": one.position.seq,
+        "lag_records": one.lag_records,
+        "lag_s": one.lag_s,
+        "held_records": one.held_records,
+        "held_bytes": one.held_bytes,
+        "cap": {"records": one.cap.records, "seconds": one.cap.seconds, "bytes": one.cap.bytes},
+        "over": one.over,
+        "registered_ns": one.registered_ns,
+        "moved_ns": one.moved_ns,
+    }

@@ -1,0 +1,315 @@
+"""Log: the commits of a database, as people read them, as JSON, or as a table in a file.
+
+feed ────────────▶ commits as they come     --follow, or all of them
+db.log(…) ───────▶ those that were asked for, found where the log is
+
+Log file: commits as a table, a line for each row that they wrote, in CSV or Parquet.
+
+    seq, time_ns, kind, actor, reason, correlation_id, causation_id, client, op, table, key, row, prior
+
+Key and row are JSON, as in `everlog log --json`. A commit without rows has a line of its own. The file
+appears when it is whole.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+from google.protobuf import json_format
+
+from everlog.console import output
+from everlog.console.cli.atomic_file import as_text, atomic_file
+from everlog.console.cli.connect import TableName, named, open_database, reading
+from everlog.console.cli.data import csv_line
+from everlog.console.cli.follow import batches
+from everlog.console.cli.options import Renamed, Settings, common, pass_settings
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.proto import log_pb2
+from everlog.store.errors import Error
+from everlog.store.history.query import KINDS, Entry, RowChange, entry_of
+from everlog.store.schema import arguments
+from everlog.store.schema.schema import Schema
+from everlog.store.schema.table import Table
+from everlog.store.tx.transaction import marked
+
+if TYPE_CHECKING:
+    from everlog.console.cli.connect import AnyDatabase
+
+
+COLUMNS = (
+    "seq", "time_ns", "kind", "actor", "reason", "correlation_id", "causation_id", "client",
+    "op", "table", "key", "row", "prior",
+)  # fmt: skip
+NUMBERS = {"seq", "time_ns", "prior"}
+AT_ONCE = 4096
+
+
+def write_csv(entries: Iterable[Entry], file: str) -> None:
+    """Writes CSV with a header; - is standard output."""
+
+    def write(out: IO[str]) -> None:
+        out.write(csv_line(COLUMNS))
+        out.writelines(csv_line(map(str, line)) for line in _lines(entries))
+
+    if file == "-":
+        write(sys.stdout)
+        return
+
+    with atomic_file(file) as out, as_text(out) as lines:
+        write(lines)
+
+
+def write_parquet(entries: Iterable[Entry], file: str) -> None:
+    """Writes Parquet. Raises Error without the extra `parquet`."""
+    try:
+        arrow: Any = import_module("pyarrow")
+        parquet: Any = import_module("pyarrow.parquet")
+    except ImportError:
+        raise Error("writing Parquet needs pyarrow: pip install 'everlog[parquet]'") from None
+    kinds = [arrow.int64() if name in NUMBERS else arrow.string() for name in COLUMNS]
+    schema: Any = arrow.schema(list(zip(COLUMNS, kinds, strict=True)))
+
+    lines = _lines(entries)
+    with atomic_file(file) as out, parquet.ParquetWriter(out, schema) as writer:
+        while some := list(islice(lines, AT_ONCE)):
+            columns = [
+                arrow.array(column, kind) for column, kind in zip(zip(*some, strict=True), kinds, strict=True)
+            ]
+            writer.write_table(arrow.Table.from_arrays(columns, schema=schema))
+
+
+def _lines(entries: Iterable[Entry]) -> Iterator[tuple[Any, ...]]:
+    for entry in entries:
+        head = (
+            entry.seq, entry.time_ns, entry.kind, entry.actor, entry.reason,
+            entry.correlation_id, entry.causation_id, entry.client,
+        )  # fmt: skip
+        for change in entry.changes:
+            key = output.dump([output.plain(part) for part in change.key])
+            row = "" if change.row is None else output.dump(output.row_dict(change.row))
+            yield (*head, change.op, change.table, key, row, change.prior)
+        if not entry.changes:
+            yield (*head, "", "", "", "", 0)
+
+
+DECISIONS = ("approved", "rejected")
+CHANGES_SHOWN = 10
+
+
+@click.command()
+@click.option(
+    "--after", default="0", metavar="SEQ", help="After this commit, a seq or a cursor.  [default: 0]"
+)
+@click.option("--until", type=int, metavar="SEQ", help="Up to this commit, and with it.")
+@click.option(
+    "--table", "tables", type=TableName(), multiple=True, help="Only changes of this table; may be repeated."
+)
+@click.option("--actor", metavar="WHO", help="Only commits of this actor.")
+@click.option(
+    "--row",
+    "key",
+    cls=Renamed,
+    was=("--key",),
+    multiple=True,
+    metavar="VALUE",
+    help="Only of the row with this key; once for each field of the key.",
+)
+@click.option("--at", metavar="SEQ|TIME", help="With --row: the table of this name then, where it is gone.")
+@click.option("--correlation", metavar="ID", help="Only commits with this correlation id.")
+@click.option("--kind", type=click.Choice(KINDS), help="Only commits that are about this.")
+@click.option("--since", metavar="TIME", help="Only from this time on, as 2026-01-05T09:30Z.")
+@click.option("--before", metavar="TIME", help="Only before this time.")
+@click.option("--csv", metavar="FILE", help="Write CSV, a line for each row; - is standard output.")
+@click.option("--parquet", metavar="FILE", help="Write Parquet, a line for each row.")
+@click.option("--limit", type=click.IntRange(1), metavar="COMMITS", help="At most so many.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is committed from now on.")
+@common
+@pass_settings
+def log(
+    settings: Settings,
+    *,
+    after: str,
+    until: int | None,
+    tables: tuple[str, ...],
+    actor: str | None,
+    key: tuple[str, ...],
+    at: str | None,
+    correlation: str | None,
+    kind: str | None,
+    since: str | None,
+    before: str | None,
+    csv: str | None,
+    parquet: str | None,
+    limit: int | None,
+    follow: bool,
+) -> None:
+    """Prints commits, oldest first: when, who, why, and what was changed.
+
+    --verbose prints all changes of a commit, and the rows; --json everything there is.
+
+    \b
+    Examples:
+      everlog log --table airports --actor ann
+      everlog log --after 812 --follow
+      everlog log --table airports --row JFK --since 2026-01-05
+      everlog log --table terminals --row 4 --at 812
+      everlog log --actor ann --parquet ann.parquet
+      everlog -u everlog://db.example.com/flights log --json | jq .reason
+    """
+    from everlog.feed import cursor
+
+    start = cursor.parse(after)
+    arguments.text(actor or "", "actor")
+    settings.resume = "--after with the last seq that you saw goes on from there"
+    asks = bool(key or correlation or kind or since or before)
+    if follow and (asks or csv or parquet):
+        raise click.UsageError("--follow takes --table and --actor; leave the other filters, and files, out")
+    if asks and len(tables) > 1:
+        raise click.UsageError("one --table goes with these filters")
+    if csv and parquet:
+        raise click.UsageError("expected one of --csv and --parquet")
+    if key and not tables:
+        raise click.UsageError("a --row is one of a --table; name that as well")
+    if at and not key:
+        raise click.UsageError("--at says which table a --row is of; name that as well")
+    with open_database(settings, read_only=True) as db:
+        found: Iterator[Entry]
+        if asks or (not follow and len(tables) <= 1 and _opens_rows(db)):
+            table: Table[Any, Any] | str | None = tables[0] if tables else None
+            value = None
+            if key:
+                with reading(db, at) as then:
+                    handle, info = named(then, tables[0])
+                value = output.values(info.key_fields, key, f"the key of {table}")
+                table = handle if at else table
+            found = db.log(
+                actor=actor,
+                table=table,
+                key=value,
+                correlation_id=correlation,
+                kind=kind,
+                after=start.seq,
+                until=until,
+                since=since,
+                before=before,
+            )
+        else:
+            feed = _commits(db, start, until, tables, follow=follow)
+            found = (entry_of(*one) for one in feed if actor is None or one[0].actor == actor)
+        found = islice(found, arguments.limit(limit, "commits"))
+        if csv or parquet:
+            write_csv(found, csv) if csv else write_parquet(found, parquet or "")
+            return
+        for entry in found:
+            if settings.json:
+                output.echo(_whole(entry))
+            else:
+                _print(entry, verbose=settings.verbose)
+
+
+def _opens_rows(db: AnyDatabase) -> bool:
+    """Whether sealed rows are to be asked for, open: the feed of a server has them as they are."""
+    return not isinstance(db, EmbeddedDatabase) and any(info.sealed for info in db.schema.tables.values())
+
+
+def _commits(
+    db: AnyDatabase, after: log_pb2.Cursor, until: int | None, tables: tuple[str, ...], *, follow: bool
+) -> Iterator[tuple[log_pb2.Commit, Schema]]:
+    """Commits, each with the schema in force with it."""
+    vault = db.tables.vault if isinstance(db, EmbeddedDatabase) else None
+    schema = Schema(log_pb2.Schema(), vault)
+    for batch in batches(db, after, until=until, tables=tables, follow=follow):
+        if batch.schema is not None:
+            schema = Schema(batch.schema, vault)
+        for commit in batch.commits:
+            if commit.HasField("migration") and commit.migration.HasField("schema"):
+                schema = Schema(commit.migration.schema, vault)
+            yield commit, schema
+
+
+def _print(entry: Entry, *, verbose: bool) -> None:
+    actor = f"{entry.actor}{marked(entry.proof)}"
+    when = output.moment(entry.time_ns)
+    if entry.reading_ns:
+        when += f" (clock {output.moment(entry.reading_ns)})"
+    words = [f"{entry.seq:>8}", when, actor, entry.reason, _about(entry)]
+    click.echo("  ".join(word for word in words if word))
+    shown = entry.changes if verbose else entry.changes[:CHANGES_SHOWN]
+    for change in shown:
+        before = f"  (before: commit {change.prior})" if change.prior else ""
+        before += "  (erased)" if change.erased else "  (sealed)" if change.sealed else ""
+        name = "/".join((change.table, *(str(output.plain(part)) for part in change.key)))
+        click.echo(f"          {change.op:6} {name}{before}")
+        if verbose and change.row is not None:
+            click.echo(f"                 {output.dump(output.row_dict(change.row))}")
+    more = len(entry.changes) - len(shown)
+    if more:
+        click.echo(f"          and {more:,} more")
+
+
+def _about(entry: Entry) -> str:
+    about: Any = entry.about
+    match entry.kind:
+        case "created":
+            return f"created by {about.software}"
+        case "base":
+            return "base of a trimmed log"
+        case "migration":
+            step = log_pb2.Migration.Step.Name(about.step).lower()
+            claimed = " (claimed)" if step in DECISIONS and entry.proof == "claimed" else ""
+            return f"migration {about.version}_{about.name} {step}{claimed}"
+        case "load":
+            step = log_pb2.Load.Step.Name(about.step).lower()
+            return f"load of {about.table}, {about.rows:,} rows so far, {step}"
+        case "notice":
+            return f"{about.kind} {about.subject}".rstrip()
+        case _:
+            return ""
+
+
+def _whole(entry: Entry) -> dict[str, Any]:
+    """An entry as JSON values, without descriptors and sources; what is empty is left out."""
+    found: dict[str, Any] = {"seq": entry.seq, "time_ns": entry.time_ns, "schema": entry.schema}
+    for name in (
+        "actor",
+        *(("proof",) if entry.actor else ()),
+        "reason",
+        "correlation_id",
+        "causation_id",
+        "client",
+    ):
+        if value := getattr(entry, name):
+            found[name] = value
+    if entry.reading_ns:
+        found["reading_ns"] = entry.reading_ns
+    if entry.commit_id:
+        found["commit_id"] = output.plain(entry.commit_id)
+    found["checksum"] = entry.checksum
+    if entry.about is not None:
+        about: Any = type(entry.about)()
+        about.CopyFrom(entry.about)
+        if entry.kind == "migration":
+            about.ClearField("schema")
+            about.ClearField("sources")
+        found[entry.kind] = json_format.MessageToDict(about, preserving_proto_field_name=True)
+    found["changes"] = [_change(change) for change in entry.changes]
+    return found
+
+
+def _change(change: RowChange) -> dict[str, Any]:
+    found: dict[str, Any] = {"op": change.op, "table": change.table}
+    found["key"] = [output.plain(part) for part in change.key]
+    if change.row is not None:
+        found["row"] = output.row_dict(change.row)
+    if change.erased:
+        found["erased"] = True
+    if change.sealed:
+        found["sealed"] = True
+    if change.prior:
+        found["prior"] = change.prior
+    return found

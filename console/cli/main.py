@@ -1,0 +1,230 @@
+"""Main: the command `everlog`, and how a command ends.
+
+    everlog [OPTIONS] COMMAND [ARGS]
+       │
+       ├─ cli/options.py      which database, which migrations
+       ├─ cli/connect.py       the library's database behind a URL
+       └─ a command        prints what the library gives: a file each, or a few that belong together
+
+Exit codes: 0 done · 1 not done, one sentence says why · 2 the command line is wrong, or a folder or
+file of migrations is missing · 129 hung up · 130 interrupted · 141 standard output was closed before all
+was written (output.py) · 143 terminated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from everlog.console.cli.options import Settings, common
+from everlog.console.output import OutputError, Streams
+from everlog.store import VERSION, environment
+from everlog.store.errors import Error
+
+# How a command ends that a signal stopped: the word, and 128 + the signal's number, as a shell has it.
+STOPPED = {
+    signal.SIGINT: ("interrupted", 130),
+    signal.SIGTERM: ("terminated", 143),
+    signal.SIGHUP: ("hung up", 129),
+}
+
+# A folder or file of the migrations is not where the command looks: as wrong as a wrong option.
+MISSING = 2
+
+# What goes wrong is told by a command in one sentence; gRPC's own lines would stand before it.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+# Each command, and the module that has it, in the order in which one needs them. It is imported when it
+# is called: all together take half a second.
+COMMANDS = {
+    "new": "project",
+    "build": "project",
+    "lint": "lint",
+    "up": "migrate",
+    "migrate": "migrate",
+    "plan": "migrate",
+    "complete": "migrate",
+    "rollback": "migrate",
+    "down": "migrate",
+    "status": "status",
+    "dump": "project",
+    "load": "project",
+    "baseline": "project",
+    "squash": "project",
+    "accept": "recorded",
+    "restore-folder": "recorded",
+    "create": "database",
+    "drop": "database",
+    "wait": "database",
+    "import": "data",
+    "export": "data",
+    "testdata": "data",
+    "production": "database",
+    "get": "rows",
+    "scan": "rows",
+    "history": "rows",
+    "diff": "rows",
+    "log": "log",
+    "serve": "serve",
+    "propose": "approve",
+    "approve": "approve",
+    "reject": "approve",
+    "migrations": "approve",
+    "follow": "follow",
+    "consumers": "follow",
+    "check": "check",
+    "expire": "check",
+    "clock": "check",
+    "rebuild": "check",
+    "repair": "check",
+    "forget": "erase",
+    "person": "erase",
+    "rotate-key": "erase",
+    "backup": "backup",
+    "verify-backup": "backup",
+    "restore": "backup",
+    "archive": "backup",
+    "keygen": "proofs",
+    "checkpoint": "proofs",
+    "prove": "proofs",
+    "verify": "proofs",
+    "tiles": "proofs",
+    "audit": "proofs",
+    "config": "config",
+    "completion": "completion",
+}
+
+
+# Commands that only print: they stop when their output cannot be written. All others do work that somebody
+# counts on: they finish it, and say in the end that their output was not written.
+READERS = frozenset(
+    {
+        *("audit", "check", "completion", "config", "diff", "dump", "export", "get", "history", "lint"),
+        *("log", "person", "plan", "prove", "scan", "status", "verify", "verify-backup", "wait"),
+    }
+)
+
+
+class Commands(click.Group):
+    """Those of COMMANDS."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        found = super().resolve_command(ctx, args)
+        if (streams := ctx.ensure_object(Settings).streams) is not None:
+            streams.output.stops = found[0] in READERS
+        return found
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return command(cmd_name) if cmd_name in COMMANDS else None
+
+
+def command(name: str) -> click.Command:
+    """One of COMMANDS."""
+    module = import_module(f"everlog.console.cli.{COMMANDS[name]}")
+    found: click.Command = getattr(module, {"import": "import_"}.get(name, name.replace("-", "_")))
+    return found
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`everlog COMMAND --help` has examples. Variables: DATABASE_URL,"
+    " EVERLOG_TOKEN, EVERLOG_MIGRATIONS_DIR.",
+)
+@common
+@click.version_option(VERSION, message="everlog %(version)s")
+def cli() -> None:
+    """An embedded database that never forgets."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line and exits."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)  # a package of migrations is looked for where one stands
+    settings = Settings()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, settings.stopped)  # a command ends as by Ctrl-C: closed, and whole
+    streams = Streams()
+    with streams.installed():
+        code = run(args, settings, streams)
+    sys.exit(code)
+
+
+def run(args: list[str] | None, settings: Settings, streams: Streams | None = None) -> int:
+    """Runs the command line; returns its exit code. What goes wrong is one sentence."""
+    settings.streams = streams
+    code = _run(args, settings)
+    return streams.code(code) if streams else code
+
+
+def _run(args: list[str] | None, settings: Settings) -> int:
+    args = sys.argv[1:] if args is None else args
+    try:
+        environment.load_files(_env_files(args))  # before click looks for the variables of options
+        for sentence in environment.unknown():
+            click.echo(f"warning: {sentence}", err=True)
+        code = cli.main(args, prog_name="everlog", standalone_mode=False, obj=settings)
+        return code if isinstance(code, int) else 0
+    except OutputError:
+        return 0  # the streams know why
+    except (click.ClickException, click.Abort, KeyboardInterrupt, Error, OSError) as error:
+        return _failed(error, settings, as_json=settings.json or "--json" in args)
+
+
+def _failed(error: BaseException, settings: Settings, *, as_json: bool) -> int:
+    """Says on standard error why a command failed, with --json as an object; returns its exit code."""
+    facts: dict[str, Any] = {}
+    kind, code, private = type(error).__name__, 1, ""
+    match error:
+        case click.ClickException():
+            if not as_json:
+                error.show()  # with the usage
+                return error.exit_code
+            said, code, kind = error.format_message(), error.exit_code, "UsageError"
+        case Error():
+            said, private = str(error), settings.private(error.private)
+            code = MISSING if "missing" in error.facts else 1
+            facts = {
+                name: fact for name, fact in error.facts.items() if name != "value" or settings.show_rows
+            }
+        case OSError():
+            said = f"{error.filename}: " if error.filename else ""
+            said, facts = f"{said}{error.strerror or error}", {"errno": error.errno}
+        case _:
+            word, code = STOPPED[settings.signal]
+            said, kind = f"{word}{settings.resume and f'; {settings.resume}'}", "Stopped"
+    if as_json:
+        told = {"error": f"{said}{private}", "kind": kind, "exit_code": code, "facts": facts}
+        plain = msgspec.to_builtins(told, enc_hook=str, str_keys=True)
+        click.echo(json.dumps(plain, ensure_ascii=False, separators=(",", ":")), err=True)
+    else:
+        click.echo(f"{'' if kind == 'Stopped' else 'error: '}{said}{private}", err=True)
+    return code
+
+
+def _env_files(args: Sequence[str]) -> list[str]:
+    """The files that --env-file names, wherever it stands."""
+    found = []
+    for word, after in pairwise([*args, ""]):
+        if word == "--env-file":
+            found.append(after)
+        elif word.startswith("--env-file="):
+            found.append(word.partition("=")[2])
+    return [path for path in found if path]

@@ -1,0 +1,343 @@
+"""Up: pending migrations are applied; `up` makes the database first, where there is none.
+
+Complete: the version before, which is still served, is served no longer.
+
+Rollback: the return to an earlier schema, after saying what would be lost.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from everlog.console import output
+from everlog.console.cli import migrating, project
+from everlog.console.cli.connect import directory_of, is_remote, open_database
+from everlog.console.cli.options import (
+    Settings,
+    check_common,
+    common,
+    dry_run,
+    pass_settings,
+    refuse_idle,
+    to_version,
+    writes,
+)
+from everlog.console.output import shown
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.store.errors import Error, MigrationError
+from everlog.store.rocks.removal import unmade_if_failed
+
+if TYPE_CHECKING:
+    from everlog.console.cli.connect import AnyDatabase
+    from everlog.migrations import MigrationInfo, PlannedRollback
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _chooses(command: F) -> F:
+    """Which migrations."""
+    for option in (
+        to_version("Up to this migration, and with it.  [default: all]"),
+        click.option(
+            "--strict",
+            is_flag=True,
+            hidden=True,  # for users of dbmate: it is so unless --out-of-order
+        ),
+        click.option(
+            "--out-of-order",
+            is_flag=True,
+            help="Also apply migrations older than an applied one; status lists them.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _migrates(command: F) -> F:
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Only print what would be done."),
+        click.option(
+            "--hold",
+            is_flag=True,
+            help="Where rows are rewritten, serve the version before as well, until `everlog complete`.",
+        ),
+        click.option(
+            "--rate",
+            type=click.FloatRange(min=1),
+            metavar="ROWS",
+            help="Build at most so many rows a second.  [default: as many as can be]",
+        ),
+    ):
+        command = option(command)
+    return writes(_chooses(command))
+
+
+@click.command()
+@_migrates
+@common
+@pass_settings
+def up(settings: Settings, /, **options: Any) -> None:
+    """Creates the database if there is none, and applies pending migrations.
+
+    \b
+    Examples:
+      everlog -u file:flights.db -d flights/migrations up
+      everlog up --dry-run
+      everlog up --to-version 20260105093000 --actor ann --reason "release 12"
+      everlog up --hold --rate 10000
+    """
+    _apply(settings, create=True, **options)
+
+
+@click.command()
+@_migrates
+@common
+@pass_settings
+def migrate(settings: Settings, /, **options: Any) -> None:
+    """Applies pending migrations to a database that is there.
+
+    \b
+    Examples:
+      everlog migrate
+      everlog migrate --wait --wait-timeout 30s
+    """
+    _apply(settings, create=False, **options)
+
+
+@click.command()
+@_chooses
+@common
+@pass_settings
+def plan(settings: Settings, /, **options: Any) -> None:
+    """Shows what `up` would do, tried on the real rows, and changes nothing. Exits with 1 if `up`
+    would stop.
+
+    \b
+    Examples:
+      everlog plan
+      everlog -u everlog://db.example.com/flights plan --json
+    """
+    _apply(settings, create=True, dry_run=True, **options)
+
+
+def _check_options(settings: Settings, *, strict: bool, out_of_order: bool) -> None:
+    """Raises UsageError for those that have no effect, or exclude each other."""
+    check_common(settings, folders=True, dumps=True)
+    if is_remote(settings.url):
+        refuse_idle("migrations_dir", when="at a server, which was started with its migrations")
+    if strict and out_of_order:
+        raise click.UsageError("--strict and --out-of-order exclude each other")
+
+
+def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, **how: Any) -> None:
+    _check_options(settings, strict=strict, out_of_order=how["out_of_order"])
+    which = {name: how[name] for name in ("to", "out_of_order", "hold") if name in how}
+    new = create and not dry_run and not is_remote(settings.url)
+    with (
+        unmade_if_failed(directory_of(settings.url)) if new else nullcontext(),
+        _opened(settings, create=create, dry_run=dry_run) as db,
+        shown() as progress,
+    ):
+        if dry_run or settings.verbose:
+            problems = 0
+            for planned in migrating.plan(db, settings, **which, try_rows=dry_run):
+                problems += sum(step.problem for step in planned.steps)
+                if settings.json:
+                    output.echo({"state": "planned", **_planned(planned)})
+                    continue
+                click.echo(f"{'Pending' if dry_run else 'Applying'}: {planned.title}")
+                for step in planned.steps:
+                    click.echo(f"  {step.text}{settings.private(step.private)}")
+            if problems:
+                raise MigrationError("it would stop there; nothing was changed")
+        if dry_run:
+            return
+        began = time.perf_counter()
+
+        def applied(info: MigrationInfo) -> None:
+            nonlocal began
+            took, began = time.perf_counter() - began, time.perf_counter()
+            if settings.json:
+                output.echo(
+                    {"version": info.version, "name": info.name, "state": info.state, "seq": info.seq}
+                )
+            else:
+                click.echo(f"Applied: {info.title} in {took * 1000:,.0f}ms (commit {info.seq})")
+
+        settings.resume = "each migration was applied whole or not at all; run it again"
+        before = db.schema.proto
+        with project.kept(settings, db):
+            done = migrating.apply(db, settings, **how, progress=progress, applied=applied)
+        if done:
+            _say_readable(settings, db, before)
+        if not done and not settings.json:
+            click.echo("Nothing to apply: the database is up to date")
+
+
+def _say_readable(settings: Settings, db: AnyDatabase, before: Any) -> None:
+    """Where a table was sealed: what of its rows stays readable."""
+    from everlog.migrations import people
+
+    now = db.schema.proto if isinstance(db, EmbeddedDatabase) else db.refresh_schema().proto
+    if not people.sealed(before, now):
+        return
+    for one in db.readable_people():
+        if settings.json:
+            output.echo({"state": "readable", **msgspec.to_builtins(one)})
+        else:
+            click.echo(f"Still readable: {one.text}")
+
+
+def _opened(settings: Settings, *, create: bool, dry_run: bool) -> AnyDatabase:
+    if not dry_run:
+        return open_database(settings, create=create)
+    if create and not is_remote(settings.url) and not directory_of(settings.url).exists():
+        return open_database(settings, url="memory:", create=True)  # what `up` would begin with
+    return open_database(settings, read_only=True)
+
+
+def _planned(planned: Any) -> dict[str, Any]:
+    steps = [msgspec.to_builtins(msgspec.structs.replace(step, private="")) for step in planned.steps]
+    return {"version": planned.version, "name": planned.name, "steps": steps}
+
+
+@click.command()
+@dry_run
+@writes
+@common
+@pass_settings
+def complete(settings: Settings, *, dry_run: bool, actor: str, reason: str) -> None:
+    """Ends the time of two versions, which `up --hold` began.
+
+    Clients of the version before are refused from then on; until then `rollback` is free.
+
+    \b
+    Examples:
+      everlog up --hold
+      everlog complete --actor ann --reason "all clients are new"
+    """
+    if dry_run:
+        _would_complete(settings)
+        return
+    with open_database(settings) as db, project.kept(settings, db):
+        done = migrating.complete(db, actor=actor, reason=reason)
+    if settings.json:
+        output.echo({"version": done.version, "name": done.name, "seq": done.seq})
+    else:
+        click.echo(f"Completed: {done.title} (commit {done.seq})")
+
+
+def _would_complete(settings: Settings) -> None:
+    from everlog.migrations.in_progress import NOT_HELD
+
+    with open_database(settings, read_only=True) as db:
+        held = next((info for info in migrating.status(db, settings) if info.held), None)
+    if held is None:
+        raise MigrationError(NOT_HELD)
+    if settings.json:
+        output.echo({"version": held.version, "name": held.name, "dry_run": True})
+    else:
+        click.echo(f"Would complete: {held.title}; clients of the version before would be refused")
+
+
+@click.command()
+@click.argument("count", type=click.IntRange(min=1), metavar="[N]", required=False)
+@to_version("Back to this migration, which stays; 0: to before the first.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be done, and what would be lost.")
+@click.option("--yes", is_flag=True, help="Do not ask, though something would be lost.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=1),
+    metavar="ROWS",
+    help="Take back at most so many rows a second.  [default: as many as can be]",
+)
+@writes
+@common
+@pass_settings
+def rollback(settings: Settings, /, **options: Any) -> None:
+    """Rolls back the last migration, or the last N: the schema before it is in force again.
+
+    Rows stay where they are, or go through `down` where the migration rewrote them. If anything
+    would be lost, it says what, and asks; where nobody can answer it wants --yes. What was
+    rolled back is pending again.
+
+    \b
+    Examples:
+      everlog rollback --dry-run
+      everlog rollback 2 --yes --actor ann --reason "release 12 was a slip"
+      everlog rollback --to-version 20260105093000
+    """
+    _roll_back(settings, **options)
+
+
+def _roll_back(
+    settings: Settings,
+    *,
+    count: int | None,
+    to: int | None,
+    dry_run: bool,
+    yes: bool,
+    **how: Any,
+) -> None:
+    with open_database(settings, read_only=dry_run) as db, shown() as progress:
+        planned = migrating.plan_rollback(db, settings, count, to=to)
+        if dry_run or settings.verbose or not settings.json:
+            _print(settings, planned, dry_run=dry_run)
+        if dry_run:
+            return
+        _ask(planned, yes=yes)
+        began = time.perf_counter()
+
+        def told(info: MigrationInfo) -> None:
+            nonlocal began
+            took, began = time.perf_counter() - began, time.perf_counter()
+            if settings.json:
+                output.echo(
+                    {"version": info.version, "name": info.name, "state": info.state, "seq": info.seq}
+                )
+            else:
+                click.echo(f"Rolled back: {info.title} in {took * 1000:,.0f}ms (commit {info.seq})")
+
+        settings.resume = "each migration was rolled back whole or not at all; run it again"
+        with project.kept(settings, db):
+            done = migrating.rollback(db, settings, count, to=to, **how, progress=progress, rolled_back=told)
+        if not done and not settings.json:
+            click.echo("Nothing to roll back: the database is at that version")
+
+
+def _print(settings: Settings, planned: list[PlannedRollback], *, dry_run: bool) -> None:
+    for one in planned:
+        if settings.json:
+            steps = [msgspec.structs.replace(step, private="") for step in one.steps]
+            output.echo(
+                {"state": "planned", **msgspec.to_builtins(msgspec.structs.replace(one, steps=steps))}
+            )
+            continue
+        if dry_run or settings.verbose:
+            click.echo(f"{'Would roll back' if dry_run else 'Rolling back'}: {one.title}")
+            for step in one.steps:
+                click.echo(f"  {step.text}{settings.private(step.private)}")
+        for lost in one.lost:
+            click.echo(f"  lost: {lost}")
+
+
+def _ask(planned: list[PlannedRollback], *, yes: bool) -> None:
+    lost = [sentence for one in planned for sentence in one.lost]
+    if yes or not lost:
+        return
+    if not sys.stdin.isatty():
+        raise Error(f"this would lose {'; and '.join(lost)}; say --yes if that is meant")
+    click.confirm("Roll back all the same?", abort=True, err=True)
+
+
+down = copy.copy(rollback)  # the word of other tools for it
+down.name = "down"

@@ -1,0 +1,268 @@
+"""Settings: which database, which migrations, and how to speak: what every command takes.
+
+    -u URL, else the variable that --env names (DATABASE_URL)
+    -d DIR, else EVERLOG_MIGRATIONS_DIR, else `migrations`
+
+One rule for all settings: flag, then environment, then `.env` (store/environment.py). Each option is taken
+before the command as well as after it, as dbmate's users write them.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from everlog.console.output import Streams
+from everlog.store import environment
+from everlog.store.environment import ENV_FILE
+from everlog.store.errors import OpenError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+URL_VARIABLE = "DATABASE_URL"
+MIGRATIONS_VARIABLE = "EVERLOG_MIGRATIONS_DIR"
+SCHEMA_VARIABLE = "EVERLOG_SCHEMA_FILE"
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+@dataclass
+class Settings:
+    """What the common options say. Variables are read when they are first needed."""
+
+    url_given: str | None = None
+    env: str = URL_VARIABLE
+    migrations_given: str | None = None
+    schema_given: str | None = None
+    no_dump: bool = False
+    wait: bool = False
+    wait_timeout_s: float = 60.0
+    json: bool = False
+    verbose: bool = False
+    show_rows: bool = False
+    # What to tell somebody who interrupts what runs now.
+    resume: str = ""
+    # The signal that stops it, if one does.
+    signal: signal.Signals = signal.SIGINT
+    streams: Streams | None = None
+
+    def stopped(self, number: int, _: object) -> NoReturn:
+        """Handles a signal that stops the command. Raises KeyboardInterrupt."""
+        self.signal = signal.Signals(number)
+        raise KeyboardInterrupt
+
+    @property
+    def has_url(self) -> bool:
+        """Whether somebody said which database."""
+        return self.url_given is not None or bool(environment.variable(self.env))
+
+    @property
+    def url(self) -> str:
+        """The database's URL. Raises OpenError if nobody said which."""
+        if self.url_given is not None and not self.url_given.strip():  # as of "$VARIABLE" that is not set
+            raise OpenError("expected the URL of a database after --url, found an empty one")
+        url = self.url_given or environment.variable(self.env)
+        if not url:
+            raise OpenError(
+                f"expected the URL of a database, found none: give --url, or set {self.env}, in the"
+                f" environment or in {ENV_FILE}; as file:flights.db or everlog://host:7420/flights"
+            )
+        return url
+
+    @property
+    def migrations(self) -> str:
+        """The package or directory of the migrations."""
+        from everlog.migrations.folder import SOURCE
+
+        return self.migrations_given or environment.variable(MIGRATIONS_VARIABLE) or SOURCE
+
+    @property
+    def migrations_or_none(self) -> str | None:
+        """The migrations that were asked for, if any were."""
+        return self.migrations_given or environment.variable(MIGRATIONS_VARIABLE) or None
+
+    def private(self, words: str) -> str:
+        """What follows a message about a row or a value, which no message has: that, or how to see it."""
+        if not words:
+            return ""
+        if not self.show_rows:
+            return " (--show-rows shows what was found)"
+        return f"\n  found: {' '.join(words.split())}"
+
+    @property
+    def schema_file(self) -> str | None:
+        """The file that the schema is dumped to after each change of it, if one was named."""
+        return None if self.no_dump else self.schema_given or environment.variable(SCHEMA_VARIABLE) or None
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or as dbmate writes them: 60s, 1m30s."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, (int, float)):
+            return float(value)
+        found = _DURATION.fullmatch(value)
+        if not value or found is None:
+            self.fail(f"expected a duration like 60s or 1m30s, found {value!r}", param, ctx)
+        hours, minutes, seconds = (float(part or 0) for part in found.groups())
+        return hours * 3600 + minutes * 60 + seconds
+
+
+class Renamed(click.Option):
+    """An option that had other names: they are taken as before, and no longer shown."""
+
+    def __init__(self, words: Sequence[str], *, was: Sequence[str], **attributes: Any) -> None:
+        super().__init__([*words, *was], **attributes)
+        self.was = frozenset(was)
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        words, self.opts = self.opts, [word for word in self.opts if word not in self.was]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = words
+
+
+def to_version(what: str) -> Callable[[F], F]:
+    """Gives a command the option that names a migration; `what` is its help."""
+    return click.option(
+        "--to-version", "to", cls=Renamed, was=("--to",), type=int, metavar="VERSION", help=what
+    )
+
+
+def common(command: F) -> F:
+    """Gives a command the options that all have."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def writes(command: F) -> F:
+    """Gives a command the options of those that commit: who, and why."""
+    for option in reversed(_WRITES):
+        command = option(command)
+    return command
+
+
+def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def keep(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+        if value is not None and value != ():
+            setattr(ctx.ensure_object(Settings), name, list(value) if isinstance(value, tuple) else value)
+
+    return keep
+
+
+def _common(*words: str, to: str, **attributes: Any) -> Callable[[F], F]:
+    return click.option(*words, expose_value=False, callback=_keep(to), **attributes)
+
+
+def refuse_idle(*names: str, when: str, variables: bool = False) -> None:
+    """Raises UsageError for those of these options that were given: they would have no effect. With
+    `variables` also for those that come from the environment. For a command, while it runs."""
+    sources = [ParameterSource.COMMANDLINE, *([ParameterSource.ENVIRONMENT] if variables else [])]
+    context: click.Context | None = click.get_current_context()
+    found: list[str] = []
+    while context is not None:
+        for option in context.command.params:
+            source = context.get_parameter_source(option.name or "")
+            if option.name in names and source in sources:
+                by_variable = source is ParameterSource.ENVIRONMENT
+                found.append(str(option.envvar) if by_variable else max(option.opts, key=len))
+        context = context.parent
+    if found:
+        raise click.UsageError(
+            f"{' and '.join(dict.fromkeys(found))} would have no effect {when}; leave"
+            f" {'them' if len(set(found)) > 1 else 'it'} out"
+        )
+
+
+def check_common(settings: Settings, *, folders: bool, dumps: bool) -> None:
+    """Raises UsageError for a common option that has no effect on a command that reads no `folders`, or
+    `dumps` no schema."""
+    if not folders:
+        refuse_idle("migrations_dir", when="on a command that reads no migrations")
+    if not dumps:
+        refuse_idle("schema_file", "no_dump_schema", when="on a command that changes no schema")
+    if not settings.wait:
+        refuse_idle("wait_timeout", when="without --wait")
+
+
+_OPTIONS = [
+    _common(
+        "-u",
+        "--url",
+        metavar="URL",
+        to="url_given",
+        help="The database: file:PATH or everlog://HOST:PORT/NAME.",
+    ),
+    _common(
+        "-e",
+        "--env",
+        metavar="NAME",
+        to="env",
+        help=f"Variable that holds the URL.  [default: {URL_VARIABLE}]",
+    ),
+    click.option(  # read before the command line is (cli/main.py)
+        "--env-file",
+        metavar="FILE",
+        multiple=True,
+        expose_value=False,
+        help=f"File of variables; may be repeated.  [default: {ENV_FILE}]",
+    ),
+    _common(
+        "-d",
+        "--migrations-dir",
+        metavar="DIR",
+        to="migrations_given",
+        help="Directory or package of the migrations.  [default: migrations]",
+    ),
+    _common(
+        "--schema-file",
+        metavar="FILE",
+        to="schema_given",
+        help=f"Keep the schema as text in it: written after each change.  [default: {SCHEMA_VARIABLE}]",
+    ),
+    _common("--no-dump-schema", is_flag=True, default=None, to="no_dump", help="Leave that file as it is."),
+    _common(
+        "--wait",
+        is_flag=True,
+        default=None,
+        to="wait",
+        help="Wait for the database to become available first.",
+    ),
+    _common(
+        "--wait-timeout",
+        type=Duration(),
+        to="wait_timeout_s",
+        help="How long to wait for it.  [default: 60s]",
+    ),
+    _common("--json", is_flag=True, default=None, to="json", help="Print JSON, one object a line."),
+    _common("-v", "--verbose", is_flag=True, default=None, to="verbose", help="Print more."),
+    _common(
+        "--show-rows",
+        is_flag=True,
+        default=None,
+        to="show_rows",
+        help="With an error, show the row or value that it is about, on this terminal only.",
+    ),
+]
+
+_WRITES = [
+    click.option(
+        "--actor", default="", metavar="WHO", envvar="EVERLOG_ACTOR", help="Who does it, for the log."
+    ),
+    click.option("--reason", default="", metavar="WHY", help="Why, for the log."),
+]
+
+# What a command that changes something would change.
+dry_run = click.option("--dry-run", is_flag=True, help="Only say what would be done; nothing is changed.")
+
+pass_settings = click.make_pass_decorator(Settings, ensure=True)

@@ -1,0 +1,276 @@
+"""New: a migration's folder is made, and its model is built.
+
+Schema: as a text that diffs well in review, and a database made of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from everlog.console import output
+from everlog.console.cli.connect import directory_of, is_remote, open_database, shown_url
+from everlog.console.cli.options import Settings, common, pass_settings, writes
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.store.errors import Error, MigrationError
+from everlog.store.rocks.removal import unmade_if_failed
+
+if TYPE_CHECKING:
+    from everlog.console.cli.connect import AnyDatabase
+    from everlog.migrations.status import MigrationInfo
+
+
+@click.command()
+@click.argument("name")
+@common
+@pass_settings
+def new(settings: Settings, name: str) -> None:
+    """Makes the folder of a new migration, by copying the newest.
+
+    Edit its model.proto and its constants, then run `everlog build` and `everlog up`.
+
+    \b
+    Examples:
+      everlog new create_airports
+      everlog -d flights/migrations new add_airlines
+    """
+    from everlog import migrations
+
+    path = migrations.new(name, settings.migrations)
+    if settings.json:
+        output.echo({"path": str(path)})
+    else:
+        click.echo(f"Creating migration: {output.path(path)}")
+
+
+@click.command()
+@click.option("--force", is_flag=True, help="Build all, not only what is missing or stale.")
+@common
+@pass_settings
+def build(settings: Settings, *, force: bool) -> None:
+    """Generates the typed Python of every migration's model.proto. Check it in.
+
+    \b
+    Examples:
+      everlog build
+      everlog -d flights/migrations build --force
+    """
+    from everlog import migrations
+
+    written = migrations.build(settings.migrations, force=force)
+    for path in written:
+        if settings.json:
+            output.echo({"path": str(path)})
+        else:
+            click.echo(f"Built: {output.path(path)}")
+    if not written and not settings.json:
+        click.echo("Nothing to build: all is up to date")
+
+
+@click.command()
+@click.argument("name", default="base")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common
+@pass_settings
+def squash(settings: Settings, *, name: str, yes: bool) -> None:
+    """Folds the folders of all migrations into one, proves that it makes the same, and removes them.
+
+    Databases that have them all are told with `everlog baseline VERSION`; the others need the old
+    folders first, which are in version control. Of the database that is named, here or on a server,
+    it is made sure that it has them all.
+
+    \b
+    Examples:
+      everlog squash base --yes
+      everlog -u everlog://db.example.com/flights squash --yes
+    """
+    from everlog import migrations
+
+    if not yes:
+        if not sys.stdin.isatty():
+            raise Error("this would remove the folders of all migrations; say --yes if that is meant")
+        click.confirm("Remove the folders of all migrations, once one is proven equal?", abort=True, err=True)
+    settings.resume = "all folders are as they were"
+    if settings.url_given or (settings.has_url and _is_there(settings.url)):
+        _check_applied(settings)
+    done = migrations.squash(name, settings.migrations)
+    if settings.json:
+        output.echo({"path": str(done.path), "version": done.version, "folded": done.folded})
+        return
+    for folded in done.folded:
+        click.echo(f"Folded: {folded}")
+    click.echo(
+        f"Equal: {output.path(done.path)}; tell databases that have it: everlog baseline {done.version}"
+    )
+
+
+def _is_there(url: str) -> bool:
+    from everlog.console.cli.connect import directory_of, is_remote
+
+    return is_remote(url) or directory_of(url).exists()
+
+
+def _check_applied(settings: Settings) -> None:
+    from everlog.console.cli import migrating
+    from everlog.console.cli.connect import open_database
+    from everlog.migrations.squash import check_applied
+
+    with open_database(settings, read_only=True) as db:
+        check_applied(migrating.status(db, settings), settings.migrations, where=db.url)
+
+
+FILE = "schema.everlog"  # unless told otherwise
+
+
+@click.command()
+@common
+@pass_settings
+def dump(settings: Settings) -> None:
+    """Writes the schema as text, with the migrations that made it: to --schema-file, `-` for here.
+
+    Check it in, and a review sees what a migration does to the schema. Rows are written by `export`.
+
+    \b
+    Examples:
+      everlog dump
+      everlog --schema-file - dump
+    """
+    with open_database(settings, read_only=True) as db:
+        _write(settings, db, settings.schema_given or settings.schema_file or FILE)
+
+
+@click.command()
+@writes
+@common
+@pass_settings
+def load(settings: Settings, *, actor: str, reason: str) -> None:
+    """Makes a database of the schema that `dump` wrote. Its migrations count as applied; rows are not
+    in it, bootstrap rows neither.
+
+    \b
+    Examples:
+      everlog -u file:new.db load
+      everlog -u file:new.db --schema-file db/schema.everlog load
+      everlog -u everlog://db.example.com/new load
+    """
+    path = settings.schema_given or settings.schema_file or FILE
+    dumped = Path(path).read_text(encoding="utf-8")
+    here = not is_remote(settings.url)
+    with (
+        unmade_if_failed(directory_of(settings.url)) if here else nullcontext(),
+        open_database(settings, create=True) as db,
+    ):
+        version = _load(db, dumped, where=path, actor=actor, reason=reason)
+        if settings.json:
+            output.echo({"url": shown_url(db.url), "schema_version": version})
+        else:
+            click.echo(f"Loaded: {shown_url(db.url)} is at schema version {version}")
+
+
+@click.command()
+@click.argument("version", type=int)
+@writes
+@common
+@pass_settings
+def baseline(settings: Settings, *, version: int, actor: str, reason: str) -> None:
+    """Records the migrations up to VERSION as applied, without running them: for a database that has
+    their schema already. It is compared first. A server compares with the folders that it has.
+
+    \b
+    Examples:
+      everlog baseline 20260105093000 --actor ann --reason "folders before it are folded into it"
+    """
+    with open_database(settings) as db:
+        with kept(settings, db):
+            done = _baseline(db, settings, version, actor=actor, reason=reason)
+        for info in done:
+            if settings.json:
+                output.echo(
+                    {"version": info.version, "name": info.name, "state": info.state, "seq": info.seq}
+                )
+            else:
+                click.echo(f"Adopted: {info.title} (commit {info.seq})")
+        if not done and not settings.json:
+            click.echo("Nothing to adopt: all up to that version are applied")
+
+
+def _load(db: AnyDatabase, dumped: str, **how: Any) -> int:
+    if isinstance(db, EmbeddedDatabase):
+        from everlog import migrations
+
+        return migrations.load_schema(db, dumped, **how)
+    from everlog.rpc.client import migrations as remote_migrations
+
+    return remote_migrations.load_schema(db, dumped, **how)
+
+
+def _baseline(db: AnyDatabase, settings: Settings, version: int, **by: str) -> list[MigrationInfo]:
+    if isinstance(db, EmbeddedDatabase):
+        from everlog import migrations
+
+        return migrations.baseline(db, version, settings.migrations, **by)
+    from everlog.rpc.client import migrations as remote_migrations
+
+    return remote_migrations.baseline(db, version, **by)
+
+
+@contextmanager
+def kept(settings: Settings, db: AnyDatabase) -> Iterator[None]:
+    """Brings the schema file up to date after a block that may change the schema, if one was named and
+    is not as it must be: also where the block raises, for what it did before stays. While two versions
+    are served the file stays as it was, and that is said. Raises Error if the file cannot be written."""
+    try:
+        yield
+    except Error:
+        try:
+            _keep(settings, db)
+        except Error as error:  # the other one is the first to be mended
+            click.echo(f"error: {error}", err=True)
+        raise
+    _keep(settings, db)
+
+
+def _keep(settings: Settings, db: AnyDatabase) -> None:
+    path = settings.schema_file
+    if path is None:
+        return
+    try:
+        _write(settings, db, path, if_different=True)
+    except MigrationError as error:
+        click.echo(f"{path} is as it was: {error}", err=True)
+    except OSError as error:
+        raise Error(
+            f"{path} could not be written: {error.strerror}; the database is as it must be, and the next"
+            " `everlog up` or `everlog dump` writes the file"
+        ) from error
+
+
+def _write(settings: Settings, db: AnyDatabase, path: str, *, if_different: bool = False) -> None:
+    found = _text(db)
+    if path == "-":
+        click.echo(found, nl=False)
+        return
+    if if_different and Path(path).is_file() and Path(path).read_bytes() == found.encode():
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(found, encoding="utf-8", newline="\n")
+    if settings.json:
+        output.echo({"schema_file": path})
+    else:
+        click.echo(f"Writing: {path}")
+
+
+def _text(db: AnyDatabase) -> str:
+    if isinstance(db, EmbeddedDatabase):
+        from everlog import migrations
+
+        return migrations.dump_schema(db)
+    from everlog.migrations.schema_text import to_text
+    from everlog.rpc.client import migrations as remote_migrations
+
+    return to_text(db.refresh_schema(), remote_migrations.status(db))

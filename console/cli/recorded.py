@@ -1,0 +1,106 @@
+"""Recorded: an edit of an applied folder is accepted, or a folder is written as the log has it."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from everlog.console import output
+from everlog.console.cli.connect import directory_of, is_remote, open_database, shown_url
+from everlog.console.cli.deciding import check_approver
+from everlog.console.cli.options import Settings, common, pass_settings, writes
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.store.errors import Error
+
+
+@click.command()
+@click.argument("versions", type=int, nargs=-1, metavar="[VERSION]…")
+@writes
+@common
+@pass_settings
+def accept(settings: Settings, *, versions: tuple[int, ...], actor: str, reason: str) -> None:
+    """Accepts the edited folders of applied migrations. The log keeps them, who
+    accepted them, and why.
+
+    Without VERSION, all edited folders. Edits of comments need no acceptance. Edits that change the schema
+    are refused. At a server it is about the server's folders.
+
+    \b
+    Examples:
+      everlog accept --reason "imports sorted"
+      everlog accept 20260105093000 --actor ann --reason "renamed a helper"
+    """
+    from everlog import migrations
+
+    if not reason.strip():
+        raise click.UsageError("expected --reason: the log keeps why the edit is accepted")
+    _check_there(settings)
+    by = {"actor": actor, "reason": reason}
+    with open_database(settings) as db:
+        if not isinstance(db, EmbeddedDatabase):
+            from everlog.rpc.client import migrations as remote_migrations
+
+            done = remote_migrations.accept(db, versions, **by)
+        else:
+            check_approver(actor, "accept folders of", db.path.stem)
+            done = migrations.accept(db, settings.migrations, versions, **by)
+    for info in done:
+        if settings.json:
+            output.echo({"version": info.version, "name": info.name, "seq": info.seq})
+        else:
+            click.echo(f"Accepted: {info.title} (commit {info.seq})")
+    if not done and not settings.json:
+        click.echo("Nothing to accept: no folder was edited")
+
+
+@click.command()
+@click.argument("versions", type=int, nargs=-1, metavar="[VERSION]…")
+@click.option("--force", is_flag=True, help="Replace folders that are there and were edited.")
+@common
+@pass_settings
+def restore_folder(settings: Settings, *, versions: tuple[int, ...], force: bool) -> None:
+    """Writes the folders of applied migrations as the log has them, on this machine, and builds their models.
+    Without VERSION, all missing folders.
+
+    Of large files, and of files with rows of sealed tables, the log has only a digest. Those that are missing
+    are named, with size and SHA-256; the exit code is then 1, and nothing is built.
+
+    \b
+    Examples:
+      everlog restore-folder
+      everlog restore-folder 20260105093000 --force
+    """
+    from everlog import migrations
+
+    _check_there(settings)
+    with open_database(settings, read_only=True) as db:
+        if isinstance(db, EmbeddedDatabase):
+            done = migrations.restore(db, settings.migrations, versions, force=force)
+        else:
+            from everlog.rpc.client import migrations as remote_migrations
+
+            done = remote_migrations.restore(db, settings.migrations, versions, force=force)
+    for one in done:
+        if settings.json:
+            missing = [msgspec.to_builtins(file) for file in one.missing]
+            output.echo({"path": str(one.path), "version": one.version, "missing": missing})
+            continue
+        click.echo(f"Restored: {output.path(one.path)}")
+        for file in one.missing:
+            click.echo(f"  {file.says}")
+    if any(one.missing for one in done):
+        raise Error(
+            "not all files could be restored, so no folder was built: put in those that are named above, and"
+            " run `everlog build`"
+        )
+    if done:
+        migrations.build(settings.migrations)
+    elif not settings.json:
+        click.echo("Nothing to restore: every folder is there")
+
+
+def _check_there(settings: Settings) -> None:
+    if not is_remote(settings.url) and not directory_of(settings.url).exists():
+        raise Error(
+            f"there is no database at {shown_url(settings.url)}; give the database whose log has the folders"
+        )

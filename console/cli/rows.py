@@ -1,0 +1,260 @@
+"""Rows: one is got by its key, or many are scanned in an order.
+
+History: every version of a row, as people read it or as JSON.
+
+Diff: what of a table differs between two moments, as people read it or as JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+import click
+
+from everlog.console import output
+from everlog.console.cli import connect
+from everlog.console.cli.connect import at_option, moment, open_database, position, reading
+from everlog.console.cli.options import Settings, common, pass_settings
+from everlog.store.errors import CorruptionError, Error, RowError
+from everlog.store.history.diff import Difference
+from everlog.store.history.row_history import Version
+from everlog.store.tx.transaction import marked
+
+
+@click.command()
+@connect.table_argument
+@click.argument("key", nargs=-1, required=True)
+@at_option
+@common
+@pass_settings
+def get(settings: Settings, table: str, key: tuple[str, ...], *, at: str | None) -> None:
+    """Prints one row as JSON. Each field of the KEY is a word.
+
+    Exits with 1 if there is no such row. A value that starts with - comes after `--`.
+
+    \b
+    Examples:
+      everlog get airports JFK
+      everlog get flights 2013 1 1 UA 1545 EWR
+      everlog get airports JFK --at 2026-01-05T09:30Z
+    """
+    with open_database(settings, read_only=True) as now, reading(now, at) as db:
+        handle, info = connect.named(db, table)
+        value = output.values(info.key_fields, key, f"the key of {table}")
+        row = db.get(handle, value)
+        if row is None:
+            raise Error(f"there is no row {table}/{'/'.join(key)}")
+        output.echo(output.row_dict(row), indent=not settings.json)
+
+
+@click.command()
+@connect.table_argument
+@click.argument("equals", nargs=-1)
+@click.option("--index", metavar="NAME", help="In the order of this index, not of the key.")
+@click.option("--start", metavar="VALUE", multiple=True, help="From this value on; once for each field.")
+@click.option(
+    "--end", metavar="VALUE", multiple=True, help="Up to this value, without it; once for each field."
+)
+@click.option("--starts-with", metavar="TEXT", help="Where the text, after EQUALS, begins like this.")
+@click.option("--reverse", is_flag=True, help="Last first.")
+@click.option("--limit", type=click.IntRange(0), metavar="ROWS", help="At most so many rows.")
+@click.option("--resume", metavar="TOKEN", help="Go on where a scan with a limit ended.")
+@click.option("--count", is_flag=True, help="Print how many there are, not the rows.")
+@at_option
+@common
+@pass_settings
+def scan(
+    settings: Settings,
+    table: str,
+    equals: tuple[str, ...],
+    *,
+    index: str | None,
+    start: tuple[str, ...],
+    end: tuple[str, ...],
+    starts_with: str | None,
+    reverse: bool,
+    limit: int | None,
+    resume: str | None,
+    count: bool,
+    at: str | None,
+) -> None:
+    """Prints rows in order, as JSON, one a line.
+
+    EQUALS are values of the first fields of the key, or of the index.
+
+    \b
+    Examples:
+      everlog scan airports --limit 10
+      everlog scan flights 2013 12 24
+      everlog scan flights --index by_route JFK LAX --count
+      everlog scan airports --start J --end K
+      everlog scan airports --at 812 --count
+    """
+    if count and (limit is not None or resume is not None):
+        raise click.UsageError("--count counts all of them: leave --limit and --resume out")
+    with open_database(settings, read_only=True) as now, reading(now, at) as db:
+        handle, info = connect.named(db, table)
+        fields = info.key_fields if index is None else info.index(index).fields
+        what = handle if index is None else handle.indexes[index]
+        role = f"the key of {table}" if index is None else f"index {table}.{index}"
+        first, low, high = (output.values(fields, words, role) for words in (equals, start, end))
+        if count:
+            number = db.count(what, first, start=low, end=high, starts_with=starts_with)
+            output.echo({"rows": number}) if settings.json else click.echo(number)
+            return
+        token = None if resume is None else _token(resume)
+        found = db.scan(
+            what,
+            first,
+            start=low,
+            end=high,
+            starts_with=starts_with,
+            reverse=reverse,
+            limit=limit,
+            resume=token,
+        )
+        unreadable = 0
+        while True:
+            try:
+                for row in found:
+                    output.echo(output.row_dict(row))
+                break
+            except CorruptionError as error:
+                if not isinstance(error.facts.get("row"), bytes):
+                    raise
+                unreadable += 1
+                click.echo(f"error: {error}", err=True)
+        if found.resume is not None:
+            again = base64.urlsafe_b64encode(found.resume).decode()
+            click.echo(f"more rows: --resume={again}", err=True)
+        if unreadable:
+            raise Error(f"{unreadable:,} rows of {table} could not be read; all others were printed")
+
+
+def _token(resume: str) -> bytes:
+    try:
+        return base64.b64decode(resume, altchars="-_", validate=True)
+    except binascii.Error as error:
+        raise RowError(f"expected --resume as a scan printed it, found {resume!r} ({error})") from None
+
+
+@click.command()
+@connect.table_argument
+@click.argument("key", nargs=-1, required=True)
+@click.option("--oldest-first", is_flag=True, help="From the first version on.")
+@click.option("--limit", type=click.IntRange(1), metavar="VERSIONS", help="At most so many.")
+@click.option("--at", metavar="SEQ|TIME", help="The table of this name at that time, where it is gone.")
+@common
+@pass_settings
+def history(
+    settings: Settings,
+    table: str,
+    key: tuple[str, ...],
+    *,
+    oldest_first: bool,
+    limit: int | None,
+    at: str | None,
+) -> None:
+    """Prints every version of a row, newest first: when, who, why, and which fields were changed.
+
+    --verbose prints the rows as well; --json everything there is. Each field of the KEY is a word.
+
+    \b
+    Examples:
+      everlog history airports JFK
+      everlog history flights 2013 1 1 UA 1545 EWR --oldest-first --verbose
+      everlog history airports JFK --json | jq .actor
+      everlog history terminals 4 --at 812
+    """
+    with open_database(settings, read_only=True) as db, reading(db, at) as then:
+        handle, info = connect.named(then, table)
+        value = output.values(info.key_fields, key, f"the key of {table}")
+        for version in db.history(handle, value, newest_first=not oldest_first, limit=limit):
+            if settings.json:
+                output.echo(as_json(version))
+            else:
+                _print_versions(version, verbose=settings.verbose)
+
+
+def _print_versions(version: Version[Any], *, verbose: bool) -> None:
+    made = f"migration {version.migration}" if version.migration else ""
+    what = ", ".join(version.fields) or ("erased" if version.erased else "sealed" if version.sealed else "")
+    words = [
+        f"{version.seq:>8}",
+        output.moment(version.time_ns),
+        f"{version.op:6}",
+        f"{version.actor}{marked(version.proof)}",
+        version.reason,
+        made,
+    ]
+    line = "  ".join(word for word in words if word.strip())
+    click.echo(f"{line}{what and f'  ({what})'}")
+    if verbose and version.row is not None:
+        click.echo(f"          {output.dump(output.row_dict(version.row))}")
+
+
+def as_json(version: Version[Any]) -> dict[str, Any]:
+    """A version as JSON values; what is empty is left out."""
+    found: dict[str, Any] = version._asdict()  # noqa: SLF001  a named tuple's own
+    found["row"] = None if version.row is None else output.row_dict(version.row)
+    found["fields"] = list(version.fields)
+    if not version.actor:
+        del found["proof"]
+    always = ("seq", "time_ns", "op", "row", "fields")
+    return {name: value for name, value in found.items() if value or name in always}
+
+
+_SIGNS = {"added": "+", "changed": "~", "deleted": "-"}
+
+
+@click.command()
+@connect.table_argument
+@click.argument("start")
+@click.argument("end", required=False)
+@common
+@pass_settings
+def diff(settings: Settings, table: str, start: str, end: str | None) -> None:
+    """Prints the rows of a table that differ between two moments, in the order of its key.
+
+    START and END are seqs or times, as 2026-01-05T09:30Z; without END it is what was changed since.
+    --verbose prints the rows before and after; --json everything there is.
+
+    \b
+    Examples:
+      everlog diff airports 812
+      everlog diff airports 2026-01-05 2026-01-06 --verbose
+    """
+    with open_database(settings, read_only=True) as db:
+        last = str(db.head) if end is None else end
+        with moment(db, last) as then:
+            handle, _ = connect.named(then, table)
+        counts = dict.fromkeys(_SIGNS, 0)
+        for one in db.diff(handle, position(start), position(last)):
+            counts[one.kind] += 1
+            if settings.json:
+                output.echo(_as_json(one))
+            else:
+                _print_differences(table, one, verbose=settings.verbose)
+        if not settings.json:
+            click.echo(", ".join(f"{number:,} {kind}" for kind, number in counts.items()))
+
+
+def _print_differences(table: str, one: Difference[Any], *, verbose: bool) -> None:
+    name = "/".join((table, *(str(output.plain(part)) for part in one.key)))
+    fields = f"  ({', '.join(one.fields)})" if one.kind == "changed" else ""
+    click.echo(f"{_SIGNS[one.kind]} {name}{fields}")
+    if verbose:
+        for sign, row in (("-", one.before), ("+", one.after)):
+            if row is not None:
+                click.echo(f"    {sign} {output.dump(output.row_dict(row))}")
+
+
+def _as_json(one: Difference[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"kind": one.kind, "key": [output.plain(part) for part in one.key]}
+    found["fields"] = list(one.fields)
+    for name, row in (("before", one.before), ("after", one.after)):
+        if row is not None:
+            found[name] = output.row_dict(row)
+    return found

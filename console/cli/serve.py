@@ -1,0 +1,492 @@
+"""Serve: databases of this machine, over gRPC, until it is stopped.
+
+Serve, packages: which migrations each database of a server has.
+
+    --migrations PACKAGE         of all that have none of their own
+    --migrations NAME=PACKAGE    of this one
+    -d, EVERLOG_MIGRATIONS_DIR   of all, where --migrations says nothing
+    ./migrations                 of the one database that is served, where nothing else is said
+
+A package is its name or its directory.
+
+Serve, archived: where the old log of a server's databases goes.
+
+    --archive-to DIR|URL         of the one database that there is
+    --archive-to NAME=DIR|URL    of this one
+
+With --keep-days or --keep-records the server archives by itself (everlog.audit.retention); without, when
+somebody asks for it (`archive`). A client names no place: the server writes to these alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from everlog.console import output
+from everlog.console.cli.backup import DAY_NS
+from everlog.console.cli.connect import directory_of, open_database
+from everlog.console.cli.deciding import APPROVERS_VARIABLE
+from everlog.console.cli.options import (
+    Renamed,
+    Settings,
+    check_common,
+    common,
+    pass_settings,
+    refuse_idle,
+    writes,
+)
+from everlog.console.cli.proofs import signer_in
+from everlog.console.cli.serve_migrate import NOTIFY_VARIABLE, migrated, migrating_options
+from everlog.migrations.folder import Root, find
+from everlog.rpc.address import PORT
+from everlog.store import environment
+from everlog.store.crypto.master_key import NEXT_VARIABLE, master_of
+from everlog.store.errors import Error, OpenError, SchemaError
+from everlog.store.rocks.files import read_secret
+
+if TYPE_CHECKING:
+    from everlog.audit.note import Signer
+    from everlog.migrations.approval.approval import Approval
+    from everlog.migrations.approval.notify import Notifier
+    from everlog.rpc.server.server import Server
+    from everlog.store.database import Database
+
+
+packages_option = click.option(
+    "--migrations",
+    "packages",
+    multiple=True,
+    metavar="[NAME=]PACKAGE",
+    help="Migrations of all databases, or of one; may be repeated.  [default: those of --migrations-dir]",
+)
+
+
+def packages_of(
+    settings: Settings, words: Sequence[str], databases: Iterable[str], *, needed: bool
+) -> dict[str, str]:
+    """The package of each database that has one; with `needed` each must.
+
+    Raises OpenError for a name that is none of them, and for two packages that Python cannot tell
+    apart.
+    """
+    names, found, common = list(databases), dict[str, str](), ""
+    for word in words:
+        name, equals, package = word.partition("=")
+        if not equals:
+            name, package = "", word
+        if (name in found) if name else bool(common):
+            raise OpenError(f"two packages of migrations are given for {name or 'all databases'}; give one")
+        if name and name not in names:
+            raise OpenError(
+                f"--migrations {word}: this server has no database {name!r}; it has: {', '.join(names)}"
+            )
+        if not package:
+            raise OpenError(f"--migrations {word}: expected NAME=PACKAGE or PACKAGE, found no package")
+        if name:
+            found[name] = package
+        else:
+            common = package
+    if not words:
+        here = len(names) == 1 and Path(settings.migrations).is_dir()  # of several, which one's would it be?
+        common = settings.migrations_or_none or (settings.migrations if needed or here else "")
+    for name in names:
+        if name not in found and common:
+            found[name] = common
+        elif name not in found and needed:
+            raise OpenError(
+                f"{name} has no migrations: expected --migrations {name}=PACKAGE, or --migrations PACKAGE"
+                " for all, found neither; serve it with a server of its own if it has none"
+            )
+    _check_apart(found)
+    return found
+
+
+def _check_apart(found: dict[str, str]) -> None:
+    """Raises OpenError for two directories that are one name to Python."""
+    if len(set(found.values())) < 2:
+        return
+    roots = dict[str, Root]()
+    for name, package in found.items():
+        with suppress(SchemaError):  # loading reports a missing one
+            roots[name] = find(package)
+    for name, root in roots.items():
+        for other, there in roots.items():
+            if root.package == there.package and root.path != there.path:
+                raise OpenError(
+                    f"the migrations of {name} ({root.path}) and of {other} ({there.path}) are both the"
+                    f" package {root.package}; put them into packages of different names, as"
+                    f" {name}.migrations and {other}.migrations (an __init__.py in the"
+                    " directory above makes it one)"
+                )
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def archiving_options(command: F) -> F:
+    """Gives `serve` the options that say what becomes of old log."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def retained(
+    databases: Mapping[str, Database],
+    archives: Mapping[str, str],
+    keep_days: float | None,
+    keep_records: int | None,
+    stack: ExitStack,
+) -> None:
+    """Has those that have a place archived by themselves until the stack is left, if it was said what they
+    keep."""
+    from everlog.audit.retention import Retention
+
+    if keep_days is None and keep_records is None:
+        return
+    if not archives:
+        raise click.UsageError("Say where to: --archive-to DIR or URL, or leave out what is kept.")
+    for name, target in archives.items():
+        keep_ns = int((keep_days or 0) * DAY_NS)
+        stack.enter_context(
+            Retention(databases[name], target, keep_records=keep_records or 0, keep_ns=keep_ns)
+        )
+
+
+def targets(words: Sequence[str], databases: Iterable[str]) -> dict[str, str]:
+    """Where each database is archived to. Raises OpenError for a name that is none of them, and for a place
+    that would be that of several."""
+    names, found = list(databases), dict[str, str]()
+    for word in words:
+        name, equals, target = word.partition("=")
+        if not equals or (name not in names and ("/" in name or ":" in name)):
+            name, target = "", word  # a path or a URL with an = in it
+        if not name and len(names) > 1:
+            raise OpenError(
+                f"--archive-to {word}: each database has a place of its own; say whose it is, as"
+                f" --archive-to {names[0]}={word}"
+            )
+        name = name or names[0]
+        if name not in names:
+            raise OpenError(
+                f"--archive-to {word}: this server has no database {name!r}; it has: {', '.join(names)}"
+            )
+        if not target:
+            raise OpenError(f"--archive-to {word}: expected NAME=DIR or NAME=URL, found no place")
+        if name in found:
+            raise OpenError(f"two places to archive to are given for {name}; give one")
+        found[name] = target
+    return found
+
+
+_OPTIONS = [
+    click.option(
+        "--archive-to",
+        multiple=True,
+        metavar="[NAME=]DIR|URL",
+        help="Where old log goes, of the database or of this one; may be repeated.",
+    ),
+    click.option(
+        "--keep-days",
+        type=click.FloatRange(0),
+        metavar="DAYS",
+        help="Archive by itself all but so many days.",
+    ),
+    click.option(
+        "--keep-records",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Archive by itself all but the last N records.",
+    ),
+]
+
+
+logger = logging.getLogger("everlog")
+
+
+@click.command()
+@click.argument("databases", nargs=-1, metavar="[NAME=URL]...")
+@click.option(
+    "--listen",
+    default=f"127.0.0.1:{PORT}",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where; port 0 is any.",
+)
+@click.option(
+    "--token", envvar="EVERLOG_TOKEN", default="", help="What clients must show.  [env: EVERLOG_TOKEN]"
+)
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="The server's certificate chain, in PEM.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Its key.")
+@click.option(
+    "--tls-client-ca", type=click.Path(path_type=Path), help="Clients must show a certificate of this."
+)
+@click.option(
+    "--tokens",
+    "tokens_file",
+    envvar="EVERLOG_TOKENS",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File of more tokens, a line each: NAME TOKEN. Who shows one is that name.  [env: EVERLOG_TOKENS]",
+)
+@click.option(
+    "--acts-for-others",
+    "acting",
+    multiple=True,
+    metavar="NAME",
+    help="Who shows this token writes rows in the names of others; may be repeated.",
+)
+@click.option(
+    "--keys-for",
+    "keys_for",
+    multiple=True,
+    metavar="NAME",
+    help="Who shows this token is given the keys of people, to follow sealed tables; may be repeated.",
+)
+@click.option(
+    "--next-master-key",
+    "next_master",
+    envvar=NEXT_VARIABLE,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The master key that `everlog rotate-key` is to put all keys under; FILE need not be there before."
+    f"  [env: {NEXT_VARIABLE}]",
+)
+@click.option(
+    "--signing-key",
+    "audit_key",
+    cls=Renamed,
+    was=("--audit-key",),
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Key that signs checkpoints for whoever asks (`everlog keygen`).",
+)
+@click.option(
+    "--audit-signed",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Where it is kept what that key signed, so that it never signs less.  [default: KEY.signed]",
+)
+@archiving_options
+@packages_option
+@migrating_options
+@writes
+@common
+@pass_settings
+def serve(
+    settings: Settings,
+    /,
+    databases: tuple[str, ...],
+    *,
+    listen: str,
+    token: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    tokens_file: Path | None,
+    acting: tuple[str, ...],
+    keys_for: tuple[str, ...],
+    next_master: Path | None,
+    audit_key: Path | None,
+    audit_signed: Path | None,
+    archive_to: tuple[str, ...],
+    keep_days: float | None,
+    keep_records: int | None,
+    packages: tuple[str, ...],
+    **how: Any,
+) -> None:
+    """Serves databases until Ctrl-C or SIGTERM; then what runs is finished first.
+
+    Without arguments it serves that of --url, under the name of its directory. Whoever can be
+    reached from other machines needs a token and TLS. SIGHUP has it take the files of tokens, certificates
+    and variables as they are then; connections go on.
+
+    With --migrate auto pending migrations are applied first; with --migrate checked the version that
+    is there is served, and they wait until somebody approves them.
+
+    \b
+    Examples:
+      everlog -u file:flights.db serve
+      everlog serve flights=file:flights.db users=file:users.db --listen 127.0.0.1:7000
+      everlog serve --listen 0.0.0.0:7420 --tls-cert chain.pem --tls-key key.pem
+      everlog serve flights=file:flights.db users=file:users.db --migrate auto \
+        --migrations flights=flights.migrations --migrations users=users.migrations
+      everlog -u file:flights.db serve --archive-to s3://archive/flights --keep-days 90
+      everlog serve --migrate checked --approver ann --approver bob --notify slack://…
+    """
+    from everlog.migrations.approval.notify import OfServer
+    from everlog.rpc.security import Tls
+    from everlog.rpc.server.auth import read_tokens
+    from everlog.rpc.server.server import Server
+
+    _refuse_idle(settings, databases, packages, tls=tls_cert is not None, migrate=how["migrate"])
+    if bool(tls_cert) != bool(tls_key):
+        raise click.UsageError("--tls-cert and --tls-key belong together")
+    if tls_key is not None:
+        read_secret(tls_key, "the TLS key")
+    _check_place(listen, "--listen")
+    tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
+    tells = tls is not None or how["migrate"] is not None
+    how["notify"] = how["notify"] if tells else ()  # the variable has no effect then
+    master = master_of(None, next_master)
+    with ExitStack() as stack:
+        named = {
+            name: stack.enter_context(open_database(settings, url=url, master_key=master))
+            for name, url in _named(settings, databases).items()
+        }
+        sources = packages_of(settings, packages, named, needed=bool(how["migrate"]))
+        certificates = OfServer(next(iter(named.values())), listen)  # type: ignore[arg-type]
+        approvals, notifier, problems = stack.enter_context(
+            migrated(settings, named, sources, certificates, **how)  # type: ignore[arg-type]
+        )
+        archives = targets(archive_to, named)
+        retained(named, archives, keep_days, keep_records, stack)  # type: ignore[arg-type]
+        server = Server(
+            named,  # type: ignore[arg-type]  # of this machine: _named sees to it
+            listen,
+            token=token,
+            tokens=read_tokens(tokens_file, token) if tokens_file else {},
+            acting=acting,
+            keys_for=keys_for,
+            next_master_key=next_master,
+            tls=tls,
+            migrations=sources,
+            approvals=approvals,
+            problems=problems,
+            actor=how["actor"],
+            reason=how["reason"],
+            signer=_signer(audit_key, audit_signed),
+            archives=archives,
+        )
+
+        def warn(found: Mapping[str, str]) -> None:
+            certificates.certificates = found
+            notifier.wake()
+
+        server.on_warnings = warn
+        with (
+            server,
+            server.on_signals(_reloading(server, token, tokens_file, approvals, notifier, tells=tells)),
+        ):  # a reader of the URL may stop it at once
+            for name in named:
+                url = server.url(name)
+                output.echo({"url": url}) if settings.json else click.echo(f"Serving: {url}")
+            sys.stdout.flush()
+            server.wait()
+        if not settings.json:
+            click.echo("Stopped", err=True)
+
+
+def _refuse_idle(
+    settings: Settings,
+    databases: tuple[str, ...],
+    packages: tuple[str, ...],
+    *,
+    tls: bool,
+    migrate: str | None,
+) -> None:
+    """Raises UsageError for an option that has no effect in the mode chosen."""
+    check_common(settings, folders=True, dumps=False)
+    checked = ("approve_own", "console_listen", "console_url")
+    if migrate != "checked":
+        refuse_idle("approvers", when="without --migrate checked: anybody could migrate", variables=True)
+        refuse_idle(*checked, when="without --migrate checked")
+    if migrate is None:
+        refuse_idle("hold", "rate", "actor", "reason", when="without --migrate")
+    if migrate is None and not tls:
+        refuse_idle("notify", when="without --migrate or --tls-cert")
+    if not tls:
+        refuse_idle("tls_client_ca", when="without --tls-cert and --tls-key")
+    if packages:
+        refuse_idle("migrations_dir", when="beside --migrations")
+    if databases:
+        refuse_idle("url", "env", when="beside NAME=URL")
+
+
+def _check_place(place: str, option: str) -> None:
+    if not place.rpartition(":")[2].isdecimal():
+        raise click.UsageError(f"expected {option} as HOST:PORT, found {place!r}")
+
+
+def _signer(key: Path | None, signed: Path | None) -> Signer | None:
+    """The key that signs checkpoints. Raises Error if what it signs cannot be kept."""
+    if key is None:
+        if signed is not None:
+            raise click.UsageError("--audit-signed goes with --signing-key")
+        return None
+    from everlog.audit.prover import Memory
+
+    found = signer_in(key, signed)
+    assert found.signed is not None
+    with Memory(found.signed).alone():  # or it would be found out when somebody asks
+        return found
+
+
+def _reloading(
+    server: Server,
+    token: str,
+    tokens_file: Path | None,
+    approvals: Mapping[str, Approval],
+    notifier: Notifier,
+    *,
+    tells: bool,
+) -> Callable[[], None]:
+    """What SIGHUP does: takes the files of tokens, certificates and variables as they are now, or logs why
+    not, and leaves all as it was."""
+    from everlog.migrations.approval.notify import targets as told
+    from everlog.rpc.server.auth import read_tokens
+
+    context = click.get_current_context()
+
+    def here(name: str) -> bool:
+        return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+    turn = threading.Lock()
+
+    def reload() -> None:
+        with turn:
+            load()
+
+    def load() -> None:
+        try:
+            environment.reload_files()
+            fixed = here("notify") or not tells
+            others = None if fixed else told(environment.variable(NOTIFY_VARIABLE).split())
+            now = token if here("token") else environment.variable("EVERLOG_TOKEN")
+            server.reload(token=now, tokens=read_tokens(tokens_file, now) if tokens_file else {})
+            if others is not None:
+                notifier.replace(others)
+            if not here("approvers"):
+                names = frozenset(environment.variable(APPROVERS_VARIABLE).split())
+                for approval in approvals.values():
+                    approval.rules = replace(approval.rules, approvers=names)
+        except (Error, OSError) as error:
+            logger.error("nothing was reloaded, the settings before stay in use: %s", error)  # noqa: TRY400
+        else:
+            logger.warning("reloaded tokens, certificates and settings")
+
+    return reload
+
+
+def _named(settings: Settings, databases: tuple[str, ...]) -> dict[str, str]:
+    """URLs by name. Raises OpenError for one that is none of this machine."""
+    if not databases:
+        return {directory_of(settings.url).resolve().stem: settings.url}
+    found: dict[str, str] = {}
+    for word in databases:
+        name, equals, url = word.partition("=")
+        if not equals or not name or "/" in name:
+            raise OpenError(f"expected NAME=URL, as flights=file:flights.db; found {word!r}")
+        if name in found:
+            raise OpenError(f"two databases are named {name!r}; name them apart")
+        directory_of(url)
+        found[name] = url
+    return found

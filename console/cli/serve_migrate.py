@@ -1,0 +1,213 @@
+"""Serve, migrated: what a server does about pending migrations when it starts.
+
+(none)     nothing: whoever may call it applies them; one that is under way gets its code, or is reported
+auto       applies them, and somebody is told (everlog.migrations.approval.notify); then it serves
+checked    proposes them, serves what is there, and applies them when they are approved:
+           pages to look at (web/server.py), and somebody is told
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from everlog.console import output
+from everlog.console.cli.deciding import APPROVERS_VARIABLE
+from everlog.console.cli.options import Settings
+from everlog.console.output import shown
+from everlog.store.errors import Error, MigrationError
+
+if TYPE_CHECKING:
+    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.migrations.approval.approval import Approval
+    from everlog.migrations.approval.notify import Notifier, OfServer
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NOTIFY_VARIABLE = "EVERLOG_NOTIFY"
+logger = logging.getLogger("everlog")
+CONSOLE = "127.0.0.1:7421"
+
+
+class Migrated(NamedTuple):
+    """`approvals` by the database's name: none where nothing is to be approved. `problems`, by name as well:
+    why a migration that is under way cannot get its code; the old version is served."""
+
+    approvals: dict[str, Approval]
+    notifier: Notifier
+    problems: dict[str, str]
+
+
+def migrating_options(command: F) -> F:
+    """Gives `serve` the options that say what becomes of pending migrations."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def migrated(
+    settings: Settings,
+    databases: Mapping[str, EmbeddedDatabase],
+    sources: Mapping[str, str],
+    server: OfServer,
+    *,
+    migrate: str | None,
+    actor: str,
+    reason: str,
+    hold: bool,
+    rate: float | None,
+    notify: tuple[str, ...],
+    **checked: Any,
+) -> Iterator[Migrated]:
+    """The approvals of the databases, what stands in the way of others, and whoever is told of all this, for
+    the length of the block. Told is also of `server`.
+
+    Raises MigrationError, SchemaError and LoadError for migrations that cannot be applied.
+    """
+    from everlog.migrations.approval.approval import Approval
+    from everlog.migrations.approval.auto import AutoRun
+    from everlog.migrations.approval.notify import Notifier
+
+    with ExitStack() as stack:
+        approvals = dict[str, Approval]()
+        if migrate == "checked":
+            approvals = _approvals(settings, databases, sources, stack, **checked)
+        auto = databases if migrate == "auto" else {}
+        runs = [AutoRun(db, sources[name], name) for name, db in auto.items()]
+        told: list[AutoRun | Approval] = [*runs, *approvals.values()]
+        notifier = Notifier(notify, told, server=server)
+        for one in told:
+            one.changed = notifier.wake
+        stack.enter_context(notifier)
+        if migrate == "auto":
+            how: dict[str, Any] = {"actor": actor, "reason": reason, "hold": hold, "rate": rate}
+            with shown() as progress:
+                for run in runs:
+                    for info in run.run(**how, progress=progress):
+                        if not settings.json:
+                            where = f"{run.name}: " if len(runs) > 1 else ""
+                            click.echo(f"Applied: {where}{info.title} (commit {info.seq})")
+                    if run.left_out:
+                        click.echo(f"Not applied: {run.name}: {run.left_out}", err=True)
+        problems = _attach(databases, sources) if migrate is None else {}
+        for approval in approvals.values():
+            approval.hold, approval.rate = hold, rate
+            approval.prepare_or_report()
+        yield Migrated(approvals, notifier, problems)
+
+
+def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str]) -> dict[str, str]:
+    """A migration that was begun, or serves two versions, gets its code: writers need it. Returns why not, by
+    the name of the database."""
+    from everlog import migrations
+    from everlog.migrations import in_progress
+
+    problems = {}
+    for name, db in databases.items():
+        begun = in_progress.under_way(db)
+        if begun is None:
+            continue
+        try:
+            found = migrations.load(sources[name]) if name in sources else []
+            if begun.migration.version not in {one.version for one in found}:
+                raise MigrationError(
+                    f"the folder of migration {begun.migration.version}_{begun.migration.name} is not here:"
+                    " restore it (`everlog restore-folder`), or give the migration up with `everlog rollback`"
+                )
+            in_progress.attach(db, found)
+        except (Error, OSError) as error:
+            problems[name] = str(error)
+            logger.error(  # noqa: TRY400  its sentence says all
+                "%s: the migration under way cannot go on, version %d is served: %s",
+                *(name, db.schema.version, error),
+            )
+    return problems
+
+
+def _approvals(
+    settings: Settings,
+    databases: Mapping[str, EmbeddedDatabase],
+    sources: Mapping[str, str],
+    stack: ExitStack,
+    *,
+    approvers: tuple[str, ...],
+    approve_own: bool,
+    console_listen: str,
+    console_url: str,
+) -> dict[str, Approval]:
+    """With their pages."""
+    from everlog.console.web.server import Pages
+    from everlog.migrations.approval.approval import Approval
+    from everlog.migrations.proposal import Rules
+
+    if not console_listen.rpartition(":")[2].isdecimal():
+        raise click.UsageError(f"expected --console-listen as HOST:PORT, found {console_listen!r}")
+    approvals: dict[str, Approval] = {}
+    pages = Pages(
+        console_listen,
+        lambda: [one for approval in approvals.values() for one in approval.proposals()],
+        lambda: {name: approval.problem for name, approval in approvals.items() if approval.problem},
+        url=console_url,
+    )
+    stack.enter_context(pages)
+    rules = Rules(frozenset(approvers), approve_own)
+    for name, db in databases.items():
+        approvals[name] = Approval(db, sources[name], name, rules, pages.link)
+    if settings.json:
+        output.echo({"console": pages.url})
+    else:
+        click.echo(f"Console: {pages.url}/migrations")
+    return approvals
+
+
+_OPTIONS = [
+    click.option(
+        "--migrate",
+        type=click.Choice(["auto", "checked"]),
+        help="Apply pending migrations first, or once they are approved.",
+    ),
+    click.option(
+        "--hold", is_flag=True, help="Serve the version before as well, where --migrate rewrites rows."
+    ),
+    click.option(
+        "--rate",
+        type=click.FloatRange(1),
+        metavar="ROWS",
+        help="Rows a second that --migrate builds at most.",
+    ),
+    click.option(
+        "--approver",
+        "approvers",
+        multiple=True,
+        envvar=APPROVERS_VARIABLE,
+        metavar="WHO",
+        help="May approve; may be repeated.  [default: all; env: EVERLOG_APPROVERS]",
+    ),
+    click.option("--approve-own", is_flag=True, help="One may approve what one has proposed."),
+    click.option(
+        "--notify",
+        multiple=True,
+        envvar=NOTIFY_VARIABLE,
+        metavar="URL",
+        help="Whom to tell of --migrate and of certificates that end, as Apprise writes it; may be repeated."
+        "  [env: EVERLOG_NOTIFY]",
+    ),
+    click.option(
+        "--console-listen",
+        default=CONSOLE,
+        show_default=True,
+        metavar="HOST:PORT",
+        help="Where proposals are shown, with --migrate checked.",
+    ),
+    click.option(
+        "--console-url",
+        default="",
+        metavar="URL",
+        help="Where people find that, if a proxy stands before it.",
+    ),
+]

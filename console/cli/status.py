@@ -1,0 +1,229 @@
+"""Status: which migrations are applied, and what is in the database."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from everlog.console import output
+from everlog.console.cli import migrating
+from everlog.console.cli.check import ahead_of
+from everlog.console.cli.connect import open_database, shown_url
+from everlog.console.cli.options import Settings, common, pass_settings
+from everlog.store.errors import Error
+
+if TYPE_CHECKING:
+    from everlog.console.cli.connect import AnyDatabase
+    from everlog.migrations.status import MigrationInfo
+    from everlog.store.upkeep.status import ArchiveStatus, ExpiryStatus, Status
+
+ALL = 0  # no migration has this version
+
+_MARKS = {
+    "applied": "[X]",
+    "pending": "[ ]",
+    "building": "[~]",
+    "edited": "[E]",
+    "missing": "[?]",
+    "ahead": "[>]",
+}
+_SAYS = {
+    "edited": "was edited after it ran",
+    "missing": "was applied, and its folder is gone",
+    "ahead": "was applied by code that is not here",
+}
+
+
+@click.command()
+@click.option(
+    "--exit-code", is_flag=True, help="Exit with 1 if not every migration is applied as it is in its folder."
+)
+@click.option("--quiet", is_flag=True, help="Print nothing; implies --exit-code.")
+@click.option(
+    "--diff",
+    is_flag=False,
+    flag_value=ALL,
+    type=int,
+    metavar="[VERSION]",
+    help="Show what was edited since, of this migration or of all.",
+)
+@common
+@pass_settings
+@click.pass_context
+def status(ctx: click.Context, settings: Settings, *, exit_code: bool, quiet: bool, diff: int | None) -> None:
+    """Lists the migrations and the tables.
+
+    \b
+    Examples:
+      everlog status
+      everlog status --diff
+      everlog status --exit-code --quiet || everlog up
+      everlog -u everlog://db.example.com/flights status --json
+    """
+    with open_database(settings, read_only=True) as db:
+        migrations, what = migrating.status(db, settings), db.status()
+        problem = migrating.problem(db)
+        known = [info.version for info in migrations]
+        if diff not in (None, ALL, *known):
+            versions = ", ".join(map(str, known)) or "none"
+            raise Error(f"there is no migration {diff}; the versions are: {versions}")
+        if diff is not None and not quiet:
+            _print_diffs(settings, migrating.differences(db, settings), diff)
+        elif not quiet:
+            _print(settings, db, migrations, what, problem)
+    done = not problem and all(info.state == "applied" and not info.returning for info in migrations)
+    if (exit_code or quiet) and not done:
+        ctx.exit(1)
+
+
+def _print(
+    settings: Settings, db: AnyDatabase, infos: list[MigrationInfo], what: Status, problem: str
+) -> None:
+    count = {state: sum(info.state == state for info in infos) for state in _MARKS}
+    if settings.json:
+        output.echo(
+            {
+                "url": shown_url(db.url),
+                "database": str(uuid.UUID(bytes=what.uuid)),
+                "seq": what.head,
+                "time_ns": what.head_time_ns,
+                "schema_version": what.schema_version,
+                "disk_bytes": what.disk_bytes,
+                "tables": [{"name": t.name, "rows": t.rows, "indexes": list(t.indexes)} for t in what.tables],
+                "expiry": msgspec.structs.asdict(what.expiry),
+                "clock": msgspec.structs.asdict(what.clock),
+                "archive": msgspec.structs.asdict(what.archive),
+                "consumers": msgspec.structs.asdict(what.consumers),
+                "production": what.production,
+                "warnings": what.warnings,
+                "writes": msgspec.structs.asdict(what.writes),
+                "migrations": [_migration(info) for info in infos],
+                "migrations_problem": problem,
+                **count,
+            }
+        )
+        return
+    _print_migrations(infos, count, verbose=settings.verbose)
+    if problem:
+        click.echo(
+            f"What is pending cannot be applied, and version {what.schema_version} is served: {problem}"
+        )
+    click.echo(
+        f"\n{shown_url(db.url)}: commit {what.head:,} of {output.moment(what.head_time_ns)},"
+        f" {output.size(what.disk_bytes)} on disk"
+    )
+    if what.writes.error:
+        since = f" since {output.moment(what.writes.since_ns)}" if what.writes.since_ns else ""
+        click.echo(f"  Writes refused{since}: {what.writes.error}")
+    for sentence in what.warnings:
+        click.echo(f"  Warning: {sentence}")
+    width = max((len(table.name) for table in what.tables), default=0)
+    for table in what.tables:
+        indexes = f"  indexes: {', '.join(table.indexes)}" if table.indexes else ""
+        click.echo(f"  {table.name:{width}}  {table.rows:>11,} rows{indexes}")
+    if line := ahead_of(what.clock):
+        click.echo(f"  {line}")
+    _print_expiry(what.expiry)
+    _print_archive(what.archive)
+    if what.consumers.error:
+        click.echo(f"  Where consumers are is not known: {what.consumers.error}")
+    for name in what.consumers.over:
+        click.echo(f"  Consumer {name} is beyond its cap: nothing is held for it (`everlog consumers`)")
+
+
+def _print_migrations(infos: list[MigrationInfo], count: dict[str, int], *, verbose: bool) -> None:
+    for info in infos:
+        when = ""
+        if verbose and info.applied_ns:
+            when = f"  {output.moment(info.applied_ns)}  commit {info.seq}"
+        notes = "".join(f"  ({note})" for note in _notes(info))
+        click.echo(f"{_MARKS[info.state]} {info.title}{when}{notes}")
+    if infos:
+        click.echo()
+    for state, number in count.items():
+        if number or state in ("applied", "pending"):
+            click.echo(f"{state.capitalize()}: {number}")
+
+
+def _print_expiry(what: ExpiryStatus) -> None:
+    if what.rows:
+        click.echo(
+            f"  {what.rows:,} rows have a life, {what.due:,} of them over; the next ends"
+            f" {output.moment(what.next_ns)}"
+        )
+    if what.jumped_s:
+        click.echo(
+            f"  The clock jumped forward by {what.jumped_s:,.0f} s: nothing expires until it is what it was,"
+            " or `everlog expire --trust-clock`"
+        )
+
+
+def _print_archive(what: ArchiveStatus) -> None:
+    if what.base:
+        click.echo(
+            f"  Records up to {what.base:,} are archived, the last at {output.moment(what.archived_ns)}"
+        )
+    if what.error:
+        click.echo(
+            f"  Old log could not be archived to {what.target} since {output.moment(what.error_ns)}:"
+            f" {what.error}; it is tried again"
+        )
+
+
+def _notes(info: MigrationInfo) -> Iterator[str]:
+    if info.state in _SAYS:
+        yield _SAYS[info.state]
+    if info.held:
+        yield "two versions are served; `everlog complete` ends that"
+    elif info.state == "building":
+        yield f"since {output.moment(info.started_ns)}, {_progress(info)}; {_goes_on(info, 'up')}"
+    if info.returning:
+        yield (
+            f"being rolled back since {output.moment(info.started_ns)}, {_progress(info)};"
+            f" {_goes_on(info, 'rollback')}, `everlog up` gives that up"
+        )
+    if info.late:
+        yield "out of order: a newer one is applied" if info.state == "pending" else "came out of order"
+
+
+def _progress(info: MigrationInfo) -> str:
+    done = f"{info.rows:,} of {info.total:,} rows done" if info.total else f"{info.rows:,} rows done"
+    left = f", about {info.left_s:,.0f} s left" if info.left_s else ""
+    return f"{done}{left}" + (f", stopped: {info.stopped}" if info.stopped else "")
+
+
+def _goes_on(info: MigrationInfo, verb: str) -> str:
+    """Return which process continues the migration, for a message."""
+    if info.stopped == "disk full":
+        return "it goes on by itself once there is room"
+    return f"`everlog {verb}` goes on"
+
+
+def _print_diffs(settings: Settings, diffs: dict[int, str], version: int) -> None:
+    for one, diff in diffs.items():
+        if version in (ALL, one):
+            output.echo({"version": one, "diff": diff}) if settings.json else click.echo(diff, nl=False)
+
+
+def _migration(info: MigrationInfo) -> dict[str, Any]:
+    return {
+        "version": info.version,
+        "name": info.name,
+        "state": str(info.state),
+        "applied_ns": info.applied_ns,
+        "late": info.late,
+        "started_ns": info.started_ns,
+        "rows": info.rows,
+        "total": info.total,
+        "left_s": info.left_s,
+        "stopped": info.stopped,
+        "held": info.held,
+        "returning": info.returning,
+        "seq": info.seq,
+        "actor": info.actor,
+        "digest": info.digest.hex(),
+    }

@@ -1,0 +1,271 @@
+"""Text: rows and keys as people type them and as programs read them.
+
+    airports JFK              ─▶ "JFK"                      each field of a key is a word
+    flights 2013 1 1 UA …     ─▶ (2013, 1, 1, "UA", …)
+    row                       ─▶ {"faa": "JFK", "tz": -5}   protobuf's JSON, names as in the model
+
+Words are read as cells of a CSV file are (everlog.migrations.values).
+
+Progress: how far long work is, shown on standard error.
+
+    on a terminal     load flights:  54%|█████▍    | 181k/337k [00:01<00:01, 112k rows/s]
+    elsewhere, CI     load flights: 181,000 of 336,776 rows, 112,000 a second
+
+Elsewhere a line comes every few seconds and when a step that had time for one ends, so that a log
+of CI stays short.
+
+Streams: standard input, output and error of a command, and what a failed write means.
+
+    a command that only prints    stops at the first failed write        `log | head`
+    a command that does work      finishes its work, then says so        `up | head -n1`
+    standard error                never stops anything: progress and errors go there
+
+A stream that is closed when the program starts gets a descriptor: without one, the next file that is opened,
+a database's for example, would be standard output. Reading and writing it fails.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from everlog.migrations.values import as_json, dump, expected, from_text, plain
+from everlog.store.errors import RowError
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.schema.codec import TIMESTAMP, kind_of
+
+__all__ = ["dotted", "dump", "echo", "moment", "path", "plain", "row_dict", "size", "values"]
+
+Steps = tuple[FieldDescriptor, ...]
+
+
+def row_dict(row: Message) -> dict[str, Any]:
+    """A row as JSON values: fields that are not set are left out if they can be told from empty. What JSON
+    has no words for is shown as it is stored (everlog.migrations.values)."""
+    found: dict[str, Any] = as_json(row)
+    return found
+
+
+def echo(value: Any, *, indent: bool = False) -> None:
+    click.echo(dump(value, indent=indent))
+
+
+def values(fields: Sequence[Steps], words: Iterable[str], role: str) -> Any:
+    """The value of the first of these fields, or a tuple of the first ones; None for no words.
+
+    Raises RowError naming the field whose word does not fit.
+    """
+    words = list(words)
+    if len(words) > len(fields):
+        raise RowError(
+            f"{role} has the fields {dotted(fields)}; found {len(words)} values: {' '.join(words)}"
+        )
+    found = tuple(_value(path, word, role) for path, word in zip(fields, words, strict=False))
+    return found[0] if len(found) == 1 else found or None
+
+
+def dotted(fields: Sequence[Steps]) -> str:
+    return ", ".join(".".join(step.name for step in path) for path in fields)
+
+
+def moment(time_ns: int) -> str:
+    """A time for people: 2026-01-05 09:30:00.123 in UTC."""
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(" ", "milliseconds").removesuffix("+00:00")
+
+
+def path(found: Path) -> str:
+    """A path for people: from here, where it is below."""
+    here = Path.cwd()
+    return str(found.relative_to(here) if found.is_relative_to(here) else found)
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _value(path: Steps, word: str, role: str) -> Any:
+    field = path[-1]
+    try:
+        value = from_text(field)(word)
+        return Timestamp(**value) if kind_of(field) is TIMESTAMP else value
+    except (ValueError, TypeError) as error:
+        name = ".".join(step.name for step in path)
+        raise RowError(f"expected {expected(field)} for {name} in {role}, found {word!r} ({error})") from None
+
+
+LINE_EVERY_S = 5.0
+
+
+class Shown:
+    """Shows one step at a time; a new one ends the one before. Used as an OnProgress."""
+
+    def __init__(self, out: TextIO | None = None, *, every_s: float = LINE_EVERY_S) -> None:
+        self._out = out or sys.stderr
+        self._every_s = every_s
+        self._is_terminal = self._out.isatty() and not os.environ.get("CI")
+        self._bar: Any = None
+        self._last: Progress | None = None
+        self._began = self._told = 0.0
+        self._from = 0
+
+    def __call__(self, now: Progress) -> None:
+        if self._last is None or self._last.step != now.step:
+            self.end()
+            self._began = self._told = time.monotonic()
+            self._from = now.done
+        self._last = now
+        if self._is_terminal:
+            self._draw(now)
+        elif time.monotonic() - self._told >= self._every_s:
+            self._write(now)
+
+    def end(self) -> None:
+        """The step at hand is over."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        elif self._last is not None and not self._is_terminal and self._told > self._began:
+            self._write(self._last)  # a step that had a line has a last one
+        self._last = None
+
+    def _draw(self, now: Progress) -> None:
+        if self._bar is None:
+            from tqdm import tqdm  # type: ignore[import-untyped]
+
+            self._bar = tqdm(
+                desc=now.step,
+                total=now.total,
+                initial=self._from,
+                unit=f" {now.unit}",
+                unit_scale=True,
+                file=self._out,
+                dynamic_ncols=True,
+            )
+        if now.total != self._bar.total:
+            self._bar.total = now.total
+        self._bar.update(now.done - self._bar.n)
+
+    def _write(self, now: Progress) -> None:
+        self._told = time.monotonic()
+        seconds = max(self._told - self._began, 1e-9)
+        total = "" if now.total is None else f" of {now.total:,}"
+        rate = (now.done - self._from) / seconds
+        print(f"{now.step}: {now.done:,}{total} {now.unit}, {rate:,.0f} a second", file=self._out, flush=True)
+
+
+@contextmanager
+def shown(out: TextIO | None = None, *, every_s: float = LINE_EVERY_S) -> Iterator[OnProgress]:
+    """Shows what is told to the OnProgress that it gives, and cleans up behind it."""
+    progress = Shown(out, every_s=every_s)
+    try:
+        yield progress
+    finally:
+        progress.end()
+
+
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell has it for programs that die of it
+FAILED = 1
+
+
+class OutputError(Exception):
+    """Raised when standard output cannot be written, and the command only prints."""
+
+
+class Stream(io.FileIO):
+    """A descriptor to write to. After the first failure it accepts all bytes and writes none.
+
+    `failure` is the error of the first failed write, or None. With `stops` that write raises OutputError.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
+        self.failure: OSError | None = None
+        self.stops = False
+
+    def write(self, data: Any, /) -> int:
+        if self.failure is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.failure = error
+                if self.stops:
+                    raise OutputError from error
+        return memoryview(data).nbytes
+
+
+class _ClosedInput(io.FileIO):
+    def readinto(self, buffer: Any, /) -> int | None:
+        raise OSError(errno.EBADF, "it is closed", "standard input")
+
+
+class Streams:
+    """The standard streams while a command runs."""
+
+    def __init__(self) -> None:
+        self._input = _descriptor(0, sys.stdin)  # in this order: the lowest free one is taken
+        self.output = Stream(_descriptor(1, sys.stdout))
+        self._error = Stream(_descriptor(2, sys.stderr))
+        self._text = _text(self.output)
+
+    @contextmanager
+    def installed(self) -> Iterator[Streams]:
+        """Takes the place of sys.stdout, sys.stderr and, where it is closed, sys.stdin."""
+        before = sys.stdin, sys.stdout, sys.stderr
+        if sys.stdin is None:
+            sys.stdin = io.TextIOWrapper(io.BufferedReader(_ClosedInput(self._input, closefd=False)))
+        sys.stdout, sys.stderr = self._text, _text(self._error)
+        try:
+            yield self
+        finally:
+            self.output.stops = False
+            sys.stdout.flush()
+            sys.stderr.flush()
+            sys.stdin, sys.stdout, sys.stderr = before
+
+    def code(self, code: int) -> int:
+        """The exit code of a command that ended with `code`, once its output is flushed. Says on standard
+        error what could not be written, unless the reader has just closed the pipe."""
+        self.output.stops = False
+        self._text.flush()
+        failure = self.output.failure
+        if code or failure is None:
+            return code
+        if failure.errno == errno.EPIPE:
+            return PIPE_CLOSED
+        why = "it is closed" if failure.errno == errno.EBADF else failure.strerror
+        print(f"error: standard output could not be written: {why}", file=sys.stderr)
+        return FAILED
+
+
+def _descriptor(number: int, found: object) -> int:
+    """The descriptor of a standard stream; for one that is closed, one on which each write fails."""
+    return number if found is not None else os.open(os.devnull, os.O_RDONLY)
+
+
+def _text(stream: Stream) -> io.TextIOWrapper:
+    """Rows are written as they are, whatever LANG says."""
+    terminal = stream.isatty()
+    return io.TextIOWrapper(
+        io.BufferedWriter(stream),
+        encoding=None if terminal else "utf-8",
+        errors="backslashreplace",
+        line_buffering=terminal,
+    )

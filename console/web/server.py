@@ -1,0 +1,196 @@
+"""Pages: proposals of the databases that a process serves, over HTTP, to look at.
+
+    GET /migrations             all of them
+    GET /migrations/<digest>    one of them; the link that operators are sent
+
+HTML, or JSON where the Accept header prefers it. Nothing can be changed here, and there is no script.
+
+Invariants
+  (1) it is reached from this machine alone: others come through a proxy that knows who they are;
+  (2) a page that another site had a browser ask for under its own name is not given (the Host header).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import AF_INET, AF_INET6
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from everlog.console.web import proposal
+from everlog.migrations.proposal import Proposal, pick
+from everlog.rpc.address import is_loopback
+from everlog.store.errors import Error, MigrationError, OpenError
+
+PORT = 7421
+HTML, JSON = "text/html; charset=utf-8", "application/json"
+
+logger = logging.getLogger("everlog")
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Vary": "Accept",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Pages:
+    """Serves the pages of what `proposals` gives, at `listen` (HOST:PORT, port 0 is any), in a
+    thread of its own. `problems`: why migrations cannot be applied, by database. `url` is where people
+    find it, if that is elsewhere.
+
+    Raises OpenError for an address that is not of this machine alone, or that cannot be had.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        proposals: Callable[[], Iterable[Proposal]],
+        problems: Callable[[], Mapping[str, str]] = dict,
+        *,
+        url: str = "",
+    ) -> None:
+        host, _, port = listen.rpartition(":")
+        host = host.strip("[]")
+        if not is_loopback(host):
+            raise OpenError(
+                f"the console on {host} could be read by anybody who reaches this machine; let it listen on"
+                " 127.0.0.1, have a proxy that knows who comes stand before it, and say its address with"
+                " --console-url",
+                host=host,
+            )
+        self.proposals, self.problems = proposals, problems
+        try:
+            self._server = _Http(host, int(port), self)
+        except OSError as error:
+            raise OpenError(
+                f"cannot show pages on {listen}: {error.strerror or error}; choose another --console-listen",
+                address=listen,
+            ) from None
+        bound = self._server.server_address[1]
+        shown = f"[{host}]" if ":" in host else host
+        self.url = url.rstrip("/") or f"http://{shown}:{bound}"
+        self._thread = threading.Thread(target=self._server.serve_forever, name="everlog-pages", daemon=True)
+
+    def link(self, digest: bytes) -> str:
+        """The page of the proposal with this digest. The form of this link stays."""
+        return f"{self.url}/migrations/{digest.hex()}"
+
+    def answer(self, path: str, *, as_json: bool) -> tuple[HTTPStatus, str]:
+        """What a GET of this path is answered."""
+        words = [word for word in path.split("/") if word]
+        if not words or words[0] != "migrations" or len(words) > 2:
+            return _missing("expected /migrations, or /migrations/<digest>", as_json=as_json)
+        found = list(self.proposals())
+        if len(words) == 1:
+            found.sort(key=lambda one: one.proposed.time_ns, reverse=True)
+            return HTTPStatus.OK, _dump(map(proposal.told, found)) if as_json else proposal.overview(
+                found, self.problems()
+            )
+        try:
+            one = pick(found, words[1])
+        except MigrationError as error:
+            return _missing(str(error), as_json=as_json)
+        return HTTPStatus.OK, json.dumps(proposal.told(one, sources=True)) if as_json else proposal.page(one)
+
+    def may_ask(self, host: str) -> bool:
+        """Whether a browser that was told this name asks for what it should."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # what is no host at all
+            return False
+        return is_loopback(name) or name == urlsplit(self.url).hostname
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, host: str, port: int, pages: Pages) -> None:
+        self.address_family = AF_INET6 if ":" in host else AF_INET
+        self.pages = pages
+        super().__init__((host, port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever went away before the end is no error of ours; anything else is logged."""
+        error = sys.exception()
+        if not isinstance(error, (ConnectionError, TimeoutError)):
+            trace = "".join(traceback.format_tb(error.__traceback__)) if error is not None else ""
+            logger.error("a page could not be shown: %s\n%s", type(error).__name__, trace.rstrip())
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "everlog", ""
+    timeout = 10
+    server: _Http
+
+    def do_GET(self) -> None:
+        as_json = _prefers_json(self.headers.get("Accept", ""))
+        if not self.server.pages.may_ask(self.headers.get("Host", "")):
+            status, body = HTTPStatus.MISDIRECTED_REQUEST, "this is not the host that was asked for\n"
+        else:
+            try:
+                status, body = self.server.pages.answer(urlsplit(self.path).path, as_json=as_json)
+            except Error as error:
+                status, body = HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n"
+        raw = body.encode()
+        self.send_response(status)
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", JSON if as_json else HTML)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(raw)
+
+    do_HEAD = do_GET  # noqa: N815  the name is http.server's
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name is http.server's
+        """Requests are not worth a line each."""
+
+
+def _prefers_json(accept: str) -> bool:
+    """Whether a request would rather have JSON than HTML (RFC 9110, 12.5.1); HTML if it is all one."""
+    weights = {"application/json": 0.0, "text/html": 0.0}
+    for part in accept.split(","):
+        kind, *parameters = (word.strip().lower() for word in part.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    weight = float(parameter[2:])
+                except ValueError:
+                    weight = 0.0
+        if kind in weights:
+            weights[kind] = weight
+    return weights["application/json"] > weights["text/html"]
+
+
+def _missing(words: str, *, as_json: bool) -> tuple[HTTPStatus, str]:
+    return HTTPStatus.NOT_FOUND, json.dumps({"error": words}) if as_json else proposal.missing(words)
+
+
+def _dump(values: Iterable[Any]) -> str:
+    return json.dumps(list(values))

@@ -1,0 +1,1 @@
+"""Followers: commits carried into a sink, each exactly once."""

@@ -1,0 +1,91 @@
+"""Verify: the proof that a sink equals the tables that it follows, as they were at its position.
+
+    database ─▶ (rows, hash) of each table ┐     at the seq that the sink is at
+                                           ├──▶ differences, or none
+    sink ─▶ rows ─▶ (rows, hash)           ┘
+
+The hash is the content hash (everlog.store.tables.hashing). A sink makes its rows again from what readers of
+the target see, so a value that was changed there by hand is a difference, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from everlog.consumers.follower.sink import Sink
+from everlog.store.errors import SinkError
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.tables.hashing import TableHash, content_hash
+
+
+class Hashed(Protocol):
+    """A database, embedded or remote, as far as a proof needs it."""
+
+    @property
+    def uuid(self) -> bytes: ...
+    def hashes(self, *, seq: int) -> Mapping[str, TableHash]: ...
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One table that differs, and how, as a sentence."""
+
+    table: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.table}: {self.text}"
+
+
+def verify(db: Hashed, sink: Sink, *, progress: OnProgress | None = None) -> list[Difference]:
+    """Each table in which `sink` differs from `db`; an empty list proves them equal. Read-only.
+
+    The database is looked at as it was at the position of the sink, so that neither its writers nor a
+    follower that is behind are in the way. Raises SinkError if the sink is of another database, or moved
+    meanwhile, CursorError if it is ahead of the database.
+    """
+    state = sink.open()
+    if state is None or state.position.database != db.uuid:
+        raise SinkError(f"{sink.name} does not follow database {db.uuid.hex()}; verify it against its own")
+    followed = state.tables
+    expected = db.hashes(seq=state.position.seq)
+    theirs = {name: one for name, one in expected.items() if not followed or name in followed}
+    differences: list[Difference] = []
+    for done, name in enumerate(sorted(theirs.keys() | set(sink.tables()))):
+        if progress is not None:
+            progress(Progress(step=f"verify {name}", done=done, total=len(theirs), unit="tables"))
+        difference = _compare(name, theirs, sink)
+        if difference:
+            differences.append(Difference(name, difference))
+    sink.begin(followed)  # raises if another follower has moved it
+    sink.rollback()
+    return differences
+
+
+def _compare(name: str, theirs: Mapping[str, TableHash], sink: Sink) -> str:
+    if name not in theirs:
+        return "is in the sink, but not in the database"
+    if name not in sink.tables():
+        return "is in the database, but not in the sink"
+    try:
+        found, expected = content_hash(_in_order(sink.rows(name))), theirs[name]
+    except SinkError as error:
+        return str(error)
+    if found.rows != expected.rows:
+        return f"has {found.rows} rows in the sink, {expected.rows} in the database"
+    if found.hash != expected.hash:
+        return f"has content hash {found.hash.hex()} in the sink, {expected.hash.hex()} in the database"
+    return ""
+
+
+def _in_order(rows: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    last = b""
+    for key, row in rows:
+        if key <= last:
+            raise SinkError(
+                f"the sink gives key {key.hex()} after {last.hex()}; expected each key once, in order"
+            )
+        last = key
+        yield key, row

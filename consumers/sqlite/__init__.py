@@ -1,0 +1,1 @@
+"""A sink that mirrors tables into an SQLite file."""

@@ -1,0 +1,1 @@
+"""Approval: plans are proposed, approved or rejected, and operators are notified."""

@@ -1,0 +1,454 @@
+"""Notify: operators are told what becomes of migrations, each of them once.
+
+    a proposal, a rollback (approval/notify.py) ─┬─▶ Apprise: Slack, Teams, e-mail, webhooks, …
+    a run (approval/auto.py)                      ─┤
+    a server's certificates (approval/notify.py) ┘
+
+A thread of its own compares what the log says has happened with what it says was told (approval/notify.py),
+and tells the rest, with a link to the page. Who cannot be reached is tried again, in order, while
+the others go on.
+
+Invariants
+  (1) whoever commits never waits for a notification;
+  (2) each of those named is told of each event once, whatever restarts lie between;
+  (3) no URL is shown or logged with the secrets in it.
+
+Notices: what somebody was told of, so that it is told once, also by a process that starts later.
+
+    Notice { kind "migration.notified", subject "<digest>/<event>", detail: whom }
+
+    whom := the first 8 bytes of SHA-256 of the URL that was told: the log holds no secret
+
+A notice is written after the other side has taken what it was sent. If the process dies between the
+two, it is sent again: nobody is left untold, and who gets the same twice sees it by its subject.
+
+Messages: the notifications of operators about migrations, one for each event.
+
+of a proposal    proposed ─▶ approved ─▶ started ─▶ finished
+                          └▶ rejected          └──▶ failed
+of a database    rolled back, also of what nobody proposed
+of a server      certificates that need a replacement, once a day
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
+
+from everlog.migrations.approval.approval import Approval
+from everlog.migrations.proposal import Proposal, ProposalState, proposals
+from everlog.proto import log_pb2
+from everlog.store import record
+from everlog.store.database import Database
+from everlog.store.errors import Error, OpenError
+from everlog.store.online.apply import Recorded
+from everlog.store.tx.transaction import proof_name
+
+KIND = "migration.notified"
+
+Told = tuple[str, bytes]  # subject, whom
+
+
+def whom(url: str) -> bytes:
+    """What stands in the log for one who is told."""
+    return hashlib.sha256(url.encode()).digest()[:8]
+
+
+def write(db: Database, told: Told) -> None:
+    """Writes that somebody was told, as a commit of its own."""
+    subject, detail = told
+
+    def about(commit: log_pb2.Commit) -> None:
+        commit.notice.CopyFrom(log_pb2.Notice(kind=KIND, subject=subject, detail=detail))
+
+    db._commit(db.transaction(), about)
+
+
+def read(db: Database, after: int) -> set[Told]:
+    """Who was told of what by commits after this one. Read-only; reads all of them."""
+    sign, found = KIND.encode(), set[Told]()
+    for seq, framed in db.log.scan(after):
+        if sign in framed:
+            commit = record.decode(framed, seq)
+            if commit.notice.kind == KIND:
+                found.add((commit.notice.subject, commit.notice.detail))
+    return found
+
+
+STEPS_SHOWN = 20
+_DAY_NS = 86_400_000_000_000
+DECISIONS = ("approved", "rejected")  # their messages say how the author is known
+
+SAYS = {
+    "proposed": ("waits for approval", "warning"),
+    "approved": ("is approved", "info"),
+    "rejected": ("is rejected", "warning"),
+    "started": ("has begun", "info"),
+    "finished": ("is done", "success"),
+    "failed": ("has failed", "failure"),
+    "left_out": ("was not applied", "warning"),
+    "unusable": ("cannot be applied", "failure"),
+    "rolled_back": ("was rolled back", "warning"),
+    "certificate": ("needs a replacement", "warning"),
+}
+
+
+class Message(NamedTuple):
+    """One event, as it is sent. `subject` is its own and no other's."""
+
+    subject: str
+    title: str
+    body: str
+    kind: str  # info, warning, success, failure
+
+
+@dataclass
+class OfApproval:
+    """What there is to tell of an approval's proposals, from the newest on."""
+
+    approval: Approval
+
+    @property
+    def db(self) -> Database:
+        return self.approval.db
+
+    def since(self) -> int | None:
+        """The seq before which nothing is told; None: there is nothing yet. Read-only."""
+        found = self.approval.proposals()
+        if not found and self.approval.problem:
+            return last_done(self.db)
+        return found[-1].proposed.seq if found else None
+
+    def messages(self, since: int) -> list[Message]:
+        """All, in order. Read-only."""
+        running, name = self.approval.running, self.approval.name
+        told = [
+            message
+            for one in self.approval.proposals()
+            if one.proposed.seq >= since
+            for message in _messages(one, name, running=running == one.digest)
+        ]
+        if problem := self.approval.problem:
+            digest = hashlib.sha256(self.db.uuid + problem.encode(errors="backslashreplace")).hexdigest()
+            title = f"{name or self.db.url}: pending migrations"
+            lines = iter([problem, f"Version {self.db.schema.version} is served."])
+            told.append(message_of("unusable", digest, title, lines))
+        return told
+
+
+@dataclass
+class OfRollbacks:
+    """What was rolled back, or cancelled, of a database since the newest migration that was done."""
+
+    db: Database
+    name: str
+
+    def since(self) -> int | None:
+        """The seq of the newest finished migration; earlier events are not reported. Read-only."""
+        return last_done(self.db)
+
+    def messages(self, since: int) -> list[Message]:
+        """All, in order. Read-only."""
+        newer = [
+            one
+            for one in self.db.migrations()
+            if one.seq > since and one.migration.step == log_pb2.Migration.ROLLED_BACK
+        ]
+        found = proposals(self.db) if newer else []
+        rejected = {one.last.seq for one in found if one.state is ProposalState.REJECTED}  # reported
+        return [self._message(one) for one in newer if one.seq not in rejected]
+
+    def _message(self, record: Recorded) -> Message:
+        one = record.migration
+        digest = hashlib.sha256(self.db.uuid + record.seq.to_bytes(8, "big")).hexdigest()
+        title = f"{self.name or self.db.url}: the migration {one.version}_{one.name}"
+        commit = self.db.log.commit(record.seq)
+        by = said("rolled back", commit.actor, commit.reason, proof_name(commit.proof))
+        return message_of("rolled_back", digest, title, iter([f"{by} (commit {record.seq})"]))
+
+
+@dataclass
+class OfServer:
+    """What operators of a server must replace, once a day (UTC). The log of `db` notes who was told.
+
+    `certificates`: sentences by a text that is the same every day; replaced as a whole."""
+
+    db: Database
+    name: str
+    certificates: Mapping[str, str] = field(default_factory=dict)
+    today: Callable[[], date] = lambda: datetime.now(UTC).date()
+
+    def since(self) -> int | None:
+        """The seq of a record of two days ago: what was told before is another day's. Read-only."""
+        return self.db.past.before(time.time_ns() - 2 * _DAY_NS)
+
+    def messages(self, since: int) -> list[Message]:
+        """Those of today. Read-only."""
+        day, found = self.today().isoformat(), list[Message]()
+        for what, sentence in self.certificates.items():
+            about = b"\0".join((self.db.uuid, day.encode(), what.encode(errors="backslashreplace")))
+            title = f"{self.name}: a certificate of the server"
+            digest = hashlib.sha256(about).hexdigest()
+            found.append(message_of("certificate", digest, title, iter([sentence])))
+        return found
+
+
+def last_done(db: Database) -> int:
+    """Seq of the last migration that was done; 0: none was. Read-only."""
+    done = (log_pb2.Migration.FINISHED, log_pb2.Migration.SWITCHED)
+    return max((one.seq for one in db.migrations() if one.migration.step in done), default=0)
+
+
+def message_of(event: str, digest: str, title: str, lines: Iterator[str]) -> Message:
+    """The message of one event. `title` says what it happens to; `lines` are its body."""
+    words, kind = SAYS[event]
+    subject = f"{digest}/{event}"
+    return Message(subject, f"{title} {words}", "\n".join([*lines, f"({subject})"]), kind)
+
+
+def said(event: str, actor: str, reason: str, proof: str = "") -> str:
+    """Who did it, and why. `proof`: how the actor is known, where that is to be said."""
+    by = f" by {actor}{f' ({proof})' if proof else ''}" if actor else ""
+    return f"{event.capitalize()}{by}{f': {reason}' if reason else ''}"
+
+
+def some(lines: list[str], what: str) -> Iterator[str]:
+    """The first of many lines, and how many are left."""
+    yield from lines[:STEPS_SHOWN]
+    if len(lines) > STEPS_SHOWN:
+        yield f"- and {len(lines) - STEPS_SHOWN} {what} more"
+
+
+def _messages(proposal: Proposal, name: str, *, running: bool) -> Iterator[Message]:
+    """What is to be told of a proposal so far, in order."""
+    if proposal.state is ProposalState.SUPERSEDED:
+        return
+    plan = proposal.plan
+    title = f"{name or plan.database}: the migration to {plan.to_version}"
+    for event in _events(proposal, running=running):
+        yield message_of(event, proposal.digest.hex(), title, _body(proposal, event))
+
+
+def _events(proposal: Proposal, *, running: bool) -> Iterator[str]:
+    yield "proposed"
+    if proposal.event("approved") is None:
+        if proposal.state is ProposalState.REJECTED:
+            yield "rejected"
+        return
+    yield "approved"
+    if running or proposal.last.step not in ("approved", "rejected"):
+        yield "started"
+    if proposal.state in (ProposalState.FINISHED, ProposalState.ROLLED_BACK):
+        yield "finished"
+    elif proposal.state in (ProposalState.FAILED, ProposalState.REJECTED):
+        yield str(proposal.state)
+
+
+def _body(proposal: Proposal, event: str) -> Iterator[str]:
+    at = proposal.event(event)
+    if at is None and event == str(proposal.state):
+        at = proposal.last  # it was given up on its way
+    if at is not None:
+        yield said(event, at.actor, at.reason, at.proof if event in DECISIONS else "")
+        if at.error:
+            yield at.error
+    if event == "proposed":
+        plan = proposal.plan
+        steps = [f"- {one.title}: {step.text}" for one in plan.migrations for step in one.steps]
+        yield from some(steps, "steps")
+        if plan.errors:
+            yield f"Errors, which must be mended before it can be approved: {len(plan.errors)}"
+            yield from some([f"- {error}" for error in plan.errors], "errors")
+        if others := [one for one in plan.findings if one.severity != "error"]:
+            named = "; ".join(f"{one.id} at {one.file}:{one.line}" for one in others[:STEPS_SHOWN])
+            yield f"Findings of lint: {len(others)}: {named}{'; …' if len(others) > STEPS_SHOWN else ''}"
+    if proposal.url:
+        yield proposal.url
+
+
+RETRY_S = 5.0
+RETRY_S_MAX = 300.0
+CLOSE_S = 10.0
+
+logger = logging.getLogger("everlog")
+
+
+class Events(Protocol):
+    """Something that there is to tell of one database."""
+
+    @property
+    def db(self) -> Database: ...
+
+    def since(self) -> int | None:
+        """The seq before which nothing is told; None: there is nothing yet."""
+
+    def messages(self, since: int) -> list[Message]:
+        """What happened after that, in order."""
+
+
+class Notifier:
+    """Tells those behind Apprise's `urls` of the events of approvals and runs, while it is entered.
+
+    Raises OpenError for a URL that Apprise does not understand, and if Apprise is not installed.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        sources: Sequence[Approval | Events],
+        *,
+        server: OfServer | None = None,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        self._targets = targets(urls)
+        self._sources: list[Events] = [
+            OfApproval(one) if isinstance(one, Approval) else one for one in sources
+        ]
+        dbs = {one.db.uuid: one for one in reversed(self._sources)}
+        self._rollbacks = [OfRollbacks(one.db, getattr(one, "name", "")) for one in dbs.values()]
+        self._sources += [*self._rollbacks, *([server] if server is not None else [])]
+        self._schemas = {one.db.uuid: one.db.schema for one in self._rollbacks}
+        self._retry_s = retry_s
+        self._since: dict[int, int] = {}  # by the source's place
+        self._told: dict[int, set[Told]] = {}
+        self._woken = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="everlog-notify", daemon=True)
+
+    def wake(self) -> None:
+        """Something may have happened."""
+        self._woken.set()
+
+    def replace(self, made: Targets) -> None:
+        """Tell others from now on. Who is new is told of what is newest, who stays of nothing twice."""
+        self._targets = made
+        self.wake()
+
+    def __enter__(self) -> Self:
+        for at, source in enumerate(self._sources):  # now: what is newest may be another one in a moment
+            if (since := source.since()) is not None:
+                self._since[at] = since
+        for one in self._rollbacks:
+            one.db.log.on_advance(self._look)
+        self._thread.start()
+        self.wake()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Tries once more to tell what is left, and ends; the next process tells the rest."""
+        for one in self._rollbacks:
+            one.db.log.off_advance(self._look)
+        self._closing.set()
+        self.wake()
+        self._thread.join(CLOSE_S)
+
+    def _look(self) -> None:
+        """After a commit: whether another schema is in force, and there may be something to tell."""
+        for one in self._rollbacks:
+            if one.db.schema is not self._schemas[one.db.uuid]:
+                self._schemas[one.db.uuid] = one.db.schema
+                self.wake()
+
+    def _run(self) -> None:
+        wait_s = self._retry_s
+        while True:
+            self._woken.wait()
+            self._woken.clear()
+            closing = self._closing.is_set()  # after the clearing, or its wake could be lost
+            try:
+                arrived = [self._tell(at, source) for at, source in enumerate(self._sources)]
+                done = all(arrived)
+            except Error as error:
+                logger.warning("what is to be told cannot be read or noted: %s", error)
+                done = False
+            if closing:
+                return
+            if done:
+                wait_s = self._retry_s
+                continue
+            self._closing.wait(wait_s)
+            wait_s = min(2 * wait_s, RETRY_S_MAX)
+            self.wake()
+
+    def _tell(self, at: int, source: Events) -> bool:
+        """Send the remaining messages of one source; return whether all arrived."""
+        db = source.db
+        if not self._targets:
+            return True
+        since = self._since.get(at)
+        if since is None:
+            since = source.since()
+            if since is None:
+                return True
+            self._since[at] = since
+        messages = source.messages(since)
+        if messages and at not in self._told:
+            self._told[at] = read(db, since)
+        told, arrived = self._told.get(at, set()), True
+        for whom, target in self._targets.items():
+            for message in messages:
+                key = (message.subject, whom)
+                if key in told:
+                    continue
+                if not target.send(message):
+                    arrived = False
+                    break  # what comes after it would come before it
+                told.add(key)
+                write(db, key)
+        return arrived
+
+
+class _Target:
+    """One who is told."""
+
+    def __init__(self, apprise: Any, name: str) -> None:
+        self._apprise = apprise
+        self.name = name
+
+    def send(self, message: Message) -> bool:
+        """Whether it was taken."""
+        sent = self._apprise.notify(
+            title=message.title, body=message.body, notify_type=message.kind, body_format="text"
+        )
+        if not sent:
+            logger.warning("%s did not take %r; it is tried again", self.name, message.title)
+        return bool(sent)
+
+
+Targets: TypeAlias = Mapping[bytes, _Target]  # by what the log has in the place of their URLs
+
+
+def targets(urls: Sequence[str]) -> Targets:
+    """Return those behind Apprise's `urls`. Raises OpenError for a URL that Apprise does not understand, and
+    if Apprise is not installed."""
+    return {whom(url): _target(url, number) for number, url in enumerate(urls, 1)}
+
+
+def _target(url: str, number: int) -> _Target:
+    try:
+        import apprise  # noqa: PLC0415  an extra: only who is told needs it
+    except ModuleNotFoundError:
+        raise OpenError(
+            "apprise is needed to notify anybody; install it with `pip install everlog[notify]`"
+        ) from None
+    made: Any = apprise.Apprise()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # its own affair: it loads all it knows
+        known = made.add(url)
+    if not known:
+        scheme = url.partition("://")[0][:20]
+        raise OpenError(
+            f"expected URL {number} to notify to be one of Apprise's, as slack://… or mailto://…, found one"
+            f" of scheme {scheme!r} that it does not understand"
+        )
+    return _Target(made, made[0].url(privacy=True).partition("?")[0])

@@ -1,0 +1,1 @@
+"""Lint: findings in migrations that are not applied yet."""

@@ -1,0 +1,279 @@
+"""Lint data: what rows that are there, and rows that migrations bring, forbid.
+
+    database (if any) ─▶ Rows ─▶ migration: up? bootstrap ─▶ Rows ─▶ … unique indexes, each time
+
+Without a database the rows are those that the bootstrap data of all folders makes. Nothing is
+written: rows of a migration lie over those of the database, in memory or in a temporary file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from everlog.migrations.bootstrap import bootstrap, loaded
+from everlog.migrations.dry_run import Make, maker
+from everlog.migrations.lint.tables import Step, is_new
+from everlog.migrations.loader import fault
+from everlog.migrations.migration import Migration
+from everlog.migrations.spilled import Spill, Spilled
+from everlog.store.errors import Error
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.schema.reflect import table_of
+from everlog.store.schema.schema import Schema, TableInfo
+from everlog.store.schema.table import Index, Table
+from everlog.store.tx.validator import duplicate
+from everlog.store.upkeep.status import Status
+
+_NAMED = 3  # rows that a finding names
+_TELL_EVERY = 20_000
+
+
+class Readable(Protocol):
+    """A database, here or on a server, as far as lint reads it."""
+
+    @property
+    def schema(self) -> Schema: ...
+
+    def scan(self, what: Any, /) -> Iterable[Any]: ...
+
+    def status(self) -> Status: ...
+
+
+class _Row(NamedTuple):
+    """A row, and whether the migration that is looked at brings it."""
+
+    key: bytes
+    row: Any
+    brought: bool
+
+
+class _FailedError(Exception):
+    """`up` does not take a row."""
+
+    def __init__(self, table: str, where: str, error: Error) -> None:
+        super().__init__(" ".join(str(error).split()))
+        self.table = table
+        self.where = where
+        self.raised = error.__context__  # by `up` itself
+
+
+_Scan = Callable[[], Iterable[tuple[bytes, bytes]]]
+
+
+class _Rows:
+    """The rows of one table: those of the database, changed by `steps`, under `brought`."""
+
+    def __init__(self, spill: Spill, scan: _Scan = tuple) -> None:
+        self.scan = scan
+        self.steps: list[Callable[[bytes, bytes], bytes]] = []
+        self._spill = spill
+        self._brought = Spilled(spill)  # number of the migration:u32be and the row; None: it is deleted
+
+    def bring(self, key: bytes, raw: bytes | None, number: int) -> bool:
+        """A row that the how manyth migration brings, or deletes. Returns whether it did so before."""
+        _, was = self._brought.find(key)
+        self._brought[key] = None if raw is None else number.to_bytes(4) + raw
+        return was is not None and int.from_bytes(was[:4]) == number
+
+    def transform(self, table: str, where: str, make: Make) -> None:
+        def step(key: bytes, row: bytes) -> bytes:
+            try:
+                return make(key, row).row
+            except Error as error:
+                raise _FailedError(table, where, error) from error
+
+        changed = Spilled(self._spill)
+        for key, value in self._brought.items():
+            changed[key] = None if value is None else value[:4] + step(key, value[4:])
+        self._brought = changed
+        self.steps.append(step)
+
+    def all(self, info: TableInfo, number: int) -> Iterator[_Row]:
+        """Every row in the model of `info`; those of this migration are `brought`. Raises _FailedError."""
+        for key, scanned in self.scan():
+            raw = scanned
+            for step in self.steps:
+                raw = step(key, raw)
+            if key not in self._brought:
+                yield _Row(key, info.salvage(raw), brought=False)
+        for key, value in self._brought.items():
+            if value is not None:
+                yield _Row(key, info.salvage(value[4:]), brought=int.from_bytes(value[:4]) == number)
+
+
+class Data:
+    """The rows as they would be after each migration, one after the other."""
+
+    def __init__(self, db: Readable | None, progress: OnProgress | None) -> None:
+        self._db = db
+        self._progress = progress
+        self._rows: dict[str, _Rows] = {}
+        self._spill = Spill()
+        self._number = 0  # of the migration that is looked at
+        for info in db.schema.tables.values() if db is not None else ():
+            self._rows[info.name] = _Rows(self._spill, self._scan_of(info))
+
+    def _of(self, table: str) -> _Rows:
+        return self._rows.setdefault(table, _Rows(self._spill))
+
+    def lint(self, step: Step, before: Schema, schema: Schema) -> None:
+        """One migration that is not applied; `schema` is the one that it makes of `before`."""
+        migration = step.migration
+        self._number += 1
+        was = {new: old for old, new in migration.rename.items()}
+        anew = migration.up.names if migration.up is not None else ()  # what comes of them cannot be told
+        for name in (*migration.drop, *anew):
+            self._rows.pop(name, None)
+        self._rows = {migration.rename.get(name, name): rows for name, rows in self._rows.items()}
+        try:
+            for name, transform in migration.transforms.items():
+                old = before.tables.get(was.get(name, name))
+                if (
+                    old is None
+                    or old.proto.model != transform.old.DESCRIPTOR.full_name
+                    or migration.table(name) is not transform.table
+                ):
+                    return  # loading says what is wrong
+                make = maker(old, schema.tables[name], transform)
+                self._of(name).transform(name, transform.where, make)
+            brought = self._bring(step, before, schema)
+            for name in migration.transforms:
+                for _ in self._rows[name].all(schema.tables[name], self._number):
+                    pass  # that `up` takes every row
+            for table in migration.tables:
+                self._uniques(step, schema, table, changed=table.name in brought)
+        except _FailedError as error:
+            file, where = migration.folder.path / "__init__.py", error.where
+            if isinstance(error.raised, Exception):  # at the line in `up`, if it came that far
+                inside = fault(migration.folder, file, error.raised).facts["where"]
+                where = where if inside == f"{file}:1" else inside
+            step.found.add("data/transform", where, str(error))
+            self._rows.pop(error.table, None)  # what comes of it cannot be told
+
+    def _scan_of(self, info: TableInfo) -> _Scan:
+        def scan() -> Iterable[tuple[bytes, bytes]]:
+            assert self._db is not None
+            for done, row in enumerate(self._db.scan(table_of(info)), 1):
+                if self._progress is not None and done % _TELL_EVERY == 0:
+                    self._progress(Progress(f"lint {info.name}", done))
+                yield info.own.key_of(row), row.SerializeToString()
+
+        return scan
+
+    def _bring(self, step: Step, before: Schema, schema: Schema) -> set[str]:
+        """The bootstrap rows of a migration. Returns their tables."""
+        brought, number = set[str](), self._number
+        folder, twice, count = step.migration.folder, list[str](), 0
+
+        def again(text: str) -> None:
+            nonlocal count
+            count += 1
+            if len(twice) < _NAMED:
+                twice.append(text)
+
+        try:
+            rows = bootstrap(step.migration, twice=True)
+            loaded(step.migration, rows, before.proto)
+            for table, row in rows:
+                info = schema.tables[table.name]
+                raw = row.SerializeToString()
+                key = info.own.key_of(info.model.FromString(raw))
+                if self._of(table.name).bring(key, raw, number):
+                    again(info.name_key(key))
+                brought.add(table.name)
+            for path in sorted(rows.withheld):
+                step.found.add(
+                    "person/bootstrap",
+                    f"{folder.path / path}:1",
+                    f"{path} may have rows of a sealed table: the log keeps a digest of it, not its content;"
+                    " but the folder and each copy of it have them in clear; forgetting does not reach them",
+                )
+            if rows.withheld and not folder.salt:
+                step.found.add(
+                    "person/unsalted",
+                    f"{folder.model}:1",
+                    f"the digest of {folder.title} has no salt: in the log it confirms guesses about"
+                    f" {', '.join(sorted(rows.withheld))}",
+                )
+            for table, deleted in rows.deleted:
+                key = schema.tables[table.name].encode_key(deleted)
+                if self._of(table.name).bring(key, None, number):
+                    again(f"{schema.tables[table.name].name_key(key)}, which is deleted as well")
+        except Error as error:
+            where = error.facts.get("where") or _file_of(error) or _bootstrap_file(step.migration)
+            text = str(error).removeprefix(f"{where}: ")
+            step.found.add("load/bootstrap", where, f"bootstrap data of {folder.title}: {text}")
+        if twice:
+            more = f" … {count - _NAMED:,} more" if count > _NAMED else ""
+            text = f"bootstrap data of {folder.title} has two rows of one key, and the last would be there"
+            where = _bootstrap_file(step.migration)
+            step.found.add("data/bootstrap-twice", where, f"{text}: {'; '.join(twice)}{more}")
+        return brought
+
+    def _uniques(self, step: Step, schema: Schema, table: Table[Any, Any], *, changed: bool) -> None:
+        info, rows = schema.tables[table.name], self._rows.get(table.name)
+        before = {step.migration.rename.get(name, name): old for name, old in step.before.items()}
+        old = before.get(table.name) if table.name not in step.migration.drop else None
+        changed = changed or table.name in step.migration.transforms
+        for index in table.indexes.values():
+            if rows is not None and index.unique and (changed or is_new(index, old)):
+                self._unique(step, info, index, rows)
+
+    def _unique(self, step: Step, info: TableInfo, constant: Index[Any], rows: _Rows) -> None:
+        at, index = list(info.indexes).index(constant.name), info.indexes[constant.name]
+        taken = Spilled(self._spill)  # whether a row was brought, and its key, by its values
+        count, looked, by_bootstrap = 0, 0, False
+        named: list[str] = []
+        for key, row, brought in rows.all(info, self._number):
+            looked += 1
+            values = info.own.entry_ofs[at](row)
+            if index.nullable and index.has_null(values[len(index.prefix) :]):
+                continue
+            is_there, found = taken.find(values)
+            if not is_there or found is None:
+                taken[values] = bytes([brought]) + key
+                continue
+            holder, held = found[1:], found[0] == 1
+            if holder == key:
+                continue
+            count += 1
+            by_bootstrap |= brought or held
+            if len(named) < _NAMED:
+                named.append(str(duplicate(index, values, holder, key)))
+        if count:
+            more = f" … {count - _NAMED:,} more" if count > _NAMED else ""
+            text = (
+                f"unique index {index.name} of {info.name}: {count:,} of {looked:,} rows have what another"
+                f" row has: {'; '.join(named)}{more}"
+            )
+            step.found.add(
+                "data/bootstrap-not-unique" if by_bootstrap else "data/not-unique", constant.where, text
+            )
+
+
+def lint_unchecked(step: Step) -> None:
+    """Unique indexes of a migration that no rows are compared with: there is no database."""
+    migration = step.migration
+    before = {migration.rename.get(name, name): old for name, old in step.before.items()}
+    for table in migration.tables:
+        old = before.get(table.name) if table.name not in migration.drop else None
+        for name, index in table.indexes.items():
+            if index.unique and old is not None and is_new(index, old):
+                step.found.add(
+                    "data/unique-unchecked",
+                    index.where,
+                    f"unique index {name} of {table.name} is new, and whether rows that are there are unique"
+                    " was not looked at: there is no database",
+                )
+
+
+def _file_of(error: Error) -> str:
+    """File and line of a LoadError."""
+    file = error.facts.get("file")
+    return f"{file}:{error.facts.get('line') or 1}" if file else ""
+
+
+def _bootstrap_file(migration: Migration) -> str:
+    files = sorted(migration.folder.path.glob("bootstrap*"))
+    return f"{files[0]}:1" if files else migration.where

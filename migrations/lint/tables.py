@@ -1,0 +1,270 @@
+"""Lint tables: what a migration does to tables that are there: keys, indexes, what goes.
+
+    before { name: Table } ─▶ rename, drop ─▶ for each table that is declared again: Models, key, indexes
+
+A table with a Transform has its rows rewritten, so that its model may be any; what must hold is
+that its key stays.
+
+Lint people: what a table that names a person leaves open.
+
+primary key   not sealed: it should be a surrogate, which tells nothing of anybody
+history       rows from before the table was sealed stay open in the log
+removed       rows that were sealed are written in clear, by a table that names no person any more
+
+Lint names: of tables, models and constants, in the folder where each first appears.
+
+    tables, indexes, fields   in_snake_case         messages, enums   CamelCase
+    values of enums           UPPER_CASE            constants         UPPER_CASE
+
+Those are the names that protobuf's style guide (protobuf.dev, "Style Guide") and Python's (PEP 8)
+give, and that the CLI, JSON and SQL of a follower show. A name that is in use is hard to change, so
+later folders, which copy it, are left be.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from everlog.migrations.compatible import check_compatible, same_index, undeclared
+from everlog.migrations.lint.rules import Findings
+from everlog.migrations.lint.source import ProtoText, full_name
+from everlog.migrations.lint.wire import Models
+from everlog.migrations.migration import Migration
+from everlog.store.errors import SchemaError
+from everlog.store.schema.schema import is_surrogate
+from everlog.store.schema.table import Field, Index, Table
+
+
+def lint_people(step: Step, old: Table[Any, Any] | None, new: Table[Any, Any]) -> None:
+    """Of one table of a migration, and what it was before."""
+    if new.person is None:
+        was = [old.name] if old is not None and old.person is not None else _from_sealed(step, new)
+        if was:
+            step.found.add(
+                "person/removed",
+                new.where,
+                f"{new.name} names no person, and gets rows of {', '.join(was)}, which were sealed: they"
+                " are written in clear, to the log, for ever, and forgetting"
+                " somebody later does not reach them",
+            )
+        return
+    if old is None or old.person is None or [f.path for f in old.key] != [f.path for f in new.key]:
+        for field in new.key:
+            if field.path == new.person.path or not is_surrogate(field.name, field.kind):
+                step.found.add(
+                    "person/key-not-surrogate",
+                    new.where,
+                    f"{field.dotted} is in the primary key of {new.name}, which is not sealed and is never"
+                    " forgotten: does it tell who somebody is?",
+                )
+    if old is not None and old.person is None:
+        rows = f"{step.counts[old.name]:,} rows" if old.name in step.counts else "rows"
+        step.found.add(
+            "person/open-before",
+            new.where,
+            f"{rows} of {new.name} were written before it was sealed: the log keeps them open, and forgetting"
+            " a person does not reach them there",
+        )
+
+
+def _from_sealed(step: Step, new: Table[Any, Any]) -> list[str]:
+    """The sealed tables that go, or get other rows, in a migration that makes the rows of a table anew."""
+    migration = step.migration
+    if migration.up is None or new.name not in migration.up.names:
+        return []
+    stay = {table.name for table in migration.tables if table.person is not None}
+    moved = {*migration.drop, *migration.up.names}
+    return sorted(
+        name
+        for name, table in step.before.items()
+        if table.person is not None and name in moved and migration.rename.get(name, name) not in stay
+    )
+
+
+Tables = dict[str, Table[Any, Any]]
+
+
+class Step(NamedTuple):
+    """One migration, and what is there before it."""
+
+    migration: Migration
+    text: ProtoText
+    before: Tables
+    counts: Mapping[str, int]  # rows in the database, by the name of the table there
+    found: Findings
+
+
+def after(step: Step) -> Tables:
+    """The tables after a migration. Read-only."""
+    migration = step.migration
+    kept = {name: table for name, table in step.before.items() if name not in migration.drop}
+    renamed = {migration.rename.get(name, name): table for name, table in kept.items()}
+    return renamed | {table.name: table for table in migration.tables}
+
+
+def lint_tables(step: Step) -> None:
+    """Everything about the tables of one migration."""
+    migration, found = step.migration, step.found
+    for name in migration.drop:
+        if name in step.before:
+            rows = f" with its {step.counts[name]:,} rows" if name in step.counts else ""
+            found.add(
+                "loss/table-dropped",
+                migration.where,
+                f"table {name} is dropped{rows}: what it held is in the history only",
+            )
+    for name, new_name in ((old, new) for old, new in migration.rename.items() if old in step.before):
+        text = f"table {name} is called {new_name} from now on: older clients and followers ask for {name}"
+        found.add("change/table-renamed", migration.where, text)
+    was = {migration.rename.get(name, name): table for name, table in step.before.items()}
+    kept = {name: table for name, table in was.items() if table.name not in migration.drop}
+    for where, text in undeclared(migration, kept):
+        found.add("change/undeclared", where, text)
+    for table in migration.tables:
+        before = was.get(table.name)
+        lint_people(step, before, table)
+        if before is not None and before.name not in migration.drop:
+            _table(step, before, table)
+
+
+def is_new(index: Index[Any], before: Table[Any, Any] | None) -> bool:
+    """Whether an index has to be built: it is not one of the table before, as it is now."""
+    old = before.indexes.get(index.name) if before is not None else None
+    return old is None or not same_index(old, index)
+
+
+def _table(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
+    transform = step.migration.transforms.get(new.name)
+    found, folder, up, down = step.found, step.migration.folder, step.migration.up, step.migration.down
+    if up is not None and new.name in up.names:
+        _dropped_indexes(step, old, new)
+        if down is None or old.name not in down.names:
+            text = f"rows of {new.name} are made anew, and no `down` makes those before again"
+            found.add("change/no-down", up.where, text)
+        return
+    if _paths(old.key) != _paths(new.key):
+        before, after_ = (", ".join(field.dotted for field in table.key) for table in (old, new))
+        text = f"the primary key of {new.name} was ({before}) and is ({after_}): every row would be another"
+        found.add("change/key", new.where, text)
+    _dropped_indexes(step, old, new)
+    if transform is not None:
+        if transform.down is None:
+            text = (
+                f"rows of {new.name} are transformed without `down`: no two versions at once, and no rollback"
+            )
+            found.add("change/no-down", transform.where, text)
+        return
+    Models(folder, step.text, new.name, found).compare(old.model.DESCRIPTOR, new.model.DESCRIPTOR)
+    _presence(step, old, new)
+    if not found.has_error_in(folder.path):
+        try:
+            check_compatible(
+                folder, old, new, rules=step.migration.rules
+            )  # folders that fail to load are never clean here
+        except SchemaError as error:
+            where = error.facts.get("where", new.where)
+            found.add("wire/incompatible", where, str(error).removeprefix(f"{where}: "))
+
+
+def _dropped_indexes(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
+    for name, index in old.indexes.items():
+        paths = _paths(index.fields)
+        others = [_paths(other.fields)[: len(paths)] for other in new.indexes.values()]
+        if name not in new.indexes and paths not in others:
+            fields = ", ".join(field.dotted for field in index.fields)
+            text = f"index {name} of {new.name} over ({fields}) is dropped: queries by it would fail"
+            step.found.add("loss/index-dropped", new.where, text)
+
+
+def _presence(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
+    """Keys and entries that are there tell absent from empty as the old model did."""
+    for what, field in _held(old, new):
+        was, now = old.model.DESCRIPTOR, new.model.DESCRIPTOR
+        for number in field.path:
+            if was is None or now is None or not _both_have(number, was, now):
+                break  # said as a removed field, or a changed type
+            was, now = was.fields_by_number[number], now.fields_by_number[number]
+            if was.has_presence != now.has_presence:
+                becomes = "becomes" if now.has_presence else "is no longer"
+                text = f"{now.full_name} {becomes} `optional`, but {what} of {new.name} holds it as it was"
+                where = f"{step.migration.folder.model}:{step.text.line_of(now)}"
+                step.found.add("wire/index-presence", where, text)
+            was, now = was.message_type, now.message_type
+
+
+def _both_have(number: int, was: Any, now: Any) -> bool:
+    return number in was.fields_by_number and number in now.fields_by_number
+
+
+def _held(old: Table[Any, Any], new: Table[Any, Any]) -> Iterator[tuple[str, Field[Any]]]:
+    for field in new.key:
+        yield "the key", field
+    for name, index in new.indexes.items():
+        if not is_new(index, old):
+            for field in index.fields:
+                yield f"index {name}", field
+
+
+def _paths(fields: tuple[Field[Any], ...]) -> list[tuple[int, ...]]:
+    return [field.path for field in fields]
+
+
+_SNAKE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_CAMEL = re.compile(r"[A-Z][A-Za-z0-9]*")
+_UPPER = re.compile(r"_?[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
+
+
+class Names:
+    """Names that were met in older folders are not looked at again."""
+
+    def __init__(self, found: Findings) -> None:
+        self._found = found
+        self._met: set[tuple[str, str]] = set()
+
+    def lint(self, migration: Migration, text: ProtoText) -> None:
+        """The names of one migration; call it for each, oldest first."""
+        folder = migration.folder
+        for table in migration.tables:
+            self._check("name/table", table.name, _SNAKE, table.where, f"table {table.name}")
+            for name, index in table.indexes.items():
+                title = f"index {table.name}.{name}"
+                self._check("name/table", name, _SNAKE, index.where, title)
+        package = f"{folder.proto_package}."
+        file: Any = next((table.model.DESCRIPTOR.file for table in migration.tables), None)
+        for descriptor, id, form in _declared(file) if file is not None else ():
+            title = full_name(descriptor).removeprefix(package)
+            where = f"{folder.model}:{text.line_of(descriptor)}"
+            self._check(id, descriptor.name, form, where, title)
+        for name, value in vars(sys.modules.get(folder.package, sys)).items():
+            if isinstance(value, Table | Field) and value.where.startswith(f"{folder.path}/"):
+                self._check("name/constant", name, _UPPER, value.where, f"constant {name}")
+
+    def _check(self, id: str, name: str, form: re.Pattern[str], where: str, title: str) -> None:
+        key = (id, title)
+        if key in self._met:
+            return
+        self._met.add(key)
+        if not form.fullmatch(name):
+            expected = {_SNAKE: "in_snake_case", _CAMEL: "in CamelCase", _UPPER: "IN_UPPER_CASE"}[form]
+            self._found.add(id, where, f"expected the name of {title} {expected}, found {name!r}")
+
+
+def _declared(file: Any) -> Iterator[tuple[Any, str, re.Pattern[str]]]:
+    enums = list(file.enum_types_by_name.values())
+    pending = list(file.message_types_by_name.values())
+    while pending:
+        message = pending.pop(0)
+        if message.GetOptions().map_entry:
+            continue
+        yield message, "name/message", _CAMEL
+        for field in message.fields:
+            yield field, "name/field", _SNAKE
+        enums += message.enum_types
+        pending += message.nested_types
+    for enum in enums:
+        yield enum, "name/message", _CAMEL
+        for value in enum.values:
+            yield value, "name/enum-value", _UPPER

@@ -1,0 +1,1 @@
+"""Tests derived from every migration's folder, and templates of databases."""

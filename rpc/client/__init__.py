@@ -1,0 +1,1 @@
+"""The client: a database on a server."""

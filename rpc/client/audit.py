@@ -1,0 +1,199 @@
+"""Remote archive: old log of a database on a server goes to the place that the server was told of.
+
+Remote proofs: what a server shows of its log, as the prover of an open database gives it.
+
+A server can say anything: `everlog.audit.prover` checks each proof before it is given away, and who has
+a checkpoint from before asks for the proof from there.
+
+Remote backup: the log of a database on a server, as what a backup is made of.
+
+    feed ─▶ message ─▶ its records, as they are ─▶ block ─▶ everlog.audit.backup
+
+The feed sends records as they stand in the log, in order, checks where it begins, and goes on after a
+connection that broke: a backup needs no service of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+from everlog.audit.archive import Archival
+from everlog.audit.manifest import Hashes
+from everlog.audit.prover import Kept
+from everlog.audit.segment import BLOCK_BYTES
+from everlog.audit.source import Records, check_position, diverged
+from everlog.proto import archive_pb2 as pb
+from everlog.proto import archive_pb2_grpc, log_pb2, proofs_pb2, proofs_pb2_grpc
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.store.errors import CorruptionError, CursorError, UnavailableError
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.record import read_varint
+from everlog.store.schema import arguments
+
+
+def archive(
+    db: RemoteDatabase,
+    target: str = "",
+    *,
+    keep_records: int = 0,
+    keep_ns: int = 0,
+    progress: OnProgress | None = None,
+) -> Archival:
+    """Has the server archive; see `everlog.audit.archive`. `target`: where it is taken to be, if that
+    matters: raises OpenError if it is not there, or nowhere. It goes on if this process ends."""
+    request = pb.ArchiveRequest(
+        database=db.channel.address.database, target=target, keep_records=keep_records, keep_ns=keep_ns
+    )
+    stub, metadata = archive_pb2_grpc.ArchiveStub(db.channel.grpc), db.channel.metadata
+    for answer in db.channel.stream(lambda: stub.Archive(request, metadata=metadata)):
+        if answer.finished:
+            return Archival(
+                answer.last,
+                answer.base,
+                answer.removed,
+                answer.held,
+                answer.bytes_before,
+                answer.bytes_after,
+            )
+        if progress is not None:
+            progress(Progress(answer.step, answer.done, answer.total or None, answer.unit))
+    raise UnavailableError(f"{db.url}: the server ended before it had archived; ask again", url=db.url)
+
+
+class RemoteHolds:
+    """What is held of a database on a server, as `everlog.audit.holds` of one of this machine."""
+
+    def __init__(self, db: RemoteDatabase) -> None:
+        self._channel = db.channel
+        self._database = db.channel.address.database
+        self._stub = archive_pb2_grpc.ArchiveStub(db.channel.grpc)
+
+    def read(self) -> dict[str, int]:
+        """Names and the first records that they hold. Read-only."""
+        return dict(self._channel.call(self._stub.Holds, pb.HoldsRequest(database=self._database)).holds)
+
+    def hold(self, name: str, seq: int) -> None:
+        """Holds the log from the record at `seq` on. Raises RowError."""
+        arguments.text(name, "name")
+        arguments.counted(seq, "a seq")
+        self._channel.call(self._stub.Hold, pb.HoldRequest(database=self._database, name=name, seq=seq))
+
+    def release(self, name: str) -> None:
+        """Lets go of it. Raises RowError if there is no hold of that name."""
+        arguments.text(name, "name")
+        self._channel.call(self._stub.Release, pb.ReleaseRequest(database=self._database, name=name))
+
+
+CATCH_UP_S = 3600.0
+
+
+class RemoteProver:
+    """The prover of a database on a server."""
+
+    def __init__(self, db: RemoteDatabase) -> None:
+        self._db = db
+        self._channel = db.channel
+        self._name = db.channel.address.database
+        self._stub = proofs_pb2_grpc.ProofsStub(db.channel.grpc)
+
+    @cached_property
+    def database(self) -> bytes:
+        return self._db.uuid
+
+    def head(self, size: int = 0, progress: OnProgress | None = None) -> tuple[int, bytes]:
+        request = proofs_pb2.HeadRequest(database=self._name, size=size)
+        answer = self._channel.call(self._stub.Head, request, timeout_s=CATCH_UP_S)
+        return answer.size, answer.root
+
+    def inclusion(self, seq: int, size: int) -> tuple[bytes, list[bytes]]:
+        request = proofs_pb2.ProveRequest(database=self._name, seq=seq, size=size)
+        answer = self._channel.call(self._stub.Prove, request)
+        return answer.record, list(answer.hashes)
+
+    def consistency(
+        self, first: int, size: int, *, check: bool = False, progress: OnProgress | None = None
+    ) -> list[bytes]:
+        request = proofs_pb2.ProveFromRequest(database=self._name, first=first, size=size, check=check)
+        if not check:
+            return list(self._channel.call(self._stub.ProveFrom, request).hashes)
+        return list(self._channel.call(self._stub.ProveFrom, request, timeout_s=CATCH_UP_S).hashes)
+
+    def kept(self, since: int) -> list[Kept]:
+        request = proofs_pb2.KeptRequest(database=self._name, since=since)
+        answer = self._channel.call(self._stub.Kept, request, timeout_s=CATCH_UP_S)
+        return [Kept(one.size, one.seq, one.note) for one in answer.checkpoints]
+
+    def keep(self, text: str, actor: str = "") -> int:
+        """As `LocalProver.keep`; who it is, the token says."""
+        request = proofs_pb2.KeepRequest(database=self._name, note=text)
+        return self._channel.call(self._stub.Keep, request, timeout_s=CATCH_UP_S, retry_s=0).seq
+
+    def signed(self) -> str | None:
+        request = proofs_pb2.CheckpointRequest(database=self._name)
+        answer = self._channel.call(self._stub.Checkpoint, request, timeout_s=CATCH_UP_S)
+        return answer.note or None
+
+    def entries(self, after: int, until: int) -> Iterator[bytes]:
+        request = proofs_pb2.EntriesRequest(database=self._name, after=after, until=until)
+        metadata = self._channel.metadata
+        for answer in self._channel.stream(lambda: self._stub.Entries(request, metadata=metadata)):
+            yield answer.entries
+
+
+COMMITS_TAG = 0x0A
+
+
+class RemoteLog:
+    """The log of a database on a server, up to what is on its disk now."""
+
+    def __init__(self, db: RemoteDatabase) -> None:
+        self._db = db
+        self._cursor = db.cursor()
+        self.database, self.head = db.uuid, self._cursor.seq
+        self._position = log_pb2.Cursor(database=db.uuid)
+
+    def check(self, position: log_pb2.Cursor) -> None:
+        check_position(position, self.database, self.head)
+        try:
+            self._db.feed(position, until=position.seq).close()
+        except CursorError as error:
+            raise diverged(position, str(error)) from None
+        self._position = position
+
+    def blocks(self, after: int, until: int) -> Iterator[Records]:
+        assert after == self._position.seq, "a backup goes on where it was checked"
+        first, parts, size = after + 1, list[bytes](), 0
+        if after >= until:
+            return
+        with self._db.feed(self._position, until=until) as feed:
+            for batch in feed.batches():
+                data, count = _records(batch.raw)
+                if not count:
+                    continue
+                parts.append(data)
+                size += len(data)
+                after += count
+                if size >= BLOCK_BYTES or after == until:
+                    yield Records(first, after, b"".join(parts))
+                    first, parts, size = after + 1, [], 0
+                if after == until:
+                    return
+        raise CorruptionError(f"{self._db.url}: expected records up to {until}, the feed ended at {after}")
+
+    def hashes(self, progress: OnProgress | None, *, any_size: bool) -> Hashes | None:
+        """None: a server's hashes are those of another moment."""
+        return None
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _records(raw: bytes) -> tuple[bytes, int]:
+    """The records that a message of the feed begins with, joined, and how many they are."""
+    at = count = 0
+    while at < len(raw) and raw[at] == COMMITS_TAG:
+        size, start = read_varint(raw, at + 1)
+        at = start + size
+        count += 1
+    return raw[:at], count

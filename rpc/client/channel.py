@@ -1,0 +1,240 @@
+"""Channel: one connection to a server, and calls that outlive a moment without it.
+
+    call ─▶ answer
+         ─▶ UNAVAILABLE ─▶ wait 50 ms, 100 ms … 2 s ─▶ the same call again ─▶ …
+                           for `retry_s` seconds, then UnavailableError
+
+A server that has been away for `retry_s` is not waited for by each call again: a call then gets the half
+second that gRPC needs to see whether it is back.
+
+Every call may be sent twice: reads because they change nothing, commits because they carry an id
+under which the server knows them.
+
+Invariants
+  (1) errors leave this module as everlog's, with the URL and without its secrets.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import grpc
+
+from everlog.rpc import errors, security
+from everlog.rpc.address import Address
+from everlog.rpc.client import deadline
+from everlog.store.errors import ClosedError, Error
+from everlog.store.process import keep_in_child, tell_child
+
+CALL_S = 30.0
+COMMIT_S = 60.0
+CONNECT_S = 5.0
+RETRY_S = 30.0
+RECONNECT_S = 0.5  # more than gRPC's longest wait between connections
+MESSAGE_BYTES_MAX = 64 << 20
+
+OPTIONS = [
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # gRPC's own wait between connections; what is to be called again is decided here.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 250),
+    ("grpc.enable_retries", 0),
+    # Room for whole batches of the feed, in whole frames.
+    ("grpc.http2.lookahead_bytes", 4 << 20),
+    ("grpc.http2.max_frame_size", 1 << 20),
+]
+
+Q_contra = TypeVar("Q_contra", contravariant=True)
+A_co = TypeVar("A_co", covariant=True)
+A = TypeVar("A")
+Q = TypeVar("Q")
+
+
+class Unary(Protocol[Q_contra, A_co]):
+    """A method of a stub that answers once."""
+
+    def __call__(self, request: Q_contra, /, *, timeout: float, metadata: Any) -> A_co: ...
+
+
+class Channel:
+    """A connection to the server at `address`. Safe to use from many threads."""
+
+    def __init__(self, address: Address, *, retry_s: float = RETRY_S, timeout_s: float | None = None) -> None:
+        """`timeout_s`, in seconds, limits each short call, including its attempts and waits."""
+        self.address = address
+        self.url = str(address)
+        self.retry_s = retry_s if timeout_s is None else min(retry_s, timeout_s)
+        self._timeout_s = timeout_s
+        self._outage = Outage()
+        self.metadata = security.bearer(address.token)
+        self._closed = threading.Event()
+        self._forked = False
+        keep_in_child(self)
+        tell_child(self)
+        if address.secure:
+            credentials = security.channel_credentials(address)
+            self.grpc = grpc.secure_channel(address.target, credentials, options=OPTIONS)
+        else:
+            self.grpc = grpc.insecure_channel(address.target, options=OPTIONS)
+
+    def call(
+        self,
+        method: Unary[Q, A],
+        request: Q,
+        *,
+        timeout_s: float = CALL_S,
+        retry_s: float | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> A:
+        """One answer. Raises what the server says, and UnavailableError."""
+        self.check_open()
+        until = deadline.until()
+        if self._timeout_s is not None and timeout_s in (CALL_S, COMMIT_S):  # others do long work
+            ours = time.monotonic() + self._timeout_s
+            until = ours if until is None else min(until, ours)
+        patience = self.patience(retry_s, until)
+        while True:
+            if until is not None:
+                timeout_s = min(timeout_s, max(0.0, until - time.monotonic()))
+            try:
+                answer = method(request, timeout=timeout_s, metadata=self.metadata + metadata)
+                patience.succeeded()
+                return answer
+            except grpc.RpcError as error:
+                patience.after(errors.translate(error, self.url))
+            except ValueError:  # gRPC's word for a channel that was closed meanwhile
+                self.check_open()
+                raise
+
+    def stream(self, start: Callable[[], Iterator[A]]) -> Iterator[A]:
+        """The answers of one call, which is made again only as long as none of them has come."""
+        self.check_open()
+        patience = self.patience()
+        while True:
+            call, begun = self.started(start), False
+            try:
+                for answer in call:
+                    begun = True
+                    self._outage.ended()
+                    yield answer
+                return
+            except grpc.RpcError as error:
+                translated = errors.translate(error, self.url)
+                if begun:
+                    self.check_open()
+                    raise translated from None
+                patience.after(translated)
+            finally:
+                call.cancel()
+
+    def started(self, start: Callable[[], Any]) -> Any:
+        """The call that `start` makes; it is cancelled at the deadline of the block (client/deadline.py).
+        Raises ClosedError if the channel was closed meanwhile."""
+        try:
+            call = start()
+        except ValueError:  # gRPC's word for it
+            self.check_open()
+            raise
+        if (until := deadline.until()) is not None:
+            timer = threading.Timer(max(0.0, until - time.monotonic()), call.cancel)
+            timer.daemon = True
+            timer.start()
+            call.add_callback(timer.cancel)
+        return call
+
+    def patience(self, retry_s: float | None = None, until: float | None = None) -> Patience:
+        """Return the rule for repeating a failed call; never after `until`, a monotonic time."""
+        retry_s = self.retry_s if retry_s is None else retry_s
+        until = deadline.until() if until is None else until
+        return Patience(retry_s, self._closed, self.url, self._outage, until)
+
+    def forked(self) -> None:
+        """Close it in a forked child, which has the parent's connection and none of gRPC's threads."""
+        self._forked = True
+
+    def check_open(self) -> None:
+        if self._forked:
+            raise ClosedError(
+                f"{self.url} was opened before this process was forked; open it in the child, after"
+            )
+        if self._closed.is_set():
+            raise ClosedError(f"{self.url} is closed; open it again")
+
+    @property
+    def closed(self) -> bool:
+        return self._forked or self._closed.is_set()
+
+    def close(self) -> None:
+        if self._forked:
+            return
+        self._closed.set()
+        self.grpc.close()
+
+
+class Outage:
+    """How long a server has not answered, shared by all calls of a channel."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._last = 0.0
+
+    def failed(self, now: float, retry_s: float) -> float:
+        """Note a failed attempt; return when the failures began. A pause of `retry_s` starts a new series."""
+        if self._since is None or now - self._last > retry_s:
+            self._since = now
+        self._last = now
+        return self._since
+
+    def ended(self) -> None:
+        """The server answered."""
+        self._since = None
+
+
+class Patience:
+    """Waits between attempts, a little longer each time, as long as there is time left."""
+
+    def __init__(
+        self, retry_s: float, closed: threading.Event, url: str, outage: Outage, until: float | None
+    ) -> None:
+        self._retry_s = retry_s
+        self._closed = closed
+        self._url = url
+        self._outage = outage
+        self._until = until
+        self._wait_s = 0.05
+        self._began: float | None = None
+
+    def after(self, error: Error) -> None:
+        """Returns when it is time for another attempt, or raises the error."""
+        left_s = self._left_s() if errors.is_transient(error) else 0.0
+        again = left_s > 0
+        if again:  # the last attempt is made when all the time is over: gRPC connects in its own rhythm
+            spread = random.uniform(0.5, 1.0)  # noqa: S311  so that not all come back at once
+            self._closed.wait(min(left_s, self._wait_s * spread))
+        if self._closed.is_set():
+            raise ClosedError(f"{self._url} was closed while it waited for its server") from None
+        if not again:
+            raise error from None
+        self._wait_s = min(2.0, 2 * self._wait_s)
+
+    def _left_s(self) -> float:
+        now = time.monotonic()
+        self._began = now if self._began is None else self._began
+        until = self._outage.failed(now, self._retry_s) + self._retry_s
+        until = max(until, self._began + min(self._retry_s, RECONNECT_S))
+        return (until if self._until is None else min(until, self._until)) - now
+
+    def succeeded(self) -> None:
+        """Note an answer: the next failure begins a new series."""
+        self._outage.ended()
+        self._wait_s, self._began = 0.05, None

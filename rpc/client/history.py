@@ -1,0 +1,282 @@
+"""Remote past: what was, of a database on a server, with the calls of one in this process.
+
+    at ─────▶ At: seq and schema of then ─▶ RemoteMoment: reads with `at_seq`
+    history ┐
+    diff    ├▶ a stream of rows, and the schemas that tell what they are ─▶ rows in the caller's models
+    log     ┘
+
+Invariants
+  (1) what a call gives and raises is what it gives and raises embedded.
+
+Remote diff: the rows that a server says differ, in the models of whoever asks.
+
+constants read the rows of that moment    ─▶ the constants' model
+a migration has rewritten them in between ─▶ the model of then, which the schema of the moment has
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.proto import history_pb2, history_pb2_grpc, log_pb2
+from everlog.rpc.client.channel import Channel
+from everlog.rpc.client.reads import RemoteSource
+from everlog.store.errors import RowError, SchemaError
+from everlog.store.history.diff import Difference
+from everlog.store.history.query import Asked, Entry, check_asked, entry_of
+from everlog.store.history.row_history import Version, models_of
+from everlog.store.history.timestamps import Position, Time, nanoseconds
+from everlog.store.progress import OnProgress
+from everlog.store.schema import arguments
+from everlog.store.schema.admission import read
+from everlog.store.schema.descriptors import version_of
+from everlog.store.schema.fields import descriptor_of, encode_values, resolve
+from everlog.store.schema.schema import Binding, Schema, TableInfo
+from everlog.store.schema.table import Table
+from everlog.store.tx.reader import Snapshot
+from everlog.store.tx.transaction import proof_name
+
+Side = tuple[TableInfo, type[Message]]
+
+
+def differences(
+    answers: Iterable[history_pb2.DiffResponse], table: Table[Any, Any], moments: tuple[Snapshot, Snapshot]
+) -> Iterator[Difference[Any]]:
+    """What a server answered, with the moments that it was asked about. Raises SchemaError where the
+    constants read neither."""
+    sides: list[Side] = []
+    for answer in answers:
+        for one in answer.differences:
+            sides = sides or _sides(table, moments)
+            before = read(sides[0][1], one.before) if one.HasField("before") else None
+            after = read(sides[1][1], one.after) if one.HasField("after") else None
+            info, _ = sides[one.kind != "deleted"]
+            yield Difference(one.kind, info.decode_key(one.key), before, after, tuple(one.fields))
+
+
+def _sides(table: Table[Any, Any], moments: tuple[Snapshot, Snapshot]) -> list[Side]:
+    """The table at both; where it is not there, as it is at the other: of that no row comes."""
+    errors, bindings = list[SchemaError](), list[Binding | None]()
+    for moment in moments:
+        try:
+            bindings.append(moment._bind(table))
+        except SchemaError as error:
+            errors.append(error)
+            bindings.append(None)
+    known = next((one for one in bindings if one is not None), None)
+    if known is None:
+        raise errors[-1]
+    return [
+        _side(one or known, moment._schema(), bound=one is not None)
+        for one, moment in zip(bindings, moments, strict=True)
+    ]
+
+
+def _side(binding: Binding, then: Schema, *, bound: bool) -> Side:
+    if not bound:
+        for info in then.tables.values():
+            if info.proto.id == binding.info.proto.id:
+                return info, info.model
+    return binding.info, binding.model
+
+
+M = TypeVar("M", bound=Message)
+K = TypeVar("K")
+
+AT_S = 3600.0  # the first question of all reads the log
+
+
+class RemoteMoment(Snapshot):
+    """A database on a server as it was after the record at `seq`. Needs not be closed."""
+
+    def __init__(self, past: PastCalls, answer: history_pb2.AtResponse) -> None:
+        self._past = past
+        self.time_ns = answer.time_ns
+        schema = Schema(answer.schema)
+        source = RemoteSource(past.channel, schema, lambda: schema, at_seq=answer.seq)
+        super().__init__(source, answer.seq, schema, lambda: None)
+
+    @property
+    def schema(self) -> Schema:
+        """The schema that was in force."""
+        return self._of
+
+    def _bind(self, table: Table[M, Any]) -> Binding:
+        known = self._of.bound.get(arguments.table(table))
+        if known is not None:
+            return known
+        version = version_of(table.model)
+        if table.name in self._of.tables and version <= self._of.version:
+            return self._of.bind(table)
+        name = self._past.ask(history_pb2.AtRequest(seq=self.seq, table=table.name, version=version)).table
+        binding = self._of.bound[table] = self._of.table(name).bind(table.model)
+        return binding
+
+
+class PastCalls:
+    """The calls of a remote database for what was."""
+
+    @property
+    def channel(self) -> Channel:
+        raise NotImplementedError
+
+    def at(
+        self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
+    ) -> RemoteMoment:
+        """The database as it was after the record at `seq`, or at a time; see `Database.at`."""
+        if (seq is None) == (time is None):
+            raise RowError("expected either a seq or a time to read at, found both or none")
+        at = history_pb2.AtRequest()
+        if seq is not None:
+            at.seq = seq_of(seq)
+        if time is not None:
+            at.time_ns = _unsigned(nanoseconds(time))
+        return RemoteMoment(self, self.ask(at))
+
+    def ask(self, request: history_pb2.AtRequest) -> history_pb2.AtResponse:
+        """A moment, as the server knows it."""
+        request.database = self.channel.address.database
+        return self.channel.call(self._history_stub.At, request, timeout_s=AT_S)
+
+    def history(
+        self, table: Table[M, K], key: K, *, newest_first: bool = True, limit: int | None = None
+    ) -> Iterator[Version[M]]:
+        """Every version of a row; see `Database.history`."""
+        arguments.table(table)
+        limit = arguments.limit(limit, "versions")
+        request = history_pb2.HistoryRequest(
+            database=self.channel.address.database,
+            table=table.name,
+            version=version_of(table.model),
+            key=key_of(table, key),
+            oldest_first=not newest_first,
+            limit_plus_one=0 if limit is None else _unsigned(limit + 1),
+        )
+        metadata, stub = self.channel.metadata, self._history_stub
+        answers = self.channel.stream(lambda: stub.History(request, metadata=metadata))
+        first = next(answers)  # now, so that what is wrong is raised now
+        infos = {one.space: Schema(one.schema).spaces[one.space] for one in first.generations}
+        return _versions(answers, infos, table.model)
+
+    def diff(self, table: Table[M, Any], start: Position, end: Position) -> Iterator[Difference[M]]:
+        """The rows of a table that differ between two moments; see `Database.diff`."""
+        arguments.table(table)
+        first, last = (
+            self.at(seq=one) if isinstance(one, int) else self.at(time=one) for one in (start, end)
+        )
+        request = history_pb2.DiffRequest(
+            database=self.channel.address.database,
+            table=table.name,
+            version=version_of(table.model),
+            start_seq=first.seq,
+            end_seq=last.seq,
+        )
+        metadata, stub = self.channel.metadata, self._history_stub
+        answers = self.channel.stream(lambda: stub.Diff(request, metadata=metadata))
+        head = next(answers)
+        return differences(chain((head,), answers), table, (first, last))
+
+    def log(
+        self,
+        *,
+        actor: str | None = None,
+        table: Table[Any, Any] | str | None = None,
+        key: Any = None,
+        correlation_id: str | None = None,
+        kind: str | None = None,
+        after: int = 0,
+        until: int | None = None,
+        since: Time | None = None,
+        before: Time | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Entry]:
+        """The commits that fit all of what is given, oldest first; see `AskedLog`."""
+        limit = check_asked(
+            Asked(actor, table, key, correlation_id, kind, after, until, since, before), limit
+        )
+        if table is not None:
+            arguments.table_name(table)
+        if until is not None and until < 1:
+            limit = 0  # there is nothing; 0 would be all
+        request = history_pb2.LogRequest(
+            database=self.channel.address.database,
+            actor=actor,
+            correlation_id=correlation_id,
+            kind=kind or "",
+            after_seq=_unsigned(after),
+            until_seq=0 if until is None else _unsigned(until),
+            since_ns=None if since is None else _unsigned(nanoseconds(since)),
+            before_ns=None if before is None else _unsigned(nanoseconds(before)),
+            limit_plus_one=0 if limit is None else _unsigned(limit + 1),
+        )
+        if isinstance(table, str):
+            info = self._info(table) if key is not None or not table else None  # no name: it says so
+            request.table, request.key = table, b"" if info is None else info.encode_key(key)
+        elif table is not None:
+            request.table, request.version = table.name, version_of(table.model)
+            request.key = b"" if key is None else key_of(table, key)
+        metadata, stub = self.channel.metadata, self._history_stub
+        answers = self.channel.stream(lambda: stub.Log(request, metadata=metadata))
+        return _entries(next(answers), answers)
+
+    def _info(self, table: str) -> TableInfo:
+        schema: Schema = self._schema()  # type: ignore[attr-defined]  # of the database that this is one of
+        return schema.table(table)
+
+    @property
+    def _history_stub(self) -> history_pb2_grpc.HistoryStub:
+        return history_pb2_grpc.HistoryStub(self.channel.grpc)
+
+
+def key_of(table: Table[Any, Any], key: Any) -> bytes:
+    """A key, encoded by the constants alone: a table that is gone has no schema any more."""
+    paths = tuple(resolve(descriptor_of(table.model), field.path) for field in table.key)
+    return encode_values(key, paths, f"the primary key of {table.name}")
+
+
+def _versions(
+    answers: Iterator[history_pb2.HistoryResponse], infos: dict[int, TableInfo], model: type[Message]
+) -> Iterator[Version[Any]]:
+    models = models_of(model, list(infos.values()))
+    for answer in answers:
+        for one in answer.versions:
+            row = read(models[one.space], one.row) if one.HasField("row") else None
+            yield Version(
+                seq=one.seq,
+                time_ns=one.time_ns,
+                actor=one.actor,
+                reason=one.reason,
+                correlation_id=one.correlation_id,
+                causation_id=one.causation_id,
+                client=one.client,
+                op="delete" if one.op == log_pb2.DELETE else "put",
+                row=row,
+                fields=tuple(one.fields),
+                migration=one.migration,
+                erased=one.erased,
+                sealed=one.sealed,
+                proof=proof_name(one.proof),
+            )
+
+
+def _entries(head: history_pb2.LogResponse, answers: Iterator[history_pb2.LogResponse]) -> Iterator[Entry]:
+    schema = Schema(log_pb2.Schema())
+    for answer in chain((head,), answers):
+        if answer.HasField("schema"):
+            schema = Schema(answer.schema)
+        for commit in answer.commits:
+            yield entry_of(commit, schema)
+
+
+def seq_of(seq: int) -> int:
+    """A seq as a message can have it. Raises RowError for what is no number."""
+    return _unsigned(arguments.whole(seq, "a seq"))
+
+
+def _unsigned(number: int) -> int:
+    """A seq or a time as a message can have it: before 1970 is before every record, as is 1970."""
+    return min(max(number, 0), (1 << 64) - 1)

@@ -1,0 +1,104 @@
+"""Rebuilding from a server: a database in a directory here, out of another server's feed.
+
+    Subscribe(after) ─▶ messages ─▶ framed records, as they are ─▶ checked one by one ─▶ log and tables
+                                                                └─▶ equal to the server's hashes at that seq
+
+It is made by the code that rebuilds one from its own log (upkeep/rebuild.py): whole or not at all. Killed, or
+if the server is gone for long, the next goes on where it was, if the server has that record.
+
+Keys do not come with the feed. Sealed rows stay sealed, and are compared as they are stored; they open
+once the key store of the server's database is put beside them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from everlog.feed.message import time_of
+from everlog.feed.subscription import HEARTBEAT_S
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.client.feed import RemoteBatches
+from everlog.store import record
+from everlog.store.errors import CorruptionError, CursorError
+from everlog.store.progress import OnProgress
+from everlog.store.rocks import files
+from everlog.store.tables.hashing import TableHash
+from everlog.store.upkeep import rebuild
+
+COMMITS_TAG = 0x0A
+
+
+def rebuild_from(
+    remote: RemoteDatabase,
+    path: Path,
+    progress: OnProgress | None = None,
+    *,
+    seq: int | None = None,
+    time_ns: int | None = None,
+) -> dict[str, TableHash]:
+    """Builds a server's database in a new directory, as it is now, or as it was after the record at `seq`,
+    or at a time, and returns the hashes of its tables, which are those of the server then.
+
+    Raises OpenError, CursorError for a moment that there is not, UnavailableError, after which it goes on,
+    and CorruptionError for a record that does not check (then nothing is left), or tables that differ.
+    """
+    position = remote.cursor()
+    last = position.seq if seq is None else seq
+    if time_ns is not None:
+        last = _at_time(remote, position.seq, time_ns)
+    if not 1 <= last <= position.seq:
+        raise CursorError(
+            f"{remote.url} has records up to {position.seq}, there is no record {last}", seq=last
+        )
+    marker = files.Marker(files.FORMAT, str(uuid.UUID(bytes=position.database)))
+
+    def source(after: int) -> Iterator[bytes]:
+        return records(remote, after, last)
+
+    made = rebuild.make(path, msgspec.json.encode(marker) + b"\n", source, last, progress)
+    theirs = remote.hashes(progress, seq=last, sealed=True)
+    if theirs != made:
+        different = sorted(name for name in made.keys() | theirs.keys() if made.get(name) != theirs.get(name))
+        raise CorruptionError(
+            f"at record {last} the tables in {path} are not those of {remote.url}: {', '.join(different)}."
+            " Both logs are the same; `everlog check` and `everlog rebuild` there tell whose tables err",
+            seq=last,
+            tables=different,
+        )
+    return made
+
+
+def records(remote: RemoteDatabase, after: int, last: int) -> Iterator[bytes]:
+    """Framed records after a seq, up to another, as the server has them. Read-only."""
+    batches = RemoteBatches(
+        remote.channel, after, tables=(), now=False, until=last, bounded=False, heartbeat_s=HEARTBEAT_S
+    )
+    with closing(batches):
+        for batch in batches:
+            yield from _framed(batch.raw)
+
+
+def _framed(raw: bytes) -> Iterator[bytes]:
+    """The records that a message begins with. Its checksum has been checked."""
+    at = 0
+    while raw[at] == COMMITS_TAG:
+        size, start = record.read_varint(raw, at + 1)
+        yield raw[at : start + size]
+        at = start + size
+
+
+def _at_time(remote: RemoteDatabase, newest: int, time_ns: int) -> int:
+    """The last record at or before a time; 0: there is none."""
+    low, high = 0, newest + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if time_of(next(records(remote, middle - 1, middle))) <= time_ns:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,188 @@
+"""Session: one transaction's view of a remote database: one schema, and the seq of its first read.
+
+Transaction ─ reads ─▶ RemoteSource, pinned ─▶ Store service
+            └ commit ─▶ request_of ─▶ Commit, again if its answer was lost
+
+Remote commit: a transaction as a request. It is the same value; only its words are others.
+
+    read keys, read ranges ─▶ Read {table, index, keys, ranges}     without the prefix of a space
+    writes                 ─▶ Write {table, op, key | row, expectation}
+
+Each commit carries an id, so that one whose answer was lost can be sent again and commits once.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
+from everlog.rpc.client.channel import COMMIT_S, Channel
+from everlog.rpc.client.reads import RemoteSource
+from everlog.store import keys
+from everlog.store.errors import ConflictError, SchemaError
+from everlog.store.schema import codec
+from everlog.store.schema.schema import Binding, Schema
+from everlog.store.schema.table import Table
+from everlog.store.tx.source import Source
+from everlog.store.tx.transaction import CommitResult, Metadata, Reads, Transaction
+from everlog.store.tx.write import NEVER, Write
+
+_DURABILITY = {
+    None: store_pb2.DURABILITY_UNSPECIFIED,
+    "sync": store_pb2.SYNC,
+    "os": store_pb2.OS,
+}
+
+
+def request_of(
+    transaction: Transaction, schema: Schema, snapshot: int, database: str
+) -> store_pb2.CommitRequest:
+    """The request that commits `transaction`, which read at `snapshot` under `schema`."""
+    meta = transaction.metadata
+    request = store_pb2.CommitRequest(
+        database=database,
+        snapshot=snapshot,
+        reads=_reads(transaction, schema),
+        actor=meta.actor,
+        reason=meta.reason,
+        correlation_id=meta.correlation_id,
+        causation_id=meta.causation_id,
+        client=meta.client,
+        commit_id=meta.commit_id or new_commit_id(),
+        durability=_DURABILITY[meta.durability],
+    )
+    for write in transaction.writes.values():
+        is_put = write.op == log_pb2.PUT
+        request.writes.add(
+            table=write.info.name,
+            space=write.info.space,
+            op=write.op,
+            key=b"" if is_put else write.key,
+            row=write.row,
+            expect=write.expect,
+            version=write.version,
+            expires_ns=_expires_ns(write),
+        )
+    return request
+
+
+def _expires_ns(write: Write) -> int:
+    """0 is as the table has it, and so never has a number of its own where the table has a life."""
+    return write.expires_ns or (NEVER if write.info.life_ns and not write.life_ns else 0)
+
+
+def new_commit_id() -> bytes:
+    """A UUIDv7 (RFC 9562, section 5.7)."""
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    number = number & ~(0xF << 76) | 7 << 76  # version
+    return (number & ~(3 << 62) | 2 << 62).to_bytes(16, "big")  # variant
+
+
+def _reads(transaction: Transaction, schema: Schema) -> list[store_pb2.Read]:
+    found: dict[bytes, store_pb2.Read] = {}
+
+    def of(full: bytes) -> store_pb2.Read:
+        prefix = full[: keys.PREFIX.size]
+        if prefix not in found:
+            table, index = _names(schema, prefix)
+            space = keys.SPACE.unpack_from(prefix)[0]
+            found[prefix] = store_pb2.Read(table=table, space=space, index=index)
+        return found[prefix]
+
+    reads = transaction.reads or Reads(set(), [])
+    for key in reads.keys:
+        of(key).keys.append(key[keys.PREFIX.size :])
+    for start, end in reads.ranges:
+        last = b"" if end == codec.after(start[: keys.PREFIX.size]) else end[keys.PREFIX.size :]
+        of(start).ranges.add(start=start[keys.PREFIX.size :], end=last)
+    return list(found.values())
+
+
+def _names(schema: Schema, prefix: bytes) -> tuple[str, str]:
+    """The table and the index that keys with this prefix are of; an empty index is the rows."""
+    space, index = keys.PREFIX.unpack(prefix)
+    info = schema.spaces[space]
+    name = next((one.name for one in info.indexes.values() if one.id == index), "")
+    return info.name, name
+
+
+M = TypeVar("M", bound=Message)
+
+
+class Session:
+    """What a transaction needs of the database that it is one of. `refresh` asks for the schema
+    anew."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        schema: Schema,
+        refresh: Callable[[], Schema],
+        turn: Callable[[], bytes] = lambda: b"",
+    ) -> None:
+        """`turn`: the id of the lease that the calling thread has."""
+        self._channel = channel
+        self._turn = turn
+        self._refresh = refresh
+        self.schema = schema
+        self._source = RemoteSource(channel, schema, refresh, pinned=True)
+
+    def refreshed(self) -> bool:
+        """Whether the server has another schema by now: then it is the one from here on. Only
+        before anything was read or written."""
+        schema = self._refresh()
+        if schema is self.schema:
+            return False
+        self.schema = schema
+        self._source = RemoteSource(self._channel, schema, self._refresh, pinned=True)
+        return True
+
+    def _begin(self) -> tuple[Source, int]:
+        return self._source, 0  # known once something was read
+
+    def _commit(self, transaction: Transaction) -> CommitResult:
+        transaction.snapshot = self._source.snapshot
+        request = request_of(transaction, self.schema, transaction.snapshot, self._channel.address.database)
+        request.turn = self._turn()
+        stub = store_pb2_grpc.StoreStub(self._channel.grpc)
+        for _ in range(2):
+            try:
+                answer = self._channel.call(
+                    stub.Commit, request, timeout_s=COMMIT_S, metadata=self._source.metadata
+                )
+            except SchemaError as error:
+                self._source.moved(error)
+            else:
+                at = answer.position
+                return CommitResult(at.seq, answer.time_ns, at.checksum).lacking(answer.missing)
+        raise ConflictError("the schema changed twice while this transaction was committed; run it again")
+
+
+class RemoteTransaction(Transaction):
+    """A transaction of a remote database, which may be of a schema that the client has yet to learn."""
+
+    def __init__(self, session: Session, metadata: Metadata) -> None:
+        super().__init__(session, metadata)
+        self._session = session
+
+    @property
+    def tables_read(self) -> list[str]:
+        """Names of the tables that it has read so far."""
+        reads = self.reads or Reads(set(), [])
+        read = {
+            keys.SPACE.unpack_from(key)[0] for key in (*reads.keys, *(start for start, _ in reads.ranges))
+        }
+        return sorted({self._session.schema.spaces[space].name for space in read})
+
+    def _bind(self, table: Table[M, Any]) -> Binding:
+        try:
+            return super()._bind(table)
+        except SchemaError:
+            if self.writes or self.reads is not None or not self._session.refreshed():
+                raise
+            return super()._bind(table)

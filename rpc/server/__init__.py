@@ -1,0 +1,1 @@
+"""The server: databases of this process over gRPC."""

@@ -1,0 +1,386 @@
+"""Admin service: looking after a server's databases. What takes long tells how far it is.
+
+Archive service: old log of a server's databases goes to where the server was told, and what is held stays.
+
+Invariants
+  (1) a client names no place: the server writes to those that it was started with, and nowhere else.
+
+Consumers service: who follows a server's databases by name, and how far each is.
+
+A bookmark comes once a second from each consumer at most (follower/bookmark.py); whoever sends more
+of them moves memory alone (store/upkeep/consumers.py).
+
+Proofs service: what a server's logs hold, shown to whoever has the public key.
+
+The server's own key, where it has one, signs for all of its databases: each checkpoint says of which
+log it is, and no other key's is kept. A key never leaves the process that read its file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from everlog.audit import holds
+from everlog.audit.archive import archive
+from everlog.audit.note import Signer
+from everlog.audit.place import same, shown
+from everlog.audit.prover import LocalProver, checkpoint
+from everlog.proto import (
+    admin_pb2,
+    admin_pb2_grpc,
+    archive_pb2,
+    archive_pb2_grpc,
+    consumers_pb2,
+    consumers_pb2_grpc,
+    log_pb2,
+    proofs_pb2,
+    proofs_pb2_grpc,
+)
+from everlog.rpc.messages import message_of
+from everlog.rpc.server.host import Hosting, Telling
+from everlog.store.database import Database
+from everlog.store.errors import OpenError
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.tables.hashing import TableHash
+from everlog.store.upkeep.consumers import cap_of
+
+TELL_EVERY_S = 0.1
+
+T = TypeVar("T")
+
+
+class AdminService(admin_pb2_grpc.AdminServicer):
+    """See proto/admin.proto."""
+
+    def __init__(self, hosting: Hosting) -> None:
+        self._hosting = hosting
+
+    async def ListDatabases(
+        self, request: admin_pb2.ListDatabasesRequest, context: object
+    ) -> admin_pb2.ListDatabasesResponse:
+        return admin_pb2.ListDatabasesResponse(databases=sorted(self._hosting.databases))
+
+    async def Status(self, request: admin_pb2.StatusRequest, context: object) -> admin_pb2.StatusResponse:
+        db = self._hosting.database(request.database)
+        answer = await self._hosting.read(_status, db)
+        if request.hashes:
+            going, at, sealed = self._hosting.check_going, request.at or None, request.sealed
+            hashes = await self._hosting.survey(lambda: db.hashes(going, seq=at, sealed=sealed))
+            del answer.tables[:]
+            answer.tables.extend(_table(db, name, one) for name, one in hashes.items())
+        answer.database = request.database
+        answer.warnings.extend(self._hosting.warnings)
+        answer.subscribers = self._hosting.subscribers[request.database]
+        return answer
+
+    async def Rebuild(
+        self, request: admin_pb2.RebuildRequest, context: object
+    ) -> AsyncIterator[admin_pb2.RebuildResponse]:
+        db = self._hosting.database(request.database)
+
+        def run(telling: Telling[admin_pb2.RebuildResponse]) -> None:
+            hashes = db.rebuild(
+                sparing(
+                    lambda at: telling.passing(
+                        admin_pb2.RebuildResponse(step=at.step, done=at.done, total=at.total or 0)
+                    )
+                )
+            )
+            tables = [_table(db, name, one) for name, one in hashes.items()]
+            telling.tell(admin_pb2.RebuildResponse(tables=tables, finished=True))
+
+        async for answer in self._hosting.told(run, stops=True):
+            yield answer
+
+    async def Expire(self, request: admin_pb2.ExpireRequest, context: object) -> admin_pb2.ExpireResponse:
+        db = self._hosting.database(request.database)
+        rows = await self._hosting.write(db.expire, confirm_time=request.confirm_time)
+        return admin_pb2.ExpireResponse(rows=rows)
+
+    async def CorrectClock(
+        self, request: admin_pb2.CorrectClockRequest, context: Any
+    ) -> admin_pb2.CorrectClockResponse:
+        db, actor = (
+            self._hosting.database(request.database),
+            self._hosting.callers.actor(context, request.actor),
+        )
+        seq = await self._hosting.write(db.correct_clock, actor=actor, reason=request.reason)
+        return admin_pb2.CorrectClockResponse(seq=seq)
+
+    async def SetProduction(
+        self, request: admin_pb2.SetProductionRequest, context: Any
+    ) -> admin_pb2.SetProductionResponse:
+        db = self._hosting.database(request.database)
+        actor = self._hosting.callers.actor(context, request.actor)
+        seq = await self._hosting.write(
+            db.set_production, request.production, actor=actor, reason=request.reason
+        )
+        return admin_pb2.SetProductionResponse(seq=seq)
+
+    async def Check(
+        self, request: admin_pb2.CheckRequest, context: object
+    ) -> AsyncIterator[admin_pb2.CheckResponse]:
+        db = self._hosting.database(request.database)
+
+        def run(telling: Telling[admin_pb2.CheckResponse]) -> None:
+            def progress(at: Progress) -> None:
+                telling.passing(admin_pb2.CheckResponse(step=at.step, done=at.done, total=at.total or 0))
+
+            for problem in db.check(sparing(progress), deep=request.deep):
+                telling.tell(admin_pb2.CheckResponse(problem=problem))
+            telling.tell(admin_pb2.CheckResponse(finished=True))
+
+        async for answer in self._hosting.told(run, goes_on=False, stops=True):
+            yield answer
+
+
+def sparing(tell: OnProgress) -> OnProgress:
+    """Tells the first of each step, and then no more than ten a second: nobody sees more."""
+    step, due = "", 0.0
+
+    def told(at: Progress) -> None:
+        nonlocal step, due
+        now = time.monotonic()
+        if at.step != step or now >= due:
+            step, due = at.step, now + TELL_EVERY_S
+            tell(at)
+
+    return told
+
+
+def _status(db: Database) -> admin_pb2.StatusResponse:
+    found = db.status()
+    return admin_pb2.StatusResponse(
+        head=log_pb2.Cursor(database=found.uuid, seq=found.head, checksum=found.checksum),
+        head_time_ns=found.head_time_ns,
+        oldest=found.oldest,
+        schema_version=found.schema_version,
+        tables=[
+            admin_pb2.TableStatus(
+                name=table.name,
+                rows=table.rows,
+                indexes=table.indexes,
+            )
+            for table in found.tables
+        ],
+        disk_bytes=found.disk_bytes,
+        software=found.software,
+        format=found.format,
+        read_only=found.read_only,
+        production=found.production,
+        expiry=admin_pb2.Expiry(
+            rows=found.expiry.rows,
+            due=found.expiry.due,
+            next_ns=found.expiry.next_ns,
+            jumped_s=found.expiry.jumped_s,
+        ),
+        consumers=found.consumers.registered,
+        consumers_over=found.consumers.over,
+        consumers_error=found.consumers.error,
+        archive=admin_pb2.Archived(**msgspec.structs.asdict(found.archive)),
+        warnings=found.warnings,
+        clock=admin_pb2.ClockState(**msgspec.structs.asdict(found.clock)),
+        writes=admin_pb2.WritesRefused(**msgspec.structs.asdict(found.writes))
+        if found.writes.error
+        else None,
+    )
+
+
+def _table(db: Database, name: str, one: TableHash) -> admin_pb2.TableStatus:
+    indexes = list(db.schema.table(name).indexes) if name in db.schema.tables else []
+    return admin_pb2.TableStatus(name=name, rows=one.rows, hash=one.hash, indexes=indexes)
+
+
+class ArchiveService(archive_pb2_grpc.ArchiveServicer):
+    """See proto/archive.proto."""
+
+    def __init__(self, hosting: Hosting, targets: Mapping[str, str]) -> None:
+        self._hosting = hosting
+        self._targets = targets
+
+    async def Archive(
+        self, request: archive_pb2.ArchiveRequest, context: Any
+    ) -> AsyncIterator[archive_pb2.ArchiveResponse]:
+        db, target = self._hosting.database(request.database), self._target(request)
+
+        def run(telling: Telling[archive_pb2.ArchiveResponse]) -> None:
+            def progress(at: Progress) -> None:
+                telling.passing(
+                    archive_pb2.ArchiveResponse(step=at.step, done=at.done, total=at.total or 0, unit=at.unit)
+                )
+
+            done = archive(
+                db,
+                target,
+                keep_records=request.keep_records,
+                keep_ns=request.keep_ns,
+                progress=sparing(progress),
+            )
+            telling.tell(
+                archive_pb2.ArchiveResponse(
+                    **msgspec.structs.asdict(done), target=shown(target), finished=True
+                )
+            )
+
+        async for answer in self._hosting.told(run, stops=True):
+            yield answer
+
+    async def Hold(self, request: archive_pb2.HoldRequest, context: object) -> archive_pb2.HoldsResponse:
+        db = self._hosting.database(request.database)
+        await self._hosting.write(holds.hold_in, db, request.name, request.seq)
+        return await self._hosting.read(_held, db)
+
+    async def Release(
+        self, request: archive_pb2.ReleaseRequest, context: object
+    ) -> archive_pb2.HoldsResponse:
+        db = self._hosting.database(request.database)
+        await self._hosting.write(holds.release, db.directory, request.name)
+        return await self._hosting.read(_held, db)
+
+    async def Holds(self, request: archive_pb2.HoldsRequest, context: object) -> archive_pb2.HoldsResponse:
+        return await self._hosting.read(_held, self._hosting.database(request.database))
+
+    def _target(self, request: archive_pb2.ArchiveRequest) -> str:
+        """Where a database is archived to. Raises OpenError if nowhere, or not to where the client says."""
+        target = self._targets.get(request.database)
+        if target is None:
+            raise OpenError(
+                f"this server was not told where to archive {request.database}: start it with --archive-to"
+                f" {request.database}=DIR or URL",
+                database=request.database,
+            )
+        if request.target and not same(request.target, target):
+            raise OpenError(
+                f"this server archives {request.database} to {shown(target)}, and not to {request.target}: a"
+                " client does not choose where a server writes; leave the target out",
+                database=request.database,
+                target=shown(target),
+            )
+        return target
+
+
+def _held(db: Database) -> archive_pb2.HoldsResponse:
+    return archive_pb2.HoldsResponse(holds=holds.read(db.directory))
+
+
+class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
+    """See proto/consumers.proto."""
+
+    def __init__(self, hosting: Hosting) -> None:
+        self._hosting = hosting
+
+    async def Register(
+        self, request: consumers_pb2.RegisterRequest, context: Any
+    ) -> consumers_pb2.RegisterResponse:
+        db = self._hosting.database(request.database)
+        found = await self._hosting.write(
+            db.consumers.register,
+            request.name,
+            after=request.after if request.HasField("after") else None,
+            cap=cap_of(request.cap) if request.HasField("cap") else None,
+            take=not request.leave,
+            actor=self._hosting.callers.actor(context, request.actor),
+            reason=request.reason,
+        )
+        return consumers_pb2.RegisterResponse(consumer=message_of(found))
+
+    async def Bookmark(
+        self, request: consumers_pb2.BookmarkRequest, context: object
+    ) -> consumers_pb2.BookmarkResponse:
+        db = self._hosting.database(request.database)
+        await self._hosting.write(db.consumers.move, request.name, request.turn, request.position)
+        return consumers_pb2.BookmarkResponse()
+
+    async def List(
+        self, request: consumers_pb2.ListConsumersRequest, context: object
+    ) -> consumers_pb2.ListConsumersResponse:
+        db = self._hosting.database(request.database)
+        return consumers_pb2.ListConsumersResponse(consumers=await self._hosting.read(_all, db))
+
+    async def Remove(
+        self, request: consumers_pb2.RemoveConsumerRequest, context: Any
+    ) -> consumers_pb2.RemoveConsumerResponse:
+        db = self._hosting.database(request.database)
+        actor = self._hosting.callers.actor(context, request.actor)
+        await self._hosting.write(db.consumers.remove, request.name, actor=actor, reason=request.reason)
+        return consumers_pb2.RemoveConsumerResponse()
+
+
+def _all(db: Database) -> list[consumers_pb2.Consumer]:
+    return [message_of(one) for one in db.consumers]
+
+
+class ProofsService(proofs_pb2_grpc.ProofsServicer):
+    """See proto/proofs.proto."""
+
+    def __init__(self, hosting: Hosting, signer: Signer | None = None) -> None:
+        self._hosting = hosting
+        self._signer = signer
+        self._provers = {name: LocalProver(db) for name, db in hosting.databases.items()}
+
+    def _prover(self, name: str) -> LocalProver:
+        self._hosting.database(name)  # or it says that there is none
+        return self._provers[name]
+
+    async def Head(self, request: proofs_pb2.HeadRequest, context: Any) -> proofs_pb2.HeadResponse:
+        prover = self._prover(request.database)
+        size, root = await self._hosting.survey(prover.head, request.size, self._hosting.check_going)
+        return proofs_pb2.HeadResponse(size=size, root=root)
+
+    async def Checkpoint(
+        self, request: proofs_pb2.CheckpointRequest, context: Any
+    ) -> proofs_pb2.CheckpointResponse:
+        prover = self._prover(request.database)
+        if self._signer is None:
+            return proofs_pb2.CheckpointResponse()
+        note, _ = await self._hosting.write(
+            checkpoint, prover, self._signer, progress=self._hosting.check_going, actor=context.who
+        )
+        return proofs_pb2.CheckpointResponse(note=note)
+
+    async def Keep(self, request: proofs_pb2.KeepRequest, context: Any) -> proofs_pb2.KeepResponse:
+        prover = self._prover(request.database)
+        by = self._signer.verifier if self._signer else None  # else whoever may write says who signed
+        seq = await self._hosting.write(prover.keep, request.note, actor=context.who, by=by)
+        return proofs_pb2.KeepResponse(seq=seq)
+
+    async def Kept(self, request: proofs_pb2.KeptRequest, context: Any) -> proofs_pb2.KeptResponse:
+        prover = self._prover(request.database)
+        kept = await self._hosting.survey(prover.kept, request.since)
+        return proofs_pb2.KeptResponse(
+            checkpoints=[proofs_pb2.KeptCheckpoint(size=one.size, seq=one.seq, note=one.note) for one in kept]
+        )
+
+    async def Prove(self, request: proofs_pb2.ProveRequest, context: Any) -> proofs_pb2.ProveResponse:
+        prover = self._prover(request.database)
+        record, hashes = await self._hosting.read(prover.inclusion, request.seq, request.size)
+        return proofs_pb2.ProveResponse(record=record, hashes=hashes)
+
+    async def ProveFrom(
+        self, request: proofs_pb2.ProveFromRequest, context: Any
+    ) -> proofs_pb2.ProveFromResponse:
+        prover = self._prover(request.database)
+        if request.check:
+            going = self._hosting.check_going
+            hashes = await self._hosting.survey(
+                lambda: prover.consistency(request.first, request.size, check=True, progress=going)
+            )
+        else:
+            hashes = await self._hosting.read(prover.consistency, request.first, request.size)
+        return proofs_pb2.ProveFromResponse(hashes=hashes)
+
+    async def Entries(
+        self, request: proofs_pb2.EntriesRequest, context: Any
+    ) -> AsyncIterator[proofs_pb2.EntriesResponse]:
+        prover = self._prover(request.database)
+
+        def run(telling: Telling[proofs_pb2.EntriesResponse]) -> None:
+            for entries in prover.entries(request.after, request.until):
+                telling.tell(proofs_pb2.EntriesResponse(entries=entries))
+
+        async for answer in self._hosting.told(run, goes_on=False, stops=True):
+            yield answer

@@ -1,0 +1,188 @@
+"""History service: what was, over gRPC. Rows go as they lie in the log, with the schemas of their time.
+
+    At ─▶ which seq, which schema ─▶ reads of the Store service with that `at_seq`
+    History, Diff, Log ─▶ streams, in messages of some rows; whoever stops listening ends the work
+
+Invariants
+  (1) a row travels with, or after, the schema that tells what it is;
+  (2) nothing here writes, but for the projection of versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.proto import history_pb2, history_pb2_grpc, log_pb2
+from everlog.rpc.server.host import Hosting, Telling
+from everlog.store.database import Database
+from everlog.store.errors import SealedError
+from everlog.store.history.diff import diff_of
+from everlog.store.history.query import Asked, commits
+from everlog.store.history.row_history import History
+from everlog.store.progress import OnProgress
+from everlog.store.schema.schema import Schema
+from everlog.store.tx.transaction import Proof
+
+MESSAGE_ROWS, MESSAGE_BYTES = 256, 256 << 10
+
+T = TypeVar("T")
+
+
+class HistoryService(history_pb2_grpc.HistoryServicer):
+    """See proto/history.proto."""
+
+    def __init__(self, hosting: Hosting) -> None:
+        self._hosting = hosting
+
+    async def At(self, request: history_pb2.AtRequest, context: Any) -> history_pb2.AtResponse:
+        db, going = self._hosting.database(request.database), self._hosting.check_going
+        return await self._hosting.survey(_at, db, request, going)
+
+    async def History(
+        self, request: history_pb2.HistoryRequest, context: Any
+    ) -> AsyncIterator[history_pb2.HistoryResponse]:
+        async for answer in self._told(_history, request):
+            yield answer
+
+    async def Diff(
+        self, request: history_pb2.DiffRequest, context: Any
+    ) -> AsyncIterator[history_pb2.DiffResponse]:
+        async for answer in self._told(_diff, request):
+            yield answer
+
+    async def Log(
+        self, request: history_pb2.LogRequest, context: Any
+    ) -> AsyncIterator[history_pb2.LogResponse]:
+        async for answer in self._told(_log, request):
+            yield answer
+
+    async def _told(self, answers: Callable[[Database, Any], Iterable[T]], request: Any) -> AsyncIterator[T]:
+        db = self._hosting.database(request.database)
+
+        def run(telling: Telling[T]) -> None:
+            for answer in answers(db, request):
+                self._hosting.check_going()
+                telling.tell(answer)
+
+        async for answer in self._hosting.told(run, goes_on=False, stops=True):
+            yield answer
+
+
+def _at(db: Database, request: history_pb2.AtRequest, going: OnProgress) -> history_pb2.AtResponse:
+    by_time = request.WhichOneof("at") == "time_ns"
+    seq = db.past.position(time=request.time_ns) if by_time else db.past.position(seq=request.seq)
+    if request.table:
+        info = db.past.schemas.resolve(request.table, request.version, seq)
+        return history_pb2.AtResponse(seq=seq, table=info.name)
+    moment = db.at(seq=seq, progress=going)
+    return history_pb2.AtResponse(seq=seq, time_ns=moment.time_ns, schema=moment.schema.proto)
+
+
+def _history(db: Database, request: history_pb2.HistoryRequest) -> Iterable[history_pb2.HistoryResponse]:
+    table = db.past.schemas.named(request.table, request.version, db.tables.applied)
+    history = History(db.past, table, request.key, None)
+    first = history_pb2.HistoryResponse()
+    for one in history.generations:
+        first.generations.add(space=one.info.space, schema=one.info.schema.proto)
+    yield first
+    answer, size = history_pb2.HistoryResponse(), 0
+    limit = request.limit_plus_one - 1 if request.limit_plus_one else None
+    for version, of in history.versions(newest_first=not request.oldest_first, limit=limit):
+        row = _raw(version.row)
+        answer.versions.add(
+            seq=version.seq,
+            time_ns=version.time_ns,
+            actor=version.actor,
+            reason=version.reason,
+            correlation_id=version.correlation_id,
+            causation_id=version.causation_id,
+            client=version.client,
+            op=log_pb2.DELETE if version.op == "delete" else log_pb2.PUT,
+            row=row,
+            fields=version.fields,
+            migration=version.migration,
+            erased=version.erased,
+            sealed=version.sealed,
+            proof=Proof.Value(version.proof.upper()),
+            space=of.space,
+        )
+        size += len(row or b"")
+        if len(answer.versions) >= MESSAGE_ROWS or size >= MESSAGE_BYTES:
+            yield answer
+            answer, size = history_pb2.HistoryResponse(), 0
+    yield answer
+
+
+def _diff(db: Database, request: history_pb2.DiffRequest) -> Iterable[history_pb2.DiffResponse]:
+    table = db.past.schemas.named(request.table, request.version, db.tables.applied)
+    answer, size = history_pb2.DiffResponse(), 0
+    for one in diff_of(db.past, table, request.start_seq, request.end_seq):
+        before, after = _raw(one.before), _raw(one.after)
+        answer.differences.add(
+            key=table.info.encode_key(one.key), before=before, after=after, kind=one.kind, fields=one.fields
+        )
+        size += len(before or b"") + len(after or b"")
+        if len(answer.differences) >= MESSAGE_ROWS or size >= MESSAGE_BYTES:
+            yield answer
+            answer, size = history_pb2.DiffResponse(), 0
+    yield answer
+
+
+def _log(db: Database, request: history_pb2.LogRequest) -> Iterable[history_pb2.LogResponse]:
+    table = None
+    if request.table:
+        schemas, head = db.past.schemas, db.tables.applied
+        by_name = not request.version and not request.key
+        table = (
+            schemas.ever(request.table, head)
+            if by_name
+            else schemas.named(request.table, request.version, head)
+        )
+    asked = Asked(
+        actor=request.actor if request.HasField("actor") else None,
+        table=table,
+        key=request.key or None,
+        correlation_id=request.correlation_id if request.HasField("correlation_id") else None,
+        kind=request.kind or None,
+        after=request.after_seq,
+        until=request.until_seq or None,
+        since=request.since_ns if request.HasField("since_ns") else None,
+        before=request.before_ns if request.HasField("before_ns") else None,
+    )
+    limit = request.limit_plus_one - 1 if request.limit_plus_one else None
+    answer, size, told = history_pb2.LogResponse(), 0, None
+    for commit, schema in commits(db.past, asked, limit):
+        if schema is not told:
+            if answer.commits:
+                yield answer
+            answer, size, told = history_pb2.LogResponse(schema=schema.proto), 0, schema
+        _open(commit, schema)
+        answer.commits.append(commit)
+        size += commit.ByteSize()
+        if len(answer.commits) >= MESSAGE_ROWS or size >= MESSAGE_BYTES:
+            yield answer
+            answer, size = history_pb2.LogResponse(), 0
+    yield answer
+
+
+def _open(commit: log_pb2.Commit, schema: Schema) -> None:
+    """Opens the sealed rows of a commit: its reader has no keys."""
+    if log_pb2.SEALED not in commit.requires:
+        return
+    for change in commit.changes:
+        info = schema.spaces.get(change.space)
+        if not change.key_id or info is None or info.sealing is None:
+            continue
+        try:
+            change.row = info.sealing.open(change.key, change.key_id, change.row)
+            change.ClearField("key_id")
+        except SealedError as error:
+            if error.erased:
+                change.row = b""
+
+
+def _raw(row: Message | None) -> bytes | None:
+    return None if row is None else row.SerializeToString()

@@ -1,0 +1,431 @@
+"""Migrations service: those that the server was started with, and those that the log knows.
+
+List, Status             the log's records beside the folders
+Plan, Apply              the folders that the server was given for this database
+Complete, Cancel         the log: what is under way
+PlanRollback, Rollback   the log, and those folders where rows go back through `down`
+
+Load, Baseline           server/migrations.py
+Proposals … Reject       server/migrations.py
+
+Where migrations wait for approval, migrations/approval/policy.py says which of them are refused, and to
+whom.
+
+Approval service: the calls of the Migrations service with which people decide.
+
+Proposals                 what the log tells, of any database
+Propose Approve Reject    a database whose migrations wait for approval (`serve --migrate checked`)
+
+Who decides is whose token the call came with (server/auth.py).
+
+Adopt service: the calls of the Migrations service that record migrations without running them.
+
+Load       an empty database gets the schema of a text; it needs no folders
+Baseline   a database that has the schema of the server's folders already
+Accept     folders of the server that were edited count as those that ran
+Folders    what ran, for a client that writes it to its own disk
+
+Where migrations wait for approval, `everlog.migrations.approval.policy` says who may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from everlog.migrations import cancel, complete
+from everlog.migrations.approval import policy
+from everlog.migrations.approval.approval import Approval
+from everlog.migrations.baseline import baseline, load_schema
+from everlog.migrations.plan import PlannedStep, plan
+from everlog.migrations.proposal import Proposal, check_reason, proposals
+from everlog.migrations.recorded import accept, ran
+from everlog.migrations.rollback import plan_rollback, rollback
+from everlog.migrations.runner import apply
+from everlog.migrations.status import MigrationInfo, State, compare, differences, with_progress
+from everlog.migrations.status import status as compare_with
+from everlog.proto import migrations_pb2 as pb
+from everlog.proto import migrations_pb2_grpc
+from everlog.rpc.http2.grpc import Context
+from everlog.rpc.messages import to_message
+from everlog.rpc.server.admin import sparing
+from everlog.rpc.server.host import Hosting, Telling
+from everlog.store.database import Database
+from everlog.store.errors import MigrationError, SchemaError
+from everlog.store.progress import Progress
+
+STARTING_S = 10.0
+
+
+class ApprovalService(migrations_pb2_grpc.MigrationsServicer):
+    """See proto/migrations.proto."""
+
+    _hosting: Hosting
+    _approvals: Mapping[str, Approval]
+    _starting: Mapping[str, asyncio.Future[None]]
+
+    async def Proposals(self, request: pb.ProposalsRequest, context: Any) -> pb.ProposalsResponse:
+        starting = self._starting.get(request.database)
+        if starting is not None:  # it may be at work on the first
+            await asyncio.wait([starting], timeout=STARTING_S)
+        found = await self._hosting.read(self._proposals, request.database)
+        return pb.ProposalsResponse(proposals=[to_message(one) for one in found])
+
+    async def Propose(self, request: pb.ProposeRequest, context: Any) -> pb.ProposeResponse:
+        approval, actor = self._approval(request.database), self._who(context, request.actor)
+        made = await self._hosting.write(approval.propose, actor=actor, reason=request.reason, again=True)
+        return pb.ProposeResponse(proposal=to_message(made) if made is not None else None)
+
+    async def Approve(self, request: pb.ApproveRequest, context: Any) -> AsyncIterator[pb.ApproveResponse]:
+        approval, actor = self._approval(request.database), self._who(context, request.actor)
+
+        def run(telling: Telling[pb.ApproveResponse]) -> None:
+            def progress(at: Progress) -> None:
+                step = pb.ApplyResponse(step=at.step, done=at.done, total=at.total or 0)
+                telling.passing(pb.ApproveResponse(progress=step))
+
+            def applied(info: MigrationInfo) -> None:
+                step = pb.ApplyResponse(version=info.version, name=info.name, finished=True, seq=info.seq)
+                telling.tell(pb.ApproveResponse(progress=step))
+
+            done = approval.approve_and_run(
+                request.digest,
+                actor=actor,
+                reason=request.reason,
+                despite_errors=request.despite_errors,
+                approved=lambda one: telling.tell(pb.ApproveResponse(proposal=to_message(one))),
+                progress=sparing(progress),
+                applied=applied,
+            )
+            telling.tell(pb.ApproveResponse(proposal=to_message(done)))
+
+        async for answer in self._hosting.told(run):
+            yield answer
+
+    async def Reject(self, request: pb.RejectRequest, context: Any) -> pb.RejectResponse:
+        approval, actor = self._approval(request.database), self._who(context, request.actor)
+        made = await self._hosting.write(approval.reject, request.digest, actor=actor, reason=request.reason)
+        return pb.RejectResponse(proposal=to_message(made))
+
+    def _who(self, context: Context, claimed: str) -> str:
+        return self._hosting.callers.who(context, claimed)
+
+    def _proposals(self, name: str) -> list[Proposal]:
+        approval = self._approvals.get(name)
+        return proposals(self._hosting.database(name)) if approval is None else approval.proposals()
+
+    def _approval(self, name: str) -> Approval:
+        self._hosting.database(name)
+        approval = self._approvals.get(name)
+        if approval is None:
+            raise MigrationError(
+                f"migrations of {name} are not approved here, but applied by whoever applies them; start the"
+                " server with --migrate checked, and they wait for approval",
+                database=name,
+            )
+        return approval
+
+
+class AdoptService(migrations_pb2_grpc.MigrationsServicer):
+    """See proto/migrations.proto."""
+
+    _hosting: Hosting
+    _approvals: Mapping[str, Approval]
+    _sources: Mapping[str, str]
+
+    async def Load(self, request: pb.LoadSchemaRequest, context: Any) -> pb.LoadSchemaResponse:
+        db = self._hosting.database(request.database)
+        actor = self._hosting.callers.who(context, request.actor)
+
+        def run() -> int:
+            where = request.where or "the text"
+            with self._allowed("load", request.database, actor, request.reason):
+                return load_schema(db, request.text, where=where, actor=actor, reason=request.reason)
+
+        return pb.LoadSchemaResponse(schema_version=await self._hosting.write(run))
+
+    async def Baseline(self, request: pb.BaselineRequest, context: Any) -> pb.BaselineResponse:
+        db, source = self._hosting.database(request.database), self._source(request.database)
+        actor = self._hosting.callers.who(context, request.actor)
+
+        def run() -> list[MigrationInfo]:
+            with self._allowed("baseline", request.database, actor, request.reason):
+                return baseline(db, request.version, source, actor=actor, reason=request.reason)
+
+        found = await self._hosting.write(run)
+        return pb.BaselineResponse(migrations=[info_message(info) for info in found])
+
+    async def Accept(self, request: pb.AcceptRequest, context: Any) -> pb.AcceptResponse:
+        db, source = self._hosting.database(request.database), self._source(request.database)
+        actor, reason = self._hosting.callers.who(context, request.actor), request.reason
+
+        def run() -> list[MigrationInfo]:
+            check_reason(reason)
+            with self._allowed("accept", request.database, actor, reason):
+                return accept(db, source, list(request.versions), actor=actor, reason=reason)
+
+        found = await self._hosting.write(run)
+        return pb.AcceptResponse(migrations=[info_message(info) for info in found])
+
+    async def Folders(self, request: pb.FoldersRequest, context: Any) -> AsyncIterator[pb.FoldersResponse]:
+        for one in await self._hosting.read(ran, self._hosting.database(request.database)):
+            yield pb.FoldersResponse(version=one.version, name=one.name, digest=one.digest, files=one.sources)
+
+    def _allowed(self, verb: str, name: str, actor: str, reason: str) -> AbstractContextManager[None]:
+        """To be entered for the call. Raises MigrationError where migrations wait for approval, and this
+        is not for `actor`."""
+        approval = self._approvals.get(name)
+        if approval is None:
+            return nullcontext()
+        return policy.allowed(approval, verb, actor=actor, reason=reason)
+
+    def _source(self, name: str) -> str:
+        source = self._sources.get(name)
+        if source is None:
+            raise MigrationError(
+                f"this server was started without the migrations of {name}; start it with them"
+                " (`everlog serve --migrations …`), or apply them where the database is",
+                database=name,
+            )
+        return source
+
+
+def info_message(info: MigrationInfo, diff: str = "") -> pb.MigrationInfo:
+    """A migration's state as a message."""
+    return pb.MigrationInfo(
+        version=info.version,
+        name=info.name,
+        state=pb.MigrationState.Value(info.state.name),
+        applied_ns=info.applied_ns,
+        seq=info.seq,
+        digest=info.digest,
+        folder_digest=info.folder_digest,
+        late=info.late,
+        started_ns=info.started_ns,
+        rows=info.rows,
+        diff=diff,
+        actor=info.actor,
+        held=info.held,
+        returning=info.returning,
+        total=info.total,
+        left_s=info.left_s,
+        stopped=info.stopped,
+    )
+
+
+class Problems:
+    """Why a migration under way cannot go on, by the name of its database, where nobody approves migrations:
+    its folder cannot be used. `on_change` is called when one is mended."""
+
+    def __init__(self, known: Mapping[str, str]) -> None:
+        self._known = dict(known)
+        self.on_change: Callable[[], None] = lambda: None
+
+    def of(self, name: str) -> str:
+        """Empty: there is none."""
+        return self._known.get(name, "")
+
+    def mended(self, name: str) -> None:
+        """The folders were used, so they can be."""
+        if self._known.pop(name, ""):
+            self.on_change()
+
+
+class MigrationsService(ApprovalService, AdoptService):
+    """See proto/migrations.proto. `sources` names the package of each database's migrations, and
+    `approvals` decide which of them are applied, where it is not whoever calls; elsewhere there may be
+    `problems`."""
+
+    def __init__(
+        self,
+        hosting: Hosting,
+        sources: Mapping[str, str],
+        approvals: Mapping[str, Approval],
+        starting: Mapping[str, asyncio.Future[None]],
+        problems: Problems,
+    ) -> None:
+        self._hosting = hosting
+        self._problems = problems
+        self._sources = dict(sources)
+        self._approvals = dict(approvals)
+        self._starting = dict(starting)
+
+    async def List(self, request: pb.ListMigrationsRequest, context: object) -> pb.ListMigrationsResponse:
+        infos = await self._hosting.read(self._infos, request.database)
+        diffs = await self._hosting.read(self._diffs, request.database) if request.diff else {}
+        return pb.ListMigrationsResponse(
+            migrations=[info_message(info, diffs.get(info.version, "")) for info in infos]
+        )
+
+    async def Status(self, request: pb.MigrationStatusRequest, context: object) -> pb.MigrationStatusResponse:
+        infos = await self._hosting.read(self._infos, request.database)
+        counts = Counter(info.state for info in infos)
+        applied = [info.version for info in infos if info.state is not State.PENDING]
+        return pb.MigrationStatusResponse(
+            version=max(applied, default=0),
+            applied=counts[State.APPLIED],
+            pending=counts[State.PENDING],
+            edited=counts[State.EDITED],
+            missing=counts[State.MISSING],
+            ahead=counts[State.AHEAD],
+            building=counts[State.BUILDING],
+            problem=self._problem(request.database),
+        )
+
+    async def Plan(self, request: pb.PlanRequest, context: object) -> pb.PlanResponse:
+        db, source = self._hosting.database(request.database), self._source(request.database)
+        late = request.out_of_order
+        planned = await self._hosting.survey(
+            lambda: plan(
+                db,
+                source,
+                to=request.to or None,
+                out_of_order=late,
+                try_rows=request.try_rows,
+                progress=self._hosting.check_going,
+            )
+        )
+        return pb.PlanResponse(
+            migrations=[
+                pb.PlannedMigration(version=one.version, name=one.name, steps=map(_step, one.steps))
+                for one in planned
+            ]
+        )
+
+    async def Apply(self, request: pb.ApplyRequest, context: Any) -> AsyncIterator[pb.ApplyResponse]:
+        db, source = self._hosting.database(request.database), self._source(request.database)
+        actor = self._hosting.callers.who(context, request.actor)
+
+        def run(telling: Telling[pb.ApplyResponse]) -> None:
+            def progress(at: Progress) -> None:
+                telling.passing(pb.ApplyResponse(step=at.step, done=at.done, total=at.total or 0))
+
+            def applied(info: MigrationInfo) -> None:
+                telling.tell(
+                    pb.ApplyResponse(version=info.version, name=info.name, finished=True, seq=info.seq)
+                )
+
+            with self._allowed("up", request.database, actor, request.reason):
+                apply(
+                    db,
+                    source,
+                    to=request.to or None,
+                    out_of_order=request.out_of_order,
+                    hold=request.hold,
+                    rate=request.rate or None,
+                    actor=actor,
+                    reason=request.reason,
+                    progress=sparing(progress),
+                    applied=applied,
+                )
+            self._problems.mended(request.database)
+
+        async for answer in self._hosting.told(run):
+            yield answer
+
+    async def PlanRollback(self, request: pb.RollbackRequest, context: object) -> pb.PlanRollbackResponse:
+        db, which = self._hosting.database(request.database), _which(request)
+        planned = await self._hosting.survey(
+            lambda: plan_rollback(
+                db, which["count"], to=which["to"], source=self._sources.get(request.database)
+            )
+        )
+        return pb.PlanRollbackResponse(
+            migrations=[
+                pb.PlannedRollback(
+                    version=one.version, name=one.name, steps=map(_step, one.steps), lost=one.lost
+                )
+                for one in planned
+            ]
+        )
+
+    async def Rollback(self, request: pb.RollbackRequest, context: Any) -> AsyncIterator[pb.RollbackResponse]:
+        db, which = self._hosting.database(request.database), _which(request)
+        actor = self._hosting.callers.who(context, request.actor)
+
+        def run(telling: Telling[pb.RollbackResponse]) -> None:
+            def progress(at: Progress) -> None:
+                telling.passing(pb.RollbackResponse(step=at.step, done=at.done, total=at.total or 0))
+
+            def rolled_back(info: MigrationInfo) -> None:
+                telling.tell(
+                    pb.RollbackResponse(
+                        version=info.version,
+                        name=info.name,
+                        finished=True,
+                        seq=info.seq,
+                        time_ns=info.applied_ns,
+                    )
+                )
+
+            with self._allowed("rollback", request.database, actor, request.reason):
+                rollback(
+                    db,
+                    which["count"],
+                    to=which["to"],
+                    source=self._sources.get(request.database),
+                    actor=actor,
+                    reason=request.reason,
+                    rate=request.rate or None,
+                    progress=sparing(progress),
+                    rolled_back=rolled_back,
+                )
+            self._problems.mended(request.database)
+
+        async for answer in self._hosting.told(run):
+            yield answer
+
+    async def Complete(self, request: pb.CompleteRequest, context: Any) -> pb.CompleteResponse:
+        db = self._hosting.database(request.database)
+        actor = self._hosting.callers.who(context, request.actor)
+
+        def run() -> MigrationInfo:
+            with self._allowed("complete", request.database, actor, request.reason):
+                return complete(db, actor=actor, reason=request.reason)
+
+        done = await self._hosting.write(run)
+        return pb.CompleteResponse(
+            version=done.version, name=done.name, seq=done.seq, time_ns=done.applied_ns
+        )
+
+    async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:
+        db = self._hosting.database(request.database)
+        actor = self._hosting.callers.who(context, request.actor)
+        approval = self._approvals.get(request.database)
+        call = approval.cancel if approval is not None else functools.partial(cancel, db)
+        done = await self._hosting.write(call, actor=actor, reason=request.reason)
+        self._problems.mended(request.database)
+        return pb.CancelResponse(version=done.version, name=done.name, seq=done.seq, time_ns=done.applied_ns)
+
+    def _infos(self, name: str) -> list[MigrationInfo]:
+        db: Database = self._hosting.database(name)
+        source = self._sources.get(name)
+        if source is None:
+            return with_progress(db, compare(db.migrations(), ()))
+        try:
+            return compare_with(db, source)
+        except SchemaError:
+            if not self._problem(name):
+                raise
+            return with_progress(db, compare(db.migrations(), ()))  # `problem` says why
+
+    def _problem(self, name: str) -> str:
+        approval = self._approvals.get(name)
+        return approval.problem if approval is not None else self._problems.of(name)
+
+    def _diffs(self, name: str) -> dict[int, str]:
+        source = self._sources.get(name)
+        return differences(self._hosting.database(name), source) if source else {}
+
+
+def _which(request: pb.RollbackRequest) -> dict[str, int | None]:
+    """What a request says is to be rolled back."""
+    return {"count": request.count or None, "to": request.to if request.HasField("to") else None}
+
+
+def _step(step: PlannedStep) -> pb.PlannedStep:
+    return pb.PlannedStep(text=step.text, instant=step.instant, rows=step.rows, problem=step.problem)

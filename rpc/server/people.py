@@ -1,0 +1,194 @@
+"""People service: one of them is forgotten where the keys are; keys go to who may have them; all
+are put under the master key that the server was told is the next, which no call can choose.
+
+Who calls is the actor, as with any commit. What was asked for twice, because the answer was lost, is
+known by its commit_id and is answered again.
+
+Giving: the keys of people go to those who may have them, and the log says to whom.
+
+    Keys(key_ids) ─▶ may they? ─▶ a Notice on disk, once a day ─▶ the keys
+
+    Notice { kind "keys.given", subject: the name of the token }       the actor is the same
+
+A commit for each time would fill the log with what auditors already know: who has been given one key has it
+for good. So it is one for each name and day, from a server's start on.
+
+Invariants
+  (1) nobody has a key of whom the log does not say so: the Notice is on disk before;
+  (2) nobody is given a key that the log says was forgotten, nor the root, of which hashes are made.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+
+from everlog.proto import log_pb2, people_pb2, people_pb2_grpc
+from everlog.rpc.http2.grpc import Context
+from everlog.rpc.protocol import ASKED_KEYS_MAX
+from everlog.rpc.server.admin import sparing
+from everlog.rpc.server.host import Hosting, Telling
+from everlog.rpc.server.store import check_schema
+from everlog.store.crypto.master_key import MasterKey
+from everlog.store.database import Database
+from everlog.store.errors import RowError, SealedError
+from everlog.store.progress import Progress
+from everlog.store.tx.transaction import Metadata
+from everlog.store.upkeep.erase import Person, export
+from everlog.store.upkeep.held import Remaining
+
+KIND = "keys.given"
+EVERY_S = 24 * 3600.0
+
+
+class Giving:
+    """The keys of a server's databases. Safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: dict[tuple[bytes, str], float] = {}  # when the log was told, by database and name
+
+    def give(self, db: Database, name: str, key_ids: Sequence[bytes]) -> people_pb2.KeysResponse:
+        """Keys for `name`, who may have them. Writes, once a day. Raises SealedError without the master
+        key, ReadOnlyError where the log cannot be told."""
+        if len(key_ids) > ASKED_KEYS_MAX:
+            raise RowError(f"expected to be asked for at most {ASKED_KEYS_MAX} keys, found {len(key_ids)}")
+        vault = db.tables.vault
+        assert vault is not None
+        if vault.locked:
+            raise SealedError(f"there are no keys to give: {vault.locked}", erased=False)
+        self._tell(db, name)
+        answer = people_pb2.KeysResponse(sealed_in=vault.sealed_in)
+        for key_id in key_ids:
+            key = vault.key(key_id)
+            if key is not None:
+                answer.keys.add(key_id=key_id, key=key)
+        return answer
+
+    def _tell(self, db: Database, name: str) -> None:
+        with self._lock:
+            last = self._told.get((db.uuid, name))
+            if last is not None and time.monotonic() - last < EVERY_S:
+                return
+
+            def about(commit: log_pb2.Commit) -> None:
+                commit.notice.CopyFrom(log_pb2.Notice(kind=KIND, subject=name))
+
+            db._commit(db.transaction(actor=name, durability="sync"), about)
+            self._told[db.uuid, name] = time.monotonic()
+
+
+PART_BYTES = 1 << 20
+
+
+def _sent(one: Remaining) -> people_pb2.Remaining:
+    return people_pb2.Remaining(kind=one.kind, text=one.text, seqs=one.seqs)
+
+
+def _parts(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in parts for messages."""
+    held = bytearray()
+    for piece in pieces:
+        for at in range(0, len(piece), PART_BYTES):
+            held += piece[at : at + PART_BYTES]
+            if len(held) >= PART_BYTES:
+                yield bytes(held)
+                held.clear()
+    if held:
+        yield bytes(held)
+
+
+class PeopleService(people_pb2_grpc.PeopleServicer):
+    """See proto/people.proto."""
+
+    def __init__(self, hosting: Hosting, next_master_key: MasterKey | None = None) -> None:
+        self._hosting = hosting
+        self._next = next_master_key
+        self._giving = Giving()
+
+    async def Forget(  # type: ignore[override]
+        self, request: people_pb2.ForgetRequest, context: Context
+    ) -> people_pb2.ForgetResponse:
+        db = self._hosting.database(request.database)
+        check_schema(db, context)
+        by = request.WhichOneof("who")
+        who = Person(
+            request.table,
+            request.space,
+            request.key if by == "key" else None,
+            request.person if by != "key" else None,
+        )
+        metadata = Metadata(
+            self._hosting.callers.actor(context, request.actor),
+            request.reason,
+            request.correlation_id,
+            request.causation_id,
+            request.client,
+            request.commit_id,
+        )
+        done = await self._hosting.write(db.forget_person, who, metadata)
+        return people_pb2.ForgetResponse(
+            seq=done.seq, key_id=done.key_id, rows=done.rows, remaining=map(_sent, done.remaining)
+        )
+
+    async def Export(  # type: ignore[override]
+        self, request: people_pb2.ExportRequest, context: Context
+    ) -> AsyncIterator[people_pb2.ExportResponse]:
+        db = self._hosting.database(request.database)
+        check_schema(db, context)
+        self._hosting.callers.actor(context, request.actor)
+        by = request.WhichOneof("who")
+        who = Person(
+            request.table,
+            request.space,
+            request.key if by == "key" else None,
+            request.person if by != "key" else None,
+        )
+
+        def run(telling: Telling[people_pb2.ExportResponse]) -> None:
+            for part in _parts(export(db, who)):
+                self._hosting.check_going()
+                telling.tell(people_pb2.ExportResponse(json=part))
+
+        async for answer in self._hosting.told(run, goes_on=False):
+            yield answer
+
+    async def Readable(  # type: ignore[override]
+        self, request: people_pb2.ReadableRequest, context: Context
+    ) -> people_pb2.ReadableResponse:
+        db = self._hosting.database(request.database)
+        self._hosting.callers.actor(context, request.actor)
+        found = await self._hosting.survey(db.readable_people)
+        return people_pb2.ReadableResponse(found=map(_sent, found))
+
+    async def Keys(  # type: ignore[override]
+        self, request: people_pb2.KeysRequest, context: Context
+    ) -> people_pb2.KeysResponse:
+        db = self._hosting.database(request.database)
+        name = self._hosting.callers.with_keys(context)
+        return await self._hosting.write(self._giving.give, db, name, request.key_ids)
+
+    async def RotateKey(  # type: ignore[override]
+        self, request: people_pb2.RotateKeyRequest, context: Context
+    ) -> AsyncIterator[people_pb2.RotateKeyResponse]:
+        db = self._hosting.database(request.database)
+        actor = self._hosting.callers.actor(context, request.actor)
+
+        def run(telling: Telling[people_pb2.RotateKeyResponse]) -> None:
+            def progress(at: Progress) -> None:
+                telling.passing(people_pb2.RotateKeyResponse(done=at.done, total=at.total or 0))
+
+            total = db.rotate_key(
+                self._next,
+                sparing(progress),
+                actor=actor,
+                reason=request.reason,
+                correlation_id=request.correlation_id,
+                causation_id=request.causation_id,
+                client=request.client,
+            )
+            telling.tell(people_pb2.RotateKeyResponse(done=total, total=total, finished=True))
+
+        async for answer in self._hosting.told(run, stops=True):
+            yield answer

@@ -1,0 +1,407 @@
+"""Server: databases of this process, over gRPC.
+
+    Server({"flights": db}) ─ start ─▶ a thread with an event loop ─▶ one servicer a service file
+                              stop  ─▶ health says NOT_SERVING, subscriptions end (their clients
+                                       resume elsewhere or later), calls that run may finish
+
+    with Server({"flights": db}, "127.0.0.1:7420") as server: server.wait()
+
+Invariants
+  (1) it is open to other machines with TLS and a token, or not at all (security.py);
+  (2) two servers never share a port;
+  (3) what was acknowledged before it stopped was on disk: stopping loses nothing.
+
+Services: all that a server answers, one servicer a service file, registered.
+
+Reflection and the health service, which are gRPC's own, are the server's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Self
+
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha._async import ReflectionServicer  # type: ignore[import-untyped]
+
+from everlog.audit.note import Signer
+from everlog.migrations.approval.approval import Approval
+from everlog.proto import (
+    admin_pb2,
+    admin_pb2_grpc,
+    archive_pb2,
+    archive_pb2_grpc,
+    consumers_pb2,
+    consumers_pb2_grpc,
+    feed_pb2,
+    history_pb2,
+    history_pb2_grpc,
+    migrations_pb2,
+    migrations_pb2_grpc,
+    people_pb2,
+    people_pb2_grpc,
+    proofs_pb2,
+    proofs_pb2_grpc,
+    store_pb2,
+    store_pb2_grpc,
+)
+from everlog.rpc import security
+from everlog.rpc.address import listening
+from everlog.rpc.http2.connection import HANDSHAKE_S, Connection
+from everlog.rpc.http2.grpc import Calls
+from everlog.rpc.http2.listener import Listener
+from everlog.rpc.server.admin import AdminService, ArchiveService, ConsumersService, ProofsService
+from everlog.rpc.server.auth import Callers, check_tokens
+from everlog.rpc.server.feed import PATH, FeedService
+from everlog.rpc.server.history import HistoryService
+from everlog.rpc.server.host import Hosting
+from everlog.rpc.server.migrations import MigrationsService, Problems
+from everlog.rpc.server.people import PeopleService
+from everlog.rpc.server.store import StoreService
+from everlog.store.crypto.master_key import MasterKey
+from everlog.store.database import Database
+from everlog.store.errors import OpenError
+
+SERVICES = tuple(
+    file.DESCRIPTOR.services_by_name[name].full_name
+    for file, name in (
+        (store_pb2, "Store"),
+        (feed_pb2, "Feed"),
+        (migrations_pb2, "Migrations"),
+        (admin_pb2, "Admin"),
+        (history_pb2, "History"),
+        (people_pb2, "People"),
+        (archive_pb2, "Archive"),
+        (consumers_pb2, "Consumers"),
+        (proofs_pb2, "Proofs"),
+    )
+)
+
+
+def register(
+    calls: Any,
+    hosting: Hosting,
+    *,
+    signer: Signer | None,
+    next_master_key: MasterKey | None,
+    archives: Mapping[str, str],
+    migrations: Mapping[str, str],
+    approvals: Mapping[str, Approval],
+    starting: Mapping[str, asyncio.Future[None]],
+    problems: Problems,
+) -> FeedService:
+    """Registers every service with `calls`, which is a server as generated code knows one; returns the
+    one whose answers do not end by themselves."""
+    feed = FeedService(hosting)
+    calls.add_raw(PATH, feed.subscribe)
+    store_pb2_grpc.add_StoreServicer_to_server(StoreService(hosting), calls)
+    admin_pb2_grpc.add_AdminServicer_to_server(AdminService(hosting), calls)
+    archive_pb2_grpc.add_ArchiveServicer_to_server(ArchiveService(hosting, archives), calls)
+    consumers_pb2_grpc.add_ConsumersServicer_to_server(ConsumersService(hosting), calls)
+    history_pb2_grpc.add_HistoryServicer_to_server(HistoryService(hosting), calls)
+    people_pb2_grpc.add_PeopleServicer_to_server(PeopleService(hosting, next_master_key), calls)
+    proofs_pb2_grpc.add_ProofsServicer_to_server(ProofsService(hosting, signer), calls)
+    migrating = MigrationsService(hosting, migrations, approvals, starting, problems)
+    migrations_pb2_grpc.add_MigrationsServicer_to_server(migrating, calls)
+    return feed
+
+
+GRACE_S = 5.0
+WARN_EVERY_S = 24 * 3600.0
+
+logger = logging.getLogger("everlog")
+WRITES = SERVICES[0]  # the service whose health says whether writes are taken
+
+
+class Server:
+    """Serves databases; they stay with whoever opened them.
+
+    `address` is HOST:PORT, with port 0 any that is free. `tokens`: further ones by the name of who
+    shows them, `acting` are the names of those that write rows in the names of others, and `keys_for` of
+    those that are given the keys of people, to follow sealed tables.
+    `migrations` names the package of each database's migrations, for the service that
+    applies them; `approvals` are those of databases where they wait for approval; `problems` says of others
+    why a migration that is under way cannot go on.
+    `signer` signs checkpoints. `next_master_key` is the one that the keys of people are put under when
+    somebody asks for it; None: that of the environment. `archives` says where the log of a database is
+    archived to, if somebody asks for that. Raises OpenError for an address that is none, and if it would be
+    open to strangers.
+    """
+
+    def __init__(
+        self,
+        databases: Mapping[str, Database],
+        address: str = "127.0.0.1:0",
+        *,
+        token: str = "",
+        tokens: Mapping[str, str] | None = None,
+        acting: Iterable[str] = (),
+        keys_for: Iterable[str] = (),
+        tls: security.Tls | None = None,
+        migrations: Mapping[str, str] | None = None,
+        approvals: Mapping[str, Approval] | None = None,
+        problems: Mapping[str, str] | None = None,
+        actor: str = "",
+        reason: str = "",
+        signer: Signer | None = None,
+        next_master_key: MasterKey | None = None,
+        archives: Mapping[str, str] | None = None,
+    ) -> None:
+        self.host, self.port = listening(address)
+        check_tokens(token, tokens or {})
+        self._tokens = {"": token} | dict(tokens or {})
+        security.check_server(self.host, token=next(filter(None, self._tokens.values()), ""), tls=tls)
+        self.hosting = Hosting(
+            databases,
+            Callers(self._tokens, acting, keys_for, certified=_certified(tls)),
+        )
+        self._tls = security.ServerTls(tls) if tls else None
+        self._acting, self._keys_for = tuple(acting), tuple(keys_for)
+        self._calls: Calls | None = None
+        self._signer = signer
+        self._next_master_key = next_master_key
+        self._archives = dict(archives or {})
+        self._migrations = dict(migrations or {})
+        self._approvals = dict(approvals or {})
+        self._problems = Problems(problems or {})
+        self._starts = {
+            name: functools.partial(approval.start, actor=actor, reason=reason)
+            for name, approval in self._approvals.items()
+        }
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.connections: set[Connection] = set()
+        self._thread = threading.Thread(target=self._run, name="everlog-server", daemon=True)
+        self._ready = threading.Event()
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._stopping: asyncio.Event | None = None
+        self._grace_s = GRACE_S
+        self.on_warnings: Callable[[Mapping[str, str]], None] = lambda _: None  # see security.warnings
+
+    @property
+    def address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def url(self, database: str) -> str:
+        """The URL of one of its databases, without the token."""
+        return f"everlog{'' if self._tls else '+insecure'}://{self.address}/{database}"
+
+    def start(self) -> Self:
+        """Returns once it answers. Raises OpenError if the port cannot be had."""
+        self._thread.start()
+        self._ready.wait()
+        if self._error is not None:
+            self._thread.join()
+            raise self._error
+        return self
+
+    def stop(self, grace_s: float = GRACE_S) -> None:
+        """Drains: nothing new is taken, what runs has `grace_s` seconds to finish. Twice is once."""
+        self._grace_s = grace_s
+        self._stop.set()
+        if self.loop is not None and self._stopping is not None and self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # its loop has just ended
+                self.loop.call_soon_threadsafe(self._stopping.set)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def reload(self, *, token: str = "", tokens: Mapping[str, str] | None = None) -> None:
+        """Takes other tokens, and reads the files of its certificates again, for calls and connections that
+        begin from now on; the others go on. Raises OpenError, and changes nothing, if it would be open to
+        strangers, or something is not what it must be."""
+        check_tokens(token, tokens or {})
+        named = {"": token} | dict(tokens or {})
+        files = self._tls.files if self._tls else None
+        security.check_server(self.host, token=next(filter(None, named.values()), ""), tls=files)
+        if any(self._tokens.values()) and not any(named.values()):
+            raise OpenError("the server asks for tokens, and would ask for none; start it again without any")
+        callers = Callers(named, self._acting, self._keys_for, certified=_certified(files))
+        if self._tls is not None:
+            self._tls.load()
+            self._log_warnings()
+        self._tokens, self.hosting.callers = named, callers
+        if self._calls is not None:
+            self._calls.expect(named)
+
+    def on_signals(self, reload: Callable[[], None] | None = None) -> AbstractContextManager[None]:
+        """While it is entered, in the main thread, SIGTERM and SIGINT stop the server, and SIGHUP calls
+        `reload`."""
+        return _on_signals(self._stop.set, reload)
+
+    def wait(self) -> None:
+        """Blocks until somebody stops it. In the main thread SIGTERM and SIGINT do."""
+        with self.on_signals():
+            self._stop.wait()
+        self.stop(self._grace_s)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001  told to whoever started it
+            self._error = error
+        finally:
+            self._ready.set()
+            self._stop.set()
+            self.hosting.close()
+
+    async def _serve(self) -> None:
+        self.loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        calls: Any = Calls(self._tokens)  # a server, as generated code knows one
+        self._calls = calls
+        starting = {name: self.hosting.begin(start) for name, start in self._starts.items()}
+        feed = register(
+            calls,
+            self.hosting,
+            signer=self._signer,
+            next_master_key=self._next_master_key,
+            archives=self._archives,
+            migrations=self._migrations,
+            approvals=self._approvals,
+            problems=self._problems,
+            starting=starting,
+        )
+        checker = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checker, calls)
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(names), calls)
+        connections = self.connections
+        listener = Listener(
+            self.host,
+            self.port,
+            lambda: Connection(calls.answer, connections),
+            connections,
+            tls=self._tls.context if self._tls else None,
+            handshake_s=HANDSHAKE_S,
+        )
+        self.port = listener.port
+        for name in SERVICES:
+            await checker.set(name, health_pb2.HealthCheckResponse.SERVING)
+        warning = self.loop.create_task(self._warn())
+        with self._watching_disks(checker):
+            await self._tell_health(checker)
+            self._ready.set()
+            await self._stopping.wait()
+        warning.cancel()
+        for approval in self._approvals.values():
+            approval.stop.set()
+        self.hosting.stop()
+        listener.close()
+        await checker.enter_graceful_shutdown()
+        feed.drain()
+        for connection in list(connections):
+            connection.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace_s):
+                while connections:
+                    await next(iter(connections)).closed.wait()
+        for connection in list(connections):
+            connection.abort()
+
+    async def _warn(self) -> None:
+        """Log once a day the certificates that are about to end, and say so in the status."""
+        while self._tls is not None:
+            self._log_warnings()
+            await asyncio.sleep(WARN_EVERY_S)
+
+    def _log_warnings(self) -> None:
+        assert self._tls is not None
+        try:
+            found = security.warnings(self._tls.files)
+            for sentence in found.values():
+                logger.warning(sentence)
+            found.pop("", None)
+            self.hosting.warnings = list(found.values())
+            self.on_warnings(found)
+        except OpenError as error:  # a file is being replaced: the loaded one stays in use
+            logger.warning("whether a certificate is about to end is not known: %s", error)
+
+    async def _tell_health(self, checker: Any) -> None:
+        """Set the health: NOT_SERVING as a whole and for writes while a disk refuses writes, SERVING for the
+        services that read. NOT_SERVING for migrations that cannot be applied."""
+        refused = any(db.engine.refusal.since_ns for db in self.hosting.databases.values())
+        answer = health_pb2.HealthCheckResponse
+        for name in ("", WRITES):
+            await checker.set(name, answer.NOT_SERVING if refused else answer.SERVING)
+        for name, approval in self._approvals.items():
+            await checker.set(
+                migrations_health(name), answer.NOT_SERVING if approval.problem else answer.SERVING
+            )
+        for name in self.hosting.databases.keys() - self._approvals.keys():
+            await checker.set(
+                migrations_health(name), answer.NOT_SERVING if self._problems.of(name) else answer.SERVING
+            )
+
+    @contextlib.contextmanager
+    def _watching_disks(self, checker: Any) -> Iterator[None]:
+        """While it is entered, health follows the disks, and whether migrations can be applied."""
+        loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+        def begin() -> None:
+            task = loop.create_task(self._tell_health(checker))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        def changed() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has just ended
+                loop.call_soon_threadsafe(begin)
+
+        refusals = [db.engine.refusal for db in self.hosting.databases.values()]
+        for one in refusals:
+            one.on_change(changed)
+        for approval in self._approvals.values():
+            approval.on_problem = changed
+        self._problems.on_change = changed
+        try:
+            yield
+        finally:
+            for one in refusals:
+                one.off_change(changed)
+
+
+def migrations_health(name: str) -> str:
+    """The name in the health service of the pending migrations of a database."""
+    return f"{name}/migrations"
+
+
+def _certified(tls: security.Tls | None) -> bool:
+    """Whether clients show certificates."""
+    return tls is not None and tls.client_ca is not None
+
+
+@contextlib.contextmanager
+def _on_signals(stop: Callable[[], None], reload: Callable[[], None] | None) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the server, SIGHUP reloads; outside of the main thread they cannot be had."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    does: dict[int, Callable[[], None]] = {signal.SIGTERM: stop, signal.SIGINT: stop}
+    if reload is not None:
+        does[signal.SIGHUP] = reload
+
+    def begin(number: int, _: object) -> None:
+        # Not here: what the main thread holds while it waits, a lock, this would wait for.
+        threading.Thread(target=does[number], name="everlog-signal", daemon=True).start()
+
+    before = {number: signal.signal(number, begin) for number in does}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

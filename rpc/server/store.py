@@ -1,0 +1,440 @@
+"""Store service: rows over gRPC. Keys and ranges come encoded, rows go as they are stored.
+
+    request ─▶ table and index by name ─▶ store ─▶ Row {key, row, version}
+
+A remote transaction reads the newest state and says at which seq it began; what changed since is
+a conflict, told at once. Its commit carries what it read and what it writes, and is validated as
+any other (store/tx/validator.py).
+
+Invariants
+  (1) what a client encoded by another schema than the one in force is not read: it is told, and
+      asks again with the new one;
+  (2) nothing that a transaction reads here is newer than its snapshot.
+
+Load service: a bulk load over gRPC, each request one chunk, each chunk one commit.
+
+    client  {table, id}  rows  rows  rows …  last
+    server  {rows so far}     rows  rows …   finished       each once the chunk is on disk
+
+The first answer says how many rows of this load are there already; the client goes on after
+them. The client bounds how many chunks are under way.
+
+Scanning: one scan for a client, in pages, all of one moment.
+
+    page ─▶ taken ─▶ page ─▶ taken ─▶ … the last
+              └─ not for STALL_S ─▶ the moment is let go of
+                                      └─ taken after all ─▶ nothing of the rest has changed: goes on
+                                                            else ConflictError
+
+A moment that is held keeps what was written over it on disk, so it is not held for a client that
+has stopped reading.
+
+Invariants
+  (1) all pages are of one moment, whether it was held or not;
+  (2) with a `snapshot` nothing of a page is newer, or it is a ConflictError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from google.protobuf.message import DecodeError, Message
+
+from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
+from everlog.rpc.http2.grpc import Context
+from everlog.rpc.protocol import SCHEMA_KEY
+from everlog.rpc.server.host import Hosting
+from everlog.rpc.server.leases import Leases
+from everlog.store import keys
+from everlog.store.database import Database
+from everlog.store.errors import ConflictError, CorruptionError, RowError, SchemaError
+from everlog.store.history.view import PastView, bounds, source_of
+from everlog.store.rocks.view import View
+from everlog.store.schema.reflect import table_of
+from everlog.store.schema.schema import IndexInfo, Schema, TableInfo
+from everlog.store.tx import write
+from everlog.store.tx.reader import resumed
+from everlog.store.tx.source import Entry, LocalSource, Span, is_noted
+from everlog.store.tx.transaction import CommitResult, Reads
+from everlog.store.tx.write import Write
+
+
+async def loading(
+    hosting: Hosting, requests: AsyncIterator[store_pb2.LoadRequest], context: Context
+) -> AsyncIterator[store_pb2.LoadResponse]:
+    """The answers to one load's requests. Raises RowError for a row that does not fit, AccessError."""
+    load: Loading | None = None
+    async for request in requests:
+        if load is None:
+            actor = hosting.callers.actor(context, request.actor)
+            load = await hosting.write(Loading, hosting.database(request.database), request, actor)
+            yield load.answer()
+        if (request.rows or request.last) and not load.loader.finished:
+            await hosting.write(load.add, request)
+            yield load.answer()
+
+
+class Loading:
+    """A load that its first request has begun."""
+
+    def __init__(self, db: Database, first: store_pb2.LoadRequest, actor: str) -> None:
+        if not first.id:
+            raise RowError("expected the first request of a load to name the load's id, found none")
+        about = log_pb2.Load(
+            kind=first.kind or log_pb2.Load.IMPORT, id=first.id, table=first.table, source=first.source
+        )
+        self._db = db
+        self._table = table_of(db.schema.generation(first.table, first.space))
+        expires = write.sent(first.expires_ns)
+        self.loader = db.loader(self._table, about, expires=expires, actor=actor, reason=first.reason)
+
+    def add(self, request: store_pb2.LoadRequest) -> None:
+        """Commits the rows of one request."""
+        model: Any = self._table.model
+        try:
+            rows: list[Message] = [model.FromString(row) for row in request.rows]
+        except DecodeError as error:
+            raise RowError(
+                f"one of the rows of {self._table.name} after row {self.loader.rows} is not a"
+                f" {model.DESCRIPTOR.full_name}: {error}",
+                table=self._table.name,
+            ) from None
+        self.loader.add(rows, last=request.last)
+
+    def answer(self) -> store_pb2.LoadResponse:
+        """How far the load is on disk."""
+        return store_pb2.LoadResponse(
+            rows=self.loader.rows, finished=self.loader.finished, position=self._db.cursor()
+        )
+
+
+FIRST_PAGE_ROWS, PAGE_ROWS, PAGE_BYTES = 64, 4096, 256 << 10
+STALL_S = 60.0
+
+
+class Scanning:
+    """A scan that was asked for. Raises SchemaError, RowError for a resume token of another."""
+
+    stall_s = STALL_S  # for so long its moment is held for a client that does not read
+
+    def __init__(self, db: Database, request: store_pb2.ScanRequest) -> None:
+        self._db = db
+        self._snapshot = request.snapshot
+        self._at_seq = request.at_seq
+        self._info, self._index = what(schema_of(db, request.at_seq), request)
+        self._prefix = self._info.row_prefix if self._index is None else self._index.prefix
+        self._reverse = request.backwards
+        self._rest = span_of(self._index, request.start, request.end)
+        if request.resume:
+            self._rest = resumed(self._rest, self._prefix, request.resume, reverse=self._reverse)
+        self._left = request.limit or None
+        self._rows = FIRST_PAGE_ROWS
+        self._entries: Iterator[Entry] = iter(())
+        self._view: View | None = None
+        self._seq = 0  # of the moment; 0: not known yet
+        self._again = False  # it was let go of, and there is another that equals it
+        self.done = False
+
+    def page(self) -> store_pb2.ScanResponse:
+        """The next rows. Raises ConflictError. Read-only."""
+        if self._view is None:
+            self._hold()
+        page = self._page(self._rows if self._left is None else min(self._rows, self._left))
+        self._check(page)
+        if page.resume:
+            self._rest = resumed(self._rest, self._prefix, page.resume, reverse=self._reverse)
+        if self._left is not None:
+            self._left -= len(page.rows)
+            self.done = self.done or not self._left
+        self._rows = PAGE_ROWS
+        return page
+
+    def let_go(self) -> None:
+        """Lets go of the moment; what is left of the scan is looked at anew if it is asked for."""
+        view, self._view, self._entries = self._view, None, iter(())
+        if view is not None:
+            view.close()
+
+    def _hold(self) -> None:
+        _, self._view, seq = moment_of(self._db, self._at_seq)
+        if self._seq and not self._at_seq:
+            check_unchanged(self._db, self._seq, (), [self._rest.under(self._prefix)])
+            self._again = True
+        else:
+            self._seq = seq
+        self._entries = source_of(self._view).scan(
+            self._info, self._index, self._rest, reverse=self._reverse, limit=self._left
+        )
+
+    def _page(self, most: int) -> store_pb2.ScanResponse:
+        page = store_pb2.ScanResponse(seq=self._seq)
+        add, size, last = page.rows.add, 0, b""
+        for last, key, value in islice(self._entries, most):  # noqa: B007  used below
+            row = keys.row_of(value)
+            add(key=key, row=row, version=keys.version_of(value))
+            size += len(row)
+            if size > PAGE_BYTES:
+                break
+        else:
+            if len(page.rows) < most:
+                self.done = True
+                return page
+        page.resume = self._prefix + last
+        return page
+
+    def _check(self, page: store_pb2.ScanResponse) -> None:
+        """Rows of an index are looked at, too: its entries do not change with the rest of a row."""
+        rows = [] if self._index is None else [self._info.row_prefix + row.key for row in page.rows]
+        if self._snapshot:
+            check_unchanged(self._db, self._snapshot, rows, [self._rest.under(self._prefix)])
+        if self._again and any(row.version > self._seq for row in page.rows):
+            check_unchanged(self._db, self._seq, rows)
+
+
+def schema_of(db: Database, at_seq: int) -> Schema:
+    """The schema in force then; 0: now."""
+    return db.past.schemas.at(at_seq) if at_seq else db.schema
+
+
+def moment_of(db: Database, at_seq: int) -> tuple[Schema, View, int]:
+    """The schema, the tables, and the seq that they are of: those of then; 0: of now."""
+    if at_seq:
+        moment = db.at(seq=at_seq)
+        return moment.schema, moment.view, at_seq
+    return db.schema, *db.tables.snapshot()
+
+
+def what(
+    schema: Schema, asked: store_pb2.ScanRequest | store_pb2.CountRequest | store_pb2.Read
+) -> tuple[TableInfo, IndexInfo | None]:
+    """The table that is asked for, and its index; an empty name is none."""
+    info = schema.generation(asked.table, asked.space)
+    return info, info.index(asked.index) if asked.index else None
+
+
+def span_of(index: IndexInfo | None, start: bytes, end: bytes) -> Span:
+    """What a client asks for. It has no keys: values of a hashed index are hashed here."""
+    return Span(*index.hash_span(start, end)) if index is not None and index.hashes else Span(start, end)
+
+
+def check_unchanged(
+    db: Database, snapshot: int, read: Iterable[bytes], ranges: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Raises ConflictError if any of this may have changed since `snapshot`."""
+    found = db.tables.window.conflict(snapshot, read, ranges)
+    if found is not None:
+        raise ConflictError(
+            f"what is read here was changed by commit {found[0]}, after the reading began at {snapshot};"
+            " run it again",
+            seq=found[0],
+            snapshot=snapshot,
+        )
+
+
+GOT_TOGETHER = 16  # rows that are read together: few enough that the largest fit into memory
+COUNT_SLICE = 4096  # rows between two looks at whether the server stops
+
+
+class StoreService(store_pb2_grpc.StoreServicer):
+    """See proto/store.proto."""
+
+    def __init__(self, hosting: Hosting) -> None:
+        self._hosting = hosting
+        self._leases = defaultdict[str, Leases](Leases)
+
+    async def Describe(self, request: store_pb2.DescribeRequest, context: Any) -> store_pb2.DescribeResponse:
+        return await self._hosting.read(_describe, self._hosting.database(request.database))
+
+    async def Get(self, request: store_pb2.GetRequest, context: Any) -> store_pb2.GetResponse:
+        return await self._hosting.read(_get, self._database(request.database, context), request)
+
+    async def BatchGet(self, request: store_pb2.BatchGetRequest, context: Any) -> store_pb2.BatchGetResponse:
+        return await self._hosting.read(_batch_get, self._database(request.database, context), request)
+
+    async def Scan(self, request: store_pb2.ScanRequest, context: Context) -> None:  # type: ignore[override]
+        """Writes its answers itself: it minds how fast they are taken."""
+        read = self._hosting.read
+        scanning = await read(Scanning, self._database(request.database, context), request)
+        try:
+            while True:
+                await context.write(await read(scanning.page))
+                if scanning.done:
+                    return
+                if not await context.taken(scanning.stall_s):
+                    await read(scanning.let_go)
+                    await context.taken(None)
+        finally:
+            scanning.let_go()
+
+    async def Count(self, request: store_pb2.CountRequest, context: Any) -> store_pb2.CountResponse:
+        db, going = self._database(request.database, context), self._hosting.check_going
+        return await self._hosting.survey(_count, db, request, going)
+
+    async def Commit(self, request: store_pb2.CommitRequest, context: Any) -> store_pb2.CommitResponse:
+        db = self._database(request.database, context)
+        actor = self._hosting.callers.actor(context, request.actor)
+        tables = (one.table for one in request.writes)
+        async with self._leases[request.database].commit(tables, request.turn):
+            result = await self._hosting.write(_commit, db, request, actor)
+        position = log_pb2.Cursor(database=db.uuid, seq=result.seq, checksum=result.checksum)
+        return store_pb2.CommitResponse(position=position, time_ns=result.time_ns, missing=result.missing)
+
+    async def Turn(
+        self, request: store_pb2.TurnRequest, context: Any
+    ) -> AsyncIterator[store_pb2.TurnResponse]:
+        db = self._hosting.database(request.database)
+        for name in request.tables:
+            db.schema.table(name)
+        if not request.tables:
+            raise RowError("expected the names of the tables that the transaction reads, found none")
+        async with contextlib.aclosing(self._leases[request.database].turn(request.tables)) as turns:
+            async for turn in turns:
+                yield store_pb2.TurnResponse(turn=turn)
+
+    async def Load(
+        self, request_iterator: AsyncIterator[store_pb2.LoadRequest], context: Any
+    ) -> AsyncIterator[store_pb2.LoadResponse]:
+        async for answer in loading(self._hosting, request_iterator, context):
+            yield answer
+
+    def _database(self, name: str, context: Context) -> Database:
+        """Raises OpenError, and SchemaError with `moved` for a client with another schema."""
+        db = self._hosting.database(name)
+        check_schema(db, context)
+        return db
+
+
+def check_schema(db: Database, context: Context) -> None:
+    """Raises SchemaError with `moved` for a client with another schema."""
+    version = db.schema.version
+    known = context.header(SCHEMA_KEY)
+    if known is not None and known != str(version):
+        raise SchemaError(
+            f"the schema is at version {version}, the request was made for {known}; ask again",
+            moved=version,
+        )
+
+
+def _describe(db: Database) -> store_pb2.DescribeResponse:
+    return store_pb2.DescribeResponse(
+        uuid=db.uuid, schema=db.schema.proto, head=db.cursor(), read_only=db.read_only
+    )
+
+
+def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:
+    if request.at_seq:
+        moment = db.at(seq=request.at_seq)
+        info = moment.schema.generation(request.table, request.space)
+        value = source_of(moment.view).get(info, request.key)
+        return store_pb2.GetResponse(row=None if value is None else _row(request.key, value), seq=moment.seq)
+    info = db.schema.generation(request.table, request.space)
+    seq = db.tables.applied  # before the value is read: a newer one is a conflict later, an older none
+    value = db.tables.get(info.row_prefix + request.key)
+    if request.snapshot:
+        check_unchanged(db, request.snapshot, [info.row_prefix + request.key])
+    return store_pb2.GetResponse(
+        row=None if value is None else _row(request.key, info.opened(request.key, value)), seq=seq
+    )
+
+
+def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.BatchGetResponse:
+    schema, view, seq = moment_of(db, request.at_seq)
+    info = schema.generation(request.table, request.space)
+    answer = store_pb2.BatchGetResponse(seq=seq)
+    try:
+        source, left = source_of(view), request.bytes_max or 1 << 63
+        for at in range(0, len(request.keys), GOT_TOGETHER):
+            some = list(request.keys[at : at + GOT_TOGETHER])
+            for key, value in zip(some, source.get_many(info, some), strict=True):
+                if left > 0:
+                    answer.rows.append(store_pb2.Row() if value is None else _row(key, value))
+                    left -= 0 if value is None else len(value)
+            if left <= 0:
+                break
+    finally:
+        view.close()
+    if request.snapshot:
+        read = request.keys[: len(answer.rows)]
+        check_unchanged(db, request.snapshot, [info.row_prefix + key for key in read])
+    return answer
+
+
+def _count(
+    db: Database, request: store_pb2.CountRequest, going: Callable[[], None]
+) -> store_pb2.CountResponse:
+    schema, view, seq = moment_of(db, request.at_seq)
+    info, index = what(schema, request)
+    span = span_of(index, request.start, request.end)
+    prefix, count = info.row_prefix if index is None else index.prefix, 0
+    start, end = span.under(prefix)
+    try:
+        rows: Iterable[object] = view.items(start, end)
+        if isinstance(view, PastView) and index is None:  # it need not read the rows
+            rows = view.places(*bounds(start, end))
+        if not isinstance(view, PastView) and is_noted(info, index, span):
+            rows, count = (), LocalSource(view).rows_noted(info)
+        for count, _ in enumerate(rows, 1):
+            if not count % COUNT_SLICE:
+                going()
+    finally:
+        view.close()
+    if request.snapshot:
+        check_unchanged(db, request.snapshot, (), [span.under(prefix)])
+    return store_pb2.CountResponse(count=count, seq=seq)
+
+
+def _commit(db: Database, request: store_pb2.CommitRequest, actor: str) -> CommitResult:
+    durability = {store_pb2.SYNC: "sync", store_pb2.OS: "os"}.get(request.durability)
+    tx = db.transaction(
+        actor=actor,
+        reason=request.reason,
+        correlation_id=request.correlation_id,
+        causation_id=request.causation_id,
+        client=request.client,
+        commit_id=request.commit_id,
+        durability=durability,
+    )
+    tx.snapshot = request.snapshot
+    if request.reads:
+        tx.reads = _reads(db, request)
+    for one in request.writes:
+        made = _write(db.schema.generation(one.table, one.space), one)
+        tx.writes[made.full] = made
+    return tx.commit()
+
+
+def _reads(db: Database, request: store_pb2.CommitRequest) -> Reads:
+    reads = Reads(set(), [])
+    for read in request.reads:
+        info, index = what(db.schema, read)
+        prefix = info.row_prefix if index is None else index.prefix
+        reads.keys.update(info.row_prefix + key for key in read.keys)
+        reads.ranges.extend(span_of(index, one.start, one.end).under(prefix) for one in read.ranges)
+    return reads
+
+
+def _write(info: TableInfo, one: store_pb2.Write) -> Write:
+    if one.op == log_pb2.DELETE:
+        try:
+            info.decode_key(one.key)
+        except CorruptionError as error:
+            raise RowError(f"expected the key of a row of {info.name} to delete: {error}") from None
+        return write.delete(info, one.key).expecting(one.expect, one.version)
+    try:
+        row = info.model.FromString(one.row)
+    except DecodeError as error:
+        raise RowError(f"expected a row of {info.name} to be a {info.proto.model}: {error}") from None
+    return write.put(info.own, row, write.sent(one.expires_ns)).expecting(one.expect, one.version)
+
+
+def _row(key: bytes, value: bytes) -> store_pb2.Row:
+    return store_pb2.Row(
+        key=key,
+        row=keys.row_of(value),
+        version=keys.version_of(value),
+        expires_ns=keys.expires_of(value),
+    )

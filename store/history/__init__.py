@@ -1,0 +1,1 @@
+"""History: rows and schemas as of any record of the log."""

@@ -1,0 +1,170 @@
+"""Past diff: the rows of a table that differ between two moments, in key order.
+
+    which rows   ┌ few records between  ─▶ the keys that they changed
+                 └ else                 ─▶ the versions at both, side by side: what has one version
+                                           at both is the same, and is not read
+    each of them ─▶ its row at both ─▶ added, changed (which fields), deleted; or written as it was
+
+Of a table that a migration rewrote in between, all rows of both are read and compared.
+
+Invariants
+  (1) memory does not grow with the table, nor with what lies between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import merge
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.store import keys
+from everlog.store.errors import RowError, SchemaError, SealedError
+from everlog.store.history.row_history import Image, changed
+from everlog.store.history.schemas import Meant
+from everlog.store.history.view import PastView
+from everlog.store.record import changes
+from everlog.store.schema.schema import TableInfo
+from everlog.store.schema.table import Table
+
+if TYPE_CHECKING:
+    from everlog.store.history.moment import Past
+
+M = TypeVar("M", bound=Message)
+
+# Between the moments, for the keys in them to be gathered.
+RECORDS_MAX, KEYS_MAX, KEYS_BYTES = 2000, 50_000, 4 << 20
+
+
+_KINDS = {(False, True): "added", (True, True): "changed", (True, False): "deleted", (False, False): ""}
+
+
+class Difference(NamedTuple, Generic[M]):
+    """A row that differs. Where a migration has rewritten the rows in between, those of the other side are of
+    the model of then. `kind` is "added", "changed" or "deleted"; `key` has the values of the primary
+    key; `fields` are the names of those that differ, of an added row all that are set."""
+
+    kind: str
+    key: tuple[Any, ...]
+    before: M | None
+    after: M | None
+    fields: tuple[str, ...]
+
+
+class _Side(NamedTuple):
+    """The table at one of the moments."""
+
+    view: PastView
+    info: TableInfo
+    model: type[Message]
+
+    def image(self, key: bytes) -> Image:
+        value = self.view.get(self.info.row_prefix + key)
+        if value is None:
+            return Image(self.info, self.model, None)
+        try:
+            return Image(self.info, self.model, self.info.row_in(key, value))
+        except SealedError as error:
+            if not error.erased:
+                raise
+            return Image(self.info, self.model, None, erased=True)
+
+    def keys(self) -> Iterator[tuple[bytes, bytes]]:
+        """Each key, and which version it has."""
+        start, end = keys.space_range(self.info.space)
+        for row, full, _ in self.view.places(start, end):
+            yield row[keys.SPACE.size :], full
+
+
+def diff(past: Past, table: Table[Any, Any] | str, start: int, end: int) -> Iterator[Difference[Any]]:
+    """See `Database.diff`. `start` and `end` are seqs."""
+    meant = past.schemas.meant(table, past.tables.applied)
+    return diff_of(past, meant, start, end, None if isinstance(table, str) else table)
+
+
+def diff_of(
+    past: Past, meant: Meant, start: int, end: int, table: Table[Any, Any] | None = None
+) -> Iterator[Difference[Any]]:
+    """The same; without `table` the rows are of the models of then."""
+    if start > end:
+        raise RowError(f"expected the first of two moments to be the earlier one, found {start} and {end}")
+    past.catch_up(end)
+    before, after = _sides(past, table, meant, start, end)
+    if before and after and list(before.info.proto.key) != list(after.info.proto.key):
+        raise SchemaError(
+            f"the rows of table {after.info.name} got another primary key between {start} and {end}; they"
+            " cannot be compared one by one",
+            table=after.info.name,
+        )
+    return _differences(past, before, after)
+
+
+def _sides(
+    past: Past, table: Table[Any, Any] | None, meant: Meant, start: int, end: int
+) -> tuple[_Side | None, _Side | None]:
+    """Each in the model of the constants, as long as they read it; else in that of then."""
+    found, errors = list[_Side | None](), list[SchemaError]()
+    for seq in (start, end):
+        info = past.schemas.with_id(meant.id_at(seq), seq)
+        model = info.model if info else None
+        try:
+            if info and table:
+                model = past.schemas.bind(table, seq).model
+        except SchemaError as error:
+            errors.append(error)
+        found.append(_Side(PastView(past, seq), info, model) if info and model else None)
+    if errors and len(errors) == len([side for side in found if side]):
+        raise errors[-1]
+    return found[0], found[1]
+
+
+def _differences(past: Past, before: _Side | None, after: _Side | None) -> Iterator[Difference[Any]]:
+    one = after or before
+    if one is None:
+        return
+    sides = (before, after)
+    for key in _keys(past, before, after):
+        old, new = (Image(one.info, one.model, None) if side is None else side.image(key) for side in sides)
+        fields = changed(old, new)
+        kind = _KINDS[old.is_there, new.is_there]
+        if kind == "changed" and not fields and old.erased == new.erased:
+            continue  # it was written as it was
+        if kind:
+            yield Difference(kind, one.info.decode_key(key), old.row, new.row, fields)
+
+
+def _keys(past: Past, before: _Side | None, after: _Side | None) -> Iterator[bytes]:
+    """Those that may differ, in order."""
+    if before is not None and after is not None and before.info.space == after.info.space:
+        found = _between(past, before, after)
+        if found is not None:
+            return iter(sorted(found))
+    return _beside(before, after)
+
+
+def _between(past: Past, before: _Side, after: _Side) -> set[bytes] | None:
+    """The keys in the records between the moments; None: there are too many."""
+    start, end, space = before.view.seq, after.view.seq, after.info.space
+    if end - start > RECORDS_MAX:
+        return None
+    found: set[bytes] = set()
+    size = 0
+    for seq, framed in past.log.scan(start, end):
+        written = [key for at, _, key, _, _ in changes(framed, seq) if at == space]
+        found.update(written)
+        size += sum(map(len, written))
+        if len(found) > KEYS_MAX or size > KEYS_BYTES:
+            return None
+    return found
+
+
+def _beside(before: _Side | None, after: _Side | None) -> Iterator[bytes]:
+    """The keys at either moment, but for those that have the same version at both."""
+    sides = [side.keys() for side in (before, after) if side is not None]
+    for key, same in groupby(merge(*sides, key=itemgetter(0)), key=itemgetter(0)):
+        versions = [full for _, full in same]
+        if len(versions) == 1 or versions[0] != versions[1]:
+            yield key

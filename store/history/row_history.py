@@ -1,0 +1,339 @@
+"""History: every version of one row, with who made it, when and why.
+
+    the row now ─▶ record 812 ─ prior ─▶ record 790 ─ prior ─▶ record 2 ─ prior 0: was there one before?
+                                                                            └▶ history/version_index.py knows
+
+The newest versions are found from the row itself, along the links of the log. Where the projection of
+versions is not up to date it is brought so only when the links have come to an end: a row may have been
+deleted before, and there no link leads.
+
+    generations    space 9, from record 640 on ◀── rewritten by a migration ── space 3, up to 639
+                                  a version: what `up` made of the row
+
+Invariants
+  (1) a commit is one version of a row, though it wrote the row in two generations: that of the
+      generation in force then;
+  (2) the newest version is the row as it is now, and `Database.at(seq)` agrees with each.
+
+Past rows: the row in a change, as a model, and what differs between two rows.
+
+Two rows of one generation are compared field by field in the model that the log carries, so that
+what an older program's model does not know is compared as well. Rows of two generations, between which
+a migration rewrote them, are compared by the numbers of their fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from heapq import merge
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.proto import log_pb2
+from everlog.store import keys, record
+from everlog.store.errors import SealedError
+from everlog.store.history.schemas import Generation, Meant
+from everlog.store.history.version_index import Place, change_at, row_of
+from everlog.store.record import changes
+from everlog.store.schema import arguments
+from everlog.store.schema.admission import read
+from everlog.store.schema.descriptors import version_of
+from everlog.store.schema.schema import TableInfo
+from everlog.store.tx.transaction import proof_name
+
+if TYPE_CHECKING:
+    from everlog.store.history.moment import Past
+
+
+class Image:
+    """A row as one version of it was: `raw` None: deleted, or `erased`, or `sealed` under a key that is
+    not at hand. Of a row that does not parse it has what can be read."""
+
+    __slots__ = ("_values", "erased", "info", "own", "raw", "row", "sealed")
+
+    def __init__(
+        self,
+        info: TableInfo,
+        model: type[Message],
+        raw: bytes | None,
+        *,
+        erased: bool = False,
+        sealed: bool = False,
+    ) -> None:
+        self.info, self.raw, self.erased, self.sealed = info, raw, erased, sealed
+        # As `model`, and as the model that the log carries, to be compared with others of it.
+        self.row: Any = None if raw is None else read(model, raw)
+        self.own: Any = self.row if model is info.model or raw is None else read(info.model, raw)
+        self._values: Sequence[tuple[Any, Any]] | None = None
+
+    @property
+    def values(self) -> Sequence[tuple[Any, Any]]:
+        """The fields that are set. Listed once, for who compares: each version is, with two others."""
+        if self._values is None:
+            self._values = () if self.own is None else self.own.ListFields()
+        return self._values
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a row, though it may be erased or sealed."""
+        return self.raw is not None or self.erased or self.sealed
+
+
+def image_of(info: TableInfo, model: type[Message], change: log_pb2.Change) -> Image:
+    """What a change says. One whose key was forgotten is erased, one whose key is not at hand is sealed;
+    a client, who has none, is given it open, or is told that it is erased by a row without a byte."""
+    if change.op == log_pb2.DELETE:
+        return Image(info, model, None)
+    if not change.key_id:
+        return Image(info, model, change.row)
+    if info.sealing is None:
+        return Image(info, model, None, erased=not change.row, sealed=bool(change.row))
+    try:
+        return Image(info, model, info.sealing.open(change.key, change.key_id, change.row))
+    except SealedError as error:
+        return Image(info, model, None, erased=error.erased, sealed=not error.erased)
+
+
+def changed(before: Image | None, after: Image) -> tuple[str, ...]:
+    """The names of the fields in which two rows differ; of a new row all that are set, of one that was
+    deleted none."""
+    if after.raw is None or (before is not None and before.raw == after.raw and before.info is after.info):
+        return ()
+    if before is None or before.raw is None:
+        return tuple(field.name for field, _ in after.values)
+    same = before.own.DESCRIPTOR is after.own.DESCRIPTOR
+    old, new = before.values, after.values
+    if same and [field for field, _ in old] == [field for field, _ in new]:
+        return tuple(field.name for (field, was), (_, now) in zip(old, new, strict=True) if was != now)
+    first, second = (
+        {field.number: value if same else _bytes(value) for field, value in one} for one in (old, new)
+    )
+    names = {field.number: field.name for field, _ in (*old, *new)}
+    numbers = sorted(first.keys() | second.keys())
+    return tuple(names[number] for number in numbers if first.get(number) != second.get(number))
+
+
+def _bytes(value: Any) -> Any:
+    if isinstance(value, Message):
+        return value.SerializeToString(deterministic=True)
+    if isinstance(value, (str, bytes, int, float)):
+        return value
+    if hasattr(value, "items"):
+        return sorted((key, _bytes(one)) for key, one in value.items())
+    return [_bytes(one) for one in value]
+
+
+AT_ONCE_FIRST, AT_ONCE_MAX = 8, 64  # versions whose records are read together
+KEPT_BYTES = 64 << 10  # a record that is larger is read again sooner than kept
+
+M = TypeVar("M", bound=Message)
+
+
+class Version(NamedTuple, Generic[M]):
+    """One version of a row, and the commit that made it.
+
+    `op` is "put" or "delete". `row` is None where it was deleted; `erased`, its person was forgotten; or
+    `sealed`, under a key that is not at hand; it is of the model of its time. `fields` are the names of
+    those that differ from the version before. `migration`: the version of the one that made it, or 0.
+    `proof`: how `actor` is known, as in `Entry`.
+    """
+
+    seq: int
+    time_ns: int
+    actor: str
+    reason: str
+    correlation_id: str
+    causation_id: str
+    client: str
+    op: str
+    row: M | None
+    fields: tuple[str, ...]
+    migration: int
+    proof: str = "claimed"
+    erased: bool = False
+    sealed: bool = False
+
+
+class _Made(NamedTuple):
+    """A version as it is found: where it lies, and in which generation of the table. A place without
+    size: the row went with its table, or a migration did not make it anew."""
+
+    place: Place
+    info: TableInfo
+
+
+_Read = tuple[log_pb2.Commit, Image]
+
+
+class History:
+    """The versions of one row, up to now."""
+
+    def __init__(self, past: Past, table: Meant, key: bytes, model: type[Message] | None) -> None:
+        """`model`: for the rows of its generation."""
+        self._past, self._upto, self._key = past, table.upto, key
+        of_key = list(table.info.proto.key)
+        self.generations = [one for one in table.generations if list(one.info.proto.key) == of_key]
+        self._models = models_of(model, [one.info for one in self.generations])
+        self._read_before: dict[int, bytes] = {}  # small records that were read to find the next
+
+    def versions(self, *, newest_first: bool, limit: int | None) -> Iterator[tuple[Version[Any], TableInfo]]:
+        """Each with the table in the generation that it is of. Read-only, but for the projection of
+        versions, where the links end."""
+        limit = arguments.limit(limit, "versions")
+        if limit is not None and limit > self._upto:
+            limit = None  # a row has no more versions than there are records
+        found = self.places()
+        made = found if newest_first else iter(list(found)[::-1])
+        images = self._images(made, None if limit is None else limit + 1)
+        return islice(_newest(images) if newest_first else _oldest(images), limit)
+
+    def places(self) -> Iterator[_Made]:
+        """Where the versions lie, newest first."""
+        return self._of(0, self._upto)
+
+    def _of(self, at: int, upto: int) -> Iterator[_Made]:
+        """Versions of a generation and of those before it."""
+        here = self.generations[at]
+        row = row_of(here.info.space, self._key)
+        if here.end < upto and self._is_there(here, here.end):
+            yield self._gone(here.info, here.end + 1)
+        for place in self._places(here, row, min(here.end, upto)):
+            yield _Made(place, here.info)
+        before = (_Made(place, here.info) for place in self._rewritten(row, here.start - 1))
+        if at + 1 == len(self.generations):
+            yield from before
+            return
+        self._past.catch_up(here.start)
+        older = self.generations[at + 1]
+        if older.end == here.start - 1:
+            first = self._past.versions.find(row, here.start)
+            if first is None and self._is_there(older, older.end):
+                yield self._gone(here.info, here.start)
+        yield from merge(self._of(at + 1, here.start - 1), before, key=_seq, reverse=True)
+
+    def _places(self, here: Generation, row: bytes, end: int) -> Iterator[Place]:
+        versions = self._past.versions
+        if versions.applied < end == self._upto:
+            for place in self._linked(here.info, end):
+                if place.seq < here.start:
+                    return
+                yield place
+                end = place.seq - 1
+        if end >= here.start:
+            self._past.catch_up(end)
+        yield from versions.of(row, start=here.start, end=end)
+
+    def _linked(self, info: TableInfo, upto: int) -> Iterator[Place]:
+        """From the row as it is now, along `prior`."""
+        value = self._past.tables.get(info.row_prefix + self._key)
+        seq = keys.seq_of(value) if value is not None else 0
+        while seq:
+            framed, mine = self._past.log.get(seq), (info.space, self._key)
+            place = next(
+                (Place(seq, op, *at) for space, op, key, *at in changes(framed, seq) if (space, key) == mine),
+                None,
+            )
+            if place is None:
+                return
+            if seq <= upto:
+                if len(framed) <= KEPT_BYTES:
+                    self._read_before[seq] = framed
+                yield place
+            seq = log_pb2.Change.FromString(framed[place.offset : place.offset + place.size]).prior
+
+    def _rewritten(self, row: bytes, upto: int) -> Iterator[Place]:
+        """What migrations made of the row before their generation was in force. What others wrote
+        meanwhile is a version of the generation before."""
+        self._past.catch_up(upto)
+        for place in self._past.versions.of(row, start=1, end=upto):
+            if self._past.log.commit(place.seq).HasField("migration"):
+                yield place
+
+    def _is_there(self, generation: Generation, seq: int) -> bool:
+        self._past.catch_up(seq)
+        found = self._past.versions.find(row_of(generation.info.space, self._key), seq)
+        return found is not None and found.op != log_pb2.DELETE
+
+    def _gone(self, info: TableInfo, seq: int) -> _Made:
+        return _Made(Place(seq, log_pb2.DELETE, 0, 0), info)
+
+    def _images(self, made: Iterator[_Made], most: int | None) -> Iterator[tuple[_Made, _Read]]:
+        """What they say. The records of some are read together."""
+        size = AT_ONCE_FIRST
+        while chunk := list(islice(made, size if most is None else min(size, most))):
+            known, self._read_before = self._read_before, {}
+            missing = [one.place.seq for one in chunk if one.place.seq not in known]
+            records = self._past.records(missing)
+            for one in chunk:
+                framed = known.get(one.place.seq)
+                yield one, self._read(one, next(records) if framed is None else framed)
+            size = min(size * 4, AT_ONCE_MAX)
+
+    def _read(self, made: _Made, framed: bytes) -> _Read:
+        place, info = made
+        commit = record.decode(framed, place.seq)
+        model = self._models[info.space]
+        if not place.size:
+            return commit, Image(info, model, None)
+        change = change_at(framed, row_of(info.space, self._key), place)
+        return commit, image_of(info, model, change)
+
+
+def _newest(
+    images: Iterator[tuple[_Made, _Read]],
+) -> Iterator[tuple[Version[Any], TableInfo]]:
+    """Each is told once the one before it is known."""
+    last: tuple[_Made, _Read] | None = None
+    for one in images:
+        if last is not None:
+            yield _version(*last, one[1][1]), last[0].info
+        last = one
+    if last is not None:
+        yield _version(*last, None), last[0].info
+
+
+def _oldest(
+    images: Iterator[tuple[_Made, _Read]],
+) -> Iterator[tuple[Version[Any], TableInfo]]:
+    before: Image | None = None
+    for made, found in images:
+        yield _version(made, found, before), made.info
+        before = found[1]
+
+
+def _version(made: _Made, found: _Read, before: Image | None) -> Version[Any]:
+    commit, image = found
+    return Version(
+        seq=commit.seq,
+        time_ns=commit.time_ns,
+        actor=commit.actor,
+        reason=commit.reason,
+        correlation_id=commit.correlation_id,
+        causation_id=commit.causation_id,
+        client=commit.client,
+        op="delete" if made.place.op == log_pb2.DELETE else "put",
+        row=image.row,
+        fields=changed(before, image),
+        migration=commit.migration.version if commit.HasField("migration") else 0,
+        erased=image.erased,
+        sealed=image.sealed,
+        proof=proof_name(commit.proof),
+    )
+
+
+def models_of(model: type[Message] | None, generations: list[TableInfo]) -> dict[int, type[Message]]:
+    """By space: the model of a constant where the rows are of its generation, else the log's own.
+    The generations come newest first. Raises SchemaError if the two do not fit."""
+    models = {info.space: info.model for info in generations}
+    if model is not None:
+        version = version_of(model)
+        mine = next((info for info in generations if not version or info.proto.since <= version), None)
+        if mine is not None:
+            models[mine.space] = mine.bind(model).model
+    return models
+
+
+def _seq(made: _Made) -> int:
+    return made.place.seq

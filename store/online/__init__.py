@@ -1,0 +1,1 @@
+"""Online changes: tables rewritten and indexes built beside the live ones."""

@@ -1,0 +1,185 @@
+"""Migrate: one schema migration and its rows as one record; the store's side of it.
+
+    alone ─▶ unique indexes hold? rows valid? checks hold? ─▶ append, sync ─▶ project, as on opening
+
+Nothing is written before everything was found to be valid; what is projected after the append is
+projected again from the log if the process dies meanwhile.
+
+Preview: the tables as a record would leave them that is not in the log yet.
+
+    live tables ◀── Overlay ◀── in memory: what the record does    (nothing is written)
+
+It is projected by the code that would project it for good, and read as any other moment.
+
+Invariants
+  (1) nobody writes while a preview is read: it is of whoever has the committer alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from google.protobuf.message import Message
+
+from everlog.proto import log_pb2
+from everlog.store import record
+from everlog.store.errors import MigrationError
+from everlog.store.log import Log
+from everlog.store.online.dual_write import Twins
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.schema.evolve import is_online
+from everlog.store.schema.schema import Schema
+from everlog.store.schema.table import Table
+from everlog.store.tables.projection import Edits, MemoryTarget, Pending, Staged
+from everlog.store.tables.projector import Projector, index_entries, new_indexes
+from everlog.store.tables.tables import Tables
+from everlog.store.tx.committer import commit_of
+from everlog.store.tx.reader import Snapshot
+from everlog.store.tx.source import LocalSource
+from everlog.store.tx.transaction import CommitResult, Metadata, Transaction
+from everlog.store.tx.validator import claim
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+
+class _Scratch(MemoryTarget):
+    """In memory. What is to be deleted is out of reach in the schema that follows: it may stay."""
+
+    def delete(self, start: bytes, end: bytes) -> None:
+        pass
+
+
+def preview(db: Database, framed: bytes, following: Schema) -> Snapshot:
+    """What a framed record would make of the tables, whose schema it makes `following`. Read-only. With the
+    committer alone, and what was pending flushed."""
+    tables = db.tables
+    target = _Scratch(tables.target.view)
+    counts, checksum = dict(tables.counts), db.log.checksum_at(tables.applied)
+    projector = Projector(Pending(target, counts), tables.schema, tables.applied, checksum, following)
+    projector.add(framed)
+    projector.flush()
+    return Snapshot(LocalSource(target.view), projector.applied, projector.schema, lambda: None)
+
+
+class Recorded(NamedTuple):
+    """A Migration record of the log."""
+
+    seq: int
+    time_ns: int
+    actor: str
+    migration: log_pb2.Migration
+
+
+def apply(
+    db: Database,
+    migration: log_pb2.Migration,
+    rows: Iterable[tuple[Table[Any, Any], Message]],
+    *,
+    delete: Iterable[tuple[Table[Any, Any], Any]],
+    metadata: Metadata,
+    expect_schema: int | None,
+    expect: Callable[[], None] | None,
+    check: Callable[[Snapshot], None] | None,
+    progress: OnProgress | None,
+) -> CommitResult:
+    """See `Database.apply_migration`."""
+    committer, tables, log = db.committer, db.tables, db.log
+    with committer.alone():
+        if expect is not None:
+            expect()
+        before = tables.schema
+        if expect_schema is not None and before.version != expect_schema:
+            raise MigrationError(
+                f"migration {migration.version} was planned upon schema version {expect_schema}, found"
+                f" {before.version}: somebody else has migrated meanwhile; plan again"
+            )
+        after = Schema(migration.schema, before.vault) if migration.HasField("schema") else before
+        tables.flush()
+        seq = log.written + 1
+        transaction = Transaction(_Under(db, after), metadata)
+        for table, row in rows:
+            transaction.put(table, row)
+        for table, key in delete:
+            transaction.delete(table, key)
+        if after.paired:
+            Twins(after, db.transforms).add(transaction.writes)
+        commit = commit_of(metadata, seq, db.clock.now(), after.version, db.clock.reading_ns)
+        commit.migration.CopyFrom(migration)
+        if is_online(after.proto):
+            commit.requires.append(log_pb2.ONLINE)
+        parts = [commit.SerializeToString()]
+        taken = Staged({}, _new_uniques(db, before, after, progress), {})
+        committer.validator.stage(transaction, taken, after, seq, parts)
+        framed, checksum = record.frame_parts(parts)
+        if check is not None:
+            check(preview(db, framed, after))
+        committer.append_alone(framed)
+        projector = tables.projector(after)
+        projector.add(framed)
+        tables.took(projector)
+        result = CommitResult(seq, commit.time_ns, checksum)
+    log.tell()
+    return result
+
+
+def recorded(log: Log, tables: Tables) -> list[Recorded]:
+    """Every Migration record, oldest first. Read-only."""
+    return [_recorded(log, seq) for seq in tables.migrations()]
+
+
+def newest_first(log: Log, tables: Tables) -> Iterator[Recorded]:
+    """The same, newest first, each read as it is asked for: each has a whole schema. Read-only."""
+    return (_recorded(log, seq) for seq in reversed(tables.migrations()))
+
+
+def _recorded(log: Log, seq: int) -> Recorded:
+    commit = log.commit(seq)
+    return Recorded(commit.seq, commit.time_ns, commit.actor, commit.migration)
+
+
+def schema_at(log: Log, tables: Tables, seq: int) -> log_pb2.Schema:
+    """The schema in force after the record at `seq`."""
+    for at in reversed(tables.migrations()):
+        if at <= seq:
+            commit = log.commit(at)
+            if commit.migration.HasField("schema"):
+                return commit.migration.schema
+    first = log.commit(log.oldest)
+    return first.base.schema if first.HasField("base") else log_pb2.Schema()
+
+
+class _Under:
+    """A database under a schema that is not in force yet, for a transaction's writes."""
+
+    def __init__(self, db: Database, schema: Schema) -> None:
+        self._db = db
+        self._after = schema
+
+    @property
+    def schema(self) -> Schema:
+        return self._after
+
+    def _begin(self) -> Any:
+        return self._db._begin()
+
+    def _commit(self, transaction: Transaction) -> CommitResult:
+        raise AssertionError("a migration commits its rows itself")
+
+
+def _new_uniques(db: Database, before: Schema, after: Schema, progress: OnProgress | None) -> Edits:
+    """Who has which value of each unique index that is new. Raises UniqueError for two of one."""
+    taken: Edits = {}
+    for info, index in new_indexes(db.tables.target.view, before, after):
+        if not index.unique:
+            continue
+        total = db.tables.counts.get(info.space, 0)
+
+        def tell(done: int, name: str = f"check {info.name}.{index.name}", total: int = total) -> None:
+            if progress is not None:
+                progress(Progress(name, done, total))
+
+        for values, key in index_entries(db.tables.target.view, info, index, tell):
+            claim(taken, index, values, key)
+    return taken

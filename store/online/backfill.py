@@ -1,0 +1,463 @@
+"""Backfill: builds beside the live tables what a migration has more, while reads and writes go on.
+
+    STARTED ─▶ every write reaches what is built ─▶ backfill: the rows that were there before ─▶ switch
+
+    seeds       loaded before (`remake.fill`): rows that they replace do not come over
+    an index    rows, a slice at a time ─▶ its entries ─▶ the tables, with a note how far it is
+    new rows    rows, a slice at a time ─▶ `up` ─▶ a BACKFILL record that says how far it is
+
+A slice is read and worked out while others commit. Then, with the committer to itself, it leaves out
+the rows that were written since, for those who wrote them have done its work.
+
+Invariants
+  (1) where a slice ends is written with it: killed anywhere, it goes on behind the last whole slice;
+  (2) nothing that it does can be read before the switch, which is one record;
+  (3) a row keeps the version that it had.
+
+Slice: some rows of one generation of a table, and what becomes of them in the next.
+
+    row, version ─▶ convert ─▶ row, index values ─▶ its change in a record
+                                                 ─▶ its edits of the tables
+
+All of it but the seq of the record is worked out before anybody waits for it. What is made of a row
+stands at the same place in each column: lists of bytes cost less than an object for each row.
+
+Invariants
+  (1) a row keeps the version that it had, and the end of its life;
+  (2) a row that was written since the migration started is left out: who wrote it wrote both.
+
+Built: how far is what a migration builds beside the live tables, and whether it may go on.
+
+rows      a BACKFILL record in the log, which a note points to
+entries   a note for each index := 0x00 rows:u64be key of the last     or 0x01, all are there
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from everlog.proto import log_pb2
+from everlog.store import keys, record
+from everlog.store.errors import DiskError, MigrationError
+from everlog.store.online.dual_write import Converted, Transforms, Twins
+from everlog.store.progress import OnProgress, Pace, Progress
+from everlog.store.rocks.view import Item, take
+from everlog.store.schema.schema import IndexInfo, Schema, TableInfo
+from everlog.store.tables.projection import Edits, Staged
+from everlog.store.tables.projector import built_note
+from everlog.store.tables.tables import Tables
+from everlog.store.tx.committer import commit_of
+from everlog.store.tx.transaction import ANONYMOUS
+from everlog.store.tx.validator import claim
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+
+class Slice:
+    """What becomes of rows of the generation before `newer`."""
+
+    def __init__(self, newer: TableInfo) -> None:
+        self.newer = newer
+        self.keys: dict[bytes, bytes] = {}  # whole key of the row -> that of the one it becomes
+        self.changes: list[bytes] = []  # as the record has them
+        self._rows: list[bytes] = []  # version and row, as the tables have them behind the header
+        self._entries: list[bytes] = []  # of each row as many as there are indexes
+        self.ends: dict[bytes, int] = {}  # whole key of a row with a life -> the end of it
+
+    def make(self, rows: Iterable[Item], convert: Callable[[bytes, bytes], Converted], *, since: int) -> None:
+        """Converts rows, but those that were written by record `since` or later. Raises what
+        `convert` raises. The hottest loop of a migration."""
+        prefix, head = self.newer.row_prefix, self.newer.put_head
+        skip, header_size = len(prefix), keys.HEADER_SIZE
+        unpack, change_body, change = keys.HEADER.unpack_from, record.change_body, record.change
+        mine, add_change, add_row, add_entry = (
+            self.keys,
+            self.changes.append,
+            self._rows.append,
+            self._entries.append,
+        )
+        join, known, packed, tail = b"".join, -1, b"", b""
+        older, sealing = self.newer.twin, self.newer.sealing
+        sealed = older is not None and older.sealed
+        for full, value in rows:
+            flags, version = unpack(value)
+            if version >= since:
+                continue
+            if flags:
+                version = keys.version_of(value)
+                old = keys.row_of(older.opened(full[skip:], value) if older and sealed else value)
+            else:
+                old = value[header_size:]
+            if version != known:  # rows that lie together were often written together
+                known, packed, tail = version, keys.SEQ.pack(version), record.with_version(b"", version)
+            key = full[skip:]
+            row, values = convert(key, old)
+            mine[full] = prefix + key
+            if sealing is None:
+                body = change_body(head, key, row) + tail
+            else:
+                key_id, row = sealing.seal(key, row)
+                body = record.with_key(change_body(head, key, row) + tail, key_id)
+                row = key_id + row
+            if flags & keys.HAS_EXPIRY:
+                end = self.ends[full] = keys.expires_of(value)
+                body = record.with_expiry(body, end)
+            add_change(join(change(body, 0)))
+            add_row(packed + row)
+            for one in values:
+                add_entry(one + key)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the new rows, and of their versions."""
+        return sum(map(len, self._rows))
+
+    def drop(self, full: bytes) -> None:
+        """Leaves out one row after all."""
+        at, each = list(self.keys).index(full), len(self.newer.indexes)
+        self.ends.pop(full, None)
+        del self.keys[full], self.changes[at], self._rows[at], self._entries[at * each : (at + 1) * each]
+
+    def edits(self, seq: int) -> Edits:
+        """What the record at `seq` does to the tables."""
+        sealed = self.newer.sealed
+        header = keys.HEADER.pack(keys.HAS_VERSION | keys.HAS_KEY_ID * sealed, seq)
+        edits: Edits = dict(zip(self.keys.values(), [header + row for row in self._rows], strict=True))
+        edits.update(dict.fromkeys(self._entries, b""))
+        if sealed:
+            skip = len(self.newer.row_prefix)
+            for full, row in zip(self.keys.values(), self._rows, strict=True):
+                key_id = row[keys.SEQ.size : keys.SEQ.size + keys.KEY_ID_SIZE]
+                edits[keys.NOTE_OF_KEY + key_id + full[: keys.SPACE.size] + full[skip:]] = b""
+        for old, end in self.ends.items():
+            full = self.keys[old]
+            value = edits[full]
+            assert value is not None
+            edits[full] = keys.pack_value(
+                seq,
+                keys.row_of(value),
+                version=keys.version_of(value),
+                expires_ns=end,
+                key_id=keys.key_id_of(value),
+            )
+            edits[keys.end_note(end, full)] = b""
+        return edits
+
+    def values(self, at: int) -> dict[bytes, bytes]:
+        """The values in the index at a place among the table's, by the key of the row."""
+        skip, entries = len(self.newer.row_prefix), self._entries[at :: len(self.newer.indexes)]
+        found = zip([full[skip:] for full in self.keys], entries, strict=True)
+        return {key: entry[: len(entry) - len(key)] for key, entry in found}
+
+
+BUILDING = b"\x00"
+
+
+def progress_of(note: bytes | None) -> tuple[int, bytes]:
+    """How many rows of an index that is being built have their entry, and the key of the last."""
+    if not note:
+        return 0, b""
+    count: int = keys.SEQ.unpack_from(note, len(BUILDING))[0]
+    return count, note[len(BUILDING) + keys.SEQ.size :]
+
+
+def backfilled(db: Database, schema: Schema) -> log_pb2.Migration | None:
+    """The newest record of rows for what `schema` says is being built. Read-only."""
+    note = db.tables.get(keys.NOTE_BACKFILL) if schema.building else None
+    if note is None:
+        return None
+    found = db.log.commit(keys.SEQ.unpack(note)[0]).migration
+    space: int = keys.SPACE.unpack_from(found.cursor)[0]
+    return found if any(info.space == space for info in schema.building.values()) else None
+
+
+def seeds_of(done: log_pb2.Migration, schema: Schema) -> int:
+    """How many rows of bootstrap data are loaded, as the newest record of rows says; 0: it is past them.
+    Versions before 2 did not say it, and loaded them into tables that are `remade` only."""
+    return done.seeds or (done.rows if all(one.proto.remade for one in schema.building.values()) else 0)
+
+
+def built_rows(db: Database) -> int:
+    """Rows that are done of what is being built: rewritten ones, and entries of indexes. Read-only."""
+    newest = backfilled(db, db.schema)
+    count = newest.rows if newest else 0
+    for info in db.schema.spaces.values():
+        for index in info.indexes.values():
+            if index.building:
+                found = db.tables.get(built_note(index))
+                whole = found == keys.ALL_BUILT
+                count += db.tables.counts.get(info.space, 0) if whole else progress_of(found)[0]
+    return count
+
+
+def total_rows(db: Database) -> int:
+    """Rows that are to be done of what is being built, as many as there are now. Read-only."""
+    counts = db.tables.counts
+    count = sum(counts.get(info.twin.space, 0) for info in db.schema.building.values() if info.twin)
+    for info in db.schema.spaces.values():
+        count += sum(counts.get(info.space, 0) for index in info.indexes.values() if index.building)
+    return count
+
+
+def check_unique(tables: Tables, index: IndexInfo, rows: dict[bytes, bytes]) -> Edits:
+    """The keys of rows by their values in an index, given the other way round. Nobody may commit
+    meanwhile. Raises UniqueError if two have the same, or one has those of a row that is in it."""
+    taken: Edits = {}
+    tables.flush()
+    for key, values in rows.items():
+        claim(taken, index, values, key, tables.target.view)
+    return taken
+
+
+SLICE_BYTES = 512 << 10
+LOOK_S = 0.5  # between two signs of progress while the disk is full
+
+R = TypeVar("R")
+
+
+class Work(NamedTuple):
+    """What this process builds: its start (`time.monotonic`), the rows done before, and how many rows of
+    bootstrap data there are in all."""
+
+    since_s: float
+    rows: int
+    seeds: int
+
+
+@contextmanager
+def at_work(db: Database, seeds: int = 0) -> Iterator[None]:
+    """Says, for as long as it is entered, that this process builds."""
+    before = db.backfilling
+    db.backfilling = Work(time.monotonic(), built_rows(db), seeds or (before.seeds if before else 0))
+    try:
+        yield
+    finally:
+        db.backfilling = before
+
+
+def patiently(
+    db: Database,
+    do: Callable[[], R],
+    progress: OnProgress | None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> R:
+    """Call `do` and return its result. While the disk is full, wait and call it again. `progress` is called
+    meanwhile, and may raise. Raises all other errors of `do`."""
+    refusal = db.engine.refusal
+    while True:
+        try:
+            return do()
+        except DiskError as error:
+            if not (error.facts.get("full") or error.facts.get("resumes")) or stopped():
+                raise
+        while refusal.is_full and not stopped():
+            if progress is not None:
+                progress(Progress("stopped: the disk is full", 0))
+            refusal.wait(LOOK_S)
+
+
+class Backfill:
+    """The work that a migration has left which was started by record `since`. `rate`: rows a second
+    at most; None: all it can."""
+
+    def __init__(
+        self,
+        db: Database,
+        migration: log_pb2.Migration,
+        transforms: Transforms,
+        *,
+        since: int,
+        rate: float | None = None,
+        progress: OnProgress | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+        deleted: Container[tuple[str, bytes]] = (),
+    ) -> None:
+        """`deleted`: rows of tables that get bootstrap data, by table and key, which need not come over."""
+        self._db = db
+        self._deleted = deleted
+        self._migration = migration
+        self._schema = db.tables.schema
+        self._twins = Twins(self._schema, transforms)
+        self._since = since
+        self._pace = Pace(rate)
+        self._progress = progress
+        self._stopped = stopped
+
+    def run(self) -> bool:
+        """Does what is left. True: all of it; False: it was stopped. Where the disk is full it waits for
+        room, and goes on. Raises MigrationError, UniqueError and RowError naming the row that does not fit:
+        then it should be given up."""
+        with at_work(self._db):
+            return patiently(self._db, self._run, self._progress, self._stopped)
+
+    def _run(self) -> bool:
+        for info in self._schema.tables.values():
+            for index in info.indexes.values():
+                if index.building and not self._index(info, index):
+                    return False
+        newer = sorted(
+            (info for info in self._schema.building.values() if info.twin), key=lambda info: info.space
+        )
+        return all(self._rows(info) for info in newer)
+
+    def _index(self, info: TableInfo, index: IndexInfo) -> bool:
+        note = built_note(index)
+        done = self._db.tables.get(note)
+        if done == keys.ALL_BUILT:
+            return True
+        count, at = progress_of(done)
+        total = self._db.tables.counts.get(info.space, 0)
+        end, skip, parse = self._end(info), len(info.row_prefix), info.salvage
+        entry_of = info.own.entry_ofs[list(info.indexes.values()).index(index)]
+        while not self._stopped():
+            rows, seen = self._read(info, at, end)
+            if not rows:
+                with self._db.committer.alone():
+                    self._apply({note: keys.ALL_BUILT})
+                return True
+            entries = {full: entry_of(parse(info.row_in(full[skip:], value))) for full, value in rows}
+            last = rows[-1][0][skip:]
+            with self._db.committer.alone():
+                changed = self._changed(seen, entries)
+                if changed is None:
+                    continue
+                for full in changed:
+                    del entries[full]
+                if index.unique:
+                    check_unique(
+                        self._db.tables, index, {full[skip:]: values for full, values in entries.items()}
+                    )
+                at, count = last, count + len(rows)
+                edits: Edits = {values + full[skip:]: b"" for full, values in entries.items()}
+                edits[note] = BUILDING + keys.SEQ.pack(count) + at
+                self._apply(edits)
+            self._tell(f"build index {info.name}.{index.name}", count, total)
+        return False
+
+    def _rows(self, newer: TableInfo) -> bool:
+        older = newer.twin
+        assert older is not None
+        done = backfilled(self._db, self._schema)
+        at, count = b"", done.rows if done else 0
+        if done is not None and not seeds_of(done, self._schema):
+            space: int = keys.SPACE.unpack_from(done.cursor)[0]
+            if space > newer.space:
+                return True
+            at = done.cursor[keys.SPACE.size :] if space == newer.space else b""
+        olders = [info.twin for info in self._schema.building.values() if info.twin]
+        total = sum(self._db.tables.counts.get(info.space, 0) for info in olders)
+        convert, skip, end = self._twins.converter(older, newer), len(older.row_prefix), self._end(older)
+        verb = "rewrite" if newer.proto.since != older.proto.since else "copy"
+        while not self._stopped():
+            rows, seen = self._read(older, at, end)
+            if not rows:
+                return True
+            made = Slice(newer)
+            made.make(self._left(rows, newer, skip), convert, since=self._since)
+            if made.size > record.RECORD_BYTES_MAX // 2:
+                self._pace.slice_rows = max(1, self._pace.slice_rows // 2)  # they grow: fewer at once
+                if len(rows) > 1:
+                    continue
+            last = rows[-1][0][skip:]
+            with self._db.committer.alone():
+                changed = self._changed(seen, made.keys)
+                if changed is None:
+                    continue
+                for full in changed:
+                    made.drop(full)
+                count += len(rows)
+                migration = log_pb2.Migration(
+                    step=log_pb2.Migration.BACKFILL,
+                    version=self._migration.version,
+                    name=self._migration.name,
+                    cursor=keys.SPACE.pack(newer.space) + last,
+                    rows=count,
+                )
+                self._append(migration, made)
+            at = last
+            self._tell(f"{verb} {older.name}", count, total)
+        return False
+
+    def _left(self, rows: list[Item], newer: TableInfo, skip: int) -> list[Item]:
+        """The rows that come over: not those that bootstrap data replaces, all of which is loaded already."""
+        seeded, deleted, get = newer.proto.seeded, self._deleted, self._db.tables.get
+        if not seeded:
+            return rows
+        left = []
+        for full, value in rows:
+            key = full[skip:]
+            there = get(newer.row_prefix + key)
+            is_seed = there is not None and keys.version_of(there) == seeded
+            if not is_seed and (newer.name, key) not in deleted:
+                left.append((full, value))
+        return left
+
+    def _append(self, migration: log_pb2.Migration, made: Slice) -> None:
+        db = self._db
+        seq = db.log.written + 1
+        commit = commit_of(ANONYMOUS, seq, db.clock.now(), self._schema.version, db.clock.reading_ns)
+        commit.migration.CopyFrom(migration)
+        uniques: Edits = {}
+        for at, index in made.newer.unique:
+            uniques.update(check_unique(db.tables, index, made.values(at)))
+        if made:
+            commit.requires.append(log_pb2.REWRITTEN)
+            if made.newer.sealed:
+                commit.requires.append(log_pb2.SEALED)
+        if made.ends:
+            commit.requires.append(log_pb2.EXPIRY)
+        framed, _ = record.frame_parts([commit.SerializeToString(), *made.changes])
+        edits = made.edits(seq)
+        edits[keys.NOTE_BACKFILL] = keys.SEQ.pack(seq)
+        more = {made.newer.space: len(made), keys.ENDS: len(made.ends)}
+        db.committer.write_alone(framed, Staged(edits, uniques, more))
+
+    def _apply(self, edits: Edits) -> None:
+        """Index entries are no records: they follow from the rows. Only inside `alone`."""
+        target = self._db.tables.target
+        writes = target.batch()
+        for full, value in edits.items():
+            assert value is not None
+            writes[full] = value
+        target.write(writes)
+
+    def _read(self, info: TableInfo, after: bytes, end: bytes) -> tuple[list[Item], int]:
+        """The next rows, and the seq that they were read at."""
+        view, seq = self._db.tables.snapshot()
+        try:
+            start = info.row_prefix + after + b"\x00" if after else info.row_prefix
+            return take(
+                view.items(start, end), self._pace.slice_rows, SLICE_BYTES
+            ) if start < end else [], seq
+        finally:
+            view.close()
+
+    def _end(self, info: TableInfo) -> bytes:
+        """Behind the last row that there is. What comes later is whole; who ran after it might never end."""
+        tables = self._db.tables
+        tables.flush()
+        last = tables.target.view.head(info.row_prefix, keys.prefix(info.space, 1), 1, reverse=True)
+        return last[0][0] + b"\x00" if last else info.row_prefix
+
+    def _changed(self, seen: int, keys: Container[bytes]) -> set[bytes] | None:
+        """Those of a slice's keys that were written since it was read; None: it must be read again.
+        Only inside `alone`. Raises MigrationError if there is nothing to build any more."""
+        if self._schema is not self._db.tables.schema:
+            raise MigrationError(
+                f"migration {self._migration.version} is no longer being built: somebody else has finished it"
+                " or given it up",
+                version=self._migration.version,
+            )
+        return self._db.tables.window.touched(seen, keys)
+
+    def _tell(self, step: str, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(Progress(step, done, max(done, total)))
+        self._pace.wait()

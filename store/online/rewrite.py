@@ -1,0 +1,225 @@
+"""Remake: rows of tables made anew by code that sees the whole database, while nobody writes.
+
+    snapshot ─▶ the user's function ─▶ (table, row) … ─▶ BACKFILL records ─▶ the tables that are `remade`
+
+Rows are split, joined or moved this way, which no function of one row can do. Whoever calls it has
+the committer to himself from here until the record that switches.
+
+Invariants
+  (1) nothing that it writes can be read before the switch, which is one record;
+  (2) it sees one moment, the one after which nobody has written;
+  (3) killed half-way it is given up and begun anew: what the function would yield next, nobody knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import Message
+
+from everlog.proto import log_pb2
+from everlog.store import keys
+from everlog.store.errors import Error, MigrationError, RowError, UniqueError
+from everlog.store.online.backfill import backfilled, seeds_of
+from everlog.store.progress import OnProgress, Pace, Progress
+from everlog.store.schema.schema import Schema, TableInfo
+from everlog.store.schema.table import Table
+from everlog.store.tx import write
+from everlog.store.tx.reader import Reader
+from everlog.store.tx.transaction import ANONYMOUS, Transaction
+from everlog.store.tx.validator import claim
+from everlog.store.tx.write import Expect, Write
+from everlog.store.user_code import place, private, words
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+CHUNK_ROWS = 1024
+CHUNK_BYTES = 512 << 10
+
+MakeRows = Callable[[Reader], Iterable[tuple[Table[Any, Any], Message]]]
+
+
+def remake(
+    db: Database, migration: log_pb2.Migration, make: MakeRows, progress: OnProgress | None = None
+) -> int:
+    """Fills the tables that the schema in force says are `remade`; returns how many rows. Writes;
+    only inside `db.committer.alone()`.
+
+    `migration` names the one that is under way. Raises MigrationError for what the function
+    raises, and for a row that does not fit.
+    """
+    work = _Remake(db, migration)
+    with db.snapshot() as now:
+        for one in made(now, db.schema, make):
+            work.add(one)
+            if progress is not None and not work.chunk:
+                progress(Progress(f"make {', '.join(work.tables)}", work.rows))
+        work.write()
+    return work.rows
+
+
+def fill(
+    db: Database,
+    migration: log_pb2.Migration,
+    rows: Iterable[tuple[Table[Any, Any], Message]],
+    progress: OnProgress | None = None,
+    *,
+    total: int | None = None,
+    rate: float | None = None,
+    going: Callable[[], None] = lambda: None,
+) -> None:
+    """Loads rows that are the same each time into the tables that the schema in force says are `seeded`, or
+    `remade`: killed half-way, it goes on behind the last record. Writes; others write meanwhile. A row
+    replaces the one that there is, of whoever writes meanwhile as well.
+
+    `total` of the rows is for the progress; `rate`: rows a second at most. `going` is called before each
+    record, and may raise. Raises MigrationError for a row that does not fit.
+    """
+    tables = {
+        info.name: info for info in db.schema.building.values() if info.proto.remade or info.proto.seeded
+    }
+    done = backfilled(db, db.schema)
+    if done is not None and not seeds_of(done, db.schema):
+        return  # rows that were there before come last
+    work = _Remake(db, migration, "the bootstrap data has")
+    work.rows, work.is_seeds = (done.rows if done is not None else 0), True
+    pace = Pace(rate)
+    chunk: list[Write] = []
+    size = 0
+
+    def write_chunk() -> None:
+        going()
+        with db.committer.alone():
+            for one in chunk:
+                work.add(one)
+            work.write()
+        if progress is not None:
+            progress(Progress(f"load {', '.join(tables)}", work.rows, total))
+        pace.wait()
+
+    for table, row in islice(rows, work.rows, None):
+        info = tables[table.name]
+        one = write.put(info.bind(table.model), row)
+        chunk.append(one.being(info.proto.seeded))
+        size += len(one.key) + len(one.row)
+        if len(chunk) >= min(CHUNK_ROWS, pace.slice_rows) or size >= CHUNK_BYTES:
+            write_chunk()
+            chunk, size = [], 0
+    if chunk:
+        write_chunk()
+
+
+def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
+    """What a function makes of a moment, as writes to the tables that are `remade`. Read-only.
+    Raises MigrationError."""
+    tables = {info.name: info for info in schema.building.values() if info.proto.remade}
+    count = 0
+    try:
+        for table, row in make(now):
+            if table.name not in tables:
+                raise _failed(
+                    f"yields a row of {table.name}; expected one of {', '.join(tables)}{place(make)}", count
+                )
+            info, model = tables[table.name], table.model.DESCRIPTOR.full_name
+            if model != info.proto.model:
+                raise _failed(
+                    f"yields a row of {table.name} as {model}; expected {info.proto.model}{place(make)}",
+                    count,
+                )
+            yield write.put(info.bind(table.model), row)
+            count += 1
+    except MigrationError:
+        raise
+    except RowError as error:
+        what = f"yields a row that does not fit: {error}{place(make)}"
+        raise _failed(what, count, private=error.private, **error.facts) from error
+    except Error as error:
+        raise _failed(f"fails: {error}{place(make, error)}", count, private=error.private) from error
+    except (Exception, SystemExit) as error:  # noqa: BLE001  user code raises anything; its traceback has the row
+        code = getattr(make, "__code__", None)
+        what = words(error, code.co_filename) if code is not None else type(error).__name__
+        raise _failed(f"fails: {what}{place(make, error)}", count, private=private(error)) from None
+
+
+def check_made(now: Reader, schema: Schema, make: MakeRows) -> int:
+    """How many rows a function makes of a moment, if all of them fit. Read-only. Raises
+    MigrationError as `remake` would."""
+    seen, taken = set[bytes](), dict[bytes, bytes | None]()
+    for one in made(now, schema, make):
+        if one.full in seen:
+            raise twice(one.info, one.key, len(seen))
+        seen.add(one.full)
+        try:
+            for at, index in one.info.unique:
+                claim(taken, index, one.values[at], one.key)
+        except UniqueError as error:
+            raise _failed(f"yields {error}", len(seen), private=error.private, **error.facts) from error
+    return len(seen)
+
+
+class _Remake:
+    """Writes what is made, a record at a time."""
+
+    def __init__(
+        self,
+        db: Database,
+        migration: log_pb2.Migration,
+        yields: str = "the function that makes rows anew yields",
+    ) -> None:
+        self._db, self._migration, self._yields = db, migration, yields
+        self.tables = [info.name for info in db.schema.building.values() if info.proto.remade]
+        self.rows = 0
+        self.is_seeds = False  # whether `rows` are of bootstrap data
+        self.chunk: dict[bytes, Write] = {}
+        self._bytes = 0
+
+    def add(self, one: Write) -> None:
+        old, seeded = self._db.tables.get(one.full), one.info.proto.seeded
+        if one.full in self.chunk or (old is not None and (not seeded or keys.version_of(old) == seeded)):
+            raise twice(one.info, one.key, self.rows)
+        self.chunk[one.full] = one if seeded else one.expecting(Expect.ABSENT)
+        self.rows += 1
+        self._bytes += len(one.key) + len(one.row)
+        if len(self.chunk) >= CHUNK_ROWS or self._bytes >= CHUNK_BYTES:
+            self.write()
+
+    def write(self) -> None:
+        """Appends what was gathered as one record."""
+        if not self.chunk:
+            return
+        last = next(reversed(self.chunk.values()))
+        step = log_pb2.Migration(
+            step=log_pb2.Migration.BACKFILL,
+            version=self._migration.version,
+            name=self._migration.name,
+            cursor=keys.SPACE.pack(last.info.space) + last.key,
+            rows=self.rows,
+            seeds=self.rows if self.is_seeds else 0,
+        )
+        transaction = Transaction(self._db, ANONYMOUS)
+        transaction.writes.update(self.chunk)
+        transaction.about = lambda commit: commit.migration.CopyFrom(step)
+        try:
+            self._db.committer.commit_alone(transaction, sync=False)
+        except UniqueError as error:
+            text = f"{self._yields} {error} (after {self.rows:,} rows)"
+            raise MigrationError(text, private=error.private, **error.facts) from error
+        self.chunk, self._bytes = {}, 0
+
+
+def twice(info: TableInfo, key: bytes, count: int) -> MigrationError:
+    """What is said of two rows with one key."""
+    return _failed(
+        f"yields row {info.name_key(key)} twice",
+        count,
+        private=info.show_key(key),
+        table=info.name,
+        key=info.decode_key(key),
+    )
+
+
+def _failed(what: str, count: int, **facts: Any) -> MigrationError:
+    return MigrationError(f"the function that makes rows anew {what} (after {count:,} rows)", **facts)

@@ -1,0 +1,137 @@
+"""Seam: RocksDB's errors as everlog's, and the end of an iteration as an end or an error.
+
+Invariants
+  (1) no exception of rocksdict leaves the store;
+  (2) iteration never ends silently at a damaged block: rocksdict's `items` does, so whoever comes to
+      its end asks `verify_end` (tests/store/rocks/test_engine_facts.py holds the facts).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error, OpenError
+
+
+def verify_end(cursor: Any, last: bytes | None, start: bytes, end: bytes, *, reverse: bool = False) -> None:
+    """Asks whether an iteration that ended after `last` (None: at once) really had come to its end.
+
+    Raises CorruptionError if there is more, which an unreadable block hid. Read-only.
+    """
+    try:
+        with translated("reading"):
+            at = last if last is not None else end if reverse else start
+            if reverse:
+                cursor.seek_for_prev(at)
+            else:
+                cursor.seek(at)
+            if cursor.valid() and (cursor.key() == last or (reverse and cursor.key() == end)):
+                cursor.prev() if reverse else cursor.next()
+            if not cursor.valid():
+                cursor.status()
+                return
+            key = cursor.key()
+    finally:
+        del cursor  # or whoever keeps the error keeps the database locked
+    if key >= start if reverse else key < end:
+        raise CorruptionError(f"a block at key {at.hex()} could not be read", place=at.hex())
+
+
+_THROUGH = re.compile(r"/proc/self/fd/\d+")  # the directory of a database, by its descriptor
+
+
+def _named(found: re.Match[str]) -> str:
+    try:
+        return str(Path(found[0]).readlink())
+    except OSError:
+        return found[0]
+
+
+class Gone:
+    """Stands where an object of RocksDB was: every use raises ClosedError."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def __getattr__(self, _: str) -> Any:
+        raise ClosedError(self._why)
+
+    def __getitem__(self, _: Any) -> Any:
+        raise ClosedError(self._why)
+
+    def __setitem__(self, _: Any, __: Any) -> None:
+        raise ClosedError(self._why)
+
+    def __iter__(self) -> Iterator[Any]:
+        raise ClosedError(self._why)
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise ClosedError(self._why)
+
+
+CLOSED: Any = Gone("the database is closed")
+FORKED: Any = Gone("this was opened before this process was forked; open it in the child")
+
+
+class StoppedError(Exception):
+    """Raised in RocksDB's place once nothing is to be written any more."""
+
+    def __init__(self, why: DiskError) -> None:
+        super().__init__(str(why))
+        self.why = why  # each caller gets an error of its own: a kept error keeps its frames
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turns RocksDB's errors into everlog's."""
+    try:
+        yield
+    except Error:
+        raise
+    except Exception as error:
+        raise translate(error, doing) from error
+
+
+def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one return for each kind of error
+    """RocksDB's error as everlog's. The try around what is called for every row costs nothing."""
+    if isinstance(error, Error):
+        return error
+    if isinstance(error, StoppedError):
+        return DiskError(str(error.why), **error.why.facts)
+    text = _THROUGH.sub(_named, str(error))
+    low = text.lower()
+    if type(error).__name__ == "DbClosedError" or "already mutably borrowed" in low:  # it is being closed
+        return ClosedError(f"{doing}: the database is closed")
+    if "disk quota" in low:  # which RocksDB takes for a failing disk
+        return DiskError(
+            f"{doing}: the disk quota is used up; nothing was written. Free some space, and open the database"
+            " again: RocksDB writes nothing more until then",
+            outcome="nothing written",
+        )
+    if "no space left" in low:
+        return DiskError(
+            f"{doing}: the disk is full; nothing was written. Free some space (40 MB at least) and try again:"
+            " some seconds later writing goes on",
+            outcome="nothing written",
+            full=True,
+        )
+    if "corruption:" in low:
+        return CorruptionError(
+            f"{doing}: RocksDB found damage: {text}. Restore a backup, or `everlog repair` saves what it can",
+            place=text,
+        )
+    if "while lock file" in low or "lock hold by" in low:
+        return OpenError(f"{doing}: another process has it open: {text}", locked=True)
+    if "column family not found" in low:
+        return CorruptionError(f"{doing}: a part of the database is gone: {text}", place=text)
+    if "no such file" in low:
+        return CorruptionError(f"{doing}: a file of the database is gone: {text}", place=text)
+    if "too many open files" in low:
+        return DiskError(
+            f"{doing}: no file descriptors are left ({text}); raise `ulimit -n`", outcome="nothing written"
+        )
+    return DiskError(f"{doing}: {text}", outcome="nothing written")

@@ -1,0 +1,1 @@
+"""Schema: types, tables, descriptors, and how one schema follows another."""

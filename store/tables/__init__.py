@@ -1,0 +1,1 @@
+"""Tables: the projection of the log that reads are served from."""

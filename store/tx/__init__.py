@@ -1,0 +1,1 @@
+"""Transactions: reading, writing, validation, and group commit."""

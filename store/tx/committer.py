@@ -1,0 +1,477 @@
+"""Committer: the one place where transactions become records.
+
+    transactions ─▶ validate in order ─▶ frame ─▶ log.append ─▶ log.sync ─▶ project ─▶ answer
+                    window, preconditions           one write    one fsync   one batch
+
+It is a role, not a thread: the first waiting writer leads, commits for all behind it, and answers each
+(group commit, tx/group_commit.py). While it waits for the disk, others prepare the next group.
+
+Invariants
+  (1) seq is dense: a record is framed only when everything before it in the group was accepted;
+  (2) under `sync` nothing is projected, answered or shown before it is on disk;
+  (3) after a failed sync nothing is written any more, for nobody knows what is on disk; after a full disk,
+      nothing until there is room and all appended records are on disk;
+  (4) an interrupt costs at most the commit that it hits: records that are in the log and not in the tables
+      are projected before the next commit.
+
+Answers: what those are told whose commits another has taken along.
+
+Invariants
+  (1) nobody is told of a commit that is not in the log;
+  (2) nobody is left without an answer.
+
+Flusher: brings what was committed under `os` to the disk, 20 ms later at the latest.
+
+One thread for each database, made when it is first needed, which sleeps while there is nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+from everlog.proto import log_pb2
+from everlog.store import record
+from everlog.store.clock import Clock
+from everlog.store.errors import DiskError, Error
+from everlog.store.log import Log
+from everlog.store.rocks.errors import translate
+from everlog.store.tables.projection import Staged, edit_notes
+from everlog.store.tables.tables import Tables
+from everlog.store.tx.group_commit import Alone, Turns
+from everlog.store.tx.transaction import ANONYMOUS, About, Actor, CommitResult, Metadata, Transaction
+from everlog.store.tx.validator import Validator, other_content
+
+
+def answer_repeated(group: Iterable[Transaction]) -> None:
+    """Those who came twice in one group get the first one's answer."""
+    for transaction in group:
+        first = transaction.same_as
+        if first is not None:
+            transaction.error = first.error
+            transaction.result = first.result and first.result._replace(repeated=True).lacking(first.missing)
+
+
+def answer_unwritten(followers: Iterable[Transaction], written: int) -> None:
+    """Their leader was interrupted, and the log ends at `written`."""
+    for transaction in followers:
+        # One of seq 0 changed nothing, perhaps because of another that was not written.
+        if transaction.error is None and (
+            transaction.result is None or not 0 < transaction.result.seq <= written
+        ):
+            transaction.result = None
+            transaction.error = DiskError(
+                "who took this commit along was interrupted, and it was not written; run it again",
+                outcome="nothing written",
+            )
+
+
+FLUSH_EVERY_S = 0.020
+LOOK_EVERY_S = 1.0  # for room, where the disk was full
+
+
+class Flusher:
+    """`sync` waits for the disk, and raises DiskError. `is_settled` then tries to finish the rest, and
+    returns whether it did; it is called again until it does."""
+
+    def __init__(self, sync: Callable[[], None], is_settled: Callable[[], bool], log: Log) -> None:
+        self._sync = sync
+        self._is_settled = is_settled
+        self._log = log
+        self._wanted = threading.Event()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self.awake = False  # a flush is coming; read without a lock, by those who commit
+
+    def wake(self) -> None:
+        """There is something to flush."""
+        self.awake = True
+        self.look()
+
+    def look(self) -> None:
+        """Wake the thread: there is something to flush or to settle. For any thread."""
+        if self._thread is None:
+            self._start()
+        self._wanted.set()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None and not self._stopped.is_set():
+                thread = threading.Thread(target=self._run, name="everlog-flusher", daemon=True)
+                thread.start()
+                self._thread = thread  # once it runs: `stop` joins it
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()  # first, or it would undo what `stop` sets after `_stopped` was read
+            if self._stopped.wait(FLUSH_EVERY_S):
+                return
+            self.awake = False  # before the sync: what comes from here on wakes it again
+            with contextlib.suppress(DiskError):  # the next commit raises it
+                if self._log.head < self._log.written:
+                    self._sync()
+                    self._log.tell()
+            while not self._is_settled():
+                if self._stopped.wait(LOOK_EVERY_S):
+                    return
+
+    def stop(self) -> None:
+        """End the thread; `close` flushes the rest."""
+        with self._starting:
+            self._stopped.set()
+        self._wanted.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def close(self) -> None:
+        """Flush the rest, after `stop`. Raises DiskError."""
+        if self._log.head < self._log.written:
+            self._sync()
+            self._log.tell()
+
+
+GROUP_MAX = 256
+WRITTEN_BYTES = 4 << 20  # of records in one write; a larger group is written in parts
+
+
+class Committer:
+    """Commits to one log and its tables."""
+
+    def __init__(self, log: Log, tables: Tables, clock: Clock, idempotency_s: float) -> None:
+        self._log = log
+        self._tables = tables
+        self._clock = clock
+        self._turns = Turns()
+        self.refusal = log.refusal
+        self._flusher = Flusher(self._sync_beside, self._is_settled, log)
+        self.refusal.on_change(self._flusher.look)
+        self._unsettled = False  # records may be missing on disk or in the tables
+        self.on_settled: Callable[[], None] = lambda: None  # called after late records were projected
+        self.owes: Callable[[], bool] = lambda: False  # whether a disk refused more than records
+        self.pay: Callable[[], None] = lambda: None  # does that, inside a turn
+        self.validator = Validator(log, tables, clock)
+        self.idempotency_s = idempotency_s  # how long archiving keeps a commit with an id
+        self.failed: DiskError | None = None
+        self._alone = 0  # the thread that is in `alone`
+
+    def commit(self, transaction: Transaction, *, sync: bool, about: About | None = None) -> CommitResult:
+        """Validate and commit, together with all waiting transactions. Writes one record.
+
+        `sync`: return when the record is on disk. `about` fills in the fields of the commit that are not
+        changes. Returns the result. Raises ConflictError, PreconditionError, RowError and the like if the
+        transaction is not valid, DiskError if it could not be written.
+        """
+        turns = self._turns
+        transaction.sync = sync
+        if about is not None:
+            transaction.about = about
+        followers: list[Transaction] = []
+        told = False
+        try:
+            try:
+                if turns.enter(transaction):
+                    if turns.waiting:
+                        turns.gather(GROUP_MAX, followers)
+                    self._run([transaction, *followers])
+            except BaseException:  # interrupted: it costs this commit, and none of the others
+                self._spare(transaction, followers)
+                raise
+            finally:
+                turns.leave(transaction)
+                if followers:
+                    turns.answer(followers)
+                told = True
+        finally:
+            if not told:  # these lines were interrupted: once more
+                followers = [one for one in followers if one.taken]
+                answer_unwritten(followers, self._log.written)
+                turns.leave(transaction)
+                turns.answer(followers)
+                turns.wake()
+        if transaction.error is not None:
+            raise transaction.error
+        assert transaction.result is not None
+        return transaction.result
+
+    @property
+    def waiting(self) -> int:
+        """The number of transactions that wait for their turn."""
+        return len(self._turns.waiting)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep all other commits out for the block. The same thread may enter it again. Raises the DiskError
+        that ended writing."""
+        me = threading.get_ident()
+        if self._alone == me:
+            yield
+            return
+        ticket, left = Alone(), False
+        try:
+            try:
+                self._turns.enter(ticket)
+                self._alone = me
+                self._settle()
+                yield
+            finally:
+                if self._turns.leads(ticket):
+                    self._alone = 0
+                    self._check_projected()
+                self._turns.leave(ticket)
+                left = True
+        finally:
+            if not left:  # these lines were interrupted: once more
+                if self._turns.leads(ticket):
+                    self._alone = 0
+                self._turns.leave(ticket)
+                self._turns.wake()
+
+    def _spare(self, leader: Transaction, followers: list[Transaction]) -> None:
+        """Settle the followers of an interrupted leader: those in the log get their results, the others go
+        back to the queue."""
+        if not self._turns.leads(leader):
+            return
+        self._unsettled = True
+        with contextlib.suppress(Error):
+            self._settle()
+        back = []
+        for one in followers:
+            if one.error is None and (one.result is None or one.result.seq > self._log.written):
+                one.result, one.same_as = None, None
+                back.append(one)
+            elif one.error is None and self._unsettled and one.result and not one.result.repeated:
+                one.error = DiskError(
+                    f"commit {one.result.seq} was interrupted; whether it is on disk is not known before the"
+                    " next commit",
+                    outcome="unknown",
+                )
+        self._turns.put_back(back)
+        followers[:] = [one for one in followers if one.taken]
+
+    def _run(self, group: list[Transaction]) -> None:
+        """Commit the valid transactions of a group. Each gets its result or error; nothing is raised."""
+        while group:
+            if self._unsettled or self.failed or self.refusal.since_ns:
+                try:
+                    self._settle()
+                except Exception as error:  # noqa: BLE001  each is answered alone
+                    for transaction in group:
+                        transaction.error = error
+                    return
+            group = self._commit(group)
+
+    def _commit(self, group: list[Transaction]) -> list[Transaction]:
+        """Commit the valid transactions of a group that fit into one write. Return the unanswered ones."""
+        seq = self._log.written
+        staged: Staged | None = None
+        framed: list[bytes] = []
+        accepted: list[Transaction] = []
+        left: list[Transaction] = []
+        size, sync = 0, False
+        for transaction in group:
+            try:
+                if transaction.metadata.commit_id and self._known(transaction, accepted):
+                    continue
+                one, what = self._accept(transaction, seq + 1, staged)
+            except Exception as error:  # noqa: BLE001  each is answered alone
+                transaction.error = translate(error, "reading a table") if type(error) is Exception else error
+                continue
+            accepted.append(transaction)
+            if transaction.sync:
+                sync = True
+            if not one:
+                continue
+            seq += 1
+            framed.append(one)
+            if staged is None:
+                staged = what
+            else:
+                staged.add(what)
+            size += len(one)
+            if size >= WRITTEN_BYTES:
+                done = group.index(transaction) + 1
+                group, left = group[:done], group[done:]
+                break
+        if staged is not None:
+            try:
+                self._write(framed, staged, sync, size)
+            except Exception as error:  # noqa: BLE001  each is answered alone
+                self._check_projected()
+                for transaction in accepted:
+                    transaction.error = error
+        if len(accepted) < len(group):
+            answer_repeated(group)
+        return left
+
+    def _accept(self, transaction: Transaction, seq: int, staged: Staged | None) -> tuple[bytes, Staged]:
+        """Validate a transaction. Return its framed record and its edits of the tables. The record is empty
+        if the transaction only deletes rows that do not exist."""
+        meta, about, schema = transaction.metadata, transaction.about, self._tables.schema
+        time_ns, reading_ns = self._clock.now(), self._clock.reading_ns
+        if meta is ANONYMOUS and about is None:
+            parts = [record.head(seq, time_ns, schema.head, reading_ns)]
+            what = self.validator.stage(transaction, staged, schema, seq, parts)
+        else:
+            commit = commit_of(meta, seq, time_ns, schema.version, reading_ns)
+            if about is not None:
+                about(commit)
+            parts = [commit.SerializeToString()]
+            what = self.validator.stage(transaction, staged, schema, seq, parts)
+            if about is not None or (meta.commit_id and what.edits):
+                edit_notes(what.edits, commit)
+        if not what.edits and about is None:
+            transaction.result = CommitResult(0).lacking(transaction.missing)
+            return b"", what
+        one, checksum = record.frame_parts(parts)
+        self._tables.window.add(seq, tuple(what.edits))
+        transaction.result = result = CommitResult(seq, time_ns, checksum)
+        if transaction.missing:
+            result.missing = transaction.missing
+        return one, what
+
+    def _known(self, transaction: Transaction, accepted: list[Transaction]) -> bool:
+        """Whether a commit with this id is in this group, or in the log."""
+        commit_id = transaction.metadata.commit_id
+        for first in accepted:
+            if first.metadata.commit_id == commit_id:
+                if first.content() != transaction.content():
+                    raise other_content(commit_id, None)
+                transaction.same_as = first
+                return True
+        transaction.result = self.validator.repeated(transaction)
+        return transaction.result is not None
+
+    def _write(self, framed: list[bytes], staged: Staged, sync: bool, size: int) -> None:
+        """Append records, `size` bytes in all, and project them."""
+        log = self._log
+        self._tables.settle_keys()
+        log.append(framed)
+        if sync:
+            self._sync()
+        try:
+            self._tables.project(staged, log.written, size)
+        except Exception as error:
+            self._unsettled = True
+            raise DiskError(
+                f"commit {log.written} is in the log, but the tables could not be written ({error}); they are"
+                " brought up to date before the next commit",
+                outcome="written",
+            ) from error
+        if sync:
+            log.tell()
+        elif not self._flusher.awake:
+            self._flusher.wake()
+
+    def _settle(self) -> None:
+        """Finish what a full disk or an interrupt left undone: sync and project. Only inside a turn.
+
+        Raises the DiskError that ended writing, or one that says that the disk is still full.
+        """
+        if self.failed:
+            raise self.failed
+        if not (self._unsettled or self.refusal.since_ns):
+            return
+        try:
+            self._log.resume()
+        except DiskError as error:
+            if error.outcome == "unknown" and not error.facts.get("resumes"):
+                self._fail(error)
+            raise
+        if self._unsettled:
+            self._tables.reread()
+            self.on_settled()
+            self._unsettled = False
+        self.refusal.end()
+        self._log.tell()
+
+    def _is_settled(self) -> bool:
+        """Try to settle, and return whether nothing is left; the flusher calls it again if something is."""
+        if self.failed is None and (self._unsettled or self.refusal.since_ns or self.owes()):
+            with contextlib.suppress(Error), self.alone():
+                self.pay()
+        return self.failed is not None or not (self.refusal.since_ns or self.owes())
+
+    def retry(self) -> None:
+        """Try again, once a second, what the disk refused, until nothing is left."""
+        self._flusher.look()
+
+    def _fail(self, error: DiskError) -> None:
+        """End writing until the next opening."""
+        self.failed = error
+        self.refusal.begin(error)
+
+    def _check_projected(self) -> None:
+        """Bring the tables up to the log after an error or an interrupt between the two: now, or before the
+        next commit. Only inside a turn."""
+        if self._log.written != self._tables.applied:
+            self._unsettled = True
+            if not self.refusal.since_ns:
+                with contextlib.suppress(Error):
+                    self._settle()
+
+    def _sync_beside(self) -> None:
+        """Sync while others may append."""
+        self._sync(beside=True)
+
+    def _sync(self, *, beside: bool = False) -> None:
+        try:
+            self._log.sync(beside=beside)
+        except DiskError as error:
+            if error.facts.get("resumes"):
+                self._unsettled = True
+            elif not error.facts.get("stopped"):  # the engine refuses later ones by itself
+                self._fail(error)
+            raise
+
+    def append_alone(self, framed: bytes) -> None:
+        """Append one record and sync it, without projecting it. Only inside `alone`."""
+        self._tables.settle_keys()
+        self._log.append([framed])
+        self._sync()
+
+    def commit_alone(self, transaction: Transaction, *, sync: bool) -> int:
+        """As `commit`, without waiting for a turn; returns its seq. Only inside `alone`."""
+        framed, staged = self._accept(transaction, seq := self._log.written + 1, None)
+        assert framed  # a commit inside `alone` is never empty
+        self._write([framed], staged, sync, len(framed))
+        return seq
+
+    def write_alone(self, framed: bytes, staged: Staged) -> None:
+        """Append one record and project it, without a sync. Only inside `alone`."""
+        self._write([framed], staged, False, len(framed))
+
+    def close(self) -> None:
+        """Sync all records, and refuse later commits."""
+        self._flusher.stop()  # first: it may wait for its turn
+        ticket = Alone()
+        try:
+            self._turns.enter(ticket)
+            if self.failed is None and not self.refusal.since_ns:  # a full disk was reported already
+                self._flusher.close()
+            self.failed = self.failed or DiskError("the database is closed", outcome="nothing written")
+        finally:
+            self._turns.leave(ticket)
+
+
+def commit_of(meta: Metadata, seq: int, time_ns: int, schema: int, reading_ns: int = 0) -> log_pb2.Commit:
+    """A commit without changes. `reading_ns`: see `Clock`."""
+    actor, reason, correlation_id, causation_id, client, commit_id, _ = meta
+    commit = log_pb2.Commit(
+        seq=seq,
+        time_ns=time_ns,
+        schema=schema,
+        actor=actor,
+        reason=reason,
+        correlation_id=correlation_id,
+        causation_id=causation_id,
+        client=client,
+        commit_id=commit_id,
+    )
+    if isinstance(actor, Actor):
+        commit.proof = actor.proof
+    if reading_ns:
+        commit.reading_ns = reading_ns
+    return commit

@@ -1,0 +1,227 @@
+"""Load: many rows, in chunks, each chunk one commit. A load goes on where it stopped.
+
+    rows ─▶ chunk of 1,000 rows or 1 MiB ─▶ Commit {changes, about: Load{id, rows so far}} ─▶ …
+
+The id names the load: the same id again passes over the rows that are in the log already, and a
+load that is finished does nothing. So the source must give the same rows in the same order.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+from google.protobuf.message import Message
+
+from everlog.proto import log_pb2
+from everlog.store import keys
+from everlog.store.crypto.vault import Vault
+from everlog.store.errors import ConflictError, PreconditionError, RowError
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.schema import arguments
+from everlog.store.schema.table import Table
+from everlog.store.tx import write
+from everlog.store.tx.transaction import CommitResult, Metadata, Reads, Transaction
+
+M = TypeVar("M", bound=Message)
+
+CHUNK_ROWS = 1000
+CHUNK_BYTES = 1 << 20
+SAMPLED_OF = 8
+IMPORT = log_pb2.Load.IMPORT
+SEALED_LOAD = "sealed-"  # prefix of the ids of loads into sealed tables
+
+
+class LoadResult(NamedTuple):
+    """`rows` are in the log, of which `skipped` were there before; `commits` were written now."""
+
+    id: str
+    rows: int
+    skipped: int
+    commits: int
+    seconds: float
+
+
+class Loader:
+    """Writes one load, chunk by chunk. Made by a database."""
+
+    def __init__(
+        self,
+        host: Any,
+        table: Table[Any, Any],
+        load: log_pb2.Load,
+        metadata: Metadata,
+        expires: write.Expires | None = None,
+    ) -> None:
+        self._expires = None if expires is None else write.expires_ns_of(expires, table.name)
+        self._host = host
+        self._table = table
+        self._load = load
+        self._metadata = metadata
+        if load.kind == log_pb2.Load.TEST and host.production:
+            raise PreconditionError(
+                "this is a database in production, as its log says: test data is not loaded into it; take"
+                " another database, or say otherwise with `everlog production no`"
+            )
+        known, self._seen = host._load_state(load.id)
+        sealing = host.schema.table(table.name).sealing
+        if sealing is not None:
+            load.source = ""  # names of files and ids of loads may tell of somebody, too
+            if not known.id:  # unless an older version began it
+                sealing.check()
+                load.id = sealed_id(sealing.vault, load.id)
+                known, self._seen = host._load_state(load.id)
+        self._note = keys.NOTE_LOAD + load.id.encode()
+        if known.table not in ("", load.table):
+            raise PreconditionError(
+                f"load {load.id!r} is of table {known.table}, found it for {load.table}; take another id",
+                table=known.table,
+            )
+        self.rows = known.rows
+        self.finished = known.step == log_pb2.Load.FINISHED
+        self.commits = 0
+        load.step = log_pb2.Load.CHUNK
+
+    def add(self, rows: Iterable[Message], *, last: bool = False) -> CommitResult:
+        """One chunk as one commit (as more, if that were too large); with `last` the load is
+        finished. Raises RowError, and ConflictError if another process writes the same load."""
+        chunk = list(rows)
+        try:
+            return self._add(chunk, last=last)
+        except RowError as error:
+            if "commit_bytes" not in error.facts or len(chunk) < 2:
+                raise
+        half = len(chunk) // 2
+        self.add(chunk[:half])
+        return self.add(chunk[half:], last=last)
+
+    def _add(self, chunk: list[Message], *, last: bool) -> CommitResult:
+        about = log_pb2.Load()
+        about.CopyFrom(self._load)
+        about.rows = self.rows + len(chunk)
+        if last:
+            about.step = log_pb2.Load.FINISHED
+        try:
+            result = self._commit(chunk, about)
+        except ConflictError as error:
+            known, self._seen = self._host._load_state(about.id)
+            if known.rows != self.rows:
+                raise ConflictError(f"load {about.id!r} is being written by somebody else as well") from error
+            # The schema has changed, or the load's last chunk is longer ago than is remembered.
+            result = self._commit(chunk, about)
+        self.rows += len(chunk)
+        self.commits += 1
+        self._seen = result.seq
+        self.finished = last
+        return result
+
+    def _commit(self, rows: list[Message], about: log_pb2.Load) -> CommitResult:
+        transaction = Transaction(self._host, self._metadata)
+        binding, writes, table = transaction._bind(self._table), transaction.writes, self._table
+        model, put, expires = table.model, write.put, self._expires
+        for row in rows:
+            if type(row) is not model:
+                write.check_row(table, row)
+            one = put(binding, row, expires)
+            writes[one.full] = one
+        # Two processes with one load: the second finds that its note was touched.
+        transaction.snapshot = self._seen
+        transaction.reads = Reads({self._note}, [])
+        result: CommitResult = self._host._commit(transaction, lambda commit: commit.load.CopyFrom(about))
+        return result
+
+
+def sealed_id(vault: Vault, id: str) -> str:
+    """Under which the log has a load of a sealed table: the same for the same id in one database, and it
+    confirms no guess of the id, which may be the digest of a small file."""
+    return f"{SEALED_LOAD}{vault.hash(b'load', id.encode()).hex()}"
+
+
+def load(
+    host: Any,
+    table: Table[M, Any],
+    rows: Iterable[M],
+    *,
+    id: str | None,
+    source: str,
+    kind: log_pb2.Load.Kind.ValueType,
+    metadata: Metadata,
+    total: int | None,
+    expires: write.Expires | None = None,
+    progress: OnProgress | None,
+) -> LoadResult:
+    """The whole of a load; see `Database.load`."""
+    started = time.perf_counter()
+    check_load(table, rows, id, source, kind, total)
+    about = log_pb2.Load(kind=kind, id=id or str(uuid.uuid4()), table=table.name, source=source)
+    given = about.id
+    loader = Loader(host, table, about, metadata, expires)
+    skipped = loader.rows
+    if loader.finished:
+        return LoadResult(given, skipped, skipped, 0, time.perf_counter() - started)
+    remaining = islice(rows, skipped, None)
+    for chunk, last in chunks(remaining):
+        loader.add(chunk, last=last)
+        if progress is not None:
+            progress(Progress(f"load {table.name}", loader.rows, total))
+    return LoadResult(given, loader.rows, skipped, loader.commits, time.perf_counter() - started)
+
+
+def check_load(  # noqa: PLR0917  as they come
+    table: Table[Any, Any], rows: Any, id: str | None, source: str, kind: Any, total: int | None
+) -> None:
+    """Raises RowError for arguments of a load that are none."""
+    arguments.table(table)
+    arguments.several(rows, "rows")
+    if id is not None:
+        arguments.text(id, "id")
+    arguments.text(source, "source")
+    if arguments.whole(kind, "`kind`") not in log_pb2.Load.Kind.values():
+        raise RowError(f"expected a kind of load, {', '.join(log_pb2.Load.Kind.keys())}, found {kind!r}")
+    if total is not None:
+        arguments.counted(total, "`total`")
+
+
+def chunks(rows: Iterable[M]) -> Iterator[tuple[list[M], bool]]:
+    """Rows in chunks, and whether a chunk is the last; there is always a last one."""
+    held: list[M] | None = None
+    for chunk in _parts(iter(rows)):
+        if held is not None:
+            yield held, False
+        held = chunk
+    yield held or [], True
+
+
+def _parts(source: Iterator[M]) -> Iterator[list[M]]:
+    """To ask a row for its size is to serialise it: as long as rows are small, one in eight is asked, each
+    time at another place among them."""
+    chunk: list[M] = []
+    size, sampled, exact, step = 0, 0, False, 0
+    while some := list(islice(source, 1 if exact else SAMPLED_OF)):
+        step += 1
+        sampled += 0 if exact else _size(some[step * 5 % len(some)]) * SAMPLED_OF
+        if not exact and sampled >= CHUNK_BYTES // 2:
+            exact, size, some = True, 0, chunk + some
+            chunk = []
+        for row in some if exact else ():
+            more = _size(row)
+            if chunk and size + more > CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
+            chunk.append(row)
+            size += more
+        if not exact:
+            chunk += some
+        if len(chunk) >= CHUNK_ROWS:
+            yield chunk
+            exact = exact and size >= CHUNK_BYTES // 2
+            chunk, size, sampled = [], 0, 0
+    if chunk:
+        yield chunk
+
+
+def _size(row: Any) -> int:
+    return row.ByteSize() if isinstance(row, Message) else 0  # what is no row is refused when it is written

@@ -1,0 +1,361 @@
+"""Validate: whether a transaction may commit, given all that committed before it.
+
+    schema unchanged ─▶ nothing it read was touched ─▶ expectations ─▶ unique indexes
+
+Raises ConflictError, PreconditionError or UniqueError, and changes nothing.
+
+Repeated: whether a commit that comes again with its id is the one that is in the log.
+
+    asked for again ─▶ key, op and row of each write ─┬─▶ the same: it is answered with the first
+    in the log      ─▶ key, op and row of each change ┘    else: the id was used for something else
+
+While a migration rewrites a table, each write of one generation is a write of the other, too. Between
+the first time and the next such a generation may have come or gone; what is in that alone follows from
+the rest, and is not compared.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable
+
+from everlog.proto import log_pb2
+from everlog.store import keys
+from everlog.store.clock import Clock
+from everlog.store.errors import ConflictError, PreconditionError, SealedError, UniqueError
+from everlog.store.keys import HEADER, seq_of
+from everlog.store.log import Log
+from everlog.store.record import (
+    REQUIRES_EXPIRY,
+    REQUIRES_REWRITTEN,
+    REQUIRES_SEALED,
+    change,
+    with_expiry,
+    with_version,
+)
+from everlog.store.rocks.view import View
+from everlog.store.schema import codec
+from everlog.store.schema.schema import IndexInfo, Schema
+from everlog.store.tables.projection import Edits, Staged, edit_row, old_values
+from everlog.store.tables.tables import Tables
+from everlog.store.tx.transaction import CommitResult, Reads, Transaction
+from everlog.store.tx.write import NEVER, Expect, Write
+
+Content = dict[bytes, tuple[log_pb2.Op.ValueType, bytes]]  # op and row, by the key with its prefix
+
+_NOTHING = (log_pb2.DELETE, b"")  # deleting what is not there is not in the log
+
+
+def check_id(commit_id: bytes) -> None:
+    """Raise PreconditionError for what is no UUIDv7 (RFC 9562, section 5.7)."""
+    if len(commit_id) != 16 or commit_id[6] >> 4 != 7:
+        raise PreconditionError(f"expected a commit_id to be a UUIDv7 of 16 bytes, found {commit_id!r}")
+
+
+def content_of(schema: Schema, commit: log_pb2.Commit, asked: Content) -> Content:
+    """What a commit of the log did. A row that nobody can read any more is taken for the one that is
+    asked for: only one and the same commit has its id."""
+    done: Content = {}
+    for one in commit.changes:
+        full, row = keys.prefix(one.space) + one.key, one.row
+        info = schema.spaces.get(one.space)
+        if one.key_id and info is not None and info.sealing is not None:
+            try:
+                row = info.sealing.open(one.key, one.key_id, row)
+            except SealedError:
+                row = asked.get(full, _NOTHING)[1]
+        done[full] = (one.op, row)
+    return done
+
+
+def same(schema: Schema, done: Content, asked: Content) -> bool:
+    """Whether what was done, and is in the log, is what is asked for again under this schema."""
+    there, wanted = _spaces(done), _spaces(asked)
+    gone = {space for space in there - wanted if space not in schema.spaces}
+    twins = {space: schema.spaces[space].twin for space in wanted - there if space in schema.spaces}
+    come = {space for space, twin in twins.items() if twin is not None and twin.space in there}
+    left = {full: what for full, what in done.items() if _space(full) not in gone}
+    asked = {full: what for full, what in asked.items() if _space(full) not in come}
+
+    def spared(full: bytes) -> bool:
+        """Whether the other generation has it, which bootstrap data was loaded over."""
+        info = schema.spaces.get(_space(full))
+        others = gone | ({info.twin.space} if info is not None and info.twin is not None else set())
+        tail = full[keys.SPACE.size :]
+        return any(done.get(keys.SPACE.pack(space) + tail) == asked[full] for space in others)
+
+    if gone and gone == there:  # nothing else is left to compare
+        return all(spared(full) for full in asked)
+    return left.keys() <= asked.keys() and all(
+        left.get(full, _NOTHING) == what or spared(full) for full, what in asked.items()
+    )
+
+
+def _spaces(fulls: Iterable[bytes]) -> set[int]:
+    return {_space(full) for full in fulls}
+
+
+def _space(full: bytes) -> int:
+    """The space that a key with its prefix is in."""
+    space: int = keys.SPACE.unpack_from(full)[0]
+    return space
+
+
+def other_content(commit_id: bytes, seq: int | None) -> PreconditionError:
+    """For a commit_id that comes again with something else."""
+    who = f"commit {seq}" if seq else "another transaction at the same moment"
+    return PreconditionError(
+        f"commit_id {uuid.UUID(bytes=commit_id)} was used by {who} with other content;"
+        " take a new id for a new commit",
+        commit_id=commit_id,
+        seq=seq,
+    )
+
+
+DELETE = log_pb2.DELETE
+NOTHING: Edits = {}
+
+
+class Validator:
+    """Validates against the tables and the group of commits that is being built."""
+
+    def __init__(self, log: Log, tables: Tables, clock: Clock) -> None:
+        self._log = log
+        self._tables = tables
+        self._clock = clock
+        self.on_end: Callable[[int], None] = lambda _: None  # told of each end of a life
+
+    def stage(
+        self, transaction: Transaction, before: Staged | None, schema: Schema, seq: int, parts: list[bytes]
+    ) -> Staged:
+        """Validates a transaction and works out what it does as the commit at `seq`: the changes
+        of its record, added to `parts`, and what it does to the tables, which is returned.
+
+        `before`: what the group has staged already. One pass over the writes, for this is the
+        hottest loop of the store. Deleting what is not there does nothing, and the log says
+        nothing of it: `transaction.missing` says how many rows that were.
+        """
+        if transaction.reads is not None:
+            self._reads(transaction.snapshot, transaction.reads)
+        pending = self._tables.pending
+        mine, recent, stored = (
+            NOTHING if before is None else before.edits,
+            pending.edits,
+            pending.target.stored,
+        )
+        header, unique = HEADER.pack(0, seq), False
+        requires: set[bytes] = set()
+        spared: list[bytes] = []
+        edits: Edits = {}
+        deltas: dict[int, int] = {}
+        missing: set[tuple[int, bytes]] | None = None
+        for full, write in transaction.writes.items():
+            info = write.info
+            if info.schema is not schema:
+                raise ConflictError(
+                    f"the schema changed to version {schema.version} while this transaction ran; run it again"
+                )
+            old = mine[full] if full in mine else recent[full] if full in recent else stored(full)
+            if write.expect and _expect(write, old):
+                spared.append(full)
+                continue
+            body, value = write.body, None if write.op else header + write.row
+            if write.mortal or write.key_id or write.as_of:
+                body, value = self._special(write, seq, requires)
+            if old is not None:
+                parts += change(body, seq_of(old))
+                edit_row(edits, deltas, info, full, value, old, write.values)
+            elif value is not None:
+                parts += change(body, 0)
+                edit_row(edits, deltas, info, full, value, None, write.values)
+            else:
+                missing = missing or set()
+                missing.add((info.proto.id, write.key))  # once, in however many generations
+            if info.unique:
+                unique = True
+        for full in spared:
+            del transaction.writes[full]
+        if missing:
+            transaction.missing = len(missing)
+        parts += sorted(requires)
+        return Staged(edits, self._uniques(transaction, before) if unique else {}, deltas)
+
+    def _special(self, write: Write, seq: int, requires: set[bytes]) -> tuple[bytes, bytes]:
+        """The change and the value of a row that is sealed, or has a life or a version of its own. What its
+        table says of that counts from this commit."""
+        body, expires_ns = write.body, 0
+        if write.key_id:
+            requires.add(REQUIRES_SEALED)
+        if write.as_of:
+            requires.add(REQUIRES_REWRITTEN)
+            body = with_version(body, write.as_of)
+        if write.mortal:
+            requires.add(REQUIRES_EXPIRY)
+            began_ns = self._clock.reading_ns or self._clock.last_ns  # of the commit: now() was called for it
+            expires_ns = write.expires_ns or min(began_ns + write.life_ns, NEVER - 1)
+            self.on_end(expires_ns)
+            body = with_expiry(body, expires_ns)
+        sealing = write.info.sealing
+        if sealing is not None and not sealing.vault.has(write.key_id):
+            raise ConflictError(
+                f"the person of row {write.info.name_key(write.key)} was forgotten while this transaction"
+                " ran; run it again"
+            )
+        value = keys.pack_value(
+            seq, write.stored, version=write.as_of, expires_ns=expires_ns, key_id=write.key_id
+        )
+        return body, value
+
+    def repeated(self, transaction: Transaction) -> CommitResult | None:
+        """Where the commit with this id is already; None if there is none.
+
+        Raises PreconditionError for what is no UUIDv7, and for an id that has other content.
+        """
+        commit_id = transaction.metadata.commit_id
+        seq = self.known(commit_id)
+        if seq is None:
+            return None
+        commit, schema = self._log.commit(seq), self._tables.schema
+        actor, reason, wanted = transaction.content()
+        found = content_of(schema, commit, wanted)
+        if (commit.actor, commit.reason) != (actor, reason) or not same(schema, found, wanted):
+            raise other_content(commit_id, seq)
+        done = {
+            (schema.spaces[change.space].proto.id, change.key)
+            for change in commit.changes
+            if change.space in schema.spaces
+        }
+        deleted = {(one.info.proto.id, one.key) for one in transaction.writes.values() if one.op == DELETE}
+        return CommitResult(seq, commit.time_ns, commit.checksum, repeated=True).lacking(len(deleted - done))
+
+    def known(self, commit_id: bytes) -> int | None:
+        """The seq of the commit with an id. Raises PreconditionError for what is no UUIDv7.
+
+        The tables note every id of the log, so the time in an id is not looked at: it is of a clock that
+        nobody here knows.
+        """
+        check_id(commit_id)
+        value = self._tables.get(keys.NOTE_COMMIT + commit_id)
+        return None if value is None else int(keys.SEQ.unpack(value)[0])
+
+    def _reads(self, snapshot: int, reads: Reads) -> None:
+        found = self._tables.window.conflict(snapshot, reads.keys, reads.ranges)
+        if found is None:
+            return
+        seq, key = found
+        if not key:
+            raise ConflictError(
+                f"this transaction read at {snapshot}, and what was written before {seq} is no"
+                " longer remembered; run it again",
+                seq=seq,
+                snapshot=snapshot,
+            )
+        raise ConflictError(
+            f"{self._name(key)} was changed by commit {seq} after this transaction read it at"
+            f" {snapshot}; run it again",
+            seq=seq,
+            snapshot=snapshot,
+        )
+
+    def _name(self, full: bytes) -> str:
+        """A key of the tables for people: `row airports/JFK`."""
+        space, index = keys.PREFIX.unpack_from(full)
+        info = self._tables.schema.spaces.get(space)
+        if info is None:
+            return "a table that is gone"
+        rest = full[keys.PREFIX.size :]
+        if index == keys.ROWS:
+            return f"row {info.show_key(rest)}"
+        for one in info.indexes.values():
+            if one.id == index:
+                return f"row {info.show_key(one.key_in(rest))} in index {one.name}"
+        return f"an index of {info.name}"
+
+    def _uniques(self, transaction: Transaction, before: Staged | None) -> Edits:
+        """All old values are free before the first new one is looked at: rows can swap theirs."""
+        known = (
+            [self._tables.pending.uniques]
+            if before is None
+            else [before.uniques, self._tables.pending.uniques]
+        )
+        mine: Edits = {}
+        for full, write in transaction.writes.items():
+            if write.info.unique:
+                old = before.edits[full] if before and full in before.edits else self._tables.get(full)
+                values = old_values(write.info, write.key, old) if old is not None else []
+                mine.update((values[at], None) for at, _ in write.info.unique if values)
+        for write in transaction.writes.values():
+            if write.op:
+                continue
+            for at, index in write.info.unique:
+                values_of_row = write.values[at]
+                if index.nullable and index.has_null(values_of_row[len(index.prefix) :]):
+                    continue
+                holder = self._holder(values_of_row, index, [mine, *known])
+                if holder is not None and holder != write.key:
+                    raise duplicate(index, values_of_row, holder, write.key)
+                mine[values_of_row] = write.key
+        return mine
+
+    def _holder(self, values: bytes, index: IndexInfo, known: list[Edits]) -> bytes | None:
+        """Key of the row that has these values of a unique index."""
+        for uniques in known:
+            if values in uniques:
+                return uniques[values]
+        return holder_of(self._tables.target.view, index, values)
+
+
+def holder_of(view: View, index: IndexInfo, values: bytes) -> bytes | None:
+    """Key of a row that has these values of an index, as a view has it. Read-only."""
+    for entry, _ in view.head(values, codec.after(values), 1):
+        return index.key_in(entry[len(index.prefix) :])
+    return None
+
+
+def claim(taken: Edits, index: IndexInfo, values: bytes, key: bytes, view: View | None = None) -> None:
+    """Notes in `taken` that a row has these values of a unique index. Raises UniqueError if another
+    row has them, there or in `view`."""
+    if index.nullable and index.has_null(values[len(index.prefix) :]):
+        return
+    holder = taken.get(values)
+    if holder is None and view is not None:
+        holder = holder_of(view, index, values)
+    if holder is not None and holder != key:
+        raise duplicate(index, values, holder, key)
+    taken[values] = key
+
+
+def duplicate(index: IndexInfo, values: bytes, holder: bytes, key: bytes) -> UniqueError:
+    info = index.table
+    shown = index.show(values[len(index.prefix) :])
+    return UniqueError(
+        f"row {info.name_key(key)} has the same {index.over} in the unique index {index.name} as row"
+        f" {info.name_key(holder)} has already",
+        private=f"{info.show_key(key)} has {shown}, as {info.show_key(holder)} has",
+        index=index.name,
+        value=shown,
+        key=info.decode_key(holder),
+        table=info.name,
+    )
+
+
+def _expect(write: Write, old: bytes | None) -> bool:
+    """Whether the write is to be left out. Raises PreconditionError."""
+    info = write.info
+    if write.expect == Expect.SPARING:
+        return old is not None and keys.version_of(old) == write.version
+    if write.expect == Expect.ABSENT and old is not None:
+        text = f"expected no row {info.name_key(write.key)}, found one of version {keys.version_of(old)}"
+    elif write.expect == Expect.PRESENT and old is None:
+        text = f"expected a row {info.name_key(write.key)}, found none"
+    elif write.expect == Expect.VERSION and (old is None or keys.version_of(old) != write.version):
+        found = "none" if old is None else f"version {keys.version_of(old)}"
+        text = f"expected row {info.name_key(write.key)} at version {write.version}, found {found}"
+    else:
+        return False
+    raise PreconditionError(
+        text,
+        table=info.name,
+        key=info.decode_key(write.key),
+        found=0 if old is None else keys.version_of(old),
+    )

@@ -1,0 +1,1 @@
+"""Upkeep: check, repair, rebuild, expiry, erasure, consumers, status."""

@@ -1,0 +1,411 @@
+"""Check: compare tables, indexes and files with the log, and report each problem.
+
+files   are those that RocksDB's MANIFEST lists, and every block matches its checksum (rocks/manifest.py)
+log     every record checks, is dense, and no earlier than the one before
+rows    parse, lie under the key that is in them, and were written by a record there is
+entries every row has its entry in each index, and every entry its row: by sums over both, and one by one
+        only where those differ. In an index under construction those that the backfill has passed have one
+keys    of those who were forgotten are not in the key store
+deep    every row is what the log says: all tables are made from it once more, elsewhere
+notes   counts are right, nothing lies in a space or an index that no schema has; every row with a life
+        has its note when it ends, and every such note its row
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+
+from everlog.store import keys, record
+from everlog.store.crypto.vault import Vault
+from everlog.store.errors import Error, SealedError
+from everlog.store.online.backfill import progress_of
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.rocks import files as head
+from everlog.store.rocks import manifest
+from everlog.store.rocks.engine import Engine
+from everlog.store.rocks.files import Temporary
+from everlog.store.rocks.view import Item, View
+from everlog.store.schema import codec
+from everlog.store.schema.schema import IndexInfo, KeyOf, Schema, TableInfo
+from everlog.store.tables.projection import FamilyTarget
+from everlog.store.tables.projector import built_note
+from everlog.store.tables.tables import read_counts, schema_of
+from everlog.store.tx.source import ROWS_TOGETHER
+from everlog.store.upkeep.rebuild import differences, projector_from_start, replay
+from everlog.store.upkeep.recovery import shredded_on_disk
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+EVERY = 4096
+FORGOTTEN_MAX = 10_000  # rows of a table whose persons may be forgotten while it is looked at
+FORGETTING_S = 2.0  # a reader waits so long for a process that may be overwriting a key
+
+
+def problems(
+    db: Database,
+    progress: OnProgress | None = None,
+    *,
+    keys_needed: bool = True,
+    files_too: bool = True,
+    deep: bool = False,
+) -> Iterator[str]:
+    """See `Database.check`. Without `keys_needed` it is no problem that sealed tables cannot be looked at: a
+    backup has no keys. Without `files_too` the files of RocksDB are left out. Read-only."""
+    if db.engine.stopped is not None:  # its files are elsewhere, or others have taken their place
+        yield str(db.engine.stopped)
+        return
+    if files_too:
+        yield from manifest.problems(db.path)
+    yield from _keys(db)
+    view, seq = db.tables.snapshot()
+    try:
+        schema, counts = Schema(schema_of(view, db.log), db.schema.vault), read_counts(view)
+        yield from _log(db, seq, progress)
+        for info in schema.spaces.values():
+            if info.sealing is None or not info.sealing.vault.locked:
+                yield from _Passes(db, view, info, seq, counts.get(info.space, 0), progress).problems()
+            elif keys_needed:
+                why = info.sealing.vault.locked
+                yield f"table {info.name} was not looked at: its rows are sealed, and {why}"
+        yield from _strays(view, schema)
+        yield from _ends(view, schema, counts.get(keys.ENDS, 0))
+        if deep:
+            yield from _deep(db, view, seq, progress)
+    finally:
+        view.close()
+
+
+def _deep(db: Database, view: View, seq: int, progress: OnProgress | None) -> Iterator[str]:
+    """Yield the rows that differ from the log. Makes the tables from the log in a temporary directory;
+    they need as much room as those of the database."""
+    scratch = Temporary("everlog-check-")
+    try:
+        engine = Engine(scratch.path)
+        try:
+            target = FamilyTarget(engine)
+            projector = projector_from_start(db.log, target, db.schema.vault)
+            replay(db.log, projector, seq, progress)
+            for info in projector.schema.tables.values():
+                yield from differences(view, target.view, info)
+        finally:
+            engine.close()
+    except Error as error:
+        yield f"rows could not be compared with the log: {error}"
+    finally:
+        scratch.remove()
+
+
+def _keys(db: Database) -> Iterator[str]:
+    """Yield a problem if the key store on disk has keys of forgotten people, or lacks keys."""
+    vault = db.schema.vault
+    if vault is None:
+        return
+    try:
+        if not db.read_only and (lost := vault.lost()):
+            yield (
+                f"{vault.path} lacks {len(lost):,} keys that this process has: an older copy was put in its"
+                " place while the database is open. Bring back the newest copy before this process ends;"
+                " where there is none, export the tables that are sealed"
+            )
+        found = _came_back_beside(db, vault) if db.read_only else vault.came_back()
+        if found and not db.read_only:
+            with db.committer.alone():  # or it is one that is being forgotten just now
+                found = vault.came_back()
+    except Error as error:
+        yield str(error)
+        return
+    if found:
+        yield (
+            f"{vault.path} has the keys of {len(found):,} people who were forgotten, the first"
+            f" {found[0].hex()}: an older copy of it was put back, or a process was killed before it"
+            " overwrote them. Nothing is read with them here, and `everlog expire` overwrites them where no"
+            " process has the database open. Where there is an older copy, destroy that"
+        )
+
+
+def _came_back_beside(db: Database, vault: Vault) -> list[bytes]:
+    """The same for a reader. A writer brings its tables to disk before it overwrites a key: a key
+    that is gone only in the log has not come back, and the others may be overwritten just now."""
+    found = vault.came_back(shredded_on_disk(db.engine))
+    until = time.monotonic() + FORGETTING_S
+    while found and (db.directory / head.OWNER).exists() and time.monotonic() < until:
+        time.sleep(FORGETTING_S / 100)
+        found = vault.came_back(found)
+    return found
+
+
+def _log(db: Database, last: int, progress: OnProgress | None) -> Iterator[str]:
+    time_ns = 0
+    try:
+        for seq, framed in db.log.scan(0, last):
+            commit = record.decode(framed, seq)
+            if commit.time_ns < time_ns:
+                yield f"record {seq} of the log is older than the one before it"
+            time_ns = commit.time_ns
+            if seq == db.log.oldest and not (commit.HasField("created") or commit.HasField("base")):
+                yield f"record {seq}, the first of the log, does not say which database it is of"
+            if progress is not None and not seq % EVERY:
+                progress(Progress("check log", seq, last, "records"))
+    except Error as error:
+        yield str(error)
+
+
+class _Passes:
+    """The passes over one table in a view, as of the record `last`."""
+
+    def __init__(  # noqa: PLR0917  the one call is above
+        self,
+        db: Database,
+        view: View,
+        info: TableInfo,
+        last: int,
+        count: int,
+        progress: OnProgress | None,
+    ) -> None:
+        self._db, self._view, self._info, self._last, self._count = db, view, info, last, count
+        self._progress = progress
+        # For each index the key of the last row that has its entry for sure; None: all have.
+        self._built = [_built(view, index) for index in info.indexes.values()]
+        self._forgotten: set[bytes] = set()  # keys of rows whose person was forgotten after the view was made
+
+    def problems(self) -> Iterator[str]:
+        """Yield the problems of the table, a sentence each."""
+        if not self._add_up():
+            yield from self._one_by_one()
+
+    def _add_up(self) -> bool:
+        """Whether the table is right, by two ordered passes: over its rows, and over the entries of its
+        indexes. The sum of the hashes of the entries that the rows should have is that of the entries found
+        (they are 64 bits, seeded in each process). False: it is not, or that cannot be told so."""
+        try:
+            expected = self._expected()
+            return expected is not None and all(
+                self._found(at, index) == wanted
+                for at, (index, wanted) in enumerate(zip(self._info.indexes.values(), expected, strict=True))
+            )
+        except (Error, DecodeError):  # whichever row it is, looking at them one by one tells
+            return False
+
+    def _expected(self) -> list[tuple[int, int]] | None:
+        """For each index how many entries the rows should have, and the sum of these; None where a row is not
+        right."""
+        info, rows, tell = self._info, 0, self._telling(self._info.name)
+        counts, sums = [0] * len(info.indexes), [0] * len(info.indexes)
+        indexes = list(enumerate(zip(info.own.entry_ofs, self._built, strict=True)))
+        for chunk in self._view.chunks(info.row_prefix, keys.prefix(info.space, 1)):
+            found = self._parsed(chunk)
+            if found is None:
+                return None
+            for at, (entry_of, built) in indexes:
+                due = found if built is None else [(key, row) for key, row in found if key <= built]
+                counts[at] += len(due)
+                sums[at] += sum([hash(entry_of(row) + key) for key, row in due if row is not None])
+            rows += len(chunk)
+            tell(rows)
+        return list(zip(counts, sums, strict=True)) if rows == self._count else None
+
+    def _parsed(self, chunk: list[Item]) -> list[tuple[bytes, Any]] | None:
+        """The keys of stored rows, with the rows (None: the person was forgotten since); None where one is
+        not right."""
+        view, info, last = self._view, self._info, self._last
+        skip, header, sealed, mortal = (
+            len(info.row_prefix),
+            keys.HEADER_SIZE,
+            keys.HAS_KEY_ID,
+            keys.HAS_EXPIRY,
+        )
+        parse: Callable[[bytes], Any] = info.model.FromString
+        key_of, seq_of, row_of = info.own.key_of, keys.seq_of, keys.row_of
+        found: list[tuple[bytes, Any]] = []
+        for full, value in chunk:
+            key, flags = full[skip:], value[0]
+            if flags & sealed:
+                raw = self._opened(key, value)
+                if raw is None:
+                    found.append((key, None))
+                    continue
+            else:
+                raw = row_of(value) if flags else value[header:]
+            row = parse(raw)
+            if key_of(row) != key or not 0 < seq_of(value) <= last:
+                return None
+            if flags & mortal and view.get(keys.end_note(keys.expires_of(value), full)) is None:
+                return None
+            found.append((key, row))
+        return found
+
+    def _opened(self, key: bytes, value: bytes) -> bytes | None:
+        """A sealed row, open; None where its person was forgotten since. Raises SealedError for others."""
+        try:
+            return self._info.row_in(key, value)
+        except SealedError:
+            if not _forgotten_since(self._db, self._view, value) or len(self._forgotten) >= FORGOTTEN_MAX:
+                raise
+            self._forgotten.add(key)
+            return None
+
+    def _found(self, at: int, index: IndexInfo) -> tuple[int, int] | None:
+        """How many entries an index has, and their sum. Those of rows that nobody can open any more are
+        counted only; those behind the last row that was built are compared with their rows. None where one
+        of these is not right."""
+        info, built, forgotten, key_in = self._info, self._built[at], self._forgotten, index.key_in
+        found, total, skip = 0, 0, len(index.prefix)
+        tell = self._telling(f"{info.name}.{index.name}")
+        for chunk in self._view.chunks(index.prefix, keys.prefix(info.space, index.id + 1)):
+            found += len(chunk)
+            if built is None and not forgotten:
+                total += sum([hash(full) for full, _ in chunk])
+            else:
+                keyed = [(full, key_in(full[skip:])) for full, _ in chunk]
+                if built is not None:
+                    later = [(full, key) for full, key in keyed if key > built]
+                    if not self._are_right(info.own.entry_ofs[at], later):
+                        return None
+                    found -= len(later)
+                    keyed = [(full, key) for full, key in keyed if key <= built]
+                total += sum([hash(full) for full, key in keyed if key not in forgotten])
+            tell(found)
+        return found, total
+
+    def _are_right(self, entry_of: KeyOf, entries: list[tuple[bytes, bytes]]) -> bool:
+        """Whether each entry, given with its key, is that of its row."""
+        info, forgotten = self._info, self._forgotten
+        for at in range(0, len(entries), ROWS_TOGETHER):
+            some = [(full, key) for full, key in entries[at : at + ROWS_TOGETHER] if key not in forgotten]
+            values = self._view.get_some([info.row_prefix + key for _, key in some])
+            for (full, key), value in zip(some, values, strict=True):
+                if value is None or entry_of(info.salvage(info.row_in(key, value))) + key != full:
+                    return False
+        return True
+
+    def _one_by_one(self) -> Iterator[str]:
+        view, info, rows = self._view, self._info, 0
+        skip, tell = len(info.row_prefix), self._telling(info.name)
+        try:
+            for full, value in view.items(info.row_prefix, keys.prefix(info.space, 1)):
+                rows += 1
+                if not _forgotten_since(self._db, view, value):
+                    yield from self._row(full[skip:], value)
+                tell(rows)
+            for at, index in enumerate(info.indexes.values()):
+                found = 0
+                for full, _ in view.items(index.prefix, keys.prefix(info.space, index.id + 1)):
+                    found += 1
+                    if problem := self._entry(at, index, full):
+                        yield problem
+                if found != rows and self._built[at] is None:
+                    yield f"index {info.name}.{index.name} has {found:,} entries for {rows:,} rows"
+        except Error as error:
+            yield f"table {info.name}: {error}"
+        if rows != self._count:
+            yield f"table {info.name} has {rows:,} rows, and is said to have {self._count:,}"
+
+    def _row(self, key: bytes, value: bytes) -> Iterator[str]:
+        view, info = self._view, self._info
+        try:
+            name = info.show_key(key)
+            raw = info.row_in(key, value)
+            row = info.parse(raw, key)
+            if info.own.key_of(row) != key:
+                yield f"row {name} has another key in it: {info.show_key(info.own.key_of(row))}"
+            if not 0 < keys.seq_of(value) <= self._last:
+                yield (
+                    f"row {name} says that commit {keys.seq_of(value)} wrote it; the log ends at {self._last}"
+                )
+            if (expires_ns := keys.expires_of(value)) and (
+                view.get(keys.end_note(expires_ns, info.row_prefix + key)) is None
+            ):
+                yield f"row {name} has a life, but it is not noted when that ends"
+            for index, values, built in zip(
+                info.indexes.values(), info.own.values(row, raw), self._built, strict=True
+            ):
+                if view.get(values + key) is None and (built is None or key <= built):
+                    yield f"row {name} has no entry in index {index.name}"
+        except Error as error:
+            yield str(error)
+
+    def _entry(self, at: int, index: IndexInfo, full: bytes) -> str:
+        """What is wrong with an entry; empty: nothing, or its row is."""
+        info = self._info
+        key = index.key_in(full[len(index.prefix) :])
+        value = self._view.get(info.row_prefix + key)
+        if value is None:
+            return f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, which is no row"
+        try:
+            if info.own.entry_ofs[at](info.salvage(info.row_in(key, value))) + key != full:
+                return (
+                    f"index {info.name}.{index.name} has an entry for {info.show_key(key)} with other values"
+                    " than the row has"
+                )
+        except Error:
+            pass  # the row cannot be read, and was named
+        return ""
+
+    def _telling(self, what: str) -> Callable[[int], None]:
+        """What tells how many are done, now and then."""
+        progress, told = self._progress, 0
+        if progress is None:
+            return lambda _: None
+
+        def tell(done: int) -> None:
+            nonlocal told
+            if done - told >= EVERY:
+                told = done
+                progress(Progress(f"check {what}", done, self._count))
+
+        return tell
+
+
+def _built(view: View, index: IndexInfo) -> bytes | None:
+    """The key of the last row whose entry an index must have; None: every row's."""
+    note = view.get(built_note(index)) if index.building else keys.ALL_BUILT
+    return None if note == keys.ALL_BUILT else progress_of(note)[1]
+
+
+def _forgotten_since(db: Database, view: View, value: bytes) -> bool:
+    """Whether a row cannot be opened because its person was forgotten after the moment of the view."""
+    key_id = keys.key_id_of(value)
+    note = keys.NOTE_SHREDDED + key_id
+    return bool(key_id) and db.tables.get(note) is not None and view.get(note) is None
+
+
+def _ends(view: View, schema: Schema, count: int) -> Iterator[str]:
+    found = 0
+    try:
+        for note, _ in view.items(keys.NOTE_END, codec.after(keys.NOTE_END)):
+            found += 1
+            expires_ns, space, key = keys.read_end(note)
+            info = schema.spaces.get(space)
+            value = view.get(info.row_prefix + key) if info is not None else None
+            if value is None or keys.expires_of(value) != expires_ns:
+                name = info.show_key(key) if info is not None else f"in space {space}"
+                yield f"row {name} is noted to end its life at {expires_ns}, and does not"
+    except Error as error:
+        yield f"lives of rows: {error}"
+    if found != count:
+        yield f"{found:,} rows have a life, {count:,} are said to have one"
+
+
+def _strays(view: View, schema: Schema) -> Iterator[str]:
+    """Whatever lies where no table or index is: the first of it between two of those."""
+    held = [
+        keys.prefix(info.space, index)
+        for info in schema.spaces.values()
+        for index in (keys.ROWS, *(index.id for index in info.indexes.values()))
+    ]
+    start = keys.SPACE.pack(1)
+    for here in [*sorted(held), keys.prefix((1 << 32) - 1, (1 << 16) - 1) + b"\xff"]:
+        for full, _ in view.items(start, here):
+            space, index = keys.PREFIX.unpack_from(full + bytes(keys.PREFIX.size))
+            if space in schema.spaces:
+                name = schema.spaces[space].name
+                yield f"something lies in index {index} of table {name}, which has no such"
+            else:
+                yield f"something lies in space {space}, which no table has"
+            break
+        start = codec.after(here)

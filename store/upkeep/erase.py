@@ -1,0 +1,236 @@
+"""Forget: one person's rows are deleted, and the key under which they were sealed is shredded.
+
+    rows under the key ─▶ one commit: their deletes, a Notice ─▶ tables on disk ─▶ zeros over the key
+
+Invariants
+  (1) no byte of the log changes: what was sealed stays, and nobody can open it;
+  (2) the Notice is the truth: killed after it, opening goes on from there (upkeep/recovery.py);
+  (3) the caller learns what stays readable (upkeep/held.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import nlargest
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from everlog.proto import log_pb2
+from everlog.store import keys
+from everlog.store.errors import DiskError, Error, RowError, SealedError
+from everlog.store.schema import codec
+from everlog.store.schema.fields import descriptor_of, encode_values, resolve
+from everlog.store.schema.schema import Schema, TableInfo
+from everlog.store.tables.projection import SHREDDED
+from everlog.store.tables.tables import Tables
+from everlog.store.tx.transaction import Metadata, Transaction
+from everlog.store.tx.validator import other_content
+from everlog.store.tx.write import Write
+from everlog.store.upkeep import held
+from everlog.store.upkeep.held import Remaining
+from everlog.store.upkeep.recovery import mend, shred
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+
+LOOK_BACK = 100  # of those who were forgotten: whether one of them had a row that is asked for
+
+
+class Forgotten(NamedTuple):
+    """Where it is in the log, which key is gone, how many rows went with it, and what stays readable."""
+
+    seq: int
+    key_id: bytes
+    rows: int
+    remaining: tuple[Remaining, ...] = ()
+
+
+class _Known(NamedTuple):
+    """What is known of somebody who is forgotten, in memory alone: for what stays readable."""
+
+    rows: set[held.RowKey]
+    person: bytes | None
+    words: set[str]
+    written: set[int]
+
+
+class Person(NamedTuple):
+    """Who is to be forgotten: whose row of a table has this primary key, or who is of this value of its
+    person, encoded; the other is None. `space`: the generation that it was encoded by."""
+
+    table: str
+    space: int
+    key: bytes | None
+    value: bytes | None
+
+
+def person_of(schema: Schema, name: str, key: Any, value: Any) -> Person:
+    """Who is meant by the key of a row, or by a value. Raises RowError and SchemaError."""
+    if (key is None) == (value is None):
+        raise RowError("expected the key of a row, or a person; found both or neither", table=name)
+    info = _people(schema.table(name))
+    if key is not None:
+        return Person(name, info.space, info.encode_key(key), None)
+    path = resolve(descriptor_of(info.model), info.proto.person.numbers)
+    return Person(name, info.space, None, encode_values(value, (path,), f"the person of {name}"))
+
+
+def forget(db: Database, who: Person, metadata: Metadata) -> Forgotten:
+    """See `Database.forget`. Raises SchemaError with `moved` where the rows are of another generation."""
+    if not db.engine.rebuilding.acquire(blocking=False):
+        raise Error("the tables are being rebuilt, with the keys that there are; forget when that is through")
+    try:
+        with db.committer.alone():
+            shred(db.engine, db.tables)  # what a disk that refused has left
+            done, known = _repeated(db, who, metadata) or _forget(db, who, metadata)
+    finally:
+        db.engine.rebuilding.release()
+    try:  # while others commit again
+        remaining = held.remaining(db, *known)
+    except Error as error:
+        remaining = (Remaining("unknown", f"what else stays readable cannot be told: {error}", ()),)
+    return done._replace(remaining=remaining)
+
+
+def export(db: Database, who: Person) -> Iterator[bytes]:
+    """See `Database.stream_person`."""
+    info = _people(db.schema.generation(who.table, who.space))
+    assert info.sealing is not None
+    info.sealing.check()
+    if who.key is None:
+        key_id = info.sealing.vault.find(who.value or b"") if info.sealing.vault.exists else None
+        return held.export(db, info.name, key_id or b"", who.value, None)
+    row = (info.proto.id, who.key)
+    value = db.tables.get(info.row_prefix + who.key)
+    key_id = keys.key_id_of(value) if value is not None else held.key_id_in_log(db, row)
+    known = _known(db, key_id) if key_id else None
+    return held.export(db, info.name, key_id or b"", known.person if known else None, row)
+
+
+def _known(db: Database, key_id: bytes) -> _Known:
+    """Of somebody whose rows can still be opened."""
+    known = _Known(set(), None, set(), set())
+    for info, key, value in held.live(db, key_id):
+        known.rows.add((info.proto.id, key))
+        known.written.add(keys.seq_of(value))
+        try:
+            row = info.salvage(info.row_in(key, value))
+        except SealedError:
+            continue
+        known.words.update(held.words_of([row]))
+        if info.sealing is not None:
+            known = known._replace(person=info.sealing.person_of(row))
+    return known
+
+
+def _forget(db: Database, who: Person, metadata: Metadata) -> tuple[Forgotten, _Known]:
+    tables = db.tables
+    info = _people(tables.schema.generation(who.table, who.space))
+    assert info.sealing is not None
+    info.sealing.check()
+    tables.flush()
+    key_id = _of_row(db, info, who.key) if who.key is not None else _of_value(info, who.value or b"")
+    known = _known(db, key_id)
+    if who.value is not None:
+        known = known._replace(person=who.value)
+    transaction = Transaction(db, metadata)
+    for row in rows_under(tables, key_id):
+        transaction.writes[row.full] = row
+    notice = log_pb2.Notice(kind=SHREDDED, subject=who.table, detail=key_id)
+    transaction.about = lambda commit: commit.notice.CopyFrom(notice)
+    missing = not info.sealing.vault.has(key_id)
+    seq = db.committer.commit_alone(transaction, sync=True)
+    info.sealing.vault.let_go([key_id])  # whatever the disk says: what is sealed with it now is lost
+    try:
+        shred(db.engine, tables)
+    except DiskError as error:
+        db.committer.retry()
+        raise DiskError(
+            f"record {seq} forgets a person of {who.table}, whose rows are gone, but their key could not be"
+            f" overwritten ({error}). That is tried once a second, and when the database is opened; `everlog"
+            " status` says so until it is done",
+            outcome="written",
+        ) from error
+    if missing:
+        tables.flush()
+        mend(tables)
+    return Forgotten(seq, key_id, len(transaction.writes)), known
+
+
+def _repeated(db: Database, who: Person, metadata: Metadata) -> tuple[Forgotten, _Known] | None:
+    """The commit of this id, where the answer to it was lost. Whose value it was, nobody knows any more."""
+    seq = db.committer.validator.known(metadata.commit_id) if metadata.commit_id else None
+    if seq is None:
+        return None
+    commit = db.log.commit(seq)
+    if (commit.actor, commit.reason) != (metadata.actor, metadata.reason) or not _forgot(commit, who):
+        raise other_content(metadata.commit_id, seq)
+    spaces = db.schema.spaces
+    rows = {(spaces[one.space].proto.id, one.key) for one in commit.changes if one.space in spaces}
+    known = _Known(rows, who.value, set(), {one.prior for one in commit.changes})
+    return Forgotten(seq, commit.notice.detail, len(commit.changes)), known
+
+
+def _forgot(commit: log_pb2.Commit, who: Person) -> bool:
+    """Whether a commit forgot a person, as far as can be told."""
+    notice = commit.notice
+    by = (notice.kind, notice.subject) == (SHREDDED, who.table)
+    return by and (who.key is None or _deleted(commit, who))
+
+
+def _deleted(commit: log_pb2.Commit, who: Person) -> bool:
+    return any((one.space, one.key) == (who.space, who.key) for one in commit.changes)
+
+
+def rows_under(tables: Tables, key_id: bytes) -> Iterator[Write]:
+    """The deletes of all rows that are sealed with a key."""
+    start = keys.NOTE_OF_KEY + key_id
+    for note, _ in tables.target.view.items(start, codec.after(start)):
+        space: int = keys.SPACE.unpack_from(note, len(start))[0]
+        info = tables.schema.spaces.get(space)
+        if info is not None:
+            yield Write(info, log_pb2.DELETE, note[len(start) + keys.SPACE.size :], b"", [])
+
+
+def _people(info: TableInfo) -> TableInfo:
+    if not info.sealed:
+        raise RowError(f"table {info.name} names no person: its rows are not sealed", table=info.name)
+    return info
+
+
+def _of_row(db: Database, info: TableInfo, key: bytes) -> bytes:
+    value = db.tables.get(info.row_prefix + key)
+    key_id = keys.key_id_of(value) if value is not None else b""
+    if not key_id:
+        gone = _gone_with(db, Person(info.name, info.space, key, None))
+        why = (
+            f": commit {gone} deleted it, and forgot its person"
+            if gone
+            else f"; where it was deleted before, forget its person by the value of {_person_name(info)}"
+            " (person=…, --person)"
+        )
+        raise RowError(f"there is no row {info.show_key(key)}{why}", table=info.name, forgotten=gone)
+    return key_id
+
+
+def _gone_with(db: Database, who: Person) -> int | None:
+    """The seq of the commit that forgot the person of a row, if it is one of the last."""
+    start = keys.NOTE_SHREDDED
+    seqs = (keys.SEQ.unpack(value)[0] for _, value in db.tables.target.view.items(start, codec.after(start)))
+    last = nlargest(LOOK_BACK, seqs)
+    return next((seq for seq in last if seq >= db.log.oldest and _deleted(db.log.commit(seq), who)), None)
+
+
+def _of_value(info: TableInfo, value: bytes) -> bytes:
+    assert info.sealing is not None
+    found = info.sealing.vault.find(value)
+    if found is None:
+        raise RowError(
+            f"there is no key for that {_person_name(info)}: nobody of that value, or forgotten already",
+            table=info.name,
+        )
+    return found
+
+
+def _person_name(info: TableInfo) -> str:
+    return ".".join(step.name for step in resolve(descriptor_of(info.model), info.proto.person.numbers))

@@ -1,0 +1,189 @@
+"""Expiry: rows whose life is over are deleted, by ordinary commits.
+
+    note 9 (expires_ns space key)  in the order of time ─▶ those that are over ─▶ DELETE … actor `everlog`,
+                                                                                 reason `expired`
+
+So followers, history and the feed see it as any delete, and a rebuild does not depend on a clock. Who
+writes the database sweeps: one thread, made when a row has a life, that sleeps until the next one ends.
+
+Invariants
+  (1) nothing is deleted by the time alone: until the commit that says so, the row is there;
+  (2) a row that was written since it was found to be over lives on: such a commit conflicts, and the
+      sweeper looks again;
+  (3) nothing is deleted after the clock jumped forward, until somebody has looked (clock.py).
+
+docs/expiry.md has the long story.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from everlog.store import keys
+from everlog.store.clock import JUMP_S
+from everlog.store.errors import ClosedError, ConflictError, Error
+from everlog.store.rocks.view import View
+from everlog.store.schema import codec
+from everlog.store.schema.schema import Schema
+from everlog.store.tx.transaction import Metadata, Reads, Transaction
+from everlog.store.tx.write import NEVER, Write, delete
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+CHUNK_ROWS = 1024
+EVERY_S, LOOK_S = 1.0, 60.0  # the sweeper rests so long between two sweeps; and no longer
+DUE_MAX = 1_000_000  # status counts no more
+
+EXPIRED = Metadata(actor="everlog", reason="expired")
+
+logger = logging.getLogger("everlog")
+
+
+def expire(db: Database, *, confirm_time: bool = False, stopped: Callable[[], bool] = lambda: False) -> int:
+    """See `Database.expire`."""
+    if confirm_time:
+        db.clock.confirm()
+    elif jumped_s := db.clock.look():
+        raise Error(
+            f"the clock jumped forward by {jumped_s:,.0f} s, and so no row expires: expected the time to be"
+            f" right; if it is, say so (`everlog expire --trust-clock`)",
+            jumped_s=jumped_s,
+        )
+    rows, after, size = 0, keys.NOTE_END, CHUNK_ROWS
+    until = _until(db.clock.read())
+    while not stopped():
+        transaction, last = _over(db, after, until, size)
+        if last is None:
+            break
+        if transaction.writes:
+            try:
+                db._commit(transaction)
+            except ConflictError:
+                size = max(1, size // 2)  # one alone conflicts only with who wrote that row: then it lives
+                continue
+        rows += len(transaction.writes)
+        after, size = last + b"\x00", min(size * 2, CHUNK_ROWS)
+    return rows
+
+
+def _over(db: Database, start: bytes, end: bytes, most: int) -> tuple[Transaction, bytes | None]:
+    """What deletes the next rows whose life is over, and the last of their notes; None: no more."""
+    transaction = Transaction(db, EXPIRED)
+    view, seq = db.tables.snapshot()
+    try:
+        notes = view.head(start, end, most)
+    finally:
+        view.close()
+    writes = [one for note, _ in notes if (one := _delete(db.schema, note)) is not None]
+    transaction.snapshot, transaction.reads = seq, Reads({one.full for one in writes}, [])
+    transaction.writes = {one.full: one for one in writes}
+    return transaction, notes[-1][0] if notes else None
+
+
+def _delete(schema: Schema, note: bytes) -> Write | None:
+    """None for a row of a generation that is not the one in force: it goes with its twin. And for a sealed
+    one while there are no keys: it waits for them."""
+    _, space, key = keys.read_end(note)
+    info = schema.spaces.get(space)
+    if info is not None and info.sealing is not None and info.sealing.vault.locked:
+        return None
+    return delete(info, key) if info is not None and schema.tables.get(info.name) is info else None
+
+
+def _until(now_ns: int) -> bytes:
+    """Behind the notes of all rows whose life is over by then."""
+    return keys.NOTE_END + keys.SEQ.pack(now_ns + 1)
+
+
+def next_end(view: View) -> int:
+    """When the next row ends its life, in nanoseconds; 0: none does. Read-only."""
+    for note, _ in view.head(keys.NOTE_END, codec.after(keys.NOTE_END), 1):
+        return keys.read_end(note)[0]
+    return 0
+
+
+def due(view: View, now_ns: int) -> int:
+    """How many rows are over, and still there; counted up to a million. Read-only."""
+    return sum(1 for _ in islice(view.items(keys.NOTE_END, _until(now_ns)), DUE_MAX))
+
+
+class Sweeper:
+    """Deletes rows as their lives end, on a thread of its own, as long as its database is open.
+
+    `expect` is told of a row before that can be seen, and takes no lock: what is missed so is found with
+    the next look, a minute later. Where there is a row that was over more than ten minutes before the
+    database was opened, it begins a minute later: whoever opens it for a moment, with a clock that is
+    ahead, deletes nothing.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = weakref.ref(db)
+        self._wanted = threading.Event()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._next_ns = NEVER
+        self._from_s = 0.0
+        if db.tables.counts.get(keys.ENDS):
+            if db.clock.read() - _first_end(db) > JUMP_S * 1e9:
+                self._from_s = time.monotonic() + LOOK_S
+            self.expect(0)
+
+    def expect(self, expires_ns: int) -> None:
+        """A row ends its life then. Be quick: it is called for every row that is written with one."""
+        if expires_ns < self._next_ns:
+            self._next_ns = expires_ns
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="everlog-sweeper", daemon=True)
+                self._thread.start()
+            self._wanted.set()
+
+    def _run(self) -> None:
+        if self._stopped.wait(max(0.0, self._from_s - time.monotonic())):
+            return
+        while not self._stopped.is_set():
+            self._wanted.clear()
+            if (db := self._db()) is None:
+                return
+            try:
+                rest_s = self._sweep(db)
+            except ClosedError:
+                return
+            except Error as error:
+                logger.warning("rows whose life is over could not be deleted: %s", error)
+                rest_s = LOOK_S
+            del db
+            if self._stopped.wait(EVERY_S):
+                return
+            self._wanted.wait(max(0.0, rest_s - EVERY_S))
+
+    def _sweep(self, db: Database) -> float:
+        """Deletes what is over; returns for how long there is nothing to do, in seconds."""
+        if db.clock.look():
+            return LOOK_S
+        self._next_ns = NEVER  # first: what is written meanwhile counts
+        expire(db, stopped=self._stopped.is_set)
+        next_ns = self._next_ns = min(self._next_ns, _first_end(db))
+        return min((next_ns - db.clock.read()) / 1e9, LOOK_S)
+
+    def close(self) -> None:
+        """Ends the thread, after the commit that it is at."""
+        self._stopped.set()
+        self._wanted.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+
+def _first_end(db: Database) -> int:
+    """When the next row ends its life; NEVER: none does."""
+    view, _ = db.tables.snapshot()
+    try:
+        return next_end(view) or NEVER
+    finally:
+        view.close()

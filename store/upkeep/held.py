@@ -1,0 +1,475 @@
+"""Held: all data about one person, and what stays readable after the person was forgotten.
+
+    who ─▶ key_id ─▶ records with changes under that key ─▶ keys of rows ─▶ every version of those rows
+                     records from before a table was sealed ─▶ rows whose person is of that value ─┘
+
+    versions that are open, primary keys, texts of migrations, actor and reason     stay readable
+
+The log is read as a whole for an export, once for each part of it: only the keys of the person's rows and the
+numbers of their commits are held. To forget, it is read only as far as tables were written in clear.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from array import array
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError, Message
+
+from everlog.proto import log_pb2
+from everlog.store import keys, record
+from everlog.store.errors import Error, RowError, SealedError
+from everlog.store.schema import codec
+from everlog.store.schema.fields import descriptor_of, has, resolve
+from everlog.store.schema.schema import Schema, TableInfo, person_part
+from everlog.store.tx.load import SEALED_LOAD
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+WORD_MIN, WORD_MAX = 4, 1000  # characters of a value that is looked for in texts, from its first
+WORDS_MAX = 200
+SEQS_SHOWN = 10
+GIVEN = "keys.given"  # the kind of the Notice that says who has been given keys
+
+
+class Remaining(msgspec.Struct, frozen=True):
+    """Something of a person that stays readable: `kind` is versions, texts, keys or commits."""
+
+    kind: str
+    text: str
+    seqs: tuple[int, ...]
+
+
+class Generations:
+    """The generations of tables that name a person, or did not yet, by their space."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.last_open = 0  # seq up to which rows of them may have been written in clear
+        newest: dict[int, tuple[log_pb2.Schema, log_pb2.TableSchema]] = {}
+        people, until = set[int](), dict[int, int]()
+        records = [one for one in db.migrations() if one.migration.HasField("schema")]
+        schemas = [(one.seq, one.migration.schema) for one in records]
+        if not schemas or schemas[0][0] > db.log.oldest:
+            schemas.insert(0, (db.log.oldest, db.schema_at(db.log.oldest)))
+        for at, (_, schema) in enumerate(schemas):
+            end = schemas[at + 1][0] if at + 1 < len(schemas) else db.log.written
+            for table in (*schema.tables, *schema.building, *schema.retiring):
+                newest[table.space], until[table.space] = (schema, table), end
+                if table.HasField("person"):
+                    people.add(table.id)
+        made: dict[int, Schema] = {}
+        self.infos: dict[int, TableInfo] = {}
+        for space, (proto, table) in newest.items():
+            if table.id in people:
+                if id(proto) not in made:
+                    made[id(proto)] = Schema(proto, db.schema.vault)
+                self.infos[space] = made[id(proto)].spaces[space]
+                if not table.HasField("person"):
+                    self.last_open = max(self.last_open, until[space])
+        # The person of a generation that names none: that of the table, as it is named later.
+        named = {one.proto.id: one.proto.person for one in self.infos.values() if one.sealed}
+        self._persons = {
+            space: person_part(info, resolve(descriptor_of(info.model), named[info.proto.id].numbers))
+            for space, info in self.infos.items()
+            if has(descriptor_of(info.model), named[info.proto.id].numbers)
+        }
+
+    def person_of(self, change: log_pb2.Change) -> bytes | None:
+        """Whose row a change in clear wrote, encoded; None: it does not say."""
+        part, info = self._persons.get(change.space), self.infos[change.space]
+        try:
+            return part(info.salvage(change.row)) if part is not None else None
+        except Error:
+            return None
+
+    def row(self, change: log_pb2.Change) -> tuple[Message | None, str]:
+        """The row that a change wrote, and how it reads: open, sealed, erased or missing (its key is)."""
+        info = self.infos[change.space]
+        try:
+            if not change.key_id:
+                return info.salvage(change.row), "open"
+            assert info.sealing is not None
+            return info.salvage(info.sealing.open(change.key, change.key_id, change.row)), "sealed"
+        except SealedError as error:
+            return None, "erased" if error.facts.get("erased") else "missing"
+
+
+RowKey = tuple[int, bytes]  # id of a table, and a primary key
+
+
+def records(db: Database, words: Iterable[bytes], until: int | None = None) -> Iterator[log_pb2.Commit]:
+    """The records that have one of these words in them; all of them, where there are very many words."""
+    chosen = sorted(set(words))
+    if not chosen:
+        return
+    found = re.compile(b"|".join(map(re.escape, chosen))) if len(chosen) <= WORDS_MAX else None
+    for seq, framed in db.log.scan(0, until):
+        if found is None or found.search(framed):
+            yield record.decode(framed, seq)
+
+
+def rows_of(
+    db: Database, all_of: Generations, key_id: bytes, person: bytes | None, until: int
+) -> set[RowKey]:
+    """The rows that were ever of a person, by their key and, before they were sealed, by their value."""
+    found = set[RowKey]()
+    for commit in records(db, [key_id] if key_id else [], until):
+        for change in commit.changes:
+            if change.key_id == key_id and change.space in all_of.infos:
+                found.add((all_of.infos[change.space].proto.id, change.key))
+    return found | _open_rows(db, all_of, person)
+
+
+def _open_rows(db: Database, all_of: Generations, person: bytes | None) -> set[RowKey]:
+    found = set[RowKey]()
+    if person is None or not all_of.last_open:
+        return found
+    for seq, framed in db.log.scan(0, all_of.last_open):
+        for change in record.decode(framed, seq).changes:
+            info = all_of.infos.get(change.space)
+            if info is None or info.sealed or change.op != log_pb2.PUT:
+                continue
+            if all_of.person_of(change) == person:
+                found.add((info.proto.id, change.key))
+    return found
+
+
+class Words:
+    """The texts in rows, by which they are recognised elsewhere: the longest, WORDS_MAX of them, and WORD_MAX
+    characters of each."""
+
+    def __init__(self) -> None:
+        self._found = set[str]()
+
+    def add(self, row: Message | None) -> None:
+        if row is not None:
+            self._look(row)
+        if len(self._found) > 4 * WORDS_MAX:
+            self._found = self.longest()
+
+    def longest(self) -> set[str]:
+        return set(sorted(self._found, key=len, reverse=True)[:WORDS_MAX])
+
+    def _look(self, message: Message) -> None:
+        for field, value in message.ListFields():
+            for one in value if field.is_repeated else (value,):
+                if isinstance(one, Message):
+                    self._look(one)
+                elif isinstance(one, str) and len(one) >= WORD_MIN:
+                    self._found.add(one[:WORD_MAX])
+
+
+def words_of(rows: Iterable[Message | None]) -> set[str]:
+    """The texts in rows, by which they are recognised elsewhere."""
+    words = Words()
+    for row in rows:
+        words.add(row)
+    return words.longest()
+
+
+def texts(migration: log_pb2.Migration, words: Iterable[str]) -> list[str]:
+    """The parts of a Migration record that have one of these words: names of sources, `error`."""
+    chosen = [word.encode() for word in words]
+    found = [one.path for one in migration.sources if any(word in one.content for word in chosen)]
+    return found + ["error"] * any(word in migration.error.encode() for word in chosen)
+
+
+def export(
+    db: Database, table: str, key_id: bytes, person: bytes | None, row: RowKey | None
+) -> Iterator[bytes]:
+    """See `Database.stream_person`. Raises RowError, at once, if there is nothing.
+
+    Each element of an array is a line of its own, behind the comma that it needs (`elements`).
+    """
+    all_of, at = Generations(db), db.head
+    mine = rows_of(db, all_of, key_id, person, at) | ({row} if row is not None else set())
+    words, seqs = Words(), array("Q")
+    versions = _versions(db, all_of, mine, key_id, person, at, words, seqs)
+    first = next(versions, None)
+    if first is None:
+        raise RowError(f"table {table} holds nothing on that person, and neither does the log", table=table)
+
+    def pieces() -> Iterator[bytes]:
+        yield b"{" + b",".join(
+            b"%s:%s" % (_dump(name), _dump(value))
+            for name, value in (
+                ("database", db.uuid.hex()),
+                ("at", at),
+                ("log_from", db.log.oldest),
+                ("table", table),
+            )
+        )
+        yield from _array("rows", _rows(db, mine, key_id))
+        yield from _array("versions", chain([first], versions))
+        yield from _array("commits", (_commit(db.log.commit(seq)) for seq in seqs))
+        given = set[str]()
+        yield from _array("mentions", _mentions(db, words.longest(), given, at))
+        key = {"id": key_id.hex(), "state": _state(db, key_id), "given_to": sorted(given)}
+        yield b',\n"key":' + _dump(key) + b"}\n"
+
+    return pieces()
+
+
+_dump = msgspec.json.encode
+
+
+def _array(name: str, items: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    comma = b""
+    yield b",\n" + _dump(name) + b":["
+    for item in items:
+        yield b"\n" + comma + _dump(item)
+        comma = b","
+    yield b"\n]"
+
+
+def elements(pieces: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
+    """The elements of the arrays in an export, each with the name of its array."""
+    section = ""
+    for line in _lines(pieces):
+        if section and line == b"],":
+            section = ""
+        elif section:
+            yield section, msgspec.json.decode(line.removeprefix(b","))
+        elif line.startswith(b'"') and line.endswith(b":["):
+            section = msgspec.json.decode(line.removesuffix(b":["))
+        elif line.startswith(b"{") and line.endswith(b"}"):  # of a server of a version before
+            whole = msgspec.json.decode(line)
+            for name in ("rows", "versions", "commits", "mentions"):
+                yield from ((name, one) for one in whole[name])
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    held = list[bytes]()
+    for piece in pieces:
+        first, *rest = piece.split(b"\n")
+        held.append(first)
+        for line in rest:
+            yield b"".join(held)
+            held = [line]
+    yield b"".join(held)
+
+
+def _versions(  # noqa: PLR0917  each is said at the call
+    db: Database,
+    all_of: Generations,
+    mine: set[RowKey],
+    key_id: bytes,
+    person: bytes | None,
+    until: int,
+    words: Words,
+    seqs: array[int],
+) -> Iterator[dict[str, Any]]:
+    """Every version of these rows; notes their words and commits."""
+    for commit in records(db, (key for _, key in mine), until):
+        for change in commit.changes:
+            info = all_of.infos.get(change.space)
+            if info is None or (info.proto.id, change.key) not in mine:
+                continue
+            if change.op == log_pb2.PUT and change.key_id not in {b"", key_id}:
+                continue  # the row was somebody else's then
+            found, how = all_of.row(change) if change.op == log_pb2.PUT else (None, "deleted")
+            if how == "open" and person is not None and all_of.person_of(change) not in {None, person}:
+                continue
+            words.add(found)
+            if not seqs or seqs[-1] != commit.seq:
+                seqs.append(commit.seq)
+            yield {**_named(info, change.key), "seq": commit.seq, "is": how, "row": _json(found)}
+
+
+def _mentions(db: Database, words: set[str], given: set[str], until: int) -> Iterator[dict[str, Any]]:
+    """Where texts of rows are in the log besides; notes who was given keys."""
+    for commit in records(db, [*(word.encode() for word in words), GIVEN.encode()], until):
+        if commit.notice.kind == GIVEN:
+            given.add(commit.notice.subject)
+        where = texts(commit.migration, words) + [
+            name for name, text in _texts(commit).items() if any(word in text for word in words)
+        ]
+        yield from ({"seq": commit.seq, "in": one} for one in where)
+
+
+def _rows(db: Database, mine: set[RowKey], key_id: bytes) -> Iterator[dict[str, Any]]:
+    infos = {info.proto.id: info for info in db.schema.tables.values()}
+    for id, key in sorted(mine):
+        info = infos.get(id)
+        value = db.tables.get(info.row_prefix + key) if info is not None else None
+        if info is None or value is None or keys.key_id_of(value) not in {b"", key_id}:
+            continue
+        expires = keys.expires_of(value)
+        more = {"expires_ns": expires} if expires else {}
+        try:
+            row = _json(info.salvage(info.row_in(key, value)))
+        except SealedError:
+            row = None
+        yield {**_named(info, key), "version": keys.version_of(value), "row": row, **more}
+
+
+def _state(db: Database, key_id: bytes) -> str:
+    vault = db.schema.vault
+    if not key_id or vault is None:
+        return "none"
+    if vault.is_shredded(key_id):
+        return "forgotten"
+    return "present" if vault.has(key_id) else "missing"
+
+
+def _named(info: TableInfo, key: bytes) -> dict[str, Any]:
+    return {"table": info.name, "key": [_plain(part) for part in info.decode_key(key)]}
+
+
+def _plain(part: Any) -> Any:
+    if isinstance(part, Message):
+        return _json(part)
+    return base64.b64encode(part).decode() if isinstance(part, bytes) else part
+
+
+def _json(row: Message | None) -> Any:
+    """A row as ProtoJSON has it; one that it cannot hold, as its bytes."""
+    if row is None:
+        return None
+    try:
+        return json_format.MessageToDict(row, preserving_proto_field_name=True)
+    except (json_format.Error, DecodeError, ValueError, TypeError, OverflowError, RecursionError):
+        return {"bytes": base64.b64encode(row.SerializeToString()).decode()}
+
+
+def _texts(commit: log_pb2.Commit) -> dict[str, str]:
+    return {
+        name: text
+        for name, text in (
+            ("actor", commit.actor),
+            ("reason", commit.reason),
+            ("correlation_id", commit.correlation_id),
+            ("causation_id", commit.causation_id),
+            ("client", commit.client),
+            ("load.id", commit.load.id),
+            ("load.source", commit.load.source),
+        )
+        if text
+    }
+
+
+def _commit(commit: log_pb2.Commit) -> dict[str, Any]:
+    return {"seq": commit.seq, "time_ns": commit.time_ns, **_texts(commit)}
+
+
+def remaining(
+    db: Database, rows: set[RowKey], person: bytes | None, words: set[str], written: set[int]
+) -> tuple[Remaining, ...]:
+    """What stays readable of somebody who was forgotten. `rows`, those that were deleted with them; `words`,
+    the texts in those; `written`, the commits that wrote them last. Read-only."""
+    all_of = Generations(db)
+    mine = rows | _open_rows(db, all_of, person)
+    opened, deep = list[int](), list[Message | None]()
+    for commit in records(db, (key for _, key in mine), all_of.last_open) if all_of.last_open else ():
+        for change in commit.changes:
+            info = all_of.infos.get(change.space)
+            if info is None or info.sealed or change.op != log_pb2.PUT:
+                continue
+            if (info.proto.id, change.key) in mine and all_of.person_of(change) in {None, person}:
+                opened.append(commit.seq)
+                deep.append(all_of.row(change)[0])
+    words = words | words_of(deep)
+    said = [(one.seq, texts(one.migration, words)) for one in db.migrations()] if words else []
+    said = [(seq, where) for seq, where in said if where]
+    found = list[Remaining]()
+    if opened:
+        what = f"{len(opened):,} versions of rows that were written before their table was sealed"
+        found.append(Remaining("versions", f"{what}: {_seqs(opened)}", tuple(opened)))
+    if said:
+        parts = sorted({part for _, where in said for part in where})
+        seqs = [seq for seq, _ in said]
+        what = f"texts of migrations ({', '.join(parts)}) with words of the rows"
+        found.append(Remaining("texts", f"{what}: {_seqs(seqs)}", tuple(seqs)))
+    if rows:
+        infos = {info.proto.id: info for info in all_of.infos.values()}
+        shown = [infos[id].show_key(key) for id, key in sorted(rows)[:SEQS_SHOWN]]
+        more = f" and {len(rows) - len(shown):,} more" if len(rows) > len(shown) else ""
+        found.append(Remaining("keys", f"primary keys: {', '.join(shown)}{more}", ()))
+        text = f"who wrote the rows, and why, as the commits say (actor, reason): {_seqs(sorted(written))}"
+        found.append(Remaining("commits", text, tuple(sorted(written))))
+    return tuple(found)
+
+
+def _seqs(seqs: list[int]) -> str:
+    shown = list(dict.fromkeys(seqs))
+    more = f" and {len(shown) - SEQS_SHOWN:,} more" if len(shown) > SEQS_SHOWN else ""
+    return f"commit{'s' if len(shown) > 1 else ''} {', '.join(f'{seq}' for seq in shown[:SEQS_SHOWN])}{more}"
+
+
+# What messages had before they left out rows: a row in braces, or the value of a unique index.
+_ROW_IN_TEXT = re.compile(
+    r"(fails for|FAILS for|: row) [^\n]*?\{|\bhas [^\n]+ in the unique index \w+, as row "
+)
+
+
+def readable(db: Database) -> Iterator[Remaining]:
+    """Return data about people that is readable in the log without keys, of all people. Reads the log as far
+    as tables were written in clear, and every Migration record. Read-only."""
+    all_of = Generations(db)
+    db.tables.flush()
+    tables = {info.name for info in all_of.infos.values()}
+    counts = dict[str, list[int]]()
+    for seq, framed in db.log.scan(0, all_of.last_open) if all_of.last_open else ():
+        for change in record.decode(framed, seq).changes:
+            info = all_of.infos.get(change.space)
+            if info is not None and not info.sealed and change.op == log_pb2.PUT:
+                counts.setdefault(info.name, []).append(seq)
+    for name, seqs in sorted(counts.items()):
+        text = f"{len(seqs):,} versions of rows of {name} from before it was sealed: {_seqs(seqs)}"
+        yield Remaining("versions", text, tuple(seqs))
+    for one in db.migrations():
+        yield from _readable_texts(one.seq, one.migration, tables)
+    for _, value in db.tables.target.view.items(keys.NOTE_LOAD, codec.after(keys.NOTE_LOAD)):
+        load = log_pb2.Load.FromString(value)
+        if load.table in tables and not load.id.startswith(SEALED_LOAD):
+            what = f" and the name of its file, {load.source}" if load.source else ""
+            text = f"a load of {load.table}: its id, {load.id}, which may be the digest of a small file{what}"
+            yield Remaining("texts", text, ())
+    for info in db.schema.tables.values():
+        if info.key_is_personal:
+            text = f"primary keys of {info.name} may tell who somebody is: take a number or a random id"
+            yield Remaining("keys", text, ())
+
+
+def _readable_texts(seq: int, migration: log_pb2.Migration, tables: set[str]) -> Iterator[Remaining]:
+    """What a Migration record has of rows of these tables."""
+    title = f"migration {migration.version}_{migration.name}, commit {seq}"
+    if _ROW_IN_TEXT.search(migration.error):
+        yield Remaining("texts", f"{title}: its error has a row in it", (seq,))
+    for file in migration.sources:
+        name = file.path.rpartition("/")[2]
+        if name == "plan.json" and _ROW_IN_TEXT.search(file.content.decode(errors="replace")):
+            yield Remaining("texts", f"{title}: its plan has a row in it", (seq,))
+        stem = name.partition(".")[0].removeprefix("bootstrap_")
+        if file.content and name.startswith("bootstrap_") and stem in tables:
+            yield Remaining("texts", f"{title}: its source {name} has rows in it", (seq,))
+
+
+def live(db: Database, key_id: bytes) -> Iterator[tuple[TableInfo, bytes, bytes]]:
+    """The rows that are sealed with a key: table, primary key, stored value. Read-only."""
+    start = keys.NOTE_OF_KEY + key_id
+    for note, _ in db.tables.target.view.items(start, codec.after(start)):
+        info = db.schema.spaces.get(keys.SPACE.unpack_from(note, len(start))[0])
+        key = note[len(start) + keys.SPACE.size :]
+        value = db.tables.get(info.row_prefix + key) if info is not None else None
+        if info is not None and value is not None:
+            yield info, key, value
+
+
+def key_id_in_log(db: Database, row: RowKey) -> bytes:
+    """The key under which a row that is gone was sealed last; empty: it never was. Read-only."""
+    all_of, found = Generations(db), b""
+    for commit in records(db, [row[1]]):
+        for change in commit.changes:
+            info = all_of.infos.get(change.space)
+            if info is not None and (info.proto.id, change.key) == row and change.key_id:
+                found = change.key_id
+    return found

@@ -1,0 +1,368 @@
+"""Rebuild: the tables made anew from the log, and proven equal to those that are live.
+
+    log ─▶ checked record by record ─▶ projected beside the live tables, up to a snapshot's seq
+        ─▶ content hash of both ─▶ the rest of the log ─▶ switch, durably ─▶ the old ones dropped
+
+Readers and writers go on; writers wait only for the last records and the switch.
+
+Invariants
+  (1) what is killed goes on where it was (upkeep/rebuild.py); what fails, or is interrupted, leaves nothing;
+  (2) nothing is switched before it is whole; another directory that a database is rebuilt into has the file
+      REBUILDING until then, and no EVERLOG.
+
+Rebuild, resumed: a rebuild that was killed goes on from where it was, if it is of the same log.
+
+    begun tables ─▶ `applied`: seq, checksum ─▶ has the record at seq that checksum? ─▶ go on after it
+
+Tables are not in the write-ahead log: a kill takes the last of them, and `applied` with it, for both are
+written in one batch. So what is left is what the first records make, up to `applied`.
+
+Equality: proof that rebuilt tables equal the live ones, and the rows that differ.
+
+A rebuild compares hashes and names the tables. `differences` goes through the rows of both in key order, and
+names each that differs: a rebuild finds no difference exactly where there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlog.proto import log_pb2
+from everlog.store import keys
+from everlog.store.crypto.vault import Vault
+from everlog.store.errors import CorruptionError, DiskError, Error, OpenError, UnavailableError
+from everlog.store.log import Log
+from everlog.store.process import Held
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.rocks import files
+from everlog.store.rocks.engine import Engine
+from everlog.store.rocks.errors import translated
+from everlog.store.rocks.ownership import LOCK, Ownership, resolve
+from everlog.store.rocks.removal import HALF, clear_owned
+from everlog.store.rocks.view import View
+from everlog.store.schema.schema import Schema, TableInfo
+from everlog.store.tables.hashing import TableHash, hashes, rows_of, same_hash, same_row
+from everlog.store.tables.projection import CODE, FamilyTarget, Pending, Target
+from everlog.store.tables.projector import Projector
+from everlog.store.tables.tables import read_applied, read_counts, schema_of
+from everlog.store.upkeep import recovery
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+
+# Framed records after a seq, in order.
+Source = Callable[[int], Iterable[bytes]]
+
+
+def from_nothing(target: Target, vault: Vault | None = None) -> Projector:
+    """A projector for records from the first on. Without keys sealed rows have no index entries."""
+    return Projector(Pending(target, {}), Schema(log_pb2.Schema(), vault), 0, 0)
+
+
+def going_on(log: Log, target: Target, vault: Vault | None = None) -> Projector | None:
+    """A projector for the records after those that made what is in the target; None if it has nothing,
+    or not of this log. Read-only."""
+    applied, checksum = read_applied(target.view)
+    if not log.oldest <= applied <= log.written or log.checksum_at(applied) != checksum:
+        return None
+    pending, schema = Pending(target, read_counts(target.view)), Schema(schema_of(target.view, log), vault)
+    return Projector(pending, schema, applied, checksum)
+
+
+def begun(
+    engine: Engine, log: Log, source: Source, last: int, vault: Vault | None = None
+) -> Projector | None:
+    """As `going_on`, of a directory: the last record of its log must be that of the source as well. None:
+    it is of no use."""
+    try:
+        target = FamilyTarget(engine)
+        if not 0 < log.written <= last or log.oldest > 1:
+            return None
+        if next(iter(source(log.written - 1)), None) != log.get(log.written):
+            return None
+        has_some = read_applied(target.view)[0]
+        return going_on(log, target, vault) if has_some else from_nothing(target, vault)
+    except Error:
+        return None
+
+
+def compare(
+    live: View, fresh: View, projector: Projector, seq: int, progress: OnProgress | None
+) -> dict[str, TableHash]:
+    """The hashes that the live and the rebuilt tables share. Raises CorruptionError naming the
+    tables that differ."""
+    tell = telling(progress, "compare tables", projector.pending.counts)
+    found = {
+        name: same_hash(fresh, live, info, tell) for name, info in sorted(projector.schema.tables.items())
+    }
+    different = [name for name, result in found.items() if result is None]
+    if different:
+        raise CorruptionError(
+            f"at record {seq} the live tables are not what the log says: {', '.join(different)}; nothing was"
+            " switched. The log is the truth: `everlog check --deep` names the rows, `everlog repair"
+            " --tables` takes those of the log",
+            seq=seq,
+            tables=different,
+        )
+    return {name: result for name, result in found.items() if result is not None}
+
+
+def telling(progress: OnProgress | None, step: str, counts: dict[int, int]) -> Callable[[int], None] | None:
+    if progress is None:
+        return None
+    total = sum(rows for space, rows in counts.items() if space != keys.ENDS)
+    return lambda done: progress(Progress(step, done, total))
+
+
+def differences(live: View, fresh: View, info: TableInfo) -> Iterator[str]:
+    """Yield a sentence for each row of a table that differs from `fresh`, which was made from the log. The
+    sentences have no content of rows. Read-only. Raises CorruptionError."""
+    mine, theirs = rows_of(live, info), rows_of(fresh, info)
+    here, there = next(mine, None), next(theirs, None)
+    while here or there:
+        key = min(one[0] for one in (here, there) if one)
+        name = _name(info, key)
+        if here is None or here[0] != key:
+            assert there is not None
+            yield f"row {name} is missing: commit {keys.version_of(there[1])} of the log wrote it"
+        elif there is None or there[0] != key:
+            yield f"row {name} is in the table, and by the log there is no such row"
+        elif here[1] != there[1] and not same_row(info, key, here[1], there[1]):
+            yield f"row {name} is not what commit {keys.version_of(there[1])} of the log wrote"
+        if here and here[0] == key:
+            here = next(mine, None)
+        if there and there[0] == key:
+            there = next(theirs, None)
+
+
+def _name(info: TableInfo, key: bytes) -> str:
+    try:
+        return info.show_key(key[len(info.row_prefix) :])
+    except CorruptionError:
+        return f"{info.name}/{key.hex()}"
+
+
+COPY_RECORDS, COPY_BYTES = 512, 4 << 20
+TELL_BYTES = 128 << 10  # of records between two signs of progress; each may end the rebuild
+
+
+def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
+    """See `Database.rebuild`."""
+    if not db.engine.rebuilding.acquire(blocking=False):
+        raise Error(
+            f"the tables of {db.url} are being rebuilt already, or somebody is being forgotten; wait for it"
+        )
+    try:
+        return _beside(db, progress)
+    finally:
+        db.engine.rebuilding.release()
+
+
+def _beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
+    engine, tables, log = db.engine, db.tables, db.log
+    name = engine.next_name
+    family, handle = engine.next_family(CODE)
+    target = FamilyTarget(engine, family, handle)
+    if (projector := going_on(log, target, db.schema.vault)) is None and read_applied(target.view)[0]:
+        target.forget()
+        del handle
+        engine.drop_family(name, family)
+        family, handle = engine.next_family(CODE)
+        target = FamilyTarget(engine, family, handle)
+    try:
+        view, seq = tables.snapshot()
+        try:
+            projector = projector or projector_from_start(log, target, db.schema.vault)
+            replay(log, projector, seq, progress)
+            engine.rest(family)
+            fresh = compare(view, target.view, projector, seq, progress)
+        finally:
+            view.close()
+        replay(log, projector, log.written, progress)
+        with db.committer.alone():
+            replay(log, projector, log.written, progress)
+            old = tables.switch(target, name)
+            recovery.mend(tables)
+    except BaseException:
+        target.forget()
+        del handle
+        db.committer.failed = engine.give_up_data(name, family) or db.committer.failed
+        raise
+    with contextlib.suppress(DiskError):  # the rebuild is done; the next opening drops them
+        engine.drop_family(*old)
+    return fresh
+
+
+def into(db: Database, path: Path, last: int | None, progress: OnProgress | None) -> dict[str, TableHash]:
+    """See `Database.rebuild_into`."""
+    check_from_start(db.log)
+    last = db.log.head if last is None else last
+
+    def source(after: int) -> Iterator[bytes]:
+        return (framed for _, framed in db.log.scan(after, last))
+
+    marker = (db.directory / files.MARKER).read_bytes()
+    return make(path, marker, source, last, progress, vault=db.schema.vault)
+
+
+def make(
+    path: Path,
+    marker: bytes,
+    records: Iterable[bytes] | Source,
+    last: int,
+    progress: OnProgress | None,
+    *,
+    step: str = "rebuild",
+    vault: Vault | None = None,
+) -> dict[str, TableHash]:
+    """A new database in a directory, of framed records from the first to `last`, and the hashes of its
+    tables. `marker`: the content of its file EVERLOG. What fails leaves nothing, what is killed no
+    database: given a source, that goes on where it was, after a server was not there as well. Raises
+    OpenError, UnavailableError, DiskError, CorruptionError for a record that does not check."""
+    path = resolve(path)
+    try:
+        with _whole_or_gone(path, marker, resumed=callable(records)) as owner:
+            return _make(owner, records, last, progress, step, vault)
+    except OSError as error:
+        raise DiskError(
+            f"{path} could not be made: {error.strerror}. Nothing of it is left; make it again once that is"
+            " mended",
+            outcome="nothing written",
+        ) from error
+
+
+def is_half(path: Path) -> bool:
+    """Whether a rebuild into this directory was killed, or runs now. The next goes on with it."""
+    return (path / HALF).exists()
+
+
+@contextlib.contextmanager
+def _whole_or_gone(path: Path, marker: bytes, *, resumed: bool) -> Iterator[Ownership]:
+    """A directory that is a database once this is left, and is locked until then. After an error it is gone,
+    after a kill it has the file HALF instead of EVERLOG. Old versions lock that file."""
+    if path.exists() and not is_half(path) and any(file.name != LOCK for file in path.iterdir()):
+        raise OpenError(f"{path} is not empty; a database is made in a new directory")
+    made = not path.exists()
+    files.make_directory(path)
+    try:
+        owner = Ownership(path, writing=True)
+    except OpenError as error:
+        if not error.facts.get("busy"):
+            raise
+        raise OpenError(f"another process rebuilds into {path} now; name another directory") from None
+    half = owner.at / HALF
+    try:
+        if (owner.at / files.MARKER).exists():
+            raise OpenError(f"another process has rebuilt into {path} just now")
+        with (
+            Held(os.open(half, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)) as held,
+            open(held.fileno(), "ab", closefd=False) as file,
+        ):
+            try:
+                fcntl.flock(held.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OpenError(f"another process rebuilds into {path} now; name another directory") from None
+            try:
+                if not resumed or half.read_bytes() != marker:
+                    clear_owned(owner)
+                    file.truncate(0)
+                    file.write(marker)
+                    file.flush()
+                    os.fsync(file.fileno())
+                yield owner
+                if not owner.is_here():
+                    raise OpenError(f"{path} was moved or removed while a database was made in it")
+                half.replace(owner.at / files.MARKER)
+                files.sync_directory(owner.at)
+            except UnavailableError:
+                raise  # it comes again, and then this goes on
+            except BaseException:
+                clear_owned(owner)
+                half.unlink(missing_ok=True)
+                owner.drop_lock_file()
+                if made and owner.is_here():
+                    with contextlib.suppress(OSError):  # somebody else put something there
+                        path.rmdir()
+                raise
+    finally:
+        owner.release()
+
+
+def _make(  # noqa: PLR0917  the one call is beside it
+    owner: Ownership,
+    records: Iterable[bytes] | Source,
+    last: int,
+    progress: OnProgress | None,
+    step: str,
+    vault: Vault | None,
+) -> dict[str, TableHash]:
+    engine = Engine(owner.path, owner=owner)
+    try:
+        log = Log(engine)
+        projector = begun(engine, log, records, last, vault) if callable(records) else None
+        if projector is None and log.written:
+            engine.close()
+            clear_owned(owner)
+            engine = Engine(owner.path, owner=owner)
+            log = Log(engine)
+        target = FamilyTarget(engine)
+        projector = projector or from_nothing(target, vault)
+        replay(log, projector, log.written, None)
+        chunk: list[bytes] = []
+        size = 0
+        for framed in records(log.written) if callable(records) else records:
+            projector.add(framed)
+            chunk.append(framed)
+            size += len(framed)
+            if len(chunk) == COPY_RECORDS or size >= COPY_BYTES or projector.applied == last:
+                log.append(chunk)
+                chunk, size = [], 0
+                if progress is not None:
+                    progress(Progress(step, projector.applied, last, "records"))
+        if projector.applied != last:
+            raise CorruptionError(f"expected records up to {last}, found none after {projector.applied}")
+        projector.flush()
+        log.sync()
+        engine.flush()
+        engine.rest(engine.data)
+        log.write_head_file(sync=True)
+        return hashes(
+            target.view, projector.schema, telling(progress, "hash rebuilt tables", projector.pending.counts)
+        )
+    finally:
+        engine.close()
+
+
+def projector_from_start(log: Log, target: Target, vault: Vault | None = None) -> Projector:
+    """One that has seen nothing yet."""
+    check_from_start(log)
+    return from_nothing(target, vault)
+
+
+def check_from_start(log: Log) -> None:
+    """Raises CorruptionError if a rebuild from this log cannot begin at its beginning."""
+    if log.oldest > 1:
+        raise CorruptionError(
+            f"the log starts at {log.oldest}: a rebuild needs the archive of what was before"
+        )
+
+
+def replay(log: Log, projector: Projector, until: int, progress: OnProgress | None) -> None:
+    """Projects up to `until`. Raises CorruptionError naming the first record that does not check."""
+    size = 0
+    with translated("making the tables from the log"):
+        for seq, framed in log.scan(projector.applied, until):
+            projector.add(framed)
+            size += len(framed)
+            if progress is not None and size >= TELL_BYTES:
+                size = 0
+                progress(Progress("rebuild", seq, until, "records"))
+    projector.flush()
+    if progress is not None:
+        progress(Progress("rebuild", projector.applied, until, "records"))

@@ -1,0 +1,185 @@
+"""Status: what there is in an open database, in numbers."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from everlog.store import VERSION
+from everlog.store.clock import BEHIND_NS
+from everlog.store.errors import OpenError
+from everlog.store.keys import ENDS
+from everlog.store.rocks import files
+from everlog.store.upkeep.expiry import due, next_end
+
+if TYPE_CHECKING:
+    from everlog.store.database import Database
+
+
+class TableStatus(msgspec.Struct, frozen=True):
+    """One table: its name, number of rows, and the names of its indexes."""
+
+    name: str
+    rows: int
+    indexes: list[str]
+
+
+class ExpiryStatus(msgspec.Struct, frozen=True):
+    """Rows with a life, how many of them are over and still there (no more than a million are counted),
+    when the next one ends (0: none), and by how much the clock jumped: then nothing expires."""
+
+    rows: int = 0
+    due: int = 0
+    next_ns: int = 0
+    jumped_s: float = 0.0
+
+
+class ClockStatus(msgspec.Struct, frozen=True):
+    """What the clock of the machine reads, by how many seconds the newest commit is ahead of it (0: it is
+    not), and the seq of the Notice that says that this is known (0: there is none)."""
+
+    reading_ns: int = 0
+    ahead_s: float = 0.0
+    corrected: int = 0
+
+
+class ConsumersStatus(msgspec.Struct, frozen=True):
+    """How many registered, and the names of those that are beyond their caps: nothing is held for them. Why
+    it is not known where they are, where the file of their bookmarks is damaged."""
+
+    registered: int = 0
+    over: list[str] = []
+    error: str = ""
+
+
+class ArchiveStatus(msgspec.Struct, frozen=True):
+    """Records up to `base` are in the archive alone; when that was last added to (0: never). Where this
+    process archives to by itself (empty: it does not), and why that does not work now, and since when."""
+
+    base: int = 0
+    archived_ns: int = 0
+    target: str = ""
+    error: str = ""
+    error_ns: int = 0
+
+
+class WritesStatus(msgspec.Struct, frozen=True):
+    """Why writes are refused (empty: they are taken), and since when, in nanoseconds since the Unix epoch
+    (0: not known: a reader beside the process that writes sees that the disk is full, and not since when)."""
+
+    error: str = ""
+    since_ns: int = 0
+
+
+class Retaining(Protocol):
+    """What archives a database by itself (everlog.audit.retention)."""
+
+    def status(self) -> ArchiveStatus: ...
+
+    def close(self) -> None: ...
+
+
+class Status(msgspec.Struct, frozen=True):
+    """`head` is the newest record on disk, `oldest` the first that is still held. `warnings` are sentences of
+    what operators of a server must do; `production` as in `Database.production`."""
+
+    uuid: bytes
+    head: int
+    head_time_ns: int
+    checksum: int
+    oldest: int
+    schema_version: int
+    tables: list[TableStatus]
+    disk_bytes: int
+    software: str
+    format: int
+    read_only: bool
+    expiry: ExpiryStatus = ExpiryStatus()
+    consumers: ConsumersStatus = ConsumersStatus()
+    archive: ArchiveStatus = ArchiveStatus()
+    writes: WritesStatus = WritesStatus()
+    clock: ClockStatus = ClockStatus()
+    warnings: list[str] = []
+    production: bool = False
+
+
+def software() -> str:
+    """The name and version of this program."""
+    return f"everlog {VERSION}"
+
+
+def status(db: Database) -> Status:
+    """Read-only."""
+    seq = db.head
+    commit = db.log.commit(seq)
+    counts = db.tables.counts
+    return Status(
+        uuid=db.uuid,
+        head=seq,
+        head_time_ns=commit.time_ns,
+        checksum=commit.checksum,
+        oldest=db.log.oldest,
+        schema_version=db.schema.version,
+        tables=[
+            TableStatus(name, counts.get(info.space, 0), list(info.indexes))
+            for name, info in sorted(db.schema.tables.items())
+        ],
+        disk_bytes=db.disk_bytes(),
+        software=software(),
+        format=files.FORMAT,
+        read_only=db.read_only,
+        expiry=_expiry(db),
+        consumers=_consumers(db),
+        writes=_writes(db),
+        archive=msgspec.structs.replace(
+            db.retention.status() if db.retention is not None else ArchiveStatus(),
+            base=db.log.trimmed.base,
+            archived_ns=db.archived_ns(),
+        ),
+        clock=_clock(db, commit.time_ns),
+        warnings=_warnings(db),
+        production=db.production,
+    )
+
+
+def _warnings(db: Database) -> list[str]:
+    if not (count := db.keys_leaving):
+        return []
+    keys = "The key of a forgotten person is" if count == 1 else f"{count} keys of forgotten people are"
+    return [f"{keys} not overwritten yet: the disk refused it, and it is tried once a second"]
+
+
+def _clock(db: Database, time_ns: int) -> ClockStatus:
+    reading_ns = db.clock.read()
+    ahead_ns = time_ns - reading_ns
+    if ahead_ns <= BEHIND_NS:
+        return ClockStatus(reading_ns)
+    return ClockStatus(reading_ns, ahead_ns / 1e9, db.past.corrected())
+
+
+def _writes(db: Database) -> WritesStatus:
+    refusal = db.engine.refusal
+    if not db.read_only:
+        return WritesStatus(refusal.error, refusal.since_ns)
+    full = not os.statvfs(db.path).f_bavail and os.access(db.path, os.W_OK)
+    return WritesStatus(f"the disk of {db.path} is full" if full else "")
+
+
+def _consumers(db: Database) -> ConsumersStatus:
+    try:
+        found = list(db.consumers)
+    except OpenError as error:
+        return ConsumersStatus(len(db.consumers.registered()), error=str(error))
+    return ConsumersStatus(len(found), [one.name for one in found if one.over])
+
+
+def _expiry(db: Database) -> ExpiryStatus:
+    rows = db.tables.counts.get(ENDS, 0)
+    view, _ = db.tables.snapshot()
+    try:
+        found = ExpiryStatus(rows, due(view, db.clock.read()), next_end(view)) if rows else ExpiryStatus()
+    finally:
+        view.close()
+    return msgspec.structs.replace(found, jumped_s=db.clock.jumped_s)

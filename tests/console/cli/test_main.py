@@ -1,0 +1,127 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from everlog.console.cli.completion import SHELLS
+from everlog.console.cli.main import COMMANDS, cli, command
+from tests.console.conftest import Run
+
+HOUSE = """
+    new build up migrate status import export serve follow get scan log rebuild check create drop wait
+    rollback down dump load baseline squash
+"""
+
+
+def test_the_commands_are_those_of_the_house() -> None:
+    assert set(HOUSE.split()) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_examples(everlog: Run, name: str) -> None:
+    ended = everlog(name, "--help")
+    assert ended.code == 0
+    assert "Examples:\n" in ended.out
+    assert f"everlog {name} " in re.sub(r"everlog (-[ud] \S+ )+", "everlog ", ended.out) + " "
+    for option in ("--url", "--env-file", "--migrations-dir", "--json"):
+        assert option in ended.out
+
+
+@pytest.mark.parametrize(
+    "words", [("nonsense",), ("get",), ("scan", "books", "--limit", "-1"), ("--nonsense",)]
+)
+def test_a_command_line_that_is_none_exits_with_2(everlog: Run, words: tuple[str, ...]) -> None:
+    ended = everlog(*words)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Usage: everlog" in ended.err
+
+
+def test_the_version_is_told(everlog: Run) -> None:
+    assert re.fullmatch(r"everlog \d+\.\d+\.\d+\S*\n", everlog("--version").out)
+
+
+def test_what_is_interrupted_exits_with_130(everlog: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command("check"), "callback", interrupted)
+    ended = everlog("check")
+    assert (ended.code, ended.err.strip()) == (130, "interrupted")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_is_taught_to_complete(everlog: Run, shell: str) -> None:
+    assert "_EVERLOG_COMPLETE" in everlog("completion", shell).out
+
+
+def test_names_of_tables_are_completed_from_the_database(everlog: Run, books: Path) -> None:
+    context = click.Context(cli)
+    (argument, *_) = command("scan").params
+    assert isinstance(argument, click.Argument)
+    assert [item.value for item in argument.type.shell_complete(context, argument, "bo")] == ["books"]
+    os.environ["DATABASE_URL"] = "file:nowhere.db"
+    assert argument.type.shell_complete(click.Context(cli), argument, "bo") == []
+
+
+def test_what_is_terminated_cleans_up_and_exits_with_143(books: Path, here: Path) -> None:
+    scratch = here / "scratch"
+    scratch.mkdir()
+    words = [sys.executable, "-m", "everlog.console", "log", "--follow"]
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        while "index_books" not in process.stdout.readline():
+            pass
+        assert list(scratch.iterdir())
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert said.strip() == "terminated; --after with the last seq that you saw goes on from there"
+    assert not list(scratch.iterdir())
+
+
+def test_an_export_that_the_disk_refuses_says_where(everlog: Run, books: Path, here: Path) -> None:
+    (here / "out.csv.part").symlink_to("/dev/full")
+    ended = everlog("export", "books", "out.csv")
+    assert (ended.code, ended.err) == (1, "error: out.csv: No space left on device\n")
+    assert not (here / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "kind"),
+    [
+        (("get", "nowhere", "1"), 1, "SchemaError"),
+        (("get", "books"), 2, "UsageError"),
+        (("scan", "books", "--limit", "many"), 2, "UsageError"),
+        (("nonsense",), 2, "UsageError"),
+        (("drop",), 1, "Error"),
+        (("-u", "file:nowhere.db", "status"), 1, "OpenError"),
+        (("import", "books", "nowhere.csv"), 2, "UsageError"),
+    ],
+)
+def test_with_json_an_error_is_an_object_on_standard_error(
+    everlog: Run, books: Path, words: tuple[str, ...], code: int, kind: str
+) -> None:
+    for said in (("--json", *words), (*words, "--json")):
+        ended = everlog(*said)
+        assert (ended.code, ended.out) == (code, "")
+        told = json.loads(ended.err)
+        assert (told["kind"], told["exit_code"]) == (kind, code)
+        assert told["error"]
+
+
+def test_what_is_interrupted_says_so_with_json(everlog: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command("check"), "callback", interrupted)
+    ended = everlog("check", "--json")
+    assert (ended.code, json.loads(ended.err)["error"]) == (130, "interrupted")

@@ -1,0 +1,315 @@
+"""Every verb, with each way in which it can end: done, refused, wrong, stopped, its streams closed.
+
+VERBS has, for each verb, a command line that succeeds, one that is refused, and what is run before. A new
+verb without a line here fails the first test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+
+from everlog.console.cli.main import COMMANDS, READERS, command
+from tests.console import shop
+from tests.console.conftest import Run
+from tests.console.test_streams import ended
+
+
+class Verb(NamedTuple):
+    """Command lines, as a shell would have them. `silent`: what succeeds prints nothing."""
+
+    done: str
+    refused: str
+    before: str = ""
+    silent: bool = False
+
+
+NOWHERE, NOBODY = "-u file:nowhere.db", "-u everlog+insecure://127.0.0.1:1/x"
+VERBS = {
+    "new": Verb("new more", "new a/b"),
+    "build": Verb("build --force", ""),
+    "lint": Verb("lint", f"{NOBODY} lint"),
+    "up": Verb("up", f"{NOBODY} up"),
+    "migrate": Verb("migrate", f"{NOWHERE} migrate"),
+    "plan": Verb("plan", f"{NOBODY} plan"),
+    "complete": Verb("", "complete"),
+    "rollback": Verb("rollback --yes", f"{NOWHERE} rollback --yes", "up"),
+    "down": Verb("down --yes", f"{NOWHERE} down --yes", "up"),
+    "status": Verb("status", f"{NOWHERE} status"),
+    "dump": Verb("dump", f"{NOWHERE} dump"),
+    "load": Verb("-u file:other.db load", "load", "dump"),
+    "baseline": Verb(f"baseline {shop.FIRST}", "baseline 7"),
+    "squash": Verb("squash --yes", f"{NOBODY} squash --yes", "up"),
+    "create": Verb("-u file:new.db create", "-u everlog://db.example.com/x create"),
+    "drop": Verb("drop --yes", "drop"),
+    "wait": Verb("wait", f"{NOWHERE} wait --wait-timeout 0s"),
+    "import": Verb(
+        "import books books.jsonl", "import nowhere our.key --format csv", "export books books.jsonl"
+    ),
+    "export": Verb("export books", "export nowhere"),
+    "testdata": Verb("testdata", f"{NOWHERE} testdata", "up"),
+    "get": Verb("get books 978-0 1", "get books nobody 1"),
+    "scan": Verb("scan books", "scan nowhere"),
+    "history": Verb("history books 978-0 1", "history nowhere 1"),
+    "diff": Verb("diff books 1", "diff nowhere 1"),
+    "log": Verb("log", f"{NOWHERE} log"),
+    "serve": Verb("", "serve a=everlog://db.example.com/x"),
+    "propose": Verb("propose", f"{NOWHERE} propose"),
+    "approve": Verb("", "approve 1234 --reason why"),
+    "reject": Verb("", "reject 1234 --reason why"),
+    "migrations log": Verb("migrations log", f"{NOWHERE} migrations log", "propose"),
+    "migrations cancel": Verb("", "migrations cancel"),
+    "follow": Verb("follow --to sqlite:m.sqlite --once", "follow --to nowhere:x --once"),
+    "consumers": Verb("consumers", f"{NOWHERE} consumers"),
+    "consumers register": Verb("consumers register mirror", f"{NOWHERE} consumers register mirror"),
+    "consumers remove": Verb(
+        "consumers remove mirror", "consumers remove nobody", "consumers register mirror"
+    ),
+    "check": Verb("check", f"{NOWHERE} check"),
+    "expire": Verb("expire", f"{NOWHERE} expire"),
+    "clock": Verb("clock", f"{NOWHERE} clock"),
+    "rebuild": Verb("rebuild", f"{NOWHERE} rebuild"),
+    "repair": Verb("repair", f"{NOWHERE} repair"),
+    "forget": Verb("", "forget books 978-0 1 --reason why"),
+    "rotate-key": Verb("", "rotate-key --to our.key"),
+    "backup": Verb("backup copy", f"{NOWHERE} backup copy"),
+    "verify-backup": Verb("verify-backup copy", "verify-backup nowhere", "backup copy"),
+    "restore": Verb("restore copy again.db", "restore nowhere again.db", "backup copy"),
+    "archive": Verb("archive old --keep-records 0", f"{NOWHERE} archive old --keep-records 0"),
+    "keygen": Verb("keygen fresh.key", "keygen nowhere/fresh.key"),
+    "checkpoint": Verb("checkpoint --key our.key", "checkpoint --key nowhere.key"),
+    "prove": Verb("prove --seq 1 --key our.key", "prove --seq 99 --key our.key"),
+    "verify": Verb(
+        "verify proof --key our.vkey",
+        "verify nowhere --key our.vkey",
+        "prove --seq 1 --key our.key --out proof",
+    ),
+    "tiles": Verb("tiles tree --key our.key", "tiles tree --key nowhere.key"),
+    "audit": Verb("audit", f"{NOWHERE} audit"),
+    "config": Verb("config", "--env-file nowhere.env config"),
+    "accept": Verb("accept --reason why", "accept 7 --reason why"),
+    "restore-folder": Verb("restore-folder --force", f"{NOWHERE} restore-folder"),
+    "person export": Verb("", "person export books 978-0 1"),
+    "person readable": Verb("", f"{NOWHERE} person readable"),
+    "production": Verb("production", f"{NOWHERE} production"),
+    "completion": Verb("completion zsh", ""),
+}
+DONE = [name for name, verb in VERBS.items() if verb.done]
+REFUSED = [name for name, verb in VERBS.items() if verb.refused]
+
+
+@pytest.fixture(scope="session")
+def begun(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
+    """A project and its database at the first version, to be copied."""
+    directory = tmp_path_factory.mktemp("begun")
+    shutil.copytree(project.parent, directory / "verbs_shop", ignore=shutil.ignore_patterns("__pycache__"))
+    variables = {
+        **os.environ,
+        "DATABASE_URL": "file:books.db",
+        "EVERLOG_MIGRATIONS_DIR": "verbs_shop/migrations",
+    }
+
+    def run(*words: object) -> str:
+        command = [sys.executable, "-m", "everlog.console", *map(str, words)]
+        done = subprocess.run(
+            command, cwd=directory, env=variables, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    run("up", "--to", shop.FIRST)
+    (directory / "our.vkey").write_text(run("keygen", "our.key").split()[-1])
+    return directory
+
+
+@pytest.fixture
+def place(begun: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of it, to stand in."""
+    shutil.copytree(begun, here, dirs_exist_ok=True)
+    monkeypatch.setenv("DATABASE_URL", "file:books.db")
+    monkeypatch.setenv("EVERLOG_MIGRATIONS_DIR", "verbs_shop/migrations")
+    yield here
+    for name in [name for name in sys.modules if name.partition(".")[0] == "verbs_shop"]:
+        del sys.modules[name]
+
+
+def names() -> Iterator[str]:
+    for name in COMMANDS:
+        found = command(name)
+        if isinstance(found, click.Group):
+            yield from (f"{name} {more}" for more in found.list_commands(click.Context(found)))
+            if not found.invoke_without_command:
+                continue
+        yield name
+
+
+def verb(name: str) -> click.Command:
+    first, *rest = name.split()
+    found = command(first)
+    for more in rest:
+        assert isinstance(found, click.Group)
+        inner = found.get_command(click.Context(found), more)
+        assert inner is not None
+        found = inner
+    return found
+
+
+def test_every_verb_is_tried() -> None:
+    assert set(names()) == set(VERBS)
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_what_is_done_exits_with_0_and_141_where_nobody_reads(place: Path, name: str) -> None:
+    tried = VERBS[name]
+    assert not tried.before or ended(*tried.before.split()) == 0
+    assert ended(*tried.done.split(), output="unread", error="unread") == (0 if tried.silent else 141)
+    if name in READERS:
+        assert ended(*tried.done.split(), output="full") == 1
+        assert ended(*tried.done.split(), error="full") == 0
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_exits_with_1_whatever_the_streams_are(place: Path, everlog: Run, name: str) -> None:
+    words = VERBS[name].refused.split()
+    assert ended(*words, output="unread", error="full") == 1
+    refused = everlog(*words, "--json")
+    assert (refused.code, json.loads(refused.err.splitlines()[-1])["exit_code"]) == (1, 1)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_wrong_command_line_exits_with_2(place: Path, name: str) -> None:
+    assert ended(*name.split(), "--nonsense") == 2
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_what_is_stopped_exits_with_the_number_of_the_signal(
+    place: Path, everlog: Run, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = verb(name)
+
+    def stopped(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(found, "callback", stopped)
+    monkeypatch.setattr(found, "params", [])
+    assert ended(*name.split()) == 130
+
+
+# Options of several verbs, and the kind of their value. A second meaning needs a second name.
+MEANINGS = {
+    "--actor": "WHO",
+    "--at": "SEQ|TIME",
+    "--checkpoint": "FILE",
+    "--deep": "",
+    "--dry-run": "",
+    "--force": "",
+    "--format": None,  # of findings, or of a file
+    "--from": "URL",
+    "--hold": "",
+    "--keep-days": "DAYS",
+    "--keep-records": "N",
+    "--limit": None,  # rows, versions, commits, proposals
+    "--null": "TEXT",
+    "--origin": "TEXT",
+    "--out": "FILE",
+    "--out-of-order": "",
+    "--person": "VALUE",
+    "--rate": "ROWS",
+    "--reason": "WHY",
+    "--signed-by": "VKEY",
+    "--signing-key": "FILE",
+    "--next-master-key": "FILE",
+    "--table": None,
+    "--to-version": "VERSION",
+    "--until": "SEQ",
+    "--verify": "",
+    "--yes": "",
+}
+
+
+def options() -> Iterator[tuple[str, str, str]]:
+    """Verb, option and metavar of all that help shows, but for those that every verb has."""
+    every = {param.opts[-1] for param in command("config").params}
+    for name in names():
+        for param in verb(name).params:
+            if isinstance(param, click.Option) and not param.hidden:
+                words = [word for word in param.opts if word not in getattr(param, "was", ())]
+                longest = max(words, key=len)
+                if longest not in every:
+                    yield name, longest, "" if param.is_flag else param.metavar or ""
+
+
+def test_an_option_means_one_thing() -> None:
+    meanings: dict[str, set[str]] = {}
+    users: dict[str, list[str]] = {}
+    for name, option, metavar in options():
+        meanings.setdefault(option, set()).add(metavar)
+        users.setdefault(option, []).append(name)
+    shared = {option for option, verbs in users.items() if len(verbs) > 1}
+    assert shared == set(MEANINGS) & set(users), (
+        "an option of several verbs is in MEANINGS, with its kind of value"
+    )
+    wrong = {
+        option: meanings[option]
+        for option in shared
+        if MEANINGS[option] is not None and meanings[option] != {MEANINGS[option]}
+    }
+    assert not wrong
+
+
+def test_what_cannot_be_undone_can_be_tried() -> None:
+    tried = {name for name, option, _ in options() if option == "--dry-run"}
+    assert {
+        "archive",
+        "complete",
+        "drop",
+        "expire",
+        "forget",
+        "import",
+        "repair",
+        "rollback",
+        "testdata",
+        "up",
+    } <= tried
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("expire --dry-run", "Would expire: 0 rows\n"),
+        ("drop --dry-run", "Would drop: file:books.db, 1 rows in 2 commits\n"),
+        (
+            "import books books.jsonl --dry-run",
+            "Would import: 1 rows of books",
+        ),
+        ("testdata --dry-run --scale 2", "Would load: 20 rows of books\n"),
+        ("archive old --keep-records 0 --dry-run", "Nothing to archive: "),
+    ],
+)
+def test_a_dry_run_says_what_would_be_done_and_changes_nothing(
+    place: Path, everlog: Run, words: str, says: str
+) -> None:
+    if "testdata" in words:
+        everlog("up")
+    assert everlog("export", "books", "books.jsonl").code == 0
+    before = everlog("log", "--json").out
+    done = everlog(*words.split())
+    assert (done.code, done.out.startswith(says)) == (0, True), done
+    assert everlog("log", "--json").out == before
+    assert not (place / "old").exists()
+
+
+def test_a_dry_run_of_an_import_finds_what_is_wrong(place: Path, everlog: Run) -> None:
+    (place / "wrong.csv").write_text("isbn,volume\n978-1,many\n")
+    ended_ = everlog("import", "books", "wrong.csv", "--dry-run")
+    assert ended_.code == 1
+    assert "wrong.csv:2" in ended_.err

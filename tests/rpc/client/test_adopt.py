@@ -1,0 +1,88 @@
+"""Schemas and folders that a server takes over, without running them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from everlog import MigrationError, SchemaError, migrations
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.client import migrations as remote_migrations
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.server.server import Server
+from tests.migrations.project import Project
+
+BASE = 20260201000000
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    project = Project(tmp_path)
+    project.add("one")
+    return project.build()
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[EmbeddedDatabase]:
+    with EmbeddedDatabase(tmp_path / "db") as db:
+        yield db
+        assert list(db.check()) == []
+
+
+@pytest.fixture
+def remote(db: EmbeddedDatabase, project: Project) -> Iterator[RemoteDatabase]:
+    with (
+        Server({"x": db}, migrations={"x": str(project.path)}) as server,
+        RemoteDatabase(server.url("x")) as remote,
+    ):
+        yield remote
+
+
+def test_a_server_makes_an_empty_database_one_of_a_schema(
+    remote: RemoteDatabase, db: EmbeddedDatabase, project: Project, tmp_path: Path
+) -> None:
+    with EmbeddedDatabase(tmp_path / "model") as model:
+        migrations.apply(model, project.path)
+        text = migrations.dump_schema(model)
+    version = remote_migrations.load_schema(remote, text, actor="ann", reason="a new one")
+    assert version == db.schema.version == project.load()[0].version
+    assert (db.migrations()[-1].actor, db.log.commit(db.head).reason) == ("ann", "a new one")
+    assert migrations.dump_schema(db) == text
+    with pytest.raises(MigrationError, match="a schema is loaded into an empty database"):
+        remote_migrations.load_schema(remote, text)
+
+
+def test_a_text_that_is_none_is_refused_by_its_line(remote: RemoteDatabase, db: EmbeddedDatabase) -> None:
+    head = db.head
+    with pytest.raises(SchemaError, match=r"mine\.txt:1: expected a migration, a table or a file"):
+        remote_migrations.load_schema(remote, "nonsense\n", where="mine.txt")
+    assert db.head == head
+
+
+def test_a_server_compares_with_its_folders_and_records_them(
+    remote: RemoteDatabase, db: EmbeddedDatabase, project: Project
+) -> None:
+    remote_migrations.apply(remote)
+    shutil.rmtree(project.folders[0])
+    project.add("base", version=BASE)
+    project.build()
+    (done,) = remote_migrations.baseline(remote, BASE, actor="ann", reason="folded")
+    assert (done.version, done.name, done.seq, done.actor) == (BASE, "base", db.head, "ann")
+    assert db.schema.version == BASE
+    assert remote_migrations.baseline(remote, BASE) == []
+    with pytest.raises(MigrationError, match="there is no migration 7; the versions are"):
+        remote_migrations.baseline(remote, 7)
+
+
+def test_a_server_without_folders_has_nothing_to_compare_with(db: EmbeddedDatabase) -> None:
+    with (
+        Server({"x": db}) as server,
+        RemoteDatabase(server.url("x")) as remote,
+        pytest.raises(MigrationError, match="started without the migrations of x"),
+    ):
+        remote_migrations.baseline(remote, BASE)

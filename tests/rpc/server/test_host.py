@@ -1,0 +1,109 @@
+"""Hosting: what takes long, and those who asked for it, and those who ask for little meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlog import ClosedError
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.server.host import READERS, SURVEYORS
+from everlog.rpc.server.server import Server
+from everlog.store.tables.hashing import TableHash
+from tests.conformance.database_case import AIRPORTS, FLIGHTS, VERSION, Airport, migrate
+
+PATIENCE_S = 60.0
+
+
+class Endless(EmbeddedDatabase):
+    """A database in which a check finds something for as long as it is looked for."""
+
+    ended: threading.Event
+
+    def check(self, progress: Any = None, *, deep: bool = False) -> Iterator[str]:
+        try:
+            while True:
+                yield "a problem"
+        finally:
+            self.ended.set()
+
+
+class Held(EmbeddedDatabase):
+    """A database whose hashes take until they are let go, or until somebody stops them."""
+
+    let_go: threading.Event
+
+    def hashes(
+        self, progress: Any = None, *, seq: int | None = None, sealed: bool = False
+    ) -> dict[str, TableHash]:
+        self.let_go.wait(PATIENCE_S)
+        return super().hashes(progress, seq=seq, sealed=sealed)
+
+
+class Slow(EmbeddedDatabase):
+    """A database whose rebuild stays at its first sign of progress until that stops it."""
+
+    begun: threading.Event
+
+    def rebuild(self, progress: Any = None) -> dict[str, TableHash]:
+        def stays(at: Any) -> None:
+            until = time.monotonic() + PATIENCE_S
+            self.begun.set()
+            while time.monotonic() < until:
+                progress(at)
+
+        return super().rebuild(stays)
+
+
+def test_a_check_ends_with_the_client_that_asked_for_it(tmp_path: Path) -> None:
+    with Endless(tmp_path / "x") as db, Server({"x": db}) as server:
+        db.ended = threading.Event()
+        with RemoteDatabase(server.url("x")) as remote:
+            assert next(iter(remote.check())) == "a problem"
+        assert db.ended.wait(30)
+
+
+def test_short_reads_wait_for_no_long_ones(tmp_path: Path) -> None:
+    with Held(tmp_path / "x") as db:
+        db.let_go = threading.Event()
+        migrate(db, VERSION, AIRPORTS, FLIGHTS)
+        asked = READERS + SURVEYORS + 1
+        with (
+            Server({"x": db}) as server,
+            RemoteDatabase(server.url("x")) as remote,
+            ThreadPoolExecutor(asked) as many,
+        ):
+            try:
+                remote.put(AIRPORTS, Airport(faa="JFK"))
+                long = [many.submit(remote.hashes) for _ in range(asked)]
+                row = remote.get(AIRPORTS, "JFK")
+                assert row is not None
+                assert [one.faa for one in remote.scan(AIRPORTS)] == ["JFK"]
+                assert not any(one.done() for one in long)
+            finally:
+                db.let_go.set()
+            assert [one.result()["airports"].rows for one in long] == [1] * asked
+
+
+def test_a_rebuild_ends_with_its_server_and_leaves_nothing_half(tmp_path: Path) -> None:
+    with Slow(tmp_path / "x") as db, ThreadPoolExecutor(1) as other:
+        db.begun = threading.Event()
+        migrate(db, VERSION, AIRPORTS, FLIGHTS)
+        db.put(AIRPORTS, Airport(faa="JFK"))
+        before, families = db.hashes(), db.engine.data_name
+        with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
+            rebuilding = other.submit(remote.rebuild)
+            assert db.begun.wait(PATIENCE_S)
+            server.stop(grace_s=PATIENCE_S)
+            with pytest.raises(ClosedError, match="the server stops, and what was asked for with it"):
+                rebuilding.result()
+        assert (db.hashes(), db.engine.data_name) == (before, families)
+        assert list(db.check()) == []
+        assert EmbeddedDatabase.rebuild(db) == before

@@ -1,0 +1,148 @@
+"""Scans through a server: of one moment, which is not held for those who have stopped reading."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pytest
+
+import everlog
+from everlog.feed.embedded import EmbeddedDatabase
+from everlog.proto import store_pb2
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.server.server import Server
+from everlog.rpc.server.store import FIRST_PAGE_ROWS, Scanning
+from tests.conformance.database_case import AIRPORTS, FLIGHTS, Flight, airport, flight
+
+ROWS = 200
+
+
+@pytest.fixture
+def filled(db: EmbeddedDatabase) -> EmbeddedDatabase:
+    with db.transaction() as tx:
+        for number in range(ROWS):
+            tx.put(FLIGHTS, flight(number, delay=number % 7))
+    return db
+
+
+def request(**more: Any) -> store_pb2.ScanRequest:
+    return store_pb2.ScanRequest(database="x", table="flights", **more)
+
+
+def pages(scanning: Scanning) -> Iterator[store_pb2.ScanResponse]:
+    while not scanning.done:
+        yield scanning.page()
+
+
+def rows(some: Any) -> list[bytes]:
+    return [row.key + row.row for page in some for row in page.rows]
+
+
+KINDS: list[dict[str, Any]] = [{}, {"backwards": True}, {"index": "by_delay"}, {"limit": 150}]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scan_that_was_let_go_of_goes_on_as_if_it_had_been_held(
+    filled: EmbeddedDatabase, kind: dict[str, Any]
+) -> None:
+    whole = rows(pages(Scanning(filled, request(**kind))))
+    assert len(whole) == kind.get("limit", ROWS)
+    scanning = Scanning(filled, request(**kind))
+    first = scanning.page()
+    assert len(first.rows) == FIRST_PAGE_ROWS
+    scanning.let_go()
+    filled.put(AIRPORTS, airport("JFK"))
+    rest = list(pages(scanning))
+    assert rows([first, *rest]) == whole
+    assert {page.seq for page in (first, *rest)} == {first.seq}
+
+
+def test_what_was_read_already_may_change_while_it_is_let_go_of(filled: EmbeddedDatabase) -> None:
+    scanning = Scanning(filled, request())
+    first = scanning.page()
+    scanning.let_go()
+    filled.put(FLIGHTS, flight(0, delay=99))
+    assert len(rows([first, *pages(scanning)])) == ROWS
+
+
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_a_scan_that_was_let_go_of_is_a_conflict_if_the_rest_has_changed(
+    filled: EmbeddedDatabase, kind: dict[str, Any]
+) -> None:
+    scanning = Scanning(filled, request(**kind))
+    first = scanning.page()
+    scanning.let_go()
+    seen = {Flight.FromString(row.row).number for row in first.rows}
+    number = next(number for number in range(ROWS) if number not in seen)
+    row = flight(number, delay=number % 7)
+    row.origin = "LGA"  # no index has it
+    seq = filled.put(FLIGHTS, row).seq
+    with pytest.raises(everlog.ConflictError, match=f"changed by commit {seq}"):
+        list(pages(scanning))
+
+
+def test_a_snapshot_does_not_give_newer_rows_by_an_index_that_they_stand_still_in(
+    filled: EmbeddedDatabase,
+) -> None:
+    with (
+        Server({"x": filled}) as server,
+        RemoteDatabase(server.url("x")) as remote,
+        remote.snapshot() as snapshot,
+    ):
+        changed = flight(3, delay=3)
+        changed.origin = "LGA"
+        filled.put(FLIGHTS, changed)
+        with pytest.raises(everlog.ConflictError, match="run it again"):
+            list(snapshot.scan(FLIGHTS.by_delay, 3))
+        assert len(list(snapshot.scan(FLIGHTS.by_delay, 4))) == len(range(4, ROWS, 7))
+
+
+def test_no_moment_is_held_for_a_client_that_has_stopped_reading(
+    db: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scanning, "stall_s", 0.05)
+    gone = threading.Event()
+    let_go = Scanning.let_go
+
+    def told(scanning: Scanning) -> None:
+        let_go(scanning)
+        gone.set()
+
+    monkeypatch.setattr(Scanning, "let_go", told)
+    names = [f"{number:06}" for number in range(20_000)]
+    db.load(AIRPORTS, (airport(name, name=name * 200) for name in names))
+    with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
+        scan = iter(remote.scan(AIRPORTS))
+        first = [row.faa for row in islice(scan, 10)]
+        assert gone.wait(30)  # with a client that holds much less than all of it
+        assert first + [row.faa for row in scan] == names
+        gone.clear()
+        scan = iter(remote.scan(AIRPORTS))
+        next(scan)
+        assert gone.wait(30)
+        db.delete(AIRPORTS, names[-1])
+        with pytest.raises(everlog.ConflictError, match="changed by commit"):
+            list(scan)
+
+
+def test_a_client_that_vanishes_leaves_no_moment(
+    db: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = threading.Event()
+    let_go = Scanning.let_go
+
+    def told(scanning: Scanning) -> None:
+        let_go(scanning)
+        gone.set()
+
+    monkeypatch.setattr(Scanning, "let_go", told)
+    db.load(AIRPORTS, (airport(f"{number:06}", name=f"{number}" * 200) for number in range(20_000)))
+    with Server({"x": db}) as server:
+        remote = RemoteDatabase(server.url("x"))
+        next(iter(remote.scan(AIRPORTS)))
+        assert not gone.is_set()
+        remote.close()
+        assert gone.wait(30)

@@ -1,0 +1,72 @@
+"""Whoever is opened for reading beside a process that writes, while somebody is forgotten, or comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlog.store import opening
+from everlog.store.crypto.vault import Vault
+from everlog.store.database import Database
+from tests.store.people import MASTER, PATIENTS, open_people, patient
+
+
+def changed(db: Database) -> None:
+    db.forget(PATIENTS, 1)
+    db.put(PATIENTS, patient(3, "s-3", name="Cyd"))
+
+
+def before(db: Database) -> Callable[..., Vault]:
+    """The key store is read when somebody has just been forgotten, after the log was."""
+
+    def made(*args: Any, **more: Any) -> Vault:
+        changed(db)
+        return Vault(*args, **more)
+
+    return made
+
+
+def after(db: Database) -> Callable[..., Vault]:
+    """The same, when the key store has just been read."""
+
+    def made(*args: Any, **more: Any) -> Vault:
+        vault = Vault(*args, **more)
+        changed(db)
+        return vault
+
+    return made
+
+
+def later(db: Database) -> Callable[..., Vault]:
+    """The same, when the log was looked at once more, and the key store is about to be."""
+
+    class Later(Vault):
+        def refresh(self, gone: Iterable[bytes] = ()) -> None:
+            if db.get(PATIENTS, 1) is not None:
+                changed(db)
+            super().refresh(gone)
+
+    return Later
+
+
+@pytest.mark.parametrize(("when", "there"), [(before, {2, 3}), (after, {2, 3}), (later, {1, 2})])
+def test_every_row_that_it_sees_opens_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch, when: Any, there: set[int]
+) -> None:
+    with open_people(path) as db:
+        for number in (1, 2):
+            db.put(PATIENTS, patient(number, f"s-{number}", name=str(number)))
+        db.tables.flush()
+        db.engine.flush()
+        with monkeypatch.context() as patched:
+            patched.setattr(opening, "Vault", when(db))
+            reader = Database(path, read_only=True, master_key=MASTER)
+        with reader:
+            assert {row.id for row in reader.scan(PATIENTS)} == there
+            assert list(reader.check()) == []
+            reader.refresh()
+            assert {row.id for row in reader.scan(PATIENTS)} == {2, 3}
+            assert list(reader.check()) == []

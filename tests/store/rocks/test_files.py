@@ -1,0 +1,38 @@
+"""The small files beside RocksDB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from everlog.store.errors import OpenError
+from everlog.store.rocks import files
+
+
+def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    files.write(tmp_path / files.HEAD, files.Head(812, 3735928559), sync=True)
+    assert (tmp_path / files.HEAD).read_text() == '{"seq":812,"checksum":3735928559}\n'
+    assert files.read(tmp_path / files.HEAD, files.Head) == files.Head(812, 3735928559)
+    assert files.read(tmp_path / "none", files.Head) is None
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    for seq in range(1, 4):
+        files.write(tmp_path / files.HEAD, files.Head(seq, 0), sync=False)
+    assert [file.name for file in tmp_path.iterdir()] == [files.HEAD]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"seq":"a"}', b"\xff"])
+def test_a_file_that_is_not_one_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / files.HEAD).write_bytes(content)
+    with pytest.raises(OpenError, match="expected everlog's HEAD file, found something else"):
+        files.read(tmp_path / files.HEAD, files.Head)
+
+
+def test_a_newer_format_is_refused_and_an_unknown_word_is_not(tmp_path: Path) -> None:
+    (tmp_path / files.MARKER).write_text('{"format":1,"database":"x","more":true}')
+    assert files.read_marker(tmp_path) == files.Marker(1, "x")
+    (tmp_path / files.MARKER).write_text('{"format":2,"database":"x"}')
+    with pytest.raises(OpenError, match="has format 2, this everlog knows up to 1; open it with a newer one"):
+        files.read_marker(tmp_path)

@@ -1,0 +1,204 @@
+"""A second process reads while one writes. Here it is a second opening, with its own RocksDB."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rocksdict import Rdict
+
+from everlog.store.database import Database
+from everlog.store.rocks import engine
+from tests.store.conftest import Opener
+from tests.store.models import AIRPORTS, ITEMS, TABLES, Item, airport, declare, items
+
+
+@pytest.fixture
+def writer(opening: Opener) -> Database:
+    db = opening()
+    db.load(ITEMS, items(1, 1500))
+    db.put(AIRPORTS, airport("JFK", "New York"))
+    return db
+
+
+@pytest.fixture
+def reader(writer: Database, path: Path) -> Iterator[Database]:
+    with Database(path, read_only=True) as db:
+        yield db
+        assert list(db.check()) == []
+
+
+def same(one: Database, other: Database) -> None:
+    assert one.hashes() == other.hashes()
+    assert one.status().tables == other.status().tables
+    assert [row.faa for row in one.scan(AIRPORTS.by_city)] == [
+        row.faa for row in other.scan(AIRPORTS.by_city)
+    ]
+    assert list(one.scan(ITEMS, reverse=True, limit=20)) == list(other.scan(ITEMS, reverse=True, limit=20))
+
+
+def test_it_sees_what_was_written_before_though_it_is_not_in_the_tables_files(
+    writer: Database, reader: Database
+) -> None:
+    assert (reader.head, reader.uuid, reader.read_only) == (writer.head, writer.uuid, True)
+    same(writer, reader)
+    assert reader.log.read(0) == writer.log.read(0)
+
+
+def test_refreshed_it_sees_what_was_written_since(writer: Database, reader: Database) -> None:
+    before = reader.head
+    writer.put(AIRPORTS, airport("JFK", "Idlewild"))
+    writer.delete(ITEMS, 7)
+    assert reader.get(ITEMS, 7) is not None
+    assert reader.refresh() == writer.head == before + 2
+    same(writer, reader)
+    declare(writer, ITEMS, rows=[(ITEMS, Item(id=1, text="migrated"))])
+    assert reader.refresh() == writer.head
+    assert reader.schema.version == 2
+    same(writer, reader)
+
+
+def test_a_moment_stays_what_it_is_when_the_reader_is_refreshed(writer: Database, reader: Database) -> None:
+    with reader.snapshot() as moment:
+        before = list(reader.scan(ITEMS))
+        writer.load(ITEMS, items(1, 1600, text="new"))
+        writer.tables.flush()
+        writer.engine.flush()
+        assert reader.refresh() == writer.head
+        assert list(reader.scan(ITEMS)) == items(1, 1600, text="new")
+        assert list(moment.scan(ITEMS)) == before == items(1, 1500)
+        assert list(moment.scan(ITEMS, reverse=True)) == before[::-1]
+
+
+def test_it_goes_on_reading_though_the_files_under_it_are_replaced(
+    writer: Database, reader: Database
+) -> None:
+    expected = reader.hashes()
+    for _ in range(3):
+        writer.load(ITEMS, items(1, 1500, text="new"))
+        writer.tables.flush()
+        writer.engine.flush()
+    writer.engine.data.compact_range(None, None)
+    assert reader.hashes() == expected
+    assert reader.log.read(0) == writer.log.read(0, until=reader.head)
+    reader.refresh()
+    same(writer, reader)
+
+
+def test_a_rebuild_of_the_writer_does_not_end_it(writer: Database, reader: Database) -> None:
+    writer.rebuild()
+    writer.put(AIRPORTS, airport("LGA", "New York"))
+    reader.refresh()
+    same(writer, reader)
+
+
+def test_a_snapshot_of_it_stays_what_it_was(writer: Database, reader: Database) -> None:
+    with reader.snapshot() as snapshot:
+        writer.load(ITEMS, items(1001, 3000, text="new"))
+        reader.refresh()
+        assert snapshot.count(ITEMS) == 1500
+        assert reader.count(ITEMS) == 3000
+        assert [row.text for row in snapshot.scan(ITEMS, start=1001, end=1002)] == ["text 1001"]
+
+
+def test_readers_in_threads_never_see_it_go_back(writer: Database, reader: Database) -> None:
+    stop = threading.Event()
+    failed: list[Exception] = []
+
+    def read() -> None:
+        most = 0
+        try:
+            while not stop.is_set():
+                found = reader.count(ITEMS, start=2000)
+                assert found >= most
+                assert sum(1 for _ in reader.scan(ITEMS, start=2000)) >= found
+                most = found
+        except Exception as error:  # noqa: BLE001  it would end the thread, unseen
+            failed.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for number in range(2000, 2060):
+        writer.put(ITEMS, Item(id=number), durability="os")
+        reader.refresh()
+    stop.set()
+    thread.join()
+    assert not failed
+
+
+SCRIPT = """
+import sys
+from everlog.store.database import Database
+from tests.store.models import *
+with Database(sys.argv[1], read_only=True) as db:
+    print(db.head, db.count(ITEMS), len(list(db.scan(AIRPORTS.by_city, "New York"))), len(list(db.check())))
+"""
+
+
+def test_another_process_reads_while_this_one_writes(writer: Database, path: Path) -> None:
+    for item in items(5000, 5050):
+        writer.put(ITEMS, item)
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path)], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert run.stdout.split() == [str(writer.head), "1551", "1", "0"]
+    assert len(TABLES) == len(writer.status().tables)
+
+
+def test_whoever_opens_while_a_writer_flushes_finds_a_whole_log(
+    writer: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("everlog.store.log.HEAD_FILE_EVERY_S", 0)
+    stop = threading.Event()
+
+    def write() -> None:
+        for number in count():
+            writer.put(
+                ITEMS, Item(id=number % 50, text=f"{number}"), durability="os" if number % 3 else "sync"
+            )
+            if not number % 7:
+                writer.engine.flush()
+            if stop.is_set():
+                return
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(60):
+            before = writer.head
+            with Database(path, read_only=True) as reader:
+                assert reader.head >= before
+                assert [seq for seq, _ in reader.log.scan()] == list(range(1, reader.head + 1))
+                reader.refresh()
+                assert [seq for seq, _ in reader.log.scan()] == list(range(1, reader.head + 1))
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_whoever_opens_while_a_writer_rebuilds_finds_the_tables(
+    writer: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Column families come and go between the look at which there are, and the opening of these."""
+    times = count()
+
+    def listed(*where: Any) -> list[str]:
+        names = Rdict.list_cf(*where)
+        if next(times) < 2:
+            writer.rebuild()
+        return names
+
+    def opened(*how: Any) -> Rdict:
+        return Rdict(*how)
+
+    monkeypatch.setattr(opened, "list_cf", listed, raising=False)
+    monkeypatch.setattr(engine, "Rdict", opened)
+    with Database(path, read_only=True) as reader:
+        same(writer, reader)
+    assert next(times) > 2

@@ -1,0 +1,142 @@
+"""Who leads and who waits, whatever interrupts whom."""
+
+from __future__ import annotations
+
+import dis
+import sys
+import threading
+from collections.abc import Callable
+from itertools import count
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from everlog.store.tx import group_commit as module
+from everlog.store.tx.group_commit import Ticket, Turns
+
+RETURN = dis.opmap["RETURN_VALUE"]
+
+Ending = Callable[[Turns, Ticket], None]
+
+
+class Interrupt(BaseException):
+    """As Ctrl-C, at a chosen instruction."""
+
+
+def interrupted(call: Callable[[], object], at: int) -> bool:
+    """Runs the call and interrupts it before its instruction `at`, of this module's code. Returns
+    whether it came so far. Python looks for interrupts at calls and jumps, so what returns is left out."""
+    left, before = at, sys.gettrace()
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != module.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_code.co_code[frame.f_lasti] != RETURN:
+            left -= 1
+            if left < 0:
+                sys.settrace(None)
+                frame.f_trace = None
+                raise Interrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    except Interrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def goes(turns: Turns, first: Ticket) -> None:
+    turns.leave(first)
+
+
+def takes_along(turns: Turns, first: Ticket) -> None:
+    taken: list[Ticket] = []
+    turns.gather(9, taken)
+    turns.leave(first)
+    turns.answer(taken)
+
+
+@pytest.mark.parametrize("ends", [goes, takes_along])
+def test_one_who_is_interrupted_at_any_instruction_holds_nobody_up(ends: Ending) -> None:
+    for at in count():
+        turns, ticket, over, first = Turns(), Ticket(), threading.Event(), Ticket()
+        assert turns.enter(first)
+
+        def lead(turns: Turns = turns, over: threading.Event = over, first: Ticket = first) -> None:
+            while not turns.waiting and not over.is_set():
+                pass
+            ends(turns, first)
+
+        leader = threading.Thread(target=lead)
+        leader.start()
+        came_so_far = interrupted(lambda turns=turns, ticket=ticket: turns.enter(ticket), at)  # type: ignore[misc]
+        over.set()
+        leader.join()
+        if not came_so_far:
+            assert at > 20
+            turns.leave(ticket)
+            nobody_is_held_up(turns)
+            return
+        assert ticket not in turns.waiting, at
+        nobody_is_held_up(turns)
+
+
+def test_one_who_is_interrupted_as_the_first_leads_no_longer() -> None:
+    turns, ticket = Turns(), Ticket()
+    for at in count():
+        if not interrupted(lambda: turns.enter(ticket), at):
+            break
+        nobody_is_held_up(turns)
+    turns.leave(ticket)
+
+
+def test_those_whom_an_interrupted_leader_was_taking_along_wait_on() -> None:
+    for at in count():
+        turns, first = Turns(), Ticket()
+        assert turns.enter(first)
+        tickets = [Ticket() for _ in range(3)]
+        threads = []
+        for number, ticket in enumerate(tickets, 1):
+
+            def take_turn(turns: Turns = turns, ticket: Ticket = ticket) -> None:
+                turns.enter(ticket)
+                turns.leave(ticket)
+
+            threads.append(threading.Thread(target=take_turn))
+            threads[-1].start()
+            while len(turns.waiting) < number:
+                pass
+        taken: list[Ticket] = []
+        came_so_far = interrupted(lambda turns=turns, taken=taken: turns.gather(9, taken), at)  # type: ignore[misc]
+        if came_so_far:
+            turns.put_back(taken)
+            taken.clear()
+        assert taken == ([] if came_so_far else tickets)
+        assert [*turns.waiting] == (tickets if came_so_far else [])
+        turns.leave(first)
+        turns.answer(taken)
+        for thread in threads:
+            thread.join()
+        if not came_so_far:
+            break
+
+
+def nobody_is_held_up(turns: Turns) -> None:
+    assert not turns.waiting
+    done = threading.Event()
+
+    def take_turn() -> None:
+        ticket = Ticket()
+        assert turns.enter(ticket)
+        turns.leave(ticket)
+        done.set()
+
+    threading.Thread(target=take_turn, daemon=True).start()
+    assert done.wait(30)

@@ -1,0 +1,52 @@
+"""The file of bookmarks, where it is damaged."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from everlog.store.errors import OpenError
+from tests.store.conftest import Opener
+from tests.store.models import ITEMS, items
+from tests.store.upkeep.test_consumers import fill
+
+DAMAGED = {
+    "empty": b"",
+    "no text": b"\xff\x00\xff",
+    "cut": b'{"format":1,"bookmarks":{"mirror":{"seq":3,"che',
+    "another": b"{}",
+    "a later format": b'{"format":9,"bookmarks":{}}',
+    "no numbers": b'{"format":1,"bookmarks":{"mirror":{"seq":-4,"checksum":1,"time_ns":0,"turn":1}}}',
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_of_bookmarks_is_told_and_hurts_no_rows(opening: Opener, data: bytes) -> None:
+    db = opening()
+    fill(db, 10)
+    mirror = db.consumers.register("mirror", after=3)
+    db.close()
+    (db.path / "BOOKMARKS").write_bytes(data)
+    db = opening()
+    db.put(ITEMS, *items(50, 50))
+    assert db.count(ITEMS) == 11
+    assert list(db.check()) == []
+    told = (
+        r"BOOKMARKS: expected everlog's BOOKMARKS file, found something else: .*\. Put a copy of it back, or"
+    )
+    for ask in (
+        lambda: list(db.consumers),
+        lambda: db.consumers["mirror"],
+        lambda: db.consumers.bookmark(mirror, db.cursor()),
+        lambda: db.consumers.register("mirror", after=5),
+    ):
+        with pytest.raises(OpenError, match=told):
+            ask()
+    found = db.status()
+    assert (found.consumers.registered, found.consumers.over) == (1, [])
+    assert re.search(told, found.consumers.error)
+    (db.path / "BOOKMARKS").unlink()  # as it says
+    assert db.status().consumers.error == ""
+    assert db.consumers["mirror"].position.seq == 3
+    assert db.consumers.register("mirror", after=5).position.seq == 5

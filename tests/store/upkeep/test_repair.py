@@ -1,0 +1,138 @@
+"""What a repair saves, what it cuts, and that it keeps what it cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from everlog.store.errors import CorruptionError, Error, OpenError
+from everlog.store.upkeep.repair import DAMAGED, repair
+from tests.store.conftest import Opener
+from tests.store.models import ITEMS, Item
+
+
+def filled(opening: Opener, rows: int = 2000) -> int:
+    """A closed database with so many commits; returns its head."""
+    db = opening()
+    for number in range(1, rows + 1):
+        db.put(ITEMS, Item(id=number, text=f"n{number}"), durability="os")
+    db.close()
+    return db.head
+
+
+def flip(file: Path, at: float = 0.5) -> None:
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * at)] ^= 1
+    file.write_bytes(bytes(content))
+
+
+def largest(path: Path, pattern: str) -> Path:
+    return max((path / "db").glob(pattern), key=lambda file: file.stat().st_size)
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and file.name != "LOCK"
+    }
+
+
+def test_a_whole_database_is_kept_whole(opening: Opener, path: Path) -> None:
+    head = filled(opening, 50)
+    done = repair(path)
+    assert (done.records, done.cut, done.why) == (head, 0, "")
+    db = opening()
+    assert db.head == head
+    assert db.get(ITEMS, 50) == Item(id=50, text="n50")
+
+
+def test_a_dry_run_changes_nothing(opening: Opener, path: Path) -> None:
+    filled(opening)
+    flip(largest(path, "*.sst"))
+    before = content(path)
+    assert repair(path, dry_run=True).damaged is None
+    assert content(path) == before
+
+
+def test_a_log_is_cut_before_its_first_damaged_record(opening: Opener, path: Path) -> None:
+    head = filled(opening)
+    flip(largest(path, "*.sst"))
+    done = repair(path)
+    assert done.records + done.cut == head
+    assert done.why
+    db = opening()
+    assert db.head == done.records
+    rows = done.records - 2  # the record that created the database, and the one of its tables
+    assert db.count(ITEMS) == rows
+    db.put(ITEMS, Item(id=1, text="again"))
+
+
+def test_what_was_cut_is_kept_beside_it(opening: Opener, path: Path) -> None:
+    filled(opening)
+    file = largest(path, "*.sst")
+    flip(file)
+    damaged = file.read_bytes()
+    done = repair(path)
+    assert done.damaged == str(path / f"{DAMAGED}1")
+    assert (path / f"{DAMAGED}1" / file.name).read_bytes() == damaged
+
+
+def test_a_lost_end_is_accepted_and_said(opening: Opener, path: Path) -> None:
+    head = filled(opening, 50)
+    later = opening()
+    for number in range(51, 101):
+        later.put(ITEMS, Item(id=number))
+    later.log.write_head_file(sync=True)
+    lost = content(path)
+    later.close()
+    # As after a crash that took the write-ahead log with it.
+    for name in content(path):
+        (path / name).unlink()
+    for name, data in lost.items():
+        if not name.endswith(".log"):
+            (path / name).write_bytes(data)
+    with pytest.raises(CorruptionError, match="no write-ahead log is there"):
+        opening()
+    done = repair(path)
+    assert (done.records, done.known) == (head, head + 50)
+    assert "its end is lost" in done.why
+    assert opening().count(ITEMS) == 50
+
+
+def test_one_that_was_killed_between_its_renamings_begins_again(opening: Opener, path: Path) -> None:
+    head = filled(opening, 50)
+    (path / "db").rename(path / f"{DAMAGED}1")
+    assert repair(path).records == head
+    assert opening().count(ITEMS) == 50
+
+
+@pytest.mark.parametrize("name", ["CURRENT", "MANIFEST"])
+def test_files_of_rocksdb_that_are_gone_are_made_again(opening: Opener, path: Path, name: str) -> None:
+    head = filled(opening, 50)
+    next((path / "db").glob(f"{name}*")).unlink()
+    with pytest.raises(Error):
+        opening()
+    assert repair(path).records == head
+    assert opening().count(ITEMS) == 50
+
+
+def test_what_is_open_or_no_database_is_refused(opening: Opener, path: Path, tmp_path: Path) -> None:
+    opening()
+    with pytest.raises(OpenError, match="is open for writing by process"):
+        repair(path)
+    with pytest.raises(OpenError, match="no everlog database"):
+        repair(tmp_path / "elsewhere")
+
+
+def test_nothing_left_is_an_error(opening: Opener, path: Path) -> None:
+    filled(opening, 10)
+    for file in (path / "db").glob("*.sst"):
+        file.unlink()
+    before: Callable[[], dict[str, bytes]] = lambda: content(path)  # noqa: E731
+    there = before()
+    with pytest.raises(CorruptionError, match="restore a backup"):
+        repair(path)
+    assert before() == there

@@ -1,7 +1,7 @@
 """The site of these pages: `make docs` builds it, `make docs-serve` shows it.
 
 Pages are Markdown that a plain code host shows as well. Where a page has `<!-- generated: NAME -->`,
-`_generate/NAME.py` writes the rest of it at build time. Reasons: decisions/0001-sphinx.md
+`_generate/NAME.py` writes the rest of it at build time. Reasons: decisions/0052-docs-site.md
 """
 
 import sys

@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
 
 import click
 
 from _generate.markdown import cell, escaped
 
-MAIN = "everlog.console.cli.main" if find_spec("everlog.console.cli") else "everlog.console.main"
+MAIN = "everlog.console.cli.main"
 
 
 def markdown() -> str:

@@ -92,3 +92,14 @@ def test_the_glossary_is_short_and_sorted() -> None:
     assert 20 < len(terms) <= 40
     assert terms == sorted(terms)
     assert all(sentence.endswith(".") and ". " not in sentence for _, sentence in rows)
+
+
+def test_each_decision_has_a_number_a_date_and_three_parts_and_is_listed() -> None:
+    pages = sorted((DOCS / "decisions").glob("0*.md"))
+    for number, page in enumerate(pages, start=1):
+        text = page.read_text(encoding="utf-8")
+        assert page.name.startswith(f"{number:04}-")
+        assert re.match(rf"# {number}\. .+\n\nDate: \d{{4}}-\d\d-\d\d\n", text), page.name
+        assert re.findall("^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]
+    listed = re.findall(r"\((0\d{3}-.+\.md)\)", (DOCS / "decisions" / "index.md").read_text())
+    assert sorted(listed) == [page.name for page in pages]

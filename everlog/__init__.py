@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from everlog.feed.embedded import EmbeddedDatabase
     from everlog.rpc.connect import open  # noqa: A004  everlog.open is the name
+    from everlog.rpc.embedded import EmbeddedDatabase
     from everlog.store.errors import (
         AccessError,
         ClosedError,
@@ -80,7 +80,7 @@ __all__ = [
 _HOMES: dict[str, str] = {
     "CommitResult": "everlog.store.tx.transaction",
     "Difference": "everlog.store.history.diff",
-    "EmbeddedDatabase": "everlog.feed.embedded",
+    "EmbeddedDatabase": "everlog.rpc.embedded",
     "Entry": "everlog.store.history.query",
     "Field": "everlog.store.schema.table",
     "Fields": "everlog.store.schema.table",

@@ -73,7 +73,7 @@ class Subscription:
         schema = origin.schema_at(self.position)
         self._only: TableFilter | None = None
         if names:
-            schemas = [record.migration.schema for record in origin.migrations()]
+            schemas = [record.migration.schema for record in origin.migration_records()]
             self._only = TableFilter.of(names, schema, schemas)
         self._opening: bytes | None = message.build(b"", self._mark(), schema)
         self._told = -1  # position of the last mark sent

@@ -31,7 +31,7 @@ def dump_schema(db: Database) -> str:
 
     Raises MigrationError while one is under way.
     """
-    return to_text(db.schema, compare(db.migrations(), ()))
+    return to_text(db.schema, compare(db.migration_records(), ()))
 
 
 def load_schema(
@@ -53,7 +53,7 @@ def load_schema(
         raise MigrationError(f"{where} names no migration; dump it from a database that has one")
     records[-1].schema.CopyFrom(dumped.schema)  # what stopped on the way has no table, and goes on
     with lock(db.uuid, actor, reenter=True):
-        there = [(life.version, life.digest) for life in lives(db.migrations()).values()]
+        there = [(life.version, life.digest) for life in lives(db.migration_records()).values()]
         if db.schema.tables or there != [(one.version, one.digest) for one in records[: len(there)]]:
             raise MigrationError(
                 f"{db.url} is at schema version {db.schema.version}; a schema is loaded into an empty"
@@ -82,7 +82,9 @@ def baseline(
             raise MigrationError(
                 f"there is no migration {version}; the versions are: {known}", version=version
             )
-        infos = compare(db.migrations(), [migration.folder for migration in migrations], db.tables.vault)
+        infos = compare(
+            db.migration_records(), [migration.folder for migration in migrations], db.tables.vault
+        )
         todo = {info.version for info in infos if info.state is State.PENDING and info.version <= version}
         made = log_pb2.Schema()
         for migration in migrations:

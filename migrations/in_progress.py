@@ -40,7 +40,7 @@ REFUSALS = (MigrationError, PreconditionError, RowError, SchemaError)
 
 def under_way(db: Database) -> Recorded | None:
     """The newest record of the migration that was begun and has not ended. Read-only."""
-    for record in db.newest_migrations():
+    for record in db.newest_migration_records():
         if record.migration.step in (STARTED, SWITCHED):
             return record
         if record.migration.step in (FINISHED, FAILED, ROLLED_BACK):
@@ -86,7 +86,9 @@ def first(db: Database, begun: Recorded) -> int:
     """Seq of the record with which a migration that is under way began."""
     version = begun.migration.version
     return max(
-        r.seq for r in db.migrations() if r.migration.version == version and r.migration.step == STARTED
+        r.seq
+        for r in db.migration_records()
+        if r.migration.version == version and r.migration.step == STARTED
     )
 
 
@@ -108,7 +110,7 @@ def still(db: Database, begun: Recorded | None) -> Callable[[], None]:
 
 def last(db: Database) -> Recorded:
     """The newest record of a migration. Read-only."""
-    return next(db.newest_migrations())
+    return next(db.newest_migration_records())
 
 
 NOT_HELD = "no migration is held, so there is only one version"
@@ -187,7 +189,7 @@ def cancel(db: Database, *, actor: str = "", reason: str = "", wait_s: float = W
             one, result = begun.migration, give_up(db, by)
             state = State.APPLIED if one.back else State.PENDING
             return MigrationInfo(one.version, one.name, state, result.time_ns, result.seq, actor, one.digest)
-        newer = [one for one in db.migrations() if one.seq > at and one.migration.step != BACKFILL]
+        newer = [one for one in db.migration_records() if one.seq > at and one.migration.step != BACKFILL]
         if holder is not None and holder.ended:
             end = last(db)
             state = State.APPLIED if end.migration.back else State.PENDING
@@ -207,7 +209,9 @@ def cancelled(db: Database, migration: Migration, by: Metadata, *, since: int) -
     was given up."""
     given_up = (migration.version, ROLLED_BACK)
     if not any(
-        (one.migration.version, one.migration.step) == given_up for one in db.migrations() if one.seq > since
+        (one.migration.version, one.migration.step) == given_up
+        for one in db.migration_records()
+        if one.seq > since
     ):
         digest = migration.folder.digest
         record = log_pb2.Migration(

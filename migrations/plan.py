@@ -122,7 +122,7 @@ def check_left_over(db: Database, migrations: list[Migration]) -> None:
 
 
 def _rolled_back(db: Database) -> Iterator[tuple[int, Schema]]:
-    for record in db.migrations():
+    for record in db.migration_records():
         if record.migration.step == log_pb2.Migration.ROLLED_BACK:
             yield record.seq, Schema(db.schema_at(record.seq - 1))
 
@@ -241,7 +241,7 @@ def load_for(db: Database, source: Source = SOURCE) -> list[Migration]:
 
 def _compared(db: Database, source: Source) -> list[MigrationInfo]:
     try:
-        return compare(db.migrations(), folders(find(source)))
+        return compare(db.migration_records(), folders(find(source)))
     except SchemaError:
         return []
 
@@ -268,7 +268,7 @@ def pending(
             " them with -d, or make the first one with `everlog new NAME`",
             missing="migrations",
         )
-    infos = compare(db.migrations(), [migration.folder for migration in migrations], db.tables.vault)
+    infos = compare(db.migration_records(), [migration.folder for migration in migrations], db.tables.vault)
     for info in infos:
         _refuse(info)
     check_order(infos, out_of_order=out_of_order)

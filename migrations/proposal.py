@@ -166,7 +166,7 @@ class Proposal:
 def proposals(db: Database) -> list[Proposal]:
     """All proposals of a database, oldest first. Read-only."""
     found: list[Proposal] = []
-    for record in db.migrations():
+    for record in db.migration_records():
         step = record.migration.step
         newest = found[-1] if found else None
         if step == Step.PROPOSED:
@@ -188,7 +188,7 @@ def settled(db: Database, todo: Iterable[Migration], *, rejected_only: bool = Fa
     todo = list(todo)
     if not todo:
         return None
-    records = db.migrations()
+    records = db.migration_records()
     back = {} if rejected_only else rolled_back(records)
     found = proposals(db) if any(one.migration.step == Step.REJECTED for one in records) else []
     for migration in todo:

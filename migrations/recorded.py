@@ -106,7 +106,7 @@ def accept(
         by_version = {migration.version: migration for migration in migrations}
         infos = {
             info.version: info
-            for info in compare(db.migrations(), [one.folder for one in migrations], db.tables.vault)
+            for info in compare(db.migration_records(), [one.folder for one in migrations], db.tables.vault)
         }
         edited = [version for version, info in infos.items() if info.state is State.EDITED]
         for version in versions:
@@ -135,7 +135,7 @@ def accept(
                 " (`everlog restore-folder --force`), and put the change into a new migration:\n"
                 f"{diff.rstrip()}"
             )
-        there = lives(db.migrations())
+        there = lives(db.migration_records())
         return [
             _accept(db, by_version[version].folder, there[version], actor, reason)
             for version in sorted(versions or edited)
@@ -185,7 +185,7 @@ def ran(db: Database) -> list[Ran]:
     """The folders of the migrations that are in the database, oldest first. Read-only."""
     found = (
         Ran(one.version, one.began.migration.name, one.digest, one.sources)
-        for one in lives(db.migrations()).values()
+        for one in lives(db.migration_records()).values()
         if one.sources
     )
     return sorted(found, key=lambda one: one.version)

@@ -239,7 +239,7 @@ def begin_anew(db: Database, folders: Folders, by: Metadata) -> None:
     begun = under_way(db)
     if begun is None or not begun.migration.back:
         return
-    migration = folders.code(lives(db.migrations())[begun.migration.version])
+    migration = folders.code(lives(db.migration_records())[begun.migration.version])
     if migration is not None and migration.down is not None:
         give_up(db, by, error=MigrationError("it was stopped while it made rows anew, and begins again"))
 

@@ -262,7 +262,7 @@ def plan_rollback(
 def _returns(db: Database, count: int | None, to: int | None, folders: Folders) -> Iterator[Return]:
     """Each migration to roll back, newest first, with the schema in force until then, and from then on."""
     now = db.schema.proto
-    for life in _chosen(latest(db.migrations()), count, to):
+    for life in _chosen(latest(db.migration_records()), count, to):
         if life.adopted:
             raise MigrationError(
                 f"migration {life.title} was adopted by commit {life.last.seq}, not run (`load`, `baseline`),"

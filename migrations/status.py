@@ -193,7 +193,7 @@ class MigrationInfo(msgspec.Struct, frozen=True):
 
 def status(db: Database, source: Source = SOURCE) -> list[MigrationInfo]:
     """All migrations, oldest first. Read-only. Raises SchemaError for a bad folder."""
-    return with_progress(db, compare(db.migrations(), folders(find(source)), db.tables.vault))
+    return with_progress(db, compare(db.migration_records(), folders(find(source)), db.tables.vault))
 
 
 def with_progress(db: Database, infos: list[MigrationInfo]) -> list[MigrationInfo]:
@@ -283,7 +283,7 @@ def _late(there: Iterable[Life]) -> set[int]:
 def differences(db: Database, source: Source = SOURCE) -> dict[int, str]:
     """The diff of each migration whose folder is not what ran, by version. Read-only; runs no code."""
     by_version = {folder.version: folder for folder in folders(find(source))}
-    there = lives(db.migrations())
+    there = lives(db.migration_records())
     return {
         version: difference(life.newest_sources, by_version[version], db.tables.vault)
         for version, life in sorted(there.items())

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlog.audit.archived import attach
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc import address
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store import environment
 from everlog.store.crypto.master_key import MasterKey
 from everlog.store.database import IDEMPOTENCY_S

@@ -19,11 +19,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.runner import apply
 from everlog.migrations.status import MigrationInfo
 from everlog.migrations.testing.template import Templates, templates
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error
 from everlog.store.rocks.files import in_memory
 

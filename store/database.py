@@ -142,12 +142,12 @@ class Database(Writer):
         arguments.whole(seq, "a seq")
         return apply.schema_at(self.log, self.tables, seq)
 
-    def migrations(self) -> list[apply.Recorded]:
+    def migration_records(self) -> list[apply.Recorded]:
         """Every Migration record of the log, oldest first. Read-only."""
         self._check_open()
         return apply.recorded(self.log, self.tables)
 
-    def newest_migrations(self) -> Iterator[apply.Recorded]:
+    def newest_migration_records(self) -> Iterator[apply.Recorded]:
         """The same, newest first, each read from the log as it is asked for. Read-only."""
         self._check_open()
         return apply.newest_first(self.log, self.tables)

@@ -69,8 +69,8 @@ def backup(settings: Settings, *, directory: str, hashes: bool | None) -> None:
     """
     from everlog.audit.backup import backup as back_up
     from everlog.audit.source import Source
-    from everlog.feed.embedded import EmbeddedDatabase
     from everlog.rpc.client.audit import RemoteLog
+    from everlog.rpc.embedded import EmbeddedDatabase
 
     check_common(settings, folders=False, dumps=False)
     settings.resume = f"what is in {directory} is whole; run it again to go on"
@@ -260,7 +260,7 @@ def archive(
 
 def _would_archive(settings: Settings, keep_records: int, keep_ns: int) -> None:
     from everlog.audit.archive import removable
-    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.rpc.embedded import EmbeddedDatabase
 
     with open_database(settings, read_only=True) as db:
         assert isinstance(db, EmbeddedDatabase)
@@ -277,8 +277,8 @@ def _would_archive(settings: Settings, keep_records: int, keep_ns: int) -> None:
 
 def _archive(db: AnyDatabase, target: str | None, **keep: Any) -> Archival:
     from everlog.audit.archive import archive as move
-    from everlog.feed.embedded import EmbeddedDatabase
     from everlog.rpc.client.audit import archive as ask
+    from everlog.rpc.embedded import EmbeddedDatabase
 
     if isinstance(db, EmbeddedDatabase):
         assert target is not None
@@ -289,8 +289,8 @@ def _archive(db: AnyDatabase, target: str | None, **keep: Any) -> Archival:
 def _held(db: AnyDatabase, held: tuple[tuple[str, int], ...], release: tuple[str, ...]) -> dict[str, int]:
     """What is held, once that was done."""
     from everlog.audit import holds as files
-    from everlog.feed.embedded import EmbeddedDatabase
     from everlog.rpc.client.audit import RemoteHolds
+    from everlog.rpc.embedded import EmbeddedDatabase
 
     if isinstance(db, EmbeddedDatabase):
         for name, seq in held:

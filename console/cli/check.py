@@ -22,8 +22,8 @@ from everlog.store.errors import Error
 from everlog.store.rocks import files
 
 if TYPE_CHECKING:
-    from everlog.feed.embedded import EmbeddedDatabase
     from everlog.rpc.client.database import RemoteDatabase
+    from everlog.rpc.embedded import EmbeddedDatabase
     from everlog.store.progress import OnProgress
     from everlog.store.tables.hashing import TableHash
     from everlog.store.upkeep.status import ClockStatus
@@ -109,7 +109,7 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: str
       everlog rebuild --into copy.db --from everlog://db.example.com/flights
     """
     from everlog.console.cli.erase import say_sealed
-    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.rpc.embedded import EmbeddedDatabase
     from everlog.store.upkeep.rebuild import is_half
 
     if into is None and (at is not None or from_ is not None):

@@ -35,8 +35,8 @@ from everlog.store.schema.schema import TableInfo
 from everlog.store.schema.table import Table
 
 if TYPE_CHECKING:
-    from everlog.feed.embedded import EmbeddedDatabase
     from everlog.rpc.client.database import RemoteDatabase
+    from everlog.rpc.embedded import EmbeddedDatabase
     from everlog.store.crypto.master_key import MasterKey
 
     AnyDatabase = EmbeddedDatabase | RemoteDatabase

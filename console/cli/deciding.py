@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from everlog.console.cli.options import Settings
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 
 if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase

@@ -24,9 +24,9 @@ from everlog.console.cli.connect import TableName, is_remote, open_database
 from everlog.console.cli.options import Settings, check_common, common, pass_settings, refuse_idle, writes
 from everlog.console.output import shown
 from everlog.consumers.follower.follower import RETRY_FIRST_S
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.feed.message import FeedBatch
 from everlog.proto import log_pb2
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error, OpenError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def follow(
       everlog follow --to sqlite:flights.sqlite --consumer mirror
     """
     from everlog.consumers import Follower, open_sink, verify
-    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.rpc.embedded import EmbeddedDatabase
 
     check_common(settings, folders=False, dumps=False)
     if source is not None:

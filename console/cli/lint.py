@@ -94,8 +94,8 @@ def _database(settings: Settings, stack: ExitStack) -> AnyDatabase | None:
 
 def _applied(db: AnyDatabase) -> dict[int, Applied] | None:
     """What a server's database has; an embedded one is asked by the library."""
-    from everlog.feed.embedded import EmbeddedDatabase
     from everlog.migrations.lint.history import Applied
+    from everlog.rpc.embedded import EmbeddedDatabase
 
     if isinstance(db, EmbeddedDatabase):
         return None

@@ -28,8 +28,8 @@ from everlog.console.cli.connect import TableName, named, open_database, reading
 from everlog.console.cli.data import csv_line
 from everlog.console.cli.follow import batches
 from everlog.console.cli.options import Renamed, Settings, common, pass_settings
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error
 from everlog.store.history.query import KINDS, Entry, RowChange, entry_of
 from everlog.store.schema import arguments

@@ -31,7 +31,7 @@ from everlog.console.cli.options import (
     writes,
 )
 from everlog.console.output import shown
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error, MigrationError
 from everlog.store.rocks.removal import unmade_if_failed
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from everlog.console.cli.options import Settings
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def status(db: AnyDatabase, settings: Settings) -> list[MigrationInfo]:
         return migrations.status(db, settings.migrations)
     except SchemaError:
         if settings.migrations_or_none is None:  # the default directory is not here
-            return compare(db.migrations(), [])
+            return compare(db.migration_records(), [])
         raise
 
 

@@ -16,7 +16,7 @@ import click
 from everlog.console import output
 from everlog.console.cli.connect import directory_of, is_remote, open_database, shown_url
 from everlog.console.cli.options import Settings, common, pass_settings, writes
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error, MigrationError
 from everlog.store.rocks.removal import unmade_if_failed
 

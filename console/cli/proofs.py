@@ -236,7 +236,7 @@ def tiles(
 
 def prover_of(db: AnyDatabase) -> Prover:
     """Who shows what a database holds."""
-    from everlog.feed.embedded import EmbeddedDatabase
+    from everlog.rpc.embedded import EmbeddedDatabase
 
     if isinstance(db, EmbeddedDatabase):
         from everlog.audit.prover import LocalProver

@@ -9,7 +9,7 @@ from everlog.console import output
 from everlog.console.cli.connect import directory_of, is_remote, open_database, shown_url
 from everlog.console.cli.deciding import check_approver
 from everlog.console.cli.options import Settings, common, pass_settings, writes
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error
 
 

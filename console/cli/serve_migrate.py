@@ -22,9 +22,9 @@ from everlog.console.output import shown
 from everlog.store.errors import Error, MigrationError
 
 if TYPE_CHECKING:
-    from everlog.feed.embedded import EmbeddedDatabase
     from everlog.migrations.approval.approval import Approval
     from everlog.migrations.approval.notify import Notifier, OfServer
+    from everlog.rpc.embedded import EmbeddedDatabase
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -318,7 +318,7 @@ class Approval:
 
     def _rolled_back(self, plan: Plan) -> bool:
         """Whether all of a plan was rolled back or cancelled before, with the same folders."""
-        back = rolled_back(self.db.migrations())
+        back = rolled_back(self.db.migration_records())
         return all(
             one.version in back and back[one.version].migration.digest.hex() == one.digest
             for one in plan.migrations

@@ -159,7 +159,7 @@ class OfRollbacks:
         """All, in order. Read-only."""
         newer = [
             one
-            for one in self.db.migrations()
+            for one in self.db.migration_records()
             if one.seq > since and one.migration.step == log_pb2.Migration.ROLLED_BACK
         ]
         found = proposals(self.db) if newer else []
@@ -204,7 +204,7 @@ class OfServer:
 def last_done(db: Database) -> int:
     """Seq of the last migration that was done; 0: none was. Read-only."""
     done = (log_pb2.Migration.FINISHED, log_pb2.Migration.SWITCHED)
-    return max((one.seq for one in db.migrations() if one.migration.step in done), default=0)
+    return max((one.seq for one in db.migration_records() if one.migration.step in done), default=0)
 
 
 def message_of(event: str, digest: str, title: str, lines: Iterator[str]) -> Message:

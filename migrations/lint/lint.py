@@ -218,5 +218,5 @@ def _refused(error: Exception, found: Findings, where: str) -> None:
 def _applied(db: Database) -> dict[int, Applied]:
     return {
         version: Applied(life.title, life.digest, life.newest_sources, life)
-        for version, life in lives(db.migrations()).items()
+        for version, life in lives(db.migration_records()).items()
     }

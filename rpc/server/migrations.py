@@ -405,13 +405,13 @@ class MigrationsService(ApprovalService, AdoptService):
         db: Database = self._hosting.database(name)
         source = self._sources.get(name)
         if source is None:
-            return with_progress(db, compare(db.migrations(), ()))
+            return with_progress(db, compare(db.migration_records(), ()))
         try:
             return compare_with(db, source)
         except SchemaError:
             if not self._problem(name):
                 raise
-            return with_progress(db, compare(db.migrations(), ()))  # `problem` says why
+            return with_progress(db, compare(db.migration_records(), ()))  # `problem` says why
 
     def _problem(self, name: str) -> str:
         approval = self._approvals.get(name)

@@ -55,7 +55,7 @@ class Generations:
         self.last_open = 0  # seq up to which rows of them may have been written in clear
         newest: dict[int, tuple[log_pb2.Schema, log_pb2.TableSchema]] = {}
         people, until = set[int](), dict[int, int]()
-        records = [one for one in db.migrations() if one.migration.HasField("schema")]
+        records = [one for one in db.migration_records() if one.migration.HasField("schema")]
         schemas = [(one.seq, one.migration.schema) for one in records]
         if not schemas or schemas[0][0] > db.log.oldest:
             schemas.insert(0, (db.log.oldest, db.schema_at(db.log.oldest)))
@@ -377,7 +377,7 @@ def remaining(
                 opened.append(commit.seq)
                 deep.append(all_of.row(change)[0])
     words = words | words_of(deep)
-    said = [(one.seq, texts(one.migration, words)) for one in db.migrations()] if words else []
+    said = [(one.seq, texts(one.migration, words)) for one in db.migration_records()] if words else []
     said = [(seq, where) for seq, where in said if where]
     found = list[Remaining]()
     if opened:
@@ -425,7 +425,7 @@ def readable(db: Database) -> Iterator[Remaining]:
     for name, seqs in sorted(counts.items()):
         text = f"{len(seqs):,} versions of rows of {name} from before it was sealed: {_seqs(seqs)}"
         yield Remaining("versions", text, tuple(seqs))
-    for one in db.migrations():
+    for one in db.migration_records():
         yield from _readable_texts(one.seq, one.migration, tables)
     for _, value in db.tables.target.view.items(keys.NOTE_LOAD, codec.after(keys.NOTE_LOAD)):
         load = log_pb2.Load.FromString(value)

@@ -138,14 +138,14 @@ def test_without_its_archive_a_database_works_and_says_what_is_missing(opening: 
     db.load(ITEMS, items(100, 200), id="a load")
     declare(db, ITEMS)
     head, tables, path = db.head, db.hashes(), db.path
-    migrations = db.migrations()
+    migrations = db.migration_records()
     archive(db, to, keep_records=2)
     db.close()
     shutil.move(to, to.with_name("elsewhere"))
     with connect(f"file:{path}") as found:
         assert isinstance(found, Database)
         assert found.hashes() == tables
-        assert found.migrations() == migrations
+        assert found.migration_records() == migrations
         assert found.load(ITEMS, items(100, 200), id="a load").rows == 101
         found.put(ITEMS, *items(1000, 1000))
         declare(found, AIRPORTS, ITEMS)

@@ -14,9 +14,9 @@ from everlog.audit.archived import attach
 from everlog.audit.place import place
 from everlog.audit.prover import LocalProver
 from everlog.audit.tree import Tree
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.feed.subscription import Subscription
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import CorruptionError, Error
 from everlog.store.rocks.engine import Engine

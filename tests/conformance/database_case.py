@@ -16,9 +16,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto as FieldProto
 
 import everlog
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.schema.codec import INT64, STRING, UINT32
 from everlog.store.schema.evolve import evolve

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import SealedError
 from tests.conformance.database_case import KINDS, Case, open_case

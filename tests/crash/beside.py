@@ -16,7 +16,7 @@ from everlog.audit.note import Signer
 from everlog.audit.place import place
 from everlog.audit.prover import LocalProver, checkpoint, origin_of, prove
 from everlog.audit.verify import verify
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error, RowError
 from everlog.store.keys import SEQ
 from tests.crash import disk

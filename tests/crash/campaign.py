@@ -32,7 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from everlog.audit.tree import Tree
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.database import Database
 from everlog.store.errors import OpenError
 from everlog.store.rocks.files import KEYS

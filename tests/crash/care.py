@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from tests.crash.clocks import WallClock
 from tests.crash.folders import Folders, Way
 from tests.crash.forks import Forks

@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.rocks.files import KEYS
 from everlog.store.tables.projection import SHREDDED
 from tests.crash.folders import Folders

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from everlog import migrations
 from everlog.audit.archived import attach
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Migration
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.clock import Clock
 from everlog.store.schema.table import Table
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import RowError
 from everlog.store.keys import INDEX_BYTES_MAX, KEY_BYTES_MAX, ROW_BYTES_MAX
 from everlog.store.record import RECORD_BYTES_MAX

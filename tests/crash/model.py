@@ -12,8 +12,8 @@ from typing import Any
 
 from everlog.audit.prover import LocalProver
 from everlog.consumers import Follower, SqliteSink, verify
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.record import decode
 from everlog.store.upkeep.expiry import EXPIRED
 from tests.crash import limits

@@ -18,8 +18,8 @@ from everlog.audit.backup import backup
 from everlog.audit.prover import LocalProver
 from everlog.audit.restore import restore
 from everlog.audit.verify import verify
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations.in_progress import under_way
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.database import Database
 from everlog.store.errors import ConflictError, Error, MigrationError, SchemaError
 from everlog.store.rocks.files import KEYS

@@ -12,8 +12,8 @@ import random
 import time
 from typing import Any, NamedTuple
 
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.transaction import new_commit_id
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import ClosedError, DiskError
 from everlog.store.schema.table import Table
 from everlog.store.tx.transaction import Transaction

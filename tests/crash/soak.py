@@ -26,8 +26,8 @@ from everlog.audit.archived import attach
 from everlog.audit.note import Signer
 from everlog.audit.prover import LocalProver, checkpoint
 from everlog.consumers import Follower, SqliteSink, verify
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.database import Database
 from everlog.store.tables.tables import KEYS_MAX

@@ -91,7 +91,7 @@ def test_a_migration_that_was_killed_is_there_in_whole_or_not_at_all(tmp_path: P
             assert version >= max((int(line) for line in said if line.isdecimal()), default=0)
             assert list(db.check()) == []
             table = ITEMS if version % 2 else BY_TEXT
-            assert [one.migration.version for one in db.migrations()] == list(range(1, version + 1))
+            assert [one.migration.version for one in db.migration_records()] == list(range(1, version + 1))
             assert list(db.schema.table("items").indexes) == list(table.indexes)
             assert db.count(table) == ROWS + version - 2
             assert (db.get(table, version * 100_000) is not None) == (version > 2)

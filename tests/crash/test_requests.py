@@ -19,7 +19,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 
 import everlog.proto
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from tests.crash.test_kill_making import campaign
 from tests.store.models import ITEMS, TABLES, airport, declare, items

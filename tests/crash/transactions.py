@@ -10,9 +10,9 @@ import random
 import time
 from typing import Any
 
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.client.transaction import new_commit_id
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import ClosedError, ConflictError, DiskError, PreconditionError, SchemaError
 from everlog.store.tx.transaction import Transaction
 from tests.crash import disk

@@ -24,9 +24,9 @@ from pathlib import Path
 
 from everlog import migrations
 from everlog.consumers import Follower, SqliteSink
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations.in_progress import attach as attach_code
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.clock import Clock
 from everlog.store.errors import DiskError, Error

@@ -29,11 +29,11 @@ from everlog.audit.prover import LocalProver
 from everlog.console.cli.main import run
 from everlog.console.cli.options import Settings
 from everlog.consumers import Follower, SqliteSink
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Approval
 from everlog.migrations.approval.notify import Notifier, OfApproval
 from everlog.migrations.lint.lint import lint
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import Error
 from tests.audit.test_prover import signer_of

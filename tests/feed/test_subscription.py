@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from everlog.feed import message
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.feed.subscription import Subscription
 from everlog.feed.tail import tail_of
 from everlog.proto import feed_pb2, log_pb2
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.schema.evolve import evolve
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, VERSION, airport, flight, migrate, open_case
 

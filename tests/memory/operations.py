@@ -29,8 +29,8 @@ from everlog.audit.restore import restore
 from everlog.audit.verify import verify
 from everlog.consumers.follower.follower import Follower
 from everlog.consumers.sqlite.sink import SqliteSink
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store import keys
 from everlog.store.rocks.engine import Engine

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from everlog import migrations
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Approval
 from everlog.migrations.proposal import Proposal
+from everlog.rpc.embedded import EmbeddedDatabase
 from tests.migrations.project import Project
 
 JFK = {"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\nEWR,Newark\n"}

@@ -88,7 +88,7 @@ def test_an_index_that_is_built_beside_the_table_is_given_up(project: Project, d
     with pytest.raises(MigrationError, match="does not: many"):
         migrations.apply(db, project.path)
     assert db.schema.version == first.version
-    assert db.migrations()[-1].migration.step == log_pb2.Migration.FAILED
+    assert db.migration_records()[-1].migration.step == log_pb2.Migration.FAILED
     assert not db.schema.tables["airports"].indexes
     assert second.version not in {info.version for info in migrations.status(db, project.path) if info.seq}
 

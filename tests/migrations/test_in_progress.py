@@ -37,7 +37,7 @@ def test_status_says_how_far_it_is_and_since_when(airports: Airports) -> None:
     assert (info.version, info.state, info.actor, info.held) == (VERSION, State.BUILDING, "bob", False)
     assert 0 < info.rows < ROWS
     assert info.applied_ns == 0
-    assert info.started_ns == db.migrations()[1].time_ns
+    assert info.started_ns == db.migration_records()[1].time_ns
     migrations.apply(db, airports.path)
     assert migrations.status(db, airports.path)[-1].state is State.APPLIED
 

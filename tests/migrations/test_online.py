@@ -59,7 +59,7 @@ class Airports:
 
     def steps(self) -> list[str]:
         step = log_pb2.Migration.Step
-        return [step.Name(record.migration.step) for record in self.db.migrations()]
+        return [step.Name(record.migration.step) for record in self.db.migration_records()]
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ class Airports:
         return self.old.model(faa=f"A{number:05}", name=name or f"name {number}")
 
     def steps(self) -> list[str]:
-        return [log_pb2.Migration.Step.Name(record.migration.step) for record in self.db.migrations()]
+        return [log_pb2.Migration.Step.Name(record.migration.step) for record in self.db.migration_records()]
 
 
 def test_an_index_gets_every_row_and_every_write_meanwhile(project: Project, db: Database) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import everlog
 from everlog import MigrationError, SchemaError, migrations
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.database import Database
 from everlog.store.progress import Progress

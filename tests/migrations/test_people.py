@@ -11,10 +11,10 @@ import pytest
 from everlog import migrations
 from everlog.console.cli.main import run
 from everlog.console.cli.options import Settings
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Approval
 from everlog.migrations.lint.lint import lint
 from everlog.migrations.schema_text import from_text, to_text
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
 from tests.migrations.project import Project

@@ -213,7 +213,7 @@ def test_a_row_that_does_not_fit_leaves_no_trace(
     with pytest.raises(MigrationError, match=said):
         migrations.apply(db, split.path)
     assert db.hashes() == hashes
-    assert db.migrations()[-1].migration.step == log_pb2.Migration.FAILED
+    assert db.migration_records()[-1].migration.step == log_pb2.Migration.FAILED
     assert list(db.check()) == []
     db.put(split.old, split.old_row(0))
 

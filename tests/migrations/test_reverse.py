@@ -80,11 +80,11 @@ def test_stopped_half_way_it_goes_on_and_an_apply_gives_it_up(airports: Airports
     assert (half.state, airports.steps()[-1]) == (State.APPLIED, "STARTED")
     assert half.returning
     assert half.rows == built_rows(db) > 0
-    assert half.started_ns == db.migrations()[-1].time_ns > half.applied_ns
+    assert half.started_ns == db.migration_records()[-1].time_ns > half.applied_ns
     assert db.get(airports.new, "A00001") == airports.new_row(1)
 
     migrations.apply(db, airports.path)
-    record = db.migrations()[-1].migration
+    record = db.migration_records()[-1].migration
     assert (record.step, record.back) == (log_pb2.Migration.FAILED, True)
     assert "given up" in record.error
     assert [info.state for info in migrations.status(db, airports.path)] == [State.APPLIED, State.APPLIED]
@@ -121,7 +121,7 @@ def test_a_row_that_down_does_not_take_leaves_the_migration_in_force(
         ):
             migrations.rollback(db, source=airports.path)
     assert migrations.status(db, airports.path)[-1].state is State.APPLIED
-    assert db.migrations()[-1].migration.step == log_pb2.Migration.FAILED
+    assert db.migration_records()[-1].migration.step == log_pb2.Migration.FAILED
     assert db.get(airports.new, "A00001") == airports.new_row(1)
     assert not db.schema.building
     assert list(db.check()) == []

@@ -162,7 +162,7 @@ def test_threads_that_apply_at_once_apply_each_migration_once(project: Project, 
     for thread in threads:
         thread.join(60)
     assert sorted(info.version for info in done) == [20260101000000 + number for number in range(5)]
-    assert len(db.migrations()) == 5
+    assert len(db.migration_records()) == 5
 
 
 def test_rows_written_meanwhile_are_in_the_new_index(project: Project, db: Database) -> None:

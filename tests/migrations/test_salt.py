@@ -11,7 +11,6 @@ import pytest
 
 from everlog import migrations
 from everlog.audit import archive, backup, restore
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Approval, sums
 from everlog.migrations.approval.comparison import check_same
 from everlog.migrations.digest import digest
@@ -19,6 +18,7 @@ from everlog.migrations.folder import find, folders
 from everlog.migrations.lint.lint import lint
 from everlog.migrations.squash import check_applied
 from everlog.proto import log_pb2
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError, SchemaError
 from tests.migrations.project import Project
@@ -152,7 +152,7 @@ def test_a_folder_is_known_by_the_digest_with_and_without_its_salt(
         assert salt_line(sealed) != salted
     with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
         migrations.apply(db, project.path)
-        ran = db.migrations()[-1].migration.digest
+        ran = db.migration_records()[-1].migration.digest
         assert (ran == digest(folders(root)[0].sources, folders(root)[0].path)) is unsalted_first
         sum_before = (project.path / "everlog.sum").read_text()
         if unsalted_first:
@@ -184,7 +184,7 @@ def test_a_folder_that_is_restored_keeps_its_salt_and_the_files_that_did_not_cha
         assert (sealed / "bootstrap_airports.csv").read_text() == CSV
         migrations.build(project.path)
         assert salt_line(sealed) == before
-        ran = db.migrations()[-1].migration.digest
+        ran = db.migration_records()[-1].migration.digest
         assert folders(find(project.path))[0].digest == ran
         (sealed / "bootstrap_airports.csv").write_text("faa,name\nX,Somebody else\n")
         (done,) = migrations.restore(db, project.path, [20260101000000], force=True)

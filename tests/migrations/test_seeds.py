@@ -47,7 +47,7 @@ def test_a_dry_run_and_the_run_agree_and_a_rebuild_makes_the_same(seeded: Projec
     assert db.count(table) == ROWS
     assert [row.faa for row in db.scan(table.by_name, starts_with="000042")] == ["A00042"]
     assert migrations.apply(db, seeded.path) == []
-    sources = db.migrations()[-1].migration.sources
+    sources = db.migration_records()[-1].migration.sources
     assert [len(file.digest) for file in sources if file.path == "bootstrap_airports.csv"] == [32]
     code = seeded.folders[1] / "__init__.py"
     code.write_text(code.read_text() + "# a remark\n")

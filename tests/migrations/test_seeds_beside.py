@@ -14,10 +14,10 @@ from everlog import MigrationError, UniqueError, migrations
 from everlog.consumers.follower.follower import Follower
 from everlog.consumers.follower.verify import verify
 from everlog.consumers.sqlite.sink import SqliteSink
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import State
 from everlog.proto import log_pb2
 from everlog.rpc.client.transaction import new_commit_id
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.database import Database
 from everlog.store.progress import Progress
 from tests.migrations import seed_and_be_killed
@@ -257,7 +257,7 @@ def test_rows_that_are_rewritten_as_well_come_under_them(project: Project, db: D
     assert names[:FIRST] == ["up there"] * FIRST
     assert {one[:4] for one in names[FIRST:]} == {"seed"}
     assert len(names) == FIRST + ROWS
-    assert [one.migration.step for one in db.migrations()][1:] == [
+    assert [one.migration.step for one in db.migration_records()][1:] == [
         log_pb2.Migration.STARTED,
         log_pb2.Migration.FINISHED,
     ]

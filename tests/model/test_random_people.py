@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from everlog.consumers import Follower, SqliteSink, verify
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.database import Database
 from everlog.store.errors import RowError, SealedError
 from tests.model.test_random_histories import seeds

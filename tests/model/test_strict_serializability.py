@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import ConflictError
 from everlog.store.tx.transaction import Transaction

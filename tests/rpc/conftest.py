@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.security import Tls
 from tests.conformance.database_case import open_case
 

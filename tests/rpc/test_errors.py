@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import everlog
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store import errors
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from everlog import Error
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.testing import at_version, upgrade_to
 from flights.migrations.v20260105093000_create_airports import AIRPORTS
 

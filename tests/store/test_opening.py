@@ -226,7 +226,7 @@ def test_after_closing_everything_says_so(opening: Opener) -> None:
         db.rebuild,
         db.cursor,
         db.status,
-        db.migrations,
+        db.migration_records,
         lambda: db.load(ITEMS, []),
     ):
         with pytest.raises(ClosedError, match="is closed; open it again"):

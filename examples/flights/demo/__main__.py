@@ -62,7 +62,7 @@ class Demo:
             db = create(f"file:{self.database}", flights=self.flights, progress=progress)
         with db:
             self.summary.created(db, time.monotonic() - began)
-            for info in db.migrations():
+            for info in db.migration_records():
                 _say(f"commit {info.seq}: migration {info.migration.version}_{info.migration.name}")
         _say(self.summary.load)
 

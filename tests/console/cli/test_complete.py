@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from everlog import migrations
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.progress import Progress
 from tests.console.conftest import Run

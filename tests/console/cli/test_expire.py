@@ -2,8 +2,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.connect import open as open_url
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.clock import Clock
 from everlog.store.database import Database
 from tests.console.conftest import Run

@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from everlog.audit.note import Signer
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import DiskError
 from tests.console.conftest import Run

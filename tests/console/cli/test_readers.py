@@ -12,7 +12,7 @@ import pytest
 
 from everlog.consumers import Follower, open_sink
 from everlog.consumers.follower.verify import verify
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.schema.codec import STRING, TIMESTAMP
 from everlog.store.schema.table import Field, Index, Table
 from tests.console.cli.test_round_trips import HARD

@@ -71,7 +71,7 @@ def test_an_edit_is_accepted_with_a_reason_and_the_log_has_it(
     assert everlog("up").code == 0
     assert everlog("status", "--exit-code").code == 0
     with Database(here / "shop.db", read_only=True) as db:
-        last = db.migrations()[-1]
+        last = db.migration_records()[-1]
         assert (last.actor, last.migration.step, last.seq) == ("ann", last.migration.ACCEPTED, 4)
     code.write_text(before)  # a server that has the folder as it ran goes on as well
     assert everlog("build").code == 0

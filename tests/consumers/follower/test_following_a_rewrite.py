@@ -6,8 +6,8 @@ from pathlib import Path
 
 from everlog import migrations
 from everlog.consumers import Follower, SqliteSink, verify
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import give_up
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.progress import Progress
 from everlog.store.tx.transaction import Metadata
 from tests.migrations.conftest import project

@@ -8,7 +8,7 @@ import pytest
 
 from everlog import migrations
 from everlog.consumers import Follower, SqliteSink, verify
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from tests.migrations.project import Project
 
 UNIQUE = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME, unique=True),))'

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from everlog.consumers import Follower, SqliteSink, verify
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import SealedError
 from tests.store.models import declare
 from tests.store.people import MASTER, PATIENTS, VISITS, patient, visit

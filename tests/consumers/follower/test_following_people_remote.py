@@ -12,9 +12,9 @@ import pytest
 
 from everlog.audit import backup, restore
 from everlog.consumers import Follower, SqliteSink, verify
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client import keys as remote_keys
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server import people
 from everlog.rpc.server.server import Server
 from everlog.store.errors import AccessError, OpenError, ReadOnlyError, SealedError

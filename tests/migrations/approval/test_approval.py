@@ -6,13 +6,13 @@ import pytest
 
 from everlog import MigrationError, migrations
 from everlog.consumers import Follower, SqliteSink, verify
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import State
 from everlog.migrations.approval.approval import Approval
 from everlog.migrations.approval.notify import OfApproval
 from everlog.migrations.plan_document import digest_of
 from everlog.migrations.proposal import ProposalState, Rules
 from everlog.proto import log_pb2
+from everlog.rpc.embedded import EmbeddedDatabase
 from tests.migrations.approving import UNIQUE, one_pending, proposed, put
 from tests.migrations.project import Project
 

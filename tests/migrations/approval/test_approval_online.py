@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from everlog import ClosedError, DiskError, MigrationError, migrations
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Approval, State
 from everlog.migrations.lock import Stop
 from everlog.migrations.proposal import ProposalState
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.progress import Progress
 from tests.migrations.approving import proposed
 from tests.migrations.project import Project

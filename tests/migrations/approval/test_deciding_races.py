@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from everlog import MigrationError, migrations
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Approval
 from everlog.migrations.lock import ask_to_end
 from everlog.migrations.proposal import ProposalState
@@ -19,6 +18,7 @@ from everlog.migrations.status import State
 from everlog.proto import log_pb2
 from everlog.rpc.client import migrations as remote_migrations
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.database import Database
 from everlog.store.progress import Progress
@@ -76,7 +76,7 @@ def ends(*calls: Future[Any]) -> list[str]:
 
 
 def steps(db: Database) -> list[str]:
-    return [log_pb2.Migration.Step.Name(one.migration.step) for one in db.migrations()][1:]
+    return [log_pb2.Migration.Step.Name(one.migration.step) for one in db.migration_records()][1:]
 
 
 def after_a_call(thing: Any, name: str, event: threading.Event) -> None:
@@ -218,7 +218,7 @@ def test_a_cancellation_that_comes_before_the_last_record_wins(
     (said,) = ends(applying)
     assert "it was cancelled by cy (it is slow)" in said
     assert (db.schema.version, db.hashes()) == (before, hashes)
-    end = db.migrations()[-1]
+    end = db.migration_records()[-1]
     assert (end.migration.step, end.actor) == (log_pb2.Migration.ROLLED_BACK, "cy")
     with pytest.raises(MigrationError, match="no migration is under way"):
         migrations.cancel(db, actor="cy", reason="again")

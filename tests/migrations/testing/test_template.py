@@ -42,7 +42,7 @@ def test_a_clone_is_at_the_version_with_its_bootstrap_rows(templates: Templates,
     with Database(templates.clone(tmp_path / "c", EMPTY)) as db:
         assert db.schema.version == 0
     with Database(templates.clone(tmp_path / "d", two.version)) as db:
-        assert [record.migration.version for record in db.migrations()] == [one.version, two.version]
+        assert [record.migration.version for record in db.migration_records()] == [one.version, two.version]
 
 
 def test_test_data_comes_at_its_scale_and_seed(templates: Templates, tmp_path: Path) -> None:

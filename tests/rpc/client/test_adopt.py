@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from everlog import MigrationError, SchemaError, migrations
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client import migrations as remote_migrations
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from tests.migrations.project import Project
 
@@ -51,7 +51,7 @@ def test_a_server_makes_an_empty_database_one_of_a_schema(
         text = migrations.dump_schema(model)
     version = remote_migrations.load_schema(remote, text, actor="ann", reason="a new one")
     assert version == db.schema.version == project.load()[0].version
-    assert (db.migrations()[-1].actor, db.log.commit(db.head).reason) == ("ann", "a new one")
+    assert (db.migration_records()[-1].actor, db.log.commit(db.head).reason) == ("ann", "a new one")
     assert migrations.dump_schema(db) == text
     with pytest.raises(MigrationError, match="a schema is loaded into an empty database"):
         remote_migrations.load_schema(remote, text)

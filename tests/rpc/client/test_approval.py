@@ -8,11 +8,11 @@ import pytest
 
 import everlog
 from everlog import MigrationError, migrations
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Approval, MigrationInfo, Rules
 from everlog.migrations.proposal import ProposalState
 from everlog.rpc.client import migrations as remote_migrations
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from tests.migrations.project import Project
 

@@ -9,10 +9,10 @@ import pytest
 
 from everlog.audit import archive, backup, holds, restore, verify
 from everlog.audit.archived import attach
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client import audit
 from everlog.rpc.client.audit import RemoteLog
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import Error, OpenError, RowError
 from tests.conformance.database_case import AIRPORTS, Airport

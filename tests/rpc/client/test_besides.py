@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from everlog import AccessError, MigrationError, migrations
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations import Approval, Rules
 from everlog.migrations.proposal import ProposalState
 from everlog.rpc.client import migrations as remote_migrations
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.tx.transaction import proof_name
 from tests.migrations.conftest import project
@@ -152,5 +152,5 @@ def test_an_edited_folder_is_accepted_by_who_may_approve(project: Project, db: E
         assert waiting is not None
         assert remote_migrations.problem(by["cy"]) == ""
         remote_migrations.approve(by["bob"], waiting.short, reason="yes")
-        assert len(db.migrations()) > 3
+        assert len(db.migration_records()) > 3
         assert db.schema.version == 20260101000001

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import people_pb2, people_pb2_grpc
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.protocol import ASKED_KEYS_MAX
 from everlog.rpc.server.server import Server
 from everlog.store.errors import RowError, SealedError

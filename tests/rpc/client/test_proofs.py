@@ -8,9 +8,9 @@ from everlog.audit import proof, prover
 from everlog.audit.note import Signer
 from everlog.audit.proof import Checkpoint
 from everlog.audit.prover import LocalProver
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.audit import RemoteProver
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store import record
 from everlog.store.errors import CorruptionError, CursorError, PreconditionError

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from everlog.audit import backup, restore, verify
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.audit import RemoteLog
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import OpenError
 from tests.conformance.database_case import AIRPORTS, Airport

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from everlog import SchemaError
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client import migrations
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from tests.migrations.conftest import project
 from tests.migrations.project import Project

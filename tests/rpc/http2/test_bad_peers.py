@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import feed_pb2, store_pb2
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.http2 import frames as http2
 from everlog.rpc.http2.frames import Code
 from everlog.rpc.server.server import Server

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from everlog.feed import message
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import feed_pb2, store_pb2
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.http2 import frames
 from everlog.rpc.http2.frames import Code
 from everlog.rpc.server.server import Server

@@ -6,9 +6,9 @@ import pytest
 
 import everlog
 from everlog import RowError
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2, migrations_pb2, store_pb2, store_pb2_grpc
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.errors import translate
 from everlog.rpc.http2 import grpc
 from everlog.rpc.server.server import Server

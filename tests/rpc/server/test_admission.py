@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 import everlog
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import CorruptionError, RowError
 from tests.store.documents import DOCUMENTS, DOCUMENTS2, Document, deep, open_documents, put_unasked

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from everlog import AccessError, OpenError
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.client.transaction import new_commit_id
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from tests.conformance.database_case import AIRPORTS, Airport
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.clock import Clock
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, VERSION, airport, migrate

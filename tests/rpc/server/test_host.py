@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from everlog import ClosedError
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.host import READERS, SURVEYORS
 from everlog.rpc.server.server import Server
 from everlog.store.tables.hashing import TableHash

@@ -12,9 +12,9 @@ import grpc
 import pytest
 
 import everlog
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import store_pb2, store_pb2_grpc
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.http2.grpc import Calls
 from everlog.rpc.server import leases
 from everlog.rpc.server.server import Server

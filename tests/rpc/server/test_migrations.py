@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import everlog
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import migrations_pb2, migrations_pb2_grpc
 from everlog.rpc.client import migrations
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.progress import Progress
 from tests.migrations.project import Project
@@ -63,11 +63,11 @@ def test_migrations_are_planned_and_applied_by_the_server(
     assert [info.seq for info in done] == [2, 3]
     assert told == done
     assert steps
-    assert empty.migrations()[0].actor == "ann"
+    assert empty.migration_records()[0].actor == "ann"
     infos = migrations.status(remote)
     assert states(infos) == [State.APPLIED, State.APPLIED]
     assert infos[0].digest == infos[0].folder_digest
-    assert infos[0].applied_ns == empty.migrations()[0].time_ns
+    assert infos[0].applied_ns == empty.migration_records()[0].time_ns
     assert sorted(remote.refresh_schema().tables) == ["airports"]
 
 
@@ -114,7 +114,7 @@ def test_a_server_rolls_back_with_the_log_alone(
         done = migrations.rollback(other, to=0, actor="ann", reason="back", rolled_back=told.append)
         assert told == done
         assert [(info.name, info.seq) for info in done] == [("index_names", 4), ("create_airports", 5)]
-        assert empty.migrations()[-1].actor == "ann"
+        assert empty.migration_records()[-1].actor == "ann"
         assert not other.refresh_schema().tables
         with pytest.raises(everlog.MigrationError, match="none is applied"):
             migrations.rollback(other)

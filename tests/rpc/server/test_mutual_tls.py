@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import everlog
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.security import Tls
 from everlog.rpc.server.server import Server
 from tests.conformance.database_case import AIRPORTS, Airport

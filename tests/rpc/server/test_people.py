@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import AccessError, ClosedError, ConflictError, RowError, SealedError
 from everlog.store.upkeep.erase import Forgotten
@@ -131,7 +131,7 @@ def test_a_client_that_knows_an_older_schema_forgets_all_the_same(
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from tests.store.people import MASTER
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.crypto import vault
 from everlog.store.crypto.master_key import LocalMaster, Successive

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import everlog
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import store_pb2
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.rpc.server.store import FIRST_PAGE_ROWS, Scanning
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, Flight, airport, flight

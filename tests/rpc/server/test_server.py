@@ -14,9 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 
 import everlog
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import store_pb2, store_pb2_grpc
 from everlog.rpc.client.database import RemoteAdmin, RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.security import Tls
 from everlog.rpc.server.server import SERVICES, Server
 from tests.conformance.database_case import AIRPORTS, airport

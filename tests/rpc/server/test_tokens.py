@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from everlog import OpenError
-from everlog.feed.embedded import EmbeddedDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.auth import read_tokens
 from everlog.rpc.server.server import Server
 

@@ -198,7 +198,7 @@ def test_migrations_and_schemas_of_the_past_are_remembered(opening: Opener) -> N
     )
     db.close()
     db = opening()
-    assert [(one.seq, one.migration.version, one.actor) for one in db.migrations()] == [
+    assert [(one.seq, one.migration.version, one.actor) for one in db.migration_records()] == [
         (2, 1, ""),
         (second.seq, 2, ""),
         (third.seq, 3, "ann"),

@@ -172,7 +172,7 @@ def test_every_read_works_while_the_disk_is_full(
             assert len(list(db.at(seq=written).scan(ITEMS, end=1000))) == 39
             assert [one.key for one in db.diff(ITEMS, kept - 1, kept)] == [(1,)]
             assert db.hashes()["items"].rows == db.count(ITEMS)
-            assert len(db.migrations()) == 1
+            assert len(db.migration_records()) == 1
             assert db.schema_at(kept) == db.schema.proto
             assert db.log.read(0)[1] > 1
             assert list(db.check()) == []

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from everlog.feed.embedded import EmbeddedDatabase
 from everlog.proto import log_pb2
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import RowError, SealedError
 from everlog.store.upkeep.held import WORD_MAX, WORDS_MAX, Words, elements

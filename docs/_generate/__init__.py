@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
 
 MARK = re.compile(r"<!-- generated: (\w+) -->")
 OUTSIDE = {
@@ -27,8 +28,14 @@ LINK = re.compile(rf"\]\((?P<up>(?:\.\./)+)(?P<page>{'|'.join(map(re.escape, OUT
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the extension with Sphinx."""
+    app.connect("env-get-outdated", _generated_pages)
     app.connect("source-read", _read)
     return {"parallel_read_safe": True, "version": "1"}
+
+
+def _generated_pages(_: Sphinx, env: BuildEnvironment, *__: set[str]) -> list[str]:
+    """The pages to read in every build: what they are made of may have changed."""
+    return [name for name in env.found_docs if MARK.search(env.doc2path(name).read_text(encoding="utf-8"))]
 
 
 def _read(_: Sphinx, name: str, source: list[str]) -> None:

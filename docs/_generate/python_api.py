@@ -20,7 +20,7 @@ FACES = {
     "everlog.audit": "Backup, restore and archive ([backup](../backup.md)).",
 }
 # Classes that their names do not lead to, with the heading that shows why.
-BESIDE = {"everlog": (("everlog.rpc.remote", "RemoteDatabase"),)}
+BESIDE = {"everlog": (("everlog.rpc.client.database", "RemoteDatabase"),)}
 
 
 def markdown() -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import everlog
+from _generate import commands, grpc_api, python_api
+from everlog.console.cli.main import COMMANDS
 from tests.docs.session import blocks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -74,16 +76,23 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     for sheet in site.rglob("*.css"):
         for found in STYLED.findall(sheet.read_text(encoding="utf-8")):
             assert "//" not in found.replace("http://www.w3.org", ""), f"{sheet.name}: {found}"
-
     html = (site / "reference" / "python.html").read_text(encoding="utf-8")
-    assert [name for name in everlog.__all__ if f'id="everlog.{name}"' not in html] == []
-    assert 'id="everlog.Transaction.put"' in html
-    html = (site / "reference" / "commands.html").read_text(encoding="utf-8")
-    assert "--to-version" in html
-    assert "everlog consumers register" in html
-    html = (site / "reference" / "grpc.html").read_text(encoding="utf-8")
-    assert "service Store" in html
-    assert "Validates a transaction and appends it as one record." in html
+    for name in (*everlog.__all__, "Transaction.put", "RemoteDatabase.put"):
+        assert f'id="everlog.{name}"' in html
+
+
+def test_the_generated_references_have_every_name() -> None:
+    python = python_api.markdown()
+    for name in everlog.__all__:
+        assert re.search(rf"^:+\{{py:\w+\}} {name}\b", python, re.MULTILINE), name
+    console = commands.markdown()
+    assert [name for name in COMMANDS if f"## everlog {name}\n" not in console] == []
+    assert "`--to-version VERSION`" in console
+    assert "### everlog consumers register" in console
+    grpc = grpc_api.markdown()
+    assert "### service Store" in grpc
+    assert "| `Commit` | `CommitRequest` | `CommitResponse` | Validates a transaction and appends" in grpc
+    assert "| 1 | `seq` | `uint64` | Position in the log: 1, 2, 3 … without gaps. |" in grpc
 
 
 def test_the_glossary_is_short_and_sorted() -> None:

@@ -1,4 +1,4 @@
-"""The pages on the Python API, on modelling, packaging and following do what they say."""
+"""The pages on the Python API, on modelling, packaging and following, and the tour, do what they say."""
 
 import ast
 import re
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -16,13 +17,14 @@ import everlog.migrations
 from tests.docs.session import Session, blocks
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-PAGES = [DOCS / f"{name}.md" for name in ("python", "modelling", "packaging", "following")]
+PAGES = [DOCS / f"{name}.md" for name in ("python", "modelling", "packaging", "following", "tour")]
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+    copytree(DOCS.parent / "examples" / "flights", tmp_path / "flights")
     with Session(tmp_path) as session:
         session.follow(page)
     found = list(blocks(page))

@@ -1,4 +1,4 @@
-"""Audit and recovery: what is built on the store's log, and needs no network."""
+"""Audit and recovery: backup, restore, archive, and proofs, built on the store's log. Uses no network."""
 
 from everlog.audit.archive import Archival, archive
 from everlog.audit.backup import Backup, backup

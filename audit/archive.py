@@ -1,22 +1,24 @@
-"""Archive: the old log of a database goes to another place, and its disk shrinks.
+"""Archive: move the old part of a database's log to another place, and free its disk space.
 
-    which records may go? ─▶ segments, at the target ─▶ read again ─▶ noted in ARCHIVE
-                                                                           │
-          compact, the disk is free ◀── removed, a Base in their place ◀── projections brought up to date
+    removable records ─▶ segments at the target ─▶ read again ─▶ listed in ARCHIVE
+                                                                       │
+          compact: disk space is free ◀── trimmed, a Base in their place ◀── projections caught up
                                           one batch, durable
 
-What is removed is read from the target wherever it is needed (`archived.py`): by a rebuild, a slow
-follower, a history. Tables, what is known of loads and of commits that may be repeated, and the migrations
-stay in the database, so that it does its work where the target cannot be reached.
+Archived records are read from the target wherever they are needed (`archived.py`): by a rebuild, a slow
+follower, a history. Tables, migrations, and the ids of loads and of repeatable commits stay in the database,
+so it serves reads and writes while the target is unreachable.
 
-What stays: the newest record; what `keep_records` and `keep_ns` say; what a hold names (`holds.py`); what
-a registered consumer lacks, up to its cap; commits that may be repeated for as long as ids are remembered.
+Records that stay: the newest; those within `keep_records` and `keep_ns`; those from a hold on (`holds.py`);
+those that a registered consumer has not read, up to its cap; and commits that may be repeated, for as long
+as their ids are remembered.
 
 Invariants
-  (1) a record is removed only after the target gave back what was written to it, and is noted;
-  (2) killed at any point, each record is in the log, or in a noted target, or in both;
-  (3) one archives a database at a time;
-  (4) what may go is looked up once more at the moment of removal, while nobody holds or registers.
+  (1) a record is removed only after it was read back from the target and the target is listed;
+  (2) killed at any point, each record is in the log, in a listed target, or in both;
+  (3) at most one archiving of a database runs at a time;
+  (4) the removable range is computed again at the moment of removal, while holds, registrations and commits
+      are blocked.
 """
 
 from __future__ import annotations
@@ -51,9 +53,9 @@ _LOCKS_LOCK = threading.Lock()
 
 
 class Archival(msgspec.Struct, frozen=True):
-    """What an archiving came to: the records up to `last` are at the target, the log begins after `base`
-    and was trimmed of `removed` records; `held`: what kept more from going, in a few words. Bytes are
-    those of all files of the database, before and after."""
+    """Result of an archiving: the target has the records up to `last`, the log begins after `base`, and
+    `removed` records were trimmed. `held` is the reason why no more records were removable. Bytes are those
+    of all files of the database, before and after."""
 
     last: int
     base: int
@@ -71,12 +73,14 @@ def archive(
     keep_ns: int = 0,
     progress: OnProgress | None = None,
 ) -> Archival:
-    """Moves the log of a database to a directory, or to whatever fsspec has a URL for, but for the last
-    `keep_records` records and those of the last `keep_ns` nanoseconds. Reads and writes go on. A target that
-    lacks what went to another before gets that as well, from there.
+    """Move the old part of a database's log to a directory, or to any URL that fsspec supports.
 
-    Raises ReadOnlyError, OpenError for a target that is of another database or diverged and while another
-    archives it, DiskError: then nothing was removed. Writes to the target and to the database.
+    Keeps the last `keep_records` records and those of the last `keep_ns` nanoseconds. Reads and writes go on
+    meanwhile. A target that lacks records archived elsewhere gets them as well, read from there.
+
+    `progress` is called with each step. Returns an `Archival`. Raises ReadOnlyError; OpenError if the target
+    belongs to another database or has diverged, or if another archiving runs; DiskError. After an error
+    nothing was removed. Writes to the target and to the database.
     """
     if db.read_only:
         raise ReadOnlyError(f"{db.url} was opened for reading; open it without read_only to archive")
@@ -97,7 +101,7 @@ def _archive(
     older = db.log.trimmed.older or archived.attach(db)
     last, held = removable(db, keep_records, keep_ns)
     base, removed = db.log.trimmed.base, 0
-    more = last > max(base, 1)  # the first alone is not worth a Base
+    more = last > max(base, 1)  # a single record is not worth a Base
     if more or archived.lacks(db.directory, target, base):
         _copy(db, target, max(last, base), progress)
         assert isinstance(older, archived.Archived)
@@ -107,21 +111,21 @@ def _archive(
         if progress is not None:
             progress(Progress("remove", 0, last - base, "records"))
         _check_there(place(target), last)
-        with files.locked(db.path), db.committer.alone():  # nobody holds, registers or commits meanwhile
-            last, held = min((last, held), removable(db, keep_records, keep_ns))  # somebody may by now
+        with files.locked(db.path), db.committer.alone():  # no hold, registration or commit meanwhile
+            last, held = min((last, held), removable(db, keep_records, keep_ns))  # may have changed since
             if last > base:
                 _trim(db, last)
                 removed = last - base
     if progress is not None:
         progress(Progress("compact", 0, None, "records"))
     db.engine.compact_log(keys.SEQ.pack(max(last, base)))
-    db.log.merger.start()  # what a snapshot holds is freed once that is released
+    db.log.merger.start()  # space that a snapshot keeps is freed when the snapshot is released
     return Archival(max(last, base), db.log.trimmed.base, removed, held, before, db.disk_bytes())
 
 
 @contextlib.contextmanager
 def _alone(db: Database) -> Iterator[None]:
-    """While nobody else archives this database. Raises OpenError if somebody does."""
+    """Hold the lock that allows one archiving of this database. Raises OpenError if one runs."""
     with _LOCKS_LOCK:
         lock = _LOCKS.setdefault(db, threading.Lock())
     if not lock.acquire(blocking=False):
@@ -133,9 +137,11 @@ def _alone(db: Database) -> Iterator[None]:
 
 
 def removable(db: Database, keep_records: int, keep_ns: int, *, repeatable: bool = True) -> tuple[int, str]:
-    """The last record that may go, and what holds the next; without `repeatable` the commits that may be
-    repeated are left out, which reads less. Read-only."""
-    newest = min(db.head, db.tables.applied)  # records on disk may not be in the tables yet
+    """Return the last removable record, and the reason why the next one stays. Read-only.
+
+    With `repeatable=False`, commits that may be repeated are ignored, which reads less.
+    """
+    newest = min(db.head, db.tables.applied)  # durable records may not be in the tables yet
     found = [(newest - 1, "the newest record stays"), (newest - keep_records, f"{keep_records:,} are kept")]
     if keep_ns:
         found.append((_before(db, time.time_ns() - keep_ns), "those of some time are kept"))
@@ -148,7 +154,7 @@ def removable(db: Database, keep_records: int, keep_ns: int, *, repeatable: bool
 
 
 def _before(db: Database, time_ns: int) -> int:
-    """The last record before a time."""
+    """Return the seq of the last record before a time."""
     low, high = db.log.trimmed.base, db.head + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -160,10 +166,10 @@ def _before(db: Database, time_ns: int) -> int:
 
 
 def _repeatable(db: Database) -> int:
-    """The first record whose commit may still be repeated under its id; 0: there is none.
+    """Return the first record whose commit may still be repeated under its id; 0 if there is none.
 
-    Ids begin with their time (UUIDv7), so a range of them is read. That time is of the clock of a client: one
-    that is ahead holds nothing for longer than others, for the time of its record counts as well.
+    Ids begin with a time (UUIDv7), so one range of ids is read. That time comes from a client's clock. A
+    clock that is ahead keeps no record longer, because the record's own time counts as well.
     """
     since_ns = max(0, db.clock.read() - int(db.committer.idempotency_s * 1e9))
     start = keys.NOTE_COMMIT + (since_ns // 1_000_000).to_bytes(6, "big")
@@ -177,9 +183,9 @@ def _repeatable(db: Database) -> int:
 
 
 def _copy(db: Database, target: str | PathLike[str], last: int, progress: OnProgress | None) -> None:
-    """The target has all records up to `last`, and is noted, or this raises."""
+    """Copy all records up to `last` to the target, and list it. Raises if either fails."""
     if archived.reach(target) < db.log.trimmed.base:
-        db.log.trimmed.some(0, 1, 1)  # they come from another target: asked before a directory is made
+        db.log.trimmed.some(0, 1, 1)  # fail before a directory is made if the other target is unreachable
     where, source = place(target, create=True), LogSource(db)
     try:
         back_up(source, where, until=last, hashes=False, progress=progress)
@@ -189,21 +195,24 @@ def _copy(db: Database, target: str | PathLike[str], last: int, progress: OnProg
 
 
 def _check_there(where: Place, last: int) -> None:
-    """Raises DiskError if the target lists less than was written to it, or lacks a file: in an object store
-    nobody is kept from writing beside, and who does takes the other's segments for what a kill left."""
+    """Raise DiskError if the target lists fewer records than were written, or lacks a file.
+
+    An object store does not exclude other writers, and another writer would remove these segments as the
+    leftovers of a killed backup.
+    """
     manifest, there = manifests.needed(where), set(where.names())
     missing = [one.name for one in manifest.segments if one.name not in there]
     if manifest.head.seq < last or missing:
-        what = f"its segment {missing[0]} is gone" if missing else f"it ends with record {manifest.head.seq}"
+        what = f"its segment {missing[0]} is gone" if missing else f"it ends at record {manifest.head.seq}"
         raise DiskError(
-            f"{where.url} had records up to {last}, and now {what}: somebody else writes there. Nothing was"
+            f"{where.url} had records up to {last}, but now {what}: another process writes there. Nothing was"
             " removed from the database; archive it to a place of its own",
             outcome="nothing written",
         )
 
 
 def _bring_up_to_date(db: Database, progress: OnProgress | None) -> None:
-    """All that is made from the log has seen what goes, and has it on disk."""
+    """Make every projection catch up with the log, durably, before records are removed."""
     db.past.catch_up(progress=progress)
     Tree(db).catch_up(progress)
     db.tables.flush()
@@ -212,7 +221,7 @@ def _bring_up_to_date(db: Database, progress: OnProgress | None) -> None:
 
 
 def _trim(db: Database, last: int) -> None:
-    """Removes the records up to `last`, while nobody commits."""
+    """Remove the records up to `last`, while commits are blocked. Writes."""
     framed = db.log.get(last)
     end, tree = head_of(framed), Tree(db)
     base = log_pb2.Base(
@@ -231,19 +240,20 @@ def _trim(db: Database, last: int) -> None:
 
 
 def _looked_up(db: Database) -> list[int]:
-    """Records that the store itself looks up by their seq: the first says where a fork is from."""
+    """Return the records that the store reads by seq: the first (origin of a fork), migrations, a
+    backfill."""
     found = db.tables.migrations()
     note = db.tables.get(keys.NOTE_BACKFILL)
     return [1, *found, *([keys.SEQ.unpack(note)[0]] if note else [])]
 
 
 def frontier(tree: Tree, size: int) -> list[bytes]:
-    """The roots of the perfect subtrees of the first `size` leaves, from left to right (RFC 9162)."""
+    """Return the roots of the perfect subtrees of the first `size` leaves, from left to right (RFC 9162)."""
     found, start = list[bytes](), 0
     for level in reversed(range(size.bit_length())):
         if not size >> level & 1:
             continue
-        tile_level, first = level // 8, start >> level // 8 * 8  # in hashes of the level of that tile
+        tile_level, first = level // 8, start >> level // 8 * 8  # counted in hashes of that tile level
         tile = tree.tile(tile_level, first // WIDTH, first % WIDTH + (1 << level % 8))
         found.append(node_in(tile, level % 8, first % WIDTH))
         start += 1 << level

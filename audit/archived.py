@@ -1,13 +1,13 @@
-"""Archived: what was removed from a database's log, read from where it was archived to.
+"""Archived: read the removed records of a log from the targets to which they were archived.
 
     ARCHIVE := {"format": 1, "targets": [{"url": "…", "last": 812}, …]}      beside EVERLOG
 
-Each target is a whole backup, from the first record to its `last`: one of them is enough. They are asked in
-order, the one that reaches furthest first; one that cannot be reached is passed over for the next.
+Each target is a whole backup, from the first record to its `last`, so one of them is enough. They are tried
+in order of reach, the furthest first; an unreachable target is skipped.
 
 Invariants
-  (1) a target is noted after all of it was read again, and before anything is removed;
-  (2) what no target gives is an error that names the segment.
+  (1) a target is listed after all of it was read again, and before anything is removed;
+  (2) a record that no target returns is an error that names the segment.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ R = TypeVar("R")
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One place that has records 1 to `last`."""
+    """A place that has records 1 to `last`."""
 
     url: str
     last: int
 
 
 class Archive(msgspec.Struct, frozen=True):
-    """What the file says."""
+    """The content of the ARCHIVE file."""
 
     format: int = 1
     targets: list[Target] = []
 
 
 def read(path: Path) -> Archive:
-    """Where a database's archive is. Read-only. Raises OpenError if the file is none."""
+    """Return the targets of a database's archive. Read-only. Raises OpenError for an invalid file."""
     return files.read(path / files.ARCHIVE, Archive) or Archive()
 
 
 def note(path: Path, url: str, last: int) -> None:
-    """Notes that a target has all records up to `last`. Writes, durably."""
+    """List a target that has all records up to `last`. Writes, durably."""
     with files.locked(path):
         others = [one for one in read(path).targets if one.url != url]
         targets = sorted([*others, Target(url, last)], key=lambda one: -one.last)
@@ -60,8 +60,8 @@ def note(path: Path, url: str, last: int) -> None:
 
 
 def reach(target: str | PathLike[str]) -> int:
-    """The last record that a place has; 0: it has none, or is not there. Read-only."""
-    from everlog.audit import manifest as manifests  # noqa: PLC0415  for those who have an archive
+    """Return the last record that a place has; 0 if it is empty or absent. Read-only."""
+    from everlog.audit import manifest as manifests  # noqa: PLC0415  only for databases with an archive
     from everlog.audit.place import place  # noqa: PLC0415
 
     try:
@@ -72,22 +72,22 @@ def reach(target: str | PathLike[str]) -> int:
 
 
 def lacks(path: Path, target: str | PathLike[str], base: int) -> bool:
-    """Whether a target lacks some of the `base` records that were removed, or is not noted. Read-only."""
-    from everlog.audit.place import same  # noqa: PLC0415  for those who have an archive
+    """Return whether a target is unlisted or lacks some of the `base` removed records. Read-only."""
+    from everlog.audit.place import same  # noqa: PLC0415  only for databases with an archive
 
     noted = any(one.last >= base and same(one.url, os.fspath(target)) for one in read(path).targets)
     return base > 0 and not (noted and reach(target) >= base)
 
 
 def attach(db: Database) -> Archived:
-    """Lets the log of an open database read what was archived. Nothing is read before it is needed."""
+    """Let the log of an open database read archived records. Reads nothing before it is needed."""
     archived = Archived(db.directory, db.uuid)
     db.log.trimmed.older = archived
     return archived
 
 
 class Archived:
-    """Removed records of one database. Safe to use from many threads."""
+    """The removed records of one database. Thread-safe."""
 
     def __init__(self, path: Path, database: bytes) -> None:
         self._path = path
@@ -98,7 +98,7 @@ class Archived:
 
     @property
     def last(self) -> int:
-        """The newest record that any target has."""
+        """The newest record that any listed target has."""
         if self._targets is None:
             self._targets = read(self._path).targets
         return max((one.last for one in self._targets), default=0)
@@ -110,20 +110,20 @@ class Archived:
         return self._asked(after + 1, lambda reader: reader.some(after, until, max_bytes))
 
     def reload(self) -> None:
-        """Looks again which targets there are, and what they have."""
+        """Drop the cached targets and readers, so that both are read again."""
         with self._lock:
             self._targets = None
             self._readers.clear()
 
     def _asked(self, seq: int, ask: Callable[[Reader], R]) -> R:
-        """The answer of the first target that has one. Raises CorruptionError."""
+        """Return the answer of the first target that has one. Raises CorruptionError."""
         last, why = self.last, list[str]()
         if seq > last:
-            self.reload()  # as a reader, beside a process that has archived more since
+            self.reload()  # a reader beside a process that has archived more since
         for target in self._targets or read(self._path).targets:
             if target.last < seq:
                 continue
-            for known in (True, False):  # a reader of before knows segments that were merged since
+            for known in (True, False):  # a cached reader may list segments that were merged since
                 if known and target.url not in self._readers:
                     continue
                 try:
@@ -134,14 +134,14 @@ class Archived:
                     if not known:
                         why.append(str(error))
         raise CorruptionError(
-            f"record {seq} was archived, and cannot be read from there:"
-            f" {'; '.join(why) or 'no target has it'}. The targets are in {self._path / files.ARCHIVE}: put"
-            " what is missing back, or name another copy there",
+            f"record {seq} was archived and cannot be read back:"
+            f" {'; '.join(why) or 'no target has it'}. Restore the missing files, or list another copy in"
+            f" {self._path / files.ARCHIVE}",
             seq=seq,
         )
 
     def _reader(self, target: Target) -> Reader:
-        from everlog.audit import manifest as manifests  # noqa: PLC0415  for those who have an archive
+        from everlog.audit import manifest as manifests  # noqa: PLC0415  only for databases with an archive
         from everlog.audit.place import place  # noqa: PLC0415
         from everlog.audit.reader import Reader  # noqa: PLC0415
 

@@ -1,16 +1,16 @@
-"""Auditing: whether a database's log is what it was, told by others' knowledge of it.
+"""Auditing: verify that a database's log is unchanged, against independent knowledge of it.
 
     every record: frame, checksum, seq, time, schema, spaces ──▶ problems
          │ SHA-256
-         ├──▶ root at the size of a checkpoint, against the one kept elsewhere, and those in the log
-         └──▶ leaves, against those of tiles kept elsewhere, of the tree, of another copy ─▶ who differs first
+         ├──▶ root at the size of each checkpoint, from the log or kept elsewhere
+         └──▶ leaves, compared with the tree, exported tiles and another copy ─▶ the first that differs
 
-Nothing that the database has besides its log is taken for true: the tree is computed anew.
+Nothing in the database is trusted except its log: the tree is computed again.
 
 Invariants
-  (1) what is yielded names the record, the size or the file that is not as it must be;
-  (2) two different records that both say they are seq N are a fork, told with both hashes;
-  (3) what could not be looked at is told, and is no reason not to look at the rest.
+  (1) each problem names the record, the size or the file that is wrong;
+  (2) two different records with the same seq are reported as a fork, with both hashes;
+  (3) what could not be verified is reported, and the rest is verified nevertheless.
 """
 
 from __future__ import annotations
@@ -41,10 +41,9 @@ from everlog.store.upkeep import check
 class Audit:
     """One audit of an open database. Read-only.
 
-    `checkpoints`: verified ones that were kept elsewhere. `tiles`: an exported tree that was. `against`:
-    another copy, a backup, or the proof of a record. Of a log that was trimmed, without its archive or where
-    that cannot be read, the records that are there are looked at, upon what its Base says of those before
-    (removed.py).
+    `checkpoints`: verified checkpoints that were kept elsewhere. `tiles`: an exported tree that was kept
+    elsewhere. `against`: another copy, a backup, or the proof of a record. If the log was trimmed and its
+    archive is absent or unreadable, the remaining records are verified against the Base (removed.py).
     """
 
     def __init__(
@@ -62,18 +61,18 @@ class Audit:
         self._copies: list[Known] = []
         self._tiles = Directory(tiles) if tiles else None
         self._against = against
-        self.against_size = 0  # how many records another copy has
+        self.against_size = 0  # number of records in the other copy
         if against is not None and not isinstance(against, Inclusion):
             self.against_size = against.last if isinstance(against, BackupCopy) else against.head()[0]
             if db.read_only:
-                db.refresh()  # what the other has is here by now, if it is read beside a writer
+                db.refresh()  # beside a writer: see at least the records that the other copy has
         oldest = db.log.oldest
-        self.after = oldest if oldest > 1 else 0  # records up to there were archived, and are not at hand
-        self.seq = self.after  # how far the records check
+        self.after = oldest if oldest > 1 else 0  # records up to here are archived and not readable
+        self.seq = self.after  # records up to here were verified
         self.root = merkle.EMPTY
 
     def problems(self) -> Iterator[str]:
-        """Everything that is not as it must be, a sentence each; `seq` and `root` tell what was seen."""
+        """Yield each problem as a sentence; `seq` and `root` give what was verified so far."""
         yield from manifest.problems(self._db.path)
         head = self._db.log.head
         yield from self._known()
@@ -82,7 +81,7 @@ class Audit:
         for what, size in sorted(ends):
             if size > head:
                 yield (
-                    f"the log {self._db.url} ends at record {head}, {what} is of {size} records: record"
+                    f"the log {self._db.url} ends at record {head}, but {what} is of {size} records: record"
                     f" {head + 1} is the first that is missing"
                 )
         try:
@@ -94,12 +93,12 @@ class Audit:
                 yield from self._without_archive(head)
 
     def _without_archive(self, head: int) -> Iterator[str]:
-        """What is left where an archived record cannot be looked at: those that are there, upon the Base."""
+        """Verify the remaining records against the Base, if an archived record is unreadable."""
         seen, self.seq = self.seq, self._db.log.trimmed.base
         self.after = self.seq
         yield (
-            f"records {seen + 1} to {self.after}, which were archived, could not be looked at; those after"
-            " them are compared with what the log has in their place"
+            f"records {seen + 1} to {self.after} were archived and could not be verified; later records are"
+            " verified against the Base of the log"
         )
         for one in tuple(self._copies):
             if problem := passed_over(one, self.after - seen):
@@ -115,17 +114,17 @@ class Audit:
             yield str(error)
 
     def tables(self) -> Iterator[str]:
-        """What is not as it must be in tables and indexes, and whether those made anew from the log alone
-        equal them."""
+        """Yield the problems of tables and indexes, and each table that differs from one rebuilt from the
+        log alone."""
         scratch = Temporary("everlog-audit-")
         try:
-            yield from check.problems(self._db, self._progress, files_too=False)  # `problems` did
+            yield from check.problems(self._db, self._progress, files_too=False)  # `problems` reads the files
             made = self._db.rebuild_into(scratch.path / "db", self._progress)
             there = self._db.hashes(self._progress)
             for name in sorted({*made, *there}):
                 if made.get(name) != there.get(name):
                     yield (
-                        f"table {name} is not what its log makes of it: expected {_rows(made, name)},"
+                        f"table {name} differs from what its log gives: expected {_rows(made, name)},"
                         f" found {_rows(there, name)}"
                     )
         except Error as error:
@@ -134,7 +133,7 @@ class Audit:
             scratch.remove()
 
     def _known(self) -> Iterator[str]:
-        """Collects leaves to compare with, and the roots that there must be at sizes."""
+        """Collect the leaves to compare with, and the roots expected at certain sizes."""
         try:
             tree = Tree(self._db)
             self._knows("the tree", tree.size, tree.tile)
@@ -151,7 +150,7 @@ class Audit:
                 if found != there.root:
                     raise CorruptionError(
                         f"expected tiles of {there.size} records with the root of the checkpoint beside them,"
-                        f" {there.root.hex()}, found {found.hex()}: one of the two was changed"
+                        f" {there.root.hex()}, found {found.hex()}: one of them was changed"
                     )
             except Error as error:
                 yield f"{self._tiles.where}: {error}"
@@ -174,7 +173,7 @@ class Audit:
         self._wanted.append((early, "the other copy", other.head(early)[1]))
 
     def _knows(self, what: str, size: int, tile: Tile) -> bytes:
-        """Returns the root that they give."""
+        """Add the leaves of a tree's tiles; return the root that they give."""
         found = merkle.root(nodes(size, tile), size)
         if size:
             self._wanted.append((size, what, found))
@@ -182,7 +181,7 @@ class Audit:
         return found
 
     def _archived(self) -> Iterator[str]:
-        """What is known of records that are not at hand."""
+        """Verify what is known about archived records that are not readable."""
         if not self.after:
             return
         removed = Removed(self._db)
@@ -195,7 +194,7 @@ class Audit:
             yield from removed.is_record("the proof", seq, leaf)
 
     def _beginning(self) -> tuple[merkle.Frontier, Chain]:
-        """What is known before the first record that is looked at: nothing, or what the Base says."""
+        """Return the state before the first record that is read: empty, or that of the Base."""
         if self.after:
             base = self._db.log.beginning().base
             return merkle.Frontier(base.tree_size, base.tree_frontier), Chain(self._created, base)
@@ -222,7 +221,8 @@ class Audit:
                 _, what, root = left.pop()
                 if root != frontier.root():
                     yield (
-                        f"the first {seq} records are not those of {what}: expected the root {root.hex()},"
+                        f"the first {seq} records differ from those of {what}: expected the root"
+                        f" {root.hex()},"
                         f" found {frontier.root().hex()}"
                     )
             if self._progress is not None and not seq % 4096:

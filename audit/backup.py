@@ -1,20 +1,20 @@
-"""Backup: the log of a database, copied as segments while writers go on. Incremental.
+"""Backup: copy the log of a database as segments, incrementally, while writers go on.
 
     log ─▶ blocks ─▶ each record checked, compressed ─▶ segment, on disk ─▶ read again, compared
                       in threads                        beside the next
                                                                       │
                                              manifest, whole ◀────────┘    after each segment
 
-Any beginning of the log is a database as it was, so a backup that is interrupted or killed is one: up to
-the last segment that its manifest lists. The next goes on there.
+Any prefix of the log is a complete earlier state of the database. So an interrupted or killed backup is a
+valid one, up to the last segment in its manifest, and the next backup continues there.
 
-Small segments are merged, eight of a size into one, so that one that is made every day does not become
-thousands, and each record is copied again some few times at most.
+Small segments are merged, eight of a size into one. So daily backups do not become thousands of files, and
+each record is copied again only a few times.
 
 Invariants
-  (1) the directory is a whole backup at every moment from the first manifest on;
-  (2) nothing is in the manifest that was not read again from where it was written;
-  (3) a segment that a manifest lists is removed only after a manifest without it is there.
+  (1) the directory is a complete backup at every moment from the first manifest on;
+  (2) a segment is listed in the manifest only after it was read again from where it was written;
+  (3) a listed segment is removed only after a manifest without it was written.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from everlog.store.upkeep.status import software
 
 THREADS = 2
 AHEAD = 4  # blocks that are compressed while others are read
-MERGED = 8  # so many of a size become one
+MERGED = 8  # segments of a size that are merged into one
 SMALLEST = 64 << 10
 
 
 class Backup(msgspec.Struct, frozen=True):
-    """What a backup came to: records `first` to `last` are new in it."""
+    """Result of a backup: records `first` to `last` are new in it. Sizes are in bytes."""
 
     first: int
     last: int
@@ -66,13 +66,13 @@ def backup(
     hashes: bool | None = None,
     progress: OnProgress | None = None,
 ) -> Backup:
-    """Brings the backup in a directory, or behind a URL that fsspec knows, up to what is on disk now. Reads
-    and writes go on. For a database on a server: `backup(RemoteLog(db), …)`, of
-    `everlog.rpc.client.audit`.
+    """Bring the backup in a directory, or at a URL that fsspec supports, up to what is durable now.
 
-    `hashes`: records what the tables contain, for `verify(deep=True)`; None: where there are few rows.
-    Raises OpenError for the directory of another database or of a diverged one, CorruptionError for a
-    record that does not check, DiskError. It does not write to the database.
+    Reads and writes go on. For a database on a server pass `RemoteLog(db)` of `everlog.rpc.client.audit`.
+
+    `hashes`: record the content hashes of the tables, for `verify(deep=True)`; None records them for a
+    database of few rows. Returns a `Backup`. Raises OpenError if the directory is of another database or of
+    a diverged one, CorruptionError for a damaged record, and DiskError. Does not write to the database.
     """
     source = LogSource(db) if isinstance(db, Database) else db
     try:
@@ -89,7 +89,7 @@ def back_up(
     hashes: bool | None = None,
     progress: OnProgress | None = None,
 ) -> Backup:
-    """`backup` from any source to any place; `until`: not further than this record."""
+    """Back up any source to any place; `until` is the last record to copy, the newest if None."""
     with to.alone():
         known = manifests.read(to) or manifests.empty(source.database)
         if known.segments:
@@ -115,7 +115,7 @@ def back_up(
 def _packed(
     blocks: Iterator[Records], known: Manifest, last: int, progress: OnProgress | None
 ) -> Iterator[tuple[Segment, list[bytes], Head]]:
-    """Segments of these blocks, which go on after what is known, and the last record of each."""
+    """Yield segments of these blocks, which continue `known`, with the last record of each."""
     before = known.last
     under_way: deque[Future[Packed]] = deque()
     done: list[Packed] = []
@@ -137,8 +137,8 @@ def _packed(
 
 
 def _stored(to: Place, packed: Iterator[tuple[Segment, list[bytes], Head]]) -> Iterator[tuple[Segment, Head]]:
-    """The same segments, once they are where they belong: each is written, and read again, while the next
-    is packed. Raises DiskError."""
+    """Yield the same segments once they are stored: each is written and read again while the next is
+    packed. Raises DiskError."""
     with ThreadPoolExecutor(1, "everlog-store") as beside:
         under_way: tuple[Future[None], Segment, Head] | None = None
         for made, parts, end in packed:
@@ -152,12 +152,13 @@ def _stored(to: Place, packed: Iterator[tuple[Segment, list[bytes], Head]]) -> I
 
 
 def _store(to: Place, made: Segment, parts: list[bytes]) -> None:
-    """Writes a segment, and reads it again. Raises DiskError if that gives something else."""
+    """Write a segment, and read it again. Raises DiskError if the bytes differ."""
     to.write(made.name, *parts)
     parts.clear()
     if hashlib.sha256(to.read(made.name)).hexdigest() != made.sha256:
         raise DiskError(
-            f"{to.url}/{made.name} is not what was written to it: the disk or the memory is broken",
+            f"{to.url}/{made.name} does not contain the bytes written to it: the disk or the memory is"
+            " faulty",
             outcome="nothing written",
         )
 
@@ -173,7 +174,7 @@ def _with(known: Manifest, made: Segment, end: Head) -> Manifest:
 
 
 def _sweep(to: Place, known: Manifest) -> None:
-    """Removes what a backup that was killed left."""
+    """Remove the files that a killed backup left."""
     listed = {MANIFEST, *(one.name for one in known.segments)}
     for name in to.names():
         if name not in listed and name.endswith((".zst", ".zst.new", f"{MANIFEST}.new")):
@@ -181,7 +182,7 @@ def _sweep(to: Place, known: Manifest) -> None:
 
 
 def _merge(to: Place, known: Manifest, progress: OnProgress | None) -> tuple[Manifest, int]:
-    """Makes one of the small segments at the end, where there are many; tells how much it wrote."""
+    """Merge small segments at the end, if there are many; return the manifest and the bytes written."""
     count = to_merge([one.raw for one in known.segments])
     if not count:
         return known, 0
@@ -202,8 +203,8 @@ def _merge(to: Place, known: Manifest, progress: OnProgress | None) -> tuple[Man
 
 
 def to_merge(sizes: list[int]) -> int:
-    """How many of the last segments become one: eight or more that are no larger than one step of the
-    ladder 64 KiB, 512 KiB, 4 MiB, 32 MiB, the highest that has as many."""
+    """Return how many of the last segments to merge into one: eight or more that are no larger than one step
+    of the ladder 64 KiB, 512 KiB, 4 MiB, 32 MiB; the highest step that has as many."""
     limit, found = SMALLEST, 0
     while limit <= SEGMENT_BYTES:
         count = next((at for at, size in enumerate(reversed(sizes)) if size > limit), len(sizes))

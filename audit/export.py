@@ -1,16 +1,16 @@
-"""Export: the tree and its entries as a directory that C2SP tlog-tiles tools read, from a disk or served
-by any web server.
+"""Export: write the tree and its entries to a directory that C2SP tlog-tiles tools read, from disk or from
+any web server.
 
-    DIR/checkpoint              the signed checkpoint that all of it is of
-    DIR/tile/0/x001/234         tiles                 DIR/tile/0/001.p/7       the partial ones of that size
-    DIR/tile/entries/x001/234   entry bundles: for each record 0x0020 and the SHA-256 of it
+    DIR/checkpoint              the signed checkpoint of everything in the directory
+    DIR/tile/0/x001/234         tiles                 DIR/tile/0/001.p/7       partial tiles of that size
+    DIR/tile/entries/x001/234   entry bundles: for each record 0x0020 and its SHA-256
 
 Invariants
-  (1) the checkpoint is replaced last, after the tiles were read again and gave its root: whatever kills
-      it, the checkpoint there has all its tiles, and the next run goes on from it;
-  (2) what was exported before is never overwritten by another history: that is an error, which tells;
-  (3) a file of an earlier export that was changed is written anew; one that is no part of the tree is left
-      alone, and told.
+  (1) the checkpoint is replaced last, after the tiles were read again and gave its root: after a kill, the
+      checkpoint there has all its tiles, and the next run continues from it;
+  (2) an earlier export is never overwritten by another history: that is an error;
+  (3) a changed file of an earlier export is written again; a file that is not part of the tree is reported
+      and left alone.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ WRITERS = 8
 
 
 class Exported(NamedTuple):
-    """What an export did: how many records are there now, and how many were before; the files that were
-    written anew because they had been changed; and those that are no part of the tree."""
+    """Result of an export: the number of records in it now, and before; the files that were rewritten
+    because they had been changed; and the files that are not part of the tree."""
 
     size: int
     before: int
@@ -51,18 +51,19 @@ class Directory:
         self.where = where
 
     def checkpoint(self) -> str | None:
-        """The signed checkpoint in it, unverified; None if there is none."""
+        """Return its signed checkpoint, unverified; None if there is none."""
         try:
             return (self.where / CHECKPOINT).read_text(encoding="utf-8", errors="surrogateescape")
         except FileNotFoundError:
             return None
 
     def tile(self, level: int, index: int, width: int) -> bytes:
-        """So many hashes of a tile. Raises CorruptionError naming the file."""
+        """Return the first `width` hashes of a tile. Raises CorruptionError naming the file."""
         return self._read(level, index, width, merkle.HASH_BYTES)
 
     def bundle(self, index: int, width: int) -> bytes:
-        """So many entries of a bundle, without their lengths. Raises CorruptionError naming the file."""
+        """Return the first `width` entries of a bundle, without their lengths. Raises CorruptionError naming
+        the file."""
         found = self._read("entries", index, width, ENTRY_BYTES)
         entries = [found[at : at + ENTRY_BYTES] for at in range(0, len(found), ENTRY_BYTES)]
         for at, entry in enumerate(entries):
@@ -74,8 +75,8 @@ class Directory:
         return b"".join([entry[len(LENGTH) :] for entry in entries])
 
     def problems(self, size: int, progress: OnProgress | None = None) -> Iterator[str]:
-        """Everything in it that is not as a tree of so many records must be, a sentence each: every tile,
-        bundle and file is read. Read-only."""
+        """Yield each difference from a tree of `size` records as a sentence: every tile, bundle and file is
+        read. Read-only."""
         growing, known = Growing(0, self.tile), {CHECKPOINT}
         for start in range(0, size, WIDTH):
             index, width = start // WIDTH, min(WIDTH, size - start)
@@ -92,11 +93,11 @@ class Directory:
                 at = merkle.differs_at(leaves, hashed)
                 yield (
                     f"record {start + at + 1} has one hash in {self._file('entries', index, width)} and"
-                    f" another in {self._file(0, index, width)}: one of the two was changed"
+                    f" another in {self._file(0, index, width)}: one of them was changed"
                 )
             known |= {path("entries", index, width), path(0, index, width)}
             if not (leaves or hashed):
-                yield f"what {self.where} has of records after {start} could not be looked at"
+                yield f"{self.where}: records after {start} could not be verified"
                 return
             for (level, above), tile in growing.add(leaves or hashed).items():
                 wide = len(tile) // merkle.HASH_BYTES
@@ -119,21 +120,22 @@ class Directory:
             yield str(error)
 
     def _others(self, size: int, known: set[str]) -> Iterator[str]:
-        """Return files that are no part of the tree; an earlier partial tile must begin the current one."""
+        """Yield files that are not part of the tree; an earlier partial tile must begin the current one."""
         for file in self.files():
             if file in known:
                 continue
             data = self.beginning(file, size)
             if data is None:
                 yield (
-                    f"{self.where / file} is no part of the tree of {size} records; if an export was"
+                    f"{self.where / file} is not part of the tree of {size} records; if an export was"
                     " interrupted, run `everlog tiles` again"
                 )
             elif data != (self.where / file).read_bytes():
-                yield f"{self.where / file} is no beginning of the tile that took its place: it was changed"
+                yield f"{self.where / file} is not a prefix of the tile that replaced it: it was changed"
 
     def beginning(self, file: str, size: int) -> bytes | None:
-        """What a partial tile, or bundle, of an earlier size must have; None for a path that is none."""
+        """Return the expected content of a partial tile or bundle of an earlier size; None for another
+        path."""
         found = place(file)
         if found is None:
             return None
@@ -149,12 +151,12 @@ class Directory:
             return b""
 
     def files(self) -> list[str]:
-        """All files in it, as paths from it."""
+        """Return all files in it, as relative paths."""
         there = [file for file in self.where.rglob("*") if file.is_symlink() or not file.is_dir()]
         return sorted(file.relative_to(self.where).as_posix() for file in there)
 
     def _file(self, level: int | str, index: int, width: int) -> Path:
-        """The file that has so much of a tile or bundle: the full one, if it is there."""
+        """Return the file of a tile or bundle: the full one, if it exists."""
         whole = self.where / path(level, index)
         return whole if whole.exists() else self.where / path(level, index, width)
 
@@ -176,18 +178,18 @@ class Directory:
         raise CorruptionError(f"expected {what} in {file}, found no such file", place=str(file))
 
     def root(self, size: int) -> bytes:
-        """The root that the tiles give. Raises CorruptionError."""
+        """Return the root that the tiles give. Raises CorruptionError."""
         return merkle.root(nodes(size, self.tile), size)
 
 
 def export(
     prover: Prover, text: str, where: Path, progress: OnProgress | None = None, *, verify: bool = True
 ) -> Exported:
-    """Brings a directory to a signed checkpoint of a log.
+    """Bring a directory to a signed checkpoint of a log.
 
-    `verify`: read all earlier files, and rewrite those that differ from the log. Raises
-    CorruptionError if what is there is of another history, and DiskError. Interrupted, it goes on when it is
-    run again."""
+    `verify`: read all earlier files, and rewrite those that differ from the log. Raises CorruptionError if
+    the directory is of another history, and DiskError. An interrupted export continues when it is run
+    again. Writes to the directory."""
     there, wanted = Directory(where), proof.read(note.split(text)[0])
     before = _before(prover, there, wanted)
     damaged = verify and any(True for _ in there.problems(before, progress))
@@ -211,7 +213,7 @@ def export(
     if found != wanted.root:
         raise CorruptionError(
             f"expected the tiles in {where} to give the root {wanted.root.hex()} of {wanted.size} records,"
-            f" found {found.hex()}: the log and its checkpoint do not go together, or a tile was changed"
+            f" found {found.hex()}: the log does not match its checkpoint, or a tile was changed"
         )
     mended, strange = _mend_others(there, wanted.size) if damaged else ([], [])
     _write(where / CHECKPOINT, text.encode())
@@ -219,13 +221,13 @@ def export(
 
 
 class _Writing:
-    """Writes tiles and bundles, some at once. `before`: the size of an earlier export of which only what
-    differs is written, and noted in `mended`; 0: all."""
+    """Writes tiles and bundles concurrently. `before`: the size of an earlier export, of which only files
+    that differ are written, and listed in `mended`; 0: write all."""
 
     def __init__(self, where: Path, before: int) -> None:
         self.mended: list[str] = []
         self._where, self._before = where, before
-        self._writers = ThreadPoolExecutor(WRITERS)  # who wait for the disk, and share its answer
+        self._writers = ThreadPoolExecutor(WRITERS)  # they wait for the disk
         self._writing: list[Future[None]] = []
 
     def write(self, level: int | str, index: int, data: bytes) -> None:
@@ -241,7 +243,7 @@ class _Writing:
             self._writing.pop(0).result()
 
     def finish(self) -> None:
-        """Waits until all is on disk. Raises DiskError."""
+        """Wait until all files are durable. Raises DiskError."""
         for one in self._writing:
             one.result()
 
@@ -251,7 +253,7 @@ class _Writing:
 
 def _mend_others(there: Directory, size: int) -> tuple[list[str], list[str]]:
     """Rewrite earlier partial tiles that were changed, and remove the files of an interrupted export.
-    Return these files, and those that are no part of the tree."""
+    Return these files, and those that are not part of the tree."""
     mended: list[str] = []
     strange: list[str] = []
     for file in there.files():
@@ -279,7 +281,7 @@ def _has(file: Path, data: bytes) -> bool:
 
 
 def _bundle(entries: bytes) -> bytes:
-    """A bundle of joined entries: each with its length before it."""
+    """Return a bundle of joined entries, each after its length."""
     size = merkle.HASH_BYTES
     return b"".join([LENGTH + entries[at : at + size] for at in range(0, len(entries), size)])
 
@@ -290,26 +292,27 @@ def _leaves(entries: bytes) -> bytes:
 
 
 def _before(prover: Prover, there: Directory, wanted: proof.Checkpoint) -> int:
-    """How many records were exported before, of this very log."""
+    """Return how many records of this log were exported before."""
     text = there.checkpoint()
     if text is None:
         return 0
     earlier = proof.read(note.split(text)[0])
     if earlier.origin != wanted.origin:
         raise CorruptionError(
-            f"{there.where} is of {earlier.origin}, expected {wanted.origin}; name another directory"
+            f"{there.where} is of {earlier.origin}, not of {wanted.origin}; name another directory"
         )
     if earlier.size > wanted.size or prover.head(earlier.size)[1] != earlier.root:
         raise CorruptionError(
-            f"{there.where} has a checkpoint of {earlier.size} records that this log does not begin with: it"
-            " was rewritten or cut since, or is another copy. `everlog audit --tiles` names the record",
+            f"{there.where} has a checkpoint of {earlier.size} records with which this log does not begin:"
+            " the"
+            " log was rewritten or cut since, or is another copy. `everlog audit --tiles` names the record",
             size=earlier.size,
         )
     return earlier.size
 
 
 def _write(file: Path, data: bytes) -> None:
-    """Replaces a file whole, and waits for the disk."""
+    """Replace a file atomically, and sync it."""
     try:
         head.make_directory(file.parent)
         temporary = file.with_name(file.name + ".new")

@@ -1,14 +1,14 @@
-"""Holds: what is not to be archived away, by name: the file HOLDS beside EVERLOG.
+"""Holds: named positions from which the log must not be archived: the file HOLDS beside EVERLOG.
 
     HOLDS := {"format": 1, "holds": {"<name>": <seq>, …}}       the record at seq, and all after it, stay
 
-Whoever holds or releases may be any process of this machine, beside the one that writes the database.
-Consumers that registered hold by their bookmarks, up to a cap (store/upkeep/consumers.py).
+Any process on the same machine may add or release a hold, beside the one that writes the database.
+Registered consumers hold by their bookmarks, up to a cap (store/upkeep/consumers.py).
 
 Invariants
-  (1) two who hold or release at once lose nothing of one another: they take turns;
-  (2) what is gone already is not held: who asks for it is told;
-  (3) a file that is none is an error that says so: nobody archives what it may have held.
+  (1) concurrent changes do not lose each other: they run under one lock;
+  (2) a record that was removed cannot be held: the caller gets an error;
+  (3) an invalid file is an error, and nothing is archived that it may have held.
 """
 
 from __future__ import annotations
@@ -25,28 +25,30 @@ from everlog.store.rocks import files
 from everlog.store.schema import arguments
 
 REMEDY = (
-    "Put a copy of it back; or delete it, and hold again what is to be held (`everlog archive --add-hold`)."
-    " Until then nothing is archived; rows are read and written"
+    "Restore a copy of it; or delete it, and add the holds again (`everlog archive --add-hold`)."
+    " Until then nothing is archived; reads and writes work"
 )
 
 
 class Holds(msgspec.Struct):
-    """What the file says."""
+    """The content of the HOLDS file."""
 
     format: files.Known
     holds: dict[str, Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]]
 
 
 def read(path: Path) -> dict[str, int]:
-    """Names and the first records that they hold. Read-only. Raises OpenError."""
+    """Return the holds: name to the first record held. Read-only. Raises OpenError."""
     found = files.read(path / files.HOLDS, Holds, REMEDY)
     return found.holds if found else {}
 
 
 def hold(path: Path, name: str, seq: int, *, oldest: Callable[[], int] = lambda: 1) -> None:
-    """Holds a database's log from the record at `seq` on, under a name; again moves it. `oldest` tells the
-    first record that the log has; it is called while nobody archives. Writes. Raises RowError for what is no
-    name or record, and for a record that was archived and removed already."""
+    """Hold a database's log from the record at `seq` on; an existing hold of that name moves.
+
+    `oldest` returns the first record of the log; it is called while archiving is blocked. Writes. Raises
+    RowError for an invalid name or seq, and for a record that was archived and removed.
+    """
     if not arguments.text(name, "name") or arguments.counted(seq, "a seq") < 1:
         raise RowError(f"expected a name and a record of the log to hold, found {name!r} and {seq}")
     with files.locked(path):
@@ -61,7 +63,7 @@ def hold(path: Path, name: str, seq: int, *, oldest: Callable[[], int] = lambda:
 
 
 def hold_in(db: Database, name: str, seq: int) -> None:
-    """The same of an open database, which tells itself what it has."""
+    """Add a hold to an open database, which supplies its own oldest record. Writes. Raises RowError."""
 
     def oldest() -> int:
         db.refresh()
@@ -71,7 +73,7 @@ def hold_in(db: Database, name: str, seq: int) -> None:
 
 
 def release(path: Path, name: str) -> None:
-    """Lets go of it. Writes. Raises RowError if there is no hold of that name."""
+    """Remove a hold. Writes. Raises RowError if there is no hold of that name."""
     with files.locked(path):
         holds = read(path)
         if name not in holds:

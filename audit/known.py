@@ -1,10 +1,11 @@
-"""Known: what is known of a log from elsewhere, leaf by leaf, and how a record is compared with it.
+"""Known: leaf hashes of a log that were kept elsewhere, and how a record is compared with them.
 
-    tiles, the tree, another copy, a backup, a proof ─▶ leaf hashes in the order of the records ─▶ who differs
-                                                                                                   first
+    tiles, the tree, another copy, a backup, a proof ─▶ leaf hashes in the order of the records ─▶ the first
+                                                                                                   that
+                                                                                                   differs
 
 Invariants
-  (1) a leaf out of a tile is given once the tile above it says the same.
+  (1) a leaf of a tile is returned only after the tile above it gave the same hash.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from everlog.store.progress import OnProgress
 
 
 class Copy(Protocol):
-    """Another copy of a log: that of an open database (a Prover), or a backup."""
+    """Another copy of a log: an open database (a Prover) or a backup."""
 
     def head(self, size: int = 0, progress: OnProgress | None = None) -> tuple[int, bytes]:
-        """Size and root of the tree of the first `size` records; 0: of all."""
+        """Return size and root of the tree of the first `size` records; 0 means all."""
 
     def entries(self, after: int, until: int) -> Iterator[bytes]:
-        """Entries of the records after `after` up to `until`, SHA-256 of each, joined."""
+        """Yield the entries of the records after `after` up to `until`: SHA-256 of each, joined."""
 
 
 class BackupCopy:
-    """The log in a backup or an archive, a directory or what fsspec has a URL for. Read-only. Raises
-    OpenError where there is none, CorruptionError for a segment that was changed."""
+    """The log in a backup or an archive: a directory, or a URL that fsspec supports. Read-only. Raises
+    OpenError if there is none, CorruptionError for a segment that was changed."""
 
     def __init__(self, where: str) -> None:
         there = place(where)
@@ -43,7 +44,7 @@ class BackupCopy:
 
     @property
     def last(self) -> int:
-        """The newest record that it has."""
+        """The newest record in it."""
         return self._reader.last
 
     def head(self, size: int = 0, progress: OnProgress | None = None) -> tuple[int, bytes]:
@@ -62,12 +63,13 @@ class BackupCopy:
 
 
 def is_backup(path: Path) -> bool:
-    """Whether a directory is that of a backup or an archive. Read-only."""
+    """Return whether a directory contains a backup or an archive. Read-only."""
     return (path / MANIFEST).is_file()
 
 
 class Known(NamedTuple):
-    """What is known of the log from elsewhere: what it is, of how many records, their leaf hashes."""
+    """Knowledge of the log from elsewhere: a description, the number of records, their leaf hashes. `fork`:
+    a difference means that two histories exist."""
 
     what: str
     size: int
@@ -76,7 +78,7 @@ class Known(NamedTuple):
 
 
 def compare(known: Known, seq: int, leaf: bytes) -> str:
-    """What is not as it is known from elsewhere, about a record."""
+    """Return the difference between a record and what is known from elsewhere; empty if there is none."""
     if seq > known.size:
         return ""
     try:
@@ -87,17 +89,17 @@ def compare(known: Known, seq: int, leaf: bytes) -> str:
         return ""
     if known.fork:
         return (
-            f"record {seq} is a fork: two records say that they are {seq}, the one here with the leaf hash"
-            f" {leaf.hex()}, the one of {known.what} with {there.hex()}; from there on they are two histories"
+            f"record {seq} is a fork: two different records have this seq, the one here with the leaf hash"
+            f" {leaf.hex()}, the one of {known.what} with {there.hex()}; from there on the histories differ"
         )
     return (
-        f"record {seq} is not the one that {known.what} knows: expected the leaf hash {there.hex()},"
+        f"record {seq} differs from the one in {known.what}: expected the leaf hash {there.hex()},"
         f" found {leaf.hex()}"
     )
 
 
 def passed_over(known: Known, count: int) -> str:
-    """Steps over what cannot be compared; what is not as it must be, and the rest is not to be had."""
+    """Skip leaves that cannot be compared; return a problem if the rest is unreadable, else empty."""
     try:
         for _ in range(count):
             next(known.leaves, b"")
@@ -107,7 +109,7 @@ def passed_over(known: Known, count: int) -> str:
 
 
 def tiled(tile: Tile, after: int, size: int) -> Iterator[bytes]:
-    """Leaves, where the tile that they are in is the one that the tile above it knows."""
+    """Yield the leaves of tiles, each tile after it was compared with the tile above it."""
     for start in range(after // WIDTH * WIDTH, size, WIDTH):
         index = start // WIDTH
         hashes = tile(0, index, min(WIDTH, size - start))
@@ -116,13 +118,13 @@ def tiled(tile: Tile, after: int, size: int) -> Iterator[bytes]:
             width = min(WIDTH, full_width(size, 1) - above * WIDTH)
             if merkle.perfect(hashes) != _each(tile(1, above, width))[at]:
                 raise CorruptionError(
-                    f"expected what tile 1/{above} says of tile 0/{index}, found other hashes"
+                    f"expected tile 0/{index} to have the hash that tile 1/{above} gives, found another"
                 )
         yield from _each(hashes)[max(after - start, 0) :]
 
 
 def hashed(copy: Copy, after: int, size: int) -> Iterator[bytes]:
-    """Leaves, of another copy."""
+    """Yield the leaves of another copy."""
     for entries in copy.entries(after, size):
         yield from map(merkle.leaf_hash, _each(entries))
 

@@ -1,13 +1,13 @@
-"""Manifest: what a backup consists of: the file BACKUP beside its segments.
+"""Manifest: the list of a backup's segments: the file BACKUP beside them.
 
     BACKUP := {"format": 1, "database": "<uuid>", "head": {…}, "segments": [{…}, …], "hashes": {…}}
 
-It is replaced whole after the segments that it lists are there and were checked. So whatever happens,
-the directory is a backup up to `head`, and a file that the manifest does not list is nobody's.
+It is replaced as a whole after the segments that it lists were written and checked. So at any time the
+directory is a backup up to `head`; a file that the manifest does not list does not belong to it.
 
 Invariants
-  (1) segments are dense: from record 1 to `head`, each begins where the one before it ended;
-  (2) `checksum` of one is `before` of the next: they are of one history.
+  (1) segments are dense: from record 1 to `head`, each begins where the previous one ended;
+  (2) the `checksum` of one segment is `before` of the next: they are of one history.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FORMAT = 1
 
 
 class Position(msgspec.Struct, frozen=True):
-    """The last record: its seq, time, checksum, and the schema's version that it says."""
+    """The last record: its seq, time, checksum and schema version."""
 
     seq: int
     time_ns: int
@@ -35,14 +35,14 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Hashes(msgspec.Struct, frozen=True):
-    """Tables as they were at a record: rows and content hash, hexadecimal."""
+    """The tables at a record: rows and content hash (hexadecimal) of each."""
 
     seq: int
     tables: dict[str, tuple[int, str]]
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
-    """What the file says."""
+    """The content of the BACKUP file."""
 
     format: int
     database: str
@@ -53,7 +53,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
 
     @property
     def last(self) -> Head:
-        """The last record of it all."""
+        """The last record of the backup."""
         return Head(*msgspec.structs.astuple(self.head))
 
     @property
@@ -74,14 +74,15 @@ def position(head: Head) -> Position:
 
 
 def read(place: Place) -> Manifest | None:
-    """The manifest of a place; None if there is nothing at all. Raises OpenError for a place of something
-    else, CorruptionError for a manifest that is none."""
+    """Return the manifest of a place; None if the place is empty. Read-only. Raises OpenError if the place
+    holds something else, CorruptionError for an invalid manifest."""
     names = place.names()
     if MANIFEST not in names:
         other = [name for name in names if not name.endswith((".new", ".zst"))]
         if other:
             raise OpenError(
-                f"{place.url} is no backup: it has no file {MANIFEST}, but {other[0]}; name another directory"
+                f"{place.url} is not a backup: it has no file {MANIFEST}, but {other[0]}; name another"
+                " directory"
             )
         return None
     where = f"{place.url}/{MANIFEST}"
@@ -94,7 +95,7 @@ def read(place: Place) -> Manifest | None:
         ) from None
     if manifest.format > FORMAT:
         raise OpenError(
-            f"{where} has format {manifest.format}, this everlog knows up to {FORMAT}; use a newer one"
+            f"{where} has format {manifest.format}, this everlog reads up to {FORMAT}; use a newer version"
         )
     for problem in problems(manifest, where):
         raise CorruptionError(problem, place=where)
@@ -102,20 +103,20 @@ def read(place: Place) -> Manifest | None:
 
 
 def needed(place: Place) -> Manifest:
-    """The manifest of a backup. Raises OpenError if there is none."""
+    """Return the manifest of a backup. Read-only. Raises OpenError if there is none."""
     manifest = read(place)
     if manifest is None or not manifest.segments:
-        raise OpenError(f"there is no backup at {place.url}: no file {MANIFEST}, or nothing in it yet")
+        raise OpenError(f"there is no backup at {place.url}: no file {MANIFEST}, or an empty one")
     return manifest
 
 
 def write(place: Place, manifest: Manifest) -> None:
-    """Replaces it whole. Raises DiskError."""
+    """Replace the manifest atomically. Raises DiskError."""
     place.write(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
 
 
 def problems(manifest: Manifest, where: str) -> list[str]:
-    """Whatever does not hold between its segments, a sentence each."""
+    """Return each inconsistency between the segments as a sentence."""
     found, seq, checksum = [], 0, 0
     for one in manifest.segments:
         if one.first != seq + 1 or one.before != checksum or one.last < one.first:

@@ -1,4 +1,4 @@
-"""Merkle: trees over a list of entries, and proofs of what is in them, as RFC 9162 defines them.
+"""Merkle: trees over a list of entries, and proofs of their content, as RFC 9162 defines them.
 
     leaf := SHA-256(0x00 entry)        node := SHA-256(0x01 left right)        empty := SHA-256("")
 
@@ -8,13 +8,13 @@
             /     \\        /  \\           (1,2) entries 4 and 5
         (1,0)   (1,1)  (1,2)  (0,6)       (0,6) entry 6
 
-Whoever keeps the nodes gives them as a function; here they are put together. Nothing here knows
-what an entry is, or where anything is kept.
+The nodes are supplied by a function; this module combines them. It does not know what an entry is or
+where anything is stored.
 
 Invariants
-  (1) a verification looks at the proof, at what is claimed and at nothing else: it is written after
-      RFC 9162, 2.1.3.2 and 2.1.4.2, and shares no code with what makes proofs;
-  (2) a node of a perfect subtree never changes once all its entries are there.
+  (1) a verification uses the proof, the claim and nothing else: it is written after RFC 9162, 2.1.3.2 and
+      2.1.4.2, and shares no code with the making of proofs;
+  (2) a node of a perfect subtree never changes once all its entries exist.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Nodes = Callable[[int, int], bytes]
 
 
 def entry_of(record: bytes) -> bytes:
-    """The entry of a record of the log, unframed, in the tree over it."""
+    """Return the entry of a record of the log, unframed: its SHA-256."""
     return sha256(record).digest()
 
 
 def leaf_of(record: bytes) -> bytes:
-    """The leaf hash of a record of the log, unframed."""
+    """Return the leaf hash of a record of the log, unframed."""
     return leaf_hash(sha256(record).digest())
 
 
@@ -50,7 +50,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def differs_at(one: bytes, other: bytes) -> int:
-    """Which of joined hashes is the first that is another; the number of those that both have if none is."""
+    """Return the index of the first hash that differs in two joined lists; the common length if none does."""
     size = min(len(one), len(other)) & -HASH_BYTES
     for at in range(0, size, HASH_BYTES):
         if one[at : at + HASH_BYTES] != other[at : at + HASH_BYTES]:
@@ -59,33 +59,33 @@ def differs_at(one: bytes, other: bytes) -> int:
 
 
 def level_above(hashes: bytes) -> bytes:
-    """The nodes over pairs of hashes, all of them joined; a hash without a partner is left out."""
+    """Return the nodes over pairs of joined hashes, joined; a hash without a partner is left out."""
     pairs = range(0, len(hashes) & ~63, 64)
     return b"".join([sha256(b"\x01" + hashes[at : at + 64]).digest() for at in pairs])
 
 
 def perfect(hashes: bytes) -> bytes:
-    """The node over a power of two of joined hashes."""
+    """Return the node over a power of two of joined hashes."""
     while len(hashes) > HASH_BYTES:
         hashes = level_above(hashes)
     return hashes
 
 
 def root(nodes: Nodes, size: int) -> bytes:
-    """The root of the tree of the first `size` entries (RFC 9162, 2.1.1)."""
+    """Return the root of the tree of the first `size` entries (RFC 9162, 2.1.1)."""
     return _range_hash(nodes, 0, size) if size else EMPTY
 
 
 def inclusion(nodes: Nodes, index: int, size: int) -> list[bytes]:
-    """The proof that an entry is in the tree of the first `size`, from the leaf up (RFC 9162, 2.1.3.1)."""
+    """Return the proof that an entry is in the tree of the first `size`, leaf first (RFC 9162, 2.1.3.1)."""
     assert 0 <= index < size
     return [_range_hash(nodes, start, end) for start, end in _inclusion(index, 0, size)]
 
 
 def consistency(nodes: Nodes, first: int, size: int) -> list[bytes]:
-    """The proof that the tree of `size` entries begins with that of `first` (RFC 9162, 2.1.4.1).
+    """Return the proof that the tree of `size` entries begins with that of `first` (RFC 9162, 2.1.4.1).
 
-    Empty where there is nothing to prove: for equal sizes, and for a first of 0.
+    Empty where nothing needs proof: for equal sizes, and for a `first` of 0.
     """
     assert 0 <= first <= size
     if first in {0, size}:
@@ -94,8 +94,8 @@ def consistency(nodes: Nodes, first: int, size: int) -> list[bytes]:
 
 
 def verify_inclusion(index: int, size: int, leaf: bytes, proof: list[bytes], claimed: bytes) -> None:
-    """Raises CorruptionError unless the proof shows that `leaf` is at `index` in the tree of `size`
-    entries that has the claimed root (RFC 9162, 2.1.3.2)."""
+    """Verify that `leaf` is at `index` in the tree of `size` entries that has the claimed root
+    (RFC 9162, 2.1.3.2). Raises CorruptionError if the proof does not show it."""
     if not 0 <= index < size:
         raise CorruptionError(f"expected an index below the tree's size {size}, found {index}", place=index)
     fn, sn, found = index, size - 1, leaf
@@ -113,22 +113,22 @@ def verify_inclusion(index: int, size: int, leaf: bytes, proof: list[bytes], cla
         raise CorruptionError(f"the proof for index {index} of {size} is too short: {len(proof)} hashes")
     if found != claimed:
         raise CorruptionError(
-            f"expected the tree of {size} entries to have the root {claimed.hex()}, found that the entry at"
-            f" index {index} and its proof give {found.hex()}: that entry is not in that tree",
+            f"expected the tree of {size} entries to have the root {claimed.hex()}, but the entry at index"
+            f" {index} and its proof give {found.hex()}: that entry is not in that tree",
             place=index,
         )
 
 
 def verify_consistency(first: int, size: int, first_root: bytes, claimed: bytes, proof: list[bytes]) -> None:
-    """Raises CorruptionError unless the proof shows that the tree of `size` entries with the claimed root
-    begins with the tree of `first` entries that has `first_root` (RFC 9162, 2.1.4.2)."""
+    """Verify that the tree of `size` entries with the claimed root begins with the tree of `first` entries
+    that has `first_root` (RFC 9162, 2.1.4.2). Raises CorruptionError if the proof does not show it."""
     if not 0 <= first <= size:
         raise CorruptionError(f"expected an earlier tree of at most {size} entries, found one of {first}")
     if first in {0, size}:
         expected = EMPTY if first == 0 else claimed
         if proof or first_root != expected:
             raise CorruptionError(
-                f"the trees of {first} and {size} entries do not go together: expected the root"
+                f"the trees of {first} and {size} entries do not match: expected the root"
                 f" {expected.hex()} and no proof, found {first_root.hex()} and {len(proof)} hashes"
             )
         return
@@ -142,7 +142,7 @@ def verify_consistency(first: int, size: int, first_root: bytes, claimed: bytes,
 
 
 class Frontier:
-    """A tree of which only the right edge is kept: for roots while entries go by."""
+    """A tree of which only the right edge is stored: computes roots while entries are added."""
 
     def __init__(self, size: int = 0, edge: Iterable[bytes] = ()) -> None:
         """`edge`: the roots of the perfect subtrees of the first `size` entries, from left to right."""
@@ -162,7 +162,7 @@ class Frontier:
         self.size += 1
 
     def root(self) -> bytes:
-        """Of the entries so far."""
+        """Return the root of the entries so far."""
         if not self._edge:
             return EMPTY
         found = self._edge[-1]
@@ -172,7 +172,7 @@ class Frontier:
 
 
 def _walk(first: int, size: int, path: list[bytes]) -> tuple[bytes, bytes]:
-    """The roots of both trees, as a consistency proof gives them."""
+    """Return the roots of both trees, as a consistency proof gives them."""
     if not path:
         raise CorruptionError(f"expected a proof from {first} to {size} entries, found none")
     fn, sn = first - 1, size - 1
@@ -195,7 +195,7 @@ def _walk(first: int, size: int, path: list[bytes]) -> tuple[bytes, bytes]:
 
 
 def _range_hash(nodes: Nodes, start: int, end: int) -> bytes:
-    """The hash over entries from `start` up to `end`, where that is a node of some tree."""
+    """Return the hash over entries `start` to `end`, if that is a node of some tree."""
     parts = []
     while start < end:
         level = (end - start).bit_length() - 1
@@ -208,7 +208,7 @@ def _range_hash(nodes: Nodes, start: int, end: int) -> bytes:
 
 
 def _split(count: int) -> int:
-    """The largest power of two smaller than `count`."""
+    """Return the largest power of two smaller than `count`."""
     return 1 << (count - 1).bit_length() - 1
 
 

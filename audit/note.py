@@ -1,20 +1,21 @@
-"""Note: text that somebody signed, as C2SP signed-note defines it, with Ed25519.
+"""Note: signed text with Ed25519, as C2SP signed-note defines it.
 
     everlog/0f8fad5b-d9cb-469f-a165-70867728950e
     812                                                           the text, ends in a line feed
     sFodV/vSp5O8n9a8QpW6PRY97tfOSW5bsc2Xl/EQi08=
                                                                   an empty line
-    — everlog/0f8fad5b-… x08go/ZJkuBS9UG/Sf…                      who signed: name, base64(id signature)
+    — everlog/0f8fad5b-… x08go/ZJkuBS9UG/Sf…                      signature: name, base64(id signature)
 
-    — witness.example.com/w1 jWbPPwAAAABkGFDLEZMHw…                a cosigner: name, base64(id time signature)
+    — witness.example.com/w1 jWbPPwAAAABkGFDLEZMHw…                cosignature: name, base64(id time
+    signature)
 
     verifier key := name+id+base64(0x01 public)                   id: 4 bytes of a hash, hexadecimal
-    witness key  := name+id+base64(0x04 public)                   as C2SP tlog-cosignature has it
-    signer key   := PRIVATE+KEY+name+id+base64(0x01 seed)         as golang.org/x/mod/sumdb/note has it
+    witness key  := name+id+base64(0x04 public)                   as in C2SP tlog-cosignature
+    signer key   := PRIVATE+KEY+name+id+base64(0x01 seed)         as in golang.org/x/mod/sumdb/note
 
 Invariants
-  (1) no text is given to anybody whose signature by a known key was not verified;
-  (2) a signer key is never part of a message or of an error.
+  (1) text is returned only after a signature by a known key was verified, except by `split`;
+  (2) a signer key never appears in a message or an error.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ ED25519, COSIGNATURE = b"\x01", b"\x04"
 TIME_BYTES = 8
 PRIVATE = "PRIVATE+KEY+"
 SIGNATURES_MAX = 100
-SHOWN_MAX = 100  # characters of what is no key
+SHOWN_MAX = 100  # characters of an invalid key that an error shows
 
 _NAME = re.compile(r"[^\s+]+")
 
 
 class Verifier:
-    """A public key and the name that it signs under."""
+    """A public key and the name under which it signs."""
 
     def __init__(self, name: str, public: bytes) -> None:
         self.name, self.public = _checked_name(name), public
@@ -51,14 +52,14 @@ class Verifier:
 
     @classmethod
     def parse(cls, key: str) -> Verifier:
-        """From `name+id+base64`. Raises Error if it is no verifier key."""
+        """Parse `name+id+base64`. Raises Error if it is not a verifier key."""
         found = cls(*_parts(key.strip(), "verifier", "NAME+ID+BASE64"))
         if key.strip() != str(found):
             raise Error(f"expected a verifier key whose id is {found.id.hex()}, found {_shown(key.strip())}")
         return found
 
     def verify(self, text: str, signature: bytes) -> bool:
-        """Whether it signed this text."""
+        """Return whether this key signed the text."""
         return _is_signed(self.public, signature, text)
 
     def __str__(self) -> str:
@@ -66,7 +67,7 @@ class Verifier:
 
 
 class Witness:
-    """A public key of a witness, which cosigns checkpoints (C2SP tlog-cosignature, Ed25519)."""
+    """The public key of a witness, which cosigns checkpoints (C2SP tlog-cosignature, Ed25519)."""
 
     def __init__(self, name: str, public: bytes) -> None:
         self.name, self.public = _checked_name(name), public
@@ -74,14 +75,15 @@ class Witness:
 
     @classmethod
     def parse(cls, key: str) -> Witness:
-        """From `name+id+base64`. Raises Error if it is no witness key."""
+        """Parse `name+id+base64`. Raises Error if it is not a witness key."""
         found = cls(*_parts(key.strip(), "witness", "NAME+ID+BASE64", COSIGNATURE))
         if key.strip() != str(found):
             raise Error(f"expected a witness key whose id is {found.id.hex()}, found {_shown(key.strip())}")
         return found
 
     def verify(self, text: str, signature: bytes) -> int | None:
-        """When it cosigned this text, in seconds since the Unix epoch; None: it did not."""
+        """Return the time of this witness's cosignature, in seconds since the Unix epoch; None if there is
+        none."""
         if len(signature) != TIME_BYTES + 64:
             return None
         time_s = int.from_bytes(signature[:TIME_BYTES], "big")
@@ -95,8 +97,8 @@ class Witness:
 
 
 class Signer:
-    """A private key and the name that it signs under. `signed`: the file in which it is kept what the key
-    has signed (`prover.Memory`); None: nowhere."""
+    """A private key and the name under which it signs. `signed`: the file that records what the key has
+    signed (`prover.Memory`); None if there is none."""
 
     def __init__(self, name: str, seed: bytes) -> None:
         self.signed: Path | None = None
@@ -106,12 +108,12 @@ class Signer:
 
     @classmethod
     def generate(cls, name: str) -> Signer:
-        """A new key, from the operating system's randomness."""
+        """Make a new key from the operating system's randomness."""
         return cls(name, _ed25519().Ed25519PrivateKey.generate().private_bytes_raw())
 
     @classmethod
     def parse(cls, key: str, where: str = "") -> Signer:
-        """From what `secret` gave. Raises Error, without showing it, if it is no signer key."""
+        """Parse the output of `secret`. Raises Error, without showing the key, if it is not a signer key."""
         key = key.strip()
         place = f"{where}: " if where else ""
         if not key.startswith(PRIVATE):
@@ -129,7 +131,7 @@ class Signer:
         return self.verifier.name
 
     def secret(self) -> str:
-        """The key as text, to be kept where nobody else reads it."""
+        """Return the key as text. Keep it where nobody else can read it."""
         return f"{PRIVATE}{self.name}+{self.verifier.id.hex()}+{_base64(ED25519 + self._seed)}"
 
     def __repr__(self) -> str:
@@ -137,16 +139,16 @@ class Signer:
 
 
 def sign(text: str, signer: Signer) -> str:
-    """The note: the text, and under it the signature. Raises Error for a text that cannot be in one."""
+    """Return the note: the text and its signature. Raises Error for text that a note cannot contain."""
     if not text.endswith("\n") or not _printable(text):
         raise Error("expected lines of text, each ended by a line feed, without control characters")
-    signature = signer.verifier.id + signer._key.sign(text.encode())  # noqa: SLF001  this module's own
+    signature = signer.verifier.id + signer._key.sign(text.encode())  # noqa: SLF001  same module
     return f"{text}\n— {signer.name} {_base64(signature)}\n"
 
 
 def open_note(note: str, verifiers: Iterable[Verifier]) -> str:
-    """The text of a note that one of these keys signed. Raises CorruptionError if none did, if one of
-    them did not sign this, and if it is no note."""
+    """Return the text of a note that one of these keys signed. Raises CorruptionError if none did, if a
+    signature of one of them is invalid, and if the input is not a note."""
     text, signatures = split(note)
     known = {(one.name, one.id): one for one in verifiers}
     verified = False
@@ -156,7 +158,7 @@ def open_note(note: str, verifiers: Iterable[Verifier]) -> str:
             continue
         if not verifier.verify(text, signature[4:]):
             raise CorruptionError(
-                f"the note says that {name} signed it, but the signature is not that key's over this text"
+                f"the note has a signature of {name}, but the signature is not that key's over this text"
             )
         verified = True
     if not verified:
@@ -167,10 +169,10 @@ def open_note(note: str, verifiers: Iterable[Verifier]) -> str:
 
 
 def cosigners(note: str, witnesses: Iterable[Witness], quorum: int) -> dict[str, int]:
-    """When each of these witnesses cosigned a note, in seconds since the Unix epoch, by its name.
+    """Return when each of these witnesses cosigned a note: name to seconds since the Unix epoch.
 
-    Raises CorruptionError for fewer than `quorum`, and if one of them did not sign what it is said to have;
-    Error for two keys that are one. Signatures of others are passed over.
+    Signatures of others are ignored. Raises CorruptionError for fewer cosignatures than `quorum` and for an
+    invalid one of a known witness; Error if two of the keys are the same.
     """
     known: dict[tuple[str, bytes], Witness] = {}
     for one in witnesses:
@@ -178,7 +180,7 @@ def cosigners(note: str, witnesses: Iterable[Witness], quorum: int) -> dict[str,
             raise Error(f"expected each witness once, found the key of {one.name} twice")
         known[one.name, one.id] = one
     if not 0 < quorum <= len(known):
-        raise Error(f"expected a quorum of 1 to {len(known)}, the witnesses that were given, found {quorum}")
+        raise Error(f"expected a quorum of 1 to {len(known)}, the number of witnesses given, found {quorum}")
     text, signatures = split(note)
     found: dict[tuple[str, bytes], int] = {}
     for name, signature in signatures:
@@ -188,21 +190,21 @@ def cosigners(note: str, witnesses: Iterable[Witness], quorum: int) -> dict[str,
         time_s = witness.verify(text, signature[4:])
         if time_s is None:
             raise CorruptionError(
-                f"the note says that {name} cosigned it, but the signature is not that witness's over this"
+                f"the note has a cosignature of {name}, but the signature is not that witness's over this"
                 " text"
             )
         found[name, witness.id] = time_s
     if len(found) < quorum:
         missing = ", ".join(f"{name}+{id.hex()}" for name, id in known if (name, id) not in found)
         raise CorruptionError(
-            f"expected cosignatures of {quorum} of {len(known)} witnesses, found {len(found)}; there is none"
-            f" of {missing}"
+            f"expected cosignatures of {quorum} of {len(known)} witnesses, found {len(found)}; missing:"
+            f" {missing}"
         )
     return {name: time_s for (name, _), time_s in found.items()}
 
 
 def split(note: str) -> tuple[str, list[tuple[str, bytes]]]:
-    """Text and signatures, by the name of who signed, unverified. Raises CorruptionError."""
+    """Return the text and the signatures with their names, unverified. Raises CorruptionError."""
     text, gap, lines = note.rpartition("\n\n")
     signatures = []
     if not gap or not lines.endswith("\n") or not _printable(note):
@@ -212,7 +214,7 @@ def split(note: str) -> tuple[str, list[tuple[str, bytes]]]:
         name, _, encoded = rest.partition(" ")
         signature = decoded(encoded)
         if dash != "—" or not _NAME.fullmatch(name) or signature is None or len(signature) < 5:
-            raise CorruptionError(f"expected a line of a signature, — NAME BASE64, found {line!r}")
+            raise CorruptionError(f"expected a signature line, — NAME BASE64, found {line!r}")
         signatures.append((name, signature))
         if len(signatures) > SIGNATURES_MAX:
             raise CorruptionError(f"expected a note of at most {SIGNATURES_MAX} signatures, found more")
@@ -220,7 +222,7 @@ def split(note: str) -> tuple[str, list[tuple[str, bytes]]]:
 
 
 def decode_hash(line: str, what: str) -> bytes:
-    """A SHA-256 in base64. Raises CorruptionError."""
+    """Decode a SHA-256 in base64. Raises CorruptionError."""
     found = decoded(line)
     if found is None or len(found) != 32:
         raise CorruptionError(f"expected {what}, 32 bytes in base64, found {line!r}")
@@ -229,7 +231,7 @@ def decode_hash(line: str, what: str) -> bytes:
 
 def _checked_name(name: str) -> str:
     if not _NAME.fullmatch(name) or not _printable(name):
-        raise Error(f"expected the name of a key, without spaces and plus signs, found {name!r}")
+        raise Error(f"expected a key name without spaces and plus signs, found {name!r}")
     return name
 
 
@@ -243,16 +245,14 @@ def _parts(key: str, what: str, form: str, kind: bytes = ED25519) -> tuple[str, 
 
 
 def _shown(key: str) -> str:
-    """What was given for a public key, as far as others may see it: it may be the private one."""
+    """Return what was given for a public key, as an error may show it: it may be the private one."""
     if PRIVATE in key:
-        return (
-            f"a private key ({PRIVATE}…), which whoever verifies must not have: keygen printed the public one"
-        )
+        return f"a private key ({PRIVATE}…), which a verifier must not have: keygen printed the public one"
     return repr(key if len(key) <= SHOWN_MAX else key[:SHOWN_MAX] + "…")
 
 
 def _printable(text: str) -> bool:
-    # A surrogate stands for a byte that is no UTF-8, where a file was read so.
+    # A surrogate stands for a byte that is not UTF-8, in a file read with surrogateescape.
     return not any((char < " " and char != "\n") or "\ud800" <= char <= "\udfff" for char in text)
 
 
@@ -261,7 +261,7 @@ def _base64(data: bytes) -> str:
 
 
 def decoded(text: str) -> bytes | None:
-    """What base64 says, written as it is written alone; None if it is none."""
+    """Decode base64 in its canonical form; None for anything else."""
     try:
         found = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -282,6 +282,6 @@ def _ed25519() -> Any:
         return import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
     except ModuleNotFoundError:
         raise Error(
-            "checkpoints are signed and verified with the library cryptography, which is not installed:"
+            "signing and verifying checkpoints needs the library cryptography, which is not installed:"
             " pip install 'everlog[audit]'"
         ) from None

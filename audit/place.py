@@ -1,12 +1,12 @@
-"""Place: where segments and their manifest lie: a directory, or whatever fsspec has a URL for.
+"""Place: where a backup's segments and manifest are stored: a directory, or a URL that fsspec supports.
 
     place(URL or path) ─▶ LocalPlace    write: NAME.new ─▶ fsync ─▶ rename ─▶ fsync of the directory
-                       ─▶ RemotePlace   s3://… gs://… memory://…: an object is there whole, or not
+                       ─▶ RemotePlace   s3://… gs://… memory://…: an object is written whole or not at all
 
 Invariants
-  (1) a file is the old one or the new one, never a part;
-  (2) what `write` returned from is on disk, or with the object store;
-  (3) no message has the password that a URL has.
+  (1) a file has the old or the new content, never a part;
+  (2) after `write` returns, the data is durable on disk or accepted by the object store;
+  (3) no message contains a URL's password.
 """
 
 from __future__ import annotations
@@ -29,53 +29,53 @@ class Place(Protocol):
     """Files by name."""
 
     url: str
-    """For people, without what may be secret in it."""
+    """For messages, without secrets."""
     noted: str
-    """What whoever is to come here again needs, wherever that process stands, with what is secret."""
+    """For reopening the place from any working directory, with secrets."""
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
-        """The file, or a part of it; a negative `start` counts from its end. Raises CorruptionError if
-        there is none."""
+        """Return the file, or a part of it; a negative `start` counts from its end. Raises CorruptionError
+        if there is no such file."""
 
     def write(self, name: str, *parts: bytes) -> None:
-        """Replaces the file whole, by these parts joined. Raises DiskError."""
+        """Replace the file atomically by these parts, joined. Raises DiskError."""
 
     def names(self) -> list[str]:
-        """All files there are, sorted. Raises DiskError."""
+        """Return the names of all files, sorted. Raises DiskError."""
 
     def remove(self, name: str) -> None: ...
 
     def alone(self) -> contextlib.AbstractContextManager[None]:
-        """While nobody else writes here. Raises OpenError if somebody does."""
+        """Exclude other writers. Raises OpenError if there is one."""
 
 
 def place(where: str | os.PathLike[str], *, create: bool = False) -> Place:
-    """The place behind a path or a URL. Raises OpenError."""
+    """Return the place behind a path or a URL; `create` makes its directory. Raises OpenError."""
     text = os.fspath(where)
     scheme, there, _ = text.partition("://")
     if there and scheme != "file":
         return RemotePlace(text)
     path = Path(text.removeprefix("file://").removeprefix("file:"))
     if path.exists() and not path.is_dir():
-        raise OpenError(f"expected a directory of a backup, found a file: {path}")
+        raise OpenError(f"expected the directory of a backup, found a file: {path}")
     if not path.exists():
         if not create:
-            raise OpenError(f"there is no directory {path}, and so no backup in it")
+            raise OpenError(f"there is no directory {path}, and so no backup")
         try:
             make_directory(path)
         except OSError as error:
-            raise OpenError(f"{path}: cannot make a directory there: {error.strerror}") from error
+            raise OpenError(f"{path}: cannot create the directory: {error.strerror}") from error
     return LocalPlace(path)
 
 
 def shown(where: str) -> str:
-    """A path or URL for people, without what may be secret in it."""
+    """Return a path or URL for messages, without secrets."""
     scheme, there, rest = where.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}" if there else where
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two paths or URLs name one place. Read-only, and nothing needs to be there."""
+    """Return whether two paths or URLs name one place. Read-only; the place need not exist."""
 
     def named(text: str) -> str:
         scheme, there, _ = text.partition("://")
@@ -110,7 +110,7 @@ class LocalPlace:
                 out.writelines(parts)
                 out.flush()
                 os.fsync(out.fileno())
-                if hasattr(os, "posix_fadvise"):  # who reads it again reads what is on the disk
+                if hasattr(os, "posix_fadvise"):  # a later read then comes from the disk, not the cache
                     os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             file.replace(self.path / name)
             sync_directory(self.path)
@@ -118,7 +118,7 @@ class LocalPlace:
             with contextlib.suppress(OSError):
                 file.unlink()
             raise DiskError(
-                f"{self.path / name} could not be written: {error.strerror}; what was there before is there",
+                f"{self.path / name} could not be written: {error.strerror}; the previous file is unchanged",
                 outcome="nothing written",
             ) from error
 
@@ -139,15 +139,15 @@ class LocalPlace:
 
 
 class RemotePlace:
-    """A folder of an object store, by fsspec. Nobody is kept from writing beside: one at a time is the
-    caller's to see to."""
+    """A folder of an object store, through fsspec. Other writers are not excluded: the caller sees to it
+    that there is one at a time."""
 
     def __init__(self, url: str) -> None:
         try:
-            import fsspec  # type: ignore[import-untyped]  # noqa: PLC0415  only for those who have it
+            import fsspec  # type: ignore[import-untyped]  # noqa: PLC0415  optional dependency
         except ImportError:
             raise OpenError(
-                f"{shown(url)} needs fsspec: install everlog[archive], and what fsspec wants for the URL"
+                f"{shown(url)} needs fsspec: install everlog[archive] and the fsspec package for this URL"
             ) from None
         self.noted = url.rstrip("/")
         self.url = shown(self.noted)
@@ -158,7 +158,7 @@ class RemotePlace:
             raise OpenError(f"{self.url} cannot be reached through fsspec: {self._said(error)}") from None
 
     def _said(self, error: Exception) -> str:
-        """What an error says; some say the URL, or what they made of it."""
+        """Return an error's text without the URL's secrets: some errors repeat the URL."""
         said = f"{type(error).__name__}: {error}"
         secret = self.noted.partition("://")[2].rpartition("@")[0]
         for part in (f"{secret}@", secret, secret.partition(":")[2]):
@@ -170,7 +170,7 @@ class RemotePlace:
         try:
             data: bytes = self._files.cat_file(f"{self._root}/{name}", start=start or None, end=end or None)
             return data
-        except Exception as error:  # noqa: BLE001  whatever fsspec has; told without the URL that it says
+        except Exception as error:  # noqa: BLE001  any error of an fsspec backend, shown without secrets
             raise CorruptionError(
                 f"{self.url}/{name} cannot be read: {self._said(error)}", place=f"{self.url}/{name}"
             ) from None
@@ -180,7 +180,7 @@ class RemotePlace:
         try:
             self._files.makedirs(self._root, exist_ok=True)
             self._files.pipe_file(f"{self._root}/{name}", data)
-        except Exception as error:  # noqa: BLE001  whatever fsspec has; told without the URL that it says
+        except Exception as error:  # noqa: BLE001  any error of an fsspec backend, shown without secrets
             raise DiskError(
                 f"{self.url}/{name} could not be written: {self._said(error)}", outcome="unknown"
             ) from None
@@ -191,7 +191,7 @@ class RemotePlace:
             found = self._files.ls(self._root, detail=False)
         except FileNotFoundError:
             return []
-        except Exception as error:  # noqa: BLE001  whatever fsspec has; told without the URL that it says
+        except Exception as error:  # noqa: BLE001  any error of an fsspec backend, shown without secrets
             raise DiskError(
                 f"{self.url} cannot be listed: {self._said(error)}", outcome="nothing written"
             ) from None

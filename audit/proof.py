@@ -1,4 +1,4 @@
-"""Proof: what is shown to somebody who has a public key and no database, as files of text.
+"""Proof: text files for a verifier who has a public key and no database.
 
     checkpoint      origin, size, root; signed                          C2SP tlog-checkpoint
     inclusion       c2sp.org/tlog-proof@v1, extra the record itself,    C2SP tlog-proof
@@ -8,8 +8,8 @@
     prove ─▶ text ─▶ (mail, a disk, another country) ─▶ parse ─▶ verify with a key
 
 Invariants
-  (1) a checkpoint that is given out was signed by a known key, for a known origin;
-  (2) what a file says besides is believed when the hashes prove it, and not before.
+  (1) a checkpoint is returned only after its signature by a known key and its origin were verified;
+  (2) other content of a file is trusted only as far as the hashes prove it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from everlog.store.record import read_varint
 INCLUSION = "c2sp.org/tlog-proof@v1"
 OLD = "old "
 EMPTY = merkle.EMPTY
-SEQ_TAG = b"\x08"  # of the first field of a record
+SEQ_TAG = b"\x08"  # tag of a record's first field
 
 
 class Checkpoint(NamedTuple):
-    """The state of a log: whose, how many entries, the root of the tree over them."""
+    """The state of a log: its origin, the number of entries, the root of the tree over them."""
 
     origin: str
     size: int
@@ -40,12 +40,12 @@ class Checkpoint(NamedTuple):
         return f"{self.origin}\n{self.size}\n{_base64(self.root)}\n"
 
     def sign(self, signer: Signer) -> str:
-        """The signed checkpoint."""
+        """Return the signed checkpoint."""
         return note.sign(self.text(), signer)
 
 
 class Inclusion(NamedTuple):
-    """That a record is in the tree of a checkpoint."""
+    """A proof that a record is in the tree of a checkpoint."""
 
     leaf_index: int
     record: bytes
@@ -62,20 +62,20 @@ class Inclusion(NamedTuple):
         return "\n".join(lines) + "\n\n" + self.note
 
     def verify(self, checkpoint: Checkpoint) -> None:
-        """Raises CorruptionError unless the record is at this index of that tree, and is of that seq."""
+        """Verify that the record is at this index of that tree and has that seq. Raises CorruptionError."""
         leaf = merkle.leaf_hash(entry_of(self.record))
         merkle.verify_inclusion(self.leaf_index, checkpoint.size, leaf, self.hashes, checkpoint.root)
         seq = read_varint(self.record, 1)[0] if self.record[:1] == SEQ_TAG else 0
         if seq != self.leaf_index + 1:
             raise CorruptionError(
-                f"expected record {self.leaf_index + 1} at index {self.leaf_index}, found one that says it is"
-                f" {seq or 'none'}: it is in the tree, and it is no record of that place",
+                f"expected record {self.leaf_index + 1} at index {self.leaf_index}, found one with seq"
+                f" {seq or 'none'}: it is in the tree, but it is not the record of that position",
                 seq=self.leaf_index + 1,
             )
 
 
 class Consistency(NamedTuple):
-    """That the tree of a checkpoint begins with an earlier one, of `old` entries."""
+    """A proof that the tree of a checkpoint begins with an earlier tree, of `old` entries."""
 
     old: int
     hashes: list[bytes]
@@ -85,7 +85,7 @@ class Consistency(NamedTuple):
         return "\n".join((f"{OLD}{self.old}", *map(_base64, self.hashes))) + "\n\n" + self.note
 
     def verify(self, earlier: Checkpoint, later: Checkpoint) -> None:
-        """Raises CorruptionError unless the later checkpoint's tree begins with the earlier one's."""
+        """Verify that the later checkpoint's tree begins with the earlier one's. Raises CorruptionError."""
         if (earlier.size, earlier.origin) != (self.old, later.origin):
             raise CorruptionError(
                 f"expected the earlier checkpoint to be {later.origin} of size {self.old}, found"
@@ -95,11 +95,11 @@ class Consistency(NamedTuple):
 
 
 Proof = Inclusion | Consistency | str
-"""What a file holds; a text alone is a signed checkpoint."""
+"""The content of a proof file; a plain text is a signed checkpoint."""
 
 
 def parse(text: str) -> Proof:
-    """What a file of a proof, or of a checkpoint, says, unverified. Raises CorruptionError."""
+    """Parse a file with a proof or a checkpoint, without verifying it. Raises CorruptionError."""
     if text.startswith(INCLUSION + "\n"):
         return _inclusion(text)
     if text.startswith(OLD):
@@ -111,31 +111,31 @@ def parse(text: str) -> Proof:
 
 
 def open_checkpoint(text: str, verifier: Verifier, origin: str | None = None) -> Checkpoint:
-    """The checkpoint that this key signed. `origin`: whose log it must be of; that with the key's name,
-    unless it is given. Raises CorruptionError."""
+    """Return the checkpoint that this key signed. `origin`: the expected log; by default the log with the
+    key's name. Raises CorruptionError."""
     found = read(note.open_note(text, [verifier]))
     expected = origin or verifier.name
     if found.origin != expected:
         raise CorruptionError(
-            f"expected a checkpoint of {expected}, found one of {found.origin}; if that is the log that is"
-            f" meant, say so: --origin {found.origin}",
+            f"expected a checkpoint of {expected}, found one of {found.origin}; to accept that log, pass"
+            f" --origin {found.origin}",
             origin=found.origin,
         )
     return found
 
 
 def read(text: str) -> Checkpoint:
-    """The checkpoint that the text of a note is. Raises CorruptionError."""
+    """Parse the text of a note as a checkpoint. Raises CorruptionError."""
     lines = text.split("\n")
     if len(lines) < 4 or not lines[0] or lines[-1] or not all(lines[3:-1]):
-        raise CorruptionError("expected a checkpoint: origin, size, root, a line each; found something else")
+        raise CorruptionError("expected a checkpoint: lines of origin, size and root; found something else")
     return Checkpoint(lines[0], _number(lines[1], "a size"), note.decode_hash(lines[2], "a root"))
 
 
 def check_origin(origin: str) -> str:
-    """Raises Error for what cannot be the first line of a checkpoint."""
+    """Return a valid origin. Raises Error for text that cannot be the first line of a checkpoint."""
     if not origin or any(char.isspace() or char < " " for char in origin):
-        raise Error(f"expected an origin without spaces, as example.com/log, found {origin!r}")
+        raise Error(f"expected an origin without spaces, such as example.com/log, found {origin!r}")
     return origin
 
 
@@ -150,7 +150,7 @@ def _inclusion(text: str) -> Inclusion:
         extra = decoded
         del lines[0]
     if not lines or not lines[0].startswith("index "):
-        raise CorruptionError("expected a line index N in a proof of inclusion, found none")
+        raise CorruptionError("expected a line `index N` in a proof of inclusion, found none")
     hashes = [note.decode_hash(line, "a hash of the proof") for line in lines[1:]]
     return Inclusion(_number(lines[0].removeprefix("index "), "an index"), extra, hashes, signed)
 

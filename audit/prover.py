@@ -1,18 +1,18 @@
-"""Prover: who can show what a log holds, be it of this process or of a server.
+"""Prover: signs checkpoints of a log and proves its content, in this process or on a server.
 
     Prover ─┬─ LocalProver    the tree of an open database
             └─ RemoteProver   a server's (everlog.rpc.client.audit)
 
-    checkpoint ─▶ head, signed, kept in the log as a Notice        prove ─▶ a file (proof.py)
+    checkpoint ─▶ head, signed, stored in the log as a Notice      prove ─▶ a file (proof.py)
         └─▶ KEY.signed    {origin: the largest checkpoint that the key signed}, beside the key
 
 Invariants
-  (1) a checkpoint is kept in the log only if it is of that log, and says something new; no key signs what
-      contradicts the last that it signed, as far as the log has it. Who signed it, the log cannot know:
-      whoever has the public key finds the checkpoints of that (`newest`), whatever else somebody kept;
-  (2) a proof is checked before it is given away: a tree that was damaged proves nothing;
-  (3) a key that has a memory signs nothing that does not begin with the largest checkpoint that it signed of
-      that origin, whatever became of the database: the memory is on disk before the signature is returned.
+  (1) a checkpoint is stored in the log only if it is of that log, and says something new; no key signs what
+      contradicts the last checkpoint that it signed, as far as the log has it. The log does not know the
+      signers: a holder of the public key finds that key's checkpoints (`newest`), whatever others stored;
+  (2) a proof is verified before it is returned: a damaged tree proves nothing;
+  (3) a key with a memory signs only a log that begins with the largest checkpoint that it signed of that
+      origin, whatever became of the database: the memory is durable before the signature is returned.
 """
 
 from __future__ import annotations
@@ -52,47 +52,48 @@ class Kept(NamedTuple):
 
 
 class Prover(Protocol):
-    """What both kinds of databases can show. Raises CursorError for places outside of the log."""
+    """The proofs that both kinds of databases offer. Raises CursorError for positions outside of the log."""
 
     @property
     def database(self) -> bytes:
         """UUID of the database."""
 
     def head(self, size: int = 0, progress: OnProgress | None = None) -> tuple[int, bytes]:
-        """Size and root of the tree of the first `size` records; 0: of all that are on disk."""
+        """Return size and root of the tree of the first `size` records; 0 means all durable ones."""
 
     def inclusion(self, seq: int, size: int) -> tuple[bytes, list[bytes]]:
-        """A record, unframed, and the proof that it is in the tree of that size."""
+        """Return a record, unframed, and the proof that it is in the tree of that size."""
 
     def consistency(
         self, first: int, size: int, *, check: bool = False, progress: OnProgress | None = None
     ) -> list[bytes]:
-        """The proof that the tree of `size` begins with that of `first`. `check`: compare all these records
-        with the tree before; raises CorruptionError naming the first that is another."""
+        """Return the proof that the tree of `size` begins with that of `first`. `check`: compare all these
+        records with the tree first. Raises CorruptionError naming the first record that differs."""
 
     def kept(self, since: int) -> list[Kept]:
-        """Checkpoints in the log, of at least `since` records; the newest 100, by size."""
+        """Return the checkpoints in the log of at least `since` records: the newest 100, by size."""
 
     def keep(self, text: str, actor: str = "") -> int:
-        """Writes a checkpoint of this log into it; returns its seq. Raises PreconditionError."""
+        """Write a checkpoint of this log into it; return its seq. Raises PreconditionError."""
 
     def signed(self) -> str | None:
-        """A checkpoint of now that the server signed and kept; None if it has no key."""
+        """Return a new checkpoint that the server signed and stored; None if it has no key."""
 
     def entries(self, after: int, until: int) -> Iterator[bytes]:
-        """Entries of the records after `after` up to `until`, SHA-256 of each, joined, 256 at a time."""
+        """Yield the entries of the records after `after` up to `until`: SHA-256 of each, joined, 256 at a
+        time."""
 
 
 class Memory:
-    """The largest checkpoint that a key signed of each origin, in a file beside the key. Other processes that
-    sign with the key wait for each other."""
+    """The largest checkpoint that a key signed of each origin, in a file beside the key. Processes that sign
+    with one key wait for each other."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """While nobody else signs with the key. Raises Error where the file cannot be written."""
+        """Exclude others that sign with the key. Raises Error if the file cannot be written."""
         try:
             handle = os.open(self.file.with_name(self.file.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
@@ -104,13 +105,13 @@ class Memory:
             os.close(handle)
 
     def last(self, verifier: Verifier, origin: str) -> Checkpoint | None:
-        """What it signed last of an origin; None: nothing. Raises CorruptionError for a file that the key
-        did not sign."""
+        """Return the last checkpoint that the key signed of an origin; None if there is none. Raises
+        CorruptionError for a file that the key did not sign."""
         text = self._all().get(origin)
         return None if text is None else proof.open_checkpoint(text, verifier, origin)
 
     def remember(self, origin: str, text: str) -> None:
-        """Keep a checkpoint, durably. Raises Error."""
+        """Store a checkpoint, durably. Raises Error."""
         data = msgspec.json.format(msgspec.json.encode({**self._all(), origin: text})) + b"\n"
         temporary = self.file.with_name(self.file.name + ".new")
         try:
@@ -132,16 +133,16 @@ class Memory:
             raise self._unwritable(error) from error
         except (msgspec.DecodeError, ValueError) as error:
             raise CorruptionError(
-                f"{self.file}: expected what the key has signed, found something else ({error}); put back the"
-                " file as it was",
+                f"{self.file}: expected the checkpoints that the key has signed, found something else"
+                f" ({error}); restore the file",
                 place=str(self.file),
             ) from None
 
     def _unwritable(self, error: OSError) -> Error:
         return Error(
-            f"{self.file}: what the key has signed cannot be kept there ({error.strerror}), and so it signs"
-            " nothing: put the key where this file can be written; of a server, name another: `serve"
-            " --audit-signed FILE`"
+            f"{self.file}: cannot record what the key signs ({error.strerror}), and so nothing was signed:"
+            " move the key to a directory where this file can be written; for a server, name another file:"
+            " `serve --audit-signed FILE`"
         )
 
 
@@ -180,11 +181,13 @@ class LocalProver:
         ]
 
     def keep(self, text: str, actor: str = "", by: Verifier | None = None) -> int:
-        """`by`: of this key alone, whose signature is verified."""
+        """Write a checkpoint; with `by`, only one that this key signed, which is verified."""
         if by is not None and not _is_by(text, by):
             raise PreconditionError(
-                f"this server keeps what its own key signed, {by.name}+{by.id.hex()}, and found one that"
-                " it did not: ask it to sign, `everlog checkpoint` without --signing-key; nothing was written"
+                f"this server stores only checkpoints of its own key, {by.name}+{by.id.hex()}, and found"
+                " one of"
+                " another: let the server sign, `everlog checkpoint` without --signing-key; nothing was"
+                " written"
             )
         checkpoint = proof.read(note.split(text)[0])
         if checkpoint.size > self.head()[0] or self._tree.root(checkpoint.size) != checkpoint.root:
@@ -214,7 +217,7 @@ class LocalProver:
 
 
 def origin_of(prover: Prover) -> str:
-    """The first line of checkpoints of a database, where no other was chosen."""
+    """Return the default first line of a database's checkpoints."""
     return f"everlog/{UUID(bytes=prover.database)}"
 
 
@@ -226,11 +229,12 @@ def checkpoint(
     progress: OnProgress | None = None,
     actor: str = "",
 ) -> tuple[str, bool]:
-    """Signs how the log is now, and keeps that in the log. Returns the note, and whether it is new: if
-    nothing but checkpoints was written since one of this key, that one is returned.
+    """Sign the current state of the log, and store the checkpoint in the log.
 
-    Raises CorruptionError if the log does not begin with what this key signed last, as the log has it and,
-    where there is one, the file `signer.signed`: then it signs nothing. Writes that file."""
+    Returns the note, and whether it is new: if only checkpoints were written since the last one of this key,
+    that one is returned. Raises CorruptionError, and signs nothing, if the log does not begin with the last
+    checkpoint that this key signed, according to the log and to the file `signer.signed`, if there is one.
+    Writes to the log and to that file."""
     origin = proof.check_origin(origin or origin_of(prover))
     if signer.signed is None:
         return _checkpoint(prover, signer, origin, progress=progress, actor=actor)
@@ -240,20 +244,20 @@ def checkpoint(
         if last is not None:
             _check_grown(prover, last, memory, progress)
         text, new = _checkpoint(prover, signer, origin, progress=progress, actor=actor, memory=memory)
-        if last is None and not new:  # it signed that before there was a memory
+        if last is None and not new:  # signed before there was a memory
             memory.remember(origin, text)
         return text, new
 
 
 def _check_grown(prover: Prover, last: Checkpoint, memory: Memory, progress: OnProgress | None) -> None:
-    """Raise CorruptionError unless the log begins with what its key signed last."""
+    """Raise CorruptionError unless the log begins with the last checkpoint that its key signed."""
     size, root = prover.head(progress=progress)
     if size < last.size:
         raise CorruptionError(
-            f"the log {last.origin} ends at record {size}, and its key has signed {last.size}: record"
+            f"the log {last.origin} ends at record {size}, but its key has signed {last.size} records: record"
             f" {size + 1} is the first that is missing. The database was rolled back or restored, or this is"
-            " an older copy; nothing was signed. Restore what is missing; or, if it is lost for good, remove"
-            f" {memory.file} and tell the keepers of checkpoints",
+            " an older copy; nothing was signed. Restore the missing records; or, if they are lost, remove"
+            f" {memory.file} and inform the holders of checkpoints",
             seq=size + 1,
         )
     hashes = prover.consistency(last.size, size)
@@ -297,8 +301,8 @@ def prove(
     by: Verifier | None = None,
     origin: str | None = None,
 ) -> Inclusion:
-    """The proof that a record is in the log, with the checkpoint `text`; else with the `newest` one in the
-    log. Raises Error if none covers it."""
+    """Return the proof that a record is in the log, with the checkpoint `text`, or with the `newest` one in
+    the log. Raises Error if no checkpoint covers it."""
     prover.head()
     text = text or newest(prover, seq, by=by, origin=origin)
     covering = proof.read(note.split(text)[0])
@@ -318,16 +322,17 @@ def prove_from(
     check: bool = True,
     progress: OnProgress | None = None,
 ) -> Consistency:
-    """The proof that the log of a checkpoint begins with that of its first records; `text` as in `prove`.
+    """Return the proof that the log of a checkpoint begins with its first `first` records; `text` as in
+    `prove`.
 
-    `check`: every record that it is about is read, and compared with the tree; else the tree is believed.
-    Raises CorruptionError naming the first record that is another.
+    `check`: read every covered record and compare it with the tree; otherwise the tree is trusted. Raises
+    CorruptionError naming the first record that differs.
     """
     prover.head()
     text = text or newest(prover, first, by=by, origin=origin)
     covering = proof.read(note.split(text)[0])
     if first > covering.size:
-        raise CursorError(f"expected a size up to {covering.size}, that of the checkpoint, found {first}")
+        raise CursorError(f"expected a size up to that of the checkpoint, {covering.size}, found {first}")
     found = Consistency(first, prover.consistency(first, covering.size, check=check, progress=progress), text)
     found.verify(
         covering._replace(size=first, root=prover.head(first)[1] if first else proof.EMPTY), covering
@@ -336,8 +341,9 @@ def prove_from(
 
 
 def newest(prover: Prover, since: int = 0, *, by: Verifier | None = None, origin: str | None = None) -> str:
-    """The newest checkpoint in the log of at least so many records: one that the key `by` signed, which is
-    verified; else of the log's own origin, or of `origin`, before any other's. Raises Error for none."""
+    """Return the newest checkpoint in the log of at least `since` records: one that the key `by` signed,
+    which is verified; otherwise one of `origin`, or else of the log's own origin before any other. Raises
+    Error if there is none."""
     kept = prover.kept(since)
     own = origin or origin_of(prover)
     if by is not None:
@@ -348,15 +354,15 @@ def newest(prover: Prover, since: int = 0, *, by: Verifier | None = None, origin
         what = f"covers record {since}" if since else "is there"
         signed = f" that {by.name}+{by.id.hex()} signed" if by else ""
         raise Error(
-            f"no checkpoint in the log{signed} {what}: sign one with --signing-key FILE, which"
-            " `everlog keygen` makes, or make one by `everlog checkpoint --signing-key FILE`",
+            f"no checkpoint in the log{signed} {what}: sign one with --signing-key FILE (`everlog keygen`"
+            " makes the key), or run `everlog checkpoint --signing-key FILE`",
             seq=since,
         )
     return found[-1].note
 
 
 def _is_by(text: str, by: Verifier, origin: str | None = None) -> bool:
-    """Whether a key signed a checkpoint, of this origin if one is said."""
+    """Return whether a key signed a checkpoint, of this origin if one is given."""
     try:
         return origin in {None, proof.read(note.open_note(text, [by])).origin}
     except Error:

@@ -1,11 +1,11 @@
-"""Reader: records out of segments: one by one, or all in order.
+"""Reader: read records from segments, one by one or all in order.
 
-    seq ─▶ manifest: which segment ─▶ its index: which block ─▶ read, checked, decompressed ─▶ kept
+    seq ─▶ manifest: segment ─▶ its index: block ─▶ read, checked, decompressed ─▶ cached
 
-What was read last is kept, some blocks of it: whoever reads one record reads those beside it next.
+The last blocks that were read are cached: a reader of one record usually reads its neighbours next.
 
 Invariants
-  (1) what comes out was checked by the block's SHA-256, and is dense.
+  (1) returned records are dense and were checked by their block's SHA-256.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from everlog.store import record
 from everlog.store.errors import CorruptionError, CursorError
 
 BLOCKS_KEPT, BYTES_KEPT = 8, 8 << 20
-INDEX_BYTES = 16 << 10  # that many of a segment's end have its index, as a rule
+INDEX_BYTES = 16 << 10  # the last bytes of a segment that usually contain its index
 
 
 class Reader:
-    """The records of one manifest, from 1 on. Safe to use from many threads."""
+    """The records of one manifest, from 1 on. Thread-safe."""
 
     def __init__(self, place: Place, manifest: Manifest) -> None:
         self._place = place
@@ -43,20 +43,21 @@ class Reader:
 
     @property
     def last(self) -> int:
-        """The newest record that it has."""
+        """The newest record in the manifest."""
         return self.manifest.head.seq
 
     def where(self, seq: int) -> str:
-        """The segment in which a record is, by its whole name."""
+        """Return the full name of the segment that has a record."""
         return f"{self._place.url}/{self._segment(seq).name}"
 
     def get(self, seq: int) -> bytes:
-        """One framed record. Raises CursorError if it has none such, CorruptionError naming the segment."""
+        """Return one framed record. Raises CursorError for a seq out of range, CorruptionError naming the
+        segment."""
         first, records = self._block(seq)
         return records[seq - first]
 
     def some(self, after: int, until: int, max_bytes: int) -> tuple[list[bytes], int]:
-        """Records after `after`, as many as a block has and `max_bytes` allows, one at the least; and the
+        """Return records after `after`, up to the end of their block and `max_bytes`, at least one; and the
         seq of the last."""
         first, records = self._block(after + 1)
         found, size = list[bytes](), 0
@@ -68,7 +69,8 @@ class Reader:
         return found, after + len(found)
 
     def blocks(self, after: int, until: int) -> Iterator[Records]:
-        """All records after `after`, up to `until`, in order; segments are read whole, and checked so."""
+        """Yield all records after `after`, up to `until`, in order; segments are read and checked as a
+        whole."""
         for one in self.manifest.segments:
             if one.last <= after or one.first > until:
                 continue
@@ -83,17 +85,17 @@ class Reader:
                 if first <= after or last > until:
                     split = list(record.split(records))
                     low, high = max(first, after + 1), min(last, until)
-                    first, last = low, high  # noqa: PLW2901  a part of it
+                    first, last = low, high  # noqa: PLW2901  only a part of the block
                     records = b"".join(split[low - block.first : high + 1 - block.first])
                 yield Records(first, last, records)
 
     def _segment(self, seq: int) -> Segment:
         if not 1 <= seq <= self.last:
-            raise CursorError(f"{self._place.url} holds records 1 to {self.last}, there is no {seq}", seq=seq)
+            raise CursorError(f"{self._place.url} has records 1 to {self.last}, not {seq}", seq=seq)
         return self.manifest.segments[bisect_right(self._firsts, seq) - 1]
 
     def _block(self, seq: int) -> tuple[int, list[bytes]]:
-        """The block with a record: the seq of its first, and its records."""
+        """Return the block with a record: the seq of its first, and its records."""
         one = self._segment(seq)
         where = f"{self._place.url}/{one.name}"
         with self._lock:
@@ -113,7 +115,7 @@ class Reader:
                     self._kept_bytes -= sum(map(len, self._kept.popitem(last=False)[1]))
             self._kept.move_to_end(block.first)
         if not 0 <= seq - block.first < len(records):
-            raise CorruptionError(f"{where}: record {seq} is missing in it", place=where, seq=seq)
+            raise CorruptionError(f"{where}: record {seq} is missing", place=where, seq=seq)
         return block.first, records
 
     def _index(self, one: Segment, where: str) -> list[Block]:
@@ -125,7 +127,7 @@ class Reader:
 
 
 def check_file(data: bytes, one: Segment, where: str) -> None:
-    """Raises CorruptionError if a segment is not, byte for byte, what the manifest says."""
+    """Raise CorruptionError if a segment is not, byte for byte, what the manifest says."""
     sha256 = hashlib.sha256(data).hexdigest()
     if len(data) != one.size or sha256 != one.sha256:
         raise CorruptionError(
@@ -137,7 +139,7 @@ def check_file(data: bytes, one: Segment, where: str) -> None:
 
 
 def ranges(one: Segment, index: list[Block]) -> Iterator[tuple[int, int, Block]]:
-    """First and last seq of each block."""
+    """Yield first and last seq of each block, with the block."""
     for block, following in pairwise([*index, None]):
         assert block is not None
         yield block.first, following.first - 1 if following else one.last, block

@@ -1,25 +1,25 @@
-"""Restore: a new database out of a backup, up to its end, a record, or a time.
+"""Restore: make a new database from a backup, up to its end, a record, or a time.
 
     segments ─▶ blocks, checked ─▶ records, checked ─▶ log and tables of a new directory ─▶ EVERLOG
 
-It is made by the code that rebuilds one (store/upkeep/rebuild.py): whole or not at all. Killed it is none,
-and the next goes on where it was, if it is of the same records; a fork begins anew, with another UUID.
+It is made by the code of a rebuild (store/upkeep/rebuild.py): whole or not at all. A killed restore leaves no
+database, and the next one resumes it if it is of the same records; a fork starts again, with another UUID.
 
-**Which database is it then?** A log is known by its UUID, which its first record says, and by its records.
+**Identity.** A log is known by its UUID, which its first record contains, and by its records.
 
-- Restored whole, or to a moment before (`at`), it is the same database, gone back: the same records under
-  the same UUID. A follower that had seen no more goes on. One that was ahead is told so; once new records
-  have taken the place of those that it saw, the checksum in its cursor tells it that the two histories
-  diverged, as it tells a backup that is brought up to date. A new UUID would send all of them back to the
-  beginning, and for those that had seen no more that would be for nothing.
-- With `fork` it is another database: for a copy that is used beside the first. Its UUID is new, and the
-  one record that says a UUID, the first, is written anew and says where it comes from: the origin's UUID,
-  the last seq that both share and its checksum. All others are byte for byte those of the origin. No
-  follower and no backup of the one takes the other for it.
+- Restored whole, or to an earlier moment (`at`), it is the same database at an earlier state: the same
+  records under the same UUID. A follower that had not read further continues. A follower that was ahead gets
+  an error; once new records have replaced those that it read, the checksum in its cursor shows that the
+  histories diverged. The same holds for a backup that is brought up to date. A new UUID would force every
+  follower to start again, without need for those that had not read further.
+- With `fork` it is another database, for a copy that is used beside the first. Its UUID is new. The first
+  record, the only one that contains the UUID, is written again and names the origin: its UUID, and the last
+  shared seq with its checksum. All other records are byte for byte those of the origin. No follower and no
+  backup confuses the two.
 
 Invariants
-  (1) what is restored has the tables as they were after the last record taken, not one record more;
-  (2) it does not depend on anything but the backup.
+  (1) a restored database has the tables as of the last record taken;
+  (2) a restore depends on nothing but the backup.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from everlog.store.upkeep.rebuild import make
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """What came of it: the new database's UUID, how far its log goes, and the hashes of its tables.
-    `proven`: they are those that were recorded with the backup."""
+    """Result of a restore: the new database's UUID, the seq and time of its last record, and the hashes of
+    its tables. `proven`: they equal the hashes recorded with the backup."""
 
     database: str
     seq: int
@@ -65,12 +65,12 @@ def restore(
     fork: bool = False,
     progress: OnProgress | None = None,
 ) -> Restored:
-    """Makes a database in the new directory `to` from a backup, as of its end; or as of the record `at`;
-    or as of a time, nanoseconds since the Unix epoch: the last record that is no later.
+    """Make a database in the new directory `to` from a backup: as of its end, or of the record `at`, or of
+    the last record that is no later than `at_time_ns`, nanoseconds since the Unix epoch.
 
-    `fork`: it is another database. Raises OpenError if there is no backup or `to` is not empty,
-    CursorError for a moment that the backup does not have, CorruptionError naming the file and the record
-    that is damaged: then nothing is left of it.
+    `fork`: make it another database, with a new UUID. Returns a `Restored`. Raises OpenError if there is no
+    backup or `to` is not empty, CursorError for a moment outside of the backup, and CorruptionError naming
+    the damaged file and record; `to` is then not created. Writes to `to` alone.
     """
     where = place(backup)
     manifest = manifests.needed(where)
@@ -92,37 +92,38 @@ def restore(
         proven = same_tables(manifest, tables)
         if not proven:
             raise CorruptionError(
-                f"the tables in {to} are not those that were recorded with the backup at record {last}; it is"
-                " there to be looked at, and is not to be relied on",
+                f"the tables in {to} differ from those recorded with the backup at record {last}; the"
+                " directory"
+                " is kept for inspection and must not be used",
                 seq=last,
             )
     return Restored(str(database), last, end.time_ns, tables, proven)
 
 
 def same_tables(manifest: Manifest, tables: dict[str, TableHash]) -> bool:
-    """Whether tables are those that a backup has the hashes of."""
+    """Return whether tables have the hashes that a backup recorded."""
     assert manifest.hashes is not None
     return manifest.hashes.tables == {name: (one.rows, one.hash.hex()) for name, one in tables.items()}
 
 
 def _last(reader: Reader, at: int | None, at_time_ns: int | None) -> int:
-    """The record to end with. Raises CursorError."""
+    """Return the record to end with. Raises CursorError."""
     manifest = reader.manifest
     if at is not None:
         if not 1 <= at <= manifest.head.seq:
-            raise CursorError(f"the backup holds records 1 to {manifest.head.seq}, there is no {at}", seq=at)
+            raise CursorError(f"the backup has records 1 to {manifest.head.seq}, not {at}", seq=at)
         return at
     if at_time_ns is None:
         return manifest.head.seq
     begun = [one for one in manifest.segments if one.first_time_ns <= at_time_ns]
     if not begun:
         raise CursorError(
-            "the database was made later than that; the backup has nothing of it", time_ns=at_time_ns
+            "the database was created later than that; the backup has no record of it", time_ns=at_time_ns
         )
     one = begun[-1]
     if one.last_time_ns <= at_time_ns:
         return one.last
-    low, high = one.first, one.last  # low is no later, high is
+    low, high = one.first, one.last  # low is no later than the time, high is later
     while high - low > 1:
         middle = (low + high) // 2
         if head_of(reader.get(middle)).time_ns <= at_time_ns:
@@ -133,7 +134,7 @@ def _last(reader: Reader, at: int | None, at_time_ns: int | None) -> int:
 
 
 def _forked(records: Iterator[bytes], origin: log_pb2.Cursor, database: uuid.UUID) -> Iterator[bytes]:
-    """The same, but for the first record, which is of another database."""
+    """Yield the same records, with the first changed to that of another database."""
     commit = record.decode(next(records), 1)
     commit.ClearField("checksum")
     created = commit.created

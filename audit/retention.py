@@ -1,18 +1,18 @@
-"""Retention: a database that archives by itself, beside those who read and write it.
+"""Retention: archive a database automatically, on a thread beside its readers and writers.
 
-    look, once a minute ─▶ is there enough to go? ─▶ archive ─▶ …
-                             64 MB of log, or an hour since it was last done
+    look, once a minute ─▶ is there enough to archive? ─▶ archive ─▶ …
+                             64 MB of log, or an hour since the last time
 
     with Retention(db, "s3://archive/flights", keep_ns=90 * DAY_NS): …
 
 Invariants
-  (1) it fails loudly: what went wrong, and since when, is in the log of the program and in the status, until
-      it works again; what was not archived is in the database, and the next look tries again: twice as
-      late each time, an hour later at most, and as ever once it works;
-  (2) it ends with its database, or when it is closed, at the next sign of progress;
-  (3) while the clock is one that jumped, nothing goes because of its age.
+  (1) failures are visible: the error and its time are in the program's log and in the status until archiving
+      works again. Records that were not archived stay in the database, and the next look tries again, after
+      twice the time, an hour at most; a success resets it;
+  (2) it ends with its database, or when it is closed, at the next progress report;
+  (3) while the clock is one that jumped, no record is archived because of its age.
 
-What goes, and what stays, is `archive`'s to say.
+`archive` decides which records stay.
 """
 
 from __future__ import annotations
@@ -34,16 +34,18 @@ from everlog.store.upkeep.status import ArchiveStatus
 
 LOOK_S, AGAIN_S, EVERY_S, ENOUGH_BYTES = 60.0, 3600.0, 3600.0, 64 << 20
 
-_BEGINNING = threading.Lock()  # of two who begin at once one archives the database
+_BEGINNING = threading.Lock()  # of two that start at once, one archives the database
 
 logger = logging.getLogger("everlog")
 
 
 class Retention:
-    """Archives a database, on a thread of its own, from when it is started (`with`, or `start`) until it is
-    closed: all but the last `keep_records` records and those of the last `keep_ns` nanoseconds, to
-    `target`, as soon as `enough_bytes` may go or `every_s` seconds have passed. Raises ReadOnlyError, and
-    RowError for less than nothing that is kept; Error where it archives by itself already."""
+    """Archives a database, on its own thread, from its start (`with`, or `start`) until it is closed.
+
+    Archives to `target` all but the last `keep_records` records and those of the last `keep_ns` nanoseconds,
+    as soon as `enough_bytes` are removable or `every_s` seconds have passed; looks every `look_s` seconds.
+    Raises ReadOnlyError; RowError for a negative amount to keep; Error if the database archives by itself
+    already."""
 
     def __init__(
         self,
@@ -71,18 +73,18 @@ class Retention:
         self._worked()
         with _BEGINNING:
             if db.retention is not None:
-                raise Error(f"{db.url} archives by itself already; close that first")
+                raise Error(f"{db.url} archives by itself already; close that Retention first")
             db.retention = self
 
     def start(self) -> Self:
-        """Returns at once. What goes first is looked for now."""
+        """Start the thread, which looks at once; return immediately."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="everlog-retention", daemon=True)
             self._thread.start()
         return self
 
     def look(self) -> Archival | None:
-        """Archives, in this thread, if there is enough to go; None: there was not. Raises as `archive`."""
+        """Archive, in this thread, if there is enough to archive; return None if not. Raises as `archive`."""
         db = self._db()
         if db is None or not self._is_due(db):
             return None
@@ -97,12 +99,12 @@ class Retention:
         return done
 
     def status(self) -> ArchiveStatus:
-        """Where it archives to, and what went wrong, if it does not work now. Read-only."""
+        """Return the target, and the current error if archiving fails. Read-only."""
         return ArchiveStatus(target=shown(self._target), error=self._error, error_ns=self._error_ns)
 
     def close(self) -> None:
-        """Ends it, and waits for that. What is under way ends whole, or is as if it had not begun. Twice is
-        once."""
+        """Stop, and wait for the thread. A running archiving either completes or has no effect.
+        Idempotent."""
         self._stopped.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
@@ -132,13 +134,13 @@ class Retention:
         if size >= self._enough_bytes:
             return True
         age_ns = time.time_ns() - db.archived_ns()
-        return age_ns < 0 or age_ns >= self._every_s * 1e9  # a time to come is of a clock that was wrong
+        return age_ns < 0 or age_ns >= self._every_s * 1e9  # a future time comes from a wrong clock
 
     def _going(self, at: Progress) -> None:
         if self._progress is not None:
             self._progress(at)
         if self._stopped.is_set():
-            raise ClosedError("archiving was ended; what was not archived is in the database")
+            raise ClosedError("archiving was stopped; records that were not archived are in the database")
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -147,9 +149,9 @@ class Retention:
             except ClosedError:
                 return
             except OpenError as error:
-                if not error.facts.get("busy"):  # somebody archives it by hand: then it is done
+                if not error.facts.get("busy"):  # another archiving runs: that is enough
                     self._failed(error)
-            except Exception as error:  # noqa: BLE001  of whatever fsspec has behind the URL: it is told
+            except Exception as error:  # noqa: BLE001  any error of an fsspec backend; reported in the status
                 self._failed(error)
             if self._db() is None:
                 return
@@ -167,6 +169,6 @@ class Retention:
         self._error, self._error_ns = str(error) or type(error).__name__, self._error_ns or time.time_ns()
         self._failures = min(self._failures + 1, 30)
         logger.warning(
-            "old log could not be archived to %s: %s; it is tried again in %.0f s",
+            "cannot archive old log to %s: %s; the next attempt is in %.0f s",
             *(shown(self._target), self._error, self.wait_s),
         )

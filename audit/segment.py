@@ -1,20 +1,20 @@
-"""Segment: a file of consecutive records of the log, compressed, that says what it is and proves it.
+"""Segment: a self-describing, checksummed file of consecutive log records, compressed.
 
     segment := header block* index
     header  := 0x184D2A50:u32le size:u32le "everlog" 0x01 database:16 first:u64be last:u64be
                first_time_ns:u64be last_time_ns:u64be schema:u64be before:u32be checksum:u32be
     block   := a zstd frame (RFC 8878): framed records, joined
     index   := 0x184D2A5E:u32le size:u32le (first:u64be offset:u64be size:u32be raw:u32be sha256:32)*
-               blocks:u32be sha256:32          the last one is of every byte of the file before it
+               blocks:u32be sha256:32          the last hash covers every byte of the file before it
 
-Header and index are what zstd calls skippable frames, so that `zstd -dc` of a segment, or of several
-one after the other, gives a `Batch`: it needs no everlog to be read. A block can be read alone.
+Header and index are zstd skippable frames, so `zstd -dc` of one segment, or of several in order, gives a
+`Batch`: reading it needs no everlog. Each block can be read alone.
 
 Invariants
   (1) records are those of the log, byte for byte, dense from `first` to `last`;
-  (2) a segment is written once and never changed; two of the same range have the same records.
+  (2) a segment is written once and never changed; two segments of one range have the same records.
 
-Numbers are on disk for ever. The long story: docs/format.md, "Segments".
+Numbers are on disk: never reuse one. Format reference: docs/format.md, "Segments".
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ import zstandard
 from everlog.store import record
 from everlog.store.errors import CorruptionError
 
-BLOCK_BYTES = 1 << 20  # of records, before they are compressed
-SEGMENT_BYTES = 32 << 20  # two are in memory at once while they are made
+BLOCK_BYTES = 1 << 20  # of records, before compression
+SEGMENT_BYTES = 32 << 20  # two are in memory while they are made
 LEVEL = 1  # measured: a third faster than 3, and no larger
 MAGIC = b"everlog\x01"
-COPIED_MAX = 1024  # bytes that are sooner copied than viewed
+COPIED_MAX = 1024  # below this many bytes a copy is faster than a view
 
 HEADER_TAG, INDEX_TAG = 0x184D2A50, 0x184D2A5E
 FRAME = struct.Struct("<II")
@@ -50,7 +50,7 @@ _CRC = struct.Struct("<I")
 
 
 class Head(NamedTuple):
-    """What the first bytes of a record say, and its checksum."""
+    """The first fields of a record, and its checksum."""
 
     seq: int
     time_ns: int
@@ -62,8 +62,8 @@ NOTHING = Head(0, 0, 0, 0)
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """One segment, as a manifest lists it. `schema` is the version in force before its first record,
-    `before` the checksum of the record before that, `raw` the bytes of its records."""
+    """One segment, as a manifest lists it. `schema` is the version in force before its first record, `before`
+    the checksum of the record before that, `raw` the size of its records in bytes."""
 
     name: str
     first: int
@@ -79,7 +79,7 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class Block(NamedTuple):
-    """Where one block lies in its segment."""
+    """The position of one block in its segment."""
 
     first: int
     offset: int
@@ -89,7 +89,7 @@ class Block(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A block before it is in a segment."""
+    """A compressed block that is not yet in a segment."""
 
     first: Head
     last: Head
@@ -99,15 +99,15 @@ class Packed(NamedTuple):
 
 
 def pack_block(records: bytes, first: int, where: str) -> Packed:
-    """Joined records, from `first` on, checked, as a block. Lets go of the interpreter's lock but for small
-    records. Raises CorruptionError naming the record."""
+    """Check joined records, from `first` on, and compress them to a block. Releases the GIL, except for
+    small records. Raises CorruptionError naming the record."""
     last = head_of(check_records(records, first, where))
     data = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(records)
     return Packed(head_of(records), last, len(records), data, hashlib.sha256(data).digest())
 
 
 def pack(database: bytes, before: Head, blocks: list[Packed]) -> tuple[Segment, list[bytes]]:
-    """A segment of these blocks in parts, and what a manifest says of it."""
+    """Return the manifest entry of a segment of these blocks, and its bytes in parts."""
     first, last = blocks[0].first, blocks[-1].last
     content = HEADER.pack(
         MAGIC, database, first.seq, last.seq, first.time_ns, last.time_ns, before.schema, before.checksum,
@@ -142,38 +142,38 @@ def pack(database: bytes, before: Head, blocks: list[Packed]) -> tuple[Segment, 
 
 
 def read_header(data: bytes, where: str) -> tuple[bytes, int, int]:
-    """Database, first and last seq, as a segment says them itself. Raises CorruptionError."""
+    """Return database UUID, first and last seq from a segment's header. Raises CorruptionError."""
     if len(data) < HEADER_SIZE or data[: FRAME.size] != FRAME.pack(HEADER_TAG, HEADER.size):
-        raise CorruptionError(f"{where} is no segment: it does not begin as one", place=where)
+        raise CorruptionError(f"{where} is not a segment: expected a segment header", place=where)
     magic, database, first, last, *_ = HEADER.unpack_from(data, FRAME.size)
     if magic != MAGIC:
         raise CorruptionError(
-            f"{where} is a segment of a format that this everlog does not know", place=where
+            f"{where} is a segment of a format that this everlog does not read", place=where
         )
     return database, first, last
 
 
 def index_size(end: bytes, where: str) -> int:
-    """How many bytes at the end of a segment are its index, given its last bytes. Raises CorruptionError."""
+    """Return the size of a segment's index in bytes, from its last bytes. Raises CorruptionError."""
     if len(end) < END.size:
-        raise CorruptionError(f"{where} is cut short", place=where)
+        raise CorruptionError(f"{where} is truncated", place=where)
     count, _ = END.unpack_from(end, len(end) - END.size)
     size: int = FRAME.size + ENTRY.size * count + END.size
     return size
 
 
 def read_index(data: bytes, where: str) -> list[Block]:
-    """The blocks that an index lists: `data` is a segment's last `index_size` bytes, or more. Raises
-    CorruptionError."""
+    """Return the blocks in a segment's index; `data` is the segment's last `index_size` bytes, or more.
+    Raises CorruptionError."""
     size = index_size(data, where)
     start = len(data) - size
     if start < 0 or data[start : start + FRAME.size] != FRAME.pack(INDEX_TAG, size - FRAME.size):
-        raise CorruptionError(f"{where} does not end in an index: it is cut short, or changed", place=where)
+        raise CorruptionError(f"{where} does not end with an index: truncated or changed", place=where)
     return [Block(*entry) for entry in ENTRY.iter_unpack(data[start + FRAME.size : len(data) - END.size])]
 
 
 def unpack_block(data: bytes, block: Block, where: str) -> bytes:
-    """The records of a block, joined, as they were packed. Raises CorruptionError."""
+    """Return the joined records of a block. Raises CorruptionError."""
     if hashlib.sha256(data).digest() != block.sha256:
         raise CorruptionError(
             f"{where}: the block with record {block.first} does not match its SHA-256",
@@ -198,7 +198,7 @@ def unpack_block(data: bytes, block: Block, where: str) -> bytes:
 
 
 def head_of(framed: bytes) -> Head:
-    """What a framed record says first. Raises CorruptionError."""
+    """Return the first fields of a framed record. Raises CorruptionError."""
     at = record.read_varint(framed, 1)[1]
     seq, at = record.read_varint(framed, at + 1)
     time_ns = schema = 0
@@ -211,8 +211,8 @@ def head_of(framed: bytes) -> Head:
 
 
 def check_records(records: bytes, first: int, where: str) -> bytes:
-    """Checks joined records, dense from `first` on, each with its checksum; returns the last of them,
-    framed. Raises CorruptionError naming the record."""
+    """Check joined records: dense from `first` on, each with a valid checksum; return the last one, framed.
+    Raises CorruptionError naming the record."""
     at = start = 0
     seq, size, view, begins = first, len(records), memoryview(records), _beginnings(first)
     try:
@@ -234,7 +234,7 @@ def check_records(records: bytes, first: int, where: str) -> bytes:
             if crc32(body) != _CRC.unpack_from(records, end - 4)[0]:
                 raise CorruptionError("its checksum does not match its bytes")
             if not records.startswith(next(begins), at) and record.read_varint(records, at + 1)[0] != seq:
-                raise CorruptionError(f"another is in its place: {record.read_varint(records, at + 1)[0]}")
+                raise CorruptionError(f"expected seq {seq}, found {record.read_varint(records, at + 1)[0]}")
             at = end
             seq += 1
     except (CorruptionError, IndexError, struct.error) as error:
@@ -243,8 +243,8 @@ def check_records(records: bytes, first: int, where: str) -> bytes:
 
 
 def _beginnings(seq: int) -> Iterator[bytes]:
-    """How records from a seq on begin: with the tag of their seq, and that. Of 128 in a row only the
-    lowest byte differs."""
+    """Yield the first bytes of the records from a seq on: the tag of the seq, and the seq. In a run of 128
+    only the lowest byte differs."""
     while True:
         high = record.varint(seq >> 7) if seq >> 7 else b""
         yield from (bytes((0x08, low | 0x80 if high else low)) + high for low in range(seq & 0x7F, 0x80))

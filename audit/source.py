@@ -1,7 +1,7 @@
-"""Source: the log that is backed up, wherever it is: blocks of joined records, in order.
+"""Source: the log that is backed up, as blocks of joined records in order.
 
-Embedded, blocks are read from the log as they stand there; from a server they come through the feed,
-which sends the same bytes (`everlog.rpc.client.audit`).
+An embedded log is read as stored; the log of a server comes through the feed, which sends the same bytes
+(`everlog.rpc.client.audit`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROWS_HASHED = 100_000
 
 
 class Records(NamedTuple):
-    """Some records, joined."""
+    """Consecutive records, joined."""
 
     first: int
     last: int
@@ -31,33 +31,33 @@ class Records(NamedTuple):
 
 
 class Source(Protocol):
-    """A log, up to a moment."""
+    """A log, up to a position."""
 
     database: bytes
     head: int
 
     def check(self, position: log_pb2.Cursor) -> None:
-        """Raises OpenError if the log does not go on from there."""
+        """Raise OpenError unless the log continues from this position."""
 
     def blocks(self, after: int, until: int) -> Iterator[Records]:
-        """All records after `after`, up to `until`, joined into some MiB at a time."""
+        """Yield all records after `after`, up to `until`, joined, some MiB at a time."""
 
     def hashes(self, progress: OnProgress | None, *, any_size: bool) -> Hashes | None:
-        """Those of the tables at `head`, where they are to be had: without `any_size`, only of a database
-        of few rows."""
+        """Return the hashes of the tables at `head`, or None; without `any_size`, only for a database of
+        few rows."""
 
     def close(self) -> None:
-        """Lets go of the moment."""
+        """Release the snapshot."""
 
 
 class LogSource:
-    """The log of an open database, up to what is on disk now."""
+    """The log of an open database, up to what is durable now."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
         self.database = db.uuid
         self._view, applied = db.tables.snapshot()
-        # Without keys: whoever restores has none either, and compares sealed rows as they are.
+        # Without keys: a restore has none either, and compares sealed rows as bytes.
         self._schema, self.head = Schema(db.schema.proto), min(applied, db.log.head)
         self._is_moment = self.head == applied
 
@@ -89,23 +89,23 @@ class LogSource:
 
 
 def check_position(position: log_pb2.Cursor, database: bytes, head: int) -> None:
-    """Raises OpenError if a backup that ends there cannot be one of this log."""
+    """Raise OpenError if a backup that ends at this position cannot be one of this log."""
     if position.database != database:
         raise OpenError(
-            f"this is a backup of database {UUID(bytes=position.database)}, and not of"
+            f"this is a backup of database {UUID(bytes=position.database)}, not of"
             f" {UUID(bytes=database)}; name another directory"
         )
     if position.seq > head:
         raise OpenError(
-            f"the backup goes up to record {position.seq}, the database only to {head}: it was restored, or"
-            " has lost its end. Back it up into another directory",
+            f"the backup goes up to record {position.seq}, the database only to {head}: the database was"
+            " restored, or lost its end. Back it up into another directory",
             seq=position.seq,
         )
 
 
 def diverged(position: log_pb2.Cursor, why: str) -> OpenError:
     return OpenError(
-        f"record {position.seq}, with which the backup ends, is another in the database: they diverged"
-        f" ({why}). Back it up into another directory",
+        f"record {position.seq}, the last of the backup, differs from the one in the database: they diverged"
+        f" ({why}). Back the database up into another directory",
         seq=position.seq,
     )

@@ -1,15 +1,15 @@
-"""Tiles: a Merkle tree in pieces of 256 hashes, as C2SP tlog-tiles cuts it.
+"""Tiles: a Merkle tree in tiles of 256 hashes, as in C2SP tlog-tiles.
 
-    level 1   [ hash of tile 0/0 | hash of tile 0/1 | … ]                each one over a full tile
+    level 1   [ hash of tile 0/0 | hash of tile 0/1 | … ]                one hash for each full tile
     level 0   [ 256 leaves       ][ 256 leaves       ][ 112 leaves ]     the last may be partial
 
-    tile/0/x001/234           a full one, 8,192 bytes     (level 0, index 1234)
-    tile/0/000.p/112          a partial one               (112 hashes)
+    tile/0/x001/234           a full tile, 8,192 bytes    (level 0, index 1234)
+    tile/0/000.p/112          a partial tile              (112 hashes)
     tile/entries/000          256 entries, each length:u16be and the entry
 
 Invariants
   (1) hash i of tile n at level l is the node over 256**l entries from (n * 256 + i) * 256**l;
-  (2) a partial tile is a beginning of the full one, and counts for nothing above it.
+  (2) a partial tile is a prefix of the full one, and has no hash in the level above.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _PATH = re.compile(r"tile/(entries|\d{1,2})/((?:x\d{3}/)*\d{3})(?:\.p/(\d{1,3}))
 
 Tiles = dict[tuple[int, int], bytes]
 Tile = Callable[[int, int, int], bytes]
-"""Level, index and width of a tile to its hashes."""
+"""Maps level, index and width of a tile to its hashes."""
 
 
 def full_width(size: int, level: int) -> int:
-    """How many hashes there are at a level of tiles, in a tree of so many entries."""
+    """Return the number of hashes at a level of tiles, in a tree of `size` entries."""
     return size >> 8 * level
 
 
 def node_in(tile: bytes, level: int, start: int) -> bytes:
-    """The node over 2**level hashes of a tile, from `start`."""
+    """Return the node over 2**level hashes of a tile, from `start`."""
     return merkle.perfect(tile[start * HASH_BYTES : (start + (1 << level)) * HASH_BYTES])
 
 
 def path(level: int | str, index: int, width: int = WIDTH) -> str:
-    """Where a tile, or a bundle of `entries`, is served and stored."""
+    """Return the path of a tile, or of a bundle of `entries`."""
     words = [f"{index % 1000:03}"]
     while index := index // 1000:
         words.append(f"x{index % 1000:03}")
@@ -50,8 +50,7 @@ def path(level: int | str, index: int, width: int = WIDTH) -> str:
 
 
 def place(file: str) -> tuple[int | str, int, int] | None:
-    """Level (or `entries`), index and width of what lies at a path; None for a path that `path` gives for
-    nothing."""
+    """Return level (or `entries`), index and width of the tile at a path; None for any other path."""
     found = _PATH.fullmatch(file)
     if found is None:
         return None
@@ -62,7 +61,7 @@ def place(file: str) -> tuple[int | str, int, int] | None:
 
 
 def nodes(size: int, tile: Tile) -> merkle.Nodes:
-    """The nodes of a tree whose tiles are to be had, each tile read once."""
+    """Return the nodes of a tree, computed from its tiles; each tile is read once."""
     kept: Tiles = {}
 
     def node(level: int, index: int) -> bytes:
@@ -76,9 +75,9 @@ def nodes(size: int, tile: Tile) -> merkle.Nodes:
 
 
 class Growing:
-    """The tiles at the right edge of a tree of `size` entries, which grows.
+    """The tiles at the right edge of a growing tree of `size` entries.
 
-    `tile(level, index, width)` gives the partial tiles that there are.
+    `tile(level, index, width)` returns the existing partial tiles.
     """
 
     def __init__(self, size: int, tile: Tile) -> None:
@@ -91,7 +90,7 @@ class Growing:
             level += 1
 
     def add(self, leaves: bytes) -> Tiles:
-        """Takes joined leaf hashes; returns the tiles that are new or longer now."""
+        """Add joined leaf hashes; return the tiles that are new or longer now."""
         changed: Tiles = {}
         level, size = 0, self.size
         self.size += len(leaves) // HASH_BYTES

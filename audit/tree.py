@@ -1,23 +1,22 @@
-"""Tree: the Merkle tree over a database's records, a projection that catches up when it is asked.
+"""Tree: the Merkle tree over a database's records, a projection that catches up when it is read.
 
     records ─▶ SHA-256 of each ─▶ leaves ─▶ tiles of 256 hashes, one over the other ─▶ roots, proofs
 
     side("tree")   level:u8 index:u64be       ─▶ hash*        a tile: 1 to 256 hashes, the last one partial
-                   0xFE size:u64be seq:u64be  ─▶              a checkpoint of so many, in the log at seq
-                   0xFF                       ─▶ size:u64be   how many records are in it
+                   0xFE size:u64be seq:u64be  ─▶              a checkpoint of that size, in the log at seq
+                   0xFF                       ─▶ size:u64be   number of records in the tree
 
 The entry of a record is the SHA-256 of its bytes without their frame, and its index is seq - 1. Tiles
 are those of C2SP tlog-tiles: at level 0 leaf hashes, above them one hash for each full tile below.
 
 Invariants
-  (1) tiles and size are written in one batch: whenever it is killed, they belong together;
+  (1) tiles and size are written in one batch: they match after any kill;
   (2) size <= the log's head, and the last leaf is that of the record there: a log that lost its end, or
-      another log, is found out before anything is said of it;
+      another log, is detected before anything is proven;
   (3) every record is checked before it is hashed;
-  (4) a tree that was thrown away while somebody reads it is made anew first; in one that was not, what is
-      missing is damage.
+  (4) a tree that was discarded while it is read is made again first; otherwise a missing tile is damage.
 
-How the bytes look: docs/format.md, "Tree".
+Format reference: docs/format.md, "Tree".
 """
 
 from __future__ import annotations
@@ -50,38 +49,37 @@ _LOCKS_LOCK = threading.Lock()
 
 
 def size_in(note: bytes) -> int | None:
-    """The size that the second line of a checkpoint says; None if it is none."""
+    """Return the size in the second line of a checkpoint; None if the text is not a checkpoint."""
     lines = note.split(b"\n", 2)
     return int(lines[1]) if len(lines) == 3 and lines[1].isdigit() and len(lines[1]) < 20 else None
 
 
 class Tree:
-    """The tree of an open database. Safe to use from many threads.
+    """The tree of an open database. Thread-safe.
 
-    Raises CorruptionError where the log is not the one that the tree was made from, or a record does not
-    check.
+    Raises CorruptionError if the log is not the one from which the tree was made, or a record is damaged.
     """
 
     def __init__(self, db: Database) -> None:
         self._db = db
         with _LOCKS_LOCK:
             self._lock = _LOCKS.setdefault(db, threading.RLock())
-        self._over: Tiles = {}  # what is not stored: the writer has not made it, or the disk refuses
+        self._over: Tiles = {}  # tiles that are not stored: read-only process, or the disk refuses writes
         self._over_signed: list[tuple[int, int]] = []
         self._over_size = 0
-        self._seen = 0  # what is smaller than it was has been thrown away
+        self._seen = 0  # largest size seen; a smaller size means that the tree was discarded
         self._checked = False
 
     @property
     def size(self) -> int:
-        """How many records are in it now. Read-only."""
+        """The number of records in the tree. Read-only."""
         value = self._stored(SIZE)
         found: int = max(SEQ.unpack(value)[0] if value else 0, self._over_size)
         self._seen = max(self._seen, found)
         return found
 
     def catch_up(self, progress: OnProgress | None = None) -> int:
-        """Takes in what is on disk in the log, and returns the tree's size. Writes the tree alone."""
+        """Add the durable records of the log, and return the tree's size. Writes the tree alone."""
         with self._lock:
             size, head = self.size, self._db.log.head
             if size != head or not self._checked:
@@ -93,30 +91,31 @@ class Tree:
             return head
 
     def root(self, size: int) -> bytes:
-        """The root of the tree of the first `size` records. Read-only. Raises CursorError."""
+        """Return the root of the tree of the first `size` records. Read-only. Raises CursorError."""
         return merkle.root(nodes(self._check_size(size), self.tile), size)
 
     def inclusion(self, seq: int, size: int) -> list[bytes]:
-        """The proof that record `seq` is in the tree of the first `size`. Read-only. Raises CursorError."""
+        """Return the proof that record `seq` is in the tree of `size`. Read-only. Raises CursorError."""
         whole = self._check_size(size)
         if not 0 < seq <= size:
             raise CursorError(
-                f"expected a record from 1 to {size}, the size of the tree, found {seq}", seq=seq
+                f"expected a record from 1 to the size of the tree, {size}, found {seq}", seq=seq
             )
         return merkle.inclusion(nodes(whole, self.tile), seq - 1, size)
 
     def consistency(self, first: int, size: int) -> list[bytes]:
-        """The proof that the tree of `size` begins with that of `first`. Read-only. Raises CursorError."""
+        """Return the proof that the tree of `size` begins with that of `first`. Read-only. Raises
+        CursorError."""
         whole = self._check_size(size)
         if not 0 <= first <= size:
             raise CursorError(f"expected an earlier size from 0 to {size}, found {first}", seq=first)
         return merkle.consistency(nodes(whole, self.tile), first, size)
 
     def check_records(self, size: int, progress: OnProgress | None = None) -> None:
-        """Compute the leaf hashes of the first `size` records anew, and compare them with those of the tree.
-        Read-only. Raises CorruptionError naming the first record that is another.
+        """Compute the leaf hashes of the first `size` records again, and compare them with the tree.
+        Read-only. Raises CorruptionError naming the first record that differs.
 
-        Of records that were archived, and are not at hand, the tree is believed.
+        For archived records that are not readable, the tree is trusted.
         """
         log = self._db.log
         after = 0 if log.trimmed.is_archived else min(size, log.trimmed.base)
@@ -136,22 +135,22 @@ class Tree:
                 progress(Progress("check records", after, size, "records"))
 
     def check_record(self, seq: int, record: bytes) -> None:
-        """Raises CorruptionError if a record, unframed, is not the one that is in the tree."""
+        """Raise CorruptionError if a record, unframed, differs from the one in the tree."""
         if leaf_of(record) != self.leaf(seq):
             raise self._altered(seq)
 
     def _altered(self, seq: int) -> CorruptionError:
         return CorruptionError(
-            f"record {seq} of the log is not the one that the tree was made from: one of the two was changed,"
-            " so nothing is proven. `everlog audit` with a checkpoint that was kept elsewhere tells which",
+            f"record {seq} of the log differs from the one from which the tree was made: one of them was"
+            " changed, so nothing is proven. `everlog audit` with a checkpoint kept elsewhere shows which",
             seq=seq,
         )
 
     def tile(self, level: int, index: int, width: int = WIDTH) -> bytes:
-        """So many hashes of a tile. Read-only. Raises CorruptionError if it is not there."""
+        """Return the first `width` hashes of a tile. Read-only. Raises CorruptionError if it is missing."""
         size, needed = width * merkle.HASH_BYTES, (index * WIDTH + width) * WIDTH**level
         while len(found := self._found(level, index, size)) < size:
-            with self._lock:  # while nobody throws it away, or makes it anew
+            with self._lock:  # while the tree is neither discarded nor made again
                 whole, found = self.size, self._found(level, index, size)
             if len(found) >= size:
                 break
@@ -160,30 +159,30 @@ class Tree:
                 continue
             raise CorruptionError(
                 f"expected {width} hashes in tile {level}/{index} of the tree, found"
-                f" {len(found) // merkle.HASH_BYTES}; `everlog audit --new-tree` makes it anew from the log",
+                f" {len(found) // merkle.HASH_BYTES}; `everlog audit --new-tree` makes it again from the log",
                 place=f"tile {level}/{index}",
             )
         return found[:size]
 
     def _found(self, level: int, index: int, size: int) -> bytes:
         found = self._over.get((level, index), b"")
-        if len(found) < size:  # or the process that writes has more by now
+        if len(found) < size:  # or the writing process has stored more since
             found = self._stored(bytes((level,)) + SEQ.pack(index)) or b""
         return found
 
     def leaf(self, seq: int) -> bytes:
-        """The leaf hash of a record that is in it. Read-only."""
+        """Return the leaf hash of a record in the tree. Read-only."""
         at = (seq - 1) % WIDTH
         return self.tile(0, (seq - 1) // WIDTH, at + 1)[-merkle.HASH_BYTES :]
 
     def leaves(self, start: int, end: int) -> bytes:
-        """Joined leaf hashes of entries from index `start`, that of a tile, up to `end`. Read-only."""
+        """Return joined leaf hashes of entries from index `start`, that of a tile, up to `end`. Read-only."""
         tiles = range(start, end, WIDTH)
         return b"".join([self.tile(0, at // WIDTH, min(WIDTH, end - at)) for at in tiles])
 
     def signed(self, since: int) -> list[tuple[int, int]]:
-        """Sizes from `since` on of which there is a checkpoint in the log, and its seq; in a fork without
-        those of its origin, which has another tree. Read-only."""
+        """Return size and seq of each checkpoint in the log of at least `since` records; in a fork, without
+        those of its origin, which has another tree. Writes the tree if it has to catch up."""
         with self._lock:
             self.catch_up()
             found = {one for one in self._over_signed if one[0] >= since}
@@ -196,40 +195,41 @@ class Tree:
         return sorted(one for one in found if one[1] > shared)
 
     def forget(self) -> None:
-        """Throws the tree away: it is made anew when it is next asked for."""
+        """Discard the tree: it is made again when it is next read. Writes."""
         with self._lock:
             self._db.engine.drop_side(FAMILY)
             self._over, self._over_signed, self._over_size = {}, [], 0
             self._checked = False
 
     def _check_size(self, size: int) -> int:
-        """The size of the whole tree."""
+        """Return the size of the whole tree. Raises CursorError if it is below `size`."""
         whole = self.size
         if whole < size <= self._seen:
             whole = self.catch_up()
         if not 0 <= size <= whole:
-            raise CursorError(f"expected a size from 0 to {whole}, that of the tree, found {size}", seq=size)
+            raise CursorError(f"expected a size from 0 to that of the tree, {whole}, found {size}", seq=size)
         return whole
 
     def _check(self, size: int, head: int) -> None:
         if size > head:
             raise CorruptionError(
-                f"the tree is over {size} records, the log ends at {head}: its end is lost. Restore a backup",
+                f"the tree is over {size} records, but the log ends at {head}: its end is lost. Restore a"
+                " backup",
                 seq=head + 1,
             )
         oldest = self._db.log.oldest
         if size < oldest and oldest > 1:
             raise CorruptionError(
-                f"the log begins with record {oldest}, the tree is over {size}: what lies between was"
-                " archived, or lost, before the tree took it in",
+                f"the log begins at record {oldest}, the tree is over {size}: the records between were"
+                " archived, or lost, before the tree included them",
                 seq=size + 1,
             )
         if size > oldest or size == 1:
             there = leaf_of(unframe(self._db.log.get(size), size))
             if there != self.leaf(size):
                 raise CorruptionError(
-                    f"record {size} of the log is not the one that the tree was made from: the log, or the"
-                    " tree, is another one's, or was changed. `everlog audit` tells more",
+                    f"record {size} of the log differs from the one from which the tree was made: the log or"
+                    " the tree was changed, or belongs to another database. Run `everlog audit` for details",
                     seq=size,
                 )
 
@@ -259,7 +259,7 @@ class Tree:
             self._over_size = growing.size
 
     def _put(self, size: int, tiles: Tiles, signed: list[tuple[int, int]]) -> bool:
-        """Writes what was added, and what lies in memory since the disk refused. False: it refuses now."""
+        """Write the new tiles, and those in memory that the disk refused before. False if it refuses now."""
         try:
             side = self._db.engine.side(FAMILY)
             assert side is not None
@@ -277,7 +277,7 @@ class Tree:
         return True
 
     def _signed_at(self, seq: int) -> tuple[int, int] | None:
-        """The size that a checkpoint in the log is of, and its seq; None if it is no such record."""
+        """Return size and seq of a checkpoint in the log; None if the record is not one."""
         notice = self._db.log.commit(seq).notice
         size = size_in(notice.detail) if notice.kind == KIND else None
         return None if size is None or size >= seq else (size, seq)

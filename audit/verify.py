@@ -1,10 +1,10 @@
-"""Verify: a backup is read, all of it, and everything that is not as it must be is said.
+"""Verify: read a whole backup and report every problem.
 
 manifest  lists segments that are dense and of one history
-files     each is there, and is byte for byte what the manifest says
+files     each exists, and is byte for byte what the manifest says
 blocks    each matches its own SHA-256, and its records are dense
 records   each matches its checksum
-deep      a database is made of it, in a temporary directory, and its tables are those recorded
+deep      a database restored from it, in a temporary directory, has the recorded tables
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from everlog.store.upkeep.check import problems
 def verify(
     backup: str | PathLike[str], *, deep: bool = False, progress: OnProgress | None = None
 ) -> Iterator[str]:
-    """Everything that is not as it must be in a backup, a sentence each, naming the file and the record.
+    """Yield each problem of a backup as a sentence that names the file and the record.
 
-    Read-only. Raises OpenError if there is no backup.
+    `deep`: also restore it into a temporary directory and check that. Read-only. Raises OpenError if there
+    is no backup.
     """
     where = place(backup)
     try:
@@ -73,7 +74,7 @@ def _segment(where: Place, manifest: Manifest, one: Segment) -> Iterator[str]:
         damaged = 1
     database, first, last = segments.read_header(data, file)
     if (database, first, last) != (manifest.uuid, one.first, one.last):
-        yield f"{file} says that it has records {first} to {last}, the manifest {one.first} to {one.last}"
+        yield f"{file} has records {first} to {last} by its header, {one.first} to {one.last} by the manifest"
     checksum, following = one.before, one.first
     for first, last, block in ranges(one, segments.read_index(data, file)):
         try:
@@ -89,7 +90,7 @@ def _segment(where: Place, manifest: Manifest, one: Segment) -> Iterator[str]:
             damaged += 1
             yield str(error)
     if not damaged and checksum != one.checksum:
-        yield f"{file}: its last record is another than the manifest says"
+        yield f"{file}: its last record differs from the one in the manifest"
 
 
 def _deep(backup: str | PathLike[str], progress: OnProgress | None) -> Iterator[str]:

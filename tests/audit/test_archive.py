@@ -118,7 +118,7 @@ def test_nothing_is_removed_where_the_target_refuses(db: Database, opening: Open
     fill(db, 1, 30)
     to.mkdir()
     (to / "letter.txt").write_text("dear")
-    with pytest.raises(OpenError, match="is no backup"):
+    with pytest.raises(OpenError, match="is not a backup"):
         archive(db, to)
     backup(opening(at=to.with_name("another")), to.with_name("its backup"))
     with pytest.raises(OpenError, match="this is a backup of database"):

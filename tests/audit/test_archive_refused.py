@@ -58,9 +58,7 @@ def test_an_archive_that_cannot_be_reached_any_more_is_told_to_who_needs_it(db: 
     note(db.path, str(to), 0)  # it has moved to where nobody answers
     note(db.path, NOBODY, db.log.trimmed.base)
     attach(db)
-    with pytest.raises(
-        CorruptionError, match=r"record 7 was archived, and cannot be read from there: ftp://"
-    ):
+    with pytest.raises(CorruptionError, match=r"record 7 was archived and cannot be read back: ftp://"):
         db.log.get(7)
     assert db.count(ITEMS) == 50
     note(db.path, str(to), db.log.trimmed.base)
@@ -87,7 +85,7 @@ def test_nothing_is_removed_where_somebody_else_writes_to_the_target(
             else:
                 there.remove(there.names()[-2])  # BACKUP is the last
 
-    with pytest.raises(DiskError, match=r"somebody else writes there. Nothing was removed"):
+    with pytest.raises(DiskError, match=r"another process writes there. Nothing was removed"):
         archive(db, url, progress=meddle)
     assert db.log.trimmed.base == base
     again = f"memory://refused-{uuid.uuid4().hex}"

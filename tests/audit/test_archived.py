@@ -150,7 +150,7 @@ def test_without_its_archive_a_database_works_and_says_what_is_missing(opening: 
         found.put(ITEMS, *items(1000, 1000))
         declare(found, AIRPORTS, ITEMS)
         with pytest.raises(
-            CorruptionError, match=r"record 9 was archived, and cannot be read .* no directory"
+            CorruptionError, match=r"record 9 was archived and cannot be read .* no directory"
         ):
             found.log.get(9)
         with pytest.raises(CorruptionError, match="was archived"):

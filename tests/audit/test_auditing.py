@@ -61,14 +61,14 @@ def test_a_record_that_was_rewritten_is_found_by_a_checkpoint_and_named_by_the_t
         rewrite(db, 300)
     with Database(tmp_path / "db", read_only=True) as db:
         found = problems(db, checkpoints=[there])
-        assert "record 300 is not the one that the tree knows" in found[0]
-        assert any("not those of the checkpoint of everlog/" in one for one in found)
-        assert any("not those of the checkpoint in record 602" in one for one in found)
+        assert "record 300 differs from the one in the tree" in found[0]
+        assert any("differ from those of the checkpoint of everlog/" in one for one in found)
+        assert any("differ from those of the checkpoint in record 602" in one for one in found)
     with Database(tmp_path / "db") as db:
         Tree(db).forget()  # as somebody would who rewrites history
         found = problems(db, checkpoints=[there])
         assert not any("the tree" in one for one in found)
-        assert any("not those of the checkpoint of everlog/" in one for one in found)
+        assert any("differ from those of the checkpoint of everlog/" in one for one in found)
 
 
 def test_nothing_is_signed_that_contradicts_what_was_signed_before(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_record_that_was_rewritten_is_named_by_tiles_that_were_kept(tmp_path: 
         rewrite(db, 650)
     with Database(tmp_path / "db", read_only=True) as db:
         found = problems(db, tiles=tmp_path / "tiles")
-    assert "record 300 is not the one that the tiles in" in found[0]
+    assert "record 300 differs from the one in the tiles in" in found[0]
     assert not any("record 650" in one for one in found), "the first is named"
 
 
@@ -123,7 +123,9 @@ def test_a_tile_of_the_tree_that_was_changed_is_told_from_a_record(tmp_path: Pat
         key = b"\x00" + SEQ.pack(1)
         tile = side[0].get(key) or b""
         side[0][key] = b"x" + tile[1:]
-        assert problems(db) == ["the tree: expected what tile 1/0 says of tile 0/1, found other hashes"]
+        assert problems(db) == [
+            "the tree: expected tile 0/1 to have the hash that tile 1/0 gives, found another"
+        ]
 
 
 def test_a_log_that_lost_its_end_is_found_out(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_a_log_that_lost_its_end_is_found_out(tmp_path: Path) -> None:
         notes(db, 10)
         (found,) = problems(db, checkpoints=[there])
         assert found.startswith(
-            f"the log {db.url} ends at record 11, the checkpoint of {there.origin} is of 601"
+            f"the log {db.url} ends at record 11, but the checkpoint of {there.origin} is of 601"
         )
         assert "record 12 is the first that is missing" in found
 
@@ -147,7 +149,7 @@ def test_a_longer_copy_and_a_backup_name_the_record_that_is_missing(tmp_path: Pa
             for other in (LocalProver(db), BackupCopy(str(tmp_path / "backup"))):
                 (found,) = problems(short, against=other)
                 assert found.startswith(
-                    f"the log {short.url} ends at record 302, the other copy is of 322 records"
+                    f"the log {short.url} ends at record 302, but the other copy is of 322 records"
                 )
                 assert "record 303 is the first that is missing" in found
         assert problems(db, against=BackupCopy(str(tmp_path / "backup"))) == []
@@ -190,7 +192,7 @@ def test_two_records_of_one_seq_are_a_fork(tmp_path: Path) -> None:
         (found,) = problems(db, against=LocalProver(copy))
         here, there = (Tree(one) for one in (db, copy))
         here.catch_up()
-        assert found.startswith("record 303 is a fork: two records say that they are 303")
+        assert found.startswith("record 303 is a fork: two different records have this seq")
         assert here.leaf(303).hex() in found
         assert there.leaf(303).hex() in found
 
@@ -222,8 +224,8 @@ def test_of_a_trimmed_log_is_looked_at_what_is_there(tmp_path: Path) -> None:
         rewrite(db, 550)
     with Database(tmp_path / "db") as db:
         found = problems(db, checkpoints=[there], tiles=tmp_path / "tiles")
-        assert any("record 550 is not the one that the tiles" in one for one in found)
-        assert any("not those of the checkpoint of" in one for one in found)
+        assert any("record 550 differs from the one in the tiles" in one for one in found)
+        assert any("differ from those of the checkpoint of" in one for one in found)
         Tree(db).forget()
         with pytest.raises(CorruptionError, match="archived"):
             Tree(db).catch_up()
@@ -243,9 +245,9 @@ def test_what_must_hold_between_records_is_looked_at(tmp_path: Path) -> None:
         db.engine.append_record(SEQ.pack(12), record.frame(commit))
         db.log._recent.clear()  # noqa: SLF001  what is kept in memory is of before
         assert problems(db) == [
-            "record 5 is older than the one before it",
-            "record 9 says that schema 7 is in force, and it is 0",
-            "record 12 writes in space 77, which no table has",
+            "record 5 is older than the record before it",
+            "record 9 says that schema 7 is in force, but 0 is",
+            "record 12 writes in space 77, which belongs to no table",
         ]
 
 
@@ -275,5 +277,5 @@ def test_tables_are_compared_with_what_the_log_makes_of_them(tmp_path: Path, dam
             value = db.engine.get(info.row_prefix + b"JFK\x00\x01")
             db.engine.data[info.row_prefix + b"JFK\x00\x01"] = (value or b"") + b"\x0a\x01x"
         found = list(Audit(db).tables())
-        assert any("table airports is not what its log makes of it" in one for one in found) == damaged
+        assert any("table airports differs from what its log gives" in one for one in found) == damaged
         assert bool(found) == damaged

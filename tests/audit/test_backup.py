@@ -145,7 +145,7 @@ def test_what_a_killed_backup_left_is_removed_by_the_next(db: Database, to: Path
 def test_the_backup_of_another_database_is_refused(opening: Opener, to: Path) -> None:
     backup(opening(), to)
     other = opening(at=to.with_name("other"))
-    with pytest.raises(OpenError, match=r"this is a backup of database .*, and not of"):
+    with pytest.raises(OpenError, match=r"this is a backup of database .*, not of"):
         backup(other, to)
 
 
@@ -163,7 +163,7 @@ def test_a_backup_that_is_newer_than_the_database_or_has_diverged_is_refused(
         backup(back, to)
     fill(back, 100, 130)
     with pytest.raises(
-        OpenError, match=f"record {db.head}, with which the backup ends, is another .* diverged"
+        OpenError, match=f"record {db.head}, the last of the backup, differs from .* diverged"
     ):
         backup(back, to)
     assert list(verify(to)) == []
@@ -172,11 +172,11 @@ def test_a_backup_that_is_newer_than_the_database_or_has_diverged_is_refused(
 def test_a_directory_of_something_else_is_no_backup(db: Database, to: Path) -> None:
     to.mkdir()
     (to / "letter.txt").write_text("dear")
-    with pytest.raises(OpenError, match=r"is no backup: it has no file BACKUP, but letter\.txt"):
+    with pytest.raises(OpenError, match=r"is not a backup: it has no file BACKUP, but letter\.txt"):
         backup(db, to)
     with pytest.raises(OpenError, match="there is no directory"):
         restore(to.with_name("nowhere"), to.with_name("copy"))
-    with pytest.raises(OpenError, match="expected a directory of a backup, found a file"):
+    with pytest.raises(OpenError, match="expected the directory of a backup, found a file"):
         backup(db, to / "letter.txt")
 
 

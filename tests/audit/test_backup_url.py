@@ -71,7 +71,7 @@ def test_no_error_says_the_password_of_a_url(db: Database) -> None:
     name = next(name for name in there.names() if name.endswith(".zst"))
     data = there.read(name)
     there.remove(name)
-    with pytest.raises(CorruptionError, match="record 3 was archived, and cannot be read") as gone:
+    with pytest.raises(CorruptionError, match="record 3 was archived and cannot be read") as gone:
         db.log.get(3)
     said.append(gone.value)
     found = list(verify(url))
@@ -89,5 +89,5 @@ def test_a_place_of_another_database_is_refused(db: Database, opening: Opener, u
         backup(opening(at=db.path.with_name("another")), url)
     place(url).write("letter.txt", b"dear")
     place(url).remove("BACKUP")
-    with pytest.raises(OpenError, match="is no backup: it has no file BACKUP, but letter"):
+    with pytest.raises(OpenError, match="is not a backup: it has no file BACKUP, but letter"):
         backup(db, url)

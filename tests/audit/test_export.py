@@ -69,7 +69,7 @@ def test_another_history_does_not_overwrite_it(tmp_path: Path) -> None:
     with Database(tmp_path / "copy") as db:
         notes(db, 7)
         with pytest.raises(
-            CorruptionError, match="a checkpoint of 11 records that this log does not begin with"
+            CorruptionError, match="a checkpoint of 11 records with which this log does not begin"
         ):
             export(LocalProver(db), signed(db, signer), tmp_path / "tiles")
     with (
@@ -179,7 +179,7 @@ def test_files_that_are_gone_cut_or_strange_are_named(tmp_path: Path, exported: 
         (where / name).parent.mkdir(exist_ok=True, parents=True)
         (where / name).write_bytes(b"x" * 32)
         (found,) = faults(where, text)
-        assert found.startswith(f"{where / name} is no part of the tree of 601 records")
+        assert found.startswith(f"{where / name} is not part of the tree of 601 records")
         (where / name).unlink()
     (where / "tile/0/001.p/45").unlink()  # of an earlier size: the standard lets it go
     assert faults(where, text) == []

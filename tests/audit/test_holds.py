@@ -47,7 +47,7 @@ def test_while_the_file_is_damaged_nothing_goes_that_it_may_have_held(
     fill(db, 1, 50)
     holds.hold(db.path, "audit", 20)
     (db.path / "HOLDS").write_bytes(data)
-    told = r"HOLDS: expected everlog's HOLDS file, found something else: .*\. Put a copy of it back; or"
+    told = r"HOLDS: expected everlog's HOLDS file, found something else: .*\. Restore a copy of it; or"
     for ask in (
         lambda: archive(db, to, keep_records=1),
         lambda: holds.read(db.path),

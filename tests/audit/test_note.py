@@ -98,7 +98,7 @@ def test_a_private_key_that_is_given_for_a_public_one_is_not_shown() -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "a+b", "a\n", "a\x01"])
 def test_a_name_with_spaces_is_refused(name: str) -> None:
-    with pytest.raises(Error, match="name of a key"):
+    with pytest.raises(Error, match="expected a key name"):
         Signer.generate(name)
 
 
@@ -136,7 +136,7 @@ def test_cosignatures_are_counted_up_to_a_quorum() -> None:
     assert cosigners(both, KEYS, 2) == cosigners(both, KEYS[:2], 2) == found
     assert cosigners(both, KEYS[1:], 1) == {W2.name: 1_679_315_148}
     assert note.open_note(both, [Verifier.parse(VKEY)]) == TEXT
-    with pytest.raises(CorruptionError, match=f"of 3 of 3 witnesses, found 2; there is none of {W3.name}"):
+    with pytest.raises(CorruptionError, match=f"of 3 of 3 witnesses, found 2; missing: {W3.name}"):
         cosigners(both, KEYS, 3)
     with pytest.raises(CorruptionError, match="found 0"):
         cosigners(SIGNED, KEYS, 1)
@@ -150,7 +150,7 @@ def test_the_same_witness_counts_once() -> None:
     with pytest.raises(Error, match=r"found the key of witness\.example/other-name twice"):
         cosigners(twice, [*KEYS, Witness.parse(again.vkey)], 2)
     for quorum in (0, 4):
-        with pytest.raises(Error, match=f"a quorum of 1 to 3, the witnesses that were given, found {quorum}"):
+        with pytest.raises(Error, match=f"a quorum of 1 to 3, the number of witnesses given, found {quorum}"):
             cosigners(twice, KEYS, quorum)
 
 

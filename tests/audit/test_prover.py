@@ -79,7 +79,7 @@ def test_a_log_is_proven_to_go_on_from_a_checkpoint_that_was_kept_elsewhere(tmp_
         assert prover.prove_from(local, 0).hashes == []
         with pytest.raises(Error, match="no checkpoint"):
             prover.prove_from(local, later.size + 1)
-        with pytest.raises(CursorError, match="up to 11"):
+        with pytest.raises(CursorError, match="that of the checkpoint, 11"):
             prover.prove_from(local, 12, earlier.sign(signer))
 
 
@@ -94,7 +94,7 @@ def test_nothing_is_proven_of_a_record_that_was_altered_in_place(tmp_path: Path,
         db.engine.append_record(SEQ.pack(seq), record.frame(commit))
     with Database(tmp_path / "db", read_only=True) as db:
         local = LocalProver(db)
-        named = f"record {seq} of the log is not the one that the tree was made from"
+        named = f"record {seq} of the log differs from the one from which the tree was made"
         for first in (0, 100, 650, 701):
             with pytest.raises(CorruptionError, match=named):
                 prover.prove_from(local, first)

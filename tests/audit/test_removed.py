@@ -59,7 +59,7 @@ def kept(db: Database, change: bool) -> None:
 def test_records_that_were_kept_are_those_in_the_archive(db: Database, tmp_path: Path, changed: bool) -> None:
     known(db, tmp_path)
     kept(db, changed)
-    expected = ["record 2, which was kept when the log was trimmed, is not the one in the archive"]
+    expected = ["record 2, which was kept when the log was trimmed, differs from the archived one"]
     assert problems(db) == expected * changed
 
 
@@ -68,7 +68,7 @@ def test_records_that_were_kept_are_those_of_the_tree(db: Database, tmp_path: Pa
     known(db, tmp_path)
     kept(db, changed)
     db.log.trimmed.older = None
-    expected = ["record 2, which was kept when the log was trimmed, is not the one archived"]
+    expected = ["record 2, which was kept when the log was trimmed, differs from the archived one"]
     assert problems(db) == expected * changed
 
 
@@ -82,7 +82,7 @@ def test_a_base_with_another_schema_is_found_out(db: Database, tmp_path: Path, a
     if not archived:
         db.log.trimmed.older = None
     (found,) = problems(db)
-    assert "the Base of the log has another schema than" in found
+    assert "the schema of the log's Base differs from" in found
 
 
 def test_a_base_of_other_records_is_found_out(db: Database, tmp_path: Path) -> None:
@@ -106,12 +106,12 @@ def test_what_is_known_of_records_that_are_not_at_hand_is_traced_to_the_base(
     assert problems(db, checkpoints=[checkpoint], tiles=tiles, against=shown) == []
     assert problems(db, against=LocalProver(db)) == []
     (found,) = problems(db, checkpoints=[checkpoint._replace(root=b"x" * 32)])
-    assert found.startswith(f"the first {checkpoint.size} records, which were archived, are not those of")
+    assert found.startswith(f"the first {checkpoint.size} records, which were archived, differ from those of")
     (found,) = problems(db, against=shown._replace(record=shown.record + b"x"))
-    assert found.startswith("record 7 is a fork: two records say that they are 7")
+    assert found.startswith("record 7 is a fork: two different records have this seq")
 
 
-NOT_LOOKED_AT = "which were archived, could not be looked at; those after them are compared"
+NOT_LOOKED_AT = "were archived and could not be verified; later records are verified"
 
 
 def test_where_the_archive_cannot_be_reached_the_rest_is_audited(db: Database, tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_where_the_archive_cannot_be_reached_the_rest_is_audited(db: Database, t
     attach(db)
     looked = Audit(db, checkpoints=[checkpoint], tiles=tmp_path / "tiles", against=shown)
     first, second = looked.problems()
-    assert first.startswith("record 1 was archived, and cannot be read from there: there is no directory")
-    assert second.startswith(f"records 1 to {base}, {NOT_LOOKED_AT}")
+    assert first.startswith("record 1 was archived and cannot be read back: there is no directory")
+    assert second.startswith(f"records 1 to {base} {NOT_LOOKED_AT}")
     assert (looked.after, looked.seq) == (base, db.head)
     assert looked.root == LocalProver(db).head()[1]
     rewritten = db.log.commit(base + 5)
@@ -132,9 +132,9 @@ def test_where_the_archive_cannot_be_reached_the_rest_is_audited(db: Database, t
     found = problems(db, checkpoints=[checkpoint._replace(root=b"x" * 32)])
     assert len(found) == 5, "the two, the checkpoint, the tree: its root, and the record"
     assert any(
-        f"the first {checkpoint.size} records, which were archived, are not those" in one for one in found
+        f"the first {checkpoint.size} records, which were archived, differ from those" in one for one in found
     )
-    assert any(f"record {base + 5} is not the one that the tree knows" in one for one in found)
+    assert any(f"record {base + 5} differs from the one in the tree" in one for one in found)
 
 
 def test_where_a_segment_is_gone_what_was_before_it_is_audited_as_well(db: Database, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_where_a_segment_is_gone_what_was_before_it_is_audited_as_well(db: Datab
     attach(db)
     found = problems(db, against=LocalProver(db))
     assert gone.name in found[0]
-    assert [one for one in found if one.startswith(f"records 101 to 300, {NOT_LOOKED_AT}")]
+    assert [one for one in found if one.startswith(f"records 101 to 300 {NOT_LOOKED_AT}")]
     assert all(gone.name in one for one in found if NOT_LOOKED_AT not in one), found
     assert problems(db)[1:] == [one for one in found if NOT_LOOKED_AT in one]
 
@@ -157,4 +157,4 @@ def test_what_cannot_be_compared_is_said_to_be_so(db: Database, tmp_path: Path) 
     Tree(db).forget()
     found = problems(db, checkpoints=[checkpoint], against=shown)
     assert len(found) == 4, "the two records that were kept, the checkpoint, the proof"
-    assert all("nothing here can be compared" in one for one in found)
+    assert all("and cannot be verified" in one for one in found)

@@ -69,7 +69,7 @@ def test_a_database_is_restored_as_of_any_record(opening: Opener, to: Path) -> N
         assert (done.seq, done.tables) == (seq, expected)
         assert opening(at=to.with_name(f"at {seq}")).head == seq
     for seq in (0, db.head + 1, -1):
-        with pytest.raises(CursorError, match=f"holds records 1 to {db.head}, there is no {seq}"):
+        with pytest.raises(CursorError, match=f"has records 1 to {db.head}, not {seq}"):
             restore(to, to.with_name("none"), at=seq)
     assert not to.with_name("none").exists()
 
@@ -88,7 +88,7 @@ def test_a_database_is_restored_as_of_a_time(opening: Opener, to: Path) -> None:
         assert restore(to, path, at_time_ns=times[seq]).seq == last
     before = max((one for one, time_ns in times.items() if time_ns <= times[9] - 1))
     assert restore(to, to.with_name("between"), at_time_ns=times[9] - 1).seq == before
-    with pytest.raises(CursorError, match="the database was made later than that"):
+    with pytest.raises(CursorError, match="the database was created later than that"):
         restore(to, to.with_name("never"), at_time_ns=times[1] - 1)
 
 

@@ -122,7 +122,7 @@ def test_what_goes_wrong_is_told_until_it_works_again(
         with Retention(db, to, keep_records=10, every_s=0, look_s=0.01, progress=worked):
             assert failed.wait(60)
             found = db.status().archive
-            assert "expected a directory of a backup, found a file" in found.error
+            assert "expected the directory of a backup, found a file" in found.error
             assert found.error_ns > 0
             assert db.log.trimmed.base == 0
             db.put(ITEMS, *items(1000, 1000))
@@ -130,7 +130,7 @@ def test_what_goes_wrong_is_told_until_it_works_again(
             assert worked.seen.wait(60)
     finally:
         logging.getLogger("everlog").removeHandler(handler)
-    assert "old log could not be archived to" in caplog.text
+    assert "cannot archive old log to" in caplog.text
     retention = Retention(db, to, every_s=0)
     retention.look()
     assert db.status().archive.error == ""

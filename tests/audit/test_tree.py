@@ -103,7 +103,7 @@ def test_a_tree_of_another_log_is_found_out(tmp_path: Path) -> None:
         assert found is not None
         tile = found[0].get(bytes(9)) or b""
         found[0][bytes(9)] = tile[:-1] + bytes((tile[-1] ^ 1,))
-        with pytest.raises(CorruptionError, match="record 6 of the log is not the one"):
+        with pytest.raises(CorruptionError, match="record 6 of the log differs from the one"):
             Tree(db).catch_up()
         Tree(db).forget()
         assert Tree(db).catch_up() == 6
@@ -124,7 +124,7 @@ def test_a_tree_that_is_ahead_of_the_log_is_found_out(tmp_path: Path) -> None:
         assert found is not None
         for key, value in stored:
             found[0][key] = value
-        with pytest.raises(CorruptionError, match="the tree is over 306 records, the log ends at 6"):
+        with pytest.raises(CorruptionError, match="the tree is over 306 records, but the log ends at 6"):
             Tree(db).catch_up()
 
 
@@ -132,9 +132,9 @@ def test_a_place_outside_is_refused(tmp_path: Path) -> None:
     with Database(tmp_path / "db") as db:
         tree = Tree(db)
         tree.catch_up()
-        with pytest.raises(CursorError, match="from 1 to 1"):
+        with pytest.raises(CursorError, match="from 1 to the size of the tree, 1,"):
             tree.inclusion(2, 1)
-        with pytest.raises(CursorError, match="from 0 to 1, that of the tree, found 2"):
+        with pytest.raises(CursorError, match="from 0 to that of the tree, 1, found 2"):
             tree.root(2)
         with pytest.raises(CursorError, match="earlier size"):
             tree.consistency(2, 1)

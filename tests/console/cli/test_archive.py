@@ -28,7 +28,7 @@ def test_old_log_is_archived_and_the_database_goes_on(everlog: Run, books: Path)
     assert everlog("status").code == 0
     ended = everlog("log")
     assert ended.code == 1
-    assert "record 1 was archived, and cannot be read from there: there is no directory" in ended.err
+    assert "record 1 was archived and cannot be read back: there is no directory" in ended.err
     Path("away").rename("old")
 
 
@@ -39,7 +39,7 @@ def test_a_second_target_gets_what_went_to_the_first(everlog: Run, books: Path) 
     for target in ("old", "second"):
         ended = everlog("archive", target, "--keep-records", "1")
         assert ended.code == 1
-        assert "record 1 was archived, and cannot be read from there" in ended.err
+        assert "record 1 was archived and cannot be read back" in ended.err
         assert not Path(target).exists(), "or what was moved away would be moved into it"
     Path("away").rename("old")
     said = f"Copied: second has the records up to {done['base']:,} as well; no more go: "

@@ -53,13 +53,13 @@ def test_a_new_database_is_named_as_others_are(everlog: Run, books: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("restore", "kept", "x.db", "--at", "900"), "holds records 1 to"),
+        (("restore", "kept", "x.db", "--at", "900"), "has records 1 to"),
         (("restore", "kept", "x.db", "--at", "yesterday"), "expected a seq, or a time like"),
-        (("restore", "kept", "x.db", "--at", "1999-01-01"), "the database was made later than that"),
+        (("restore", "kept", "x.db", "--at", "1999-01-01"), "the database was created later than that"),
         (("restore", "kept", "books.db"), "is not empty"),
         (("restore", "nowhere", "x.db"), "there is no directory nowhere"),
-        (("verify-backup", "books.db"), "is no backup: it has no file BACKUP"),
-        (("backup", "books.db"), "is no backup: it has no file BACKUP"),
+        (("verify-backup", "books.db"), "is not a backup: it has no file BACKUP"),
+        (("backup", "books.db"), "is not a backup: it has no file BACKUP"),
     ],
 )
 def test_what_cannot_be_restored_is_one_sentence(

@@ -43,7 +43,7 @@ def test_a_follower_is_told_where_the_archive_is_not_there(db: EmbeddedDatabase,
     assert db.log.trimmed.older is not None
     attach(db)
     with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
-        with pytest.raises(Error, match="was archived, and cannot be read from there"):
+        with pytest.raises(Error, match="was archived and cannot be read back"):
             list(remote.feed(0, bounded=True))
         assert len(list(remote.feed(db.head - 10, bounded=True))) == 10
         assert remote.get(AIRPORTS, "A7") is not None

@@ -46,9 +46,9 @@ def test_a_server_proves_nothing_of_a_record_that_was_altered_in_place(db: Embed
     db.engine.append_record(SEQ.pack(7), record.frame(commit))
     db.log._recent.clear()  # noqa: SLF001  what is kept in memory is of before
     with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
-        with pytest.raises(CorruptionError, match="record 7 of the log is not the one"):
+        with pytest.raises(CorruptionError, match="record 7 of the log differs from the one"):
             prover.prove_from(RemoteProver(remote), 100)
-        with pytest.raises(CorruptionError, match="record 7 of the log is not the one"):
+        with pytest.raises(CorruptionError, match="record 7 of the log differs from the one"):
             prover.prove(RemoteProver(remote), 7)
         assert prover.prove_from(RemoteProver(remote), 100, check=False).hashes
 
@@ -73,7 +73,9 @@ def test_a_server_with_a_key_keeps_what_that_signed_and_nothing_else(db: Embedde
         there = RemoteProver(remote)
         size, root = there.head()
         now, other = Checkpoint(signer.name, size, root), Signer.generate(signer.name)
-        with pytest.raises(PreconditionError, match=r"its own key signed, everlog/.*without --signing-key"):
+        with pytest.raises(
+            PreconditionError, match=r"checkpoints of its own key, everlog/.*without --signing-key"
+        ):
             there.keep(now.sign(other))
         assert db.head == size
         text, _ = prover.checkpoint(there, signer)

@@ -47,5 +47,5 @@ def test_a_server_whose_database_diverged_is_refused(db: EmbeddedDatabase, tmp_p
         with pytest.raises(OpenError, match=f"goes up to record {head + 1}, the database only to {head}"):
             backup(RemoteLog(remote), to)
         back.put(AIRPORTS, Airport(faa="LAX", name="Los"))
-        with pytest.raises(OpenError, match="is another in the database: they diverged"):
+        with pytest.raises(OpenError, match="differs from the one in the database: they diverged"):
             backup(RemoteLog(remote), to)

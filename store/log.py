@@ -278,6 +278,8 @@ BATCH_BYTES_MAX = 256 << 10
 SCANNED_AT_ONCE = 512  # records, if they are small: a chunk is bounded in bytes as well (rocks/view.py)
 RECENT_RECORDS, RECENT_BYTES = 4096, 4096  # so many of the newest records are kept, if no larger
 HEAD_FILE_EVERY_S = 1.0
+EACH_FIRST, EACH_MAX = 4, 8  # records of `get_each` that are read together: the largest fit into memory
+EACH_BYTES = 1 << 20  # after more than this in one reading it goes on with few
 
 _key = SEQ.pack
 
@@ -390,6 +392,18 @@ class Log:
                     return self.get(seq)
                 raise CorruptionError(f"record {seq} of the log is missing", seq=seq)
         return framed
+
+    def get_each(self, seqs: list[int]) -> Iterator[bytes]:
+        """Yield the framed records at some seqs; small ones are read together. Read-only."""
+        at, most = 0, EACH_FIRST
+        while some := seqs[at : at + most]:
+            with translated("reading the log"):
+                found: Any = self._engine.log.get([_key(seq) for seq in some])
+            base = self.trimmed.base  # what lies there stands for another, which was archived
+            at, size = at + len(some), sum(map(len, filter(None, found)))
+            most = EACH_FIRST if size > EACH_BYTES else EACH_MAX
+            for seq, framed in zip(some, found, strict=True):
+                yield framed if framed and seq != base else self.get(seq)
 
     def commit(self, seq: int) -> log_pb2.Commit:
         """The record at `seq`, checked and decoded. Read-only."""

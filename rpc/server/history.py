@@ -19,9 +19,7 @@ from everlog.proto import history_pb2, history_pb2_grpc, log_pb2
 from everlog.rpc.server.host import Hosting, Telling
 from everlog.store.database import Database
 from everlog.store.errors import SealedError
-from everlog.store.history.diff import diff_of
 from everlog.store.history.query import Asked, commits
-from everlog.store.history.row_history import History
 from everlog.store.progress import OnProgress
 from everlog.store.schema.schema import Schema
 from everlog.store.tx.transaction import Proof
@@ -83,7 +81,7 @@ def _at(db: Database, request: history_pb2.AtRequest, going: OnProgress) -> hist
 
 def _history(db: Database, request: history_pb2.HistoryRequest) -> Iterable[history_pb2.HistoryResponse]:
     table = db.past.schemas.named(request.table, request.version, db.tables.applied)
-    history = History(db.past, table, request.key, None)
+    history = db.past.history_of(table, request.key)
     first = history_pb2.HistoryResponse()
     for one in history.generations:
         first.generations.add(space=one.info.space, schema=one.info.schema.proto)
@@ -119,7 +117,7 @@ def _history(db: Database, request: history_pb2.HistoryRequest) -> Iterable[hist
 def _diff(db: Database, request: history_pb2.DiffRequest) -> Iterable[history_pb2.DiffResponse]:
     table = db.past.schemas.named(request.table, request.version, db.tables.applied)
     answer, size = history_pb2.DiffResponse(), 0
-    for one in diff_of(db.past, table, request.start_seq, request.end_seq):
+    for one in db.past.diff_of(table, request.start_seq, request.end_seq):
         before, after = _raw(one.before), _raw(one.after)
         answer.differences.add(
             key=table.info.encode_key(one.key), before=before, after=after, kind=one.kind, fields=one.fields

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from heapq import merge
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
@@ -25,13 +25,11 @@ from everlog.store import keys
 from everlog.store.errors import RowError, SchemaError, SealedError
 from everlog.store.history.row_history import Image, changed
 from everlog.store.history.schemas import Meant
-from everlog.store.history.view import PastView
+from everlog.store.history.view import PastView, Views
+from everlog.store.log import Log
 from everlog.store.record import changes
 from everlog.store.schema.schema import TableInfo
 from everlog.store.schema.table import Table
-
-if TYPE_CHECKING:
-    from everlog.store.history.moment import Past
 
 M = TypeVar("M", bound=Message)
 
@@ -79,54 +77,48 @@ class _Side(NamedTuple):
             yield row[keys.SPACE.size :], full
 
 
-def diff(past: Past, table: Table[Any, Any] | str, start: int, end: int) -> Iterator[Difference[Any]]:
-    """See `Database.diff`. `start` and `end` are seqs."""
-    meant = past.schemas.meant(table, past.tables.applied)
-    return diff_of(past, meant, start, end, None if isinstance(table, str) else table)
-
-
-def diff_of(
-    past: Past, meant: Meant, start: int, end: int, table: Table[Any, Any] | None = None
+def diff(
+    views: Views, meant: Meant, start: int, end: int, table: Table[Any, Any] | None = None
 ) -> Iterator[Difference[Any]]:
-    """The same; without `table` the rows are of the models of then."""
+    """See `Database.diff`. `start` and `end` are seqs whose versions are known. The rows are of the model of
+    `table`; without it, of the models of then."""
     if start > end:
         raise RowError(f"expected the first of two moments to be the earlier one, found {start} and {end}")
-    past.catch_up(end)
-    before, after = _sides(past, table, meant, start, end)
+    before, after = _sides(views, table, meant, start, end)
     if before and after and list(before.info.proto.key) != list(after.info.proto.key):
         raise SchemaError(
             f"the rows of table {after.info.name} got another primary key between {start} and {end}; they"
             " cannot be compared one by one",
             table=after.info.name,
         )
-    return _differences(past, before, after)
+    return _differences(views.log, before, after)
 
 
 def _sides(
-    past: Past, table: Table[Any, Any] | None, meant: Meant, start: int, end: int
+    views: Views, table: Table[Any, Any] | None, meant: Meant, start: int, end: int
 ) -> tuple[_Side | None, _Side | None]:
     """Each in the model of the constants, as long as they read it; else in that of then."""
     found, errors = list[_Side | None](), list[SchemaError]()
     for seq in (start, end):
-        info = past.schemas.with_id(meant.id_at(seq), seq)
+        info = views.schemas.with_id(meant.id_at(seq), seq)
         model = info.model if info else None
         try:
             if info and table:
-                model = past.schemas.bind(table, seq).model
+                model = views.schemas.bind(table, seq).model
         except SchemaError as error:
             errors.append(error)
-        found.append(_Side(PastView(past, seq), info, model) if info and model else None)
+        found.append(_Side(views.at(seq), info, model) if info and model else None)
     if errors and len(errors) == len([side for side in found if side]):
         raise errors[-1]
     return found[0], found[1]
 
 
-def _differences(past: Past, before: _Side | None, after: _Side | None) -> Iterator[Difference[Any]]:
+def _differences(log: Log, before: _Side | None, after: _Side | None) -> Iterator[Difference[Any]]:
     one = after or before
     if one is None:
         return
     sides = (before, after)
-    for key in _keys(past, before, after):
+    for key in _keys(log, before, after):
         old, new = (Image(one.info, one.model, None) if side is None else side.image(key) for side in sides)
         fields = changed(old, new)
         kind = _KINDS[old.is_there, new.is_there]
@@ -136,23 +128,23 @@ def _differences(past: Past, before: _Side | None, after: _Side | None) -> Itera
             yield Difference(kind, one.info.decode_key(key), old.row, new.row, fields)
 
 
-def _keys(past: Past, before: _Side | None, after: _Side | None) -> Iterator[bytes]:
+def _keys(log: Log, before: _Side | None, after: _Side | None) -> Iterator[bytes]:
     """Those that may differ, in order."""
     if before is not None and after is not None and before.info.space == after.info.space:
-        found = _between(past, before, after)
+        found = _between(log, before, after)
         if found is not None:
             return iter(sorted(found))
     return _beside(before, after)
 
 
-def _between(past: Past, before: _Side, after: _Side) -> set[bytes] | None:
+def _between(log: Log, before: _Side, after: _Side) -> set[bytes] | None:
     """The keys in the records between the moments; None: there are too many."""
     start, end, space = before.view.seq, after.view.seq, after.info.space
     if end - start > RECORDS_MAX:
         return None
     found: set[bytes] = set()
     size = 0
-    for seq, framed in past.log.scan(start, end):
+    for seq, framed in log.scan(start, end):
         written = [key for at, _, key, _, _ in changes(framed, seq) if at == space]
         found.update(written)
         size += sum(map(len, written))

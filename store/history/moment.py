@@ -25,15 +25,14 @@ from google.protobuf.message import Message
 
 from everlog.store import keys, record
 from everlog.store.clock import BEHIND_NS
-from everlog.store.errors import CursorError, DiskError, ReadOnlyError, RowError
+from everlog.store.errors import CursorError, ReadOnlyError, RowError
 from everlog.store.history.diff import Difference, diff
 from everlog.store.history.row_history import History, Version
 from everlog.store.history.schemas import Meant, PastSchemas
 from everlog.store.history.timestamps import Position, Time, nanoseconds, shown, time_of
 from everlog.store.history.version_index import Versions
-from everlog.store.history.view import PastSource, PastView
+from everlog.store.history.view import PastSource, PastView, Views
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.rocks.errors import translated
 from everlog.store.schema import arguments, codec
 from everlog.store.schema.schema import Binding
 from everlog.store.schema.table import Table
@@ -47,9 +46,6 @@ M = TypeVar("M", bound=Message)
 
 ONE_BY_ONE = 64
 
-RECORDS_FIRST, RECORDS_MAX = 4, 8  # that are read together: few enough that the largest fit into memory
-RECORDS_BYTES = 1 << 20  # more than this in one reading: it goes on with few
-
 
 class Moment(Snapshot):
     """A database as it was after the record at `seq`. Needs not be closed.
@@ -61,7 +57,7 @@ class Moment(Snapshot):
 
     def __init__(self, past: Past, seq: int) -> None:
         self._past = past
-        self._view = PastView(past, seq)
+        self._view = past.views.at(seq)
         super().__init__(PastSource(self._view), seq, self._view.schema, self._view.close)
 
     @property
@@ -97,7 +93,7 @@ class Past:
         self._engine = db.engine
         self.versions = Versions(db.engine, db.log)
         self.schemas = PastSchemas(db.log, db.tables)
-        self.views: weakref.WeakSet[PastView] = weakref.WeakSet()
+        self.views = Views(db.log, self.versions, self.schemas)
 
     def at(
         self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
@@ -113,12 +109,16 @@ class Past:
         """See `Database.history`."""
         meant = self.schemas.meant(table, self.tables.applied)
         model = None if isinstance(table, str) else table.model
-        history = History(self, meant, meant.info.encode_key(key), model)
+        history = self.history_of(meant, meant.info.encode_key(key), model)
         return (version for version, _ in history.versions(newest_first=newest_first, limit=limit))
+
+    def history_of(self, table: Meant, key: bytes, model: type[Message] | None = None) -> History:
+        """Return the history of a row, by the encoded key; its rows are of `model`, else of the log's own."""
+        return History(self.log, self.tables, self.versions, table, key, model)
 
     def seqs_of(self, table: Meant, key: bytes, after: int) -> list[int]:
         """The records after one that wrote a row, oldest first, by the encoded key."""
-        seqs = (place.seq for place, _ in History(self, table, key, None).places())
+        seqs = (place.seq for place, _ in self.history_of(table, key).places())
         return list(takewhile(lambda seq: seq > after, seqs))[::-1]
 
     def diff(self, table: Table[M, Any] | str, start: Position, end: Position) -> Iterator[Difference[M]]:
@@ -127,7 +127,15 @@ class Past:
             self.position(seq=one) if isinstance(one, int) else self.position(time=one)
             for one in (start, end)
         )
-        return diff(self, table, first, last)
+        meant = self.schemas.meant(table, self.tables.applied)
+        return self.diff_of(meant, first, last, None if isinstance(table, str) else table)
+
+    def diff_of(
+        self, meant: Meant, start: int, end: int, table: Table[Any, Any] | None = None
+    ) -> Iterator[Difference[Any]]:
+        """The same, between two seqs; without `table` the rows are of the models of then."""
+        self.catch_up(end)
+        return diff(self.views, meant, start, end, table)
 
     def before(self, time: Time) -> int:
         """Return the seq of the newest record before a time; one less than the oldest if there is none.
@@ -265,34 +273,13 @@ class Past:
     def catch_up(self, upto: int | None = None, progress: OnProgress | None = None) -> None:
         """Projects the versions of all rows up to a record; None: to the newest. Writes the projection
         and nothing else. Interrupted, it goes on there the next time."""
-        upto = self.tables.applied if upto is None else upto
-        if upto <= self.versions.applied:
-            return
-        if upto > self.log.head and not self._db.read_only:
-            try:
-                self.log.sync(beside=True)  # what is projected must not be lost from the log
-            except DiskError as error:
-                if not error.facts.get("resumes"):
-                    raise
-        self.versions.catch_up(upto, progress)
+        self.versions.catch_up(self.tables.applied if upto is None else upto, progress)
 
     def forget(self) -> None:
         """Throws the projection away; it is made anew when it is next asked. Writes. Raises ReadOnlyError."""
         if self._db.read_only:
             raise ReadOnlyError("this was opened for reading; open it without read_only to forget versions")
         self.versions.forget()
-
-    def records(self, seqs: list[int]) -> Iterator[bytes]:
-        """Yield the framed records at some seqs; small ones are read together. Read-only."""
-        at, most = 0, RECORDS_FIRST
-        while some := seqs[at : at + most]:
-            with translated("reading the log"):
-                found: Any = self._engine.log.get([keys.SEQ.pack(seq) for seq in some])
-            base = self.log.trimmed.base  # what lies there stands for another, which was archived
-            at, size = at + len(some), sum(map(len, filter(None, found)))
-            most = RECORDS_FIRST if size > RECORDS_BYTES else RECORDS_MAX
-            for seq, framed in zip(some, found, strict=True):
-                yield framed if framed and seq != base else self.log.get(seq)
 
     def refresh(self) -> None:
         """As a reader beside a writer, which has written meanwhile."""
@@ -301,12 +288,10 @@ class Past:
 
     def keep(self) -> None:
         """In a forked child: keep what is of RocksDB, and refuse it."""
-        for view in self.views:
-            view.forked()
+        self.views.forked()
         self.versions.keep()
 
     def close(self) -> None:
         """Whoever still reads is told that it is closed."""
-        for view in list(self.views):
-            view.close()
+        self.views.close()
         self.versions.close()

@@ -10,24 +10,22 @@ unknown. Whoever asks for a table is told its changes only.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.errors import RowError
+from everlog.store.history.moment import Past
 from everlog.store.history.row_history import image_of
 from everlog.store.history.schemas import Meant
+from everlog.store.history.timestamps import Time
 from everlog.store.log import Log
 from everlog.store.schema import arguments
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
 from everlog.store.tx.transaction import proof_name
-
-if TYPE_CHECKING:
-    from everlog.store.history.moment import Past
-    from everlog.store.history.timestamps import Time
 
 KINDS = ("commit", "created", "base", "migration", "load", "notice")
 

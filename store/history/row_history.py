@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from heapq import merge
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
@@ -35,16 +35,15 @@ from everlog.proto import log_pb2
 from everlog.store import keys, record
 from everlog.store.errors import SealedError
 from everlog.store.history.schemas import Generation, Meant
-from everlog.store.history.version_index import Place, change_at, row_of
+from everlog.store.history.version_index import Place, Versions, change_at, row_of
+from everlog.store.log import Log
 from everlog.store.record import changes
 from everlog.store.schema import arguments
 from everlog.store.schema.admission import read
 from everlog.store.schema.descriptors import version_of
 from everlog.store.schema.schema import TableInfo
+from everlog.store.tables.tables import Tables
 from everlog.store.tx.transaction import proof_name
-
-if TYPE_CHECKING:
-    from everlog.store.history.moment import Past
 
 
 class Image:
@@ -170,9 +169,18 @@ _Read = tuple[log_pb2.Commit, Image]
 class History:
     """The versions of one row, up to now."""
 
-    def __init__(self, past: Past, table: Meant, key: bytes, model: type[Message] | None) -> None:
+    def __init__(  # noqa: PLR0917  where to read, then what
+        self,
+        log: Log,
+        tables: Tables,
+        versions: Versions,
+        table: Meant,
+        key: bytes,
+        model: type[Message] | None = None,
+    ) -> None:
         """`model`: for the rows of its generation."""
-        self._past, self._upto, self._key = past, table.upto, key
+        self._log, self._tables, self._versions = log, tables, versions
+        self._upto, self._key = table.upto, key
         of_key = list(table.info.proto.key)
         self.generations = [one for one in table.generations if list(one.info.proto.key) == of_key]
         self._models = models_of(model, [one.info for one in self.generations])
@@ -205,16 +213,16 @@ class History:
         if at + 1 == len(self.generations):
             yield from before
             return
-        self._past.catch_up(here.start)
+        self._versions.catch_up(here.start)
         older = self.generations[at + 1]
         if older.end == here.start - 1:
-            first = self._past.versions.find(row, here.start)
+            first = self._versions.find(row, here.start)
             if first is None and self._is_there(older, older.end):
                 yield self._gone(here.info, here.start)
         yield from merge(self._of(at + 1, here.start - 1), before, key=_seq, reverse=True)
 
     def _places(self, here: Generation, row: bytes, end: int) -> Iterator[Place]:
-        versions = self._past.versions
+        versions = self._versions
         if versions.applied < end == self._upto:
             for place in self._linked(here.info, end):
                 if place.seq < here.start:
@@ -222,15 +230,15 @@ class History:
                 yield place
                 end = place.seq - 1
         if end >= here.start:
-            self._past.catch_up(end)
+            self._versions.catch_up(end)
         yield from versions.of(row, start=here.start, end=end)
 
     def _linked(self, info: TableInfo, upto: int) -> Iterator[Place]:
         """From the row as it is now, along `prior`."""
-        value = self._past.tables.get(info.row_prefix + self._key)
+        value = self._tables.get(info.row_prefix + self._key)
         seq = keys.seq_of(value) if value is not None else 0
         while seq:
-            framed, mine = self._past.log.get(seq), (info.space, self._key)
+            framed, mine = self._log.get(seq), (info.space, self._key)
             place = next(
                 (Place(seq, op, *at) for space, op, key, *at in changes(framed, seq) if (space, key) == mine),
                 None,
@@ -246,14 +254,14 @@ class History:
     def _rewritten(self, row: bytes, upto: int) -> Iterator[Place]:
         """What migrations made of the row before their generation was in force. What others wrote
         meanwhile is a version of the generation before."""
-        self._past.catch_up(upto)
-        for place in self._past.versions.of(row, start=1, end=upto):
-            if self._past.log.commit(place.seq).HasField("migration"):
+        self._versions.catch_up(upto)
+        for place in self._versions.of(row, start=1, end=upto):
+            if self._log.commit(place.seq).HasField("migration"):
                 yield place
 
     def _is_there(self, generation: Generation, seq: int) -> bool:
-        self._past.catch_up(seq)
-        found = self._past.versions.find(row_of(generation.info.space, self._key), seq)
+        self._versions.catch_up(seq)
+        found = self._versions.find(row_of(generation.info.space, self._key), seq)
         return found is not None and found.op != log_pb2.DELETE
 
     def _gone(self, info: TableInfo, seq: int) -> _Made:
@@ -265,7 +273,7 @@ class History:
         while chunk := list(islice(made, size if most is None else min(size, most))):
             known, self._read_before = self._read_before, {}
             missing = [one.place.seq for one in chunk if one.place.seq not in known]
-            records = self._past.records(missing)
+            records = self._log.get_each(missing)
             for one in chunk:
                 framed = known.get(one.place.seq)
                 yield one, self._read(one, next(records) if framed is None else framed)

@@ -152,7 +152,7 @@ class Versions:
                     " reading as of then needs the archive of what was removed",
                     oldest=oldest,
                 )
-            if upto > self._log.head and not self._engine.secondary:
+            if upto > self._log.head and not self._engine.secondary and not self._is_synced(upto):
                 self._begin_scratch()  # the disk does not take that part of the log
             try:
                 self._project(upto, progress)
@@ -161,6 +161,16 @@ class Versions:
                     raise
                 self._begin_scratch()
                 self._project(upto, progress)
+
+    def _is_synced(self, upto: int) -> bool:
+        """Sync the log, and return whether the disk has it up to a record: what is projected must not be lost
+        from the log. Raises the DiskError that ended writing."""
+        try:
+            self._log.sync(beside=True)
+        except DiskError as error:
+            if not error.facts.get("resumes"):
+                raise
+        return upto <= self._log.head
 
     @property
     def _is_elsewhere(self) -> bool:

@@ -32,20 +32,19 @@ from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import groupby, islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from weakref import WeakSet
 
 from everlog.proto import log_pb2
 from everlog.store import keys, record
 from everlog.store.errors import ClosedError, SealedError
+from everlog.store.history.schemas import PastSchemas
 from everlog.store.history.version_index import INVERTED_SIZE, Place, Versions, change_at, inverted, place_of
+from everlog.store.log import Log
 from everlog.store.rocks.errors import translated, verify_end
 from everlog.store.rocks.view import Item, View, take_over
 from everlog.store.schema.schema import IndexInfo, KeyOf, TableInfo
 from everlog.store.tx.source import WHOLE, Entry, LocalSource, Span
-
-if TYPE_CHECKING:
-    from everlog.store.history.moment import Past
-
 
 CHUNK_FIRST, CHUNK_MAX = 16, 1024
 LEAP_FROM = 64  # versions of one row in a chunk
@@ -168,12 +167,34 @@ PREFIX_SIZE = keys.PREFIX.size
 SPACE_SIZE = keys.SPACE.size
 
 
+class Views:
+    """Views of past moments of one open database. Safe to use from many threads."""
+
+    def __init__(self, log: Log, versions: Versions, schemas: PastSchemas) -> None:
+        self.log, self.versions, self.schemas = log, versions, schemas
+        self.reading: WeakSet[PastView] = WeakSet()  # views with an iteration that is not closed
+
+    def at(self, seq: int) -> PastView:
+        """Return the tables as they were after the record at `seq`. Read-only."""
+        return PastView(self, seq)
+
+    def forked(self) -> None:
+        """In a forked child: keep what is of RocksDB, and refuse it."""
+        for view in self.reading:
+            view.forked()
+
+    def close(self) -> None:
+        """End all iterations: they raise ClosedError."""
+        for view in list(self.reading):
+            view.close()
+
+
 class PastView(View):
     """The tables after the record at `seq`, which is known to `versions`. Read-only."""
 
-    def __init__(self, past: Past, seq: int) -> None:
-        self._versions, self._log, self._past = past.versions, past.log, past
-        self.schema = past.schemas.at(seq)
+    def __init__(self, views: Views, seq: int) -> None:
+        self._versions, self._log, self._views = views.versions, views.log, views
+        self.schema = views.schemas.at(seq)
         self.seq = seq
         self._held: dict[int, Held] = {}
         self._open = True
@@ -213,7 +234,7 @@ class PastView(View):
         self._check_open()
         held: Held = []
         self._held[id(held)] = held
-        self._past.views.add(self)  # so that it ends with the database
+        self._views.reading.add(self)  # so that it ends with the database
         upto = self.seq
         try:
             layers: list[Iterator[Found]] = [
@@ -247,7 +268,7 @@ class PastView(View):
             values: dict[bytes, bytes] = {}
             wanted = sorted({place.seq for _, place in chunk})
             by_seq = groupby(sorted(chunk, key=_seq_of), key=lambda one: one[1].seq)
-            for framed, (seq, ones) in zip(self._past.records(wanted), by_seq, strict=True):
+            for framed, (seq, ones) in zip(self._log.get_each(wanted), by_seq, strict=True):
                 record.unframe(framed, seq)
                 self._record = seq, framed
                 values.update((row, self._value(row, place)) for row, place in ones)

@@ -118,7 +118,8 @@ class Audit:
         log alone."""
         scratch = Temporary("everlog-audit-")
         try:
-            yield from check.problems(self._db, self._progress, files_too=False)  # `problems` reads the files
+            # `problems` reads the files.
+            yield from check.problems(self._db.core, self._progress, files_too=False)
             made = self._db.rebuild_into(scratch.path / "db", self._progress)
             there = self._db.hashes(self._progress)
             for name in sorted({*made, *there}):

@@ -200,7 +200,7 @@ class LocalProver:
             detail = text.encode()
             commit.notice.CopyFrom(log_pb2.Notice(kind=KIND, subject=checkpoint.origin, detail=detail))
 
-        return self._db._commit(self._db.transaction(actor=actor), about).seq
+        return self._db.core.commit(self._db.transaction(actor=actor), about).seq
 
     def signed(self) -> str | None:
         return None

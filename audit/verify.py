@@ -99,6 +99,6 @@ def _deep(backup: str | PathLike[str], progress: OnProgress | None) -> Iterator[
         try:
             restore(backup, path, progress=progress)
             with Database(path, create=False) as db:
-                yield from problems(db, progress, keys_needed=False)
+                yield from problems(db.core, progress, keys_needed=False)
         except Error as error:
             yield str(error)

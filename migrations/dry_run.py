@@ -22,11 +22,11 @@ from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import Error, MigrationError
 from everlog.store.online import rewrite
-from everlog.store.online.dual_write import Twins
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import evolve
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import Schema, TableInfo
+from everlog.store.tx.dual_write import Twins
 from everlog.store.tx.write import Write
 
 EVERY = 4096

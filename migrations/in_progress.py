@@ -26,8 +26,8 @@ from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import Error, MigrationError, PreconditionError, RowError, SchemaError
 from everlog.store.online.apply import Recorded
-from everlog.store.online.dual_write import Transform, Transforms
 from everlog.store.schema import evolve
+from everlog.store.tx.dual_write import Transform, Transforms
 from everlog.store.tx.transaction import CommitResult, Metadata
 
 STARTED, SWITCHED = log_pb2.Migration.STARTED, log_pb2.Migration.SWITCHED
@@ -53,7 +53,7 @@ def attach(db: Database, migrations: Iterable[Migration]) -> Recorded | None:
     returns where it is. Raises MigrationError if its folder was edited since it began."""
     begun = under_way(db)
     if begun is None:
-        db.transforms = {}
+        db.core.transforms = {}
         return None
     for migration in migrations:
         if migration.version == begun.migration.version:
@@ -64,7 +64,7 @@ def attach(db: Database, migrations: Iterable[Migration]) -> Recorded | None:
                     " it and go on, or give it up with `everlog rollback`",
                     version=migration.version,
                 )
-            db.transforms = transforms(migration, back=begun.migration.back)
+            db.core.transforms = transforms(migration, back=begun.migration.back)
     return begun
 
 
@@ -131,7 +131,7 @@ def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInf
         record.schema.CopyFrom(evolve.alone(db.schema.proto))
         was = db.schema.proto
         result = db.apply_migration(record, actor=actor, reason=reason, expect=still(db, begun))
-        db.transforms = {}
+        db.core.transforms = {}
         db.reclaim(was)
     done = begun.migration
     return MigrationInfo(
@@ -161,7 +161,7 @@ def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> Commit
     )
     was = db.schema.proto
     result = db.apply_migration(record, actor=by.actor, reason=by.reason, expect=expect)
-    db.transforms = {}
+    db.core.transforms = {}
     db.reclaim(was)
     return result
 

@@ -33,8 +33,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from google.protobuf.message import Message
 
 from everlog.migrations.folder import Folder
-from everlog.store.online import dual_write
 from everlog.store.schema.table import Table
+from everlog.store.tx import dual_write
 from everlog.store.tx.reader import Reader
 
 Row: TypeAlias = tuple[Table[Any, Any], Message]  # a row, and the table that it is of

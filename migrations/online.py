@@ -82,7 +82,7 @@ def run(
                 return _append(db, migration, FINISHED, following, rows, by, progress)
     since = first(db, begun) if begun else _start(db, migration, building, seeds, rows, by, progress)
     total = sum(rows.counts[name] for name in seeds)
-    with given_up_if_refused(db, by), at_work(db, total):
+    with given_up_if_refused(db, by), at_work(db.core, total):
         work = log_pb2.Migration(version=migration.version, name=migration.name)
         if seeds:
             _load(db, work, rows, seeds, rate=rate, progress=progress)
@@ -101,7 +101,7 @@ def run(
         with made_anew(db, migration.up, work, progress):
             result = _append(db, migration, step, schema, rows, by, progress)
     if step == FINISHED:
-        db.transforms = {}
+        db.core.transforms = {}
         db.reclaim(was)
     return result
 
@@ -135,7 +135,7 @@ def _start(  # noqa: PLR0917  each is said at the call
     progress: OnProgress | None,
 ) -> int:
     """Appends the record from which on others write what is built as well; returns its seq."""
-    db.transforms = transforms(migration)  # first: from that record on every write needs them
+    db.core.transforms = transforms(migration)  # first: from that record on every write needs them
     none = Bootstrap()
     none.withheld = rows.withheld
     with db.committer.alone() if seeds else nullcontext():
@@ -159,7 +159,7 @@ def _load(
     def going() -> None:
         check_going(db.uuid)
 
-    store.fill(db, work, rows.of(seeds), progress, total=total, rate=rate, going=going)
+    store.fill(db.core, work, rows.of(seeds), progress, total=total, rate=rate, going=going)
 
 
 def made_anew(
@@ -176,7 +176,7 @@ def _made_anew(
     db: Database, remake: Remake, work: log_pb2.Migration, progress: OnProgress | None
 ) -> Iterator[None]:
     with db.committer.alone():
-        store.remake(db, work, remake.rows, progress)
+        store.remake(db.core, work, remake.rows, progress)
         yield
 
 

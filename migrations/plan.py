@@ -309,7 +309,7 @@ def _given_up(db: Database) -> Iterator[PlannedMigration]:
     """What is half rolled back stays in force."""
     begun = under_way(db)
     if begun is not None and begun.migration.back:
-        text = f"give up its way back, of which {built_rows(db):,} rows are done; no row is lost"
+        text = f"give up its way back, of which {built_rows(db.core):,} rows are done; no row is lost"
         yield PlannedMigration(begun.migration.version, begun.migration.name, [PlannedStep(text)])
 
 

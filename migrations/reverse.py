@@ -256,14 +256,15 @@ def run(
     assert way.migration is not None
     begun = under_way(db)
     with given_up_if_refused(db, by):
-        db.transforms = transforms(way.migration, back=True)  # first: from STARTED on every write needs them
+        # First: from STARTED on every write needs them.
+        db.core.transforms = transforms(way.migration, back=True)
         since = first(db, begun) if begun else _append(db, way, STARTED, building, by, progress).seq
         work = log_pb2.Migration(version=way.life.version, name=way.life.began.migration.name)
         db.backfill(work, since=since, rate=rate, progress=progress)
         was = db.schema.proto
         with made_anew(db, way.remake, work, progress):
             result = _append(db, way, ROLLED_BACK, way.after, by, progress)
-    db.transforms = {}
+    db.core.transforms = {}
     db.reclaim(was)
     return result
 

@@ -128,7 +128,9 @@ def _apply(
     try:
         tell(Progress("apply", 0, len(rows)))
         result = patiently(
-            db, lambda: online.run(db, migration, rows, by, hold=hold, rate=rate, progress=tell), tell
+            db.engine.refusal,
+            lambda: online.run(db, migration, rows, by, hold=hold, rate=rate, progress=tell),
+            tell,
         )
     except (MigrationError, PreconditionError, RowError, SchemaError) as error:
         if "cancelled_by" in error.facts:

@@ -201,7 +201,7 @@ def with_progress(db: Database, infos: list[MigrationInfo]) -> list[MigrationInf
     return [
         msgspec.structs.replace(info, **_progress(db))
         if not info.held and (info.state is State.BUILDING or info.returning)
-        else msgspec.structs.replace(info, rows=built_rows(db))
+        else msgspec.structs.replace(info, rows=built_rows(db.core))
         if info.held
         else info
         for info in infos
@@ -209,7 +209,8 @@ def with_progress(db: Database, infos: list[MigrationInfo]) -> list[MigrationInf
 
 
 def _progress(db: Database) -> dict[str, Any]:
-    rows, total, work, refusal = built_rows(db), total_rows(db), db.backfilling, db.engine.refusal
+    rows, total = built_rows(db.core), total_rows(db.tables)
+    work, refusal = db.core.backfilling, db.engine.refusal
     total += work.seeds if work is not None else 0
     left_s, stopped = 0.0, ""
     if refusal.since_ns:

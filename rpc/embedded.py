@@ -35,7 +35,7 @@ class EmbeddedDatabase(Database):
         heartbeat_s: float = HEARTBEAT_S,
     ) -> Feed:
         """Commits in order, after a seq or a cursor, or from `now` on: see `everlog.feed.feed`."""
-        self._check_open()
+        self.core.check_open()
         return feed(
             self, after, tables=tables, now=now, until=until, bounded=bounded, heartbeat_s=heartbeat_s
         )

@@ -9,7 +9,6 @@ tables lack ─▶ ready. `everlog.open` finds the right kind of database for a 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,24 +18,23 @@ import msgspec
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
+from everlog.store import opening
 from everlog.store.clock import BEHIND_NS, CORRECTED, Clock
+from everlog.store.core import Options
 from everlog.store.crypto.master_key import MasterKey, next_master_of
 from everlog.store.crypto.vault import ROTATED, Opener, VaultOpener, rotate
-from everlog.store.errors import ClosedError, DiskError, Error, MigrationError, ReadOnlyError
+from everlog.store.errors import DiskError, Error
 from everlog.store.history.diff import Difference
 from everlog.store.history.moment import Moment, Past
+from everlog.store.history.query import AskedLog
 from everlog.store.history.row_history import Version
 from everlog.store.history.timestamps import Position, Time
-from everlog.store.keys import NOTE_LOAD, NOTE_PRODUCTION
 from everlog.store.online import apply
-from everlog.store.online.backfill import Backfill, Work
-from everlog.store.online.dual_write import Transforms, Twins
-from everlog.store.opening import Opened, open_directory
+from everlog.store.online.backfill import Backfill
+from everlog.store.opening import open_directory
 from everlog.store.process import close_at_end, keep_in_child, tell_child
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.rocks import files
 from everlog.store.rocks.ownership import resolve
-from everlog.store.rocks.view import View
 from everlog.store.schema import arguments
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
@@ -44,15 +42,14 @@ from everlog.store.tables.hashing import TableHash, hashes
 from everlog.store.tables.projection import PRODUCTION
 from everlog.store.tables.projector import gone
 from everlog.store.tx import load as loads
-from everlog.store.tx.committer import Committer
 from everlog.store.tx.reader import Snapshot
-from everlog.store.tx.source import LiveSource, LocalSource, Source
-from everlog.store.tx.transaction import DURABILITIES, About, CommitResult, Metadata, Transaction, Writer
+from everlog.store.tx.source import Source
+from everlog.store.tx.transaction import DURABILITIES, CommitResult, Metadata, Transaction, Writer
 from everlog.store.tx.write import Expires
 from everlog.store.upkeep import check, expiry, held, rebuild
 from everlog.store.upkeep.consumers import Consumers
 from everlog.store.upkeep.erase import Forgotten, Person, export, forget, person_of
-from everlog.store.upkeep.status import Retaining, Status, status
+from everlog.store.upkeep.status import ArchiveStatus, Retaining, Status, status
 
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
@@ -86,38 +83,28 @@ class Database(Writer):
         """
         if durability not in DURABILITIES:
             raise Error(f"expected a durability of {' or '.join(DURABILITIES)}, found {durability!r}")
-        self.path = resolve(Path(path))  # once: whatever becomes of the working directory, and of links
-        self.url = url or f"file:{path}"
-        self.read_only = read_only
-        self.durability = durability
-        self._pid = os.getpid()
-        self._closed = False
-        opened: Opened = open_directory(
-            self.path,
+        resolved = resolve(Path(path))  # once: whatever becomes of the working directory, and of links
+        core = self.core = open_directory(
+            resolved,
+            Options(url or f"file:{path}", read_only, durability, idempotency_s),
             create=create,
-            read_only=read_only,
             clock=clock or Clock(),
             progress=progress,
             master_key=master_key,
         )
-        self._opened_state = opened
-        self.uuid, self.log, self.tables = opened.uuid, opened.log, opened.tables
-        self.engine, self.clock = opened.engine, opened.clock
-        self.committer = Committer(opened.log, opened.tables, opened.clock, idempotency_s)
-        self.committer.on_settled = opened.settled
-        self.committer.owes, self.committer.pay = opened.owes, opened.pay
-        self._live = LiveSource(opened.tables)
-        self.past = self.log.past = Past(self)
-        self.consumers = Consumers(self)
+        assert isinstance(core.log, AskedLog)
+        self.path, self.url, self.read_only, self.durability = resolved, core.url, read_only, durability
+        self.uuid, self.log, self.tables, self.clock = core.uuid, core.log, core.tables, core.clock
+        self.engine, self.committer = core.engine, core.committer
+        self.past = self.log.past = Past(core)
+        self.consumers = Consumers(core)
         self.retention: Retaining | None = None  # what archives it by itself, if anything does
-        self.backfilling: Work | None = None  # what a thread of this process builds now
-        self.transforms: Transforms = {}  # the code of a migration that rewrites tables, while it does
         keep_in_child(self)
         tell_child(self)
         close_at_end(self)
         if not read_only:
             self.log.merger.begin()
-            self.sweeper = expiry.Sweeper(self)
+            self.sweeper = expiry.Sweeper(core)
             self.committer.validator.on_end = self.sweeper.expect
 
     # what it is
@@ -134,7 +121,7 @@ class Database(Writer):
 
     def cursor(self) -> log_pb2.Cursor:
         """The position after the newest record that is on disk. Read-only."""
-        self._check_open()
+        self.core.check_open()
         return self.log.cursor(self.log.head, self.uuid)
 
     def schema_at(self, seq: int) -> log_pb2.Schema:
@@ -144,20 +131,19 @@ class Database(Writer):
 
     def migration_records(self) -> list[apply.Recorded]:
         """Every Migration record of the log, oldest first. Read-only."""
-        self._check_open()
+        self.core.check_open()
         return apply.recorded(self.log, self.tables)
 
     def newest_migration_records(self) -> Iterator[apply.Recorded]:
         """The same, newest first, each read from the log as it is asked for. Read-only."""
-        self._check_open()
+        self.core.check_open()
         return apply.newest_first(self.log, self.tables)
 
     @property
     def directory(self) -> Path:
         """The directory, for the files in it: reached through its descriptor, wherever it was moved to.
         Raises ClosedError."""
-        self._check_open()
-        return self.engine.at
+        return self.core.directory
 
     @property
     def refused(self) -> DiskError | None:
@@ -166,7 +152,7 @@ class Database(Writer):
 
     def forked(self) -> None:
         """In a forked child: it is the parent's, whose threads and locks are not here."""
-        self._closed = True
+        self.core.closed = True
         self.tables.keep()
         self.past.keep()
 
@@ -176,22 +162,19 @@ class Database(Writer):
 
     def archived_ns(self) -> int:
         """When old log was last archived, in nanoseconds since the Unix epoch; 0: never. Read-only."""
-        try:
-            return (self.directory / files.ARCHIVE).stat().st_mtime_ns
-        except OSError:
-            return 0
+        return self.core.archived_ns()
 
     def status(self) -> Status:
         """What there is, in numbers. Read-only."""
-        self._check_open()
-        return status(self)
+        self.core.check_open()
+        archive = self.retention.status() if self.retention is not None else ArchiveStatus()
+        return status(self.core, self.past, self.consumers, archive)
 
     # reading
 
     def snapshot(self) -> Snapshot:
         """This moment, for reading more than once. Read-only."""
-        source, seq, view = self._view_now()
-        return Snapshot(source, seq, self.tables.schema, view.close)
+        return self.core.snapshot()
 
     def at(
         self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
@@ -203,7 +186,7 @@ class Database(Writer):
         (`progress`) and writes nothing but that projection. Raises CursorError before the first record,
         in the future, and where the log was removed.
         """
-        self._check_open()
+        self.core.check_open()
         return self.past.at(seq=seq, time=time, progress=progress)
 
     def history(
@@ -214,7 +197,7 @@ class Database(Writer):
 
         Along the links of the log as far as the row was there, then by the projection of versions (`at`).
         """
-        self._check_open()
+        self.core.check_open()
         arguments.table(table)
         return self.past.history(table, key, newest_first=newest_first, limit=limit)
 
@@ -223,16 +206,16 @@ class Database(Writer):
         added, changed (which fields), deleted. Where a migration rewrote the rows in between, those that the
         table's constants do not read are of the model of then. Raises CursorError as `at`, and SchemaError
         where they read neither, or the rows got another primary key."""
-        self._check_open()
+        self.core.check_open()
         arguments.table(table)
         return self.past.diff(table, start, end)
 
     def refresh(self) -> int:
         """Where it was opened for reading beside a process that writes: sees what was written
         since. Returns the seq that it is at."""
-        self._check_open()
+        self.core.check_open()
         if self.read_only:
-            self._opened_state.refresh()
+            opening.refresh(self.core)
             self.past.refresh()
         return self.tables.applied
 
@@ -241,7 +224,7 @@ class Database(Writer):
     ) -> dict[str, TableHash]:
         """Rows and content hash of every table, at one moment: now, or as `at(seq=…)` has it. `sealed`: of
         sealed rows as they are stored, which is what a copy without keys has. Read-only."""
-        _, now, view = self._view_now()
+        _, now, view = self.core.view()
         with_progress = None if progress is None else lambda done: progress(Progress("hash", done))
         try:
             if seq is None or seq == now:
@@ -272,7 +255,7 @@ class Database(Writer):
         Raises RowError for a row that does not fit: the chunks before it stay.
         """
         return loads.load(
-            self,
+            self.core,
             table,
             rows,
             id=id,
@@ -288,7 +271,7 @@ class Database(Writer):
         self, table: Table[Any, Any], load: log_pb2.Load, expires: Expires | None = None, **metadata: Any
     ) -> loads.Loader:
         """One load, to be fed chunk by chunk; its id, kind and source are those of `load`."""
-        return loads.Loader(self, table, load, self.transaction(**metadata).metadata, expires)
+        return loads.Loader(self.core, table, load, self.transaction(**metadata).metadata, expires)
 
     def expire(self, *, confirm_time: bool = False) -> int:
         """Deletes the rows whose life is over now, and returns how many; what writes the database does so
@@ -296,8 +279,8 @@ class Database(Writer):
 
         Raises Error after such a jump, which nobody has confirmed, and ReadOnlyError.
         """
-        self._check_writable()
-        return expiry.expire(self, confirm_time=confirm_time)
+        self.core.check_writable()
+        return expiry.expire(self.core, confirm_time=confirm_time)
 
     def correct_clock(self, *, actor: str = "", reason: str = "") -> int:
         """Say that the clock of this machine is right: rows expire by it again, though it jumped; and where
@@ -307,7 +290,7 @@ class Database(Writer):
         Returns the seq of the Notice, also where an
         earlier one says the same; 0 where the log is not ahead. Writes that Notice. Raises ReadOnlyError.
         """
-        self._check_writable()
+        self.core.check_writable()
         told = self.transaction(actor=actor, reason=reason)
         self.clock.confirm()
         if self.clock.last_ns - self.clock.read() <= BEHIND_NS:
@@ -315,22 +298,22 @@ class Database(Writer):
         if known := self.past.corrected():
             return known
         notice = log_pb2.Notice(kind=CORRECTED)
-        return self._commit(told, lambda commit: commit.notice.CopyFrom(notice)).seq
+        return self.core.commit(told, lambda commit: commit.notice.CopyFrom(notice)).seq
 
     @property
     def production(self) -> bool:
         """Whether the log says that this is a database in production: test data is refused."""
-        return self.tables.get(NOTE_PRODUCTION) is not None
+        return self.core.production
 
     def set_production(self, on: bool, *, actor: str = "", reason: str = "") -> int:
         """Say in the log whether this is a database in production. Returns the seq of the Notice, 0 where
         that was said already. Writes that Notice. Raises ReadOnlyError."""
-        self._check_writable()
+        self.core.check_writable()
         told = self.transaction(actor=actor, reason=reason)
         if on == self.production:
             return 0
         notice = log_pb2.Notice(kind=PRODUCTION, subject="" if on else "no")
-        return self._commit(told, lambda commit: commit.notice.CopyFrom(notice)).seq
+        return self.core.commit(told, lambda commit: commit.notice.CopyFrom(notice)).seq
 
     def apply_migration(
         self,
@@ -352,9 +335,9 @@ class Database(Writer):
         be, and may raise as well. Raises MigrationError, UniqueError and RowError: then nothing of it was
         done.
         """
-        self._check_writable()
+        self.core.check_writable()
         return apply.apply(
-            self,
+            self.core,
             migration,
             rows,
             delete=delete,
@@ -381,11 +364,11 @@ class Database(Writer):
 
         Raises MigrationError, UniqueError or RowError for a row that does not fit.
         """
-        self._check_writable()
+        self.core.check_writable()
         return Backfill(
-            self,
+            self.core,
             migration,
-            self.transforms,
+            self.core.transforms,
             since=since,
             rate=rate,
             progress=progress,
@@ -396,7 +379,7 @@ class Database(Writer):
     def reclaim(self, before: log_pb2.Schema) -> None:
         """Frees the disk of what `before` had more than the schema in force: dropped tables and
         indexes, a generation before. Takes its time where they were large; reads and writes go on."""
-        self._check_writable()
+        self.core.check_writable()
         self.tables.flush()
         for start, end in gone(Schema(before), self.tables.schema):
             self.engine.compact_data(start, end)
@@ -406,12 +389,7 @@ class Database(Writer):
 
     def opener(self, tables: Sequence[str] = ()) -> Opener:
         """What opens sealed rows for who follows these tables, or all. Read-only."""
-        return VaultOpener(self._opened_state.vault)
-
-    @property
-    def keys_leaving(self) -> int:
-        """The number of keys of forgotten people that the disk refused to overwrite so far."""
-        return self._opened_state.vault.leaving
+        return VaultOpener(self.core.vault)
 
     def forget(
         self,
@@ -429,14 +407,14 @@ class Database(Writer):
         With a `commit_id` it is done once, however often it is asked for. Raises RowError if there is no
         such row or person, SealedError without the master key.
         """
-        self._check_writable()
+        self.core.check_writable()
         who = person_of(self.schema, arguments.table_name(table), key, person)
         return self.forget_person(who, self.transaction(**metadata).metadata)
 
     def forget_person(self, who: Person, metadata: Metadata) -> Forgotten:
         """The same of somebody who is known already."""
-        self._check_writable()
-        forgotten = forget(self, who, metadata)
+        self.core.check_writable()
+        forgotten = forget(self.core, who, metadata)
         self.log.tell()
         return forgotten
 
@@ -455,15 +433,15 @@ class Database(Writer):
     ) -> Iterator[bytes]:
         """Return what `export_person` returns as pieces of one JSON object, however much it is: they take
         bounded memory. Raises the same errors, before the first piece."""
-        self._check_open()
+        self.core.check_open()
         who = person_of(self.schema, arguments.table_name(table), key, person)
-        return export(self, who)
+        return export(self.core, who)
 
     def readable_people(self) -> list[held.Remaining]:
         """Return data about people that is readable without keys: rows from before their table was sealed,
         texts of migrations with rows, primary keys that identify people. Read-only."""
-        self._check_open()
-        return list(held.readable(self))
+        self.core.check_open()
+        return list(held.readable(self.core))
 
     def rotate_key(
         self, master_key: MasterKey | None = None, progress: OnProgress | None = None, **metadata: Any
@@ -472,13 +450,13 @@ class Database(Writer):
         others read and write; returns how many: none, if they are under it already. Afterwards the database
         opens with that one alone. What was cut short is gone on with. A Notice says before who it was
         (`actor`, `reason`). Raises SealedError without the old one, OpenError if there is no new one."""
-        self._check_writable()
-        total, master, vault = 0, next_master_of(master_key), self._opened_state.vault
+        self.core.check_writable()
+        total, master, vault = 0, next_master_of(master_key), self.core.vault
         told = self.transaction(**metadata, durability="sync")
 
         def tell(id: bytes) -> None:
             notice = log_pb2.Notice(kind=ROTATED, detail=id)
-            self._commit(told, lambda commit: commit.notice.CopyFrom(notice))
+            self.core.commit(told, lambda commit: commit.notice.CopyFrom(notice))
 
         if not vault.changing.acquire(blocking=False):
             raise Error(f"the master key of {self.url} is being changed already; wait for it, and ask again")
@@ -496,8 +474,8 @@ class Database(Writer):
         """Builds all tables anew from the log beside the live ones, proves that both are equal,
         and switches to the new ones. One that was killed goes on where it was. Raises CorruptionError if
         they differ: then nothing is switched."""
-        self._check_writable()
-        return rebuild.beside(self, progress)
+        self.core.check_writable()
+        return rebuild.beside(self.core, progress)
 
     def rebuild_into(
         self,
@@ -514,23 +492,24 @@ class Database(Writer):
         One that was killed goes on where it was. Raises OpenError if there is something else, CursorError
         for a moment that the log does not have.
         """
-        self._check_open()
+        self.core.check_open()
         last = self.past.position(seq=seq, time=time) if seq is not None or time is not None else None
-        return rebuild.into(self, Path(path), last, progress)
+        return rebuild.into(self.core, Path(path), last, progress)
 
     def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterable[str]:
         """Everything that is not as it must be, a sentence each. `deep`: also each row that is not what the
         log says, for which the tables are made once more in a temporary directory. Read-only."""
-        self._check_open()
-        return check.problems(self, progress, deep=deep)
+        self.core.check_open()
+        return check.problems(self.core, progress, deep=deep)
 
     def close(self) -> None:
         """Brings everything to files and lets go of the directory. Twice is once."""
-        if self._closed:
+        core = self.core
+        if core.closed:
             return
         if self.retention is not None:
             self.retention.close()  # first: it archives while the database is open
-        self._closed = True
+        core.closed = True
         self.tables.close()
         self.past.close()
         try:
@@ -539,7 +518,7 @@ class Database(Writer):
                 self.committer.close()
         finally:
             self.consumers.bookmarks.flush()
-            self._opened_state.close()
+            core.release()
 
     def __enter__(self) -> Self:
         return self
@@ -550,62 +529,19 @@ class Database(Writer):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.url}{' closed' if self._closed else f' at {self.log.head}'}>"
+        state = "closed" if self.core.closed else f"at {self.log.head}"
+        return f"<{type(self).__name__} {self.url} {state}>"
 
-    # for readers, transactions and loads
+    # for readers and writers
 
     def _schema(self) -> Schema:
         return self.tables.schema
 
     def _source(self) -> Source:
-        if self._closed:
-            self._check_open()
-        return self._live
-
-    def _view_now(self) -> tuple[Source, int, View]:
-        self._check_open()
-        view, seq = self.tables.snapshot()
-        return LocalSource(view), seq, view
-
-    def _begin(self) -> tuple[Source, int]:
-        source, seq, _ = self._view_now()
-        return source, seq
+        core = self.core
+        if core.closed:
+            core.check_open()
+        return core.live
 
     def _transaction(self, metadata: Metadata) -> Transaction:
-        if self._closed or self.read_only:
-            self._check_writable()
-        return Transaction(self, metadata)
-
-    def _commit(self, transaction: Transaction, about: About | None = None) -> CommitResult:
-        if self._closed or self.read_only:
-            self._check_writable()
-        schema = self.tables.schema
-        if schema.paired:
-            try:
-                Twins(schema, self.transforms).add(transaction.writes)
-            except MigrationError:
-                if self.tables.schema is schema:
-                    raise
-                # The migration ended in this moment: the validator says so, and it is run again.
-        sync = (transaction.metadata.durability or self.durability) == "sync"
-        return self.committer.commit(transaction, sync=sync, about=about)
-
-    def _load_state(self, id: str) -> tuple[log_pb2.Load, int]:
-        """How far a load is, and the seq at which that is so."""
-        _, seq, view = self._view_now()
-        value = view.get(NOTE_LOAD + id.encode())
-        view.close()
-        return (log_pb2.Load.FromString(value) if value else log_pb2.Load()), seq
-
-    def _check_open(self) -> None:
-        if self._closed and os.getpid() == self._pid:
-            raise ClosedError(f"{self.url} is closed; open it again")
-        if os.getpid() != self._pid:
-            raise ClosedError(
-                f"{self.url} was opened before this process was forked; open it in the child, after"
-            )
-
-    def _check_writable(self) -> None:
-        self._check_open()
-        if self.read_only:
-            raise ReadOnlyError(f"{self.url} was opened for reading; open it without read_only to write")
+        return self.core.transaction(metadata)

@@ -33,6 +33,7 @@ from typing import Any
 from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.clock import Clock
+from everlog.store.core import Core, Options
 from everlog.store.crypto.master_key import Master, MasterKey, master_of
 from everlog.store.crypto.vault import Vault
 from everlog.store.errors import CorruptionError, DiskError, Error, OpenError
@@ -115,100 +116,57 @@ def _dense_files(engine: Engine, log: Log) -> int:
 READER_LOOKS = 3  # of a reader, where keys go between its look at the tables and that at the keys
 
 
-class Opened:
-    """What an open database consists of."""
+def refresh(core: Core) -> None:
+    """As a reader beside a writer: sees what was written since."""
+    with core.tables.lock:  # who reads meanwhile sees what was before
+        fresh = _look(core)
+        for _ in range(READER_LOOKS - 1):
+            if not recovery.came_bare(core.engine, fresh):
+                break
+            fresh = _look(core)
+        recovery.obey(fresh)
+        core.tables.adopt(fresh)
 
-    def __init__(self, owner: Ownership, engine: Engine, log: AskedLog, tables: Tables, clock: Clock) -> None:
-        first = log.beginning()
-        self.uuid = first.base.database if first.HasField("base") else first.created.database
-        self.log, self.tables, self.clock = log, tables, clock
-        self.engine = engine
-        assert tables.vault is not None
-        self.vault = tables.vault
-        self._owner = owner
 
-    def refresh(self) -> None:
-        """As a reader beside a writer: sees what was written since."""
-        with self.tables.lock:  # who reads meanwhile sees what was before
-            fresh = self._look()
-            for _ in range(READER_LOOKS - 1):
-                if not recovery.came_bare(self.engine, fresh):
-                    break
-                fresh = self._look()
-            recovery.obey(fresh)
-            self.tables.adopt(fresh)
-
-    def _look(self) -> Tables:
-        """The tables as they are now."""
-        self.engine.catch_up()
-        self.log.reopen()
-        look_again(self.engine, self.log, head.read(self._owner.at / head.HEAD, head.Head))
-        # Keys that are gone only in the log open the rows that it deletes, which these files have.
-        self.vault.refresh(recovery.shredded_on_disk(self.engine))
-        fresh = Tables(self.engine, self.log, MemoryTarget, self.vault)
-        fresh.catch_up()
-        return fresh
-
-    def settled(self) -> None:
-        """After records were projected late: what follows from them. Only inside a turn of the committer."""
-        recovery.finish(self.engine, self.tables, read_only=False)
-
-    def owes(self) -> bool:
-        """Whether there are keys that were forgotten and that a disk refused to overwrite."""
-        return bool(self.vault.leaving)
-
-    def pay(self) -> None:
-        """Overwrite them, unless a rebuild needs the keys that there are. Only inside a turn of the
-        committer. Raises DiskError."""
-        if self.owes() and self.engine.rebuilding.acquire(blocking=False):
-            try:
-                recovery.shred(self.engine, self.tables)
-            finally:
-                self.engine.rebuilding.release()
-
-    def close(self) -> None:
-        if not self.engine.secondary and self.engine.stopped is None:
-            try:
-                self.tables.flush()
-                self.engine.flush()
-                self.log.write_head_file(sync=True)
-                (self._owner.at / head.OWNER).unlink(missing_ok=True)
-            except (Error, OSError):
-                pass  # what could not be flushed is replayed from the log when it is opened again
-            with contextlib.suppress(Error):
-                self.log.merger.close()
-        self.vault.close()
-        self.engine.close()
-        self._owner.release()
+def _look(core: Core) -> Tables:
+    """The tables as they are now."""
+    core.engine.catch_up()
+    core.log.reopen()
+    look_again(core.engine, core.log, head.read(core.owner.at / head.HEAD, head.Head))
+    # Keys that are gone only in the log open the rows that it deletes, which these files have.
+    core.vault.refresh(recovery.shredded_on_disk(core.engine))
+    fresh = Tables(core.engine, core.log, MemoryTarget, core.vault)
+    fresh.catch_up()
+    return fresh
 
 
 def open_directory(
     path: Path,
+    options: Options,
     *,
     create: bool,
-    read_only: bool,
     clock: Clock,
     progress: OnProgress | None,
     master_key: MasterKey | None = None,
-) -> Opened:
+) -> Core:
     """Opens, or makes, the database in `path`, which is resolved. Raises OpenError and CorruptionError."""
-    master = master_of(master_key)
+    master, read_only = master_of(master_key), options.read_only
     if path.is_file():
         raise OpenError(f"{path} is a file; an everlog database is a directory")
     if head.read_marker(path) is None:
         _prepare(path, create=create and not read_only)
     owner = Ownership(path, writing=not read_only)
     try:
-        return _open(owner, clock, progress, master, read_only=read_only)
+        return _open(owner, clock, progress, master, options)
     except BaseException:
         owner.release()
         raise
 
 
 def _open(
-    owner: Ownership, clock: Clock, progress: OnProgress | None, master: Master | None, *, read_only: bool
-) -> Opened:
-    path, at = owner.path, owner.at
+    owner: Ownership, clock: Clock, progress: OnProgress | None, master: Master | None, options: Options
+) -> Core:
+    path, at, read_only = owner.path, owner.at, options.read_only
     marker = head.read_marker(at)
     if marker is None:
         marker = _mark(path, at)
@@ -250,7 +208,11 @@ def _open(
         clock.start(max(clock.last_ns, newest.time_ns), newest.reading_ns)
         if not read_only:
             owner.watch(engine.stop)
-        return Opened(owner, engine, log, tables, clock)
+        core = Core(owner, engine, log, tables, clock, options)
+        core.committer.on_settled = lambda: recovery.finish(engine, tables, read_only=False)
+        core.committer.owes = lambda: recovery.owes(tables)
+        core.committer.pay = lambda: recovery.pay(engine, tables)
+        return core
     except BaseException:
         engine.close()
         raise

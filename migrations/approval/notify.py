@@ -69,7 +69,7 @@ def write(db: Database, told: Told) -> None:
     def about(commit: log_pb2.Commit) -> None:
         commit.notice.CopyFrom(log_pb2.Notice(kind=KIND, subject=subject, detail=detail))
 
-    db._commit(db.transaction(), about)
+    db.core.commit(db.transaction(), about)
 
 
 def read(db: Database, after: int) -> set[Told]:

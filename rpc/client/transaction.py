@@ -142,10 +142,10 @@ class Session:
         self._source = RemoteSource(self._channel, schema, self._refresh, pinned=True)
         return True
 
-    def _begin(self) -> tuple[Source, int]:
+    def begin(self) -> tuple[Source, int]:
         return self._source, 0  # known once something was read
 
-    def _commit(self, transaction: Transaction) -> CommitResult:
+    def commit(self, transaction: Transaction) -> CommitResult:
         transaction.snapshot = self._source.snapshot
         request = request_of(transaction, self.schema, transaction.snapshot, self._channel.address.database)
         request.turn = self._turn()

@@ -75,7 +75,7 @@ class Giving:
             def about(commit: log_pb2.Commit) -> None:
                 commit.notice.CopyFrom(log_pb2.Notice(kind=KIND, subject=name))
 
-            db._commit(db.transaction(actor=name, durability="sync"), about)
+            db.core.commit(db.transaction(actor=name, durability="sync"), about)
             self._told[db.uuid, name] = time.monotonic()
 
 
@@ -147,7 +147,7 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
         )
 
         def run(telling: Telling[people_pb2.ExportResponse]) -> None:
-            for part in _parts(export(db, who)):
+            for part in _parts(export(db.core, who)):
                 self._hosting.check_going()
                 telling.tell(people_pb2.ExportResponse(json=part))
 

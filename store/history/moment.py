@@ -16,15 +16,15 @@ Invariants
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from everlog.store import keys, record
 from everlog.store.clock import BEHIND_NS
+from everlog.store.core import Core
 from everlog.store.errors import CursorError, ReadOnlyError, RowError
 from everlog.store.history.diff import Difference, diff
 from everlog.store.history.row_history import History, Version
@@ -38,9 +38,6 @@ from everlog.store.schema.schema import Binding
 from everlog.store.schema.table import Table
 from everlog.store.tables.hashing import TableHash, hashes
 from everlog.store.tx.reader import Snapshot
-
-if TYPE_CHECKING:
-    from everlog.store.database import Database
 
 M = TypeVar("M", bound=Message)
 
@@ -87,13 +84,12 @@ class Moment(Snapshot):
 class Past:
     """What was, in one open database. Safe to use from many threads."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = weakref.proxy(db)
-        self.log, self.tables = db.log, db.tables
-        self._engine = db.engine
-        self.versions = Versions(db.engine, db.log)
-        self.schemas = PastSchemas(db.log, db.tables)
-        self.views = Views(db.log, self.versions, self.schemas)
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.log, self.tables = core.log, core.tables
+        self.versions = Versions(core.engine, core.log)
+        self.schemas = PastSchemas(core.log, core.tables)
+        self.views = Views(core.log, self.versions, self.schemas)
 
     def at(
         self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
@@ -172,7 +168,7 @@ class Past:
         first."""
         seqs, newest = self._corrections(), self._time(self.tables.applied)
         found = {self._time(seq) for seq in seqs if seq >= self.log.oldest}
-        if newest - self._db.clock.read() > BEHIND_NS:
+        if newest - self._core.clock.read() > BEHIND_NS:
             found.add(newest)
         return sorted(found, reverse=True)
 
@@ -225,7 +221,7 @@ class Past:
         """Return the seq of the Notice that corrects the newest record's time; 0 without one, and where that
         record is of a clock that was ahead once more. Read-only."""
         seq = self.tables.applied
-        if self._reading(seq) > self._db.clock.read() + BEHIND_NS:
+        if self._reading(seq) > self._core.clock.read() + BEHIND_NS:
             return 0
         newest = self._time(seq)
         return next((seq for seq in self._corrections()[::-1] if self._time(seq) == newest), 0)
@@ -256,7 +252,7 @@ class Past:
         """The newest record at or before a time."""
         log = self.log
         low = log.oldest
-        if time_ns > max(self._db.clock.read(), self._time(self.tables.applied)):
+        if time_ns > max(self._core.clock.read(), self._time(self.tables.applied)):
             raise CursorError(
                 f"{shown(time_ns)} is in the future: what the database will be then is not known"
             )
@@ -277,7 +273,7 @@ class Past:
 
     def forget(self) -> None:
         """Throws the projection away; it is made anew when it is next asked. Writes. Raises ReadOnlyError."""
-        if self._db.read_only:
+        if self._core.read_only:
             raise ReadOnlyError("this was opened for reading; open it without read_only to forget versions")
         self.versions.forget()
 

@@ -18,15 +18,15 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
 from everlog.store import record
+from everlog.store.core import Core
 from everlog.store.errors import MigrationError
 from everlog.store.log import Log
-from everlog.store.online.dual_write import Twins
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema.evolve import is_online
 from everlog.store.schema.schema import Schema
@@ -35,13 +35,11 @@ from everlog.store.tables.projection import Edits, MemoryTarget, Pending, Staged
 from everlog.store.tables.projector import Projector, index_entries, new_indexes
 from everlog.store.tables.tables import Tables
 from everlog.store.tx.committer import commit_of
+from everlog.store.tx.dual_write import Twins
 from everlog.store.tx.reader import Snapshot
-from everlog.store.tx.source import LocalSource
+from everlog.store.tx.source import LocalSource, Source
 from everlog.store.tx.transaction import CommitResult, Metadata, Transaction
 from everlog.store.tx.validator import claim
-
-if TYPE_CHECKING:
-    from everlog.store.database import Database
 
 
 class _Scratch(MemoryTarget):
@@ -51,12 +49,12 @@ class _Scratch(MemoryTarget):
         pass
 
 
-def preview(db: Database, framed: bytes, following: Schema) -> Snapshot:
+def preview(core: Core, framed: bytes, following: Schema) -> Snapshot:
     """What a framed record would make of the tables, whose schema it makes `following`. Read-only. With the
     committer alone, and what was pending flushed."""
-    tables = db.tables
+    tables = core.tables
     target = _Scratch(tables.target.view)
-    counts, checksum = dict(tables.counts), db.log.checksum_at(tables.applied)
+    counts, checksum = dict(tables.counts), core.log.checksum_at(tables.applied)
     projector = Projector(Pending(target, counts), tables.schema, tables.applied, checksum, following)
     projector.add(framed)
     projector.flush()
@@ -73,7 +71,7 @@ class Recorded(NamedTuple):
 
 
 def apply(
-    db: Database,
+    core: Core,
     migration: log_pb2.Migration,
     rows: Iterable[tuple[Table[Any, Any], Message]],
     *,
@@ -85,7 +83,7 @@ def apply(
     progress: OnProgress | None,
 ) -> CommitResult:
     """See `Database.apply_migration`."""
-    committer, tables, log = db.committer, db.tables, db.log
+    committer, tables, log = core.committer, core.tables, core.log
     with committer.alone():
         if expect is not None:
             expect()
@@ -98,23 +96,23 @@ def apply(
         after = Schema(migration.schema, before.vault) if migration.HasField("schema") else before
         tables.flush()
         seq = log.written + 1
-        transaction = Transaction(_Under(db, after), metadata)
+        transaction = Transaction(_Under(core, after), metadata)
         for table, row in rows:
             transaction.put(table, row)
         for table, key in delete:
             transaction.delete(table, key)
         if after.paired:
-            Twins(after, db.transforms).add(transaction.writes)
-        commit = commit_of(metadata, seq, db.clock.now(), after.version, db.clock.reading_ns)
+            Twins(after, core.transforms).add(transaction.writes)
+        commit = commit_of(metadata, seq, core.clock.now(), after.version, core.clock.reading_ns)
         commit.migration.CopyFrom(migration)
         if is_online(after.proto):
             commit.requires.append(log_pb2.ONLINE)
         parts = [commit.SerializeToString()]
-        taken = Staged({}, _new_uniques(db, before, after, progress), {})
+        taken = Staged({}, _new_uniques(core, before, after, progress), {})
         committer.validator.stage(transaction, taken, after, seq, parts)
         framed, checksum = record.frame_parts(parts)
         if check is not None:
-            check(preview(db, framed, after))
+            check(preview(core, framed, after))
         committer.append_alone(framed)
         projector = tables.projector(after)
         projector.add(framed)
@@ -153,33 +151,33 @@ def schema_at(log: Log, tables: Tables, seq: int) -> log_pb2.Schema:
 class _Under:
     """A database under a schema that is not in force yet, for a transaction's writes."""
 
-    def __init__(self, db: Database, schema: Schema) -> None:
-        self._db = db
+    def __init__(self, core: Core, schema: Schema) -> None:
+        self._core = core
         self._after = schema
 
     @property
     def schema(self) -> Schema:
         return self._after
 
-    def _begin(self) -> Any:
-        return self._db._begin()
+    def begin(self) -> tuple[Source, int]:
+        return self._core.begin()
 
-    def _commit(self, transaction: Transaction) -> CommitResult:
+    def commit(self, transaction: Transaction) -> CommitResult:
         raise AssertionError("a migration commits its rows itself")
 
 
-def _new_uniques(db: Database, before: Schema, after: Schema, progress: OnProgress | None) -> Edits:
+def _new_uniques(core: Core, before: Schema, after: Schema, progress: OnProgress | None) -> Edits:
     """Who has which value of each unique index that is new. Raises UniqueError for two of one."""
     taken: Edits = {}
-    for info, index in new_indexes(db.tables.target.view, before, after):
+    for info, index in new_indexes(core.tables.target.view, before, after):
         if not index.unique:
             continue
-        total = db.tables.counts.get(info.space, 0)
+        total = core.tables.counts.get(info.space, 0)
 
         def tell(done: int, name: str = f"check {info.name}.{index.name}", total: int = total) -> None:
             if progress is not None:
                 progress(Progress(name, done, total))
 
-        for values, key in index_entries(db.tables.target.view, info, index, tell):
+        for values, key in index_entries(core.tables.target.view, info, index, tell):
             claim(taken, index, values, key)
     return taken

@@ -37,24 +37,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TypeVar
 
 from everlog.proto import log_pb2
 from everlog.store import keys, record
+from everlog.store.core import Core, Work
 from everlog.store.errors import DiskError, MigrationError
-from everlog.store.online.dual_write import Converted, Transforms, Twins
 from everlog.store.progress import OnProgress, Pace, Progress
+from everlog.store.rocks.refusal import Refusal
 from everlog.store.rocks.view import Item, take
 from everlog.store.schema.schema import IndexInfo, Schema, TableInfo
 from everlog.store.tables.projection import Edits, Staged
 from everlog.store.tables.projector import built_note
 from everlog.store.tables.tables import Tables
 from everlog.store.tx.committer import commit_of
+from everlog.store.tx.dual_write import Converted, Transforms, Twins
 from everlog.store.tx.transaction import ANONYMOUS
 from everlog.store.tx.validator import claim
-
-if TYPE_CHECKING:
-    from everlog.store.database import Database
 
 
 class Slice:
@@ -168,12 +167,12 @@ def progress_of(note: bytes | None) -> tuple[int, bytes]:
     return count, note[len(BUILDING) + keys.SEQ.size :]
 
 
-def backfilled(db: Database, schema: Schema) -> log_pb2.Migration | None:
+def backfilled(core: Core, schema: Schema) -> log_pb2.Migration | None:
     """The newest record of rows for what `schema` says is being built. Read-only."""
-    note = db.tables.get(keys.NOTE_BACKFILL) if schema.building else None
+    note = core.tables.get(keys.NOTE_BACKFILL) if schema.building else None
     if note is None:
         return None
-    found = db.log.commit(keys.SEQ.unpack(note)[0]).migration
+    found = core.log.commit(keys.SEQ.unpack(note)[0]).migration
     space: int = keys.SPACE.unpack_from(found.cursor)[0]
     return found if any(info.space == space for info in schema.building.values()) else None
 
@@ -184,24 +183,24 @@ def seeds_of(done: log_pb2.Migration, schema: Schema) -> int:
     return done.seeds or (done.rows if all(one.proto.remade for one in schema.building.values()) else 0)
 
 
-def built_rows(db: Database) -> int:
+def built_rows(core: Core) -> int:
     """Rows that are done of what is being built: rewritten ones, and entries of indexes. Read-only."""
-    newest = backfilled(db, db.schema)
+    newest = backfilled(core, core.schema)
     count = newest.rows if newest else 0
-    for info in db.schema.spaces.values():
+    for info in core.schema.spaces.values():
         for index in info.indexes.values():
             if index.building:
-                found = db.tables.get(built_note(index))
+                found = core.tables.get(built_note(index))
                 whole = found == keys.ALL_BUILT
-                count += db.tables.counts.get(info.space, 0) if whole else progress_of(found)[0]
+                count += core.tables.counts.get(info.space, 0) if whole else progress_of(found)[0]
     return count
 
 
-def total_rows(db: Database) -> int:
+def total_rows(tables: Tables) -> int:
     """Rows that are to be done of what is being built, as many as there are now. Read-only."""
-    counts = db.tables.counts
-    count = sum(counts.get(info.twin.space, 0) for info in db.schema.building.values() if info.twin)
-    for info in db.schema.spaces.values():
+    counts, schema = tables.counts, tables.schema
+    count = sum(counts.get(info.twin.space, 0) for info in schema.building.values() if info.twin)
+    for info in schema.spaces.values():
         count += sum(counts.get(info.space, 0) for index in info.indexes.values() if index.building)
     return count
 
@@ -222,35 +221,25 @@ LOOK_S = 0.5  # between two signs of progress while the disk is full
 R = TypeVar("R")
 
 
-class Work(NamedTuple):
-    """What this process builds: its start (`time.monotonic`), the rows done before, and how many rows of
-    bootstrap data there are in all."""
-
-    since_s: float
-    rows: int
-    seeds: int
-
-
 @contextmanager
-def at_work(db: Database, seeds: int = 0) -> Iterator[None]:
+def at_work(core: Core, seeds: int = 0) -> Iterator[None]:
     """Says, for as long as it is entered, that this process builds."""
-    before = db.backfilling
-    db.backfilling = Work(time.monotonic(), built_rows(db), seeds or (before.seeds if before else 0))
+    before = core.backfilling
+    core.backfilling = Work(time.monotonic(), built_rows(core), seeds or (before.seeds if before else 0))
     try:
         yield
     finally:
-        db.backfilling = before
+        core.backfilling = before
 
 
 def patiently(
-    db: Database,
+    refusal: Refusal,
     do: Callable[[], R],
     progress: OnProgress | None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> R:
     """Call `do` and return its result. While the disk is full, wait and call it again. `progress` is called
     meanwhile, and may raise. Raises all other errors of `do`."""
-    refusal = db.engine.refusal
     while True:
         try:
             return do()
@@ -269,7 +258,7 @@ class Backfill:
 
     def __init__(
         self,
-        db: Database,
+        core: Core,
         migration: log_pb2.Migration,
         transforms: Transforms,
         *,
@@ -280,10 +269,10 @@ class Backfill:
         deleted: Container[tuple[str, bytes]] = (),
     ) -> None:
         """`deleted`: rows of tables that get bootstrap data, by table and key, which need not come over."""
-        self._db = db
+        self._core = core
         self._deleted = deleted
         self._migration = migration
-        self._schema = db.tables.schema
+        self._schema = core.tables.schema
         self._twins = Twins(self._schema, transforms)
         self._since = since
         self._pace = Pace(rate)
@@ -294,8 +283,8 @@ class Backfill:
         """Does what is left. True: all of it; False: it was stopped. Where the disk is full it waits for
         room, and goes on. Raises MigrationError, UniqueError and RowError naming the row that does not fit:
         then it should be given up."""
-        with at_work(self._db):
-            return patiently(self._db, self._run, self._progress, self._stopped)
+        with at_work(self._core):
+            return patiently(self._core.engine.refusal, self._run, self._progress, self._stopped)
 
     def _run(self) -> bool:
         for info in self._schema.tables.values():
@@ -309,22 +298,22 @@ class Backfill:
 
     def _index(self, info: TableInfo, index: IndexInfo) -> bool:
         note = built_note(index)
-        done = self._db.tables.get(note)
+        done = self._core.tables.get(note)
         if done == keys.ALL_BUILT:
             return True
         count, at = progress_of(done)
-        total = self._db.tables.counts.get(info.space, 0)
+        total = self._core.tables.counts.get(info.space, 0)
         end, skip, parse = self._end(info), len(info.row_prefix), info.salvage
         entry_of = info.own.entry_ofs[list(info.indexes.values()).index(index)]
         while not self._stopped():
             rows, seen = self._read(info, at, end)
             if not rows:
-                with self._db.committer.alone():
+                with self._core.committer.alone():
                     self._apply({note: keys.ALL_BUILT})
                 return True
             entries = {full: entry_of(parse(info.row_in(full[skip:], value))) for full, value in rows}
             last = rows[-1][0][skip:]
-            with self._db.committer.alone():
+            with self._core.committer.alone():
                 changed = self._changed(seen, entries)
                 if changed is None:
                     continue
@@ -332,7 +321,7 @@ class Backfill:
                     del entries[full]
                 if index.unique:
                     check_unique(
-                        self._db.tables, index, {full[skip:]: values for full, values in entries.items()}
+                        self._core.tables, index, {full[skip:]: values for full, values in entries.items()}
                     )
                 at, count = last, count + len(rows)
                 edits: Edits = {values + full[skip:]: b"" for full, values in entries.items()}
@@ -344,7 +333,7 @@ class Backfill:
     def _rows(self, newer: TableInfo) -> bool:
         older = newer.twin
         assert older is not None
-        done = backfilled(self._db, self._schema)
+        done = backfilled(self._core, self._schema)
         at, count = b"", done.rows if done else 0
         if done is not None and not seeds_of(done, self._schema):
             space: int = keys.SPACE.unpack_from(done.cursor)[0]
@@ -352,7 +341,7 @@ class Backfill:
                 return True
             at = done.cursor[keys.SPACE.size :] if space == newer.space else b""
         olders = [info.twin for info in self._schema.building.values() if info.twin]
-        total = sum(self._db.tables.counts.get(info.space, 0) for info in olders)
+        total = sum(self._core.tables.counts.get(info.space, 0) for info in olders)
         convert, skip, end = self._twins.converter(older, newer), len(older.row_prefix), self._end(older)
         verb = "rewrite" if newer.proto.since != older.proto.since else "copy"
         while not self._stopped():
@@ -366,7 +355,7 @@ class Backfill:
                 if len(rows) > 1:
                     continue
             last = rows[-1][0][skip:]
-            with self._db.committer.alone():
+            with self._core.committer.alone():
                 changed = self._changed(seen, made.keys)
                 if changed is None:
                     continue
@@ -387,7 +376,7 @@ class Backfill:
 
     def _left(self, rows: list[Item], newer: TableInfo, skip: int) -> list[Item]:
         """The rows that come over: not those that bootstrap data replaces, all of which is loaded already."""
-        seeded, deleted, get = newer.proto.seeded, self._deleted, self._db.tables.get
+        seeded, deleted, get = newer.proto.seeded, self._deleted, self._core.tables.get
         if not seeded:
             return rows
         left = []
@@ -400,13 +389,13 @@ class Backfill:
         return left
 
     def _append(self, migration: log_pb2.Migration, made: Slice) -> None:
-        db = self._db
-        seq = db.log.written + 1
-        commit = commit_of(ANONYMOUS, seq, db.clock.now(), self._schema.version, db.clock.reading_ns)
+        core = self._core
+        seq = core.log.written + 1
+        commit = commit_of(ANONYMOUS, seq, core.clock.now(), self._schema.version, core.clock.reading_ns)
         commit.migration.CopyFrom(migration)
         uniques: Edits = {}
         for at, index in made.newer.unique:
-            uniques.update(check_unique(db.tables, index, made.values(at)))
+            uniques.update(check_unique(core.tables, index, made.values(at)))
         if made:
             commit.requires.append(log_pb2.REWRITTEN)
             if made.newer.sealed:
@@ -417,11 +406,11 @@ class Backfill:
         edits = made.edits(seq)
         edits[keys.NOTE_BACKFILL] = keys.SEQ.pack(seq)
         more = {made.newer.space: len(made), keys.ENDS: len(made.ends)}
-        db.committer.write_alone(framed, Staged(edits, uniques, more))
+        core.committer.write_alone(framed, Staged(edits, uniques, more))
 
     def _apply(self, edits: Edits) -> None:
         """Index entries are no records: they follow from the rows. Only inside `alone`."""
-        target = self._db.tables.target
+        target = self._core.tables.target
         writes = target.batch()
         for full, value in edits.items():
             assert value is not None
@@ -430,7 +419,7 @@ class Backfill:
 
     def _read(self, info: TableInfo, after: bytes, end: bytes) -> tuple[list[Item], int]:
         """The next rows, and the seq that they were read at."""
-        view, seq = self._db.tables.snapshot()
+        view, seq = self._core.tables.snapshot()
         try:
             start = info.row_prefix + after + b"\x00" if after else info.row_prefix
             return take(
@@ -441,7 +430,7 @@ class Backfill:
 
     def _end(self, info: TableInfo) -> bytes:
         """Behind the last row that there is. What comes later is whole; who ran after it might never end."""
-        tables = self._db.tables
+        tables = self._core.tables
         tables.flush()
         last = tables.target.view.head(info.row_prefix, keys.prefix(info.space, 1), 1, reverse=True)
         return last[0][0] + b"\x00" if last else info.row_prefix
@@ -449,13 +438,13 @@ class Backfill:
     def _changed(self, seen: int, keys: Container[bytes]) -> set[bytes] | None:
         """Those of a slice's keys that were written since it was read; None: it must be read again.
         Only inside `alone`. Raises MigrationError if there is nothing to build any more."""
-        if self._schema is not self._db.tables.schema:
+        if self._schema is not self._core.tables.schema:
             raise MigrationError(
                 f"migration {self._migration.version} is no longer being built: somebody else has finished it"
                 " or given it up",
                 version=self._migration.version,
             )
-        return self._db.tables.window.touched(seen, keys)
+        return self._core.tables.window.touched(seen, keys)
 
     def _tell(self, step: str, done: int, total: int) -> None:
         if self._progress is not None:

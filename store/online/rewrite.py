@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
 from everlog.store import keys
+from everlog.store.core import Core
 from everlog.store.errors import Error, MigrationError, RowError, UniqueError
 from everlog.store.online.backfill import backfilled, seeds_of
 from everlog.store.progress import OnProgress, Pace, Progress
@@ -33,9 +34,6 @@ from everlog.store.tx.validator import claim
 from everlog.store.tx.write import Expect, Write
 from everlog.store.user_code import place, private, words
 
-if TYPE_CHECKING:
-    from everlog.store.database import Database
-
 CHUNK_ROWS = 1024
 CHUNK_BYTES = 512 << 10
 
@@ -43,17 +41,17 @@ MakeRows = Callable[[Reader], Iterable[tuple[Table[Any, Any], Message]]]
 
 
 def remake(
-    db: Database, migration: log_pb2.Migration, make: MakeRows, progress: OnProgress | None = None
+    core: Core, migration: log_pb2.Migration, make: MakeRows, progress: OnProgress | None = None
 ) -> int:
     """Fills the tables that the schema in force says are `remade`; returns how many rows. Writes;
-    only inside `db.committer.alone()`.
+    only inside `core.committer.alone()`.
 
     `migration` names the one that is under way. Raises MigrationError for what the function
     raises, and for a row that does not fit.
     """
-    work = _Remake(db, migration)
-    with db.snapshot() as now:
-        for one in made(now, db.schema, make):
+    work = _Remake(core, migration)
+    with core.snapshot() as now:
+        for one in made(now, core.schema, make):
             work.add(one)
             if progress is not None and not work.chunk:
                 progress(Progress(f"make {', '.join(work.tables)}", work.rows))
@@ -62,7 +60,7 @@ def remake(
 
 
 def fill(
-    db: Database,
+    core: Core,
     migration: log_pb2.Migration,
     rows: Iterable[tuple[Table[Any, Any], Message]],
     progress: OnProgress | None = None,
@@ -79,12 +77,12 @@ def fill(
     record, and may raise. Raises MigrationError for a row that does not fit.
     """
     tables = {
-        info.name: info for info in db.schema.building.values() if info.proto.remade or info.proto.seeded
+        info.name: info for info in core.schema.building.values() if info.proto.remade or info.proto.seeded
     }
-    done = backfilled(db, db.schema)
-    if done is not None and not seeds_of(done, db.schema):
+    done = backfilled(core, core.schema)
+    if done is not None and not seeds_of(done, core.schema):
         return  # rows that were there before come last
-    work = _Remake(db, migration, "the bootstrap data has")
+    work = _Remake(core, migration, "the bootstrap data has")
     work.rows, work.is_seeds = (done.rows if done is not None else 0), True
     pace = Pace(rate)
     chunk: list[Write] = []
@@ -92,7 +90,7 @@ def fill(
 
     def write_chunk() -> None:
         going()
-        with db.committer.alone():
+        with core.committer.alone():
             for one in chunk:
                 work.add(one)
             work.write()
@@ -165,19 +163,19 @@ class _Remake:
 
     def __init__(
         self,
-        db: Database,
+        core: Core,
         migration: log_pb2.Migration,
         yields: str = "the function that makes rows anew yields",
     ) -> None:
-        self._db, self._migration, self._yields = db, migration, yields
-        self.tables = [info.name for info in db.schema.building.values() if info.proto.remade]
+        self._core, self._migration, self._yields = core, migration, yields
+        self.tables = [info.name for info in core.schema.building.values() if info.proto.remade]
         self.rows = 0
         self.is_seeds = False  # whether `rows` are of bootstrap data
         self.chunk: dict[bytes, Write] = {}
         self._bytes = 0
 
     def add(self, one: Write) -> None:
-        old, seeded = self._db.tables.get(one.full), one.info.proto.seeded
+        old, seeded = self._core.tables.get(one.full), one.info.proto.seeded
         if one.full in self.chunk or (old is not None and (not seeded or keys.version_of(old) == seeded)):
             raise twice(one.info, one.key, self.rows)
         self.chunk[one.full] = one if seeded else one.expecting(Expect.ABSENT)
@@ -199,11 +197,11 @@ class _Remake:
             rows=self.rows,
             seeds=self.rows if self.is_seeds else 0,
         )
-        transaction = Transaction(self._db, ANONYMOUS)
+        transaction = Transaction(self._core, ANONYMOUS)
         transaction.writes.update(self.chunk)
         transaction.about = lambda commit: commit.migration.CopyFrom(step)
         try:
-            self._db.committer.commit_alone(transaction, sync=False)
+            self._core.committer.commit_alone(transaction, sync=False)
         except UniqueError as error:
             text = f"{self._yields} {error} (after {self.rows:,} rows)"
             raise MigrationError(text, private=error.private, **error.facts) from error

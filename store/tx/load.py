@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
@@ -24,7 +24,7 @@ from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments
 from everlog.store.schema.table import Table
 from everlog.store.tx import write
-from everlog.store.tx.transaction import CommitResult, Metadata, Reads, Transaction
+from everlog.store.tx.transaction import About, CommitResult, Host, Metadata, Reads, Transaction
 
 M = TypeVar("M", bound=Message)
 
@@ -45,12 +45,23 @@ class LoadResult(NamedTuple):
     seconds: float
 
 
+class LoadHost(Host, Protocol):
+    """What a load needs of its database."""
+
+    @property
+    def production(self) -> bool: ...
+
+    def load_state(self, id: str) -> tuple[log_pb2.Load, int]: ...
+
+    def commit(self, transaction: Transaction, about: About | None = None) -> CommitResult: ...
+
+
 class Loader:
     """Writes one load, chunk by chunk. Made by a database."""
 
     def __init__(
         self,
-        host: Any,
+        host: LoadHost,
         table: Table[Any, Any],
         load: log_pb2.Load,
         metadata: Metadata,
@@ -66,14 +77,14 @@ class Loader:
                 "this is a database in production, as its log says: test data is not loaded into it; take"
                 " another database, or say otherwise with `everlog production no`"
             )
-        known, self._seen = host._load_state(load.id)
+        known, self._seen = host.load_state(load.id)
         sealing = host.schema.table(table.name).sealing
         if sealing is not None:
             load.source = ""  # names of files and ids of loads may tell of somebody, too
             if not known.id:  # unless an older version began it
                 sealing.check()
                 load.id = sealed_id(sealing.vault, load.id)
-                known, self._seen = host._load_state(load.id)
+                known, self._seen = host.load_state(load.id)
         self._note = keys.NOTE_LOAD + load.id.encode()
         if known.table not in ("", load.table):
             raise PreconditionError(
@@ -107,7 +118,7 @@ class Loader:
         try:
             result = self._commit(chunk, about)
         except ConflictError as error:
-            known, self._seen = self._host._load_state(about.id)
+            known, self._seen = self._host.load_state(about.id)
             if known.rows != self.rows:
                 raise ConflictError(f"load {about.id!r} is being written by somebody else as well") from error
             # The schema has changed, or the load's last chunk is longer ago than is remembered.
@@ -130,8 +141,7 @@ class Loader:
         # Two processes with one load: the second finds that its note was touched.
         transaction.snapshot = self._seen
         transaction.reads = Reads({self._note}, [])
-        result: CommitResult = self._host._commit(transaction, lambda commit: commit.load.CopyFrom(about))
-        return result
+        return self._host.commit(transaction, lambda commit: commit.load.CopyFrom(about))
 
 
 def sealed_id(vault: Vault, id: str) -> str:
@@ -141,7 +151,7 @@ def sealed_id(vault: Vault, id: str) -> str:
 
 
 def load(
-    host: Any,
+    host: LoadHost,
     table: Table[M, Any],
     rows: Iterable[M],
     *,

@@ -139,10 +139,10 @@ class Host(Protocol):
     @property
     def schema(self) -> Schema: ...
 
-    def _begin(self) -> tuple[Source, int]:
+    def begin(self) -> tuple[Source, int]:
         """A moment to read at, and its seq."""
 
-    def _commit(self, transaction: Transaction) -> CommitResult: ...
+    def commit(self, transaction: Transaction) -> CommitResult: ...
 
 
 class Transaction(Reader, Ticket):
@@ -202,7 +202,7 @@ class Transaction(Reader, Ticket):
         if self._done:
             self._check_open()
         self._done = True
-        self.result = self._host._commit(self) if self.writes else CommitResult(0)
+        self.result = self._host.commit(self) if self.writes else CommitResult(0)
         self._base = None
         return self.result
 
@@ -253,7 +253,7 @@ class Transaction(Reader, Ticket):
     def _source(self) -> Source:
         self._check_open()
         if self._base is None:
-            self._base, self.snapshot = self._host._begin()
+            self._base, self.snapshot = self._host.begin()
             self.reads = Reads(set(), [])
         assert self.reads is not None
         return Noted(Unwritten(self._base, self.writes) if self.writes else self._base, self.reads)

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from everlog.store import keys, record
+from everlog.store.core import Core
 from everlog.store.crypto.vault import Vault
 from everlog.store.errors import Error, SealedError
 from everlog.store.online.backfill import progress_of
@@ -38,16 +39,13 @@ from everlog.store.tx.source import ROWS_TOGETHER
 from everlog.store.upkeep.rebuild import differences, projector_from_start, replay
 from everlog.store.upkeep.recovery import shredded_on_disk
 
-if TYPE_CHECKING:
-    from everlog.store.database import Database
-
 EVERY = 4096
 FORGOTTEN_MAX = 10_000  # rows of a table whose persons may be forgotten while it is looked at
 FORGETTING_S = 2.0  # a reader waits so long for a process that may be overwriting a key
 
 
 def problems(
-    db: Database,
+    core: Core,
     progress: OnProgress | None = None,
     *,
     keys_needed: bool = True,
@@ -56,31 +54,31 @@ def problems(
 ) -> Iterator[str]:
     """See `Database.check`. Without `keys_needed` it is no problem that sealed tables cannot be looked at: a
     backup has no keys. Without `files_too` the files of RocksDB are left out. Read-only."""
-    if db.engine.stopped is not None:  # its files are elsewhere, or others have taken their place
-        yield str(db.engine.stopped)
+    if core.engine.stopped is not None:  # its files are elsewhere, or others have taken their place
+        yield str(core.engine.stopped)
         return
     if files_too:
-        yield from manifest.problems(db.path)
-    yield from _keys(db)
-    view, seq = db.tables.snapshot()
+        yield from manifest.problems(core.path)
+    yield from _keys(core)
+    view, seq = core.tables.snapshot()
     try:
-        schema, counts = Schema(schema_of(view, db.log), db.schema.vault), read_counts(view)
-        yield from _log(db, seq, progress)
+        schema, counts = Schema(schema_of(view, core.log), core.schema.vault), read_counts(view)
+        yield from _log(core, seq, progress)
         for info in schema.spaces.values():
             if info.sealing is None or not info.sealing.vault.locked:
-                yield from _Passes(db, view, info, seq, counts.get(info.space, 0), progress).problems()
+                yield from _Passes(core, view, info, seq, counts.get(info.space, 0), progress).problems()
             elif keys_needed:
                 why = info.sealing.vault.locked
                 yield f"table {info.name} was not looked at: its rows are sealed, and {why}"
         yield from _strays(view, schema)
         yield from _ends(view, schema, counts.get(keys.ENDS, 0))
         if deep:
-            yield from _deep(db, view, seq, progress)
+            yield from _deep(core, view, seq, progress)
     finally:
         view.close()
 
 
-def _deep(db: Database, view: View, seq: int, progress: OnProgress | None) -> Iterator[str]:
+def _deep(core: Core, view: View, seq: int, progress: OnProgress | None) -> Iterator[str]:
     """Yield the rows that differ from the log. Makes the tables from the log in a temporary directory;
     they need as much room as those of the database."""
     scratch = Temporary("everlog-check-")
@@ -88,8 +86,8 @@ def _deep(db: Database, view: View, seq: int, progress: OnProgress | None) -> It
         engine = Engine(scratch.path)
         try:
             target = FamilyTarget(engine)
-            projector = projector_from_start(db.log, target, db.schema.vault)
-            replay(db.log, projector, seq, progress)
+            projector = projector_from_start(core.log, target, core.schema.vault)
+            replay(core.log, projector, seq, progress)
             for info in projector.schema.tables.values():
                 yield from differences(view, target.view, info)
         finally:
@@ -100,21 +98,21 @@ def _deep(db: Database, view: View, seq: int, progress: OnProgress | None) -> It
         scratch.remove()
 
 
-def _keys(db: Database) -> Iterator[str]:
+def _keys(core: Core) -> Iterator[str]:
     """Yield a problem if the key store on disk has keys of forgotten people, or lacks keys."""
-    vault = db.schema.vault
+    vault = core.schema.vault
     if vault is None:
         return
     try:
-        if not db.read_only and (lost := vault.lost()):
+        if not core.read_only and (lost := vault.lost()):
             yield (
                 f"{vault.path} lacks {len(lost):,} keys that this process has: an older copy was put in its"
                 " place while the database is open. Bring back the newest copy before this process ends;"
                 " where there is none, export the tables that are sealed"
             )
-        found = _came_back_beside(db, vault) if db.read_only else vault.came_back()
-        if found and not db.read_only:
-            with db.committer.alone():  # or it is one that is being forgotten just now
+        found = _came_back_beside(core, vault) if core.read_only else vault.came_back()
+        if found and not core.read_only:
+            with core.committer.alone():  # or it is one that is being forgotten just now
                 found = vault.came_back()
     except Error as error:
         yield str(error)
@@ -128,26 +126,26 @@ def _keys(db: Database) -> Iterator[str]:
         )
 
 
-def _came_back_beside(db: Database, vault: Vault) -> list[bytes]:
+def _came_back_beside(core: Core, vault: Vault) -> list[bytes]:
     """The same for a reader. A writer brings its tables to disk before it overwrites a key: a key
     that is gone only in the log has not come back, and the others may be overwritten just now."""
-    found = vault.came_back(shredded_on_disk(db.engine))
+    found = vault.came_back(shredded_on_disk(core.engine))
     until = time.monotonic() + FORGETTING_S
-    while found and (db.directory / head.OWNER).exists() and time.monotonic() < until:
+    while found and (core.directory / head.OWNER).exists() and time.monotonic() < until:
         time.sleep(FORGETTING_S / 100)
         found = vault.came_back(found)
     return found
 
 
-def _log(db: Database, last: int, progress: OnProgress | None) -> Iterator[str]:
+def _log(core: Core, last: int, progress: OnProgress | None) -> Iterator[str]:
     time_ns = 0
     try:
-        for seq, framed in db.log.scan(0, last):
+        for seq, framed in core.log.scan(0, last):
             commit = record.decode(framed, seq)
             if commit.time_ns < time_ns:
                 yield f"record {seq} of the log is older than the one before it"
             time_ns = commit.time_ns
-            if seq == db.log.oldest and not (commit.HasField("created") or commit.HasField("base")):
+            if seq == core.log.oldest and not (commit.HasField("created") or commit.HasField("base")):
                 yield f"record {seq}, the first of the log, does not say which database it is of"
             if progress is not None and not seq % EVERY:
                 progress(Progress("check log", seq, last, "records"))
@@ -160,14 +158,14 @@ class _Passes:
 
     def __init__(  # noqa: PLR0917  the one call is above
         self,
-        db: Database,
+        core: Core,
         view: View,
         info: TableInfo,
         last: int,
         count: int,
         progress: OnProgress | None,
     ) -> None:
-        self._db, self._view, self._info, self._last, self._count = db, view, info, last, count
+        self._core, self._view, self._info, self._last, self._count = core, view, info, last, count
         self._progress = progress
         # For each index the key of the last row that has its entry for sure; None: all have.
         self._built = [_built(view, index) for index in info.indexes.values()]
@@ -244,7 +242,7 @@ class _Passes:
         try:
             return self._info.row_in(key, value)
         except SealedError:
-            if not _forgotten_since(self._db, self._view, value) or len(self._forgotten) >= FORGOTTEN_MAX:
+            if not _forgotten_since(self._core, self._view, value) or len(self._forgotten) >= FORGOTTEN_MAX:
                 raise
             self._forgotten.add(key)
             return None
@@ -289,7 +287,7 @@ class _Passes:
         try:
             for full, value in view.items(info.row_prefix, keys.prefix(info.space, 1)):
                 rows += 1
-                if not _forgotten_since(self._db, view, value):
+                if not _forgotten_since(self._core, view, value):
                     yield from self._row(full[skip:], value)
                 tell(rows)
             for at, index in enumerate(info.indexes.values()):
@@ -367,11 +365,11 @@ def _built(view: View, index: IndexInfo) -> bytes | None:
     return None if note == keys.ALL_BUILT else progress_of(note)[1]
 
 
-def _forgotten_since(db: Database, view: View, value: bytes) -> bool:
+def _forgotten_since(core: Core, view: View, value: bytes) -> bool:
     """Whether a row cannot be opened because its person was forgotten after the moment of the view."""
     key_id = keys.key_id_of(value)
     note = keys.NOTE_SHREDDED + key_id
-    return bool(key_id) and db.tables.get(note) is not None and view.get(note) is None
+    return bool(key_id) and core.tables.get(note) is not None and view.get(note) is None
 
 
 def _ends(view: View, schema: Schema, count: int) -> Iterator[str]:

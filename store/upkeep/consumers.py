@@ -33,23 +33,20 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 from google.protobuf.message import DecodeError
 
 from everlog.proto import consumers_pb2, log_pb2
 from everlog.store import keys
+from everlog.store.core import Core
 from everlog.store.errors import CorruptionError, CursorError, DiskError, OpenError, ReadOnlyError, RowError
 from everlog.store.history.timestamps import time_of
 from everlog.store.rocks import files
 from everlog.store.schema import arguments, codec
 from everlog.store.tables.projection import REGISTERED, REMOVED
 from everlog.store.tx.transaction import Metadata
-
-if TYPE_CHECKING:
-    from everlog.store.database import Database
-
 
 EVERY_S = 1.0
 REMEDY = (
@@ -202,9 +199,9 @@ class Consumer(msgspec.Struct, frozen=True):
 class Consumers:
     """Those of an open database. Safe to use from many threads."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
-        self.bookmarks = Bookmarks(db.directory)
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.bookmarks = Bookmarks(core.directory)
         self._changing = threading.Lock()  # who registers or is removed, from the look to the bookmark
 
     def register(
@@ -241,9 +238,9 @@ class Consumers:
         known = self.registered().get(name)
         position = self._position(name, known, after)
         if known is None or (cap is not None and cap != cap_of(known[1].cap)):
-            if self._db.read_only:
+            if self._core.read_only:
                 raise ReadOnlyError(
-                    f"consumer {name!r} is new, or has another cap, and {self._db.url} was opened for"
+                    f"consumer {name!r} is new, or has another cap, and {self._core.url} was opened for"
                     " reading: register it where the database is open for writing, or at its server"
                     " (`everlog consumers register`)"
                 )
@@ -292,7 +289,7 @@ class Consumers:
     def registered(self) -> dict[str, tuple[int, consumers_pb2.Registration]]:
         """When each registered, and what it said, by name. Read-only."""
         found, start = dict[str, tuple[int, consumers_pb2.Registration]](), keys.NOTE_CONSUMER
-        view, _ = self._db.tables.snapshot()
+        view, _ = self._core.tables.snapshot()
         try:
             for note, value in view.items(start, codec.after(start)):
                 time_ns: int = keys.CONSUMER.unpack_from(value)[1]
@@ -307,17 +304,17 @@ class Consumers:
     def _consumer(
         self, name: str, time_ns: int, registration: consumers_pb2.Registration, bookmark: Bookmark | None
     ) -> Consumer:
-        log = self._db.log
+        log = self._core.log
         if bookmark is None:  # the file was lost, or it is of a backup: it has at least what it had then
             bookmark = Bookmark(registration.position.seq, registration.position.checksum, 0, 0)
         cap, base, lag = cap_of(registration.cap), log.trimmed.base, max(0, log.head - bookmark.seq)
         lag_s = self._waited_s(bookmark.seq + 1, time_ns) if lag else 0.0
         held = min(lag, log.head - base)
-        size = self._db.engine.log_bytes() * held // max(1, log.head - base)
+        size = self._core.engine.log_bytes() * held // max(1, log.head - base)
         over = cap.over(lag, lag_s, size)
         return Consumer(
             name=name,
-            position=log_pb2.Cursor(database=self._db.uuid, seq=bookmark.seq, checksum=bookmark.checksum),
+            position=log_pb2.Cursor(database=self._core.uuid, seq=bookmark.seq, checksum=bookmark.checksum),
             cap=cap,
             registered_ns=time_ns,
             moved_ns=bookmark.time_ns,
@@ -332,7 +329,7 @@ class Consumers:
     def _waited_s(self, seq: int, since_ns: int) -> float:
         """For how long a record has waited for who registered then, and has all of history to catch up with;
         one that was archived, at least. A clock that jumped ages nothing."""
-        log, clock = self._db.log, self._db.clock
+        log, clock = self._core.log, self._core.clock
         time_ns = log.trimmed.time_ns if seq <= log.trimmed.base else time_of(log.get(seq))
         return max(0.0, (clock.read() - max(time_ns, since_ns)) / 1e9 - clock.look())
 
@@ -352,7 +349,7 @@ class Consumers:
 
     def _checked(self, name: str, cursor: log_pb2.Cursor) -> log_pb2.Cursor:
         """A position of this log, with its checksum. Raises CursorError."""
-        log, seq = self._db.log, cursor.seq
+        log, seq = self._core.log, cursor.seq
         if seq > log.head:
             raise CursorError(
                 f"consumer {name!r} is said to have record {seq}, the newest is {log.head}: the database was"
@@ -362,12 +359,13 @@ class Consumers:
                 seq=seq,
                 head=log.head,
             )
-        other = cursor.database and cursor.database != self._db.uuid
+        other = cursor.database and cursor.database != self._core.uuid
         checksum = 0 if other else log.checksum_at(seq)
         if other or (cursor.checksum and cursor.checksum != checksum):
             raise CursorError(
-                f"consumer {name!r} is said to have record {seq} of another history than {self._db.url} has;"
-                " follow the one that it belongs to, or start again under the same name, into a new target",
+                f"consumer {name!r} is said to have record {seq} of another history than"
+                f" {self._core.url} has; follow the one that it belongs to, or start again"
+                " under the same name, into a new target",
                 why="diverged",
                 seq=seq,
             )
@@ -377,7 +375,7 @@ class Consumers:
         def about(commit: log_pb2.Commit) -> None:
             commit.notice.CopyFrom(log_pb2.Notice(kind=kind, subject=name, detail=detail))
 
-        self._db._commit(self._db.transaction(actor=actor, reason=reason), about)
+        self._core.commit(self._core.transaction(Metadata(actor, reason)), about)
 
 
 def check_registration(

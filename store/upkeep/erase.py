@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import nlargest
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from everlog.proto import log_pb2
 from everlog.store import keys
+from everlog.store.core import Core
 from everlog.store.errors import DiskError, Error, RowError, SealedError
 from everlog.store.schema import codec
 from everlog.store.schema.fields import descriptor_of, encode_values, resolve
@@ -28,10 +29,6 @@ from everlog.store.tx.write import Write
 from everlog.store.upkeep import held
 from everlog.store.upkeep.held import Remaining
 from everlog.store.upkeep.recovery import mend, shred
-
-if TYPE_CHECKING:
-    from everlog.store.database import Database
-
 
 LOOK_BACK = 100  # of those who were forgotten: whether one of them had a row that is asked for
 
@@ -75,42 +72,42 @@ def person_of(schema: Schema, name: str, key: Any, value: Any) -> Person:
     return Person(name, info.space, None, encode_values(value, (path,), f"the person of {name}"))
 
 
-def forget(db: Database, who: Person, metadata: Metadata) -> Forgotten:
+def forget(core: Core, who: Person, metadata: Metadata) -> Forgotten:
     """See `Database.forget`. Raises SchemaError with `moved` where the rows are of another generation."""
-    if not db.engine.rebuilding.acquire(blocking=False):
+    if not core.engine.rebuilding.acquire(blocking=False):
         raise Error("the tables are being rebuilt, with the keys that there are; forget when that is through")
     try:
-        with db.committer.alone():
-            shred(db.engine, db.tables)  # what a disk that refused has left
-            done, known = _repeated(db, who, metadata) or _forget(db, who, metadata)
+        with core.committer.alone():
+            shred(core.engine, core.tables)  # what a disk that refused has left
+            done, known = _repeated(core, who, metadata) or _forget(core, who, metadata)
     finally:
-        db.engine.rebuilding.release()
+        core.engine.rebuilding.release()
     try:  # while others commit again
-        remaining = held.remaining(db, *known)
+        remaining = held.remaining(core, *known)
     except Error as error:
         remaining = (Remaining("unknown", f"what else stays readable cannot be told: {error}", ()),)
     return done._replace(remaining=remaining)
 
 
-def export(db: Database, who: Person) -> Iterator[bytes]:
+def export(core: Core, who: Person) -> Iterator[bytes]:
     """See `Database.stream_person`."""
-    info = _people(db.schema.generation(who.table, who.space))
+    info = _people(core.schema.generation(who.table, who.space))
     assert info.sealing is not None
     info.sealing.check()
     if who.key is None:
         key_id = info.sealing.vault.find(who.value or b"") if info.sealing.vault.exists else None
-        return held.export(db, info.name, key_id or b"", who.value, None)
+        return held.export(core, info.name, key_id or b"", who.value, None)
     row = (info.proto.id, who.key)
-    value = db.tables.get(info.row_prefix + who.key)
-    key_id = keys.key_id_of(value) if value is not None else held.key_id_in_log(db, row)
-    known = _known(db, key_id) if key_id else None
-    return held.export(db, info.name, key_id or b"", known.person if known else None, row)
+    value = core.tables.get(info.row_prefix + who.key)
+    key_id = keys.key_id_of(value) if value is not None else held.key_id_in_log(core, row)
+    known = _known(core, key_id) if key_id else None
+    return held.export(core, info.name, key_id or b"", known.person if known else None, row)
 
 
-def _known(db: Database, key_id: bytes) -> _Known:
+def _known(core: Core, key_id: bytes) -> _Known:
     """Of somebody whose rows can still be opened."""
     known = _Known(set(), None, set(), set())
-    for info, key, value in held.live(db, key_id):
+    for info, key, value in held.live(core, key_id):
         known.rows.add((info.proto.id, key))
         known.written.add(keys.seq_of(value))
         try:
@@ -123,28 +120,28 @@ def _known(db: Database, key_id: bytes) -> _Known:
     return known
 
 
-def _forget(db: Database, who: Person, metadata: Metadata) -> tuple[Forgotten, _Known]:
-    tables = db.tables
+def _forget(core: Core, who: Person, metadata: Metadata) -> tuple[Forgotten, _Known]:
+    tables = core.tables
     info = _people(tables.schema.generation(who.table, who.space))
     assert info.sealing is not None
     info.sealing.check()
     tables.flush()
-    key_id = _of_row(db, info, who.key) if who.key is not None else _of_value(info, who.value or b"")
-    known = _known(db, key_id)
+    key_id = _of_row(core, info, who.key) if who.key is not None else _of_value(info, who.value or b"")
+    known = _known(core, key_id)
     if who.value is not None:
         known = known._replace(person=who.value)
-    transaction = Transaction(db, metadata)
+    transaction = Transaction(core, metadata)
     for row in rows_under(tables, key_id):
         transaction.writes[row.full] = row
     notice = log_pb2.Notice(kind=SHREDDED, subject=who.table, detail=key_id)
     transaction.about = lambda commit: commit.notice.CopyFrom(notice)
     missing = not info.sealing.vault.has(key_id)
-    seq = db.committer.commit_alone(transaction, sync=True)
+    seq = core.committer.commit_alone(transaction, sync=True)
     info.sealing.vault.let_go([key_id])  # whatever the disk says: what is sealed with it now is lost
     try:
-        shred(db.engine, tables)
+        shred(core.engine, tables)
     except DiskError as error:
-        db.committer.retry()
+        core.committer.retry()
         raise DiskError(
             f"record {seq} forgets a person of {who.table}, whose rows are gone, but their key could not be"
             f" overwritten ({error}). That is tried once a second, and when the database is opened; `everlog"
@@ -157,15 +154,15 @@ def _forget(db: Database, who: Person, metadata: Metadata) -> tuple[Forgotten, _
     return Forgotten(seq, key_id, len(transaction.writes)), known
 
 
-def _repeated(db: Database, who: Person, metadata: Metadata) -> tuple[Forgotten, _Known] | None:
+def _repeated(core: Core, who: Person, metadata: Metadata) -> tuple[Forgotten, _Known] | None:
     """The commit of this id, where the answer to it was lost. Whose value it was, nobody knows any more."""
-    seq = db.committer.validator.known(metadata.commit_id) if metadata.commit_id else None
+    seq = core.committer.validator.known(metadata.commit_id) if metadata.commit_id else None
     if seq is None:
         return None
-    commit = db.log.commit(seq)
+    commit = core.log.commit(seq)
     if (commit.actor, commit.reason) != (metadata.actor, metadata.reason) or not _forgot(commit, who):
         raise other_content(metadata.commit_id, seq)
-    spaces = db.schema.spaces
+    spaces = core.schema.spaces
     rows = {(spaces[one.space].proto.id, one.key) for one in commit.changes if one.space in spaces}
     known = _Known(rows, who.value, set(), {one.prior for one in commit.changes})
     return Forgotten(seq, commit.notice.detail, len(commit.changes)), known
@@ -198,11 +195,11 @@ def _people(info: TableInfo) -> TableInfo:
     return info
 
 
-def _of_row(db: Database, info: TableInfo, key: bytes) -> bytes:
-    value = db.tables.get(info.row_prefix + key)
+def _of_row(core: Core, info: TableInfo, key: bytes) -> bytes:
+    value = core.tables.get(info.row_prefix + key)
     key_id = keys.key_id_of(value) if value is not None else b""
     if not key_id:
-        gone = _gone_with(db, Person(info.name, info.space, key, None))
+        gone = _gone_with(core, Person(info.name, info.space, key, None))
         why = (
             f": commit {gone} deleted it, and forgot its person"
             if gone
@@ -213,12 +210,13 @@ def _of_row(db: Database, info: TableInfo, key: bytes) -> bytes:
     return key_id
 
 
-def _gone_with(db: Database, who: Person) -> int | None:
+def _gone_with(core: Core, who: Person) -> int | None:
     """The seq of the commit that forgot the person of a row, if it is one of the last."""
     start = keys.NOTE_SHREDDED
-    seqs = (keys.SEQ.unpack(value)[0] for _, value in db.tables.target.view.items(start, codec.after(start)))
+    notes = core.tables.target.view.items(start, codec.after(start))
+    seqs = (keys.SEQ.unpack(value)[0] for _, value in notes)
     last = nlargest(LOOK_BACK, seqs)
-    return next((seq for seq in last if seq >= db.log.oldest and _deleted(db.log.commit(seq), who)), None)
+    return next((seq for seq in last if seq >= core.log.oldest and _deleted(core.log.commit(seq), who)), None)
 
 
 def _of_value(info: TableInfo, value: bytes) -> bytes:

@@ -23,19 +23,16 @@ import time
 import weakref
 from collections.abc import Callable
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from everlog.store import keys
 from everlog.store.clock import JUMP_S
+from everlog.store.core import Core
 from everlog.store.errors import ClosedError, ConflictError, Error
 from everlog.store.rocks.view import View
 from everlog.store.schema import codec
 from everlog.store.schema.schema import Schema
 from everlog.store.tx.transaction import Metadata, Reads, Transaction
 from everlog.store.tx.write import NEVER, Write, delete
-
-if TYPE_CHECKING:
-    from everlog.store.database import Database
 
 CHUNK_ROWS = 1024
 EVERY_S, LOOK_S = 1.0, 60.0  # the sweeper rests so long between two sweeps; and no longer
@@ -46,25 +43,25 @@ EXPIRED = Metadata(actor="everlog", reason="expired")
 logger = logging.getLogger("everlog")
 
 
-def expire(db: Database, *, confirm_time: bool = False, stopped: Callable[[], bool] = lambda: False) -> int:
+def expire(core: Core, *, confirm_time: bool = False, stopped: Callable[[], bool] = lambda: False) -> int:
     """See `Database.expire`."""
     if confirm_time:
-        db.clock.confirm()
-    elif jumped_s := db.clock.look():
+        core.clock.confirm()
+    elif jumped_s := core.clock.look():
         raise Error(
             f"the clock jumped forward by {jumped_s:,.0f} s, and so no row expires: expected the time to be"
             f" right; if it is, say so (`everlog expire --trust-clock`)",
             jumped_s=jumped_s,
         )
     rows, after, size = 0, keys.NOTE_END, CHUNK_ROWS
-    until = _until(db.clock.read())
+    until = _until(core.clock.read())
     while not stopped():
-        transaction, last = _over(db, after, until, size)
+        transaction, last = _over(core, after, until, size)
         if last is None:
             break
         if transaction.writes:
             try:
-                db._commit(transaction)
+                core.commit(transaction)
             except ConflictError:
                 size = max(1, size // 2)  # one alone conflicts only with who wrote that row: then it lives
                 continue
@@ -73,15 +70,15 @@ def expire(db: Database, *, confirm_time: bool = False, stopped: Callable[[], bo
     return rows
 
 
-def _over(db: Database, start: bytes, end: bytes, most: int) -> tuple[Transaction, bytes | None]:
+def _over(core: Core, start: bytes, end: bytes, most: int) -> tuple[Transaction, bytes | None]:
     """What deletes the next rows whose life is over, and the last of their notes; None: no more."""
-    transaction = Transaction(db, EXPIRED)
-    view, seq = db.tables.snapshot()
+    transaction = Transaction(core, EXPIRED)
+    view, seq = core.tables.snapshot()
     try:
         notes = view.head(start, end, most)
     finally:
         view.close()
-    writes = [one for note, _ in notes if (one := _delete(db.schema, note)) is not None]
+    writes = [one for note, _ in notes if (one := _delete(core.schema, note)) is not None]
     transaction.snapshot, transaction.reads = seq, Reads({one.full for one in writes}, [])
     transaction.writes = {one.full: one for one in writes}
     return transaction, notes[-1][0] if notes else None
@@ -123,15 +120,15 @@ class Sweeper:
     ahead, deletes nothing.
     """
 
-    def __init__(self, db: Database) -> None:
-        self._db = weakref.ref(db)
+    def __init__(self, core: Core) -> None:
+        self._core = weakref.ref(core)
         self._wanted = threading.Event()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._next_ns = NEVER
         self._from_s = 0.0
-        if db.tables.counts.get(keys.ENDS):
-            if db.clock.read() - _first_end(db) > JUMP_S * 1e9:
+        if core.tables.counts.get(keys.ENDS):
+            if core.clock.read() - _first_end(core) > JUMP_S * 1e9:
                 self._from_s = time.monotonic() + LOOK_S
             self.expect(0)
 
@@ -149,28 +146,28 @@ class Sweeper:
             return
         while not self._stopped.is_set():
             self._wanted.clear()
-            if (db := self._db()) is None:
+            if (core := self._core()) is None:
                 return
             try:
-                rest_s = self._sweep(db)
+                rest_s = self._sweep(core)
             except ClosedError:
                 return
             except Error as error:
                 logger.warning("rows whose life is over could not be deleted: %s", error)
                 rest_s = LOOK_S
-            del db
+            del core
             if self._stopped.wait(EVERY_S):
                 return
             self._wanted.wait(max(0.0, rest_s - EVERY_S))
 
-    def _sweep(self, db: Database) -> float:
+    def _sweep(self, core: Core) -> float:
         """Deletes what is over; returns for how long there is nothing to do, in seconds."""
-        if db.clock.look():
+        if core.clock.look():
             return LOOK_S
         self._next_ns = NEVER  # first: what is written meanwhile counts
-        expire(db, stopped=self._stopped.is_set)
-        next_ns = self._next_ns = min(self._next_ns, _first_end(db))
-        return min((next_ns - db.clock.read()) / 1e9, LOOK_S)
+        expire(core, stopped=self._stopped.is_set)
+        next_ns = self._next_ns = min(self._next_ns, _first_end(core))
+        return min((next_ns - core.clock.read()) / 1e9, LOOK_S)
 
     def close(self) -> None:
         """Ends the thread, after the commit that it is at."""
@@ -180,9 +177,9 @@ class Sweeper:
             self._thread.join()
 
 
-def _first_end(db: Database) -> int:
+def _first_end(core: Core) -> int:
     """When the next row ends its life; NEVER: none does."""
-    view, _ = db.tables.snapshot()
+    view, _ = core.tables.snapshot()
     try:
         return next_end(view) or NEVER
     finally:

@@ -16,7 +16,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from google.protobuf import json_format
@@ -24,14 +24,13 @@ from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import log_pb2
 from everlog.store import keys, record
+from everlog.store.core import Core
 from everlog.store.errors import Error, RowError, SealedError
+from everlog.store.online.apply import recorded, schema_at
 from everlog.store.schema import codec
 from everlog.store.schema.fields import descriptor_of, has, resolve
 from everlog.store.schema.schema import Schema, TableInfo, person_part
 from everlog.store.tx.load import SEALED_LOAD
-
-if TYPE_CHECKING:
-    from everlog.store.database import Database
 
 WORD_MIN, WORD_MAX = 4, 1000  # characters of a value that is looked for in texts, from its first
 WORDS_MAX = 200
@@ -50,17 +49,17 @@ class Remaining(msgspec.Struct, frozen=True):
 class Generations:
     """The generations of tables that name a person, or did not yet, by their space."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    def __init__(self, core: Core) -> None:
+        self._core = core
         self.last_open = 0  # seq up to which rows of them may have been written in clear
         newest: dict[int, tuple[log_pb2.Schema, log_pb2.TableSchema]] = {}
         people, until = set[int](), dict[int, int]()
-        records = [one for one in db.migration_records() if one.migration.HasField("schema")]
+        records = [one for one in recorded(core.log, core.tables) if one.migration.HasField("schema")]
         schemas = [(one.seq, one.migration.schema) for one in records]
-        if not schemas or schemas[0][0] > db.log.oldest:
-            schemas.insert(0, (db.log.oldest, db.schema_at(db.log.oldest)))
+        if not schemas or schemas[0][0] > core.log.oldest:
+            schemas.insert(0, (core.log.oldest, schema_at(core.log, core.tables, core.log.oldest)))
         for at, (_, schema) in enumerate(schemas):
-            end = schemas[at + 1][0] if at + 1 < len(schemas) else db.log.written
+            end = schemas[at + 1][0] if at + 1 < len(schemas) else core.log.written
             for table in (*schema.tables, *schema.building, *schema.retiring):
                 newest[table.space], until[table.space] = (schema, table), end
                 if table.HasField("person"):
@@ -70,7 +69,7 @@ class Generations:
         for space, (proto, table) in newest.items():
             if table.id in people:
                 if id(proto) not in made:
-                    made[id(proto)] = Schema(proto, db.schema.vault)
+                    made[id(proto)] = Schema(proto, core.schema.vault)
                 self.infos[space] = made[id(proto)].spaces[space]
                 if not table.HasField("person"):
                     self.last_open = max(self.last_open, until[space])
@@ -105,34 +104,32 @@ class Generations:
 RowKey = tuple[int, bytes]  # id of a table, and a primary key
 
 
-def records(db: Database, words: Iterable[bytes], until: int | None = None) -> Iterator[log_pb2.Commit]:
+def records(core: Core, words: Iterable[bytes], until: int | None = None) -> Iterator[log_pb2.Commit]:
     """The records that have one of these words in them; all of them, where there are very many words."""
     chosen = sorted(set(words))
     if not chosen:
         return
     found = re.compile(b"|".join(map(re.escape, chosen))) if len(chosen) <= WORDS_MAX else None
-    for seq, framed in db.log.scan(0, until):
+    for seq, framed in core.log.scan(0, until):
         if found is None or found.search(framed):
             yield record.decode(framed, seq)
 
 
-def rows_of(
-    db: Database, all_of: Generations, key_id: bytes, person: bytes | None, until: int
-) -> set[RowKey]:
+def rows_of(core: Core, all_of: Generations, key_id: bytes, person: bytes | None, until: int) -> set[RowKey]:
     """The rows that were ever of a person, by their key and, before they were sealed, by their value."""
     found = set[RowKey]()
-    for commit in records(db, [key_id] if key_id else [], until):
+    for commit in records(core, [key_id] if key_id else [], until):
         for change in commit.changes:
             if change.key_id == key_id and change.space in all_of.infos:
                 found.add((all_of.infos[change.space].proto.id, change.key))
-    return found | _open_rows(db, all_of, person)
+    return found | _open_rows(core, all_of, person)
 
 
-def _open_rows(db: Database, all_of: Generations, person: bytes | None) -> set[RowKey]:
+def _open_rows(core: Core, all_of: Generations, person: bytes | None) -> set[RowKey]:
     found = set[RowKey]()
     if person is None or not all_of.last_open:
         return found
-    for seq, framed in db.log.scan(0, all_of.last_open):
+    for seq, framed in core.log.scan(0, all_of.last_open):
         for change in record.decode(framed, seq).changes:
             info = all_of.infos.get(change.space)
             if info is None or info.sealed or change.op != log_pb2.PUT:
@@ -183,16 +180,16 @@ def texts(migration: log_pb2.Migration, words: Iterable[str]) -> list[str]:
 
 
 def export(
-    db: Database, table: str, key_id: bytes, person: bytes | None, row: RowKey | None
+    core: Core, table: str, key_id: bytes, person: bytes | None, row: RowKey | None
 ) -> Iterator[bytes]:
     """See `Database.stream_person`. Raises RowError, at once, if there is nothing.
 
     Each element of an array is a line of its own, behind the comma that it needs (`elements`).
     """
-    all_of, at = Generations(db), db.head
-    mine = rows_of(db, all_of, key_id, person, at) | ({row} if row is not None else set())
+    all_of, at = Generations(core), core.head
+    mine = rows_of(core, all_of, key_id, person, at) | ({row} if row is not None else set())
     words, seqs = Words(), array("Q")
-    versions = _versions(db, all_of, mine, key_id, person, at, words, seqs)
+    versions = _versions(core, all_of, mine, key_id, person, at, words, seqs)
     first = next(versions, None)
     if first is None:
         raise RowError(f"table {table} holds nothing on that person, and neither does the log", table=table)
@@ -201,18 +198,18 @@ def export(
         yield b"{" + b",".join(
             b"%s:%s" % (_dump(name), _dump(value))
             for name, value in (
-                ("database", db.uuid.hex()),
+                ("database", core.uuid.hex()),
                 ("at", at),
-                ("log_from", db.log.oldest),
+                ("log_from", core.log.oldest),
                 ("table", table),
             )
         )
-        yield from _array("rows", _rows(db, mine, key_id))
+        yield from _array("rows", _rows(core, mine, key_id))
         yield from _array("versions", chain([first], versions))
-        yield from _array("commits", (_commit(db.log.commit(seq)) for seq in seqs))
+        yield from _array("commits", (_commit(core.log.commit(seq)) for seq in seqs))
         given = set[str]()
-        yield from _array("mentions", _mentions(db, words.longest(), given, at))
-        key = {"id": key_id.hex(), "state": _state(db, key_id), "given_to": sorted(given)}
+        yield from _array("mentions", _mentions(core, words.longest(), given, at))
+        key = {"id": key_id.hex(), "state": _state(core, key_id), "given_to": sorted(given)}
         yield b',\n"key":' + _dump(key) + b"}\n"
 
     return pieces()
@@ -258,7 +255,7 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _versions(  # noqa: PLR0917  each is said at the call
-    db: Database,
+    core: Core,
     all_of: Generations,
     mine: set[RowKey],
     key_id: bytes,
@@ -268,7 +265,7 @@ def _versions(  # noqa: PLR0917  each is said at the call
     seqs: array[int],
 ) -> Iterator[dict[str, Any]]:
     """Every version of these rows; notes their words and commits."""
-    for commit in records(db, (key for _, key in mine), until):
+    for commit in records(core, (key for _, key in mine), until):
         for change in commit.changes:
             info = all_of.infos.get(change.space)
             if info is None or (info.proto.id, change.key) not in mine:
@@ -284,9 +281,9 @@ def _versions(  # noqa: PLR0917  each is said at the call
             yield {**_named(info, change.key), "seq": commit.seq, "is": how, "row": _json(found)}
 
 
-def _mentions(db: Database, words: set[str], given: set[str], until: int) -> Iterator[dict[str, Any]]:
+def _mentions(core: Core, words: set[str], given: set[str], until: int) -> Iterator[dict[str, Any]]:
     """Where texts of rows are in the log besides; notes who was given keys."""
-    for commit in records(db, [*(word.encode() for word in words), GIVEN.encode()], until):
+    for commit in records(core, [*(word.encode() for word in words), GIVEN.encode()], until):
         if commit.notice.kind == GIVEN:
             given.add(commit.notice.subject)
         where = texts(commit.migration, words) + [
@@ -295,11 +292,11 @@ def _mentions(db: Database, words: set[str], given: set[str], until: int) -> Ite
         yield from ({"seq": commit.seq, "in": one} for one in where)
 
 
-def _rows(db: Database, mine: set[RowKey], key_id: bytes) -> Iterator[dict[str, Any]]:
-    infos = {info.proto.id: info for info in db.schema.tables.values()}
+def _rows(core: Core, mine: set[RowKey], key_id: bytes) -> Iterator[dict[str, Any]]:
+    infos = {info.proto.id: info for info in core.schema.tables.values()}
     for id, key in sorted(mine):
         info = infos.get(id)
-        value = db.tables.get(info.row_prefix + key) if info is not None else None
+        value = core.tables.get(info.row_prefix + key) if info is not None else None
         if info is None or value is None or keys.key_id_of(value) not in {b"", key_id}:
             continue
         expires = keys.expires_of(value)
@@ -311,8 +308,8 @@ def _rows(db: Database, mine: set[RowKey], key_id: bytes) -> Iterator[dict[str, 
         yield {**_named(info, key), "version": keys.version_of(value), "row": row, **more}
 
 
-def _state(db: Database, key_id: bytes) -> str:
-    vault = db.schema.vault
+def _state(core: Core, key_id: bytes) -> str:
+    vault = core.schema.vault
     if not key_id or vault is None:
         return "none"
     if vault.is_shredded(key_id):
@@ -361,14 +358,14 @@ def _commit(commit: log_pb2.Commit) -> dict[str, Any]:
 
 
 def remaining(
-    db: Database, rows: set[RowKey], person: bytes | None, words: set[str], written: set[int]
+    core: Core, rows: set[RowKey], person: bytes | None, words: set[str], written: set[int]
 ) -> tuple[Remaining, ...]:
     """What stays readable of somebody who was forgotten. `rows`, those that were deleted with them; `words`,
     the texts in those; `written`, the commits that wrote them last. Read-only."""
-    all_of = Generations(db)
-    mine = rows | _open_rows(db, all_of, person)
+    all_of = Generations(core)
+    mine = rows | _open_rows(core, all_of, person)
     opened, deep = list[int](), list[Message | None]()
-    for commit in records(db, (key for _, key in mine), all_of.last_open) if all_of.last_open else ():
+    for commit in records(core, (key for _, key in mine), all_of.last_open) if all_of.last_open else ():
         for change in commit.changes:
             info = all_of.infos.get(change.space)
             if info is None or info.sealed or change.op != log_pb2.PUT:
@@ -377,7 +374,8 @@ def remaining(
                 opened.append(commit.seq)
                 deep.append(all_of.row(change)[0])
     words = words | words_of(deep)
-    said = [(one.seq, texts(one.migration, words)) for one in db.migration_records()] if words else []
+    migrations = recorded(core.log, core.tables) if words else []
+    said = [(one.seq, texts(one.migration, words)) for one in migrations]
     said = [(seq, where) for seq, where in said if where]
     found = list[Remaining]()
     if opened:
@@ -410,14 +408,14 @@ _ROW_IN_TEXT = re.compile(
 )
 
 
-def readable(db: Database) -> Iterator[Remaining]:
+def readable(core: Core) -> Iterator[Remaining]:
     """Return data about people that is readable in the log without keys, of all people. Reads the log as far
     as tables were written in clear, and every Migration record. Read-only."""
-    all_of = Generations(db)
-    db.tables.flush()
+    all_of = Generations(core)
+    core.tables.flush()
     tables = {info.name for info in all_of.infos.values()}
     counts = dict[str, list[int]]()
-    for seq, framed in db.log.scan(0, all_of.last_open) if all_of.last_open else ():
+    for seq, framed in core.log.scan(0, all_of.last_open) if all_of.last_open else ():
         for change in record.decode(framed, seq).changes:
             info = all_of.infos.get(change.space)
             if info is not None and not info.sealed and change.op == log_pb2.PUT:
@@ -425,15 +423,15 @@ def readable(db: Database) -> Iterator[Remaining]:
     for name, seqs in sorted(counts.items()):
         text = f"{len(seqs):,} versions of rows of {name} from before it was sealed: {_seqs(seqs)}"
         yield Remaining("versions", text, tuple(seqs))
-    for one in db.migration_records():
+    for one in recorded(core.log, core.tables):
         yield from _readable_texts(one.seq, one.migration, tables)
-    for _, value in db.tables.target.view.items(keys.NOTE_LOAD, codec.after(keys.NOTE_LOAD)):
+    for _, value in core.tables.target.view.items(keys.NOTE_LOAD, codec.after(keys.NOTE_LOAD)):
         load = log_pb2.Load.FromString(value)
         if load.table in tables and not load.id.startswith(SEALED_LOAD):
             what = f" and the name of its file, {load.source}" if load.source else ""
             text = f"a load of {load.table}: its id, {load.id}, which may be the digest of a small file{what}"
             yield Remaining("texts", text, ())
-    for info in db.schema.tables.values():
+    for info in core.schema.tables.values():
         if info.key_is_personal:
             text = f"primary keys of {info.name} may tell who somebody is: take a number or a random id"
             yield Remaining("keys", text, ())
@@ -453,21 +451,21 @@ def _readable_texts(seq: int, migration: log_pb2.Migration, tables: set[str]) ->
             yield Remaining("texts", f"{title}: its source {name} has rows in it", (seq,))
 
 
-def live(db: Database, key_id: bytes) -> Iterator[tuple[TableInfo, bytes, bytes]]:
+def live(core: Core, key_id: bytes) -> Iterator[tuple[TableInfo, bytes, bytes]]:
     """The rows that are sealed with a key: table, primary key, stored value. Read-only."""
     start = keys.NOTE_OF_KEY + key_id
-    for note, _ in db.tables.target.view.items(start, codec.after(start)):
-        info = db.schema.spaces.get(keys.SPACE.unpack_from(note, len(start))[0])
+    for note, _ in core.tables.target.view.items(start, codec.after(start)):
+        info = core.schema.spaces.get(keys.SPACE.unpack_from(note, len(start))[0])
         key = note[len(start) + keys.SPACE.size :]
-        value = db.tables.get(info.row_prefix + key) if info is not None else None
+        value = core.tables.get(info.row_prefix + key) if info is not None else None
         if info is not None and value is not None:
             yield info, key, value
 
 
-def key_id_in_log(db: Database, row: RowKey) -> bytes:
+def key_id_in_log(core: Core, row: RowKey) -> bytes:
     """The key under which a row that is gone was sealed last; empty: it never was. Read-only."""
-    all_of, found = Generations(db), b""
-    for commit in records(db, [row[1]]):
+    all_of, found = Generations(core), b""
+    for commit in records(core, [row[1]]):
         for change in commit.changes:
             info = all_of.infos.get(change.space)
             if info is not None and (info.proto.id, change.key) == row and change.key_id:

@@ -30,10 +30,10 @@ import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from everlog.proto import log_pb2
 from everlog.store import keys
+from everlog.store.core import Core
 from everlog.store.crypto.vault import Vault
 from everlog.store.errors import CorruptionError, DiskError, Error, OpenError, UnavailableError
 from everlog.store.log import Log
@@ -51,10 +51,6 @@ from everlog.store.tables.projection import CODE, FamilyTarget, Pending, Target
 from everlog.store.tables.projector import Projector
 from everlog.store.tables.tables import read_applied, read_counts, schema_of
 from everlog.store.upkeep import recovery
-
-if TYPE_CHECKING:
-    from everlog.store.database import Database
-
 
 # Framed records after a seq, in order.
 Source = Callable[[int], Iterable[bytes]]
@@ -152,24 +148,24 @@ COPY_RECORDS, COPY_BYTES = 512, 4 << 20
 TELL_BYTES = 128 << 10  # of records between two signs of progress; each may end the rebuild
 
 
-def beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
+def beside(core: Core, progress: OnProgress | None) -> dict[str, TableHash]:
     """See `Database.rebuild`."""
-    if not db.engine.rebuilding.acquire(blocking=False):
+    if not core.engine.rebuilding.acquire(blocking=False):
         raise Error(
-            f"the tables of {db.url} are being rebuilt already, or somebody is being forgotten; wait for it"
+            f"the tables of {core.url} are being rebuilt already, or somebody is being forgotten; wait for it"
         )
     try:
-        return _beside(db, progress)
+        return _beside(core, progress)
     finally:
-        db.engine.rebuilding.release()
+        core.engine.rebuilding.release()
 
 
-def _beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
-    engine, tables, log = db.engine, db.tables, db.log
+def _beside(core: Core, progress: OnProgress | None) -> dict[str, TableHash]:
+    engine, tables, log = core.engine, core.tables, core.log
     name = engine.next_name
     family, handle = engine.next_family(CODE)
     target = FamilyTarget(engine, family, handle)
-    if (projector := going_on(log, target, db.schema.vault)) is None and read_applied(target.view)[0]:
+    if (projector := going_on(log, target, core.schema.vault)) is None and read_applied(target.view)[0]:
         target.forget()
         del handle
         engine.drop_family(name, family)
@@ -178,37 +174,37 @@ def _beside(db: Database, progress: OnProgress | None) -> dict[str, TableHash]:
     try:
         view, seq = tables.snapshot()
         try:
-            projector = projector or projector_from_start(log, target, db.schema.vault)
+            projector = projector or projector_from_start(log, target, core.schema.vault)
             replay(log, projector, seq, progress)
             engine.rest(family)
             fresh = compare(view, target.view, projector, seq, progress)
         finally:
             view.close()
         replay(log, projector, log.written, progress)
-        with db.committer.alone():
+        with core.committer.alone():
             replay(log, projector, log.written, progress)
             old = tables.switch(target, name)
             recovery.mend(tables)
     except BaseException:
         target.forget()
         del handle
-        db.committer.failed = engine.give_up_data(name, family) or db.committer.failed
+        core.committer.failed = engine.give_up_data(name, family) or core.committer.failed
         raise
     with contextlib.suppress(DiskError):  # the rebuild is done; the next opening drops them
         engine.drop_family(*old)
     return fresh
 
 
-def into(db: Database, path: Path, last: int | None, progress: OnProgress | None) -> dict[str, TableHash]:
+def into(core: Core, path: Path, last: int | None, progress: OnProgress | None) -> dict[str, TableHash]:
     """See `Database.rebuild_into`."""
-    check_from_start(db.log)
-    last = db.log.head if last is None else last
+    check_from_start(core.log)
+    last = core.log.head if last is None else last
 
     def source(after: int) -> Iterator[bytes]:
-        return (framed for _, framed in db.log.scan(after, last))
+        return (framed for _, framed in core.log.scan(after, last))
 
-    marker = (db.directory / files.MARKER).read_bytes()
-    return make(path, marker, source, last, progress, vault=db.schema.vault)
+    marker = (core.directory / files.MARKER).read_bytes()
+    return make(path, marker, source, last, progress, vault=core.schema.vault)
 
 
 def make(

@@ -46,6 +46,22 @@ def shred(engine: Engine, tables: Tables) -> None:
         tables.vault.forget(gone)
 
 
+def owes(tables: Tables) -> bool:
+    """Whether there are keys that were forgotten and that a disk refused to overwrite."""
+    assert tables.vault is not None
+    return bool(tables.vault.leaving)
+
+
+def pay(engine: Engine, tables: Tables) -> None:
+    """Overwrite them, unless a rebuild needs the keys that there are. Only inside a turn of the committer.
+    Raises DiskError."""
+    if owes(tables) and engine.rebuilding.acquire(blocking=False):
+        try:
+            shred(engine, tables)
+        finally:
+            engine.rebuilding.release()
+
+
 def obey(tables: Tables) -> None:
     """Lets go of every key that the log says is gone, in memory: for who only reads."""
     assert tables.vault is not None

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
 from everlog.store import VERSION
-from everlog.store.clock import BEHIND_NS
+from everlog.store.clock import BEHIND_NS, Clock
+from everlog.store.core import Core
 from everlog.store.errors import OpenError
+from everlog.store.history.moment import Past
 from everlog.store.keys import ENDS
 from everlog.store.rocks import files
+from everlog.store.upkeep.consumers import Consumers
 from everlog.store.upkeep.expiry import due, next_end
-
-if TYPE_CHECKING:
-    from everlog.store.database import Database
 
 
 class TableStatus(msgspec.Struct, frozen=True):
@@ -110,76 +110,72 @@ def software() -> str:
     return f"everlog {VERSION}"
 
 
-def status(db: Database) -> Status:
-    """Read-only."""
-    seq = db.head
-    commit = db.log.commit(seq)
-    counts = db.tables.counts
+def status(core: Core, past: Past, consumers: Consumers, archive: ArchiveStatus) -> Status:
+    """Return the status. `archive`: of what archives it by itself, if anything does. Read-only."""
+    seq = core.head
+    commit = core.log.commit(seq)
+    counts = core.tables.counts
     return Status(
-        uuid=db.uuid,
+        uuid=core.uuid,
         head=seq,
         head_time_ns=commit.time_ns,
         checksum=commit.checksum,
-        oldest=db.log.oldest,
-        schema_version=db.schema.version,
+        oldest=core.log.oldest,
+        schema_version=core.schema.version,
         tables=[
             TableStatus(name, counts.get(info.space, 0), list(info.indexes))
-            for name, info in sorted(db.schema.tables.items())
+            for name, info in sorted(core.schema.tables.items())
         ],
-        disk_bytes=db.disk_bytes(),
+        disk_bytes=core.engine.disk_bytes(),
         software=software(),
         format=files.FORMAT,
-        read_only=db.read_only,
-        expiry=_expiry(db),
-        consumers=_consumers(db),
-        writes=_writes(db),
-        archive=msgspec.structs.replace(
-            db.retention.status() if db.retention is not None else ArchiveStatus(),
-            base=db.log.trimmed.base,
-            archived_ns=db.archived_ns(),
-        ),
-        clock=_clock(db, commit.time_ns),
-        warnings=_warnings(db),
-        production=db.production,
+        read_only=core.read_only,
+        expiry=_expiry(core),
+        consumers=_consumers(consumers),
+        writes=_writes(core),
+        archive=msgspec.structs.replace(archive, base=core.log.trimmed.base, archived_ns=core.archived_ns()),
+        clock=_clock(core.clock, past, commit.time_ns),
+        warnings=_warnings(core.vault.leaving),
+        production=core.production,
     )
 
 
-def _warnings(db: Database) -> list[str]:
-    if not (count := db.keys_leaving):
+def _warnings(count: int) -> list[str]:
+    if not count:
         return []
     keys = "The key of a forgotten person is" if count == 1 else f"{count} keys of forgotten people are"
     return [f"{keys} not overwritten yet: the disk refused it, and it is tried once a second"]
 
 
-def _clock(db: Database, time_ns: int) -> ClockStatus:
-    reading_ns = db.clock.read()
+def _clock(clock: Clock, past: Past, time_ns: int) -> ClockStatus:
+    reading_ns = clock.read()
     ahead_ns = time_ns - reading_ns
     if ahead_ns <= BEHIND_NS:
         return ClockStatus(reading_ns)
-    return ClockStatus(reading_ns, ahead_ns / 1e9, db.past.corrected())
+    return ClockStatus(reading_ns, ahead_ns / 1e9, past.corrected())
 
 
-def _writes(db: Database) -> WritesStatus:
-    refusal = db.engine.refusal
-    if not db.read_only:
+def _writes(core: Core) -> WritesStatus:
+    refusal = core.engine.refusal
+    if not core.read_only:
         return WritesStatus(refusal.error, refusal.since_ns)
-    full = not os.statvfs(db.path).f_bavail and os.access(db.path, os.W_OK)
-    return WritesStatus(f"the disk of {db.path} is full" if full else "")
+    full = not os.statvfs(core.path).f_bavail and os.access(core.path, os.W_OK)
+    return WritesStatus(f"the disk of {core.path} is full" if full else "")
 
 
-def _consumers(db: Database) -> ConsumersStatus:
+def _consumers(consumers: Consumers) -> ConsumersStatus:
     try:
-        found = list(db.consumers)
+        found = list(consumers)
     except OpenError as error:
-        return ConsumersStatus(len(db.consumers.registered()), error=str(error))
+        return ConsumersStatus(len(consumers.registered()), error=str(error))
     return ConsumersStatus(len(found), [one.name for one in found if one.over])
 
 
-def _expiry(db: Database) -> ExpiryStatus:
-    rows = db.tables.counts.get(ENDS, 0)
-    view, _ = db.tables.snapshot()
+def _expiry(core: Core) -> ExpiryStatus:
+    rows = core.tables.counts.get(ENDS, 0)
+    view, _ = core.tables.snapshot()
     try:
-        found = ExpiryStatus(rows, due(view, db.clock.read()), next_end(view)) if rows else ExpiryStatus()
+        found = ExpiryStatus(rows, due(view, core.clock.read()), next_end(view)) if rows else ExpiryStatus()
     finally:
         view.close()
-    return msgspec.structs.replace(found, jumped_s=db.clock.jumped_s)
+    return msgspec.structs.replace(found, jumped_s=core.clock.jumped_s)

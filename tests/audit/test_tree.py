@@ -29,7 +29,7 @@ def notes(db: Database, count: int, kind: str = "test") -> None:
         def about(commit: log_pb2.Commit, number: int = number) -> None:
             commit.notice.CopyFrom(log_pb2.Notice(kind=kind, subject=str(number)))
 
-        db._commit(db.transaction(durability="os"), about)
+        db.core.commit(db.transaction(durability="os"), about)
     db.log.sync()
 
 
@@ -147,7 +147,7 @@ def test_checkpoints_in_the_log_are_noted(tmp_path: Path) -> None:
         def about(commit: log_pb2.Commit) -> None:
             commit.notice.CopyFrom(log_pb2.Notice(kind=KIND, detail=b"origin\n2\nroot\n"))
 
-        db._commit(db.transaction(), about)
+        db.core.commit(db.transaction(), about)
         Tree(db).catch_up()
         assert Tree(db).signed(0) == [(2, 5)]
         assert Tree(db).signed(3) == []

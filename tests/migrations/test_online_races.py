@@ -64,7 +64,7 @@ def test_a_row_that_is_written_while_the_time_of_two_versions_ends_is_written_af
             migrations.complete(db)
             return None
 
-    db.transforms = Ending()
+    db.core.transforms = Ending()
     db.put(airports.new, airports.new_row(3, "Jane"))
     assert db.get(airports.new, "A00003") == airports.new_row(3, "Jane")
     assert not db.schema.is_online

@@ -515,7 +515,7 @@ def test_files_are_as_open_as_their_directory(path: Path, tmp_path: Path) -> Non
             db.put(ITEMS, Item(id=1))
             db.engine.flush()
             db.log.write_head_file(sync=False)
-            db._opened_state._owner.narrow()  # noqa: SLF001  as it is done four times a second
+            db.core.owner.narrow()  # as it is done four times a second
             assert modes(path) == {(True, 0o700), (False, 0o600)}
             backup(db, tmp_path / "backup")
             db.rebuild_into(tmp_path / "made")

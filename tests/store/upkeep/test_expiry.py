@@ -137,7 +137,7 @@ def test_a_row_that_was_written_since_it_was_found_lives(
 ) -> None:
     db.load(ITEMS, items(1, 9), expires=NOW + 1)
     time.pass_(1)
-    commit: Callable[..., Any] = db._commit
+    commit: Callable[..., Any] = db.core.commit
     conflicts: list[Any] = []
 
     def late(transaction: Any, about: Any = None) -> Any:
@@ -150,7 +150,7 @@ def test_a_row_that_was_written_since_it_was_found_lives(
                 raise
         return commit(transaction, about)
 
-    monkeypatch.setattr(db, "_commit", late)
+    monkeypatch.setattr(db.core, "commit", late)
     assert db.expire() == 8
     assert [row.text for row in db.scan(ITEMS)] == ["again"]
     assert conflicts

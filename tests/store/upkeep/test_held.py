@@ -137,7 +137,7 @@ def test_records_of_older_versions_with_a_row_in_them_are_found(path: Path) -> N
             record = log_pb2.Migration(step=log_pb2.Migration.REJECTED, version=7, name="x", sources=[source])
             said.append(db.apply_migration(record).seq)
         about = log_pb2.Load(step=log_pb2.Load.FINISHED, id="of-a-file", table="patients", source="ann.csv")
-        db._commit(db.transaction(), lambda commit: commit.load.CopyFrom(about))
+        db.core.commit(db.transaction(), lambda commit: commit.load.CopyFrom(about))
         found = db.readable_people()
         assert [one.seqs for one in found if one.seqs] == [(seq,) for seq in (*said[:3], *said[4:])]
         assert found[-1].text.startswith("a load of patients: its id, of-a-file, which may be the digest")

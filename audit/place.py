@@ -18,9 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from everlog.store import urls
 from everlog.store.errors import CorruptionError, DiskError, OpenError
 from everlog.store.process import Held
 from everlog.store.rocks.files import make_directory, private, sync_directory
+from everlog.store.urls import without_secrets
 
 NEW = ".new"
 
@@ -52,10 +54,9 @@ class Place(Protocol):
 def place(where: str | os.PathLike[str], *, create: bool = False) -> Place:
     """Return the place behind a path or a URL; `create` makes its directory. Raises OpenError."""
     text = os.fspath(where)
-    scheme, there, _ = text.partition("://")
-    if there and scheme != "file":
+    if _is_remote(text):
         return RemotePlace(text)
-    path = Path(text.removeprefix("file://").removeprefix("file:"))
+    path = urls.directory(text, expected="a directory or a URL of an object store")
     if path.exists() and not path.is_dir():
         raise OpenError(f"expected the directory of a backup, found a file: {path}")
     if not path.exists():
@@ -68,20 +69,19 @@ def place(where: str | os.PathLike[str], *, create: bool = False) -> Place:
     return LocalPlace(path)
 
 
-def shown(where: str) -> str:
-    """Return a path or URL for messages, without secrets."""
-    scheme, there, rest = where.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if there else where
+def _is_remote(where: str) -> bool:
+    """Return whether a path or URL names an object store."""
+    scheme, _ = urls.parse(where)
+    return scheme != urls.FILE and where.startswith(f"{scheme}://")
 
 
 def same(one: str, other: str) -> bool:
     """Return whether two paths or URLs name one place. Read-only; the place need not exist."""
 
     def named(text: str) -> str:
-        scheme, there, _ = text.partition("://")
-        if there and scheme != "file":
+        if _is_remote(text):
             return text.rstrip("/")
-        return os.fspath(Path(text.removeprefix("file://").removeprefix("file:")).resolve())
+        return os.fspath(urls.directory(text).resolve())
 
     return named(one) == named(other)
 
@@ -147,10 +147,11 @@ class RemotePlace:
             import fsspec  # type: ignore[import-untyped]  # noqa: PLC0415  optional dependency
         except ImportError:
             raise OpenError(
-                f"{shown(url)} needs fsspec: install everlog[archive] and the fsspec package for this URL"
+                f"{without_secrets(url)} needs fsspec: install everlog[archive] and the fsspec package"
+                " for this URL"
             ) from None
         self.noted = url.rstrip("/")
-        self.url = shown(self.noted)
+        self.url = without_secrets(self.noted)
         try:
             self._files: Any
             self._files, self._root = fsspec.core.url_to_fs(self.noted)

@@ -26,11 +26,11 @@ from types import TracebackType
 from typing import Self
 
 from everlog.audit.archive import Archival, archive, removable
-from everlog.audit.place import shown
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, Error, OpenError, ReadOnlyError, RowError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.upkeep.status import ArchiveStatus
+from everlog.store.urls import without_secrets
 
 LOOK_S, AGAIN_S, EVERY_S, ENOUGH_BYTES = 60.0, 3600.0, 3600.0, 64 << 20
 
@@ -100,7 +100,7 @@ class Retention:
 
     def status(self) -> ArchiveStatus:
         """Return the target, and the current error if archiving fails. Read-only."""
-        return ArchiveStatus(target=shown(self._target), error=self._error, error_ns=self._error_ns)
+        return ArchiveStatus(target=without_secrets(self._target), error=self._error, error_ns=self._error_ns)
 
     def close(self) -> None:
         """Stop, and wait for the thread. A running archiving either completes or has no effect.
@@ -170,5 +170,5 @@ class Retention:
         self._failures = min(self._failures + 1, 30)
         logger.warning(
             "cannot archive old log to %s: %s; the next attempt is in %.0f s",
-            *(shown(self._target), self._error, self.wait_s),
+            *(without_secrets(self._target), self._error, self.wait_s),
         )

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from everlog.proto import log_pb2
 from everlog.store.errors import CursorError
+from everlog.store.history.timestamps import seq_of
 from everlog.store.schema import arguments
 
 SEQ_END = 1 << 64  # seqs are uint64
@@ -101,10 +102,12 @@ def show(cursor: log_pb2.Cursor) -> str:
 def parse(text: str) -> log_pb2.Cursor:
     """The cursor that `show` wrote, or a mere seq. Raises CursorError."""
     try:
-        if text.isdecimal():
-            return log_pb2.Cursor(seq=int(text))
-        database, seq, checksum = text.split(":")
-        return log_pb2.Cursor(database=uuid.UUID(database).bytes, seq=int(seq), checksum=int(checksum, 16))
+        if (seq := seq_of(text)) is not None:
+            return log_pb2.Cursor(seq=seq)
+        database, digits, checksum = text.split(":")
+        if (seq := seq_of(digits)) is None:
+            raise ValueError(digits)
+        return log_pb2.Cursor(database=uuid.UUID(database).bytes, seq=seq, checksum=int(checksum, 16))
     except ValueError:
         raise CursorError(
             f"expected a cursor as uuid:seq:checksum, or a seq, found {text!r}", why="unclear", text=text

@@ -17,7 +17,6 @@ Invariants
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 from zlib import crc32
@@ -30,9 +29,7 @@ from everlog.store.errors import CorruptionError
 
 SCHEMA_TAG = b"\x12"
 MARK_TAG = b"\x1a"
-HEADER_TIME = b"\x11"  # of Commit.time_ns, the field after `seq`
 
-_TIME = struct.Struct("<Q")
 _from_string = feed_pb2.FeedMessage.FromString
 
 
@@ -72,19 +69,6 @@ def read(raw: bytes) -> FeedBatch:
         raise CorruptionError(f"a message of the feed is not a FeedMessage: {error}") from None
     schema = message.schema if message.HasField("schema") else None
     return FeedBatch(message.commits, message.mark, schema, raw)
-
-
-def time_of(framed: bytes) -> int:
-    """The time that a framed record carries, read from its first bytes. Raises CorruptionError."""
-    at = record.read_varint(framed, 1)[1]
-    at = record.read_varint(framed, at + 1)[1]
-    if framed[at : at + 1] != HEADER_TIME:
-        return 0
-    try:
-        time_ns: int = _TIME.unpack_from(framed, at + 1)[0]
-    except struct.error:
-        raise CorruptionError("expected a record to have its time, found its end") from None
-    return time_ns
 
 
 def _field(tag: bytes, value: bytes) -> tuple[bytes, bytes, bytes]:

@@ -26,6 +26,7 @@ from typing import NamedTuple, Protocol
 from everlog.feed import cursor, message
 from everlog.feed.filter import TableFilter
 from everlog.proto import feed_pb2, log_pb2
+from everlog.store import record
 from everlog.store.online.apply import Recorded
 
 MESSAGE_BYTES_MAX = 256 << 10
@@ -111,7 +112,7 @@ class Tail:
         """How far somebody is who has seen the log up to `seq`."""
         known, time_ns = self._head_time
         if known != head:
-            time_ns = message.time_of(self.log.get(head)) if head else 0
+            time_ns = record.time_of(self.log.get(head)) if head else 0
             self._head_time = (head, time_ns)
         return feed_pb2.Mark(
             state=feed_pb2.Mark.LIVE if seq >= head else feed_pb2.Mark.CATCHING_UP,

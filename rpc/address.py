@@ -16,6 +16,7 @@ import ipaddress
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from everlog.store import urls
 from everlog.store.environment import variable
 from everlog.store.errors import OpenError
 
@@ -47,8 +48,13 @@ class Address(NamedTuple):
 
 
 def is_url(url: str) -> bool:
-    """Whether the URL is one of a server."""
-    return url.startswith((f"{SCHEME}:", f"{INSECURE}:"))
+    """Return whether a URL names a database on a server."""
+    return urls.parse(url).scheme in (SCHEME, INSECURE)
+
+
+def without_secrets(url: str) -> str:
+    """Return any URL for messages. Raises OpenError for an invalid URL of a server."""
+    return str(parse(url)) if is_url(url) else urls.without_secrets(url)
 
 
 def parse(url: str) -> Address:

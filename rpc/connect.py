@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from everlog.audit.archived import attach
 from everlog.rpc import address
 from everlog.rpc.embedded import EmbeddedDatabase
-from everlog.store import environment
+from everlog.store import environment, urls
 from everlog.store.crypto.master_key import MasterKey
 from everlog.store.database import IDEMPOTENCY_S
 from everlog.store.errors import MigrationError, OpenError, UnavailableError
@@ -69,7 +69,7 @@ def open(  # noqa: A001  the public name is everlog.open
     arguments.seconds(idempotency_s, "`idempotency_s`", error=OpenError)
     if address.is_url(where):
         return _remote(where, migrations, read_only=read_only, timeout_s=timeout)
-    made = _directory(where) if create and not read_only and where != MEMORY else None
+    made = _path(where) if create and not read_only and where != MEMORY else None
     with unmade_if_failed(made) if made is not None else nullcontext():
         return _embedded(
             where,
@@ -100,7 +100,7 @@ def _embedded(
         scratch = in_memory("everlog-in-memory-")
     else:
         scratch = None
-    path = scratch.path if scratch else _directory(where)
+    path = scratch.path if scratch else _path(where)
 
     def opened() -> EmbeddedDatabase:
         return EmbeddedDatabase(
@@ -155,22 +155,13 @@ def from_environment() -> str:
     return url
 
 
-def _directory(url: str) -> Path:
-    """Where an embedded database is."""
-    scheme, colon, rest = url.partition(":")
-    if scheme == "file" and colon:
-        rest = rest.removeprefix("//")
-        if not rest:
-            raise OpenError("expected file:PATH, found file: without a path")
-        return Path(rest)
-    if not url.strip():
-        raise OpenError("expected the URL of a database, found an empty one; name file:PATH, or memory:")
-    if "://" in url or (colon and scheme.isalpha() and len(scheme) > 1):
-        raise OpenError(
-            f"expected file:PATH, memory:, everlog://HOST:PORT/NAME or everlog+insecure://HOST:PORT/NAME,"
-            f" found a URL of scheme {scheme!r}"
-        )
-    return Path(url)
+def _path(url: str) -> Path:
+    """Return the directory of an embedded database. Raises OpenError."""
+    return urls.directory(
+        url,
+        expected="the URL of a database, "
+        "file:PATH, memory:, everlog://HOST:PORT/NAME or everlog+insecure://HOST:PORT/NAME",
+    )
 
 
 def _once_free(opened: Callable[[], EmbeddedDatabase], wait_s: float) -> EmbeddedDatabase:

@@ -62,7 +62,7 @@ def variable(name: str) -> str:
     Raises OpenError for a `.env` that is not text."""
     if name in os.environ:
         return os.environ[name]
-    value = read_file(ENV_FILE).get(name, "")
+    value = _fallback().get(name, "")
     for sentence in _untold():
         logger.warning("%s", sentence)
     return value
@@ -73,7 +73,12 @@ def source(name: str) -> str:
     if name in os.environ:
         path, value = _loaded.get(name, ("", None))
         return path if os.environ[name] == value else "environment"
-    return ENV_FILE if name in read_file(ENV_FILE) else ""
+    return ENV_FILE if name in _fallback() else ""
+
+
+def _fallback() -> dict[str, str]:
+    """The variables of `.env`; none if the command line names other files in its place."""
+    return {} if _files else read_file(ENV_FILE)
 
 
 def read_file(path: str | os.PathLike[str]) -> dict[str, str]:

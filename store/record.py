@@ -44,7 +44,9 @@ REQUIRES_SEALED = b"\x5a\x01\x03"  # the field `requires` of a commit that has s
 
 _CHECKSUM = struct.Struct("<BI")
 _U32 = struct.Struct("<I")
-_U64_PACK = struct.Struct("<Q").pack
+_U64 = struct.Struct("<Q")
+_U64_PACK = _U64.pack
+_TIME_TAG = b"\x11"  # of Commit.time_ns, the field after `seq`
 
 
 def varint(value: int) -> bytes:
@@ -182,6 +184,20 @@ def seq_of(framed: bytes) -> int:
     if at >= len(framed) or framed[at] != 0x08:
         raise CorruptionError("expected a record to start with its seq, found something else")
     return read_varint(framed, at + 1)[0]
+
+
+def time_of(framed: bytes) -> int:
+    """Return the time of a framed record in nanoseconds since the Unix epoch, read from its first bytes
+    without parsing or checking it; 0 if it has none. Raises CorruptionError."""
+    at = read_varint(framed, 1)[1]
+    at = read_varint(framed, at + 1)[1]
+    if framed[at : at + 1] != _TIME_TAG:
+        return 0
+    try:
+        time_ns: int = _U64.unpack_from(framed, at + 1)[0]
+    except struct.error:
+        raise CorruptionError("expected a record to have its time, found its end") from None
+    return time_ns
 
 
 def unframe(framed: bytes, seq: int) -> bytes:

@@ -12,38 +12,14 @@ import click
 import msgspec
 
 from everlog.console import output
-from everlog.console.cli.connect import Directory, is_remote, open_database
+from everlog.console.cli.connect import Directory, at_option, is_remote, open_database
 from everlog.console.cli.options import Renamed, Settings, check_common, common, dry_run, pass_settings
 from everlog.console.output import shown
-from everlog.store.errors import CursorError, RowError
-from everlog.store.history import timestamps
+from everlog.store.history.timestamps import nanoseconds, seq_of
 
 if TYPE_CHECKING:
     from everlog.audit.archive import Archival
     from everlog.console.cli.connect import AnyDatabase
-
-
-class Moment(click.ParamType[Any]):
-    """A seq, or a time as ISO 8601 has it, in UTC unless it says otherwise."""
-
-    name = "seq or time"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int | None, int | None]:
-        if isinstance(value, tuple):
-            return value
-        if value.isdecimal():
-            return int(value), None
-        return None, nanoseconds(value)
-
-
-def nanoseconds(value: str) -> int:
-    """Since the Unix epoch, of a time as text. Raises CursorError."""
-    try:
-        return timestamps.nanoseconds(value)
-    except RowError:
-        raise CursorError(f"expected a seq, or a time like 2026-01-05T09:30:00Z, found {value!r}") from None
 
 
 @click.command()
@@ -120,13 +96,11 @@ def verify_backup(ctx: click.Context, settings: Settings, *, directory: str, dee
 @click.command()
 @click.argument("directory", metavar="DIR|URL")
 @click.argument("to", type=Directory())
-@click.option("--at", type=Moment(), metavar="SEQ|TIME", help="As of this record, or this time.")
+@at_option("As of this commit, or of this time, as 2026-01-05T09:30Z.")
 @click.option("--fork", is_flag=True, help="As another database, to be used beside the first.")
 @common
 @pass_settings
-def restore(
-    settings: Settings, *, directory: str, to: Path, at: tuple[int | None, int | None] | None, fork: bool
-) -> None:
+def restore(settings: Settings, *, directory: str, to: Path, at: int | str | None, fork: bool) -> None:
     """Makes a new database in the directory TO from a backup. It is whole, or it is none.
 
     It is the same database, gone back: who follows it goes on, or is told that it diverged. With --fork it is
@@ -142,7 +116,8 @@ def restore(
     from everlog.console.cli.erase import say_sealed
 
     settings.resume = f"nothing is left in {to}"
-    seq, time_ns = at or (None, None)
+    seq = at if isinstance(at, int) else None
+    time_ns = nanoseconds(at) if isinstance(at, str) else None
     with shown() as progress:
         done = make(directory, to, at=seq, at_time_ns=time_ns, fork=fork, progress=progress)
     say_sealed(to)
@@ -169,10 +144,11 @@ class Hold(click.ParamType[Any]):
     ) -> tuple[str, int]:
         if isinstance(value, tuple):
             return value
-        name, _, seq = value.partition("=")
-        if not name or not seq.isdecimal():
+        name, _, digits = value.partition("=")
+        seq = seq_of(digits)
+        if not name or seq is None:
             self.fail(f"expected NAME=SEQ, found {value!r}", param, ctx)
-        return name, int(seq)
+        return name, seq
 
 
 @click.command()
@@ -219,7 +195,7 @@ def archive(
       everlog -u file:flights.db archive --add-hold audit-2026=81200
     """
     from everlog.audit.archived import reach
-    from everlog.audit.place import shown as without_secrets
+    from everlog.store.urls import without_secrets
 
     check_common(settings, folders=False, dumps=False)
     keeps = keep_records is not None or keep_days is not None

@@ -14,10 +14,10 @@ import click
 import msgspec
 
 from everlog.console import output
-from everlog.console.cli.connect import Directory, directory_of, open_database
-from everlog.console.cli.connect import shown_url as without_secrets
+from everlog.console.cli.connect import Directory, at_option, by_keyword, directory_of, open_database
 from everlog.console.cli.options import Renamed, Settings, common, dry_run, pass_settings, writes
 from everlog.console.output import shown
+from everlog.rpc.address import without_secrets
 from everlog.store.errors import Error
 from everlog.store.rocks import files
 
@@ -93,10 +93,10 @@ def _mistakes_in_folders(settings: Settings) -> list[str] | None:
     help="Into a new directory, from the log alone.",
 )
 @click.option("--from", "from_", metavar="URL", help="With --into: the database of this server, of its feed.")
-@click.option("--at", metavar="SEQ|TIME", help="With --into: as it was after this commit, or at this time.")
+@at_option("With --into: as it was after this commit, or at this time.")
 @common
 @pass_settings
-def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: str | None) -> None:
+def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int | str | None) -> None:
     """Makes all tables anew from the log, proves that they equal the live ones, and switches.
 
     A killed rebuild resumes.
@@ -144,24 +144,24 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: str
             click.echo(f"Equal: {name}, {table.rows:,} rows, {table.hash.hex()[:16]}")
 
 
-def _into(db: EmbeddedDatabase, into: Path, at: str | None, progress: OnProgress) -> dict[str, TableHash]:
+def _into(
+    db: EmbeddedDatabase, into: Path, at: int | str | None, progress: OnProgress
+) -> dict[str, TableHash]:
     if at is None:
         return db.rebuild_into(into, progress=progress)
-    if at.isascii() and at.isdigit():
-        return db.rebuild_into(into, progress, seq=int(at))
-    return db.rebuild_into(into, progress, time=at)
+    return db.rebuild_into(into, progress, **by_keyword(at))
 
 
 def _from_server(
-    db: RemoteDatabase, into: Path, at: str | None, progress: OnProgress
+    db: RemoteDatabase, into: Path, at: int | str | None, progress: OnProgress
 ) -> dict[str, TableHash]:
     from everlog.rpc.client.rebuild import rebuild_from
     from everlog.store.history.timestamps import nanoseconds
 
     if at is None:
         return rebuild_from(db, into, progress)
-    if at.isascii() and at.isdigit():
-        return rebuild_from(db, into, progress, seq=int(at))
+    if isinstance(at, int):
+        return rebuild_from(db, into, progress, seq=at)
     return rebuild_from(db, into, progress, time_ns=nanoseconds(at))
 
 

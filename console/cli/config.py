@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from everlog.console import output
-from everlog.console.cli.connect import shown_url
 from everlog.console.cli.options import Settings, common, pass_settings
+from everlog.rpc.address import without_secrets
 from everlog.store import environment
 from everlog.store.errors import OpenError
 
@@ -52,6 +52,6 @@ def _public(name: str, value: str, *, is_url: bool) -> str:
     if not value or not (is_url or name == "DATABASE_URL"):
         return value
     try:
-        return shown_url(value)
+        return without_secrets(value)
     except OpenError:  # it is no URL, and may have a secret in it
         return HIDDEN

@@ -28,8 +28,10 @@ from google.protobuf.message import Message
 from everlog.console.cli.options import Settings
 from everlog.console.output import shown
 from everlog.rpc import address, connect
-from everlog.store.errors import CursorError, Error, OpenError, RowError, UnavailableError
-from everlog.store.history.timestamps import nanoseconds
+from everlog.rpc.address import without_secrets
+from everlog.store import urls
+from everlog.store.errors import Error, OpenError, UnavailableError
+from everlog.store.history.timestamps import position
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import TableInfo
 from everlog.store.schema.table import Table
@@ -109,16 +111,12 @@ def is_remote(url: str) -> bool:
 
 
 def directory_of(url: str) -> Path:
-    """The directory of an embedded database. Raises OpenError for another kind of URL."""
+    """Return the directory of an embedded database. Raises OpenError for another kind of URL."""
     if is_remote(url):
         raise OpenError(
-            f"{shown_url(url)} is on a server; this works on a database of this machine, file:PATH"
+            f"{without_secrets(url)} is on a server; this works on a database of this machine, file:PATH"
         )
-    scheme, colon, rest = url.partition(":")
-    path = rest.removeprefix("//") if scheme == "file" and colon else url
-    if "://" in path or not path.strip() or (path == url and colon and scheme.isalpha() and len(scheme) > 1):
-        raise OpenError(f"expected a database of this machine, file:PATH, found {shown_url(url)}")
-    return Path(path)
+    return urls.directory(url, expected="a database of this machine, file:PATH")
 
 
 class Directory(click.ParamType[Any]):
@@ -128,14 +126,6 @@ class Directory(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         return value if isinstance(value, Path) else directory_of(value)
-
-
-def shown_url(url: str) -> str:
-    """The URL without what is secret in it."""
-    if is_remote(url):
-        return str(address.parse(url))
-    scheme, there, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if there else url
 
 
 def named(db: AnyDatabase | AnyMoment, name: str) -> tuple[Table[Message, Any], TableInfo]:
@@ -166,41 +156,37 @@ table_argument = click.argument("table", type=TableName())
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_AT = click.option(
-    "--at", metavar="SEQ|TIME", help="As of this commit, or of this time, as 2026-01-05T09:30Z."
-)
+
+class SeqOrTime(click.ParamType[Any]):
+    """A seq, or a time in ISO 8601, UTC unless it names a zone."""
+
+    name = "seq or time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        return value if isinstance(value, int) else position(value)
 
 
-def at_option(command: F) -> F:
-    """Gives a command that reads the option `--at`."""
-    return _AT(command)
+def at_option(help_: str = "As of this commit, or of this time, as 2026-01-05T09:30Z.") -> Callable[[F], F]:
+    """Give a command the option `--at`."""
+    return click.option("--at", type=SeqOrTime(), metavar="SEQ|TIME", help=help_)
 
 
-def position(text: str) -> int | str:
-    """Return the seq, or the time as text, that a command line names. Raises CursorError for neither."""
-    if text.isascii() and text.isdigit():
-        return int(text)
-    try:
-        nanoseconds(text)
-    except RowError:
-        raise CursorError(f"expected a seq, or a time like 2026-01-05T09:30:00Z, found {text!r}") from None
-    return text
+def by_keyword(where: int | str) -> dict[str, Any]:
+    """Return the keyword argument that a seq or a time is in calls such as `db.at`."""
+    return {"seq" if isinstance(where, int) else "time": where}
 
 
-def moment(db: AnyDatabase, text: str) -> AnyMoment:
-    """The database as it was then. Raises CursorError, RowError."""
-    where = position(text)
+def moment(db: AnyDatabase, where: int | str) -> AnyMoment:
+    """Return the database as of a seq or a time. Raises CursorError."""
     with shown() as progress:
-        if isinstance(where, int):
-            return db.at(seq=where, progress=progress)
-        return db.at(time=where, progress=progress)
+        return db.at(**by_keyword(where), progress=progress)
 
 
 @contextmanager
-def reading(db: AnyDatabase, text: str | None) -> Iterator[Any]:
+def reading(db: AnyDatabase, where: int | str | None) -> Iterator[Any]:
     """What to read from: the database now, or as it was."""
-    if text is None:
+    if where is None:
         yield db
         return
-    with moment(db, text) as found:
+    with moment(db, where) as found:
         yield found

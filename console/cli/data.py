@@ -38,12 +38,13 @@ from google.protobuf.message import Message
 from everlog.console import output
 from everlog.console.cli import connect
 from everlog.console.cli.atomic_file import as_text, atomic_file
-from everlog.console.cli.connect import open_database, shown_url
+from everlog.console.cli.connect import open_database
 from everlog.console.cli.options import Settings, common, dry_run, pass_settings, writes
 from everlog.console.output import shown
 from everlog.migrations.rows import read_csv, read_jsonl, read_parquet
 from everlog.migrations.values import message_from_json, to_text
 from everlog.proto import log_pb2
+from everlog.rpc.address import without_secrets
 from everlog.store.errors import Error, LoadError, RowError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema.admission import doubts
@@ -443,7 +444,7 @@ def _ask(db: AnyDatabase) -> None:
     """Raise Error unless the database is for tests, or the user confirms."""
     if _is_to_test_with(db):
         return
-    what = f"{shown_url(db.url)} has commits that are neither migrations nor test data"
+    what = f"{without_secrets(db.url)} has commits that are neither migrations nor test data"
     if not sys.stdin.isatty():
         raise Error(f"{what}: test data may replace its rows; say --yes if that is meant")
     click.confirm(f"{what}. Load test data, which may replace its rows?", abort=True, err=True)

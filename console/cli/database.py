@@ -7,8 +7,9 @@ import sys
 import click
 
 from everlog.console import output
-from everlog.console.cli.connect import check_url, directory_of, is_remote, open_database, shown_url
+from everlog.console.cli.connect import check_url, directory_of, is_remote, open_database
 from everlog.console.cli.options import Settings, common, dry_run, pass_settings, writes
+from everlog.rpc.address import without_secrets
 from everlog.store.errors import Error, OpenError
 from everlog.store.rocks.files import read_marker
 from everlog.store.rocks.ownership import locked
@@ -29,9 +30,9 @@ def create(settings: Settings) -> None:
     there = path.exists() and any(path.iterdir())
     with open_database(settings, create=True, read_only=there) as db:
         if settings.json:
-            output.echo({"url": shown_url(db.url), "created": not there})
+            output.echo({"url": without_secrets(db.url), "created": not there})
         else:
-            click.echo(f"{'There already' if there else 'Created'}: {shown_url(db.url)}")
+            click.echo(f"{'There already' if there else 'Created'}: {without_secrets(db.url)}")
 
 
 @click.command()
@@ -52,30 +53,30 @@ def drop(settings: Settings, *, yes: bool, dry_run: bool) -> None:
     path = directory_of(settings.url)
     if not path.exists():
         if settings.json:
-            output.echo({"url": shown_url(settings.url), "dropped": False})
+            output.echo({"url": without_secrets(settings.url), "dropped": False})
         else:
-            click.echo(f"There is none: {shown_url(settings.url)}")
+            click.echo(f"There is none: {without_secrets(settings.url)}")
         return
     if read_marker(path) is None:
         raise OpenError(f"{path} is no everlog database, and is left as it is")
     if dry_run:
         if settings.json:
-            output.echo({"url": shown_url(settings.url), "dropped": False, "dry_run": True})
+            output.echo({"url": without_secrets(settings.url), "dropped": False, "dry_run": True})
         else:
-            click.echo(f"Would drop: {shown_url(settings.url)}, {_size(settings)}")
+            click.echo(f"Would drop: {without_secrets(settings.url)}, {_size(settings)}")
         return
     with locked(path) as owner:  # without opening it: it may be damaged, or its disk full
         if not yes:
-            what = f"{shown_url(settings.url)}, {_size(settings)}"
+            what = f"{without_secrets(settings.url)}, {_size(settings)}"
             if not sys.stdin.isatty():
                 raise Error(f"this would remove {what}, for ever; say --yes if that is meant")
             if not click.confirm(f"Remove {what}, for ever?", err=True):
                 raise Error("nothing was removed")
         left = [file.name for file in remove_owned(owner)]
     if settings.json:
-        output.echo({"url": shown_url(settings.url), "dropped": True, "left": left})
+        output.echo({"url": without_secrets(settings.url), "dropped": True, "left": left})
         return
-    click.echo(f"Dropped: {shown_url(settings.url)}")
+    click.echo(f"Dropped: {without_secrets(settings.url)}")
     if left:
         click.echo(f"Left, since they are not of the database: {', '.join(left)} in {output.path(path)}")
 
@@ -99,9 +100,9 @@ def production(settings: Settings, *, answer: str | None, actor: str, reason: st
             db.set_production(answer == "yes", actor=actor, reason=reason)
         is_in = db.production
     if settings.json:
-        output.echo({"url": shown_url(settings.url), "production": is_in})
+        output.echo({"url": without_secrets(settings.url), "production": is_in})
     else:
-        click.echo(f"{shown_url(settings.url)} is {'' if is_in else 'not '}in production")
+        click.echo(f"{without_secrets(settings.url)} is {'' if is_in else 'not '}in production")
 
 
 def _size(settings: Settings) -> str:
@@ -125,7 +126,7 @@ def wait(settings: Settings) -> None:
     """
 
     check_url(settings.url)
-    what = shown_url(settings.url)
+    what = without_secrets(settings.url)
     if not settings.json:
         click.echo(f"Waiting for {what}", err=True)
     settings.wait = True

@@ -6,11 +6,11 @@ a server     as it was started
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from everlog.console.cli.options import Settings
 from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.store.environment import variable
 
 if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase
@@ -95,7 +95,7 @@ def check_approver(actor: str, verb: str, name: str) -> None:
 
 
 def _approvers() -> frozenset[str]:
-    return frozenset(os.environ.get(APPROVERS_VARIABLE, "").split())
+    return frozenset(variable(APPROVERS_VARIABLE).split())
 
 
 def _approval(db: EmbeddedDatabase, settings: Settings) -> Approval:

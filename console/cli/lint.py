@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from everlog.console import output
-from everlog.console.cli.connect import directory_of, is_remote, open_database, shown_url
+from everlog.console.cli.connect import directory_of, is_remote, open_database
 from everlog.console.cli.options import Renamed, Settings, common, pass_settings
 from everlog.console.output import shown as shown_progress
+from everlog.rpc.address import without_secrets
 from everlog.store.errors import OpenError
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def lint(
             ignored=form == "sarif",
             progress=progress,
         )
-    _print(found, form or ("json" if settings.json else "text"), "" if db is None else shown_url(db.url))
+    _print(
+        found, form or ("json" if settings.json else "text"), "" if db is None else without_secrets(db.url)
+    )
     failing = {Severity.ERROR, Severity.WARNING} if strict else {Severity.ERROR}
     if any(finding.severity in failing and finding.ignored is None for finding in found):
         ctx.exit(1)

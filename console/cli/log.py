@@ -24,7 +24,7 @@ from google.protobuf import json_format
 
 from everlog.console import output
 from everlog.console.cli.atomic_file import as_text, atomic_file
-from everlog.console.cli.connect import TableName, named, open_database, reading
+from everlog.console.cli.connect import TableName, at_option, named, open_database, reading
 from everlog.console.cli.data import csv_line
 from everlog.console.cli.follow import batches
 from everlog.console.cli.options import Renamed, Settings, common, pass_settings
@@ -119,7 +119,7 @@ CHANGES_SHOWN = 10
     metavar="VALUE",
     help="Only of the row with this key; once for each field of the key.",
 )
-@click.option("--at", metavar="SEQ|TIME", help="With --row: the table of this name then, where it is gone.")
+@at_option("With --row: the table of this name then, where it is gone.")
 @click.option("--correlation", metavar="ID", help="Only commits with this correlation id.")
 @click.option("--kind", type=click.Choice(KINDS), help="Only commits that are about this.")
 @click.option("--since", metavar="TIME", help="Only from this time on, as 2026-01-05T09:30Z.")
@@ -138,7 +138,7 @@ def log(
     tables: tuple[str, ...],
     actor: str | None,
     key: tuple[str, ...],
-    at: str | None,
+    at: int | str | None,
     correlation: str | None,
     kind: str | None,
     since: str | None,

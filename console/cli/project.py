@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from everlog.console import output
-from everlog.console.cli.connect import directory_of, is_remote, open_database, shown_url
+from everlog.console.cli.connect import directory_of, is_remote, open_database
 from everlog.console.cli.options import Settings, common, pass_settings, writes
+from everlog.rpc.address import without_secrets
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error, MigrationError
 from everlog.store.rocks.removal import unmade_if_failed
@@ -167,9 +168,9 @@ def load(settings: Settings, *, actor: str, reason: str) -> None:
     ):
         version = _load(db, dumped, where=path, actor=actor, reason=reason)
         if settings.json:
-            output.echo({"url": shown_url(db.url), "schema_version": version})
+            output.echo({"url": without_secrets(db.url), "schema_version": version})
         else:
-            click.echo(f"Loaded: {shown_url(db.url)} is at schema version {version}")
+            click.echo(f"Loaded: {without_secrets(db.url)} is at schema version {version}")
 
 
 @click.command()

@@ -6,9 +6,10 @@ import click
 import msgspec
 
 from everlog.console import output
-from everlog.console.cli.connect import directory_of, is_remote, open_database, shown_url
+from everlog.console.cli.connect import directory_of, is_remote, open_database
 from everlog.console.cli.deciding import check_approver
 from everlog.console.cli.options import Settings, common, pass_settings, writes
+from everlog.rpc.address import without_secrets
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error
 
@@ -102,5 +103,6 @@ def restore_folder(settings: Settings, *, versions: tuple[int, ...], force: bool
 def _check_there(settings: Settings) -> None:
     if not is_remote(settings.url) and not directory_of(settings.url).exists():
         raise Error(
-            f"there is no database at {shown_url(settings.url)}; give the database whose log has the folders"
+            f"there is no database at {without_secrets(settings.url)}; give the database whose log"
+            " has the folders"
         )

@@ -15,7 +15,7 @@ import click
 
 from everlog.console import output
 from everlog.console.cli import connect
-from everlog.console.cli.connect import at_option, moment, open_database, position, reading
+from everlog.console.cli.connect import SeqOrTime, at_option, moment, open_database, reading
 from everlog.console.cli.options import Settings, common, pass_settings
 from everlog.store.errors import CorruptionError, Error, RowError
 from everlog.store.history.diff import Difference
@@ -26,10 +26,10 @@ from everlog.store.tx.transaction import marked
 @click.command()
 @connect.table_argument
 @click.argument("key", nargs=-1, required=True)
-@at_option
+@at_option()
 @common
 @pass_settings
-def get(settings: Settings, table: str, key: tuple[str, ...], *, at: str | None) -> None:
+def get(settings: Settings, table: str, key: tuple[str, ...], *, at: int | str | None) -> None:
     """Prints one row as JSON. Each field of the KEY is a word.
 
     Exits with 1 if there is no such row. A value that starts with - comes after `--`.
@@ -62,7 +62,7 @@ def get(settings: Settings, table: str, key: tuple[str, ...], *, at: str | None)
 @click.option("--limit", type=click.IntRange(0), metavar="ROWS", help="At most so many rows.")
 @click.option("--resume", metavar="TOKEN", help="Go on where a scan with a limit ended.")
 @click.option("--count", is_flag=True, help="Print how many there are, not the rows.")
-@at_option
+@at_option()
 @common
 @pass_settings
 def scan(
@@ -78,7 +78,7 @@ def scan(
     limit: int | None,
     resume: str | None,
     count: bool,
-    at: str | None,
+    at: int | str | None,
 ) -> None:
     """Prints rows in order, as JSON, one a line.
 
@@ -145,7 +145,7 @@ def _token(resume: str) -> bytes:
 @click.argument("key", nargs=-1, required=True)
 @click.option("--oldest-first", is_flag=True, help="From the first version on.")
 @click.option("--limit", type=click.IntRange(1), metavar="VERSIONS", help="At most so many.")
-@click.option("--at", metavar="SEQ|TIME", help="The table of this name at that time, where it is gone.")
+@at_option("The table of this name at that time, where it is gone.")
 @common
 @pass_settings
 def history(
@@ -155,7 +155,7 @@ def history(
     *,
     oldest_first: bool,
     limit: int | None,
-    at: str | None,
+    at: int | str | None,
 ) -> None:
     """Prints every version of a row, newest first: when, who, why, and which fields were changed.
 
@@ -211,11 +211,11 @@ _SIGNS = {"added": "+", "changed": "~", "deleted": "-"}
 
 @click.command()
 @connect.table_argument
-@click.argument("start")
-@click.argument("end", required=False)
+@click.argument("start", type=SeqOrTime())
+@click.argument("end", type=SeqOrTime(), required=False)
 @common
 @pass_settings
-def diff(settings: Settings, table: str, start: str, end: str | None) -> None:
+def diff(settings: Settings, table: str, start: int | str, end: int | str | None) -> None:
     """Prints the rows of a table that differ between two moments, in the order of its key.
 
     START and END are seqs or times, as 2026-01-05T09:30Z; without END it is what was changed since.
@@ -227,11 +227,11 @@ def diff(settings: Settings, table: str, start: str, end: str | None) -> None:
       everlog diff airports 2026-01-05 2026-01-06 --verbose
     """
     with open_database(settings, read_only=True) as db:
-        last = str(db.head) if end is None else end
+        last = db.head if end is None else end
         with moment(db, last) as then:
             handle, _ = connect.named(then, table)
         counts = dict.fromkeys(_SIGNS, 0)
-        for one in db.diff(handle, position(start), position(last)):
+        for one in db.diff(handle, start, last):
             counts[one.kind] += 1
             if settings.json:
                 output.echo(_as_json(one))

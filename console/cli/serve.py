@@ -46,7 +46,7 @@ from everlog.console.cli.options import (
     writes,
 )
 from everlog.console.cli.proofs import signer_in
-from everlog.console.cli.serve_migrate import NOTIFY_VARIABLE, migrated, migrating_options
+from everlog.console.cli.serve_migrate import NOTIFY_VARIABLE, check_address, migrated, migrating_options
 from everlog.migrations.folder import Root, find
 from everlog.rpc.address import PORT
 from everlog.store import environment
@@ -332,7 +332,7 @@ def serve(
         raise click.UsageError("--tls-cert and --tls-key belong together")
     if tls_key is not None:
         read_secret(tls_key, "the TLS key")
-    _check_place(listen, "--listen")
+    check_address(listen, "--listen")
     tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     tells = tls is not None or how["migrate"] is not None
     how["notify"] = how["notify"] if tells else ()  # the variable has no effect then
@@ -409,11 +409,6 @@ def _refuse_idle(
         refuse_idle("migrations_dir", when="beside --migrations")
     if databases:
         refuse_idle("url", "env", when="beside NAME=URL")
-
-
-def _check_place(place: str, option: str) -> None:
-    if not place.rpartition(":")[2].isdecimal():
-        raise click.UsageError(f"expected {option} as HOST:PORT, found {place!r}")
 
 
 def _signer(key: Path | None, signed: Path | None) -> Signer | None:

@@ -19,7 +19,8 @@ from everlog.console import output
 from everlog.console.cli.deciding import APPROVERS_VARIABLE
 from everlog.console.cli.options import Settings
 from everlog.console.output import shown
-from everlog.store.errors import Error, MigrationError
+from everlog.rpc.address import listening
+from everlog.store.errors import Error, MigrationError, OpenError
 
 if TYPE_CHECKING:
     from everlog.migrations.approval.approval import Approval
@@ -47,6 +48,14 @@ def migrating_options(command: F) -> F:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def check_address(address: str, option: str) -> None:
+    """Raise UsageError unless an option names an address to listen on, HOST:PORT."""
+    try:
+        listening(address)
+    except OpenError:
+        raise click.UsageError(f"expected {option} as HOST:PORT, found {address!r}") from None
 
 
 @contextmanager
@@ -145,8 +154,7 @@ def _approvals(
     from everlog.migrations.approval.approval import Approval
     from everlog.migrations.proposal import Rules
 
-    if not console_listen.rpartition(":")[2].isdecimal():
-        raise click.UsageError(f"expected --console-listen as HOST:PORT, found {console_listen!r}")
+    check_address(console_listen, "--console-listen")
     approvals: dict[str, Approval] = {}
     pages = Pages(
         console_listen,

@@ -12,8 +12,9 @@ import msgspec
 from everlog.console import output
 from everlog.console.cli import migrating
 from everlog.console.cli.check import ahead_of
-from everlog.console.cli.connect import open_database, shown_url
+from everlog.console.cli.connect import open_database
 from everlog.console.cli.options import Settings, common, pass_settings
+from everlog.rpc.address import without_secrets
 from everlog.store.errors import Error
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _print(
     if settings.json:
         output.echo(
             {
-                "url": shown_url(db.url),
+                "url": without_secrets(db.url),
                 "database": str(uuid.UUID(bytes=what.uuid)),
                 "seq": what.head,
                 "time_ns": what.head_time_ns,
@@ -113,7 +114,7 @@ def _print(
             f"What is pending cannot be applied, and version {what.schema_version} is served: {problem}"
         )
     click.echo(
-        f"\n{shown_url(db.url)}: commit {what.head:,} of {output.moment(what.head_time_ns)},"
+        f"\n{without_secrets(db.url)}: commit {what.head:,} of {output.moment(what.head_time_ns)},"
         f" {output.size(what.disk_bytes)} on disk"
     )
     if what.writes.error:

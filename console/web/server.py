@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from everlog.console.web import proposal
 from everlog.migrations.proposal import Proposal, pick
-from everlog.rpc.address import is_loopback
+from everlog.rpc.address import is_loopback, listening
 from everlog.store.errors import Error, MigrationError, OpenError
 
 PORT = 7421
@@ -60,8 +60,7 @@ class Pages:
         *,
         url: str = "",
     ) -> None:
-        host, _, port = listen.rpartition(":")
-        host = host.strip("[]")
+        host, port = listening(listen)
         if not is_loopback(host):
             raise OpenError(
                 f"the console on {host} could be read by anybody who reaches this machine; let it listen on"
@@ -71,7 +70,7 @@ class Pages:
             )
         self.proposals, self.problems = proposals, problems
         try:
-            self._server = _Http(host, int(port), self)
+            self._server = _Http(host, port, self)
         except OSError as error:
             raise OpenError(
                 f"cannot show pages on {listen}: {error.strerror or error}; choose another --console-listen",

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import msgspec
 
-from everlog.feed.message import time_of
 from everlog.feed.subscription import HEARTBEAT_S
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.client.feed import RemoteBatches
@@ -97,7 +96,7 @@ def _at_time(remote: RemoteDatabase, newest: int, time_ns: int) -> int:
     low, high = 0, newest + 1
     while high - low > 1:
         middle = (low + high) // 2
-        if time_of(next(records(remote, middle - 1, middle))) <= time_ns:
+        if record.time_of(next(records(remote, middle - 1, middle))) <= time_ns:
             low = middle
         else:
             high = middle

@@ -27,7 +27,7 @@ import msgspec
 from everlog.audit import holds
 from everlog.audit.archive import archive
 from everlog.audit.note import Signer
-from everlog.audit.place import same, shown
+from everlog.audit.place import same
 from everlog.audit.prover import LocalProver, checkpoint
 from everlog.proto import (
     admin_pb2,
@@ -47,6 +47,7 @@ from everlog.store.errors import OpenError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.tables.hashing import TableHash
 from everlog.store.upkeep.consumers import cap_of
+from everlog.store.urls import without_secrets
 
 TELL_EVERY_S = 0.1
 
@@ -222,7 +223,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
             )
             telling.tell(
                 archive_pb2.ArchiveResponse(
-                    **msgspec.structs.asdict(done), target=shown(target), finished=True
+                    **msgspec.structs.asdict(done), target=without_secrets(target), finished=True
                 )
             )
 
@@ -255,10 +256,10 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
             )
         if request.target and not same(request.target, target):
             raise OpenError(
-                f"this server archives {request.database} to {shown(target)}, and not to {request.target}: a"
-                " client does not choose where a server writes; leave the target out",
+                f"this server archives {request.database} to {without_secrets(target)}, and not to"
+                f" {request.target}: a client does not choose where a server writes; leave the target out",
                 database=request.database,
-                target=shown(target),
+                target=without_secrets(target),
             )
         return target
 

@@ -29,7 +29,7 @@ from everlog.store.errors import CursorError, ReadOnlyError, RowError
 from everlog.store.history.diff import Difference, diff
 from everlog.store.history.row_history import History, Version
 from everlog.store.history.schemas import Meant, PastSchemas
-from everlog.store.history.timestamps import Position, Time, nanoseconds, shown, time_of
+from everlog.store.history.timestamps import Position, Time, nanoseconds, shown
 from everlog.store.history.version_index import Versions
 from everlog.store.history.view import PastSource, PastView, Views
 from everlog.store.progress import OnProgress, Progress
@@ -65,7 +65,7 @@ class Moment(Snapshot):
     @property
     def time_ns(self) -> int:
         """When the record at `seq` was committed."""
-        return time_of(self._past.log.get(self.seq))
+        return record.time_of(self._past.log.get(self.seq))
 
     @property
     def view(self) -> PastView:
@@ -150,7 +150,7 @@ class Past:
         return found
 
     def _time(self, seq: int) -> int:
-        return time_of(self.log.get(seq))
+        return record.time_of(self.log.get(seq))
 
     def _last(self, holds: Callable[[int], bool], low: int) -> int:
         """Return the last record after `low` that meets a monotonic condition; `low` if none does."""
@@ -261,7 +261,7 @@ class Past:
             begins = "begins" if low == 1 else "was cut, and begins now"
             raise CursorError(
                 f"there is nothing at {shown(time_ns)}: the log {begins} with record {low}, at"
-                f" {shown(time_of(log.get(low)))}",
+                f" {shown(record.time_of(log.get(low)))}",
                 oldest=low,
             )
         return found

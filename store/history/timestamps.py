@@ -1,34 +1,41 @@
-"""Past time: moments as they are given, and as records carry them.
+"""Timestamps: points in time, and positions in the log, as callers give them.
 
 "2026-01-05T09:30:00Z"  datetime  nanoseconds ─▶ nanoseconds since the Unix epoch
-framed record ─▶ its time, read from its head without parsing it
+SEQ|TIME of a command line ─▶ a seq (digits alone), or a time
 """
 
 from __future__ import annotations
 
 import re
-import struct
 from datetime import UTC, datetime
 
-from everlog.store import record
-from everlog.store.errors import RowError
+from everlog.store.errors import CursorError, RowError
 
 Time = datetime | str | int
 # Of an int: a seq.
 Position = datetime | str | int
 
-_TIME = struct.Struct("<Q")
+_SEQ = re.compile(r"[0-9]{1,20}")
 _BELOW = re.compile(r"\d[.,]\d{6}(\d{1,3})")  # what of a second is less than a datetime knows
 
 
-def time_of(framed: bytes) -> int:
-    """The time of a record, read from its head."""
-    at = record.read_varint(framed, 1)[1]
-    at = record.read_varint(framed, at + 1)[1]
-    if framed[at] != 0x11:
-        return record.decode(framed, record.seq_of(framed)).time_ns
-    time_ns: int = _TIME.unpack_from(framed, at + 1)[0]
-    return time_ns
+def position(text: str) -> int | str:
+    """Return the seq that a text of digits names, or a time, checked and unchanged. Raises CursorError."""
+    seq = seq_of(text)
+    if seq is not None:
+        return seq
+    try:
+        nanoseconds(text)
+    except RowError:
+        raise CursorError(
+            f"expected a seq, or a time like 2026-01-05T09:30:00Z, found {text[:60]!r}", why="unclear"
+        ) from None
+    return text
+
+
+def seq_of(text: str) -> int | None:
+    """Return the seq that a text names; None for anything but up to 20 ASCII digits."""
+    return int(text) if _SEQ.fullmatch(text) else None
 
 
 def nanoseconds(time: Time) -> int:

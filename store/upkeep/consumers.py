@@ -39,10 +39,9 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from everlog.proto import consumers_pb2, log_pb2
-from everlog.store import keys
+from everlog.store import keys, record
 from everlog.store.core import Core
 from everlog.store.errors import CorruptionError, CursorError, DiskError, OpenError, ReadOnlyError, RowError
-from everlog.store.history.timestamps import time_of
 from everlog.store.rocks import files
 from everlog.store.schema import arguments, codec
 from everlog.store.tables.projection import REGISTERED, REMOVED
@@ -330,7 +329,7 @@ class Consumers:
         """For how long a record has waited for who registered then, and has all of history to catch up with;
         one that was archived, at least. A clock that jumped ages nothing."""
         log, clock = self._core.log, self._core.clock
-        time_ns = log.trimmed.time_ns if seq <= log.trimmed.base else time_of(log.get(seq))
+        time_ns = log.trimmed.time_ns if seq <= log.trimmed.base else record.time_of(log.get(seq))
         return max(0.0, (clock.read() - max(time_ns, since_ns)) / 1e9 - clock.look())
 
     def _position(

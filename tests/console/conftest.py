@@ -12,6 +12,7 @@ import pytest
 from everlog import migrations
 from everlog.console.cli.main import run
 from everlog.console.cli.options import Settings
+from everlog.store import environment
 from everlog.store.database import Database
 from tests.console import shop
 
@@ -50,6 +51,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
     yield tmp_path
+    environment.load_files([])  # the files of the last command are not those of the next test
     os.environ.clear()  # what was read from .env as well
     os.environ.update(before)
 

@@ -81,7 +81,7 @@ def decoders(scratch: Path) -> dict[str, Example]:
         "feed.message.read, sealed": Example(
             lambda raw: message.read(record.seal(raw)).commits[:], (sent[:-5],)
         ),
-        "feed.message.time_of": Example(message.time_of, (framed,)),
+        "record.time_of": Example(record.time_of, (framed,)),
         "feed.cursor": Example(
             _texts(cursor.parse), (cursor.show(log_pb2.Cursor(database=b"x" * 16)).encode(),)
         ),

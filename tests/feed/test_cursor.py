@@ -31,7 +31,9 @@ def test_a_mere_number_is_a_seq() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-1", "1:2", "x:1:2", "00010203-0405-0607-0809-0a0b0c0d0e0f:x:1", "1:2:3:4"]
+    "text",
+    ["", "-1", "1:2", "x:1:2", "00010203-0405-0607-0809-0a0b0c0d0e0f:x:1", "1:2:3:4", "9" * 5000]
+    + [f"00010203-0405-0607-0809-0a0b0c0d0e0f:{seq}:1" for seq in (" 5", "1_0", "9" * 20)],
 )
 def test_text_that_is_no_cursor_is_refused(text: str) -> None:
     with pytest.raises(everlog.CursorError, match="expected a cursor as uuid:seq:checksum"):

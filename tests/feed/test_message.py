@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,14 +62,3 @@ def test_a_message_is_a_plain_protobuf_message() -> None:
     plain = feed_pb2.FeedMessage.FromString(raw)
     assert plain.checksum == record.checksum_of(raw)
     assert [commit.seq for commit in plain.commits] == [1]
-
-
-@given(commits)
-def test_the_time_of_a_record_is_read_from_its_first_bytes(commit: log_pb2.Commit) -> None:
-    assert message.time_of(framed(commit)) == commit.time_ns
-
-
-@pytest.mark.parametrize("raw", [b"", b"\x0a", b"\x0a\x02\x08", b"\x0a\x03\x08\x01\x11"])
-def test_a_record_that_ends_before_its_time_is_damage_or_has_none(raw: bytes) -> None:
-    with contextlib.suppress(everlog.CorruptionError):
-        assert message.time_of(raw) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 from zlib import crc32
 
@@ -125,3 +126,14 @@ def test_a_batch_that_is_damaged_says_at_which_byte(bad: bytes) -> None:
     good = record.frame(sample())
     with pytest.raises(CorruptionError, match=r"a batch is damaged at byte|end of the data"):
         list(record.split(good + bad))
+
+
+@given(COMMITS)
+def test_the_time_of_a_record_is_read_from_its_first_bytes(commit: log_pb2.Commit) -> None:
+    assert record.time_of(record.frame(commit)) == commit.time_ns
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x0a", b"\x0a\x02\x08", b"\x0a\x03\x08\x01\x11"])
+def test_a_record_that_ends_before_its_time_is_damaged_or_has_none(raw: bytes) -> None:
+    with contextlib.suppress(CorruptionError):
+        assert record.time_of(raw) == 0

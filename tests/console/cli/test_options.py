@@ -162,7 +162,7 @@ def test_a_line_that_is_no_assignment_is_reported_with_its_file_and_number(
 
 def test_every_variable_in_the_documents_and_in_the_source_is_a_setting() -> None:
     named = set()
-    for path in [*ROOT.glob("docs/*.md"), *(file for room in ROOMS for file in ROOT.glob(f"{room}/*.py"))]:
+    for path in [*ROOT.glob("docs/*.md"), *(one for room in ROOMS for one in ROOT.glob(f"{room}/**/*.py"))]:
         named |= set(re.findall(r"(?<!_)\bEVERLOG_[A-Z_]*[A-Z]", path.read_text(encoding="utf-8")))
     assert named - {"EVERLOG_TORTURE_S"} == {name for name in SETTINGS if name.startswith("EVERLOG_")}
 
@@ -191,3 +191,15 @@ def test_a_program_reads_the_same_file_as_the_command(here: Path, monkeypatch: p
     assert address.parse("everlog://db.example.com/a").token == "of-environment"
     with connect.open() as db:
         assert db.url == "file:a.db"
+
+
+def test_a_named_file_takes_the_place_of_the_default_one(everlog: Run, here: Path) -> None:
+    (here / ".env").write_text("DATABASE_URL=file:default.db\nEVERLOG_APPROVERS=ann\n")
+    (here / "our.env").write_text("EVERLOG_ACTOR=ours\n")
+    assert "expected the URL of a database, found none" in everlog("--env-file", "our.env", "status").err
+    found = sources(everlog, "--env-file", "our.env")
+    assert found["EVERLOG_ACTOR"] == ("ours", "our.env")
+    assert found["EVERLOG_APPROVERS"] == ("", "default")
+    assert environment.variable("EVERLOG_APPROVERS") == ""
+    environment.load_files([])
+    assert environment.variable("EVERLOG_APPROVERS") == "ann"

@@ -15,6 +15,7 @@ from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.http2 import frames
 from everlog.rpc.http2.frames import Code
 from everlog.rpc.server.server import Server
+from everlog.store import record
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, airport, flight
 from tests.rpc.raw_client import RawClient
 
@@ -116,7 +117,7 @@ def test_who_does_not_read_holds_back_nobody_and_is_kept_one_message_for(
         for stream in range(1, 200, 2):
             client.send(frames.window_update(stream, 1 << 24))
         ends = dict.fromkeys(range(1, 200, 2), b"")
-        wanted = message.time_of(db.log.get(db.head))
+        wanted = record.time_of(db.log.get(db.head))
         while ends:
             _, _, stream, payload = client.next(frames.DATA)
             if stream in ends:

@@ -22,7 +22,7 @@ from pathlib import Path
 from everlog.audit import merkle, note, proof
 from everlog.audit.chain import Chain, wanted
 from everlog.audit.export import Directory
-from everlog.audit.known import BackupCopy, Copy, Known, compare, hashed, passed_over, tiled
+from everlog.audit.known import BackupCopy, Copy, Known, compare, hashed, skip_leaves, tiled
 from everlog.audit.merkle import leaf_of
 from everlog.audit.proof import Checkpoint, Inclusion
 from everlog.audit.removed import Removed
@@ -101,7 +101,7 @@ class Audit:
             " verified against the Base of the log"
         )
         for one in tuple(self._copies):
-            if problem := passed_over(one, self.after - seen):
+            if problem := skip_leaves(one, self.after - seen):
                 self._copies.remove(one)
                 yield problem
         self._wanted = [one for one in self._wanted if one[0] > seen]

@@ -98,7 +98,7 @@ def compare(known: Known, seq: int, leaf: bytes) -> str:
     )
 
 
-def passed_over(known: Known, count: int) -> str:
+def skip_leaves(known: Known, count: int) -> str:
     """Skip leaves that cannot be compared; return a problem if the rest is unreadable, else empty."""
     try:
         for _ in range(count):

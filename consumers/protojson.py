@@ -1,17 +1,16 @@
-"""Protojson: one field of a message as ProtoJSON text that gives back exactly that field.
+"""Protojson: one field of a message as ProtoJSON text that parses back to exactly that field.
 
     field of a row ─▶ message of its own ─▶ ProtoJSON text
                                           └▶ serialised bytes, where ProtoJSON would change it
 
-Sinks keep what has no column type of its own so: nested messages, repeated fields and maps. Names
-are those of the model, enums are numbers, object keys are sorted, and nothing is indented, so that
-equal values are equal texts. Where there is nothing, the text is `[]` or `{}`, and None for a
-message that is not set.
+Sinks use it for fields without a column type: nested messages, repeated fields and maps. Names are those of
+the model, enums are numbers, object keys are sorted, and nothing is indented, so equal values are equal
+texts. An empty field is `[]` or `{}`, and None for a message that is not set.
 
 Invariants
   (1) merge(text(m)) gives a field that serialises as that of m did, unknown fields left out;
-  (2) what ProtoJSON cannot hold (a NaN with bits of its own, a timestamp in the year 12000, an
-      Any of an unknown type) is kept as its message's bytes instead: exact, if unreadable.
+  (2) a value that ProtoJSON cannot represent (a NaN with a payload, a timestamp in the year 12000, an Any of
+      an unknown type) is stored as its message's bytes instead: exact, if unreadable.
 
 The format: protobuf.dev/programming-guides/json.
 """
@@ -38,7 +37,7 @@ _REFUSALS = (json_format.Error, DecodeError, ValueError, TypeError, RecursionErr
 
 
 class JsonField:
-    """Reads and writes one field of a model: `text` from a row, `merge` into one."""
+    """Reads and writes one field of a model: `text` from a row, `merge` into a row."""
 
     def __init__(self, model: type[Message], field: FieldDescriptor) -> None:
         self.name = field.name
@@ -50,7 +49,7 @@ class JsonField:
         self.empty: str | None = ("{}" if self._is_map else "[]") if self._repeated else None
 
     def text(self, row: Message) -> str | bytes | None:
-        """What stands for the field of this row. Read-only."""
+        """Return the field of this row as text, or as bytes if ProtoJSON would change it. Read-only."""
         if not (getattr(row, self.name) if self._repeated else row.HasField(self.name)):
             return self.empty
         alone: Message = self._model()
@@ -67,7 +66,7 @@ class JsonField:
         return self._bytes(alone)
 
     def merge(self, row: Message, value: object) -> None:
-        """Sets the field of `row`. Raises ValueError if `value` is nothing that `text` gives."""
+        """Set the field of `row`. Raises ValueError for a value that `text` never returns."""
         if value is None:
             return
         try:
@@ -91,7 +90,7 @@ class JsonField:
 
     def _parse(self, text: str, row: Message) -> None:
         named = {self.name: json.loads(text)}
-        levels = DEPTH_MAX + 1  # json_format counts the row as one
+        levels = DEPTH_MAX + 1  # json_format counts the row as a level
         json_format.ParseDict(named, row, descriptor_pool=self._pool, max_recursion_depth=levels)
 
     def _same(self, alone: Message, text: str) -> bool:
@@ -106,7 +105,7 @@ class JsonField:
 
 
 def means_the_same(old: FieldDescriptor, new: FieldDescriptor) -> bool:
-    """Whether every text, and every plain value, of the one field is the same value of the other.
+    """Return whether every text, and every plain value, of the old field is the same value of the new one.
     Fields added to nested messages change nothing; a nested field renamed or dropped does."""
     return _means_the_same(old, new, set())
 
@@ -133,12 +132,12 @@ def _means_the_same(old: FieldDescriptor, new: FieldDescriptor, seen: set[str]) 
 
 
 def _rivals(field: FieldDescriptor) -> set[int]:
-    """Numbers of the fields that are unset when this one is set."""
+    """Return the numbers of the fields of which at most one is set, this one included."""
     return {one.number for one in field.containing_oneof.fields} if field.containing_oneof else {field.number}
 
 
 def _faithful(field: FieldDescriptor, seen: set[str]) -> bool:
-    """Whether ProtoJSON is known to hold every value of the field that it does not refuse."""
+    """Return whether ProtoJSON represents exactly every value of the field that it accepts."""
     message: Descriptor | None = field.message_type
     if message is None:
         return field.type not in _FLOATS

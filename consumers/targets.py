@@ -1,4 +1,4 @@
-"""Target: a sink from a URL, as `everlog follow --to` takes it."""
+"""Targets: make a sink from a URL, for `everlog follow --to`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from everlog.store.errors import SinkError
 
 
 def open_sink(url: str) -> Sink:
-    """The sink that a URL names: `sqlite:PATH`. Nothing is opened yet. Raises SinkError."""
+    """Return the sink of a URL: `sqlite:PATH`. Opens nothing. Raises SinkError."""
     scheme, colon, path = url.partition(":")
     if scheme == "sqlite" and path:
         return SqliteSink(path.removeprefix("//"))
     found = f"{scheme}:" if colon else repr(url)
-    raise SinkError(f"expected a target like sqlite:PATH, found {found}")
+    raise SinkError(f"expected a target such as sqlite:PATH, found {found}")

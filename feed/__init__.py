@@ -1,1 +1,1 @@
-"""The change feed: cursors, filters, tail, life cycle. Knows no transport."""
+"""The change feed: cursors, filters, subscriptions and the shared tail. Knows no transport."""

@@ -1,12 +1,12 @@
-"""Cursor: a position in one database's log, which says in which history it is.
+"""Cursor: a position in a database's log, with the identity of its history.
 
     text := uuid ":" seq ":" checksum          0f8fad5b-d9cb-469f-a165-70867728950e:812:deadbeef
 
-A cursor that names a database is compared with the log before a subscription starts at it. One
-that is a mere number is taken at its word.
+A cursor that names a database is compared with the log before a subscription starts there. A plain seq
+is used without a check.
 
 Invariants
-  (1) a subscription starts exactly after its cursor, or not at all.
+  (1) a subscription starts exactly after its cursor, or fails.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SEQ_END = 1 << 64  # seqs are uint64
 
 
 class Positions(Protocol):
-    """What a cursor is compared with: a log's ends, and the checksums in it."""
+    """The part of a log with which a cursor is compared: its ends, and its checksums."""
 
     @property
     def oldest(self) -> int: ...
@@ -35,24 +35,23 @@ class Positions(Protocol):
 
 
 def check(after: int | log_pb2.Cursor, log: Positions, database: bytes) -> int:
-    """The seq to start after. Read-only.
+    """Return the seq to start after. Read-only.
 
-    Raises CursorError if the log cannot go on from there: `why` is "ahead", "removed" or
-    "diverged".
+    Raises CursorError if the log cannot continue from there: `why` is "ahead", "removed" or "diverged".
     """
     cursor = of(after)
     seq = cursor.seq
     if cursor.database and cursor.database != database:
         raise CursorError(
             f"the cursor is of database {name(cursor.database)}, this is {name(database)}; follow the"
-            " database that the cursor is of, or start again from the beginning of this one",
+            " database of the cursor, or start again from the beginning of this one",
             why="diverged",
             seq=seq,
         )
     if seq > log.head:
         raise CursorError(
-            f"the cursor is ahead of the log: it stands after record {seq}, the newest is {log.head}."
-            " The database was restored to an earlier state, or it is another one: start again from the"
+            f"the cursor is ahead of the log: it is after record {seq}, the newest is {log.head}."
+            " The database was restored to an earlier state, or is another one: start again from the"
             " beginning",
             why="ahead",
             seq=seq,
@@ -60,7 +59,7 @@ def check(after: int | log_pb2.Cursor, log: Positions, database: bytes) -> int:
         )
     if seq + 1 < log.oldest:
         raise CursorError(
-            f"the cursor stands after record {seq}, but the records before {log.oldest} were removed from"
+            f"the cursor is after record {seq}, but the records before {log.oldest} were removed from"
             " the log: start again from a snapshot",
             why="removed",
             seq=seq,
@@ -71,7 +70,7 @@ def check(after: int | log_pb2.Cursor, log: Positions, database: bytes) -> int:
         if found != cursor.checksum:
             raise CursorError(
                 f"the cursor is of another history: its record {seq} has checksum {cursor.checksum:08x}, in"
-                f" this log it has {found:08x}. One of the two was restored and went on differently: start"
+                f" this log it has {found:08x}. One of the databases was restored and changed since: start"
                 " again from the beginning",
                 why="diverged",
                 seq=seq,
@@ -80,7 +79,7 @@ def check(after: int | log_pb2.Cursor, log: Positions, database: bytes) -> int:
 
 
 def of(after: int | log_pb2.Cursor) -> log_pb2.Cursor:
-    """A cursor as it is, or one of a mere seq. Raises CursorError for what is no seq."""
+    """Return a cursor as it is, or make one from a seq. Raises CursorError for an invalid seq."""
     if isinstance(after, log_pb2.Cursor):
         return after
     check_seq(after, "to start after")
@@ -88,19 +87,19 @@ def of(after: int | log_pb2.Cursor) -> log_pb2.Cursor:
 
 
 def check_seq(seq: int, role: str) -> None:
-    """Raises CursorError for a number that no record can ever have; `role` completes "a seq …"."""
+    """Raise CursorError for a number that no record can have; `role` completes "a seq …"."""
     arguments.whole(seq, f"a seq {role}", error=CursorError)
     if not 0 <= seq < SEQ_END:
         raise CursorError(f"expected a seq of 0 or more {role}, found {seq}", why="unclear", seq=seq)
 
 
 def show(cursor: log_pb2.Cursor) -> str:
-    """The cursor as text."""
+    """Return the cursor as text."""
     return f"{name(cursor.database)}:{cursor.seq}:{cursor.checksum:08x}"
 
 
 def parse(text: str) -> log_pb2.Cursor:
-    """The cursor that `show` wrote, or a mere seq. Raises CursorError."""
+    """Parse the output of `show`, or a plain seq. Raises CursorError."""
     try:
         if (seq := seq_of(text)) is not None:
             return log_pb2.Cursor(seq=seq)
@@ -115,5 +114,5 @@ def parse(text: str) -> log_pb2.Cursor:
 
 
 def name(database: bytes) -> str:
-    """A database's UUID for people."""
+    """Return a database's UUID as text."""
     return str(uuid.UUID(bytes=database)) if len(database) == 16 else database.hex() or "(none)"

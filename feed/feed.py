@@ -1,10 +1,10 @@
-"""Feed: commits in order, as `db.feed(…)` gives them, here and from a server.
+"""Feed: the commits of a database in order, as `db.feed(…)` returns them, embedded or remote.
 
     for commit in db.feed(after=cursor, tables=[AIRPORTS]): …
     for batch in db.feed(after=cursor).batches(): …         commits, mark, schema
 
-The two differ in where their batches come from alone. Close a feed to end it from elsewhere: who
-iterates is woken, and the iteration ends.
+The two iterations differ only in their grouping. `close` ends a feed from any thread: it wakes the
+iterating thread, and the iteration ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from everlog.store.schema.table import Table
 
 
 class Batches(Protocol):
-    """Where a feed's batches come from."""
+    """The source of a feed's batches."""
 
     def __iter__(self) -> Iterator[FeedBatch]: ...
 
@@ -34,7 +34,7 @@ class Batches(Protocol):
 
 
 class Feed:
-    """Iterate it once: over commits, or over `batches()`."""
+    """A feed of commits. Iterate it once: over commits, or over `batches()`."""
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
@@ -44,12 +44,12 @@ class Feed:
             yield from batch.commits
 
     def batches(self) -> Iterator[FeedBatch]:
-        """Commits as they arrive together, each time with a mark to resume after. Those without
-        commits are told as well: heartbeats, and how far a filtered feed has come."""
+        """Yield the commits that arrive together, with a mark from which to resume. Batches without commits
+        are yielded as well: heartbeats, and the progress of a filtered feed."""
         return iter(self._batches)
 
     def close(self) -> None:
-        """Ends the iteration, from any thread."""
+        """End the iteration. Thread-safe."""
         self._batches.close()
 
     def __enter__(self) -> Self:
@@ -62,7 +62,7 @@ class Feed:
 
 
 class LocalBatches:
-    """Batches of a database in this process: the same bytes that a server would send."""
+    """Batches of an embedded database: the same bytes that a server sends."""
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
@@ -72,7 +72,7 @@ class LocalBatches:
     def __iter__(self) -> Iterator[FeedBatch]:
         subscription, closed = self._subscription, self._closed
         while not closed.is_set():
-            if self._pid != os.getpid():  # whose commits do not come here
+            if self._pid != os.getpid():  # commits of the parent do not arrive in the child
                 raise ClosedError("this feed was opened before this process was forked; open it in the child")
             raw = subscription.poll()
             if raw is not None:
@@ -97,12 +97,13 @@ def feed(
     bounded: bool = False,
     heartbeat_s: float = HEARTBEAT_S,
 ) -> Feed:
-    """Follows a database in this process: what comes after a seq or a cursor, or from `now` on.
+    """Follow an embedded database: the commits after a seq or a cursor, or from `now` on.
 
-    `tables`: only their changes, and all migrations. It ends after the seq `until`, or, if
-    `bounded`, at the newest record that there is now; else it never ends by itself.
+    `tables`: only changes of these tables, and all migrations. The feed ends after the seq `until`, or with
+    `bounded` at the current head; otherwise it does not end. `heartbeat_s`: seconds between messages of an
+    idle feed. Read-only.
 
-    Raises CursorError, SchemaError; while iterating CorruptionError and ClosedError. Read-only.
+    Raises CursorError and SchemaError; while iterating, CorruptionError and ClosedError.
     """
     names = table_names(tables)
     subscription = Subscription(
@@ -112,7 +113,7 @@ def feed(
 
 
 def table_names(tables: Iterable[Table[Any, Any] | str] | None) -> list[str]:
-    """Names of tables given as constants or by name. Raises SchemaError."""
+    """Return the names of tables that are given as constants or names. Raises SchemaError."""
     if tables is None:
         return []
     return [arguments.table_name(table) for table in arguments.several(tables, "tables", error=SchemaError)]

@@ -1,16 +1,16 @@
-"""Filter: what is left of a commit for somebody who follows some tables.
+"""Filter: the part of a commit that concerns the followed tables.
 
     framed record ─▶ decode ─▶ drop changes of other tables ─▶ encode ─▶ framed record
                                                            └─▶ nothing left: not sent
 
-A table is followed by its id, under whatever name and in whatever space it is; names are looked
-up in each schema that comes into force.
+A table is followed by its id, under whatever name and in whatever space; names are resolved in each schema
+that comes into force.
 
 Invariants
-  (1) a commit that carries a migration is always sent: rows after it need its schema;
-  (2) what is left of a commit keeps its seq and the checksum of the record that it was made of,
-      so that a cursor made of it is a cursor in the log;
-  (3) a filter is a value: equal filters at equal positions leave the same bytes.
+  (1) a commit with a migration is always sent: later rows need its schema;
+  (2) a filtered commit keeps the seq and the checksum of its record, so a cursor made from it is valid in
+      the log;
+  (3) a filter is a value: equal filters at equal positions return the same bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from everlog.store.errors import SchemaError
 
 
 class TableFilter(NamedTuple):
-    """Follows tables by name; knows their ids, and the spaces that they are in for now."""
+    """Follows tables by name; knows their ids, and their current spaces."""
 
     names: frozenset[str]
     ids: frozenset[int] = frozenset()
@@ -32,8 +32,8 @@ class TableFilter(NamedTuple):
 
     @classmethod
     def of(cls, names: Iterable[str], schema: log_pb2.Schema, schemas: Sequence[log_pb2.Schema]) -> Self:
-        """A filter from where `schema` is in force; `schemas` are all that ever were, so that a
-        table is followed under the names that it had and will have.
+        """Make a filter for a feed that starts where `schema` is in force. `schemas` are all schemas of the
+        log, so that a table is followed under its earlier and later names.
 
         Raises SchemaError for a name that no table ever had.
         """
@@ -52,7 +52,7 @@ class TableFilter(NamedTuple):
         return only
 
     def learn(self, schema: log_pb2.Schema) -> Self:
-        """The filter once `schema` is in force."""
+        """Return the filter that applies once `schema` is in force."""
         ids = self.ids | {
             table.id for table in (*schema.tables, *schema.building) if table.name in self.names
         }
@@ -62,7 +62,7 @@ class TableFilter(NamedTuple):
         return self._replace(ids=ids, spaces=spaces)
 
     def apply(self, framed: bytes) -> tuple[bytes, Self]:
-        """What is left of joined framed records, joined; and the filter after them."""
+        """Filter joined framed records; return the rest, joined, and the filter after them."""
         here, left = self, []
         for one in record.split(framed):
             some, here = here._one(one)

@@ -1,18 +1,18 @@
-"""Message: the bytes that the feed sends, and what a client makes of them.
+"""Message: the bytes that the feed sends, and how a client reads them.
 
     message := framed*                    records as they are in the log: `FeedMessage.commits`
                [0x12 length schema]       in the first message of a subscription
-               0x1A length mark           how far the subscription is with this message
+               0x1A length mark           position of the subscription after this message
                0x7D crc32:u32le           over all bytes before
 
-Making one is a join: the server neither decodes nor encodes records. A client checks one
-checksum for the whole message and decodes it at once. It does not look for features that a record
-requires, which would cost half as much again: no server writes one that this client does not know
-(docs/format.md, "Features").
+A message is made by joining: the server neither decodes nor encodes records. A client checks one checksum
+for the whole message and decodes it at once. It does not look for features that a record requires, which
+would cost half as much again: no server writes one that this client does not know (docs/format.md,
+"Features").
 
 Invariants
-  (1) every message has a mark, and a client that has seen the message resumes after it;
-  (2) the commits of a message are whole, in order, and those before its mark's position.
+  (1) every message has a mark, and a client that received the message resumes after it;
+  (2) the commits of a message are whole, in order, and not after its mark's position.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _from_string = feed_pb2.FeedMessage.FromString
 
 
 class FeedBatch(NamedTuple):
-    """Some commits of a subscription, in order. They are made as they are looked at."""
+    """Consecutive commits of a subscription. They are decoded when they are accessed."""
 
     commits: Sequence[log_pb2.Commit]
     mark: feed_pb2.Mark
     schema: log_pb2.Schema | None = None  # in force before the first commit; in the first batch
-    raw: bytes = b""  # the message, as it came
+    raw: bytes = b""  # the message as received
 
 
 def build(framed: bytes, mark: feed_pb2.Mark, schema: log_pb2.Schema | None = None) -> bytes:
-    """A message of joined framed records."""
+    """Return a message of joined framed records."""
     parts = [framed]
     if schema is not None:
         parts += _field(SCHEMA_TAG, schema.SerializeToString())
@@ -52,7 +52,7 @@ def build(framed: bytes, mark: feed_pb2.Mark, schema: log_pb2.Schema | None = No
 
 
 def read(raw: bytes) -> FeedBatch:
-    """What a message says. Raises CorruptionError if it is not what was sent."""
+    """Parse a message. Raises CorruptionError for a wrong checksum or an invalid message."""
     size = len(raw) - record.CHECKSUM_SIZE
     if (
         size < 0
@@ -61,7 +61,7 @@ def read(raw: bytes) -> FeedBatch:
     ):
         raise CorruptionError(
             f"a message of the feed ({len(raw):,} bytes) does not match its checksum; subscribe again"
-            " after the last one that did"
+            " after the last valid message"
         )
     try:
         message = _from_string(raw)

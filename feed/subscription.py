@@ -1,4 +1,4 @@
-"""Subscription: one follower's way through the log. It has no thread and no transport.
+"""Subscription: one subscriber's position in the log, without thread and transport.
 
     start ─▶ opening message: schema, mark
                │ poll
@@ -8,13 +8,12 @@
                ▼
              done, at `until`
 
-Whoever drives it sends what `poll` gives, and calls it again.
+The driver sends what `poll` returns, and calls it again.
 
 Invariants
   (1) every record after the start is sent once, in order, or dropped by the filter;
-  (2) the last message of one that ends has `until` as its position, or where it began, if that
-      is later;
-  (3) no more than `heartbeat_s` passes without a message.
+  (2) the last message of a bounded subscription has `until` as its position, or the start, if that is later;
+  (3) at most `heartbeat_s` passes between messages.
 """
 
 from __future__ import annotations
@@ -30,25 +29,24 @@ from everlog.store.errors import CursorError
 from everlog.store.schema import arguments
 
 HEARTBEAT_S = 5.0
-HEARTBEAT_S_MIN = 0.05  # sooner is no sooner
+HEARTBEAT_S_MIN = 0.05  # a shorter interval is raised to this
 
 
 def check_bounds(until: int | None, heartbeat_s: float) -> None:
-    """Raises CursorError for an end that is no seq, and for a heartbeat that would never come."""
+    """Raise CursorError for an invalid end, and for a heartbeat that is not a finite time."""
     if until is not None:
         cursor.check_seq(until, "to end at")
     arguments.seconds(heartbeat_s, "a heartbeat", error=CursorError)
     if heartbeat_s == float("inf"):
         raise CursorError(
-            f"expected a heartbeat of some seconds, found {heartbeat_s}",
+            f"expected a heartbeat in finite seconds, found {heartbeat_s}",
             why="unclear",
             heartbeat_s=heartbeat_s,
         )
 
 
 class Subscription:
-    """Raises CursorError if it cannot start there or for a bound that is none, SchemaError for a
-    table that there is not."""
+    """One subscription. Raises CursorError for an invalid start or end, SchemaError for an unknown table."""
 
     def __init__(
         self,
@@ -76,12 +74,12 @@ class Subscription:
             schemas = [record.migration.schema for record in origin.migration_records()]
             self._only = TableFilter.of(names, schema, schemas)
         self._opening: bytes | None = message.build(b"", self._mark(), schema)
-        self._told = -1  # position of the last mark sent
-        self._told_live = False
+        self._marked = -1  # position of the last mark sent
+        self._marked_live = False
         self._sent_at = 0.0
 
     def poll(self) -> bytes | None:
-        """The next message; None if there is nothing to send now, or it is `done`."""
+        """Return the next message; None if there is nothing to send now, or if it is `done`."""
         if self._opening is not None:
             opening, self._opening = self._opening, None
             return self._send(opening, live=self.position >= self.tail.log.head)
@@ -95,18 +93,18 @@ class Subscription:
         return None
 
     @property
-    def place(self) -> object:
-        """Equal for subscriptions that will poll the same from here on."""
-        return self.position, self._told == self.position, self._only, self.until, self.heartbeat_s
+    def fanout_key(self) -> object:
+        """Equal for subscriptions whose next `poll` returns the same message."""
+        return self.position, self._marked == self.position, self._only, self.until, self.heartbeat_s
 
     @property
     def filters(self) -> bool:
-        """Whether records are decoded for it, which takes its time."""
+        """Whether records are decoded for this subscription, which takes time."""
         return self._only is not None
 
     @property
-    def behind(self) -> int:
-        """Records that are on disk and were not polled yet."""
+    def lag(self) -> int:
+        """The number of durable records that were not polled yet."""
         return max(0, self.tail.log.head - self.position)
 
     @property
@@ -117,15 +115,15 @@ class Subscription:
     def _at_the_end(self) -> bytes | None:
         live = self.position >= self.tail.log.head
         self.done = self.until is not None and self.position >= self.until
-        if self._told < self.position if self.done else self.beat_s <= 0 or live > self._told_live:
+        if self._marked < self.position if self.done else self.beat_s <= 0 or live > self._marked_live:
             return self._send(message.build(b"", self._mark()), live=live)
         return None
 
     def _due(self, found: Message) -> bool:
-        return self.beat_s <= 0 or found.live > self._told_live
+        return self.beat_s <= 0 or found.live > self._marked_live
 
     def _send(self, raw: bytes, *, live: bool) -> bytes:
-        self._told, self._told_live, self._sent_at = self.position, live, time.monotonic()
+        self._marked, self._marked_live, self._sent_at = self.position, live, time.monotonic()
         return raw
 
     def _mark(self) -> feed_pb2.Mark:

@@ -1,18 +1,17 @@
-"""Tail: the end of one open database's log, shared by all who follow it.
+"""Tail: the end of an open database's log, shared by all subscribers.
 
-    committer ─▶ log.on_advance ─┬─▶ threads that wait           (embedded iteration)
-                                 └─▶ wakers, one a loop          (the server)
+    committer ─▶ log.on_advance ─┬─▶ waiting threads              (embedded iteration)
+                                 └─▶ wakers, one per event loop   (the server)
 
-    message(after, filter)  ─▶ read once, built once, given to all at that position
+    message(after, filter)  ─▶ read once, built once, returned to all subscribers at that position
 
-A thousand subscribers at the tail cost one read and one message a commit, and the committer one
-callback.
+A thousand subscribers at the tail cost one read and one message a commit, and the committer one callback.
 
 Invariants
-  (1) nothing past the durable head is told;
-  (2) a message is shared only by subscribers at the same position with the same filter, and made
-      anew once the head has moved, so that those who were slow catch up in larger steps;
-  (3) who asks to wait after a position that the head has passed does not wait.
+  (1) nothing past the durable head is sent;
+  (2) a message is shared only by subscribers at the same position with the same filter, and built again once
+      the head has moved, so that slow subscribers catch up in larger steps;
+  (3) waiting for a position that the head has already passed returns at once.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from everlog.store import record
 from everlog.store.online.apply import Recorded
 
 MESSAGE_BYTES_MAX = 256 << 10
-SHARED_MAX, SHARED_BYTES_MAX = 32, 16 << 20  # messages that are kept for who comes to the same place
+SHARED_MAX, SHARED_BYTES_MAX = 32, 16 << 20  # cached messages, for subscribers that reach the same position
 
 
 class Log(cursor.Positions, Protocol):
-    """The end of the store's log that the feed reads at."""
+    """The part of the store's log that the feed reads."""
 
     def get(self, seq: int, /) -> bytes: ...
 
@@ -60,17 +59,17 @@ class Origin(Protocol):
 
 
 class Message(NamedTuple):
-    """A built message, and where a subscriber is after it."""
+    """A built message, and the state of a subscriber after it."""
 
     raw: bytes
     last: int
     only: TableFilter | None
-    empty: bool  # the filter left nothing: there is only a mark in it
+    empty: bool  # the filter dropped every commit: only a mark is left
     live: bool
 
 
 class Tail:
-    """Reads, builds and wakes for everybody who follows `origin`."""
+    """Reads, builds and wakes for all subscribers of `origin`. Thread-safe."""
 
     def __init__(self, origin: Origin) -> None:
         self.uuid = origin.uuid
@@ -80,13 +79,13 @@ class Tail:
         self._head_time = (0, 0)  # seq, time
         self._moved = threading.Condition()
         self._wakers: tuple[Callable[[], None], ...] = ()
-        # The log must not keep a tail alive that nobody follows any more.
+        # The log must not keep alive a tail that has no subscribers.
         self._listener = _weakly(self)
         self.log.on_advance(self._listener)
 
     def message(self, after: int, only: TableFilter | None, until: int | None) -> Message | None:
-        """What comes after `after`, as one message; None at the end. Raises CursorError where the
-        log was trimmed past `after`, CorruptionError where it cannot be read."""
+        """Return the records after `after` as one message; None at the end. Raises CursorError if the log
+        was trimmed past `after`, CorruptionError if it cannot be read."""
         head = self.log.head
         if after >= (head if until is None else min(head, until)):
             return None
@@ -109,7 +108,7 @@ class Tail:
         return Message(raw, last, only, not framed, last >= head)
 
     def mark(self, seq: int, checksum: int, head: int) -> feed_pb2.Mark:
-        """How far somebody is who has seen the log up to `seq`."""
+        """Return the mark of a subscriber that has received the log up to `seq`."""
         known, time_ns = self._head_time
         if known != head:
             time_ns = record.time_of(self.log.get(head)) if head else 0
@@ -122,19 +121,19 @@ class Tail:
         )
 
     def wait(self, after: int, timeout_s: float, stopped: Callable[[], bool]) -> None:
-        """Blocks this thread until there is something after `after`, or it is time or stopped."""
+        """Block this thread until there is a record after `after`, `timeout_s` has passed, or `stopped()`."""
         with self._moved:
             self._moved.wait_for(lambda: self.log.head > after or stopped(), timeout_s)
 
     def add_waker(self, waker: Callable[[], None]) -> None:
-        """`waker` is called, on whichever thread commits, whenever the head has moved."""
+        """Call `waker`, on the committing thread, whenever the head moves."""
         self._wakers = (*self._wakers, waker)
 
     def remove_waker(self, waker: Callable[[], None]) -> None:
         self._wakers = tuple(known for known in self._wakers if known != waker)
 
     def advance(self) -> None:
-        """The head has moved, or somebody who waits is to look again."""
+        """Wake all waiters: the head has moved, or one of them has to look again."""
         with self._moved:
             self._moved.notify_all()
         for waker in self._wakers:
@@ -146,7 +145,7 @@ _lock = threading.Lock()
 
 
 def tail_of(origin: Origin) -> Tail:
-    """The one tail of this database in this process."""
+    """Return the tail of this database, the only one in this process."""
     with _lock:
         tail = _tails.get(origin)
         if tail is None:

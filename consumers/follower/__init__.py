@@ -1,1 +1,1 @@
-"""Followers: commits carried into a sink, each exactly once."""
+"""Followers: apply commits to a sink, each exactly once."""

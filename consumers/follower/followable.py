@@ -1,4 +1,4 @@
-"""Followable: what a follower needs of a database, embedded or remote, of its feed, and of its keys."""
+"""Followable: what a follower needs from a database, embedded or remote: its feed, keys and consumers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from everlog.store.upkeep.consumers import Cap, Consumer
 
 
 class FeedBatch(Protocol):
-    """What the feed gives at once."""
+    """Commits that the feed returns together."""
 
     @property
     def commits(self) -> Sequence[log_pb2.Commit]: ...
@@ -22,14 +22,14 @@ class FeedBatch(Protocol):
 
 
 class Subscription(Protocol):
-    """A feed that was asked for."""
+    """An open feed."""
 
     def batches(self) -> Iterator[FeedBatch]: ...
     def close(self) -> None: ...
 
 
 class Registry(Protocol):
-    """Where a follower registers under a durable name: `consumers` of a database."""
+    """Registers followers under durable names: `consumers` of a database."""
 
     def register(
         self, name: str, *, after: int | log_pb2.Cursor | None = None, cap: Cap | None = None
@@ -38,13 +38,13 @@ class Registry(Protocol):
 
 
 class Followable(Protocol):
-    """A database, embedded or remote, as far as a follower needs it."""
+    """The part of a database, embedded or remote, that a follower needs."""
 
     @property
     def uuid(self) -> bytes: ...
     def opener(self, tables: Sequence[str] = ()) -> Opener:
-        """What opens sealed rows for who follows these tables, or all. Raises AccessError for who may not,
-        where rows of them are sealed."""
+        """Return an opener for the sealed rows of these tables, or of all. Raises AccessError if rows of
+        them are sealed and the caller may not have keys."""
         ...
 
     def feed(

@@ -1,28 +1,25 @@
-"""Sink: what a follower writes to, and what it must promise.
+"""Sink: the interface of a follower's target, and its guarantees.
 
-    open ─▶ State | None                       where it stopped, in which history
+    open ─▶ State | None                       position and history, None if empty
     begin ─▶ evolve | apply … ─▶ commit        one transaction: rows and position together
                               └▶ rollback
-    rows ─▶ (key, row) …                       for the proof that it equals the source
+    rows ─▶ (key, row) …                       to prove that the sink equals the source
 
-Invariants that a sink holds, and tests/conformance/sinks.py tests
+Invariants of every sink, tested by tests/conformance/sinks.py
   (1) position, schema and rows change together or not at all, whatever kills the process;
-  (2) after `commit` returns they survive a power failure;
-  (3) a commit of the source is seen whole or not at all by readers of the target;
+  (2) after `commit` returns, they survive a power failure;
+  (3) readers of the target see a commit of the source whole or not at all;
   (4) a second follower on the same target is refused, not interleaved;
-  (5) `rows` gives back exactly what was put, made from what readers of the target see.
+  (5) `rows` returns exactly what was put, computed from what readers of the target see.
 
-A sink that keeps the last state of each row can gather the changes of many commits first
-(follower/sink.py); one that keeps events takes them as they come.
-
-Pending: the changes of many commits, gathered to the last one of each row.
+A sink that stores only the last state of each row can gather the changes of many commits in `Pending`; a
+sink that stores events applies them as they arrive.
 
     commit 7   put a=1  put b=1  ┐
     commit 8   delete a          ├──▶  a: deleted   b: 2   c: 1
     commit 9   put b=2  put c=1  ┘
 
-For sinks that keep the state of rows and not their history. A commit is added whole, so what is
-gathered is always the state at a position of the log.
+Commits are added whole, so `Pending` is always the state at a position of the log.
 """
 
 from __future__ import annotations
@@ -39,60 +36,60 @@ from everlog.store.schema.schema import Schema
 
 @dataclass(frozen=True)
 class State:
-    """How far a sink has come."""
+    """The position of a sink."""
 
-    position: log_pb2.Cursor  # the last commit that is in it whole
+    position: log_pb2.Cursor  # the last commit that is completely applied
     schema: Schema  # in force at that position
-    tables: tuple[str, ...]  # the only tables that it follows, sorted; empty: all
+    tables: tuple[str, ...]  # the tables that it follows, sorted; empty: all
 
 
 class Sink(Protocol):
-    """A target of a follower. Errors are SinkError, and DiskError where its disk refuses."""
+    """A follower's target. Raises SinkError, and DiskError if its disk refuses."""
 
     @property
     def name(self) -> str:
-        """For people, as `sqlite:mirror.db`; without any password."""
+        """For messages, such as `sqlite:mirror.db`; without any password."""
 
     def open(self) -> State | None:
-        """Makes the target ready, once; tells where it is. None: nothing was followed into it yet."""
+        """Prepare the target, once; return its state, or None if nothing was followed into it yet."""
 
     def begin(self, tables: tuple[str, ...]) -> None:
-        """Starts a transaction. `tables` as in State. Raises SinkError if another follower has
-        moved the target since this one last looked."""
+        """Begin a transaction. `tables` as in State. Raises SinkError if another follower moved the target
+        since this one last read its state."""
 
     def evolve(self, schema: Schema) -> None:
-        """The schema in force for all that is applied from here on. In a transaction."""
+        """Set the schema of all changes that follow. Within a transaction."""
 
     def apply(self, commits: Sequence[log_pb2.Commit]) -> None:
-        """Takes the changes of these commits, in order. In a transaction."""
+        """Apply the changes of these commits, in order. Within a transaction."""
 
     def commit(self, position: log_pb2.Cursor, *, caught_up: bool) -> None:
-        """Ends the transaction: all of it, and `position`, are durable when this returns. What
-        slows down writing, as indexes do, may wait until it is `caught_up` with the source."""
+        """Commit the transaction: it and `position` are durable when this returns. Work that slows down
+        writes, such as indexes, may wait until the sink is `caught_up` with the source."""
 
     def rollback(self) -> None:
-        """Forgets the transaction, if there is one."""
+        """Discard the transaction, if there is one."""
 
     def tables(self) -> Sequence[str]:
-        """Names of the tables that are in the sink. Read-only."""
+        """Return the names of the tables in the sink. Read-only."""
 
     def rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
-        """Encoded key and deterministically serialised row of every row of a table, by key.
-        Read-only. Raises SinkError naming a row that cannot be what was put."""
+        """Yield encoded key and deterministically serialised row of each row of a table, in key order.
+        Read-only. Raises SinkError naming a row that was changed."""
 
     def close(self) -> None:
-        """Lets go of the target. Without effect the second time."""
+        """Release the target. Idempotent."""
 
 
 class Pending:
-    """For each space: key to row, or to None for a row that was deleted."""
+    """Gathered changes by space: key to row, or to None for a deleted row."""
 
     def __init__(self) -> None:
         self.spaces: defaultdict[int, dict[bytes, bytes | None]] = defaultdict(dict)
 
     def add(self, commits: Iterable[log_pb2.Commit], known: Container[int]) -> None:
-        """Raises SinkError for a change that this program cannot read. `known`: all spaces of the
-        schema in force, followed or not."""
+        """Gather the changes of these commits. `known`: all spaces of the schema in force, followed or not.
+        Raises SinkError for a change that this program cannot read."""
         spaces, put, delete = self.spaces, log_pb2.PUT, log_pb2.DELETE
         for commit in commits:
             for change in commit.changes:
@@ -103,8 +100,9 @@ class Pending:
         for space in spaces:
             if space not in known:
                 raise SinkError(
-                    f"there are changes in space {space}, which no table of the schema in force has; the feed"
-                    " left out a migration, or this program is too old: follow with a newer one",
+                    f"there are changes in space {space}, which belongs to no table of the schema in force;"
+                    " the"
+                    " feed omitted a migration, or this program is too old: follow with a newer version",
                     space=space,
                 )
 
@@ -115,7 +113,7 @@ class Pending:
 def _why(commit: log_pb2.Commit, change: log_pb2.Change) -> str:
     if change.key_id:
         return (
-            f"commit {commit.seq} has a row that is sealed under key {change.key_id.hex()};"
+            f"commit {commit.seq} has a row sealed with key {change.key_id.hex()};"
             " this program cannot open sealed rows: follow without that table"
         )
-    return f"commit {commit.seq} has a change of the unknown kind {change.op}; follow with a newer program"
+    return f"commit {commit.seq} has a change of unknown kind {change.op}; follow with a newer version"

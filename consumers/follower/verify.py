@@ -1,11 +1,11 @@
-"""Verify: the proof that a sink equals the tables that it follows, as they were at its position.
+"""Verify: prove that a sink equals the tables that it follows, as of its position.
 
-    database ─▶ (rows, hash) of each table ┐     at the seq that the sink is at
+    database ─▶ (rows, hash) of each table ┐     as of the sink's position
                                            ├──▶ differences, or none
     sink ─▶ rows ─▶ (rows, hash)           ┘
 
-The hash is the content hash (everlog.store.tables.hashing). A sink makes its rows again from what readers of
-the target see, so a value that was changed there by hand is a difference, too.
+The hash is the content hash (everlog.store.tables.hashing). A sink computes its rows from what readers of
+the target see, so a value that was changed by hand is a difference as well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from everlog.store.tables.hashing import TableHash, content_hash
 
 
 class Hashed(Protocol):
-    """A database, embedded or remote, as far as a proof needs it."""
+    """The part of a database, embedded or remote, that a verification needs."""
 
     @property
     def uuid(self) -> bytes: ...
@@ -30,7 +30,7 @@ class Hashed(Protocol):
 
 @dataclass(frozen=True)
 class Difference:
-    """One table that differs, and how, as a sentence."""
+    """One table that differs, and the difference as a sentence."""
 
     table: str
     text: str
@@ -40,15 +40,15 @@ class Difference:
 
 
 def verify(db: Hashed, sink: Sink, *, progress: OnProgress | None = None) -> list[Difference]:
-    """Each table in which `sink` differs from `db`; an empty list proves them equal. Read-only.
+    """Return each table in which `sink` differs from `db`; an empty list proves them equal. Read-only.
 
-    The database is looked at as it was at the position of the sink, so that neither its writers nor a
-    follower that is behind are in the way. Raises SinkError if the sink is of another database, or moved
-    meanwhile, CursorError if it is ahead of the database.
+    The database is read as of the sink's position, so neither its writers nor a lagging follower interfere.
+    Raises SinkError if the sink is of another database or moved meanwhile, CursorError if it is ahead of the
+    database.
     """
     state = sink.open()
     if state is None or state.position.database != db.uuid:
-        raise SinkError(f"{sink.name} does not follow database {db.uuid.hex()}; verify it against its own")
+        raise SinkError(f"{sink.name} does not follow database {db.uuid.hex()}; verify it against its source")
     followed = state.tables
     expected = db.hashes(seq=state.position.seq)
     theirs = {name: one for name, one in expected.items() if not followed or name in followed}
@@ -59,7 +59,7 @@ def verify(db: Hashed, sink: Sink, *, progress: OnProgress | None = None) -> lis
         difference = _compare(name, theirs, sink)
         if difference:
             differences.append(Difference(name, difference))
-    sink.begin(followed)  # raises if another follower has moved it
+    sink.begin(followed)  # raises if another follower moved it
     sink.rollback()
     return differences
 
@@ -85,7 +85,7 @@ def _in_order(rows: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, byte
     for key, row in rows:
         if key <= last:
             raise SinkError(
-                f"the sink gives key {key.hex()} after {last.hex()}; expected each key once, in order"
+                f"the sink returned key {key.hex()} after {last.hex()}; expected each key once, in order"
             )
         last = key
         yield key, row

@@ -1,4 +1,4 @@
-"""Column: one field of a model as one column of an SQLite table, there and back without loss.
+"""Column: one field of a model as one column of an SQLite table, lossless in both directions.
 
     field                                  column
     bool, intN, sintN, sfixedN, uint32,    INTEGER
@@ -10,20 +10,18 @@
                                            1 to 9999, 8 bytes of seconds and 4 of nanos
     nested message, repeated field, map    TEXT, ProtoJSON (protojson.py)
 
-One rule: a value that the column's type cannot hold is kept exact, as a BLOB. BLOBs sort after
-numbers and texts, so `ORDER BY` of integers is right over the whole range.
+One rule: a value that the column's type cannot hold is stored exactly, as a BLOB. BLOBs sort after numbers
+and texts, so `ORDER BY` of integers is right over the whole range.
 
-A field that can be unset is NULL when it is; any other is NOT NULL DEFAULT its default, so adding a
-column writes no row. Keys and indexes over fields of nested messages ("position.lat") get a column
-of their own beside the ProtoJSON, derived from it: `path` has more than one number.
+A field with presence is NULL when it is unset; any other is NOT NULL DEFAULT its default, so adding a column
+writes no row. Keys and indexes over fields of nested messages ("position.lat") get a column of their own
+beside the ProtoJSON, derived from it: their `path` has more than one number.
 
-A float that is part of the key has no declared type: there -0.0 stays a REAL, equal to 0.0, as it
-is for the store. (The store takes no NaN in a key.)
+A float in the key has no declared type: there -0.0 stays a REAL, equal to 0.0, as in the store. (The store
+accepts no NaN in a key.)
 
-Enums: what the numbers in enum columns are called, for `_everlog_enums`.
-
-Columns hold numbers, because those are what the data is: a value that is renamed changes no row,
-and one that the model does not know yet has no name at all.
+Enum columns hold numbers: renaming a value changes no row, and a value that the model does not know has no
+name. `enum_values` gives the names, for `_everlog_enums`.
 """
 
 from __future__ import annotations
@@ -56,7 +54,7 @@ _SIGN = 1 << 63
 class Column:
     """One column of the table of `model`: the field at the end of `path`.
 
-    `code` is Python for its value (sqlite/table.py), `back` the way back to the field's.
+    `code` is a Python expression for its value (sqlite/table.py); `back` converts to the field's value.
     """
 
     def __init__(self, model: type[Message], path: tuple[FD, ...], *, in_key: bool) -> None:
@@ -75,30 +73,30 @@ class Column:
         self._fields = path
 
     def stays(self, new: Column) -> bool:
-        """Whether what is stored in this column can stay as it is when the column becomes `new`."""
+        """Return whether stored values can stay as they are when the column becomes `new`."""
         return (self.type, self.rule) == (new.type, new.rule) and all(
             map(means_the_same, self._fields, new._fields)
         )
 
 
 def _of(column: Column, path: tuple[FD, ...]) -> tuple[str, Convert | None]:
-    """Python for SQLite's value of `row`, and the function that it calls as `convert`.
+    """Return a Python expression for SQLite's value of `row`, and the function that it calls as `convert`.
 
-    `has` is the row's HasField.
+    In the expression, `has` is the row's HasField.
     """
     leaf = path[-1]
     if column.json:
         return "convert(row)", column.json.text
     if column.derived:
         return "convert(row)", _nested(path, column.into)
-    # A name can be a word of Python, as `from`: repr() is a literal of it, whatever it holds.
+    # A name can be a Python keyword, such as `from`: repr() makes a literal of any name.
     plain = leaf.name.isidentifier() and not iskeyword(leaf.name)
     get = f"row.{leaf.name}" if plain else f"getattr(row, {leaf.name!r})"
     value = f"convert({get})" if column.into else get
     if not leaf.has_presence:
         return value, column.into
     if_set = f"({value} if has({leaf.name!r}) else None)"
-    # What is not the default is set, without asking.
+    # A value other than the default is set, without a call of HasField.
     quick = not column.into and leaf.message_type is None and not leaf.default_value
     return f"({get} or {if_set})" if quick else if_set, column.into
 
@@ -121,7 +119,7 @@ def _is_json(field: FD) -> bool:
 
 
 def _shape(field: FD, *, in_key: bool) -> tuple[str, str, Convert | None, Convert | None]:
-    """Declared type, default as SQL, and the two conversions (None: as it is)."""
+    """Return declared type, default as SQL, and the two conversions (None: no conversion)."""
     if _is_json(field):
         return " TEXT", "", None, None
     if field.message_type is not None:
@@ -166,7 +164,7 @@ def _clock(seconds: int) -> str:
 
 
 def timestamp_into(value: Any) -> str | bytes:
-    """A Timestamp of any descriptor pool as SQLite's value."""
+    """Convert a Timestamp of any descriptor pool to SQLite's value."""
     seconds, nanos = value.seconds, value.nanos
     if _FIRST <= seconds <= _LAST and 0 <= nanos < 1_000_000_000:
         return f"{_clock(seconds)}.{nanos:09d}Z"
@@ -174,7 +172,7 @@ def timestamp_into(value: Any) -> str | bytes:
 
 
 def timestamp_back(into: Any, value: Any) -> None:
-    """Sets a Timestamp to SQLite's value. Raises ValueError."""
+    """Set a Timestamp to SQLite's value. Raises ValueError."""
     if isinstance(value, bytes):
         into.seconds, into.nanos = _SECONDS_NANOS.unpack(value)
     else:
@@ -198,7 +196,7 @@ _SHAPES: dict[int, tuple[str, Convert | None, Convert | None]] = {
 
 
 def enum_values(schema: Schema) -> Iterator[tuple[str, int, str]]:
-    """Full name, number and name of every value of every enum that the models have."""
+    """Yield full name, number and name of every value of every enum in the models."""
     for file in schema.proto.models.file:
         package = f"{file.package}." if file.package else ""
         yield from _values(package, file.enum_type)

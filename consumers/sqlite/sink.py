@@ -1,37 +1,35 @@
-"""Sqlite: a sink that mirrors the tables into one SQLite file.
+"""Sqlite: a sink that mirrors tables into one SQLite file.
 
     airports, flights, …    one table for each table of the source (sqlite/table.py, sqlite/column.py)
     _everlog                one row: version, database, seq, checksum, schema, tables followed
-    _everlog_enums          enum, number, name: what the numbers in enum columns are called
+    _everlog_enums          enum, number, name: the names of the numbers in enum columns
 
-Readers may read at any time (the file is in WAL mode) and see whole commits of the source. They may
-add views and indexes of their own. What they write to mirrored rows is found by `verify`.
+Readers may read at any time (the file is in WAL mode) and see whole commits of the source. They may add
+views and indexes. Changes that they make to mirrored rows are found by `verify`.
 
-What is deleted is overwritten (secure_delete). Where somebody was forgotten the write-ahead log goes, too, as
-soon as readers let it: what this file knew of a person is in none of its bytes.
+A transaction is BEGIN IMMEDIATE … COMMIT with synchronous=FULL, and moves `_everlog` only from the position
+that this sink last read: rows and position are durable together, exactly once.
 
-A transaction is BEGIN IMMEDIATE … COMMIT with synchronous=FULL, and moves `_everlog` only from where
-this sink last saw it: rows and position are on disk together, exactly once.
+Deleted data is overwritten (secure_delete). After a person was forgotten, the write-ahead log is emptied as
+soon as readers release it: none of the file's bytes then contain that person's data.
 
-Errors: the one seam at which SQLite's become everlog's, with what to do about them.
-
-Evolve: SQLite's tables from one schema of the source to the next.
+A new schema changes the tables within the current transaction:
 
     tables before ┐     dropped, renamed, columns altered ┐
-                  ├──▶                                    ├──▶ all in the transaction at hand
+                  ├──▶                                    ├──▶ one transaction
     tables after  ┘     or rewritten, created, indexed    ┘
 
-Tables are matched by their space, columns by field numbers, indexes by id: a new name is a new name and
-nothing else. Columns are added, dropped and renamed in place. Where stored values would mean
-something else under the new model (a field of another type, a nested field renamed), the table's
-rows are read with the old model, parsed with the new one, and written again.
+Tables are matched by their space, columns by field numbers, indexes by id, so a rename changes only the
+name. Columns are added, dropped and renamed in place. Where stored values would have another meaning under
+the new model (a field of another type, a nested field renamed), the table's rows are read with the old
+model, parsed with the new one, and written again.
 
-Indexes are created when there is nothing left to catch up with: to fill a table and then sort it
-once takes half as long as to keep its indexes in order meanwhile.
+Indexes are created once the sink has caught up: filling a table and sorting it once takes half as long as
+keeping its indexes in order meanwhile.
 
-The rows of a new generation (another space) arrive in chunks before it is switched to, into a shadow
-table `_everlog_<space>`. With the switch it gets the table's name, and the one before becomes a
-shadow for as long as it is served, or goes.
+The rows of a new generation (another space) arrive in chunks before the switch, in a shadow table
+`_everlog_<space>`. At the switch it gets the table's name, and the previous table becomes a shadow for as
+long as it is served, or is dropped.
 """
 
 from __future__ import annotations
@@ -50,122 +48,6 @@ from everlog.proto import log_pb2
 from everlog.store.errors import ClosedError, DiskError, SinkError
 from everlog.store.schema.schema import Schema
 from everlog.store.tables.projection import SHREDDED
-
-
-@contextmanager
-def translated(name: str, doing: str) -> Iterator[None]:
-    """`doing` completes "SQLite refused to …". Errors that pass by themselves, such as a lock that another
-    process holds, have the fact `transient`."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-            outcome = "unknown" if doing == "commit" else "nothing written"
-            raise DiskError(
-                f"{name}: the disk refused to {doing}: {error}; make room and follow again:"
-                " it continues from there",
-                outcome=outcome,
-                transient=code == sqlite3.SQLITE_FULL and doing != "commit",
-            ) from error
-        raise SinkError(
-            f"{name}: SQLite refused to {doing}: {error}{_remedy(code)}",
-            transient=code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
-        ) from error
-
-
-def _remedy(code: int) -> str:
-    remedies = {
-        sqlite3.SQLITE_BUSY: "; somebody else is writing to it: end that transaction, and follow again",
-        sqlite3.SQLITE_NOTADB: "; expected an SQLite file, or none: choose another path",
-        sqlite3.SQLITE_CORRUPT: "; follow from the beginning into a new file",
-        sqlite3.SQLITE_READONLY: "; a follower needs to write to it and to its directory",
-        sqlite3.SQLITE_CANTOPEN: "; a follower needs to write to it and to its directory",
-    }
-    return remedies.get(code, "")
-
-
-def evolve(connection: sqlite3.Connection, before: Iterable[SqlTable], after: Iterable[SqlTable]) -> None:
-    """Writes. Raises sqlite3.Error."""
-    olds = {table.info.space: table for table in before}
-    news = {table.info.space: table for table in after}
-    both = [(old, news[space]) for space, old in olds.items() if space in news]
-    for old, name in _gone(olds, news):
-        connection.execute(f"DROP INDEX IF EXISTS {quote(f'{old.name}.{name}')}")
-    for space, old in olds.items():
-        if space not in news:
-            connection.execute(f"DROP TABLE {quote(old.name)}")
-    _rename(connection, [(old.name, new.name) for old, new in both], "ALTER TABLE {} RENAME TO {}")
-    for old, new in both:
-        _alter(connection, old, new)
-    for space, new in news.items():
-        if space not in olds:
-            connection.execute(new.create())
-
-
-def index(connection: sqlite3.Connection, tables: Iterable[SqlTable]) -> None:
-    """Creates the indexes that are missing. Writes."""
-    for table in (table for table in tables if not table.shadow):
-        for (_, name, _), columns in table.indexes.items():
-            fields = ", ".join(quote(column.name) for column in columns)
-            which = quote(f"{table.name}.{name}")
-            connection.execute(f"CREATE INDEX IF NOT EXISTS {which} ON {quote(table.name)} ({fields})")
-
-
-def _gone(olds: dict[int, SqlTable], news: dict[int, SqlTable]) -> Iterable[tuple[SqlTable, str]]:
-    """Indexes that are not there any more, or not under that name."""
-    for space, old in olds.items():
-        kept = news[space].indexes if space in news else {}
-        yield from ((old, index[1]) for index in old.indexes if index not in kept)
-
-
-def _alter(connection: sqlite3.Connection, old: SqlTable, new: SqlTable) -> None:
-    was = {column.path: column for column in old.columns}
-    now = {column.path: column for column in new.columns}
-    added = [column for path, column in now.items() if path not in was]
-    if any(column.derived for column in added) or not all(
-        was[path].stays(column) for path, column in now.items() if path in was
-    ):
-        _rewrite(connection, old, new)
-        return
-    table = quote(new.name)
-    for path, column in was.items():
-        if path not in now:
-            connection.execute(f"ALTER TABLE {table} DROP COLUMN {quote(column.name)}")
-    renames = [(was[path].name, column.name) for path, column in now.items() if path in was]
-    _rename(connection, renames, f"ALTER TABLE {table} RENAME COLUMN {{}} TO {{}}")
-    for column in added:
-        connection.execute(f"ALTER TABLE {table} ADD COLUMN {SqlTable.declare(column)}")
-
-
-def _rewrite(connection: sqlite3.Connection, old: SqlTable, new: SqlTable) -> None:
-    """Reads every row with the old model and writes it with the new one."""
-    shadow = f"_everlog_{new.info.space}_new"
-    connection.execute(new.create(shadow))
-    # The table has its new name already, its columns still the old ones.
-    select = _named(old, new.name).select()
-    rows = (old.row(values)[1] for values in connection.execute(select))
-    connection.executemany(new.upsert(shadow), new.parse(rows))
-    for _, name, _ in new.indexes:
-        connection.execute(f"DROP INDEX IF EXISTS {quote(f'{new.name}.{name}')}")
-    connection.execute(f"DROP TABLE {quote(new.name)}")
-    connection.execute(f"ALTER TABLE {quote(shadow)} RENAME TO {quote(new.name)}")
-
-
-def _named(table: SqlTable, name: str) -> SqlTable:
-    other = SqlTable(table.info)
-    other.name = name
-    return other
-
-
-def _rename(connection: sqlite3.Connection, pairs: list[tuple[str, str]], statement: str) -> None:
-    """Renames all at once: two that swap their names pass through a third."""
-    pairs = [(old, new) for old, new in pairs if old != new]
-    for at, (old, _) in enumerate(pairs):
-        connection.execute(statement.format(quote(old), quote(f"_everlog_renamed_{at}")))
-    for at, (_, new) in enumerate(pairs):
-        connection.execute(statement.format(quote(f"_everlog_renamed_{at}"), quote(new)))
-
 
 FORMAT = 1
 
@@ -188,11 +70,11 @@ CREATE TABLE IF NOT EXISTS _everlog_enums (
 _READ = "SELECT format, database, seq, checksum, schema, tables FROM _everlog"
 _WRITE = "INSERT OR REPLACE INTO _everlog VALUES (1, ?, ?, ?, ?, ?, ?)"
 _BUSY_S = 10.0
-_READERS_MS = 1000  # for so long readers are waited for when the write-ahead log is to go
+_READERS_MS = 1000  # how long to wait for readers before the write-ahead log is emptied
 
 
 class SqliteSink:
-    """Mirrors into the file `path`, which is created where it is missing."""
+    """A sink in the SQLite file `path`, which is created if it does not exist."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -203,8 +85,8 @@ class SqliteSink:
         self._schema = Schema(log_pb2.Schema())
         self._tables: dict[int, SqlTable] = {}  # by space
         self._pending = Pending()
-        self._indexed = False  # not known to be, that is
-        self._forgot = False  # somebody, of whom the write-ahead log still has something
+        self._indexed = False  # whether the indexes are known to exist
+        self._forgot = False  # the write-ahead log still has data of a forgotten person
 
     def __enter__(self) -> Self:
         self.open()
@@ -220,7 +102,7 @@ class SqliteSink:
             if not self.path.parent.is_dir():
                 raise SinkError(f"{self.name}: there is no directory {self.path.parent}; create it")
             with translated(self.name, "open it"):
-                # One thread at a time, but not always the same: a server may follow in a worker.
+                # One thread at a time, but not always the same one: a server may follow in a worker.
                 connection = sqlite3.connect(
                     self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
                 )
@@ -245,8 +127,8 @@ class SqliteSink:
             self.rollback()
             was, now = (state.position.seq if state else 0 for state in (self._state, found))
             raise SinkError(
-                f"{self.name} was at seq {was} when this follower last looked, and now is at {now}:"
-                " another follower writes to it; stop one of the two",
+                f"{self.name} was at seq {was} when this follower last read it, and now is at {now}:"
+                " another follower writes to it; stop one of them",
                 expected=was,
                 found=now,
             )
@@ -285,7 +167,7 @@ class SqliteSink:
     def rollback(self) -> None:
         self._reset()
         if self._connection is not None and self._connection.in_transaction:
-            with suppress(sqlite3.Error):  # then closing rolls it back, or the next opening
+            with suppress(sqlite3.Error):  # closing, or the next opening, then rolls it back
                 self._connection.execute("ROLLBACK")
 
     def tables(self) -> list[str]:
@@ -311,7 +193,7 @@ class SqliteSink:
         return self._connection
 
     def _read(self, connection: sqlite3.Connection) -> State | None:
-        """What the file says about itself. Read-only."""
+        """Return the state that the file records. Read-only."""
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_everlog'").fetchone():
             return None
         row = connection.execute(_READ).fetchone()
@@ -320,7 +202,7 @@ class SqliteSink:
         version, database, seq, checksum, schema, tables = row
         if version != FORMAT:
             raise SinkError(
-                f"{self.name} has format {version}, this program knows {FORMAT}; follow with a newer program,"
+                f"{self.name} has format {version}, this program reads {FORMAT}; follow with a newer version,"
                 " or from the beginning into a new file"
             )
         position = log_pb2.Cursor(database=database, seq=seq, checksum=checksum)
@@ -330,7 +212,7 @@ class SqliteSink:
         return State(position, Schema(proto), tuple(filter(None, tables.split(","))))
 
     def _reset(self) -> None:
-        """Back to what the file said last."""
+        """Return to the state that the file records."""
         self._pending.clear()
         self._indexed = False
         if self._state:
@@ -342,7 +224,7 @@ class SqliteSink:
             self._schema, self._tables = Schema(log_pb2.Schema()), {}
 
     def _select(self, schema: Schema) -> dict[int, SqlTable]:
-        """What is followed, by space: the tables that were chosen, with all their generations."""
+        """Return the followed tables by space, with all their generations."""
         live = {info.space for info in schema.tables.values()}
         chosen = {
             info.proto.id
@@ -356,7 +238,7 @@ class SqliteSink:
         }
 
     def _flush(self) -> None:
-        """Gathered changes into SQLite's transaction."""
+        """Write the gathered changes into SQLite's transaction."""
         connection = self._open
         for space, changes in self._pending.spaces.items():
             table = self._tables.get(space)
@@ -372,8 +254,123 @@ class SqliteSink:
 
 
 def _log_is_held(connection: sqlite3.Connection) -> bool:
-    """Empties the write-ahead log, unless readers hold it; then it is tried again with the next commit."""
+    """Empty the write-ahead log; return whether readers prevent it, to try again with the next commit."""
     connection.execute(f"PRAGMA busy_timeout = {_READERS_MS}")
     held = bool(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
     connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_S * 1000)}")
     return held
+
+
+def evolve(connection: sqlite3.Connection, before: Iterable[SqlTable], after: Iterable[SqlTable]) -> None:
+    """Change the tables `before` to the tables `after`. Writes. Raises sqlite3.Error."""
+    olds = {table.info.space: table for table in before}
+    news = {table.info.space: table for table in after}
+    both = [(old, news[space]) for space, old in olds.items() if space in news]
+    for old, name in _gone(olds, news):
+        connection.execute(f"DROP INDEX IF EXISTS {quote(f'{old.name}.{name}')}")
+    for space, old in olds.items():
+        if space not in news:
+            connection.execute(f"DROP TABLE {quote(old.name)}")
+    _rename(connection, [(old.name, new.name) for old, new in both], "ALTER TABLE {} RENAME TO {}")
+    for old, new in both:
+        _alter(connection, old, new)
+    for space, new in news.items():
+        if space not in olds:
+            connection.execute(new.create())
+
+
+def index(connection: sqlite3.Connection, tables: Iterable[SqlTable]) -> None:
+    """Create missing indexes. Writes."""
+    for table in (table for table in tables if not table.shadow):
+        for (_, name, _), columns in table.indexes.items():
+            fields = ", ".join(quote(column.name) for column in columns)
+            which = quote(f"{table.name}.{name}")
+            connection.execute(f"CREATE INDEX IF NOT EXISTS {which} ON {quote(table.name)} ({fields})")
+
+
+def _gone(olds: dict[int, SqlTable], news: dict[int, SqlTable]) -> Iterable[tuple[SqlTable, str]]:
+    """Yield indexes that no longer exist, or have another name."""
+    for space, old in olds.items():
+        kept = news[space].indexes if space in news else {}
+        yield from ((old, index[1]) for index in old.indexes if index not in kept)
+
+
+def _alter(connection: sqlite3.Connection, old: SqlTable, new: SqlTable) -> None:
+    was = {column.path: column for column in old.columns}
+    now = {column.path: column for column in new.columns}
+    added = [column for path, column in now.items() if path not in was]
+    if any(column.derived for column in added) or not all(
+        was[path].stays(column) for path, column in now.items() if path in was
+    ):
+        _rewrite(connection, old, new)
+        return
+    table = quote(new.name)
+    for path, column in was.items():
+        if path not in now:
+            connection.execute(f"ALTER TABLE {table} DROP COLUMN {quote(column.name)}")
+    renames = [(was[path].name, column.name) for path, column in now.items() if path in was]
+    _rename(connection, renames, f"ALTER TABLE {table} RENAME COLUMN {{}} TO {{}}")
+    for column in added:
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {SqlTable.declare(column)}")
+
+
+def _rewrite(connection: sqlite3.Connection, old: SqlTable, new: SqlTable) -> None:
+    """Read every row with the old model and write it with the new one."""
+    shadow = f"_everlog_{new.info.space}_new"
+    connection.execute(new.create(shadow))
+    # The table already has its new name; its columns still have the old ones.
+    select = _named(old, new.name).select()
+    rows = (old.row(values)[1] for values in connection.execute(select))
+    connection.executemany(new.upsert(shadow), new.parse(rows))
+    for _, name, _ in new.indexes:
+        connection.execute(f"DROP INDEX IF EXISTS {quote(f'{new.name}.{name}')}")
+    connection.execute(f"DROP TABLE {quote(new.name)}")
+    connection.execute(f"ALTER TABLE {quote(shadow)} RENAME TO {quote(new.name)}")
+
+
+def _named(table: SqlTable, name: str) -> SqlTable:
+    other = SqlTable(table.info)
+    other.name = name
+    return other
+
+
+def _rename(connection: sqlite3.Connection, pairs: list[tuple[str, str]], statement: str) -> None:
+    """Rename all at once, through temporary names, because two may swap their names."""
+    pairs = [(old, new) for old, new in pairs if old != new]
+    for at, (old, _) in enumerate(pairs):
+        connection.execute(statement.format(quote(old), quote(f"_everlog_renamed_{at}")))
+    for at, (_, new) in enumerate(pairs):
+        connection.execute(statement.format(quote(f"_everlog_renamed_{at}"), quote(new)))
+
+
+@contextmanager
+def translated(name: str, doing: str) -> Iterator[None]:
+    """Translate SQLite's errors. `doing` completes "SQLite refused to …". Temporary errors, such as a lock of
+    another process, have the fact `transient`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            outcome = "unknown" if doing == "commit" else "nothing written"
+            raise DiskError(
+                f"{name}: the disk refused to {doing}: {error}; free some space and follow again:"
+                " it continues from there",
+                outcome=outcome,
+                transient=code == sqlite3.SQLITE_FULL and doing != "commit",
+            ) from error
+        raise SinkError(
+            f"{name}: SQLite refused to {doing}: {error}{_remedy(code)}",
+            transient=code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
+        ) from error
+
+
+def _remedy(code: int) -> str:
+    remedies = {
+        sqlite3.SQLITE_BUSY: "; another process is writing to it: end that transaction, and follow again",
+        sqlite3.SQLITE_NOTADB: "; expected an SQLite file, or none: choose another path",
+        sqlite3.SQLITE_CORRUPT: "; follow from the beginning into a new file",
+        sqlite3.SQLITE_READONLY: "; a follower needs to write to it and to its directory",
+        sqlite3.SQLITE_CANTOPEN: "; a follower needs to write to it and to its directory",
+    }
+    return remedies.get(code, "")

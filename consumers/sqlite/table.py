@@ -1,16 +1,16 @@
-"""Table: one table of the source as one table of SQLite, its rows there and back.
+"""Table: one table of the source as one table of SQLite; its rows in both directions.
 
     stored row ─▶ message ─▶ values ─▶ INSERT … ON CONFLICT DO UPDATE
     SELECT ─▶ values ─▶ message ─▶ (key, row) for the content hash
 
-The columns alone make the rows again: nowhere is the stored row kept beside them, so equal hashes
-say that the columns are right. To be sure of it, a row that was made again is turned into values
-once more, and those must be the ones that were read: no value can hide in a column and not count.
+Rows are computed from the columns alone: the stored row is not kept beside them, so equal hashes prove the
+columns right. A computed row is also converted to values again, and those must equal the values that were
+read: no value in a column can escape the hash.
 
-The primary key is that of the source. Its indexes are mirrored, but none as UNIQUE: that is for the
-source to hold, and rows of many commits that arrive as one statement would break it on the way.
+The primary key is that of the source. Its indexes are mirrored, but none as UNIQUE: the source enforces
+uniqueness, and rows of many commits in one statement would violate it on the way.
 
-Code: a function for each table that reads a row, and one that makes a row, compiled.
+Each table has one compiled function that reads a row, and one that makes a row:
 
     def made(row):                                   def made(values):
      has = row.HasField                               v0, v1, v2, = values
@@ -18,9 +18,9 @@ Code: a function for each table that reads a row, and one that makes a row, comp
              row.note or (row.note if                 setattr(row, 'faa', v0)
              has('note') else None),)                 …
 
-As a namedtuple's code is: it runs once for each row, and to go from field to field through
-functions instead takes twice as long. No value of the source is ever in it; names of fields are
-literals made by repr(), or identifiers.
+They are compiled, as a namedtuple's are, because they run once for each row: a call for each field takes
+twice as long. Generated code never contains a value of the source; field names are literals made by repr(),
+or identifiers.
 """
 
 from __future__ import annotations
@@ -38,52 +38,13 @@ from everlog.store.schema.admission import is_whole
 from everlog.store.schema.fields import resolve
 from everlog.store.schema.schema import TableInfo
 
-
-def row_reader(columns: Sequence[Column]) -> Callable[[Any], tuple[Any, ...]]:
-    """A function from a row to SQLite's values of it, one for each column.
-
-    In its code `row` is the row, `has` its HasField, and `convert` the column's own function.
-    """
-    names: dict[str, Any] = {f"convert_{at}": column.convert for at, column in enumerate(columns)}
-    values = [column.code.replace("convert(", f"convert_{at}(", 1) for at, column in enumerate(columns)]
-    return _compiled(f"def made(row):\n has = row.HasField\n return ({', '.join(values)},)", names)
-
-
-def row_writer(columns: Sequence[Column], model: type[Message]) -> Callable[[tuple[Any, ...]], Any]:
-    """The way back: a function from SQLite's values to a row. It raises ValueError, TypeError or
-    struct.error for values that `row_reader` does not give."""
-    names: dict[str, Any] = {"model": model}
-    values = "".join(f"v{at}, " for at in range(len(columns)))
-    lines = ["def made(values):", f" {values} = values", " row = model()"]
-    for at, column in enumerate(columns):
-        names[f"back_{at}"] = column.json.merge if column.json else column.back
-        field, value = repr(column.name), f"v{at}"
-        if column.derived:
-            continue
-        if column.json:
-            put = f"back_{at}(row, {value})"
-        elif column.back is timestamp_back:
-            put = f"back_{at}(getattr(row, {field}), {value})"
-        else:
-            put = f"setattr(row, {field}, {f'back_{at}({value})' if column.back else value})"
-        lines.append(f" {put}" if column.rule else f" if {value} is not None: {put}")
-    lines.append(" return row")
-    return _compiled("\n".join(lines), names)
-
-
-def _compiled(source: str, names: dict[str, Any]) -> Callable[[Any], Any]:
-    exec(source, names)  # noqa: S102  see the header
-    made: Callable[[Any], Any] = names["made"]
-    return made
-
-
-_COLUMNS_MAX = 2000  # SQLITE_MAX_COLUMN as SQLite is built everywhere
+_COLUMNS_MAX = 2000  # SQLITE_MAX_COLUMN in default builds of SQLite
 
 
 class SqlTable:
-    """How one table looks in SQLite. Raises SinkError if SQLite cannot have such a table.
+    """One table in SQLite. Raises SinkError if SQLite cannot have such a table.
 
-    A generation that is not the one in force is a `shadow`: nobody is to look for it by its name.
+    A generation that is not in force is a `shadow`, under a name that readers do not use.
     """
 
     def __init__(self, info: TableInfo, *, shadow: bool = False) -> None:
@@ -118,21 +79,22 @@ class SqlTable:
         if twice:
             raise SinkError(
                 f"table {self.name} cannot be mirrored: its fields {', '.join(twice)} differ only in case,"
-                " which is one name to SQLite; leave the table out",
+                " which SQLite ignores; leave the table out",
                 table=self.name,
             )
         if len(names) > _COLUMNS_MAX or self.name.lower().startswith("sqlite_"):
             raise SinkError(
-                f"table {self.name} cannot be mirrored: SQLite has no table with more than {_COLUMNS_MAX}"
-                " columns, and none whose name starts with sqlite_; leave the table out",
+                f"table {self.name} cannot be mirrored: SQLite allows at most {_COLUMNS_MAX} columns and no"
+                " table name that starts with sqlite_; leave the table out",
                 table=self.name,
             )
 
     # ── rows ──────────────────────────────────────────────────────────────────────────────────
 
     def parse(self, rows: Iterable[bytes]) -> Iterator[tuple[Any, ...]]:
-        """Stored rows as SQLite's values. A row that an older version took, though nobody can parse it, has
-        the columns that can be read, until the source sets it aside. Raises CorruptionError."""
+        """Yield stored rows as SQLite's values. A row that an older version accepted, though protobuf cannot
+        parse it, has the columns that are readable, until the source sets it aside. Raises
+        CorruptionError."""
         parse, values = self.info.model.FromString, self.values
         for row in rows:
             try:
@@ -144,14 +106,14 @@ class SqlTable:
             yield values(message)
 
     def key_values(self, key: bytes) -> tuple[Any, ...]:
-        """An encoded key as the values of the primary key's columns."""
+        """Return an encoded key as the values of the primary key's columns."""
         return tuple(
             column.into(value) if column.into else value
             for column, value in zip(self.key, self.info.decode_key(key), strict=True)
         )
 
     def row(self, values: tuple[Any, ...]) -> tuple[bytes, bytes]:
-        """The encoded key and the row, made from the columns alone. Raises SinkError."""
+        """Return encoded key and row, computed from the columns alone. Raises SinkError."""
         key = self.info.own.key_of
         try:
             message = self._made(values)
@@ -183,7 +145,7 @@ class SqlTable:
     def upsert(self, name: str | None = None) -> str:
         columns = ", ".join(quote(column.name) for column in self.columns)
         key = ", ".join(quote(column.name) for column in self.key)
-        # A key's float may change from -0.0 to 0.0 and be the same key.
+        # A key's float may change from -0.0 to 0.0 and remain the same key.
         changing = [column for column in self.columns if column not in self.key or not column.type]
         update = ", ".join(f"{quote(column.name)} = excluded.{quote(column.name)}" for column in changing)
         values = ", ".join("?" * len(self.columns))
@@ -202,12 +164,12 @@ class SqlTable:
         return f"SELECT {columns} FROM {quote(self.name)} ORDER BY {key}"
 
     def rows(self, connection: sqlite3.Connection) -> Iterator[tuple[bytes, bytes]]:
-        """(key, row) of every row, by key. Read-only. Raises SinkError."""
+        """Yield (key, row) of every row, in key order. Read-only. Raises SinkError."""
         rows = map(self.row, connection.execute(self.select()))
         yield from sorted(rows) if self._has_odd_key(connection) else rows
 
     def _has_odd_key(self, connection: sqlite3.Connection) -> bool:
-        """Whether a key has a timestamp that no text can hold: those SQLite sorts elsewhere."""
+        """Return whether a key has a timestamp stored as a BLOB, which SQLite sorts differently."""
         times = [quote(column.name) for column in self.key if column.back is timestamp_back]
         odd = " OR ".join(f"typeof({time}) = 'blob'" for time in times)
         return bool(odd and connection.execute(f"SELECT 1 FROM {quote(self.name)} WHERE {odd}").fetchone())
@@ -215,3 +177,41 @@ class SqlTable:
 
 def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+def row_reader(columns: Sequence[Column]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a function from a row to SQLite's values, one for each column.
+
+    In its code `row` is the row, `has` its HasField, and `convert` the column's own function.
+    """
+    names: dict[str, Any] = {f"convert_{at}": column.convert for at, column in enumerate(columns)}
+    values = [column.code.replace("convert(", f"convert_{at}(", 1) for at, column in enumerate(columns)]
+    return _compiled(f"def made(row):\n has = row.HasField\n return ({', '.join(values)},)", names)
+
+
+def row_writer(columns: Sequence[Column], model: type[Message]) -> Callable[[tuple[Any, ...]], Any]:
+    """Return a function from SQLite's values to a row. It raises ValueError, TypeError or struct.error for
+    values that `row_reader` never returns."""
+    names: dict[str, Any] = {"model": model}
+    values = "".join(f"v{at}, " for at in range(len(columns)))
+    lines = ["def made(values):", f" {values} = values", " row = model()"]
+    for at, column in enumerate(columns):
+        names[f"back_{at}"] = column.json.merge if column.json else column.back
+        field, value = repr(column.name), f"v{at}"
+        if column.derived:
+            continue
+        if column.json:
+            put = f"back_{at}(row, {value})"
+        elif column.back is timestamp_back:
+            put = f"back_{at}(getattr(row, {field}), {value})"
+        else:
+            put = f"setattr(row, {field}, {f'back_{at}({value})' if column.back else value})"
+        lines.append(f" {put}" if column.rule else f" if {value} is not None: {put}")
+    lines.append(" return row")
+    return _compiled("\n".join(lines), names)
+
+
+def _compiled(source: str, names: dict[str, Any]) -> Callable[[Any], Any]:
+    exec(source, names)  # noqa: S102  see the header
+    made: Callable[[Any], Any] = names["made"]
+    return made

@@ -343,7 +343,7 @@ class RemoteConsumers:
         """The consumer has everything up to there, durably. Does not wait for a server that is away: it
         raises UnavailableError, and the next bookmark says the same and more."""
         request = pb.BookmarkRequest(
-            database=self._database, name=consumer.name, turn=consumer.turn, position=position
+            database=self._database, name=consumer.name, turn=consumer.epoch, position=position
         )
         self._channel.call(self._stub.Bookmark, request, retry_s=0)
 

@@ -99,12 +99,12 @@ class Cohorts:
     async def wait(self, subscription: Subscription, stream: Stream) -> Subscription | None:
         """Waits, and is told, with others, for as long as the stream keeps up. Returns the
         subscription to go on with, or None if it is done."""
-        cohort = self._cohorts.get(subscription.place)
+        cohort = self._cohorts.get(subscription.fanout_key)
         if cohort is None:
-            cohort = self._cohorts[subscription.place] = Cohort(subscription)
+            cohort = self._cohorts[subscription.fanout_key] = Cohort(subscription)
         left: Leave = self._loop.create_future()
         cohort.members[stream.connection][stream] = left
-        if subscription.behind:  # the head has moved since it looked
+        if subscription.lag:  # the head has moved since it looked
             self._wake()
         if not self._ticking:
             self._ticking = True
@@ -147,7 +147,7 @@ class Cohorts:
                 self._keep(cohort)
 
     def _keep(self, cohort: Cohort) -> None:
-        alike = self._cohorts.setdefault(cohort.subscription.place, cohort)
+        alike = self._cohorts.setdefault(cohort.subscription.fanout_key, cohort)
         if alike is not cohort:
             for connection, streams in cohort.members.items():
                 alike.members[connection].update(streams)
@@ -197,7 +197,7 @@ class FeedService:
     async def _send(self, found: Subscription, stream: Stream) -> None:
         subscription: Subscription | None = found
         while subscription is not None and not self._draining:
-            if subscription.filters and subscription.behind > BEHIND:
+            if subscription.filters and subscription.lag > BEHIND:
                 raw = await self._hosting.read(subscription.poll)
             else:
                 raw = subscription.poll()

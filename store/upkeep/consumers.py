@@ -21,8 +21,8 @@ They are not in the log, or each of them would be a commit that everybody follow
 
 Invariants
   (1) a bookmark is never ahead of what its consumer said to have; it may be behind;
-  (2) who registered last under a name has it, by its turn: whoever had it before is refused;
-  (3) within a turn a bookmark never goes back;
+  (2) the last to register under a name has it, by its epoch; the previous holder is refused;
+  (3) within an epoch a bookmark never goes back;
   (4) a file that is none is an error that says so, and what is held by it stays; rows need none of it.
 """
 
@@ -60,7 +60,7 @@ class Bookmark(msgspec.Struct, frozen=True):
     seq: files.Count
     checksum: Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
     time_ns: files.Count
-    turn: files.Count
+    epoch: files.Count = msgspec.field(name="turn")
 
 
 class File(msgspec.Struct):
@@ -91,12 +91,12 @@ class Bookmarks:
         with self._lock, files.locked(self._path):
             found = self._read()
             known = found.get(name)
-            turn = max(time.time_ns() // 1000, known.turn + 1 if known else 0)
-            found[name] = Bookmark(seq, checksum, known.time_ns if known else 0, turn)
+            epoch = max(time.time_ns() // 1000, known.epoch + 1 if known else 0)
+            found[name] = Bookmark(seq, checksum, known.time_ns if known else 0, epoch)
             self._write(found)
             return found[name]
 
-    def move(self, name: str, turn: int, seq: int, checksum: int) -> None:
+    def move(self, name: str, epoch: int, seq: int, checksum: int) -> None:
         """Its consumer has everything up to there. Raises CursorError if another has the name by now,
         RowError if nobody has."""
         with self._lock:
@@ -107,7 +107,7 @@ class Bookmarks:
                     " register it again",
                     name=name,
                 )
-            if known.turn != turn:
+            if known.epoch != epoch:
                 raise CursorError(
                     f"consumer {name!r} was registered once more, by somebody else, who has the name now: two"
                     " run under one name; give each its own, or stop one of the two",
@@ -115,7 +115,7 @@ class Bookmarks:
                     name=name,
                 )
             if seq > known.seq or (seq == known.seq and not known.time_ns):
-                self._moved[name] = Bookmark(seq, checksum, time.time_ns(), turn)
+                self._moved[name] = Bookmark(seq, checksum, time.time_ns(), epoch)
             if self._moved and time.monotonic() >= self._due:
                 self._flush()
 
@@ -153,7 +153,7 @@ class Bookmarks:
 def _goes_on(found: dict[str, Bookmark], name: str, one: Bookmark) -> bool:
     """Whether it is of whoever has the name, and further."""
     known = found.get(name)
-    return known is not None and known.turn == one.turn and known.seq <= one.seq
+    return known is not None and known.epoch == one.epoch and known.seq <= one.seq
 
 
 DAY_S = 86_400
@@ -187,7 +187,7 @@ class Consumer(msgspec.Struct, frozen=True):
     cap: Cap
     registered_ns: int
     moved_ns: int
-    turn: int
+    epoch: int
     lag_records: int
     lag_s: float
     held_records: int
@@ -253,12 +253,12 @@ class Consumers:
         """The consumer has everything up to there, durably. Call it as often as you like: it is written once
         a second at most. Raises CursorError if its name was taken by another, or for a position that is not
         of this log; RowError if it was removed."""
-        self.move(consumer.name, consumer.turn, position)
+        self.move(consumer.name, consumer.epoch, position)
 
-    def move(self, name: str, turn: int, position: log_pb2.Cursor) -> None:
-        """`bookmark`, for who has the name and the turn alone."""
+    def move(self, name: str, epoch: int, position: log_pb2.Cursor) -> None:
+        """`bookmark`, for the holder of the name in this epoch."""
         position = self._checked(name, position)
-        self.bookmarks.move(name, turn, position.seq, position.checksum)
+        self.bookmarks.move(name, epoch, position.seq, position.checksum)
 
     def remove(self, name: str, *, actor: str = "", reason: str = "") -> None:
         """Nothing is held for it any more; a commit says so. Raises RowError for a name that nobody has."""
@@ -317,7 +317,7 @@ class Consumers:
             cap=cap,
             registered_ns=time_ns,
             moved_ns=bookmark.time_ns,
-            turn=bookmark.turn,
+            epoch=bookmark.epoch,
             lag_records=lag,
             lag_s=lag_s,
             held_records=0 if over else held,

@@ -124,7 +124,7 @@ class FollowingConformance(SinkCase):
     def test_another_choice_of_tables_is_refused(self, opened: Opened) -> None:
         log = busy_shop()
         follow(log, opened, tables=["items"])
-        with pytest.raises(SinkError, match="follows items, and was asked to follow all tables"):
+        with pytest.raises(SinkError, match="follows items, but was asked to follow all tables"):
             follow(log, opened)
 
     # ── refused ───────────────────────────────────────────────────────────────────────────────

@@ -23,13 +23,13 @@ def test_a_consumer_registers_moves_and_is_removed(db: Any) -> None:
         position = batch.mark.position
         db.consumers.bookmark(me, position)
     found = db.consumers["mirror"]
-    assert (found.position, found.turn, found.over) == (position, me.turn, "")
+    assert (found.position, found.epoch, found.over) == (position, me.epoch, "")
     assert (found.position.seq, found.lag_records, found.held_records) == (7, db.head - 7, db.head - 7)
     assert found.moved_ns >= found.registered_ns > 0
     assert found.lag_s > 0
     assert list(db.consumers) != []
     assert next(iter(db.feed(after=found.position, bounded=True))).seq == 8
-    assert db.consumers.register("mirror", cap=Cap(), take=False).turn == me.turn
+    assert db.consumers.register("mirror", cap=Cap(), take=False).epoch == me.epoch
     db.consumers.bookmark(me, db.cursor())  # whoever has the name goes on
     assert (db.consumers["mirror"].cap, db.consumers["mirror"].lag_records) == (Cap(), 0)
     db.consumers.remove("mirror", actor="bob", reason="gone")

@@ -72,7 +72,7 @@ def test_interrupted_it_says_how_to_go_on(everlog: Run, books: Path, here: Path)
 
 
 def test_a_target_that_is_none_is_a_sentence(everlog: Run, books: Path) -> None:
-    assert "expected a target like sqlite:PATH" in everlog("follow", "--to", "mirror", "--once").err
+    assert "expected a target such as sqlite:PATH" in everlog("follow", "--to", "mirror", "--once").err
 
 
 def position(mirror: Path) -> int:

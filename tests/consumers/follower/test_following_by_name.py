@@ -102,5 +102,5 @@ def test_a_follower_of_another_database_takes_no_name_there(sink: SqliteSink, tm
 
 
 def test_a_source_without_consumers_is_refused(sink: SqliteSink) -> None:
-    with pytest.raises(everlog.SinkError, match="a source that knows of no consumers"):
+    with pytest.raises(everlog.SinkError, match="the source has no consumers"):
         Follower(HandMadeLog(), sink, consumer="mirror").run(bounded=True)

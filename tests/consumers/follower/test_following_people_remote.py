@@ -160,7 +160,7 @@ def test_more_people_than_are_kept_in_memory_are_followed(
     server: Server, clinic: EmbeddedDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_keys, "KEYS_MAX", 20)
-    monkeypatch.setattr(remote_keys, "ASKED_MAX", 7)
+    monkeypatch.setattr(remote_keys, "ASKED_KEYS_MAX", 7)
     clinic.load(PATIENTS, [patient(n, f"s-{n}", name=str(n)) for n in range(3, 300)])
     clinic.load(VISITS, [visit(n, f"s-{n % 50}", "cold") for n in range(100, 400)])
     with opened(server) as db, SqliteSink(tmp_path / "mirror.db") as sink:

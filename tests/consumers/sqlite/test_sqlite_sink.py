@@ -175,7 +175,7 @@ def test_a_directory_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_mirror_of_a_newer_format_is_refused(path: Path, query: Query) -> None:
     follow(shop(), path)
     query("UPDATE _everlog SET format = 2")
-    with pytest.raises(SinkError, match="has format 2, this program knows 1"):
+    with pytest.raises(SinkError, match="has format 2, this program reads 1"):
         follow(shop(), path)
 
 
@@ -194,7 +194,7 @@ def test_a_locked_mirror_is_refused_with_the_reason(path: Path, monkeypatch: pyt
     monkeypatch.setattr("everlog.consumers.sqlite.sink._BUSY_S", 0.01)
     with closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(SinkError, match="somebody else is writing to it"):
+        with pytest.raises(SinkError, match="another process is writing to it"):
             follow(log, path)
     follow(log, path)
 
@@ -211,7 +211,7 @@ def test_a_locked_mirror_is_waited_for_where_the_follower_may(
         other.execute("BEGIN IMMEDIATE")
 
         def retrying(error: Error, seconds: float) -> None:
-            assert "somebody else is writing to it" in str(error)
+            assert "another process is writing to it" in str(error)
             waits.append(seconds)
             if len(waits) == 3:
                 other.rollback()
@@ -241,7 +241,7 @@ def test_a_sink_that_is_not_open_says_so(path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["mirror.db", "sqlite:", "postgres://x/y"])
 def test_a_target_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(SinkError, match="expected a target like sqlite:PATH"):
+    with pytest.raises(SinkError, match="expected a target such as sqlite:PATH"):
         open_sink(url)
 
 

@@ -23,6 +23,7 @@ from _generate.markdown import cell, escaped
 
 FOLDER = Path(everlog.proto.__file__ or "").parent
 PACKAGE = "everlog/proto"
+OURS = ".everlog.v1."
 
 # Field numbers of descriptor.proto: the steps of a path in a file's source_code_info.
 MESSAGE, ENUM, SERVICE = 4, 5, 6
@@ -108,20 +109,39 @@ class _File:
 
 
 def _kind(field: FieldDescriptorProto, entries: dict[str, DescriptorProto]) -> str:
-    name = _short(field.type_name) or FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
-    if (entry := entries.get(name.rpartition(".")[2])) is not None:
-        return f"`map<{', '.join(_kind(part, {}).strip('`') for part in entry.field)}>`"
+    """The type of a field, with a link to its section."""
+    if (entry := entries.get(field.type_name.rpartition(".")[2])) is not None:
+        key, value = (_short(part.type_name) or _scalar(part) for part in entry.field)
+        return f"`map<{key}, {value}>`"
+    label = ""
     if field.label == FieldDescriptorProto.LABEL_REPEATED:
-        return f"`repeated {name}`"
-    return f"`optional {name}`" if field.proto3_optional else f"`{name}`"
+        label = "repeated "
+    elif field.proto3_optional:
+        label = "optional "
+    if not field.type_name:
+        return f"`{label}{_scalar(field)}`"
+    section = "enum-" if field.type == FieldDescriptorProto.TYPE_ENUM else ""
+    return _linked(field.type_name, label, section)
+
+
+def _scalar(field: FieldDescriptorProto) -> str:
+    return FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
 
 
 def _stream(streaming: bool, name: str) -> str:
-    return f"`stream {_short(name)}`" if streaming else f"`{_short(name)}`"
+    return _linked(name, "stream " if streaming else "")
+
+
+def _linked(full: str, label: str, section: str = "") -> str:
+    """A name as code, with a link if it is of the contract."""
+    shown = f"`{label}{_short(full)}`"
+    if not full.startswith(OURS):
+        return shown
+    return f"[{shown}](#{section}{_short(full).replace('.', '').lower()})"
 
 
 def _short(name: str) -> str:
-    return name.removeprefix(".everlog.v1.").removeprefix(".")
+    return name.removeprefix(OURS).removeprefix(".")
 
 
 def _prose(comment: str) -> Iterator[str]:

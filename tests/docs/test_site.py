@@ -91,7 +91,9 @@ def test_the_generated_references_have_every_name() -> None:
     assert "### everlog consumers register" in console
     grpc = grpc_api.markdown()
     assert "### service Store" in grpc
-    assert "| `Commit` | `CommitRequest` | `CommitResponse` | Validates a transaction and appends" in grpc
+    assert (
+        "| `Commit` | [`CommitRequest`](#commitrequest) | [`CommitResponse`](#commitresponse) | Val" in grpc
+    )
     assert "| 1 | `seq` | `uint64` | Position in the log: 1, 2, 3 … without gaps. |" in grpc
 
 

@@ -1,6 +1,6 @@
-"""Typed migrations: load, check, plan, run.
+"""Typed migrations: load, check, plan, apply, roll back.
 
-A migration's folder gets all that its constants are made of from here, in one import.
+Everything that the constants of a migration's folder need can be imported from here.
 """
 
 from everlog.migrations.approval.approval import Approval

@@ -1,10 +1,10 @@
-"""Adopt: migrations that are recorded as applied without having been run.
+"""Baseline: record migrations as applied without running them.
 
-    dump ─▶ text ─▶ load       a new, empty database at the same schema, and what is applied there
-    folders ─▶ baseline        a database that has that schema already, by whatever way
+    dump ─▶ text ─▶ load       a new, empty database with the same schema and the same applied migrations
+    folders ─▶ baseline        a database that already has that schema, however it got it
 
-Such a record has no sources. What is older than the newest of them and has no folder any more is not
-missing: the schema that all of it made was found to be right.
+Such a record has no sources. Older migrations without a folder are not missing: the schema that they all made
+was compared.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.loader import after, load
 from everlog.migrations.lock import lock
 from everlog.migrations.schema_text import from_text, to_text
-from everlog.migrations.status import MigrationInfo, State, compare, lives
+from everlog.migrations.status import MigrationInfo, State, compare, logged_migrations
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError, SchemaError
@@ -27,9 +27,9 @@ _PACKAGE = re.compile(r"\b[\w./]*\bv\d{14}\b")
 
 
 def dump_schema(db: Database) -> str:
-    """The schema of a database as text, with the migrations that made it. Read-only; needs no folders.
+    """Return the schema of a database as text, with the migrations that made it. Read-only; needs no folders.
 
-    Raises MigrationError while one is under way.
+    Raises MigrationError while a migration is in progress.
     """
     return to_text(db.schema, compare(db.migration_records(), ()))
 
@@ -37,11 +37,11 @@ def dump_schema(db: Database) -> str:
 def load_schema(
     db: Database, text: str, *, where: str = "the text", actor: str = "", reason: str = ""
 ) -> int:
-    """Gives an empty database the schema of a text, and records its migrations as applied; returns
-    the version. Rows are not in the text: neither bootstrap nor any other.
+    """Give an empty database the schema of a text, and record its migrations as applied. Return the version.
 
-    Raises SchemaError with the line for a text that is none, MigrationError if the database has
-    a schema already; then nothing was done.
+    The text contains no rows. `where` names it in errors; `actor` and `reason` go into the log. Writes one
+    record for each migration. Raises SchemaError with the line for an invalid text, MigrationError if the
+    database already has a schema; then nothing is written.
     """
     Metadata(actor, reason).check()
     dumped = from_text(arguments.text(text, "text", error=SchemaError), where)
@@ -50,14 +50,16 @@ def load_schema(
         for version, name, digest in dumped.migrations
     ]
     if not records:
-        raise MigrationError(f"{where} names no migration; dump it from a database that has one")
-    records[-1].schema.CopyFrom(dumped.schema)  # what stopped on the way has no table, and goes on
+        raise MigrationError(f"{where} names no migration; dump it from a database that has at least one")
+    records[-1].schema.CopyFrom(dumped.schema)  # an interrupted load has no tables, and resumes
     with lock(db.uuid, actor, reenter=True):
-        there = [(life.version, life.digest) for life in lives(db.migration_records()).values()]
+        there = [
+            (logged.version, logged.digest) for logged in logged_migrations(db.migration_records()).values()
+        ]
         if db.schema.tables or there != [(one.version, one.digest) for one in records[: len(there)]]:
             raise MigrationError(
-                f"{db.url} is at schema version {db.schema.version}; a schema is loaded into an empty"
-                " database: give another --url"
+                f"{db.url} is at schema version {db.schema.version}; a schema can only be loaded into an"
+                " empty database: pass another --url"
             )
         for record in records[len(there) :]:
             db.apply_migration(record, actor=actor, reason=reason or "load of a schema")
@@ -67,11 +69,10 @@ def load_schema(
 def baseline(
     db: Database, version: int, source: Source = SOURCE, *, actor: str = "", reason: str = ""
 ) -> list[MigrationInfo]:
-    """Records the migrations up to `version`, and with it, as applied without running them, and
-    returns those that were not applied before.
+    """Record the migrations up to and including `version` as applied, without running them.
 
-    Raises MigrationError, and records nothing, if they would not make the schema that the database
-    has: its tables, keys, indexes and fields.
+    Returns those that were pending. `actor` and `reason` go into the log. Raises MigrationError, and writes
+    nothing, if they would not make the schema of the database: its tables, keys, indexes and fields.
     """
     Metadata(actor, reason).check()
     arguments.whole(version, "a version", error=MigrationError)
@@ -79,9 +80,7 @@ def baseline(
         migrations = load(source)
         if version not in {migration.version for migration in migrations}:
             known = ", ".join(str(migration.version) for migration in migrations) or "none"
-            raise MigrationError(
-                f"there is no migration {version}; the versions are: {known}", version=version
-            )
+            raise MigrationError(f"no migration {version}; the versions are: {known}", version=version)
         infos = compare(
             db.migration_records(), [migration.folder for migration in migrations], db.tables.vault
         )
@@ -111,18 +110,18 @@ def baseline(
 
 
 def _check_same(db: Database, made: Schema, version: int) -> None:
-    """Raises MigrationError with what differs."""
+    """Raises MigrationError with the differences."""
     diff = difference_of(made, db.schema, f"migrations up to {version}", "the database")
     if diff:
         raise MigrationError(
-            f"the migrations up to {version} do not make the schema that {db.url} has; make them so, or"
-            f" choose another version:\n{diff.rstrip()}",
+            f"the migrations up to {version} do not make the schema of {db.url}; change them, or choose"
+            f" another version:\n{diff.rstrip()}",
             version=version,
         )
 
 
 def difference_of(one: Schema, other: Schema, name: str, other_name: str) -> str:
-    """The diff of two schemas as text, each in its own packages; empty: they say the same."""
+    """Return the diff of two schemas as text, ignoring package versions; empty if they are equal."""
     import difflib  # noqa: PLC0415  only for messages
 
     texts = [_PACKAGE.sub("v…", to_text(schema)).splitlines(keepends=True) for schema in (one, other)]

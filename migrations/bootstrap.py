@@ -1,21 +1,21 @@
-"""Bootstrap: the rows that every database needs, which a migration brings along, and those that
-no database needs any more.
+"""Bootstrap: the rows that every database needs, which a migration writes, and rows that it deletes.
 
     bootstrap.py                      def rows() -> Iterator[Row]: yield AIRPORTS, Airport(…)
                                       def deleted() -> Iterator[Key]: yield AIRPORTS, "JFK"
-    bootstrap_<table>.csv, .jsonl     rows of that table, in order of the files' names
+    bootstrap_<table>.csv, .jsonl     rows of that table, in order of the file names
 
-    ≤ one record   written in the migration's own record, so they are there exactly if it is
-    more           the largest tables' rows are loaded before it, in records of their own, and can be read
-                   from the migration's record on (`loaded`): into a table that is new, or into another
-                   generation of one that is there
+    ≤ one record   written in the migration's own record, so they exist exactly if the migration does
+    more           the rows of the largest tables are loaded before it, in records of their own, and become
+                   readable with the migration's record (`loaded`): into a new table, or into another
+                   generation of an existing one
 
-A row whose key is in the database already replaces the one that is there, as of the migration's record,
-and a row that is deleted need not be there: whatever the database has, it comes to the same.
+A bootstrap row replaces an existing row with the same key, as of the migration's record. A deleted row need
+not exist. So the result is the same whatever the database contains.
 
 Invariants
-  (1) a file is parsed from the bytes that the folder's digest covers, so one digest has one set of rows;
-  (2) rows that need more than one record are not held: they are read anew each time, and are the same.
+  (1) A file is parsed from the bytes that the folder's digest covers, so one digest has one set of rows.
+  (2) Rows that need more than one record are not held in memory. They are read again each time, and must be
+      the same.
 """
 
 from __future__ import annotations
@@ -45,18 +45,20 @@ from everlog.store.upkeep.held import words_of
 from everlog.store.user_code import MisuseError
 
 T = TypeVar("T")
-Read = Callable[[Collection[str]], Iterable[Row]]  # gives the rows of these tables, maybe others as well
+Read = Callable[[Collection[str]], Iterable[Row]]  # yields at least the rows of these tables
 
-WORD_MIN, WORDS_MAX = 6, 1000  # texts in rows of people that other files of a folder may have as well
-_ROW_OVERHEAD = 128  # bytes of a record in addition to the row: its key and its seal, mostly
+WORD_MIN, WORDS_MAX = 6, 1000  # texts of people's rows to search for in other files of the folder
+_ROW_OVERHEAD = 128  # bytes in a record in addition to the row, mostly its key and its seal
 
 
 class Bootstrap:
-    """The rows that a migration puts, in the order of its files; `deleted` are the keys of those that it
-    deletes, `withheld` the files whose content the log does not keep, as they have rows of sealed tables.
+    """The rows that a migration writes, in order of its files.
 
-    `read` gives the rows; they are held while they are few enough for a record. Iterating raises
-    MigrationError if there are other rows than the first time.
+    `deleted` are the keys of the rows that it deletes. `withheld` are the files whose content the log does
+    not keep, because they have rows of sealed tables.
+
+    `read` yields the rows; they are held in memory if they fit into a record. Iterating raises MigrationError
+    if the rows differ from the first time.
     """
 
     def __init__(self, read: Read = lambda _: (), title: str = "") -> None:
@@ -66,11 +68,11 @@ class Bootstrap:
         self.deleted: list[Key] = []
         self.deleted_bytes = 0
         self.withheld = set[str]()
-        self.sizes = Counter[str]()  # bytes in a record, by the table's name
-        self.counts = Counter[str]()  # rows, the same
+        self.sizes = Counter[str]()  # bytes in a record, by table name
+        self.counts = Counter[str]()  # rows, by table name
 
     def add(self, table: Table[Any, Any], row: Message) -> None:
-        """Notes a row that `read` gives."""
+        """Counts a row that `read` yields."""
         raw = _hash(self._digests, table, row)
         self.sizes[table.name] += len(raw) + _ROW_OVERHEAD
         self.counts[table.name] += 1
@@ -86,7 +88,7 @@ class Bootstrap:
         return self.of(self.counts.keys())
 
     def of(self, names: Collection[str]) -> Iterator[Row]:
-        """The rows of some tables."""
+        """Yield the rows of some tables."""
         if self._held is not None:
             yield from (one for one in self._held if one[0].name in names)
             return
@@ -98,14 +100,14 @@ class Bootstrap:
         for name in self.counts.keys() & set(names):
             if name not in digests or digests[name].digest() != self._digests[name].digest():
                 raise MigrationError(
-                    f"the bootstrap rows of migration {self._title} are others than when they were checked:"
-                    " a file was changed meanwhile, or `rows` of bootstrap.py yields other rows each time;"
-                    " begin again",
+                    f"the bootstrap rows of migration {self._title} have changed since they were checked:"
+                    " a file was edited meanwhile, or `rows` of bootstrap.py yields different rows each"
+                    " time; try again",
                     table=name,
                 )
 
     def without(self, names: Collection[str]) -> Bootstrap:
-        """The same without the rows of some tables."""
+        """Return the same data without the rows of some tables."""
         rest = Bootstrap(lambda those: self.of([name for name in those if name not in names]), self._title)
         for table, row in self.of(self.counts.keys() - set(names)):
             rest.add(table, row)
@@ -124,10 +126,10 @@ def _hash(digests: dict[str, Any], table: Table[Any, Any], row: Message) -> byte
 
 
 def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
-    """The rows of a migration, checked for their tables; `twice`: two may have one key. Runs the
-    folder's code; writes nothing.
+    """Return the rows of a migration, checked against their tables.
 
-    Raises SchemaError with the line of `bootstrap.py`, LoadError with line and column of a file.
+    `twice` allows two rows with the same key. Runs the folder's code; writes nothing. Raises SchemaError with
+    the line of `bootstrap.py`, LoadError with line and column of a file.
     """
 
     def read(names: Collection[str]) -> Iterator[Row]:
@@ -149,8 +151,8 @@ def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
         rows.deleted_bytes += _ROW_OVERHEAD + _key_size(schema, table, key)
         if rows.deleted_bytes > RECORD_BYTES_MAX:
             raise MigrationError(
-                f"migration {migration.title} deletes over {len(rows.deleted):,} rows in bootstrap.py, more"
-                " than one record holds; split them over several migrations",
+                f"migration {migration.title} deletes over {len(rows.deleted):,} rows in bootstrap.py,"
+                " more than fit into one record; split them over several migrations",
                 version=migration.version,
             )
     rows.withheld = withheld.paths(migration, sealed, words)
@@ -161,14 +163,14 @@ def _key_size(schema: Schema, table: Table[Any, Any], key: Any) -> int:
     try:
         return len(schema.tables[table.name].encode_key(key))
     except RowError:
-        return 0  # said where it is deleted
+        return 0  # reported where it is deleted
 
 
 def loaded(migration: Migration, rows: Bootstrap, before: log_pb2.Schema) -> set[str]:
-    """The tables whose rows are too many for the migration's record: they are loaded before it, in
-    records of their own, where nobody can read them yet. Read-only. `before` is the schema before.
+    """Return the tables with too many rows for the migration's record.
 
-    Raises MigrationError where that cannot be: in a migration that makes rows anew.
+    They are loaded before it, in records of their own, where nobody can read them yet. `before` is the
+    previous schema. Read-only. Raises MigrationError if that is impossible: in a migration that remakes rows.
     """
     following = after(before, migration)
     kept = withheld.kept(migration.folder, rows.withheld, None)
@@ -182,20 +184,20 @@ def loaded(migration: Migration, rows: Bootstrap, before: log_pb2.Schema) -> set
     text = f"migration {migration.title} has {rows.sizes.total():,} bytes of bootstrap rows"
     if found and left > room:
         raise MigrationError(
-            f"{text}, and the rest of its record, with its schema and files, leaves no room for any; split it"
-            " over several migrations",
+            f"{text}, and its schema and files leave no room for rows in its record; split it over several"
+            " migrations",
             version=migration.version,
         )
     if found and migration.up is not None:
         raise MigrationError(
-            f"{text}, more than one record holds, and it makes the rows of {', '.join(migration.up.names)}"
-            " anew as well; make that a migration of its own",
+            f"{text}, more than fit into one record, and it also remakes the rows of"
+            f" {', '.join(migration.up.names)}; move the remake to a migration of its own",
             version=migration.version,
         )
     return found
 
 
-def _check_row(  # noqa: PLR0917  each is said at the call
+def _check_row(  # noqa: PLR0917  all are named at the call
     migration: Migration,
     schema: Schema,
     seen: Spilled | None,
@@ -204,8 +206,9 @@ def _check_row(  # noqa: PLR0917  each is said at the call
     row: Message,
     number: int,
 ) -> None:
-    """That a row can be written: before anything is. `number`: the how manyth of the migration. Raises
-    SchemaError with its file."""
+    """Check that a row can be written, before anything is written. `number`: its position in the
+    migration, from 1. Raises SchemaError with the file.
+    """
     try:
         one = write.put(schema.bind(table), row)
     except RowError as error:
@@ -219,7 +222,7 @@ def _check_row(  # noqa: PLR0917  each is said at the call
     if is_there:
         where = (first or b"").decode()
         raise migration.folder.error(
-            f"row {one.info.name_key(one.key)} is there twice, first in {where}; take one away",
+            f"row {one.info.name_key(one.key)} occurs twice, first in {where}; remove one",
             file=path,
             private=one.info.show_key(one.key),
         )
@@ -229,7 +232,7 @@ def _check_row(  # noqa: PLR0917  each is said at the call
 def _rows(
     migration: Migration, wanted: Collection[str] | None = None
 ) -> Iterator[tuple[Path, Table[Any, Any], Message]]:
-    """The rows of all files; those of tables that are not `wanted` may be left out."""
+    """Yield the rows of all files; rows of tables that are not `wanted` may be omitted."""
     folder = migration.folder
     digested = {file.path: file for file in folder.sources}
     names = {name.partition("/")[0] for name in digested if name.startswith("bootstrap_")}
@@ -244,7 +247,7 @@ def _rows(
         table = migration.table(name)
         if table is None:
             raise folder.error(
-                f"the migration declares no table {name!r}; it has: {_names(migration)}", file=path
+                f"the migration declares no table {name!r}; it declares: {_names(migration)}", file=path
             )
         if path.name not in digested:
             raise folder.error(f"expected {path.name} to be a file", file=path)
@@ -260,7 +263,7 @@ def _of_file(folder: Folder, path: Path, file: log_pb2.SourceFile, model: type[M
     elif path.suffix == ".parquet":  # its reader seeks
         yield from read(path, model)
         for _ in digest.pieces(file, folder.path):
-            pass  # raises if it was changed
+            pass  # raises if the file has changed
     else:
         yield from read_pieces(path, digest.pieces(file, folder.path), model)
 
@@ -293,7 +296,7 @@ def _called(
             yield check(migration, one)
     except Error:
         raise
-    except (Exception, SystemExit) as error:  # noqa: BLE001  user code raises anything; its traceback has the row
+    except (Exception, SystemExit) as error:  # noqa: BLE001  user code may raise anything; its traceback has the row
         raise fault(migration.folder, path, error, of_rows=True) from None
 
 
@@ -322,7 +325,7 @@ def _checked_key(migration: Migration, key: object) -> Key:
 
 
 def _name(found: object) -> str:
-    """The type of a thing, for people."""
+    """Return the name of a value's type, for messages."""
     return getattr(getattr(found, "DESCRIPTOR", None), "full_name", type(found).__name__)
 
 

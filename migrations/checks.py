@@ -1,22 +1,20 @@
-"""Checks: what must hold before and after a migration, in the words of its author.
+"""Checks: what must hold before and after a migration, as sentences of its author.
 
     checks.py   def checks(db: Reader) -> Iterable[str]:
                     if db.count(AIRPORTS) < 1000: yield "airports are missing"
 
-    before   on the database as it is, through the tables of the folder. What reads a table or an
-             index that is not there yet, or rows that will be rewritten, has nothing to say: it
-             speaks after
-    after    on the tables as the migration would leave them, while nobody writes and before it is
-             in the log: if one sentence comes, the migration was not applied
+    before   on the current database, through the tables of the folder. Checks that read a table or an index
+             that does not exist yet, or rows that will be rewritten, are skipped here
+    after    on the tables as the migration would leave them, while writers wait and before it is in the
+             log. If a sentence is yielded, the migration is not applied
 
-`db` reads as a database does (get, scan, count), and nothing else.
+`db` has the read methods of a database (get, scan, count) and no others.
 
-A sentence is kept, in the log, in a plan, as far as it stands in checks.py: "expected one airport, found …".
-Its values may be those of rows: they are in `Error.private`.
+A sentence is stored in the log and in plans only as far as its words occur in checks.py: "expected one
+airport, found …". Its values may come from rows, so they are in `Error.private` only.
 
 Invariants
-  (1) a migration whose checks do not hold leaves no trace in the tables, and its record is not
-      written.
+  (1) A migration whose checks fail leaves no trace in the tables, and its record is not written.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ from everlog.store.user_code import MisuseError, literal
 
 M = TypeVar("M", bound=Message)
 
-SHOWN = 5  # problems in one sentence
+SHOWN = 5  # problems in one message
 
 
 def has_checks(migration: Migration) -> bool:
@@ -49,39 +47,42 @@ def has_checks(migration: Migration) -> bool:
 
 
 def before(db: Database, migration: Migration) -> None:
-    """Raises MigrationError for what does not hold on the database as it is. Read-only."""
+    """Raises MigrationError if a check fails on the current database. Read-only."""
     if has_checks(migration):
-        found = tried(db, migration)
+        found = try_checks(db, migration)
         _refuse(migration, "before", found.problems, found.private)
 
 
-class Tried(NamedTuple):
-    """What does not hold on the database as it is, some of it, and how long it took to find out. `private`:
-    the same with its values."""
+class CheckTrial(NamedTuple):
+    """The problems that checks found on the current database (the first few), and how long they took.
+
+    `private`: the same problems with their values.
+    """
 
     problems: list[str]
     private: str
     seconds: float
 
 
-def tried(db: Database, migration: Migration) -> Tried:
-    """Holds the checks of a migration that is the next. Read-only. Raises SchemaError for a mistake
-    in them."""
+def try_checks(db: Database, migration: Migration) -> CheckTrial:
+    """Run the checks of the next migration on the current database. Read-only. Raises SchemaError for an
+    error in their code.
+    """
     began = time.perf_counter()
     with db.snapshot() as now:
         problems, private = _problems(migration, _Before(now, migration), passes=SchemaError)
-    return Tried(problems, private, time.perf_counter() - began)
+    return CheckTrial(problems, private, time.perf_counter() - began)
 
 
 def after(migration: Migration) -> Callable[[Snapshot], None] | None:
-    """What `Database.apply_migration` takes as `check`; None where there is nothing to check."""
+    """Return the `check` argument of `Database.apply_migration`, or None if the migration has no checks."""
     if not has_checks(migration):
         return None
     return lambda then: _refuse(migration, "after", *_problems(migration, then))
 
 
 class _Before(Reader):
-    """A moment before a migration, read through the tables of its folder, which are newer."""
+    """A snapshot before a migration, read through the newer tables of its folder."""
 
     def __init__(self, now: Snapshot, migration: Migration) -> None:
         self._now, self._rewritten = (
@@ -93,18 +94,18 @@ class _Before(Reader):
         return self._now._schema()
 
     def _source(self) -> Source:
-        return self._now._source()  # noqa: SLF001  the same moment
+        return self._now._source()  # noqa: SLF001  the same snapshot
 
     def _bind(self, table: Table[M, Any]) -> Binding:
         if table.name in self._rewritten:
-            raise SchemaError(f"the rows of table {table.name} are yet to be rewritten", table=table.name)
+            raise SchemaError(f"the rows of table {table.name} are not rewritten yet", table=table.name)
         return self._schema().table(table.name).bind(table.model)
 
 
 def _problems(
     migration: Migration, db: Reader, *, passes: type[Error] | tuple[()] = ()
 ) -> tuple[list[str], str]:
-    """What does not hold, as it may be kept, and all of it, as it was said."""
+    """Return the problems as they may be stored, and all of them with their values."""
     path, found = _file(migration), list[str]()
     made = getattr(import_file(migration.folder, "checks"), "checks", None)
     if not callable(made):
@@ -116,9 +117,9 @@ def _problems(
         pass
     except Error:
         raise
-    except (Exception, SystemExit) as error:  # noqa: BLE001  user code raises anything; its traceback has the row
+    except (Exception, SystemExit) as error:  # noqa: BLE001  user code may raise anything; its traceback has the row
         raise fault(migration.folder, path, error, of_rows=True) from None
-    kept = [literal(one, str(path)) or "a sentence that does not stand in checks.py" for one in found]
+    kept = [literal(one, str(path)) or "a sentence that is not literal text of checks.py" for one in found]
     return kept, "; ".join(found) if kept != found else ""
 
 
@@ -126,8 +127,7 @@ def _refuse(migration: Migration, when: str, found: list[str], private: str) -> 
     if found:
         more = "; and more" if len(found) > SHOWN else ""
         raise MigrationError(
-            f"{_file(migration)}: what must hold {when} the migration does not:"
-            f" {'; '.join(found[:SHOWN])}{more}",
+            f"{_file(migration)}: a check {when} the migration failed: {'; '.join(found[:SHOWN])}{more}",
             private=private,
             version=migration.version,
             problems=found,

@@ -1,29 +1,25 @@
-"""Compatible: whether rows written in one model can be read and written in the next.
+"""Compatible: whether rows written with one model can be read and written with the next.
 
-    fields by number:   kept, with the same type, or a wider one of the same encoding
-                        renamed, if the new model knows the old name: it reserves it, or keeps
-                        it in JSON (two branches that take one number do not)
+    fields by number:   kept, with the same type or a wider one of the same encoding
+                        renamed, if the new model knows the old name: it reserves it or keeps it as the
+                        JSON name. Two branches that take the same number do not.
                         added, with a number that was never used
                         removed, if its number is reserved from then on
 
     parts of tables     declared again, or named in `drop`
 
-Whatever keeps to this is instant, however many rows there are: none is rewritten. What breaks it
-would misread rows that are there, so it is refused when migrations are loaded. Two branches that
-were merged break it too: each was made without the other's fields and indexes.
+A change that follows these rules is instant for any number of rows, because no row is rewritten. A change
+that breaks them would misread existing rows, so it is refused when migrations are loaded. Merging two
+branches also breaks them, because each branch lacks the other's fields and indexes.
 
-The rules are those of the wire format (protobuf.dev, "Updating A Message Type"), narrowed to
-those that no row, of whatever value, can break. Nested messages are held to them as well.
+The rules are those of the wire format (protobuf.dev, "Updating A Message Type"), restricted to changes that
+are safe for every value of a row. They apply to nested messages as well.
 
-Lint descriptor: what a message or an enum says of itself that its descriptor does not tell at once.
-
-    reserved      numbers and names
-    allows_json   feature json_format:  its own ─▶ of the message around it ─▶ of the file ─▶ of the edition
-                  ALLOW                 protoc refuses two fields of one JSON name
-                  LEGACY_BEST_EFFORT    it lets them pass, and JSON has one of them
-
-proto2 is best effort, proto3 and the editions allow JSON unless something says otherwise
-(protobuf.dev, "Feature Settings for Editions").
+`reserved` and `allows_json` read what a descriptor does not say directly. The feature `json_format` is
+inherited: message ─▶ enclosing message ─▶ file ─▶ edition. With ALLOW, protoc rejects two fields with the
+same JSON name; with LEGACY_BEST_EFFORT it accepts them, and JSON has only one of the two. proto2 is best
+effort; proto3 and the editions allow JSON unless a feature says otherwise (protobuf.dev, "Feature Settings
+for Editions").
 """
 
 from __future__ import annotations
@@ -46,69 +42,6 @@ from everlog.store.schema.table import Field, Index, Table
 _ALLOW = descriptor_pb2.FeatureSet.ALLOW
 
 
-def reserved(model: Any) -> tuple[list[range], set[str]]:
-    """Numbers and names that a message or an enum reserves."""
-    if hasattr(model, "values_by_number"):
-        enum = descriptor_pb2.EnumDescriptorProto()
-        model.CopyToProto(enum)
-        ranges = [range(item.start, item.end + 1) for item in enum.reserved_range]  # an enum's end is in it
-        return ranges, set(enum.reserved_name)
-    message = descriptor_pb2.DescriptorProto()
-    model.CopyToProto(message)
-    return [range(item.start, item.end) for item in message.reserved_range], set(message.reserved_name)
-
-
-def is_taken(old: Any, new: Any) -> bool:
-    """Whether a field has the number of another one. A field that was renamed is no other: the new model
-    reserves the old name, or keeps it in JSON. Two branches that take one number do not know of it."""
-    if new.name == old.name or new.json_name in {old.name, old.json_name}:
-        return False
-    return old.name not in reserved(new.containing_type)[1]
-
-
-def is_value_taken(old: Iterable[str], new: Iterable[str], enum: Any) -> bool:
-    """The same for a number of an enum, with its names."""
-    return not {*old} & ({*new} | reserved(enum)[1])
-
-
-def oneof_of(field: Any) -> Any:
-    """The oneof that a field is in; None for one that protobuf made for an `optional` field."""
-    oneof = field.containing_oneof
-    if oneof is None or (len(oneof.fields) == 1 and oneof.name == f"_{field.name}"):
-        return None
-    return oneof
-
-
-def names_by_number(enum: Any) -> dict[int, list[str]]:
-    """The names of each number of an enum: more than one where it allows aliases."""
-    names: dict[int, list[str]] = {}
-    for value in enum.values:
-        names.setdefault(value.number, []).append(value.name)
-    return names
-
-
-def is_map(field: Any) -> bool:
-    """Whether a field is a map, which on the wire is a repeated message."""
-    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
-
-
-def allows_json(descriptor: Any) -> bool:
-    """Whether a message or an enum has the feature `json_format = ALLOW`. Read-only."""
-    at = descriptor
-    while at is not None:
-        is_enum = hasattr(at, "values_by_number")
-        own = descriptor_pb2.EnumDescriptorProto() if is_enum else descriptor_pb2.DescriptorProto()
-        at.CopyToProto(own)
-        if own.options.features.HasField("json_format"):
-            return bool(own.options.features.json_format == _ALLOW)
-        at = at.containing_type
-    file = descriptor_pb2.FileDescriptorProto()
-    descriptor.file.CopyToProto(file)
-    if file.options.features.HasField("json_format"):
-        return bool(file.options.features.json_format == _ALLOW)
-    return file.syntax not in {"", "proto2"}
-
-
 _WIDER = {
     (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64),
     (FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SINT64),
@@ -119,15 +52,16 @@ _WIDER = {
 def check_compatible(
     folder: Folder, old: Table[Any, Any], new: Table[Any, Any], *, rules: int = RULES
 ) -> None:
-    """Read-only. Raises SchemaError, with the line of the new model in `folder`, for a change
-    that would misread rows of the old table, or what its key and indexes hold of them."""
+    """Raises SchemaError, with the line of the new model in `folder`, for a change that would misread rows of
+    the old table, or their values in its key and indexes. Read-only.
+    """
     change = _Change(folder, new.name, rules)
     change.messages(old.model.DESCRIPTOR, new.model.DESCRIPTOR)
     change.presence(old, new)
 
 
 class _Change:
-    """What happens to the model of one table. Descriptors are those of protobuf's runtime."""
+    """The change of one table's model. Descriptors are those of protobuf's runtime."""
 
     def __init__(self, folder: Folder, table: str, rules: int) -> None:
         self.folder = folder
@@ -148,7 +82,7 @@ class _Change:
                     raise self._error(
                         new.name,
                         f"{new.full_name} no longer has {was.name} = {was.number}, which {self.rows} may"
-                        f" hold; say `reserved {was.number};` so that the number is never used again",
+                        f" contain; add `reserved {was.number};` so that the number is never reused",
                     )
                 continue
             self._field(was, now)
@@ -161,7 +95,7 @@ class _Change:
                 self._enum(was.enum_type, now.enum_type)
 
     def presence(self, old: Table[Any, Any], new: Table[Any, Any]) -> None:
-        """Keys and index entries that are there tell absent from empty as the old model did."""
+        """Existing keys and index entries distinguish absent from empty as the old model did."""
         for name, fields in _kept(old, new):
             for field in fields:
                 was, now = old.model.DESCRIPTOR, new.model.DESCRIPTOR
@@ -170,9 +104,9 @@ class _Change:
                     if was.has_presence != now.has_presence:
                         raise self._error(
                             now.name,
-                            f"{now.full_name} {'becomes' if now.has_presence else 'is no longer'} `optional`,"
-                            f" but {name} of {self.rows} holds it as it was; leave it, or give the index"
-                            " another name, so that it is built anew",
+                            f"{now.full_name} {'becomes' if now.has_presence else 'is no longer'}"
+                            f" `optional`, but {name} of {self.rows} was written for the old model; undo"
+                            " this, or rename the index so that it is rebuilt",
                         )
                     was, now = was.message_type, now.message_type
 
@@ -183,7 +117,7 @@ class _Change:
         raise self._error(
             new.name,
             f"{new.full_name} = {new.number} is {described(now)}, but {self.rows} hold {old.name} ="
-            f" {old.number} as {described(was)}; take a new number for it, and say `reserved {old.number};`",
+            f" {old.number} as {described(was)}; give it a new number, and add `reserved {old.number};`",
         )
 
     def _renamed(self, old: Any, new: Any) -> None:
@@ -192,23 +126,23 @@ class _Change:
         raise self._error(
             new.name,
             f"{new.full_name} takes number {new.number}, under which {self.rows} hold {old.name}; take the"
-            f" next free number, and keep {old.name} = {old.number}. If it was renamed, say `reserved"
+            f" next free number, and keep {old.name} = {old.number}. If it was renamed, add `reserved"
             f' "{old.name}";`',
         )
 
     def _value(self, old: Any, new: Any) -> None:
-        """What an absent field means, and which fields exclude each other."""
+        """Compares default values and membership in oneofs."""
         if (old.has_default_value or new.has_default_value) and old.default_value != new.default_value:
             raise self._error(
                 new.name,
-                f"{new.full_name} is {new.default_value!r} where it is absent, but {self.rows} were written"
-                f" with {old.default_value!r}; leave the default, or give the table a Transform",
+                f"{new.full_name} defaults to {new.default_value!r}, but {self.rows} were written with the"
+                f" default {old.default_value!r}; keep the default, or give the table a Transform",
             )
         before, after = oneof_of(old), oneof_of(new)
         if before is not None and after is None:
             raise self._error(
                 new.name,
-                f"{new.full_name} is no longer in a oneof, and {old.name} of {self.rows} is in"
+                f"{new.full_name} is no longer in a oneof, but {old.name} of {self.rows} is in"
                 f" {before.name}; leave it there, or give the table a Transform",
             )
 
@@ -225,14 +159,14 @@ class _Change:
                 raise self._error(
                     new.name,
                     f"{new.full_name} no longer has {was[0]} = {number}, which {self.rows} may hold; declare"
-                    f" it, or say `reserved {number};` so that the number is never used again",
+                    f" it, or add `reserved {number};` so that the number is never used again",
                 )
             if now is not None and is_value_taken(was, now, new):
                 raise self._error(
                     now[0],
                     f"{now[0]} of {new.full_name} takes number {number}, under which {self.rows} hold"
                     f" {was[0]}; take the next free number, and keep {was[0]} = {number}. If it was renamed,"
-                    f' say `reserved "{was[0]}";`',
+                    f' add `reserved "{was[0]}";`',
                 )
 
     def _reserved(self, old: Any, new: Any) -> None:
@@ -241,7 +175,7 @@ class _Change:
                 raise self._error(
                     again.name,
                     f"{again.full_name} takes number {again.number}, which was reserved: {self.rows} may"
-                    " hold another field under it; take the next free number",
+                    " hold another field with that number; take the next free number",
                 )
             if not _covered(numbers, new):
                 raise self._error(
@@ -255,7 +189,7 @@ class _Change:
 
 
 def same_index(old: Index[Any], new: Index[Any]) -> bool:
-    """Whether an index is the one that is there: it is not built anew."""
+    """Whether two indexes are the same, so that the index is not rebuilt."""
     return (
         old.unique == new.unique
         and old.hashed == new.hashed
@@ -264,10 +198,11 @@ def same_index(old: Index[Any], new: Index[Any]) -> bool:
 
 
 def undeclared(migration: Migration, before: Mapping[str, Table[Any, Any]]) -> Iterator[tuple[str, str]]:
-    """What of the tables before a migration it takes away or changes without saying so: where, and a
-    sentence. Read-only. `before` has the tables that it keeps, by their names after it.
+    """Yield what a migration drops or changes without declaring it, each as a place (file:line) and a
+    sentence.
 
-    A folder that was copied before a colleague's came in between lacks what that one added.
+    `before` are the tables that the migration keeps, by their names after it. Read-only. A folder copied
+    before a colleague's migration was merged lacks what that migration added.
     """
     if migration.rules < RULES:
         return
@@ -286,32 +221,32 @@ def undeclared(migration: Migration, before: Mapping[str, Table[Any, Any]]) -> I
                 continue
             if now is None and not all(has(table.model.DESCRIPTOR, field.path) for field in index.fields):
                 parts.discard(part)
-                continue  # it goes with its field, which the model says
+                continue  # it is removed with its field, which the model declares
             if part not in parts:
                 what = "is declared differently here" if now is not None else "is not declared here"
-                text = f"index {name} of {table.name} over ({fields}) {what}, and {since} has it; declare it"
-                yield (now or table).where, f'{text} as it was, or say `drop=["{part}"]` in MIGRATION'
+                text = f"index {name} of {table.name} over ({fields}) {what}, but {since} has it; declare it"
+                yield (now or table).where, f'{text} unchanged, or add `drop=["{part}"]` to MIGRATION'
             parts.discard(part)
         part = f"{table.name}.life"
         if old.life is not None and old.life != table.life:
             if part not in parts:
                 what = "changes here" if table.life is not None else "is not declared here"
-                text = f"the life of {table.name} {what}, and {since} has it; declare it as it was, or say"
-                yield table.where, f'{text} `drop=["{part}"]` in MIGRATION'
+                text = f"the life of {table.name} {what}, but {since} has it; declare it unchanged, or add"
+                yield table.where, f'{text} `drop=["{part}"]` to MIGRATION'
             parts.discard(part)
     for part in sorted(parts):
-        yield migration.where, f"`drop` names {part}, but no such part of a table goes or changes here"
+        yield migration.where, f"`drop` names {part}, but the migration drops or changes no such part"
 
 
 def _orphan(left: Mapping[str, Table[Any, Any]], new: Table[Any, Any]) -> Iterator[tuple[str, str]]:
-    """A table that takes the model of one of those `left`, which are no longer declared: it was renamed."""
+    """Yield a new table with the model of a table that is `left` undeclared: it was probably renamed."""
     for name, old in left.items():
         was, now = old.model.DESCRIPTOR, new.model.DESCRIPTOR
         if was.name != now.name and _shape(was) != _shape(now):
             continue
         text = (
             f"table {new.name} is new and has the model of table {name}, which is not declared here and would"
-            f' keep its rows; say `rename={{"{name}": "{new.name}"}}` or `drop=["{name}"]` in MIGRATION, or'
+            f' keep its rows; add `rename={{"{name}": "{new.name}"}}` or `drop=["{name}"]` to MIGRATION, or'
             f" declare {name} as well"
         )
         yield new.where, text
@@ -323,7 +258,7 @@ def _shape(model: Any) -> list[tuple[int, str, str]]:
 
 
 def _kept(old: Table[Any, Any], new: Table[Any, Any]) -> Iterator[tuple[str, tuple[Field[Any], ...]]]:
-    """The key, and the indexes that are not built anew."""
+    """Yield the key, and the indexes that are not rebuilt."""
     yield "the key", new.key
     for name, index in new.indexes.items():
         was = old.indexes.get(name)
@@ -334,7 +269,7 @@ def _kept(old: Table[Any, Any], new: Table[Any, Any]) -> Iterator[tuple[str, tup
 
 
 def _type(field: Any) -> str:
-    """A field's type, as far as the wire knows it: messages are compared by their fields."""
+    """Return a field's type as the wire knows it; messages are compared by their fields."""
     kind = kind_of(field)
     name = kind.name
     if kind is MESSAGE and field.message_type.file.package == "google.protobuf":
@@ -354,3 +289,69 @@ def _covered(numbers: range, model: Any) -> bool:
         if at in held:
             at = held.stop
     return at >= numbers.stop
+
+
+def reserved(model: Any) -> tuple[list[range], set[str]]:
+    """Return the numbers and names that a message or an enum reserves."""
+    if hasattr(model, "values_by_number"):
+        enum = descriptor_pb2.EnumDescriptorProto()
+        model.CopyToProto(enum)
+        ranges = [range(item.start, item.end + 1) for item in enum.reserved_range]  # inclusive
+        return ranges, set(enum.reserved_name)
+    message = descriptor_pb2.DescriptorProto()
+    model.CopyToProto(message)
+    return [range(item.start, item.end) for item in message.reserved_range], set(message.reserved_name)
+
+
+def is_taken(old: Any, new: Any) -> bool:
+    """Whether `new` uses the number of a different field, `old`.
+
+    A renamed field is not different: the new model reserves the old name, or keeps it as the JSON name. Two
+    branches that take the same number do neither.
+    """
+    if new.name == old.name or new.json_name in {old.name, old.json_name}:
+        return False
+    return old.name not in reserved(new.containing_type)[1]
+
+
+def is_value_taken(old: Iterable[str], new: Iterable[str], enum: Any) -> bool:
+    """The same for one number of an enum, with its old and new names."""
+    return not {*old} & ({*new} | reserved(enum)[1])
+
+
+def oneof_of(field: Any) -> Any:
+    """Return the oneof of a field; None for the one that protobuf generates for an `optional` field."""
+    oneof = field.containing_oneof
+    if oneof is None or (len(oneof.fields) == 1 and oneof.name == f"_{field.name}"):
+        return None
+    return oneof
+
+
+def names_by_number(enum: Any) -> dict[int, list[str]]:
+    """Return the names of each number of an enum; there are several where it allows aliases."""
+    names: dict[int, list[str]] = {}
+    for value in enum.values:
+        names.setdefault(value.number, []).append(value.name)
+    return names
+
+
+def is_map(field: Any) -> bool:
+    """Whether a field is a map, which is a repeated message on the wire."""
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
+
+
+def allows_json(descriptor: Any) -> bool:
+    """Whether a message or an enum has the feature `json_format = ALLOW`. Read-only."""
+    at = descriptor
+    while at is not None:
+        is_enum = hasattr(at, "values_by_number")
+        own = descriptor_pb2.EnumDescriptorProto() if is_enum else descriptor_pb2.DescriptorProto()
+        at.CopyToProto(own)
+        if own.options.features.HasField("json_format"):
+            return bool(own.options.features.json_format == _ALLOW)
+        at = at.containing_type
+    file = descriptor_pb2.FileDescriptorProto()
+    descriptor.file.CopyToProto(file)
+    if file.options.features.HasField("json_format"):
+        return bool(file.options.features.json_format == _ALLOW)
+    return file.syntax not in {"", "proto2"}

@@ -1,28 +1,28 @@
-"""Digest: by which an edit of a migration that was applied is seen.
+"""Digest: detects edits of a migration after it was applied.
 
     digest := SHA-256( [ "everlog digest 2\\n" ] file* )      sorted by path, as bytes
     file   := length:u32be path  length:u64be content
     path   := relative to the folder, parts joined by "/", UTF-8
-    content := text: each CR LF as LF, so that a checkout on Windows is no edit
-               other files: as they are; a folder that has any is digested with the prefix
-    salted := HMAC-SHA-256( salt, "everlog digest 3\\n" file* )    where the folder has a salt
-
-`content` is what the log keeps and what is parsed. Large files of rows are not held in memory: a SourceFile
-has their SHA-256, and they are read in pieces (`chunks`), each time compared with it.
-
-A folder that may bring rows of people has a salt, at the top of its `model_pb2.py` (build.py): without
-it, the digest confirms no guess about files that the log does not keep. The salt is in none of the
-digested files, so it is never in the log.
-
-What counts is what can change a database. Left out are: generated code (`*_pb2.py`, `*_pb2.pyi`),
-for it follows from `model.proto`; test data (`testdata.py`) and tests (`tests/`, `test_*.py`,
-`conftest.py`), which may go on being improved; and what no author writes: hidden files, caches,
-compiled code, backups. The folder's name is not in it: its timestamp is the migration's version,
-which the log holds beside the digest, and the words after it are for people.
+    content := text: each CR LF as LF, so that a checkout on Windows is not an edit
+               other files: unchanged; the digest of a folder that has any gets the prefix
+    salted := HMAC-SHA-256( salt, "everlog digest 3\\n" file* )    if the folder has a salt
 
     meaning := SHA-256( file* )     of Python and .proto: the tokens, without comments and docstrings
 
-Two folders of one meaning do the same to a database: an edit of a comment is no edit.
+Two folders with the same meaning do the same to a database: an edit of a comment does not count.
+
+`content` is what the log keeps and what is parsed. Large files of rows are not held in memory: a SourceFile
+has their SHA-256, and they are read in pieces (`chunks`), compared with it each time.
+
+A folder that may contain rows of people has a salt, at the top of its `model_pb2.py` (build.py). Without the
+salt, the digest confirms no guess about files that the log does not keep. The salt is in none of the
+digested files, so it is never in the log.
+
+The digest covers what can change a database. It excludes generated code (`*_pb2.py`, `*_pb2.pyi`), which
+follows from `model.proto`; test data (`testdata.py`) and tests (`tests/`, `test_*.py`, `conftest.py`), which
+may be improved later; and files without an author: hidden files, caches, compiled code, backups. It also
+excludes the folder's name: its timestamp is the migration's version, which the log holds beside the digest,
+and the rest of the name is for people.
 
 A worked example: docs/format.md, "Digest of a migration".
 """
@@ -45,13 +45,13 @@ from everlog.store.errors import SchemaError
 _LEFT_OUT = ("*_pb2.py", "*_pb2.pyi", "testdata.py", "test_*.py", "conftest.py", ".*", "*.pyc", "*~")
 _LEFT_OUT_FOLDERS = ("tests", "__pycache__", ".*")
 
-_VERSION_2 = b"everlog digest 2\n"  # no path is so long that version 1 could begin like this
+_VERSION_2 = b"everlog digest 2\n"  # no path is long enough for version 1 to begin like this
 _SALTED = b"everlog digest 3\n"
 _BOM = b"\xef\xbb\xbf"
-_BINARY_SUFFIXES = (".parquet",)  # whatever is in it
+_BINARY_SUFFIXES = (".parquet",)  # binary whatever the content
 _CODE_SUFFIXES = (".py", ".proto")
 
-KEPT_BYTES_MAX = 2 << 20  # of a folder's files that are no code: records are limited
+KEPT_BYTES_MAX = 2 << 20  # of a folder's files other than code, because the size of a record is limited
 CHUNK_BYTES = 1 << 20
 
 _PROTO_TOKEN = re.compile(
@@ -63,10 +63,10 @@ _STATEMENT_ENDS = {tokenize.NEWLINE, *_LAYOUT}
 
 
 def sources(folder: Path) -> list[log_pb2.SourceFile]:
-    """The files of a migration's folder that count, in the digest's order. Read-only.
+    """Return the files of a migration's folder that the digest covers, in its order. Read-only.
 
-    Of files that are no code, the largest have no content, but `digest` (SHA-256) and `size`: so many that
-    the others have KEPT_BYTES_MAX. Raises SchemaError for what is no readable file, and for a name that is
+    If the files other than code exceed KEPT_BYTES_MAX, the largest of them have `digest` (SHA-256) and `size`
+    instead of content. Raises SchemaError for anything that is not a readable file, and for a name that is
     not UTF-8.
     """
     found = {path.relative_to(folder).as_posix(): path for path in _walk(folder, ())}
@@ -83,7 +83,7 @@ def sources(folder: Path) -> list[log_pb2.SourceFile]:
 
 
 def _large(found: dict[str, Path]) -> set[str]:
-    """The largest files of rows, so many that the others have room in a record."""
+    """Return the largest files of rows, enough for the others to fit into a record."""
     sizes = {name: path.stat().st_size for name, path in found.items() if not name.endswith(_CODE_SUFFIXES)}
     large, left = set[str](), sum(sizes.values())
     for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
@@ -95,18 +95,20 @@ def _large(found: dict[str, Path]) -> set[str]:
 
 
 def is_large(file: log_pb2.SourceFile) -> bool:
-    """Whether a file of `sources` has its SHA-256 in place of its content."""
+    """Whether a file from `sources` has its SHA-256 in place of its content."""
     return bool(file.digest)
 
 
 def sha256(file: log_pb2.SourceFile) -> bytes:
-    """The SHA-256 of a file of `sources`."""
+    """Return the SHA-256 of a file from `sources`."""
     return file.digest or hashlib.sha256(file.content).digest()
 
 
 def pieces(file: log_pb2.SourceFile, folder: Path) -> Iterator[bytes]:
-    """The content of a file of `sources(folder)`, in pieces of bounded size. Read-only. Raises SchemaError
-    at the end, if the file was changed since."""
+    """Yield the content of a file from `sources(folder)`, in pieces of bounded size. Read-only.
+
+    Raises SchemaError after the last piece if the file has changed since.
+    """
     if not is_large(file):
         yield file.content
         return
@@ -115,11 +117,11 @@ def pieces(file: log_pb2.SourceFile, folder: Path) -> Iterator[bytes]:
         sha.update(piece)
         yield piece
     if sha.digest() != file.digest:
-        raise _error(path, "was changed while it was read; begin again")
+        raise _error(path, "changed while it was read; try again")
 
 
 def chunks(path: Path, *, binary: bool) -> Iterator[bytes]:
-    """The bytes of a file that are digested and parsed, in pieces. Read-only. Raises SchemaError."""
+    """Yield the bytes of a file as they are digested and parsed, in pieces. Read-only. Raises SchemaError."""
     try:
         with path.open("rb") as file:
             yield from _read(file) if binary else _lf_only(_read(file))
@@ -133,7 +135,7 @@ def _read(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _lf_only(read: Iterable[bytes]) -> Iterator[bytes]:
-    """Each CR LF as LF, also one that lies in two pieces."""
+    """Replace each CR LF by LF, also across two pieces."""
     held = b""
     for piece in read:
         whole = held + piece
@@ -143,7 +145,7 @@ def _lf_only(read: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class _Looked(NamedTuple):
-    """What a large file is."""
+    """The facts about a large file."""
 
     binary: bool
     size: int  # of the bytes that are digested
@@ -176,7 +178,9 @@ def _is_all_text(read: Iterable[bytes]) -> bool:
 
 
 def digest(files: Iterable[log_pb2.SourceFile], folder: Path, salt: bytes = b"") -> bytes:
-    """The digest of such files of a folder, 32 bytes; with `salt`: nobody can compute it without."""
+    """Return the digest of these files of a folder, 32 bytes. With `salt`, it cannot be computed without
+    it.
+    """
     files = list(files)
     if salt:
         keyed = hmac.new(salt, _SALTED, hashlib.sha256)
@@ -188,8 +192,10 @@ def digest(files: Iterable[log_pb2.SourceFile], folder: Path, salt: bytes = b"")
 
 
 def legacy(files: Iterable[log_pb2.SourceFile], folder: Path) -> bytes | None:
-    """The digest that versions before 2 recorded, where it is another: they took files that are no
-    text for text."""
+    """Return the digest that versions before 2 recorded, or None if it is the same.
+
+    Those versions treated binary files as text.
+    """
     files = list(files)
     if not any(_is_binary(file, folder) for file in files):
         return None
@@ -197,9 +203,9 @@ def legacy(files: Iterable[log_pb2.SourceFile], folder: Path) -> bytes | None:
 
 
 def meaning(files: Iterable[log_pb2.SourceFile], folder: Path) -> bytes:
-    """The digest of what such files do, 32 bytes: comments, blank lines and docstrings are not in it.
+    """Return the digest of what these files do, 32 bytes, without comments, blank lines and docstrings.
 
-    It is the same in every version of Python. A file that cannot be read as code is taken as it is.
+    It is the same in every version of Python. A file that cannot be parsed as code is digested as it is.
     """
     meant = [
         file
@@ -215,7 +221,7 @@ def _is_binary(file: log_pb2.SourceFile, folder: Path) -> bool:
 
 
 def is_binary(path: str, content: bytes) -> bool:
-    """Whether a file is no text: its line ends are left as they are."""
+    """Whether a file is not text, so that its line ends are left unchanged."""
     return path.endswith(_BINARY_SUFFIXES) or b"\0" in content or not _is_text(content)
 
 
@@ -267,14 +273,14 @@ def _is_utf8(name: str) -> bool:
 def _walk(folder: Path, within: tuple[Path, ...]) -> Iterator[Path]:
     here = folder.resolve()
     if here in within:
-        raise _error(folder, "is a link to a directory that it is in")
+        raise _error(folder, "is a link to a directory that contains it")
     for path in folder.iterdir():
         if path.is_dir():
             if not any(path.match(pattern) for pattern in _LEFT_OUT_FOLDERS):
                 yield from _walk(path, (*within, here))
         elif not any(path.match(pattern) for pattern in _LEFT_OUT):
             if not path.is_file():
-                what = "is a link to nothing" if path.is_symlink() else "is no file"
+                what = "is a broken link" if path.is_symlink() else "is not a file"
                 raise _error(path, f"{what}; expected only files in a migration's folder")
             yield path
 
@@ -293,7 +299,9 @@ def _meaning(path: str, content: bytes) -> bytes:
 
 
 def _python(content: bytes) -> Iterator[str]:
-    """The tokens of code, with a mark for what indents; a string alone in a statement is a docstring."""
+    """Yield the tokens of code, with marks for indentation. A string that is a whole statement is a
+    docstring.
+    """
     lines = io.StringIO(content.removeprefix(_BOM).decode(_encoding(content))).readlines()
     before, string = tokenize.NEWLINE, ""
     for kind, text in _whole(lines):
@@ -311,7 +319,7 @@ def _python(content: bytes) -> Iterator[str]:
 
 
 def _whole(lines: list[str]) -> Iterator[tuple[int, str]]:
-    """Tokens that count. An f-string is one, as it was before Python 3.12."""
+    """Yield the tokens that count. An f-string is one token, as it was before Python 3.12."""
     starts, ends = _named("FSTRING_START", "TSTRING_START"), _named("FSTRING_END", "TSTRING_END")
     depth, begun = 0, (1, 0)
     for token in tokenize.generate_tokens(io.StringIO("".join(lines)).readline):

@@ -1,10 +1,9 @@
-"""Trial: every `up` of what is pending, on the real rows, changing nothing.
+"""Dry run: try the `up` of every pending migration on the real rows, without changing anything.
 
     row ─▶ up of the first migration that rewrites its table ─▶ up of the next … ─▶ fits, or why not
 
-What a migration would stop at, it says before: not only the first row, but the first of each table,
-and how many there are. What a row becomes, and what is wrong with that, the store's own code says,
-which will rewrite the rows.
+It reports every error that would stop a migration: the first failing row of each table, and how many rows
+fail. Rows are converted and judged by the same code of the store that will rewrite them.
 """
 
 from __future__ import annotations
@@ -31,12 +30,13 @@ from everlog.store.tx.write import Write
 
 EVERY = 4096
 
-Make: TypeAlias = Callable[[bytes, bytes], Write]  # of the key and the row before
+Make: TypeAlias = Callable[[bytes, bytes], Write]  # (key, old row) -> write of the new row
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """How the rows of one table took a migration's `up`. `problem`: why the first of `failed` failed;
-    `private`: that row, which is kept nowhere."""
+    """The result of a migration's `up` on one table. `problem`: why the first of the `failed` rows failed.
+    `private`: that row, which is not stored anywhere.
+    """
 
     version: int
     table: str
@@ -47,16 +47,17 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 class _Step(NamedTuple):
-    """One migration that rewrites the rows of a table, which has this name by then."""
+    """A migration that rewrites the rows of a table; `table` is the table's name at that point."""
 
     version: int
     table: str
     make: Make
 
 
-class Remaking(NamedTuple):
-    """How a migration's `up` makes rows of the database as it is. `problem`: why it fails; `private`: what of
-    it is kept nowhere."""
+class RemakeTrial(NamedTuple):
+    """The result of trying a Remake on the current database. `problem`: why it fails. `private`: the part
+    of the error that is not stored anywhere.
+    """
 
     rows: int
     seconds: float
@@ -64,16 +65,16 @@ class Remaking(NamedTuple):
     private: str = ""
 
 
-def remaking(db: Database, migration: Migration, up: Remake) -> Remaking:
-    """Runs what makes rows anew, of a migration that is the next. Read-only; runs its code."""
+def try_remake(db: Database, migration: Migration, up: Remake) -> RemakeTrial:
+    """Try the `up` of a migration that remakes tables and is the next to apply. Read-only; runs its code."""
     before = base(db)
-    return remaking_between(db, before, after(before, migration), up)
+    return try_remake_between(db, before, after(before, migration), up)
 
 
-def remaking_between(
+def try_remake_between(
     db: Database, before: log_pb2.Schema, following: log_pb2.Schema, how: Remake
-) -> Remaking:
-    """Runs what makes rows anew, from the schema in force to another. Read-only; runs its code."""
+) -> RemakeTrial:
+    """Try a Remake from the schema in force to another. Read-only; runs its code."""
     building = evolve.online(before, following, remade=how.names)
     assert building is not None
     began, rows, problem, private = time.perf_counter(), 0, "", ""
@@ -82,17 +83,19 @@ def remaking_between(
             rows = rewrite.check_made(now, Schema(building), how.rows)
         except MigrationError as error:
             problem, private = str(error), error.private
-    return Remaking(rows, time.perf_counter() - began, problem, private)
+    return RemakeTrial(rows, time.perf_counter() - began, problem, private)
 
 
 def maker(old: TableInfo, new: TableInfo, transform: Transform[Any, Any]) -> Make:
-    """What makes the new row of an old one; it raises Error for a row that does not fit."""
+    """Return the function that converts an old row; it raises Error for a row that does not fit."""
     return Twins(new.schema, {new.name: transform.directions()}).maker(old, new)
 
 
 def trials(db: Database, migrations: Sequence[Migration], progress: OnProgress | None = None) -> list[Trial]:
-    """Tries the transforms of migrations that follow each other. Read-only; runs their code, and
-    reads every row of the tables that they rewrite. Raises what reading raises."""
+    """Try the transforms of consecutive migrations on every row of the tables that they rewrite.
+
+    Read-only; runs the folders' code. Raises what reading raises. Calls `progress` every `EVERY` rows.
+    """
     found: list[Trial] = []
     for name, chain in _chains(Schema(base(db)), migrations).items():
         if chain:
@@ -101,15 +104,15 @@ def trials(db: Database, migrations: Sequence[Migration], progress: OnProgress |
 
 
 def _chains(schema: Schema, migrations: Sequence[Migration]) -> Mapping[str, list[_Step]]:
-    """What rewrites the rows of each table, one after the other, by the name that it has now."""
+    """Return the transforms of each table in order, by the table's current name."""
     chains: dict[str, list[_Step]] = {name: [] for name in schema.tables}
-    names = {name: name for name in schema.tables}  # by then ─▶ now
+    names = {name: name for name in schema.tables}  # name at this step -> current name
     before = schema.proto
     for migration in migrations:
         following = after(before, migration)
         there = [table.name for table in before.tables]
         was = {migration.rename.get(name, name): name for name in there if name not in migration.drop}
-        anew = migration.up.names if migration.up is not None else ()  # what comes of them cannot be told
+        anew = migration.up.names if migration.up is not None else ()  # their new rows are not known yet
         names = {name: names[old] for name, old in was.items() if old in names and name not in anew}
         if names.keys() & migration.transforms.keys():
             old, new = Schema(before), Schema(following)
@@ -134,7 +137,7 @@ def _table(db: Database, name: str, chain: list[_Step], progress: OnProgress | N
                 row = step.make(key, row).row
             except Error as error:
                 failed[at] += 1
-                _, _, which = str(error).partition(" fails for row ")  # the sentence it gets into says that
+                _, _, which = str(error).partition(" fails for row ")  # the caller's sentence says the rest
                 if not problems[at]:
                     problems[at], private[at] = " ".join((which or str(error)).split()), error.private
                 break

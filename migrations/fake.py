@@ -1,4 +1,4 @@
-"""Fake: values that look real, and rows that refer to each other, all from one seed.
+"""Fake: realistic values, and rows that refer to each other, all from one seed.
 
     def rows(random: Random, scale: int) -> Iterator[Row]:
         fake = Fake(random)
@@ -7,13 +7,12 @@
         for n in range(1000 * scale):
             yield ORDERS, Order(id=n, person=fake.key(PEOPLE))      a person that was yielded
 
-The values are those of mimesis, of which `person`, `address` and the rest are here by its names, for
-its languages. It makes 200,000 names a second, and `pool` makes some of them once, to be drawn from
-thirty times as fast.
+The values come from mimesis; `person`, `address` and `text` are its providers, in its languages. It makes
+200,000 names a second. `pool` makes some of them once and draws from them thirty times as fast.
 
 Invariants
-  (1) the same random and the same calls give the same values;
-  (2) a key that is drawn is one of a row that was yielded before.
+  (1) The same random and the same calls give the same values.
+  (2) A key that is drawn belongs to a row that was yielded before.
 """
 
 from __future__ import annotations
@@ -37,16 +36,17 @@ M = TypeVar("M", bound=Message)
 K = TypeVar("K")
 V = TypeVar("V")
 
-POOL = 1000  # values, unless told otherwise
-DRAWN = 256  # at once
+POOL = 1000  # default number of values in a pool
+DRAWN = 256  # values drawn at once
 LOCALE = "en"
 
 
 class Pool(partial[V]):
-    """Values to draw from, each call one of them, all alike likely. Raises ValueError for none.
+    """Values to draw from: each call returns one of them, all equally likely. Raises ValueError for no
+    values.
 
-    A `partial`, for it is called for most values of most rows: it draws some hundred at once, and a
-    call is none of Python.
+    A `partial`, for speed, because it is called for most values of most rows: it draws `DRAWN` values at
+    once, and a call runs no Python code.
     """
 
     values: Sequence[V]
@@ -69,7 +69,7 @@ def _draws(random: Random, values: Sequence[V]) -> Iterator[V]:
 
 
 class Fake:
-    """Makes values and rows. `random` is what `rows` is given; `locale` one of mimesis, as `de`."""
+    """Makes values and rows. `random` is the argument of `rows`; `locale` is one of mimesis, such as "de"."""
 
     def __init__(self, random: Random, locale: str = LOCALE) -> None:
         self.random = random
@@ -79,12 +79,12 @@ class Fake:
 
     @cached_property
     def generic(self) -> mimesis.Generic:
-        """All that mimesis has. Raises MigrationError if it is not installed."""
+        """All providers of mimesis. Raises MigrationError if it is not installed."""
         try:
             import mimesis  # noqa: PLC0415  the extra `testdata`
         except ImportError as error:
             raise MigrationError(
-                "believable values come from mimesis, which is not installed: pip install everlog[testdata]"
+                "realistic values need mimesis, which is not installed: pip install everlog[testdata]"
             ) from error
         return mimesis.Generic(mimesis.Locale(self.locale), seed=self.random.getrandbits(64))
 
@@ -101,15 +101,15 @@ class Fake:
         return self.generic.text
 
     def pool(self, make: Callable[[], V], size: int = POOL) -> Pool[V]:
-        """`size` values that `make` makes now, to draw from."""
+        """Return a pool of `size` values that `make` makes now."""
         return Pool(self.random, (make() for _ in range(size)))
 
     def of(self, *values: V) -> Pool[V]:
-        """These values, to draw from; one that is given twice comes twice as often."""
+        """Return a pool of these values; one that is given twice is drawn twice as often."""
         return Pool(self.random, values)
 
     def keep(self, table: Table[M, Any], rows: Iterable[M]) -> Iterator[Row]:
-        """The rows of a table as `rows` yields them, their keys kept for those that refer to them."""
+        """Yield the rows of a table, and keep their keys for rows that refer to them."""
         keys = self._keys.setdefault(table.name, [])
         add, key = keys.append, _key(table)
         for row in rows:
@@ -117,21 +117,21 @@ class Fake:
             yield table, row
 
     def known(self, table: Table[Any, K], keys: Iterable[K]) -> None:
-        """Keeps keys of rows that are there without being yielded, as those of bootstrap data."""
+        """Keep keys of rows that exist without being yielded, such as those of bootstrap data."""
         self._keys.setdefault(table.name, []).extend(keys)
 
     def key(self, table: Table[Any, K]) -> K:
-        """The key of a row of that table which was kept. Raises MigrationError if there is none yet."""
+        """Return the key of a random kept row of that table. Raises MigrationError if none is kept yet."""
         keys = self._keys.get(table.name)
         if not keys:
             raise MigrationError(
-                f"no row of {table.name} was kept yet: yield them first, by `fake.keep({table.name.upper()},"
-                " …)`, or name those that are there by `fake.known`"
+                f"no row of {table.name} is kept yet: first yield rows with"
+                f" `fake.keep({table.name.upper()}, …)`, or pass existing keys to `fake.known`"
             )
         found: K = keys[int(self._draw() * len(keys))]
         return found
 
 
 def _key(table: Table[Any, Any]) -> Callable[[Any], Any]:
-    """What gives the key of a row, as `db.get` takes it."""
+    """Return the function from a row to its key, as `db.get` takes it."""
     return attrgetter(*(field.dotted for field in table.key))

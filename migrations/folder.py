@@ -1,19 +1,19 @@
-"""Folder: one migration on disk, as it is before any of its code runs.
+"""Folder: one migration on disk, read without running its code.
 
-    flights/migrations/                     a package of migrations: `find` it, list its `folders`
+    flights/migrations/                     a package of migrations (`find`); its `folders`:
       v20260105093000_create_airports/
-        __init__.py          constants by hand, and MIGRATION
-        model.proto          package <app>.v20260105093000; imports google/protobuf/ at most
+        __init__.py          constants written by hand, and MIGRATION
+        model.proto          package <app>.v20260105093000; may import google/protobuf/ only
         model_pb2.py(.pyi)   generated from it by `everlog build`
         bootstrap.py         rows that every database needs; or bootstrap_<table>.csv, .jsonl
         checks.py            what must hold before and after
-      testdata.py          rows at any scale from a seed
+        testdata.py          rows at any scale from a seed
         tests/
 
 Invariants
-  (1) a folder is whole: nothing that its migration does depends on another folder, so that its
-      digest holds all of it;
-  (2) versions are distinct, and folders are listed in their order.
+  (1) A folder is self-contained: nothing that its migration does depends on another folder, so its
+      digest covers all of it.
+  (2) Versions are distinct, and folders are listed in order of version.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from everlog.proto import log_pb2
 from everlog.store.errors import SchemaError
 
 Source: TypeAlias = str | os.PathLike[str]  # the name of a package, or a directory
-SOURCE = "migrations"  # where migrations are unless told otherwise
+SOURCE = "migrations"  # the default source
 
 FOLDER_NAME = re.compile(r"v(\d{14})_([a-z][a-z0-9_]*)")
 
@@ -43,8 +43,8 @@ ALWAYS_KEPT = {
     "__init__.py",
     "model.proto",
     "checks.py",
-}  # in the log, unless they have a text of a person's row
-SALT, SALT_BYTES = "# Salt: ", 16  # a line at the top of `model_pb2.py`: see digest.py
+}  # kept in the log unless they contain text of a person's row
+SALT, SALT_BYTES = "# Salt: ", 16  # a line at the top of `model_pb2.py`; see digest.py
 
 _PACKAGE = re.compile(r"^[ \t]*package\s+([\w.]+)\s*;", re.MULTILINE)
 _IMPORT = re.compile(r'^[ \t]*import\s+(?:public\s+|weak\s+)?"([^"]+)"', re.MULTILINE)
@@ -52,14 +52,14 @@ _IMPORT = re.compile(r'^[ \t]*import\s+(?:public\s+|weak\s+)?"([^"]+)"', re.MULT
 
 @dataclass(frozen=True)
 class Root:
-    """A package of migrations: its directory, and the name that it is imported by."""
+    """A package of migrations: its directory and its import name."""
 
     path: Path
     package: str
 
     @property
     def top(self) -> Path:
-        """The directory that must be on `sys.path` for the package to be found."""
+        """The directory that must be on `sys.path` for the package to be importable."""
         return self.path.parents[self.package.count(".")]
 
 
@@ -68,7 +68,7 @@ class Folder:
     """The folder of one migration."""
 
     path: Path
-    package: str  # the name that it is imported by
+    package: str  # its import name
     version: int  # YYYYMMDDHHMMSS
     name: str
 
@@ -90,13 +90,17 @@ class Folder:
 
     @cached_property
     def digests(self) -> frozenset[bytes]:
-        """All digests that stand for the folder: its own, and those of versions before, without a salt."""
+        """Every digest that identifies this folder: the current one, and the unsalted ones of earlier
+        versions.
+        """
         former = digest.digest(self.sources, self.path), digest.legacy(self.sources, self.path)
         return frozenset({self.digest, *(one for one in former if one is not None)})
 
     @property
     def salt(self) -> bytes:
-        """What the digest is salted with; empty: the folder has none. Raises SchemaError if it is damaged."""
+        """The salt of the digest, or empty if the folder has none. Raises SchemaError if the line is
+        damaged.
+        """
         found = next((line for line in self.header if line.startswith(SALT)), "")
         try:
             salt = bytes.fromhex(found.removeprefix(SALT))
@@ -112,7 +116,7 @@ class Folder:
 
     @cached_property
     def may_withhold(self) -> bool:
-        """Whether the folder may bring rows of people, whose files the log does not keep. Runs no code."""
+        """Whether the folder may contain rows of people, whose files the log does not keep. Runs no code."""
         files = {file.path: file.content for file in self.sources}
         names_people = any(b"person" in content for path, content in files.items() if path.endswith(".py"))
         return names_people and bool(files.keys() - ALWAYS_KEPT)
@@ -127,9 +131,10 @@ class Folder:
         sources: Sequence[log_pb2.SourceFile] = (),
         same: Callable[[bytes, log_pb2.SourceFile], bool] | None = None,
     ) -> bool:
-        """Whether the folder does what a record of this digest and these sources did. Read-only.
+        """Whether the folder does the same as a record with this digest and these sources. Read-only.
 
-        `same` tells whether a file is one of which the record has a digest instead of the content."""
+        `same` compares a file with its recorded digest, for files that the record holds without content.
+        """
         if recorded == self.digest or recorded in self.digests:
             return True
         mine, known = {file.path: file for file in self.sources}, []
@@ -144,7 +149,9 @@ class Folder:
 
     @cached_property
     def header(self) -> list[str]:
-        """The comment lines at the top of `model_pb2.py`, without ends of lines; empty: it is not there."""
+        """The comment lines at the top of `model_pb2.py`, without line ends; empty if there is no such
+        file.
+        """
         path = self.path / "model_pb2.py"
         if not path.is_file():
             return []
@@ -153,7 +160,9 @@ class Folder:
 
     @cached_property
     def proto_package(self) -> str:
-        """The package that `model.proto` declares. Raises SchemaError if it is not this version's."""
+        """The package that `model.proto` declares. Raises SchemaError if it is not the package of this
+        version.
+        """
         try:
             text = self.model.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
@@ -162,8 +171,8 @@ class Folder:
         for found in _IMPORT.finditer(text):
             if not found[1].startswith("google/protobuf/"):
                 raise self.error(
-                    f"imports {found[1]!r}; expected only google/protobuf/…, for a migration is whole in"
-                    " its folder: copy the messages that it needs",
+                    f"imports {found[1]!r}; expected only google/protobuf/…, because a migration must be"
+                    " self-contained: copy the messages that it needs into this file",
                     line_of(text, found.start(1)),
                 )
         package = _PACKAGE.search(text)
@@ -174,7 +183,7 @@ class Folder:
         if last != expected or not app:
             raise self.error(
                 f"expected `package {app or '<app>'}.{expected};`, found `package {package[1]};`: each"
-                " version of a model is a package of its own",
+                " version of a model has its own package",
                 line_of(text, package.start(1)),
             )
         return package[1]
@@ -186,7 +195,7 @@ class Folder:
         return SchemaError(f"{where}: {text}", private=private, where=where, **facts)
 
     def line_of_field(self, name: str) -> int:
-        """The line of `model.proto` that declares a field or message of this name; else the first."""
+        """Return the line of `model.proto` that declares a field or message of this name, or 1."""
         text = self.model.read_text(encoding="utf-8")
         found = re.search(rf"\b{re.escape(name)}\s*[={{]", text)
         return line_of(text, found.start()) if found else 1
@@ -197,15 +206,14 @@ def line_of(text: str, at: int) -> int:
 
 
 def find(source: Source = SOURCE) -> Root:
-    """The package of migrations with this name, or in this directory.
+    """Return the package of migrations with this name or in this directory.
 
-    A text that is an existing directory is taken for it, else for the name of a package. Runs no
-    code of a migration. Raises SchemaError if there is neither.
+    A text that is an existing directory is taken as a path, otherwise as the name of a package. Runs no code
+    of a migration. Raises SchemaError if there is neither.
     """
     if not isinstance(source, str | os.PathLike):
         raise SchemaError(
-            "expected the migrations as the name of a package or a path, found"
-            f" {type(source).__name__} {source!r}"
+            f"expected a package name or a path of migrations, found {type(source).__name__} {source!r}"
         )
     path = Path(source)
     if path.is_dir():
@@ -214,8 +222,8 @@ def find(source: Source = SOURCE) -> Root:
     words = str(source).split(".")
     if not isinstance(source, str) or not all(word.isidentifier() for word in words):
         raise SchemaError(
-            f"there is no directory {source} of migrations; give the one that holds them with -d, or make the"
-            " first one with `everlog new NAME`",
+            f"no directory {source} of migrations; pass the directory that contains them with -d, or"
+            " create the first migration with `everlog new NAME`",
             where=str(source),
             missing=str(source),
         )
@@ -225,8 +233,8 @@ def find(source: Source = SOURCE) -> Root:
         spec = None
     if spec is None or not spec.submodule_search_locations:
         raise SchemaError(
-            f"there is neither a package nor a directory {source}; give the path of the directory that"
-            " holds the migrations, or make the first one with `everlog new NAME`",
+            f"no package or directory {source}; pass the directory that contains the migrations, or create"
+            " the first migration with `everlog new NAME`",
             where=str(source),
             missing=str(source),
         )
@@ -234,13 +242,13 @@ def find(source: Source = SOURCE) -> Root:
     if len(places) > 1:
         where = " and ".join(str(place) for place in places)
         raise SchemaError(
-            f"the package {source} has more than one directory: {where}; give the path of one, or take the"
+            f"the package {source} has more than one directory: {where}; pass the path of one, or take the"
             " other off PYTHONPATH",
             where=str(places[0]),
         )
     if not places[0].is_dir():
         raise SchemaError(
-            f"{places[0]} is not a directory: migrations cannot be read from inside of an archive; unpack it",
+            f"{places[0]} is not a directory: migrations cannot be read from an archive; unpack it",
             where=str(places[0]),
             missing=str(places[0]),
         )
@@ -248,7 +256,7 @@ def find(source: Source = SOURCE) -> Root:
 
 
 def find_or_make(source: Source = SOURCE) -> Root:
-    """The same; a path that is not there is made, with its `__init__.py`."""
+    """Like `find`, but create a missing path, with its `__init__.py`."""
     try:
         return find(source)
     except SchemaError:
@@ -257,17 +265,17 @@ def find_or_make(source: Source = SOURCE) -> Root:
         if is_package or path.exists() or not path.name.isidentifier():
             raise
     path.mkdir(parents=True)
-    (path / "__init__.py").write_text('"""The migrations of the database, in the order of their names."""\n')
+    (path / "__init__.py").write_text('"""The migrations of the database, in order of their names."""\n')
     return find(path)
 
 
 def _check_level(path: Path) -> None:
-    """Raises SchemaError for a directory in a migration's folder, and for one around the migrations."""
+    """Raises SchemaError for a directory inside a migration's folder, and for one above the migrations."""
     for inner, outer in zip((path, *path.parents), path.parents, strict=False):
         if FOLDER_NAME.fullmatch(inner.name) and (inner / "model.proto").is_file():
             what = "is the folder of one migration" if inner == path else f"is in the folder {inner.name}"
             raise SchemaError(
-                f"{path} {what}; give the directory that holds the migrations: -d {_shown(outer)}",
+                f"{path} {what}; pass the directory that contains the migrations: -d {_shown(outer)}",
                 where=str(path),
                 missing=str(outer),
             )
@@ -276,7 +284,7 @@ def _check_level(path: Path) -> None:
     inner_ones = sorted({found.parents[1] for found in _models_below(path)})
     if inner_ones:
         raise SchemaError(
-            f"{path} holds no migrations, but {', '.join(map(str, inner_ones))} does; give that: -d"
+            f"{path} contains no migrations, but {', '.join(map(str, inner_ones))} does; pass that: -d"
             f" {_shown(inner_ones[0])}",
             where=str(path),
             missing=str(inner_ones[0]),
@@ -284,7 +292,7 @@ def _check_level(path: Path) -> None:
 
 
 def _models_below(path: Path) -> list[Path]:
-    """Models of migrations some levels below, where people keep them."""
+    """Return the models of migrations one or two levels below, where users often keep them."""
     patterns = ("*/v*/model.proto", "*/*/v*/model.proto")
     found = (one for pattern in patterns for one in path.glob(pattern))
     return [one for one in found if FOLDER_NAME.fullmatch(one.parent.name)]
@@ -303,13 +311,14 @@ def _at(path: Path) -> Root:
     for word in words:
         if not word.isidentifier():
             raise SchemaError(
-                f"{path} cannot be imported: {word!r} is no identifier; rename the directory", where=str(path)
+                f"{path} cannot be imported: {word!r} is not an identifier; rename the directory",
+                where=str(path),
             )
     return Root(path, ".".join(words))
 
 
 def folders(root: Root) -> list[Folder]:
-    """The folders of a package of migrations, oldest first. Raises SchemaError for a bad one."""
+    """Return the folders of a package of migrations, oldest first. Raises SchemaError for an invalid one."""
     found = [folder for path in sorted(root.path.iterdir()) if (folder := folder_at(root, path))]
     by_version = defaultdict(list)
     for folder in found:
@@ -318,24 +327,24 @@ def folders(root: Root) -> list[Folder]:
         if len(names) > 1:
             where = str(root.path / names[1])
             raise SchemaError(
-                f"{root.path}: two migrations have the timestamp {version}: {' and '.join(names)};"
-                " give the one that is not applied yet a newer one, in its name and its model.proto",
+                f"{root.path}: two migrations have the timestamp {version}: {' and '.join(names)}; give"
+                " the one that is not applied yet a newer timestamp, in its name and in its model.proto",
                 where=where,
             )
     return sorted(found, key=lambda folder: folder.version)
 
 
 def folder_at(root: Root, path: Path) -> Folder | None:
-    """The folder at a path in a package of migrations; None if it is not one. Raises SchemaError."""
+    """Return the folder at a path in a package of migrations; None if it is not one. Raises SchemaError."""
     if not path.is_dir() or path.name.startswith((".", "_")):
         return None
     if not any(item.name != "__pycache__" for item in path.iterdir()):
-        return None  # what a version control system leaves behind
+        return None  # left behind by a version control system
     named = FOLDER_NAME.fullmatch(path.name)
     if named is None or not _is_time(named[1]):
         raise SchemaError(
-            f"{path}: expected a migration's folder to be named v<YYYYMMDDHHMMSS>_<name>, its name in a-z,"
-            f" 0-9 and _, as v20260105093000_create_airports; found {path.name!r}",
+            f"{path}: expected a folder name v<YYYYMMDDHHMMSS>_<name>, with a name in a-z, 0-9 and _, such"
+            f" as v20260105093000_create_airports; found {path.name!r}",
             where=str(path),
         )
     for name in ("__init__.py", "model.proto"):
@@ -348,7 +357,7 @@ def folder_at(root: Root, path: Path) -> Folder | None:
 
 def _is_time(digits: str) -> bool:
     try:
-        datetime.strptime(digits, "%Y%m%d%H%M%S")  # noqa: DTZ007  a name; the zone is UTC by convention
+        datetime.strptime(digits, "%Y%m%d%H%M%S")  # noqa: DTZ007  names are in UTC by convention
     except ValueError:
         return False
     return True

@@ -1,15 +1,16 @@
-"""Under way: the migration that was begun and has not ended, as the log tells it.
+"""In progress: the migration that was started and has not ended, according to the log.
 
     STARTED ─▶ … ─▶ FINISHED                     `online`, or `complete` here
-               └──▶ FAILED, ROLLED_BACK          `give_up`, `cancel`: as it was before
+               └──▶ FAILED, ROLLED_BACK          `give_up`, `cancel`: nothing has changed
 
-    STARTED back ─▶ … ─▶ ROLLED_BACK             `returning`
-                    └──▶ FAILED back             `give_up`: in force as before
+    STARTED back ─▶ … ─▶ ROLLED_BACK             `reverse`
+                    └──▶ FAILED back             `give_up`: still in force
 
 Invariants
-  (1) one migration is under way at most, and it ends, or is given up, before the next begins;
-  (2) until then it can be given up: what it built goes, and nothing else has changed;
-  (3) a record that ends it is appended only if it is still under way at that moment (`still`).
+  (1) At most one migration is in progress. It ends, or is given up, before the next starts.
+  (2) Until then it can be given up: what it built is dropped, and nothing else has changed.
+  (3) A record that ends it is appended only if it is still in progress at that moment
+      (`expect_in_progress`).
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ STARTED, SWITCHED = log_pb2.Migration.STARTED, log_pb2.Migration.SWITCHED
 FINISHED, FAILED = log_pb2.Migration.FINISHED, log_pb2.Migration.FAILED
 ROLLED_BACK, BACKFILL = log_pb2.Migration.ROLLED_BACK, log_pb2.Migration.BACKFILL
 
-# What says that a migration does not fit the rows; after anything else it can go on.
+# Errors that say that a migration does not fit the rows. After any other error it can resume.
 REFUSALS = (MigrationError, PreconditionError, RowError, SchemaError)
 
 
-def under_way(db: Database) -> Recorded | None:
-    """The newest record of the migration that was begun and has not ended. Read-only."""
+def current_migration(db: Database) -> Recorded | None:
+    """Return the newest record of the migration in progress, or None. Read-only."""
     for record in db.newest_migration_records():
         if record.migration.step in (STARTED, SWITCHED):
             return record
@@ -49,9 +50,11 @@ def under_way(db: Database) -> Recorded | None:
 
 
 def attach(db: Database, migrations: Iterable[Migration]) -> Recorded | None:
-    """Gives the database the code of the migration that is under way, which its writes need, and
-    returns where it is. Raises MigrationError if its folder was edited since it began."""
-    begun = under_way(db)
+    """Give the database the code of the migration in progress, which its writes need.
+
+    Returns its newest record, or None. Raises MigrationError if its folder was edited since it started.
+    """
+    begun = current_migration(db)
     if begun is None:
         db.core.transforms = {}
         return None
@@ -60,16 +63,16 @@ def attach(db: Database, migrations: Iterable[Migration]) -> Recorded | None:
             same = partial(withheld.same, vault=db.tables.vault)
             if not migration.folder.is_as(begun.migration.digest, begun.migration.sources, same):
                 raise MigrationError(
-                    f"migration {migration.title} was edited after commit {begun.seq} began with it; restore"
-                    " it and go on, or give it up with `everlog rollback`",
+                    f"migration {migration.title} was edited after commit {begun.seq} started it; restore"
+                    " the folder to resume, or give the migration up with `everlog rollback`",
                     version=migration.version,
                 )
-            db.core.transforms = transforms(migration, back=begun.migration.back)
+            db.core.transforms = transforms_of(migration, back=begun.migration.back)
     return begun
 
 
-def transforms(migration: Migration, *, back: bool = False) -> Transforms:
-    """The code of a migration's transforms, as the store applies it; `back`: of the way back."""
+def transforms_of(migration: Migration, *, back: bool = False) -> Transforms:
+    """Return the transforms of a migration in the form that the store applies; `back`: for its reversal."""
     ways = {name: one.directions() for name, one in migration.transforms.items()}
     if back:
         return {name: Transform(way.down, way.up) for name, way in ways.items() if way.down is not None}
@@ -77,13 +80,13 @@ def transforms(migration: Migration, *, back: bool = False) -> Transforms:
 
 
 def base(db: Database) -> log_pb2.Schema:
-    """The schema in force, but for what is under way. Read-only."""
-    begun = under_way(db)
-    return db.schema.proto if begun is None else db.schema_at(first(db, begun) - 1)
+    """Return the schema in force without the migration in progress. Read-only."""
+    begun = current_migration(db)
+    return db.schema.proto if begun is None else db.schema_at(start_seq(db, begun) - 1)
 
 
-def first(db: Database, begun: Recorded) -> int:
-    """Seq of the record with which a migration that is under way began."""
+def start_seq(db: Database, begun: Recorded) -> int:
+    """Return the seq of the record that started the migration in progress."""
     version = begun.migration.version
     return max(
         r.seq
@@ -92,37 +95,40 @@ def first(db: Database, begun: Recorded) -> int:
     )
 
 
-def still(db: Database, begun: Recorded | None) -> Callable[[], None]:
-    """Return a precondition (`expect`) for a record: the migration that `begun` started still runs."""
+def expect_in_progress(db: Database, begun: Recorded | None) -> Callable[[], None]:
+    """Return a precondition (`expect`) for a record: the migration in progress is still that of `begun`."""
 
     def expect() -> None:
-        now = under_way(db)
+        now = current_migration(db)
         if (now.seq if now else 0) != (begun.seq if begun else 0):
-            one = (begun or now or last(db)).migration
+            one = (begun or now or newest_record(db)).migration
             raise MigrationError(
-                f"migration {one.version}_{one.name} was begun, finished, rolled back or given up by somebody"
-                f" else in this moment: commit {last(db).seq}; look at `everlog status` and try again",
+                f"migration {one.version}_{one.name} was started, finished, rolled back or given up by"
+                f" another caller in the meantime (commit {newest_record(db).seq}); run `everlog status`"
+                " and try again",
                 version=one.version,
             )
 
     return expect
 
 
-def last(db: Database) -> Recorded:
-    """The newest record of a migration. Read-only."""
+def newest_record(db: Database) -> Recorded:
+    """Return the newest record of any migration. Read-only."""
     return next(db.newest_migration_records())
 
 
-NOT_HELD = "no migration is held, so there is only one version"
+NOT_HELD = "no migration is held, so only one version is served"
 
 
 def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInfo:
-    """Ends the time of two versions: that of before is served no longer, and the disk of its rows
-    is freed. Raises MigrationError if there are no two.
+    """Stop serving the previous schema version, and free the space of its rows.
+
+    `actor` and `reason` go into the log. Returns the finished migration. Raises MigrationError if only one
+    version is served. Writes one record.
     """
     Metadata(actor, reason).check()
     with lock(db.uuid, actor, reenter=True):
-        begun = under_way(db)
+        begun = current_migration(db)
         if begun is None or begun.migration.step != SWITCHED:
             raise MigrationError(NOT_HELD)
         record = log_pb2.Migration()
@@ -130,7 +136,7 @@ def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInf
         record.step = FINISHED
         record.schema.CopyFrom(evolve.alone(db.schema.proto))
         was = db.schema.proto
-        result = db.apply_migration(record, actor=actor, reason=reason, expect=still(db, begun))
+        result = db.apply_migration(record, actor=actor, reason=reason, expect=expect_in_progress(db, begun))
         db.core.transforms = {}
         db.reclaim(was)
     done = begun.migration
@@ -140,15 +146,15 @@ def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInf
 
 
 def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> CommitResult:
-    """Ends the migration that is under way as if it had never begun: what was written through the
-    version before it stays, as does what was written through the new one, in the old shape.
+    """End the migration in progress as if it had never started. Return the commit. Writes one record.
 
-    `error` is why it failed. Raises MigrationError if none is under way.
+    Rows written meanwhile through either version stay, in the old shape. `error` is why it failed, if it did.
+    Raises MigrationError if no migration is in progress.
     """
-    begun = under_way(db)
+    begun = current_migration(db)
     if begun is None:
-        raise MigrationError("no migration is under way that could be given up")
-    expect = still(db, begun)
+        raise MigrationError("no migration is in progress, so there is none to give up")
+    expect = expect_in_progress(db, begun)
     back = begun.migration.back
     record = log_pb2.Migration(
         step=FAILED if back or error is not None else ROLLED_BACK,
@@ -156,7 +162,7 @@ def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> Commit
         name=begun.migration.name,
         digest=begun.migration.digest,
         schema=evolve.given_up(base(db), db.schema.proto),
-        error=str(error or ("its way back was given up" if back else "")),
+        error=str(error or ("its rollback was given up" if back else "")),
         back=back,
     )
     was = db.schema.proto
@@ -167,22 +173,22 @@ def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> Commit
 
 
 def cancel(db: Database, *, actor: str = "", reason: str = "", wait_s: float = WAIT_S) -> MigrationInfo:
-    """Stops the migration that is being applied or rolled back, or that was stopped on its way, and
-    gives it up: the database is as before it, and `apply` at the next start of a server leaves it out.
+    """Stop the migration that is being applied or rolled back, or was interrupted, and give it up.
 
-    A thread that is at work on it ends at its next sign of progress; `wait_s` is how many seconds that
-    is waited for. Returns the migration, with the commit that gave it up. Raises MigrationError if none
-    is under way, and if it ended before it could be cancelled. Writes one record.
+    Afterwards the database is as it was before, and an automatic run at the next start of a server skips this
+    migration. A thread that works on it stops at its next progress report; waits up to `wait_s` seconds for
+    that. Returns the migration, with the commit that gave it up. Raises MigrationError if none is in
+    progress, or if it ended before it could be cancelled. Writes one record.
     """
     by, at = Metadata(actor, reason).check(), db.head
     holder = ask_to_end(db.uuid, by)
     with lock(db.uuid, actor, wait_s=wait_s, reenter=True):
-        begun = under_way(db)
+        begun = current_migration(db)
         if begun is not None and begun.migration.step == SWITCHED:
             raise MigrationError(
-                f"migration {begun.migration.version}_{begun.migration.name} serves two versions since commit"
-                f" {begun.seq}: nothing is being built any more; `everlog complete` ends that,"
-                " `everlog rollback` takes it back",
+                f"migration {begun.migration.version}_{begun.migration.name} has served two versions since"
+                f" commit {begun.seq}, so there is nothing left to cancel: run `everlog complete` to"
+                " finish it, or `everlog rollback` to take it back",
                 version=begun.migration.version,
             )
         if begun is not None:
@@ -191,22 +197,24 @@ def cancel(db: Database, *, actor: str = "", reason: str = "", wait_s: float = W
             return MigrationInfo(one.version, one.name, state, result.time_ns, result.seq, actor, one.digest)
         newer = [one for one in db.migration_records() if one.seq > at and one.migration.step != BACKFILL]
         if holder is not None and holder.ended:
-            end = last(db)
+            end = newest_record(db)
             state = State.APPLIED if end.migration.back else State.PENDING
             return MigrationInfo(*holder.at, state, end.time_ns, end.seq, end.actor, end.migration.digest)
         if holder is not None and newer:
             end, one = newer[-1], newer[-1].migration
             raise MigrationError(
-                f"migration {one.version}_{one.name} was not cancelled: it ended before, with commit"
+                f"migration {one.version}_{one.name} was not cancelled: it had already ended, with commit"
                 f" {end.seq} ({log_pb2.Migration.Step.Name(one.step).lower()})",
                 version=one.version,
             )
-    raise MigrationError("no migration is under way that could be cancelled")
+    raise MigrationError("no migration is in progress, so there is none to cancel")
 
 
 def cancelled(db: Database, migration: Migration, by: Metadata, *, since: int) -> None:
-    """Records that a migration was cancelled, unless a record after `since` says so: it had begun, and
-    was given up."""
+    """Record that a migration was cancelled, unless a record after `since` already says so.
+
+    It already does if the migration had started and was given up.
+    """
     given_up = (migration.version, ROLLED_BACK)
     if not any(
         (one.migration.version, one.migration.step) == given_up
@@ -217,16 +225,16 @@ def cancelled(db: Database, migration: Migration, by: Metadata, *, since: int) -
         record = log_pb2.Migration(
             step=ROLLED_BACK, version=migration.version, name=migration.name, digest=digest
         )
-        db.apply_migration(record, actor=by.actor, reason=by.reason, expect=still(db, None))
+        db.apply_migration(record, actor=by.actor, reason=by.reason, expect=expect_in_progress(db, None))
 
 
 @contextmanager
 def given_up_if_refused(db: Database, by: Metadata) -> Iterator[None]:
-    """Give up the running migration if the block raises; its author is the caller of `cancel`, if any."""
+    """Give up the migration in progress if the block raises. Its author is the caller of `cancel`, if any."""
     try:
         yield
     except REFUSALS as error:
-        if under_way(db) is not None:
+        if current_migration(db) is not None:
             if "cancelled_by" in error.facts:
                 give_up(db, Metadata(error.cancelled_by, error.reason))
             else:

@@ -1,9 +1,9 @@
-"""Loader: from a package of migrations to its Migrations, imported and checked.
+"""Loader: import a package of migrations and check it.
 
-    folders ─▶ model built? ─▶ import ─▶ MIGRATION ─▶ constants = model? ─▶ follows the one before?
+    folders ─▶ model built? ─▶ import ─▶ MIGRATION ─▶ constants match the model? ─▶ follows the previous?
 
-Nothing of a package is used before all of it was found right, so a mistake in the last folder
-stops a run before the first has changed anything. Every error names a file and a line.
+The whole package is checked before any of it is used, so an error in the last folder stops a run before the
+first has changed anything. Every error names a file and a line.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from everlog.store.user_code import private, words
 
 
 def load(source: Source = SOURCE) -> list[Migration]:
-    """The migrations of a package (`flights.migrations`) or directory, oldest first, checked.
+    """Return the migrations of a package (`flights.migrations`) or directory, oldest first, checked.
 
-    Imports their code; writes nothing, but may append the directory that holds the package to
-    `sys.path`. Raises SchemaError for whatever does not fit together, with file and line.
+    Imports their code. Writes nothing, but may append the directory that contains the package to `sys.path`.
+    Raises SchemaError, with file and line, for anything that is inconsistent.
     """
     root = find(source)
     found = folders(root)
@@ -47,7 +47,7 @@ def load(source: Source = SOURCE) -> list[Migration]:
 
 
 def import_file(folder: Folder, name: str = "") -> ModuleType:
-    """Imports a folder, or a module in it. Raises SchemaError with the line where it fails."""
+    """Import a folder, or a module in it. Raises SchemaError with the line that fails."""
     importlib.invalidate_caches()
     package = f"{folder.package}.{name}" if name else folder.package
     file = folder.path / f"{name or '__init__'}.py"
@@ -55,21 +55,26 @@ def import_file(folder: Folder, name: str = "") -> ModuleType:
         module = importlib.import_module(package)
     except Error:
         raise
-    except (Exception, SystemExit) as error:  # sys.exit() in a folder must not end a server, nor `up` with 0
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # sys.exit() in a folder must not end a server, or `up` with status 0
         if isinstance(error, ModuleNotFoundError) and f"{package}.".startswith(f"{error.name}."):
             raise _elsewhere(folder, file) from error
         raise fault(folder, file, error) from error
     if module.__file__ is None or not _is_same(Path(module.__file__), file):
         raise folder.error(
-            f"{package} is imported from {module.__file__}, expected from here: two packages have one"
-            " name; rename one, or take the other off PYTHONPATH",
+            f"{package} is imported from {module.__file__}, not from this folder: two packages have the"
+            " same name; rename one, or take the other off PYTHONPATH",
             file=file,
         )
     return module
 
 
 def _elsewhere(folder: Folder, file: Path) -> SchemaError:
-    """Return why an existing folder cannot be imported: another package of its name is first on the path."""
+    """Return why an existing folder cannot be imported: another package of the same name is first on the
+    path.
+    """
     package = folder.package.rpartition(".")[0]
     for name in (package, package.partition(".")[0]):
         found = sys.modules.get(name)
@@ -77,8 +82,8 @@ def _elsewhere(folder: Folder, file: Path) -> SchemaError:
         if found is not None:
             expected = folder.path.parents[folder.package.count(".") - name.count(".") - 1]
             return folder.error(
-                f"the package {name} is imported from {', '.join(places)}, expected from {expected}: two"
-                " packages have one name; rename one, or take the other off PYTHONPATH",
+                f"the package {name} is imported from {', '.join(places)}, not from {expected}: two"
+                " packages have the same name; rename one, or take the other off PYTHONPATH",
                 file=file,
             )
     return folder.error(
@@ -94,8 +99,10 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def fault(folder: Folder, file: Path, error: Exception | SystemExit, *, of_rows: bool = False) -> SchemaError:
-    """What a folder's own code raised, at the line of the folder where it did. `of_rows`: it had rows, so
-    its words are kept as far as they are in its source."""
+    """Return a SchemaError for an exception of a folder's own code, at the line of the folder that raised it.
+
+    `of_rows`: the code had access to rows, so only words that occur in its source are kept in the message.
+    """
     line = 1
     if isinstance(error, SyntaxError) and error.filename:
         file, line = Path(error.filename), error.lineno or 1
@@ -109,8 +116,8 @@ def fault(folder: Folder, file: Path, error: Exception | SystemExit, *, of_rows:
     package, _, name = gone.rpartition(".")
     if package == folder.package.rpartition(".")[0] and (version := FOLDER_NAME.fullmatch(name)):
         return folder.error(
-            f"the code needs the folder {name}, which is not there; restore it (from version control, or with"
-            f" `everlog restore-folder {version[1]}`)",
+            f"the code needs the folder {name}, which is missing; restore it (from version control, or"
+            f" with `everlog restore-folder {version[1]}`)",
             line,
             file,
             missing=name,
@@ -121,7 +128,7 @@ def fault(folder: Folder, file: Path, error: Exception | SystemExit, *, of_rows:
 
 
 def make_importable(root: Root) -> None:
-    """Sees to it that the package's code is found: may append its directory to `sys.path`."""
+    """Append the package's directory to `sys.path` if the package cannot be imported otherwise."""
     importlib.invalidate_caches()
     top, *_ = root.package.split(".")
     if top not in sys.modules and importlib.util.find_spec(top) is None:
@@ -129,7 +136,9 @@ def make_importable(root: Root) -> None:
 
 
 def load_folder(folder: Folder) -> Migration:
-    """The migration of one folder, whatever stands before it. Raises SchemaError, as `load` does."""
+    """Return the migration of one folder, without checking it against earlier ones. Raises SchemaError, as
+    `load`.
+    """
     module = import_file(folder)
     file = folder.path / "__init__.py"
     migration = getattr(module, "MIGRATION", None)
@@ -166,17 +175,18 @@ def _check_tables(folder: Folder, migration: Migration, declared: Iterable[Table
             )
         names.add(table.name)
     ids = {id(table) for table in migration.tables}
-    for constant in declared:  # those of folders before are imported for `up` and `down`
+    for constant in declared:  # constants of earlier folders are imported for `up` and `down`
         mine = Path(constant.where.rpartition(":")[0]).parent == folder.path
         if mine and id(constant) not in ids:
             raise SchemaError(
-                f"{constant.where}: table {constant.name} is declared, but not in MIGRATION; add it there",
+                f"{constant.where}: table {constant.name} is declared but not listed in MIGRATION; add it"
+                " there",
                 where=constant.where,
             )
 
 
 def _check_chain(migrations: Iterable[Migration]) -> None:
-    """That each migration can follow those before it, from an empty database on."""
+    """Check that each migration can follow the previous ones, starting from an empty database."""
     schema, before = log_pb2.Schema(), dict[str, Table[Any, Any]]()
     for migration in migrations:
         schema, was = after(schema, migration), before
@@ -186,9 +196,11 @@ def _check_chain(migrations: Iterable[Migration]) -> None:
             if name not in migration.drop
         }
         if migration.up is not None:
-            _check_remake(migration.up, {table.name: table for table in migration.tables}, "it declares")
+            _check_remake(
+                migration.up, {table.name: table for table in migration.tables}, "of this migration"
+            )
         if migration.down is not None:
-            _check_remake(migration.down, was, "were there before it")
+            _check_remake(migration.down, was, "that existed before it")
         remade = {*migration.up.names} if migration.up is not None else set[str]()
         for transform in migration.transforms.values():
             _check_transform(migration, transform, before.get(transform.table.name))
@@ -205,12 +217,12 @@ def _check_transform(
 ) -> None:
     name, old = transform.table.name, transform.old.DESCRIPTOR.full_name
     if migration.table(name) is not transform.table:
-        text = f"transforms rows of {name}, which is not one of the tables of this migration; add it there"
+        text = f"transforms rows of {name}, which is not a table of this migration; add it to `tables`"
     elif before is None:
-        text = f"transforms rows of {name}, but no migration before it has such a table"
+        text = f"transforms rows of {name}, but no earlier migration has that table"
     elif before.model is not transform.old:
         found = before.model.DESCRIPTOR.full_name
-        text = f"transforms rows of {name} from {old}, but until then they are {found}"
+        text = f"transforms rows of {name} from {old}, but the earlier migrations declare them as {found}"
     else:
         return
     raise SchemaError(f"{transform.where}: {text}", where=transform.where)
@@ -221,19 +233,19 @@ def _check_remake(remake: Remake, known: dict[str, Table[Any, Any]], which: str)
         if known.get(table.name) is not table:
             names = ", ".join(sorted(known)) or "none"
             raise SchemaError(
-                f"{remake.where}: makes rows of {table.name} ({table.model.DESCRIPTOR.full_name}) anew, which"
-                f" is not one of the tables that {which}: {names}",
+                f"{remake.where}: remakes rows of {table.name} ({table.model.DESCRIPTOR.full_name}), which"
+                f" is not one of the tables {which}: {names}",
                 where=remake.where,
             )
 
 
 def after(schema: log_pb2.Schema, migration: Migration) -> log_pb2.Schema:
-    """The schema that a migration makes of another. Raises SchemaError if it cannot."""
+    """Return the schema after a migration is applied to `schema`. Raises SchemaError if it cannot be."""
     overruled = migration.overruled
     try:
         return evolve(
             schema,
-            max(schema.version, migration.version),  # one that is late is no newer version
+            max(schema.version, migration.version),  # an out-of-order migration does not lower the version
             [table for table in migration.tables if table.name not in overruled],
             drop=[name for name in migration.drop if name not in overruled],
             rename=migration.rename,

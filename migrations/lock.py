@@ -1,19 +1,19 @@
-"""Lock: one thread at a time migrates a database, or decides about it; the others wait.
+"""Lock: only one thread at a time migrates a database or decides about a migration; the others wait.
 
-    lock ─▶ holder ─▶ ask_to_end(by) by another thread ─▶ check_going() raises in the holder's
+    lock ─▶ holder ─▶ ask_to_end(by) from another thread ─▶ check_going() raises in the holder's thread
 
-A directory is open in one process at most, which the store sees to. So the lock is between the
-threads of that process: a server's calls, an application. It is released however its holder ends, and
-dies with the process.
+A directory is open in one process at most, which the store ensures. So the lock is between the threads of
+that process: the calls of a server, an application. It is released however its holder ends, and disappears
+with the process.
+
+`Stop` is cooperative cancellation of resumable work, through its progress callbacks:
+
+    owner ─ set ─▶ Stop ─ through(progress) ─▶ the next progress report raises ClosedError
 
 Invariants
-  (1) whatever is checked of a migration's state is checked by the holder of the lock, or again by a
-      precondition of the record that rests upon it;
-  (2) a holder that was asked to end writes nothing more of its migration (`check_going`).
-
-Stop: how what takes long is stopped where it can be gone on with: through its progress.
-
-somebody ─ set ─▶ Stop ─ through(progress) ─▶ the next sign of progress raises ClosedError
+  (1) The state of a migration is checked while holding the lock, or checked again by a precondition of
+      the record that depends on it.
+  (2) A holder that was asked to end writes nothing more of its migration (`check_going`).
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ _free = threading.Condition()
 
 @dataclass
 class Holder:
-    """Who holds a lock. `at`: the version and name of the migration that it is at work on. `asked`: by
-    whom it was asked to end; `ended`: that it does so."""
+    """The holder of a lock.
+
+    `at`: version and name of the migration in progress. `asked`: who asked it to end. `ended`: whether it
+    ended for that reason.
+    """
 
     who: str
     thread: int = field(default_factory=threading.get_ident)
@@ -58,10 +61,10 @@ def lock(
     progress: OnProgress | None = None,
     reenter: bool = False,
 ) -> Iterator[Holder]:
-    """Holds the lock of the database with this uuid for the length of the block. With `reenter` the
-    thread that holds it enters it once more.
+    """Hold the lock of the database with this UUID for the duration of the block.
 
-    Waits up to `wait_s` seconds for another holder, then raises MigrationError saying who it is.
+    Waits up to `wait_s` seconds for another holder, then raises MigrationError naming it. With `reenter`, the
+    thread that already holds the lock may enter again.
     """
     until = time.monotonic() + wait_s
     with _free:
@@ -91,7 +94,7 @@ def lock(
 
 
 def ask_to_end(database: bytes, by: Metadata) -> Holder | None:
-    """Asks another thread that holds the lock to end what it does, in the name of `by`; returns it."""
+    """Ask another thread that holds the lock to stop its work, on behalf of `by`. Return it, or None."""
     with _free:
         holder = _holders.get(database)
         if holder is None or holder.thread == threading.get_ident():
@@ -101,8 +104,9 @@ def ask_to_end(database: bytes, by: Metadata) -> Holder | None:
 
 
 def check_going(database: bytes) -> None:
-    """Raises MigrationError, with `cancelled_by` and `reason`, if the thread that calls holds the lock
-    and was asked to end."""
+    """Raises MigrationError, with `cancelled_by` and `reason`, if the calling thread holds the lock and was
+    asked to end.
+    """
     holder = _holders.get(database)
     if holder is not None and holder.thread == threading.get_ident() and holder.asked is not None:
         by, holder.ended = holder.asked, True
@@ -114,7 +118,7 @@ def check_going(database: bytes) -> None:
 
 
 class Stop:
-    """Once it is set, it stays so. Safe to use from many threads."""
+    """A flag that stops work at its next progress report. Once set, it stays set. Safe for threads."""
 
     def __init__(self) -> None:
         self._set = threading.Event()
@@ -123,11 +127,11 @@ class Stop:
         self._set.set()
 
     def through(self, progress: OnProgress | None) -> OnProgress:
-        """Hands progress on, and raises ClosedError once it is to stop."""
+        """Return a callback that forwards progress, and raises ClosedError once the flag is set."""
 
         def told(at: Progress) -> None:
             if self._set.is_set():
-                raise ClosedError(f"the server stopped while it was at: {at.step}; the next start goes on")
+                raise ClosedError(f"the server stopped during: {at.step}; the next start resumes it")
             if progress is not None:
                 progress(at)
 

@@ -1,27 +1,27 @@
-"""Migration: the constant in which a folder says what it does to the database.
+"""Migration: the constant in which a folder declares what it does to the database.
 
     MIGRATION = Migration(tables=[AIRPORTS, AIRLINES], drop=["carriers"])
 
     def up(old: AirportV1) -> Airport: …
     MIGRATION = Migration(tables=[AIRPORTS], transforms=[Transform(AIRPORTS, AirportV1, up, down)])
 
-`tables` declares each of its tables whole: the model of its rows, the key and the indexes, as
-they are from this version on. Tables of earlier versions that are not named stay as they are;
-`drop` names those that go, `rename` those that stay under another name. A folder is made by copying
-the newest, so it usually declares all. `drop` also names parts of a table that go, or that the folder
-declares anew: an index as `"airports.by_city"`, the life as `"airports.life"`. A folder that leaves
-something out without naming it is refused (`compatible.undeclared`). `transforms` are for tables whose rows
-change shape: pure functions of one row, from the model of the version before, and back where both are to
-be served.
-
     def split(db: Reader) -> Iterator[Row]: …
     MIGRATION = Migration(tables=[PEOPLE, ADDRESSES], drop=["persons"], up=Remake([PEOPLE, ADDRESSES], split))
 
-`up` and `down` are for what no function of one row can do: to split, join or move rows, or to change
-a primary key. They read the whole database, and nobody writes while they run.
+    tables      complete declarations: the model, key and indexes as of this version. Tables of earlier
+                versions that are not named stay unchanged. A new folder is a copy of the newest, so it
+                usually declares all tables.
+    drop        tables to drop, and parts of tables to drop or to declare differently: an index as
+                "airports.by_city", the life as "airports.life". A folder that omits a part without naming
+                it here is refused (`compatible.undeclared`).
+    rename      old name -> new name
+    transforms  for tables whose rows change shape: pure functions of one row, from the previous model to
+                the new one, and back if both versions are to be served
+    up, down    for changes that no function of one row can make: splitting, joining or moving rows, or
+                changing a primary key. They read the whole database while writers wait.
 
-What a migration does beyond that lies beside the constant, in files of the folder: bootstrap data
-(`everlog.migrations.bootstrap`), test data, checks.
+Further parts of a migration are files in its folder: bootstrap data (`everlog.migrations.bootstrap`), test
+data, checks.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from everlog.store.schema.table import Table
 from everlog.store.tx import dual_write
 from everlog.store.tx.reader import Reader
 
-Row: TypeAlias = tuple[Table[Any, Any], Message]  # a row, and the table that it is of
-Key: TypeAlias = tuple[Table[Any, Any], Any]  # the key of a row, and the table that it is of
+Row: TypeAlias = tuple[Table[Any, Any], Message]  # a table and a row of it
+Key: TypeAlias = tuple[Table[Any, Any], Any]  # a table and the key of a row of it
 
 
 Old = TypeVar("Old", bound=Message)
@@ -46,10 +46,11 @@ New = TypeVar("New", bound=Message)
 
 
 class Transform(Generic[Old, New]):
-    """How the rows of a table become those of its new model, and with `down` the other way round.
+    """Converts each row of a table to its new model, and back if there is a `down`.
 
-    Both are pure functions of one row, and leave the primary key as it is. Without `down` there
-    can be no two versions at once, and no way back once the migration is finished.
+    `table` is the new constant and `old` the previous model. `up` and `down` are pure functions of one row
+    and must keep the primary key. Without `down`, two versions cannot be served at once, and a finished
+    migration cannot be rolled back.
     """
 
     def __init__(
@@ -67,19 +68,19 @@ class Transform(Generic[Old, New]):
         self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
     def directions(self) -> dual_write.Transform:
-        """As the store applies it."""
+        """Return the transform in the form that the store applies."""
         new = self.table.model
         down = None if self.down is None else dual_write.Direction(new, self.old, self.down, "down")
         return dual_write.Transform(dual_write.Direction(self.old, new, self.up), down)
 
 
 class Remake:
-    """Tables whose rows are made anew, by a function that reads the database as it was and yields
-    each row with its table: `yield PEOPLE, Person(…)`.
+    """Rebuilds tables from scratch: `rows` reads the old database and yields each row with its table, as in
+    `yield PEOPLE, Person(…)`.
 
-    As `up` of a migration the tables are its own, and are read through those of the folders before;
-    as `down` it is the other way round. While it runs nobody writes; `everlog up --dry-run` says for
-    how long. Whatever the tables held is not in them afterwards, unless it is yielded.
+    As `up`, `tables` are tables of this migration, and the database is read through the constants of earlier
+    folders; as `down`, the other way round. Writers wait while it runs; `everlog up --dry-run` says for how
+    long. Afterwards the tables contain the yielded rows and nothing else.
     """
 
     def __init__(self, tables: Iterable[Table[Any, Any]], rows: Callable[[Reader], Iterable[Row]]) -> None:
@@ -94,11 +95,16 @@ class Remake:
 
 
 class Migration:
-    """What one migration does. Its folder is known once it was loaded."""
+    """What one migration does. `folder` is set when the migration is loaded.
+
+    See the module's documentation for the arguments.
+    """
 
     folder: Folder
-    overruled: frozenset[str] = frozenset()  # tables that newer migrations have decided on (`order`)
-    rules: int = 0  # the edition of the rules that the folder was first built under (`build.RULES`)
+    overruled: frozenset[str] = (
+        frozenset()
+    )  # tables that newer, applied migrations define (`plan.mark_overruled`)
+    rules: int = 0  # edition of the rules when the folder was first built (`build.RULES`)
 
     def __init__(
         self,

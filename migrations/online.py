@@ -1,14 +1,12 @@
-"""Online: a migration that has rows to rewrite or indexes to build, beside the live tables.
+"""Online: apply one migration while the database stays in use.
 
-    STARTED ─▶ BACKFILL … ─▶ FINISHED                      nothing stops meanwhile
+    STARTED ─▶ BACKFILL … ─▶ FINISHED                      reads and writes continue meanwhile
                     │   └──▶ SWITCHED ─▶ … ─▶ FINISHED     both versions are served until `complete`
-                    └──────▶ FAILED, ROLLED_BACK           as it was before
+                    └──────▶ FAILED, ROLLED_BACK           nothing has changed
 
-Each is a record, and what is under way is read from the log: whoever was killed goes on from there.
-Rows that are made anew (`up=Remake(…)`) are the exception: writers wait, and it begins anew. The way
-back of a migration that is finished is `returning`.
-
-What is under way, and how it is given up: `under_way`.
+Each step is a record, and the migration in progress is read from the log (`in_progress`), so interrupted work
+resumes where it stopped. Tables that `up=Remake(…)` rebuilds are the exception: writers wait, and an
+interrupted rebuild starts again. `reverse` rolls back a finished migration.
 """
 
 from __future__ import annotations
@@ -24,10 +22,10 @@ from everlog.migrations.in_progress import (
     SWITCHED,
     attach,
     base,
-    first,
     give_up,
     given_up_if_refused,
-    transforms,
+    start_seq,
+    transforms_of,
 )
 from everlog.migrations.loader import after
 from everlog.migrations.lock import check_going
@@ -42,7 +40,7 @@ from everlog.store.progress import OnProgress
 from everlog.store.schema import evolve
 from everlog.store.tx.transaction import CommitResult, Metadata
 
-AT_ONCE_ROWS = 1000  # of an index: some 10 ms
+AT_ONCE_ROWS = 1000  # indexing this many rows takes about 10 ms
 
 
 def run(
@@ -55,15 +53,15 @@ def run(
     rate: float | None = None,
     progress: OnProgress | None = None,
 ) -> CommitResult:
-    """Applies one migration, from where it is: the record that ends it, or with `hold` the one from
-    which on both versions are served.
+    """Apply one migration, or resume it. Return the commit that ends it, or with `hold` the one that starts
+    serving both versions.
 
-    `rate`: rows a second at most. Raises MigrationError, UniqueError, PreconditionError, RowError
-    or SchemaError: then it was given up, and nothing of it is left.
+    `rate`: rows a second at most. Raises MigrationError, UniqueError, PreconditionError, RowError or
+    SchemaError: then the migration was given up, and nothing of it remains.
     """
     begun = attach(db, [migration])
     if begun is not None and migration.up is not None:
-        give_up(db, by, error=MigrationError("it was stopped while it made rows anew, and begins again"))
+        give_up(db, by, error=MigrationError("it was interrupted while it remade rows, and starts again"))
         begun = None
     before = base(db)
     following = after(before, migration)
@@ -77,10 +75,10 @@ def run(
     if building is None:
         return _append(db, migration, FINISHED, following, rows, by, progress)
     if begun is None and not seeds and _at_once(db, building, hold=hold):
-        with db.committer.alone():  # or a row that comes between look and record would be lost
+        with db.committer.alone():  # or a row written between the check and the record would be lost
             if _at_once(db, building, hold=hold):
                 return _append(db, migration, FINISHED, following, rows, by, progress)
-    since = first(db, begun) if begun else _start(db, migration, building, seeds, rows, by, progress)
+    since = start_seq(db, begun) if begun else _start(db, migration, building, seeds, rows, by, progress)
     total = sum(rows.counts[name] for name in seeds)
     with given_up_if_refused(db, by), at_work(db.core, total):
         work = log_pb2.Migration(version=migration.version, name=migration.name)
@@ -98,7 +96,7 @@ def run(
             step, schema = SWITCHED, evolve.both(before, following)
             _check_both(migration, before, following)
         was = db.schema.proto
-        with made_anew(db, migration.up, work, progress):
+        with remade_rows(db, migration.up, work, progress):
             result = _append(db, migration, step, schema, rows, by, progress)
     if step == FINISHED:
         db.core.transforms = {}
@@ -109,7 +107,7 @@ def run(
 def _seeds(
     db: Database, migration: Migration, rows: Bootstrap, before: log_pb2.Schema, begun: Recorded | None
 ) -> set[str]:
-    """The tables whose bootstrap rows are loaded before the record that ends the migration."""
+    """Return the tables whose bootstrap rows are loaded before the record that ends the migration."""
     if begun is None or migration.up is not None:
         return loaded(migration, rows, before)
     return {table.name for table in db.schema.proto.building if table.remade or table.seeded}
@@ -118,14 +116,14 @@ def _seeds(
 def _remade(
     migration: Migration, before: log_pb2.Schema, following: log_pb2.Schema, seeds: set[str]
 ) -> Collection[str]:
-    """The tables that are filled while nobody can read them, and get no writes of others."""
+    """Return the tables that are filled before anybody can read them, and that get no other writes."""
     if migration.up is not None:
         return migration.up.names
     there = {table.id for table in before.tables}
     return {table.name for table in following.tables if table.name in seeds and table.id not in there}
 
 
-def _start(  # noqa: PLR0917  each is said at the call
+def _start(  # noqa: PLR0917  all are named at the call
     db: Database,
     migration: Migration,
     building: log_pb2.Schema,
@@ -134,8 +132,8 @@ def _start(  # noqa: PLR0917  each is said at the call
     by: Metadata,
     progress: OnProgress | None,
 ) -> int:
-    """Appends the record from which on others write what is built as well; returns its seq."""
-    db.core.transforms = transforms(migration)  # first: from that record on every write needs them
+    """Append the record after which writers also write to what is being built. Return its seq."""
+    db.core.transforms = transforms_of(migration)  # first: every write after that record needs them
     none = Bootstrap()
     none.withheld = rows.withheld
     with db.committer.alone() if seeds else nullcontext():
@@ -162,17 +160,17 @@ def _load(
     store.fill(db.core, work, rows.of(seeds), progress, total=total, rate=rate, going=going)
 
 
-def made_anew(
+def remade_rows(
     db: Database, remake: Remake | None, work: log_pb2.Migration, progress: OnProgress | None
 ) -> AbstractContextManager[None]:
-    """The rows that a function makes are there while it is entered, and nobody writes meanwhile."""
+    """Run a Remake, and keep writers out for the block."""
     if remake is None:
         return nullcontext()
-    return _made_anew(db, remake, work, progress)
+    return _remade_rows(db, remake, work, progress)
 
 
 @contextmanager
-def _made_anew(
+def _remade_rows(
     db: Database, remake: Remake, work: log_pb2.Migration, progress: OnProgress | None
 ) -> Iterator[None]:
     with db.committer.alone():
@@ -180,7 +178,7 @@ def _made_anew(
         yield
 
 
-def _append(  # noqa: PLR0917  each is said at each call
+def _append(  # noqa: PLR0917  all are named at each call
     db: Database,
     migration: Migration,
     step: log_pb2.Migration.Step.ValueType,
@@ -211,7 +209,7 @@ def _append(  # noqa: PLR0917  each is said at each call
 
 
 def _at_once(db: Database, building: log_pb2.Schema, *, hold: bool) -> bool:
-    """Whether what is to be built is so little that writers wait for it: one record is simpler."""
+    """Whether the work is so small that writers can wait for it: then one record is simpler."""
     counts = {table.name: table.rows for table in db.status().tables}
     if any(table.remade for table in building.building):
         return False
@@ -223,12 +221,12 @@ def _at_once(db: Database, building: log_pb2.Schema, *, hold: bool) -> bool:
 
 
 def _check_sealed(migration: Migration, before: log_pb2.Schema, following: log_pb2.Schema) -> None:
-    """Raises MigrationError for a migration that seals: the version before is written in clear."""
+    """Raises MigrationError for a migration that seals: the previous version would be written in clear."""
     for name in people.sealed(before, following):
         raise MigrationError(
-            f"migration {migration.title} seals the rows of table {name}, so two versions cannot be served at"
-            " once: each row would be written to the one before in clear, and the log keeps that for ever;"
-            " apply it without holding it (without --hold)",
+            f"migration {migration.title} seals the rows of table {name}, so two versions cannot be served"
+            " at once: each row would be written to the previous version in clear, and the log would keep"
+            " it for ever; apply the migration without --hold",
             version=migration.version,
             table=name,
         )
@@ -238,14 +236,15 @@ def _check_both(migration: Migration, before: log_pb2.Schema, following: log_pb2
     _check_sealed(migration, before, following)
     if migration.up is not None:
         raise MigrationError(
-            f"{migration.up.where}: two versions cannot be served at once, as `up` makes rows of"
-            f" {', '.join(migration.up.names)} from the whole database; apply it without holding it",
+            f"{migration.up.where}: two versions cannot be served at once, because `up` remakes the rows"
+            f" of {', '.join(migration.up.names)} from the whole database; apply the migration without"
+            " --hold",
             version=migration.version,
         )
     for one in migration.transforms.values():
         if one.down is None:
             raise MigrationError(
-                f"{one.where}: two versions of table {one.table.name} cannot be served at once: its transform"
-                " has no `down`; write it, or apply the migration without holding it",
+                f"{one.where}: two versions of table {one.table.name} cannot be served at once, because"
+                " its transform has no `down`; write one, or apply the migration without --hold",
                 version=migration.version,
             )

@@ -1,8 +1,8 @@
-"""People: migrations that seal the rows of a table, or open them.
+"""People: migrations that seal the rows of a table, or open sealed ones.
 
 person before   person after
-none            SUBJECT        sealed: older versions stay readable in the log. Not held, not rolled back:
-                               both would go on writing rows in clear
+none            SUBJECT        sealed: older versions stay readable in the log. Cannot be held or rolled
+                               back: both would continue writing rows in clear
 SUBJECT         none           opened: every row is written in clear, to the log, for ever
 """
 
@@ -17,7 +17,7 @@ from everlog.store.tables.tables import Tables
 
 
 def sealed(before: log_pb2.Schema, after: log_pb2.Schema) -> list[str]:
-    """The names, after it, of the tables that a migration seals."""
+    """Return the new names of the tables that a migration seals."""
     was = {table.id: table for table in before.tables}
     return [
         table.name
@@ -29,8 +29,11 @@ def sealed(before: log_pb2.Schema, after: log_pb2.Schema) -> list[str]:
 def opened(
     before: log_pb2.Schema, after: log_pb2.Schema, remade: Collection[str] = ()
 ) -> Iterator[tuple[str, list[log_pb2.TableSchema]]]:
-    """The names, after it, of the tables into which a migration writes rows in clear that were sealed, each
-    with the tables that those were in. `remade`: tables whose rows code makes anew, which sees everything."""
+    """Yield the tables into which a migration writes formerly sealed rows in clear.
+
+    Each is the table's new name, with the sealed tables that its rows were in. `remade`: tables whose rows
+    code rebuilds; that code sees everything.
+    """
     was = {table.id: table for table in before.tables}
     left = {table.id for table in after.tables if table.HasField("person")}
     gone = [table for table in before.tables if table.HasField("person") and table.id not in left]
@@ -45,7 +48,7 @@ def opened(
 
 
 def count(tables: Tables, spaces: Collection[int]) -> int:
-    """How many people have rows in these generations of tables. Reads a note for each row. Read-only."""
+    """Count the people who have rows in these generations of tables. Reads one note per row. Read-only."""
     start, last, found = keys.NOTE_OF_KEY, b"", 0
     tables.flush()
     for note, _ in tables.target.view.items(start, codec.after(start)):

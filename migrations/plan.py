@@ -1,25 +1,25 @@
-"""Plan: what applying the pending migrations would do, told before it is done.
+"""Plan: what applying the pending migrations would do. Read-only.
 
-    status ─▶ may they be applied at all? ─▶ for each: the schema before, the schema after ─▶ steps
+    status ─▶ may they be applied? ─▶ for each: previous schema, new schema ─▶ steps
 
-A step is instant if it takes no longer on a large table than on a small one.
+A step is instant if its duration does not depend on the size of a table.
 
-Order: migrations that come late, after others with newer timestamps were applied.
+Out of order: a migration that is older than an applied one is refused, unless `out_of_order`.
 
-    folders        1  2  3        2 was merged after 3 had been applied: refused, unless `out_of_order`
+    folders        1  2  3        2 was merged after 3 had been applied
     applied        1     3
     then           1     3  2     tables that 3 declares stay as 3 has them; the rest of 2 is done
 
-Folders were checked as a chain, in the order of their timestamps: whatever 2 made of a table that 3
-declares as well, 3 goes on from. So the database ends where it would have ended in order.
+Folders are checked as a chain, in order of timestamps: 3 starts from whatever 2 made of a table that both
+declare. So the database ends up as if they had been applied in order.
 
-Left over: values of fields that a rollback took away, which are in the rows still.
+KeptTable-over values: rows may still have values of fields that a rollback removed.
 
-    migration 2 adds city = 3     rows get it     2 is rolled back     rows have a 3 that nobody reads
+    migration 2 adds city = 3     rows get it     2 is rolled back     rows have a field 3 that nobody reads
     migration 2 again             city is there again
-    another, with zip = 3         would read every city as a zip: refused, where a row has one
+    another, with zip = 3         would read every city as a zip: refused if any row has one
 
-Only a number that comes back as another field is looked for, so this costs nothing mostly.
+Rows are searched only for a number that returns as a different field, so this is usually free.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from everlog.migrations import people
 from everlog.migrations.bootstrap import bootstrap, loaded
-from everlog.migrations.checks import has_checks, tried
-from everlog.migrations.dry_run import Remaking, Trial, remaking, trials
+from everlog.migrations.checks import has_checks, try_checks
+from everlog.migrations.dry_run import RemakeTrial, Trial, trials, try_remake
 from everlog.migrations.folder import SOURCE, Source, find, folders
-from everlog.migrations.in_progress import base, under_way
+from everlog.migrations.in_progress import base, current_migration
 from everlog.migrations.lint.lint import data_errors
 from everlog.migrations.loader import after, load
 from everlog.migrations.migration import Migration
@@ -53,107 +53,16 @@ from everlog.store.schema.codec import kind_of
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import Schema, TableInfo
 
-
-def check_order(infos: Iterable[MigrationInfo], *, out_of_order: bool) -> None:
-    """Raises MigrationError if a migration is pending that is older than an applied one, unless
-    that is allowed."""
-    newest = max((info.version for info in infos if info.state is not State.PENDING), default=0)
-    for info in infos:
-        if info.state is State.PENDING and info.version < newest and not out_of_order:
-            raise MigrationError(
-                f"migration {info.title} is pending, but the newer {newest} is applied already; give the"
-                " folder and its model.proto a timestamp after it, or say --out-of-order if that is meant",
-                version=info.version,
-            )
-
-
-def settle(migrations: Sequence[Migration], infos: Iterable[MigrationInfo]) -> None:
-    """Tells each late migration which tables it no longer decides on.
-
-    Raises MigrationError if it would rename one of those, or rewrite its rows.
-    """
-    there = {info.version for info in infos if info.state is not State.PENDING}
-    for migration in migrations:
-        newer = [one for one in migrations if one.version in there and one.version > migration.version]
-        decided = {table.name for one in newer for table in one.tables} | {
-            name for one in newer for name in (*one.drop, *one.rename, *one.rename.values())
-        }
-        late = bool(newer) and migration.version not in there
-        migration.overruled = frozenset(decided) if late else frozenset()
-        names = {*migration.rename, *migration.rename.values(), *migration.transforms}
-        for remake in filter(None, (migration.up, migration.down)):
-            names.update(remake.names)
-        changed = decided & names
-        if late and changed:
-            table = min(changed)
-            raise MigrationError(
-                f"migration {migration.title} rewrites or renames table {table}, but the newer"
-                f" {newer[-1].title} is applied already, and clients of it know the table as it is; give the"
-                " folder and its model.proto a timestamp after it",
-                version=migration.version,
-                table=table,
-            )
-
-
-def check_left_over(db: Database, migrations: list[Migration]) -> None:
-    """Read-only. Raises MigrationError if a migration gives the number of a field that was rolled
-    back to another field, and rows have values of the former."""
-    if not migrations:
-        return
-    for commit, schema in _rolled_back(db):
-        gone = {info.proto.id: info for info in schema.tables.values()}
-        for migration in migrations:
-            rewritten = {*migration.transforms, *(migration.up.names if migration.up else ())}
-            for table in migration.tables:
-                now = db.schema.tables.get(table.name)
-                was = gone.get(now.proto.id) if now is not None else None
-                if now is None or was is None or table.name in rewritten:
-                    continue
-                for old, new in _reused(was.model.DESCRIPTOR, now.model.DESCRIPTOR, table.model.DESCRIPTOR):
-                    if rows := _rows_with(db, now, old.number):
-                        raise MigrationError(
-                            f"migration {migration.title} gives {table.name} {new.name} = {new.number}, but"
-                            f" {rows:,} rows have a value of {old.name} = {old.number} there, which commit"
-                            f" {commit} rolled back; take the next number that was never used",
-                            version=migration.version,
-                            table=table.name,
-                            field=new.name,
-                        )
-
-
-def _rolled_back(db: Database) -> Iterator[tuple[int, Schema]]:
-    for record in db.migration_records():
-        if record.migration.step == log_pb2.Migration.ROLLED_BACK:
-            yield record.seq, Schema(db.schema_at(record.seq - 1))
-
-
-def _reused(gone: Any, now: Any, new: Any) -> Iterator[tuple[Any, Any]]:
-    """Fields of a model that was rolled back whose number is another field's now."""
-    for old in gone.fields:
-        field = new.fields_by_number.get(old.number)
-        if field is None or old.number in now.fields_by_number:
-            continue
-        same = field.name == old.name and field.is_repeated == old.is_repeated
-        if not same or kind_of(field) is not kind_of(old):
-            yield old, field
-
-
-def _rows_with(db: Database, info: TableInfo, number: int) -> int:
-    """How many rows have a field of this number that their model does not know."""
-    found = 0
-    for row in db.scan(table_of(info)):
-        left = UnknownFieldSet(row)
-        found += any(left[at].field_number == number for at in range(len(left)))
-    return found
-
-
-REWRITTEN_PER_S = 50_000  # for the time that is told
+REWRITTEN_PER_S = 50_000  # for estimates of duration
 BESIDE = ", beside the live table"
 
 
 class PlannedStep(msgspec.Struct, frozen=True):
-    """One thing that a migration would do; `rows` it reads or writes. `problem`: it would stop there.
-    `private`: the row that it would stop at, which is for a terminal, and is neither kept nor sent."""
+    """One step of a planned migration.
+
+    `rows`: how many it reads or writes. `problem`: the migration would fail here. `private`: the failing row,
+    for a terminal only; it is neither stored nor sent.
+    """
 
     text: str
     instant: bool = True
@@ -163,7 +72,7 @@ class PlannedStep(msgspec.Struct, frozen=True):
 
 
 class PlannedMigration(msgspec.Struct, frozen=True):
-    """What one migration would do."""
+    """The steps of one planned migration."""
 
     version: int
     name: str
@@ -185,11 +94,11 @@ def plan(
     linted: bool = False,
     progress: OnProgress | None = None,
 ) -> list[PlannedMigration]:
-    """What `apply` would do with the same arguments. Read-only; runs the folders' code, with
-    `try_rows` on every row that would be rewritten or come into a unique index; `linted`: the caller
-    lints the rows itself.
+    """Return what `apply` would do with the same arguments. Read-only; runs the folders' code.
 
-    Raises MigrationError and SchemaError as `apply` would before it writes.
+    `try_rows` also runs it on every row that would be rewritten or enter a unique index, and runs checks.py.
+    `linted`: the caller lints the rows itself. Raises MigrationError and SchemaError as `apply` would before
+    it writes.
     """
     check_target(to, None)
     schema = base(db)
@@ -200,7 +109,9 @@ def plan(
     through = trials(db, todo, progress) if try_rows else []
     late = {migration.version for migration in todo}
     applied = {migration.version for migration in known} - late
-    lints = try_rows and not linted and not any(one.overruled for one in todo)  # in the order of the folders
+    lints = (
+        try_rows and not linted and not any(one.overruled for one in todo)
+    )  # lint assumes the order of the folders
     errors = data_errors(known, db, applied, progress) if todo and lints else []
     old = Schema(schema)
     for migration in todo:
@@ -209,33 +120,33 @@ def plan(
         steps = [*_people_steps(db, schema, following, migration, hold=hold)]
         steps += _steps(old, new, migration, counts)
         old = new
-        steps += [_tried(one) for one in through if one.version == migration.version]
+        steps += [_trial_step(one) for one in through if one.version == migration.version]
         steps += [
             PlannedStep(f"FAILS: {one.text}", problem=True)
             for one in errors
             if Path(one.file).is_relative_to(migration.folder.path.resolve())
         ]
         if try_rows and migration is todo[0] and migration.up is not None:
-            steps.append(remade_step(remaking(db, migration, migration.up), "up"))
+            steps.append(remake_step(try_remake(db, migration, migration.up), "up"))
         if try_rows and migration is todo[0] and has_checks(migration):
-            steps.append(_checked(db, migration))
+            steps.append(_checks_step(db, migration))
         planned.append(PlannedMigration(migration.version, migration.name, steps))
         schema = following
     return planned
 
 
 def load_for(db: Database, source: Source = SOURCE) -> list[Migration]:
-    """The migrations of a package or directory, for this database. Read-only; runs the folders' code.
+    """Return the migrations of a package or directory, for this database. Read-only; runs the folders' code.
 
-    Raises as `load` does. Where they do not load and a folder is missing that the database has applied,
-    that is said, for it is why another one does not load.
+    Raises as `load` does. If they do not load and the folder of an applied migration is missing, raises
+    MigrationError about that folder, because it is the cause.
     """
     try:
         return load(source)
     except SchemaError as error:
         for info in _compared(db, source):
             if info.state is State.MISSING:
-                _refuse(info)
+                _refuse_edited_or_missing(info)
         raise error from None
 
 
@@ -247,8 +158,10 @@ def _compared(db: Database, source: Source) -> list[MigrationInfo]:
 
 
 def check_target(to: int | None, rate: float | None, *, least: int = 1) -> None:
-    """Raises MigrationError for what is no version, RowError for what is no number of rows a second. `least`:
-    0 where that means before the first migration."""
+    """Raises MigrationError for an invalid version, RowError for an invalid number of rows a second.
+
+    `least`: the smallest version; 0 where that means "before the first migration".
+    """
     if to is not None and arguments.counted(to, "a version", error=MigrationError) < least:
         raise MigrationError(f"expected a version such as 20260105093000, found {to}", version=to)
     arguments.rate(rate)
@@ -257,25 +170,25 @@ def check_target(to: int | None, rate: float | None, *, least: int = 1) -> None:
 def pending(
     db: Database, migrations: Sequence[Migration], to: int | None = None, *, out_of_order: bool = False
 ) -> list[Migration]:
-    """The migrations to apply, in order, up to version `to`. Read-only.
+    """Return the migrations to apply, in order, up to version `to`. Read-only.
 
-    Raises MigrationError if what was applied is not what the folders say, or if one is older
-    than another that was applied already, unless `out_of_order`.
+    Raises MigrationError if an applied migration differs from its folder, or if a pending one is older than
+    an applied one, unless `out_of_order`.
     """
     if not migrations:
         raise MigrationError(
-            "there is no folder of a migration where they were looked for; give the directory that holds"
-            " them with -d, or make the first one with `everlog new NAME`",
+            "no migration found; pass the directory that contains the migrations with -d, or create the"
+            " first one with `everlog new NAME`",
             missing="migrations",
         )
     infos = compare(db.migration_records(), [migration.folder for migration in migrations], db.tables.vault)
     for info in infos:
-        _refuse(info)
+        _refuse_edited_or_missing(info)
     check_order(infos, out_of_order=out_of_order)
-    settle(migrations, infos)
+    mark_overruled(migrations, infos)
     if to is not None and to not in {info.version for info in infos}:
         known = ", ".join(str(info.version) for info in infos) or "none"
-        raise MigrationError(f"there is no migration {to}; the versions are: {known}", version=to)
+        raise MigrationError(f"no migration {to}; the versions are: {known}", version=to)
     todo = {
         info.version
         for info in infos
@@ -286,30 +199,124 @@ def pending(
     return found
 
 
-def _refuse(info: MigrationInfo) -> None:
+def _refuse_edited_or_missing(info: MigrationInfo) -> None:
     if info.state is State.EDITED:
         was, now = info.digest.hex()[:12], info.folder_digest.hex()[:12]
         raise MigrationError(
-            f"migration {info.title} was edited after commit {info.seq} applied it: expected its folder to"
-            f" have digest {was}, found {now}; restore it (`everlog restore-folder {info.version} --force`)"
-            " and put the change into a new migration, or, if it does the same, accept it: `everlog accept"
+            f"migration {info.title} was edited after commit {info.seq} applied it: its folder has digest"
+            f" {now} instead of {was}; restore it (`everlog restore-folder {info.version} --force`) and"
+            " put the change into a new migration, or, if it does the same, accept it: `everlog accept"
             f" {info.version} --reason …`",
             version=info.version,
         )
     if info.state is State.MISSING:
         raise MigrationError(
-            f"migration {info.title} was applied by commit {info.seq}, but its folder is missing, though"
-            f" newer ones are there; restore it: `everlog restore-folder {info.version}`",
+            f"migration {info.title} was applied by commit {info.seq}, but its folder is missing while"
+            f" newer ones exist; restore it: `everlog restore-folder {info.version}`",
             version=info.version,
             missing=f"v{info.title}",
         )
 
 
+def check_order(infos: Iterable[MigrationInfo], *, out_of_order: bool) -> None:
+    """Raises MigrationError if a pending migration is older than an applied one, unless that is allowed."""
+    newest = max((info.version for info in infos if info.state is not State.PENDING), default=0)
+    for info in infos:
+        if info.state is State.PENDING and info.version < newest and not out_of_order:
+            raise MigrationError(
+                f"migration {info.title} is pending, but the newer {newest} is already applied; give the"
+                " folder and its model.proto a newer timestamp, or pass --out-of-order if this is"
+                " intended",
+                version=info.version,
+            )
+
+
+def mark_overruled(migrations: Sequence[Migration], infos: Iterable[MigrationInfo]) -> None:
+    """Set `overruled` of each out-of-order migration: the tables that newer, applied migrations define.
+
+    Raises MigrationError if it would rename such a table, or rewrite its rows.
+    """
+    there = {info.version for info in infos if info.state is not State.PENDING}
+    for migration in migrations:
+        newer = [one for one in migrations if one.version in there and one.version > migration.version]
+        decided = {table.name for one in newer for table in one.tables} | {
+            name for one in newer for name in (*one.drop, *one.rename, *one.rename.values())
+        }
+        late = bool(newer) and migration.version not in there
+        migration.overruled = frozenset(decided) if late else frozenset()
+        names = {*migration.rename, *migration.rename.values(), *migration.transforms}
+        for remake in filter(None, (migration.up, migration.down)):
+            names.update(remake.names)
+        changed = decided & names
+        if late and changed:
+            table = min(changed)
+            raise MigrationError(
+                f"migration {migration.title} rewrites or renames table {table}, but the newer"
+                f" {newer[-1].title} is already applied, and its clients use the table as it is; give the"
+                " folder and its model.proto a newer timestamp",
+                version=migration.version,
+                table=table,
+            )
+
+
+def check_left_over(db: Database, migrations: list[Migration]) -> None:
+    """Raises MigrationError if a migration reuses the number of a field that was rolled back, and rows still
+    have values of that field. Read-only.
+    """
+    if not migrations:
+        return
+    for commit, schema in _rolled_back(db):
+        gone = {info.proto.id: info for info in schema.tables.values()}
+        for migration in migrations:
+            rewritten = {*migration.transforms, *(migration.up.names if migration.up else ())}
+            for table in migration.tables:
+                now = db.schema.tables.get(table.name)
+                was = gone.get(now.proto.id) if now is not None else None
+                if now is None or was is None or table.name in rewritten:
+                    continue
+                for old, new in _reused(was.model.DESCRIPTOR, now.model.DESCRIPTOR, table.model.DESCRIPTOR):
+                    if rows := _rows_with(db, now, old.number):
+                        raise MigrationError(
+                            f"migration {migration.title} gives {table.name} {new.name} = {new.number},"
+                            f" but {rows:,} rows still have a value of {old.name} = {old.number}, which"
+                            f" commit {commit} rolled back; take the next number that was never used",
+                            version=migration.version,
+                            table=table.name,
+                            field=new.name,
+                        )
+
+
+def _rolled_back(db: Database) -> Iterator[tuple[int, Schema]]:
+    for record in db.migration_records():
+        if record.migration.step == log_pb2.Migration.ROLLED_BACK:
+            yield record.seq, Schema(db.schema_at(record.seq - 1))
+
+
+def _reused(gone: Any, now: Any, new: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield fields of a rolled-back model whose number now belongs to another field."""
+    for old in gone.fields:
+        field = new.fields_by_number.get(old.number)
+        if field is None or old.number in now.fields_by_number:
+            continue
+        same = field.name == old.name and field.is_repeated == old.is_repeated
+        if not same or kind_of(field) is not kind_of(old):
+            yield old, field
+
+
+def _rows_with(db: Database, info: TableInfo, number: int) -> int:
+    """Count the rows that have a field of this number that is not in their model."""
+    found = 0
+    for row in db.scan(table_of(info)):
+        left = UnknownFieldSet(row)
+        found += any(left[at].field_number == number for at in range(len(left)))
+    return found
+
+
 def _given_up(db: Database) -> Iterator[PlannedMigration]:
-    """What is half rolled back stays in force."""
-    begun = under_way(db)
+    """Yield the step that gives up an interrupted rollback: its migration stays in force."""
+    begun = current_migration(db)
     if begun is not None and begun.migration.back:
-        text = f"give up its way back, of which {built_rows(db.core):,} rows are done; no row is lost"
+        text = f"give up its rollback, which has reversed {built_rows(db.core):,} rows; no row is lost"
         yield PlannedMigration(begun.migration.version, begun.migration.name, [PlannedStep(text)])
 
 
@@ -317,8 +324,8 @@ def _steps(old: Schema, new: Schema, migration: Migration, counts: Counter[str])
     before, following = old.proto, new.proto
     if before.version > migration.version:
         decided = sorted(migration.overruled & {table.name for table in migration.tables})
-        kept = f"; {', '.join(decided)} stay as newer migrations have them" if decided else ""
-        yield PlannedStep(f"come out of order, after version {before.version}{kept}")
+        kept = f"; {', '.join(decided)} stay as newer migrations define them" if decided else ""
+        yield PlannedStep(f"apply out of order, after version {before.version}{kept}")
     for name in sorted(old.tables.keys() - new.tables.keys()):
         yield PlannedStep(f"drop table {name} with its {counts[name]:,} rows")
     remade = migration.up.names if migration.up is not None else ()
@@ -326,8 +333,8 @@ def _steps(old: Schema, new: Schema, migration: Migration, counts: Counter[str])
     beside = {(one.id, index.id) for one in online.tables for index in one.indexes if index.building}
     if remade:
         rows = sum(counts.values())
-        took = f"; to read all {rows:,} rows takes some {rows / REWRITTEN_PER_S:,.1f} s" if rows else ""
-        text = f"make the rows of {', '.join(remade)} anew with `up`, while writers wait{took}"
+        took = f"; reading all {rows:,} rows takes about {rows / REWRITTEN_PER_S:,.1f} s" if rows else ""
+        text = f"remake the rows of {', '.join(remade)} with `up`, while writers wait{took}"
         yield PlannedStep(text, instant=False, rows=rows)
     both = [(name, old.tables.get(name), table) for name, table in new.tables.items()]
     for name, known, table in (one for one in both if one[1] is None or one[1].proto != one[2].proto):
@@ -337,34 +344,34 @@ def _steps(old: Schema, new: Schema, migration: Migration, counts: Counter[str])
         elif name in remade:
             continue
         elif known.space != table.space:
-            took = f", some {counts[name] / REWRITTEN_PER_S:,.0f} s" if counts[name] > REWRITTEN_PER_S else ""
+            took = (
+                f", about {counts[name] / REWRITTEN_PER_S:,.0f} s" if counts[name] > REWRITTEN_PER_S else ""
+            )
             text = f"rewrite {counts[name]:,} rows of {name} with `up`{took}, and switch to them"
             text += BESIDE if counts[name] else ""
             yield PlannedStep(text, instant=not counts[name], rows=counts[name])
             continue
-        elif changed := _changed(known.model.DESCRIPTOR, table.model.DESCRIPTOR):
+        elif changed := _model_changes(known.model.DESCRIPTOR, table.model.DESCRIPTOR):
             yield PlannedStep(f"change the model of {name}: {changed}")
         yield from _index_steps(known, table, counts[name], beside)
     yield from _row_steps(before, new, migration, counts)
     if has_checks(migration):
-        yield PlannedStep(
-            "hold what checks.py says, before and after; writers wait while it is read", instant=False
-        )
+        yield PlannedStep("run checks.py before and after; writers wait while it reads", instant=False)
 
 
 def _row_steps(
     before: log_pb2.Schema, new: Schema, migration: Migration, counts: Counter[str]
 ) -> Iterator[PlannedStep]:
-    """What bootstrap data does."""
+    """Yield the steps of bootstrap data."""
     data = bootstrap(migration)
     seeds = loaded(migration, data, before)
     ids = {table.id for table in before.tables}
     for name, rows in data.counts.items():
         text, there, instant = f"put {rows:,} bootstrap rows into {name}", counts[name], name not in seeds
         if name in seeds:
-            text += ", in many records, before anybody can read it"
+            text += ", in several records, before the table becomes readable"
         if name in seeds and new.tables[name].proto.id in ids and name not in migration.transforms:
-            text += f"; copy its {there:,} rows to them{BESIDE}, and switch to both"
+            text += f"; copy its {there:,} existing rows{BESIDE}, and switch to both"
             rows += there  # noqa: PLW2901
         yield PlannedStep(text, instant, rows)
     counts.update(data.counts)
@@ -380,53 +387,56 @@ def _people_steps(
     *,
     hold: bool,
 ) -> Iterator[PlannedStep]:
-    """What becomes of the privacy of people."""
+    """Yield the steps that affect the privacy of people."""
     for name in people.sealed(before, following):
-        yield PlannedStep(f"seal the rows of {name}: what the log has of them until then stays readable")
+        yield PlannedStep(f"seal the rows of {name}: earlier versions of them stay readable in the log")
         if hold:
-            text = f"two versions of {name} CANNOT be served: the one before would be written in clear"
+            text = f"two versions of {name} CANNOT be served: the previous one would be written in clear"
             yield PlannedStep(text, problem=True)
     remade = migration.up.names if migration.up is not None else ()
     for name, tables in people.opened(before, following, remade):
         many = people.count(db.tables, {table.space for table in tables})
         yield PlannedStep(
-            f"OPEN the rows of {many:,} people: {name} names no person, so rows that were sealed become"
-            " readable in the files, and the log keeps them"
-            " so for ever; forgetting does not reach them"
+            f"OPEN the rows of {many:,} people: {name} names no person, so sealed rows become readable in"
+            " the files, and the log keeps them for ever; forgetting does not reach them"
         )
 
 
 def _life_steps(known: TableInfo | None, table: TableInfo) -> Iterator[PlannedStep]:
     if (known.life_ns if known else 0) != table.life_ns:
-        how_long = str(timedelta(microseconds=table.life_ns // 1000)) if table.life_ns else "ever"
-        yield PlannedStep(f"rows of {table.name} that are written from then on live for {how_long}")
+        ttl = (
+            f"expire after {timedelta(microseconds=table.life_ns // 1000)}"
+            if table.life_ns
+            else "never expire"
+        )
+        yield PlannedStep(f"rows of {table.name} written from then on {ttl}")
 
 
-def _tried(trial: Trial) -> PlannedStep:
+def _trial_step(trial: Trial) -> PlannedStep:
     if not trial.failed:
-        return PlannedStep(f"`up` of {trial.table} was tried on {trial.rows:,} rows, and holds for all")
+        return PlannedStep(f"`up` of {trial.table} was tried on {trial.rows:,} rows and succeeds for all")
     which = f"{trial.failed:,} of {trial.rows:,} rows, the first {trial.problem}"
     text = f"`up` of {trial.table} FAILS for {which}"
     return PlannedStep(text, True, trial.failed, problem=True, private=trial.private)
 
 
-def remade_step(tried: Remaking, name: str) -> PlannedStep:
-    """What came of trying the function of this name that makes rows anew."""
+def remake_step(tried: RemakeTrial, name: str) -> PlannedStep:
+    """Return the step that reports a trial of the Remake with this name (`up` or `down`)."""
     if tried.problem:
-        text = f"`{name}` FAILS on the rows as they are: {tried.problem}"
+        text = f"`{name}` FAILS on the current rows: {tried.problem}"
         return PlannedStep(text, problem=True, private=tried.private)
     return PlannedStep(
-        f"`{name}` was tried: it makes {tried.rows:,} rows in {tried.seconds:,.1f} s; writers will wait some"
+        f"`{name}` was tried: it makes {tried.rows:,} rows in {tried.seconds:,.1f} s; writers will wait about"
         f" {tried.seconds + tried.rows / REWRITTEN_PER_S:,.1f} s"
     )
 
 
-def _checked(db: Database, migration: Migration) -> PlannedStep:
-    problems, private, seconds = tried(db, migration)
+def _checks_step(db: Database, migration: Migration) -> PlannedStep:
+    problems, private, seconds = try_checks(db, migration)
     if problems:
-        text = f"checks.py FAILS on the rows as they are: {'; '.join(problems)}"
+        text = f"checks.py FAILS on the current rows: {'; '.join(problems)}"
         return PlannedStep(text, problem=True, private=private)
-    return PlannedStep(f"checks.py was tried on the rows as they are in {seconds * 1000:,.0f} ms, and holds")
+    return PlannedStep(f"checks.py was tried on the current rows in {seconds * 1000:,.0f} ms and succeeds")
 
 
 def _index_steps(
@@ -444,8 +454,8 @@ def _index_steps(
             yield PlannedStep(text, instant=not rows, rows=rows)
 
 
-def _changed(old: Any, new: Any) -> str:
-    """The fields that a model gains, loses and renames, in words; empty: none."""
+def _model_changes(old: Any, new: Any) -> str:
+    """Return the fields that a model gains, loses and renames, in words; empty if there are none."""
     was = {field.number: field.name for field in old.fields}
     now = {field.number: field.name for field in new.fields}
     words = [f"add {name}" for number, name in now.items() if number not in was]

@@ -1,22 +1,18 @@
-"""Shown: what people are shown of pending migrations before they approve them, as one document.
+"""Plan document: what people review before they approve pending migrations.
 
     Plan ─▶ plan.json ─▶ SHA-256: the digest that an approval binds
 
-Invariants
-  (1) whoever knows a digest knows what was shown: database, from and to, folders, steps, findings;
-  (2) a document that was written once is read for ever: fields are only added, with a default.
+    PROPOSED { plan.json, v<version>_<name>/<path> … }     small files first, up to BYTES_MAX
 
-Its keys are in docs/format.md, "Proposals".
-
-Shown sources: the files of the folders that a proposal would apply, as they were when it was made.
-
-    PROPOSED { plan.json, v<version>_<name>/<path> … }     as many as fit into BYTES_MAX, the small first
-
-The digest of a proposal is that of its plan.json, which has the SHA-256 of each file. So they are
-bound by it, though they lie beside it, and may be left out where they are too large to be looked at.
+The files of the folders are stored beside plan.json. They are bound by its digest as well, because plan.json
+has the SHA-256 of each. Large ones may be omitted.
 
 Invariants
-  (1) what is given out has the SHA-256 that the plan says.
+  (1) A digest identifies everything that was reviewed: database, versions, folders, steps, findings.
+  (2) A document can be read for ever: fields are only added, with a default.
+  (3) A file that is returned has the SHA-256 in the plan.
+
+The JSON keys are in docs/format.md, "Proposals".
 """
 
 from __future__ import annotations
@@ -31,9 +27,8 @@ from everlog.proto import log_pb2
 from everlog.store.errors import CorruptionError
 
 
-class ShownStep(msgspec.Struct, frozen=True):
-    """One thing that would be done, in words, with the rows that it reads or writes. `problem`: the
-    migration would stop there."""
+class StepEntry(msgspec.Struct, frozen=True):
+    """One step in words, with the rows that it reads or writes. `problem`: the migration would fail here."""
 
     text: str
     instant: bool
@@ -41,22 +36,22 @@ class ShownStep(msgspec.Struct, frozen=True):
     problem: bool = False
 
 
-class ShownMigration(msgspec.Struct, frozen=True):
-    """One folder: its digest, and the SHA-256 of each file that counts."""
+class MigrationEntry(msgspec.Struct, frozen=True):
+    """One folder: its digest, and the SHA-256 of each file that the digest covers."""
 
     version: int
     name: str
     digest: str
     files: dict[str, str]
-    steps: list[ShownStep]
+    steps: list[StepEntry]
 
     @property
     def title(self) -> str:
         return f"{self.version}_{self.name}"
 
 
-class ShownFinding(msgspec.Struct, frozen=True):
-    """What lint found; `file` is relative to the directory of the migrations."""
+class FindingEntry(msgspec.Struct, frozen=True):
+    """A finding of lint; `file` is relative to the directory of the migrations."""
 
     id: str
     severity: str
@@ -67,21 +62,24 @@ class ShownFinding(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, rename={"from_version": "from", "to_version": "to"}):
-    """What is shown, and what a digest binds. Numbers of rows are those of commit `at`. `hold`: the
-    version before is served as well where rows are rewritten, until somebody ends that."""
+    """The document to review. Numbers of rows are those of commit `at`.
+
+    `hold`: where rows are rewritten, the previous version stays served until somebody completes the
+    migration.
+    """
 
     database: str  # UUID
-    name: str  # what people call it
+    name: str  # its name for people
     at: int
     from_version: int
     to_version: int
-    migrations: list[ShownMigration]
-    findings: list[ShownFinding]
+    migrations: list[MigrationEntry]
+    findings: list[FindingEntry]
     hold: bool = False
 
     @property
     def errors(self) -> list[str]:
-        """What is wrong with it, a sentence each: errors of lint, and steps at which it would stop."""
+        """The errors of the plan as sentences: errors of lint, and steps that would fail."""
         wrong = [one for one in self.findings if one.severity == "error"]
         found = [f"{one.file}:{one.line}: {one.text} [{one.id}]" for one in wrong]
         return found + [
@@ -93,7 +91,7 @@ class Plan(msgspec.Struct, frozen=True, rename={"from_version": "from", "to_vers
 
 
 def decode(document: bytes) -> Plan:
-    """The plan in a document. Raises CorruptionError if it is none."""
+    """Parse a document. Raises CorruptionError if it is invalid."""
     try:
         return msgspec.json.decode(document, type=Plan)
     except msgspec.MsgspecError as error:
@@ -109,13 +107,13 @@ BYTES_MAX = 1 << 20
 Sources = dict[str, dict[str, bytes]]  # by the folder's name, and the path in it
 
 
-def folder_of(migration: ShownMigration) -> str:
-    """The name of a migration's folder."""
+def folder_of(migration: MigrationEntry) -> str:
+    """Return the name of a migration's folder."""
     return f"v{migration.title}"
 
 
 def kept(plan: Plan, migrations: Iterable[Migration]) -> list[log_pb2.SourceFile]:
-    """The files that are kept with a plan of these migrations, in the order of the plan."""
+    """Return the files to store with a plan of these migrations, in the order of the plan."""
     known = {migration.version: migration.folder.sources for migration in migrations}
     wanted = [
         (f"{folder_of(one)}/{file.path}", file.content)
@@ -133,7 +131,9 @@ def kept(plan: Plan, migrations: Iterable[Migration]) -> list[log_pb2.SourceFile
 
 
 def read(plan: Plan, files: Iterable[log_pb2.SourceFile]) -> Sources:
-    """What `kept` gave. Read-only. Raises CorruptionError for a file that is not what was shown."""
+    """Return the stored files of a plan. Read-only. Raises CorruptionError for a file that differs from
+    the plan.
+    """
     by_path = {file.path: file.content for file in files}
     found: Sources = {}
     for one in plan.migrations:
@@ -145,8 +145,8 @@ def read(plan: Plan, files: Iterable[log_pb2.SourceFile]) -> Sources:
                 continue
             if _sha(content) != digest:
                 raise CorruptionError(
-                    f"{folder}/{path} is kept with a proposal: expected the SHA-256 {digest}, found"
-                    f" {_sha(content)}",
+                    f"{folder}/{path}, stored with a proposal, is corrupt: expected the SHA-256 {digest},"
+                    f" found {_sha(content)}",
                     place=path,
                 )
             found[folder][path] = content

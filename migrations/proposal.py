@@ -1,20 +1,19 @@
-"""Proposal: a plan that somebody is to approve, as it was shown and as the log keeps it.
+"""Proposal: a plan that waits for approval, as it was reviewed and as the log keeps it.
 
     PROPOSED {plan_digest, plan.json} ─▶ APPROVED ─▶ (the migrations' own steps) ─▶ finished ─▶ ROLLED_BACK
                                       └▶ REJECTED                                └▶ FAILED
 
-    plan.json    the plan as people are shown it, and nothing else: JSON of `Plan`
+    plan.json    the plan to review: JSON of `Plan`
     digest       SHA-256 of exactly those bytes
 
-All is read from the Migration records of the log: there is no other place that could say otherwise.
-Only the newest proposal can be decided; whatever else is migrated meanwhile takes its place.
+Everything is read from the Migration records of the log, so no other place can disagree. Only the newest
+proposal can be decided; any other migration meanwhile supersedes it. `Rules` say who may decide, and what a
+decision must contain.
 
 Invariants
-  (1) a record of a proposal carries no schema, so that followers and rebuilds pass over it.
+  (1) A record of a proposal carries no schema, so followers and rebuilds skip it.
 
-What the records hold: docs/format.md, "Proposals". How it is used: docs/checked.md.
-
-Rules: who may decide of a proposal, and what a decision must say.
+The content of the records: docs/format.md, "Proposals". How to use them: docs/checked.md.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ from everlog.store.errors import CorruptionError, MigrationError
 from everlog.store.online.apply import Recorded
 from everlog.store.tx.transaction import Actor, Proof, proof_name
 
-DOCUMENT = "plan.json"  # path of the source of a PROPOSED record that the digest is of
-PREFIX_MIN = 6  # hexadecimal digits by which a person may name a digest
+DOCUMENT = "plan.json"  # path of the file in a PROPOSED record that the digest covers
+PREFIX_MIN = 6  # shortest prefix of a digest that identifies it, in hexadecimal digits
 
 Step = log_pb2.Migration.Step
 _MIGRATES = (Step.STARTED, Step.SWITCHED, Step.FINISHED, Step.ROLLED_BACK)
 
 
 class ProposalState(StrEnum):
-    """What became of a proposal."""
+    """The state of a proposal."""
 
     WAITING = "waiting"
     APPROVED = "approved"  # and being applied, or about to be
@@ -52,11 +51,11 @@ class ProposalState(StrEnum):
     FINISHED = "finished"
     FAILED = "failed"
     ROLLED_BACK = "rolled back"  # after it was finished
-    SUPERSEDED = "superseded"  # another proposal or migration came before it was decided
+    SUPERSEDED = "superseded"  # by another proposal or migration, before it was decided
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One record about a proposal. `step` is its word in the log, in lower case."""
+    """One record about a proposal. `step` is the lower-case name of its step."""
 
     step: str
     seq: int
@@ -70,19 +69,19 @@ class Event(msgspec.Struct, frozen=True):
 
     @property
     def who(self) -> str:
-        """Its actor, and how that is known, for what follows from it."""
+        """Its actor with its proof, for records that follow from it."""
         return Actor(self.actor, Proof.Value(self.proof.upper()))
 
 
 class Settled(NamedTuple):
-    """A migration that somebody decided not to have, and the record that says so."""
+    """A migration that was rejected, rolled back or cancelled, and the record that says so."""
 
     migration: Migration
     event: Event
 
     @property
     def says(self) -> str:
-        """What was decided and how to have it nevertheless, as a sentence."""
+        """The decision, and how to apply the migration nevertheless, as a sentence."""
         one = self.event
         done = "rejected" if one.step == "rejected" else "rolled back"
         verb = "`everlog propose` proposes" if done == "rejected" else "`everlog up` applies"
@@ -95,7 +94,7 @@ class Settled(NamedTuple):
 
 @dataclass
 class Proposal:
-    """A proposal and what became of it. `url`: its page, where there is one."""
+    """A proposal and its events. `url`: its web page, if it has one."""
 
     digest: bytes
     document: bytes
@@ -106,13 +105,15 @@ class Proposal:
 
     @property
     def sources(self) -> Sources:
-        """The files of its folders, where they are at hand: not from a server, and not the largest.
-        Raises CorruptionError if one is not what was shown."""
+        """The files of its folders, if they are available: not from a server, and not the largest.
+
+        Raises CorruptionError if a file differs from the plan.
+        """
         return read(self.plan, self.kept)
 
     @property
     def plan(self) -> Plan:
-        """Raises CorruptionError if the document is none."""
+        """The plan. Raises CorruptionError if the document is invalid."""
         return decode(self.document)
 
     @property
@@ -124,22 +125,22 @@ class Proposal:
         return self.events[-1]
 
     def event(self, step: str) -> Event | None:
-        """The newest event of this kind."""
+        """Return the newest event with this step, or None."""
         return next((one for one in reversed(self.events) if one.step == step), None)
 
     @property
     def short(self) -> str:
-        """The digest, as people say it."""
+        """The first 12 digits of the digest."""
         return self.digest.hex()[:12]
 
     @property
     def see(self) -> str:
-        """Where to look at it, to end a sentence with."""
+        """Where to see it, as the end of a sentence."""
         return f"; see {self.url}" if self.url else ""
 
     @property
     def says(self) -> str:
-        """What one who needs its migrations is told, after "the migration to it"."""
+        """Its state, for callers who need its migrations, as a clause after "the migration to it"."""
         by = f" by {self.last.actor}" if self.last.actor else ""
         match self.state:
             case ProposalState.WAITING:
@@ -159,12 +160,12 @@ class Proposal:
 
     @property
     def closed(self) -> bool:
-        """Whether nobody can do anything with it any more."""
+        """Whether it can no longer be decided or applied."""
         return self.state not in (ProposalState.WAITING, ProposalState.APPROVED)
 
 
 def proposals(db: Database) -> list[Proposal]:
-    """All proposals of a database, oldest first. Read-only."""
+    """Return all proposals of a database, oldest first. Read-only."""
     found: list[Proposal] = []
     for record in db.migration_records():
         step = record.migration.step
@@ -183,8 +184,10 @@ def proposals(db: Database) -> list[Proposal]:
 
 
 def settled(db: Database, todo: Iterable[Migration], *, rejected_only: bool = False) -> Settled | None:
-    """The first of these migrations that was rejected, rolled back or cancelled, with the folder that it
-    has now, and not proposed or applied again since. Read-only."""
+    """Return the first of these migrations that was rejected, rolled back or cancelled, or None. Read-only.
+
+    It counts only with the same folder, and if it was not proposed or applied again since.
+    """
     todo = list(todo)
     if not todo:
         return None
@@ -207,7 +210,7 @@ def settled(db: Database, todo: Iterable[Migration], *, rejected_only: bool = Fa
 
 
 def _becomes(proposal: Proposal, record: Recorded) -> bool:
-    """Takes what a record says of the newest proposal; whether it is one of its events."""
+    """Apply a record to the newest proposal; return whether it is one of its events."""
     migration, step = record.migration, record.migration.step
     if step in (Step.APPROVED, Step.REJECTED):
         if migration.plan_digest != proposal.digest:
@@ -231,7 +234,7 @@ def _becomes(proposal: Proposal, record: Recorded) -> bool:
 
 
 def _after_the_end(found: list[Proposal], record: Recorded) -> Proposal | None:
-    """The finished proposal that a record completes or rolls back; None: there is none."""
+    """Return the finished proposal that a record completes or rolls back, or None."""
     migration = record.migration
     for proposal in reversed(found):
         if proposal.state is not ProposalState.FINISHED:
@@ -265,20 +268,20 @@ def _document(record: Recorded) -> bytes:
         if source.path == DOCUMENT and digest_of(source.content) == record.migration.plan_digest:
             return source.content
     raise CorruptionError(
-        f"record {record.seq} proposes a plan, expected {DOCUMENT} with the digest"
+        f"record {record.seq} proposes a plan: expected {DOCUMENT} with the digest"
         f" {record.migration.plan_digest.hex()} in it, found none",
         seq=record.seq,
     )
 
 
 def pick(found: list[Proposal], words: str) -> Proposal:
-    """The one whose digest starts with these hexadecimal digits. Raises MigrationError."""
+    """Return the proposal whose digest starts with these hexadecimal digits. Raises MigrationError."""
     low = words.lower()
     matching = [one for one in found if one.digest.hex().startswith(low)]
     if len(low) < PREFIX_MIN or len(matching) != 1:
         known = ", ".join(f"{one.digest.hex()[:12]} ({one.state})" for one in found[-5:]) or "none"
         raise MigrationError(
-            f"expected the digest of a proposal, or the first {PREFIX_MIN} digits of it at least, found"
+            f"expected the digest of a proposal, or at least its first {PREFIX_MIN} digits, found"
             f" {words!r}; the newest proposals are: {known}",
             digest=words,
         )
@@ -286,7 +289,7 @@ def pick(found: list[Proposal], words: str) -> Proposal:
 
 
 def record_of(plan: Plan, kept: Iterable[log_pb2.SourceFile] = ()) -> log_pb2.Migration:
-    """The record that proposes a plan, with the files that are kept of its folders."""
+    """Return the record that proposes a plan, with the stored files of its folders."""
     document, last = plan.encode(), plan.migrations[-1]
     return log_pb2.Migration(
         step=Step.PROPOSED,
@@ -302,34 +305,36 @@ _NOT_ONES_OWN = {"approve": "approve it", "roll back": "roll it back"}
 
 @dataclass(frozen=True)
 class Rules:
-    """Who may decide. `approvers`: names; none: everybody may. `own`: one's own proposal, too."""
+    """Who may decide. `approvers`: their names; empty: everybody. `own`: also about one's own proposal."""
 
     approvers: frozenset[str] = frozenset()
     own: bool = False
 
     def check(self, who: str, proposal: Proposal, verb: str) -> None:
-        """Raises MigrationError if `who` may not decide."""
+        """Raises MigrationError if `who` may not decide about a proposal."""
         digest = proposal.short
         self.check_name(who, verb, digest)
         if verb in _NOT_ONES_OWN and not self.own and who == proposal.proposed.actor:
             raise MigrationError(
-                f"{who} proposed {digest} and may not {_NOT_ONES_OWN[verb]}; somebody else must, or the"
-                " server is started with --approve-own",
+                f"{who} proposed {digest} and may not {_NOT_ONES_OWN[verb]}; somebody else must, or start"
+                " the server with --approve-own",
                 actor=who,
             )
 
     def check_name(self, who: str, verb: str, what: str) -> None:
-        """Raises MigrationError if `who` is nobody, or none of those who decide."""
+        """Raises MigrationError if `who` is empty, or not one of the approvers."""
         if not who:
-            raise MigrationError(f"expected who would {verb} {what}, found nobody; say it with --actor")
+            raise MigrationError(
+                f"expected the name of the person who would {verb} {what}, found none; pass --actor"
+            )
         if self.approvers and who not in self.approvers:
             raise MigrationError(
-                f"{who} may not {verb} {what}; those who may are: {', '.join(sorted(self.approvers))}",
+                f"{who} may not {verb} {what}; the approvers are: {', '.join(sorted(self.approvers))}",
                 actor=who,
             )
 
 
 def check_reason(reason: str) -> None:
-    """Raises MigrationError if there is none."""
+    """Raises MigrationError if the reason is empty."""
     if not reason.strip():
-        raise MigrationError("expected a reason, found none; say with --reason why")
+        raise MigrationError("expected a reason, found none; pass --reason")

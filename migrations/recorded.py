@@ -1,11 +1,11 @@
-"""Recorded: a folder as the log has it, and the folder on disk.
+"""Recorded: synchronise a migration's folder on disk with the one in the log.
 
     accept     disk ─▶ log     an edited folder counts as the applied one; the log says who and why
     restore    log ─▶ disk     a missing or edited folder is written as it was applied
 
 Invariants
-  (1) `accept` does not change the schema: folders that would make another one are refused;
-  (2) `restore` writes inside the folder only, whatever the paths in the log are.
+  (1) `accept` does not change the schema: folders that would make a different one are refused.
+  (2) `restore` writes only inside the folder, whatever the paths in the log.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from everlog.migrations.folder import (
 )
 from everlog.migrations.loader import after, load
 from everlog.migrations.lock import lock
-from everlog.migrations.status import Life, MigrationInfo, State, compare, lives
+from everlog.migrations.status import LoggedMigration, MigrationInfo, State, compare, logged_migrations
 from everlog.proto import log_pb2
 from everlog.store.crypto.vault import Vault
 from everlog.store.database import Database
@@ -41,13 +41,13 @@ from everlog.store.errors import CorruptionError, MigrationError
 from everlog.store.schema.schema import Schema
 from everlog.store.tx.transaction import Metadata
 
-# In place of the generated code of a folder that was restored: `build` replaces it, and holds the folder
-# to no rules that came after it ran.
+# Stands for the generated code of a restored folder. `build` replaces it, without applying rules that are
+# newer than the folder.
 _STUB = "# Restored from the log; run `everlog build`.\n"
 
 
 class Ran(msgspec.Struct, frozen=True):
-    """A folder as the log has it: of some files a digest only."""
+    """A folder as the log has it; some files have a digest only."""
 
     version: int
     name: str
@@ -60,9 +60,11 @@ class Ran(msgspec.Struct, frozen=True):
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """A file of a restored folder whose content the log does not have. `size` in bytes, 0: unknown;
-    `sha256` in hexadecimal, empty: it has rows of a sealed table. `is_other`: a file of that name is there,
-    and is another; it was left as it is."""
+    """A file of a restored folder whose content the log does not have.
+
+    `size` is in bytes, 0 if unknown. `sha256` is hexadecimal, and empty if the file has rows of a sealed
+    table. `is_other`: a different file of that name exists, and was left unchanged.
+    """
 
     path: str
     size: int
@@ -71,20 +73,23 @@ class Missing(msgspec.Struct, frozen=True):
 
     @property
     def says(self) -> str:
-        """What is missing, and how to get it."""
+        """What is missing and how to get it, as a sentence."""
         size = f"{self.size:,} bytes, " if self.size else ""
         which = f"{size}SHA-256 {self.sha256}" if self.sha256 else "with rows of a sealed table"
-        there = "is there, and is another" if self.is_other else "is missing"
+        found = "differs from the applied one" if self.is_other else "is missing"
         return (
-            f"{self.path} {there} (expected: {which}); the log has only a digest of it: copy it from version"
+            f"{self.path} {found} (expected: {which}); the log has only a digest of it: copy it from version"
             " control or from where the migration was applied, then run `everlog build`"
         )
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """A folder that was written. Its `missing` files are to be put in before it is built: the log does not
-    have their content, as they have rows of sealed tables or are too large for a record. A file that is there
-    and cannot be compared without the keys is not one of them."""
+    """A folder that was written.
+
+    Its `missing` files must be added before it is built: the log does not have their content, because they
+    have rows of sealed tables or are too large for a record. An existing file that cannot be compared without
+    the keys is not listed.
+    """
 
     path: Path
     version: int
@@ -94,11 +99,11 @@ class Restored(msgspec.Struct, frozen=True):
 def accept(
     db: Database, source: Source = SOURCE, versions: Sequence[int] = (), *, actor: str = "", reason: str = ""
 ) -> list[MigrationInfo]:
-    """Takes the folders of these migrations, or of all that were edited, for what ran, and returns them.
+    """Accept the edited folders of these migrations, or of all edited ones, as those that ran. Return them.
 
-    Writes a record of each, with the folder's files. Runs the folders' code. Raises MigrationError, and
-    writes nothing, for a migration that was not edited, and if the folders no longer make the schema
-    that the database has.
+    `actor` and `reason` go into the log. Writes one record for each, with the folder's files; runs the
+    folders' code. Raises MigrationError, and writes nothing, for a migration that was not edited, or if the
+    folders no longer make the schema of the database.
     """
     Metadata(actor, reason).check()
     with lock(db.uuid, actor, reenter=True):
@@ -114,14 +119,14 @@ def accept(
                 state = str(infos[version].state) if version in infos else "not known"
                 raise MigrationError(
                     f"migration {version} is {state}; expected one that was edited after it was applied:"
-                    f" {', '.join(map(str, edited)) or 'none is'}",
+                    f" {', '.join(map(str, edited)) or 'none'}",
                     version=version,
                 )
         building = next((info for info in infos.values() if info.state is State.BUILDING), None)
         if building is not None:
             raise MigrationError(
-                f"migration {building.title} is under way; end it (`everlog up`) or give it up (`everlog"
-                " rollback`) first",
+                f"migration {building.title} is in progress; finish it (`everlog up`) or give it up"
+                " (`everlog rollback`) first",
                 version=building.version,
             )
         made = log_pb2.Schema()
@@ -131,38 +136,37 @@ def accept(
         diff = difference_of(Schema(made), db.schema, "the folders", "the database")
         if diff:
             raise MigrationError(
-                "the folders, edited as they are, do not make the schema that the database has; restore them"
-                " (`everlog restore-folder --force`), and put the change into a new migration:\n"
-                f"{diff.rstrip()}"
+                "the edited folders do not make the schema of the database; restore them (`everlog"
+                f" restore-folder --force`), and put the change into a new migration:\n{diff.rstrip()}"
             )
-        there = lives(db.migration_records())
+        there = logged_migrations(db.migration_records())
         return [
             _accept(db, by_version[version].folder, there[version], actor, reason)
             for version in sorted(versions or edited)
         ]
 
 
-def _accept(db: Database, folder: Folder, life: Life, actor: str, reason: str) -> MigrationInfo:
-    sealed = any(table.HasField("person") for table in db.schema_at(life.last.seq).tables)
-    hidden = {file.path for file in life.sources if file.digest}
-    if sealed or hidden:  # which files have rows of sealed tables only their code knows
+def _accept(db: Database, folder: Folder, logged: LoggedMigration, actor: str, reason: str) -> MigrationInfo:
+    sealed = any(table.HasField("person") for table in db.schema_at(logged.last.seq).tables)
+    hidden = {file.path for file in logged.sources if file.digest}
+    if sealed or hidden:  # only the folder's code knows which files have rows of sealed tables
         hidden |= {file.path for file in folder.sources if file.path not in ALWAYS_KEPT}
     record = log_pb2.Migration(
         step=log_pb2.Migration.ACCEPTED,
-        version=life.version,
-        name=life.began.migration.name,
+        version=logged.version,
+        name=logged.began.migration.name,
         digest=folder.digest,
         sources=withheld.kept(folder, hidden, db.tables.vault),
     )
     result = db.apply_migration(record, actor=actor, reason=reason)
     return MigrationInfo(
-        life.version,
-        life.began.migration.name,
+        logged.version,
+        logged.began.migration.name,
         State.APPLIED,
-        life.last.time_ns,
+        logged.last.time_ns,
         result.seq,
         actor,
-        life.digest,
+        logged.digest,
         folder.digest,
     )
 
@@ -170,22 +174,21 @@ def _accept(db: Database, folder: Folder, life: Life, actor: str, reason: str) -
 def restore(
     db: Database, source: Source = SOURCE, versions: Sequence[int] = (), *, force: bool = False
 ) -> list[Restored]:
-    """Write the folders of these migrations, or of all missing ones, as the log has them.
+    """Write the folders of these migrations, or of all missing ones, as the log has them. Return them.
 
-    Reads the database only, and runs no code. `force`: a folder that is there and was edited is
-    replaced; its test data and tests stay, and so do files of which the log has only a digest. `build`
-    generates what belongs to it. Raises
-    MigrationError, and writes nothing, for a migration that the log has no files of, and for one whose
-    folder is there and is another, without `force`.
+    Only reads the database, and runs no code. With `force`, an edited folder is replaced; its test data and
+    tests stay, as do files of which the log has only a digest. Run `build` afterwards. Raises MigrationError,
+    and writes nothing, for a migration whose files are not in the log, and without `force` for an edited
+    folder.
     """
     return write_folders(ran(db), source, versions, force=force, vault=db.tables.vault)
 
 
 def ran(db: Database) -> list[Ran]:
-    """The folders of the migrations that are in the database, oldest first. Read-only."""
+    """Return the folders of the migrations that are in the database, oldest first. Read-only."""
     found = (
         Ran(one.version, one.began.migration.name, one.digest, one.sources)
-        for one in lives(db.migration_records()).values()
+        for one in logged_migrations(db.migration_records()).values()
         if one.sources
     )
     return sorted(found, key=lambda one: one.version)
@@ -199,7 +202,7 @@ def write_folders(
     force: bool = False,
     vault: Vault | None = None,
 ) -> list[Restored]:
-    """Write folders as `ran` gave them; see `restore`. `vault`: keys of files that the log withholds."""
+    """Write folders from `ran`; see `restore`. `vault` has the keys of files that the log withholds."""
     by_version = {one.version: one for one in there}
     root = find_or_make(source)
     known = {folder.version: folder for folder in folders(root)}
@@ -208,29 +211,29 @@ def write_folders(
     for version in wanted:
         if version not in by_version:
             raise MigrationError(
-                f"the log has no files of a migration {version}; it has those of:"
+                f"the log has no files of migration {version}; it has those of:"
                 f" {', '.join(map(str, by_version)) or 'none'}",
                 version=version,
             )
-        life, folder = by_version[version], known.get(version)
-        if folder is not None and _is_whole(folder, life, vault):
+        logged, folder = by_version[version], known.get(version)
+        if folder is not None and _is_whole(folder, logged, vault):
             continue
         if folder is not None and not force:
             raise MigrationError(
-                f"{folder.path} is there, and is not as it ran; `everlog status --diff {version}` shows what"
-                " differs, and --force replaces it",
+                f"{folder.path} was edited after it ran; `everlog status --diff {version}` shows the"
+                " differences, and --force replaces it",
                 version=version,
             )
-        _check(life)
-        todo.append((life, folder))
-    return [_write(root, life, folder, vault) for life, folder in todo]
+        _check(logged)
+        todo.append((logged, folder))
+    return [_write(root, logged, folder, vault) for logged, folder in todo]
 
 
-def _is_whole(folder: Folder, life: Ran, vault: Vault | None) -> bool:
-    """Whether a folder has the files that ran, as far as that can be told."""
-    if life.digest in folder.digests:
+def _is_whole(folder: Folder, logged: Ran, vault: Vault | None) -> bool:
+    """Whether a folder has the files that ran, as far as this can be determined."""
+    if logged.digest in folder.digests:
         return True
-    was, now = {one.path: one for one in life.sources}, {one.path: one for one in folder.sources}
+    was, now = {one.path: one for one in logged.sources}, {one.path: one for one in folder.sources}
     return was.keys() == now.keys() and all(
         withheld.same(one.digest, now[path], folder, vault)
         if one.digest
@@ -239,23 +242,25 @@ def _is_whole(folder: Folder, life: Ran, vault: Vault | None) -> bool:
     )
 
 
-def _check(life: Ran) -> None:
-    if FOLDER_NAME.fullmatch(f"v{life.title}") is None:
-        raise CorruptionError(f"the log names a migration {life.title!r}, which is no name of a folder")
-    for file in life.sources:
+def _check(logged: Ran) -> None:
+    if FOLDER_NAME.fullmatch(f"v{logged.title}") is None:
+        raise CorruptionError(f"the log names a migration {logged.title!r}, which is not a valid folder name")
+    for file in logged.sources:
         path = PurePosixPath(file.path)
         if path.is_absolute() or not path.parts or {"..", "."} & {*path.parts} or "\\" in file.path:
-            raise CorruptionError(f"the log has a file {file.path!r} of {life.title}, outside of its folder")
+            raise CorruptionError(
+                f"the log has a file {file.path!r} of {logged.title}, which is outside its folder"
+            )
 
 
-def _write(root: Root, life: Ran, folder: Folder | None, vault: Vault | None) -> Restored:
-    digested = {file.path: file for file in life.sources if file.digest}
+def _write(root: Root, logged: Ran, folder: Folder | None, vault: Vault | None) -> Restored:
+    digested = {file.path: file for file in logged.sources if file.digest}
     there = {file.path: file for file in folder.sources} if folder is not None else {}
     missing = []
     for name, file in digested.items():
         mine = there.get(name)
         if mine is not None and not withheld.is_known(file.digest, vault):
-            continue  # it may be as it ran
+            continue  # it may be unchanged
         if folder is None or mine is None or not withheld.same(file.digest, mine, folder, vault):
             missing.append(_missing(file, is_other=mine is not None))
     with tempfile.TemporaryDirectory(prefix=".restored-", dir=root.path) as temporary:
@@ -265,7 +270,7 @@ def _write(root: Root, life: Ran, folder: Folder | None, vault: Vault | None) ->
             for name in there.keys() - digested.keys():
                 (made / name).unlink()
             (made / "model_pb2.py").unlink(missing_ok=True)
-        for file in life.sources:
+        for file in logged.sources:
             if not file.digest:
                 path = made / file.path
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -274,9 +279,9 @@ def _write(root: Root, life: Ran, folder: Folder | None, vault: Vault | None) ->
         (made / "model_pb2.py").write_text(_STUB + "".join(f"{line}\n" for line in salt), encoding="utf-8")
         if folder is not None:
             folder.path.rename(Path(temporary, "before"))
-        path = folder.path if folder is not None else root.path / f"v{life.title}"
+        path = folder.path if folder is not None else root.path / f"v{logged.title}"
         made.rename(path)
-    return Restored(path, life.version, missing)
+    return Restored(path, logged.version, missing)
 
 
 def _missing(file: log_pb2.SourceFile, *, is_other: bool) -> Missing:

@@ -1,30 +1,21 @@
-"""Rows: files of rows as messages of a model, one after the other.
+"""Rows: read files of rows as messages of a model.
 
-    airports.csv      faa,name,position.lat       a header of field names, dotted into messages
-                      JFK,John F Kennedy,40.6
-    airports.jsonl    {"faa": "JFK", "name": …}   one object a line, as protobuf's JSON
-    airports.parquet  columns named as the fields; needs the extra `parquet`
+    airports.csv      faa,name,position.lat       RFC 4180, UTF-8, with a header of field names; a dotted
+                      JFK,John F Kennedy,40.6     name is a field of a nested message
+    airports.jsonl    {"faa": "JFK", "name": …}   one object a line, in protobuf's JSON mapping; keys are
+                                                  field names, also in lowerCamelCase
+    airports.parquet  columns named as the fields; needs pyarrow, the extra `parquet`
 
-A cell that equals `null` (empty, unless told otherwise) and a null elsewhere leave the field unset. A
-row that does not fit stops the reading with a LoadError that names file, line and column. What
-values look like: `everlog.migrations.values`.
+A cell that equals `null` (by default an empty one), and a null in the other formats, leave the field unset. A
+row that does not fit stops reading with a LoadError that names file, line and column. For the values, see
+`everlog.migrations.values`.
 
-Rows of a CSV file: RFC 4180, UTF-8, with a header of field names.
+CSV: the converters of the columns are chosen once, from the header. A row then costs one call for each cell
+and one to build the message. Only a row that fails is examined cell by cell, for the error.
 
-The converters of the columns are chosen once, from the header; a row then costs a call for each
-cell and one to make the message. Only a row that fails is looked at cell by cell, for the error.
-
-Rows of a JSON Lines file: one object a line, as protobuf's JSON mapping writes messages.
-
-Keys are the fields' names, in the model's spelling or in lowerCamelCase.
-
-Rows of a Parquet file: columns named as the fields of the model.
-
-Values have types already, so protobuf takes them as they are; lists and structs become repeated
-fields and messages. A time without a zone is taken as UTC; a whole number may come as a float, as
-pandas writes columns of integers in which some are missing. Needs pyarrow, the extra `parquet`.
-
-Misfit: the error for a row of a file that does not fit, at its file, line and column.
+Parquet: values are typed, so protobuf takes them directly; lists and structs become repeated fields and
+messages. A time without a zone is read as UTC. An integer may be stored as a float, as pandas does for
+columns of integers with missing values.
 """
 
 from __future__ import annotations
@@ -49,9 +40,94 @@ from everlog.store.keys import ROW_BYTES_MAX
 from everlog.store.schema.codec import BOOL, BYTES, DOUBLE, ENUM, FLOAT, MESSAGE, STRING, TIMESTAMP, kind_of
 from everlog.store.user_code import private
 
+SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
+PIECE_BYTES = 1 << 16
+
+M = TypeVar("M", bound=Message)
+
+
+def read(path: Path, model: type[M], *, null: str = "") -> Iterator[M]:
+    """Yield the rows of a file, in the format that its name says. Read-only.
+
+    `null`: the cell of a CSV file that means "unset". Raises LoadError for a file that cannot be read, an
+    unknown format, and a row that does not fit.
+    """
+    _check_suffix(path)
+    try:
+        file: IO[bytes] = path.open("rb")
+    except OSError as error:
+        raise LoadError(f"{path}: {error.strerror}", file=str(path)) from error
+    with file:
+        yield from _rows(path, file, model, null)
+
+
+def read_bytes(path: Path, content: bytes, model: type[M], *, null: str = "") -> Iterator[M]:
+    """Yield the rows of a file whose content is in memory. Read-only. Raises LoadError as `read` does."""
+    _check_suffix(path)
+    yield from _rows(path, _Named(content, str(path)), model, null)
+
+
+def read_pieces(path: Path, pieces: Iterable[bytes], model: type[M], *, null: str = "") -> Iterator[M]:
+    """Yield the rows of a CSV or JSON Lines file from pieces of its content, reading all of them. Read-only.
+
+    Raises LoadError as `read` does, and what the pieces raise.
+    """
+    _check_suffix(path)
+    yield from _rows(path, io.BufferedReader(_Pieces(pieces, str(path)), PIECE_BYTES), model, null)
+
+
+class _Pieces(io.RawIOBase):
+    """A raw stream over pieces of bytes, with the name of their file."""
+
+    def __init__(self, pieces: Iterable[bytes], name: str) -> None:
+        self._pieces = iter(pieces)
+        self._left = memoryview(b"")
+        self.name = name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        into = memoryview(buffer).cast("B")
+        while not self._left:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._left = memoryview(piece)
+        size = min(len(into), len(self._left))
+        into[:size], self._left = self._left[:size], self._left[size:]
+        return size
+
+
+class _Named(io.BytesIO):
+    """Bytes with the name of their file, for errors."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise LoadError(
+            f"{path}: expected a file name that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]},"
+            f" found {path.suffix or 'no suffix'}",
+            file=str(path),
+        )
+
+
+def _rows(path: Path, file: IO[bytes], model: type[M], null: str) -> Iterator[M]:
+    match path.suffix:
+        case ".csv":
+            yield from read_csv(file, model, null=null)
+        case ".parquet":
+            yield from read_parquet(file, model)
+        case _:
+            yield from read_jsonl(file, model)
+
 
 class Place(NamedTuple):
-    """A line of a file, from 1, and a column or key in it, for people and by name."""
+    """A line of a file, from 1, and a column or key in it: `shown` for people, `column` by name."""
 
     file: str
     line: int
@@ -60,28 +136,30 @@ class Place(NamedTuple):
 
 
 def fail(place: Place, text: str, *, private: str = "") -> NoReturn:
-    """Raises LoadError. `private`: what stands there, which is no part of the message."""
+    """Raises LoadError. `private`: the offending text, which is not part of the message."""
     where = f"{place.file}:{place.line}: {f'{place.shown}: ' if place.shown else ''}"
     raise LoadError(
         where + text, private=private, file=place.file, line=place.line, column=place.column
     ) from None
 
 
-def unknown(place: Place, model: type[Message]) -> NoReturn:
-    """For a column or key that the model has no field for. The message does not name it: where a file has
-    no header, it is a value of the first row."""
+def unknown_field(place: Place, model: type[Message]) -> NoReturn:
+    """Raises LoadError for a column or key that is not a field of the model.
+
+    The message does not contain it: in a file without a header, it is a value of the first row.
+    """
     descriptor = model.DESCRIPTOR
     known = [field.name for field in descriptor.fields]
-    from difflib import get_close_matches  # noqa: PLC0415  only for messages
+    from difflib import get_close_matches  # noqa: PLC0415  rarely needed
 
     near = get_close_matches(place.column or "", known, 1)
-    meant = f"; is {near[0]} meant?" if near else ""
-    text = f"{descriptor.full_name} has no such field; it has: {', '.join(known)}{meant}"
+    hint = f"; did you mean {near[0]}?" if near else ""
+    text = f"{descriptor.full_name} has no such field; it has: {', '.join(known)}{hint}"
     fail(place._replace(column=None), text, private=repr(place.column))
 
 
-def misfit(place: Place, field: FieldDescriptor, value: Any, error: Exception) -> NoReturn:
-    """For a value that does not fit its field."""
+def value_error(place: Place, field: FieldDescriptor, value: Any, error: Exception) -> NoReturn:
+    """Raises LoadError for a value that does not fit its field."""
     names = (
         f" ({field.enum_type.name} has {', '.join(field.enum_type.values_by_name)})"
         if field.enum_type
@@ -91,8 +169,8 @@ def misfit(place: Place, field: FieldDescriptor, value: Any, error: Exception) -
     fail(place, f"expected {expected(field)}{names}, found {found}", private=f"{value!r:.200}: {error}")
 
 
-def rivals(fields: Iterable[FieldDescriptor]) -> list[set[str]]:
-    """The names of the fields of each oneof: a row can have only one of them."""
+def oneof_groups(fields: Iterable[FieldDescriptor]) -> list[set[str]]:
+    """Return the field names of each oneof; a row can have only one of them."""
     groups: dict[str, set[str]] = {}
     for field in fields:
         if field.containing_oneof is not None:
@@ -100,9 +178,11 @@ def rivals(fields: Iterable[FieldDescriptor]) -> list[set[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def check_rivals(groups: list[set[str]], given: Iterable[str], place: Place, what: str) -> None:
-    """Raises LoadError where two fields of one oneof are given: the last would take the place of the others.
-    `what`: a column or a key."""
+def check_oneofs(groups: list[set[str]], given: Iterable[str], place: Place, what: str) -> None:
+    """Raises LoadError if two fields of one oneof are given, because the last would replace the others.
+
+    `what`: "column" or "key".
+    """
     names = list(given)
     for group in groups:
         both = [name for name in names if name in group]
@@ -113,13 +193,11 @@ def check_rivals(groups: list[set[str]], given: Iterable[str], place: Place, wha
             )
 
 
-M = TypeVar("M", bound=Message)
-
-CELL_MAX = 4 * ROW_BYTES_MAX  # characters; the largest row, as JSON with all of it escaped
+CELL_MAX = 4 * ROW_BYTES_MAX  # characters: the largest row as fully escaped JSON
 
 
 class Column(NamedTuple):
-    """A column: its place from 1, the way to its field, and the converter of its cells."""
+    """A column: its position from 1, the path to its field, and the converter of its cells."""
 
     place: int
     name: str
@@ -131,7 +209,7 @@ class Column(NamedTuple):
 
 
 def read_csv(file: IO[bytes], model: type[M], *, null: str = "", skip: Collection[str] = ()) -> Iterator[M]:
-    """The rows of an open file, without the columns in `skip`.
+    """Yield the rows of an open CSV file, without the columns in `skip`.
 
     Raises LoadError naming the file, the line and the column.
     """
@@ -145,7 +223,7 @@ def read_csv(file: IO[bytes], model: type[M], *, null: str = "", skip: Collectio
         columns = _columns(header, model, name, skip)
         make = _maker(model, columns, null)
         whole = [column for column in columns if len(column.path) == 1]
-        groups = rivals(column.path[0] for column in whole)
+        groups = oneof_groups(column.path[0] for column in whole)
         line = reader.line_num
         for cells in reader:
             start, line = line + 1, reader.line_num
@@ -162,14 +240,14 @@ def read_csv(file: IO[bytes], model: type[M], *, null: str = "", skip: Collectio
                 _explain_csv(model, [one for one in given if one[1] != null], Place(name, start), error)
             if groups:
                 set_ = [column.name for column in whole if cells[column.place - 1] != null]
-                check_rivals(groups, set_, Place(name, start), "column")
+                check_oneofs(groups, set_, Place(name, start), "column")
             yield row
     except csv.Error as error:
         fail(Place(name, reader.line_num), f"not CSV: {error}")
 
 
 def _lines(file: IO[bytes], name: str) -> Iterator[str]:
-    """Decodes line by line, so that it is known on which a bad byte is."""
+    """Decode line by line, so that the line of an invalid byte is known."""
     for number, line in enumerate(file, 1):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -184,12 +262,12 @@ def _columns(header: list[str], model: type[Message], file: str, skip: Collectio
             continue
         at = Place(file, 1, f"column {place}", name)
         if name in header[: place - 1]:
-            fail(at._replace(column=None), "the header names it twice", private=repr(name))
+            fail(at._replace(column=None), "occurs twice in the header", private=repr(name))
         path: list[FieldDescriptor] = []
         owner: Any = model.DESCRIPTOR
         for word in name.split("."):
             if owner is None or word not in owner.fields_by_name:
-                unknown(at, model)
+                unknown_field(at, model)
             path.append(owner.fields_by_name[word])
             owner = None if path[-1].is_repeated else path[-1].message_type
         columns.append(Column(place, name, tuple(path), from_text(path[-1])))
@@ -225,30 +303,30 @@ def _put(words: dict[str, Any], column: Column, value: Any) -> None:
 def _explain_csv(
     model: type[Message], given: list[tuple[Column, str]], line: Place, error: Exception
 ) -> NoReturn:
-    """Raises LoadError for the first cell that does not fit by itself."""
+    """Raises LoadError for the first cell that does not fit on its own."""
     for column, cell in given:
         try:
             words: dict[str, Any] = {}
             _put(words, column, column.convert(cell))
             model(**words)
-        except (ValueError, TypeError, DecodeError) as misfitting:
-            misfit(column.at(line), column.path[-1], cell, misfitting)
+        except (ValueError, TypeError, DecodeError) as reason:
+            value_error(column.at(line), column.path[-1], cell, reason)
     fail(line, "the values do not fit together", private=private(error))
 
 
-# Fields, the converters of their values, and whether null is one of these.
+# Fields by name: the field, the converter of its values, and whether null is a value.
 _Fields = dict[str, tuple[Any, Convert, bool]]
 
 
 def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
-    """The rows of an open file. Raises LoadError naming it, the line and the column."""
+    """Yield the rows of an open JSON Lines file. Raises LoadError naming the file, the line and the key."""
     name = getattr(file, "name", None) or "<rows>"
     fields: _Fields = {}
     field: Any
     for field in model.DESCRIPTOR.fields:
         null = takes_null(field) and not field.is_repeated
         fields[field.name] = fields[field.json_name] = (field, from_json(field), null)
-    groups = rivals(field for field, _, _ in fields.values())
+    groups = oneof_groups(field for field, _, _ in fields.values())
     decoder = msgspec.json.Decoder(dict[str, Any])
     for number, line in enumerate(file, 1):
         if number == 1:
@@ -264,7 +342,7 @@ def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
                 if value is not None or null:
                     words[field.name] = convert(value)
             if groups:
-                check_rivals(groups, words, Place(name, number), "key")
+                check_oneofs(groups, words, Place(name, number), "key")
             row = model(**words)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             fail(Place(name, number), f"expected a JSON object: {error}")
@@ -276,18 +354,18 @@ def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
 def _explain_jsonl(
     fields: _Fields, model: type[Message], found: dict[str, Any], line: Place, error: Exception
 ) -> NoReturn:
-    """Raises LoadError for the first value that does not fit by itself."""
+    """Raises LoadError for the first value that does not fit on its own."""
     for number, (key, value) in enumerate(found.items(), 1):
         if key not in fields:
-            unknown(line._replace(shown=f"key {number}", column=key), model)
+            unknown_field(line._replace(shown=f"key {number}", column=key), model)
         at = line._replace(shown=f"key {key!r}", column=key)
         field, convert, null = fields[key]
         if value is None and not null:
             continue
         try:
             model(**{field.name: convert(value)})
-        except (ValueError, TypeError, DecodeError) as misfitting:
-            misfit(at, field, value, misfitting)
+        except (ValueError, TypeError, DecodeError) as reason:
+            value_error(at, field, value, reason)
     fail(line, "the values do not fit together", private=private(error))
 
 
@@ -296,7 +374,9 @@ _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 def read_parquet(file: IO[bytes], model: type[M]) -> Iterator[M]:
-    """The rows of an open file. Raises LoadError naming it, the row (as line) and the column."""
+    """Yield the rows of an open Parquet file. Raises LoadError naming the file, the row (as line) and the
+    column.
+    """
     name = getattr(file, "name", None) or "<rows>"
     try:
         parquet: Any = import_module("pyarrow.parquet")
@@ -312,9 +392,9 @@ def read_parquet(file: IO[bytes], model: type[M]) -> Iterator[M]:
     fields: Any = model.DESCRIPTOR.fields_by_name
     for place, column in enumerate(source.schema_arrow.names, 1):
         if column not in fields:
-            unknown(Place(name, 1, f"column {place}", column), model)
+            unknown_field(Place(name, 1, f"column {place}", column), model)
     converters = {column: _converter(fields[column]) for column in source.schema_arrow.names}
-    groups = rivals(fields[column] for column in source.schema_arrow.names)
+    groups = oneof_groups(fields[column] for column in source.schema_arrow.names)
     number = 0
     for batch in source.iter_batches(BATCH_ROWS):
         columns = {column: _listed(batch.column(column)) for column in batch.schema.names}
@@ -328,12 +408,12 @@ def read_parquet(file: IO[bytes], model: type[M]) -> Iterator[M]:
             except (ValueError, TypeError, DecodeError) as error:
                 _explain_parquet(model, converters, given, Place(name, number), error)
             if groups:
-                check_rivals(groups, given, Place(name, number), "column")
+                check_oneofs(groups, given, Place(name, number), "column")
             yield row
 
 
 def _listed(column: Any) -> list[Any]:
-    """The values of a column. Times become the fields of a Timestamp, for a datetime has microseconds."""
+    """Return the values of a column. Times become the fields of a Timestamp, to keep their nanoseconds."""
     unit = getattr(column.type, "unit", None)
     if unit is None or not str(column.type).startswith("timestamp"):
         return list(column.to_pylist())
@@ -345,8 +425,10 @@ def _listed(column: Any) -> list[Any]:
 
 
 def _converter(field: FD) -> Convert:
-    """From a value of Arrow's to one that protobuf takes. Types have to fit; text is read as in CSV only
-    where Arrow has no type of its own."""
+    """Return the function from an Arrow value to one that protobuf takes.
+
+    Types must match; text is read as in CSV only where Arrow has no such type.
+    """
     kind, of_text = kind_of(field), from_text(field)
     if field.is_repeated or kind in {MESSAGE, TIMESTAMP, ENUM}:
         is_float = kind is FLOAT
@@ -382,7 +464,7 @@ def _typed(kind: type, value: Any) -> Any:
 
 
 def _value(value: Any) -> Any:
-    """As protobuf takes it, inside of lists and structs as well."""
+    """Return the value as protobuf takes it, also inside lists and structs."""
     if isinstance(value, datetime):
         aware = value if value.tzinfo else value.replace(tzinfo=UTC)
         nanos = aware.microsecond * 1000 + getattr(value, "nanosecond", 0)
@@ -397,95 +479,11 @@ def _value(value: Any) -> Any:
 def _explain_parquet(
     model: type[Message], converters: dict[str, Convert], given: dict[str, Any], row: Place, error: Exception
 ) -> NoReturn:
-    """Raises LoadError for the first value that does not fit by itself."""
+    """Raises LoadError for the first value that does not fit on its own."""
     fields: Any = model.DESCRIPTOR.fields_by_name
     for column, value in given.items():
         try:
             model(**{column: converters[column](value)})
-        except (ValueError, TypeError, DecodeError) as misfitting:
-            misfit(row._replace(shown=f"column {column}", column=column), fields[column], value, misfitting)
+        except (ValueError, TypeError, DecodeError) as reason:
+            value_error(row._replace(shown=f"column {column}", column=column), fields[column], value, reason)
     fail(row, "the values do not fit together", private=private(error))
-
-
-__all__ = ["SUFFIXES", "read", "read_csv", "read_jsonl", "read_parquet"]
-
-
-PIECE_BYTES = 1 << 16
-SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
-
-
-def read(path: Path, model: type[M], *, null: str = "") -> Iterator[M]:
-    """The rows of a file, whose name says what is in it. Read-only.
-
-    Raises LoadError for a file that cannot be read, another kind of file, and a row that does
-    not fit.
-    """
-    _check_suffix(path)
-    try:
-        file: IO[bytes] = path.open("rb")
-    except OSError as error:
-        raise LoadError(f"{path}: {error.strerror}", file=str(path)) from error
-    with file:
-        yield from _rows(path, file, model, null)
-
-
-def read_bytes(path: Path, content: bytes, model: type[M], *, null: str = "") -> Iterator[M]:
-    """The rows of a file whose content is at hand. Read-only. Raises LoadError as `read` does."""
-    _check_suffix(path)
-    yield from _rows(path, _Named(content, str(path)), model, null)
-
-
-def read_pieces(path: Path, pieces: Iterable[bytes], model: type[M], *, null: str = "") -> Iterator[M]:
-    """The rows of a CSV or JSON Lines file whose content comes in pieces, all of which are taken. Read-only.
-    Raises LoadError as `read` does, and what the pieces raise."""
-    _check_suffix(path)
-    yield from _rows(path, io.BufferedReader(_Pieces(pieces, str(path)), PIECE_BYTES), model, null)
-
-
-class _Pieces(io.RawIOBase):
-    """Bytes that come in pieces, with the name of the file that they are of."""
-
-    def __init__(self, pieces: Iterable[bytes], name: str) -> None:
-        self._pieces = iter(pieces)
-        self._left = memoryview(b"")
-        self.name = name
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        into = memoryview(buffer).cast("B")
-        while not self._left:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._left = memoryview(piece)
-        size = min(len(into), len(self._left))
-        into[:size], self._left = self._left[:size], self._left[size:]
-        return size
-
-
-class _Named(io.BytesIO):
-    """Bytes with the name of the file that they are of, for the errors."""
-
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
-
-
-def _check_suffix(path: Path) -> None:
-    if path.suffix not in SUFFIXES:
-        raise LoadError(
-            f"{path}: expected a file named {' or '.join(SUFFIXES)}, found {path.suffix or 'no suffix'}",
-            file=str(path),
-        )
-
-
-def _rows(path: Path, file: IO[bytes], model: type[M], null: str) -> Iterator[M]:
-    match path.suffix:
-        case ".csv":
-            yield from read_csv(file, model, null=null)
-        case ".parquet":
-            yield from read_parquet(file, model)
-        case _:
-            yield from read_jsonl(file, model)

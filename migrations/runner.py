@@ -1,11 +1,11 @@
-"""Runner: applies what is pending, oldest first, each migration as one record of the log.
+"""Runner: apply the pending migrations, oldest first.
 
-    lock ─▶ load all ─▶ pending, and their rows ─▶ for each: online.run ─▶ one record, or several
-                                                                           where it has to build
+    lock ─▶ load all ─▶ pending, and their bootstrap rows ─▶ for each: online.run ─▶ one record, or several
+                                                                                    if it has to build
 Invariants
-  (1) one record puts a migration into force, with its schema, its sources and its bootstrap rows;
-  (2) all folders, and all bootstrap rows, were found right before the first is applied;
-  (3) a rejected migration is never applied (`settled`).
+  (1) One record puts a migration into force, with its schema, its sources and its bootstrap rows.
+  (2) All folders and all bootstrap rows are checked before the first migration is applied.
+  (3) A rejected migration is never applied (`settled`).
 """
 
 from __future__ import annotations
@@ -45,13 +45,16 @@ def apply(
     rate: float | None = None,
     out_of_order: bool = False,
 ) -> list[MigrationInfo]:
-    """Applies the pending migrations, up to version `to` and with it, and returns them.
+    """Apply the pending migrations, up to and including version `to`, and return them.
 
-    `applied` is told of each as soon as it is in the log; `check` sees all of them before the first,
-    and may raise. `hold`: serves the version before as well where rows were rewritten, until
-    `complete`. `rate`: builds at most so many rows a second. Waits up to `wait_s` seconds while
-    somebody else migrates. Raises MigrationError, SchemaError or LoadError for one that cannot be
-    applied: of that one and those behind it nothing was done.
+    `actor` and `reason` go into the log. `check` is called with all pending migrations before the first is
+    applied, and may raise. `applied` is called for each migration when it is in the log. With `hold`, the
+    previous version stays served where rows were rewritten, until `complete`. `rate` limits building to that
+    many rows a second. `out_of_order` allows migrations older than an applied one. Waits up to `wait_s`
+    seconds while another thread migrates.
+
+    Raises MigrationError, SchemaError or LoadError for a migration that cannot be applied; nothing of it and
+    of later ones is applied. Writes one or several records for each migration.
     """
     done = []
     by = Metadata(actor, reason).check()
@@ -59,16 +62,16 @@ def apply(
     with lock(db.uuid, actor, wait_s=wait_s, progress=progress, reenter=True) as holder:
         known = load_for(db, source)
         begun = in_progress.attach(db, known)
-        if begun is not None and begun.migration.back:  # what was half rolled back is in force
+        if begun is not None and begun.migration.back:  # its rollback was interrupted: it stays in force
             if progress is not None:
                 progress(
-                    Progress(f"{begun.migration.version}_{begun.migration.name}: give up its way back", 0)
+                    Progress(f"{begun.migration.version}_{begun.migration.name}: give up its rollback", 0)
                 )
             in_progress.give_up(db, by)
             begun = None
         found = pending(db, known, to, out_of_order=out_of_order)
         if begun is not None:
-            found = _after(begun, found, known)
+            found = _with_current(begun, found, known)
         if (rejected := settled(db, found, rejected_only=True)) is not None:
             raise MigrationError(rejected.says, version=rejected.migration.version)
         if check is not None:
@@ -80,36 +83,36 @@ def apply(
             schema = after(schema, migration)
         for migration, rows in todo:
             holder.at = migration.version, migration.name
-            info = _apply(db, migration, rows, by, hold=hold, rate=rate, progress=progress)
+            info = _apply_one(db, migration, rows, by, hold=hold, rate=rate, progress=progress)
             done.append(info)
             if applied is not None:
                 applied(info)
     return done
 
 
-def _after(begun: Recorded, found: list[Migration], known: Sequence[Migration]) -> list[Migration]:
-    """What is to be done while a migration is under way: it goes on, and before it has ended nothing else."""
+def _with_current(begun: Recorded, found: list[Migration], known: Sequence[Migration]) -> list[Migration]:
+    """Return the migrations to apply while one is in progress: it must end before any other starts."""
     first = found[0] if found else None
     if first is None or first.version != begun.migration.version:
         is_here = any(migration.version == begun.migration.version for migration in known)
-        remedy = "go on with it" if is_here else "its folder is not here: restore it"
+        remedy = "finish it" if is_here else "restore its folder, which is missing,"
         raise MigrationError(
-            f"migration {begun.migration.version}_{begun.migration.name} is under way since commit"
-            f" {begun.seq}; before another is applied, {remedy}, or give it up with `everlog rollback`",
+            f"migration {begun.migration.version}_{begun.migration.name} has been in progress since commit"
+            f" {begun.seq}; before another is applied, {remedy} or give it up with `everlog rollback`",
             version=begun.migration.version,
         )
     if begun.migration.step != log_pb2.Migration.SWITCHED:
         return found
     if len(found) > 1:
         raise MigrationError(
-            f"migration {first.title} serves two versions since commit {begun.seq}: end that with"
-            f" `everlog complete` (or `everlog rollback`) before {found[1].title}",
+            f"migration {first.title} has served two versions since commit {begun.seq}; run `everlog"
+            f" complete` (or `everlog rollback`) before {found[1].title}",
             version=first.version,
         )
     return []
 
 
-def _apply(
+def _apply_one(
     db: Database,
     migration: Migration,
     rows: Bootstrap,
@@ -136,7 +139,7 @@ def _apply(
         if "cancelled_by" in error.facts:
             in_progress.cancelled(db, migration, Metadata(error.cancelled_by, error.reason), since=since)
         raise MigrationError(
-            f"migration {migration.title} was not applied, and nothing of it is in the database: {error}",
+            f"migration {migration.title} was not applied, and the database is unchanged: {error}",
             private=error.private,
             version=migration.version,
             **{name: fact for name, fact in error.facts.items() if name != "version"},

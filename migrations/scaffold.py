@@ -1,12 +1,12 @@
-"""Scaffold: a new migration's folder, made by copying the newest.
+"""Scaffold: create the folder of a new migration by copying the newest.
 
-    newest folder ─▶ model.proto, its package renamed   ─▶ new folder
-                     __init__.py, without what is done: `drop`, `rename`, `transforms`, …
+    newest folder ─▶ model.proto, its package renamed                                       ─▶ new folder
+                     __init__.py, without completed work: `drop`, `rename`, `transforms`, …
                      testdata.py, helpers
 
-Not copied: bootstrap data, which the older migration has put there already; tests, which are of
-that step; comments that ignore a finding of lint, which gave the reasons of that step; generated
-code. The very first folder comes from a template, a table with two fields.
+Not copied: bootstrap data, which the older migration already wrote; tests, which belong to that migration;
+comments that ignore a finding of lint, whose reasons belong to it as well; generated code. The very first
+folder comes from a template, a table with two fields.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NOT_COPIED = shutil.ignore_patterns(
 )
 
 _COOKIE = re.compile(r"[ \t\f]*#.*?coding[:=]")
-# What the templates use, so that a table takes another name.
+# Names that the templates use: a table gets a different one.
 _TAKEN = {"MIGRATION", "STRING", "Fields", "Index", "Migration", "Table", "ID", "NAME"}
 _TAKEN |= {"Iterator", "Random", "Row", *keyword.kwlist}
 
@@ -83,16 +83,15 @@ def rows(random: Random, scale: int) -> Iterator[Row]:
 
 
 def new(name: str, source: Source = SOURCE, *, now: datetime | None = None) -> Path:
-    """Makes the folder of a new migration, and its line in `everlog.sum`, and returns its path. Edit
-    it, then `build`.
+    """Create the folder of a new migration, and its line in `everlog.sum`. Return its path.
 
-    A `source` that is not there yet is made, if it is a path. The timestamp is that of `now` in
-    UTC, or the second after the newest migration's, if that is later. Raises SchemaError for a
-    name that is no identifier in lower case.
+    Edit it, then run `build`. A missing `source` is created if it is a path. The timestamp is `now` in UTC,
+    or one second after the newest migration, whichever is later. Raises SchemaError for a name that is not a
+    lower-case identifier.
     """
     if not _NAME.fullmatch(name):
         raise SchemaError(
-            f"expected the name of a migration in a-z, 0-9 and _, as create_airports; found {name!r}",
+            f"expected a migration name in a-z, 0-9 and _, such as create_airports; found {name!r}",
             name=name,
         )
     root = find_or_make(source)
@@ -135,8 +134,11 @@ def _copy(newest: Folder, path: Path, version: int, name: str) -> None:
 
 
 def _constants(newest: Folder, name: str) -> str:
-    """The newest folder's code, with a title of its own, and without what was done already: `drop`,
-    `rename`, `transforms`, `up` and `down`, the code that only those need, and what needs older folders."""
+    """Return the newest folder's code with a new title, without completed work.
+
+    That is `drop`, `rename`, `transforms`, `up` and `down`, the code that only those need, and imports from
+    older folders.
+    """
     file = newest.path / "__init__.py"
     code = _utf8(newest, file)
     try:
@@ -165,7 +167,7 @@ def _constants(newest: Folder, name: str) -> str:
 
 
 def _utf8(newest: Folder, file: Path) -> bytes:
-    """Code as UTF-8 without a byte order mark, with ends of lines as on Unix."""
+    """Return the code as UTF-8 without a byte order mark, with Unix line ends."""
     raw = file.read_bytes()
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
@@ -184,7 +186,7 @@ def _called(call: ast.Call) -> str:
 
 
 class _Statements:
-    """The statements of a folder's code, and which names each of them binds and uses."""
+    """The statements of a folder's code, and the names that each of them binds and uses."""
 
     def __init__(self, newest: Folder, tree: ast.Module, done: list[ast.keyword]) -> None:
         self._newest = newest
@@ -193,7 +195,7 @@ class _Statements:
         self._by_done = {name for argument in done for name in _used(argument, [])}
 
     def gone(self) -> set[ast.stmt]:
-        """Those that a copy does without. What stays uses nothing of them."""
+        """Return the statements that a copy omits. No remaining statement uses them."""
         needed = self._reached({"MIGRATION"} | _asked_for(self._newest.path))
         gone = {node for node in self._body if node not in needed and self._is_older(node)}
         while more := {one for one in self._body if one not in needed | gone and self._depends(one, gone)}:
@@ -208,7 +210,7 @@ class _Statements:
         return gone | only
 
     def _reached(self, names: set[str]) -> set[ast.stmt]:
-        """The statements that bind these names, and all that they use."""
+        """Return the statements that bind these names, and all statements that those use."""
         found: set[ast.stmt] = set()
         while more := {node for node in self._body if node not in found and _bound(node) & names}:
             found |= more
@@ -222,7 +224,7 @@ class _Statements:
         return any(self._uses[user] & _bound(node) for user in self._body if user not in without)
 
     def _is_older(self, node: ast.stmt) -> bool:
-        """Whether a statement does nothing but import from other folders of migrations."""
+        """Whether a statement only imports from other folders of migrations."""
         if isinstance(node, ast.If) and not node.orelse:
             return all(self._is_older(one) for one in node.body)
         package = self._newest.package.rpartition(".")[0]
@@ -242,7 +244,9 @@ def _bound(node: ast.stmt) -> set[str]:
 
 
 def _used(node: ast.AST, without: list[ast.keyword]) -> set[str]:
-    """The names that a statement uses, all but in the arguments `without`; of a forward reference as well."""
+    """Return the names that a statement uses, including forward references, except in the arguments
+    `without`.
+    """
     names, todo = set[str](), [node]
     while todo:
         one = todo.pop()
@@ -257,11 +261,11 @@ def _used(node: ast.AST, without: list[ast.keyword]) -> set[str]:
 
 
 def _asked_for(folder: Path) -> set[str]:
-    """The names that other files of the folder import from its `__init__.py`."""
+    """Return the names that other files of the folder import from its `__init__.py`."""
     names: set[str] = set()
     for file in (one for one in folder.rglob("*.py") if one.name != "__init__.py"):
         if file.name.startswith(("bootstrap", "test_")) or file.parent.name == "tests":
-            continue  # it is not copied
+            continue  # not copied
         try:
             tree = ast.parse(file.read_bytes())
         except (SyntaxError, ValueError):
@@ -273,7 +277,10 @@ def _asked_for(folder: Path) -> set[str]:
 
 
 def _statement(code: bytes, tree: ast.Module, node: ast.stmt) -> tuple[int, int, bytes]:
-    """A statement with the comments right above it; `pass` where another one is on its lines."""
+    """Return the cut for a statement with the comments directly above it.
+
+    It is replaced by `pass` if another statement shares its lines.
+    """
     start, end = _span(code, node)
     others = (one for one in tree.body if one is not node)
     if any(one.end_lineno == node.lineno or one.lineno == node.end_lineno for one in others):
@@ -283,12 +290,12 @@ def _statement(code: bytes, tree: ast.Module, node: ast.stmt) -> tuple[int, int,
     while first > 1 and lines[first - 2].startswith(b"#") and not lines[first - 2].startswith(b"#!"):
         first -= 1
     start = sum(len(line) + 1 for line in lines[: first - 1])
-    rest = re.match(rb"[^\n]*\n*", code[end:])  # a comment behind it, and blank lines
+    rest = re.match(rb"[^\n]*\n*", code[end:])  # a trailing comment, and blank lines
     return start, end + (rest.end() if rest else 0), b""
 
 
 def _elements(code: bytes, value: ast.expr, names: set[str]) -> list[tuple[int, int, bytes]]:
-    """The elements of a list that are among the names, each with the comma behind it."""
+    """Return the cuts for list elements that are among the names, each with the comma after it."""
     cuts = []
     for one in getattr(value, "elts", []):
         if isinstance(one, ast.Constant) and one.value in names:
@@ -299,7 +306,9 @@ def _elements(code: bytes, value: ast.expr, names: set[str]) -> list[tuple[int, 
 
 
 def _argument(code: bytes, call: ast.Call, node: ast.keyword) -> tuple[int, int, bytes]:
-    """An argument, from the end of the one before it; the first one, with the comma behind it."""
+    """Return the cut for an argument, from the end of the previous one; for the first, with the comma
+    after it.
+    """
     start, end = _span(code, node)
     others: list[ast.expr | ast.keyword] = [*call.args, *call.keywords]
     before = [at for _, at in (_span(code, one) for one in others) if at < start]

@@ -1,19 +1,19 @@
-"""Schema text: a schema as lines that diff well in review, and that a database can be made of.
+"""Schema text: a schema as lines that diff well in review, and from which a database can be created.
 
     # comment
-    migration 20260105093000_create_airports 5f3c…      its title and digest; in the order of versions
-    table airports flights.v20260105093000.Airport      in the order of names
+    migration 20260105093000_create_airports 5f3c…      its title and digest; in order of versions
+    table airports flights.v20260105093000.Airport      in order of names
       key faa
       life 86400s
       index by_city city
       unique by_icao icao position.lat
       person icao                                       rows are sealed; then `hashed-index`, `hashed-unique`
-    file flights/v20260105093000/model.proto            what protobuf says of a model, a field a line
+    file flights/v20260105093000/model.proto            protobuf's description of a model, one field a line
       package: "flights.v20260105093000"
       …
-    file google/protobuf/timestamp.proto                protobuf's own are only named
+    file google/protobuf/timestamp.proto                protobuf's own files are only named
 
-Numbers of spaces, tables and indexes are not in it: they are each database's own. What is loaded
+Numbers of spaces, tables and indexes are not included, because each database has its own. A loaded schema
 gets new ones, in the order of the lines.
 """
 
@@ -37,22 +37,23 @@ _OWN = "google/protobuf/"
 
 
 class Dumped(NamedTuple):
-    """What a text says: migrations as (version, name, digest), and the schema that they made."""
+    """The content of a text: migrations as (version, name, digest), and the schema that they made."""
 
     migrations: list[tuple[int, str, bytes]]
     schema: log_pb2.Schema
 
 
 def to_text(schema: Schema, infos: Iterable[MigrationInfo] = ()) -> str:
-    """The text of a schema, with those of the migrations that are applied. Read-only.
+    """Return the text of a schema, with the applied ones of these migrations. Read-only.
 
-    Raises MigrationError while one is under way: what is half built is no schema to keep.
+    Raises MigrationError while a migration is in progress, because a partly built schema is not worth
+    keeping.
     """
     lines = [_HEAD, ""]
     for info in sorted(infos, key=lambda info: info.version):
         if info.state is State.BUILDING:
             raise MigrationError(
-                f"migration {info.title} is under way; dump the schema when it is finished, or given up"
+                f"migration {info.title} is in progress; dump the schema after it is finished, or given up"
                 " (`everlog rollback`)",
                 version=info.version,
             )
@@ -74,7 +75,7 @@ def to_text(schema: Schema, infos: Iterable[MigrationInfo] = ()) -> str:
 
 
 def from_text(text: str, where: str = "the text") -> Dumped:
-    """What a text says. Read-only. Raises SchemaError with the line that it cannot read."""
+    """Parse a text. Read-only. Raises SchemaError with the line that it cannot read."""
     schema = log_pb2.Schema(next_space=1, next_table=1)
     migrations: list[tuple[int, str, bytes]] = []
     wanted: list[tuple[int, log_pb2.TableSchema, list[str]]] = []
@@ -115,7 +116,7 @@ def _index(index: IndexInfo) -> str:
 
 
 def _message_lines(message: Any, indent: str) -> Iterator[str]:
-    """Protobuf's text format, with fields and values of enums on one line each."""
+    """Yield protobuf's text format, with one line for each field and each value of an enum."""
     for field, value in message.ListFields():
         for one in value if field.is_repeated else [value]:
             if field.type != FieldDescriptor.TYPE_MESSAGE:
@@ -138,7 +139,7 @@ def _only(message: Any, field: FieldDescriptor, value: Any) -> Any:
 
 
 def _blocks(text: str) -> Iterator[tuple[int, str, list[str]]]:
-    """Lines that begin at the margin, each with its number and the indented lines below it."""
+    """Yield the lines that start at the margin, each with its number and the indented lines below it."""
     at, head, body = 0, "", list[str]()
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
@@ -160,7 +161,7 @@ def _file(name: str, body: list[str]) -> descriptor_pb2.FileDescriptorProto:
         return file
     module = name.removesuffix(".proto").replace("/", ".") + "_pb2"
     if not name.startswith(_OWN):
-        raise ValueError(f"expected what is in {name}, found nothing below it")
+        raise ValueError(f"expected the content of {name}, found nothing below it")
     importlib.import_module(module).DESCRIPTOR.CopyToProto(file)
     return file
 
@@ -168,11 +169,11 @@ def _file(name: str, body: list[str]) -> descriptor_pb2.FileDescriptorProto:
 def _resolve(
     schema: log_pb2.Schema, wanted: list[tuple[int, log_pb2.TableSchema, list[str]]], where: str
 ) -> None:
-    """Names of fields to numbers: the models are all known now."""
+    """Resolve names of fields to numbers, when all models are known."""
     try:
         models = Schema(log_pb2.Schema(models=schema.models))
-    except TypeError as error:  # of protobuf's, for what is spelled well and fits nowhere
-        raise SchemaError(f"{where}: its files are no models: {error}", where=where) from None
+    except TypeError as error:  # raised by protobuf for well-formed but inconsistent files
+        raise SchemaError(f"{where}: its files are not valid models: {error}", where=where) from None
     for number, table, body in wanted:
         try:
             model: Any = models.model(table.model).DESCRIPTOR
@@ -196,7 +197,7 @@ def _resolve(
                     table.next_index += 1
                 else:
                     raise ValueError(
-                        f"expected a key or an index, or a life, of table {table.name}, found {line!r}"
+                        f"expected a key, an index or a life of table {table.name}, found {line!r}"
                     )
             if not table.key:
                 raise ValueError(f"table {table.name} has no key")
@@ -208,7 +209,7 @@ def _path(model: Any, dotted: str) -> log_pb2.FieldPath:
     numbers = []
     for name in dotted.split("."):
         if model is None or name not in model.fields_by_name:
-            raise ValueError(f"{dotted} is no field of the model")
+            raise ValueError(f"{dotted} is not a field of the model")
         field = model.fields_by_name[name]
         numbers.append(field.number)
         model = field.message_type

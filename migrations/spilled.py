@@ -1,10 +1,10 @@
 """Spilled: mappings of bytes, held in memory while they are small, and in a temporary file beyond that.
 
     Spilled ─┐
-    Spilled ─┴▶ set, get ─▶ recent, RECENT_BYTES in all ─▶ Spill: a temporary database of SQLite, a table each
+    Spilled ─┴▶ set, get ─▶ recent, RECENT_BYTES in all ─▶ Spill: a temporary SQLite database, a table each
 
-Rows of bootstrap data and of tables are compared by them, however many there are. The file ends with the
-last of its mappings.
+They compare the rows of bootstrap data and of tables, of any number. The file is removed with the last of its
+mappings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 RECENT_BYTES = 8 << 20
-ENTRY_BYTES = 150  # of an entry in memory, besides its bytes
+ENTRY_BYTES = 150  # overhead of an entry in memory
 _CACHE_KIB = 8192
 
 Value = bytes | None
@@ -28,7 +28,7 @@ _MISSING = object()
 
 
 class Spill:
-    """What mappings share: room in memory, and a file."""
+    """What several mappings share: a limit of memory, and a file."""
 
     def __init__(self) -> None:
         self.recent_bytes = 0
@@ -37,7 +37,7 @@ class Spill:
         self._file: sqlite3.Connection | None = None
 
     def took(self, size: int) -> None:
-        """Notes that so many bytes more are in memory. Raises DiskError."""
+        """Counts bytes that were added in memory, and spills if the limit is exceeded. Raises DiskError."""
         self.recent_bytes += size
         if self.recent_bytes > RECENT_BYTES:
             for one in list(self.mappings):
@@ -46,7 +46,7 @@ class Spill:
 
     def file(self) -> sqlite3.Connection:
         if self._file is None:
-            import sqlite3  # noqa: PLC0415  few bootstrap data are so large
+            import sqlite3  # noqa: PLC0415  rarely needed
 
             self._file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
             self._file.execute("PRAGMA journal_mode = OFF")
@@ -59,7 +59,7 @@ class Spill:
 
 
 class Spilled:
-    """Keys and their values, which may be None. `spill`: what it shares with others."""
+    """A mapping of keys to values, which may be None. `spill` is shared with other mappings."""
 
     def __init__(self, spill: Spill | None = None) -> None:
         self._spill = spill or Spill()
@@ -75,7 +75,7 @@ class Spilled:
         self._spill.took(len(key) + len(value or b"") + ENTRY_BYTES)
 
     def find(self, key: bytes) -> tuple[bool, Value]:
-        """Whether there is one, and its value. Raises DiskError."""
+        """Return whether the key exists, and its value. Raises DiskError."""
         found = self._recent.get(key, _MISSING)
         if found is not _MISSING:
             return True, self._recent[key]
@@ -89,7 +89,7 @@ class Spilled:
         return self.find(key)[0]
 
     def items(self) -> Iterator[tuple[bytes, Value]]:
-        """All entries; none may be set meanwhile. Raises DiskError."""
+        """Yield all entries; none may be set meanwhile. Raises DiskError."""
         if not self._has_table:
             yield from self._recent.items()
             return
@@ -98,7 +98,7 @@ class Spilled:
             yield from self._spill.file().execute(f"SELECT k, v FROM {self._table} ORDER BY k")  # noqa: S608
 
     def spill(self) -> None:
-        """Moves into the file what is in memory. Raises DiskError."""
+        """Move the entries in memory to the file. Raises DiskError."""
         if not self._recent:
             return
         with _translated():
@@ -115,14 +115,14 @@ class Spilled:
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """Turns errors of SQLite into DiskError."""
+    """Translate errors of SQLite to DiskError."""
     import sqlite3  # noqa: PLC0415  as above
 
     try:
         yield
     except sqlite3.Error as error:
         raise DiskError(
-            f"rows could not be compared in a temporary file: {error}; make room in the directory of"
-            " temporary files (TMPDIR)",
+            f"comparing rows in a temporary file failed: {error}; free space in the directory of temporary"
+            " files (TMPDIR)",
             outcome="nothing written",
         ) from error

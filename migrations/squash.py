@@ -1,14 +1,14 @@
-"""Squash: the folders of all migrations folded into one, and the proof that it makes the same.
+"""Squash: replace the folders of all migrations by one, after proving that it makes the same database.
 
     folders 1 … n ─▶ a new database ─┬─ schema, rows ─▶ folder n+1, a copy of n with all bootstrap rows
-                                     └─ equal? ◀─────── a new database of that folder alone
+                                     └─ equal? ◀─────── a new database from that folder alone
 
-The proof is made before anything is removed. A database that has migrations 1 … n is told of it by
-`baseline`, which compares the schema once more; one that does not, needs the old folders first:
-they are in version control.
+The proof comes before anything is removed. A database that has migrations 1 … n records the new one with
+`baseline`, which compares the schema again. A database that lacks some of them needs the old folders first,
+from version control.
 
 Invariants
-  (1) schema and rows are equal, or no folder has changed.
+  (1) Schema and rows are equal, or no folder has changed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from everlog.store.schema.reflect import table_of
 
 
 class Squashed(msgspec.Struct, frozen=True):
-    """The new folder, its version, and the names of the folders that it stands for."""
+    """The new folder, its version, and the names of the folders that it replaces."""
 
     path: Path
     version: int
@@ -46,15 +46,15 @@ class Squashed(msgspec.Struct, frozen=True):
 
 
 def squash(name: str, source: Source = SOURCE, *, now: datetime | None = None) -> Squashed:
-    """Folds all migrations into a new one, and removes their folders.
+    """Replace all migrations by a new one named `name`, and remove their folders.
 
-    Runs their code, in databases of its own. Raises MigrationError if the newest does not declare
-    every table, or if the one folder would not make the same: then all folders are as they were.
+    Runs their code, in temporary databases. Raises MigrationError if the newest does not declare every table,
+    or if the new folder would not make the same database; then all folders are unchanged.
     """
     root = find(source)
     old = load(source)
     if len(old) < 2:
-        raise MigrationError(f"{root.path} has {len(old)} migrations; there is nothing to fold into one")
+        raise MigrationError(f"{root.path} has {len(old)} migrations, so there is nothing to squash")
     was_summed = (root.path / sums.NAME).exists()
     with tempfile.TemporaryDirectory(dir=root.path.parent, prefix=".squash-") as scratch:
         aside = Path(scratch) / "folders"
@@ -80,8 +80,10 @@ def squash(name: str, source: Source = SOURCE, *, now: datetime | None = None) -
 
 
 def check_applied(infos: Iterable[MigrationInfo], source: Source = SOURCE, *, where: str) -> None:
-    """Raises MigrationError unless the database whose migrations these are, `where` it is, has all
-    folders as they are here: afterwards it could not get those that it lacks. Read-only."""
+    """Raises MigrationError unless a database has applied all folders as they are now. Read-only.
+
+    `infos` are its migrations, `where` its name. After a squash, it could not get the folders that it lacks.
+    """
     known = {info.version: info for info in infos}
     lacks = []
     for folder in folders(find(source)):
@@ -89,13 +91,13 @@ def check_applied(infos: Iterable[MigrationInfo], source: Source = SOURCE, *, wh
         if info is None or info.state is State.PENDING:
             lacks.append(f"{folder.title} is not applied")
         elif info.state is State.BUILDING:
-            lacks.append(f"{folder.title} is under way")
+            lacks.append(f"{folder.title} is in progress")
         elif info.state is State.EDITED or not folder.digests & {info.digest, info.folder_digest}:
-            lacks.append(f"{folder.title} was another when it was applied")
+            lacks.append(f"{folder.title} was edited after it was applied")
     if lacks:
         raise MigrationError(
-            f"{where} cannot go on from the one folder: {'; '.join(lacks)}. Bring it up to date with these"
-            " folders first (`everlog up`); all folders are as they were"
+            f"{where} could not continue from the squashed folder: {'; '.join(lacks)}. Bring it up to date"
+            " with these folders first (`everlog up`); no folder was changed"
         )
 
 
@@ -105,13 +107,13 @@ def _check_whole(db: Database, newest: Migration) -> None:
     if others:
         raise MigrationError(
             f"the newest migration, {newest.title}, does not declare {', '.join(others)}, which older ones"
-            " do; make a new one that declares every table (`everlog new`), and squash then",
+            " do; create a new migration that declares every table (`everlog new`), then squash",
             version=newest.version,
         )
 
 
 def _write_rows(db: Database, path: Path) -> None:
-    """The rows that a new database has: those of all bootstraps, after all transforms."""
+    """Write the rows of a new database: those of all bootstrap data, after all transforms."""
     for name, rows in _rows(db).items():
         if rows:
             lines = "".join(f"{msgspec.json.encode(row).decode()}\n" for row in rows)
@@ -124,15 +126,15 @@ def _prove(before: Database, source: Source, path: Path) -> None:
             apply(after, source)
         except Error as error:
             raise MigrationError(
-                f"the one folder cannot be applied, so all are as they were: {error}"
+                f"the squashed folder cannot be applied, so no folder was changed: {error}"
             ) from error
-        diff = difference_of(before.schema, after.schema, "all folders", "the one folder")
+        diff = difference_of(before.schema, after.schema, "all folders", "the squashed folder")
         one, other = _rows(before), _rows(after)
         unequal = [name for name, rows in one.items() if rows != other.get(name)]
         if diff or unequal:
             tables = f"the bootstrap rows of {', '.join(unequal)} differ" if unequal else "the schemas differ"
             raise MigrationError(
-                f"the one folder does not make what all make: {tables}; all folders are as they were\n{diff}"
+                f"the squashed folder makes a different database: {tables}; no folder was changed\n{diff}"
             )
 
 

@@ -1,36 +1,30 @@
-"""Status: each migration that the code or the database knows, and what is true of it.
+"""Status: every migration that the code or the database knows, and its state.
 
     in the database   in the code    state
     no                yes            pending
-    in part           whatever       building   it goes on where it stopped
-    yes, does same    yes            applied    or an edit of its folder was accepted (`accept`)
-    yes, another      yes            edited     its folder was changed after it ran
-    yes               no, newer are  missing    its folder is gone
+    in part           either         building   it resumes where it stopped
+    yes               yes, same      applied    or an edit of its folder was accepted (`accept`)
+    yes               yes, edited    edited     its folder changed after it ran
+    yes               no, newer are  missing    its folder is missing
     yes               no, none newer ahead      newer code than this applied it
 
-One that is `late` comes, or came, after another with a newer timestamp. One that is `returning` is in
-force, and its rolling back has begun.
+A migration is `late` if it comes, or came, after one with a newer timestamp. One that is `returning` is still
+in force, and its rollback has started.
 
-What the database knows is read from the Migration records of its log, never from a table that
-could say otherwise. Runs no code of a migration.
-
-History: what the log says of each migration, folded from its records in their order.
+The database's part is folded from the Migration records of its log, in order, and from no table that could
+disagree. Runs no code of a migration.
 
     STARTED ─▶ BACKFILL* ─▶ SWITCHED ─▶ FINISHED ─▶ ROLLED_BACK ─▶ FINISHED …
-       └─ building ────────────────┘    applied     no life         applied
-       └─▶ FAILED, ROLLED_BACK: no life
+       └─ building ────────────────┘    applied     none            applied
+       └─▶ FAILED, ROLLED_BACK: none
 
-    FINISHED ─▶ STARTED back ─▶ BACKFILL* ─▶ ROLLED_BACK: no life
+    FINISHED ─▶ STARTED back ─▶ BACKFILL* ─▶ ROLLED_BACK: none
                 applied, `back` └──────────▶ FAILED back: applied
 
-A life of a migration begins with its first record after the end of the one before. What was
-proposed, approved or rejected has not begun to live. ACCEPTED takes an edited folder for the one that ran.
+A `LoggedMigration` begins with the first record after the end of the previous one of that version. PROPOSED,
+APPROVED and REJECTED do not begin one. ACCEPTED makes an edited folder count as the one that ran.
 
-Difference: what was edited in a migration's folder after it ran, as a diff of its source.
-
-the log   the files as they were when it ran ┐
-                                             ├─▶ unified diff
-the disk  the files as they are now          ┘
+`differences` compares the files in the log, as they ran, with those on disk, as a unified diff.
 """
 
 from __future__ import annotations
@@ -54,15 +48,15 @@ _Step = log_pb2.Migration
 _BUILDING = (_Step.STARTED, _Step.BACKFILL, _Step.SWITCHED)
 
 
-class Life(msgspec.Struct):
+class LoggedMigration(msgspec.Struct):
     """One migration that is in the database, whole (`finished`) or in part."""
 
     began: Recorded
     last: Recorded
     sources: list[log_pb2.SourceFile]
     digest: bytes
-    back: Recorded | None = None  # with what its rolling back began, while that is under way
-    accepted: list[Recorded] = msgspec.field(default_factory=list)  # edits of its folder, oldest first
+    back: Recorded | None = None  # the start of its rollback, while that is in progress
+    accepted: list[Recorded] = msgspec.field(default_factory=list)  # accepted edits, oldest first
 
     @property
     def version(self) -> int:
@@ -81,10 +75,11 @@ class Life(msgspec.Struct):
         """Whether it was recorded without being run, by `load` or `baseline`."""
         return self.finished and not self.sources
 
-    def fits(self, folder: Folder, vault: Vault | None = None) -> bool:
+    def matches(self, folder: Folder, vault: Vault | None = None) -> bool:
         """Whether a folder does the same as the applied one, or was accepted for it. Read-only.
 
-        `vault` has the keys of files that were withheld from the log."""
+        `vault` has the keys of files that were withheld from the log.
+        """
 
         def same(recorded: bytes, file: log_pb2.SourceFile) -> bool:
             return withheld.same(recorded, file, folder, vault)
@@ -95,18 +90,18 @@ class Life(msgspec.Struct):
 
     @property
     def newest_sources(self) -> list[log_pb2.SourceFile]:
-        """The folder as it was last recorded: as it ran, or as it was accepted since."""
+        """The folder as it was last recorded: as it ran, or as it was last accepted."""
         return list(self.accepted[-1].migration.sources) if self.accepted else self.sources
 
     @property
     def held(self) -> bool:
-        """Whether it has switched, and the version before is served as well."""
+        """Whether it has switched, and the previous version is served as well."""
         return self.last.migration.step == _Step.SWITCHED
 
 
-def lives(records: Iterable[Recorded]) -> dict[int, Life]:
-    """The migrations that are in the database, by version, in the order in which they began."""
-    found: dict[int, Life] = {}
+def logged_migrations(records: Iterable[Recorded]) -> dict[int, LoggedMigration]:
+    """Return the migrations that are in the database, by version, in the order in which they started."""
+    found: dict[int, LoggedMigration] = {}
     for record in records:
         one = record.migration
         if one.step == _Step.ROLLED_BACK:
@@ -120,20 +115,20 @@ def lives(records: Iterable[Recorded]) -> dict[int, Life]:
             if one.version in found and not found[one.version].finished:
                 del found[one.version]
         elif one.step == _Step.BACKFILL and found[one.version].back is not None:
-            pass  # of its way back
+            pass  # part of its rollback
         elif one.step in _BUILDING or one.step == _Step.FINISHED:
-            life = found.get(one.version)
-            if life is None or life.finished:
+            logged = found.get(one.version)
+            if logged is None or logged.finished:
                 found.pop(one.version, None)
-                life = found[one.version] = Life(record, record, [], b"")
-            life.last = record
-            life.sources = list(one.sources) or life.sources
-            life.digest = one.digest or life.digest
+                logged = found[one.version] = LoggedMigration(record, record, [], b"")
+            logged.last = record
+            logged.sources = list(one.sources) or logged.sources
+            logged.digest = one.digest or logged.digest
     return found
 
 
 def rolled_back(records: Iterable[Recorded]) -> dict[int, Recorded]:
-    """The migrations that were rolled back, or cancelled, and not begun again since, by version."""
+    """Return the migrations that were rolled back or cancelled and not started again, by version."""
     found: dict[int, Recorded] = {}
     for record in records:
         one = record.migration
@@ -144,13 +139,13 @@ def rolled_back(records: Iterable[Recorded]) -> dict[int, Recorded]:
     return found
 
 
-def latest(records: Iterable[Recorded]) -> list[Life]:
-    """The migrations that are in the database, the one that came last first."""
-    return sorted(lives(records).values(), key=lambda life: life.last.seq, reverse=True)
+def newest_first(records: Iterable[Recorded]) -> list[LoggedMigration]:
+    """Return the migrations that are in the database, newest record first."""
+    return sorted(logged_migrations(records).values(), key=lambda logged: logged.last.seq, reverse=True)
 
 
 class State(StrEnum):
-    """What is true of a migration; the words are those of the API."""
+    """The state of a migration. The API uses the same words."""
 
     PENDING = "pending"
     APPLIED = "applied"
@@ -161,13 +156,16 @@ class State(StrEnum):
 
 
 class MigrationInfo(msgspec.Struct, frozen=True):
-    """One migration. `seq`, `applied_ns` and `actor` tell of the commit that applied it, or that its
-    building has come to. `rows` are those that are built so far; where it is `held`, all are, and
-    two versions are served. `returning`: it is being rolled back, since `started_ns`, and `rows` are
-    those that are back.
+    """One migration and its state.
 
-    While it is built: `total` are all rows that are to be done, `left_s` about how many seconds that takes
-    (0: not known), `stopped` why nobody works on it now (empty: somebody does, or it is not known)."""
+    `seq`, `applied_ns` and `actor` are those of the commit that applied it, or of its newest commit while it
+    is being built. `rows` counts the rows built so far; if it is `held`, all are built and two versions are
+    served. `returning`: it is being rolled back, since `started_ns`, and `rows` counts the rows converted
+    back.
+
+    While it is being built: `total` is the number of rows to build, `left_s` the estimated remaining time in
+    seconds (0: unknown), and `stopped` why nobody works on it (empty: somebody does, or it is unknown).
+    """
 
     version: int
     name: str
@@ -192,12 +190,12 @@ class MigrationInfo(msgspec.Struct, frozen=True):
 
 
 def status(db: Database, source: Source = SOURCE) -> list[MigrationInfo]:
-    """All migrations, oldest first. Read-only. Raises SchemaError for a bad folder."""
+    """Return all migrations, oldest first. Read-only. Raises SchemaError for an invalid folder."""
     return with_progress(db, compare(db.migration_records(), folders(find(source)), db.tables.vault))
 
 
 def with_progress(db: Database, infos: list[MigrationInfo]) -> list[MigrationInfo]:
-    """The same, with the progress of running migrations. Read-only."""
+    """Return the same migrations, with the progress of those in progress. Read-only."""
     return [
         msgspec.structs.replace(info, **_progress(db))
         if not info.held and (info.state is State.BUILDING or info.returning)
@@ -216,7 +214,7 @@ def _progress(db: Database) -> dict[str, Any]:
     if refusal.since_ns:
         stopped = "disk full" if refusal.is_full else refusal.error
     elif work is None and not db.read_only:
-        stopped = "nobody works on it"
+        stopped = "no process is working on it"
     elif work is not None and rows > work.rows:
         left_s = (time.monotonic() - work.since_s) / (rows - work.rows) * max(0, total - rows)
     return {"rows": rows, "total": max(rows, total), "left_s": left_s, "stopped": stopped}
@@ -225,19 +223,21 @@ def _progress(db: Database) -> dict[str, Any]:
 def compare(
     records: Iterable[Recorded], known: Iterable[Folder], vault: Vault | None = None
 ) -> list[MigrationInfo]:
-    """Return the states of migrations, from the records of the log and the folders on disk. `vault` has the
-    keys of the database."""
-    there = lives(records)
+    """Return the states of migrations, from the records of the log and the folders on disk.
+
+    `vault` has the keys of files that were withheld from the log.
+    """
+    there = logged_migrations(records)
     by_version = {folder.version: folder for folder in known}
     newest = max(by_version, default=0)
     late = _late(there.values())
     infos = []
-    adopted = max((life.version for life in there.values() if life.adopted), default=0)
+    adopted = max((logged.version for logged in there.values() if logged.adopted), default=0)
     for version in sorted(there.keys() | by_version.keys()):
-        life, folder = there.get(version), by_version.get(version)
+        logged, folder = there.get(version), by_version.get(version)
         if folder is None and version < adopted and adopted in by_version:
-            continue  # a baseline stands for it
-        if life is None:
+            continue  # a baseline covers it
+        if logged is None:
             assert folder is not None
             is_late = version < max(there, default=0)
             infos.append(
@@ -247,57 +247,62 @@ def compare(
         infos.append(
             MigrationInfo(
                 version,
-                life.began.migration.name,
-                _state(life, folder, newest, vault),
-                life.last.time_ns if life.finished else 0,
-                life.last.seq,
-                life.last.actor,
-                life.digest,
+                logged.began.migration.name,
+                _state(logged, folder, newest, vault),
+                logged.last.time_ns if logged.finished else 0,
+                logged.last.seq,
+                logged.last.actor,
+                logged.digest,
                 folder.digest if folder else b"",
                 version in late,
-                (life.back or life.began).time_ns,
-                held=life.held,
-                returning=life.back is not None,
+                (logged.back or logged.began).time_ns,
+                held=logged.held,
+                returning=logged.back is not None,
             )
         )
     return infos
 
 
-def _state(life: Life, folder: Folder | None, newest: int, vault: Vault | None) -> State:
-    if not life.finished:
+def _state(logged: LoggedMigration, folder: Folder | None, newest: int, vault: Vault | None) -> State:
+    if not logged.finished:
         return State.BUILDING
     if folder is None:
-        return State.MISSING if life.version < newest else State.AHEAD
-    return State.APPLIED if life.fits(folder, vault) else State.EDITED
+        return State.MISSING if logged.version < newest else State.AHEAD
+    return State.APPLIED if logged.matches(folder, vault) else State.EDITED
 
 
-def _late(there: Iterable[Life]) -> set[int]:
-    """The versions that came after a newer one."""
+def _late(there: Iterable[LoggedMigration]) -> set[int]:
+    """Return the versions that came after a newer one."""
     late, newest = set(), 0
-    for life in sorted(there, key=lambda life: life.began.seq):
-        if life.version < newest:
-            late.add(life.version)
-        newest = max(newest, life.version)
+    for logged in sorted(there, key=lambda logged: logged.began.seq):
+        if logged.version < newest:
+            late.add(logged.version)
+        newest = max(newest, logged.version)
     return late
 
 
 def differences(db: Database, source: Source = SOURCE) -> dict[int, str]:
-    """The diff of each migration whose folder is not what ran, by version. Read-only; runs no code."""
+    """Return the diff of each migration whose folder was edited after it ran, by version.
+
+    Read-only; runs no code. Raises SchemaError for an invalid folder.
+    """
     by_version = {folder.version: folder for folder in folders(find(source))}
-    there = lives(db.migration_records())
+    there = logged_migrations(db.migration_records())
     return {
-        version: difference(life.newest_sources, by_version[version], db.tables.vault)
-        for version, life in sorted(there.items())
-        if version in by_version and not life.fits(by_version[version], db.tables.vault)
+        version: difference(logged.newest_sources, by_version[version], db.tables.vault)
+        for version, logged in sorted(there.items())
+        if version in by_version and not logged.matches(by_version[version], db.tables.vault)
     }
 
 
 def difference(ran: list[log_pb2.SourceFile], folder: Folder, vault: Vault | None = None) -> str:
-    """The diff from the files that ran to those of the folder; binary ones are only named, and so are those
-    whose content the log does not keep."""
+    """Return the diff from the files that ran to those of the folder.
+
+    Binary files, and files whose content the log does not keep, are only named.
+    """
     if not ran:
-        return f"{folder.path.name} was adopted, not run: the log has no source of it\n"
-    import difflib  # noqa: PLC0415  only for messages
+        return f"{folder.path.name} was adopted, not run: the log does not have its source\n"
+    import difflib  # noqa: PLC0415  rarely needed
 
     was, now = withheld.contents(ran, folder, vault)
     out: list[str] = []

@@ -1,4 +1,4 @@
-"""Sums: a line for each migration, in a file beside their folders that is checked in with them.
+"""Sums: `everlog.sum`, one line for each migration, checked in beside the folders.
 
     everlog.sum   v20260105093000_create_airports 5f3c… 77d0…
                   v20260209110000_add_airlines 91ab… 12fe…
@@ -6,13 +6,13 @@
     line   := name of the folder  sum  [ meaning of the folder ]
     sum[n] := SHA-256( sum[n-1]  name of the folder  0x0A  digest of the folder )      sum[0]: empty
 
-Whoever adds a migration adds the last line, so two branches that each add one are a conflict for
-the version control system, where otherwise both would be merged without a word. A sum is made of
-the one before, so a folder that is edited or put in between changes every line from there on. A
-folder whose digest is another and whose meaning is the same is no edit: a comment was changed.
+Adding a migration adds a last line. So two branches that each add a migration conflict in version control,
+where they would otherwise merge silently. Each sum covers the previous one, so a folder that is edited or
+inserted changes every line from there on. A folder with a new digest but the same meaning is not an edit:
+only comments changed.
 
-`new` and `build` write the file; where it is there, it is checked when migrations are loaded. The
-digest of a folder, and a worked example: docs/format.md, "Digest of a migration".
+`new` and `build` write the file. If it exists, it is checked when migrations are loaded. For the digest of a
+folder, and a worked example, see docs/format.md, "Digest of a migration".
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ _CONFLICT = ("<<<<<<<", "=======", ">>>>>>>")
 
 
 def lines(found: Iterable[Folder], written: Sequence[str] = ()) -> list[str]:
-    """The lines of the file for these folders, which are in order; `written` are those that it has.
-    Read-only."""
+    """Return the lines of the file for these folders, which must be in order. Read-only.
+
+    `written` are the existing lines; those that are still right are kept.
+    """
     before, made, same = b"", list[str](), True
     for at, folder in enumerate(found):
         name = folder.path.name
         before = _sum(before, name, folder.digest)
         line = written[at] if same and at < len(written) else ""
         same = line.split()[:2] == [name, before.hex()]
-        # Tokens are slow to find, and of a folder that is as it was they are known.
+        # The meaning is slow to compute; an unchanged line already has it.
         made.append(
             line if same and len(line.split()) == 3 else f"{name} {before.hex()} {folder.meaning.hex()}"
         )
@@ -51,7 +53,7 @@ def _sum(before: bytes, name: str, folder_digest: bytes) -> bytes:
 
 
 def write(root: Root, found: Iterable[Folder]) -> Path | None:
-    """Writes the file as it must be; returns its path, or None if it was so already."""
+    """Write the file if it is missing or out of date. Return its path, or None if nothing was written."""
     path = root.path / NAME
     was = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     text = "".join(f"{line}\n" for line in lines(found, was.splitlines()))
@@ -62,7 +64,7 @@ def write(root: Root, found: Iterable[Folder]) -> Path | None:
 
 
 class Line(NamedTuple):
-    """A line of the file. `meaning` is empty in files of versions before there was one."""
+    """A line of the file. `meaning` is empty in files of earlier versions."""
 
     number: int
     name: str
@@ -71,8 +73,10 @@ class Line(NamedTuple):
 
 
 def check_names(root: Root, found: Iterable[Folder]) -> list[Line] | None:
-    """The lines of the file; None: there is none. Read-only. Raises SchemaError, with the line, for
-    a conflict of two branches, and for a folder that is in the file and not there."""
+    """Return the lines of the file, or None if there is no file. Read-only.
+
+    Raises SchemaError, with the line, for a merge conflict, and for a folder that is listed but missing.
+    """
     path = root.path / NAME
     if not path.exists():
         return None
@@ -82,8 +86,8 @@ def check_names(root: Root, found: Iterable[Folder]) -> list[Line] | None:
             raise _error(
                 path,
                 number,
-                "two branches have each added a migration; see that they go together, give yours a timestamp"
-                " after the other's, and run `everlog build`",
+                "two branches each added a migration; check that they fit together, give yours a"
+                " timestamp after the other's, and run `everlog build`",
             )
         name, *sums = text.split()
         try:
@@ -94,9 +98,9 @@ def check_names(root: Root, found: Iterable[Folder]) -> list[Line] | None:
             raise _error(
                 path,
                 number,
-                f"there is no folder {name}; restore it (from version control, or with"
-                f" `everlog restore-folder {name.partition('_')[0].removeprefix('v')}`), or run `everlog"
-                " build` if it is meant to go",
+                f"folder {name} is missing; restore it (from version control, or with `everlog"
+                f" restore-folder {name.partition('_')[0].removeprefix('v')}`), or run `everlog build` if"
+                " it was removed on purpose",
                 missing=name,
             )
         read.append(Line(number, name, one, meaning))
@@ -104,8 +108,10 @@ def check_names(root: Root, found: Iterable[Folder]) -> list[Line] | None:
 
 
 def check(root: Root, found: Iterable[Folder], written: Sequence[Line] | None) -> None:
-    """Compares the folders with lines that `check_names` gave. Read-only. Raises SchemaError, with the
-    line, for a folder that is another or not in the file."""
+    """Compare the folders with the lines from `check_names`. Read-only.
+
+    Raises SchemaError, with the line, for a folder that was edited, moved, or is not listed.
+    """
     path = root.path / NAME
     if written is None:
         return
@@ -114,20 +120,23 @@ def check(root: Root, found: Iterable[Folder], written: Sequence[Line] | None) -
         name, line = folder.path.name, written[number - 1] if number <= len(written) else None
         if line is None or line.name != name:
             what = (
-                "is not where it was in the order of the folders" if name in known else "is not in this file"
+                "is not at its former place in the order of the folders"
+                if name in known
+                else "is not in this file"
             )
             raise _error(
                 path,
                 number,
-                f"the folder {name} {what}; if that is meant, run `everlog build` and check it in",
+                f"folder {name} {what}; if this is intended, run `everlog build` and check in everlog.sum",
             )
         if line.sum not in _sums(before, folder) and line.meaning != folder.meaning:
             raise _error(
                 path,
                 number,
-                f"the folder {name} was edited; if that is meant, run `everlog build` and check it in",
+                f"folder {name} was edited; if this is intended, run `everlog build` and check in"
+                " everlog.sum",
             )
-        before = line.sum  # as it is written, so that an edit is told of the folder that has it
+        before = line.sum  # as written, so that an edit is reported for the edited folder only
 
 
 def _sums(before: bytes, folder: Folder) -> Iterator[bytes]:

@@ -1,29 +1,30 @@
-"""Values: a field of a model as a cell of text or as a JSON value, there and back without loss.
+"""Values: convert fields to and from cells of text and JSON values, without loss.
 
     kind        text                         JSON
     bool        true false 1 0               true false
-    integers    -17                          -17 or "-17"; those of 64 bits are written as text
+    integers    -17                          -17 or "-17"; 64-bit integers are written as text
     floats      1.5 NaN Infinity -Infinity   1.5 or "NaN" "Infinity" "-Infinity"
     string      as it is                     "as it is"
     bytes       base64                       "base64"
-    enum        its name or number           "name" or number
+    enum        name or number               "name" or number
     Timestamp   2013-01-01T10:00:00Z         the same (RFC 3339), to the nanosecond
-    message, repeated, map: JSON as protobuf writes it (ProtoJSON), in a cell of text too
+    message, repeated, map: JSON as protobuf writes it (ProtoJSON), also in a cell of text
 
-ProtoJSON has no words for some values that a message can hold. Those are written as they are stored, field by
-field, and read back so:
+ProtoJSON cannot express some values that a message can hold. Those are written as they are stored, field by
+field, and read back in the same way:
 
-    Timestamp outside of the years 1 to 9999      {"seconds": "253402300800", "nanos": 0}, Duration likewise
-    FieldMask with other paths than lower_case    {"paths": ["FooBar"]}
-    Any of a type that is not known here          {"type_url": "…", "value": "base64"}
-    Value: NaN, infinities, of no kind            {"@stored": {"number_value": "NaN"}}, {"@stored": {}}
+    Timestamp outside the years 1 to 9999         {"seconds": "253402300800", "nanos": 0}, Duration likewise
+    FieldMask with paths not in lower_case        {"paths": ["FooBar"]}
+    Any of a type that is unknown here            {"type_url": "…", "value": "base64"}
+    Value: NaN, infinities, without a kind        {"@stored": {"number_value": "NaN"}}, {"@stored": {}}
 
 Invariants
-  (1) what `as_json` and `to_text` give is read as the same value, NaNs being one, unknown fields left out;
-  (2) `as_json` raises for no message that protobuf parses;
-  (3) nothing is guessed: text that is not exactly of the kind is refused.
+  (1) The output of `as_json` and `to_text` is read back as the same value. All NaNs are equal, and unknown
+      fields are omitted.
+  (2) `as_json` raises for no message that protobuf parses.
+  (3) Nothing is guessed: text that is not exactly of the kind is refused.
 
-A converter raises ValueError saying what it expected; where it stood is known to the reader.
+A converter raises ValueError saying what it expected; the reader adds the place.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ _WELL_KNOWN = "google.protobuf."
 _NULL = _WELL_KNOWN + "NullValue"
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 _ODD_FLOATS = {text: float(text) for text in ("NaN", "Infinity", "-Infinity", "inf", "-inf")}
-_FLOAT_MAX = 3.4028235677973366e38  # from here on a `float` becomes infinity
+_FLOAT_MAX = 3.4028235677973366e38  # from this value on, a `float` becomes infinity
 _INT = re.compile(r"-?[0-9]+")
 _FLOAT_CHARACTERS = "0123456789.eE+-"
 _TIME = re.compile(
@@ -81,7 +82,7 @@ _F32 = struct.Struct("<f")
 
 
 def from_text(field: FieldDescriptor) -> Convert:
-    """The converter from a cell of text."""
+    """Return the converter from a cell of text."""
     kind = kind_of(field)
     if field.is_repeated or kind is MESSAGE:
         return _from_json_text(from_json(field))
@@ -91,7 +92,7 @@ def from_text(field: FieldDescriptor) -> Convert:
 
 
 def from_json(field: FieldDescriptor) -> Convert:
-    """The converter from a decoded JSON value; one that is null only where `takes_null`."""
+    """Return the converter from a decoded JSON value. It takes None only if `takes_null`."""
     if not field.is_repeated:
         return _one_from_json(field)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
@@ -110,14 +111,14 @@ def from_json(field: FieldDescriptor) -> Convert:
 
 
 def takes_null(field: FieldDescriptor) -> bool:
-    """Whether JSON's null is a value of the field, and not its absence."""
+    """Whether JSON's null is a value of the field instead of meaning "unset"."""
     if field.enum_type is not None:
         return bool(field.enum_type.full_name == _NULL)
     return field.message_type is not None and field.message_type.full_name == _WELL_KNOWN + "Value"
 
 
 def expected(field: FieldDescriptor) -> str:
-    """What a field takes, for people."""
+    """Return what a field takes, for messages."""
     kind = kind_of(field)
     words = {ENUM: "a name or number of its enum", TIMESTAMP: "a time as 2013-01-01T10:00:00Z"}
     one = words.get(kind, kind.described)
@@ -150,7 +151,7 @@ def _double(text: str) -> float:
         value = math.nan
     # float() also takes +1, 1_0, spaces, nan, and digits of all scripts.
     if math.isnan(value) or text.strip(_FLOAT_CHARACTERS) or text[0] == "+":
-        raise ValueError("not a number in decimal digits; NaN and Infinity are written so")
+        raise ValueError("not a number in decimal digits, nor NaN, Infinity or -Infinity")
     return _finite(value, math.inf)
 
 
@@ -166,7 +167,7 @@ def _finite(value: float, end: float) -> float:
 
 
 def fits_float(value: float) -> float:
-    """A number for a field of type float. Raises ValueError where it would become an infinity."""
+    """Return a number for a field of type float. Raises ValueError if it would become infinite."""
     return value if math.isinf(value) else _finite(value, _FLOAT_MAX)
 
 
@@ -177,21 +178,21 @@ def _base64(text: str) -> bytes:
         raise ValueError(f"not base64: {error}") from None
 
 
-@lru_cache(maxsize=4096)  # tables of events repeat their times
+@lru_cache(maxsize=4096)  # times repeat in tables of events
 def _timestamp(text: str) -> dict[str, int]:
-    """The fields of a Timestamp: models that the log carries have a class of their own for it."""
+    """Return the fields of a Timestamp, because models in the log have their own class for it."""
     found = _TIME.fullmatch(text)
     if found is None:
         if text.startswith("{"):
             return _stored_time(text)
-        raise ValueError("not a time of RFC 3339 with its zone")
+        raise ValueError("not an RFC 3339 time with a zone")
     whole, fraction, zone = found.groups()
     time = datetime.fromisoformat(whole.upper() + ("+00:00" if zone in "Zz" else zone))
     seconds = (time.toordinal() - 719_163) * 86_400 + time.hour * 3600 + time.minute * 60 + time.second
     offset = time.utcoffset()
     seconds -= 0 if offset is None else int(offset.total_seconds())
     if not _SECONDS_MIN <= seconds <= _SECONDS_MAX:
-        raise ValueError("outside of the years 1 to 9999")
+        raise ValueError("outside the years 1 to 9999")
     nanos = int(fraction.ljust(9, "0")) if fraction else 0
     return {"seconds": seconds, "nanos": nanos} if nanos else {"seconds": seconds}
 
@@ -276,7 +277,7 @@ _JSON: dict[Kind[Any], Convert] = {
 
 
 def _placed(place: str, convert: Convert, value: Any) -> Any:
-    """Converts one of the values inside of another; the error says which."""
+    """Convert a nested value; the error says where it is."""
     try:
         return convert(value)
     except ValueError as error:
@@ -285,7 +286,7 @@ def _placed(place: str, convert: Convert, value: Any) -> Any:
 
 
 def _one_from_json(field: FieldDescriptor) -> Convert:
-    """The converter of one value: of a field, of an item in a list, of a value in a map."""
+    """Return the converter of one value: of a field, a list item or a map value."""
     if (enum := field.enum_type) is not None:
         return lambda value: _enum(enum, value)
     kind = kind_of(field)
@@ -293,7 +294,7 @@ def _one_from_json(field: FieldDescriptor) -> Convert:
         descriptor = field.message_type
 
         def convert(value: Any) -> Any:
-            return message_from_json(descriptor)(value)  # not before: a model may have itself in it
+            return message_from_json(descriptor)(value)  # lazily, because a model may contain itself
 
         return convert
     return _JSON.get(kind, _json_int)
@@ -317,7 +318,7 @@ def _map_from_json(entry: Descriptor) -> Convert:
 
 @lru_cache(maxsize=1024)
 def message_from_json(descriptor: Descriptor) -> Convert:
-    """The converter of a whole message."""
+    """Return the converter of a whole message."""
     name = descriptor.full_name
     special = _SPECIAL_FROM.get(name.removeprefix(_WELL_KNOWN)) if name.startswith(_WELL_KNOWN) else None
     make: Any = message_factory.GetMessageClass(descriptor)
@@ -350,14 +351,14 @@ def message_from_json(descriptor: Descriptor) -> Convert:
     def guarded(value: Any) -> Any:
         try:
             return convert_it(value)
-        except DecodeError as error:  # a message takes another by parsing it
+        except DecodeError as error:  # a nested message is parsed again
             raise ValueError(why(error)) from None
 
     return guarded
 
 
 def _of_text(make: Any, fielded: Convert) -> Convert:
-    """Duration and FieldMask: text, or their fields as they are stored."""
+    """Return the converter of Duration and FieldMask: from text, or from their stored fields."""
     is_duration = make.DESCRIPTOR.full_name.endswith("Duration")
 
     def convert(value: Any) -> Any:
@@ -443,8 +444,10 @@ _SPECIAL_FROM: dict[str, Callable[[Any, Convert], Convert]] = {
 
 
 def as_json(message: Message, *, defaults: bool = True) -> Any:
-    """A message as JSON values; of a row, a dict. Fields that are not set are left out; with `defaults` not
-    those that cannot be told from empty. Read-only; raises nothing."""
+    """Return a message as JSON values; a row is a dict. Read-only; raises nothing.
+
+    Unset fields are omitted. With `defaults`, fields without presence are included even if they are empty.
+    """
     descriptor: Any = message.DESCRIPTOR
     if (special := _SPECIAL_TO.get(descriptor.full_name)) is not None:
         return special(message)
@@ -452,7 +455,7 @@ def as_json(message: Message, *, defaults: bool = True) -> Any:
 
 
 def to_text(field: FieldDescriptor) -> Callable[[Any], str]:
-    """What makes a cell of text of a row, in which the field is set. Read-only."""
+    """Return the function from a row, in which the field is set, to a cell of text. Read-only."""
     name, one = field.name, _encoder(field)
     kind = kind_of(field)
     if field.is_repeated or field.message_type is not None:
@@ -471,14 +474,14 @@ def to_text(field: FieldDescriptor) -> Callable[[Any], str]:
 
 
 def dump(value: Any, *, indent: bool = False) -> str:
-    """JSON for a line, or for people."""
+    """Return JSON on one line, or with `indent` on several lines for people."""
     if indent:
         return json.dumps(value, ensure_ascii=False, indent=2)
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def plain(value: Any) -> Any:
-    """One value of a key, as JSON has it."""
+    """Return one value of a key in JSON."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, Message):
@@ -487,7 +490,7 @@ def plain(value: Any) -> Any:
 
 
 def _stored(message: Message, descriptor: Descriptor, *, defaults: bool) -> dict[str, Any]:
-    """The fields of a message, one by one."""
+    """Return the stored fields of a message."""
     encoders, found = _encoders(descriptor, defaults), {}
     for field, value in message.ListFields():
         if field.is_extension:
@@ -509,7 +512,7 @@ def _encoders(descriptor: Descriptor, defaults: bool) -> dict[int, tuple[str, Co
 
 @lru_cache(maxsize=1024)
 def _defaults(descriptor: Descriptor) -> list[tuple[str, Any]]:
-    """Of fields that cannot be told from empty: their name, and what is written where they are."""
+    """Return the fields without presence: their name, and the JSON of their empty value."""
     found: list[tuple[str, Any]] = []
     for field in descriptor.fields:
         if field.is_repeated:
@@ -521,7 +524,7 @@ def _defaults(descriptor: Descriptor) -> list[tuple[str, Any]]:
 
 
 def _encoder(field: FieldDescriptor, defaults: bool = True) -> Convert:
-    """What makes a JSON value of a field's."""
+    """Return the function from a field's value to a JSON value."""
     if not field.is_repeated:
         return _one_to_json(field, defaults)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
@@ -547,7 +550,7 @@ def _key_text(key: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bytes):  # text of proto2 that is not UTF-8
+    if isinstance(value, bytes):  # proto2 text that is not UTF-8
         return value.decode("utf-8", "backslashreplace")
     return str(value)
 
@@ -559,7 +562,7 @@ def _float_json(value: float) -> Any:
 
 
 def _float32_json(value: float) -> Any:
-    """The shortest number that is read as the same `float`."""
+    """Return the shortest number that is read back as the same `float`."""
     if not math.isfinite(value):
         return _float_json(value)
     for digits in range(6, 9):
@@ -603,7 +606,7 @@ def _mask_json(message: Any) -> Any:
 
 
 def _any_json(message: Any) -> Any:
-    """The message in it where its type is known here, and all of it is said so."""
+    """Return the contained message if its type is known and JSON expresses all of it."""
     pool = message.DESCRIPTOR.file.pool
     try:
         found = json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=pool)

@@ -2,11 +2,11 @@
 
     SourceFile { path, digest: HMAC(index key of the key store, path content)[:16] }     no content
 
-With the keys the digest reveals an edit; without them it confirms no guess about the content. Without a key
-store it is zeros.
+With the keys, the digest reveals an edit; without them, it confirms no guess about the content. Without a key
+store it is all zeros.
 
 Invariants
-  (1) no content of such a file is in a Migration record, be it of a step or of a proposal.
+  (1) The content of such a file is in no Migration record, neither of a step nor of a proposal.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ _LARGE = b"(not shown: large)\n"
 
 
 def paths(migration: Migration, brought: Iterable[Path], words: Collection[str] = ()) -> set[str]:
-    """The files that may have rows of sealed tables, where the files `brought` yielded some: what
-    bootstrap.py imports, or reads, may be any other. `words`: texts in those rows, which a file that is
-    kept otherwise may have as well."""
+    """Return the files that may have rows of sealed tables, where the files in `brought` yielded some.
+
+    If bootstrap.py did, that may be any file that it imports or reads. `words`: texts in those rows; other
+    files that contain one are included as well.
+    """
     root = migration.folder.path
     found = {path.relative_to(root).as_posix() for path in brought}
     if "bootstrap.py" in found:
@@ -48,7 +50,7 @@ def paths(migration: Migration, brought: Iterable[Path], words: Collection[str] 
 
 
 def _has_one(file: log_pb2.SourceFile, root: Path, words: Collection[bytes]) -> bool:
-    """Whether one of these words is in a file, be it in two of its pieces."""
+    """Whether one of these words is in a file, even across two pieces."""
     longest, before = max(map(len, words), default=1), b""
     for piece in digests.pieces(file, root) if words else ():
         looked = before + piece
@@ -59,21 +61,21 @@ def _has_one(file: log_pb2.SourceFile, root: Path, words: Collection[bytes]) -> 
 
 
 def same(recorded: bytes, file: log_pb2.SourceFile, folder: Folder, vault: Vault | None) -> bool:
-    """Whether a file of a folder has the content of a recorded digest. False if that is unknown."""
+    """Whether a file of a folder has the content of a recorded digest. False if unknown."""
     if len(recorded) == hashlib.sha256().digest_size:
         return recorded == digests.sha256(file)
     return recorded != _NO_KEYS and recorded == digest(file, folder, vault)
 
 
 def is_known(recorded: bytes, vault: Vault | None) -> bool:
-    """Whether `same` can tell, for a recorded digest."""
+    """Whether `same` can decide for a recorded digest."""
     if len(recorded) == hashlib.sha256().digest_size:
         return True
     return vault is not None and not vault.locked and recorded != _NO_KEYS
 
 
 def digest(file: log_pb2.SourceFile, folder: Folder, vault: Vault | None, *, make: bool = False) -> bytes:
-    """What the log has of a file instead of its content. `make`: makes the key store if there is none."""
+    """Return what the log has of a file instead of its content. `make`: create a missing key store."""
     if vault is None or vault.locked or not (vault.exists or make):
         return _NO_KEYS
     head = b"source" + file.path.encode() + b"\0"
@@ -81,8 +83,9 @@ def digest(file: log_pb2.SourceFile, folder: Folder, vault: Vault | None, *, mak
 
 
 def kept(folder: Folder, withheld: set[str], vault: Vault | None) -> Iterator[log_pb2.SourceFile]:
-    """Return the files of a folder as a Migration record has them: of large files of rows the SHA-256, 32
-    bytes."""
+    """Yield the files of a folder as a Migration record has them; large files of rows have a SHA-256 of 32
+    bytes.
+    """
     for file in folder.sources:
         if file.path in withheld:
             yield log_pb2.SourceFile(path=file.path, digest=digest(file, folder, vault, make=True))
@@ -93,8 +96,10 @@ def kept(folder: Folder, withheld: set[str], vault: Vault | None) -> Iterator[lo
 def contents(
     ran: Iterable[log_pb2.SourceFile], folder: Folder, vault: Vault | None = None
 ) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
-    """The contents of files that ran, and of those of a folder, by path, to be compared. One that was
-    withheld is the same in both where it did not change, or where that cannot be told."""
+    """Return the contents of the files that ran and of those of a folder, by path, for comparison.
+
+    A withheld file is the same in both if it did not change, or if that is unknown.
+    """
     now = {
         file.path: log_pb2.SourceFile(path=file.path, content=_LARGE) if digests.is_large(file) else file
         for file in folder.sources

@@ -322,7 +322,7 @@ def serve(
       everlog -u file:flights.db serve --archive-to s3://archive/flights --keep-days 90
       everlog serve --migrate checked --approver ann --approver bob --notify slack://…
     """
-    from everlog.migrations.approval.notify import OfServer
+    from everlog.migrations.approval.notify import ServerEvents
     from everlog.rpc.security import Tls
     from everlog.rpc.server.auth import read_tokens
     from everlog.rpc.server.server import Server
@@ -343,7 +343,7 @@ def serve(
             for name, url in _named(settings, databases).items()
         }
         sources = packages_of(settings, packages, named, needed=bool(how["migrate"]))
-        certificates = OfServer(next(iter(named.values())), listen)  # type: ignore[arg-type]
+        certificates = ServerEvents(next(iter(named.values())), listen)  # type: ignore[arg-type]
         approvals, notifier, problems = stack.enter_context(
             migrated(settings, named, sources, certificates, **how)  # type: ignore[arg-type]
         )

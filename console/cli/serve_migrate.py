@@ -24,7 +24,7 @@ from everlog.store.errors import Error, MigrationError, OpenError
 
 if TYPE_CHECKING:
     from everlog.migrations.approval.approval import Approval
-    from everlog.migrations.approval.notify import Notifier, OfServer
+    from everlog.migrations.approval.notify import Notifier, ServerEvents
     from everlog.rpc.embedded import EmbeddedDatabase
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,7 +63,7 @@ def migrated(
     settings: Settings,
     databases: Mapping[str, EmbeddedDatabase],
     sources: Mapping[str, str],
-    server: OfServer,
+    server: ServerEvents,
     *,
     migrate: str | None,
     actor: str,
@@ -118,7 +118,7 @@ def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str
 
     problems = {}
     for name, db in databases.items():
-        begun = in_progress.under_way(db)
+        begun = in_progress.current_migration(db)
         if begun is None:
             continue
         try:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from everlog.console import output
-from everlog.migrations.plan_document import Plan, ShownMigration, Sources, folder_of
+from everlog.migrations.plan_document import MigrationEntry, Plan, Sources, folder_of
 from everlog.migrations.proposal import Event, Proposal, ProposalState
 
 STYLE = (
@@ -126,7 +126,7 @@ def _decide(proposal: Proposal) -> list[str]:
     ]
 
 
-def _migration(one: ShownMigration, sources: Sources) -> str:
+def _migration(one: MigrationEntry, sources: Sources) -> str:
     rows = [
         (
             f'<b class="error">{escape(step.text)}</b>' if step.problem else escape(step.text),

@@ -1,16 +1,16 @@
-"""Approval: pending migrations are applied when somebody who may has approved what was shown.
+"""Approval: pending migrations are applied after an authorised person approved their plan.
 
     propose ─▶ PROPOSED ─▶ approve: who? still the same? ─▶ APPROVED ─▶ run ─▶ applied, or FAILED
                         └▶ reject ─▶ REJECTED
 
-Each is a record of the log, with who, when and why. A proposal that was shown and is still true is
-not made a second time, whoever asks: a server that starts again goes on with it.
+Each step is a record of the log, with who, when and why. A proposal that is still valid is not made again,
+whoever asks: a server that restarts continues with it.
 
 Invariants
-  (1) nothing is applied that is not approved, and nothing but what was approved;
-  (2) a run that was killed is gone on with, because APPROVED is the last that the log knows of it;
-  (3) of two decisions one wins: each is taken under the lock of the database, its record is appended
-      only if the proposal is as it was seen, and who approves and applies holds the lock throughout.
+  (1) Only approved plans are applied, exactly as they were approved.
+  (2) An interrupted run is resumed, because its last record in the log is APPROVED.
+  (3) Of two decisions one wins: each is made while holding the lock of the database, its record is appended
+      only if the proposal has not changed, and `approve_and_run` holds the lock throughout.
 """
 
 from __future__ import annotations
@@ -54,38 +54,40 @@ logger = logging.getLogger("everlog")
 
 @dataclass
 class Approval:
-    """The approvals of one database. `source` are its migrations, `name` what people call it.
+    """The approvals of one database. `source` are its migrations, `name` is its name for people.
 
-    `hold` and `rate` are those of `apply`. `changed` is called after each record, and when a run
-    begins. Safe to use from many threads.
+    `hold` and `rate` are passed to `apply`. `changed` is called after each record, and when a run starts.
+    Safe to use from many threads.
     """
 
     db: Database
     source: Source = SOURCE
     name: str = ""
     rules: Rules = field(default_factory=Rules)
-    link: Callable[[bytes], str] = lambda _: ""  # where the page of a digest is
+    link: Callable[[bytes], str] = lambda _: ""  # the URL of a digest's page
     changed: Callable[[], None] = lambda: None
     hold: bool = False
     rate: float | None = None
-    stop: Stop = field(default_factory=Stop)  # what runs ends soon, and is gone on with later
+    stop: Stop = field(default_factory=Stop)  # interrupts a run, which is resumed later
 
-    running: bytes = b""  # digest of what is being applied now
+    running: bytes = b""  # digest of the plan being applied now
     problem: str = ""  # why the pending migrations can neither be proposed nor applied
-    on_problem: Callable[[], None] = lambda: None  # called when that has changed
+    on_problem: Callable[[], None] = lambda: None  # called when `problem` changes
 
     def proposals(self) -> list[Proposal]:
-        """All, oldest first. Read-only."""
+        """Return all proposals, oldest first. Read-only."""
         found = proposals(self.db)
         for one in found:
             one.url = self.link(one.digest)
         return found
 
     def propose(self, *, actor: str = "", reason: str = "", again: bool = False) -> Proposal | None:
-        """Proposes what is pending, unless the same was proposed last; None: nothing is pending.
+        """Propose the pending migrations, unless the newest proposal is the same. Return it; None if none is
+        pending.
 
-        What was rejected or has failed stays so, unless it is proposed `again`. Writes one record
-        or none. Raises MigrationError and SchemaError for what could not be applied.
+        A plan that was rejected or failed is proposed again only with `again`. `actor` and `reason` go into
+        the log. Writes one record or none. Raises MigrationError and SchemaError for migrations that could
+        not be applied.
         """
         Metadata(actor, reason).check()
         with lock(self.db.uuid, actor, reenter=True):
@@ -104,22 +106,22 @@ class Approval:
             if not again and self._rolled_back(now):
                 return newest
             self._record(record_of(now, kept(now, migrations)), actor, reason, after=newest)
-        return self._told()
+        return self._notified()
 
     def approve(self, words: str, *, actor: str, reason: str, despite_errors: bool = False) -> Proposal:
-        """Approves the proposal whose digest starts with `words`; `run` then applies it.
+        """Approve the proposal whose digest starts with `words`; `run` then applies it. Return it.
 
-        A plan with errors (`Plan.errors`) is approved only with `despite_errors`, which the log then
-        says. Writes one record. Raises MigrationError if it may not be, was decided already, or is not
-        what was shown any more: then nothing is approved, and what is pending now is proposed.
+        A plan with errors (`Plan.errors`) needs `despite_errors`, which is recorded. Writes one record.
+        Raises MigrationError if `actor` may not approve, if the proposal is already decided, or if the plan
+        has changed: then nothing is approved, and the current plan is proposed.
         """
         Metadata(actor, reason).check()
-        self._decidable(words, actor, "approve")  # before it waits for whoever migrates
+        self._check_decidable(words, actor, "approve")  # fail before waiting for the lock
         with lock(self.db.uuid, actor, reenter=True) as holder:
-            proposal = self._decidable(words, actor, "approve")
+            proposal = self._check_decidable(words, actor, "approve")
             holder.at = proposal.plan.to_version, proposal.plan.migrations[-1].name
             if proposal.state is ProposalState.APPROVED:
-                return proposal  # it stopped on its way, and goes on
+                return proposal  # it was interrupted, and resumes
             now = self._draft()
             changes = differences(proposal.plan, now)
             if now is not None and not changes:
@@ -127,8 +129,8 @@ class Approval:
                 step = log_pb2.Migration(step=Step.APPROVED, despite_errors=bool(now.errors))
                 self._decide(proposal, step, actor, reason)
         if changes:
-            raise self._changed(proposal, changes)
-        return self._told()
+            raise self._refusal(proposal, changes)
+        return self._notified()
 
     def approve_and_run(
         self,
@@ -141,10 +143,12 @@ class Approval:
         progress: OnProgress | None = None,
         applied: Callable[[MigrationInfo], None] | None = None,
     ) -> Proposal:
-        """`approve` and `run` as one: nobody can decide between them. `approved` is called between
-        the two."""
+        """Do `approve` and `run` without letting any other decision in between.
+
+        `approved` is called between the two. Returns and raises as they do.
+        """
         Metadata(actor, reason).check()
-        self._decidable(words, actor, "approve")
+        self._check_decidable(words, actor, "approve")
         with lock(self.db.uuid, actor, reenter=True):
             proposal = self.approve(words, actor=actor, reason=reason, despite_errors=despite_errors)
             if approved is not None:
@@ -152,23 +156,28 @@ class Approval:
             return self.run(progress=progress, applied=applied)
 
     def reject(self, words: str, *, actor: str, reason: str) -> Proposal:
-        """Rejects a proposal: it is not applied. One that was approved, and stopped on its way, is
-        given up without a trace. Writes one record. Raises MigrationError."""
+        """Reject a proposal, so that it is not applied. Return it.
+
+        An approved one whose run was interrupted is given up without a trace. Writes one record. Raises
+        MigrationError if `actor` may not reject, or if the proposal is already decided.
+        """
         Metadata(actor, reason).check()
-        self._decidable(words, actor, "reject")
+        self._check_decidable(words, actor, "reject")
         with lock(self.db.uuid, actor, reenter=True):
-            proposal = self._decidable(words, actor, "reject")
-            begun = in_progress.under_way(self.db) is not None
+            proposal = self._check_decidable(words, actor, "reject")
+            begun = in_progress.current_migration(self.db) is not None
             if begun and proposal.state is ProposalState.APPROVED:
                 check_reason(reason)
                 in_progress.give_up(self.db, Metadata(actor, reason))
             else:
                 self._decide(proposal, log_pb2.Migration(step=Step.REJECTED), actor, reason)
-        return self._told()
+        return self._notified()
 
     def cancel(self, *, actor: str, reason: str) -> MigrationInfo:
-        """Stops what is being applied, or has stopped on its way, and gives it up; see
-        `everlog.migrations.cancel`. For who may approve. Raises MigrationError."""
+        """Stop the migration in progress and give it up; see `everlog.migrations.cancel`.
+
+        Only for those who may approve. Writes one record. Raises MigrationError.
+        """
         self.rules.check_name(actor, "cancel", f"a migration of {self.name or self.db.url}")
         check_reason(reason)
         done = in_progress.cancel(self.db, actor=actor, reason=reason)
@@ -181,12 +190,14 @@ class Approval:
         progress: OnProgress | None = None,
         applied: Callable[[MigrationInfo], None] | None = None,
     ) -> Proposal:
-        """Applies what was approved last, and tells what became of it. Online: rows are read and
-        written meanwhile. If it fails, FAILED is recorded and the error raised."""
+        """Apply the approved proposal, and return it with its new state. Reads and writes continue meanwhile.
+
+        Raises MigrationError if none is approved. If the run fails, records FAILED and raises the error.
+        """
         with lock(self.db.uuid, "what was approved", progress=progress, reenter=True):
             proposal = self._newest()
             if proposal is None or proposal.state is not ProposalState.APPROVED:
-                raise MigrationError("nothing is approved that was not applied")
+                raise MigrationError("no approved proposal waits to be applied")
             approved = proposal.event("approved")
             assert approved is not None
             self.running = proposal.digest
@@ -205,32 +216,40 @@ class Approval:
                     rate=self.rate,
                 )
             except Error as error:
-                if not isinstance(error, (ClosedError, DiskError)) and in_progress.under_way(self.db) is None:
+                if (
+                    not isinstance(error, (ClosedError, DiskError))
+                    and in_progress.current_migration(self.db) is None
+                ):
                     self._failed(proposal, approved.who, error)
-                raise  # else it is no fault of the plan: it stays approved, and is gone on with
+                raise  # otherwise the plan is not at fault: it stays approved, and is resumed
             finally:
                 self.running = b""
                 self.changed()
-        return self._told()
+        return self._notified()
 
     def prepare(self) -> None:
-        """What must be done before anybody writes, and is done at once: a migration that was begun
-        gets its code. Raises MigrationError and SchemaError for folders that cannot be applied."""
+        """Do the instant work that must precede any write: give a migration in progress its code.
+
+        Raises MigrationError and SchemaError for folders that cannot be applied.
+        """
         migrations = load(self.source)
         in_progress.attach(self.db, migrations)
         pending(self.db, migrations)
 
     def prepare_or_report(self) -> None:
-        """As `prepare`; folders that cannot be applied become `problem`, and the version that is there is
-        served. Operators are notified."""
+        """Like `prepare`, but store an error in `problem`, serve the current version, and notify
+        operators.
+        """
         try:
             self.prepare()
         except (Error, OSError) as error:
             self._has_problem(str(error))
 
     def start(self, *, actor: str = "", reason: str = "") -> None:
-        """Goes on with what was approved and not finished when this process began, and proposes what
-        is pending. Takes as long as that takes; what goes wrong is logged."""
+        """Resume an approved proposal that this process found unfinished, and propose pending migrations.
+
+        Returns when that is done. Errors are logged, and those of proposing become `problem`.
+        """
         if self.problem:
             return
         try:
@@ -238,7 +257,7 @@ class Approval:
             if newest is not None and newest.state is ProposalState.APPROVED:
                 self.run()
         except Error as error:
-            logger.error("%s: %s", self.name or self.db.url, error)  # noqa: TRY400  its sentence says all
+            logger.error("%s: %s", self.name or self.db.url, error)  # noqa: TRY400  the message suffices
         try:
             self.propose(actor=actor, reason=reason)
         except ClosedError as error:
@@ -247,12 +266,12 @@ class Approval:
             self._has_problem(str(error))
 
     def refuse(self, verb: str) -> NoReturn:
-        """Raises MigrationError: whoever would migrate in another way is told to have it approved."""
+        """Raises MigrationError for another way to migrate: approval is required here."""
         newest = self._newest()
         known = newest is not None and newest.state is not ProposalState.FINISHED
-        where = f"what is pending {newest.says}" if newest and known else "`everlog propose` proposes it"
+        where = f"the pending migration {newest.says}" if newest and known else "run `everlog propose`"
         raise MigrationError(
-            f"{self.name or self.db.url} is migrated when that is approved, not by `{verb}`: {where}"
+            f"{self.name or self.db.url} is migrated after approval, not by `{verb}`: {where}"
         )
 
     def _has_problem(self, problem: str) -> None:
@@ -270,24 +289,25 @@ class Approval:
         found = self.proposals()
         return found[-1] if found else None
 
-    def _told(self) -> Proposal:
-        """The newest proposal, once somebody was told of what has changed."""
+    def _notified(self) -> Proposal:
+        """Call `changed`, and return the newest proposal."""
         self.changed()
         return self.proposals()[-1]
 
-    def _changed(self, proposal: Proposal, changes: list[str]) -> MigrationError:
-        """What was shown is not so any more: what is so now is proposed, and that is told."""
+    def _refusal(self, proposal: Proposal, changes: list[str]) -> MigrationError:
+        """Propose the current plan, and return the error that says what has changed."""
         before = proposal.proposed
         now = self.propose(actor=before.who, reason=before.reason)
-        anew = f". It is {now.short} now{now.see}" if now and now.digest != proposal.digest else ""
+        anew = (
+            f". The current proposal is {now.short}{now.see}" if now and now.digest != proposal.digest else ""
+        )
         return MigrationError(
-            f"{proposal.short} is not approved, for what was shown has changed since:"
-            f" {'; '.join(changes)}{anew}",
+            f"{proposal.short} is not approved, because its plan has changed: {'; '.join(changes)}{anew}",
             digest=proposal.digest.hex(),
             changes=changes,
         )
 
-    def _decidable(self, words: str, actor: str, verb: str) -> Proposal:
+    def _check_decidable(self, words: str, actor: str, verb: str) -> Proposal:
         found = self.proposals()
         proposal = pick(found, arguments.text(words, "digest", error=MigrationError))
         stopped = proposal.state is ProposalState.APPROVED and proposal.digest != self.running
@@ -296,8 +316,9 @@ class Approval:
             newer = "" if proposal is found[-1] else f"; the newest is {found[-1].short}"
             why = f" ({last.error or last.reason})" if last.error or last.reason else ""
             raise MigrationError(
-                f"{short} is decided: it is {proposal.state} since commit {last.seq} of"
-                f" {last.actor or 'somebody'}{why}{newer}. `everlog propose` proposes what is pending anew",
+                f"{short} is already decided: {proposal.state} since commit {last.seq} by"
+                f" {last.actor or 'an unnamed caller'}{why}{newer}. `everlog propose` proposes the pending"
+                " migrations again",
                 digest=proposal.digest.hex(),
                 state=str(proposal.state),
             )
@@ -310,14 +331,14 @@ class Approval:
         self._record(_named(record, proposal.plan), actor, reason, after=proposal)
 
     def _failed(self, proposal: Proposal, actor: str, error: Error) -> None:
-        """Records it, unless the run has done so itself."""
+        """Record the failure, unless the run has already done so."""
         newest = self._newest()
         if newest is not None and newest.state is ProposalState.APPROVED:
             failed = log_pb2.Migration(step=Step.FAILED, error=str(error), plan_digest=proposal.digest)
             self._record(_named(failed, proposal.plan), actor, "", after=newest)
 
     def _rolled_back(self, plan: Plan) -> bool:
-        """Whether all of a plan was rolled back or cancelled before, with the same folders."""
+        """Whether all migrations of a plan were rolled back or cancelled before, with the same folders."""
         back = rolled_back(self.db.migration_records())
         return all(
             one.version in back and back[one.version].migration.digest.hex() == one.digest
@@ -329,15 +350,15 @@ class Approval:
         return draft(self.db, self.source, name=self.name, hold=self.hold, progress=progress)
 
     def _record(self, record: log_pb2.Migration, actor: str, reason: str, *, after: Proposal | None) -> None:
-        """Appends a record, if `after` is still the newest proposal, and nothing has become of it since."""
+        """Append a record if `after` is still the newest proposal, with the same last event."""
 
         def expect() -> None:
             newest = self._newest()
             if (newest.last.seq if newest else 0) != (after.last.seq if after else 0):
                 assert newest is not None
                 raise MigrationError(
-                    f"{newest.short} is {newest.state} by now, since commit {newest.last.seq} of"
-                    f" {newest.last.actor or 'somebody'}: nothing was recorded of what you decided",
+                    f"{newest.short} is now {newest.state}, since commit {newest.last.seq} by"
+                    f" {newest.last.actor or 'an unnamed caller'}: your decision was not recorded",
                     digest=newest.digest.hex(),
                     state=str(newest.state),
                 )
@@ -346,13 +367,13 @@ class Approval:
 
 
 def _check_errors(proposal: Proposal, errors: list[str], *, despite: bool) -> None:
-    """Raises MigrationError if the plan has errors now, unless it is to be approved despite them."""
+    """Raises MigrationError if the current plan has errors, unless it is to be approved despite them."""
     if errors and not despite:
         more = f" … and {len(errors) - ERRORS_SHOWN} more" if len(errors) > ERRORS_SHOWN else ""
         raise MigrationError(
-            f"{proposal.short} has {len(errors)} {'errors' if len(errors) > 1 else 'error'}, and would fail:"
-            f" {'; '.join(errors[:ERRORS_SHOWN])}{more}; mend that and propose it again, or approve it with"
-            " --despite-errors and a reason",
+            f"{proposal.short} has {len(errors)} {'errors' if len(errors) > 1 else 'error'}, and would"
+            f" fail: {'; '.join(errors[:ERRORS_SHOWN])}{more}; fix them and propose it again, or approve"
+            " it with --despite-errors and a reason",
             digest=proposal.digest.hex(),
             errors=len(errors),
         )

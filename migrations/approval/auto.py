@@ -1,13 +1,13 @@
-"""Auto: what is pending is applied when a server starts, and operators are told.
+"""Auto: apply the pending migrations when a server starts, and notify operators.
 
     pending ─▶ started ─▶ applied ─▶ finished
        │           └────────────────▶ failed, with the reason
-       └─▶ left out: from the first on that somebody rejected, rolled back or cancelled
+       └─▶ left out: the first that was rejected, rolled back or cancelled, and all after it
 
 Invariants
-  (1) a run is told once, also by a server that starts again and again: its subject is made of what
-      is pending, and that of a failure of the reason, too;
-  (2) what somebody decided not to have is not applied by a mere restart.
+  (1) A run is reported once, even if the server restarts often: its subject is derived from the pending
+      migrations, and that of a failure from the reason as well.
+  (2) A restart does not apply what somebody decided against.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from everlog.migrations.approval.notify import Message, last_done, message_of, said, some
+from everlog.migrations.approval.notify import Message, first_lines, last_done, message_of, summary_of
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.lock import lock
 from everlog.migrations.migration import Migration
@@ -35,15 +35,17 @@ logger = logging.getLogger("everlog")
 
 @dataclass
 class AutoRun:
-    """One run of what is pending on one database. `name` is what people call it; `changed` is called
-    after each event. Safe to be asked for messages from another thread."""
+    """One run of the pending migrations of one database. `name` is its name for people.
+
+    `changed` is called after each event. `messages` may be called from another thread.
+    """
 
     db: Database
     source: Source = SOURCE
     name: str = ""
     changed: Callable[[], None] = lambda: None
 
-    left_out: str = ""  # why not all was applied
+    left_out: str = ""  # why some migrations were not applied
 
     _since: int | None = None
     _todo: Sequence[Migration] = ()
@@ -59,10 +61,12 @@ class AutoRun:
         progress: OnProgress | None = None,
         applied: Callable[[MigrationInfo], None] | None = None,
     ) -> list[MigrationInfo]:
-        """Apply the pending migrations, as `everlog.migrations.apply`, and notify
-        operators. What was rejected,
-        rolled back or cancelled is left out, with what comes after it: `left_out` then says so. Raises
-        what `apply` raises."""
+        """Apply the pending migrations, as `everlog.migrations.apply`, and notify operators. Return those
+        applied.
+
+        A migration that was rejected, rolled back or cancelled is left out, with all after it; `left_out`
+        then says so. Raises what `apply` raises.
+        """
         self._since = last_done(self.db)
         with lock(self.db.uuid, actor, progress=progress, reenter=True):
             return self._run(
@@ -73,8 +77,8 @@ class AutoRun:
         def begin(todo: Sequence[Migration]) -> None:
             self._todo = todo
             if todo:
-                lines = some([f"- {one.title}" for one in todo], "migrations")
-                self._tell("started", said("started", actor, reason), *lines)
+                lines = first_lines([f"- {one.title}" for one in todo], "migrations")
+                self._tell("started", summary_of("started", actor, reason), *lines)
 
         try:
             todo = pending(self.db, load_for(self.db, self.source))
@@ -87,11 +91,11 @@ class AutoRun:
                 return []
             done = apply(self.db, self.source, actor=actor, reason=reason, check=begin, **how)
         except Error as error:
-            self._tell("failed", said("failed", actor, reason), str(error), about=str(error))
+            self._tell("failed", summary_of("failed", actor, reason), str(error), about=str(error))
             raise
         if done:
-            lines = some([f"- {one.title} (commit {one.seq})" for one in done], "migrations")
-            self._tell("finished", said("finished", actor, reason), *lines)
+            lines = first_lines([f"- {one.title} (commit {one.seq})" for one in done], "migrations")
+            self._tell("finished", summary_of("finished", actor, reason), *lines)
         return done
 
     def _leave_out(self, out: Settled) -> None:
@@ -100,11 +104,11 @@ class AutoRun:
         logger.warning("%s: %s", self.name or self.db.url, out.says)
 
     def since(self) -> int | None:
-        """The seq before which nothing was told of this run; None: it has not begun. Read-only."""
+        """Return the seq from which messages are reported, or None if the run has not started. Read-only."""
         return self._since
 
     def messages(self, since: int) -> list[Message]:
-        """All, in order. Read-only."""
+        """Return all messages, in order. Read-only."""
         return list(self._messages)
 
     def _tell(self, event: str, *lines: str, about: str = "") -> None:
@@ -114,7 +118,7 @@ class AutoRun:
         self.changed()
 
     def _digest(self, about: str) -> str:
-        """Hexadecimal; of the database, of what is to be done, and of what is told of it besides."""
+        """Return a hexadecimal digest of the database, the pending migrations and `about`."""
         return hashlib.sha256(b"\0".join(self._parts(about))).hexdigest()
 
     def _parts(self, about: str) -> Iterator[bytes]:

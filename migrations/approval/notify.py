@@ -1,33 +1,26 @@
-"""Notify: operators are told what becomes of migrations, each of them once.
+"""Notify: report each event of migrations to operators once.
 
-    a proposal, a rollback (approval/notify.py) ─┬─▶ Apprise: Slack, Teams, e-mail, webhooks, …
-    a run (approval/auto.py)                      ─┤
-    a server's certificates (approval/notify.py) ┘
+    of a proposal    proposed ─▶ approved ─▶ started ─▶ finished
+                              └▶ rejected          └──▶ failed          ApprovalEvents
+    of a run         started ─▶ finished, failed; left out              AutoRun (approval/auto.py)
+    of a database    rolled back, also without a proposal               RollbackEvents
+    of a server      certificates that must be replaced, once a day     ServerEvents
+        └─▶ Notifier ─▶ Apprise: Slack, Teams, e-mail, webhooks, …
 
-A thread of its own compares what the log says has happened with what it says was told (approval/notify.py),
-and tells the rest, with a link to the page. Who cannot be reached is tried again, in order, while
-the others go on.
-
-Invariants
-  (1) whoever commits never waits for a notification;
-  (2) each of those named is told of each event once, whatever restarts lie between;
-  (3) no URL is shown or logged with the secrets in it.
-
-Notices: what somebody was told of, so that it is told once, also by a process that starts later.
+The notifier's thread compares the events in the log with the notices in the log, and sends what is missing,
+with a link to the page. A target that cannot be reached is tried again, in order, while the others continue.
 
     Notice { kind "migration.notified", subject "<digest>/<event>", detail: whom }
 
-    whom := the first 8 bytes of SHA-256 of the URL that was told: the log holds no secret
+    whom := the first 8 bytes of SHA-256 of the target's URL: the log holds no secret
 
-A notice is written after the other side has taken what it was sent. If the process dies between the
-two, it is sent again: nobody is left untold, and who gets the same twice sees it by its subject.
+A notice is written after the target accepted the message. If the process dies in between, the message is sent
+again: no target misses it, and a target that gets it twice can tell by its subject.
 
-Messages: the notifications of operators about migrations, one for each event.
-
-of a proposal    proposed ─▶ approved ─▶ started ─▶ finished
-                          └▶ rejected          └──▶ failed
-of a database    rolled back, also of what nobody proposed
-of a server      certificates that need a replacement, once a day
+Invariants
+  (1) A commit never waits for a notification.
+  (2) Each target is notified of each event once, however often the process restarts.
+  (3) No URL is shown or logged with its secrets.
 """
 
 from __future__ import annotations
@@ -54,55 +47,31 @@ from everlog.store.tx.transaction import proof_name
 
 KIND = "migration.notified"
 
-Told = tuple[str, bytes]  # subject, whom
-
-
-def whom(url: str) -> bytes:
-    """What stands in the log for one who is told."""
-    return hashlib.sha256(url.encode()).digest()[:8]
-
-
-def write(db: Database, told: Told) -> None:
-    """Writes that somebody was told, as a commit of its own."""
-    subject, detail = told
-
-    def about(commit: log_pb2.Commit) -> None:
-        commit.notice.CopyFrom(log_pb2.Notice(kind=KIND, subject=subject, detail=detail))
-
-    db.core.commit(db.transaction(), about)
-
-
-def read(db: Database, after: int) -> set[Told]:
-    """Who was told of what by commits after this one. Read-only; reads all of them."""
-    sign, found = KIND.encode(), set[Told]()
-    for seq, framed in db.log.scan(after):
-        if sign in framed:
-            commit = record.decode(framed, seq)
-            if commit.notice.kind == KIND:
-                found.add((commit.notice.subject, commit.notice.detail))
-    return found
-
-
+RETRY_S, RETRY_S_MAX, CLOSE_S = 5.0, 300.0, 10.0
 STEPS_SHOWN = 20
 _DAY_NS = 86_400_000_000_000
-DECISIONS = ("approved", "rejected")  # their messages say how the author is known
 
+NoticeKey = tuple[str, bytes]  # subject, whom
+
+logger = logging.getLogger("everlog")
+
+DECISIONS = ("approved", "rejected")  # their messages include the proof of the actor
 SAYS = {
     "proposed": ("waits for approval", "warning"),
     "approved": ("is approved", "info"),
     "rejected": ("is rejected", "warning"),
-    "started": ("has begun", "info"),
-    "finished": ("is done", "success"),
+    "started": ("has started", "info"),
+    "finished": ("has finished", "success"),
     "failed": ("has failed", "failure"),
     "left_out": ("was not applied", "warning"),
     "unusable": ("cannot be applied", "failure"),
     "rolled_back": ("was rolled back", "warning"),
-    "certificate": ("needs a replacement", "warning"),
+    "certificate": ("must be replaced", "warning"),
 }
 
 
 class Message(NamedTuple):
-    """One event, as it is sent. `subject` is its own and no other's."""
+    """One event as it is sent. `subject` is unique to it."""
 
     subject: str
     title: str
@@ -110,9 +79,187 @@ class Message(NamedTuple):
     kind: str  # info, warning, success, failure
 
 
+class Events(Protocol):
+    """A source of events about one database."""
+
+    @property
+    def db(self) -> Database: ...
+
+    def since(self) -> int | None:
+        """Return the seq from which events are reported, or None if there is none yet."""
+
+    def messages(self, since: int) -> list[Message]:
+        """Return the messages of the events after that, in order."""
+
+
+class Notifier:
+    """Sends the events of approvals and runs to Apprise's `urls`, while it is entered.
+
+    `retry_s`: seconds before the first retry. Raises OpenError for a URL that Apprise does not understand,
+    and if Apprise is not installed.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        sources: Sequence[Approval | Events],
+        *,
+        server: ServerEvents | None = None,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        self._targets = targets(urls)
+        self._sources: list[Events] = [
+            ApprovalEvents(one) if isinstance(one, Approval) else one for one in sources
+        ]
+        dbs = {one.db.uuid: one for one in reversed(self._sources)}
+        self._rollbacks = [RollbackEvents(one.db, getattr(one, "name", "")) for one in dbs.values()]
+        self._sources += [*self._rollbacks, *([server] if server is not None else [])]
+        self._schemas = {one.db.uuid: one.db.schema for one in self._rollbacks}
+        self._retry_s = retry_s
+        self._since: dict[int, int] = {}  # by the position of the source
+        self._told: dict[int, set[NoticeKey]] = {}
+        self._woken = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="everlog-notify", daemon=True)
+
+    def wake(self) -> None:
+        """Look for new events now."""
+        self._woken.set()
+
+    def replace(self, made: Targets) -> None:
+        """Replace the targets. A new one is notified of the newest events; a remaining one of nothing
+        twice.
+        """
+        self._targets = made
+        self.wake()
+
+    def __enter__(self) -> Self:
+        for at, source in enumerate(self._sources):  # now, because the newest event may change soon
+            if (since := source.since()) is not None:
+                self._since[at] = since
+        for one in self._rollbacks:
+            one.db.log.on_advance(self._look)
+        self._thread.start()
+        self.wake()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Try once more to send what remains, and stop; the next process sends the rest."""
+        for one in self._rollbacks:
+            one.db.log.off_advance(self._look)
+        self._closing.set()
+        self.wake()
+        self._thread.join(CLOSE_S)
+
+    def _look(self) -> None:
+        """After a commit, wake the thread if the schema in force has changed."""
+        for one in self._rollbacks:
+            if one.db.schema is not self._schemas[one.db.uuid]:
+                self._schemas[one.db.uuid] = one.db.schema
+                self.wake()
+
+    def _run(self) -> None:
+        wait_s = self._retry_s
+        while True:
+            self._woken.wait()
+            self._woken.clear()
+            closing = self._closing.is_set()  # after clearing, or this wake could be lost
+            try:
+                arrived = [self._tell(at, source) for at, source in enumerate(self._sources)]
+                done = all(arrived)
+            except Error as error:
+                logger.warning("reading events or writing notices failed: %s", error)
+                done = False
+            if closing:
+                return
+            if done:
+                wait_s = self._retry_s
+                continue
+            self._closing.wait(wait_s)
+            wait_s = min(2 * wait_s, RETRY_S_MAX)
+            self.wake()
+
+    def _tell(self, at: int, source: Events) -> bool:
+        """Send the remaining messages of one source; return whether all were accepted."""
+        db = source.db
+        if not self._targets:
+            return True
+        since = self._since.get(at)
+        if since is None:
+            since = source.since()
+            if since is None:
+                return True
+            self._since[at] = since
+        messages = source.messages(since)
+        if messages and at not in self._told:
+            self._told[at] = read(db, since)
+        told, arrived = self._told.get(at, set()), True
+        for whom, target in self._targets.items():
+            for message in messages:
+                key = (message.subject, whom)
+                if key in told:
+                    continue
+                if not target.send(message):
+                    arrived = False
+                    break  # keep the order: later messages wait for this one
+                told.add(key)
+                write(db, key)
+        return arrived
+
+
+class _Target:
+    """A target of notifications."""
+
+    def __init__(self, apprise: Any, name: str) -> None:
+        self._apprise = apprise
+        self.name = name
+
+    def send(self, message: Message) -> bool:
+        """Send a message; return whether it was accepted."""
+        sent = self._apprise.notify(
+            title=message.title, body=message.body, notify_type=message.kind, body_format="text"
+        )
+        if not sent:
+            logger.warning("%s did not accept %r; retrying", self.name, message.title)
+        return bool(sent)
+
+
+Targets: TypeAlias = Mapping[bytes, _Target]  # by their identifiers in the log (`whom`)
+
+
+def targets(urls: Sequence[str]) -> Targets:
+    """Return the targets of Apprise's `urls`, by identifier.
+
+    Raises OpenError for a URL that Apprise does not understand, and if Apprise is not installed.
+    """
+    return {whom(url): _target(url, number) for number, url in enumerate(urls, 1)}
+
+
+def _target(url: str, number: int) -> _Target:
+    try:
+        import apprise  # noqa: PLC0415  an extra, for notifications only
+    except ModuleNotFoundError:
+        raise OpenError(
+            "apprise is needed for notifications; install it with `pip install everlog[notify]`"
+        ) from None
+    made: Any = apprise.Apprise()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # raised by plugins that it loads
+        known = made.add(url)
+    if not known:
+        scheme = url.partition("://")[0][:20]
+        raise OpenError(
+            f"expected URL {number} to notify to be one of Apprise's, such as slack://… or mailto://…,"
+            f" found one with the unsupported scheme {scheme!r}"
+        )
+    return _Target(made, made[0].url(privacy=True).partition("?")[0])
+
+
 @dataclass
-class OfApproval:
-    """What there is to tell of an approval's proposals, from the newest on."""
+class ApprovalEvents:
+    """The events of an approval's proposals, from the newest proposal on."""
 
     approval: Approval
 
@@ -121,14 +268,14 @@ class OfApproval:
         return self.approval.db
 
     def since(self) -> int | None:
-        """The seq before which nothing is told; None: there is nothing yet. Read-only."""
+        """Return the seq from which events are reported, or None if there is none yet. Read-only."""
         found = self.approval.proposals()
         if not found and self.approval.problem:
             return last_done(self.db)
         return found[-1].proposed.seq if found else None
 
     def messages(self, since: int) -> list[Message]:
-        """All, in order. Read-only."""
+        """Return all messages, in order. Read-only."""
         running, name = self.approval.running, self.approval.name
         told = [
             message
@@ -145,8 +292,8 @@ class OfApproval:
 
 
 @dataclass
-class OfRollbacks:
-    """What was rolled back, or cancelled, of a database since the newest migration that was done."""
+class RollbackEvents:
+    """The rollbacks and cancellations of a database since its newest finished migration."""
 
     db: Database
     name: str
@@ -156,7 +303,7 @@ class OfRollbacks:
         return last_done(self.db)
 
     def messages(self, since: int) -> list[Message]:
-        """All, in order. Read-only."""
+        """Return all messages, in order. Read-only."""
         newer = [
             one
             for one in self.db.migration_records()
@@ -171,15 +318,16 @@ class OfRollbacks:
         digest = hashlib.sha256(self.db.uuid + record.seq.to_bytes(8, "big")).hexdigest()
         title = f"{self.name or self.db.url}: the migration {one.version}_{one.name}"
         commit = self.db.log.commit(record.seq)
-        by = said("rolled back", commit.actor, commit.reason, proof_name(commit.proof))
+        by = summary_of("rolled back", commit.actor, commit.reason, proof_name(commit.proof))
         return message_of("rolled_back", digest, title, iter([f"{by} (commit {record.seq})"]))
 
 
 @dataclass
-class OfServer:
-    """What operators of a server must replace, once a day (UTC). The log of `db` notes who was told.
+class ServerEvents:
+    """What operators of a server must replace, once a day (UTC). Notices are written to the log of `db`.
 
-    `certificates`: sentences by a text that is the same every day; replaced as a whole."""
+    `certificates`: sentences by a text that is the same every day; replaced as a whole.
+    """
 
     db: Database
     name: str
@@ -187,11 +335,11 @@ class OfServer:
     today: Callable[[], date] = lambda: datetime.now(UTC).date()
 
     def since(self) -> int | None:
-        """The seq of a record of two days ago: what was told before is another day's. Read-only."""
+        """Return the seq of a record of two days ago; earlier notices are of another day. Read-only."""
         return self.db.past.before(time.time_ns() - 2 * _DAY_NS)
 
     def messages(self, since: int) -> list[Message]:
-        """Those of today. Read-only."""
+        """Return the messages of today. Read-only."""
         day, found = self.today().isoformat(), list[Message]()
         for what, sentence in self.certificates.items():
             about = b"\0".join((self.db.uuid, day.encode(), what.encode(errors="backslashreplace")))
@@ -202,33 +350,33 @@ class OfServer:
 
 
 def last_done(db: Database) -> int:
-    """Seq of the last migration that was done; 0: none was. Read-only."""
+    """Return the seq of the newest migration that took effect, or 0. Read-only."""
     done = (log_pb2.Migration.FINISHED, log_pb2.Migration.SWITCHED)
     return max((one.seq for one in db.migration_records() if one.migration.step in done), default=0)
 
 
 def message_of(event: str, digest: str, title: str, lines: Iterator[str]) -> Message:
-    """The message of one event. `title` says what it happens to; `lines` are its body."""
+    """Return the message of one event. `title` says what it happens to; `lines` are the body."""
     words, kind = SAYS[event]
     subject = f"{digest}/{event}"
     return Message(subject, f"{title} {words}", "\n".join([*lines, f"({subject})"]), kind)
 
 
-def said(event: str, actor: str, reason: str, proof: str = "") -> str:
-    """Who did it, and why. `proof`: how the actor is known, where that is to be said."""
+def summary_of(event: str, actor: str, reason: str, proof: str = "") -> str:
+    """Return who did it and why. `proof`: how the actor is known, if that is to be included."""
     by = f" by {actor}{f' ({proof})' if proof else ''}" if actor else ""
     return f"{event.capitalize()}{by}{f': {reason}' if reason else ''}"
 
 
-def some(lines: list[str], what: str) -> Iterator[str]:
-    """The first of many lines, and how many are left."""
+def first_lines(lines: list[str], what: str) -> Iterator[str]:
+    """Yield the first of many lines, and how many remain."""
     yield from lines[:STEPS_SHOWN]
     if len(lines) > STEPS_SHOWN:
-        yield f"- and {len(lines) - STEPS_SHOWN} {what} more"
+        yield f"- and {len(lines) - STEPS_SHOWN} more {what}"
 
 
 def _messages(proposal: Proposal, name: str, *, running: bool) -> Iterator[Message]:
-    """What is to be told of a proposal so far, in order."""
+    """Yield the messages of a proposal so far, in order."""
     if proposal.state is ProposalState.SUPERSEDED:
         return
     plan = proposal.plan
@@ -255,18 +403,18 @@ def _events(proposal: Proposal, *, running: bool) -> Iterator[str]:
 def _body(proposal: Proposal, event: str) -> Iterator[str]:
     at = proposal.event(event)
     if at is None and event == str(proposal.state):
-        at = proposal.last  # it was given up on its way
+        at = proposal.last  # it was given up while it ran
     if at is not None:
-        yield said(event, at.actor, at.reason, at.proof if event in DECISIONS else "")
+        yield summary_of(event, at.actor, at.reason, at.proof if event in DECISIONS else "")
         if at.error:
             yield at.error
     if event == "proposed":
         plan = proposal.plan
         steps = [f"- {one.title}: {step.text}" for one in plan.migrations for step in one.steps]
-        yield from some(steps, "steps")
+        yield from first_lines(steps, "steps")
         if plan.errors:
-            yield f"Errors, which must be mended before it can be approved: {len(plan.errors)}"
-            yield from some([f"- {error}" for error in plan.errors], "errors")
+            yield f"Errors, which must be fixed before it can be approved: {len(plan.errors)}"
+            yield from first_lines([f"- {error}" for error in plan.errors], "errors")
         if others := [one for one in plan.findings if one.severity != "error"]:
             named = "; ".join(f"{one.id} at {one.file}:{one.line}" for one in others[:STEPS_SHOWN])
             yield f"Findings of lint: {len(others)}: {named}{'; …' if len(others) > STEPS_SHOWN else ''}"
@@ -274,181 +422,27 @@ def _body(proposal: Proposal, event: str) -> Iterator[str]:
         yield proposal.url
 
 
-RETRY_S = 5.0
-RETRY_S_MAX = 300.0
-CLOSE_S = 10.0
-
-logger = logging.getLogger("everlog")
+def whom(url: str) -> bytes:
+    """Return the identifier of a target in the log."""
+    return hashlib.sha256(url.encode()).digest()[:8]
 
 
-class Events(Protocol):
-    """Something that there is to tell of one database."""
+def write(db: Database, told: NoticeKey) -> None:
+    """Write the notice that a target was notified, as a commit of its own."""
+    subject, detail = told
 
-    @property
-    def db(self) -> Database: ...
+    def about(commit: log_pb2.Commit) -> None:
+        commit.notice.CopyFrom(log_pb2.Notice(kind=KIND, subject=subject, detail=detail))
 
-    def since(self) -> int | None:
-        """The seq before which nothing is told; None: there is nothing yet."""
-
-    def messages(self, since: int) -> list[Message]:
-        """What happened after that, in order."""
+    db.core.commit(db.transaction(), about)
 
 
-class Notifier:
-    """Tells those behind Apprise's `urls` of the events of approvals and runs, while it is entered.
-
-    Raises OpenError for a URL that Apprise does not understand, and if Apprise is not installed.
-    """
-
-    def __init__(
-        self,
-        urls: Sequence[str],
-        sources: Sequence[Approval | Events],
-        *,
-        server: OfServer | None = None,
-        retry_s: float = RETRY_S,
-    ) -> None:
-        self._targets = targets(urls)
-        self._sources: list[Events] = [
-            OfApproval(one) if isinstance(one, Approval) else one for one in sources
-        ]
-        dbs = {one.db.uuid: one for one in reversed(self._sources)}
-        self._rollbacks = [OfRollbacks(one.db, getattr(one, "name", "")) for one in dbs.values()]
-        self._sources += [*self._rollbacks, *([server] if server is not None else [])]
-        self._schemas = {one.db.uuid: one.db.schema for one in self._rollbacks}
-        self._retry_s = retry_s
-        self._since: dict[int, int] = {}  # by the source's place
-        self._told: dict[int, set[Told]] = {}
-        self._woken = threading.Event()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="everlog-notify", daemon=True)
-
-    def wake(self) -> None:
-        """Something may have happened."""
-        self._woken.set()
-
-    def replace(self, made: Targets) -> None:
-        """Tell others from now on. Who is new is told of what is newest, who stays of nothing twice."""
-        self._targets = made
-        self.wake()
-
-    def __enter__(self) -> Self:
-        for at, source in enumerate(self._sources):  # now: what is newest may be another one in a moment
-            if (since := source.since()) is not None:
-                self._since[at] = since
-        for one in self._rollbacks:
-            one.db.log.on_advance(self._look)
-        self._thread.start()
-        self.wake()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Tries once more to tell what is left, and ends; the next process tells the rest."""
-        for one in self._rollbacks:
-            one.db.log.off_advance(self._look)
-        self._closing.set()
-        self.wake()
-        self._thread.join(CLOSE_S)
-
-    def _look(self) -> None:
-        """After a commit: whether another schema is in force, and there may be something to tell."""
-        for one in self._rollbacks:
-            if one.db.schema is not self._schemas[one.db.uuid]:
-                self._schemas[one.db.uuid] = one.db.schema
-                self.wake()
-
-    def _run(self) -> None:
-        wait_s = self._retry_s
-        while True:
-            self._woken.wait()
-            self._woken.clear()
-            closing = self._closing.is_set()  # after the clearing, or its wake could be lost
-            try:
-                arrived = [self._tell(at, source) for at, source in enumerate(self._sources)]
-                done = all(arrived)
-            except Error as error:
-                logger.warning("what is to be told cannot be read or noted: %s", error)
-                done = False
-            if closing:
-                return
-            if done:
-                wait_s = self._retry_s
-                continue
-            self._closing.wait(wait_s)
-            wait_s = min(2 * wait_s, RETRY_S_MAX)
-            self.wake()
-
-    def _tell(self, at: int, source: Events) -> bool:
-        """Send the remaining messages of one source; return whether all arrived."""
-        db = source.db
-        if not self._targets:
-            return True
-        since = self._since.get(at)
-        if since is None:
-            since = source.since()
-            if since is None:
-                return True
-            self._since[at] = since
-        messages = source.messages(since)
-        if messages and at not in self._told:
-            self._told[at] = read(db, since)
-        told, arrived = self._told.get(at, set()), True
-        for whom, target in self._targets.items():
-            for message in messages:
-                key = (message.subject, whom)
-                if key in told:
-                    continue
-                if not target.send(message):
-                    arrived = False
-                    break  # what comes after it would come before it
-                told.add(key)
-                write(db, key)
-        return arrived
-
-
-class _Target:
-    """One who is told."""
-
-    def __init__(self, apprise: Any, name: str) -> None:
-        self._apprise = apprise
-        self.name = name
-
-    def send(self, message: Message) -> bool:
-        """Whether it was taken."""
-        sent = self._apprise.notify(
-            title=message.title, body=message.body, notify_type=message.kind, body_format="text"
-        )
-        if not sent:
-            logger.warning("%s did not take %r; it is tried again", self.name, message.title)
-        return bool(sent)
-
-
-Targets: TypeAlias = Mapping[bytes, _Target]  # by what the log has in the place of their URLs
-
-
-def targets(urls: Sequence[str]) -> Targets:
-    """Return those behind Apprise's `urls`. Raises OpenError for a URL that Apprise does not understand, and
-    if Apprise is not installed."""
-    return {whom(url): _target(url, number) for number, url in enumerate(urls, 1)}
-
-
-def _target(url: str, number: int) -> _Target:
-    try:
-        import apprise  # noqa: PLC0415  an extra: only who is told needs it
-    except ModuleNotFoundError:
-        raise OpenError(
-            "apprise is needed to notify anybody; install it with `pip install everlog[notify]`"
-        ) from None
-    made: Any = apprise.Apprise()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # its own affair: it loads all it knows
-        known = made.add(url)
-    if not known:
-        scheme = url.partition("://")[0][:20]
-        raise OpenError(
-            f"expected URL {number} to notify to be one of Apprise's, as slack://… or mailto://…, found one"
-            f" of scheme {scheme!r} that it does not understand"
-        )
-    return _Target(made, made[0].url(privacy=True).partition("?")[0])
+def read(db: Database, after: int) -> set[NoticeKey]:
+    """Return the notices in the commits after `after`. Read-only; reads all those commits."""
+    sign, found = KIND.encode(), set[NoticeKey]()
+    for seq, framed in db.log.scan(after):
+        if sign in framed:
+            commit = record.decode(framed, seq)
+            if commit.notice.kind == KIND:
+                found.add((commit.notice.subject, commit.notice.detail))
+    return found

@@ -1,12 +1,12 @@
-"""Besides: what else changes a schema, where migrations wait for approval, and who may do it.
+"""Policy: who may change the schema in other ways, where migrations wait for approval.
 
-    up, load             nobody: what they would do has not been shown
-    rollback             who may approve what is taken back, once nothing waits or runs
+    up, load             nobody: their effect has not been reviewed
+    rollback             who may approve the migration, if no proposal waits or runs
     complete, baseline   who may approve: they bring no schema, and change no row
-    accept               who may approve: the folder is other code than that which was approved
+    accept               who may approve: the folder has different code than the approved one
     cancel               who may approve (`Approval.cancel`)
 
-Each wants a name and a reason, as a decision does. docs/checked.md, "Who may".
+Each needs a name and a reason, like a decision. See docs/checked.md, "Who may".
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ _SAYS = {
 
 @contextmanager
 def allowed(approval: Approval, verb: str, *, actor: str, reason: str) -> Iterator[None]:
-    """Check that `actor` may do this, and keep other decisions and migrations out for the block. Raises
-    MigrationError. Writes nothing itself."""
-    _check(approval, verb, actor, reason)  # before the wait for a running migration
+    """Check that `actor` may do this, and exclude other decisions and migrations during the block.
+
+    Raises MigrationError. Writes nothing itself.
+    """
+    _check(approval, verb, actor, reason)  # fail before waiting for the lock
     with lock(approval.db.uuid, actor, reenter=True):
         _check(approval, verb, actor, reason)
         yield

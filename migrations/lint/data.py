@@ -1,9 +1,9 @@
-"""Lint data: what rows that are there, and rows that migrations bring, forbid.
+"""Lint data: conflicts of migrations with existing rows, and with rows that they bring.
 
-    database (if any) ─▶ Rows ─▶ migration: up? bootstrap ─▶ Rows ─▶ … unique indexes, each time
+    database (if any) ─▶ Rows ─▶ migration: up? bootstrap ─▶ Rows ─▶ … each time: unique indexes
 
-Without a database the rows are those that the bootstrap data of all folders makes. Nothing is
-written: rows of a migration lie over those of the database, in memory or in a temporary file.
+Without a database, the rows are those of the bootstrap data of all folders. Nothing is written: rows of a
+migration overlay those of the database, in memory or in a temporary file.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from everlog.store.schema.table import Index, Table
 from everlog.store.tx.validator import duplicate
 from everlog.store.upkeep.status import Status
 
-_NAMED = 3  # rows that a finding names
+_NAMED = 3  # rows named in a finding
 _TELL_EVERY = 20_000
 
 
 class Readable(Protocol):
-    """A database, here or on a server, as far as lint reads it."""
+    """The part of a database, embedded or on a server, that lint reads."""
 
     @property
     def schema(self) -> Schema: ...
@@ -41,7 +41,7 @@ class Readable(Protocol):
 
 
 class _Row(NamedTuple):
-    """A row, and whether the migration that is looked at brings it."""
+    """A row, and whether the current migration brings it."""
 
     key: bytes
     row: Any
@@ -49,20 +49,20 @@ class _Row(NamedTuple):
 
 
 class _FailedError(Exception):
-    """`up` does not take a row."""
+    """`up` rejects a row."""
 
     def __init__(self, table: str, where: str, error: Error) -> None:
         super().__init__(" ".join(str(error).split()))
         self.table = table
         self.where = where
-        self.raised = error.__context__  # by `up` itself
+        self.raised = error.__context__  # the exception of `up` itself
 
 
 _Scan = Callable[[], Iterable[tuple[bytes, bytes]]]
 
 
 class _Rows:
-    """The rows of one table: those of the database, changed by `steps`, under `brought`."""
+    """The rows of one table: those of the database, changed by `steps`, under those of `bring`."""
 
     def __init__(self, spill: Spill, scan: _Scan = tuple) -> None:
         self.scan = scan
@@ -71,7 +71,9 @@ class _Rows:
         self._brought = Spilled(spill)  # number of the migration:u32be and the row; None: it is deleted
 
     def bring(self, key: bytes, raw: bytes | None, number: int) -> bool:
-        """A row that the how manyth migration brings, or deletes. Returns whether it did so before."""
+        """Add a row that migration `number` brings, or deletes. Return whether it already brought that
+        key.
+        """
         _, was = self._brought.find(key)
         self._brought[key] = None if raw is None else number.to_bytes(4) + raw
         return was is not None and int.from_bytes(was[:4]) == number
@@ -90,7 +92,9 @@ class _Rows:
         self.steps.append(step)
 
     def all(self, info: TableInfo, number: int) -> Iterator[_Row]:
-        """Every row in the model of `info`; those of this migration are `brought`. Raises _FailedError."""
+        """Yield every row in the model of `info`; those of migration `number` are `brought`. Raises
+        _FailedError.
+        """
         for key, scanned in self.scan():
             raw = scanned
             for step in self.steps:
@@ -103,14 +107,14 @@ class _Rows:
 
 
 class Data:
-    """The rows as they would be after each migration, one after the other."""
+    """The rows as they would be after each migration in turn."""
 
     def __init__(self, db: Readable | None, progress: OnProgress | None) -> None:
         self._db = db
         self._progress = progress
         self._rows: dict[str, _Rows] = {}
         self._spill = Spill()
-        self._number = 0  # of the migration that is looked at
+        self._number = 0  # of the current migration
         for info in db.schema.tables.values() if db is not None else ():
             self._rows[info.name] = _Rows(self._spill, self._scan_of(info))
 
@@ -118,11 +122,11 @@ class Data:
         return self._rows.setdefault(table, _Rows(self._spill))
 
     def lint(self, step: Step, before: Schema, schema: Schema) -> None:
-        """One migration that is not applied; `schema` is the one that it makes of `before`."""
+        """Check one pending migration, which makes `schema` of `before`."""
         migration = step.migration
         self._number += 1
         was = {new: old for old, new in migration.rename.items()}
-        anew = migration.up.names if migration.up is not None else ()  # what comes of them cannot be told
+        anew = migration.up.names if migration.up is not None else ()  # their new rows are not known
         for name in (*migration.drop, *anew):
             self._rows.pop(name, None)
         self._rows = {migration.rename.get(name, name): rows for name, rows in self._rows.items()}
@@ -134,22 +138,22 @@ class Data:
                     or old.proto.model != transform.old.DESCRIPTOR.full_name
                     or migration.table(name) is not transform.table
                 ):
-                    return  # loading says what is wrong
+                    return  # loading reports the error
                 make = maker(old, schema.tables[name], transform)
                 self._of(name).transform(name, transform.where, make)
             brought = self._bring(step, before, schema)
             for name in migration.transforms:
                 for _ in self._rows[name].all(schema.tables[name], self._number):
-                    pass  # that `up` takes every row
+                    pass  # runs `up` on every row
             for table in migration.tables:
                 self._uniques(step, schema, table, changed=table.name in brought)
         except _FailedError as error:
             file, where = migration.folder.path / "__init__.py", error.where
-            if isinstance(error.raised, Exception):  # at the line in `up`, if it came that far
+            if isinstance(error.raised, Exception):  # at the line in `up`, if known
                 inside = fault(migration.folder, file, error.raised).facts["where"]
                 where = where if inside == f"{file}:1" else inside
             step.found.add("data/transform", where, str(error))
-            self._rows.pop(error.table, None)  # what comes of it cannot be told
+            self._rows.pop(error.table, None)  # its new rows are not known
 
     def _scan_of(self, info: TableInfo) -> _Scan:
         def scan() -> Iterable[tuple[bytes, bytes]]:
@@ -162,7 +166,7 @@ class Data:
         return scan
 
     def _bring(self, step: Step, before: Schema, schema: Schema) -> set[str]:
-        """The bootstrap rows of a migration. Returns their tables."""
+        """Add the bootstrap rows of a migration. Return their tables."""
         brought, number = set[str](), self._number
         folder, twice, count = step.migration.folder, list[str](), 0
 
@@ -186,27 +190,31 @@ class Data:
                 step.found.add(
                     "person/bootstrap",
                     f"{folder.path / path}:1",
-                    f"{path} may have rows of a sealed table: the log keeps a digest of it, not its content;"
-                    " but the folder and each copy of it have them in clear; forgetting does not reach them",
+                    f"{path} may have rows of a sealed table: the log keeps a digest of it instead of its"
+                    " content, but the folder and each copy of it have them in clear, and forgetting does"
+                    " not reach them",
                 )
             if rows.withheld and not folder.salt:
                 step.found.add(
                     "person/unsalted",
                     f"{folder.model}:1",
-                    f"the digest of {folder.title} has no salt: in the log it confirms guesses about"
+                    f"the digest of {folder.title} has no salt: in the log it can confirm guesses about"
                     f" {', '.join(sorted(rows.withheld))}",
                 )
             for table, deleted in rows.deleted:
                 key = schema.tables[table.name].encode_key(deleted)
                 if self._of(table.name).bring(key, None, number):
-                    again(f"{schema.tables[table.name].name_key(key)}, which is deleted as well")
+                    again(f"{schema.tables[table.name].name_key(key)}, which is also deleted")
         except Error as error:
             where = error.facts.get("where") or _file_of(error) or _bootstrap_file(step.migration)
             text = str(error).removeprefix(f"{where}: ")
             step.found.add("load/bootstrap", where, f"bootstrap data of {folder.title}: {text}")
         if twice:
             more = f" … {count - _NAMED:,} more" if count > _NAMED else ""
-            text = f"bootstrap data of {folder.title} has two rows of one key, and the last would be there"
+            text = (
+                f"bootstrap data of {folder.title} has two rows with the same key, and only the last would"
+                " be kept"
+            )
             where = _bootstrap_file(step.migration)
             step.found.add("data/bootstrap-twice", where, f"{text}: {'; '.join(twice)}{more}")
         return brought
@@ -222,7 +230,7 @@ class Data:
 
     def _unique(self, step: Step, info: TableInfo, constant: Index[Any], rows: _Rows) -> None:
         at, index = list(info.indexes).index(constant.name), info.indexes[constant.name]
-        taken = Spilled(self._spill)  # whether a row was brought, and its key, by its values
+        taken = Spilled(self._spill)  # by values: whether the row was brought, and its key
         count, looked, by_bootstrap = 0, 0, False
         named: list[str] = []
         for key, row, brought in rows.all(info, self._number):
@@ -244,8 +252,8 @@ class Data:
         if count:
             more = f" … {count - _NAMED:,} more" if count > _NAMED else ""
             text = (
-                f"unique index {index.name} of {info.name}: {count:,} of {looked:,} rows have what another"
-                f" row has: {'; '.join(named)}{more}"
+                f"unique index {index.name} of {info.name}: {count:,} of {looked:,} rows have the values"
+                f" of another row: {'; '.join(named)}{more}"
             )
             step.found.add(
                 "data/bootstrap-not-unique" if by_bootstrap else "data/not-unique", constant.where, text
@@ -253,7 +261,7 @@ class Data:
 
 
 def lint_unchecked(step: Step) -> None:
-    """Unique indexes of a migration that no rows are compared with: there is no database."""
+    """Report new unique indexes that are not compared with rows, because there is no database."""
     migration = step.migration
     before = {migration.rename.get(name, name): old for name, old in step.before.items()}
     for table in migration.tables:
@@ -263,13 +271,13 @@ def lint_unchecked(step: Step) -> None:
                 step.found.add(
                     "data/unique-unchecked",
                     index.where,
-                    f"unique index {name} of {table.name} is new, and whether rows that are there are unique"
-                    " was not looked at: there is no database",
+                    f"unique index {name} of {table.name} is new, and existing rows were not checked,"
+                    " because no database was given",
                 )
 
 
 def _file_of(error: Error) -> str:
-    """File and line of a LoadError."""
+    """Return file and line of a LoadError."""
     file = error.facts.get("file")
     return f"{file}:{error.facts.get('line') or 1}" if file else ""
 

@@ -1,12 +1,12 @@
 """Lint formats: findings for people, for CI and for programs.
 
-    text    file:line: error: sentence [id]   as compilers do, so that terminals and editors find the place
+    text    file:line: error: sentence [id]   like compilers, so that terminals and editors find the place
     github  ::error file=…,line=…::sentence   annotations of a pull request (docs.github.com, "Workflow
                                               commands")
     sarif   one document                      SARIF 2.1.0, for code scanning (docs.oasis-open.org/sarif)
     json    one object a line
 
-Paths are relative to the directory that is given, where they are below it.
+Paths are relative to the given directory if they are below it.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO
 
 
 def text(finding: Finding, base: Path) -> str:
-    """Two lines for people."""
+    """Return two lines for people."""
     place = f"{relative(finding.file, base)}:{finding.line}"
     return f"{place}: {finding.severity}: {finding.text} [{finding.id}]\n    fix: {finding.fix}"
 
 
 def github(finding: Finding, base: Path) -> str:
-    """One annotation. Escapes as @actions/core does."""
+    """Return one annotation, escaped as @actions/core does."""
     facts = {"file": relative(finding.file, base), "line": str(finding.line), "title": finding.id}
     where = ",".join(f"{name}={_property(value)}" for name, value in facts.items())
     return f"::{_COMMANDS[finding.severity]} {where}::{_data(f'{finding.text}. Fix: {finding.fix}')}"
 
 
 def as_dict(finding: Finding, base: Path) -> dict[str, Any]:
-    """One JSON object."""
+    """Return one JSON object."""
     return {
         "id": finding.id,
         "severity": str(finding.severity),
@@ -50,8 +50,10 @@ def as_dict(finding: Finding, base: Path) -> dict[str, Any]:
 
 
 def sarif(findings: Iterable[Finding], base: Path) -> dict[str, Any]:
-    """One document, with all rules, so that a reader can tell what was looked for. What is ignored is
-    in it as suppressed."""
+    """Return one document with all rules, so that a reader can see what was checked.
+
+    Ignored findings are included as suppressed.
+    """
     order = {id: at for at, id in enumerate(RULES)}
     driver = {
         "name": "everlog lint",
@@ -67,7 +69,7 @@ def sarif(findings: Iterable[Finding], base: Path) -> dict[str, Any]:
 
 
 def count(findings: Sequence[Finding]) -> str:
-    """`2 errors, 1 warning`; what there is none of is not told."""
+    """Return the numbers by severity, such as `2 errors, 1 warning`, without zeros."""
     counts = Counter(finding.severity for finding in findings)
     said = [
         f"{counts[one]:,} {one}{'s' if counts[one] != 1 and one is not Severity.INFO else ''}"
@@ -78,7 +80,7 @@ def count(findings: Sequence[Finding]) -> str:
 
 
 def relative(file: str, base: Path) -> str:
-    """A path from the base, with `/` on every system."""
+    """Return a path relative to the base, with `/` on every system."""
     path, top = Path(file), base.resolve()
     return (path.relative_to(top) if path.is_relative_to(top) else path).as_posix()
 

@@ -1,14 +1,14 @@
-"""Lint: what is wrong, or will be, with migrations that are not applied yet.
+"""Lint: errors and risks of migrations that are not applied yet.
 
-    folders, loaded one by one ─┬─ a folder that does not load          load/
-                                ├─ history: database, clock             history/
-                                └─ step by step from the one before     wire/ json/ change/ loss/ name/
-                                       └─ rows, in memory               data/
-    findings ─▶ ignores ─▶ what is left
+    folders, loaded one by one ─┬─ a folder that does not load           load/
+                                ├─ history: database, clock              history/
+                                └─ step by step from the previous one    wire/ json/ change/ loss/ name/
+                                       └─ rows, in memory                data/
+    findings ─▶ ignores ─▶ the remaining findings
 
 Invariants
-  (1) a package that `load` refuses has a finding of severity error;
-  (2) a folder that is broken hides nothing of the others.
+  (1) A package that `load` refuses has a finding of severity error.
+  (2) A broken folder hides no finding of the others.
 
 All rules: docs/lint.md.
 """
@@ -25,10 +25,10 @@ from everlog.migrations.folder import SOURCE, Folder, Root, Source, find, folder
 from everlog.migrations.lint.data import Data, Readable, lint_unchecked
 from everlog.migrations.lint.history import Applied, lint_applied, lint_times
 from everlog.migrations.lint.rules import Finding, Findings, Severity
-from everlog.migrations.lint.source import ProtoText, apply
+from everlog.migrations.lint.source import ProtoText, set_aside_ignored
 from everlog.migrations.lint.tables import Names, Step, Tables, after, lint_tables
 from everlog.migrations.migration import Migration
-from everlog.migrations.status import lives
+from everlog.migrations.status import logged_migrations
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import Error, SchemaError
@@ -52,12 +52,14 @@ def lint(
     ignored: bool = False,
     progress: OnProgress | None = None,
 ) -> list[Finding]:
-    """What is found in a package or directory of migrations, sorted by file and line.
+    """Return the findings about a package or directory of migrations, sorted by file and line.
 
-    With a `db`, its rows are looked at, and folders that it has applied are not; folders of the
-    version `since` and older are not, either. `applied` are the migrations that a `db` on a
-    server has, by version. With `ignored`, what comments ignore is there as well, with the reason.
-    Runs the folders' code; writes nothing. Raises SchemaError if there is no package at all: a
+    With a `db`, its rows are examined, and folders that it has applied are skipped. Folders of version
+    `since` and older are skipped as well. `applied`: the migrations of a `db` on a server, by version. `now`:
+    the time to compare timestamps with. With `ignored`, findings that comments ignore are included, with
+    their reasons.
+
+    Runs the folders' code; writes nothing. Raises SchemaError only if there is no package at all, because a
     folder that does not load is a finding.
     """
     root, found = find(source), Findings()
@@ -72,9 +74,9 @@ def lint(
     _lint_steps(migrations, db, applied, found, progress)
     if migrations and migrations[-1].folder not in quiet:
         _lint_tests(migrations[-1], found)
-    apply(found, [folder.path for folder in folders if folder not in quiet])
+    set_aside_ignored(found, [folder.path for folder in folders if folder not in quiet])
     if not any(finding.severity is Severity.ERROR for finding in found.found):
-        _lint_load(source, found)  # an error that is ignored is refused nevertheless
+        _lint_load(source, found)  # loading refuses ignored errors nevertheless
     return sorted([*found.found, *found.ignored] if ignored else found.found)
 
 
@@ -84,8 +86,10 @@ def data_errors(
     applied: Container[int],
     progress: OnProgress | None = None,
 ) -> list[Finding]:
-    """What the rows of a database and bootstrap rows would stop migrations with, all but what `up` does
-    with single rows. Read-only. Comments that ignore a rule change nothing of it."""
+    """Return the errors in data that would stop migrations, except those of `up` for single rows. Read-only.
+
+    They come from the rows of a database and from bootstrap rows. Comments that ignore a rule have no effect.
+    """
     found = Findings()
     _lint_steps(migrations, db, applied, found, progress)
     return [
@@ -109,7 +113,7 @@ def _folders(root: Root, found: Findings) -> Iterator[Folder]:
     for folder in sorted(folders, key=lambda one: (one.version, one.name)):
         if before is not None and before.version == folder.version:
             text = f"{folder.path.name} has the timestamp of {before.path.name}"
-            fix = "give the one that is not applied yet a newer one, in its name and its model.proto"
+            fix = "give the one that is not applied yet a newer timestamp, in its name and its model.proto"
             found.add("load/refused", f"{folder.path / '__init__.py'}:1", text, fix)
             continue
         before = folder
@@ -134,7 +138,7 @@ def _load(root: Root, folders: list[Folder], found: Findings) -> Iterator[Migrat
             yield loader.load_folder(folder)
         except Error as error:
             _refused(error, found, f"{folder.path / '__init__.py'}:1")
-        except Exception as error:  # noqa: BLE001  constants of types that nobody thought of
+        except Exception as error:  # noqa: BLE001  constants may raise anything
             init = folder.path / "__init__.py"
             _refused(loader.fault(folder, init, error), found, f"{init}:1")
 
@@ -149,7 +153,7 @@ def _lint_steps(
     schema, tables = log_pb2.Schema(), Tables()
     counts = {one.name: one.rows for one in db.status().tables} if db is not None else {}
     names, data, sound = Names(found), Data(db, progress), True
-    made: Schema | None = None  # of the migration before
+    made: Schema | None = None  # of the previous migration
     for migration in migrations:
         folder = migration.folder
         before, text = schema, ProtoText(folder.model.read_text(encoding="utf-8"))
@@ -163,7 +167,7 @@ def _lint_steps(
         except SchemaError as error:
             if not found.has_error_in(folder.path):
                 _refused(error, found, migration.where)
-            # What follows is compared with what this one should have made.
+            # Later folders are compared with the schema that this one should have made.
             schema = evolve(log_pb2.Schema(), migration.version, tables.values())
         sound = sound and not found.has_error_in(folder.path)
         if db is None:
@@ -175,10 +179,10 @@ def _lint_steps(
 
 
 def _lint_beside(migration: Migration, found: Findings) -> None:
-    """That the files beside the constants have what is called in them; not what it does."""
+    """Check that files beside the constants have the function that is called; it is not run."""
     for name, expected in _BESIDE.items():
         file = migration.folder.path / f"{name}.py"
-        if not file.exists() or not file.read_bytes().strip():  # a place for what is yet to come
+        if not file.exists() or not file.read_bytes().strip():  # an empty placeholder
             continue
         try:
             if not callable(
@@ -191,16 +195,16 @@ def _lint_beside(migration: Migration, found: Findings) -> None:
 
 
 def _lint_tests(newest: Migration, found: Findings) -> None:
-    """Of the newest folder only: the older ones are not what is tested."""
+    """Check the newest folder only, because older ones are not what is tested."""
     path = newest.folder.path
     if newest.tables and not (path / "testdata.py").exists():
         found.add("test/no-data", newest.where, f"migration {newest.title} has no testdata.py")
     if (newest.transforms or newest.up) and not (list(path.glob("test_*.py")) or (path / "tests").is_dir()):
-        found.add("test/no-tests", newest.where, f"migration {newest.title} transforms rows, untested")
+        found.add("test/no-tests", newest.where, f"migration {newest.title} transforms rows but has no tests")
 
 
 def _lint_load(source: Source, found: Findings) -> None:
-    """What only loading everything shows, whatever it is."""
+    """Report whatever only loading the whole package shows."""
     try:
         loader.load(source)
     except SchemaError as error:
@@ -217,6 +221,6 @@ def _refused(error: Exception, found: Findings, where: str) -> None:
 
 def _applied(db: Database) -> dict[int, Applied]:
     return {
-        version: Applied(life.title, life.digest, life.newest_sources, life)
-        for version, life in lives(db.migration_records()).items()
+        version: Applied(logged.title, logged.digest, logged.newest_sources, logged)
+        for version, logged in logged_migrations(db.migration_records()).items()
     }

@@ -1,20 +1,17 @@
-"""Lint rule: what one is, and how bad it is to break it. All of them: `everlog.migrations.lint.rules`.
-
-Lint rules: everything that lint can find, each with a name that stays as it is.
+"""Lint rules: everything that lint can find, and findings.
 
     group/rule   load     a folder that cannot be used at all
-                 wire     rows that are there would be misread            (buf's WIRE)
-                 json     what programs that speak JSON would stumble on  (buf's WIRE_JSON)
-                 change   what needs more than a new model
-                 loss     what is gone afterwards
-                 data     what the rows that are there forbid
-                 history  what the database says of the folders
+                 wire     existing rows would be misread                  (buf's WIRE)
+                 json     programs that use JSON would be affected        (buf's WIRE_JSON)
+                 change   needs more than a new model
+                 person   remains readable about people
+                 loss     is no longer available afterwards
+                 data     existing or bootstrap rows do not allow it
+                 history  differs from the database or the clock
                  name, test, ignore
 
-Ids are in people's files, in comments that ignore them: never rename one. docs/lint.md has every
-rule with its reason, an example and the fix.
-
-Lint finding: one thing that lint found, and the list of them while lint is at work.
+Ids are in users' files, in comments that ignore them: never rename one. docs/lint.md explains every rule,
+with an example and a fix.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ import msgspec
 
 
 class Severity(StrEnum):
-    """How bad it is: an error makes `everlog lint` fail, a warning does with `--strict`."""
+    """The severity of a finding: an error makes `everlog lint` fail, a warning only with `--strict`."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -35,7 +32,7 @@ class Severity(StrEnum):
 
 
 class Rule(NamedTuple):
-    """One rule. `depends`: whether it is broken depends on the run (database, day, newest folder)."""
+    """One rule. `depends`: whether it is broken depends on the run (database, date, newest folder)."""
 
     id: str
     severity: Severity
@@ -52,161 +49,160 @@ class Rule(NamedTuple):
         return self.group not in {"load", "ignore"} and self.id not in {"history/edited", "history/missing"}
 
 
-__all__ = ["RULES", "Rule", "Severity"]
-
-
 _E, _W, _I = Severity.ERROR, Severity.WARNING, Severity.INFO
 _TRANSFORM = "or give the table a Transform, which rewrites its rows"
 
 RULES = {
     rule.id: rule
     for rule in (
-        Rule("load/refused", _E, "A folder does not load", "mend it: nothing is applied before all load"),
+        Rule(
+            "load/refused", _E, "A folder does not load", "fix it: nothing is applied until all folders load"
+        ),
         Rule("load/not-built", _E, "The generated code is missing or stale", "run `everlog build`"),
-        Rule("load/bootstrap", _E, "Bootstrap rows cannot be written", "mend the rows"),
-        Rule("load/beside", _E, "A file beside the constants cannot be used", "mend it"),
+        Rule("load/bootstrap", _E, "Bootstrap rows cannot be written", "fix the rows"),
+        Rule("load/beside", _E, "A file beside the constants cannot be used", "fix it"),
         Rule(
             "wire/field-removed",
             _E,
-            "A field is gone, and its number is not reserved",
+            "A field was removed, and its number is not reserved",
             f"reserve its number, {_TRANSFORM}",
         ),
         Rule(
             "wire/field-type",
             _E,
-            "A field has another type",
-            f"take a new number, and reserve the old one, {_TRANSFORM}",
+            "A field has a different type",
+            f"use a new number, and reserve the old one, {_TRANSFORM}",
         ),
         Rule(
             "wire/field-cardinality",
             _E,
-            "A field becomes repeated, or is no longer",
-            f"take a new number, and reserve the old one, {_TRANSFORM}",
+            "A field becomes or is no longer repeated",
+            f"use a new number, and reserve the old one, {_TRANSFORM}",
         ),
         Rule(
             "wire/field-oneof",
             _E,
-            "A field moves into a oneof, or out of one",
+            "A field moves into or out of a oneof",
             f"leave it where it was, {_TRANSFORM}",
         ),
         Rule(
             "wire/field-required",
             _E,
-            "A required field comes, goes or changes",
+            "A field becomes or is no longer required, or a required field is new",
             f"use `optional`, {_TRANSFORM}",
         ),
-        Rule("wire/field-default", _E, "A field has another default", f"leave the default, {_TRANSFORM}"),
+        Rule("wire/field-default", _E, "A field has a different default", f"keep the default, {_TRANSFORM}"),
         Rule(
             "wire/number-taken",
             _E,
-            "A number of one field or value is another's",
-            "take the next free number; where it was renamed, reserve the old name",
+            "A field or enum value takes the number of another",
+            "take the next free number; if it was renamed, reserve the old name",
         ),
         Rule("wire/number-reused", _E, "A reserved number is used again", "take the next free number"),
         Rule("wire/reserved-removed", _E, "A number is no longer reserved", "reserve it again"),
         Rule(
             "wire/enum-value-removed",
             _E,
-            "A value of an enum is gone, and its number is not reserved",
+            "An enum value was removed, and its number is not reserved",
             f"reserve its number, {_TRANSFORM}",
         ),
-        Rule("wire/enum-closed", _E, "An enum is open and was closed, or is closed and was open", "leave it"),
+        Rule("wire/enum-closed", _E, "An enum becomes open or closed", "undo this"),
         Rule(
             "wire/index-presence",
             _E,
-            "A field of the key or an index becomes `optional`, or is no longer",
-            "leave it, or give the index another name, so that it is built anew",
+            "A field of the key or an index becomes or is no longer `optional`",
+            "undo this, or rename the index so that it is rebuilt",
         ),
         Rule(
             "wire/incompatible",
             _E,
-            "The model cannot follow the one before",
-            f"change it as a compatible change allows, {_TRANSFORM}",
+            "The model cannot follow the previous one",
+            f"make a compatible change, {_TRANSFORM}",
         ),
         Rule(
             "json/field-name",
             _W,
-            "A field has another name in JSON",
+            "A field has a different name in JSON",
             "keep the old name in JSON with `[json_name = …]`, or ignore this with a reason",
         ),
         Rule(
             "json/field-type",
             _W,
-            "A field is written in another way in JSON",
-            "tell those who read JSON, and ignore this with a reason",
+            "A field is written differently in JSON",
+            "inform readers of the JSON, and ignore this with a reason",
         ),
         Rule(
             "json/name-not-reserved",
             _W,
-            "The name of what was removed is not reserved",
+            "The name of a removed field or enum value is not reserved",
             "reserve the name as well",
         ),
         Rule("json/reserved-removed", _W, "A name is no longer reserved", "reserve it again"),
         Rule(
             "json/enum-value-name",
             _W,
-            "A value of an enum has another name",
+            "An enum value has a different name",
             "keep the old name as well (`option allow_alias`), or ignore this with a reason",
         ),
         Rule(
             "json/format",
             _W,
-            "A message or an enum is no longer sure to be JSON",
-            "leave `features.json_format`, or ignore this with a reason",
+            "A message or enum no longer guarantees valid JSON",
+            "keep `features.json_format`, or ignore this with a reason",
         ),
         Rule(
             "change/key",
             _E,
-            "A table has another primary key",
-            "have its rows made anew (`Remake`), or declare a new table",
+            "A table has a different primary key",
+            "rebuild its rows with `Remake`, or declare a new table",
         ),
         Rule(
             "change/undeclared",
             _E,
-            "Something of the version before is neither declared nor dropped",
-            "declare it as it was, or name it in `drop` (a table's new name in `rename`)",
+            "A part of the previous version is neither declared nor dropped",
+            "declare it unchanged, or name it in `drop` (a table's new name in `rename`)",
         ),
         Rule(
             "change/no-down",
             _W,
-            "Rows are transformed, and there is no way back",
-            "write `down`, so that old clients go on and a rollback keeps what was written since",
+            "Rows are transformed without a `down`",
+            "write `down`, so that old clients keep working and a rollback keeps newer writes",
         ),
         Rule(
             "change/table-renamed",
             _W,
-            "A table has another name",
-            "see that nobody asks for the old name, and ignore this with a reason",
+            "A table is renamed",
+            "check that nothing uses the old name, and ignore this with a reason",
         ),
         Rule(
             "person/key-not-surrogate",
             _W,
-            "The primary key of a sealed table may tell who somebody is",
-            "take a number or a random id for the key, or ignore this with a reason",
+            "The primary key of a sealed table may identify a person",
+            "use a number or a random id as the key, or ignore this with a reason",
         ),
         Rule(
             "person/open-before",
             _W,
-            "A table is sealed, and its rows from before stay open in the log",
-            "load them into a new database where they must not, or ignore this with a reason",
+            "A table is sealed, but its earlier rows stay readable in the log",
+            "load them into a new database if they must not, or ignore this with a reason",
         ),
         Rule(
             "person/bootstrap",
             _W,
-            "Rows of people come with a migration's folder",
+            "A migration's folder contains rows of people",
             "load them with `everlog import`, or ignore this with a reason in bootstrap.py",
         ),
         Rule(
             "person/unsalted",
             _W,
             "The digest of a folder with rows of people has no salt",
-            "run `everlog build`, with `person` in the folder's own code, and check in what it writes",
+            "run `everlog build`, with `person` in the folder's own code, and check in the result",
         ),
         Rule(
             "person/removed",
             _E,
-            "Rows that were sealed are written in clear",
-            "keep `person`, or ignore this with the reason why everybody may read them",
+            "Sealed rows are written in clear",
+            "keep `person`, or ignore this with a reason why everybody may read them",
         ),
         Rule(
             "loss/table-dropped",
@@ -218,48 +214,50 @@ RULES = {
             "loss/field-removed",
             _W,
             "A field is removed",
-            "see that nobody reads it, and ignore this with a reason",
+            "check that nothing reads it, and ignore this with a reason",
         ),
         Rule(
             "loss/index-dropped",
             _W,
             "An index is dropped",
-            "see that no query uses it, and ignore this with a reason",
+            "check that no query uses it, and ignore this with a reason",
         ),
         Rule(
             "data/not-unique",
             _E,
-            "A unique index over rows that are not unique",
-            "change the rows, or leave `unique=True` away",
+            "A unique index on rows that are not unique",
+            "change the rows, or omit `unique=True`",
             depends=True,
         ),
         Rule(
             "data/unique-unchecked",
             _W,
-            "A unique index that was not compared with the rows of a database",
-            "give the database, with --url",
+            "A unique index was not compared with the rows of a database",
+            "pass the database with --url",
             depends=True,
         ),
         Rule(
             "data/bootstrap-not-unique",
             _E,
-            "Bootstrap rows that a unique index refuses",
-            "change the rows, or leave `unique=True` away",
+            "A unique index refuses bootstrap rows",
+            "change the rows, or omit `unique=True`",
             depends=True,
         ),
-        Rule("data/bootstrap-twice", _E, "Bootstrap data has two rows of one key", "remove one of them"),
+        Rule(
+            "data/bootstrap-twice", _E, "Bootstrap data has two rows with the same key", "remove one of them"
+        ),
         Rule(
             "data/transform",
             _E,
             "`up` fails for a row",
-            "mend `up`, or the row",
+            "fix `up`, or the row",
             depends=True,
         ),
         Rule(
             "history/out-of-order",
             _E,
             "A pending migration is older than an applied one",
-            "give the folder and its model.proto a timestamp after it, or apply it with --out-of-order",
+            "give the folder and its model.proto a newer timestamp, or apply it with --out-of-order",
             depends=True,
         ),
         Rule(
@@ -272,21 +270,21 @@ RULES = {
         Rule(
             "history/missing",
             _E,
-            "The folder of an applied migration is gone",
-            "restore it, with `everlog restore-folder`",
+            "The folder of an applied migration is missing",
+            "restore it with `everlog restore-folder`",
             depends=True,
         ),
         Rule(
             "history/future",
             _W,
             "A timestamp in the future",
-            "take the time of now, in UTC, as `everlog new` does",
+            "use the current time in UTC, as `everlog new` does",
             depends=True,
         ),
-        Rule("name/table", _W, "A table or index is not named in_snake_case", "rename it, while it is new"),
+        Rule("name/table", _W, "A table or index is not named in_snake_case", "rename it while it is new"),
         Rule("name/message", _W, "A message or enum is not named in CamelCase", "rename it"),
         Rule("name/field", _W, "A field is not named in_snake_case", "rename it"),
-        Rule("name/enum-value", _W, "A value of an enum is not named IN_UPPER_CASE", "rename it"),
+        Rule("name/enum-value", _W, "An enum value is not named IN_UPPER_CASE", "rename it"),
         Rule("name/constant", _W, "A table or field constant is not named IN_UPPER_CASE", "rename it"),
         Rule(
             "test/no-data",
@@ -298,20 +296,24 @@ RULES = {
         Rule(
             "test/no-tests",
             _I,
-            "Rows are transformed, and no test is in the folder",
-            "write test_*.py in the folder, or in tests/ in it",
+            "Rows are transformed, but the folder has no test",
+            "write test_*.py in the folder, or in its tests/",
             depends=True,
         ),
-        Rule("ignore/no-reason", _E, "A comment ignores a rule without a reason", "say why, behind the ]"),
+        Rule(
+            "ignore/no-reason", _E, "A comment ignores a rule without a reason", "give the reason after the ]"
+        ),
         Rule("ignore/unused", _W, "A comment ignores nothing", "remove it"),
-        Rule("ignore/unknown", _E, "A comment ignores a rule that there is not", "docs/lint.md has all ids"),
+        Rule("ignore/unknown", _E, "A comment ignores an unknown rule", "see docs/lint.md for all ids"),
     )
 }
 
 
 class Finding(msgspec.Struct, frozen=True, order=True):
-    """One thing that was found: `file` as an absolute path, `line` from 1. `ignored`: the reason that
-    a comment gives for leaving it as it is, empty if it gives none; None: it is not ignored."""
+    """One finding: `file` as an absolute path, `line` from 1.
+
+    `ignored`: the reason in the comment that ignores it, empty if it gives none; None: it is not ignored.
+    """
 
     file: str
     line: int
@@ -323,7 +325,7 @@ class Finding(msgspec.Struct, frozen=True, order=True):
 
 
 class Findings:
-    """What was found so far; of folders that are `quiet` only what breaks the rest as well."""
+    """The findings so far; of folders that are `quiet`, only those that affect the others."""
 
     def __init__(self) -> None:
         self.found: list[Finding] = []
@@ -331,7 +333,7 @@ class Findings:
         self.quiet: set[str] = set()  # directories of folders
 
     def add(self, id: str, where: str, text: str, fix: str = "") -> None:
-        """One more. `where` is `file:line`; `fix` is the rule's own unless there is a better one."""
+        """Add one. `where` is `file:line`; `fix` replaces the rule's own."""
         rule = RULES[id]
         file, _, line = where.rpartition(":")
         if not line.isdigit():
@@ -344,7 +346,7 @@ class Findings:
             self.found.append(finding)
 
     def has_error_in(self, directory: Path) -> bool:
-        """Whether a folder is wrong in itself, whatever a database says of it."""
+        """Whether a folder itself has an error, independent of any database."""
         return any(
             finding.severity is Severity.ERROR
             and finding.id.partition("/")[0] in {"load", "wire", "change"}

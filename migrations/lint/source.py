@@ -1,21 +1,19 @@
-"""Lint proto: where things are in a model.proto, found in its text alone, without protoc.
+"""Lint source: positions in a model.proto, and comments that ignore findings.
 
     text ─▶ tokens ─▶ lines   "Airport"          the message
-                              "Airport.name"     a field of it, a value of an enum, or a oneof
-                              "Airport.Place"    a message in it
+                              "Airport.name"     a field of it, an enum value, or a oneof
+                              "Airport.Place"    a nested message
                     ─▶ comments
 
-What a text must be like is protoc's to say: here whatever looks like a declaration is one. The
-grammar: https://protobuf.com/docs/language-spec.
-
-Lint ignores: comments that say of a finding: it is meant so, because …
+The positions come from the text alone, without protoc. Validating the text is protoc's task: here everything
+that looks like a declaration is one. The grammar: https://protobuf.com/docs/language-spec.
 
     NAME = field("name", 2, STRING)  # everlog: ignore[wire/field-type] rows were never written
     // everlog: ignore[loss/field-removed, json/field-name] nobody has read it since May
     message Airport {
 
-A comment behind code is for its own line; one that stands alone is for the next line that does
-not. Comments without a reason, of unknown rules, and that ignore nothing are findings themselves.
+A comment after code applies to its own line; a comment on a line of its own applies to the next line of code.
+Comments without a reason, with an unknown rule, or that ignore nothing are findings themselves.
 """
 
 from __future__ import annotations
@@ -51,15 +49,15 @@ class Comment(NamedTuple):
 
 
 class ProtoText:
-    """The text of a model.proto: `lines` of what it declares by full name without the package."""
+    """The text of a model.proto. `lines`: the lines of its declarations, by full name without the package."""
 
     def __init__(self, text: str) -> None:
         self.lines: dict[str, int] = {}
         self.comments: list[Comment] = []
         self._text = text
-        self._scopes: list[str | None] = []  # None: what is in it belongs to the scope around it
+        self._scopes: list[str | None] = []  # None: its content belongs to the enclosing scope
         statement: list[tuple[str, int]] = []
-        skipped = 0  # how deep in the options of a field, or in a value with braces
+        skipped = 0  # depth inside the options of a field, or a value in braces
         for word, line in self._tokens():
             if skipped or word == "[" or (word == "{" and statement[:1] and statement[0][0] == "option"):
                 skipped += (word in {"[", "{"}) - (word in {"]", "}"})
@@ -77,14 +75,14 @@ class ProtoText:
                 statement.append((word, line))
 
     def line(self, full_name: str) -> int:
-        """The line of a declaration, or that of the nearest one around it; 1 if there is none."""
+        """Return the line of a declaration, or of the nearest enclosing one, or 1."""
         name = full_name
         while name and name not in self.lines:
             name = name.rpartition(".")[0]
         return self.lines.get(name, 1)
 
     def line_of(self, descriptor: Any) -> int:
-        """The line of a message, field, enum or value, by its descriptor."""
+        """Return the line of a message, field, enum or value, by its descriptor."""
         package = descriptor_file(descriptor).package
         return self.line(full_name(descriptor).removeprefix(f"{package}."))
 
@@ -122,28 +120,28 @@ class ProtoText:
 
 
 def full_name(descriptor: Any) -> str:
-    """As `package.Message.name`; a value of an enum is in its enum here, not beside it."""
+    """Return the name as `package.Message.name`; an enum value is inside its enum here, not beside it."""
     owner = _enum_of(descriptor)
     return str(descriptor.full_name) if owner is None else f"{owner.full_name}.{descriptor.name}"
 
 
 def descriptor_file(descriptor: Any) -> Any:
-    """The file in which something is declared."""
+    """Return the file that declares a descriptor."""
     return (_enum_of(descriptor) or descriptor).file
 
 
 def _enum_of(descriptor: Any) -> Any:
-    """The enum that a value belongs to; None for what is no value of one."""
+    """Return the enum of a value; None for anything else."""
     return descriptor.type if isinstance(descriptor, EnumValueDescriptor) else None
 
 
 _IGNORE = re.compile(r"everlog:\s*ignore\[([^\]]*)\][ \t:-]*(.*?)\s*(?:\*/)?$", re.DOTALL)
-REASONED = {"person/removed"}  # ignored with a reason, or not at all
+REASONED = {"person/removed"}  # ignored only with a reason
 _GENERATED = re.compile(r"_pb2(_grpc)?\.py$")
 
 
 class _Ignore(msgspec.Struct):
-    """One id in one comment."""
+    """One rule id in one comment."""
 
     file: str
     line: int  # of the comment
@@ -153,10 +151,8 @@ class _Ignore(msgspec.Struct):
     used: bool = False
 
 
-def apply(found: Findings, folders: Iterable[Path]) -> None:
-    """Puts aside what is ignored in these folders, and adds what is wrong with the comments.
-    Read-only.
-    """
+def set_aside_ignored(found: Findings, folders: Iterable[Path]) -> None:
+    """Move the ignored findings of these folders aside, and add findings about the comments. Read-only."""
     ignores = [ignore for folder in folders for ignore in _of_folder(folder)]
     by_place: dict[tuple[str, int, str], _Ignore] = {(i.file, i.covers, i.id): i for i in ignores}
     kept = []
@@ -178,8 +174,11 @@ def apply(found: Findings, folders: Iterable[Path]) -> None:
 
 
 def without_ignores(text: str, suffix: str) -> str:
-    """The text of a `.py` or `.proto` without what ignores findings: it was said of another change.
-    What else a comment says stays."""
+    """Return the text of a `.py` or `.proto` without comments that ignore findings, which concern another
+    change.
+
+    The rest of such a comment stays.
+    """
     starts = [0, *(found.end() for found in re.finditer("\n", text))]
     for comment in reversed(_comments(text, suffix)):
         ignore = _IGNORE.search(comment.text)
@@ -187,7 +186,7 @@ def without_ignores(text: str, suffix: str) -> str:
             continue
         line = starts[comment.line - 1]
         at = text.index(comment.text, line)
-        if not comment.text.startswith("/*"):  # it goes to the end of its line
+        if not comment.text.startswith("/*"):  # it ends at the end of its line
             at = text.find("\n", line) if "\n" in text[line:] else len(text)
             at -= len(comment.text)
         end, close = at + len(comment.text), "*/" if comment.text.startswith("/*") else ""
@@ -204,11 +203,11 @@ def without_ignores(text: str, suffix: str) -> str:
 def _judge(ignore: _Ignore, found: Findings, *, whole: bool) -> None:
     where, rule = f"{ignore.file}:{ignore.line}", RULES.get(ignore.id)
     if rule is None:
-        found.add("ignore/unknown", where, f"there is no rule {ignore.id!r} to ignore")
+        found.add("ignore/unknown", where, f"unknown rule {ignore.id!r}")
     elif not rule.ignorable:
-        found.add("ignore/unknown", where, f"{ignore.id} cannot be ignored: mend it")
+        found.add("ignore/unknown", where, f"{ignore.id} cannot be ignored: fix it")
     elif not ignore.used and whole and not rule.depends:
-        found.add("ignore/unused", where, f"{ignore.id} is not found in line {ignore.covers}")
+        found.add("ignore/unused", where, f"line {ignore.covers} has no finding {ignore.id}")
     if rule is not None and not ignore.reason:
         found.add("ignore/no-reason", where, f"{ignore.id} is ignored without a reason")
 
@@ -248,4 +247,4 @@ def _python(text: str) -> Iterator[Comment]:
                 line, column = token.start
                 yield Comment(line, token.string, not token.line[:column].strip())
     except (tokenize.TokenError, SyntaxError):
-        return  # it does not load either, which is said
+        return  # it does not load either, which is reported

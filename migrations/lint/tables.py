@@ -1,24 +1,23 @@
-"""Lint tables: what a migration does to tables that are there: keys, indexes, what goes.
+"""Lint tables: what a migration does to existing tables: keys, indexes, removals; people; names.
 
     before { name: Table } ─▶ rename, drop ─▶ for each table that is declared again: Models, key, indexes
 
-A table with a Transform has its rows rewritten, so that its model may be any; what must hold is
-that its key stays.
+The rows of a table with a Transform are rewritten, so its model may be any, but its key must stay.
 
-Lint people: what a table that names a person leaves open.
+People: what remains readable of a table that names a person.
 
-primary key   not sealed: it should be a surrogate, which tells nothing of anybody
-history       rows from before the table was sealed stay open in the log
-removed       rows that were sealed are written in clear, by a table that names no person any more
+    primary key   is not sealed: it should be a surrogate, which identifies nobody
+    history       rows from before the table was sealed stay readable in the log
+    removed       sealed rows are written in clear, by a table that no longer names a person
 
-Lint names: of tables, models and constants, in the folder where each first appears.
+Names of tables, models and constants, in the folder where each first appears:
 
     tables, indexes, fields   in_snake_case         messages, enums   CamelCase
-    values of enums           UPPER_CASE            constants         UPPER_CASE
+    enum values               UPPER_CASE            constants         UPPER_CASE
 
-Those are the names that protobuf's style guide (protobuf.dev, "Style Guide") and Python's (PEP 8)
-give, and that the CLI, JSON and SQL of a follower show. A name that is in use is hard to change, so
-later folders, which copy it, are left be.
+These are the conventions of protobuf's style guide (protobuf.dev, "Style Guide") and of Python's (PEP 8), and
+the names appear in the CLI, in JSON and in a follower's SQL. Names in use are hard to change, so later
+folders, which copy them, are not checked.
 """
 
 from __future__ import annotations
@@ -39,16 +38,15 @@ from everlog.store.schema.table import Field, Index, Table
 
 
 def lint_people(step: Step, old: Table[Any, Any] | None, new: Table[Any, Any]) -> None:
-    """Of one table of a migration, and what it was before."""
+    """Check one table of a migration against its previous declaration."""
     if new.person is None:
         was = [old.name] if old is not None and old.person is not None else _from_sealed(step, new)
         if was:
             step.found.add(
                 "person/removed",
                 new.where,
-                f"{new.name} names no person, and gets rows of {', '.join(was)}, which were sealed: they"
-                " are written in clear, to the log, for ever, and forgetting"
-                " somebody later does not reach them",
+                f"{new.name} names no person, and gets sealed rows of {', '.join(was)}: they are written"
+                " in clear, to the log, for ever, and forgetting a person later does not reach them",
             )
         return
     if old is None or old.person is None or [f.path for f in old.key] != [f.path for f in new.key]:
@@ -57,21 +55,23 @@ def lint_people(step: Step, old: Table[Any, Any] | None, new: Table[Any, Any]) -
                 step.found.add(
                     "person/key-not-surrogate",
                     new.where,
-                    f"{field.dotted} is in the primary key of {new.name}, which is not sealed and is never"
-                    " forgotten: does it tell who somebody is?",
+                    f"{field.dotted} is in the primary key of {new.name}, which is not sealed and never"
+                    " forgotten: does it identify a person?",
                 )
     if old is not None and old.person is None:
         rows = f"{step.counts[old.name]:,} rows" if old.name in step.counts else "rows"
         step.found.add(
             "person/open-before",
             new.where,
-            f"{rows} of {new.name} were written before it was sealed: the log keeps them open, and forgetting"
-            " a person does not reach them there",
+            f"{rows} of {new.name} were written before it was sealed: the log keeps them readable, and"
+            " forgetting a person does not reach them there",
         )
 
 
 def _from_sealed(step: Step, new: Table[Any, Any]) -> list[str]:
-    """The sealed tables that go, or get other rows, in a migration that makes the rows of a table anew."""
+    """Return the sealed tables that are dropped or remade, if the migration remakes the rows of this
+    table.
+    """
     migration = step.migration
     if migration.up is None or new.name not in migration.up.names:
         return []
@@ -88,17 +88,17 @@ Tables = dict[str, Table[Any, Any]]
 
 
 class Step(NamedTuple):
-    """One migration, and what is there before it."""
+    """One migration, and the state before it."""
 
     migration: Migration
     text: ProtoText
     before: Tables
-    counts: Mapping[str, int]  # rows in the database, by the name of the table there
+    counts: Mapping[str, int]  # rows in the database, by the table's name there
     found: Findings
 
 
 def after(step: Step) -> Tables:
-    """The tables after a migration. Read-only."""
+    """Return the tables after a migration. Read-only."""
     migration = step.migration
     kept = {name: table for name, table in step.before.items() if name not in migration.drop}
     renamed = {migration.rename.get(name, name): table for name, table in kept.items()}
@@ -106,7 +106,7 @@ def after(step: Step) -> Tables:
 
 
 def lint_tables(step: Step) -> None:
-    """Everything about the tables of one migration."""
+    """Check the tables of one migration."""
     migration, found = step.migration, step.found
     for name in migration.drop:
         if name in step.before:
@@ -114,10 +114,10 @@ def lint_tables(step: Step) -> None:
             found.add(
                 "loss/table-dropped",
                 migration.where,
-                f"table {name} is dropped{rows}: what it held is in the history only",
+                f"table {name} is dropped{rows}: its content remains only in the history",
             )
     for name, new_name in ((old, new) for old, new in migration.rename.items() if old in step.before):
-        text = f"table {name} is called {new_name} from now on: older clients and followers ask for {name}"
+        text = f"table {name} is renamed to {new_name}: older clients and followers ask for {name}"
         found.add("change/table-renamed", migration.where, text)
     was = {migration.rename.get(name, name): table for name, table in step.before.items()}
     kept = {name: table for name, table in was.items() if table.name not in migration.drop}
@@ -131,7 +131,7 @@ def lint_tables(step: Step) -> None:
 
 
 def is_new(index: Index[Any], before: Table[Any, Any] | None) -> bool:
-    """Whether an index has to be built: it is not one of the table before, as it is now."""
+    """Whether an index must be built, because the previous table does not have it as it is now."""
     old = before.indexes.get(index.name) if before is not None else None
     return old is None or not same_index(old, index)
 
@@ -142,18 +142,22 @@ def _table(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
     if up is not None and new.name in up.names:
         _dropped_indexes(step, old, new)
         if down is None or old.name not in down.names:
-            text = f"rows of {new.name} are made anew, and no `down` makes those before again"
+            text = f"rows of {new.name} are remade, and no `down` restores the previous ones"
             found.add("change/no-down", up.where, text)
         return
     if _paths(old.key) != _paths(new.key):
         before, after_ = (", ".join(field.dotted for field in table.key) for table in (old, new))
-        text = f"the primary key of {new.name} was ({before}) and is ({after_}): every row would be another"
+        text = (
+            f"the primary key of {new.name} changes from ({before}) to ({after_}): every row would become"
+            " a different row"
+        )
         found.add("change/key", new.where, text)
     _dropped_indexes(step, old, new)
     if transform is not None:
         if transform.down is None:
             text = (
-                f"rows of {new.name} are transformed without `down`: no two versions at once, and no rollback"
+                f"rows of {new.name} are transformed without `down`: two versions cannot be served, and it"
+                " cannot be rolled back"
             )
             found.add("change/no-down", transform.where, text)
         return
@@ -163,7 +167,7 @@ def _table(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
         try:
             check_compatible(
                 folder, old, new, rules=step.migration.rules
-            )  # folders that fail to load are never clean here
+            )  # so that a folder that does not load is never clean here
         except SchemaError as error:
             where = error.facts.get("where", new.where)
             found.add("wire/incompatible", where, str(error).removeprefix(f"{where}: "))
@@ -175,21 +179,24 @@ def _dropped_indexes(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> 
         others = [_paths(other.fields)[: len(paths)] for other in new.indexes.values()]
         if name not in new.indexes and paths not in others:
             fields = ", ".join(field.dotted for field in index.fields)
-            text = f"index {name} of {new.name} over ({fields}) is dropped: queries by it would fail"
+            text = f"index {name} of {new.name} over ({fields}) is dropped: queries that use it would fail"
             step.found.add("loss/index-dropped", new.where, text)
 
 
 def _presence(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
-    """Keys and entries that are there tell absent from empty as the old model did."""
+    """Check presence: existing keys and entries distinguish absent from empty as the old model did."""
     for what, field in _held(old, new):
         was, now = old.model.DESCRIPTOR, new.model.DESCRIPTOR
         for number in field.path:
             if was is None or now is None or not _both_have(number, was, now):
-                break  # said as a removed field, or a changed type
+                break  # reported as a removed field or a changed type
             was, now = was.fields_by_number[number], now.fields_by_number[number]
             if was.has_presence != now.has_presence:
                 becomes = "becomes" if now.has_presence else "is no longer"
-                text = f"{now.full_name} {becomes} `optional`, but {what} of {new.name} holds it as it was"
+                text = (
+                    f"{now.full_name} {becomes} `optional`, but {what} of {new.name} was written for the"
+                    " old model"
+                )
                 where = f"{step.migration.folder.model}:{step.text.line_of(now)}"
                 step.found.add("wire/index-presence", where, text)
             was, now = was.message_type, now.message_type
@@ -218,14 +225,14 @@ _UPPER = re.compile(r"_?[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 
 
 class Names:
-    """Names that were met in older folders are not looked at again."""
+    """Checks names; those of older folders are not checked again."""
 
     def __init__(self, found: Findings) -> None:
         self._found = found
         self._met: set[tuple[str, str]] = set()
 
     def lint(self, migration: Migration, text: ProtoText) -> None:
-        """The names of one migration; call it for each, oldest first."""
+        """Check the names of one migration. Call it for each migration, oldest first."""
         folder = migration.folder
         for table in migration.tables:
             self._check("name/table", table.name, _SNAKE, table.where, f"table {table.name}")

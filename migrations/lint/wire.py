@@ -1,11 +1,11 @@
-"""Lint wire: what a change of a model does to rows that are there, and to those who read JSON.
+"""Lint wire: the effect of a change of a model on existing rows, and on readers of JSON.
 
-    old model, new model ─▶ messages by pairs, fields and values of enums by number ─▶ findings
+    old model, new model ─▶ pairs of messages, fields and enum values by number ─▶ findings
 
-The rules are those that buf has in its categories WIRE and WIRE_JSON
-(https://buf.build/docs/breaking/rules/), narrowed where a table is stricter than the wire: a type
-may become a wider one only (`everlog.migrations.compatible`). A field that moves alone into a
-new oneof is left be, as protobuf.dev ("Updating A Message Type") says that it may.
+The rules are those of buf's categories WIRE and WIRE_JSON (https://buf.build/docs/breaking/rules/), stricter
+where a table is stricter than the wire: a type may only become a wider one (`everlog.migrations.compatible`).
+A field that moves alone into a new oneof is accepted, as protobuf.dev ("Updating A Message Type") says that
+it is safe.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _WIDER = {
 
 
 class Models:
-    """Compares models of one table. Descriptors are those of protobuf's runtime."""
+    """Compares two models of one table. Descriptors are those of protobuf's runtime."""
 
     def __init__(self, folder: Folder, text: ProtoText, table: str, found: Findings) -> None:
         self._file = folder.model
@@ -49,7 +49,7 @@ class Models:
         self._strict = rules(folder) >= RULES
 
     def compare(self, old: Any, new: Any) -> None:
-        """Two messages, and whatever messages and enums are in them."""
+        """Compare two messages, with their nested messages and enums."""
         pair = (old.full_name, new.full_name)
         if pair in self._seen or old.full_name == new.full_name:
             return
@@ -64,30 +64,30 @@ class Models:
                 self._field(was, now)
         for now in new.fields:
             if now.is_required and now.number not in old.fields_by_number:
-                text = f"{now.full_name} is new and required: {self._rows} lack it, and are refused"
+                text = f"{now.full_name} is new and required: {self._rows} lack it and would be refused"
                 self._add("wire/field-required", now, text)
 
     def _removed(self, was: Any, new: Any) -> None:
         ranges, names = reserved(new)
         again = new.fields_by_name.get(was.name)
-        moved = f"; {again.name} = {again.number} is another field, empty in them" if again else ""
+        moved = f"; {again.name} = {again.number} is a different field, empty in them" if again else ""
         if not any(was.number in numbers for numbers in ranges):
-            text = f"{new.full_name} no longer has {was.name} = {was.number}, which {self._rows} may hold"
-            self._add("wire/field-removed", new, text + moved, f"say `reserved {was.number};`")
+            text = f"{new.full_name} no longer has {was.name} = {was.number}, which {self._rows} may contain"
+            self._add("wire/field-removed", new, text + moved, f"add `reserved {was.number};`")
             return
         self._add(
             "loss/field-removed",
             new,
-            f"{new.full_name} no longer has {was.name} = {was.number}: what {self._rows} hold in it can no"
+            f"{new.full_name} no longer has {was.name} = {was.number}: its values in {self._rows} can no"
             f" longer be read{moved}",
         )
         if was.name not in names and again is None:
             self._add(
                 "json/name-not-reserved",
                 new,
-                f"{was.name} of {new.full_name} is gone, and its name is free: JSON of before would be read"
-                " into the next field of that name",
-                f'say `reserved "{was.name}";`',
+                f"{was.name} of {new.full_name} was removed, and its name is free: older JSON would be"
+                " read into the next field of that name",
+                f'add `reserved "{was.name}";`',
             )
 
     def _field(self, was: Any, now: Any) -> None:
@@ -119,19 +119,19 @@ class Models:
             self._add(
                 "json/field-type",
                 now,
-                f"{now.full_name} was {described(old)} and is {described(new)}: JSON has numbers of 64 bits"
-                " as texts",
+                f"{now.full_name} changes from {described(old)} to {described(new)}: JSON has 64-bit"
+                " numbers as text",
             )
         if self._strict and is_taken(was, now):
             text = f"{now.full_name} takes number {now.number}, under which {self._rows} hold {was.name}"
-            fix = f'take the next free number; if it was renamed, say `reserved "{was.name}";`'
+            fix = f'take the next free number; if it was renamed, add `reserved "{was.name}";`'
             self._add("wire/number-taken", now, text, fix)
         elif was.json_name != now.json_name or was.name != now.name:
             self._add(
                 "json/field-name",
                 now,
-                f"{now.full_name} = {now.number} was called {was.name}: JSON of before has"
-                f" {was.json_name!r} or {was.name!r}, that from now on {now.json_name!r} or {now.name!r}",
+                f"{now.full_name} = {now.number} was named {was.name}: older JSON has {was.json_name!r} or"
+                f" {was.name!r}, newer JSON has {now.json_name!r} or {now.name!r}",
                 "" if was.json_name != now.json_name else "ignore this with a reason",
             )
         if was.message_type is not None and is_map(was) != is_map(now):
@@ -152,11 +152,11 @@ class Models:
             others = [f for f in after.fields if f.number != now.number and f.number in old.fields_by_number]
             if not others:  # alone, into a new one
                 return
-            text = f"moves into oneof {after.name}: of a row that holds {others[0].name} as well, one is lost"
+            text = f"moves into oneof {after.name}: a row that also has {others[0].name} loses one of the two"
         elif after is None:
-            text = f"moves out of oneof {before.name}: old clients would drop what new ones write"
+            text = f"moves out of oneof {before.name}: old clients would drop values that new ones write"
         elif {field.number for field in before.fields} <= {field.number for field in after.fields}:
-            return  # the oneof has another name
+            return  # the oneof was renamed
         else:
             text = f"moves from oneof {before.name} to {after.name}"
         self._add("wire/field-oneof", now, f"{now.full_name} {text}")
@@ -168,9 +168,7 @@ class Models:
         self._seen.add(pair)
         if old.is_closed != new.is_closed:
             kind = "closed" if new.is_closed else "open"
-            text = (
-                f"{new.full_name} is {kind} now: readers differ in what they do with numbers unknown to them"
-            )
+            text = f"{new.full_name} becomes {kind}: readers differ in how they treat unknown numbers"
             self._add("wire/enum-closed", new, text)
         self._json(old, new)
         self._reserved(old, new, new.values, "value")
@@ -179,12 +177,14 @@ class Models:
             now = names_by_number(new).get(number)
             names = ", ".join(was)
             if now is None and not any(number in numbers for numbers in ranges):
-                text = f"{new.full_name} no longer has {names} = {number}, which {self._rows} may hold"
-                self._add("wire/enum-value-removed", new, text, f"say `reserved {number};`")
+                text = f"{new.full_name} no longer has {names} = {number}, which {self._rows} may contain"
+                self._add("wire/enum-value-removed", new, text, f"add `reserved {number};`")
             elif now is None and not set(was) <= reserved_names | {*new.values_by_name}:
-                text = f"{names} of {new.full_name} is gone, and its name is free: JSON of before may hold it"
+                text = (
+                    f"{names} of {new.full_name} was removed, and its name is free: older JSON may contain it"
+                )
                 fix = " ".join(f'"{name}",' for name in was).rstrip(",")
-                self._add("json/name-not-reserved", new, text, f"say `reserved {fix};`")
+                self._add("json/name-not-reserved", new, text, f"add `reserved {fix};`")
             elif now is not None and not set(was) <= set(now):
                 value = new.values_by_number[number]
                 if self._strict and is_value_taken(was, now, new):
@@ -192,19 +192,19 @@ class Models:
                         f"{new.full_name}.{value.name} takes number {number}, under which {self._rows} hold"
                         f" {names}"
                     )
-                    fix = f'take the next free number; if it was renamed, say `reserved "{was[0]}";`'
+                    fix = f'take the next free number; if it was renamed, add `reserved "{was[0]}";`'
                     self._add("wire/number-taken", value, text, fix)
                     continue
-                text = f"{new.full_name}.{value.name} = {number} was called {names}: JSON of before has that"
+                text = f"{new.full_name}.{value.name} = {number} was named {names}: older JSON has that name"
                 self._add("json/enum-value-name", value, text)
 
     def _json(self, old: Any, new: Any) -> None:
         if allows_json(old) and not allows_json(new):
-            text = f"{new.full_name} is JSON by best effort from now on: two names may be one in it"
+            text = f"{new.full_name} becomes best-effort JSON: two fields may have the same JSON name"
             self._add("json/format", new, text)
 
     def _reserved(self, old: Any, new: Any, members: Iterable[Any], what: str) -> None:
-        """What was reserved stays so, and is not used."""
+        """Check that reserved numbers and names stay reserved and unused."""
         was, was_names = reserved(old)
         now, now_names = reserved(new)
         used = {member.number: member for member in members}
@@ -217,13 +217,14 @@ class Models:
             if not _covered(numbers, [*now, *(range(n, n + 1) for n in used)]):
                 shown = f"{numbers.start} to {numbers.stop - 1}" if len(numbers) > 1 else f"{numbers.start}"
                 text = (
-                    f"{new.full_name} no longer reserves {shown}, under which {self._rows} may hold a {what}"
+                    f"{new.full_name} no longer reserves {shown}, under which {self._rows} may contain a"
+                    f" {what}"
                 )
-                self._add("wire/reserved-removed", new, text, f"say `reserved {shown};`")
+                self._add("wire/reserved-removed", new, text, f"add `reserved {shown};`")
         for name in sorted(was_names - now_names):
             near = used_names.get(name, new)
-            text = f"{new.full_name} no longer reserves the name {name!r}, which JSON of before may hold"
-            self._add("json/reserved-removed", near, text, f'say `reserved "{name}";`')
+            text = f"{new.full_name} no longer reserves the name {name!r}, which older JSON may contain"
+            self._add("json/reserved-removed", near, text, f'add `reserved "{name}";`')
 
     def _add(self, id: str, near: Any, text: str, fix: str = "") -> None:
         self._found.add(id, f"{self._file}:{self._text.line_of(near)}", text, fix)
@@ -242,7 +243,7 @@ def _count(field: Any) -> str:
 
 
 def _type(field: Any) -> str:
-    """A field's type, as far as the wire knows it: messages and enums are compared by what is in them."""
+    """Return a field's type as the wire knows it; messages and enums are compared by their content."""
     kind = kind_of(field)
     if kind is MESSAGE and field.message_type.file.package == "google.protobuf":
         return str(field.message_type.full_name)

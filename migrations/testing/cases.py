@@ -1,18 +1,16 @@
-"""Derived tests: what must be true of every migration's folder, with no line written by its author.
+"""Derived tests: properties of every migration's folder that are tested without any code by its author.
 
-    constants_match_the_model    the folders load: models are built, constants are theirs, each
-                                 can follow the one before
-    upgrades_with_data           it is applied to the version before with that one's test data
-    testdata_loads               at its version, the same rows for the same seed, references kept
-    rebuild_equals_live          all tables made again from the log are those that are live
-    down_leaves_no_trace         rolled back, the rows are those of before
-    up_down_up_equals_up         rolled back and applied again, the rows are those of once
-    lint_is_clean                with the test data of the version before
+    constants_match_the_model    the folders load: models are built, constants match them, each
+                                 can follow the previous one
+    upgrades_with_data           it applies to the previous version with that version's test data
+    testdata_loads               at its version, with the same rows for the same seed and valid references
+    rebuild_equals_live          all tables rebuilt from the log equal the live ones
+    down_leaves_no_trace         after a rollback, the rows are those of before
+    up_down_up_equals_up         rolled back and applied again, the rows are those of applying once
+    lint_is_clean                with the test data of the previous version
 
-A test is a function that returns, or raises `UntrueError` with a sentence (or the error of what it
-did). `everlog.migrations.testing.collect` makes them items of pytest.
-
-Subject: one migration's folder as derived tests see it, with databases around its version.
+A test is a function of a `Subject` that returns, or raises `UntrueError` with a sentence (or the error of the
+operation). `everlog.migrations.testing.collect` makes pytest items of them.
 """
 
 from __future__ import annotations
@@ -42,15 +40,15 @@ from everlog.store.tables.hashing import TableHash
 
 
 class UntrueError(AssertionError):
-    """Raised when what must be true of a folder is not."""
+    """Raised when a property of a folder does not hold."""
 
 
-class Skipped(Exception):  # noqa: N818  it is no error
-    """Raised when there is nothing to be tested, with the reason."""
+class Skipped(Exception):  # noqa: N818  not an error
+    """Raised when there is nothing to test, with the reason."""
 
 
 class Subject(NamedTuple):
-    """A migration's folder, and how much test data it is tested with."""
+    """A migration's folder to test, and how much test data to use."""
 
     templates: Templates
     folder: Folder
@@ -68,7 +66,9 @@ class Subject(NamedTuple):
 
     @property
     def migration(self) -> Migration:
-        """Raises Skipped if the folders do not load, which is another test's failure."""
+        """The loaded migration. Raises Skipped if the folders do not load, because another test reports
+        that.
+        """
         try:
             migrations = self.templates.migrations
         except SchemaError as error:
@@ -77,7 +77,7 @@ class Subject(NamedTuple):
 
     @contextmanager
     def database(self, version: int) -> Iterator[Database]:
-        """A database at a version, with its test data if it has some. At the end it is checked."""
+        """Open a database at a version, with its test data if it has some. It is checked at the end."""
         made = in_memory("everlog-derived-")
         scale = self.scale if self.templates.has_testdata(version) else 0
         try:
@@ -92,7 +92,9 @@ class Subject(NamedTuple):
 
 
 def constants_match_the_model(subject: Subject) -> None:
-    """Raises the SchemaError of loading, in the folder that it is of; in all, if it is of none."""
+    """The folders load. An error is raised for the folder that it belongs to, or for all if it belongs to
+    none.
+    """
     try:
         _ = subject.templates.migrations
     except SchemaError as error:
@@ -105,7 +107,7 @@ def constants_match_the_model(subject: Subject) -> None:
 
 
 def upgrades_with_data(subject: Subject) -> None:
-    """That the migration goes over the rows of the version before it."""
+    """The migration applies to the rows of the previous version."""
     migration = subject.migration
     with subject.database(subject.before) as db:
         apply(db, subject.templates.source, to=migration.version)
@@ -114,12 +116,12 @@ def upgrades_with_data(subject: Subject) -> None:
 
 
 def testdata_loads(subject: Subject) -> None:
-    """That test data loads at its version, and is made of the seed alone."""
+    """Test data loads at its version, and depends on the seed alone."""
     migration = subject.migration
     if not subject.templates.has_testdata(migration.version):
         raise Skipped("it has no testdata.py")
     with subject.database(migration.version):
-        pass  # loaded, and checked
+        pass  # loads and checks it
     first, again = _made(subject, migration), _made(subject, migration)
     if first == again:
         return
@@ -128,13 +130,13 @@ def testdata_loads(subject: Subject) -> None:
     if at is not None:
         what = f"row {at + 1:,}, of {first[at][0]}"
     raise UntrueError(
-        f"{migration.folder.path / 'testdata.py'}: two runs with seed {subject.seed} differ in {what}; take"
-        " all chance from `random`, and nothing from a clock, a set or what an earlier run left"
+        f"{migration.folder.path / 'testdata.py'}: two runs with seed {subject.seed} differ in {what}; use"
+        " `random` for everything random, and no clock, set order or state of an earlier run"
     )
 
 
 def rebuild_equals_live(subject: Subject) -> None:
-    """That the log alone makes the same tables, of a database that came all the way to here."""
+    """A rebuild from the log alone gives the same tables."""
     migration = subject.migration
     with subject.database(subject.before) as db:
         apply(db, subject.templates.source, to=migration.version)
@@ -144,9 +146,11 @@ def rebuild_equals_live(subject: Subject) -> None:
 
 
 def down_leaves_no_trace(subject: Subject) -> None:
-    """That rolling it back gives the rows of before. Bootstrap rows stay with their tables, and a
-    table that it drops comes back empty: those are not compared. Rows that it rewrites are given
-    back by `down`, while both versions are served where that is possible."""
+    """A rollback restores the previous rows.
+
+    Bootstrap rows stay with their tables, and a dropped table returns empty: those are not compared.
+    Rewritten rows are converted back by `down`, while both versions are served if that is possible.
+    """
     migration = subject.migration
     left_out = {*migration.drop, *(table.name for table, _ in _bootstrap(migration))}
     left_out -= {*(migration.down.names if migration.down else ())}
@@ -159,8 +163,10 @@ def down_leaves_no_trace(subject: Subject) -> None:
 
 
 def up_down_up_equals_up(subject: Subject) -> None:
-    """That it can be applied again once it was rolled back, and comes to the same; and that a row
-    which goes up, down and up again is the one that went up once."""
+    """The migration can be applied again after a rollback, with the same result.
+
+    A row that goes up, down and up again equals one that went up once.
+    """
     migration = subject.migration
     with subject.database(subject.before) as db:
         for name, transform in migration.transforms.items():
@@ -174,8 +180,9 @@ def up_down_up_equals_up(subject: Subject) -> None:
 
 
 def lint_is_clean(subject: Subject) -> None:
-    """That lint finds no error in the folder; in the newest, which may still be changed, no warning
-    either."""
+    """Lint finds no error in the folder. In the newest, which may still be changed, it finds no warning
+    either.
+    """
     newest = subject.migration.version == subject.templates.versions[-1]
     fails = {Severity.ERROR, Severity.WARNING} if newest else {Severity.ERROR}
     with subject.database(subject.before) as db:
@@ -205,7 +212,7 @@ DERIVED: dict[str, Callable[[Subject], None]] = {
 def _up(subject: Subject, db: Database, *, hold: bool) -> None:
     migration = subject.migration
     if hold and any(one.down is None for one in migration.transforms.values()):
-        raise Skipped("a transform has no `down`: there is no way back")
+        raise Skipped("a transform has no `down`, so it cannot be rolled back")
     hold = hold and bool(migration.transforms) and migration.up is None
     apply(db, subject.templates.source, to=migration.version, hold=hold)
 
@@ -213,14 +220,14 @@ def _up(subject: Subject, db: Database, *, hold: bool) -> None:
 def _there_and_back(migration: Migration, name: str, transform: Transform[Any, Any], db: Database) -> None:
     up, down = transform.up, transform.down
     if down is None:
-        raise Skipped(f"the transform of {name} has no `down`: there is no way back")
+        raise Skipped(f"the transform of {name} has no `down`, so it cannot be rolled back")
     was = {new: old for old, new in migration.rename.items()}.get(name, name)
     for row in db.scan(table_of(db.schema.table(was))):
         once = up(transform.old.FromString(row.SerializeToString()))
         again = up(down(once))
         if once != again:
             raise UntrueError(
-                f"{transform.where}: a row of {name} is another after up, down and up: expected"
+                f"{transform.where}: a row of {name} differs after up, down and up: expected"
                 f" {_shown(once)}, found {_shown(again)}"
             )
 
@@ -254,12 +261,12 @@ def _same(
         if one != other and name not in left_out:
             rows = [f"{side.rows:,} rows" if side else "no table" for side in (one, other)]
             raise UntrueError(
-                f"{subject.folder.title}: table {name} is another {when}: expected {rows[0]}, found {rows[1]}"
+                f"{subject.folder.title}: table {name} differs {when}: expected {rows[0]}, found {rows[1]}"
                 f"{', with other values' if rows[0] == rows[1] else ''}"
             )
 
 
 def _made(subject: Subject, migration: Migration) -> list[tuple[str, int]]:
-    """The rows of one run: the table of each, and what its bytes come to."""
+    """Return the rows of one run: the table of each, and a hash of its bytes."""
     made = testdata.rows(migration, scale=subject.scale, seed=subject.seed)
     return [(table.name, hash(row.SerializeToString(deterministic=True))) for table, row in made]

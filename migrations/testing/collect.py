@@ -1,10 +1,10 @@
-"""Collect: the derived tests of a migration's folder as items of pytest.
+"""Collect: the derived tests of a migration's folder as pytest items.
 
     flights/migrations/v20260105093000_create_airports/model.proto::upgrades_with_data
 
-They hang on the folder's model.proto, the one file that every folder has and no other tool
-collects; so one of them is run by its name, and a user's own tests beside it are pytest's own.
-This module imports pytest, and only the plugin imports this module.
+They belong to the folder's model.proto, the one file that every folder has and that no other tool collects.
+So each can be run by name, and a user's own tests beside it are ordinary pytest tests. Only the plugin
+imports this module, because it imports pytest.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from everlog.store.errors import Error
 
 
 class MigrationFile(pytest.File):
-    """The model.proto of a migration's folder. `source` names its package, where that is known."""
+    """The model.proto of a migration's folder. `source` is its package, if that is known."""
 
     def __init__(self, *, source: str = "", scale: int = 1, seed: int = 0, **how: Any) -> None:
         super().__init__(**how)
         self.source, self.scale, self.seed = source, scale, seed
 
     def collect(self) -> Iterator[pytest.Item]:
-        """Raises CollectError for a folder that is none."""
+        """Yield the derived tests. Raises CollectError for an invalid folder."""
         try:
             made = templates(self._source())
             folder = next(one for one in folders(find(made.source)) if one.path == self.path.parent)
@@ -62,7 +62,7 @@ class DerivedTest(pytest.Item):
             pytest.skip(str(reason))
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
-        """An error of everlog says where and what; a traceback through everlog says no more."""
+        """Return an error of everlog without its traceback, which adds nothing."""
         if isinstance(excinfo.value, (Error, AssertionError)):
             return f"{type(excinfo.value).__name__}: {excinfo.value}"
         return super().repr_failure(excinfo, style)

@@ -1,16 +1,16 @@
 """Templates: databases at any version, each built once, closed, and cloned for every test.
 
-    version before ─ clone, apply ─▶ this version ─ clone, load test data ─▶ with its data
-                                          │                                      │
-                                          └──────── clone, milliseconds ─────────┴──▶ a test's own
+    previous version ─ clone, apply ─▶ this version ─ clone, load test data ─▶ with its data
+                                            │                                      │
+                                            └──────── clone, milliseconds ─────────┴──▶ a test's own
 
-A template is a closed directory in memory where there is such a place. What RocksDB never writes
-again (`*.sst`) is linked into the clone, the rest of a few kilobytes is copied. All clones of a
-template have one UUID and one log up to where they were cloned.
+A template is a closed directory, in memory where possible. Files that RocksDB never writes again (`*.sst`)
+are hard-linked into the clone; the other few kilobytes are copied. All clones of a template have the same
+UUID, and the same log up to the clone.
 
 Invariants
-  (1) a template is complete and closed before it is cloned, and never opened again;
-  (2) a template of a version is made by the steps that a database of a user goes through.
+  (1) A template is complete and closed before it is cloned, and never opened again.
+  (2) A template of a version is made by the same steps as a user's database.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from everlog.store.rocks.files import Temporary, in_memory
 
 EMPTY = 0  # the version of a database before its first migration
 
-_LEFT_BEHIND = ("LOCK", "LOG", "OWNER")  # of whoever had the template open
+_LEFT_BEHIND = ("LOCK", "LOG", "OWNER")  # of the process that built the template
 
 
 class _Key(NamedTuple):
@@ -42,7 +42,7 @@ class _Key(NamedTuple):
 
 
 class Templates:
-    """The templates of one package of migrations. Not for many threads at once."""
+    """The templates of one package of migrations. Not safe for concurrent use."""
 
     def __init__(self, source: Source = SOURCE) -> None:
         self.source = source
@@ -51,7 +51,7 @@ class Templates:
 
     @cached_property
     def migrations(self) -> list[Migration]:
-        """Oldest first, loaded and checked. Raises SchemaError."""
+        """The migrations, oldest first, loaded and checked. Raises SchemaError."""
         return load(self.source)
 
     @property
@@ -63,19 +63,21 @@ class Templates:
         return any((path / "testdata.py").exists() for path in found)
 
     def clone(self, into: Path, version: int | None = None, *, scale: int = 0, seed: int = 0) -> Path:
-        """Makes a directory `into` with a database at a version: the newest unless told otherwise.
+        """Create the directory `into` with a database at a version, by default the newest. Return `into`.
 
-        It has its bootstrap rows, and with a `scale` its test data. Builds what is needed, once.
-        Raises MigrationError for a version that there is no folder of, or that has no test data,
-        and what applying and loading raise.
+        It has its bootstrap rows, and with a `scale` its test data. Builds missing templates. Raises
+        MigrationError for a version without a folder or without test data, and what applying and loading
+        raise.
         """
         key = _Key(self._known(version), scale, seed if scale else 0)
         clone(self._template(key), into)
         return into
 
     def close(self) -> None:
-        """Removes the templates, and forgets what was loaded. Both are made again if they are wanted
-        again: the modules may be others by then, as in a session of pytest inside of another."""
+        """Remove the templates, and forget the loaded migrations. Both are made again when needed.
+
+        The modules may differ by then, as in a pytest session inside another.
+        """
         if self._directory is not None:
             self._directory.remove()
         self._directory = None
@@ -88,9 +90,7 @@ class Templates:
             return versions[-1]
         if version not in versions:
             known = ", ".join(str(one) for one in versions)
-            raise MigrationError(
-                f"there is no migration {version}; the versions are: {known}", version=version
-            )
+            raise MigrationError(f"no migration {version}; the versions are: {known}", version=version)
         return version
 
     def _template(self, key: _Key) -> Path:
@@ -100,7 +100,7 @@ class Templates:
         if self._directory is None:
             self._directory = in_memory("everlog-templates-")
         path = self._directory.path / "-".join(map(str, key))
-        shutil.rmtree(path, ignore_errors=True)  # of an attempt that failed
+        shutil.rmtree(path, ignore_errors=True)  # from a failed attempt
         if key.scale:
             clone(self._template(_Key(key.version, 0, 0)), path)
         elif key.version != EMPTY:
@@ -119,19 +119,21 @@ _TEMPLATES: dict[Path, Templates] = {}
 
 
 def templates(source: Source = SOURCE) -> Templates:
-    """Those of this process for a package of migrations. Raises SchemaError if there is none."""
+    """Return this process's templates of a package of migrations. Raises SchemaError if there is no such
+    package.
+    """
     path = find(source).path.resolve()
     return _TEMPLATES.setdefault(path, Templates(source))
 
 
 def close_templates() -> None:
-    """Removes all templates of this process."""
+    """Remove all templates of this process."""
     while _TEMPLATES:
         _TEMPLATES.popitem()[1].close()
 
 
 def clone(template: Path, into: Path) -> None:
-    """Makes the directory `into` the same database as one that is closed."""
+    """Make the directory `into` a copy of a closed database."""
     into.mkdir(parents=True, exist_ok=True)
     for entry in os.scandir(template):
         if entry.is_dir():

@@ -18,7 +18,7 @@ from everlog.audit.backup import backup
 from everlog.audit.prover import LocalProver
 from everlog.audit.restore import restore
 from everlog.audit.verify import verify
-from everlog.migrations.in_progress import under_way
+from everlog.migrations.in_progress import current_migration
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.database import Database
 from everlog.store.errors import ConflictError, Error, MigrationError, SchemaError
@@ -85,7 +85,9 @@ def _migrating(care: Care, verb: str, call: Callable[[], Any]) -> None:
     except MigrationError as error:
         care.journal.say(refused=verb, why=str(error))
     else:
-        care.journal.say(migrated=verb, version=care.db.schema.version, held=under_way(care.db) is not None)
+        care.journal.say(
+            migrated=verb, version=care.db.schema.version, held=current_migration(care.db) is not None
+        )
 
 
 def rebuild(care: Care) -> None:

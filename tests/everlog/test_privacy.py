@@ -30,7 +30,7 @@ from everlog.console.cli.main import run
 from everlog.console.cli.options import Settings
 from everlog.consumers import Follower, SqliteSink
 from everlog.migrations import Approval
-from everlog.migrations.approval.notify import Notifier, OfApproval
+from everlog.migrations.approval.notify import ApprovalEvents, Notifier
 from everlog.migrations.lint.lint import lint
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
@@ -180,7 +180,7 @@ def test_a_migration_that_fails_keeps_and_sends_nothing_of_a_row(
             approval = Approval(db, project.path)
             with pytest.raises(Error) as caught:
                 decided(approval)
-            said += [str(caught.value), *(one.body for one in OfApproval(approval).messages(0))]
+            said += [str(caught.value), *(one.body for one in ApprovalEvents(approval).messages(0))]
             with pytest.raises(Error) as caught:
                 migrations.apply(db, project.path)
             said.append(str(caught.value))
@@ -343,7 +343,7 @@ def test_no_byte_that_is_written_has_a_mark_of_a_person(
     for words in (
         "fails for row airports/0: ",
         "row airports/1 has the same email",
-        "checks.py: what must hold",
+        "checks.py: a check",
     ):
         assert words in printed
     killed(data / "killed")

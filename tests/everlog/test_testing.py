@@ -177,7 +177,7 @@ def test_a_session_inside_of_another_leaves_nothing_of_itself(
 def test_migrations_that_are_not_there_are_said(pytester: pytest.Pytester, project: Project) -> None:
     result = pytester.runpytest_inprocess("-o", "everlog_migrations=nothing.there")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: everlog_migrations: there is neither a package nor a directory*"])
+    result.stderr.fnmatch_lines(["ERROR: everlog_migrations: no package or directory*"])
 
 
 def test_a_failure_is_a_sentence(pytester: pytest.Pytester, project: Project) -> None:

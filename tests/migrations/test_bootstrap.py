@@ -103,7 +103,7 @@ def test_rows_that_are_others_each_time_are_refused(project: Project, db: Databa
                 yield AIRPORTS, Airport(faa=str(number), name=name)
         """
     project.add("one", files={"bootstrap.py": code})
-    with pytest.raises(MigrationError, match="yields other rows each time"):
+    with pytest.raises(MigrationError, match="yields different rows each time"):
         migrations.apply(db, project.build().path)
     assert not db.schema.tables
     assert not db.schema.building
@@ -119,7 +119,7 @@ def test_more_deleted_rows_than_a_record_holds_are_refused(project: Project, db:
                 yield AIRPORTS, f"{number}" + "x" * 100_000
         """
     project.add("two", files={"bootstrap.py": code})
-    with pytest.raises(MigrationError, match="more than one record holds; split them over several"):
+    with pytest.raises(MigrationError, match="more than fit into one record; split them over several"):
         migrations.apply(db, project.build().path)
     assert db.head == 1
 

@@ -87,13 +87,13 @@ def test_a_package_that_is_in_two_places_or_in_an_archive_is_told(
     for place in ("one", "two"):
         (tmp_path / place / "twofold" / "migrations").mkdir(parents=True)
         monkeypatch.syspath_prepend(tmp_path / place)
-    with pytest.raises(SchemaError, match=r"has more than one directory: .*one.*; give the path of one"):
+    with pytest.raises(SchemaError, match=r"has more than one directory: .*one.*; pass the path of one"):
         migrations.load("twofold.migrations")
     with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
         for path in sorted(project.path.parent.rglob("*")):
             archive.write(path, f"packed_{path.relative_to(tmp_path).as_posix()}")
     monkeypatch.syspath_prepend(tmp_path / "packed.zip")
-    with pytest.raises(SchemaError, match="cannot be read from inside of an archive; unpack it"):
+    with pytest.raises(SchemaError, match="cannot be read from an archive; unpack it"):
         migrations.load(f"packed_{project.app}.migrations")
 
 

@@ -22,9 +22,7 @@ def test_what_holds_before_and_after_lets_the_migration_pass(project: Project, d
 def test_what_does_not_hold_before_stops_it_before_anything(project: Project, db: Database) -> None:
     project.add("one", files=JFK)
     project.add("two", files={"checks.py": f"{HEAD}if db.count(AIRPORTS) < 2: yield 'too few'\n"})
-    with pytest.raises(
-        MigrationError, match=r"checks\.py: what must hold before the migration does not: too few"
-    ):
+    with pytest.raises(MigrationError, match=r"checks\.py: a check before the migration failed: too few"):
         migrations.apply(db, project.build().path)
     assert db.schema.version == project.load()[0].version
     assert db.head == 2
@@ -40,7 +38,7 @@ def test_what_would_not_hold_after_leaves_no_trace(project: Project, db: Databas
     migrations.apply(db, project.path, to=first.version)
     before = db.hashes(), db.schema.proto
     with pytest.raises(
-        MigrationError, match="after the migration does not: expected one airport, found …"
+        MigrationError, match="a check after the migration failed: expected one airport, found …"
     ) as caught:
         migrations.apply(db, project.path)
     assert caught.value.facts["version"] == second.version
@@ -126,7 +124,7 @@ def test_the_plan_says_that_checks_are_held_and_rows_deleted(project: Project, d
     (planned,) = migrations.plan(db, project.build().path)
     steps = [step.text for step in planned.steps]
     assert "delete 1 rows of airports" in steps
-    assert steps[-1].startswith("hold what checks.py says, before and after")
+    assert steps[-1].startswith("run checks.py before and after")
 
 
 UP = """
@@ -150,7 +148,7 @@ def test_rows_that_are_yet_to_be_rewritten_are_checked_after(
         migrations.apply(db, project.path)
     else:
         with pytest.raises(
-            MigrationError, match="after the migration does not: a sentence that does not stand"
+            MigrationError, match="a check after the migration failed: a sentence that is not literal"
         ):
             migrations.apply(db, project.path)
     assert [row.name for row in db.scan((one, two)[applied - 1].tables[0])] == [
@@ -189,7 +187,7 @@ def test_checks_are_held_before_two_versions_are_served(project: Project, db: Da
         assert db.get(two.tables[0], "JFK") == two.tables[0].model(faa="JFK", name="KENNEDY")
     else:
         with pytest.raises(
-            MigrationError, match="after the migration does not: a sentence that does not stand"
+            MigrationError, match="a check after the migration failed: a sentence that is not literal"
         ):
             migrations.apply(db, project.path, hold=True)
     assert db.get(one.tables[0], "JFK") is not None

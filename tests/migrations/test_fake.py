@@ -60,7 +60,7 @@ def test_keys_of_other_rows_can_be_named() -> None:
 
 def test_a_reference_to_nothing_is_said() -> None:
     with pytest.raises(
-        MigrationError, match=r"no row of airports was kept yet: yield them first, by `fake.keep\("
+        MigrationError, match=r"no row of airports is kept yet: first yield rows with `fake.keep\("
     ):
         Fake(Random(1)).key(AIRPORTS)
 

@@ -26,9 +26,7 @@ def test_a_bad_name_is_refused_with_the_form_of_a_good_one(project: Project, nam
     folder = project.path / name
     folder.mkdir()
     (folder / "model.proto").touch()
-    with pytest.raises(
-        SchemaError, match="expected a migration's folder to be named v<YYYYMMDDHHMMSS>"
-    ) as caught:
+    with pytest.raises(SchemaError, match="expected a folder name v<YYYYMMDDHHMMSS>") as caught:
         folders(find(project.path))
     assert caught.value.where == str(folder)
 

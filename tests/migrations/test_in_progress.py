@@ -45,11 +45,11 @@ def test_status_says_how_far_it_is_and_since_when(airports: Airports) -> None:
 def test_what_comes_before_it_waits_for_it(airports: Airports) -> None:
     interrupted(airports)
     with pytest.raises(
-        MigrationError, match=r"is under way since commit .* before another .* go on with it, or"
+        MigrationError, match=r"has been in progress since commit .* before another .* finish it or"
     ):
         migrations.apply(airports.db, airports.path, to=VERSION - 1)
     shutil.rmtree(airports.path / f"v{VERSION}_two")
-    with pytest.raises(MigrationError, match="its folder is not here: restore it, or give it up"):
+    with pytest.raises(MigrationError, match="restore its folder, which is missing, or give it up"):
         migrations.apply(airports.db, airports.path)
 
 
@@ -73,7 +73,7 @@ def test_two_versions_are_told_and_rolled_back_for_free(airports: Airports) -> N
     info = migrations.status(db, airports.path)[-1]
     assert (info.state, info.held) == (State.BUILDING, True)
     (planned,) = migrations.plan_rollback(db)
-    assert [step.text for step in planned.steps] == ["serve the version before alone; no row is lost"]
+    assert [step.text for step in planned.steps] == ["stop serving the new version; no row is lost"]
     db.put(airports.new, airports.new_row(7, "Jane"))
     migrations.rollback(db)
     assert db.get(airports.old, "A00007") == airports.old_row(7, "Jane")
@@ -84,6 +84,6 @@ def test_once_it_is_finished_the_way_back_needs_its_folder(airports: Airports) -
     migrations.apply(db, airports.path)
     with pytest.raises(
         MigrationError,
-        match="the way back leads through its `down`, and its folder, as it was when it ran, is not here",
+        match="rolling it back needs its `down`, and its folder is missing or was edited since it ran",
     ):
         migrations.rollback(db)

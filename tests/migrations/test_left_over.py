@@ -29,7 +29,7 @@ def test_another_field_under_the_number_of_one_that_was_rolled_back_is_refused(
     head = db.head
     for call in (migrations.plan, migrations.apply):
         with pytest.raises(
-            MigrationError, match=rf"gives airports {name} = 3, but 1 rows have a value of city = 3"
+            MigrationError, match=rf"gives airports {name} = 3, but 1 rows still have a value of city = 3"
         ):
             call(db, returned.path)
     assert db.head == head

@@ -17,8 +17,8 @@ def test_a_life_that_comes_or_goes_is_planned_and_is_instant(project: Project, d
     path = project.build().path
     planned = [step for one in migrations.plan(db, path) for step in one.steps]
     assert [step.text for step in planned if "live" in step.text] == [
-        "rows of airports that are written from then on live for 1 day, 0:00:00",
-        "rows of airports that are written from then on live for ever",
+        "rows of airports written from then on expire after 1 day, 0:00:00",
+        "rows of airports written from then on never expire",
     ]
     assert all(step.instant for step in planned)
     migrations.apply(db, path, to=project.load()[0].version)

@@ -27,7 +27,7 @@ def test_migrations_are_loaded_in_order_by_package_or_directory(
         ('CITY = field("city", 3, STRING)', "the model has: faa, name"),
         ('CITY = field("name", 3, STRING)', "declared with number 3, but the model gives it 2"),
         ('CITY = field("name", 2, INT32)', "declared as int32, but the model says string"),
-        ('OTHER = Table("others", Airport, key=FAA)', "table others is declared, but not in MIGRATION"),
+        ('OTHER = Table("others", Airport, key=FAA)', "table others is declared but not listed in MIGRATION"),
         ("raise RuntimeError('no')", "RuntimeError: no"),
         ("import sys; sys.exit(0)", "SystemExit: 0"),
         ("import nothing_of_the_kind", "ModuleNotFoundError"),
@@ -137,11 +137,11 @@ def test_a_package_of_the_same_name_elsewhere_is_said(
         (package / "__init__.py").touch()
     other.add()
     other.build()
-    with pytest.raises(SchemaError, match="two packages have one name"):
+    with pytest.raises(SchemaError, match="two packages have the same name"):
         other.load()
     assert str(project.path.parents[1]) in sys.path
     shutil.rmtree(project.path)
-    with pytest.raises(SchemaError, match="two packages have one name"):
+    with pytest.raises(SchemaError, match="two packages have the same name"):
         other.load()
 
 

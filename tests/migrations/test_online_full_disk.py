@@ -33,7 +33,12 @@ def test_how_far_it_is_and_why_nobody_works_on_it_are_told(project: Project, db:
     assert [one[1:] for one in seen] == [(ROWS, "", True)] * 2
     assert 0 < seen[0][0] < seen[1][0] < ROWS
     [_, info] = status(db, airports.path)
-    assert (info.rows, info.total, info.stopped, info.left_s) == (seen[1][0], ROWS, "nobody works on it", 0)
+    assert (info.rows, info.total, info.stopped, info.left_s) == (
+        seen[1][0],
+        ROWS,
+        "no process is working on it",
+        0,
+    )
     migrations.apply(db, airports.path)
     assert [info.stopped for info in status(db, airports.path)] == ["", ""]
 

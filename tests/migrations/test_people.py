@@ -147,7 +147,7 @@ def test_a_migration_that_seals_is_not_held_and_not_rolled_back(project: Project
             migrations.apply(db, project.path, hold=True)
         assert db.head == head
         steps = [step.text for step in migrations.plan(db, project.path)[0].steps]
-        assert "seal the rows of airports: what the log has of them until then stays readable" in steps
+        assert "seal the rows of airports: earlier versions of them stay readable in the log" in steps
         proposal = Approval(db, project.path, hold=True).propose(actor="ann")
         assert proposal is not None
         assert any(

@@ -46,7 +46,7 @@ def test_a_plan_goes_to_a_version(project: Project, db: Database) -> None:
         project.add(name)
     project.build()
     assert len(steps(db, project, to=20260101000001)) == 2
-    with pytest.raises(MigrationError, match="there is no migration 7; the versions are: 20260101000000"):
+    with pytest.raises(MigrationError, match="no migration 7; the versions are: 20260101000000"):
         steps(db, project, to=7)
 
 
@@ -69,7 +69,7 @@ def test_a_dry_run_finds_what_would_stop_the_run_and_the_run_agrees(project: Pro
         planned = migrations.plan(db, path, try_rows=True)
         (problem,) = [step for step in planned[-1].steps if step.problem]
         assert problem.text.startswith(
-            "FAILS: unique index by_name of airports: 1 of 3 rows have what another"
+            "FAILS: unique index by_name of airports: 1 of 3 rows have the values of another"
         )
         with pytest.raises(MigrationError, match="_two was not applied"):
             migrations.apply(db, path)

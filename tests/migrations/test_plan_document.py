@@ -1,7 +1,7 @@
 import pytest
 
 from everlog import CorruptionError
-from everlog.migrations.plan_document import Plan, ShownFinding, ShownMigration, ShownStep, decode
+from everlog.migrations.plan_document import FindingEntry, MigrationEntry, Plan, StepEntry, decode
 
 # As it was written first: it is read for ever.
 FIRST = (
@@ -18,15 +18,15 @@ PLAN = Plan(
     from_version=20260101000000,
     to_version=20260102000000,
     migrations=[
-        ShownMigration(
+        MigrationEntry(
             20260102000000,
             "index_names",
             "6c48",
             {"model.proto": "ab12"},
-            [ShownStep("build index airports.by_name over 2 rows", False, 2)],
+            [StepEntry("build index airports.by_name over 2 rows", False, 2)],
         )
     ],
-    findings=[ShownFinding("test/no-data", "info", "a/__init__.py", 3, "no test data", "write it")],
+    findings=[FindingEntry("test/no-data", "info", "a/__init__.py", 3, "no test data", "write it")],
 )
 
 

@@ -116,12 +116,12 @@ def test_rows_are_split_into_tables_and_joined_again(split: Split) -> None:
     *steps, tried = [step.text for step in planned.steps]
     assert steps == [
         f"drop table cities with its {CITIES} rows",
-        "make the rows of airports anew with `down`, while writers wait",
+        "remake the rows of airports with `down`, while writers wait",
     ]
     assert f"`down` was tried: it makes {ROWS:,} rows in" in tried
-    assert "writers will wait some" in tried
+    assert "writers will wait about" in tried
     (lost,) = planned.lost
-    assert "which is dropped, but for what `down` takes from them" in lost
+    assert "which is dropped, except what `down` reads from them" in lost
     migrations.rollback(db, source=split.path)
     assert list(db.scan(split.old)) == [split.old_row(number) for number in range(ROWS)]
     assert list(db.check()) == []
@@ -133,7 +133,7 @@ def test_the_plan_says_that_writers_wait_and_for_how_long(split: Split) -> None:
     db, head = split.db, split.db.head
     (planned,) = migrations.plan(db, split.path)
     made = next(step for step in planned.steps if "anew" in step.text)
-    assert "make the rows of airports, cities anew with `up`, while writers wait" in made.text
+    assert "remake the rows of airports, cities with `up`, while writers wait" in made.text
     assert not made.instant
     (planned,) = migrations.plan(db, split.path, try_rows=True)
     tried = next(step for step in planned.steps if "was tried" in step.text)
@@ -219,6 +219,6 @@ def test_a_row_that_does_not_fit_leaves_no_trace(
 
 
 def test_two_versions_are_refused_with_the_reason(split: Split) -> None:
-    with pytest.raises(MigrationError, match="cannot be served at once, as `up` makes rows of"):
+    with pytest.raises(MigrationError, match="cannot be served at once, because `up` remakes the rows of"):
         migrations.apply(split.db, split.path, hold=True)
     assert split.db.count(split.old) == ROWS

@@ -92,7 +92,7 @@ def test_a_dropped_table_comes_back_empty_and_its_history_goes_on_back(
     (planned,) = migrations.plan_rollback(db)
     assert [step.text for step in planned.steps] == [
         "drop table others with its 0 rows",
-        "create table airports anew, empty; the log keeps its old rows",
+        "create table airports again, empty; the log keeps its old rows",
     ]
     migrations.rollback(db)
     assert db.count(second) == 0
@@ -110,12 +110,12 @@ def test_a_plan_says_what_would_be_done_and_lost_and_does_nothing(two: Project, 
     assert db.head == head
     assert [one.title for one in planned] == ["20260101000001_two", "20260101000000_one"]
     assert [step.text for step in planned[0].steps] == [
-        "return the model of airports: remove city",
+        "restore the model of airports: remove city",
         "drop index airports.by_name",
-        "keep 1 rows of airports as the migration's bootstrap wrote them",
+        "keep 1 rows of airports from the migration's bootstrap data",
     ]
     (lost,) = planned[0].lost
-    assert lost.startswith("airports.city, which 1 rows have a value of: it is no longer read")
+    assert lost.startswith("airports.city, which has a value in 1 rows: it is no longer read")
     assert [step.text for step in planned[1].steps] == ["drop table airports with its 3 rows"]
     assert planned[1].lost == ["3 rows of table airports, which is dropped; the log keeps them"]
 
@@ -160,7 +160,9 @@ def test_it_goes_back_to_a_version_without_any_folder(project: Project, db: Data
     assert [info.name for info in done] == ["three", "two"]
     assert db.schema.version == 20260101000000
     assert migrations.rollback(db, to=20260101000000) == []
-    with pytest.raises(MigrationError, match="20260101000001 is not applied, so there is no way back to it"):
+    with pytest.raises(
+        MigrationError, match="20260101000001 is not applied, so the database cannot return to it"
+    ):
         migrations.rollback(db, to=20260101000001)
     migrations.rollback(db, to=0)
     with pytest.raises(MigrationError, match="expected 1 applied migrations to roll back, but none is"):

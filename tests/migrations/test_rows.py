@@ -67,7 +67,7 @@ def test_cells_that_equal_null_are_left_unset_and_columns_can_be_skipped() -> No
             None,
             "column 2: everlog.v1.MigrationInfo has no such field; it has: version, name",
         ),
-        ("name,name\n", 1, None, "column 2: the header names it twice"),
+        ("name,name\n", 1, None, "column 2: occurs twice in the header"),
         ("name,version\na\n", 2, None, "expected 2 cells, as in the header, found 1"),
         ("", 1, None, "expected a header"),
         ('name\n"a', 2, None, "not CSV"),
@@ -112,7 +112,7 @@ def test_a_json_row_that_does_not_fit_is_said_with_line_and_key(
 
 @pytest.mark.parametrize("name", ["rows.txt", "rows"])
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(LoadError, match=r"expected a file named \.csv or \.jsonl"):
+    with pytest.raises(LoadError, match=r"expected a file name that ends in \.csv, \.jsonl"):
         next(read(tmp_path / name, INFO))
 
 

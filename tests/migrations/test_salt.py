@@ -202,7 +202,7 @@ def test_what_was_approved_without_a_salt_is_the_same_with_one(
         assert proposal.plan.migrations[0].digest != folders(find(project.path))[0].digest.hex()
         check_same(proposal.plan, project.load())
         (sealed / "bootstrap_airports.csv").write_text(CSV.replace("-X", "-Z"))
-        with pytest.raises(MigrationError, match="is not as it was approved"):
+        with pytest.raises(MigrationError, match="was edited after it was approved"):
             check_same(proposal.plan, project.load())
 
 

@@ -31,7 +31,7 @@ def test_a_directory_that_is_not_there_is_made(tmp_path: Path) -> None:
 
 def test_a_package_that_is_not_there_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SchemaError, match=r"neither a package nor a directory nowhere\.migrations"):
+    with pytest.raises(SchemaError, match=r"no package or directory nowhere\.migrations"):
         migrations.new("create_notes", "nowhere.migrations")
     assert list(tmp_path.iterdir()) == []
 
@@ -106,7 +106,7 @@ def test_two_made_in_one_second_get_timestamps_in_their_order(project: Project) 
 
 @pytest.mark.parametrize("name", ["Create", "create-notes", "1st", "", "a b", "../x"])
 def test_a_bad_name_is_refused(project: Project, name: str) -> None:
-    with pytest.raises(SchemaError, match="expected the name of a migration in a-z, 0-9 and _"):
+    with pytest.raises(SchemaError, match="expected a migration name in a-z, 0-9 and _"):
         migrations.new(name, project.path)
 
 

@@ -1,4 +1,4 @@
-"""Large bootstrap data: more than one record holds, loaded before the record, and all or nothing."""
+"""Large bootstrap data: more than fits into one record, loaded before the record, and all or nothing."""
 
 from __future__ import annotations
 

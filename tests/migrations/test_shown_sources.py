@@ -42,5 +42,7 @@ def test_a_file_that_is_not_what_was_shown_is_damage(approval: Approval) -> None
     for file in found.kept:
         if file.path.endswith("model.proto"):
             file.content += b"\n"
-    with pytest.raises(CorruptionError, match=r"model\.proto is kept with a proposal: expected the SHA-256"):
+    with pytest.raises(
+        CorruptionError, match=r"model\.proto, stored with a proposal, is corrupt: expected the SHA-256"
+    ):
         _ = found.sources

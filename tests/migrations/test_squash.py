@@ -54,7 +54,7 @@ def test_where_it_would_not_be_the_same_all_folders_are_as_they_were(three: Proj
     newest = three.folders[2] / "__init__.py"
     newest.write_text(f"{newest.read_text()}\nif 'base' in __name__:\n    raise RuntimeError('not me')\n")
     with pytest.raises(
-        MigrationError, match=r"the one folder cannot be applied, so all are as they were: .*not me"
+        MigrationError, match=r"the squashed folder cannot be applied, so no folder was changed: .*not me"
     ):
         migrations.squash("base", three.path, now=NOW)
     assert folders(three) == before

@@ -59,7 +59,7 @@ def test_a_folder_that_came_or_went_is_told_with_the_line(summed: Project) -> No
     migrations.build(summed.path)
     summed.load()
     summed.folders[2].rename(summed.path.parent / "aside")
-    with pytest.raises(SchemaError, match=r"everlog\.sum:3: there is no folder \w+_three; restore it"):
+    with pytest.raises(SchemaError, match=r"everlog\.sum:3: folder \w+_three is missing; restore it"):
         summed.load()
     (summed.path.parent / "aside").rename(summed.folders[2])
     file(summed).write_text("".join(f"{line}\n" for line in file(summed).read_text().splitlines()[:2]))
@@ -72,7 +72,7 @@ def test_a_conflict_of_two_branches_is_told_as_one(summed: Project) -> None:
     file(summed).write_text(
         f"{one}\n<<<<<<< mine\n{two}\n=======\nv20260101000001_other 00\n>>>>>>> theirs\n"
     )
-    with pytest.raises(SchemaError, match=r"everlog\.sum:2: two branches have each added a migration"):
+    with pytest.raises(SchemaError, match=r"everlog\.sum:2: two branches each added a migration"):
         summed.load()
 
 

@@ -53,11 +53,11 @@ def test_rows_of_many_tables_come_together_table_by_table(
 def test_a_database_without_test_data_or_folder_of_its_version_is_said(
     project: Project, db: Database
 ) -> None:
-    with pytest.raises(MigrationError, match="is at version 0, expected one that there is a folder of: none"):
+    with pytest.raises(MigrationError, match="is at version 0, which has no folder; expected one of: none"):
         migrations.load_testdata(db, project.path)
     project.add()
     migrations.apply(db, project.build().path)
-    with pytest.raises(MigrationError, match=r"has no test data; write .*testdata.py with `def rows"):
+    with pytest.raises(MigrationError, match=r"has no test data; create .*testdata.py with `def rows"):
         migrations.load_testdata(db, project.path)
 
 

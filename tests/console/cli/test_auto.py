@@ -25,7 +25,7 @@ def test_auto_tells_operators_what_it_does(everlog: Run, one: Path) -> None:
             with serving(*how):
                 receiver.wait_for(2)
         title = f"books: the migration to {shop.SECOND} "
-        assert [one.removeprefix(title) for one in receiver.titles] == ["has begun", "is done"]
+        assert [one.removeprefix(title) for one in receiver.titles] == ["has started", "has finished"]
 
 
 def test_auto_does_not_serve_what_it_cannot_migrate(everlog: Run, one: Path, project: Path) -> None:

@@ -28,7 +28,7 @@ from tests.console.conftest import Run
 from tests.console.served import serving
 from tests.migrations.receiver import Receiver
 
-TOLD = ["waits for approval", "is approved", "has begun", "is done"]
+TOLD = ["waits for approval", "is approved", "has started", "has finished"]
 
 
 def events(found: dict[str, Any]) -> list[str]:
@@ -50,8 +50,8 @@ def test_checked_serves_the_version_that_is_there_until_somebody_approves(
             room.open(served.url, migrations=project)
         assert found["url"] in str(caught.value)
         for words, says in (
-            (("up",), "is migrated when that is approved, not by `up`"),
-            (("approve", found["digest"][:8], "--reason", "go"), "say it with --actor"),
+            (("up",), "is migrated after approval, not by `up`"),
+            (("approve", found["digest"][:8], "--reason", "go"), "pass --actor"),
             (("approve", found["digest"][:8], "--actor", "ann"), "expected a reason"),
             (("approve", found["digest"], "--actor", "deploy", "--reason", "go"), "may not approve it"),
             (("approve", "abc", "--actor", "ann", "--reason", "go"), "expected the digest of a proposal"),
@@ -154,7 +154,7 @@ def test_an_approval_of_what_was_edited_meanwhile_is_refused_and_the_old_version
         finally:
             edited.write_text(before)
         assert ended.code == 1
-        assert f"{shop.SECOND}_index_books was edited: __init__.py is another" in ended.err
+        assert f"{shop.SECOND}_index_books was edited: __init__.py has changed" in ended.err
         assert everlog("-u", served.url, "get", "books", "978-0", "1").code == 0
         states = [one["state"] for one in everlog("-u", served.url, "migrations", "log", "--json").json]
         assert states == ["superseded", "waiting"]
@@ -188,7 +188,7 @@ def test_without_a_server_it_is_proposed_and_approved_where_the_files_are(
     (found,) = everlog("migrations", "log", "--json").json
     monkeypatch.setenv("EVERLOG_APPROVERS", "ann bob")
     words = ("approve", found["digest"][:6], "--reason", "yes", "--actor")
-    assert "those who may are: ann, bob" in everlog(*words, "cy").err
+    assert "the approvers are: ann, bob" in everlog(*words, "cy").err
     assert everlog(*words, "ann").out.startswith("Finished: ")
     assert "approved  ann  yes  (claimed)" in everlog("migrations", "log").out
     assert {event["proof"] for event in everlog("migrations", "log", "--json").json[0]["events"]} == {
@@ -203,7 +203,7 @@ def test_without_a_server_it_is_proposed_and_approved_where_the_files_are(
     [
         (("--console-listen", "0.0.0.0:0"), 1, "could be read by anybody"),
         (("--console-listen", "nowhere"), 2, "expected --console-listen as HOST:PORT"),
-        (("--notify", "nonsense://x", "--console-listen", "127.0.0.1:0"), 1, "of scheme 'nonsense'"),
+        (("--notify", "nonsense://x", "--console-listen", "127.0.0.1:0"), 1, "unsupported scheme 'nonsense'"),
     ],
 )
 def test_what_cannot_be_is_said(
@@ -301,7 +301,7 @@ def test_who_may_approve_cancels_a_migration_while_the_server_builds_it(
                 assert b"it was cancelled by bob (it is slow)" in approving.stderr.read()
                 assert approving.wait(60) == 1
             assert db.hashes() == hashes
-        assert "is under way" in everlog("-u", bob, "migrations", "cancel", "--reason", "again").err
+        assert "is in progress" in everlog("-u", bob, "migrations", "cancel", "--reason", "again").err
     with serving(*how) as served:
         (done,) = everlog("-u", f"{served.url}?token=sesame", "migrations", "log", "--json").json
         assert (done["state"], done["events"][-1]["actor"]) == ("rejected", "bob")

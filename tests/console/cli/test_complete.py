@@ -70,12 +70,13 @@ def test_what_is_half_rolled_back_is_said_here_and_on_a_server(
     assert "[X] 20260101000001_two  (being rolled back since " in told.out
     assert everlog(*at, "status", "--quiet").code == 1
     (one,) = [one for one in everlog(*at, "status", "--json").json[0]["migrations"] if one["returning"]]
-    assert at_server.pop("stopped") == "nobody works on it"
+    assert at_server.pop("stopped") == "no process is working on it"
     assert one.pop("stopped") == ""  # whoever only reads does not know
     assert one == at_server
     assert (one["state"], 0 < one["rows"] < ROWS) == ("applied", True)
     assert (
-        f"give up its way back, of which {one['rows']:,} rows are done" in everlog(*at, "up", "--dry-run").out
+        f"give up its rollback, which has reversed {one['rows']:,} rows"
+        in everlog(*at, "up", "--dry-run").out
     )
     assert everlog(*at, "rollback", "--rate", "100000").code == 0
     assert everlog(*at, "status", "--json").json[0]["pending"] == 1

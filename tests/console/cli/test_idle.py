@@ -136,5 +136,5 @@ def test_operators_are_told_of_a_certificate_that_ends(everlog: Run, one: Path, 
         with serving(*how):
             pass
         assert [one.partition(": ")[2] for one in receiver.titles] == [
-            "a certificate of the server needs a replacement"
+            "a certificate of the server must be replaced"
         ]

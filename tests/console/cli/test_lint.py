@@ -52,9 +52,9 @@ def test_text_has_the_place_the_sentence_the_id_and_the_fix_and_ends_with_a_coun
     model, name = (broken / "model.proto").relative_to(here), broken.parent.parent.name
     assert lines[2] == (
         f"{model}:13: error: {name}.v{THIRD}.Book no longer has price = 4, which rows of table books may"
-        " hold [wire/field-removed]"
+        " contain [wire/field-removed]"
     )
-    assert lines[3] == "    fix: say `reserved 4;`"
+    assert lines[3] == "    fix: add `reserved 4;`"
     assert lines[0].startswith(f"{broken.relative_to(here)}/__init__.py:8: warning: unique index by_name of")
     assert lines[-1] == "1 error, 1 warning (without a database)"
 

@@ -100,10 +100,10 @@ def test_a_late_migration_is_taken_only_if_that_is_said(everlog: Run, here: Path
     everlog(*common, "build")
     assert f"[ ] {shop.FIRST}_create_books  (out of order" in everlog(*common, "status").out
     for words in (("up",), ("up", "--strict")):
-        assert "or say --out-of-order if that is meant" in everlog(*common, *words).err
+        assert "or pass --out-of-order if this is intended" in everlog(*common, *words).err
     assert everlog(*common, "up", "--strict", "--out-of-order").code == 2
     assert (
-        f"come out of order, after version {shop.SECOND}"
+        f"apply out of order, after version {shop.SECOND}"
         in everlog(*common, "up", "--out-of-order", "--dry-run").out
     )
     assert everlog(*common, "up", "--out-of-order").code == 0

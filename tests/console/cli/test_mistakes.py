@@ -88,11 +88,13 @@ MISTAKES = {
             "Transform(AIRPORTS",
             "Transform(B",
         ),
-        "table b is declared, but not in MIGRATION; add it there",
+        "table b is declared but not listed in MIGRATION; add it there",
         near="B = Table",
     ),
     "a transform of another model": Mistake(
-        swap("AIRPORTS, AirportV1,", "AIRPORTS, Airport,"), "but until then they are", near="MIGRATION ="
+        swap("AIRPORTS, AirportV1,", "AIRPORTS, Airport,"),
+        "but the earlier migrations declare them as",
+        near="MIGRATION =",
     ),
     "up makes the old row": Mistake(swap(RETURN, "return old"), "expected a ", near="MIGRATION =", by="lint"),
     "up makes nothing": Mistake(swap(RETURN, "pass"), "found None", near="MIGRATION =", by="lint"),
@@ -118,7 +120,7 @@ MISTAKES = {
     ),
     "two of one timestamp": Mistake(copied, "timestamp", file=""),
     "a name with capitals": Mistake(
-        lambda folder: folder.rename(folder.with_name("v20260101000001_Second")), "its name in a-z", file=""
+        lambda folder: folder.rename(folder.with_name("v20260101000001_Second")), "a name in a-z", file=""
     ),
     "no model": Mistake(
         lambda folder: (folder / "model.proto").unlink(), "expected a file model", file="", code=2
@@ -126,11 +128,11 @@ MISTAKES = {
     "a column too many": Mistake(put(CSV, "faa,nose\nTEB,y\n"), "column 2: app", CSV),
     "a cell too many": Mistake(put(CSV, "faa\nTEB\nSWF,y\n"), "expected 1 cells", CSV, near="SWF"),
     "a row twice": Mistake(
-        put(CSV, "faa,name\nTEB,x\nTEB,y\n"), "two rows of one key, and the last", CSV, by="lint"
+        put(CSV, "faa,name\nTEB,x\nTEB,y\n"), "two rows with the same key, and only the last", CSV, by="lint"
     ),
     "a row without a key": Mistake(put(CSV, "name\nx\n"), "lacks its key field faa", CSV, by="lint"),
     "rows of no table": Mistake(
-        put("bootstrap_x.csv", "faa\nx\n"), "declares no table 'x'; it has: airports", "bootstrap_x.csv"
+        put("bootstrap_x.csv", "faa\nx\n"), "declares no table 'x'; it declares: airports", "bootstrap_x.csv"
     ),
     "a bootstrap that raises": Mistake(
         put("bootstrap.py", "def rows():\n    yield 1 / 0\n"),

@@ -63,7 +63,7 @@ def test_load_and_baseline_say_the_same_at_a_server(
         ended = everlog("-u", served.url, "load")
         assert ended.out == f"Loaded: {served.url} is at schema version {shop.SECOND}\n"
         ended = everlog("-u", served.url, "load")
-        assert (ended.code, "a schema is loaded into an empty database" in ended.err) == (1, True)
+        assert (ended.code, "a schema can only be loaded into an empty database" in ended.err) == (1, True)
         ended = everlog("-u", served.url, "baseline", shop.SECOND)
         assert ended.out == "Nothing to adopt: all up to that version are applied\n"
         ended = everlog("-u", served.url, "baseline", shop.FIRST)
@@ -94,7 +94,10 @@ def test_squash_asks_the_server_that_is_named_whether_it_has_all_folders(everlog
         before = sorted(mine.iterdir())
         ended = everlog("-u", served.url, *common, "squash", "--yes")
         assert ended.code == 1
-        assert f"{served.url} cannot go on from the one folder: {shop.SECOND}_index_books is not" in ended.err
+        assert (
+            f"{served.url} could not continue from the squashed folder: {shop.SECOND}_index_books is not"
+            in ended.err
+        )
         assert sorted(mine.iterdir()) == before
         assert everlog("-u", served.url, "up").code == 0
         (done,) = everlog("-u", served.url, *common, "--json", "squash", "--yes").json

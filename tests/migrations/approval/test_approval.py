@@ -8,7 +8,7 @@ from everlog import MigrationError, migrations
 from everlog.consumers import Follower, SqliteSink, verify
 from everlog.migrations import State
 from everlog.migrations.approval.approval import Approval
-from everlog.migrations.approval.notify import OfApproval
+from everlog.migrations.approval.notify import ApprovalEvents
 from everlog.migrations.plan_document import digest_of
 from everlog.migrations.proposal import ProposalState, Rules
 from everlog.proto import log_pb2
@@ -64,7 +64,7 @@ def test_what_was_rejected_is_not_applied_nor_proposed_again_unless_somebody_say
     assert (done.state, done.last.reason) == (ProposalState.REJECTED, "on Monday")
     with pytest.raises(MigrationError, match=r"is rejected since commit 4 of bob \(on Monday\)"):
         approval.approve(digest.hex(), actor="ann", reason="now")
-    with pytest.raises(MigrationError, match="nothing is approved"):
+    with pytest.raises(MigrationError, match="no approved proposal"):
         approval.run()
     assert proposed(approval).digest == digest
     again = approval.propose(actor="deploy", again=True)
@@ -75,9 +75,9 @@ def test_what_was_rejected_is_not_applied_nor_proposed_again_unless_somebody_say
 @pytest.mark.parametrize(
     ("rules", "actor", "says"),
     [
-        (Rules(), "", "expected who would approve"),
+        (Rules(), "", "expected the name of the person who would approve"),
         (Rules(), "deploy", "deploy proposed .* and may not approve it"),
-        (Rules(frozenset({"bob"})), "ann", "ann may not approve .*; those who may are: bob"),
+        (Rules(frozenset({"bob"})), "ann", "ann may not approve .*; the approvers are: bob"),
         (Rules(frozenset({"deploy"})), "deploy", "proposed"),
         (Rules(own=True), "deploy", ""),
         (Rules(frozenset({"ann", "bob"})), "ann", ""),
@@ -122,7 +122,7 @@ def fail(approval: Approval) -> None:
     approval.approve(digest, actor="ann", reason="yes")
     put(approval, "LGA", "Newark")
     before = db.schema.version
-    with pytest.raises(MigrationError, match="nothing of it is in the database"):
+    with pytest.raises(MigrationError, match="the database is unchanged"):
         approval.run()
     found = approval.proposals()[-1]
     assert (found.state, db.schema.version) == (ProposalState.FAILED, before)
@@ -183,7 +183,7 @@ def test_a_plan_with_errors_is_approved_despite_them_and_with_a_reason_alone(
         put(approval, "LGA", "Newark")
         found = proposed(approval)
         head, words = approval.db.head, "1 error, and would fail: .*data/not-unique.*--despite-errors"
-        (message, *_) = OfApproval(approval).messages(0)
+        (message, *_) = ApprovalEvents(approval).messages(0)
         assert "data/not-unique" in message.body
         assert "unique index by_name of airports: 1 of 3 rows" in message.body
         with pytest.raises(MigrationError, match=words) as caught:
@@ -193,7 +193,7 @@ def test_a_plan_with_errors_is_approved_despite_them_and_with_a_reason_alone(
             approval.approve(found.short, actor="ann", reason=" ", despite_errors=True)
         assert (approval.db.head, approval.proposals()[-1].state) == (head, ProposalState.WAITING)
         by = {"actor": "ann", "reason": "bob removes them"}
-        with pytest.raises(MigrationError, match="nothing of it is in the database"):
+        with pytest.raises(MigrationError, match="the database is unchanged"):
             approval.approve_and_run(found.short, **by, despite_errors=True)  # type: ignore[arg-type]
         events = {event.step: event.despite_errors for event in approval.proposals()[-1].events}
         assert events == {"proposed": False, "approved": True, "failed": False}

@@ -86,7 +86,7 @@ def test_a_folder_that_was_edited_on_the_way_is_neither_gone_on_with_nor_forgott
 def test_whether_two_versions_are_served_is_part_of_what_is_shown(approval: Approval) -> None:
     shown = proposed(approval)
     approval.hold = True
-    with pytest.raises(MigrationError, match="two versions are to be served"):
+    with pytest.raises(MigrationError, match="two versions would be served"):
         approval.approve(shown.short, actor="ann", reason="yes")
     assert approval.proposals()[-1].plan.hold
 
@@ -123,7 +123,7 @@ def test_a_run_that_is_told_to_stop_ends_soon_and_is_gone_on_with(large: Approva
         if "build" in at.step:
             large.stop.set()
 
-    with pytest.raises(ClosedError, match="the next start goes on"):
+    with pytest.raises(ClosedError, match="the next start resumes it"):
         large.run(progress=stopping)
     assert large.proposals()[-1].state is ProposalState.APPROVED
     large.stop = Stop()

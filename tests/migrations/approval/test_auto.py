@@ -47,7 +47,7 @@ def test_what_is_applied_at_a_start_is_told_once(
 ) -> None:
     to = project.load()[-1]
     start(approval, receiver)
-    assert words(receiver) == [f"{to.version} has begun", f"{to.version} is done"]
+    assert words(receiver) == [f"{to.version} has started", f"{to.version} has finished"]
     begun, done = receiver.received
     assert begun["message"].splitlines()[:2] == ["Started by deploy: release 7", f"- {to.title}"]
     assert done["message"].splitlines()[1].startswith(f"- {to.title} (commit ")
@@ -63,12 +63,16 @@ def test_what_fails_at_each_start_is_told_once_for_each_reason(
     for _ in range(3):
         with pytest.raises(MigrationError):
             start(approval, receiver)
-    assert [word.partition(" ")[2] for word in words(receiver)] == ["has begun", "has failed"]
+    assert [word.partition(" ")[2] for word in words(receiver)] == ["has started", "has failed"]
     assert "the same name" in receiver.received[1]["message"]
     assert receiver.received[1]["type"] == "failure"
     put(approval, "JF2", "Kennedy again")
     start(approval, receiver)
-    assert [word.partition(" ")[2] for word in words(receiver)] == ["has begun", "has failed", "is done"]
+    assert [word.partition(" ")[2] for word in words(receiver)] == [
+        "has started",
+        "has failed",
+        "has finished",
+    ]
 
 
 def test_folders_that_cannot_be_loaded_are_told(
@@ -92,8 +96,8 @@ def test_who_cannot_be_reached_does_not_keep_a_server_from_starting(
             run.changed = notifier.wake
             run.run()
             late.wait_for(2)  # while it is served
-        assert [word.partition(" ")[2] for word in words(late)] == ["has begun", "is done"]
-    assert "it is tried again" in caplog.text
+        assert [word.partition(" ")[2] for word in words(late)] == ["has started", "has finished"]
+    assert "retrying" in caplog.text
 
 
 def test_what_was_told_is_in_the_log(approval: Approval, receiver: Receiver) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from everlog import MigrationError, migrations
 from everlog.migrations import Approval
+from everlog.migrations.approval.comparison import differences
+from everlog.migrations.dry_run import RemakeTrial
+from everlog.migrations.plan import remake_step
+from everlog.migrations.plan_document import Plan, StepEntry
 from everlog.migrations.proposal import ProposalState
 from everlog.store.database import Database
 from tests.migrations.approving import INDEXED, proposed, put, put_file
 from tests.migrations.project import Project
 from tests.migrations.test_online import Airports
+from tests.migrations.test_plan_document import PLAN
 
 
 def test_an_approval_of_what_has_changed_since_is_refused_and_says_what(
@@ -18,13 +24,13 @@ def test_an_approval_of_what_has_changed_since_is_refused_and_says_what(
 ) -> None:
     digest = proposed(approval).digest.hex()
     put_file(project.folders[1], "# edited\n")
-    with pytest.raises(MigrationError, match=r"_two was edited: __init__.py is another") as caught:
+    with pytest.raises(MigrationError, match=r"_two was edited: __init__.py has changed") as caught:
         approval.approve(digest, actor="ann", reason="yes")
     assert caught.value.digest == digest
     old, new = approval.proposals()
     assert (old.state, new.state) == (ProposalState.SUPERSEDED, ProposalState.WAITING)
     assert (new.proposed.actor, new.proposed.reason) == ("deploy", "release 7")
-    assert f"It is {new.short} now" in str(caught.value)
+    assert f"The current proposal is {new.short}" in str(caught.value)
 
 
 def test_a_folder_more_is_another_plan(approval: Approval, project: Project) -> None:
@@ -71,7 +77,7 @@ def test_what_was_approved_and_edited_before_it_ran_is_not_applied(
 ) -> None:
     approval.approve(proposed(approval).digest.hex(), actor="ann", reason="yes")
     put_file(project.folders[1], "# edited\n")
-    with pytest.raises(MigrationError, match="_two is not as it was approved"):
+    with pytest.raises(MigrationError, match="_two was edited after it was approved"):
         approval.run()
     assert approval.proposals()[-1].state is ProposalState.FAILED
     assert proposed(approval).state is ProposalState.WAITING
@@ -84,7 +90,7 @@ def test_every_row_is_tried_and_a_row_that_comes_to_fail_is_another_plan(
     approval = Approval(db, airports.path)
     shown = proposed(approval)
     texts = [step.text for step in shown.plan.migrations[0].steps]
-    assert "`up` of airports was tried on 10 rows, and holds for all" in texts
+    assert "`up` of airports was tried on 10 rows, and succeeds for all" in texts
     db.put(airports.old, airports.old_row(11))
     assert proposed(approval).digest == shown.digest
     db.put(airports.old, airports.old.model(faa="bad", name="nothing-to-split"))
@@ -99,3 +105,16 @@ def test_every_row_is_tried_and_a_row_that_comes_to_fail_is_another_plan(
     approval.approve(proposed(approval).short, actor="ann", reason="yes")
     assert approval.run().state is ProposalState.FINISHED
     assert db.count(airports.new) == 11
+
+
+def test_a_measured_duration_is_not_another_plan() -> None:
+    def planned(rows: int, seconds: float) -> Plan:
+        tried = remake_step(RemakeTrial(rows, seconds), "up").text
+        checked = f"checks.py was tried on the current rows in {seconds * 1000:,.0f} ms and succeeds"
+        steps = [StepEntry(text, True, 0) for text in (tried, checked)]
+        return msgspec.structs.replace(
+            PLAN, migrations=[msgspec.structs.replace(PLAN.migrations[0], steps=steps)]
+        )
+
+    assert not differences(planned(10, 0.01), planned(12, 3.5))
+    assert differences(planned(10, 0.01), planned(0, 0.01))

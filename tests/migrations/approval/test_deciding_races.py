@@ -110,7 +110,7 @@ def test_a_rejection_that_comes_while_it_is_approved_is_refused(
     assert looked.wait(LONG_S)
     gate.open()
     won, lost = ends(approving, rejecting)
-    assert (won, "is decided: it is finished" in lost) == ("", True), (won, lost)
+    assert (won, "is already decided: finished" in lost) == ("", True), (won, lost)
     assert steps(approval.db) == ["PROPOSED", "APPROVED", "FINISHED"]
 
 
@@ -127,7 +127,7 @@ def test_an_approval_that_comes_while_it_is_rejected_is_refused_and_nothing_is_a
     assert looked.wait(LONG_S)
     gate.open()
     lost, won = ends(approving, rejecting)
-    assert (won, "is decided: it is rejected" in lost) == ("", True), (won, lost)
+    assert (won, "is already decided: rejected" in lost) == ("", True), (won, lost)
     assert steps(approval.db) == ["PROPOSED", "REJECTED"]
     with pytest.raises(MigrationError, match=r"was rejected by bob in commit 4 \(no\)"):
         migrations.apply(approval.db, approval.source)
@@ -137,7 +137,7 @@ def test_a_decision_about_what_has_become_another_meanwhile_is_not_recorded(appr
     seen = proposed(approval)
     approval.reject(seen.short, actor="bob", reason="no")
     head = approval.db.head
-    with pytest.raises(MigrationError, match="is rejected by now, since commit 4 of bob"):
+    with pytest.raises(MigrationError, match="is now rejected, since commit 4 by bob"):
         approval._decide(seen, log_pb2.Migration(step=log_pb2.Migration.APPROVED), "ann", "yes")  # noqa: SLF001  past the lock
     assert approval.db.head == head
 
@@ -160,7 +160,7 @@ def test_of_two_approvals_at_two_servers_one_wins(approval: Approval, pool: Thre
         assert looked.wait(LONG_S)
         gate.open()
         won, lost = ends(first, second)
-    assert (won, "is decided: it is finished" in lost) == ("", True)
+    assert (won, "is already decided: finished" in lost) == ("", True)
     assert approval.proposals()[-1].state is ProposalState.FINISHED
 
 
@@ -220,7 +220,7 @@ def test_a_cancellation_that_comes_before_the_last_record_wins(
     assert (db.schema.version, db.hashes()) == (before, hashes)
     end = db.migration_records()[-1]
     assert (end.migration.step, end.actor) == (log_pb2.Migration.ROLLED_BACK, "cy")
-    with pytest.raises(MigrationError, match="no migration is under way"):
+    with pytest.raises(MigrationError, match="no migration is in progress"):
         migrations.cancel(db, actor="cy", reason="again")
     migrations.apply(db, airports.path)
     assert list(db.check()) == []
@@ -235,7 +235,7 @@ def test_a_cancellation_that_comes_after_the_last_record_is_refused(
     assert ask_to_end(db.uuid, Metadata("cy", "late")) is not None
     gate.open()
     assert ends(applying) == [""]
-    with pytest.raises(MigrationError, match="no migration is under way"):
+    with pytest.raises(MigrationError, match="no migration is in progress"):
         migrations.cancel(db, actor="cy", reason="late")
     assert [info.state for info in migrations.status(db, airports.path)] == [State.APPLIED] * 2
 

@@ -9,7 +9,7 @@ import pytest
 from everlog import MigrationError, OpenError, migrations
 from everlog.migrations import Approval
 from everlog.migrations.approval import notify
-from everlog.migrations.approval.notify import Notifier, OfServer, targets
+from everlog.migrations.approval.notify import Notifier, ServerEvents, targets
 from tests.migrations.approving import UNIQUE, one_pending
 from tests.migrations.project import Project
 from tests.migrations.receiver import Receiver
@@ -58,7 +58,7 @@ def test_whoever_is_named_is_told_of_each_event_in_order(approval: Approval, rec
         approval.approve(found.short, actor="ann", reason="yes")
         approval.run()
         receiver.wait_for(4)
-    assert words(receiver) == ["waits for approval", "is approved", "has begun", "is done"]
+    assert words(receiver) == ["waits for approval", "is approved", "has started", "has finished"]
     assert [one["type"] for one in receiver.received] == ["warning", "info", "info", "success"]
 
 
@@ -90,7 +90,7 @@ def test_who_cannot_be_reached_is_told_later_in_order_and_the_others_at_once(
         assert words(late) == words(receiver) == ["waits for approval", "is rejected"]
         assert late.asked == 5
     assert "did not take" in caplog.text
-    assert "it is tried again" in caplog.text
+    assert "retrying" in caplog.text
 
 
 def test_what_was_told_is_in_the_log_and_is_not_told_again(
@@ -111,7 +111,9 @@ def test_what_was_told_is_in_the_log_and_is_not_told_again(
 
 
 def test_a_url_that_is_none_is_refused_without_showing_it(approval: Approval) -> None:
-    with pytest.raises(OpenError, match=r"URL 1 to notify .* of scheme 'nonsense'") as caught:
+    with pytest.raises(
+        OpenError, match=r"URL 1 to notify .* with the unsupported scheme 'nonsense'"
+    ) as caught:
         Notifier(["nonsense://secret"], [approval])
     assert "secret" not in str(caught.value)
 
@@ -135,14 +137,14 @@ def test_certificates_are_told_of_once_a_day_whatever_restarts_lie_between(
         [date(2026, 1, 5)],
         {"server.pem CN=x 2026-01-20": "server.pem ends on 2026-01-20, in 15 days"},
     )
-    server = OfServer(approval.db, "flights", today=lambda: days[-1])
+    server = ServerEvents(approval.db, "flights", today=lambda: days[-1])
     for _ in range(2):
         with Notifier([receiver.url], [approval], server=server, retry_s=0.02) as notifier:
             for days_left in (15, 14):  # the same certificate, in other words
                 server.certificates = {one: f"{text}: {days_left}" for one, text in what.items()}
                 notifier.wake()
     (message,) = receiver.wait_for(1)
-    assert message["title"] == "flights: a certificate of the server needs a replacement"
+    assert message["title"] == "flights: a certificate of the server must be replaced"
     assert message["message"].startswith("server.pem ends on 2026-01-20")
     with Notifier([receiver.url], [approval], server=server, retry_s=0.02) as notifier:
         days.append(date(2026, 1, 6))

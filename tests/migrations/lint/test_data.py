@@ -22,7 +22,7 @@ def test_rows_that_are_not_unique_are_counted_and_named(project: Project, db: Da
         str(code),
         line_of(code, "AIRPORTS ="),
     )
-    assert "5 of 11 rows have what another row has" in finding.text
+    assert "5 of 11 rows have the values of another row" in finding.text
     assert (
         "row airports/A11 has the same name in the unique index by_name as row airports/A1 has"
         in finding.text

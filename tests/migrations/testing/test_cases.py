@@ -112,7 +112,7 @@ UP = """
     ("down", "said"),
     [
         ("Old(faa=new.faa, name=new.name.lower())", None),
-        ("Old(faa=new.faa)", r"a row of airports is another after up, down and up: expected .*name: \"N\""),
+        ("Old(faa=new.faa)", r"a row of airports differs after up, down and up: expected .*name: \"N\""),
     ],
 )
 def test_a_way_back_that_loses_what_the_way_there_needs_fails(

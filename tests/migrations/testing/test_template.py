@@ -86,7 +86,7 @@ def test_a_version_that_is_not_there_or_has_no_test_data_is_said(
 ) -> None:
     with pytest.raises(MigrationError, match=r"no migration 7; the versions are: 0, 20260101000000, "):
         templates.clone(tmp_path / "a", 7)
-    with pytest.raises(MigrationError, match="has no test data; write"):
+    with pytest.raises(MigrationError, match="has no test data; create"):
         templates.clone(tmp_path / "b", templates.migrations[0].version, scale=1)
 
 

@@ -88,7 +88,7 @@ def test_a_token_with_a_name_is_who_calls_and_no_other(server: Server, approval:
     with RemoteDatabase(f"{server.url('x')}?token=sesame") as ann:
         with pytest.raises(everlog.AccessError, match="the call says it is of bob, its token is that of ann"):
             remote_migrations.approve(ann, digest, actor="bob", reason="let me")
-        with pytest.raises(MigrationError, match=r"ann may not approve .*; those who may are: bob"):
+        with pytest.raises(MigrationError, match=r"ann may not approve .*; the approvers are: bob"):
             remote_migrations.approve(ann, digest, reason="let me")
     with RemoteDatabase(f"{server.url('x')}?token=thyme") as bob:
         done = remote_migrations.approve(bob, digest, actor="bob", reason="fine")

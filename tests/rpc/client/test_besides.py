@@ -55,7 +55,7 @@ def test_two_versions_are_ended_by_who_may_approve(project: Project, db: Embedde
         remote_migrations.approve(by["bob"], waiting.short, reason="yes")
         assert db.schema.retiring
         for who, how, says in (
-            ("cy", "now", "cy may not complete a migration of x; those who may are: ann, bob"),
+            ("cy", "now", "cy may not complete a migration of x; the approvers are: ann, bob"),
             ("ann", "", "expected a reason, found none"),
         ):
             with pytest.raises(MigrationError, match=says):
@@ -79,7 +79,7 @@ def test_a_return_is_for_who_may_approve_and_did_not_propose_it(
             remote_migrations.rollback(by["bob"], reason="never mind")
         remote_migrations.approve(by["bob"], waiting.short, reason="yes")
         for who, how, says in (
-            ("cy", "back", r"cy may not roll back \w+; those who may are: ann, bob"),
+            ("cy", "back", r"cy may not roll back \w+; the approvers are: ann, bob"),
             ("ann", "back", r"ann proposed \w+ and may not roll it back; somebody else must"),
             ("bob", "", "expected a reason, found none"),
         ):
@@ -99,9 +99,9 @@ def test_a_schema_that_nobody_was_shown_is_loaded_by_nobody(
         text = migrations.dump_schema(model)
     with served(Approval(db, project.path, "x"), project.path) as by:
         for who in TOKENS:
-            with pytest.raises(MigrationError, match="x is migrated when that is approved, not by `load`"):
+            with pytest.raises(MigrationError, match="x is migrated after approval, not by `load`"):
                 remote_migrations.load_schema(by[who], text, reason="quickly")
-            with pytest.raises(MigrationError, match="x is migrated when that is approved, not by `up`"):
+            with pytest.raises(MigrationError, match="x is migrated after approval, not by `up`"):
                 remote_migrations.apply(by[who], reason="quickly")
     assert db.schema.version == 0
 
@@ -133,7 +133,7 @@ def test_an_edited_folder_is_accepted_by_who_may_approve(project: Project, db: E
     with served(approval, project.path) as by:
         head = db.head
         for who, why, says in (
-            ("cy", "sorted", "cy may not accept folders of x; those who may are: ann, bob"),
+            ("cy", "sorted", "cy may not accept folders of x; the approvers are: ann, bob"),
             ("ann", " ", "expected a reason, found none"),
         ):
             with pytest.raises(MigrationError, match=says):

@@ -47,7 +47,7 @@ def test_rows_are_made_anew_and_back(project: Project, tmp_path: Path) -> None:
             RemoteDatabase(server.url("x")) as remote,
         ):
             (planned,) = migrations.plan(remote, try_rows=True)
-            assert any("writers will wait some" in step.text for step in planned.steps)
+            assert any("writers will wait about" in step.text for step in planned.steps)
             migrations.apply(remote)
             split.check()
             migrations.rollback(remote, 1)

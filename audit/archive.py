@@ -44,12 +44,13 @@ from everlog.proto import log_pb2
 from everlog.store import keys, record
 from everlog.store.database import Database
 from everlog.store.errors import DiskError, OpenError, ReadOnlyError, RowError
+from everlog.store.process import Lock
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.rocks import files
 from everlog.store.schema import codec
 
 _LOCKS: weakref.WeakKeyDictionary[Database, threading.Lock] = weakref.WeakKeyDictionary()
-_LOCKS_LOCK = threading.Lock()
+_LOCKS_LOCK = Lock()
 
 
 class Archival(msgspec.Struct, frozen=True):

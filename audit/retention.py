@@ -28,13 +28,14 @@ from typing import Self
 from everlog.audit.archive import Archival, archive, removable
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, Error, OpenError, ReadOnlyError, RowError
+from everlog.store.process import Lock
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.upkeep.status import ArchiveStatus
 from everlog.store.urls import without_secrets
 
 LOOK_S, AGAIN_S, EVERY_S, ENOUGH_BYTES = 60.0, 3600.0, 3600.0, 64 << 20
 
-_BEGINNING = threading.Lock()  # of two that start at once, one archives the database
+_BEGINNING = Lock()  # of two that start at once, one archives the database
 
 logger = logging.getLogger("everlog")
 

@@ -33,6 +33,7 @@ from everlog.audit.tiles import WIDTH, Growing, Tiles, nodes
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, CorruptionError, CursorError, DiskError
 from everlog.store.keys import SEQ
+from everlog.store.process import Lock
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.record import unframe
 from everlog.store.rocks.errors import translated
@@ -45,7 +46,7 @@ SIGN = KIND.encode()
 EVERY = 64 * WIDTH  # records in a batch
 
 _LOCKS: weakref.WeakKeyDictionary[Database, Any] = weakref.WeakKeyDictionary()
-_LOCKS_LOCK = threading.Lock()
+_LOCKS_LOCK = Lock()
 
 
 def size_in(note: bytes) -> int | None:

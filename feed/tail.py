@@ -27,6 +27,7 @@ from everlog.feed.filter import TableFilter
 from everlog.proto import feed_pb2, log_pb2
 from everlog.store import record
 from everlog.store.online.apply import Recorded
+from everlog.store.process import Lock
 
 MESSAGE_BYTES_MAX = 256 << 10
 SHARED_MAX, SHARED_BYTES_MAX = 32, 16 << 20  # cached messages, for subscribers that reach the same position
@@ -141,7 +142,7 @@ class Tail:
 
 
 _tails: weakref.WeakKeyDictionary[Origin, Tail] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def tail_of(origin: Origin) -> Tail:

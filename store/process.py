@@ -16,7 +16,7 @@ thread by an exception that cannot cross Rust code. So no thread may be in Rocks
 Invariants
   (1) a child neither keeps a lock of its parent nor releases it;
   (2) no object of RocksDB that a parent made is destroyed in its child;
-  (3) every open database is closed before the interpreter ends.
+  (3) every open database is closed before the interpreter ends, and no thread opens another one meanwhile.
 
 The long story: docs/deployment.md.
 """
@@ -31,14 +31,16 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 from rocksdict import Env
 
-from everlog.store.errors import OpenError
+from everlog.store.errors import ClosedError, OpenError
 
 LARGE_BLOCK_BYTES = 1 << 20
+OPENING_S = 10.0  # how long the end of a process waits for threads that open a database
 PARK_S = 1.0  # how long a fork waits for a running flush or compaction
 
 _M_MMAP_THRESHOLD = -3  # of mallopt(3)
@@ -102,6 +104,25 @@ class Held:
         self.close()
 
 
+class Lock:
+    """A lock of a module. A forked child has it anew: another thread of the parent may have held it, which no
+    child has."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        tell_child(self)
+
+    def forked(self) -> None:
+        """Make it anew, in a forked child."""
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 def close_at_end(thing: Closing) -> None:
     """Close `thing` before the process ends; without effect if it was closed before."""
     _closing[thing] = next(_order)
@@ -122,16 +143,30 @@ def tell_child(thing: Forking) -> None:
     _forking.add(thing)
 
 
-def use_rocksdb(path: Path, *, read_only: bool) -> None:
-    """Note that RocksDB is about to be opened at `path`. Raises OpenError in a forked child that lacks its
+@contextlib.contextmanager
+def opening(engine: Closing, path: Path, *, read_only: bool) -> Iterator[None]:
+    """Around the opening of RocksDB at `path` for `engine`, which is closed before the process ends. Raises
+    ClosedError in any but the main thread once it ends, and OpenError in a forked child that lacks RocksDB's
     threads, unless `read_only`."""
-    _State.used = True
+    with _State.openings:
+        if _State.ending and threading.current_thread() is not threading.main_thread():
+            raise ClosedError(f"{path}: this process is ending, and its threads open no database any more")
+        _State.used = True
+        if _State.unfit and not read_only:
+            raise OpenError(
+                f"{path}: this process was forked while RocksDB wrote in its parent, and has none of the"
+                " threads that write to disk. Start it with spawn instead of fork, or open the database"
+                " read_only"
+            )
+        _State.opening += 1
     _return_large_blocks()
-    if _State.unfit and not read_only:
-        raise OpenError(
-            f"{path}: this process was forked while RocksDB wrote in its parent, and has none of the threads"
-            " that write to disk. Start it with spawn instead of fork, or open the database read_only"
-        )
+    try:
+        yield
+        close_at_end(engine)
+    finally:
+        with _State.openings:
+            _State.opening -= 1
+            _State.openings.notify_all()
 
 
 def _return_large_blocks() -> None:
@@ -151,6 +186,9 @@ class _State:
     resting = True  # whether RocksDB's threads had stopped before the last fork
     pools: ClassVar[dict[str, int]] = {}  # threads of each pool before the fork
     forking = threading.Lock()
+    openings = threading.Condition()
+    opening = 0  # how many threads open RocksDB now
+    ending = False
 
 
 _held: weakref.WeakSet[Held] = weakref.WeakSet()
@@ -217,6 +255,7 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     _State.forking = threading.Lock()
+    _State.openings, _State.opening = threading.Condition(), 0
     _closing.clear()
     for held in sorted(_held, key=lambda one: not one.below):  # directories first: their paths are needed
         with contextlib.suppress(OSError):
@@ -241,6 +280,9 @@ def _leave_without_destructors() -> None:
 
 
 def _at_end() -> None:
+    with _State.openings:
+        _State.ending = True
+        _State.openings.wait_for(lambda: not _State.opening, OPENING_S)
     for thing in sorted(_closing, key=_closing.__getitem__, reverse=True):
         with contextlib.suppress(Exception):  # the log has what could not be flushed
             thing.close()

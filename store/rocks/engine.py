@@ -46,7 +46,7 @@ from rocksdict import (
 )
 
 from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error
-from everlog.store.process import keep_in_child, rest_before_fork, tell_child, use_rocksdb
+from everlog.store.process import keep_in_child, opening, rest_before_fork, tell_child
 from everlog.store.rocks.errors import CLOSED, FORKED, StoppedError, translate, translated
 from everlog.store.rocks.files import Temporary, link, needs_links
 from everlog.store.rocks.ownership import Ownership
@@ -90,7 +90,6 @@ class Engine:
         recovery: DBRecoveryMode | None = None,
         owner: Ownership | None = None,
     ) -> None:
-        use_rocksdb(path, read_only=secondary)
         keep_in_child(self)
         tell_child(self)
         if not secondary:
@@ -119,7 +118,7 @@ class Engine:
         self._no_wal = WriteOptions()
         self._no_wal.disable_wal = True  # type: ignore[method-assign,assignment]  # a property; its stub is wrong
         try:
-            with translated(f"opening {path}"):
+            with opening(self, path, read_only=secondary), translated(f"opening {path}"):
                 self._open_at_last()
         except Error:
             self._sweep()

@@ -53,7 +53,6 @@ import shutil
 import socket
 import stat
 import tempfile
-import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -63,7 +62,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from everlog.store.errors import DiskError, OpenError
-from everlog.store.process import Held
+from everlog.store.process import Held, Lock
 
 FORMAT = 1
 MARKER, HEAD, OWNER = "EVERLOG", "HEAD", "OWNER"
@@ -221,7 +220,7 @@ def this_process() -> Owner:
 MEMORY = "/dev/shm"  # noqa: S108  a private directory is made in it
 
 _swept: set[tuple[Path, str]] = set()
-_lock = threading.Lock()
+_lock = Lock()
 
 
 class Temporary:

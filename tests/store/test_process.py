@@ -172,9 +172,75 @@ def test_a_child_without_the_threads_of_rocksdb_is_refused_and_ends(tmp_path: Pa
     assert (done.returncode, done.stdout) == (5, "to the end\n"), done.stderr
 
 
+def test_a_child_needs_no_lock_that_another_thread_of_its_parent_had(tmp_path: Path) -> None:
+    done = run(
+        """
+        from everlog.feed import tail
+        from everlog.store.rocks import files as temporary
+
+        def free():
+            with everlog.open("memory:") as own:
+                declare(own, ITEMS)
+                own.put(ITEMS, Item(id=1))
+                assert [one.seq for one in own.feed(bounded=True)]
+
+        held, over = threading.Event(), threading.Event()
+
+        def hold():
+            with temporary._lock, tail._lock:
+                held.set()
+                over.wait()
+
+        threading.Thread(target=hold, daemon=True).start()
+        held.wait()
+        sys.exit(5 if child(free) == 7 else 6)
+        """,
+        tmp_path,
+        "os",
+    )
+    assert done.returncode == 5, done.stderr
+
+
 SCANNING = (
     "threading.Thread(target=lambda: [list(db.scan(ITEMS)) for _ in range(10**6)], daemon=True).start()"
 )
+OPENING = """
+def reopen():
+    while True:
+        try:
+            everlog.open(path + "/db").close()
+        except OpenError:
+            pass
+        except ClosedError:
+            return
+
+threading.Thread(target=reopen, daemon=True).start()
+sys.exit(5)
+"""
+LATE = """
+import atexit, threading
+closed, told = threading.Event(), threading.Event()
+
+@atexit.register  # before everlog's, so it is called after that
+def late():
+    closed.set()
+    told.wait(20)
+
+import sys
+import everlog
+from everlog.store.errors import ClosedError
+
+def other():
+    closed.wait()
+    try:
+        everlog.open(sys.argv[1] + "/db")
+    except ClosedError as error:
+        print(error, flush=True)
+    told.set()
+
+everlog.open(sys.argv[1] + "/first")
+threading.Thread(target=other, daemon=True).start()
+"""
 LOADING = "threading.Thread(target=lambda: db.load(ITEMS, items(1, 2000))).start()"
 
 
@@ -192,6 +258,7 @@ LOADING = "threading.Thread(target=lambda: db.load(ITEMS, items(1, 2000))).start
                 ("atexit.register(lambda: db.put(ITEMS, Item(id=1))); sys.exit(5)", 5),
                 ("atexit.register(db.close); sys.exit(5)", 5),
                 (f"{LOADING}; sys.exit(5)", 5),
+                (OPENING, 5),
             )
         ),
     ],
@@ -203,6 +270,14 @@ def test_a_program_that_ends_without_closing_ends_as_it_says_and_loses_nothing(
     assert done.returncode == code, done.stderr
     assert "Fatal" not in done.stderr
     whole(tmp_path)
+
+
+def test_no_thread_opens_a_database_once_its_program_ends(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, str(tmp_path)], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "this process is ending, and its threads open no database any more" in done.stdout
 
 
 def test_a_program_that_ends_without_stopping_its_server_ends_as_it_says(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import importlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -172,8 +173,8 @@ def apply() -> None:
 
 
 def found(name: str, minutes: float = MINUTES) -> tuple[float, str]:
-    """Runs the campaign on a broken store; returns after how many seconds it found it, and its last line.
-    0: it did not find it."""
+    """Runs the campaign on a broken store; returns after how many seconds it found it, and what. 0: it did
+    not find it."""
     words = [sys.executable, "-m", "tests.crash.campaign", "--minutes", f"{minutes}"]
     words += ["--way", BREAKAGES[name].way, "--lasting", f"{LASTING_S}"]
     began = time.monotonic()
@@ -181,7 +182,7 @@ def found(name: str, minutes: float = MINUTES) -> tuple[float, str]:
         environment = os.environ | {BROKEN: name, "TMPDIR": directory}
         done = subprocess.run(words, check=False, capture_output=True, text=True, cwd=ROOT, env=environment)
     took_s = time.monotonic() - began
-    said = [line for line in done.stderr.splitlines() if line.strip()]
+    said = re.findall(r"^[\w.]*Error: .*", done.stderr, re.MULTILINE) or [done.stderr]
     assert done.returncode in {0, 1}, f"the campaign ended with {done.returncode}: {done.stderr}"
     return (took_s, said[-1]) if done.returncode else (0.0, "")
 

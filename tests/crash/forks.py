@@ -10,6 +10,7 @@ The main thread forks, because only a child of that ends as a program does: dest
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import shutil
 import signal
@@ -58,6 +59,7 @@ class Forks:
             if not number:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 signal.alarm(CHILD_S)
+                faulthandler.dump_traceback_later(CHILD_S - 2)  # where it hangs, if it does
                 try:
                     run()
                 except BaseException:  # noqa: BLE001  whoever waits for it reads its exit code

@@ -39,6 +39,7 @@ class Forks:
 
     def __init__(self) -> None:
         self._asked: SimpleQueue[tuple[Callable[[], None], SimpleQueue[int]] | None] = SimpleQueue()
+        self._forking, self._code = False, 0
 
     def child(self, run: Callable[[], None]) -> int:
         """Runs something in a child, and returns its number at once. For any other thread."""
@@ -55,7 +56,9 @@ class Forks:
             small = small or Database(scratch / "small")
             assert list(small.check()) == []
             small.set_production(not small.production)
+            self._forking = True
             number = os.fork()
+            self._forking = False
             if not number:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 signal.alarm(CHILD_S)
@@ -67,6 +70,15 @@ class Forks:
                     os._exit(1)
                 sys.exit(ENDED)
             answer.put(number)
+            if self._code:
+                sys.exit(self._code)
+
+    def exit(self, code: int) -> None:
+        """For a signal's handler: ends the process, after a fork that is under way, where Python ignores
+        exceptions."""
+        if not self._forking:
+            sys.exit(code)
+        self._code = code
 
     def end(self) -> None:
         self._asked.put(None)

@@ -101,7 +101,7 @@ class Worker:
 
     def _leave(self, *_: object) -> None:
         self.failing = self.left = True  # what is refused from here on is no finding
-        sys.exit(LEFT)
+        self.forks.exit(LEFT)
 
     def _kept(self, work: Callable[[], None]) -> None:
         try:

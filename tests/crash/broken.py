@@ -131,7 +131,9 @@ BREAKAGES: dict[str, Breakage] = {
     "a child keeps descriptors": Breakage("moment", _patch(process.Held, "forked", _nothing)),
     "a child lacks threads": Breakage("moment", _patch(process, "_POOLS", {})),
     # exits without close
-    "no close at the end": Breakage("exit", _patch(database, "close_at_end", _nothing)),
+    "no close at the end": Breakage(
+        "exit", _both(_patch(database, "close_at_end", _nothing), _patch(process, "close_at_end", _nothing))
+    ),
     # clocks that jump
     "a jump is not noticed": Breakage("clock", _patch(Clock, "look", _jump_unnoticed)),
     "times go back": Breakage("clock", _patch(Clock, "now", _time_of_the_clock)),

@@ -176,7 +176,7 @@ def test_a_child_needs_no_lock_that_another_thread_of_its_parent_had(tmp_path: P
     done = run(
         """
         from everlog.feed import tail
-        from everlog.store.rocks import files as temporary
+        from everlog.store.rocks import files
 
         def free():
             with everlog.open("memory:") as own:
@@ -187,7 +187,7 @@ def test_a_child_needs_no_lock_that_another_thread_of_its_parent_had(tmp_path: P
         held, over = threading.Event(), threading.Event()
 
         def hold():
-            with temporary._lock, tail._lock:
+            with files._lock, tail._lock:
                 held.set()
                 over.wait()
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = {
     "store": (
         "clock errors keys progress user_code",
-        "environment process record",
+        "environment process record urls",
         "rocks",
         "crypto log",
         "schema",

@@ -1,4 +1,4 @@
-"""Engine: the one module that knows RocksDB.
+"""Engine: opens RocksDB for one directory, and reads and writes its column families.
 
     <path>/EVERLOG   what this directory is: format and UUID, written once
     <path>/HEAD      how far the log was known to be on disk (rocks/files.py)

@@ -38,6 +38,7 @@ from everlog.store.tx.committer import commit_of
 from everlog.store.tx.dual_write import Twins
 from everlog.store.tx.reader import Snapshot
 from everlog.store.tx.source import LocalSource, Source
+from everlog.store.tx.staging import encode
 from everlog.store.tx.transaction import CommitResult, Metadata, Transaction
 from everlog.store.tx.validator import claim
 
@@ -107,10 +108,9 @@ def apply(
         commit.migration.CopyFrom(migration)
         if is_online(after.proto):
             commit.requires.append(log_pb2.ONLINE)
-        parts = [commit.SerializeToString()]
         taken = Staged({}, _new_uniques(core, before, after, progress), {})
-        committer.validator.stage(transaction, taken, after, seq, parts)
-        framed, checksum = record.frame_parts(parts)
+        valid = committer.validator.validate(transaction, taken, after)
+        framed, checksum = record.frame_parts(encode(commit.SerializeToString(), valid.rows))
         if check is not None:
             check(preview(core, framed, after))
         committer.append_alone(framed)

@@ -199,9 +199,10 @@ class _Remake:
         )
         transaction = Transaction(self._core, ANONYMOUS)
         transaction.writes.update(self.chunk)
-        transaction.about = lambda commit: commit.migration.CopyFrom(step)
         try:
-            self._core.committer.commit_alone(transaction, sync=False)
+            self._core.committer.commit_alone(
+                transaction, sync=False, about=lambda commit: commit.migration.CopyFrom(step)
+            )
         except UniqueError as error:
             text = f"{self._yields} {error} (after {self.rows:,} rows)"
             raise MigrationError(text, private=error.private, **error.facts) from error

@@ -1,6 +1,6 @@
 """Committer: the one place where transactions become records.
 
-    transactions ─▶ validate in order ─▶ frame ─▶ log.append ─▶ log.sync ─▶ project ─▶ answer
+    transactions ─▶ validate in order ─▶ encode ─▶ log.append ─▶ log.sync ─▶ project ─▶ answer
                     window, preconditions           one write    one fsync   one batch
 
 It is a role, not a thread: the first waiting writer leads, commits for all behind it, and answers each
@@ -39,29 +39,42 @@ from everlog.store.log import Log
 from everlog.store.rocks.errors import translate
 from everlog.store.tables.projection import Staged, edit_notes
 from everlog.store.tables.tables import Tables
-from everlog.store.tx.group_commit import Alone, Turns
+from everlog.store.tx.group_commit import Alone, Ticket, Turns
+from everlog.store.tx.staging import encode, project
 from everlog.store.tx.transaction import ANONYMOUS, About, Actor, CommitResult, Metadata, Transaction
 from everlog.store.tx.validator import Validator, other_content
 
 
-def answer_repeated(group: Iterable[Transaction]) -> None:
+class PendingCommit(Ticket):
+    """A transaction that waits to be committed, and its answer: a result or an error."""
+
+    result: CommitResult | None = None
+    error: BaseException | None = None
+    same_as: PendingCommit | None = None  # the one of its group that has the same commit_id
+
+    def __init__(self, transaction: Transaction, about: About | None, sync: bool) -> None:
+        """See `Committer.commit`."""
+        self.transaction = transaction
+        self.about = about
+        self.sync = sync
+
+
+def answer_repeated(group: Iterable[PendingCommit]) -> None:
     """Those who came twice in one group get the first one's answer."""
-    for transaction in group:
-        first = transaction.same_as
+    for one in group:
+        first = one.same_as
         if first is not None:
-            transaction.error = first.error
-            transaction.result = first.result and first.result._replace(repeated=True).lacking(first.missing)
+            one.error = first.error
+            one.result = first.result and first.result._replace(repeated=True).lacking(first.result.missing)
 
 
-def answer_unwritten(followers: Iterable[Transaction], written: int) -> None:
+def answer_unwritten(followers: Iterable[PendingCommit], written: int) -> None:
     """Their leader was interrupted, and the log ends at `written`."""
-    for transaction in followers:
+    for one in followers:
         # One of seq 0 changed nothing, perhaps because of another that was not written.
-        if transaction.error is None and (
-            transaction.result is None or not 0 < transaction.result.seq <= written
-        ):
-            transaction.result = None
-            transaction.error = DiskError(
+        if one.error is None and (one.result is None or not 0 < one.result.seq <= written):
+            one.result = None
+            one.error = DiskError(
                 "who took this commit along was interrupted, and it was not written; run it again",
                 outcome="nothing written",
             )
@@ -165,22 +178,20 @@ class Committer:
         transaction is not valid, DiskError if it could not be written.
         """
         turns = self._turns
-        transaction.sync = sync
-        if about is not None:
-            transaction.about = about
-        followers: list[Transaction] = []
+        mine = PendingCommit(transaction, about, sync)
+        followers: list[PendingCommit] = []
         told = False
         try:
             try:
-                if turns.enter(transaction):
+                if turns.enter(mine):
                     if turns.waiting:
                         turns.gather(GROUP_MAX, followers)
-                    self._run([transaction, *followers])
+                    self._run([mine, *followers])
             except BaseException:  # interrupted: it costs this commit, and none of the others
-                self._spare(transaction, followers)
+                self._spare(mine, followers)
                 raise
             finally:
-                turns.leave(transaction)
+                turns.leave(mine)
                 if followers:
                     turns.answer(followers)
                 told = True
@@ -188,13 +199,13 @@ class Committer:
             if not told:  # these lines were interrupted: once more
                 followers = [one for one in followers if one.taken]
                 answer_unwritten(followers, self._log.written)
-                turns.leave(transaction)
+                turns.leave(mine)
                 turns.answer(followers)
                 turns.wake()
-        if transaction.error is not None:
-            raise transaction.error
-        assert transaction.result is not None
-        return transaction.result
+        if mine.error is not None:
+            raise mine.error
+        assert mine.result is not None
+        return mine.result
 
     @property
     def waiting(self) -> int:
@@ -229,7 +240,7 @@ class Committer:
                 self._turns.leave(ticket)
                 self._turns.wake()
 
-    def _spare(self, leader: Transaction, followers: list[Transaction]) -> None:
+    def _spare(self, leader: PendingCommit, followers: list[PendingCommit]) -> None:
         """Settle the followers of an interrupted leader: those in the log get their results, the others go
         back to the queue."""
         if not self._turns.leads(leader):
@@ -251,48 +262,48 @@ class Committer:
         self._turns.put_back(back)
         followers[:] = [one for one in followers if one.taken]
 
-    def _run(self, group: list[Transaction]) -> None:
+    def _run(self, group: list[PendingCommit]) -> None:
         """Commit the valid transactions of a group. Each gets its result or error; nothing is raised."""
         while group:
             if self._unsettled or self.failed or self.refusal.since_ns:
                 try:
                     self._settle()
                 except Exception as error:  # noqa: BLE001  each is answered alone
-                    for transaction in group:
-                        transaction.error = error
+                    for one in group:
+                        one.error = error
                     return
             group = self._commit(group)
 
-    def _commit(self, group: list[Transaction]) -> list[Transaction]:
+    def _commit(self, group: list[PendingCommit]) -> list[PendingCommit]:
         """Commit the valid transactions of a group that fit into one write. Return the unanswered ones."""
         seq = self._log.written
         staged: Staged | None = None
         framed: list[bytes] = []
-        accepted: list[Transaction] = []
-        left: list[Transaction] = []
+        accepted: list[PendingCommit] = []
+        left: list[PendingCommit] = []
         size, sync = 0, False
-        for transaction in group:
+        for one in group:
             try:
-                if transaction.metadata.commit_id and self._known(transaction, accepted):
+                if one.transaction.metadata.commit_id and self._known(one, accepted):
                     continue
-                one, what = self._accept(transaction, seq + 1, staged)
+                record_framed, what = self._accept(one, seq + 1, staged)
             except Exception as error:  # noqa: BLE001  each is answered alone
-                transaction.error = translate(error, "reading a table") if type(error) is Exception else error
+                one.error = translate(error, "reading a table") if type(error) is Exception else error
                 continue
-            accepted.append(transaction)
-            if transaction.sync:
+            accepted.append(one)
+            if one.sync:
                 sync = True
-            if not one:
+            if what is None:
                 continue
             seq += 1
-            framed.append(one)
+            framed.append(record_framed)
             if staged is None:
                 staged = what
             else:
                 staged.add(what)
-            size += len(one)
+            size += len(record_framed)
             if size >= WRITTEN_BYTES:
-                done = group.index(transaction) + 1
+                done = group.index(one) + 1
                 group, left = group[:done], group[done:]
                 break
         if staged is not None:
@@ -300,49 +311,50 @@ class Committer:
                 self._write(framed, staged, sync, size)
             except Exception as error:  # noqa: BLE001  each is answered alone
                 self._check_projected()
-                for transaction in accepted:
-                    transaction.error = error
+                for one in accepted:
+                    one.error = error
         if len(accepted) < len(group):
             answer_repeated(group)
         return left
 
-    def _accept(self, transaction: Transaction, seq: int, staged: Staged | None) -> tuple[bytes, Staged]:
-        """Validate a transaction. Return its framed record and its edits of the tables. The record is empty
-        if the transaction only deletes rows that do not exist."""
-        meta, about, schema = transaction.metadata, transaction.about, self._tables.schema
-        time_ns, reading_ns = self._clock.now(), self._clock.reading_ns
+    def _accept(self, pending: PendingCommit, seq: int, staged: Staged | None) -> tuple[bytes, Staged | None]:
+        """Validate a transaction, and give it its result. Return its framed record and its edits of the
+        tables; no record and None if it only deletes rows that do not exist."""
+        transaction, about, schema = pending.transaction, pending.about, self._tables.schema
+        meta, time_ns, reading_ns = transaction.metadata, self._clock.now(), self._clock.reading_ns
+        valid = self.validator.validate(transaction, staged, schema)
+        if not valid.rows and about is None:
+            pending.result = CommitResult(0).lacking(valid.missing)
+            return b"", None
+        what = project(valid.rows, valid.uniques, seq)
         if meta is ANONYMOUS and about is None:
-            parts = [record.head(seq, time_ns, schema.head, reading_ns)]
-            what = self.validator.stage(transaction, staged, schema, seq, parts)
+            head = record.head(seq, time_ns, schema.head, reading_ns)
         else:
             commit = commit_of(meta, seq, time_ns, schema.version, reading_ns)
             if about is not None:
                 about(commit)
-            parts = [commit.SerializeToString()]
-            what = self.validator.stage(transaction, staged, schema, seq, parts)
-            if about is not None or (meta.commit_id and what.edits):
+            head = commit.SerializeToString()
+            if about is not None or meta.commit_id:
                 edit_notes(what.edits, commit)
-        if not what.edits and about is None:
-            transaction.result = CommitResult(0).lacking(transaction.missing)
-            return b"", what
-        one, checksum = record.frame_parts(parts)
+        framed, checksum = record.frame_parts(encode(head, valid.rows))
         self._tables.window.add(seq, tuple(what.edits))
-        transaction.result = result = CommitResult(seq, time_ns, checksum)
-        if transaction.missing:
-            result.missing = transaction.missing
-        return one, what
+        pending.result = result = CommitResult(seq, time_ns, checksum)
+        if valid.missing:
+            result.missing = valid.missing
+        return framed, what
 
-    def _known(self, transaction: Transaction, accepted: list[Transaction]) -> bool:
+    def _known(self, pending: PendingCommit, accepted: list[PendingCommit]) -> bool:
         """Whether a commit with this id is in this group, or in the log."""
+        transaction = pending.transaction
         commit_id = transaction.metadata.commit_id
         for first in accepted:
-            if first.metadata.commit_id == commit_id:
-                if first.content() != transaction.content():
+            if first.transaction.metadata.commit_id == commit_id:
+                if first.transaction.content() != transaction.content():
                     raise other_content(commit_id, None)
-                transaction.same_as = first
+                pending.same_as = first
                 return True
-        transaction.result = self.validator.repeated(transaction)
-        return transaction.result is not None
+        pending.result = self.validator.repeated(transaction)
+        return pending.result is not None
 
     def _write(self, framed: list[bytes], staged: Staged, sync: bool, size: int) -> None:
         """Append records, `size` bytes in all, and project them."""
@@ -432,10 +444,11 @@ class Committer:
         self._log.append([framed])
         self._sync()
 
-    def commit_alone(self, transaction: Transaction, *, sync: bool) -> int:
+    def commit_alone(self, transaction: Transaction, *, sync: bool, about: About | None = None) -> int:
         """As `commit`, without waiting for a turn; returns its seq. Only inside `alone`."""
-        framed, staged = self._accept(transaction, seq := self._log.written + 1, None)
-        assert framed  # a commit inside `alone` is never empty
+        seq = self._log.written + 1
+        framed, staged = self._accept(PendingCommit(transaction, about, sync), seq, None)
+        assert staged is not None  # a commit inside `alone` is never empty
         self._write([framed], staged, sync, len(framed))
         return seq
 

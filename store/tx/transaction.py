@@ -37,7 +37,6 @@ from everlog.store.schema import arguments
 from everlog.store.schema.schema import Binding, IndexInfo, Schema, TableInfo
 from everlog.store.schema.table import Table
 from everlog.store.tx import write as writes
-from everlog.store.tx.group_commit import Ticket
 from everlog.store.tx.reader import Reader
 from everlog.store.tx.source import Entry, Source, Span, Unwritten
 from everlog.store.tx.write import Expect, Expires, Write
@@ -145,18 +144,13 @@ class Host(Protocol):
     def commit(self, transaction: Transaction) -> CommitResult: ...
 
 
-class Transaction(Reader, Ticket):
+class Transaction(Reader):
     """Reads and writes rows. As a context manager it commits at the end, or, on an exception,
     does nothing."""
 
     snapshot = 0  # the seq that it reads at; 0: it has read nothing
     reads: Reads | None = None  # None: it has read nothing
-    result: CommitResult | None = None
-    error: BaseException | None = None  # the committer's answer, where it is not a result
-    sync = True
-    about: About | None = None  # fills in what its commit is about
-    missing = 0  # rows that it deletes and that are not there, once it was validated
-    same_as: Transaction | None = None  # the one of its group that has the same commit_id
+    result: CommitResult | None = None  # of `commit`; None: it was not committed
     _base: Source | None = None
     _done = False
 

@@ -23,21 +23,13 @@ from everlog.proto import log_pb2
 from everlog.store import keys
 from everlog.store.clock import Clock
 from everlog.store.errors import ConflictError, PreconditionError, SealedError, UniqueError
-from everlog.store.keys import HEADER, seq_of
 from everlog.store.log import Log
-from everlog.store.record import (
-    REQUIRES_EXPIRY,
-    REQUIRES_REWRITTEN,
-    REQUIRES_SEALED,
-    change,
-    with_expiry,
-    with_version,
-)
 from everlog.store.rocks.view import View
 from everlog.store.schema import codec
 from everlog.store.schema.schema import IndexInfo, Schema
-from everlog.store.tables.projection import Edits, Staged, edit_row, old_values
+from everlog.store.tables.projection import Edits, Staged, old_values
 from everlog.store.tables.tables import Tables
+from everlog.store.tx.staging import Row, Valid
 from everlog.store.tx.transaction import CommitResult, Reads, Transaction
 from everlog.store.tx.write import NEVER, Expect, Write
 
@@ -125,15 +117,10 @@ class Validator:
         self._clock = clock
         self.on_end: Callable[[int], None] = lambda _: None  # told of each end of a life
 
-    def stage(
-        self, transaction: Transaction, before: Staged | None, schema: Schema, seq: int, parts: list[bytes]
-    ) -> Staged:
-        """Validates a transaction and works out what it does as the commit at `seq`: the changes
-        of its record, added to `parts`, and what it does to the tables, which is returned.
+    def validate(self, transaction: Transaction, before: Staged | None, schema: Schema) -> Valid:
+        """Return what a transaction does, if it is valid after what its group has staged `before`. Read-only.
 
-        `before`: what the group has staged already. One pass over the writes, for this is the
-        hottest loop of the store. Deleting what is not there does nothing, and the log says
-        nothing of it: `transaction.missing` says how many rows that were.
+        The hottest loop of the store. Raises ConflictError, PreconditionError, UniqueError.
         """
         if transaction.reads is not None:
             self._reads(transaction.snapshot, transaction.reads)
@@ -143,12 +130,9 @@ class Validator:
             pending.edits,
             pending.target.stored,
         )
-        header, unique = HEADER.pack(0, seq), False
-        requires: set[bytes] = set()
-        spared: list[bytes] = []
-        edits: Edits = {}
-        deltas: dict[int, int] = {}
+        rows: list[Row] = []
         missing: set[tuple[int, bytes]] | None = None
+        unique = False
         for full, write in transaction.writes.items():
             info = write.info
             if info.schema is not schema:
@@ -157,54 +141,33 @@ class Validator:
                 )
             old = mine[full] if full in mine else recent[full] if full in recent else stored(full)
             if write.expect and _expect(write, old):
-                spared.append(full)
                 continue
-            body, value = write.body, None if write.op else header + write.row
-            if write.mortal or write.key_id or write.as_of:
-                body, value = self._special(write, seq, requires)
-            if old is not None:
-                parts += change(body, seq_of(old))
-                edit_row(edits, deltas, info, full, value, old, write.values)
-            elif value is not None:
-                parts += change(body, 0)
-                edit_row(edits, deltas, info, full, value, None, write.values)
-            else:
+            if old is None and write.op:
                 missing = missing or set()
                 missing.add((info.proto.id, write.key))  # once, in however many generations
+                continue
+            own = write.mortal or write.key_id or write.as_of
+            rows.append((write, old, self._ends_ns(write) if own else None))
             if info.unique:
                 unique = True
-        for full in spared:
-            del transaction.writes[full]
-        if missing:
-            transaction.missing = len(missing)
-        parts += sorted(requires)
-        return Staged(edits, self._uniques(transaction, before) if unique else {}, deltas)
+        uniques = self._uniques(rows, before) if unique else {}
+        return Valid(rows, uniques, len(missing) if missing else 0)
 
-    def _special(self, write: Write, seq: int, requires: set[bytes]) -> tuple[bytes, bytes]:
-        """The change and the value of a row that is sealed, or has a life or a version of its own. What its
-        table says of that counts from this commit."""
-        body, expires_ns = write.body, 0
-        if write.key_id:
-            requires.add(REQUIRES_SEALED)
-        if write.as_of:
-            requires.add(REQUIRES_REWRITTEN)
-            body = with_version(body, write.as_of)
-        if write.mortal:
-            requires.add(REQUIRES_EXPIRY)
-            began_ns = self._clock.reading_ns or self._clock.last_ns  # of the commit: now() was called for it
-            expires_ns = write.expires_ns or min(began_ns + write.life_ns, NEVER - 1)
-            self.on_end(expires_ns)
-            body = with_expiry(body, expires_ns)
+    def _ends_ns(self, write: Write) -> int:
+        """When the life of a row ends, 0: never. What its table says of that counts from this commit. Raises
+        ConflictError for a row of a person who was forgotten."""
         sealing = write.info.sealing
         if sealing is not None and not sealing.vault.has(write.key_id):
             raise ConflictError(
                 f"the person of row {write.info.name_key(write.key)} was forgotten while this transaction"
                 " ran; run it again"
             )
-        value = keys.pack_value(
-            seq, write.stored, version=write.as_of, expires_ns=expires_ns, key_id=write.key_id
-        )
-        return body, value
+        if not write.mortal:
+            return 0
+        began_ns = self._clock.reading_ns or self._clock.last_ns  # of the commit: now() was called for it
+        expires_ns = write.expires_ns or min(began_ns + write.life_ns, NEVER - 1)
+        self.on_end(expires_ns)
+        return expires_ns
 
     def repeated(self, transaction: Transaction) -> CommitResult | None:
         """Where the commit with this id is already; None if there is none.
@@ -271,7 +234,7 @@ class Validator:
                 return f"row {info.show_key(one.key_in(rest))} in index {one.name}"
         return f"an index of {info.name}"
 
-    def _uniques(self, transaction: Transaction, before: Staged | None) -> Edits:
+    def _uniques(self, rows: list[Row], before: Staged | None) -> Edits:
         """All old values are free before the first new one is looked at: rows can swap theirs."""
         known = (
             [self._tables.pending.uniques]
@@ -279,12 +242,11 @@ class Validator:
             else [before.uniques, self._tables.pending.uniques]
         )
         mine: Edits = {}
-        for full, write in transaction.writes.items():
-            if write.info.unique:
-                old = before.edits[full] if before and full in before.edits else self._tables.get(full)
-                values = old_values(write.info, write.key, old) if old is not None else []
+        for write, old, _ in rows:
+            if old is not None and write.info.unique:
+                values = old_values(write.info, write.key, old)
                 mine.update((values[at], None) for at, _ in write.info.unique if values)
-        for write in transaction.writes.values():
+        for write, _, _ in rows:
             if write.op:
                 continue
             for at, index in write.info.unique:

@@ -134,9 +134,10 @@ def _forget(core: Core, who: Person, metadata: Metadata) -> tuple[Forgotten, _Kn
     for row in rows_under(tables, key_id):
         transaction.writes[row.full] = row
     notice = log_pb2.Notice(kind=SHREDDED, subject=who.table, detail=key_id)
-    transaction.about = lambda commit: commit.notice.CopyFrom(notice)
     missing = not info.sealing.vault.has(key_id)
-    seq = core.committer.commit_alone(transaction, sync=True)
+    seq = core.committer.commit_alone(
+        transaction, sync=True, about=lambda commit: commit.notice.CopyFrom(notice)
+    )
     info.sealing.vault.let_go([key_id])  # whatever the disk says: what is sealed with it now is lost
     try:
         shred(core.engine, tables)

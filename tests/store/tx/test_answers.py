@@ -11,7 +11,7 @@ import pytest
 
 from everlog import DiskError
 from everlog.store.database import Database
-from everlog.store.tx.committer import Committer, answer_unwritten
+from everlog.store.tx.committer import Committer, PendingCommit, answer_unwritten
 from everlog.store.tx.transaction import CommitResult
 from tests.store.models import AIRPORTS, Airport
 
@@ -80,6 +80,7 @@ def test_who_deleted_nothing_is_not_told_so_where_the_group_was_not_written(db: 
     """The row may have been missing because another of the group had deleted it."""
     tx = db.transaction()
     tx.delete(AIRPORTS, "A")
-    tx.result = CommitResult(0).lacking(1)
-    answer_unwritten([tx], db.head)
-    assert isinstance(tx.error, DiskError)
+    pending = PendingCommit(tx, None, True)
+    pending.result = CommitResult(0).lacking(1)
+    answer_unwritten([pending], db.head)
+    assert isinstance(pending.error, DiskError)

@@ -19,7 +19,6 @@ ROOT = Path(__file__).parents[2]
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from everlog.store import forget
 from everlog.store.tx.committer import Committer
 from everlog.store.rocks.engine import Engine
 from everlog.store.crypto.key_store import Slots

@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[2]
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from everlog.store import rotation
+from everlog.store.crypto import vault
 from everlog.store.crypto.key_store import Slots
 from tests.store.people import *
 
 path, where, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-rotation.EACH = 10
+vault.EACH = 10
 call, calls = getattr(Slots, where), 0
 
 def die(*given):

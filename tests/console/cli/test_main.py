@@ -89,10 +89,10 @@ def test_what_is_terminated_cleans_up_and_exits_with_143(books: Path, here: Path
 
 
 def test_an_export_that_the_disk_refuses_says_where(everlog: Run, books: Path, here: Path) -> None:
-    (here / "out.csv.part").symlink_to("/dev/full")
+    (here / "out.csv").symlink_to("/dev/full")
     ended = everlog("export", "books", "out.csv")
     assert (ended.code, ended.err) == (1, "error: out.csv: No space left on device\n")
-    assert not (here / "out.csv").exists()
+    assert not (here / "out.csv.part").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,18 @@
-"""Config: each setting, its value, and where that comes from."""
+"""Config: each setting with its value and source, and the completion of commands in a shell."""
 
 from __future__ import annotations
 
 import click
+from click.shell_completion import get_completion_class
 
 from everlog.console import output
 from everlog.console.cli.options import Settings, common, pass_settings
 from everlog.rpc.address import without_secrets
 from everlog.store import environment
-from everlog.store.errors import OpenError
+from everlog.store.errors import Error, OpenError
 
 HIDDEN = "(set, not shown)"
+SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command()
@@ -55,3 +57,25 @@ def _public(name: str, value: str, *, is_url: bool) -> str:
         return without_secrets(value)
     except OpenError:  # it is no URL, and may have a secret in it
         return HIDDEN
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+@common
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Prints the script that teaches a shell to complete `everlog`.
+
+    \b
+    Examples:
+      eval "$(everlog completion bash)"                        in ~/.bashrc
+      eval "$(everlog completion zsh)"                         in ~/.zshrc
+      everlog completion fish > ~/.config/fish/completions/everlog.fish
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None
+    try:
+        source = kind(ctx.find_root().command, {}, "everlog", "_EVERLOG_COMPLETE").source()
+    except RuntimeError as error:  # bash that is too old, or not there
+        raise Error(str(error)) from None
+    click.echo(source)

@@ -102,7 +102,7 @@ COMMANDS = {
     "tiles": "proofs",
     "audit": "proofs",
     "config": "config",
-    "completion": "completion",
+    "completion": "config",
 }
 
 

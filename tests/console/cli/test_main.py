@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from everlog.console.cli.completion import SHELLS
+from everlog.console.cli.config import SHELLS
 from everlog.console.cli.main import COMMANDS, cli, command
 from tests.console.conftest import Run
 

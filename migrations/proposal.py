@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -30,6 +30,7 @@ from everlog.migrations.migration import Migration
 from everlog.migrations.plan_document import Plan, Sources, decode, digest_of, read
 from everlog.migrations.status import rolled_back
 from everlog.proto import log_pb2
+from everlog.store import environment
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, MigrationError
 from everlog.store.online.apply import Recorded
@@ -309,6 +310,11 @@ class Rules:
 
     approvers: frozenset[str] = frozenset()
     own: bool = False
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The approvers that EVERLOG_APPROVERS names, of the environment or `.env`."""
+        return cls(frozenset(environment.variable(environment.APPROVERS).split()))
 
     def check(self, who: str, proposal: Proposal, verb: str) -> None:
         """Raises MigrationError if `who` may not decide about a proposal."""

@@ -40,6 +40,7 @@ def open(  # noqa: A001  the public name is everlog.open
     url: str | os.PathLike[str] | None = None,
     *,
     migrations: str | os.PathLike[str] | None = None,
+    migrate: bool = True,
     read_only: bool = False,
     create: bool = True,
     durability: str = "sync",
@@ -51,8 +52,8 @@ def open(  # noqa: A001  the public name is everlog.open
     """Opens a database. Use it in a `with`, or close it.
 
     `migrations` names a package (or a directory) of migrations: embedded, those that are pending
-    are applied; at a server they must have been. The other arguments are those of
-    `everlog.store.database.Database`, and for embedded databases alone.
+    are applied; at a server they must have been. Without `migrate` they are only named, for `db.migrations`.
+    The other arguments are those of `everlog.store.database.Database`, and for embedded databases alone.
 
     `timeout`, in seconds: how long to wait for a file that another process has open for writing (without
     one not at all), or for a server, and for each of its answers (without one 5 and 30 seconds; see
@@ -68,12 +69,13 @@ def open(  # noqa: A001  the public name is everlog.open
     arguments.seconds(timeout or 0, "`timeout`", error=OpenError)
     arguments.seconds(idempotency_s, "`idempotency_s`", error=OpenError)
     if address.is_url(where):
-        return _remote(where, migrations, read_only=read_only, timeout_s=timeout)
+        return _remote(where, migrations, migrate=migrate, read_only=read_only, timeout_s=timeout)
     made = _path(where) if create and not read_only and where != MEMORY else None
     with unmade_if_failed(made) if made is not None else nullcontext():
         return _embedded(
             where,
             migrations,
+            migrate=migrate,
             create=create,
             read_only=read_only,
             timeout=timeout,
@@ -88,6 +90,7 @@ def _embedded(
     where: str,
     migrations: str | os.PathLike[str] | None,
     *,
+    migrate: bool,
     create: bool,
     read_only: bool,
     timeout: float | None,
@@ -120,7 +123,8 @@ def _embedded(
         raise
     db.scratch = scratch
     attach(db)  # what was archived is read from there
-    if migrations is not None:
+    db.folders = migrations
+    if migrations is not None and migrate:
         _bring_up_to_date(db, migrations, read_only=read_only, progress=progress)
     return db
 
@@ -132,13 +136,11 @@ def _bring_up_to_date(
     read_only: bool,
     progress: OnProgress | None,
 ) -> None:
-    from everlog import migrations as room
-
     try:
         if read_only:
             _check_up_to_date(db, migrations)
         else:
-            room.apply(db, migrations, progress=progress)
+            db.migrations.apply(progress=progress)
     except BaseException:
         db.close()
         raise
@@ -177,12 +179,18 @@ def _once_free(opened: Callable[[], EmbeddedDatabase], wait_s: float) -> Embedde
 
 
 def _remote(
-    url: str, migrations: str | os.PathLike[str] | None, *, read_only: bool, timeout_s: float | None
+    url: str,
+    migrations: str | os.PathLike[str] | None,
+    *,
+    migrate: bool,
+    read_only: bool,
+    timeout_s: float | None,
 ) -> RemoteDatabase:
     from everlog.rpc.client.database import RemoteDatabase
 
     db = RemoteDatabase(url, read_only=read_only, timeout_s=timeout_s)
-    if migrations is not None:
+    db.folders = migrations
+    if migrations is not None and migrate:
         try:
             _check_up_to_date(db, migrations)
         except BaseException:
@@ -193,13 +201,11 @@ def _remote(
 
 def _check_up_to_date(db: EmbeddedDatabase | RemoteDatabase, migrations: str | os.PathLike[str]) -> None:
     from everlog import migrations as room
-    from everlog.rpc.client import migrations as remote_migrations
 
     folders = room.load(migrations)
     newest = max((folder.version for folder in folders), default=0)
     if db.schema.version < newest:
-        proposed = None if isinstance(db, EmbeddedDatabase) else _proposed(db, newest)
-        problem = "" if isinstance(db, EmbeddedDatabase) else remote_migrations.problem(db)
+        proposed, problem = _proposed(db, newest), db.migrations.problem()
         wait = f"the migration to it {proposed.says}" if proposed else "migrate it first (`everlog up`)"
         raise MigrationError(
             f"{db.url} is at schema version {db.schema.version}, this program was written for {newest}; "
@@ -210,13 +216,12 @@ def _check_up_to_date(db: EmbeddedDatabase | RemoteDatabase, migrations: str | o
         )
 
 
-def _proposed(db: RemoteDatabase, version: int) -> Proposal | None:
-    """The newest proposal of a server, if it would migrate to `version` and did not yet."""
+def _proposed(db: EmbeddedDatabase | RemoteDatabase, version: int) -> Proposal | None:
+    """The newest proposal, if it would migrate to `version` and did not yet."""
     from everlog.migrations.proposal import ProposalState
-    from everlog.rpc.client.migrations import proposals
 
     try:
-        newest = next(reversed(proposals(db)), None)
+        newest = next(reversed(db.migrations.proposals()), None)
     except UnavailableError:  # an older server, which knows of none
         return None
     gone = (ProposalState.FINISHED, ProposalState.SUPERSEDED)

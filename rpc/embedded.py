@@ -1,9 +1,9 @@
-"""Embedded: a database in this process, with its change feed."""
+"""Embedded: a database in this process, with its change feed and the handles of `everlog.rpc.handles`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everlog.feed.feed import Feed, feed
 from everlog.feed.subscription import HEARTBEAT_S
@@ -12,11 +12,23 @@ from everlog.store.database import Database
 from everlog.store.rocks.files import Temporary
 from everlog.store.schema.table import Table
 
+if TYPE_CHECKING:
+    from everlog.migrations.folder import Source
+    from everlog.rpc import handles
+
 
 class EmbeddedDatabase(Database):
     """What `everlog.open` gives for `file:` and `memory:`."""
 
     scratch: Temporary | None = None  # where it is, if it goes when it is closed
+    folders: Source | None = None  # package or directory of its migrations; None: the default directory
+
+    @property
+    def migrations(self) -> handles.Migrations:
+        """Its migrations: plan, apply, roll back, approve; see `everlog.rpc.handles.Migrations`."""
+        from everlog.migrations.local import LocalMigrations
+
+        return LocalMigrations(self, self.folders)
 
     def close(self) -> None:
         """Brings everything to files and lets go of the directory. Twice is once."""

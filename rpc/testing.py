@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from everlog.migrations.folder import SOURCE, Source
-from everlog.migrations.runner import apply
 from everlog.migrations.status import MigrationInfo
 from everlog.migrations.testing.template import Templates, templates
 from everlog.rpc.embedded import EmbeddedDatabase
@@ -72,11 +71,8 @@ def upgrade_to(
             f"{db.url} was not opened by at_version or a fixture: expected its migrations as `source`,"
             " found none"
         )
-    if isinstance(db, EmbeddedDatabase):
-        return apply(db, known, to=version)
-    from everlog.rpc.client import migrations
-
-    return migrations.apply(db, to=version)
+    db.folders = known
+    return db.migrations.apply(to=version)
 
 
 class Opener:

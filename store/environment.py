@@ -30,6 +30,8 @@ class Setting(NamedTuple):
     secret: bool = False
 
 
+APPROVERS = "EVERLOG_APPROVERS"
+
 SETTINGS = {
     "DATABASE_URL": Setting("URL of the database", "--url"),
     "EVERLOG_MIGRATIONS_DIR": Setting("directory or package of the migrations", "--migrations-dir"),
@@ -42,7 +44,7 @@ SETTINGS = {
     "EVERLOG_CERT": Setting("certificate that the client shows, a file", "?cert= in the URL"),
     "EVERLOG_KEY": Setting("key of that certificate, a file", "?key= in the URL"),
     "EVERLOG_TOKENS": Setting("file of a server's tokens", "serve --tokens"),
-    "EVERLOG_APPROVERS": Setting("who may approve migrations, apart by spaces", "serve --approver"),
+    APPROVERS: Setting("who may approve migrations, apart by spaces", "serve --approver"),
     "EVERLOG_NOTIFY": Setting("URLs to notify, apart by spaces", "serve --notify", secret=True),
     "EVERLOG_MASTER_KEY": Setting("master key of sealed rows, in base64", secret=True),
     "EVERLOG_MASTER_KEY_FILE": Setting("file of the master key"),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from everlog.console import output
-from everlog.console.cli import deciding
 from everlog.console.cli.connect import open_database
 from everlog.console.cli.options import Settings, common, pass_settings, writes
 from everlog.console.output import shown
@@ -36,7 +35,7 @@ def propose(settings: Settings, *, actor: str, reason: str) -> None:
       everlog -u everlog://db.example.com/flights propose --reason "the index is needed after all"
     """
     with open_database(settings) as db:
-        made = deciding.propose(db, settings, actor=actor, reason=reason)
+        made = db.migrations.propose(actor=actor, reason=reason)
     if made is None:
         if not settings.json:
             click.echo("Nothing to propose: the database is up to date")
@@ -67,7 +66,7 @@ def approve(settings: Settings, /, digest: str, **by: Any) -> None:
         "what was approved goes on where the database is; `everlog migrations log` tells how far"
     )
     with open_database(settings) as db, shown() as progress:
-        done = deciding.approve(db, settings, digest, progress=progress, **by)
+        done = db.migrations.approve(digest, progress=progress, **by)
     _print(settings, done)
 
 
@@ -84,7 +83,7 @@ def reject(settings: Settings, /, digest: str, **by: Any) -> None:
       everlog -u everlog://db.example.com/flights reject 1f4c09 --reason "not on a Friday"
     """
     with open_database(settings) as db:
-        done = deciding.reject(db, settings, digest, **by)
+        done = db.migrations.reject(digest, **by)
     _print(settings, done)
 
 
@@ -125,7 +124,7 @@ def log(settings: Settings, *, limit: int | None) -> None:
       everlog -u everlog://db.example.com/flights migrations log --limit 1 --json | jq .state
     """
     with open_database(settings, read_only=True) as db:
-        found = deciding.proposals(db)
+        found = db.migrations.proposals()
     for one in found[-limit:] if limit else found:
         if settings.json:
             output.echo(told(one))
@@ -149,7 +148,7 @@ def cancel(settings: Settings, *, actor: str, reason: str) -> None:
       everlog -u everlog://db.example.com/flights migrations cancel --reason "it slows the shop down"
     """
     with open_database(settings) as db:
-        done = deciding.cancel(db, settings, actor=actor, reason=reason)
+        done = db.migrations.cancel(actor=actor, reason=reason)
     if settings.json:
         output.echo({"version": done.version, "name": done.name, "seq": done.seq})
     else:

@@ -63,7 +63,13 @@ def open_database(
 ) -> AnyDatabase:
     """The database of the settings, or of `url`, after waiting for it where that was asked for."""
     where = url or settings.url
-    how: dict[str, Any] = {"create": create, "read_only": read_only, "master_key": master_key}
+    how: dict[str, Any] = {
+        "create": create,
+        "read_only": read_only,
+        "master_key": master_key,
+        "migrations": settings.migrations_or_none,
+        "migrate": False,
+    }
     if not settings.wait:
         return connect.open(where, **how)
     check_url(where)
@@ -95,7 +101,9 @@ def _tried(where: str, *, read_only: bool, **how: Any) -> AnyDatabase:
         return connect.open(where, read_only=read_only, **how)
     from everlog.rpc.client.database import RemoteDatabase
 
-    return RemoteDatabase(where, read_only=read_only, connect_s=0)
+    db = RemoteDatabase(where, read_only=read_only, connect_s=0)
+    db.folders = how["migrations"]
+    return db
 
 
 def check_url(url: str) -> None:

@@ -18,7 +18,6 @@ from everlog.store.errors import OpenError
 if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase
     from everlog.migrations import Finding
-    from everlog.migrations.lint.history import Applied
 
 _FORMATS = ("text", "json", "sarif", "github")
 
@@ -64,16 +63,9 @@ def lint(
 
     with ExitStack() as stack:
         db = None if no_db else _database(settings, stack)
-        applied = None if db is None else _applied(db)
+        check = migrations.lint if db is None else db.migrations.lint
         progress = stack.enter_context(shown_progress())
-        found = migrations.lint(
-            settings.migrations,
-            db,
-            applied=applied,
-            since=since,
-            ignored=form == "sarif",
-            progress=progress,
-        )
+        found = check(settings.migrations, since=since, ignored=form == "sarif", progress=progress)
     _print(
         found, form or ("json" if settings.json else "text"), "" if db is None else without_secrets(db.url)
     )
@@ -93,20 +85,6 @@ def _database(settings: Settings, stack: ExitStack) -> AnyDatabase | None:
     db = open_database(settings, read_only=True)
     stack.callback(db.close)
     return db
-
-
-def _applied(db: AnyDatabase) -> dict[int, Applied] | None:
-    """What a server's database has; an embedded one is asked by the library."""
-    from everlog.migrations.lint.history import Applied
-    from everlog.rpc.embedded import EmbeddedDatabase
-
-    if isinstance(db, EmbeddedDatabase):
-        return None
-    from everlog.rpc.client import migrations as remote_migrations
-
-    return {
-        info.version: Applied(info.title, info.digest) for info in remote_migrations.status(db) if info.digest
-    }
 
 
 def _print(found: list[Finding], form: str, url: str) -> None:

@@ -18,7 +18,7 @@ import click
 import msgspec
 
 from everlog.console import output
-from everlog.console.cli import migrating, project
+from everlog.console.cli import project
 from everlog.console.cli.connect import directory_of, is_remote, open_database
 from everlog.console.cli.options import (
     Settings,
@@ -31,7 +31,6 @@ from everlog.console.cli.options import (
     writes,
 )
 from everlog.console.output import shown
-from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error, MigrationError
 from everlog.store.rocks.removal import unmade_if_failed
 
@@ -149,7 +148,7 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
     ):
         if dry_run or settings.verbose:
             problems = 0
-            for planned in migrating.plan(db, settings, **which, try_rows=dry_run):
+            for planned in db.migrations.plan(**which, try_rows=dry_run):
                 problems += sum(step.problem for step in planned.steps)
                 if settings.json:
                     output.echo({"state": "planned", **_planned(planned)})
@@ -176,7 +175,7 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
         settings.resume = "each migration was applied whole or not at all; run it again"
         before = db.schema.proto
         with project.kept(settings, db):
-            done = migrating.apply(db, settings, **how, progress=progress, applied=applied)
+            done = db.migrations.apply(**how, progress=progress, applied=applied)
         if done:
             _say_readable(settings, db, before)
         if not done and not settings.json:
@@ -187,8 +186,7 @@ def _say_readable(settings: Settings, db: AnyDatabase, before: Any) -> None:
     """Where a table was sealed: what of its rows stays readable."""
     from everlog.migrations import people
 
-    now = db.schema.proto if isinstance(db, EmbeddedDatabase) else db.refresh_schema().proto
-    if not people.sealed(before, now):
+    if not people.sealed(before, db.schema.proto):
         return
     for one in db.readable_people():
         if settings.json:
@@ -229,7 +227,7 @@ def complete(settings: Settings, *, dry_run: bool, actor: str, reason: str) -> N
         _would_complete(settings)
         return
     with open_database(settings) as db, project.kept(settings, db):
-        done = migrating.complete(db, actor=actor, reason=reason)
+        done = db.migrations.complete(actor=actor, reason=reason)
     if settings.json:
         output.echo({"version": done.version, "name": done.name, "seq": done.seq})
     else:
@@ -240,7 +238,7 @@ def _would_complete(settings: Settings) -> None:
     from everlog.migrations.in_progress import NOT_HELD
 
     with open_database(settings, read_only=True) as db:
-        held = next((info for info in migrating.status(db, settings) if info.held), None)
+        held = next((info for info in db.migrations.status() if info.held), None)
     if held is None:
         raise MigrationError(NOT_HELD)
     if settings.json:
@@ -289,7 +287,7 @@ def _roll_back(
     **how: Any,
 ) -> None:
     with open_database(settings, read_only=dry_run) as db, shown() as progress:
-        planned = migrating.plan_rollback(db, settings, count, to=to)
+        planned = db.migrations.plan_rollback(count, to=to)
         if dry_run or settings.verbose or not settings.json:
             _print(settings, planned, dry_run=dry_run)
         if dry_run:
@@ -309,7 +307,7 @@ def _roll_back(
 
         settings.resume = "each migration was rolled back whole or not at all; run it again"
         with project.kept(settings, db):
-            done = migrating.rollback(db, settings, count, to=to, **how, progress=progress, rolled_back=told)
+            done = db.migrations.rollback(count, to=to, **how, progress=progress, rolled_back=told)
         if not done and not settings.json:
             click.echo("Nothing to roll back: the database is at that version")
 

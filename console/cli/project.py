@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,13 +17,11 @@ from everlog.console import output
 from everlog.console.cli.connect import directory_of, is_remote, open_database
 from everlog.console.cli.options import Settings, common, pass_settings, writes
 from everlog.rpc.address import without_secrets
-from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error, MigrationError
 from everlog.store.rocks.removal import unmade_if_failed
 
 if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase
-    from everlog.migrations.status import MigrationInfo
 
 
 @click.command()
@@ -117,12 +115,11 @@ def _is_there(url: str) -> bool:
 
 
 def _check_applied(settings: Settings) -> None:
-    from everlog.console.cli import migrating
     from everlog.console.cli.connect import open_database
     from everlog.migrations.squash import check_applied
 
     with open_database(settings, read_only=True) as db:
-        check_applied(migrating.status(db, settings), settings.migrations, where=db.url)
+        check_applied(db.migrations.status(), settings.migrations, where=db.url)
 
 
 FILE = "schema.everlog"  # unless told otherwise
@@ -166,7 +163,7 @@ def load(settings: Settings, *, actor: str, reason: str) -> None:
         unmade_if_failed(directory_of(settings.url)) if here else nullcontext(),
         open_database(settings, create=True) as db,
     ):
-        version = _load(db, dumped, where=path, actor=actor, reason=reason)
+        version = db.migrations.load_schema(dumped, where=path, actor=actor, reason=reason)
         if settings.json:
             output.echo({"url": without_secrets(db.url), "schema_version": version})
         else:
@@ -188,7 +185,7 @@ def baseline(settings: Settings, *, version: int, actor: str, reason: str) -> No
     """
     with open_database(settings) as db:
         with kept(settings, db):
-            done = _baseline(db, settings, version, actor=actor, reason=reason)
+            done = db.migrations.baseline(version, actor=actor, reason=reason)
         for info in done:
             if settings.json:
                 output.echo(
@@ -198,26 +195,6 @@ def baseline(settings: Settings, *, version: int, actor: str, reason: str) -> No
                 click.echo(f"Adopted: {info.title} (commit {info.seq})")
         if not done and not settings.json:
             click.echo("Nothing to adopt: all up to that version are applied")
-
-
-def _load(db: AnyDatabase, dumped: str, **how: Any) -> int:
-    if isinstance(db, EmbeddedDatabase):
-        from everlog import migrations
-
-        return migrations.load_schema(db, dumped, **how)
-    from everlog.rpc.client import migrations as remote_migrations
-
-    return remote_migrations.load_schema(db, dumped, **how)
-
-
-def _baseline(db: AnyDatabase, settings: Settings, version: int, **by: str) -> list[MigrationInfo]:
-    if isinstance(db, EmbeddedDatabase):
-        from everlog import migrations
-
-        return migrations.baseline(db, version, settings.migrations, **by)
-    from everlog.rpc.client import migrations as remote_migrations
-
-    return remote_migrations.baseline(db, version, **by)
 
 
 @contextmanager
@@ -252,7 +229,7 @@ def _keep(settings: Settings, db: AnyDatabase) -> None:
 
 
 def _write(settings: Settings, db: AnyDatabase, path: str, *, if_different: bool = False) -> None:
-    found = _text(db)
+    found = db.migrations.dump_schema()
     if path == "-":
         click.echo(found, nl=False)
         return
@@ -264,14 +241,3 @@ def _write(settings: Settings, db: AnyDatabase, path: str, *, if_different: bool
         output.echo({"schema_file": path})
     else:
         click.echo(f"Writing: {path}")
-
-
-def _text(db: AnyDatabase) -> str:
-    if isinstance(db, EmbeddedDatabase):
-        from everlog import migrations
-
-        return migrations.dump_schema(db)
-    from everlog.migrations.schema_text import to_text
-    from everlog.rpc.client import migrations as remote_migrations
-
-    return to_text(db.refresh_schema(), remote_migrations.status(db))

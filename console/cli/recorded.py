@@ -7,10 +7,8 @@ import msgspec
 
 from everlog.console import output
 from everlog.console.cli.connect import directory_of, is_remote, open_database
-from everlog.console.cli.deciding import check_approver
 from everlog.console.cli.options import Settings, common, pass_settings, writes
 from everlog.rpc.address import without_secrets
-from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error
 
 
@@ -31,20 +29,11 @@ def accept(settings: Settings, *, versions: tuple[int, ...], actor: str, reason:
       everlog accept --reason "imports sorted"
       everlog accept 20260105093000 --actor ann --reason "renamed a helper"
     """
-    from everlog import migrations
-
     if not reason.strip():
         raise click.UsageError("expected --reason: the log keeps why the edit is accepted")
     _check_there(settings)
-    by = {"actor": actor, "reason": reason}
     with open_database(settings) as db:
-        if not isinstance(db, EmbeddedDatabase):
-            from everlog.rpc.client import migrations as remote_migrations
-
-            done = remote_migrations.accept(db, versions, **by)
-        else:
-            check_approver(actor, "accept folders of", db.path.stem)
-            done = migrations.accept(db, settings.migrations, versions, **by)
+        done = db.migrations.accept(versions, actor=actor, reason=reason)
     for info in done:
         if settings.json:
             output.echo({"version": info.version, "name": info.name, "seq": info.seq})
@@ -75,12 +64,7 @@ def restore_folder(settings: Settings, *, versions: tuple[int, ...], force: bool
 
     _check_there(settings)
     with open_database(settings, read_only=True) as db:
-        if isinstance(db, EmbeddedDatabase):
-            done = migrations.restore(db, settings.migrations, versions, force=force)
-        else:
-            from everlog.rpc.client import migrations as remote_migrations
-
-            done = remote_migrations.restore(db, settings.migrations, versions, force=force)
+        done = db.migrations.restore(versions, force=force)
     for one in done:
         if settings.json:
             missing = [msgspec.to_builtins(file) for file in one.missing]

@@ -35,7 +35,6 @@ from click.core import ParameterSource
 from everlog.console import output
 from everlog.console.cli.backup import DAY_NS
 from everlog.console.cli.connect import directory_of, open_database
-from everlog.console.cli.deciding import APPROVERS_VARIABLE
 from everlog.console.cli.options import (
     Renamed,
     Settings,
@@ -460,7 +459,7 @@ def _reloading(
             if others is not None:
                 notifier.replace(others)
             if not here("approvers"):
-                names = frozenset(environment.variable(APPROVERS_VARIABLE).split())
+                names = frozenset(environment.variable(environment.APPROVERS).split())
                 for approval in approvals.values():
                     approval.rules = replace(approval.rules, approvers=names)
         except (Error, OSError) as error:

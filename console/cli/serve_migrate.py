@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from everlog.console import output
-from everlog.console.cli.deciding import APPROVERS_VARIABLE
 from everlog.console.cli.options import Settings
 from everlog.console.output import shown
 from everlog.rpc.address import listening
+from everlog.store import environment
 from everlog.store.errors import Error, MigrationError, OpenError
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ _OPTIONS = [
         "--approver",
         "approvers",
         multiple=True,
-        envvar=APPROVERS_VARIABLE,
+        envvar=environment.APPROVERS,
         metavar="WHO",
         help="May approve; may be repeated.  [default: all; env: EVERLOG_APPROVERS]",
     ),

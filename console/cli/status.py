@@ -10,7 +10,6 @@ import click
 import msgspec
 
 from everlog.console import output
-from everlog.console.cli import migrating
 from everlog.console.cli.check import ahead_of
 from everlog.console.cli.connect import open_database
 from everlog.console.cli.options import Settings, common, pass_settings
@@ -66,14 +65,14 @@ def status(ctx: click.Context, settings: Settings, *, exit_code: bool, quiet: bo
       everlog -u everlog://db.example.com/flights status --json
     """
     with open_database(settings, read_only=True) as db:
-        migrations, what = migrating.status(db, settings), db.status()
-        problem = migrating.problem(db)
+        migrations, what = db.migrations.status(), db.status()
+        problem = db.migrations.problem()
         known = [info.version for info in migrations]
         if diff not in (None, ALL, *known):
             versions = ", ".join(map(str, known)) or "none"
             raise Error(f"there is no migration {diff}; the versions are: {versions}")
         if diff is not None and not quiet:
-            _print_diffs(settings, migrating.differences(db, settings), diff)
+            _print_diffs(settings, db.migrations.differences(), diff)
         elif not quiet:
             _print(settings, db, migrations, what, problem)
     done = not problem and all(info.state == "applied" and not info.returning for info in migrations)

@@ -29,8 +29,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from os import PathLike
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 from google.protobuf.message import Message
@@ -84,6 +85,9 @@ from everlog.store.upkeep.status import (
     TableStatus,
     WritesStatus,
 )
+
+if TYPE_CHECKING:
+    from everlog.rpc import handles
 
 K = TypeVar("K")
 
@@ -383,6 +387,8 @@ class RemoteDatabase(PastCalls, PeopleCalls):
     UnavailableError if the server does not answer.
     """
 
+    folders: str | PathLike[str] | None = None  # migrations of this machine; those of the server are its own
+
     def __init__(
         self,
         url: str,
@@ -406,6 +412,13 @@ class RemoteDatabase(PastCalls, PeopleCalls):
         self.uuid = described.uuid
         self.read_only = read_only or described.read_only
         self._current = Schema(described.schema)
+
+    @property
+    def migrations(self) -> handles.Migrations:
+        """Its migrations: plan, apply, roll back, approve; see `everlog.rpc.handles.Migrations`."""
+        from everlog.rpc.client.migrations import RemoteMigrations
+
+        return RemoteMigrations(self._channel, self, self.refresh_schema, self.folders)
 
     # what it is
 

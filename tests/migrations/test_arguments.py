@@ -11,7 +11,7 @@ import pytest
 import everlog
 from everlog import migrations
 from everlog.migrations import Approval
-from everlog.rpc.client import migrations as remote_migrations
+from everlog.migrations.local import LocalMigrations
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.server.server import Server
 from tests.migrations.approving import proposed
@@ -25,7 +25,7 @@ def _embedded(approval: Approval) -> Calls:
     value: Any
     db, source = approval.db, approval.source
     digest = proposed(approval).digest.hex()
-    yield from _both(migrations, db, source)
+    yield from _both(LocalMigrations(db, source))
     for value in TEXTS:
         yield f"accept {value!r}", partial(migrations.accept, db, source, reason=value)
         yield f"propose {value!r}", partial(approval.propose, actor=value)
@@ -46,36 +46,36 @@ def _remote(approval: Approval) -> Calls:
         Server({"db": approval.db}, migrations={"db": str(approval.source)}) as server,
         RemoteDatabase(server.url("db")) as db,
     ):
-        yield from _both(remote_migrations, db)
+        yield from _both(db.migrations)
         for value in TEXTS:
             yield (
                 f"approve {value!r}",
-                partial(remote_migrations.approve, db, "abcdef", actor=value, reason="x"),
+                partial(db.migrations.approve, "abcdef", actor=value, reason="x"),
             )
-            yield f"reject {value!r}", partial(remote_migrations.reject, db, value)
-            yield f"propose {value!r}", partial(remote_migrations.propose, db, actor=value)
+            yield f"reject {value!r}", partial(db.migrations.reject, value)
+            yield f"propose {value!r}", partial(db.migrations.propose, actor=value)
 
 
-def _both(face: Any, db: Any, *source: Any) -> Calls:
+def _both(face: Any) -> Calls:
     value: Any
     for value in TEXTS:
-        yield f"apply {value!r}", partial(face.apply, db, *source, actor=value)
-        yield f"rollback {value!r}", partial(face.rollback, db, reason=value)
-        yield f"complete {value!r}", partial(face.complete, db, reason=value)
-        yield f"cancel {value!r}", partial(face.cancel, db, actor=value)
-        yield f"load {value!r}", partial(face.load_schema, db, value)
-        yield f"baseline {value!r}", partial(face.baseline, db, 1, *source, actor=value)
+        yield f"apply {value!r}", partial(face.apply, actor=value)
+        yield f"rollback {value!r}", partial(face.rollback, reason=value)
+        yield f"complete {value!r}", partial(face.complete, reason=value)
+        yield f"cancel {value!r}", partial(face.cancel, actor=value)
+        yield f"load {value!r}", partial(face.load_schema, value)
+        yield f"baseline {value!r}", partial(face.baseline, 1, actor=value)
     for value in (*VERSIONS, 0):
-        yield f"to {value!r}", partial(face.apply, db, *source, to=value)
-        yield f"plan to {value!r}", partial(face.plan, db, *source, to=value)
-        yield f"baseline {value!r}", partial(face.baseline, db, value, *source)
-        yield f"back {value!r}", partial(face.rollback, db, value)
+        yield f"to {value!r}", partial(face.apply, to=value)
+        yield f"plan to {value!r}", partial(face.plan, to=value)
+        yield f"baseline {value!r}", partial(face.baseline, value)
+        yield f"back {value!r}", partial(face.rollback, value)
     for value in VERSIONS:
-        yield f"back to {value!r}", partial(face.rollback, db, to=value)
-        yield f"plan back {value!r}", partial(face.plan_rollback, db, to=value)
+        yield f"back to {value!r}", partial(face.rollback, to=value)
+        yield f"plan back {value!r}", partial(face.plan_rollback, to=value)
     for value in ("9", True, 0, -1.0, float("nan"), float("inf")):
-        yield f"rate {value!r}", partial(face.apply, db, *source, rate=value)
-        yield f"rate back {value!r}", partial(face.rollback, db, rate=value)
+        yield f"rate {value!r}", partial(face.apply, rate=value)
+        yield f"rate back {value!r}", partial(face.rollback, rate=value)
 
 
 @pytest.mark.parametrize("calls", [_embedded, _remote], ids=lambda one: one.__name__)

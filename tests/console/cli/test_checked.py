@@ -19,7 +19,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 import everlog as room
 from everlog import migrations
 from everlog.proto import log_pb2
-from everlog.rpc.client import migrations as remote_migrations
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.store.database import Database
 from everlog.store.progress import Progress
@@ -223,7 +222,7 @@ def test_a_server_that_ends_while_it_applies_is_followed_by_one_that_goes_on(
         how = ("--migrate", "checked", "--notify", receiver.url)
         with serving(*how, "--rate", "500", kill=True) as served, RemoteDatabase(served.url) as db:
             db.load(table, (table.model(isbn=f"b{number}", volume=1) for number in range(3000)))
-            (found,) = remote_migrations.proposals(db)
+            (found,) = db.migrations.proposals()
             words = [sys.executable, "-m", "everlog.console", "-u", served.url, "approve", found.short]
             with subprocess.Popen([*words, "--actor", "ann", "--reason", "yes"]) as approving:
                 seen: set[str] = set()  # until it has begun, and that was told and noted
@@ -284,7 +283,7 @@ def test_who_may_approve_cancels_a_migration_while_the_server_builds_it(
         with RemoteDatabase(ann) as db:
             db.load(table, (table.model(isbn=f"b{number}", volume=1) for number in range(3000)))
             hashes = db.hashes()
-            (found,) = remote_migrations.proposals(db)
+            (found,) = db.migrations.proposals()
             words = [sys.executable, "-m", "everlog.console", "-u", ann, "approve", found.short]
             with subprocess.Popen([*words, "--reason", "yes"], stderr=subprocess.PIPE) as approving:
                 for commit in db.feed():

@@ -16,7 +16,6 @@ from everlog.migrations.lock import ask_to_end
 from everlog.migrations.proposal import ProposalState
 from everlog.migrations.status import State
 from everlog.proto import log_pb2
-from everlog.rpc.client import migrations as remote_migrations
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
@@ -154,9 +153,9 @@ def test_of_two_approvals_at_two_servers_one_wins(approval: Approval, pool: Thre
     ):
         before_a_call(approval, "_draft", gate)
         after_a_call(other, "_decidable", looked)
-        first = pool.submit(remote_migrations.approve, ann, digest, **by)  # type: ignore[arg-type]
+        first = pool.submit(ann.migrations.approve, digest, **by)  # type: ignore[arg-type]
         gate.arrived()
-        second = pool.submit(remote_migrations.reject, bob, digest, actor="bob", reason="no")
+        second = pool.submit(bob.migrations.reject, digest, actor="bob", reason="no")
         assert looked.wait(LONG_S)
         gate.open()
         won, lost = ends(first, second)

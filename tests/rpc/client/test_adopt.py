@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from everlog import MigrationError, SchemaError, migrations
-from everlog.rpc.client import migrations as remote_migrations
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
@@ -49,34 +48,34 @@ def test_a_server_makes_an_empty_database_one_of_a_schema(
     with EmbeddedDatabase(tmp_path / "model") as model:
         migrations.apply(model, project.path)
         text = migrations.dump_schema(model)
-    version = remote_migrations.load_schema(remote, text, actor="ann", reason="a new one")
+    version = remote.migrations.load_schema(text, actor="ann", reason="a new one")
     assert version == db.schema.version == project.load()[0].version
     assert (db.migration_records()[-1].actor, db.log.commit(db.head).reason) == ("ann", "a new one")
     assert migrations.dump_schema(db) == text
     with pytest.raises(MigrationError, match="a schema can only be loaded into an empty database"):
-        remote_migrations.load_schema(remote, text)
+        remote.migrations.load_schema(text)
 
 
 def test_a_text_that_is_none_is_refused_by_its_line(remote: RemoteDatabase, db: EmbeddedDatabase) -> None:
     head = db.head
     with pytest.raises(SchemaError, match=r"mine\.txt:1: expected a migration, a table or a file"):
-        remote_migrations.load_schema(remote, "nonsense\n", where="mine.txt")
+        remote.migrations.load_schema("nonsense\n", where="mine.txt")
     assert db.head == head
 
 
 def test_a_server_compares_with_its_folders_and_records_them(
     remote: RemoteDatabase, db: EmbeddedDatabase, project: Project
 ) -> None:
-    remote_migrations.apply(remote)
+    remote.migrations.apply()
     shutil.rmtree(project.folders[0])
     project.add("base", version=BASE)
     project.build()
-    (done,) = remote_migrations.baseline(remote, BASE, actor="ann", reason="folded")
+    (done,) = remote.migrations.baseline(BASE, actor="ann", reason="folded")
     assert (done.version, done.name, done.seq, done.actor) == (BASE, "base", db.head, "ann")
     assert db.schema.version == BASE
-    assert remote_migrations.baseline(remote, BASE) == []
+    assert remote.migrations.baseline(BASE) == []
     with pytest.raises(MigrationError, match="no migration 7; the versions are"):
-        remote_migrations.baseline(remote, 7)
+        remote.migrations.baseline(7)
 
 
 def test_a_server_without_folders_has_nothing_to_compare_with(db: EmbeddedDatabase) -> None:
@@ -85,4 +84,4 @@ def test_a_server_without_folders_has_nothing_to_compare_with(db: EmbeddedDataba
         RemoteDatabase(server.url("x")) as remote,
         pytest.raises(MigrationError, match="started without the migrations of x"),
     ):
-        remote_migrations.baseline(remote, BASE)
+        remote.migrations.baseline(BASE)

@@ -10,7 +10,6 @@ import everlog
 from everlog import MigrationError, migrations
 from everlog.migrations import Approval, MigrationInfo, Rules
 from everlog.migrations.proposal import ProposalState
-from everlog.rpc.client import migrations as remote_migrations
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
@@ -58,11 +57,11 @@ def remote(server: Server) -> Iterator[RemoteDatabase]:
 def test_what_waits_is_told_approved_and_applied_over_the_network(
     remote: RemoteDatabase, approval: Approval
 ) -> None:
-    (waiting,) = remote_migrations.proposals(remote)
+    (waiting,) = remote.migrations.proposals()
     assert waiting == approval.proposals()[0]
     assert waiting.url == PAGE + waiting.digest.hex()
     told: list[MigrationInfo] = []
-    done = remote_migrations.approve(remote, waiting.short, reason="looks right", applied=told.append)
+    done = remote.migrations.approve(waiting.short, reason="looks right", applied=told.append)
     assert done.state is ProposalState.FINISHED
     assert [(info.version, info.seq) for info in told] == [(done.plan.to_version, done.last.seq)]
     approved = done.event("approved")
@@ -72,14 +71,14 @@ def test_what_waits_is_told_approved_and_applied_over_the_network(
 
 
 def test_what_was_rejected_can_be_proposed_again(remote: RemoteDatabase) -> None:
-    (waiting,) = remote_migrations.proposals(remote)
-    rejected = remote_migrations.reject(remote, waiting.short, reason="on Monday")
+    (waiting,) = remote.migrations.proposals()
+    rejected = remote.migrations.reject(waiting.short, reason="on Monday")
     assert (rejected.state, rejected.last.actor) == (ProposalState.REJECTED, "ann")
-    again = remote_migrations.propose(remote, reason="it is Monday")
+    again = remote.migrations.propose(reason="it is Monday")
     assert again is not None
     assert (again.state, again.proposed.actor) == (ProposalState.WAITING, "ann")
     with pytest.raises(MigrationError, match=r"ann proposed .* and may not approve it"):
-        remote_migrations.approve(remote, again.short, reason="now")
+        remote.migrations.approve(again.short, reason="now")
 
 
 def test_a_token_with_a_name_is_who_calls_and_no_other(server: Server, approval: Approval) -> None:
@@ -87,11 +86,11 @@ def test_a_token_with_a_name_is_who_calls_and_no_other(server: Server, approval:
     digest = approval.proposals()[0].short
     with RemoteDatabase(f"{server.url('x')}?token=sesame") as ann:
         with pytest.raises(everlog.AccessError, match="the call says it is of bob, its token is that of ann"):
-            remote_migrations.approve(ann, digest, actor="bob", reason="let me")
+            ann.migrations.approve(digest, actor="bob", reason="let me")
         with pytest.raises(MigrationError, match=r"ann may not approve .*; the approvers are: bob"):
-            remote_migrations.approve(ann, digest, reason="let me")
+            ann.migrations.approve(digest, reason="let me")
     with RemoteDatabase(f"{server.url('x')}?token=thyme") as bob:
-        done = remote_migrations.approve(bob, digest, actor="bob", reason="fine")
+        done = bob.migrations.approve(digest, actor="bob", reason="fine")
         assert done.state is ProposalState.FINISHED
     with pytest.raises(everlog.UnavailableError, match="refuses the call"):
         RemoteDatabase(f"{server.url('x')}?token=oregano")
@@ -101,27 +100,27 @@ def test_nothing_is_applied_in_another_way(remote: RemoteDatabase) -> None:
     with pytest.raises(
         MigrationError, match=r"not by `up`: what is pending is waiting for approval"
     ) as caught:
-        remote_migrations.apply(remote)
+        remote.migrations.apply()
     assert PAGE in str(caught.value)
     with pytest.raises(MigrationError, match=r"not by `rollback`: what is pending is waiting for approval"):
-        remote_migrations.rollback(remote)
+        remote.migrations.rollback()
 
 
 def test_a_program_of_the_new_version_is_told_to_wait_and_where_to_look(
     server: Server, project: Project, remote: RemoteDatabase
 ) -> None:
-    url, (waiting,) = f"{server.url('x')}?token=thyme", remote_migrations.proposals(remote)
+    url, (waiting,) = f"{server.url('x')}?token=thyme", remote.migrations.proposals()
     with pytest.raises(MigrationError, match="the migration to it is waiting for approval") as caught:
         everlog.open(url, migrations=project.path)
     assert str(caught.value).endswith(f"; see {PAGE}{waiting.digest.hex()}")
     assert (caught.value.digest, caught.value.see) == (waiting.digest.hex(), waiting.url)
-    remote_migrations.reject(remote, waiting.short, reason="on Monday")
+    remote.migrations.reject(waiting.short, reason="on Monday")
     with pytest.raises(MigrationError, match=r"was rejected as \w+ by ann \(on Monday\)"):
         everlog.open(url, migrations=project.path)
-    again = remote_migrations.propose(remote)
+    again = remote.migrations.propose()
     assert again is not None
     with RemoteDatabase(url) as bob:
-        remote_migrations.approve(bob, again.short, reason="it is Monday")
+        bob.migrations.approve(again.short, reason="it is Monday")
     with everlog.open(url, migrations=project.path) as opened:
         assert opened.schema.version == again.plan.to_version
 
@@ -141,15 +140,15 @@ def test_a_server_goes_on_with_what_was_approved_when_it_starts(approval: Approv
         Server(served, migrations=source, approvals={"x": approval}) as server,
         RemoteDatabase(server.url("x")) as remote,
     ):
-        (found,) = remote_migrations.proposals(remote)  # it is waited for what began with the server
+        (found,) = remote.migrations.proposals()  # it is waited for what began with the server
         assert found.state is ProposalState.FINISHED
 
 
 def test_a_server_that_applies_what_it_is_told_approves_nothing(approval: Approval) -> None:
     digest = approval.proposals()[0].short
     with Server({"x": approval.db}) as server, RemoteDatabase(server.url("x")) as remote:
-        assert len(remote_migrations.proposals(remote)) == 1
+        assert len(remote.migrations.proposals()) == 1
         with pytest.raises(MigrationError, match="start the server with --migrate checked"):
-            remote_migrations.approve(remote, digest, actor="ann", reason="yes")
+            remote.migrations.approve(digest, actor="ann", reason="yes")
         with pytest.raises(everlog.OpenError, match="hosts no database"):
-            remote_migrations.approve(RemoteDatabase(server.url("y")), digest)
+            RemoteDatabase(server.url("y")).migrations.approve(digest)

@@ -12,7 +12,6 @@ import pytest
 from everlog import AccessError, MigrationError, migrations
 from everlog.migrations import Approval, Rules
 from everlog.migrations.proposal import ProposalState
-from everlog.rpc.client import migrations as remote_migrations
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
@@ -52,18 +51,18 @@ def test_two_versions_are_ended_by_who_may_approve(project: Project, db: Embedde
     waiting = approval.propose(actor="ann", reason="names in two")
     assert waiting is not None
     with served(approval, airports.path) as by:
-        remote_migrations.approve(by["bob"], waiting.short, reason="yes")
+        by["bob"].migrations.approve(waiting.short, reason="yes")
         assert db.schema.retiring
         for who, how, says in (
             ("cy", "now", "cy may not complete a migration of x; the approvers are: ann, bob"),
             ("ann", "", "expected a reason, found none"),
         ):
             with pytest.raises(MigrationError, match=says):
-                remote_migrations.complete(by[who], reason=how)
+                by[who].migrations.complete(reason=how)
         with pytest.raises(AccessError, match="says it is of bob, its token is that of ann"):
-            remote_migrations.complete(by["ann"], actor="bob", reason="now")
+            by["ann"].migrations.complete(actor="bob", reason="now")
         assert db.schema.retiring
-        done = remote_migrations.complete(by["ann"], reason="all clients are new")
+        done = by["ann"].migrations.complete(reason="all clients are new")
         assert (db.log.commit(done.seq).actor, db.schema.retiring) == ("ann", {})
 
 
@@ -76,17 +75,17 @@ def test_a_return_is_for_who_may_approve_and_did_not_propose_it(
     assert waiting is not None
     with served(approval, project.path) as by:
         with pytest.raises(MigrationError, match=r"not by `rollback`: what is pending is waiting"):
-            remote_migrations.rollback(by["bob"], reason="never mind")
-        remote_migrations.approve(by["bob"], waiting.short, reason="yes")
+            by["bob"].migrations.rollback(reason="never mind")
+        by["bob"].migrations.approve(waiting.short, reason="yes")
         for who, how, says in (
             ("cy", "back", r"cy may not roll back \w+; the approvers are: ann, bob"),
             ("ann", "back", r"ann proposed \w+ and may not roll it back; somebody else must"),
             ("bob", "", "expected a reason, found none"),
         ):
             with pytest.raises(MigrationError, match=says):
-                remote_migrations.rollback(by[who], reason=how)
+                by[who].migrations.rollback(reason=how)
         assert db.schema.version
-        (done,) = remote_migrations.rollback(by["bob"], reason="it was a slip")
+        (done,) = by["bob"].migrations.rollback(reason="it was a slip")
         assert (db.log.commit(done.seq).actor, db.schema.version) == ("bob", 0)
 
 
@@ -100,9 +99,9 @@ def test_a_schema_that_nobody_was_shown_is_loaded_by_nobody(
     with served(Approval(db, project.path, "x"), project.path) as by:
         for who in TOKENS:
             with pytest.raises(MigrationError, match="x is migrated after approval, not by `load`"):
-                remote_migrations.load_schema(by[who], text, reason="quickly")
+                by[who].migrations.load_schema(text, reason="quickly")
             with pytest.raises(MigrationError, match="x is migrated after approval, not by `up`"):
-                remote_migrations.apply(by[who], reason="quickly")
+                by[who].migrations.apply(reason="quickly")
     assert db.schema.version == 0
 
 
@@ -113,12 +112,12 @@ def test_folders_are_adopted_by_who_may_approve(project: Project, db: EmbeddedDa
     project.add("base", version=BASE)
     with served(Approval(db, project.build().path, "x"), project.path) as by:
         with pytest.raises(MigrationError, match="cy may not baseline x"):
-            remote_migrations.baseline(by["cy"], BASE, reason="folded")
+            by["cy"].migrations.baseline(BASE, reason="folded")
         with pytest.raises(MigrationError, match="expected a reason"):
-            remote_migrations.baseline(by["ann"], BASE)
-        (done,) = remote_migrations.baseline(by["ann"], BASE, reason="folded")
+            by["ann"].migrations.baseline(BASE)
+        (done,) = by["ann"].migrations.baseline(BASE, reason="folded")
         assert (done.version, done.actor) == (BASE, "ann")
-        assert all(one.state is not ProposalState.WAITING for one in remote_migrations.proposals(by["ann"]))
+        assert all(one.state is not ProposalState.WAITING for one in by["ann"].migrations.proposals())
 
 
 def test_an_edited_folder_is_accepted_by_who_may_approve(project: Project, db: EmbeddedDatabase) -> None:
@@ -137,20 +136,20 @@ def test_an_edited_folder_is_accepted_by_who_may_approve(project: Project, db: E
             ("ann", " ", "expected a reason, found none"),
         ):
             with pytest.raises(MigrationError, match=says):
-                remote_migrations.accept(by[who], reason=why)
+                by[who].migrations.accept(reason=why)
         with pytest.raises(AccessError, match="ann"):
-            remote_migrations.accept(by["ann"], actor="bob", reason="sorted")
+            by["ann"].migrations.accept(actor="bob", reason="sorted")
         with pytest.raises(MigrationError, match="is pending; expected one that was edited"):
-            remote_migrations.accept(by["ann"], [20260101000001], reason="sorted")
+            by["ann"].migrations.accept([20260101000001], reason="sorted")
         assert db.head == head
-        (done,) = remote_migrations.accept(by["ann"], [20260101000000], reason="sorted")
+        (done,) = by["ann"].migrations.accept([20260101000000], reason="sorted")
         commit = db.log.commit(db.head)
         assert (done.seq, done.actor, commit.actor, commit.reason) == (db.head, "ann", "ann", "sorted")
         assert proof_name(commit.proof) == "token"
-        assert [str(one.state) for one in remote_migrations.status(by["cy"])] == ["applied", "pending"]
-        waiting = remote_migrations.propose(by["cy"], reason="release 8")
+        assert [str(one.state) for one in by["cy"].migrations.status()] == ["applied", "pending"]
+        waiting = by["cy"].migrations.propose(reason="release 8")
         assert waiting is not None
-        assert remote_migrations.problem(by["cy"]) == ""
-        remote_migrations.approve(by["bob"], waiting.short, reason="yes")
+        assert by["cy"].migrations.problem() == ""
+        by["bob"].migrations.approve(waiting.short, reason="yes")
         assert len(db.migration_records()) > 3
         assert db.schema.version == 20260101000001

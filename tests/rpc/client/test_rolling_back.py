@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from everlog import SchemaError
-from everlog.rpc.client import migrations
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
@@ -26,15 +25,15 @@ def test_rows_go_back_through_down(project: Project, tmp_path: Path) -> None:
             Server({"x": db}, migrations={"x": str(airports.path)}) as server,
             RemoteDatabase(server.url("x")) as remote,
         ):
-            migrations.apply(remote)
+            remote.migrations.apply()
             remote.put(airports.new, airports.new_row(7, "Jane"))
-            (planned,) = migrations.plan_rollback(remote, 1)
+            (planned,) = remote.migrations.plan_rollback(1)
             assert "rewrite 500 rows of airports with `down`" in planned.steps[0].text
-            assert [info.name for info in migrations.rollback(remote, 1)] == ["two"]
+            assert [info.name for info in remote.migrations.rollback(1)] == ["two"]
             assert remote.get(airports.old, "A00007") == airports.old_row(7, "Jane")
             with pytest.raises(SchemaError, match="is newer"):
                 remote.get(airports.new, "A00007")
-            migrations.apply(remote)
+            remote.migrations.apply()
             assert remote.count(airports.new) == 500
         assert list(db.check()) == []
 
@@ -46,10 +45,10 @@ def test_rows_are_made_anew_and_back(project: Project, tmp_path: Path) -> None:
             Server({"x": db}, migrations={"x": str(split.path)}) as server,
             RemoteDatabase(server.url("x")) as remote,
         ):
-            (planned,) = migrations.plan(remote, try_rows=True)
+            (planned,) = remote.migrations.plan(try_rows=True)
             assert any("writers will wait about" in step.text for step in planned.steps)
-            migrations.apply(remote)
+            remote.migrations.apply()
             split.check()
-            migrations.rollback(remote, 1)
+            remote.migrations.rollback(1)
             assert list(remote.scan(split.old))[-1] == list(db.scan(split.old))[-1]
         assert list(db.check()) == []

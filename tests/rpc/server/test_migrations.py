@@ -9,7 +9,6 @@ import pytest
 import everlog
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import migrations_pb2, migrations_pb2_grpc
-from everlog.rpc.client import migrations
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
@@ -51,20 +50,20 @@ def states(infos: list[MigrationInfo]) -> list[State]:
 def test_migrations_are_planned_and_applied_by_the_server(
     remote: RemoteDatabase, empty: EmbeddedDatabase
 ) -> None:
-    assert states(migrations.status(remote)) == [State.PENDING, State.PENDING]
-    planned = migrations.plan(remote)
+    assert states(remote.migrations.status()) == [State.PENDING, State.PENDING]
+    planned = remote.migrations.plan()
     assert [one.name for one in planned] == ["create_airports", "index_names"]
     assert [step.text for step in planned[0].steps] == ["create table airports"]
     assert remote.head == 1
 
     steps: list[Progress] = []
     told: list[MigrationInfo] = []
-    done = migrations.apply(remote, actor="ann", reason="go", progress=steps.append, applied=told.append)
+    done = remote.migrations.apply(actor="ann", reason="go", progress=steps.append, applied=told.append)
     assert [info.seq for info in done] == [2, 3]
     assert told == done
     assert steps
     assert empty.migration_records()[0].actor == "ann"
-    infos = migrations.status(remote)
+    infos = remote.migrations.status()
     assert states(infos) == [State.APPLIED, State.APPLIED]
     assert infos[0].digest == infos[0].folder_digest
     assert infos[0].applied_ns == empty.migration_records()[0].time_ns
@@ -73,8 +72,8 @@ def test_migrations_are_planned_and_applied_by_the_server(
 
 def test_migrations_are_applied_up_to_a_version(remote: RemoteDatabase, project: Project) -> None:
     first = project.load()[0].version
-    assert [info.version for info in migrations.apply(remote, to=first)] == [first]
-    assert [one.version for one in migrations.plan(remote)] == [first + 1]
+    assert [info.version for info in remote.migrations.apply(to=first)] == [first]
+    assert [one.version for one in remote.migrations.plan()] == [first + 1]
     stub = migrations_pb2_grpc.MigrationsStub(remote.channel.grpc)
     answer = stub.Status(migrations_pb2.MigrationStatusRequest(database="x"))
     assert (answer.version, answer.applied, answer.pending, answer.ahead) == (first, 1, 1, 0)
@@ -82,12 +81,12 @@ def test_migrations_are_applied_up_to_a_version(remote: RemoteDatabase, project:
 
 def test_an_edited_migration_is_an_error_that_says_so(remote: RemoteDatabase, project: Project) -> None:
     first = project.load()[0].version
-    migrations.apply(remote, to=first)
+    remote.migrations.apply(to=first)
     constants = project.folders[0] / "__init__.py"
     constants.write_text(f"{constants.read_text()}EDITED = 1\n")
-    assert states(migrations.status(remote)) == [State.EDITED, State.PENDING]
+    assert states(remote.migrations.status()) == [State.EDITED, State.PENDING]
     with pytest.raises(everlog.MigrationError, match="was edited after commit 2 applied it") as caught:
-        migrations.apply(remote)
+        remote.migrations.apply()
     assert caught.value.version == first
 
 
@@ -96,10 +95,10 @@ def test_a_server_without_migrations_lists_what_the_log_knows_and_applies_nothin
 ) -> None:
     everlog.migrations.apply(empty, project.path)
     with Server({"x": empty}) as server, RemoteDatabase(server.url("x")) as remote:
-        assert states(migrations.status(remote)) == [State.AHEAD, State.AHEAD]
-        for call in (migrations.plan, migrations.apply):
+        assert states(remote.migrations.status()) == [State.AHEAD, State.AHEAD]
+        for call in (remote.migrations.plan, remote.migrations.apply):
             with pytest.raises(everlog.MigrationError, match="started without the migrations of x"):
-                call(remote)
+                call()
 
 
 def test_a_server_rolls_back_with_the_log_alone(
@@ -107,35 +106,35 @@ def test_a_server_rolls_back_with_the_log_alone(
 ) -> None:
     everlog.migrations.apply(empty, project.path)
     with Server({"x": empty}) as server, RemoteDatabase(server.url("x")) as other:
-        assert [[step.text for step in one.steps] for one in migrations.plan_rollback(other)] == [
+        assert [[step.text for step in one.steps] for one in other.migrations.plan_rollback()] == [
             ["drop index airports.by_name"]
         ]
         told: list[MigrationInfo] = []
-        done = migrations.rollback(other, to=0, actor="ann", reason="back", rolled_back=told.append)
+        done = other.migrations.rollback(to=0, actor="ann", reason="back", rolled_back=told.append)
         assert told == done
         assert [(info.name, info.seq) for info in done] == [("index_names", 4), ("create_airports", 5)]
         assert empty.migration_records()[-1].actor == "ann"
         assert not other.refresh_schema().tables
         with pytest.raises(everlog.MigrationError, match="none is applied"):
-            migrations.rollback(other)
-    assert states(migrations.status(remote)) == [State.PENDING, State.PENDING]
+            other.migrations.rollback()
+    assert states(remote.migrations.status()) == [State.PENDING, State.PENDING]
 
 
 def test_a_client_sees_a_version_that_came_again_with_other_tables(
     remote: RemoteDatabase, empty: EmbeddedDatabase
 ) -> None:
-    migrations.apply(remote)
+    remote.migrations.apply()
     before = remote.refresh_schema().tables["airports"].space
-    migrations.rollback(remote, 2)
-    migrations.apply(remote)
+    remote.migrations.rollback(2)
+    remote.migrations.apply()
     assert remote.refresh_schema().tables["airports"].space == empty.schema.tables["airports"].space > before
 
 
 def test_what_was_edited_is_shown_by_the_server(remote: RemoteDatabase, project: Project) -> None:
-    migrations.apply(remote)
-    assert migrations.differences(remote) == {}
+    remote.migrations.apply()
+    assert remote.migrations.differences() == {}
     constants = project.folders[0] / "__init__.py"
     constants.write_text(f"{constants.read_text()}EDITED = 1\n")
-    ((version, diff),) = migrations.differences(remote).items()
+    ((version, diff),) = remote.migrations.differences().items()
     assert version == project.load()[0].version
     assert "+EDITED = 1\n" in diff

@@ -1,0 +1,157 @@
+"""Handles: groups of calls that an embedded and a remote database both offer, one protocol each.
+
+    db.migrations   Migrations   plan, apply, roll back, approve
+
+Each handle is an object of its own: `EmbeddedDatabase` and `RemoteDatabase` are composed of them. The
+everyday calls (get, scan, put, transaction, run, feed, load, at, history) are on the database itself.
+tests/rpc/test_handles.py compares both implementations with these protocols.
+
+Invariants
+  (1) a call takes the same arguments, returns the same and raises the same on both; on a remote database
+      every call can raise UnavailableError as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from everlog.migrations import Finding, MigrationInfo, PlannedMigration, PlannedRollback, Restored
+    from everlog.migrations.folder import Source
+    from everlog.migrations.proposal import Proposal
+    from everlog.store.progress import OnProgress
+
+
+class Migrations(Protocol):
+    """Migrations of one database.
+
+    Embedded, their folders are those that `everlog.open(migrations=…)` named, by default `migrations` in the
+    working directory; the environment variable EVERLOG_APPROVERS names those who may approve. A server works
+    with the folders and the approvers that it was started with.
+
+    Calls that write take `actor` and `reason` for the log. Calls that take long take `progress`.
+    """
+
+    def status(self) -> list[MigrationInfo]:
+        """Return all migrations that the folders or the log know, oldest first. Read-only."""
+
+    def differences(self) -> dict[int, str]:
+        """Return the diff of each migration whose folder was edited after it ran, by version. Read-only."""
+
+    def problem(self) -> str:
+        """Return why a server can neither propose nor apply the pending migrations; empty if it can, and
+        embedded. Read-only."""
+
+    def lint(
+        self,
+        source: Source | None = None,
+        *,
+        since: int = 0,
+        ignored: bool = False,
+        progress: OnProgress | None = None,
+    ) -> list[Finding]:
+        """Return the findings in the folders of this machine, checked against the rows of the database;
+        see `everlog.migrations.lint`. Read-only."""
+
+    def plan(
+        self,
+        *,
+        to: int | None = None,
+        out_of_order: bool = False,
+        try_rows: bool = False,
+        hold: bool = False,
+    ) -> list[PlannedMigration]:
+        """Return what `apply` would do with the same arguments; with `try_rows` tried on the rows. The plan
+        of a server leaves out the effects of `hold`. Read-only. Raises MigrationError and SchemaError."""
+
+    def apply(
+        self,
+        *,
+        to: int | None = None,
+        out_of_order: bool = False,
+        hold: bool = False,
+        rate: float | None = None,
+        actor: str = "",
+        reason: str = "",
+        progress: OnProgress | None = None,
+        applied: Callable[[MigrationInfo], None] | None = None,
+    ) -> list[MigrationInfo]:
+        """Apply the pending migrations, up to version `to` and with it, and return them.
+
+        `hold`: keep serving the previous version where rows are rewritten, until `complete`. `rate`: build at
+        most so many rows a second. `applied` is called with each as soon as it is in the log. Writes. Raises
+        MigrationError, SchemaError or LoadError; a migration that failed leaves no trace.
+        """
+
+    def complete(self, *, actor: str = "", reason: str = "") -> MigrationInfo:
+        """Stop serving the previous schema version. Writes. Raises MigrationError if none is held."""
+
+    def cancel(self, *, actor: str = "", reason: str = "") -> MigrationInfo:
+        """Stop the running migration and give it up; where migrations need approval, for approvers only.
+        Writes. Raises MigrationError."""
+
+    def plan_rollback(self, count: int | None = None, *, to: int | None = None) -> list[PlannedRollback]:
+        """Return what `rollback` would do and lose with the same arguments. Read-only."""
+
+    def rollback(
+        self,
+        count: int | None = None,
+        *,
+        to: int | None = None,
+        rate: float | None = None,
+        actor: str = "",
+        reason: str = "",
+        progress: OnProgress | None = None,
+        rolled_back: Callable[[MigrationInfo], None] | None = None,
+    ) -> list[MigrationInfo]:
+        """Roll back the last `count` migrations (default 1), or all after version `to` (0: all), newest
+        first, and return them. `rolled_back` is called with each. Writes. Raises MigrationError."""
+
+    def dump_schema(self) -> str:
+        """Return the schema as text, with the migrations that made it. Read-only. Raises MigrationError
+        while one is in progress."""
+
+    def load_schema(self, text: str, *, where: str = "the text", actor: str = "", reason: str = "") -> int:
+        """Give an empty database the schema of a text that `dump_schema` returned, and return its version.
+        `where` names the text in errors. Writes. Raises SchemaError and MigrationError."""
+
+    def baseline(self, version: int, *, actor: str = "", reason: str = "") -> list[MigrationInfo]:
+        """Record the migrations up to `version` as applied without running them, and return them. Writes.
+        Raises MigrationError if they do not make the schema that the database has."""
+
+    def accept(
+        self, versions: Sequence[int] = (), *, actor: str = "", reason: str = ""
+    ) -> list[MigrationInfo]:
+        """Accept the edited folders of applied migrations, of all by default, and return these. Writes.
+        Raises MigrationError for folders that would make another schema."""
+
+    def restore(
+        self, versions: Sequence[int] = (), *, source: Source | None = None, force: bool = False
+    ) -> list[Restored]:
+        """Write folders on this machine as the log has them, all missing ones by default. `force`: replace
+        edited folders. Does not write to the database. Raises MigrationError."""
+
+    def proposals(self) -> list[Proposal]:
+        """Return all proposals and their outcome, oldest first. Read-only."""
+
+    def propose(self, *, actor: str = "", reason: str = "") -> Proposal | None:
+        """Propose the pending migrations, also if they were rejected or have failed before; return the
+        proposal, None if nothing is pending. Writes. Raises MigrationError and SchemaError."""
+
+    def approve(
+        self,
+        digest: str,
+        *,
+        actor: str = "",
+        reason: str = "",
+        despite_errors: bool = False,
+        progress: OnProgress | None = None,
+        applied: Callable[[MigrationInfo], None] | None = None,
+    ) -> Proposal:
+        """Approve the proposal whose digest starts with `digest`, apply it, and return its outcome. A plan
+        with errors is approved only with `despite_errors`. Writes. Raises MigrationError if the caller may
+        not, if it is decided, or if anything that was shown has changed."""
+
+    def reject(self, digest: str, *, actor: str = "", reason: str = "") -> Proposal:
+        """Reject a proposal, and return it. Writes. Raises MigrationError."""

@@ -34,7 +34,7 @@ import msgspec
 
 from everlog.audit import archived, holds
 from everlog.audit import manifest as manifests
-from everlog.audit.backup import back_up
+from everlog.audit.backup import Backup, back_up, backup
 from everlog.audit.place import Place, place
 from everlog.audit.segment import head_of
 from everlog.audit.source import LogSource
@@ -259,3 +259,39 @@ def frontier(tree: Tree, size: int) -> list[bytes]:
         found.append(node_in(tile, level % 8, first % WIDTH))
         start += 1 << level
     return found
+
+
+class LocalArchive:
+    """The log of a database in this process, in other places."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def backup(
+        self, to: str | PathLike[str], *, hashes: bool | None = None, progress: OnProgress | None = None
+    ) -> Backup:
+        return backup(self._db, to, hashes=hashes, progress=progress)
+
+    def move(
+        self,
+        target: str | PathLike[str] = "",
+        *,
+        keep_records: int = 0,
+        keep_ns: int = 0,
+        progress: OnProgress | None = None,
+    ) -> Archival:
+        if not target:
+            raise OpenError("expected where to archive the log to, a directory or a URL, found no target")
+        return archive(self._db, target, keep_records=keep_records, keep_ns=keep_ns, progress=progress)
+
+    def removable(self, *, keep_records: int = 0, keep_ns: int = 0) -> tuple[int, str]:
+        return removable(self._db, keep_records, keep_ns)
+
+    def holds(self) -> dict[str, int]:
+        return holds.read(self._db.directory)
+
+    def hold(self, name: str, seq: int) -> None:
+        holds.hold_in(self._db, name, seq)
+
+    def release(self, name: str) -> None:
+        holds.release(self._db.directory, name)

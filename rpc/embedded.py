@@ -13,6 +13,7 @@ from everlog.store.rocks.files import Temporary
 from everlog.store.schema.table import Table
 
 if TYPE_CHECKING:
+    from everlog.audit.prover import Prover
     from everlog.migrations.folder import Source
     from everlog.rpc import handles
 
@@ -29,6 +30,25 @@ class EmbeddedDatabase(Database):
         from everlog.migrations.local import LocalMigrations
 
         return LocalMigrations(self, self.folders)
+
+    @property
+    def proofs(self) -> Prover:
+        """Checkpoints and proofs of its log; see `everlog.audit.prover.Prover`."""
+        from everlog.audit.prover import LocalProver
+
+        return LocalProver(self)
+
+    @property
+    def archive(self) -> handles.Archive:
+        """Backup, archive and holds of its log; see `everlog.rpc.handles.Archive`."""
+        from everlog.audit.archive import LocalArchive
+
+        return LocalArchive(self)
+
+    @property
+    def follows_writer(self) -> bool:
+        """Whether another process writes to it: newer commits are seen after `refresh`."""
+        return self.read_only
 
     def close(self) -> None:
         """Brings everything to files and lets go of the directory. Twice is once."""

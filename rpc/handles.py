@@ -1,6 +1,9 @@
 """Handles: groups of calls that an embedded and a remote database both offer, one protocol each.
 
     db.migrations   Migrations   plan, apply, roll back, approve
+    db.consumers    Consumers    durable names of followers, and how far each is
+    db.proofs       Prover       checkpoints and proofs of what the log holds (everlog.audit.prover)
+    db.archive      Archive      backup, archive and holds
 
 Each handle is an object of its own: `EmbeddedDatabase` and `RemoteDatabase` are composed of them. The
 everyday calls (get, scan, put, transaction, run, feed, load, at, history) are on the database itself.
@@ -13,14 +16,19 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from everlog.audit.archive import Archival
+    from everlog.audit.backup import Backup
     from everlog.migrations import Finding, MigrationInfo, PlannedMigration, PlannedRollback, Restored
     from everlog.migrations.folder import Source
     from everlog.migrations.proposal import Proposal
+    from everlog.proto import log_pb2
     from everlog.store.progress import OnProgress
+    from everlog.store.upkeep.consumers import Cap, Consumer
 
 
 class Migrations(Protocol):
@@ -155,3 +163,68 @@ class Migrations(Protocol):
 
     def reject(self, digest: str, *, actor: str = "", reason: str = "") -> Proposal:
         """Reject a proposal, and return it. Writes. Raises MigrationError."""
+
+
+class Consumers(Protocol):
+    """The durable consumers of one database."""
+
+    def register(
+        self,
+        name: str,
+        *,
+        after: int | log_pb2.Cursor | None = None,
+        cap: Cap | None = None,
+        take: bool = True,
+        actor: str = "",
+        reason: str = "",
+    ) -> Consumer:
+        """Register a durable name and return it; a known name keeps its position. `after`: where a new one
+        begins. `take`: end the turn of whoever has the name. Writes. Raises RowError, CursorError."""
+
+    def bookmark(self, consumer: Consumer, position: log_pb2.Cursor) -> None:
+        """Record that the consumer has everything up to `position`, durably. Writes."""
+
+    def remove(self, name: str, *, actor: str = "", reason: str = "") -> None:
+        """Remove a name: no log is held for it. Writes. Raises RowError if there is none."""
+
+    def __getitem__(self, name: str) -> Consumer:
+        """Return one of them. Read-only. Raises RowError if there is none."""
+
+    def __iter__(self) -> Iterator[Consumer]:
+        """All, by name, as they are now. Read-only."""
+
+
+class Archive(Protocol):
+    """The log of one database, in other places."""
+
+    def backup(
+        self, to: str | PathLike[str], *, hashes: bool | None = None, progress: OnProgress | None = None
+    ) -> Backup:
+        """Bring the backup in a directory, or behind a URL that fsspec knows, up to what is on disk now.
+        `hashes`: record what the tables contain; None: of few rows. Does not write to the database. Raises
+        OpenError, CorruptionError, DiskError."""
+
+    def move(
+        self,
+        target: str | PathLike[str] = "",
+        *,
+        keep_records: int = 0,
+        keep_ns: int = 0,
+        progress: OnProgress | None = None,
+    ) -> Archival:
+        """Move the log to `target`, a directory or a URL, but for the last `keep_records` records and those
+        of the last `keep_ns` nanoseconds. A server has a target of its own: name none, or that one. Writes.
+        Raises OpenError, ReadOnlyError, DiskError; then nothing was removed."""
+
+    def removable(self, *, keep_records: int = 0, keep_ns: int = 0) -> tuple[int, str]:
+        """Return the last record that `move` would remove, and what holds the next. Read-only. Raises Error
+        for a database on a server, which does not tell."""
+
+    def holds(self) -> dict[str, int]:
+        """Return the holds: names, and the first record that each keeps. Read-only."""
+
+    def hold(self, name: str, seq: int) -> None:
+        """Keep the record at `seq` and all after it, under a name. Writes. Raises RowError."""
+
+    def release(self, name: str) -> None:
+        """Release a hold. Writes. Raises RowError if there is none of that name."""

@@ -49,6 +49,7 @@ ORDER = {
         "plan reverse scaffold",
         "rollback runner",
         "approval squash testing",
+        "local",
     ),
     "audit": (
         "holds merkle note place segment",
@@ -62,6 +63,7 @@ ORDER = {
     "rpc": (
         "address errors messages protocol",
         "security",
+        "handles",
         "client embedded http2",
         "connect server",
         "testing",

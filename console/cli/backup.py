@@ -18,7 +18,6 @@ from everlog.console.output import shown
 from everlog.store.history.timestamps import nanoseconds, seq_of
 
 if TYPE_CHECKING:
-    from everlog.audit.archive import Archival
     from everlog.console.cli.connect import AnyDatabase
 
 
@@ -43,16 +42,10 @@ def backup(settings: Settings, *, directory: str, hashes: bool | None) -> None:
       everlog -u file:flights.db backup flights.backup
       everlog -u everlog://db.example.com/flights backup s3://backups/flights
     """
-    from everlog.audit.backup import backup as back_up
-    from everlog.audit.source import Source
-    from everlog.rpc.client.audit import RemoteLog
-    from everlog.rpc.embedded import EmbeddedDatabase
-
     check_common(settings, folders=False, dumps=False)
     settings.resume = f"what is in {directory} is whole; run it again to go on"
     with open_database(settings, read_only=True) as db, shown() as progress:
-        source: EmbeddedDatabase | Source = db if isinstance(db, EmbeddedDatabase) else RemoteLog(db)
-        done = back_up(source, directory, hashes=hashes, progress=progress)
+        done = db.archive.backup(directory, hashes=hashes, progress=progress)
     if settings.json:
         output.echo({**msgspec.structs.asdict(done), "records": done.records})
     elif done.records:
@@ -221,7 +214,7 @@ def archive(
             "progress": progress,
         }
         had = reach(target) if target is not None else 0
-        done = _archive(db, target, **keep)
+        done = db.archive.move(target or "", **keep)
     if settings.json:
         output.echo(msgspec.structs.asdict(done))
     elif done.removed:
@@ -235,13 +228,9 @@ def archive(
 
 
 def _would_archive(settings: Settings, keep_records: int, keep_ns: int) -> None:
-    from everlog.audit.archive import removable
-    from everlog.rpc.embedded import EmbeddedDatabase
-
     with open_database(settings, read_only=True) as db:
-        assert isinstance(db, EmbeddedDatabase)
-        last, held = removable(db, keep_records, keep_ns)
-        base = db.log.trimmed.base
+        last, held = db.archive.removable(keep_records=keep_records, keep_ns=keep_ns)
+        base = db.status().archive.base
     records = max(0, last - base) if last > 1 else 0
     if settings.json:
         output.echo({"records": records, "base": last, "held": held, "dry_run": True})
@@ -251,35 +240,13 @@ def _would_archive(settings: Settings, keep_records: int, keep_ns: int) -> None:
         click.echo(f"Nothing to archive: {held}")
 
 
-def _archive(db: AnyDatabase, target: str | None, **keep: Any) -> Archival:
-    from everlog.audit.archive import archive as move
-    from everlog.rpc.client.audit import archive as ask
-    from everlog.rpc.embedded import EmbeddedDatabase
-
-    if isinstance(db, EmbeddedDatabase):
-        assert target is not None
-        return move(db, target, **keep)
-    return ask(db, target or "", **keep)
-
-
 def _held(db: AnyDatabase, held: tuple[tuple[str, int], ...], release: tuple[str, ...]) -> dict[str, int]:
     """What is held, once that was done."""
-    from everlog.audit import holds as files
-    from everlog.rpc.client.audit import RemoteHolds
-    from everlog.rpc.embedded import EmbeddedDatabase
-
-    if isinstance(db, EmbeddedDatabase):
-        for name, seq in held:
-            files.hold_in(db, name, seq)
-        for name in release:
-            files.release(db.directory, name)
-        return files.read(db.directory)
-    there = RemoteHolds(db)
     for name, seq in held:
-        there.hold(name, seq)
+        db.archive.hold(name, seq)
     for name in release:
-        there.release(name)
-    return there.read()
+        db.archive.release(name)
+    return db.archive.holds()
 
 
 def _print(found: dict[str, int]) -> None:

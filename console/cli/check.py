@@ -14,7 +14,14 @@ import click
 import msgspec
 
 from everlog.console import output
-from everlog.console.cli.connect import Directory, at_option, by_keyword, directory_of, open_database
+from everlog.console.cli.connect import (
+    Directory,
+    at_option,
+    by_keyword,
+    directory_of,
+    is_remote,
+    open_database,
+)
 from everlog.console.cli.options import Renamed, Settings, common, dry_run, pass_settings, writes
 from everlog.console.output import shown
 from everlog.rpc.address import without_secrets
@@ -22,8 +29,7 @@ from everlog.store.errors import Error
 from everlog.store.rocks import files
 
 if TYPE_CHECKING:
-    from everlog.rpc.client.database import RemoteDatabase
-    from everlog.rpc.embedded import EmbeddedDatabase
+    from everlog.console.cli.connect import AnyDatabase
     from everlog.store.progress import OnProgress
     from everlog.store.tables.hashing import TableHash
     from everlog.store.upkeep.status import ClockStatus
@@ -109,7 +115,6 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int
       everlog rebuild --into copy.db --from everlog://db.example.com/flights
     """
     from everlog.console.cli.erase import say_sealed
-    from everlog.rpc.embedded import EmbeddedDatabase
     from everlog.store.upkeep.rebuild import is_half
 
     if into is None and (at is not None or from_ is not None):
@@ -122,16 +127,12 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int
         if is_half(into):
             click.echo(f"Found: {into} is of a rebuild that was killed; it goes on where it was", err=True)
     with open_database(settings, url=from_, read_only=into is not None) as db, shown() as progress:
-        if into is None:
-            hashes = db.rebuild(progress=progress)
-        elif not isinstance(db, EmbeddedDatabase):
-            hashes = _from_server(db, into, at, progress)
-        else:
-            hashes = _into(db, into, at, progress)
+        hashes = db.rebuild(progress=progress) if into is None else _into(db, into, at, progress)
+        if into is not None and not is_remote(from_ or settings.url):  # which compares them by itself
             settings.resume = f"{into} is whole, but was not compared with the live tables"
             last = files.read(into / files.HEAD, files.Head)
-            live = db if at is None or last is None else db.at(seq=last.seq, progress=progress)
-            if hashes != live.hashes(progress=progress):
+            seq = None if at is None or last is None else last.seq
+            if hashes != db.hashes(progress, seq=seq):
                 raise Error(
                     f"the tables in {into} differ from the live ones; `everlog check --deep` tells more"
                 )
@@ -144,25 +145,10 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int
             click.echo(f"Equal: {name}, {table.rows:,} rows, {table.hash.hex()[:16]}")
 
 
-def _into(
-    db: EmbeddedDatabase, into: Path, at: int | str | None, progress: OnProgress
-) -> dict[str, TableHash]:
+def _into(db: AnyDatabase, into: Path, at: int | str | None, progress: OnProgress) -> dict[str, TableHash]:
     if at is None:
         return db.rebuild_into(into, progress=progress)
     return db.rebuild_into(into, progress, **by_keyword(at))
-
-
-def _from_server(
-    db: RemoteDatabase, into: Path, at: int | str | None, progress: OnProgress
-) -> dict[str, TableHash]:
-    from everlog.rpc.client.rebuild import rebuild_from
-    from everlog.store.history.timestamps import nanoseconds
-
-    if at is None:
-        return rebuild_from(db, into, progress)
-    if isinstance(at, int):
-        return rebuild_from(db, into, progress, seq=at)
-    return rebuild_from(db, into, progress, time_ns=nanoseconds(at))
 
 
 @click.command()

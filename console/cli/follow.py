@@ -26,7 +26,6 @@ from everlog.console.output import shown
 from everlog.consumers.follower.follower import RETRY_FIRST_S
 from everlog.feed.message import FeedBatch
 from everlog.proto import log_pb2
-from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error, OpenError
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def batches(
 ) -> Iterator[FeedBatch]:
     """What comes after a cursor: up to now, or, with `follow`, for ever or up to `until`."""
     names = list(tables) or None
-    if not follow or not isinstance(db, EmbeddedDatabase) or not db.read_only:
+    if not follow or not db.follows_writer:
         with db.feed(after, tables=names, until=until, bounded=not follow) as feed:
             yield from feed.batches()
         return
@@ -75,7 +74,7 @@ def register_follower(settings: Settings, url: str | None, name: str) -> None:
         raise OpenError(f"consumer {name!r} is new, and has to be registered first: {error}") from None
 
 
-def look_again(db: EmbeddedDatabase) -> None:
+def look_again(db: AnyDatabase) -> None:
     """Waits a moment, and sees what another process has written since."""
     time.sleep(LOOK_EVERY_S)
     db.refresh()
@@ -127,7 +126,6 @@ def follow(
       everlog follow --to sqlite:flights.sqlite --consumer mirror
     """
     from everlog.consumers import Follower, open_sink, verify
-    from everlog.rpc.embedded import EmbeddedDatabase
 
     check_common(settings, folders=False, dumps=False)
     if source is not None:
@@ -144,7 +142,7 @@ def follow(
         follower = Follower(
             db, sink, tables=tables, progress=progress, consumer=consumer, retrying=_Retrying()
         )
-        beside = db if isinstance(db, EmbeddedDatabase) else None  # another process writes to it
+        beside = db if db.follows_writer else None  # another process writes to it
         done = follower.run(until=until, bounded=once or beside is not None, stop=stop)
         while beside and not (once or stop.is_set() or (until and done.position.seq >= until)):
             look_again(beside)

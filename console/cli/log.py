@@ -29,7 +29,6 @@ from everlog.console.cli.data import csv_line
 from everlog.console.cli.follow import batches
 from everlog.console.cli.options import Renamed, Settings, common, pass_settings
 from everlog.proto import log_pb2
-from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error
 from everlog.store.history.query import KINDS, Entry, RowChange, entry_of
 from everlog.store.schema import arguments
@@ -214,14 +213,15 @@ def log(
 
 def _opens_rows(db: AnyDatabase) -> bool:
     """Whether sealed rows are to be asked for, open: the feed of a server has them as they are."""
-    return not isinstance(db, EmbeddedDatabase) and any(info.sealed for info in db.schema.tables.values())
+    schema = db.schema
+    return schema.vault is None and any(info.sealed for info in schema.tables.values())
 
 
 def _commits(
     db: AnyDatabase, after: log_pb2.Cursor, until: int | None, tables: tuple[str, ...], *, follow: bool
 ) -> Iterator[tuple[log_pb2.Commit, Schema]]:
     """Commits, each with the schema in force with it."""
-    vault = db.tables.vault if isinstance(db, EmbeddedDatabase) else None
+    vault = db.schema.vault
     schema = Schema(log_pb2.Schema(), vault)
     for batch in batches(db, after, until=until, tables=tables, follow=follow):
         if batch.schema is not None:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from everlog.audit.note import Signer, Verifier
     from everlog.audit.proof import Checkpoint, Inclusion
     from everlog.audit.prover import Prover
-    from everlog.console.cli.connect import AnyDatabase
 
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -78,7 +77,7 @@ def keygen(settings: Settings, *, file: Path, name: str | None) -> None:
         from everlog.audit.prover import origin_of
 
         with open_database(settings, read_only=True) as db:
-            name = origin_of(prover_of(db))
+            name = origin_of(db.proofs)
     signer = Signer.generate(name)
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -108,7 +107,7 @@ def checkpoint(settings: Settings, *, key_file: Path | None, origin: str | None,
       everlog -u everlog://db.example.com/flights checkpoint > flights.checkpoint
     """
     with open_database(settings) as db, shown() as progress:
-        note, new = _checkpoint(prover_of(db), key_file, origin, progress)
+        note, new = _checkpoint(db.proofs, key_file, origin, progress)
     found = _read(note)
     facts = {"origin": found.origin, "size": found.size, "root": found.root.hex(), "new": new, "note": note}
     _write(settings, note, out, facts)
@@ -167,7 +166,7 @@ def prove(
         raise click.UsageError("expected one of --signing-key, --checkpoint and --signed-by")
     by = verifier_in(vkey) if vkey else None
     with open_database(settings, read_only=key_file is None) as db, shown() as progress:
-        prover = prover_of(db)
+        prover = db.proofs
         note = read_text(given) if given else None
         if key_file:
             note = _checkpoint(prover, key_file, origin, progress)[0]
@@ -217,7 +216,7 @@ def tiles(
         raise click.UsageError("expected one of --signing-key and --signed-by")
     settings.resume = "run it again: it goes on from the checkpoint that is there"
     with open_database(settings, read_only=key_file is None) as db, shown() as progress:
-        prover = prover_of(db)
+        prover = db.proofs
         if key_file:
             note = _checkpoint(prover, key_file, origin, progress)[0]
         else:
@@ -232,19 +231,6 @@ def tiles(
             click.echo(f"Mended: {file}, which had been changed or removed")
         for file in done.strange:
             click.echo(f"Left alone: {file}, which is no part of the tree")
-
-
-def prover_of(db: AnyDatabase) -> Prover:
-    """Who shows what a database holds."""
-    from everlog.rpc.embedded import EmbeddedDatabase
-
-    if isinstance(db, EmbeddedDatabase):
-        from everlog.audit.prover import LocalProver
-
-        return LocalProver(db)
-    from everlog.rpc.client.audit import RemoteProver
-
-    return RemoteProver(db)
 
 
 def _checkpoint(prover: Prover, key: Path | None, origin: str | None, progress: Any) -> tuple[str, bool]:
@@ -526,7 +512,7 @@ def _other(settings: Settings, against: str | None) -> Iterator[Copy | None]:
         yield BackupCopy(against)
         return
     with open_database(settings, url=against, read_only=True) as db:
-        yield prover_of(db)
+        yield db.proofs
 
 
 def _verifier(vkey: str | None) -> Verifier:

@@ -16,60 +16,87 @@ connection that broke: a backup needs no service of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from os import PathLike, fspath
+from typing import Protocol
 
 from everlog.audit.archive import Archival
+from everlog.audit.backup import Backup, backup
 from everlog.audit.manifest import Hashes
 from everlog.audit.prover import Kept
 from everlog.audit.segment import BLOCK_BYTES
 from everlog.audit.source import Records, check_position, diverged
+from everlog.feed.feed import Feed
 from everlog.proto import archive_pb2 as pb
 from everlog.proto import archive_pb2_grpc, log_pb2, proofs_pb2, proofs_pb2_grpc
-from everlog.rpc.client.database import RemoteDatabase
-from everlog.store.errors import CorruptionError, CursorError, UnavailableError
+from everlog.rpc.client.channel import Channel
+from everlog.store.errors import CorruptionError, CursorError, Error, UnavailableError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.record import read_varint
 from everlog.store.schema import arguments
 
 
-def archive(
-    db: RemoteDatabase,
-    target: str = "",
-    *,
-    keep_records: int = 0,
-    keep_ns: int = 0,
-    progress: OnProgress | None = None,
-) -> Archival:
-    """Has the server archive; see `everlog.audit.archive`. `target`: where it is taken to be, if that
-    matters: raises OpenError if it is not there, or nowhere. It goes on if this process ends."""
-    request = pb.ArchiveRequest(
-        database=db.channel.address.database, target=target, keep_records=keep_records, keep_ns=keep_ns
-    )
-    stub, metadata = archive_pb2_grpc.ArchiveStub(db.channel.grpc), db.channel.metadata
-    for answer in db.channel.stream(lambda: stub.Archive(request, metadata=metadata)):
-        if answer.finished:
-            return Archival(
-                answer.last,
-                answer.base,
-                answer.removed,
-                answer.held,
-                answer.bytes_before,
-                answer.bytes_after,
-            )
-        if progress is not None:
-            progress(Progress(answer.step, answer.done, answer.total or None, answer.unit))
-    raise UnavailableError(f"{db.url}: the server ended before it had archived; ask again", url=db.url)
+class Origin(Protocol):
+    """A database on a server, as far as its log is read."""
+
+    @property
+    def uuid(self) -> bytes: ...
+    @property
+    def url(self) -> str: ...
+    def cursor(self) -> log_pb2.Cursor: ...
+    def feed(self, after: log_pb2.Cursor, /, *, until: int | None = None) -> Feed: ...
 
 
-class RemoteHolds:
-    """What is held of a database on a server, as `everlog.audit.holds` of one of this machine."""
+class RemoteArchive:
+    """The log of a database on a server, in other places."""
 
-    def __init__(self, db: RemoteDatabase) -> None:
-        self._channel = db.channel
-        self._database = db.channel.address.database
-        self._stub = archive_pb2_grpc.ArchiveStub(db.channel.grpc)
+    def __init__(self, channel: Channel, origin: Origin) -> None:
+        self._channel = channel
+        self._origin = origin
+        self._database = channel.address.database
+        self._stub = archive_pb2_grpc.ArchiveStub(channel.grpc)
 
-    def read(self) -> dict[str, int]:
+    def backup(
+        self, to: str | PathLike[str], *, hashes: bool | None = None, progress: OnProgress | None = None
+    ) -> Backup:
+        """Copies the log of the server to here, through its feed; without hashes of its tables."""
+        return backup(RemoteLog(self._origin), to, hashes=hashes, progress=progress)
+
+    def move(
+        self,
+        target: str | PathLike[str] = "",
+        *,
+        keep_records: int = 0,
+        keep_ns: int = 0,
+        progress: OnProgress | None = None,
+    ) -> Archival:
+        """Has the server archive; see `everlog.audit.archive`. `target`: where it is taken to be, if that
+        matters: raises OpenError if it is not there, or nowhere. It goes on if this process ends."""
+        request = pb.ArchiveRequest(
+            database=self._database, target=fspath(target), keep_records=keep_records, keep_ns=keep_ns
+        )
+        stub, metadata, url = self._stub, self._channel.metadata, self._channel.url
+        for answer in self._channel.stream(lambda: stub.Archive(request, metadata=metadata)):
+            if answer.finished:
+                return Archival(
+                    answer.last,
+                    answer.base,
+                    answer.removed,
+                    answer.held,
+                    answer.bytes_before,
+                    answer.bytes_after,
+                )
+            if progress is not None:
+                progress(Progress(answer.step, answer.done, answer.total or None, answer.unit))
+        raise UnavailableError(f"{url}: the server ended before it had archived; ask again", url=url)
+
+    def removable(self, *, keep_records: int = 0, keep_ns: int = 0) -> tuple[int, str]:
+        """Raises Error: there is no such call at a server."""
+        raise Error(
+            f"{self._channel.url}: a server does not tell which records it would archive, but the last"
+            f" {keep_records:,} and those of {keep_ns / 1e9:g} s; ask where the database is"
+        )
+
+    def holds(self) -> dict[str, int]:
         """Names and the first records that they hold. Read-only."""
         return dict(self._channel.call(self._stub.Holds, pb.HoldsRequest(database=self._database)).holds)
 
@@ -91,15 +118,12 @@ CATCH_UP_S = 3600.0
 class RemoteProver:
     """The prover of a database on a server."""
 
-    def __init__(self, db: RemoteDatabase) -> None:
-        self._db = db
-        self._channel = db.channel
-        self._name = db.channel.address.database
-        self._stub = proofs_pb2_grpc.ProofsStub(db.channel.grpc)
-
-    @cached_property
-    def database(self) -> bytes:
-        return self._db.uuid
+    def __init__(self, channel: Channel, database: bytes) -> None:
+        """`database`: its UUID."""
+        self.database = database
+        self._channel = channel
+        self._name = channel.address.database
+        self._stub = proofs_pb2_grpc.ProofsStub(channel.grpc)
 
     def head(self, size: int = 0, progress: OnProgress | None = None) -> tuple[int, bytes]:
         request = proofs_pb2.HeadRequest(database=self._name, size=size)
@@ -147,7 +171,7 @@ COMMITS_TAG = 0x0A
 class RemoteLog:
     """The log of a database on a server, up to what is on its disk now."""
 
-    def __init__(self, db: RemoteDatabase) -> None:
+    def __init__(self, db: Origin) -> None:
         self._db = db
         self._cursor = db.cursor()
         self.database, self.head = db.uuid, self._cursor.seq

@@ -30,6 +30,7 @@ import functools
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -63,6 +64,7 @@ from everlog.rpc.protocol import SCHEMA_KEY
 from everlog.store.crypto.master_key import MasterKey
 from everlog.store.crypto.vault import Opener
 from everlog.store.errors import Error, ReadOnlyError, RowError, SchemaError, UnavailableError
+from everlog.store.history.timestamps import Time, nanoseconds
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments
 from everlog.store.schema.schema import Binding, Schema
@@ -87,6 +89,7 @@ from everlog.store.upkeep.status import (
 )
 
 if TYPE_CHECKING:
+    from everlog.audit.prover import Prover
     from everlog.rpc import handles
 
 K = TypeVar("K")
@@ -420,6 +423,20 @@ class RemoteDatabase(PastCalls, PeopleCalls):
 
         return RemoteMigrations(self._channel, self, self.refresh_schema, self.folders)
 
+    @property
+    def proofs(self) -> Prover:
+        """Checkpoints and proofs of its log; see `everlog.audit.prover.Prover`."""
+        from everlog.rpc.client.audit import RemoteProver
+
+        return RemoteProver(self._channel, self.uuid)
+
+    @property
+    def archive(self) -> handles.Archive:
+        """Backup, archive and holds of its log; see `everlog.rpc.handles.Archive`."""
+        from everlog.rpc.client.audit import RemoteArchive
+
+        return RemoteArchive(self._channel, self)
+
     # what it is
 
     @property
@@ -431,6 +448,16 @@ class RemoteDatabase(PastCalls, PeopleCalls):
     def head(self) -> int:
         """Seq of the newest record that is on disk."""
         return self._describe().head.seq
+
+    @property
+    def follows_writer(self) -> bool:
+        """False: the server writes, and newer commits are seen at once."""
+        return False
+
+    def refresh(self) -> int:
+        """Return the seq of the newest record; there is nothing to refresh but the schema. Read-only."""
+        self.refresh_schema()
+        return self.head
 
     def cursor(self) -> log_pb2.Cursor:
         """The position after the newest record that is on disk. Read-only."""
@@ -532,6 +559,21 @@ class RemoteDatabase(PastCalls, PeopleCalls):
         """Builds all tables anew on the server; see `Database.rebuild`."""
         self._check_writable()
         return self._admin.rebuild(progress)
+
+    def rebuild_into(
+        self,
+        path: Path | str,
+        progress: OnProgress | None = None,
+        *,
+        seq: int | None = None,
+        time: Time | None = None,
+    ) -> dict[str, TableHash]:
+        """Builds this database out of the server's feed in a new directory here, compares its tables with
+        those of the server, and returns their hashes; see `Database.rebuild_into`."""
+        from everlog.rpc.client.rebuild import rebuild_from
+
+        time_ns = None if time is None else nanoseconds(time)
+        return rebuild_from(self, Path(path), progress, seq=seq, time_ns=time_ns)
 
     def expire(self, *, confirm_time: bool = False) -> int:
         """Deletes the rows whose life is over, on the server; see `Database.expire`."""

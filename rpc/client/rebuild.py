@@ -16,11 +16,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from everlog.feed.subscription import HEARTBEAT_S
-from everlog.rpc.client.database import RemoteDatabase
+from everlog.proto import log_pb2
+from everlog.rpc.client.channel import Channel
 from everlog.rpc.client.feed import RemoteBatches
 from everlog.store import record
 from everlog.store.errors import CorruptionError, CursorError
@@ -32,8 +34,21 @@ from everlog.store.upkeep import rebuild
 COMMITS_TAG = 0x0A
 
 
+class Origin(Protocol):
+    """A database on a server, as far as one is rebuilt from it."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def channel(self) -> Channel: ...
+    def cursor(self) -> log_pb2.Cursor: ...
+    def hashes(
+        self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
+    ) -> dict[str, TableHash]: ...
+
+
 def rebuild_from(
-    remote: RemoteDatabase,
+    remote: Origin,
     path: Path,
     progress: OnProgress | None = None,
     *,
@@ -72,7 +87,7 @@ def rebuild_from(
     return made
 
 
-def records(remote: RemoteDatabase, after: int, last: int) -> Iterator[bytes]:
+def records(remote: Origin, after: int, last: int) -> Iterator[bytes]:
     """Framed records after a seq, up to another, as the server has them. Read-only."""
     batches = RemoteBatches(
         remote.channel, after, tables=(), now=False, until=last, bounded=False, heartbeat_s=HEARTBEAT_S
@@ -91,7 +106,7 @@ def _framed(raw: bytes) -> Iterator[bytes]:
         at = start + size
 
 
-def _at_time(remote: RemoteDatabase, newest: int, time_ns: int) -> int:
+def _at_time(remote: Origin, newest: int, time_ns: int) -> int:
     """The last record at or before a time; 0: there is none."""
     low, high = 0, newest + 1
     while high - low > 1:

@@ -9,7 +9,6 @@ import pytest
 
 from everlog.audit import archive, backup, holds, restore, verify
 from everlog.audit.archived import attach
-from everlog.rpc.client import audit
 from everlog.rpc.client.audit import RemoteLog
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
@@ -64,14 +63,14 @@ def test_a_server_archives_to_where_it_was_told_and_nowhere_else(
         RemoteDatabase(server.url("y")) as nowhere,
     ):
         with pytest.raises(OpenError, match=r"archives x to .*/archive, and not to .*/elsewhere"):
-            audit.archive(remote, str(tmp_path / "elsewhere"))
+            remote.archive.move(str(tmp_path / "elsewhere"))
         assert not (tmp_path / "elsewhere").exists()
         with pytest.raises(OpenError, match="this server was not told where to archive y: start it with"):
-            audit.archive(nowhere)
-        done = audit.archive(remote, keep_records=40, progress=lambda at: steps.append(at.step))
+            nowhere.archive.move()
+        done = remote.archive.move(keep_records=40, progress=lambda at: steps.append(at.step))
         assert (done.base, done.removed) == (db.head - 40, db.head - 40)
         assert {"back up", "compact"} <= set(steps)
-        done = audit.archive(remote, target, keep_ns=10**18)
+        done = remote.archive.move(target, keep_ns=10**18)
         assert (done.removed, done.held) == (0, "those of some time are kept")
         assert remote.status().archive.base == db.head - 40
         assert [commit.seq for commit in remote.feed(0, bounded=True)] == list(range(1, db.head + 1))
@@ -85,20 +84,20 @@ def test_holds_of_a_server_are_those_of_its_database(db: EmbeddedDatabase, tmp_p
         Server({"x": db}, archives={"x": str(tmp_path / "archive")}) as server,
         RemoteDatabase(server.url("x")) as remote,
     ):
-        there = audit.RemoteHolds(remote)
+        there = remote.archive
         there.hold("audit", 20)
         holds.hold(db.path, "more", 30)
-        assert there.read() == holds.read(db.path) == {"audit": 20, "more": 30}
-        assert audit.archive(remote).held == "hold 'audit'"
+        assert there.holds() == holds.read(db.path) == {"audit": 20, "more": 30}
+        assert remote.archive.move().held == "hold 'audit'"
         there.release("audit")
         with pytest.raises(RowError, match="there is no hold 'audit'; there are: more"):
             there.release("audit")
         with pytest.raises(RowError, match="expected a name and a record of the log to hold"):
             there.hold("", 1)
-        assert audit.archive(remote).base == 29
+        assert remote.archive.move().base == 29
         with pytest.raises(RowError, match="record 29 cannot be held: it was archived"):
             there.hold("audit", 29)
-        assert there.read() == {"more": 30}
+        assert there.holds() == {"more": 30}
 
 
 def test_a_server_that_stops_ends_its_archiving_and_nothing_is_lost(
@@ -117,7 +116,7 @@ def test_a_server_that_stops_ends_its_archiving_and_nothing_is_lost(
             server.stop(0.1)
 
         with contextlib.suppress(Error):  # or it was through already
-            audit.archive(remote, keep_records=1, progress=stop)
+            remote.archive.move(keep_records=1, progress=stop)
     assert [seq for seq, _ in db.log.scan()] == list(range(1, head + 1))
     assert db.rebuild() == db.hashes()
     archive(db, target, keep_records=1)

@@ -8,7 +8,6 @@ from everlog.audit import proof, prover
 from everlog.audit.note import Signer
 from everlog.audit.proof import Checkpoint
 from everlog.audit.prover import LocalProver
-from everlog.rpc.client.audit import RemoteProver
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
@@ -23,7 +22,7 @@ def test_it_is_what_the_database_itself_shows(db: EmbeddedDatabase) -> None:
     notes(db, 300)
     local, signer = LocalProver(db), signer_of(db)
     with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
-        there = RemoteProver(remote)
+        there = remote.proofs
         assert there.signed() is None
         text, new = prover.checkpoint(there, signer)
         assert new
@@ -47,10 +46,10 @@ def test_a_server_proves_nothing_of_a_record_that_was_altered_in_place(db: Embed
     db.log._recent.clear()  # noqa: SLF001  what is kept in memory is of before
     with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
         with pytest.raises(CorruptionError, match="record 7 of the log differs from the one"):
-            prover.prove_from(RemoteProver(remote), 100)
+            prover.prove_from(remote.proofs, 100)
         with pytest.raises(CorruptionError, match="record 7 of the log differs from the one"):
-            prover.prove(RemoteProver(remote), 7)
-        assert prover.prove_from(RemoteProver(remote), 100, check=False).hashes
+            prover.prove(remote.proofs, 7)
+        assert prover.prove_from(remote.proofs, 100, check=False).hashes
 
 
 def test_a_server_with_a_key_signs_for_who_calls(db: EmbeddedDatabase) -> None:
@@ -59,18 +58,18 @@ def test_a_server_with_a_key_signs_for_who_calls(db: EmbeddedDatabase) -> None:
         Server({"x": db}, token="salt", tokens={"ann": "pepper"}, signer=signer) as server,
         RemoteDatabase(server.url("x").replace("://", "://:pepper@")) as remote,
     ):
-        text = RemoteProver(remote).signed()
+        text = remote.proofs.signed()
         assert text is not None
         found = proof.open_checkpoint(text, signer.verifier, prover.origin_of(LocalProver(db)))
         assert found.size == db.head - 1
         assert db.log.commit(db.head).actor == "ann"
-        assert RemoteProver(remote).signed() == text, "nothing new"
+        assert remote.proofs.signed() == text, "nothing new"
 
 
 def test_a_server_with_a_key_keeps_what_that_signed_and_nothing_else(db: EmbeddedDatabase) -> None:
     signer = signer_of(db)
     with Server({"x": db}, signer=signer) as server, RemoteDatabase(server.url("x")) as remote:
-        there = RemoteProver(remote)
+        there = remote.proofs
         size, root = there.head()
         now, other = Checkpoint(signer.name, size, root), Signer.generate(signer.name)
         with pytest.raises(
@@ -85,7 +84,7 @@ def test_a_server_with_a_key_keeps_what_that_signed_and_nothing_else(db: Embedde
 def test_errors_are_those_of_the_database_itself(db: EmbeddedDatabase) -> None:
     signer = signer_of(db)
     with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
-        there = RemoteProver(remote)
+        there = remote.proofs
         size, _ = there.head()
         with pytest.raises(PreconditionError, match="is not one of this log"):
             there.keep(Checkpoint(signer.name, size, b"x" * 32).sign(signer))

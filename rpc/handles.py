@@ -2,6 +2,8 @@
 
     db.migrations   Migrations   plan, apply, roll back, approve
     db.consumers    Consumers    durable names of followers, and how far each is
+    db.past         Past         the database as it was: at, history, diff, log
+    db.people       People       forget, export, readable, rotate_key
     db.proofs       Prover       checkpoints and proofs of what the log holds (everlog.audit.prover)
     db.archive      Archive      backup, archive and holds
 
@@ -18,7 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from google.protobuf.message import Message
 
 if TYPE_CHECKING:
     from everlog.audit.archive import Archival
@@ -27,8 +31,20 @@ if TYPE_CHECKING:
     from everlog.migrations.folder import Source
     from everlog.migrations.proposal import Proposal
     from everlog.proto import log_pb2
+    from everlog.store.crypto.master_key import MasterKey
+    from everlog.store.history.diff import Difference
+    from everlog.store.history.query import Entry
+    from everlog.store.history.row_history import Version
+    from everlog.store.history.timestamps import Position, Time
     from everlog.store.progress import OnProgress
+    from everlog.store.schema.table import Table
+    from everlog.store.tx.reader import Snapshot
     from everlog.store.upkeep.consumers import Cap, Consumer
+    from everlog.store.upkeep.erase import Forgotten
+    from everlog.store.upkeep.held import Remaining
+
+M = TypeVar("M", bound=Message)
+K = TypeVar("K")
 
 
 class Migrations(Protocol):
@@ -228,3 +244,71 @@ class Archive(Protocol):
 
     def release(self, name: str) -> None:
         """Release a hold. Writes. Raises RowError if there is none of that name."""
+
+
+class Past(Protocol):
+    """One database as it was. `at` and `history` are calls of the database itself as well."""
+
+    def at(
+        self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
+    ) -> Snapshot:
+        """Return the database as it was after the record at `seq`, or at a time. Read-only. Raises
+        CursorError before the first record, in the future, and where the log was removed."""
+
+    def history(
+        self, table: Table[M, K], key: K, *, newest_first: bool = True, limit: int | None = None
+    ) -> Iterator[Version[M]]:
+        """Return every version of a row. Read-only. Raises SchemaError if there never was such a table."""
+
+    def diff(self, table: Table[M, Any], start: Position, end: Position) -> Iterator[Difference[M]]:
+        """Return the rows of a table that differ between two moments, each a seq or a time, in key order.
+        Read-only. Raises CursorError, SchemaError."""
+
+    def log(
+        self,
+        *,
+        actor: str | None = None,
+        table: Table[Any, Any] | str | None = None,
+        key: Any = None,
+        correlation_id: str | None = None,
+        kind: str | None = None,
+        after: int = 0,
+        until: int | None = None,
+        since: Time | None = None,
+        before: Time | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Entry]:
+        """Return the commits that match all filters, oldest first. Read-only. Raises RowError for an invalid
+        query, SchemaError if there never was such a table."""
+
+
+class People(Protocol):
+    """People in one database: whose rows are sealed under a key of their own."""
+
+    def forget(
+        self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None, **metadata: Any
+    ) -> Forgotten:
+        """Erase one person: the one of the row with this primary key, or with this value of the table's
+        `person` field. Delete their rows in one commit, and shred their key. `metadata` as in `put`; with a
+        `commit_id` it is done once. Writes. Raises RowError if there is no such row or person, SealedError
+        without the master key."""
+
+    def export(
+        self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None
+    ) -> dict[str, Any]:
+        """Return all data about one person as values of JSON. Reads the whole log, read-only. Raises RowError
+        if there is nothing, SealedError without the master key."""
+
+    def stream(
+        self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None
+    ) -> Iterator[bytes]:
+        """Return what `export` returns as pieces of one JSON object, in bounded memory. Read-only."""
+
+    def readable(self) -> list[Remaining]:
+        """Return the data about people that is readable without keys. Read-only."""
+
+    def rotate_key(
+        self, master_key: MasterKey | None = None, progress: OnProgress | None = None, **metadata: Any
+    ) -> int:
+        """Put all keys under another master key, by default the next one of the environment; return how many
+        were moved. A server takes the one that it was started with. Writes. Raises SealedError, OpenError."""

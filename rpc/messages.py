@@ -1,12 +1,20 @@
 """Consumer messages: consumers as they travel, and as the store has them.
 
 Proposals: those of the Migrations service as messages, and the messages as proposals again.
+
+Versions of rows: those of the History service. A row travels as the bytes that the log has.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from google.protobuf.message import Message
+
 from everlog.migrations.proposal import Event, Proposal, ProposalState
-from everlog.proto import consumers_pb2, migrations_pb2
+from everlog.proto import consumers_pb2, history_pb2, log_pb2, migrations_pb2
+from everlog.store.history.row_history import Version
+from everlog.store.schema.admission import read
 from everlog.store.tx.transaction import Proof, proof_name
 from everlog.store.upkeep.consumers import Consumer, cap_of, message_of_cap
 
@@ -86,4 +94,35 @@ def from_message(message: migrations_pb2.Proposal) -> Proposal:
             for one in message.events
         ],
         message.url,
+    )
+
+
+# Fields of a Version that the message has by the same name.
+_SAME = (
+    *("seq", "time_ns", "actor", "reason", "correlation_id", "causation_id", "client"),
+    *("fields", "migration", "erased", "sealed"),
+)
+
+
+def message_of_version(version: Version[Any], row: bytes | None, space: int) -> history_pb2.RowVersion:
+    """A version with its row as the log has it, of the table in `space`."""
+    same: dict[str, Any] = {name: getattr(version, name) for name in _SAME}
+    return history_pb2.RowVersion(
+        **same,
+        op=log_pb2.DELETE if version.op == "delete" else log_pb2.PUT,
+        row=row,
+        proof=Proof.Value(version.proof.upper()),
+        space=space,
+    )
+
+
+def version_of_message(one: history_pb2.RowVersion, model: type[Message]) -> Version[Any]:
+    """The version, with its row in a model."""
+    same: dict[str, Any] = {name: getattr(one, name) for name in _SAME}
+    same["fields"] = tuple(one.fields)
+    return Version(
+        **same,
+        op="delete" if one.op == log_pb2.DELETE else "put",
+        row=read(model, one.row) if one.HasField("row") else None,
+        proof=proof_name(one.proof),
     )

@@ -14,21 +14,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import msgspec
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
 from everlog.store import opening
 from everlog.store.clock import BEHIND_NS, CORRECTED, Clock
 from everlog.store.core import Options
-from everlog.store.crypto.master_key import MasterKey, next_master_of
-from everlog.store.crypto.vault import ROTATED, Opener, VaultOpener, rotate
+from everlog.store.crypto.master_key import MasterKey
+from everlog.store.crypto.vault import Opener, VaultOpener
 from everlog.store.errors import DiskError, Error
-from everlog.store.history.diff import Difference
 from everlog.store.history.moment import Moment, Past
-from everlog.store.history.query import AskedLog
 from everlog.store.history.row_history import Version
-from everlog.store.history.timestamps import Position, Time
+from everlog.store.history.timestamps import Time
 from everlog.store.online import apply
 from everlog.store.online.backfill import Backfill
 from everlog.store.opening import open_directory
@@ -46,9 +43,9 @@ from everlog.store.tx.reader import Snapshot
 from everlog.store.tx.source import Source
 from everlog.store.tx.transaction import DURABILITIES, CommitResult, Metadata, Transaction, Writer
 from everlog.store.tx.write import Expires
-from everlog.store.upkeep import check, expiry, held, rebuild
+from everlog.store.upkeep import check, expiry, rebuild
 from everlog.store.upkeep.consumers import Consumers
-from everlog.store.upkeep.erase import Forgotten, Person, export, forget, person_of
+from everlog.store.upkeep.people import People
 from everlog.store.upkeep.status import ArchiveStatus, Retaining, Status, status
 
 M = TypeVar("M", bound=Message)
@@ -92,12 +89,12 @@ class Database(Writer):
             progress=progress,
             master_key=master_key,
         )
-        assert isinstance(core.log, AskedLog)
         self.path, self.url, self.read_only, self.durability = resolved, core.url, read_only, durability
         self.uuid, self.log, self.tables, self.clock = core.uuid, core.log, core.tables, core.clock
         self.engine, self.committer = core.engine, core.committer
-        self.past = self.log.past = Past(core)
+        self.past = Past(core)
         self.consumers = Consumers(core)
+        self.people = People(core, self.transaction)
         self.retention: Retaining | None = None  # what archives it by itself, if anything does
         keep_in_child(self)
         tell_child(self)
@@ -200,15 +197,6 @@ class Database(Writer):
         self.core.check_open()
         arguments.table(table)
         return self.past.history(table, key, newest_first=newest_first, limit=limit)
-
-    def diff(self, table: Table[M, Any], start: Position, end: Position) -> Iterator[Difference[M]]:
-        """The rows of a table that differ between two moments, each a seq (int) or a time, in key order:
-        added, changed (which fields), deleted. Where a migration rewrote the rows in between, those that the
-        table's constants do not read are of the model of then. Raises CursorError as `at`, and SchemaError
-        where they read neither, or the rows got another primary key."""
-        self.core.check_open()
-        arguments.table(table)
-        return self.past.diff(table, start, end)
 
     def refresh(self) -> int:
         """Where it was opened for reading beside a process that writes: sees what was written
@@ -385,88 +373,11 @@ class Database(Writer):
             self.engine.compact_data(start, end)
         self.log.merger.start()  # what a snapshot holds is freed once that is released
 
-    # people
+    # following it
 
     def opener(self, tables: Sequence[str] = ()) -> Opener:
         """What opens sealed rows for who follows these tables, or all. Read-only."""
         return VaultOpener(self.core.vault)
-
-    def forget(
-        self,
-        table: Table[M, K] | str,
-        key: K | None = None,
-        *,
-        person: Any = None,
-        **metadata: Any,
-    ) -> Forgotten:
-        """Erases one person: whose row has this primary key, or who is named by the value of the
-        table's `person` field. All their rows, of all tables, are deleted in one commit, and the key
-        that they were sealed with is shredded: nobody can read any more what the log has of them. What
-        stays readable all the same is in the result (`remaining`).
-
-        With a `commit_id` it is done once, however often it is asked for. Raises RowError if there is no
-        such row or person, SealedError without the master key.
-        """
-        self.core.check_writable()
-        who = person_of(self.schema, arguments.table_name(table), key, person)
-        return self.forget_person(who, self.transaction(**metadata).metadata)
-
-    def forget_person(self, who: Person, metadata: Metadata) -> Forgotten:
-        """The same of somebody who is known already."""
-        self.core.check_writable()
-        forgotten = forget(self.core, who, metadata)
-        self.log.tell()
-        return forgotten
-
-    def export_person(
-        self, table: Table[M, K] | str, key: K | None = None, *, person: Any = None
-    ) -> dict[str, Any]:
-        """Return all data about one person, who is named as in `forget`: rows of all tables, every
-        version that the log has of them, also from before they were sealed, the commits that wrote them,
-        texts that mention them, and the state of their key. Values of JSON. Reads the whole log; writes
-        nothing. Raises RowError if there is nothing, SealedError without the master key."""
-        found: dict[str, Any] = msgspec.json.decode(b"".join(self.stream_person(table, key, person=person)))
-        return found
-
-    def stream_person(
-        self, table: Table[M, K] | str, key: K | None = None, *, person: Any = None
-    ) -> Iterator[bytes]:
-        """Return what `export_person` returns as pieces of one JSON object, however much it is: they take
-        bounded memory. Raises the same errors, before the first piece."""
-        self.core.check_open()
-        who = person_of(self.schema, arguments.table_name(table), key, person)
-        return export(self.core, who)
-
-    def readable_people(self) -> list[held.Remaining]:
-        """Return data about people that is readable without keys: rows from before their table was sealed,
-        texts of migrations with rows, primary keys that identify people. Read-only."""
-        self.core.check_open()
-        return list(held.readable(self.core))
-
-    def rotate_key(
-        self, master_key: MasterKey | None = None, progress: OnProgress | None = None, **metadata: Any
-    ) -> int:
-        """Puts all keys under another master key, or that which the environment names as the next, while
-        others read and write; returns how many: none, if they are under it already. Afterwards the database
-        opens with that one alone. What was cut short is gone on with. A Notice says before who it was
-        (`actor`, `reason`). Raises SealedError without the old one, OpenError if there is no new one."""
-        self.core.check_writable()
-        total, master, vault = 0, next_master_of(master_key), self.core.vault
-        told = self.transaction(**metadata, durability="sync")
-
-        def tell(id: bytes) -> None:
-            notice = log_pb2.Notice(kind=ROTATED, detail=id)
-            self.core.commit(told, lambda commit: commit.notice.CopyFrom(notice))
-
-        if not vault.changing.acquire(blocking=False):
-            raise Error(f"the master key of {self.url} is being changed already; wait for it, and ask again")
-        try:
-            for done, total in rotate(vault, master, tell):
-                if progress is not None:
-                    progress(Progress("rotate keys", done, total, "keys"))
-        finally:
-            vault.changing.release()
-        return total
 
     # looking after it
 

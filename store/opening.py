@@ -37,7 +37,6 @@ from everlog.store.core import Core, Options
 from everlog.store.crypto.master_key import Master, MasterKey, master_of
 from everlog.store.crypto.vault import Vault
 from everlog.store.errors import CorruptionError, DiskError, Error, OpenError
-from everlog.store.history.query import AskedLog
 from everlog.store.keys import SEQ
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress
@@ -173,7 +172,7 @@ def _open(
     known = head.read(at / head.HEAD, head.Head)  # first: a process that writes goes on with both
     engine = _engine(owner, known, read_only=read_only)
     try:
-        log = AskedLog(engine)
+        log = Log(engine)
         if read_only:
             look_again(engine, log, known)
         log.check_head(known)

@@ -69,9 +69,9 @@ def forget(
         handle, info = connect.named(db, table)
         who = _who(info, key, person)
         if dry_run:
-            _would_forget(settings, db.stream_person(handle, **who))
+            _would_forget(settings, db.people.stream(handle, **who))
             return
-        done = db.forget(handle, **who, reason=reason, actor=actor)
+        done = db.people.forget(handle, **who, reason=reason, actor=actor)
     if settings.json:
         left = msgspec.to_builtins(done.remaining)
         output.echo({"seq": done.seq, "key_id": done.key_id.hex(), "rows": done.rows, "remaining": left})
@@ -88,7 +88,7 @@ def _check_one(key: tuple[str, ...], person: str | None) -> None:
 
 
 def _who(info: TableInfo, key: tuple[str, ...], person: str | None) -> dict[str, Any]:
-    """The person that the words name, as `Database.forget` and `stream_person` take one. Raises RowError."""
+    """The person that the words name, as `People.forget` and `stream` take one. Raises RowError."""
     if person is None:
         return {"key": output.values(info.key_fields, key, f"the key of {info.name}")}
     fields = (resolve(descriptor_of(info.model), info.proto.person.numbers),)
@@ -140,7 +140,7 @@ def export_(settings: Settings, table: str, key: tuple[str, ...], *, person: str
     _check_one(key, person)
     with open_database(settings, read_only=True) as db:
         handle, info = connect.named(db, table)
-        for piece in db.stream_person(handle, **_who(info, key, person)):
+        for piece in db.people.stream(handle, **_who(info, key, person)):
             click.echo(piece.replace(b"\n", b"") if settings.json else piece, nl=False)
         if settings.json:
             click.echo()
@@ -158,7 +158,7 @@ def readable(settings: Settings) -> None:
       everlog person readable --json
     """
     with open_database(settings, read_only=True) as db:
-        found = db.readable_people()
+        found = db.people.readable()
     for one in found:
         if settings.json:
             output.echo(msgspec.to_builtins(one))
@@ -199,7 +199,7 @@ def rotate_key(settings: Settings, file: str | None, *, reason: str, actor: str)
     """
     settings.resume = "the same command continues; until then the old master key opens all rows"
     with open_database(settings) as db, shown() as progress:
-        count = db.rotate_key(file, progress, reason=reason, actor=actor)
+        count = db.people.rotate_key(file, progress, reason=reason, actor=actor)
     if settings.json:
         output.echo({"keys": count})
     elif count:

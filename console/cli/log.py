@@ -1,7 +1,7 @@
 """Log: the commits of a database, as people read them, as JSON, or as a table in a file.
 
 feed ────────────▶ commits as they come     --follow, or all of them
-db.log(…) ───────▶ those that were asked for, found where the log is
+db.past.log(…) ───────▶ those that were asked for, found where the log is
 
 Log file: commits as a table, a line for each row that they wrote, in CSV or Parquet.
 
@@ -186,7 +186,7 @@ def log(
                     handle, info = named(then, tables[0])
                 value = output.values(info.key_fields, key, f"the key of {table}")
                 table = handle if at else table
-            found = db.log(
+            found = db.past.log(
                 actor=actor,
                 table=table,
                 key=value,

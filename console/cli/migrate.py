@@ -188,7 +188,7 @@ def _say_readable(settings: Settings, db: AnyDatabase, before: Any) -> None:
 
     if not people.sealed(before, db.schema.proto):
         return
-    for one in db.readable_people():
+    for one in db.people.readable():
         if settings.json:
             output.echo({"state": "readable", **msgspec.to_builtins(one)})
         else:

@@ -231,7 +231,7 @@ def diff(settings: Settings, table: str, start: int | str, end: int | str | None
         with moment(db, last) as then:
             handle, _ = connect.named(then, table)
         counts = dict.fromkeys(_SIGNS, 0)
-        for one in db.diff(handle, start, last):
+        for one in db.past.diff(handle, start, last):
             counts[one.kind] += 1
             if settings.json:
                 output.echo(_as_json(one))

@@ -2,71 +2,50 @@
 
     RemoteDatabase ─┬─ reads ────────▶ RemoteSource ─▶ Store service
        a Writer     ├─ transactions ─▶ a value ──────▶ Commit, validated there
-                    ├─ the past ─────▶ History service          (client/history.py)
-                    ├─ people ───────▶ People service           (client/database.py)
-                    ├─ consumers ────▶ Consumers service        (client/database.py)
                     ├─ feed ─────────▶ RemoteBatches ▶ Feed service
-                    └─ the rest ─────▶ Admin service
+                    ├─ handles ──────▶ past, people, consumers, migrations, proofs, archive
+                    └─ the rest ─────▶ RemoteAdmin ──▶ Admin service
 
 Invariants
   (1) what a call gives and raises is what it gives and raises embedded; besides, when the server
       is away for longer than `retry_s`, every call can raise UnavailableError;
   (2) a snapshot here is a promise to notice: what changed after it is a ConflictError.
-
-Remote people: what concerns the people of a database on a server, with the calls of one in this process.
-
-Invariants
-  (1) what a call gives and raises is what it gives and raises embedded;
-  (2) a person is forgotten once, though the answer was lost and the call is made again: it carries an id.
-
-Remote admin: the answers of the Admin service as the embedded database gives them.
-
-Remote consumers: those of a database on a server, as `db.consumers` of an embedded one gives them.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import msgspec
 from google.protobuf.message import Message
 
 from everlog.feed.feed import Feed, table_names
 from everlog.feed.subscription import HEARTBEAT_S
 from everlog.proto import (
-    admin_pb2,
-    admin_pb2_grpc,
-    consumers_pb2_grpc,
     log_pb2,
-    people_pb2,
-    people_pb2_grpc,
     store_pb2,
     store_pb2_grpc,
 )
-from everlog.proto import consumers_pb2 as pb
 from everlog.rpc.address import parse
+from everlog.rpc.client.admin import RemoteAdmin, RemoteConsumers
 from everlog.rpc.client.channel import CONNECT_S, RETRY_S, Channel
 from everlog.rpc.client.fairness import RemoteFair
 from everlog.rpc.client.feed import RemoteBatches
-from everlog.rpc.client.history import PastCalls, seq_of
+from everlog.rpc.client.history import RemoteMoment, RemotePast, seq_of
 from everlog.rpc.client.keys import RemoteKeys
 from everlog.rpc.client.load import RemoteLoad
+from everlog.rpc.client.people import RemotePeople
 from everlog.rpc.client.reads import RemoteSource
-from everlog.rpc.client.transaction import RemoteTransaction, Session, new_commit_id
-from everlog.rpc.messages import consumer_of
-from everlog.rpc.protocol import SCHEMA_KEY
-from everlog.store.crypto.master_key import MasterKey
+from everlog.rpc.client.transaction import RemoteTransaction, Session
 from everlog.store.crypto.vault import Opener
-from everlog.store.errors import Error, ReadOnlyError, RowError, SchemaError, UnavailableError
+from everlog.store.errors import ReadOnlyError, SchemaError, UnavailableError
+from everlog.store.history.row_history import Version
 from everlog.store.history.timestamps import Time, nanoseconds
-from everlog.store.progress import OnProgress, Progress
-from everlog.store.schema import arguments
+from everlog.store.progress import OnProgress
 from everlog.store.schema.schema import Binding, Schema
 from everlog.store.schema.table import Table
 from everlog.store.tables.hashing import TableHash
@@ -75,17 +54,8 @@ from everlog.store.tx.reader import Snapshot
 from everlog.store.tx.source import Source
 from everlog.store.tx.transaction import Metadata, Transaction, Writer
 from everlog.store.tx.write import NEVER, Expires, expires_ns_of
-from everlog.store.upkeep.consumers import Cap, Consumer, check_registration, cursor_of, message_of_cap
-from everlog.store.upkeep.erase import Forgotten, person_of
-from everlog.store.upkeep.held import Remaining
 from everlog.store.upkeep.status import (
-    ArchiveStatus,
-    ClockStatus,
-    ConsumersStatus,
-    ExpiryStatus,
     Status,
-    TableStatus,
-    WritesStatus,
 )
 
 if TYPE_CHECKING:
@@ -94,292 +64,10 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 
-FORGET_S = 600.0  # the tables go to disk with it
-
-
-def _remaining(one: people_pb2.Remaining) -> Remaining:
-    return Remaining(one.kind, one.text, tuple(one.seqs))
-
-
-def _name_person(
-    request: people_pb2.ForgetRequest | people_pb2.ExportRequest, schema: Schema, key: Any, person: Any
-) -> None:
-    """Put the person into a request about a table. Raises RowError and SchemaError."""
-    who = person_of(schema, request.table, key, person)
-    request.space = who.space
-    if who.key is not None:
-        request.key = who.key
-    else:
-        request.person = who.value or b""
-
-
-class PeopleCalls(Writer):
-    """The calls of a remote database that concern people."""
-
-    @property
-    def channel(self) -> Channel:
-        raise NotImplementedError
-
-    @property
-    def schema(self) -> Schema:
-        raise NotImplementedError
-
-    def forget(
-        self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None, **metadata: Any
-    ) -> Forgotten:
-        """Erases one person, on the server; see `Database.forget`."""
-        self._check_writable()
-        known: Metadata = self.transaction(**metadata).metadata
-        request = people_pb2.ForgetRequest(
-            database=self.channel.address.database,
-            table=arguments.table_name(table),
-            actor=known.actor,
-            reason=known.reason,
-            correlation_id=known.correlation_id,
-            causation_id=known.causation_id,
-            client=known.client,
-            commit_id=known.commit_id or new_commit_id(),
-        )
-        try:
-            return self._forget(request, self.schema, key, person)
-        except SchemaError:
-            schema = self.schema
-            if self.refresh_schema() is schema:
-                raise
-            return self._forget(request, self.schema, key, person)
-
-    def export_person(
-        self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None
-    ) -> dict[str, Any]:
-        """Everything that the server holds on one person; see `Database.export_person`."""
-        found: dict[str, Any] = msgspec.json.decode(b"".join(self.stream_person(table, key, person=person)))
-        return found
-
-    def stream_person(
-        self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None
-    ) -> Iterator[bytes]:
-        """The same as pieces of one JSON object; see `Database.stream_person`."""
-        request = people_pb2.ExportRequest(
-            database=self.channel.address.database, table=arguments.table_name(table)
-        )
-        schema = self.refresh_schema()
-        _name_person(request, schema, key, person)
-        stub = people_pb2_grpc.PeopleStub(self.channel.grpc)
-        said = (*self.channel.metadata, (SCHEMA_KEY, str(schema.version)))
-        answers = self.channel.stream(lambda: stub.Export(request, metadata=said))
-        first = next(answers)  # or the error
-        return (answer.json for answer in chain([first], answers))
-
-    def readable_people(self) -> list[Remaining]:
-        """Return the data about people in the server's log that is readable without keys; see
-        `Database.readable_people`."""
-        request = people_pb2.ReadableRequest(database=self.channel.address.database)
-        stub = people_pb2_grpc.PeopleStub(self.channel.grpc)
-        return [*map(_remaining, self.channel.call(stub.Readable, request, timeout_s=FORGET_S).found)]
-
-    def rotate_key(
-        self, master_key: MasterKey | None = None, progress: OnProgress | None = None, **metadata: Any
-    ) -> int:
-        """Puts all keys under the next master key, whose file the server's process was told of; see
-        `Database.rotate_key`. Raises Error for one that is given: it does not travel."""
-        self._check_writable()
-        if master_key is not None:
-            raise Error(
-                f"{self.channel.url} is on a server, and a master key does not travel: give none. The server"
-                " takes the one of the file that it was told of (`everlog serve --next-master-key`)"
-            )
-        known: Metadata = self.transaction(**metadata).metadata
-        request = people_pb2.RotateKeyRequest(
-            database=self.channel.address.database,
-            actor=known.actor,
-            reason=known.reason,
-            correlation_id=known.correlation_id,
-            causation_id=known.causation_id,
-            client=known.client,
-        )
-        said, stub, total = self.channel.metadata, people_pb2_grpc.PeopleStub(self.channel.grpc), 0
-        for answer in self.channel.stream(lambda: stub.RotateKey(request, metadata=said)):
-            total = answer.total
-            if progress is not None and not answer.finished:
-                progress(Progress("rotate keys", answer.done, answer.total, "keys"))
-        return total
-
-    def opener(self, tables: Sequence[str] = ()) -> Opener:
-        """What opens sealed rows for who follows these tables, or all; see `Database.opener`. Raises
-        AccessError for a caller who may not, where rows of them are sealed."""
-        chosen = [info for name, info in self.schema.tables.items() if not tables or name in tables]
-        return RemoteKeys(self.channel, ask=any(info.sealed for info in chosen))
-
-    def _forget(self, request: people_pb2.ForgetRequest, schema: Schema, key: Any, person: Any) -> Forgotten:
-        _name_person(request, schema, key, person)
-        stub = people_pb2_grpc.PeopleStub(self.channel.grpc)
-        done = self.channel.call(
-            stub.Forget, request, timeout_s=FORGET_S, metadata=((SCHEMA_KEY, str(schema.version)),)
-        )
-        return Forgotten(done.seq, done.key_id, done.rows, tuple(map(_remaining, done.remaining)))
-
-    # of the database that these are calls of
-
-    def refresh_schema(self) -> Schema:
-        raise NotImplementedError
-
-    def _check_writable(self) -> None:
-        raise NotImplementedError
-
-
-HASHES_S = 3600.0
-
-
-class RemoteAdmin:
-    """Looks after one database of a server."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._database = channel.address.database
-        self._stub = admin_pb2_grpc.AdminStub(channel.grpc)
-
-    def databases(self) -> list[str]:
-        """Names of all databases of the server."""
-        answer = self._channel.call(self._stub.ListDatabases, admin_pb2.ListDatabasesRequest())
-        return list(answer.databases)
-
-    def status(self) -> Status:
-        answer = self._channel.call(self._stub.Status, admin_pb2.StatusRequest(database=self._database))
-        return Status(
-            uuid=answer.head.database,
-            head=answer.head.seq,
-            head_time_ns=answer.head_time_ns,
-            checksum=answer.head.checksum,
-            oldest=answer.oldest,
-            schema_version=answer.schema_version,
-            tables=[TableStatus(table.name, table.rows, list(table.indexes)) for table in answer.tables],
-            disk_bytes=answer.disk_bytes,
-            software=answer.software,
-            format=answer.format,
-            read_only=answer.read_only,
-            expiry=ExpiryStatus(
-                answer.expiry.rows, answer.expiry.due, answer.expiry.next_ns, answer.expiry.jumped_s
-            ),
-            consumers=ConsumersStatus(answer.consumers, list(answer.consumers_over), answer.consumers_error),
-            archive=ArchiveStatus(
-                answer.archive.base,
-                answer.archive.archived_ns,
-                answer.archive.target,
-                answer.archive.error,
-                answer.archive.error_ns,
-            ),
-            writes=WritesStatus(answer.writes.error, answer.writes.since_ns),
-            clock=ClockStatus(answer.clock.reading_ns, answer.clock.ahead_s, answer.clock.corrected),
-            warnings=list(answer.warnings),
-            production=answer.production,
-        )
-
-    def hashes(self, seq: int | None, *, sealed: bool) -> dict[str, TableHash]:
-        request = admin_pb2.StatusRequest(database=self._database, hashes=True, at=seq or 0, sealed=sealed)
-        answer = self._channel.call(self._stub.Status, request, timeout_s=HASHES_S)
-        return {table.name: TableHash(table.rows, table.hash) for table in answer.tables}
-
-    def rebuild(self, progress: OnProgress | None) -> dict[str, TableHash]:
-        request = admin_pb2.RebuildRequest(database=self._database)
-        metadata = self._channel.metadata
-        hashes: dict[str, TableHash] = {}
-        for answer in self._channel.stream(lambda: self._stub.Rebuild(request, metadata=metadata)):
-            if answer.finished:
-                hashes = {table.name: TableHash(table.rows, table.hash) for table in answer.tables}
-            elif progress is not None:
-                progress(Progress(answer.step, answer.done, answer.total or None))
-        return hashes
-
-    def expire(self, *, confirm_time: bool) -> int:
-        request = admin_pb2.ExpireRequest(database=self._database, confirm_time=confirm_time)
-        rows: int = self._channel.call(self._stub.Expire, request, timeout_s=HASHES_S).rows
-        return rows
-
-    def correct_clock(self, *, actor: str, reason: str) -> int:
-        request = admin_pb2.CorrectClockRequest(database=self._database, actor=actor, reason=reason)
-        seq: int = self._channel.call(self._stub.CorrectClock, request).seq
-        return seq
-
-    def set_production(self, on: bool, *, actor: str, reason: str) -> int:
-        request = admin_pb2.SetProductionRequest(
-            database=self._database, production=on, actor=actor, reason=reason
-        )
-        seq: int = self._channel.call(self._stub.SetProduction, request).seq
-        return seq
-
-    def check(self, progress: OnProgress | None, *, deep: bool) -> Iterator[str]:
-        request = admin_pb2.CheckRequest(database=self._database, deep=deep)
-        metadata = self._channel.metadata
-        for answer in self._channel.stream(lambda: self._stub.Check(request, metadata=metadata)):
-            if answer.problem:
-                yield answer.problem
-            elif progress is not None and not answer.finished:
-                progress(Progress(answer.step, answer.done, answer.total or None))
-
-
-class RemoteConsumers:
-    """See `everlog.store.upkeep.consumers.Consumers`: each call raises what that raises."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._database = channel.address.database
-        self._stub = consumers_pb2_grpc.ConsumersStub(channel.grpc)
-
-    def register(
-        self,
-        name: str,
-        *,
-        after: int | log_pb2.Cursor | None = None,
-        cap: Cap | None = None,
-        take: bool = True,
-        actor: str = "",
-        reason: str = "",
-    ) -> Consumer:
-        """Takes a durable name on the server."""
-        check_registration(name, after, cap, actor, reason)
-        request = pb.RegisterRequest(
-            database=self._database, name=name, leave=not take, actor=actor, reason=reason
-        )
-        if after is not None:
-            request.after.CopyFrom(cursor_of(after))
-        if cap is not None:
-            request.cap.CopyFrom(message_of_cap(cap))
-        return consumer_of(self._channel.call(self._stub.Register, request).consumer)
-
-    def bookmark(self, consumer: Consumer, position: log_pb2.Cursor) -> None:
-        """The consumer has everything up to there, durably. Does not wait for a server that is away: it
-        raises UnavailableError, and the next bookmark says the same and more."""
-        request = pb.BookmarkRequest(
-            database=self._database, name=consumer.name, turn=consumer.epoch, position=position
-        )
-        self._channel.call(self._stub.Bookmark, request, retry_s=0)
-
-    def remove(self, name: str, *, actor: str = "", reason: str = "") -> None:
-        """Nothing is held for it any more."""
-        arguments.text(name, "name")
-        Metadata(actor, reason).check()
-        request = pb.RemoveConsumerRequest(database=self._database, name=name, actor=actor, reason=reason)
-        self._channel.call(self._stub.Remove, request)
-
-    def __getitem__(self, name: str) -> Consumer:
-        """One of them. Read-only. Raises RowError."""
-        arguments.text(name, "name")
-        found = {one.name: one for one in self}
-        if name not in found:
-            names = ", ".join(found) or "none"
-            raise RowError(f"there is no consumer {name!r}; there are: {names}", name=name)
-        return found[name]
-
-    def __iter__(self) -> Iterator[Consumer]:
-        """All, by name, as they are now. Read-only."""
-        answer = self._channel.call(self._stub.List, pb.ListConsumersRequest(database=self._database))
-        return map(consumer_of, answer.consumers)
-
-
 M = TypeVar("M", bound=Message)
 
 
-class RemoteDatabase(PastCalls, PeopleCalls):
+class RemoteDatabase(Writer):
     """A database on a server. Safe to use from many threads.
 
     Opening waits up to `timeout_s` seconds for the server; without one, 5 seconds, and not at all where
@@ -406,6 +94,10 @@ class RemoteDatabase(PastCalls, PeopleCalls):
         self._stub = store_pb2_grpc.StoreStub(self._channel.grpc)
         self._admin = RemoteAdmin(self._channel)
         self.consumers = RemoteConsumers(self._channel)
+        self.past = RemotePast(self._channel, lambda: self._current)
+        self.people = RemotePeople(
+            self._channel, self.transaction, lambda: self._current, self.refresh_schema
+        )
         self.url = str(address)
         try:
             described = self._connect(timeout_s if connect_s is None else connect_s)
@@ -476,6 +168,18 @@ class RemoteDatabase(PastCalls, PeopleCalls):
         return self._admin.hashes(None if seq is None else seq_of(seq), sealed=sealed)
 
     # reading
+
+    def at(
+        self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
+    ) -> RemoteMoment:
+        """The database as it was after the record at `seq`, or at a time; see `Database.at`."""
+        return self.past.at(seq=seq, time=time, progress=progress)
+
+    def history(
+        self, table: Table[M, K], key: K, *, newest_first: bool = True, limit: int | None = None
+    ) -> Iterator[Version[M]]:
+        """Every version of a row; see `Database.history`."""
+        return self.past.history(table, key, newest_first=newest_first, limit=limit)
 
     def snapshot(self) -> Snapshot:
         """This moment, for reading more than once: what was changed since raises ConflictError.
@@ -552,6 +256,12 @@ class RemoteDatabase(PastCalls, PeopleCalls):
             expires_ns=0 if expires is None else expires_ns_of(expires, table.name) or NEVER,
         )
         return RemoteLoad(self._channel, first).run(table, binding, rows, total=total, progress=progress)
+
+    def opener(self, tables: Sequence[str] = ()) -> Opener:
+        """What opens sealed rows for who follows these tables, or all; see `Database.opener`. Raises
+        AccessError for a caller who may not, where rows of them are sealed."""
+        chosen = [info for name, info in self.schema.tables.items() if not tables or name in tables]
+        return RemoteKeys(self._channel, ask=any(info.sealed for info in chosen))
 
     # looking after it
 

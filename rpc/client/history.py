@@ -16,7 +16,7 @@ a migration has rewritten them in between ─▶ the model of then, which the sc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -25,9 +25,10 @@ from google.protobuf.message import Message
 from everlog.proto import history_pb2, history_pb2_grpc, log_pb2
 from everlog.rpc.client.channel import Channel
 from everlog.rpc.client.reads import RemoteSource
+from everlog.rpc.messages import version_of_message
 from everlog.store.errors import RowError, SchemaError
 from everlog.store.history.diff import Difference
-from everlog.store.history.query import Asked, Entry, check_asked, entry_of
+from everlog.store.history.query import Entry, LogFilter, check_asked, entry_of
 from everlog.store.history.row_history import Version, models_of
 from everlog.store.history.timestamps import Position, Time, nanoseconds
 from everlog.store.progress import OnProgress
@@ -38,7 +39,6 @@ from everlog.store.schema.fields import descriptor_of, encode_values, resolve
 from everlog.store.schema.schema import Binding, Schema, TableInfo
 from everlog.store.schema.table import Table
 from everlog.store.tx.reader import Snapshot
-from everlog.store.tx.transaction import proof_name
 
 Side = tuple[TableInfo, type[Message]]
 
@@ -93,7 +93,7 @@ AT_S = 3600.0  # the first question of all reads the log
 class RemoteMoment(Snapshot):
     """A database on a server as it was after the record at `seq`. Needs not be closed."""
 
-    def __init__(self, past: PastCalls, answer: history_pb2.AtResponse) -> None:
+    def __init__(self, past: RemotePast, answer: history_pb2.AtResponse) -> None:
         self._past = past
         self.time_ns = answer.time_ns
         schema = Schema(answer.schema)
@@ -117,12 +117,13 @@ class RemoteMoment(Snapshot):
         return binding
 
 
-class PastCalls:
-    """The calls of a remote database for what was."""
+class RemotePast:
+    """What was, of a database on a server. `schema` returns the schema in force."""
 
-    @property
-    def channel(self) -> Channel:
-        raise NotImplementedError
+    def __init__(self, channel: Channel, schema: Callable[[], Schema]) -> None:
+        self.channel = channel
+        self._schema = schema
+        self._history_stub = history_pb2_grpc.HistoryStub(channel.grpc)
 
     def at(
         self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
@@ -163,7 +164,7 @@ class PastCalls:
         return _versions(answers, infos, table.model)
 
     def diff(self, table: Table[M, Any], start: Position, end: Position) -> Iterator[Difference[M]]:
-        """The rows of a table that differ between two moments; see `Database.diff`."""
+        """The rows of a table that differ between two moments; see `Past.diff`."""
         arguments.table(table)
         first, last = (
             self.at(seq=one) if isinstance(one, int) else self.at(time=one) for one in (start, end)
@@ -194,9 +195,9 @@ class PastCalls:
         before: Time | None = None,
         limit: int | None = None,
     ) -> Iterator[Entry]:
-        """The commits that fit all of what is given, oldest first; see `AskedLog`."""
+        """The commits that fit all of what is given, oldest first; see `Past.log`."""
         limit = check_asked(
-            Asked(actor, table, key, correlation_id, kind, after, until, since, before), limit
+            LogFilter(actor, table, key, correlation_id, kind, after, until, since, before), limit
         )
         if table is not None:
             arguments.table_name(table)
@@ -224,12 +225,7 @@ class PastCalls:
         return _entries(next(answers), answers)
 
     def _info(self, table: str) -> TableInfo:
-        schema: Schema = self._schema()  # type: ignore[attr-defined]  # of the database that this is one of
-        return schema.table(table)
-
-    @property
-    def _history_stub(self) -> history_pb2_grpc.HistoryStub:
-        return history_pb2_grpc.HistoryStub(self.channel.grpc)
+        return self._schema().table(table)
 
 
 def key_of(table: Table[Any, Any], key: Any) -> bytes:
@@ -244,23 +240,7 @@ def _versions(
     models = models_of(model, list(infos.values()))
     for answer in answers:
         for one in answer.versions:
-            row = read(models[one.space], one.row) if one.HasField("row") else None
-            yield Version(
-                seq=one.seq,
-                time_ns=one.time_ns,
-                actor=one.actor,
-                reason=one.reason,
-                correlation_id=one.correlation_id,
-                causation_id=one.causation_id,
-                client=one.client,
-                op="delete" if one.op == log_pb2.DELETE else "put",
-                row=row,
-                fields=tuple(one.fields),
-                migration=one.migration,
-                erased=one.erased,
-                sealed=one.sealed,
-                proof=proof_name(one.proof),
-            )
+            yield version_of_message(one, models[one.space])
 
 
 def _entries(head: history_pb2.LogResponse, answers: Iterator[history_pb2.LogResponse]) -> Iterator[Entry]:

@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from everlog.proto import history_pb2, history_pb2_grpc, log_pb2
+from everlog.rpc.messages import message_of_version
 from everlog.rpc.server.host import Hosting, Telling
 from everlog.store.database import Database
 from everlog.store.errors import SealedError
-from everlog.store.history.query import Asked, commits
+from everlog.store.history.query import LogFilter, commits
 from everlog.store.progress import OnProgress
 from everlog.store.schema.schema import Schema
-from everlog.store.tx.transaction import Proof
 
 MESSAGE_ROWS, MESSAGE_BYTES = 256, 256 << 10
 
@@ -88,26 +88,9 @@ def _history(db: Database, request: history_pb2.HistoryRequest) -> Iterable[hist
     yield first
     answer, size = history_pb2.HistoryResponse(), 0
     limit = request.limit_plus_one - 1 if request.limit_plus_one else None
-    for version, of in history.versions(newest_first=not request.oldest_first, limit=limit):
-        row = _raw(version.row)
-        answer.versions.add(
-            seq=version.seq,
-            time_ns=version.time_ns,
-            actor=version.actor,
-            reason=version.reason,
-            correlation_id=version.correlation_id,
-            causation_id=version.causation_id,
-            client=version.client,
-            op=log_pb2.DELETE if version.op == "delete" else log_pb2.PUT,
-            row=row,
-            fields=version.fields,
-            migration=version.migration,
-            erased=version.erased,
-            sealed=version.sealed,
-            proof=Proof.Value(version.proof.upper()),
-            space=of.space,
-        )
-        size += len(row or b"")
+    for version, of, raw in history.versions(newest_first=not request.oldest_first, limit=limit):
+        answer.versions.append(message_of_version(version, raw, of.space))
+        size += len(raw or b"")
         if len(answer.versions) >= MESSAGE_ROWS or size >= MESSAGE_BYTES:
             yield answer
             answer, size = history_pb2.HistoryResponse(), 0
@@ -139,7 +122,7 @@ def _log(db: Database, request: history_pb2.LogRequest) -> Iterable[history_pb2.
             if by_name
             else schemas.named(request.table, request.version, head)
         )
-    asked = Asked(
+    asked = LogFilter(
         actor=request.actor if request.HasField("actor") else None,
         table=table,
         key=request.key or None,

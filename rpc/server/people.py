@@ -127,7 +127,7 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
             request.client,
             request.commit_id,
         )
-        done = await self._hosting.write(db.forget_person, who, metadata)
+        done = await self._hosting.write(db.people.forget_person, who, metadata)
         return people_pb2.ForgetResponse(
             seq=done.seq, key_id=done.key_id, rows=done.rows, remaining=map(_sent, done.remaining)
         )
@@ -159,7 +159,7 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
     ) -> people_pb2.ReadableResponse:
         db = self._hosting.database(request.database)
         self._hosting.callers.actor(context, request.actor)
-        found = await self._hosting.survey(db.readable_people)
+        found = await self._hosting.survey(db.people.readable)
         return people_pb2.ReadableResponse(found=map(_sent, found))
 
     async def Keys(  # type: ignore[override]
@@ -179,7 +179,7 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
             def progress(at: Progress) -> None:
                 telling.passing(people_pb2.RotateKeyResponse(done=at.done, total=at.total or 0))
 
-            total = db.rotate_key(
+            total = db.people.rotate_key(
                 self._next,
                 sparing(progress),
                 actor=actor,

@@ -80,7 +80,7 @@ class _Side(NamedTuple):
 def diff(
     views: Views, meant: Meant, start: int, end: int, table: Table[Any, Any] | None = None
 ) -> Iterator[Difference[Any]]:
-    """See `Database.diff`. `start` and `end` are seqs whose versions are known. The rows are of the model of
+    """See `Past.diff`. `start` and `end` are seqs whose versions are known. The rows are of the model of
     `table`; without it, of the models of then."""
     if start > end:
         raise RowError(f"expected the first of two moments to be the earlier one, found {start} and {end}")

@@ -27,6 +27,7 @@ from everlog.store.clock import BEHIND_NS
 from everlog.store.core import Core
 from everlog.store.errors import CursorError, ReadOnlyError, RowError
 from everlog.store.history.diff import Difference, diff
+from everlog.store.history.query import Entry, LogFilter, entries
 from everlog.store.history.row_history import History, Version
 from everlog.store.history.schemas import Meant, PastSchemas
 from everlog.store.history.timestamps import Position, Time, nanoseconds, shown
@@ -65,7 +66,7 @@ class Moment(Snapshot):
     @property
     def time_ns(self) -> int:
         """When the record at `seq` was committed."""
-        return record.time_of(self._past.log.get(self.seq))
+        return record.time_of(self._past.records.get(self.seq))
 
     @property
     def view(self) -> PastView:
@@ -86,7 +87,7 @@ class Past:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self.log, self.tables = core.log, core.tables
+        self.records, self.tables = core.log, core.tables
         self.versions = Versions(core.engine, core.log)
         self.schemas = PastSchemas(core.log, core.tables)
         self.views = Views(core.log, self.versions, self.schemas)
@@ -95,6 +96,7 @@ class Past:
         self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
     ) -> Moment:
         """See `Database.at`."""
+        self._core.check_open()
         at = self.position(seq=seq, time=time)
         self.catch_up(at, progress)
         return Moment(self, at)
@@ -103,22 +105,53 @@ class Past:
         self, table: Table[M, Any] | str, key: Any, *, newest_first: bool = True, limit: int | None = None
     ) -> Iterator[Version[M]]:
         """See `Database.history`."""
+        self._core.check_open()
         meant = self.schemas.meant(table, self.tables.applied)
         model = None if isinstance(table, str) else table.model
         history = self.history_of(meant, meant.info.encode_key(key), model)
-        return (version for version, _ in history.versions(newest_first=newest_first, limit=limit))
+        return (found.version for found in history.versions(newest_first=newest_first, limit=limit))
 
     def history_of(self, table: Meant, key: bytes, model: type[Message] | None = None) -> History:
         """Return the history of a row, by the encoded key; its rows are of `model`, else of the log's own."""
-        return History(self.log, self.tables, self.versions, table, key, model)
+        return History(self.records, self.tables, self.versions, table, key, model)
 
     def seqs_of(self, table: Meant, key: bytes, after: int) -> list[int]:
         """The records after one that wrote a row, oldest first, by the encoded key."""
         seqs = (place.seq for place, _ in self.history_of(table, key).places())
         return list(takewhile(lambda seq: seq > after, seqs))[::-1]
 
+    def log(
+        self,
+        *,
+        actor: str | None = None,
+        table: Table[Any, Any] | str | None = None,
+        key: Any = None,
+        correlation_id: str | None = None,
+        kind: str | None = None,
+        after: int = 0,
+        until: int | None = None,
+        since: Time | None = None,
+        before: Time | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Entry]:
+        """The commits that fit all of what is given, oldest first: by `actor`, to a `table` or to the row
+        of it with a `key`, of a `correlation_id`, of a `kind` (commit, created, base, migration, load,
+        notice), after a seq, until one (included), since a time (included), before one. A name alone, without
+        a key, is each table that ever had it.
+
+        Read-only. Raises RowError for a question that is none, SchemaError for a table that there never
+        was.
+        """
+        self._core.check_open()
+        asked = LogFilter(actor, table, key, correlation_id, kind, after, until, since, before)
+        return entries(self, asked, limit)
+
     def diff(self, table: Table[M, Any] | str, start: Position, end: Position) -> Iterator[Difference[M]]:
-        """See `Database.diff`."""
+        """The rows of a table that differ between two moments, each a seq (int) or a time, in key order:
+        added, changed (which fields), deleted. Where a migration rewrote the rows in between, those that the
+        table's constants do not read are of the model of then. Raises CursorError as `at`, and SchemaError
+        where they read neither, or the rows got another primary key."""
+        self._core.check_open()
         first, last = (
             self.position(seq=one) if isinstance(one, int) else self.position(time=one)
             for one in (start, end)
@@ -140,7 +173,7 @@ class Past:
         the clock was right, or is still ahead of it.
         """
         time_ns = nanoseconds(time)
-        found = self._last(lambda seq: self._time(seq) < time_ns, self.log.oldest - 1)
+        found = self._last(lambda seq: self._time(seq) < time_ns, self.records.oldest - 1)
         if found < self.tables.applied:
             for run_ns in self._ahead():
                 if run_ns < time_ns:
@@ -150,7 +183,7 @@ class Past:
         return found
 
     def _time(self, seq: int) -> int:
-        return record.time_of(self.log.get(seq))
+        return record.time_of(self.records.get(seq))
 
     def _last(self, holds: Callable[[int], bool], low: int) -> int:
         """Return the last record after `low` that meets a monotonic condition; `low` if none does."""
@@ -167,7 +200,7 @@ class Past:
         """The times at which the log stood still while the clock was behind it, and is believed; newest
         first."""
         seqs, newest = self._corrections(), self._time(self.tables.applied)
-        found = {self._time(seq) for seq in seqs if seq >= self.log.oldest}
+        found = {self._time(seq) for seq in seqs if seq >= self.records.oldest}
         if newest - self._core.clock.read() > BEHIND_NS:
             found.add(newest)
         return sorted(found, reverse=True)
@@ -181,7 +214,7 @@ class Past:
         """
         start = self._last(lambda seq: self._time(seq) < run_ns, found) + 1
         end = self._last(lambda seq: self._time(seq) <= run_ns, start - 1)
-        least = self._time(found) if found >= self.log.oldest else 0
+        least = self._time(found) if found >= self.records.oldest else 0
 
         def holds(seq: int) -> bool:
             reading, back = self._reading(seq) or run_ns, max(start, seq - ONE_BY_ONE)
@@ -205,7 +238,7 @@ class Past:
         return low
 
     def _reading(self, seq: int) -> int:
-        reading_ns: int = record.decode(self.log.get(seq), seq).reading_ns
+        reading_ns: int = record.decode(self.records.get(seq), seq).reading_ns
         return reading_ns
 
     def _corrections(self) -> list[int]:
@@ -238,7 +271,7 @@ class Past:
         return seq
 
     def _check(self, seq: int) -> None:
-        oldest, newest = self.log.oldest, self.tables.applied
+        oldest, newest = self.records.oldest, self.tables.applied
         if seq < 1 or seq > newest:
             where = "before the first record" if seq < 1 else "not there yet"
             raise CursorError(f"there is no record {seq} to read at: it is {where}; the log ends at {newest}")
@@ -250,7 +283,7 @@ class Past:
 
     def _at_time(self, time_ns: int) -> int:
         """The newest record at or before a time."""
-        log = self.log
+        log = self.records
         low = log.oldest
         if time_ns > max(self._core.clock.read(), self._time(self.tables.applied)):
             raise CursorError(

@@ -1,4 +1,4 @@
-"""Past log: the log, asked: who did what, when and why. `db.log(actor="ann", table=AIRPORTS)`.
+"""Past log: the log, asked: who did what, when and why. `db.past.log(actor="ann", table=AIRPORTS)`.
 
     records after ‥ until ─▶ those that fit ─▶ Entry: commit, and its changes with their rows
       of one row: only those of its history
@@ -10,21 +10,21 @@ unknown. Whoever asks for a table is told its changes only.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.errors import RowError
-from everlog.store.history.moment import Past
 from everlog.store.history.row_history import image_of
-from everlog.store.history.schemas import Meant
+from everlog.store.history.schemas import Meant, PastSchemas
 from everlog.store.history.timestamps import Time
 from everlog.store.log import Log
 from everlog.store.schema import arguments
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
+from everlog.store.tables.tables import Tables
 from everlog.store.tx.transaction import proof_name
 
 KINDS = ("commit", "created", "base", "migration", "load", "notice")
@@ -69,7 +69,7 @@ class Entry(NamedTuple):
     reading_ns: int = 0
 
 
-class Asked(NamedTuple):
+class LogFilter(NamedTuple):
     """What entries have to have. With a `table` as it is meant `key` is encoded; else both are as they
     are given."""
 
@@ -84,48 +84,32 @@ class Asked(NamedTuple):
     before: Time | None = None
 
 
-class AskedLog(Log):
-    """The log of one open database, which answers questions."""
+class Searched(Protocol):
+    """What the log is searched with: see `Past`."""
 
-    past: Past
-
-    def __call__(
-        self,
-        *,
-        actor: str | None = None,
-        table: Table[Any, Any] | str | None = None,
-        key: Any = None,
-        correlation_id: str | None = None,
-        kind: str | None = None,
-        after: int = 0,
-        until: int | None = None,
-        since: Time | None = None,
-        before: Time | None = None,
-        limit: int | None = None,
-    ) -> Iterator[Entry]:
-        """The commits that fit all of what is given, oldest first: by `actor`, to a `table` or to the row
-        of it with a `key`, of a `correlation_id`, of a `kind` (commit, created, base, migration, load,
-        notice), after a seq, until one (included), since a time (included), before one. A name alone, without
-        a key, is each table that ever had it.
-
-        Read-only. Raises RowError for a question that is none, SchemaError for a table that there never
-        was.
-        """
-        asked = Asked(actor, table, key, correlation_id, kind, after, until, since, before)
-        return entries(self.past, asked, limit)
+    @property
+    def records(self) -> Log: ...
+    @property
+    def tables(self) -> Tables: ...
+    @property
+    def schemas(self) -> PastSchemas: ...
+    def before(self, time: Time) -> int: ...
+    def seqs_of(self, table: Meant, key: bytes, after: int) -> list[int]: ...
 
 
-def entries(past: Past, asked: Asked, limit: int | None = None) -> Iterator[Entry]:
-    """See `AskedLog`."""
+def entries(past: Searched, asked: LogFilter, limit: int | None = None) -> Iterator[Entry]:
+    """See `Past.log`."""
     return (entry_of(commit, schema) for commit, schema in commits(past, asked, limit))
 
 
-def commits(past: Past, asked: Asked, limit: int | None = None) -> Iterator[tuple[log_pb2.Commit, Schema]]:
+def commits(
+    past: Searched, asked: LogFilter, limit: int | None = None
+) -> Iterator[tuple[log_pb2.Commit, Schema]]:
     """The same commits as messages, with the changes that were asked for, and the schema of then."""
     limit = check_asked(asked, limit)
     head = past.tables.applied
     until = head if asked.until is None else min(asked.until, head)
-    after = max(asked.after, past.log.oldest - 1)
+    after = max(asked.after, past.records.oldest - 1)
     if asked.since is not None:
         after = max(after, past.before(asked.since))
     if asked.before is not None:
@@ -138,7 +122,7 @@ def commits(past: Past, asked: Asked, limit: int | None = None) -> Iterator[tupl
     return _commits(past, asked, after=after, until=until, table=table, key=key, limit=limit)
 
 
-def check_asked(asked: Asked, limit: int | None) -> int | None:
+def check_asked(asked: LogFilter, limit: int | None) -> int | None:
     """Return the limit. Raises RowError for a question that is none."""
     for name in ("actor", "correlation_id"):
         if (word := getattr(asked, name)) is not None:
@@ -154,8 +138,8 @@ def check_asked(asked: Asked, limit: int | None) -> int | None:
 
 
 def _commits(
-    past: Past,
-    asked: Asked,
+    past: Searched,
+    asked: LogFilter,
     *,
     after: int,
     until: int,
@@ -169,9 +153,9 @@ def _commits(
         return
     if table is not None and key is not None:
         seqs = past.seqs_of(table, key, after)
-        records: Any = ((seq, past.log.get(seq)) for seq in seqs if seq <= until)
+        records: Any = ((seq, past.records.get(seq)) for seq in seqs if seq <= until)
     else:
-        records = past.log.scan(after, until)
+        records = past.records.scan(after, until)
     for seq, framed in records:
         if not all(word in framed for word in words):
             continue
@@ -198,7 +182,7 @@ def _is_of(change: log_pb2.Change, seq: int, schema: Schema, table: Meant, key: 
     return info is not None and (key is None or change.key == key) and table.is_of(info.proto.id, seq)
 
 
-def _fits(commit: log_pb2.Commit, asked: Asked) -> bool:
+def _fits(commit: log_pb2.Commit, asked: LogFilter) -> bool:
     return (
         (asked.actor is None or commit.actor == asked.actor)
         and (asked.correlation_id is None or commit.correlation_id == asked.correlation_id)

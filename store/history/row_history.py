@@ -163,6 +163,14 @@ class _Made(NamedTuple):
     info: TableInfo
 
 
+class Found(NamedTuple):
+    """A version, the table in the generation that it is of, and the bytes of its row (None: it has none)."""
+
+    version: Version[Any]
+    info: TableInfo
+    raw: bytes | None
+
+
 _Read = tuple[log_pb2.Commit, Image]
 
 
@@ -186,9 +194,9 @@ class History:
         self._models = models_of(model, [one.info for one in self.generations])
         self._read_before: dict[int, bytes] = {}  # small records that were read to find the next
 
-    def versions(self, *, newest_first: bool, limit: int | None) -> Iterator[tuple[Version[Any], TableInfo]]:
-        """Each with the table in the generation that it is of. Read-only, but for the projection of
-        versions, where the links end."""
+    def versions(self, *, newest_first: bool, limit: int | None) -> Iterator[Found]:
+        """Each with the table in the generation that it is of, and the bytes of its row. Read-only, but for
+        the projection of versions, where the links end."""
         limit = arguments.limit(limit, "versions")
         if limit is not None and limit > self._upto:
             limit = None  # a row has no more versions than there are records
@@ -289,31 +297,27 @@ class History:
         return commit, image_of(info, model, change)
 
 
-def _newest(
-    images: Iterator[tuple[_Made, _Read]],
-) -> Iterator[tuple[Version[Any], TableInfo]]:
+def _newest(images: Iterator[tuple[_Made, _Read]]) -> Iterator[Found]:
     """Each is told once the one before it is known."""
     last: tuple[_Made, _Read] | None = None
     for one in images:
         if last is not None:
-            yield _version(*last, one[1][1]), last[0].info
+            yield _found(*last, one[1][1])
         last = one
     if last is not None:
-        yield _version(*last, None), last[0].info
+        yield _found(*last, None)
 
 
-def _oldest(
-    images: Iterator[tuple[_Made, _Read]],
-) -> Iterator[tuple[Version[Any], TableInfo]]:
+def _oldest(images: Iterator[tuple[_Made, _Read]]) -> Iterator[Found]:
     before: Image | None = None
     for made, found in images:
-        yield _version(made, found, before), made.info
+        yield _found(made, found, before)
         before = found[1]
 
 
-def _version(made: _Made, found: _Read, before: Image | None) -> Version[Any]:
+def _found(made: _Made, found: _Read, before: Image | None) -> Found:
     commit, image = found
-    return Version(
+    version: Version[Any] = Version(
         seq=commit.seq,
         time_ns=commit.time_ns,
         actor=commit.actor,
@@ -329,6 +333,7 @@ def _version(made: _Made, found: _Read, before: Image | None) -> Version[Any]:
         sealed=image.sealed,
         proof=proof_name(commit.proof),
     )
+    return Found(version, made.info, image.raw)
 
 
 def models_of(model: type[Message] | None, generations: list[TableInfo]) -> dict[int, type[Message]]:

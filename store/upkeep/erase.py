@@ -73,7 +73,7 @@ def person_of(schema: Schema, name: str, key: Any, value: Any) -> Person:
 
 
 def forget(core: Core, who: Person, metadata: Metadata) -> Forgotten:
-    """See `Database.forget`. Raises SchemaError with `moved` where the rows are of another generation."""
+    """See `People.forget`. Raises SchemaError with `moved` where the rows are of another generation."""
     if not core.engine.rebuilding.acquire(blocking=False):
         raise Error("the tables are being rebuilt, with the keys that there are; forget when that is through")
     try:
@@ -90,7 +90,7 @@ def forget(core: Core, who: Person, metadata: Metadata) -> Forgotten:
 
 
 def export(core: Core, who: Person) -> Iterator[bytes]:
-    """See `Database.stream_person`."""
+    """See `People.stream`."""
     info = _people(core.schema.generation(who.table, who.space))
     assert info.sealing is not None
     info.sealing.check()

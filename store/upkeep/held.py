@@ -182,7 +182,7 @@ def texts(migration: log_pb2.Migration, words: Iterable[str]) -> list[str]:
 def export(
     core: Core, table: str, key_id: bytes, person: bytes | None, row: RowKey | None
 ) -> Iterator[bytes]:
-    """See `Database.stream_person`. Raises RowError, at once, if there is nothing.
+    """See `People.stream`. Raises RowError, at once, if there is nothing.
 
     Each element of an array is a line of its own, behind the comma that it needs (`elements`).
     """

@@ -33,7 +33,7 @@ NEEDS: dict[str, Callable[[Any, Path], object]] = {
     "a row as it was": lambda db, _: db.at(seq=30).get(AIRPORTS, "JFK"),
     "all rows as they were": lambda db, _: list(db.at(seq=30).scan(ITEMS)),
     "history": lambda db, _: list(db.history(AIRPORTS, "JFK")),
-    "diff": lambda db, _: list(db.diff(ITEMS, 22, 30)),
+    "diff": lambda db, _: list(db.past.diff(ITEMS, 22, 30)),
     "a proof": lambda db, _: LocalProver(db).inclusion(25, LocalProver(db).head()[0]),
     "an audit": lambda db, _: list(LocalProver(db).entries(0, db.head)),
     "a follower": lambda db, _: _followed(db, 21),

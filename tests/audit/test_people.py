@@ -24,7 +24,7 @@ def clinic(path: Path) -> Database:
     db.put(PATIENTS, patient(1, "s-1", email="ann@x", name=SECRET), actor="web")
     db.put(PATIENTS, patient(2, "s-2", email="bob@x", name=SECRET))
     db.put(VISITS, visit(7, "s-1", SECRET))
-    db.forget(PATIENTS, 1, actor="dpo")
+    db.people.forget(PATIENTS, 1, actor="dpo")
     db.put(PATIENTS, patient(3, "s-3", name=SECRET))
     return db
 
@@ -84,7 +84,7 @@ def test_keys_of_before_do_not_bring_back_who_was_forgotten(clinic: Database, to
         other.put(PATIENTS, patient(1, "s-1", name=SECRET))
         old = (other.path / "KEYS").read_bytes()
         gone = other.log.commit(3).changes[0].key_id
-        other.forget(PATIENTS, 1)
+        other.people.forget(PATIENTS, 1)
         backup(other, to)
     copy = to.with_name("copy")
     restore(to, copy)
@@ -105,7 +105,7 @@ def test_a_database_that_went_back_to_before_has_rows_that_nobody_opens(clinic: 
         with pytest.raises(SealedError, match="the log does not say that it was forgotten"):
             db.get(PATIENTS, 1)
         assert db.get(PATIENTS, 2) == patient(2, "s-2", email="bob@x", name=SECRET)
-        assert db.forget(PATIENTS, 1).rows == 2
+        assert db.people.forget(PATIENTS, 1).rows == 2
         assert [row.id for row in db.scan(PATIENTS)] == [2]
         assert list(db.check()) == []
 
@@ -120,7 +120,7 @@ def test_an_archive_holds_no_key_and_its_versions_read_as_erased(clinic: Databas
         db.past.forget()
         assert [list(db.history(PATIENTS, key)) for key in (1, 2)] == before
         assert [one.erased for one in before[0]] == [False, True]
-        assert db.forget(PATIENTS, 2).rows == 1
+        assert db.people.forget(PATIENTS, 2).rows == 1
         assert [one.erased for one in db.history(PATIENTS, 2)] == [False, True]
         assert db.at(seq=5).get(PATIENTS, 1) is None
         assert list(db.check()) == []

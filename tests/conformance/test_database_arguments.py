@@ -36,7 +36,7 @@ def _metadata(db: Any) -> Calls:
     for value in TEXTS:
         yield f"load actor {value!r}", partial(db.load, AIRPORTS, [airport("BOS")], actor=value)
         yield f"correct_clock {value!r}", partial(db.correct_clock, reason=value)
-        yield f"forget {value!r}", partial(db.forget, AIRPORTS, "JFK", actor=value)
+        yield f"forget {value!r}", partial(db.people.forget, AIRPORTS, "JFK", actor=value)
         yield f"register {value!r}", partial(db.consumers.register, "one", actor=value)
         yield f"remove {value!r}", partial(db.consumers.remove, "one", reason=value)
     for value in (7, "0" * 16, bytearray(16), None):
@@ -55,26 +55,26 @@ def _reading(db: Any) -> Calls:
         yield f"scan limit {value!r}", partial(db.scan, AIRPORTS, limit=value)
         yield f"scan resume {value!r}", partial(db.scan, AIRPORTS, resume=value)
         yield f"history limit {value!r}", partial(db.history, AIRPORTS, "JFK", limit=value)
-        yield f"log limit {value!r}", partial(db.log, limit=value)
+        yield f"log limit {value!r}", partial(db.past.log, limit=value)
         yield f"at {value!r}", partial(db.at, seq=value)
         yield f"hashes {value!r}", partial(db.hashes, seq=value)
-        yield f"diff from {value!r}", partial(db.diff, AIRPORTS, value, 2)
+        yield f"diff from {value!r}", partial(db.past.diff, AIRPORTS, value, 2)
         for name in ("after", "until"):
             bound = {"bounded": True, name: value}
             yield f"feed {bound}", partial(db.feed, **bound)
     for value in NUMBERS:
-        yield f"log after {value!r}", partial(db.log, after=value)
-        yield f"log until {value!r}", partial(db.log, until=value)
+        yield f"log after {value!r}", partial(db.past.log, after=value)
+        yield f"log until {value!r}", partial(db.past.log, until=value)
     for value in TEXTS[:-1]:
-        yield f"log actor {value!r}", partial(db.log, actor=value)
-        yield f"log correlation {value!r}", partial(db.log, correlation_id=value)
-        yield f"log kind {value!r}", partial(db.log, kind=value)
+        yield f"log actor {value!r}", partial(db.past.log, actor=value)
+        yield f"log correlation {value!r}", partial(db.past.log, correlation_id=value)
+        yield f"log kind {value!r}", partial(db.past.log, kind=value)
         yield f"consumer {value!r}", partial(db.consumers.__getitem__, value)
     for value in ("1", True, -1.0, float("nan"), [1]):
         yield f"heartbeat {value!r}", partial(db.feed, heartbeat_s=value, bounded=True)
         yield f"deadline {value!r}", partial(_limited, value)
     for value in ("x", 1.5, True, [1], LONE):
-        yield f"since {value!r}", partial(db.log, since=value)
+        yield f"since {value!r}", partial(db.past.log, since=value)
         yield f"at time {value!r}", partial(db.at, time=value)
     for value in (7, "JFK", b"JFK", object()):
         yield f"keys {value!r}", partial(db.get_many, AIRPORTS, value)
@@ -82,12 +82,12 @@ def _reading(db: Any) -> Calls:
     for value in TABLES:
         yield f"get {value!r}", partial(db.get, value, "JFK")
         yield f"history {value!r}", partial(db.history, value, "JFK")
-        yield f"diff {value!r}", partial(db.diff, value, 1, 2)
+        yield f"diff {value!r}", partial(db.past.diff, value, 1, 2)
         yield f"feed of {value!r}", partial(db.feed, tables=[value], bounded=True)
-        yield f"person of {value!r}", partial(db.export_person, value, "JFK")
+        yield f"person of {value!r}", partial(db.people.export, value, "JFK")
     yield "history by name", partial(db.history, "airports", "JFK")
-    yield "log of a name that is no text", partial(db.log, table=LONE)
-    yield "log of an index", partial(db.log, table=AIRPORTS.by_city)
+    yield "log of a name that is no text", partial(db.past.log, table=LONE)
+    yield "log of an index", partial(db.past.log, table=AIRPORTS.by_city)
 
 
 def _writing(db: Any) -> Calls:
@@ -114,7 +114,7 @@ def _writing(db: Any) -> Calls:
     for value in TABLES:
         yield f"put {value!r}", partial(db.put, value, rows[0])
         yield f"load {value!r}", partial(db.load, value, rows)
-        yield f"forget {value!r}", partial(db.forget, value, "JFK")
+        yield f"forget {value!r}", partial(db.people.forget, value, "JFK")
 
 
 @pytest.mark.parametrize("calls", [_metadata, _reading, _writing], ids=lambda one: one.__name__)
@@ -156,4 +156,4 @@ def test_any_number_of_rows_may_be_the_limit(db: Any) -> None:
     for limit in (1, 1 << 31, (1 << 63) - 1, 1 << 64, 1 << 70):
         assert len(list(db.scan(AIRPORTS, limit=limit))) == 1
         assert len(list(db.history(AIRPORTS, "JFK", limit=limit))) == 1
-        assert len(list(db.log(table=AIRPORTS, limit=limit))) >= 1
+        assert len(list(db.past.log(table=AIRPORTS, limit=limit))) >= 1

@@ -32,7 +32,7 @@ def seqs(case: Case) -> list[int]:
         db.put(PATIENTS, patient(2, "s-2", name="Bob")),
         db.put(PATIENTS, patient(1, "s-1", name="Anna"), actor="desk", correlation_id="c"),
         db.put(PATIENTS, patient(2, "s-2", name="Bobby")),
-        db.forget(PATIENTS, 1, actor="dpo", reason="asked"),
+        db.people.forget(PATIENTS, 1, actor="dpo", reason="asked"),
         db.put(PATIENTS, patient(1, "s-1", name="Ann again")),
     ]
     return [one.seq for one in made]
@@ -76,12 +76,12 @@ def test_a_moment_from_before_has_others_and_not_the_forgotten(case: Case, seqs:
 
 def test_what_differs_is_told_without_the_rows_of_the_forgotten(case: Case, seqs: list[int]) -> None:
     db: Any = case.db
-    gone, changed = db.diff(PATIENTS, seqs[1], seqs[4])
+    gone, changed = db.past.diff(PATIENTS, seqs[1], seqs[4])
     assert (gone.kind, gone.key, gone.before, gone.after, gone.fields) == ("deleted", (1,), None, None, ())
     assert (changed.kind, changed.before.name, changed.after.name) == ("changed", "Bob", "Bobby")
-    (came,) = db.diff(PATIENTS, seqs[4], seqs[5])
+    (came,) = db.past.diff(PATIENTS, seqs[4], seqs[5])
     assert (came.kind, came.before, came.after.name) == ("added", None, "Ann again")
-    came = next(iter(db.diff(PATIENTS, seqs[0], seqs[5])))
+    came = next(iter(db.past.diff(PATIENTS, seqs[0], seqs[5])))
     assert (came.kind, came.before, came.after.name) == ("changed", None, "Ann again")
 
 
@@ -89,7 +89,7 @@ def test_the_log_has_the_commits_of_the_forgotten_without_their_rows(case: Case,
     db: Any = case.db
     told = [
         (entry.seq, entry.actor, change.op, change.erased, change.sealed, change.row and change.row.name)
-        for entry in db.log(table=PATIENTS)
+        for entry in db.past.log(table=PATIENTS)
         for change in entry.changes
     ]
     assert told == [
@@ -100,8 +100,8 @@ def test_the_log_has_the_commits_of_the_forgotten_without_their_rows(case: Case,
         (seqs[4], "dpo", "delete", False, False, None),
         (seqs[5], "", "put", False, False, "Ann again"),
     ]
-    assert [one.seq for one in db.log(table=PATIENTS, key=1)] == [seqs[at] for at in (0, 2, 4, 5)]
-    (notice,) = db.log(kind="notice")
+    assert [one.seq for one in db.past.log(table=PATIENTS, key=1)] == [seqs[at] for at in (0, 2, 4, 5)]
+    (notice,) = db.past.log(kind="notice")
     assert (notice.seq, notice.about.kind) == (seqs[4], "key.shredded")
 
 
@@ -121,13 +121,13 @@ def test_without_keys_what_is_sealed_is_told_apart_from_what_is_erased(
     with open_case("file", tmp_path, PATIENTS, master_key=MASTER) as case:
         case.db.put(PATIENTS, patient(1, "s-1", name="Ann"), actor="web")
         case.db.put(PATIENTS, patient(2, "s-2", name="Bob"), actor="web")
-        case.db.forget(PATIENTS, 1)
+        case.db.people.forget(PATIENTS, 1)
         head = case.db.head
     with reopened(kind, case.embedded.path) as db:
         for key, erased in ((1, True), (2, False)):
             first = versions(db, key)[0]
             assert (first.row, first.erased, first.sealed, first.actor) == (None, erased, not erased, "web")
-        entries = list(db.log(table=PATIENTS))
+        entries = list(db.past.log(table=PATIENTS))
         assert [(one.changes[0].erased, one.changes[0].sealed) for one in entries] == [
             (True, False), (False, True), (False, False),
         ]  # fmt: skip

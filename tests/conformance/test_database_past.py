@@ -119,11 +119,11 @@ def test_a_time_as_text_is_as_exact_as_that_of_a_record(case: Case, seqs: list[i
     db: Any = case.db
     time_ns = case.embedded.log.commit(seqs[1]).time_ns
     text = f"{datetime.fromtimestamp(time_ns // 10**9, UTC):%Y-%m-%dT%H:%M:%S}.{time_ns % 10**9:09}"
-    same = [one.seq for one in db.log() if one.time_ns == time_ns]
+    same = [one.seq for one in db.past.log() if one.time_ns == time_ns]
     assert db.at(time=f"{text}Z").seq == same[-1]
     assert db.at(time=f"{text}+00:00").seq == same[-1]
-    assert next(iter(db.log(since=text))).seq == same[0]
-    assert seqs[1] not in [one.seq for one in db.log(before=text)]
+    assert next(iter(db.past.log(since=text))).seq == same[0]
+    assert seqs[1] not in [one.seq for one in db.past.log(before=text)]
 
 
 def test_a_row_has_a_history(case: Case, seqs: list[int]) -> None:
@@ -151,7 +151,7 @@ def test_a_row_has_a_history(case: Case, seqs: list[int]) -> None:
 
 
 def test_moments_differ(db: Any, seqs: list[int]) -> None:
-    found = list(db.diff(AIRPORTS, seqs[0], seqs[3]))
+    found = list(db.past.diff(AIRPORTS, seqs[0], seqs[3]))
     assert [(one.kind, one.key, one.fields) for one in found] == [
         ("added", ("BOS",), ("faa", "name", "city", "place")),
         ("changed", ("JFK",), ("city",)),
@@ -162,15 +162,15 @@ def test_moments_differ(db: Any, seqs: list[int]) -> None:
         (airport("JFK"), airport("JFK", "Idlewild")),
         (airport("LGA"), None),
     ]
-    assert len(list(db.diff(FLIGHTS, seqs[3], db.head))) == 300
-    assert list(db.diff(FLIGHTS, seqs[0], seqs[3])) == []
+    assert len(list(db.past.diff(FLIGHTS, seqs[3], db.head))) == 300
+    assert list(db.past.diff(FLIGHTS, seqs[0], seqs[3])) == []
     with pytest.raises(everlog.RowError, match="the earlier one"):
-        db.diff(AIRPORTS, seqs[1], seqs[0])
+        db.past.diff(AIRPORTS, seqs[1], seqs[0])
 
 
 def test_the_log_is_asked(db: Any, seqs: list[int]) -> None:
     def told(**asked: Any) -> list[int]:
-        return [entry.seq for entry in db.log(**asked)]
+        return [entry.seq for entry in db.past.log(**asked)]
 
     assert told(actor="ann") == [seqs[0], seqs[2]]
     assert told(correlation_id="c1") == seqs[:2]
@@ -181,7 +181,7 @@ def test_the_log_is_asked(db: Any, seqs: list[int]) -> None:
     assert told(table=AIRPORTS, limit=1) == seqs[:1]
     assert told(limit=0) == told(until=0) == told(until=-1) == told(after=1 << 70) == []
     assert told(until=1 << 70, limit=1 << 70) == told()
-    (entry,) = db.log(table=AIRPORTS, key="LGA", limit=1)
+    (entry,) = db.past.log(table=AIRPORTS, key="LGA", limit=1)
     ((table, key, op, row, prior, version, erased, sealed),) = entry.changes
     assert (table, key, op, prior, version) == ("airports", ("LGA",), "put", 0, seqs[0])
     assert not erased
@@ -189,15 +189,15 @@ def test_the_log_is_asked(db: Any, seqs: list[int]) -> None:
     assert row.SerializeToString() == airport("LGA").SerializeToString()
     assert told(since=entry.time_ns, table=AIRPORTS) == seqs
     assert told(before=entry.time_ns) == [seq for seq in (1, 2) if seq in told(before=entry.time_ns)]
-    (load,) = [one for one in db.log(kind="load") if len(one.changes) == 300]
+    (load,) = [one for one in db.past.log(kind="load") if len(one.changes) == 300]
     assert (load.about.table, load.about.rows) == ("flights", 300)
     with pytest.raises(everlog.RowError, match="expected a kind"):
-        db.log(kind="party")
+        db.past.log(kind="party")
     with pytest.raises(everlog.RowError, match="name the table"):
-        db.log(key="JFK")
+        db.past.log(key="JFK")
     for name in ("nothing", ""):
         with pytest.raises(everlog.SchemaError, match=f"there is no table '{name}'"):
-            list(db.log(table=name))
+            list(db.past.log(table=name))
 
 
 def test_constants_of_then_and_of_now_read_both(case: Case, seqs: list[int]) -> None:
@@ -213,7 +213,7 @@ def test_constants_of_then_and_of_now_read_both(case: Case, seqs: list[int]) -> 
         then.scan(LATER_AIRPORTS.by_zone, "EST")
     newest = next(iter(db.history(AIRPORTS, "JFK")))
     assert (newest.row.city, newest.fields) == ("Queens", ("city", "place", "zone"))
-    (one,) = db.diff(LATER_AIRPORTS, seqs[3], last)
+    (one,) = db.past.diff(LATER_AIRPORTS, seqs[3], last)
     assert (one.before.city, one.after.zone, one.fields) == ("Idlewild", "EST", ("city", "place", "zone"))
     with pytest.raises(everlog.SchemaError, match="there was no table"):
         db.at(seq=1).get(AIRPORTS, "JFK")

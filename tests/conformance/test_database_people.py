@@ -32,7 +32,9 @@ def names(db: Any) -> list[str]:
 
 def test_one_person_is_forgotten_by_a_row_and_nobody_else_is(case: Case) -> None:
     db: Any = case.db
-    done = db.forget(PATIENTS, 1, actor="dpo", reason="asked for it", correlation_id="c", client="desk")
+    done = db.people.forget(
+        PATIENTS, 1, actor="dpo", reason="asked for it", correlation_id="c", client="desk"
+    )
     assert (done.seq, done.rows) == (db.head, 2)
     assert names(db) == ["Bob", "Cyd"]
     assert [row.id for row in db.scan(VISITS)] == [8]
@@ -52,42 +54,42 @@ def test_one_person_is_forgotten_by_name_though_the_rows_were_deleted_before(cas
     db: Any = case.db
     db.delete(PATIENTS, 3)
     with pytest.raises(RowError, match=r"there is no row patients/3; .*value of subject") as caught:
-        db.forget(PATIENTS, 3)
+        db.people.forget(PATIENTS, 3)
     assert caught.value.forgotten is None
-    assert db.forget("patients", person="s-3").rows == 0
-    assert db.forget(VISITS, person="s-2").rows == 2
+    assert db.people.forget("patients", person="s-3").rows == 0
+    assert db.people.forget(VISITS, person="s-2").rows == 2
     assert names(db) == ["Ann"]
 
 
 def test_what_is_asked_for_again_is_told_to_be_done_already(case: Case) -> None:
     db: Any = case.db
-    done = db.forget(PATIENTS, 1)
+    done = db.people.forget(PATIENTS, 1)
     told = f"there is no row patients/1: commit {done.seq} deleted it, and forgot its person"
     with pytest.raises(RowError, match=told) as caught:
-        db.forget(PATIENTS, 1)
+        db.people.forget(PATIENTS, 1)
     assert caught.value.forgotten == done.seq
     with pytest.raises(RowError, match=f"visits/7: commit {done.seq} deleted it, and forgot its person"):
-        db.forget(VISITS, 7)
+        db.people.forget(VISITS, 7)
     with pytest.raises(RowError, match="no key for that subject: nobody of that value, or forgotten already"):
-        db.forget(PATIENTS, person="s-1")
+        db.people.forget(PATIENTS, person="s-1")
 
 
 def test_the_same_commit_id_forgets_once(case: Case) -> None:
     db: Any = case.db
     one, other = new_commit_id(), new_commit_id()
-    done = db.forget(PATIENTS, 1, commit_id=one, actor="dpo")
-    assert db.forget(PATIENTS, 1, commit_id=one, actor="dpo") == done
-    named = db.forget(PATIENTS, person="s-2", commit_id=other)
-    assert db.forget(PATIENTS, person="s-2", commit_id=other) == named
+    done = db.people.forget(PATIENTS, 1, commit_id=one, actor="dpo")
+    assert db.people.forget(PATIENTS, 1, commit_id=one, actor="dpo") == done
+    named = db.people.forget(PATIENTS, person="s-2", commit_id=other)
+    assert db.people.forget(PATIENTS, person="s-2", commit_id=other) == named
     assert db.head == named.seq
     for again in (
         {"key": 3, "actor": "dpo"},
         {"key": 1, "actor": "somebody else"},
     ):
         with pytest.raises(PreconditionError, match="with other content"):
-            db.forget(PATIENTS, commit_id=one, **again)
+            db.people.forget(PATIENTS, commit_id=one, **again)
     with pytest.raises(PreconditionError, match="with other content"):
-        db.forget(VISITS, 7, commit_id=one, actor="dpo")
+        db.people.forget(VISITS, 7, commit_id=one, actor="dpo")
     assert names(db) == ["Cyd"]
 
 
@@ -95,25 +97,25 @@ def test_what_cannot_be_forgotten_is_refused_and_nothing_is_done(case: Case) -> 
     db: Any = case.db
     head = db.head
     with pytest.raises(RowError, match="found both or neither"):
-        db.forget(PATIENTS)
+        db.people.forget(PATIENTS)
     with pytest.raises(RowError, match="found both or neither"):
-        db.forget(PATIENTS, 1, person="s-1")
+        db.people.forget(PATIENTS, 1, person="s-1")
     with pytest.raises(RowError, match="airports names no person"):
-        db.forget(AIRPORTS, "JFK")
+        db.people.forget(AIRPORTS, "JFK")
     with pytest.raises(SchemaError, match="there is no table 'nobody'"):
-        db.forget("nobody", 1)
+        db.people.forget("nobody", 1)
     with pytest.raises(RowError):
-        db.forget(PATIENTS, "one")
+        db.people.forget(PATIENTS, "one")
     with pytest.raises(RowError):
-        db.forget(PATIENTS, person=1)
+        db.people.forget(PATIENTS, person=1)
     with case.reader() as reader, pytest.raises(Exception, match="opened for reading"):
-        reader.forget(PATIENTS, 1)
+        reader.people.forget(PATIENTS, 1)
     assert db.head == head
 
 
 def test_the_same_person_may_come_again(case: Case) -> None:
     db: Any = case.db
-    db.forget(PATIENTS, 1)
+    db.people.forget(PATIENTS, 1)
     db.put(PATIENTS, patient(1, "s-1", name="Ann"))
     assert names(db) == ["Ann", "Bob", "Cyd"]
-    assert db.forget(PATIENTS, 1).rows == 1
+    assert db.people.forget(PATIENTS, 1).rows == 1

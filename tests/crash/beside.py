@@ -95,7 +95,7 @@ def forget(care: Care) -> None:
     subject, op = f"s-{care.random.randrange(SUBJECTS)}", f"forget {care.name}"
     care.journal.say(op=op, forget=subject, durability="sync", id="")
     try:
-        done = care.db.forget("people", person=subject, correlation_id=op)
+        done = care.db.people.forget("people", person=subject, correlation_id=op)
     except RowError:
         care.journal.say(no=op)  # nobody is known by that name
     except Error as error:

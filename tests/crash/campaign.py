@@ -152,7 +152,7 @@ class Campaign:
         old = keys.read_bytes()
         with opened(self.directory / "db") as db:
             self.model.ops[op] = {"forget": subject, "id": ""}
-            db.forget("people", person=subject, correlation_id=op)
+            db.people.forget("people", person=subject, correlation_id=op)
         keys.write_bytes(old)
         opened_ns = time.time_ns()
         with opened(self.directory / "db") as db:

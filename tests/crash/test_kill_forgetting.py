@@ -38,7 +38,7 @@ elif where == "before the zeros":
     Vault.forget = die
 elif where == "before they are synced":
     Slots.sync = die
-db.forget(PATIENTS, 1)
+db.people.forget(PATIENTS, 1)
 """
 
 

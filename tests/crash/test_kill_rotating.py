@@ -37,7 +37,7 @@ def die(*given):
 
 db = open_people(path)
 setattr(Slots, where, die)
-db.rotate_key(OTHER_MASTER)
+db.people.rotate_key(OTHER_MASTER)
 """
 
 
@@ -64,8 +64,8 @@ def test_a_change_that_was_killed_is_gone_on_with(tmp_path: Path, where: str, nu
     with open_people(path, master_key=either) as db:
         assert len(list(db.scan(PATIENTS))) == 50
         db.put(PATIENTS, patient(50, "s-50"))
-        assert db.rotate_key(OTHER_MASTER) == left
-        assert db.rotate_key(OTHER_MASTER) == 0
+        assert db.people.rotate_key(OTHER_MASTER) == left
+        assert db.people.rotate_key(OTHER_MASTER) == 0
         assert list(db.check()) == []
     with open_people(path, master_key=OTHER_MASTER) as db:
         assert len(list(db.scan(PATIENTS))) == 51

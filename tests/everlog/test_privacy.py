@@ -219,7 +219,7 @@ def killed(path: Path) -> None:
         process.send_signal(signal.SIGKILL)
     assert marked(path) == []
     with open_people(path) as db:
-        assert db.forget(PATIENTS, 1_000_001).rows >= 1
+        assert db.people.forget(PATIENTS, 1_000_001).rows >= 1
 
 
 def refused(do: Callable[..., object], *args: Any, **more: Any) -> str:
@@ -323,8 +323,8 @@ def test_no_byte_that_is_written_has_a_mark_of_a_person(
                 signer = signer_of(db)
                 export(LocalProver(db), prover.checkpoint(LocalProver(db), signer)[0], data / "tiles")
                 db.rebuild()
-                db.rotate_key(OTHER_MASTER)
-                done = remote.forget(table, "1", reason="asked")
+                db.people.rotate_key(OTHER_MASTER)
+                done = remote.people.forget(table, "1", reason="asked")
                 said += [one.text for one in done.remaining]
                 Follower(remote, sink).run(bounded=True)
             backup(db, data / "after")

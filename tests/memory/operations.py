@@ -131,7 +131,7 @@ class Operations:
         with opened(self.path) as db, db.at(seq=db.head - 3) as then:
             assert spend(then.scan(BLOBS)) == self.count
             assert spend(then.scan(BLOBS.by_kind)) == self.count
-            assert spend(db.diff(BLOBS, 3, db.head)) >= self.rows - 1
+            assert spend(db.past.diff(BLOBS, 3, db.head)) >= self.rows - 1
             then.hashes()
 
     def history(self) -> None:
@@ -140,8 +140,8 @@ class Operations:
                 db.put(BLOBS, next(blobs(SMALL_ROWS, 1)))
             assert spend(db.history(BLOBS, SMALL_ROWS)) >= 20
             assert spend(db.history(BLOBS, SMALL_ROWS, newest_first=False)) >= 20
-            assert spend(db.log(table=BLOBS)) >= self.rows
-            assert spend(db.log(table=BLOBS, key=SMALL_ROWS)) >= 20
+            assert spend(db.past.log(table=BLOBS)) >= self.rows
+            assert spend(db.past.log(table=BLOBS, key=SMALL_ROWS)) >= 20
 
     def feed(self) -> None:
         with opened(self.path) as db:
@@ -288,9 +288,9 @@ class Operations:
         with self._served(self.path) as db:
             with db.at(seq=db.head - 3) as then:
                 assert spend(then.scan(BLOBS)) == self.count
-            assert spend(db.diff(BLOBS, 3, db.head)) >= self.rows - 1
+            assert spend(db.past.diff(BLOBS, 3, db.head)) >= self.rows - 1
             assert spend(db.history(BLOBS, SMALL_ROWS)) >= 2
-            assert spend(db.log(table=BLOBS)) >= self.rows
+            assert spend(db.past.log(table=BLOBS)) >= self.rows
 
 
 OPERATIONS = [name for name in vars(Operations) if not name.startswith("_")]

@@ -35,7 +35,7 @@ class People:
 
     def export(self) -> None:
         with EmbeddedDatabase(self.path, master_key=MASTER) as db:
-            self._spend(db.stream_person(VISITS, person="s-1"))
+            self._spend(db.people.stream(VISITS, person="s-1"))
 
     def remote_export(self) -> None:
         with (
@@ -43,7 +43,7 @@ class People:
             Server({"clinic": db}) as server,
             RemoteDatabase(server.url("clinic")) as remote,
         ):
-            self._spend(remote.stream_person(VISITS, person="s-1"))
+            self._spend(remote.people.stream(VISITS, person="s-1"))
 
     def _spend(self, pieces: Iterable[bytes]) -> None:
         assert sum(1 for section, _ in elements(pieces) if section == "versions") == 2 * self.rows

@@ -184,16 +184,16 @@ def test_a_table_that_was_rolled_back_and_made_again_is_one(project: Project, db
         (after, "put", False), (gone, "delete", True), (before, "put", False),
     ]  # fmt: skip
     assert list(db.history(table, "JFK", newest_first=False)) == versions[::-1]
-    assert [one.seq for one in db.log(table=table)] == [before, after]
-    assert [one.seq for one in db.log(table="airports", key="JFK")] == [before, after]
+    assert [one.seq for one in db.past.log(table=table)] == [before, after]
+    assert [one.seq for one in db.past.log(table="airports", key="JFK")] == [before, after]
     for start, end, kinds in (
         (before - 1, before, ["added"]),
         (before, gone, ["deleted"]),
         (gone, after, ["added"]),
         (before, after, ["changed"]),
     ):
-        assert [one.kind for one in db.diff(table, start, end)] == kinds, (start, end)
-    (one,) = db.diff(table, before, after)
+        assert [one.kind for one in db.past.diff(table, start, end)] == kinds, (start, end)
+    (one,) = db.past.diff(table, before, after)
     assert one.fields == ("name",)
 
 
@@ -215,14 +215,14 @@ def test_rows_that_were_rewritten_in_between_differ_by_their_fields(project: Pro
     with EmbeddedDatabase(db.path, read_only=True) as served, Server({"x": served}, "127.0.0.1:0") as server:
         remote = everlog.open(f"everlog+insecure://127.0.0.1:{server.port}/x")
         for asked, table in itertools.product((db, remote), (airports.old, airports.new)):
-            found: list[Any] = list(asked.diff(table, before, db.head))
+            found: list[Any] = list(asked.past.diff(table, before, db.head))
             assert [
                 (one.kind, one.key[0], as_bytes(one.before), as_bytes(one.after), one.fields) for one in found
             ] == wanted
             mine = [one.before if table is airports.old else one.after for one in found]
             assert {type(row) for row in mine if row is not None} == {table.model}
-        told = [one.seq for one in db.log(table="airports")]
-        assert [one.seq for one in remote.log(table="airports")] == told
+        told = [one.seq for one in db.past.log(table="airports")]
+        assert [one.seq for one in remote.past.log(table="airports")] == told
         remote.close()
 
 

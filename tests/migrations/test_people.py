@@ -67,7 +67,7 @@ def test_a_table_that_is_sealed_later_is_rewritten_and_its_past_is_said_to_be_op
         assert db.get(now, "A7") == now.model(faa="A7", name="Wilhelmina-7")
         assert list(db.check()) == []
         assert db.rebuild() == db.hashes()
-        assert db.forget(now, "A7").rows == 6
+        assert db.people.forget(now, "A7").rows == 6
         assert db.count(now) == 294
         assert list(db.check()) == []
         gone, rewritten, *before = db.history(now, "A7")
@@ -99,7 +99,7 @@ def test_versions_from_before_a_rewrite_of_sealed_rows_read_as_erased(
         project.build()
         migrations.apply(db, project.path)
         now = migrations.load(project.path)[1].tables[0]
-        assert db.forget(now, "A7").rows == 1
+        assert db.people.forget(now, "A7").rows == 1
         for _ in ("live", "rebuilt"):
             gone, rewritten, put = db.history(now, "A7")
             assert [one.erased for one in (gone, rewritten, put)] == [False, True, True]
@@ -107,7 +107,7 @@ def test_versions_from_before_a_rewrite_of_sealed_rows_read_as_erased(
             assert [one.erased for one in db.history(now, "A8")] == [False, False]
             assert db.at(seq=first).get(old, "A7") is None
             assert db.at(seq=first).get(old, "A8") == old.model(faa="A8", name="Wilhelmina-8")
-            assert [one.key for one in db.diff(old, first - 1, first)] == [("A8",)]
+            assert [one.key for one in db.past.diff(old, first - 1, first)] == [("A8",)]
             assert db.rebuild() == db.hashes()
             db.past.forget()
 
@@ -292,7 +292,7 @@ def test_what_was_written_before_a_table_was_sealed_is_exported_and_said_to_stay
         project.build()
         migrations.apply(db, project.path)
         now = migrations.load(project.path)[1].tables[0]
-        found = db.export_person(now, "A1")
+        found = db.people.export(now, "A1")
         assert [(one["key"], one["seq"], one["is"]) for one in found["versions"]][:4] == [
             (["A1"], brought, "open"),
             (["X1"], brought, "open"),
@@ -301,15 +301,15 @@ def test_what_was_written_before_a_table_was_sealed_is_exported_and_said_to_stay
         ]
         assert {"seq": brought, "in": "bootstrap_airports.csv"} in found["mentions"]
         assert "Wilhelmina-2" not in str(found["versions"])
-        said = {one.kind: one for one in db.readable_people()}
+        said = {one.kind: one for one in db.people.readable()}
         assert said["versions"].seqs == (brought, brought, brought + 1, brought + 2)
         assert said["texts"].seqs == (brought,)
-        left = {one.kind: one for one in db.forget(now, "A1").remaining}
+        left = {one.kind: one for one in db.people.forget(now, "A1").remaining}
         assert left["versions"].seqs == (brought, brought, brought + 1)
         assert left["versions"].text.startswith("3 versions of rows that were written before their table was")
         assert left["texts"].seqs == (brought,)
         assert "airports/A1" in left["keys"].text
-        assert [one["is"] for one in db.export_person(now, "A1")["versions"]][:2] == ["open", "open"]
+        assert [one["is"] for one in db.people.export(now, "A1")["versions"]][:2] == ["open", "open"]
 
 
 def test_up_of_a_sealing_migration_says_what_stays_readable(

@@ -59,9 +59,9 @@ class Clinic:
         elif kind < 0.9:
             if not self.versions:  # no row was sealed yet
                 with pytest.raises(SealedError, match="no key store"):
-                    self.db.rotate_key(self.masters[1])
+                    self.db.people.rotate_key(self.masters[1])
                 return
-            self.db.rotate_key(self.masters[1])
+            self.db.people.rotate_key(self.masters[1])
             self.masters.reverse()
         elif kind < 0.95:
             self.db.close()
@@ -87,7 +87,11 @@ class Clinic:
         by_row = self.chance.random() < 0.5
         row = self.now(table, number)
         try:
-            seq = (self.db.forget(table, number) if by_row else self.db.forget(table, person=person)).seq
+            seq = (
+                self.db.people.forget(table, number)
+                if by_row
+                else self.db.people.forget(table, person=person)
+            ).seq
         except RowError:
             assert row is None if by_row else not self.has_key(person)
             return

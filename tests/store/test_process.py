@@ -323,7 +323,7 @@ def test_what_was_begun_before_a_fork_is_refused_in_the_child_and_goes_on_in_its
             "scan": db.scan(ITEMS), "backwards": db.scan(ITEMS, reverse=True),
             "snapshot": snapshot.scan(ITEMS),
             "transaction": tx.scan(ITEMS), "moment": moment.scan(ITEMS), "history": db.history(ITEMS, 1),
-            "diff": db.diff(ITEMS, 1, db.head), "records": db.log.scan(), "feed": feed,
+            "diff": db.past.diff(ITEMS, 1, db.head), "records": db.log.scan(), "feed": feed,
         }
         begun = {name: iter(one) for name, one in begun.items()}
         first = {name: next(one) for name, one in begun.items()}

@@ -35,7 +35,7 @@ def test_a_follower_in_the_process_has_open_rows_and_obeys(tmp_path: Path) -> No
         with SqliteSink(tmp_path / "mirror.db") as sink:
             Follower(db, sink).run(bounded=True)
             assert names(tmp_path / "mirror.db") == ["Ann", "Bob"]
-            db.forget(PATIENTS, 1)
+            db.people.forget(PATIENTS, 1)
             Follower(db, sink).run(bounded=True)
             assert names(tmp_path / "mirror.db") == ["Bob"]
             assert verify(db, sink) == []
@@ -51,7 +51,7 @@ def test_no_byte_of_the_mirror_has_what_was_forgotten(tmp_path: Path) -> None:
         Follower(db, sink).run(bounded=True)
         assert secret.encode() in bytes_of(tmp_path, "mirror.db*")
         for n in range(1, 500, 2):
-            db.forget(PATIENTS, n)
+            db.people.forget(PATIENTS, n)
         Follower(db, sink).run(bounded=True)
         left = bytes_of(tmp_path, "mirror.db*")
         assert f"{secret}-0".encode() in left
@@ -65,7 +65,7 @@ def test_who_reads_the_mirror_meanwhile_holds_its_log_up_to_the_next_commit(tmp_
         with closing(sqlite3.connect(tmp_path / "mirror.db", isolation_level=None)) as reader:
             reader.execute("BEGIN")
             assert reader.execute("SELECT count(*) FROM patients").fetchone() == (1,)
-            db.forget(PATIENTS, 1)
+            db.people.forget(PATIENTS, 1)
             Follower(db, sink).run(bounded=True)
             assert b"Wilhelmina" in bytes_of(tmp_path, "mirror.db*")
         db.put(PATIENTS, patient(2, "s-2", name="Bob"))

@@ -53,7 +53,8 @@ def names(path: Path) -> list[str]:
 
 
 def given(db: EmbeddedDatabase) -> list[tuple[str, str]]:
-    return [(one.actor, one.about.subject) for one in db.log(kind="notice") if one.about.kind == people.KIND]  # type: ignore[union-attr]
+    notices: list[Any] = list(db.past.log(kind="notice"))
+    return [(one.actor, one.about.subject) for one in notices if one.about.kind == people.KIND]
 
 
 def test_a_follower_with_keys_is_equal_and_obeys(
@@ -64,7 +65,7 @@ def test_a_follower_with_keys_is_equal_and_obeys(
         Follower(db, sink).run(bounded=True)
         assert names(mirror) == ["Ann", "Bob"]
         assert verify(db, sink) == []
-        clinic.forget(PATIENTS, 1)
+        clinic.people.forget(PATIENTS, 1)
         Follower(db, sink).run(bounded=True)
         assert names(mirror) == ["Bob"]
         assert verify(db, sink) == []
@@ -217,7 +218,7 @@ def test_a_key_is_dropped_when_the_log_says_it_is_forgotten(server: Server, clin
     with opened(server) as db:
         keys, sealed = db.opener(["patients"]), changes(clinic)
         assert None not in keys.open(sealed)
-        gone = clinic.forget(PATIENTS, 1).key_id
+        gone = clinic.people.forget(PATIENTS, 1).key_id
         assert None not in keys.open(sealed)  # it has not been told yet
         keys.drop(gone)
         assert [row is None for row in keys.open(sealed)] == [one.key_id == gone for one in sealed]

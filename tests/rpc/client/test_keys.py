@@ -47,7 +47,7 @@ def test_those_that_were_asked_for_are_given_and_the_forgotten_are_not(
 ) -> None:
     ann, bob = ids(clinic)
     assert [one.key_id for one in ask([ann]).keys] == [ann]
-    clinic.forget(PATIENTS, 1)
+    clinic.people.forget(PATIENTS, 1)
     answer = ask([ann, bob])
     assert [(one.key_id, len(one.key)) for one in answer.keys] == [(bob, 32)]
     assert answer.sealed_in == clinic.uuid
@@ -67,5 +67,5 @@ def test_nobody_is_given_what_was_forgotten_a_moment_ago(
     from everlog.store.upkeep import erase
 
     monkeypatch.setattr(erase, "shred", lambda *_: None)  # the Notice is there, the zeros are not
-    clinic.forget(PATIENTS, 1)
+    clinic.people.forget(PATIENTS, 1)
     assert list(ask([ids(clinic)[0]]).keys) == []

@@ -50,7 +50,7 @@ def test_sealed_rows_come_sealed_and_are_proven_equal_without_keys(tmp_path: Pat
         db: Any = case.db
         db.load(PATIENTS, [patient(n, f"s-{n % 5}", email=f"{n}@x", name=str(n)) for n in range(50)])
         seq = db.head
-        db.forget(PATIENTS, 3)
+        db.people.forget(PATIENTS, 3)
         sealed = case.embedded.hashes(sealed=True)
         assert rebuild_from(db, copy) == db.hashes(sealed=True) == sealed != db.hashes()
         assert rebuild_from(db, tmp_path / "then", seq=seq) == case.embedded.hashes(seq=seq, sealed=True)

@@ -82,8 +82,8 @@ def test_a_remote_client_refuses_by_itself_and_reads_around_a_bad_row(
             assert [row.id for row in rows] == [3]
         past: list[Any] = [version.row for version in remote.history(DOCUMENTS, 2)]
         assert [row.title for row in past] == ["title 2"]
-        assert len(list(remote.diff(DOCUMENTS, 2, db.head))) == 4
-        logged: list[Any] = [change.row for entry in remote.log() for change in entry.changes]
+        assert len(list(remote.past.diff(DOCUMENTS, 2, db.head))) == 4
+        logged: list[Any] = [change.row for entry in remote.past.log() for change in entry.changes]
         assert [row.id for row in logged] == [0, 1, 2, 3]
         remote.put(DOCUMENTS, Document(id=2))
         assert len(list(remote.scan(DOCUMENTS))) == 4

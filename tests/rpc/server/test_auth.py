@@ -116,4 +116,4 @@ def test_the_log_says_how_it_is_known_who_wrote(server: Server, db: EmbeddedData
     head = db.head
     db.put(AIRPORTS, JFK, actor="ann")
     assert proofs() == ["CLAIMED"]
-    assert [entry.proof for entry in db.log(actor="ann")][-2:] == ["delegated", "claimed"]
+    assert [entry.proof for entry in db.past.log(actor="ann")][-2:] == ["delegated", "claimed"]

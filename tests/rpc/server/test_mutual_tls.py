@@ -72,9 +72,9 @@ def test_the_name_of_a_certificate_is_proven_and_no_other_is_taken_but_of_who_ac
             ann.put(AIRPORTS, JFK, actor="bob")
     with RemoteDatabase(url(server, authority, *authority.sign("web"))) as web:
         web.put(AIRPORTS, JFK, actor="bob")
-        assert [entry.proof for entry in web.log(actor="bob")] == ["delegated"]
+        assert [entry.proof for entry in web.past.log(actor="bob")] == ["delegated"]
         assert [version.proof for version in web.history(AIRPORTS, "JFK")] == ["delegated"]
-    assert [entry.proof for entry in db.log(actor="bob")] == ["delegated"]
+    assert [entry.proof for entry in db.past.log(actor="bob")] == ["delegated"]
 
 
 def test_files_that_are_none_are_named(authority: Authority, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_server_without_the_master_key_says_so(tmp_path: Path, embedded: Embed
         with pytest.raises(SealedError, match="no master key was given"):
             remote.put(PATIENTS, patient(2, "s-2"))
         with pytest.raises(SealedError, match="no master key was given"):
-            remote.forget(PATIENTS, 1)
+            remote.people.forget(PATIENTS, 1)
 
 
 def test_who_forgets_is_whose_token_it_is(embedded: EmbeddedDatabase) -> None:
@@ -110,8 +110,8 @@ def test_who_forgets_is_whose_token_it_is(embedded: EmbeddedDatabase) -> None:
         RemoteDatabase(f"{server.url('clinic')}?token=sesame") as remote,
     ):
         with pytest.raises(AccessError, match="says it is of ann, its token is that of dpo"):
-            remote.forget(PATIENTS, 1, actor="ann")
-        done = remote.forget(PATIENTS, 1, reason="asked")
+            remote.people.forget(PATIENTS, 1, actor="ann")
+        done = remote.people.forget(PATIENTS, 1, reason="asked")
     commit = embedded.log.commit(done.seq)
     assert (commit.actor, commit.reason, commit.commit_id[6] >> 4) == ("dpo", "asked", 7)
 
@@ -122,10 +122,10 @@ def test_a_client_that_knows_an_older_schema_forgets_all_the_same(
     declare(embedded, VISITS)
     embedded.put(VISITS, visit(7, "s-1", "cough"))
     assert "visits" not in remote.schema.tables
-    assert remote.forget(VISITS, 7).rows == 1
+    assert remote.people.forget(VISITS, 7).rows == 1
     declare(embedded, ITEMS)
     embedded.put(PATIENTS, patient(1, "s-1"))
-    assert remote.forget(PATIENTS, 1).rows == 1
+    assert remote.people.forget(PATIENTS, 1).rows == 1
 
 
 DIES = """
@@ -133,9 +133,10 @@ import os, signal, sys
 from pathlib import Path
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
+from everlog.store.upkeep.people import People
 from tests.store.people import MASTER
 
-forget = EmbeddedDatabase.forget_person
+forget = People.forget_person
 
 def and_die(*given):
     forget(*given)
@@ -143,7 +144,7 @@ def and_die(*given):
 
 path, port, dies = sys.argv[1:]
 if dies == "dies":
-    EmbeddedDatabase.forget_person = and_die
+    People.forget_person = and_die
 with EmbeddedDatabase(Path(path), master_key=MASTER) as db:
     with Server({"clinic": db}, f"127.0.0.1:{port}") as server:
         print(server.port, flush=True)
@@ -175,7 +176,7 @@ def test_one_whose_answer_was_lost_is_forgotten_once_and_answered(
         port, server = stack.enter_context(process(path, 0, "dies"))
         remote = stack.enter_context(RemoteDatabase(f"everlog+insecure://127.0.0.1:{port}/clinic"))
         done = list[Forgotten]()
-        asking = threading.Thread(target=lambda: done.append(remote.forget(PATIENTS, **who)))
+        asking = threading.Thread(target=lambda: done.append(remote.people.forget(PATIENTS, **who)))
         asking.start()
         assert server.wait(60) == -signal.SIGKILL
         stack.enter_context(process(path, port, "lives"))

@@ -48,20 +48,20 @@ def served(path: Path, next_key: Path | None) -> Iterator[RemoteDatabase]:
 def test_the_server_goes_on_with_the_next_master_key(tmp_path: Path, next_key: Path) -> None:
     path, told = tmp_path / "clinic", list[Progress]()
     with served(path, next_key) as remote:
-        assert remote.rotate_key(progress=told.append) == PEOPLE + 1
+        assert remote.people.rotate_key(progress=told.append) == PEOPLE + 1
         assert told
         assert all(one.step == "rotate keys" and one.total == PEOPLE + 1 for one in told)
         assert remote.count(PATIENTS) == PEOPLE
         remote.put(PATIENTS, patient(PEOPLE, "somebody new"))
-        assert remote.forget(PATIENTS, 3).rows == 1
-        assert remote.rotate_key() == 0
+        assert remote.people.forget(PATIENTS, 3).rows == 1
+        assert remote.people.rotate_key() == 0
     with open_people(path, master_key=OTHER_MASTER) as db:
         assert len(list(db.scan(PATIENTS))) == PEOPLE
     with pytest.raises(OpenError, match="master key is not the one"):
         open_people(path)
     with served(path, next_key) as remote:  # started once more as before
         assert remote.count(PATIENTS) == PEOPLE
-        assert remote.rotate_key() == 0
+        assert remote.people.rotate_key() == 0
 
 
 def test_the_log_says_whose_token_it_was_and_why(tmp_path: Path, next_key: Path) -> None:
@@ -74,8 +74,8 @@ def test_the_log_says_whose_token_it_was_and_why(tmp_path: Path, next_key: Path)
             RemoteDatabase(server.url("clinic").replace("://", "://:salt@")) as remote,
         ):
             with pytest.raises(AccessError):
-                remote.rotate_key(actor="ann")
-            assert remote.rotate_key(reason="once a year") == 2
+                remote.people.rotate_key(actor="ann")
+            assert remote.people.rotate_key(reason="once a year") == 2
         last = db.log.commit(db.head)
         assert (last.notice.kind, last.actor, last.reason) == (vault.ROTATED, "dpo", "once a year")
 
@@ -84,13 +84,13 @@ def test_the_file_of_the_next_need_not_be_there_before(tmp_path: Path) -> None:
     path, later = tmp_path / "clinic", tmp_path / "later.key"
     with served(path, later) as remote:
         with pytest.raises(OpenError, match=r"later\.key: the master key cannot be read"):
-            remote.rotate_key()
+            remote.people.rotate_key()
         later.write_bytes(b"half of it")
         with pytest.raises(OpenError, match=r"later\.key: expected 32 bytes"):
-            remote.rotate_key()
+            remote.people.rotate_key()
         assert remote.count(PATIENTS) == PEOPLE
         later.write_bytes(OTHER_MASTER)
-        assert remote.rotate_key() == PEOPLE + 1
+        assert remote.people.rotate_key() == PEOPLE + 1
 
 
 def test_no_call_says_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,11 +98,11 @@ def test_no_call_says_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = tmp_path / "clinic"
     with served(path, None) as remote:
         with pytest.raises(Error, match="a master key does not travel: give none"):
-            remote.rotate_key(OTHER_MASTER)
+            remote.people.rotate_key(OTHER_MASTER)
         with pytest.raises(OpenError, match="everlog serve --next-master-key"):
-            remote.rotate_key()
+            remote.people.rotate_key()
         with RemoteDatabase(remote.url, read_only=True) as reader, pytest.raises(ReadOnlyError):
-            reader.rotate_key()
+            reader.people.rotate_key()
     with open_people(path) as db:
         assert db.count(PATIENTS) == PEOPLE
 
@@ -120,7 +120,7 @@ def test_without_the_master_key_there_is_nothing_to_change(
         RemoteDatabase(server.url("clinic")) as remote,
         pytest.raises(SealedError, match="no master key was given"),
     ):
-        remote.rotate_key()
+        remote.people.rotate_key()
 
 
 def test_of_those_who_ask_at_once_one_does_it_and_the_others_are_told(tmp_path: Path, next_key: Path) -> None:
@@ -130,7 +130,7 @@ def test_of_those_who_ask_at_once_one_does_it_and_the_others_are_told(tmp_path: 
         def ask() -> None:
             together.wait()
             try:
-                counts.append(remote.rotate_key())
+                counts.append(remote.people.rotate_key())
             except Error as error:
                 told.append(str(error))
 
@@ -138,7 +138,7 @@ def test_of_those_who_ask_at_once_one_does_it_and_the_others_are_told(tmp_path: 
         assert len(counts) + len(told) == 3
         assert sorted(counts) == [*[0] * (len(counts) - 1), PEOPLE + 1]
         assert all("is being changed already; wait for it, and ask again" in one for one in told)
-        assert remote.rotate_key() == 0
+        assert remote.people.rotate_key() == 0
 
 
 def test_others_write_read_and_forget_meanwhile(
@@ -171,13 +171,13 @@ def test_others_write_read_and_forget_meanwhile(
 
         def forget(number: int) -> None:
             if number < 200:
-                remote.forget(PATIENTS, number)
+                remote.people.forget(PATIENTS, number)
                 forgotten.append(number)
 
         threads = [threading.Thread(target=until_done(step)) for step in (write, read, forget)]
         for thread in threads:
             thread.start()
-        remote.rotate_key()
+        remote.people.rotate_key()
         done.set()
         for thread in threads:
             thread.join(60)

@@ -15,7 +15,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type:
 
 import everlog
 from everlog.proto import store_pb2, store_pb2_grpc
-from everlog.rpc.client.database import RemoteAdmin, RemoteDatabase
+from everlog.rpc.client.admin import RemoteAdmin
+from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.security import Tls
 from everlog.rpc.server.server import SERVICES, Server

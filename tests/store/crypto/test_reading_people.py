@@ -15,7 +15,7 @@ from tests.store.people import MASTER, PATIENTS, open_people, patient
 
 
 def changed(db: Database) -> None:
-    db.forget(PATIENTS, 1)
+    db.people.forget(PATIENTS, 1)
     db.put(PATIENTS, patient(3, "s-3", name="Cyd"))
 
 

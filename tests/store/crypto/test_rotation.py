@@ -18,7 +18,7 @@ def test_after_a_rotation_the_new_master_key_opens_and_the_old_does_not(path: Pa
     with open_people(path) as db:
         db.load(PATIENTS, [patient(n, f"s-{n}") for n in range(1, 600)])
         before = (path / "KEYS").read_bytes()
-        assert db.rotate_key(OTHER_MASTER) == 600
+        assert db.people.rotate_key(OTHER_MASTER) == 600
         after = (path / "KEYS").read_bytes()
         assert not {before[at + 60 : at + 120] for at in range(4096, len(before), 128)} & {
             after[at + 60 : at + 120] for at in range(4096, len(after), 128)
@@ -28,7 +28,7 @@ def test_after_a_rotation_the_new_master_key_opens_and_the_old_does_not(path: Pa
     with open_people(path, master_key=OTHER_MASTER) as db:
         assert len(list(db.scan(PATIENTS))) == 600
         assert list(db.check()) == []
-        assert db.rotate_key(MASTER) == 601
+        assert db.people.rotate_key(MASTER) == 601
     with pytest.raises(OpenError, match="master key is not the one"):
         open_people(path, master_key=OTHER_MASTER)
 
@@ -42,11 +42,11 @@ def test_one_that_was_killed_is_gone_on_with(path: Path, steps: int, monkeypatch
         half = vault.rotate(db.tables.vault, LocalMaster(OTHER_MASTER), lambda _: None)
         assert len(list(islice(half, steps))) == steps
         db.put(PATIENTS, patient(1000, "s-1000"))
-        db.forget(PATIENTS, 300)
+        db.people.forget(PATIENTS, 300)
     with open_people(path) as db:
         assert len(list(db.scan(PATIENTS))) == 399
         db.put(PATIENTS, patient(1001, "s-1001"))
-        db.rotate_key(OTHER_MASTER)
+        db.people.rotate_key(OTHER_MASTER)
     with open_people(path, master_key=OTHER_MASTER) as db:
         assert len(list(db.scan(PATIENTS))) == 400
 
@@ -65,8 +65,8 @@ def test_the_log_says_who_changed_the_master_key_and_why(path: Path) -> None:
     with open_people(path) as db:
         db.put(PATIENTS, patient(1, "s-1"))
         head = db.head
-        db.rotate_key(OTHER_MASTER, actor="ann", reason="once a year")
-        db.rotate_key(OTHER_MASTER, actor="bob")  # which does nothing
+        db.people.rotate_key(OTHER_MASTER, actor="ann", reason="once a year")
+        db.people.rotate_key(OTHER_MASTER, actor="bob")  # which does nothing
         assert db.tables.vault is not None
         assert db.tables.vault.file is not None
         (in_use,) = db.tables.vault.file.covers().values()
@@ -86,7 +86,7 @@ def test_nothing_is_under_another_master_key_that_the_log_could_not_be_told_of(p
         assert rotations(db) == []
     with open_people(path) as db:
         assert db.get(PATIENTS, 1) is not None
-        db.rotate_key(OTHER_MASTER, actor="ann")
+        db.people.rotate_key(OTHER_MASTER, actor="ann")
         assert [who for _, who, *_ in rotations(db)] == ["ann"]
 
 
@@ -116,4 +116,4 @@ def test_the_master_key_may_be_in_a_service(path: Path) -> None:
 
 def test_without_keys_there_is_nothing_to_rotate(path: Path) -> None:
     with open_people(path) as db, pytest.raises(SealedError, match="there is no key store"):
-        db.rotate_key(OTHER_MASTER)
+        db.people.rotate_key(OTHER_MASTER)

@@ -38,7 +38,7 @@ def test_without_the_master_key_the_other_tables_work(path: Path) -> None:
             lambda: db.count(PATIENTS.by_id),
             lambda: db.put(PATIENTS, patient(3, "s-3")),
             lambda: db.delete(PATIENTS, 1),
-            lambda: db.forget(PATIENTS, 1),
+            lambda: db.people.forget(PATIENTS, 1),
         ):
             with pytest.raises(SealedError, match="no master key was given") as caught:
                 refused()
@@ -100,7 +100,7 @@ def test_a_reader_whose_tables_come_later_keeps_a_key_until_they_have(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with filled(path) as db, open_people(path, read_only=True) as reader:
-        db.forget(PATIENTS, 1)
+        db.people.forget(PATIENTS, 1)
         with monkeypatch.context() as patch:  # it looked at the tables before, and looks at the keys now
             patch.setattr(reader.engine, "catch_up", lambda: None)
             patch.setattr(reader.log, "reopen", lambda: None)

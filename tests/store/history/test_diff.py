@@ -39,7 +39,7 @@ def test_rows_are_told_that_were_added_changed_and_deleted(db: Database) -> None
     db.put(AIRPORTS, airport("ZZZ"))
     db.put(ITEMS, Item(id=1))
     end = db.delete(AIRPORTS, "ZZZ")
-    found = list(db.diff(AIRPORTS, start.seq, end.seq))
+    found = list(db.past.diff(AIRPORTS, start.seq, end.seq))
     assert told(found) == [
         ("added", "AAA", ("faa", "city")),
         ("changed", "JFK", ("name", "city")),
@@ -50,7 +50,7 @@ def test_rows_are_told_that_were_added_changed_and_deleted(db: Database) -> None
         (airport("JFK", "city"), airport("JFK", "New York", name="Kennedy")),
         (airport("LGA", "city"), None),
     ]
-    assert list(db.diff(AIRPORTS, end.seq, end.seq)) == []
+    assert list(db.past.diff(AIRPORTS, end.seq, end.seq)) == []
 
 
 @pytest.mark.usefixtures("_way")
@@ -71,7 +71,7 @@ def test_it_is_the_difference_of_two_dicts(db: Database) -> None:
         kinds = dict.fromkeys(after.keys() - before.keys(), "added")
         kinds |= dict.fromkeys(before.keys() - after.keys(), "deleted")
         kinds |= {id: "changed" for id in before.keys() & after.keys() if before[id] != after[id]}
-        assert {one.key[0]: one.kind for one in db.diff(ITEMS, start, end)} == kinds
+        assert {one.key[0]: one.kind for one in db.past.diff(ITEMS, start, end)} == kinds
 
 
 def test_a_table_that_came_or_went_has_all_its_rows_added_or_deleted(opening: Opener) -> None:
@@ -81,16 +81,16 @@ def test_a_table_that_came_or_went_has_all_its_rows_added_or_deleted(opening: Op
     db.load(ITEMS, items(1, 3))
     there = db.head
     declare(db, drop=["items"])
-    assert [one.kind for one in db.diff(ITEMS, before, there)] == ["added"] * 3
-    assert [one.kind for one in db.diff(ITEMS, there, db.head)] == ["deleted"] * 3
-    assert list(db.diff(ITEMS, before, db.head)) == []
+    assert [one.kind for one in db.past.diff(ITEMS, before, there)] == ["added"] * 3
+    assert [one.kind for one in db.past.diff(ITEMS, there, db.head)] == ["deleted"] * 3
+    assert list(db.past.diff(ITEMS, before, db.head)) == []
 
 
 def test_moments_are_given_as_seq_or_time(db: Database) -> None:
     first, second = (db.put(ITEMS, Item(id=id)) for id in (1, 2))
     db.put(ITEMS, Item(id=3))
-    assert told(db.diff(ITEMS, 2, second.seq)) == [("added", 1, ("id",)), ("added", 2, ("id",))]
+    assert told(db.past.diff(ITEMS, 2, second.seq)) == [("added", 1, ("id",)), ("added", 2, ("id",))]
     with pytest.raises(RowError, match="the earlier one"):
-        db.diff(ITEMS, second.seq, first.seq)
+        db.past.diff(ITEMS, second.seq, first.seq)
     with pytest.raises(CursorError, match="the log begins"):
-        db.diff(ITEMS, "2001-01-01", second.seq)
+        db.past.diff(ITEMS, "2001-01-01", second.seq)

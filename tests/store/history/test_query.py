@@ -23,7 +23,7 @@ def test_an_entry_is_a_commit_with_its_rows(db: Database) -> None:
         tx.put(AIRPORTS, airport("JFK"))
         tx.put(ITEMS, Item(id=1))
     db.delete(ITEMS, 1)
-    entry, last = db.log(after=2)
+    entry, last = db.past.log(after=2)
     assert entry[3:8] == ("ann", "why", "c", "d", "e")
     assert (entry.seq, entry.time_ns, entry.kind, entry.about) == (
         3,
@@ -48,25 +48,25 @@ def test_entries_are_those_that_fit_all_that_is_asked(db: Database) -> None:
     db.load(ITEMS, items(2, 3))
     db.put(AIRPORTS, airport("JFK", "New York"), actor="bob")
     db.delete(AIRPORTS, "JFK")
-    assert seqs(db.log(actor="ann")) == [3, 5]
-    assert seqs(db.log(correlation_id="one")) == [3, 4]
-    assert seqs(db.log(table=AIRPORTS)) == [3, 4, 7, 8]
-    assert seqs(db.log(table="airports", actor="bob")) == [4, 7]
-    assert seqs(db.log(table=AIRPORTS, key="JFK")) == [3, 7, 8]
-    assert seqs(db.log(table=AIRPORTS, key="JFK", after=3, until=7)) == [7]
-    assert seqs(db.log(kind="load")) == [6]
-    assert seqs(db.log(kind="migration")) == [2]
-    assert seqs(db.log(kind="created")) == [1]
-    assert seqs(db.log(after=2, kind="commit", limit=2)) == [3, 4]
-    assert seqs(db.log(actor="nobody")) == seqs(db.log(limit=0)) == []
+    assert seqs(db.past.log(actor="ann")) == [3, 5]
+    assert seqs(db.past.log(correlation_id="one")) == [3, 4]
+    assert seqs(db.past.log(table=AIRPORTS)) == [3, 4, 7, 8]
+    assert seqs(db.past.log(table="airports", actor="bob")) == [4, 7]
+    assert seqs(db.past.log(table=AIRPORTS, key="JFK")) == [3, 7, 8]
+    assert seqs(db.past.log(table=AIRPORTS, key="JFK", after=3, until=7)) == [7]
+    assert seqs(db.past.log(kind="load")) == [6]
+    assert seqs(db.past.log(kind="migration")) == [2]
+    assert seqs(db.past.log(kind="created")) == [1]
+    assert seqs(db.past.log(after=2, kind="commit", limit=2)) == [3, 4]
+    assert seqs(db.past.log(actor="nobody")) == seqs(db.past.log(limit=0)) == []
 
 
 def test_times_bound_what_is_told(db: Database) -> None:
     made = [db.put(ITEMS, Item(id=n)) for n in range(10)]
     middle = made[5].time_ns
-    assert seqs(db.log(since=middle)) == [one.seq for one in made if one.time_ns >= middle]
-    assert seqs(db.log(before=middle, after=2)) == [one.seq for one in made if one.time_ns < middle]
-    assert seqs(db.log(since="2001-01-01", before="2002-01-01")) == []
+    assert seqs(db.past.log(since=middle)) == [one.seq for one in made if one.time_ns >= middle]
+    assert seqs(db.past.log(before=middle, after=2)) == [one.seq for one in made if one.time_ns < middle]
+    assert seqs(db.past.log(since="2001-01-01", before="2002-01-01")) == []
 
 
 def test_a_table_is_told_what_was_done_to_it_alone(db: Database) -> None:
@@ -74,9 +74,9 @@ def test_a_table_is_told_what_was_done_to_it_alone(db: Database) -> None:
         tx.put(AIRPORTS, airport("JFK"))
         tx.put(ITEMS, Item(id=1))
         tx.put(ITEMS, Item(id=2))
-    (entry,) = db.log(table=ITEMS, after=2)
+    (entry,) = db.past.log(table=ITEMS, after=2)
     assert [one.key for one in entry.changes] == [(1,), (2,)]
-    (entry,) = db.log(table=ITEMS, key=2, after=2)
+    (entry,) = db.past.log(table=ITEMS, key=2, after=2)
     assert [one.key for one in entry.changes] == [(2,)]
 
 
@@ -84,7 +84,7 @@ def test_rows_of_a_table_that_is_gone_are_of_its_model(opening: Opener) -> None:
     db = opening(AIRPORTS, ITEMS)
     put = db.put(ITEMS, Item(id=1, n=7))
     declare(db, drop=["items"])
-    (entry,) = db.log(table=ITEMS, after=2)
+    (entry,) = db.past.log(table=ITEMS, after=2)
     row: Any = entry.changes[0].row
     assert (entry.seq, row.n) == (put.seq, 7)
 
@@ -96,15 +96,15 @@ def test_a_name_alone_is_each_table_that_ever_had_it(opening: Opener) -> None:
     db.put(AIRPORTS, airport("JFK"))
     declare(db, ITEMS)
     again = db.put(ITEMS, Item(id=2)).seq
-    assert [entry.seq for entry in db.log(table="items")] == [put, again]
-    assert [entry.seq for entry in db.log(table="items", key=2)] == [again]
-    assert [entry.seq for entry in db.log(table=ITEMS)] == [again], "that of the constant"
+    assert [entry.seq for entry in db.past.log(table="items")] == [put, again]
+    assert [entry.seq for entry in db.past.log(table="items", key=2)] == [again]
+    assert [entry.seq for entry in db.past.log(table=ITEMS)] == [again], "that of the constant"
 
 
 def test_what_is_no_question_is_refused(db: Database) -> None:
     with pytest.raises(RowError, match="expected a kind of commit"):
-        db.log(kind="party")
+        db.past.log(kind="party")
     with pytest.raises(RowError, match="name the table as well"):
-        db.log(key="JFK")
+        db.past.log(key="JFK")
     with pytest.raises(SchemaError, match="there is no table 'nothing'"):
-        db.log(table="nothing")
+        db.past.log(table="nothing")

@@ -170,7 +170,7 @@ def test_every_read_works_while_the_disk_is_full(
             assert [one.seq for one in db.history(ITEMS, 1)] == [kept, 3]
             assert db.at(seq=kept - 1).get(ITEMS, 1) == Item(id=1, text="x")
             assert len(list(db.at(seq=written).scan(ITEMS, end=1000))) == 39
-            assert [one.key for one in db.diff(ITEMS, kept - 1, kept)] == [(1,)]
+            assert [one.key for one in db.past.diff(ITEMS, kept - 1, kept)] == [(1,)]
             assert db.hashes()["items"].rows == db.count(ITEMS)
             assert len(db.migration_records()) == 1
             assert db.schema_at(kept) == db.schema.proto

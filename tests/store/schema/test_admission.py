@@ -158,8 +158,8 @@ class TestARowThatOlderVersionsTook:
             assert [problem[:30] for problem in db.check()] == ["row documents/5 cannot be read"]
             assert db.hashes()["documents"].rows == 10
             assert len(list(db.history(DOCUMENTS, 5))) == 1
-            assert sum(len(entry.changes) for entry in db.log()) == 10
-            assert len(list(db.diff(DOCUMENTS, 2, db.head))) == 10
+            assert sum(len(entry.changes) for entry in db.past.log()) == 10
+            assert len(list(db.past.diff(DOCUMENTS, 2, db.head))) == 10
             db.rebuild()
             assert len(list(db.check())) == 1
 

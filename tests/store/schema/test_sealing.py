@@ -183,7 +183,7 @@ def test_a_row_written_while_its_person_is_forgotten_conflicts(path: Path) -> No
     with filled(path) as db:
         tx = db.transaction()
         tx.put(PATIENTS, patient(5, "s-1"))
-        db.forget(PATIENTS, 1)
+        db.people.forget(PATIENTS, 1)
         with pytest.raises(ConflictError, match="was forgotten while this transaction ran"):
             tx.commit()
         db.put(PATIENTS, patient(5, "s-1"))  # and may come back, as somebody new

@@ -107,7 +107,9 @@ def test_a_moment_finds_the_commits_that_were_made_by_then(
     assert db.at(time=time.wall).seq == db.head
     assert db.at(time=datetime.fromtimestamp(time.wall // SECOND, UTC)).seq == made[-1][1]
     assert db.at(time=start - 2 * SECOND).seq == made[0][1] - 2
-    assert [entry.seq for entry in db.log(since=made[7][0], kind="commit")] == [seq for _, seq in made[7:]]
+    assert [entry.seq for entry in db.past.log(since=made[7][0], kind="commit")] == [
+        seq for _, seq in made[7:]
+    ]
     assert db.past.position(time=made[3][0] + 1) == made[3][1]
     with pytest.raises(CursorError, match="in the future"):
         db.at(time=time.wall + 4 * DAY_NS)

@@ -301,7 +301,7 @@ def test_no_right_table_is_looked_at_row_by_row(
 
         def forget_once(_: Progress) -> None:
             if not forgotten:
-                forgotten.append(people.forget(PATIENTS, 1))
+                forgotten.append(people.people.forget(PATIENTS, 1))
 
         assert list(people.check(forget_once)) == []
         assert forgotten

@@ -30,7 +30,7 @@ def filled(path: Path) -> Database:
 def test_all_rows_of_the_person_are_gone_and_those_of_others_are_there(path: Path) -> None:
     with filled(path) as db:
         others = [row for row in db.scan(PATIENTS) if row.subject != "s-1"]
-        done = db.forget(PATIENTS, 1, actor="dpo", reason="asked for it")
+        done = db.people.forget(PATIENTS, 1, actor="dpo", reason="asked for it")
         assert done.rows == 3
         assert list(db.scan(PATIENTS)) == others
         assert [row.id for row in db.scan(VISITS)] == [8]
@@ -46,7 +46,7 @@ def test_all_rows_of_the_person_are_gone_and_those_of_others_are_there(path: Pat
 def test_the_log_says_who_forgot_whom_and_why_and_no_byte_of_it_changed(path: Path) -> None:
     with filled(path) as db:
         before = dict(db.log.scan(0, db.head))
-        done = db.forget("patients", 1, actor="dpo", reason="asked for it")
+        done = db.people.forget("patients", 1, actor="dpo", reason="asked for it")
         commit = db.log.commit(done.seq)
         assert (commit.actor, commit.reason) == ("dpo", "asked for it")
         assert (commit.notice.kind, commit.notice.subject) == ("key.shredded", "patients")
@@ -61,7 +61,7 @@ def test_the_key_is_nowhere_any_more(path: Path) -> None:
     key_id = db.log.commit(3).changes[0].key_id
     at = wrapped.index(key_id) - 12
     slot = wrapped[at : at + 128]
-    db.forget(PATIENTS, 1)
+    db.people.forget(PATIENTS, 1)
     assert (path / "KEYS").read_bytes()[at : at + 128] == bytes(128)
     info = db.schema.table("patients")
     assert info.sealing is not None
@@ -75,7 +75,7 @@ def test_the_key_is_nowhere_any_more(path: Path) -> None:
 
 def test_rebuilt_tables_are_equal_and_have_nothing_of_the_forgotten(path: Path, tmp_path: Path) -> None:
     with filled(path) as db:
-        db.forget(PATIENTS, 1)
+        db.people.forget(PATIENTS, 1)
         live = db.hashes()
         assert db.rebuild() == live
         assert db.rebuild_into(tmp_path / "other") == live
@@ -84,7 +84,7 @@ def test_rebuilt_tables_are_equal_and_have_nothing_of_the_forgotten(path: Path, 
 
 def test_the_same_person_may_come_back_with_another_key(path: Path) -> None:
     with filled(path) as db:
-        gone = db.forget(PATIENTS, 1)
+        gone = db.people.forget(PATIENTS, 1)
         db.put(PATIENTS, patient(1, "s-1", email="1@x"))
         assert db.log.commit(db.head).changes[0].key_id != gone.key_id
         assert db.rebuild() == db.hashes()
@@ -95,14 +95,14 @@ def test_a_person_whose_rows_were_deleted_before_is_forgotten_by_name(path: Path
     with filled(path) as db:
         db.delete(PATIENTS, 3)
         with pytest.raises(RowError, match=r"there is no row patients/3.*value of subject"):
-            db.forget(PATIENTS, 3)
-        assert db.forget(PATIENTS, person="s-0").rows == 0
+            db.people.forget(PATIENTS, 3)
+        assert db.people.forget(PATIENTS, person="s-0").rows == 0
         with pytest.raises(RowError, match="forgotten already"):
-            db.forget(PATIENTS, person="s-0")
+            db.people.forget(PATIENTS, person="s-0")
         with pytest.raises(RowError, match="found both or neither"):
-            db.forget(PATIENTS)
+            db.people.forget(PATIENTS)
         with pytest.raises(RowError, match="names no person"):
-            db.forget(ITEMS, 1)
+            db.people.forget(ITEMS, 1)
 
 
 @pytest.mark.parametrize("master_key", [MASTER, None])
@@ -111,7 +111,7 @@ def test_what_was_cut_short_after_the_notice_is_finished_on_opening(
 ) -> None:
     db = filled(path)
     monkeypatch.setattr(forgetting, "shred", lambda *_: None)
-    key_id = db.forget(PATIENTS, 1).key_id
+    key_id = db.people.forget(PATIENTS, 1).key_id
     monkeypatch.undo()
     db.close()
     assert key_id in (path / "KEYS").read_bytes()
@@ -130,9 +130,9 @@ def test_what_the_disk_refused_is_ended_by_whoever_asks_again(
         key_id = db.log.commit(3).changes[0].key_id
         monkeypatch.setattr(Slots, "sync", refuses)
         with pytest.raises(DiskError):
-            db.forget(PATIENTS, 1, commit_id=commit_id)
+            db.people.forget(PATIENTS, 1, commit_id=commit_id)
         monkeypatch.undo()
-        done = db.forget(PATIENTS, 1, commit_id=commit_id)
+        done = db.people.forget(PATIENTS, 1, commit_id=commit_id)
         assert (done.key_id, done.seq) == (key_id, db.head)
         assert db.tables.vault is not None
         assert not db.tables.vault.has(key_id)
@@ -146,7 +146,7 @@ def refuses(*_: object) -> None:
 def test_an_old_copy_of_the_keys_brings_nobody_back(path: Path) -> None:
     db = filled(path)
     copy = (path / "KEYS").read_bytes()
-    key_id = db.forget(PATIENTS, 1).key_id
+    key_id = db.people.forget(PATIENTS, 1).key_id
     db.close()
     (path / "KEYS").write_bytes(copy)
     with open_people(path):
@@ -155,7 +155,7 @@ def test_an_old_copy_of_the_keys_brings_nobody_back(path: Path) -> None:
 
 def test_a_view_of_before_reads_the_row_as_erased(path: Path) -> None:
     with filled(path) as db, db.snapshot() as before:
-        db.forget(PATIENTS, 1)
+        db.people.forget(PATIENTS, 1)
         with pytest.raises(SealedError, match=r"patients/1: .*was forgotten"):
             before.get(PATIENTS, 1)
         row = before.get(PATIENTS, 2)
@@ -170,7 +170,7 @@ def test_who_is_forgotten_during_a_check_is_no_problem(path: Path, monkeypatch: 
 
         def forget_once(_: Any) -> None:
             if not done:
-                done.append(db.forget(PATIENTS, 1))
+                done.append(db.people.forget(PATIENTS, 1))
 
         assert list(db.check(forget_once)) == []
         assert done
@@ -190,7 +190,7 @@ def test_where_the_disk_refuses_the_zeros_nothing_is_sealed_with_that_key_any_mo
             with pytest.raises(
                 DiskError, match="forgets a person of patients, whose rows are gone"
             ) as caught:
-                db.forget(PATIENTS, 1)
+                db.people.forget(PATIENTS, 1)
         assert caught.value.outcome == "written"
         db.put(PATIENTS, patient(9, "s-1", name="back"))
         assert db.log.commit(db.head).changes[0].key_id != key_id
@@ -212,10 +212,10 @@ def test_who_was_refused_by_the_disk_goes_with_the_next_who_is_forgotten(
         with monkeypatch.context() as patched:
             patched.setattr(Slots, "put", refuse)
             with pytest.raises(DiskError):
-                db.forget(PATIENTS, 1)
+                db.people.forget(PATIENTS, 1)
             assert key_id in (path / "KEYS").read_bytes()
             assert "not overwritten yet" in db.status().warnings[0]
-        db.forget(PATIENTS, 2)
+        db.people.forget(PATIENTS, 2)
         assert key_id not in (path / "KEYS").read_bytes()
 
 
@@ -231,7 +231,7 @@ def test_what_the_disk_refused_is_ended_by_itself(path: Path, monkeypatch: pytes
         with monkeypatch.context() as patched:
             patched.setattr(Slots, "put", refuse)
             with pytest.raises(DiskError, match=r"could not be overwritten .* is tried once a second"):
-                db.forget(PATIENTS, 1)
+                db.people.forget(PATIENTS, 1)
             for _ in range(2):
                 assert tries.acquire(timeout=60)
             assert "not overwritten yet" in db.status().warnings[0]

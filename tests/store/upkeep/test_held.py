@@ -26,7 +26,7 @@ def test_an_export_has_rows_versions_commits_texts_and_the_key(path: Path) -> No
         second = db.put(PATIENTS, patient(1, "s-1", name="Annabella"), actor="ann").seq
         db.put(VISITS, visit(7, "s-1", "a cough"), actor="web")
         gone = db.delete(VISITS, 7, reason="Annabel asked").seq
-        for found in (db.export_person(PATIENTS, 1), db.export_person("visits", person="s-1")):
+        for found in (db.people.export(PATIENTS, 1), db.people.export("visits", person="s-1")):
             assert json.loads(json.dumps(found)) == found
             assert [(one["table"], one["key"], one["row"]["name"]) for one in found["rows"]] == [
                 ("patients", [1], "Annabella")
@@ -47,8 +47,8 @@ def test_an_export_has_rows_versions_commits_texts_and_the_key(path: Path) -> No
             assert found["mentions"] == [{"seq": gone, "in": "reason"}]
             assert found["key"]["state"] == "present"
             assert "Robert" not in json.dumps(found)
-        done = db.forget(PATIENTS, 1, actor="dpo")
-        after = db.export_person(PATIENTS, 1)
+        done = db.people.forget(PATIENTS, 1, actor="dpo")
+        after = db.people.export(PATIENTS, 1)
         assert (after["rows"], after["key"]["state"]) == ([], "forgotten")
         assert [one["is"] for one in after["versions"]] == [
             "erased",
@@ -59,13 +59,13 @@ def test_an_export_has_rows_versions_commits_texts_and_the_key(path: Path) -> No
         ]
         assert after["key"]["id"] == done.key_id.hex()
         with pytest.raises(RowError, match="holds nothing on that person"):
-            db.export_person(PATIENTS, 99)
+            db.people.export(PATIENTS, 99)
         with pytest.raises(RowError, match="holds nothing on that person"):
-            db.export_person(PATIENTS, person="s-99")
+            db.people.export(PATIENTS, person="s-99")
         with pytest.raises(RowError, match="names no person"):
-            db.export_person(ITEMS, 1)
+            db.people.export(ITEMS, 1)
     with open_people(path, master_key=None) as db, pytest.raises(SealedError, match="no master key"):
-        db.export_person(PATIENTS, 2)
+        db.people.export(PATIENTS, 2)
 
 
 def test_an_export_is_streamed_as_the_same_object_with_a_line_for_each_element(tmp_path: Path) -> None:
@@ -76,9 +76,9 @@ def test_an_export_is_streamed_as_the_same_object_with_a_line_for_each_element(t
             db.put(VISITS, visit(number, "s-1", text), reason=f"said: {text}")
         with Server({"clinic": db}) as server, RemoteDatabase(server.url("clinic")) as remote:
             for one in (db, remote):
-                pieces = list(one.stream_person("visits", person="s-1"))
+                pieces = list(one.people.stream("visits", person="s-1"))
                 found = json.loads(b"".join(pieces))
-                assert found == one.export_person("visits", person="s-1")
+                assert found == one.people.export("visits", person="s-1")
                 assert [row["row"].get("text", row["row"].get("note", "")) for row in found["rows"]] == texts
                 expected = [(name, item) for name in SECTIONS for item in found[name]]
                 for size in (1, 7, 1 << 20):
@@ -87,7 +87,7 @@ def test_an_export_is_streamed_as_the_same_object_with_a_line_for_each_element(t
                     assert list(elements(cut)) == expected
                 assert list(elements([json.dumps(found, separators=(",", ":")).encode()])) == expected
                 with pytest.raises(RowError, match="holds nothing on that person"):
-                    one.stream_person("visits", person="s-99")
+                    one.people.stream("visits", person="s-99")
 
 
 def test_words_are_the_longest_and_bounded() -> None:
@@ -103,13 +103,13 @@ def test_forget_says_what_stays_readable_here_and_at_a_server(tmp_path: Path) ->
     with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
         declare(db, PATIENTS, VISITS)
         seqs = [db.put(PATIENTS, patient(n, f"s-{n}", name=f"Annabel{n}")).seq for n in (1, 2)]
-        done = db.forget(PATIENTS, 1)
+        done = db.people.forget(PATIENTS, 1)
         assert [(one.kind, one.seqs) for one in done.remaining] == [("keys", ()), ("commits", (seqs[0],))]
         assert done.remaining[0].text == "primary keys: patients/1"
         with Server({"clinic": db}) as server, RemoteDatabase(server.url("clinic")) as remote:
-            assert remote.export_person(PATIENTS, 2) == db.export_person(PATIENTS, 2)
-            assert remote.readable_people() == db.readable_people() == []
-            far = remote.forget(PATIENTS, 2)
+            assert remote.people.export(PATIENTS, 2) == db.people.export(PATIENTS, 2)
+            assert remote.people.readable() == db.people.readable() == []
+            far = remote.people.forget(PATIENTS, 2)
             assert [(one.kind, one.seqs) for one in far.remaining] == [("keys", ()), ("commits", (seqs[1],))]
 
 
@@ -122,7 +122,7 @@ OLD_ERRORS = (
 
 def test_records_of_older_versions_with_a_row_in_them_are_found(path: Path) -> None:
     with open_people(path) as db:
-        assert db.readable_people() == []
+        assert db.people.readable() == []
         step = log_pb2.Migration.FAILED
         said = [
             db.apply_migration(log_pb2.Migration(step=step, version=7, name="x", error=error)).seq
@@ -138,9 +138,9 @@ def test_records_of_older_versions_with_a_row_in_them_are_found(path: Path) -> N
             said.append(db.apply_migration(record).seq)
         about = log_pb2.Load(step=log_pb2.Load.FINISHED, id="of-a-file", table="patients", source="ann.csv")
         db.core.commit(db.transaction(), lambda commit: commit.load.CopyFrom(about))
-        found = db.readable_people()
+        found = db.people.readable()
         assert [one.seqs for one in found if one.seqs] == [(seq,) for seq in (*said[:3], *said[4:])]
         assert found[-1].text.startswith("a load of patients: its id, of-a-file, which may be the digest")
         db.load(PATIENTS, [patient(1, "s-1")], id="of-a-file-2")
-        assert db.readable_people() == found
+        assert db.people.readable() == found
         assert db.load(PATIENTS, [patient(1, "s-1")], id="of-a-file").commits == 0

@@ -21,7 +21,7 @@ def older(path: Path) -> bytes:
         db.put(PATIENTS, patient(1, "s-1", email="ann@x", name="Ann"))
         db.put(PATIENTS, patient(2, "s-2", name="Bob"))
         copy = (path / "KEYS").read_bytes()
-        db.forget(PATIENTS, 1)
+        db.people.forget(PATIENTS, 1)
         db.put(PATIENTS, patient(3, "s-3", email="cyd@x", name="Cyd"))
     newest = (path / "KEYS").read_bytes()
     (path / "KEYS").write_bytes(copy)
@@ -96,7 +96,7 @@ def test_with_the_newest_keys_who_was_forgotten_after_the_moment_restored_to_is_
         for attempt in (lambda: db.get(PATIENTS, 1), lambda: db.put(PATIENTS, patient(4, "s-4"))):
             with pytest.raises(SealedError, match=r"restored to before .* was forgotten, forget"):
                 attempt()
-        assert db.forget(PATIENTS, 1).rows == 1
+        assert db.people.forget(PATIENTS, 1).rows == 1
         db.put(PATIENTS, patient(4, "s-4"))
         assert [row.id for row in db.scan(PATIENTS)] == [2, 4]
         assert list(db.check()) == []
@@ -104,7 +104,7 @@ def test_with_the_newest_keys_who_was_forgotten_after_the_moment_restored_to_is_
 
 def test_where_the_newest_is_lost_those_who_are_missed_are_forgotten(path: Path, older: bytes) -> None:
     with open_people(path) as db:
-        assert db.forget(PATIENTS, 3).rows == 1
+        assert db.people.forget(PATIENTS, 3).rows == 1
         db.put(PATIENTS, patient(3, "s-3", name="Cyd again"))
         db.put(VISITS, visit(7, "s-4", "cough"))
         names: list[Any] = [row.name for row in db.scan(PATIENTS)]
@@ -129,7 +129,7 @@ def test_a_row_that_is_deleted_without_its_key_leaves_nothing_in_the_indexes(
 
 def test_who_was_forgotten_since_the_copy_stays_so(path: Path, older: bytes) -> None:
     with open_people(path) as db:
-        db.forget(PATIENTS, 3)
+        db.people.forget(PATIENTS, 3)
         gone = db.log.commit(3).changes[0].key_id
         assert gone not in (path / "KEYS").read_bytes()
         assert [row.name for row in db.scan(PATIENTS)] == ["Bob"]
@@ -157,7 +157,7 @@ def test_a_reader_that_was_open_before_obeys_the_log_too(path: Path, monkeypatch
         with open_people(path, read_only=True) as reader:
             assert reader.get(PATIENTS, 1) == patient(1, "s-1", name="1")
             seq = reader.tables.applied
-            db.forget(PATIENTS, 1)
+            db.people.forget(PATIENTS, 1)
             (path / "new").write_bytes(copy)
             (path / "new").replace(path / "KEYS")
             for _ in range(2):

@@ -1,0 +1,173 @@
+"""Remote admin: the answers of the Admin service as the embedded database gives them, and `db.consumers`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from everlog.proto import admin_pb2, admin_pb2_grpc, consumers_pb2_grpc, log_pb2
+from everlog.proto import consumers_pb2 as pb
+from everlog.rpc.client.channel import Channel
+from everlog.rpc.messages import consumer_of
+from everlog.store.errors import RowError
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.schema import arguments
+from everlog.store.tables.hashing import TableHash
+from everlog.store.tx.transaction import Metadata
+from everlog.store.upkeep.consumers import Cap, Consumer, check_registration, cursor_of, message_of_cap
+from everlog.store.upkeep.status import (
+    ArchiveStatus,
+    ClockStatus,
+    ConsumersStatus,
+    ExpiryStatus,
+    Status,
+    TableStatus,
+    WritesStatus,
+)
+
+HASHES_S = 3600.0
+
+
+class RemoteAdmin:
+    """Looks after one database of a server."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._database = channel.address.database
+        self._stub = admin_pb2_grpc.AdminStub(channel.grpc)
+
+    def databases(self) -> list[str]:
+        """Names of all databases of the server."""
+        answer = self._channel.call(self._stub.ListDatabases, admin_pb2.ListDatabasesRequest())
+        return list(answer.databases)
+
+    def status(self) -> Status:
+        answer = self._channel.call(self._stub.Status, admin_pb2.StatusRequest(database=self._database))
+        return Status(
+            uuid=answer.head.database,
+            head=answer.head.seq,
+            head_time_ns=answer.head_time_ns,
+            checksum=answer.head.checksum,
+            oldest=answer.oldest,
+            schema_version=answer.schema_version,
+            tables=[TableStatus(table.name, table.rows, list(table.indexes)) for table in answer.tables],
+            disk_bytes=answer.disk_bytes,
+            software=answer.software,
+            format=answer.format,
+            read_only=answer.read_only,
+            expiry=ExpiryStatus(
+                answer.expiry.rows, answer.expiry.due, answer.expiry.next_ns, answer.expiry.jumped_s
+            ),
+            consumers=ConsumersStatus(answer.consumers, list(answer.consumers_over), answer.consumers_error),
+            archive=ArchiveStatus(
+                answer.archive.base,
+                answer.archive.archived_ns,
+                answer.archive.target,
+                answer.archive.error,
+                answer.archive.error_ns,
+            ),
+            writes=WritesStatus(answer.writes.error, answer.writes.since_ns),
+            clock=ClockStatus(answer.clock.reading_ns, answer.clock.ahead_s, answer.clock.corrected),
+            warnings=list(answer.warnings),
+            production=answer.production,
+        )
+
+    def hashes(self, seq: int | None, *, sealed: bool) -> dict[str, TableHash]:
+        request = admin_pb2.StatusRequest(database=self._database, hashes=True, at=seq or 0, sealed=sealed)
+        answer = self._channel.call(self._stub.Status, request, timeout_s=HASHES_S)
+        return {table.name: TableHash(table.rows, table.hash) for table in answer.tables}
+
+    def rebuild(self, progress: OnProgress | None) -> dict[str, TableHash]:
+        request = admin_pb2.RebuildRequest(database=self._database)
+        metadata = self._channel.metadata
+        hashes: dict[str, TableHash] = {}
+        for answer in self._channel.stream(lambda: self._stub.Rebuild(request, metadata=metadata)):
+            if answer.finished:
+                hashes = {table.name: TableHash(table.rows, table.hash) for table in answer.tables}
+            elif progress is not None:
+                progress(Progress(answer.step, answer.done, answer.total or None))
+        return hashes
+
+    def expire(self, *, confirm_time: bool) -> int:
+        request = admin_pb2.ExpireRequest(database=self._database, confirm_time=confirm_time)
+        rows: int = self._channel.call(self._stub.Expire, request, timeout_s=HASHES_S).rows
+        return rows
+
+    def correct_clock(self, *, actor: str, reason: str) -> int:
+        request = admin_pb2.CorrectClockRequest(database=self._database, actor=actor, reason=reason)
+        seq: int = self._channel.call(self._stub.CorrectClock, request).seq
+        return seq
+
+    def set_production(self, on: bool, *, actor: str, reason: str) -> int:
+        request = admin_pb2.SetProductionRequest(
+            database=self._database, production=on, actor=actor, reason=reason
+        )
+        seq: int = self._channel.call(self._stub.SetProduction, request).seq
+        return seq
+
+    def check(self, progress: OnProgress | None, *, deep: bool) -> Iterator[str]:
+        request = admin_pb2.CheckRequest(database=self._database, deep=deep)
+        metadata = self._channel.metadata
+        for answer in self._channel.stream(lambda: self._stub.Check(request, metadata=metadata)):
+            if answer.problem:
+                yield answer.problem
+            elif progress is not None and not answer.finished:
+                progress(Progress(answer.step, answer.done, answer.total or None))
+
+
+class RemoteConsumers:
+    """See `everlog.store.upkeep.consumers.Consumers`: each call raises what that raises."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._database = channel.address.database
+        self._stub = consumers_pb2_grpc.ConsumersStub(channel.grpc)
+
+    def register(
+        self,
+        name: str,
+        *,
+        after: int | log_pb2.Cursor | None = None,
+        cap: Cap | None = None,
+        take: bool = True,
+        actor: str = "",
+        reason: str = "",
+    ) -> Consumer:
+        """Takes a durable name on the server."""
+        check_registration(name, after, cap, actor, reason)
+        request = pb.RegisterRequest(
+            database=self._database, name=name, leave=not take, actor=actor, reason=reason
+        )
+        if after is not None:
+            request.after.CopyFrom(cursor_of(after))
+        if cap is not None:
+            request.cap.CopyFrom(message_of_cap(cap))
+        return consumer_of(self._channel.call(self._stub.Register, request).consumer)
+
+    def bookmark(self, consumer: Consumer, position: log_pb2.Cursor) -> None:
+        """The consumer has everything up to there, durably. Does not wait for a server that is away: it
+        raises UnavailableError, and the next bookmark says the same and more."""
+        request = pb.BookmarkRequest(
+            database=self._database, name=consumer.name, turn=consumer.epoch, position=position
+        )
+        self._channel.call(self._stub.Bookmark, request, retry_s=0)
+
+    def remove(self, name: str, *, actor: str = "", reason: str = "") -> None:
+        """Nothing is held for it any more."""
+        arguments.text(name, "name")
+        Metadata(actor, reason).check()
+        request = pb.RemoveConsumerRequest(database=self._database, name=name, actor=actor, reason=reason)
+        self._channel.call(self._stub.Remove, request)
+
+    def __getitem__(self, name: str) -> Consumer:
+        """One of them. Read-only. Raises RowError."""
+        arguments.text(name, "name")
+        found = {one.name: one for one in self}
+        if name not in found:
+            names = ", ".join(found) or "none"
+            raise RowError(f"there is no consumer {name!r}; there are: {names}", name=name)
+        return found[name]
+
+    def __iter__(self) -> Iterator[Consumer]:
+        """All, by name, as they are now. Read-only."""
+        answer = self._channel.call(self._stub.List, pb.ListConsumersRequest(database=self._database))
+        return map(consumer_of, answer.consumers)

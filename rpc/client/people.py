@@ -1,0 +1,151 @@
+"""Remote people: `db.people` of a database on a server.
+
+Invariants
+  (1) what a call gives and raises is what it gives and raises embedded;
+  (2) a person is forgotten once, though the answer was lost and the call is made again: it carries an id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any, TypeVar
+
+import msgspec
+
+from everlog.proto import people_pb2, people_pb2_grpc
+from everlog.rpc.client.channel import Channel
+from everlog.rpc.client.transaction import new_commit_id
+from everlog.rpc.protocol import SCHEMA_KEY
+from everlog.store.crypto.master_key import MasterKey
+from everlog.store.errors import Error, SchemaError
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.schema import arguments
+from everlog.store.schema.schema import Schema
+from everlog.store.schema.table import Table
+from everlog.store.tx.transaction import Metadata, Transaction
+from everlog.store.upkeep.erase import Forgotten, person_of
+from everlog.store.upkeep.held import Remaining
+
+K = TypeVar("K")
+
+FORGET_S = 600.0  # the tables go to disk with it
+
+
+def _remaining(one: people_pb2.Remaining) -> Remaining:
+    return Remaining(one.kind, one.text, tuple(one.seqs))
+
+
+def _name_person(
+    request: people_pb2.ForgetRequest | people_pb2.ExportRequest, schema: Schema, key: Any, person: Any
+) -> None:
+    """Put the person into a request about a table. Raises RowError and SchemaError."""
+    who = person_of(schema, request.table, key, person)
+    request.space = who.space
+    if who.key is not None:
+        request.key = who.key
+    else:
+        request.person = who.value or b""
+
+
+class RemotePeople:
+    """People in a database on a server. `begin` begins a transaction with metadata, which it checks; `schema`
+    returns the schema that is known, and `refresh` that in force."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        begin: Callable[..., Transaction],
+        schema: Callable[[], Schema],
+        refresh: Callable[[], Schema],
+    ) -> None:
+        self._channel = channel
+        self._begin = begin
+        self._schema = schema
+        self._refresh = refresh
+
+    def forget(
+        self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None, **metadata: Any
+    ) -> Forgotten:
+        """Erases one person, on the server; see `People.forget`."""
+        known: Metadata = self._begin(**metadata).metadata
+        request = people_pb2.ForgetRequest(
+            database=self._channel.address.database,
+            table=arguments.table_name(table),
+            actor=known.actor,
+            reason=known.reason,
+            correlation_id=known.correlation_id,
+            causation_id=known.causation_id,
+            client=known.client,
+            commit_id=known.commit_id or new_commit_id(),
+        )
+        try:
+            return self._forget(request, self._schema(), key, person)
+        except SchemaError:
+            schema = self._schema()
+            if self._refresh() is schema:
+                raise
+            return self._forget(request, self._schema(), key, person)
+
+    def export(
+        self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None
+    ) -> dict[str, Any]:
+        """Everything that the server holds on one person; see `People.export`."""
+        found: dict[str, Any] = msgspec.json.decode(b"".join(self.stream(table, key, person=person)))
+        return found
+
+    def stream(
+        self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None
+    ) -> Iterator[bytes]:
+        """The same as pieces of one JSON object; see `People.stream`."""
+        request = people_pb2.ExportRequest(
+            database=self._channel.address.database, table=arguments.table_name(table)
+        )
+        schema = self._refresh()
+        _name_person(request, schema, key, person)
+        stub = people_pb2_grpc.PeopleStub(self._channel.grpc)
+        said = (*self._channel.metadata, (SCHEMA_KEY, str(schema.version)))
+        answers = self._channel.stream(lambda: stub.Export(request, metadata=said))
+        first = next(answers)  # or the error
+        return (answer.json for answer in chain([first], answers))
+
+    def readable(self) -> list[Remaining]:
+        """Return the data about people in the server's log that is readable without keys; see
+        `People.readable`."""
+        request = people_pb2.ReadableRequest(database=self._channel.address.database)
+        stub = people_pb2_grpc.PeopleStub(self._channel.grpc)
+        return [*map(_remaining, self._channel.call(stub.Readable, request, timeout_s=FORGET_S).found)]
+
+    def rotate_key(
+        self, master_key: MasterKey | None = None, progress: OnProgress | None = None, **metadata: Any
+    ) -> int:
+        """Puts all keys under the next master key, whose file the server's process was told of; see
+        `People.rotate_key`. Raises Error for one that is given: it does not travel."""
+        if master_key is not None:
+            raise Error(
+                f"{self._channel.url} is on a server, and a master key does not travel: give none. The server"
+                " takes the one of the file that it was told of (`everlog serve --next-master-key`)"
+            )
+        known: Metadata = self._begin(**metadata).metadata
+        request = people_pb2.RotateKeyRequest(
+            database=self._channel.address.database,
+            actor=known.actor,
+            reason=known.reason,
+            correlation_id=known.correlation_id,
+            causation_id=known.causation_id,
+            client=known.client,
+        )
+        said, stub, total = self._channel.metadata, people_pb2_grpc.PeopleStub(self._channel.grpc), 0
+        for answer in self._channel.stream(lambda: stub.RotateKey(request, metadata=said)):
+            total = answer.total
+            if progress is not None and not answer.finished:
+                progress(Progress("rotate keys", answer.done, answer.total, "keys"))
+        return total
+
+    def _forget(self, request: people_pb2.ForgetRequest, schema: Schema, key: Any, person: Any) -> Forgotten:
+        _name_person(request, schema, key, person)
+        stub = people_pb2_grpc.PeopleStub(self._channel.grpc)
+        done = self._channel.call(
+            stub.Forget, request, timeout_s=FORGET_S, metadata=((SCHEMA_KEY, str(schema.version)),)
+        )
+        return Forgotten(done.seq, done.key_id, done.rows, tuple(map(_remaining, done.remaining)))

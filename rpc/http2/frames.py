@@ -1,20 +1,17 @@
-"""HTTP/2: frames and header blocks, as far as a gRPC server needs them (RFC 9113, RFC 7541).
+"""Frames: HTTP/2 frames and header blocks, as far as a gRPC server needs them (RFC 9113, RFC 7541).
 
     frame   := length:u24be type:u8 flags:u8 stream:u32be payload
     message := 0x00 length:u32be bytes          gRPC's own frame, in DATA frames
 
-Header blocks are read with a whole HPACK decoder and written without one: a literal is always a
-valid header, and what is always the same is bytes that are made once.
-
-Only bytes here; the rules of a connection are in http2/connection.py.
-
-Headers: the header blocks of one peer, put together and decoded (RFC 9113, section 4.3).
-
     HEADERS ─┬─ END_HEADERS ──────────────────────────▶ decode ─▶ {name: value}
              └─ CONTINUATION … END_HEADERS ────────────▶
 
+Header blocks are read with a complete HPACK decoder and written without one: a literal is always a valid
+header, and constant blocks are made once. This module handles bytes; http2/connection.py has the rules of a
+connection.
+
 Invariants
-  (1) every block is decoded, in order, whatever comes of it: all share one table;
+  (1) every header block is decoded, in order, even of a refused call: all share one table;
   (2) a block, and what it decodes to, is bounded.
 """
 
@@ -31,7 +28,8 @@ import hpack
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_SIZE = 9
-FRAME_BYTES_MAX = 16_384  # ours and, unless it says otherwise, the peer's
+FRAME_BYTES_MAX = 16_384  # ours and, by default, the peer's
+HEADER_BYTES_MAX = 16 << 10  # of a header block
 WINDOW_START = 65_535
 WINDOW_MAX = 2**31 - 1
 
@@ -53,7 +51,7 @@ MESSAGE_HEADER_SIZE = _MESSAGE.size
 
 
 class Code(IntEnum):
-    """Why a connection or a stream ends (RFC 9113, section 7)."""
+    """Error codes of a connection or a stream (RFC 9113, section 7)."""
 
     NO_ERROR = 0
     PROTOCOL_ERROR = 1
@@ -69,7 +67,7 @@ class Code(IntEnum):
 
 
 class ProtocolError(Exception):
-    """The peer broke a rule: the connection ends with `code`."""
+    """Raised when the peer breaks a rule: the connection ends with `code`."""
 
     def __init__(self, text: str, code: Code = Code.PROTOCOL_ERROR) -> None:
         super().__init__(text)
@@ -77,9 +75,9 @@ class ProtocolError(Exception):
 
 
 def greeted(buffer: bytearray) -> bool:
-    """Takes the preface, with which a client begins; False: it is not whole yet."""
+    """Consume the client's preface; return False if it is incomplete. Raises ProtocolError."""
     if not PREFACE.startswith(buffer[: len(PREFACE)]):
-        raise ProtocolError("this is a gRPC server: it speaks HTTP/2 alone")
+        raise ProtocolError("expected HTTP/2: this is a gRPC server")
     if len(buffer) < len(PREFACE):
         return False
     del buffer[: len(PREFACE)]
@@ -92,7 +90,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def frames(buffer: bytearray) -> Iterator[tuple[int, int, int, bytes]]:
-    """Takes whole frames out of what was received: kind, flags, stream, payload."""
+    """Consume whole frames of the received bytes: yield kind, flags, stream, payload."""
     at, size = 0, len(buffer)
     try:
         while size - at >= HEADER_SIZE:
@@ -111,7 +109,7 @@ def frames(buffer: bytearray) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def unpadded(flags: int, payload: bytes) -> bytes:
-    """The content of a DATA or HEADERS frame."""
+    """Return the content of a DATA or HEADERS frame, without padding."""
     if flags & PADDED:
         if not payload or payload[0] >= len(payload):
             raise ProtocolError("padding as long as its frame")
@@ -124,15 +122,15 @@ def settings(values: dict[int, int]) -> bytes:
 
 
 def read_settings(payload: bytes) -> list[tuple[int, int]]:
-    """Names and values, such as may be set."""
+    """Return names and values of a SETTINGS frame. Raises ProtocolError for an invalid value."""
     if len(payload) % _SETTING.size:
-        raise ProtocolError("settings of half a length", Code.FRAME_SIZE_ERROR)
+        raise ProtocolError("settings of an invalid length", Code.FRAME_SIZE_ERROR)
     found = list(_SETTING.iter_unpack(payload))
     for name, value in found:
         if name == SETTINGS_INITIAL_WINDOW_SIZE and value > WINDOW_MAX:
-            raise ProtocolError("a window over the limit", Code.FLOW_CONTROL_ERROR)
+            raise ProtocolError("a window above the limit", Code.FLOW_CONTROL_ERROR)
         if name == SETTINGS_MAX_FRAME_SIZE and not FRAME_BYTES_MAX <= value < 1 << 24:
-            raise ProtocolError(f"frames of {value} bytes")
+            raise ProtocolError(f"an invalid maximum frame size: {value} bytes")
     return found
 
 
@@ -156,18 +154,18 @@ def read_u32(payload: bytes) -> int:
 
 
 def message(body: bytes) -> bytes:
-    """A gRPC message, not compressed."""
+    """Return a gRPC message, uncompressed."""
     return _MESSAGE.pack(0, len(body)) + body
 
 
 def read_message_header(data: bytes | bytearray) -> tuple[int, int]:
-    """Whether the message that starts here is compressed, and its length."""
+    """Return whether the message that starts here is compressed, and its length."""
     found: tuple[int, int] = _MESSAGE.unpack_from(data)
     return found
 
 
 def header_block(headers: Iterable[tuple[str, str | bytes]]) -> bytes:
-    """Literal headers that enter no table; the values of binary ones (`…-bin`) as base64."""
+    """Return literal headers that enter no table; values of binary ones (`…-bin`) in base64."""
     parts = []
     for name, value in headers:
         raw = value.encode() if isinstance(value, str) else value
@@ -179,12 +177,12 @@ def header_block(headers: Iterable[tuple[str, str | bytes]]) -> bytes:
 
 
 def escaped(text: str) -> str:
-    """A status message: what is not printable ASCII is percent-encoded."""
+    """Return a status message in which everything but printable ASCII is percent-encoded."""
     return quote_from_bytes(text.encode(), safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}")
 
 
 def _length(size: int) -> bytes:
-    """A length with a prefix of seven bits (RFC 7541, section 5.1)."""
+    """Return a length with a prefix of seven bits (RFC 7541, section 5.1)."""
     if size < 127:
         return bytes((size,))
     size -= 127
@@ -196,33 +194,30 @@ def _length(size: int) -> bytes:
     return bytes(out)
 
 
-BYTES_MAX = 16 << 10
-
-
 class Block(NamedTuple):
-    """The headers that a stream begins or ends with."""
+    """The header block that begins or ends a stream."""
 
     stream: int
-    ends: bool  # the stream, too
+    ends: bool  # whether it also ends the stream
     headers: dict[str, str]
 
 
 class Headers:
-    """Reads the blocks of one connection."""
+    """Assembles and decodes the header blocks of one connection (RFC 9113, section 4.3)."""
 
     def __init__(self) -> None:
-        self._decoder = hpack.Decoder(max_header_list_size=BYTES_MAX)
+        self._decoder = hpack.Decoder(max_header_list_size=HEADER_BYTES_MAX)
         self._open: tuple[int, int, bytearray] | None = None  # stream, first flags, content so far
 
     def check(self, kind: int, stream: int) -> None:
-        """Raises ProtocolError for a frame that comes between those of a block."""
+        """Raise ProtocolError for a frame between those of a header block."""
         if self._open is not None and (kind != CONTINUATION or stream != self._open[0]):
             raise ProtocolError("a frame in the middle of a header block")
 
     def take(self, kind: int, flags: int, stream: int, payload: bytes) -> Block | None:
-        """Takes a frame of headers; the block, if it is whole with it."""
+        """Receive a frame of headers; return the block if it is complete."""
         if kind == CONTINUATION:
-            return self._go_on(flags, payload)
+            return self._continue(flags, payload)
         return self._begin(flags, stream, payload)
 
     def _begin(self, flags: int, stream: int, payload: bytes) -> Block | None:
@@ -234,13 +229,13 @@ class Headers:
         self._open = (stream, flags, bytearray(content))
         return None
 
-    def _go_on(self, flags: int, payload: bytes) -> Block | None:
+    def _continue(self, flags: int, payload: bytes) -> Block | None:
         if self._open is None:
-            raise ProtocolError("a continuation of nothing")
+            raise ProtocolError("a CONTINUATION without HEADERS")
         stream, first, content = self._open
         content += payload
-        if len(content) > BYTES_MAX or not payload:
-            raise ProtocolError("headers that do not end", Code.ENHANCE_YOUR_CALM)
+        if len(content) > HEADER_BYTES_MAX or not payload:
+            raise ProtocolError("a header block above the limit", Code.ENHANCE_YOUR_CALM)
         if not flags & END_HEADERS:
             return None
         self._open = None
@@ -250,5 +245,5 @@ class Headers:
         try:
             headers = {str(name): str(value) for name, value in self._decoder.decode(content)}
         except (hpack.HPACKError, UnicodeError) as error:
-            raise ProtocolError(f"headers that cannot be read: {error}", Code.COMPRESSION_ERROR) from None
+            raise ProtocolError(f"headers that cannot be decoded: {error}", Code.COMPRESSION_ERROR) from None
         return Block(stream, bool(flags & END_STREAM), headers)

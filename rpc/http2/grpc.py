@@ -1,20 +1,17 @@
-"""Calls: from a stream to a servicer's method and back, with gRPC's words for it.
+"""Calls: dispatch a stream to a servicer's method, and send its messages and status.
 
     stream ─▶ path, token, deadline ─▶ task: messages in ─▶ method ─▶ messages out, status
 
-The methods are those that gRPC's generated code registers: this is a server as it knows one. A
-`Raw` method gets the stream itself.
+Methods are registered by gRPC's generated code, through the interface of a grpc server. A `Raw` method gets
+the stream itself.
+
+Protobuf accepts enum numbers that the enum does not have. What is written to the log stays, so requests with
+unknown numbers are refused here, for all services at once.
 
 Invariants
-  (1) without the token no method is looked up and no message is kept;
-  (2) every call ends with a status, and an error's status is the error (errors.py).
-
-Enums: a request says nothing that this server has no word for.
-
-    request ─▶ its fields that are enums, and those of the messages in it ─▶ known, or RowError
-
-Protobuf hands on numbers that an enum does not have. What is written to the log is there for ever, so
-they are refused where requests come in, for all services at once.
+  (1) without a valid token no method is looked up and no message is kept;
+  (2) every call ends with a status, and the status of an error carries the error (errors.py);
+  (3) a method never sees a request with an unknown enum number.
 """
 
 from __future__ import annotations
@@ -34,11 +31,206 @@ from everlog.rpc.http2.connection import Stream
 from everlog.store.errors import RowError
 from everlog.store.tx.transaction import Actor, Proof
 
+OPEN_METHODS = "/grpc.health.v1.Health/"  # load balancers call these without a token
+OK = frames.header_block([("grpc-status", "0")])
+
+_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+Raw = Callable[[Stream, bytes], Awaitable[None]]
+
+
+class Aborted(Exception):  # noqa: N818  gRPC's term for ending a call from within a method
+    """Raised in a method to end its call with a status."""
+
+    def __init__(self, code: grpc.StatusCode, details: str = "") -> None:
+        super().__init__(details)
+        self.code = code
+
+
+class Context:
+    """The call as a servicer's method sees it."""
+
+    def __init__(self, stream: Stream, serialize: Callable[[Any], bytes]) -> None:
+        self._stream = stream
+        self._serialize = serialize
+
+    def header(self, name: str) -> str | None:
+        """Return a value of the request's metadata."""
+        return self._stream.headers.get(name)
+
+    @property
+    def who(self) -> str:
+        """The name of the call's token; empty if it has none."""
+        return self._stream.who
+
+    async def write(self, answer: Any) -> None:
+        """Send one message of a response stream."""
+        await self._stream.writable()
+        self._stream.send(self._serialize(answer))
+
+    async def taken(self, seconds: float | None) -> bool:
+        """Wait until the peer has taken what was sent; return False after so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stream.writable()
+        except TimeoutError:
+            return False
+        return True
+
+    async def abort(self, code: grpc.StatusCode, details: str = "") -> None:
+        raise Aborted(code, details)
+
+
+class Calls:
+    """The methods of a server by path, and their dispatch."""
+
+    def __init__(self, tokens: Mapping[str, str] | None = None) -> None:
+        """`tokens`: name to token; empty tokens are ignored."""
+        self._methods: dict[str, Any] = {}
+        self._raw: dict[str, Raw] = {}
+        self.expect(tokens or {})
+
+    def expect(self, tokens: Mapping[str, str]) -> None:
+        """Replace the accepted tokens, for every call that begins from now on."""
+        self._expected = {name: f"Bearer {one}".encode() for name, one in tokens.items() if one}
+
+    # called by generated code to register a servicer
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        for name, handler in handlers.items():
+            self._methods[f"/{service}/{name}"] = handler
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Ignore the same methods in the form of older servers."""
+
+    def add_raw(self, path: str, method: Raw) -> None:
+        """Add a method with one request, which sends its responses itself, as bytes."""
+        self._raw[path] = method
+
+    def answer(self, stream: Stream) -> None:
+        """Start the call of a new stream."""
+        try:
+            self._check(stream)
+            seconds = _timeout(stream.headers.get("grpc-timeout"))
+        except Aborted as refusal:
+            stream.finish(_status(refusal.code, str(refusal)))
+            return
+        stream.task = asyncio.get_running_loop().create_task(self._run(stream, seconds))
+
+    def _check(self, stream: Stream) -> None:
+        headers = stream.headers
+        path = headers.get(":path", "")
+        shown = headers.get(security.HEADER, "").encode()
+        expected = self._expected
+        names = [name for name, one in expected.items() if hmac.compare_digest(shown, one)]
+        named = names[0] if names else ""
+        stream.who = Actor(named, Proof.TOKEN) if named else stream.connection.certified
+        if expected and not names and not path.startswith(OPEN_METHODS):
+            raise Aborted(
+                grpc.StatusCode.UNAUTHENTICATED,
+                f"expected a token of this server, found {'another one' if shown else 'none'};"
+                " put ?token=… into the URL, or set EVERLOG_TOKEN",
+            )
+        if not headers.get("content-type", "").startswith("application/grpc"):
+            raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, "expected content-type application/grpc")
+        if headers.get("grpc-encoding", "identity") != "identity":
+            raise Aborted(grpc.StatusCode.UNIMPLEMENTED, "expected uncompressed messages")
+        if path not in self._methods and path not in self._raw:
+            raise Aborted(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {path}")
+
+    async def _run(self, stream: Stream, seconds: float | None) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._call(stream)
+            trailers = OK
+        except Aborted as error:
+            trailers = _status(error.code, str(error))
+        except TimeoutError:
+            trailers = _status(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline of the call has passed")
+        except Exception as error:  # noqa: BLE001  it is reported to the caller
+            code, text, metadata = errors.of(error)
+            trailers = _status(code, text, metadata)
+        stream.finish(trailers)
+
+    async def _call(self, stream: Stream) -> None:
+        path = stream.headers[":path"]
+        raw = self._raw.get(path)
+        if raw is not None:
+            await raw(stream, await _only(stream))
+            return
+        method = self._methods[path]
+        parse, serialize = _parser(method.request_deserializer, path), method.response_serializer
+        context = Context(stream, serialize)
+        asked = _parsed(stream, parse) if method.request_streaming else parse(await _only(stream))
+        if not method.response_streaming:
+            run = method.stream_unary if method.request_streaming else method.unary_unary
+            answer = serialize(await run(asked, context))
+            await stream.writable()
+            stream.send(answer)
+            return
+        answers = (method.stream_stream if method.request_streaming else method.unary_stream)(asked, context)
+        if not hasattr(answers, "__aiter__"):  # the method writes its responses itself
+            await answers
+            return
+        try:
+            async for answer in answers:
+                stream.send(serialize(answer))
+                await stream.writable()
+        finally:
+            await answers.aclose()
+
+
+async def _only(stream: Stream) -> bytes:
+    """Return the single message of a request."""
+    found = await stream.message()
+    if found is None:
+        raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, "expected a request, found none")
+    return found
+
+
+async def _parsed(stream: Stream, parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    async for message in stream:
+        yield parse(message)
+
+
+def _parser(deserialize: Callable[[bytes], Any], path: str) -> Callable[[bytes], Any]:
+    def parse(message: bytes) -> Any:
+        try:
+            request = deserialize(message)
+        except DecodeError as error:
+            raise Aborted(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"expected a request of {path}, found invalid bytes: {error}",
+            ) from None
+        check(request)
+        return request
+
+    return parse
+
+
+def _timeout(text: str | None) -> float | None:
+    """Return a `grpc-timeout` in seconds."""
+    if text is None:
+        return None
+    try:
+        return int(text[:-1]) * _UNITS_S[text[-1]]
+    except (ValueError, LookupError):
+        raise Aborted(
+            grpc.StatusCode.INVALID_ARGUMENT, f"expected a grpc-timeout, such as 500m, found {text!r}"
+        ) from None
+
+
+def _status(code: grpc.StatusCode, text: str, metadata: tuple[tuple[str, bytes], ...] = ()) -> bytes:
+    number: int = code.value[0]
+    return frames.header_block(
+        [("grpc-status", str(number)), ("grpc-message", frames.escaped(text)), *metadata]
+    )
+
 
 class _Fields(NamedTuple):
-    """The fields of a message that can have an enum in them."""
+    """The fields of a message type that can contain an enum."""
 
-    enums: list[tuple[FieldDescriptor, bool, frozenset[int]]]  # repeated?, the numbers that it has
+    enums: list[tuple[FieldDescriptor, bool, frozenset[int]]]  # repeated?, the known numbers
     messages: list[tuple[FieldDescriptor, bool]]
 
 
@@ -46,7 +238,7 @@ _known: dict[str, _Fields] = {}
 
 
 def check(message: Message) -> None:
-    """Raises RowError if an enum in the message has a number that is none of its own. Read-only."""
+    """Raise RowError if an enum in the message has an unknown number. Read-only."""
     descriptor: Any = message.DESCRIPTOR
     fields = _fields(descriptor)
     for field, repeated, numbers in fields.enums:
@@ -91,201 +283,8 @@ def _unknown(field: Any, number: int) -> RowError:
     known = ", ".join(f"{value.name} ({value.number})" for value in values)
     where = f"{field.containing_type.name}.{field.name}"
     return RowError(
-        f"expected {where} to be one of {known}, found {number}; who calls is newer than this server,"
+        f"expected {where} to be one of {known}, found {number}; the caller is newer than this server,"
         " or wrong",
         field=where,
         found=number,
-    )
-
-
-OPEN_METHODS = "/grpc.health.v1.Health/"  # a load balancer asks without a token
-OK = frames.header_block([("grpc-status", "0")])
-
-_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
-
-Raw = Callable[[Stream, bytes], Awaitable[None]]
-
-
-class Aborted(Exception):  # noqa: N818  a word of gRPC: it is how a method ends a call
-    """Raised in a method to end its call with a status."""
-
-    def __init__(self, code: grpc.StatusCode, details: str = "") -> None:
-        super().__init__(details)
-        self.code = code
-
-
-class Context:
-    """What a servicer's method is told of its call, and can do with it."""
-
-    def __init__(self, stream: Stream, serialize: Callable[[Any], bytes]) -> None:
-        self._stream = stream
-        self._serialize = serialize
-
-    def header(self, name: str) -> str | None:
-        """A value of the request's metadata."""
-        return self._stream.headers.get(name)
-
-    @property
-    def who(self) -> str:
-        """The name of the token that the call came with; empty: it has none."""
-        return self._stream.who
-
-    async def write(self, answer: Any) -> None:
-        """Sends one of a stream of answers."""
-        await self._stream.writable()
-        self._stream.send(self._serialize(answer))
-
-    async def taken(self, seconds: float | None) -> bool:
-        """Waits until the peer has taken what was sent; False if it has not within so many seconds."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stream.writable()
-        except TimeoutError:
-            return False
-        return True
-
-    async def abort(self, code: grpc.StatusCode, details: str = "") -> None:
-        raise Aborted(code, details)
-
-
-class Calls:
-    """The methods of a server by their paths, and how they are called."""
-
-    def __init__(self, tokens: Mapping[str, str] | None = None) -> None:
-        """`tokens` by the name of who shows them; empty ones are none."""
-        self._methods: dict[str, Any] = {}
-        self._raw: dict[str, Raw] = {}
-        self.expect(tokens or {})
-
-    def expect(self, tokens: Mapping[str, str]) -> None:
-        """Other tokens are to be shown, with every call that begins from now on."""
-        self._expected = {name: f"Bearer {one}".encode() for name, one in tokens.items() if one}
-
-    # what generated code calls to register a servicer
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        for name, handler in handlers.items():
-            self._methods[f"/{service}/{name}"] = handler
-
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """The same methods once more, in a form of older servers."""
-
-    def add_raw(self, path: str, method: Raw) -> None:
-        """A method with one request, which sends its answers itself, as bytes."""
-        self._raw[path] = method
-
-    def answer(self, stream: Stream) -> None:
-        """Starts the call of a new stream."""
-        try:
-            self._check(stream)
-            seconds = _timeout(stream.headers.get("grpc-timeout"))
-        except Aborted as refusal:
-            stream.finish(_status(refusal.code, str(refusal)))
-            return
-        stream.task = asyncio.get_running_loop().create_task(self._run(stream, seconds))
-
-    def _check(self, stream: Stream) -> None:
-        headers = stream.headers
-        path = headers.get(":path", "")
-        shown = headers.get(security.HEADER, "").encode()
-        expected = self._expected
-        names = [name for name, one in expected.items() if hmac.compare_digest(shown, one)]
-        named = names[0] if names else ""
-        stream.who = Actor(named, Proof.TOKEN) if named else stream.connection.certified
-        if expected and not names and not path.startswith(OPEN_METHODS):
-            raise Aborted(
-                grpc.StatusCode.UNAUTHENTICATED,
-                f"expected a token of this server, found {'another one' if shown else 'none'};"
-                " put ?token=… into the URL, or set EVERLOG_TOKEN",
-            )
-        if not headers.get("content-type", "").startswith("application/grpc"):
-            raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, "expected content-type application/grpc")
-        if headers.get("grpc-encoding", "identity") != "identity":
-            raise Aborted(grpc.StatusCode.UNIMPLEMENTED, "messages are not to be compressed")
-        if path not in self._methods and path not in self._raw:
-            raise Aborted(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {path}")
-
-    async def _run(self, stream: Stream, seconds: float | None) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._call(stream)
-            trailers = OK
-        except Aborted as error:
-            trailers = _status(error.code, str(error))
-        except TimeoutError:
-            trailers = _status(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline of the call has passed")
-        except Exception as error:  # noqa: BLE001  it is told to the caller
-            code, text, metadata = errors.of(error)
-            trailers = _status(code, text, metadata)
-        stream.finish(trailers)
-
-    async def _call(self, stream: Stream) -> None:
-        path = stream.headers[":path"]
-        raw = self._raw.get(path)
-        if raw is not None:
-            await raw(stream, await _only(stream))
-            return
-        method = self._methods[path]
-        parse, serialize = _parser(method.request_deserializer, path), method.response_serializer
-        context = Context(stream, serialize)
-        asked = _parsed(stream, parse) if method.request_streaming else parse(await _only(stream))
-        if not method.response_streaming:
-            run = method.stream_unary if method.request_streaming else method.unary_unary
-            answer = serialize(await run(asked, context))
-            await stream.writable()
-            stream.send(answer)
-            return
-        answers = (method.stream_stream if method.request_streaming else method.unary_stream)(asked, context)
-        if not hasattr(answers, "__aiter__"):  # it writes its answers itself
-            await answers
-            return
-        try:
-            async for answer in answers:
-                stream.send(serialize(answer))
-                await stream.writable()
-        finally:
-            await answers.aclose()
-
-
-async def _only(stream: Stream) -> bytes:
-    """The one message of a request."""
-    found = await stream.message()
-    if found is None:
-        raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, "expected a request, found none")
-    return found
-
-
-async def _parsed(stream: Stream, parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
-    async for message in stream:
-        yield parse(message)
-
-
-def _parser(deserialize: Callable[[bytes], Any], path: str) -> Callable[[bytes], Any]:
-    def parse(message: bytes) -> Any:
-        try:
-            request = deserialize(message)
-        except DecodeError as error:
-            raise Aborted(
-                grpc.StatusCode.INVALID_ARGUMENT, f"what was sent is no request of {path}: {error}"
-            ) from None
-        check(request)
-        return request
-
-    return parse
-
-
-def _timeout(text: str | None) -> float | None:
-    """Seconds of a `grpc-timeout`."""
-    if text is None:
-        return None
-    try:
-        return int(text[:-1]) * _UNITS_S[text[-1]]
-    except (ValueError, LookupError):
-        raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, f"grpc-timeout {text!r} is none") from None
-
-
-def _status(code: grpc.StatusCode, text: str, metadata: tuple[tuple[str, bytes], ...] = ()) -> bytes:
-    number: int = code.value[0]
-    return frames.header_block(
-        [("grpc-status", str(number)), ("grpc-message", frames.escaped(text)), *metadata]
     )

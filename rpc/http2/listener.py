@@ -1,13 +1,13 @@
-"""Listener: the sockets that a server accepts connections on, and how many it takes.
+"""Listener: the sockets on which a server accepts connections, and their number.
 
     accept ─▶ connection ─▶ protocol
        │
        └─ too many, or no descriptor left ─▶ pause: further peers wait in the kernel's queue
 
 Invariants
-  (1) connections never use the descriptors that the databases need: there is a cap below the limit of the
-      process, and the limit is raised to what the system allows;
-  (2) a full listener logs one line a minute, however many peers come.
+  (1) connections never use the descriptors that the databases need: their number is capped below the limit
+      of the process, which is raised to what the system allows;
+  (2) a full listener logs at most one line a minute, however many peers connect.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from everlog.store.errors import OpenError
 BACKLOG = 1024
 PAUSE_S = 0.1
 SAY_EVERY_S = 60.0
-FILES_MAX = 65_536  # more is never asked for
-RESERVED = 1024  # descriptors for databases (each opens up to 512 files), logs and clients of our own
+FILES_MAX = 65_536  # highest limit that is requested
+RESERVED = 1024  # descriptors for databases (each opens up to 512 files), logs and own clients
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 logger = logging.getLogger("everlog")
 
 
 class Listener:
-    """Accepts connections on HOST:PORT, as many at once as `connections` may hold.
+    """Accepts connections on HOST:PORT, up to `connections_max` in `connections`.
 
     `protocol` makes the protocol of a connection. Raises OpenError if the address is not available.
     """
@@ -61,7 +61,7 @@ class Listener:
             self._listen(one)
 
     def close(self) -> None:
-        """Accepts nothing more. Connections stay."""
+        """Accept no more connections. Open ones stay."""
         for one in self._sockets:
             self._loop.remove_reader(one)
             one.close()
@@ -95,7 +95,7 @@ class Listener:
                 self._protocol, peer, ssl=self._tls, ssl_handshake_timeout=self._handshake_s
             )
         except (OSError, ssl.SSLError, TimeoutError):
-            peer.close()  # no peer of ours: a port scanner, or one that does not trust our certificate
+            peer.close()  # not a client: a port scanner, or one that does not trust our certificate
 
     def _pause(self, listening: socket.socket, why: str) -> None:
         self._loop.remove_reader(listening)
@@ -110,7 +110,7 @@ class Listener:
 
 
 def _listening(host: str, port: int) -> list[socket.socket]:
-    """Sockets on all addresses of the host, on one port."""
+    """Return sockets on all addresses of the host, on one port."""
     found: list[socket.socket] = []
     try:
         for family, kind, proto, _, address in socket.getaddrinfo(
@@ -141,7 +141,7 @@ def _listening(host: str, port: int) -> list[socket.socket]:
 
 
 def _connections_max() -> int:
-    """How many connections fit, once the limit of open files is as high as it may be."""
+    """Return how many connections fit, after raising the limit of open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
     if 0 <= soft < wanted:

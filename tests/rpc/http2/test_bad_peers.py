@@ -121,4 +121,4 @@ def test_a_compressed_message_is_refused(server: Server) -> None:
 def test_what_is_no_http2_is_told_what_this_is(server: Server) -> None:
     with RawClient(server.address, greet=False) as client:
         client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert client.goaway() == (Code.PROTOCOL_ERROR, "this is a gRPC server: it speaks HTTP/2 alone")
+        assert client.goaway() == (Code.PROTOCOL_ERROR, "expected HTTP/2: this is a gRPC server")

@@ -305,7 +305,9 @@ def _checked(migration: Migration, row: object) -> Row:
         case (Table() as table, message) if isinstance(message, table.model):
             if table is migration.table(table.name):
                 return table, message
-            raise MisuseError(f"table {table.name} is not one of this migration: {_names(migration)}")
+            raise MisuseError(
+                f"this migration does not declare table {table.name}; it declares: {_names(migration)}"
+            )
         case (Table() as table, other):
             raise MisuseError(
                 f"expected a {table.model.DESCRIPTOR.full_name} for {table.name}, found {_name(other)}"
@@ -319,7 +321,9 @@ def _checked_key(migration: Migration, key: object) -> Key:
         case (Table() as table, found) if not isinstance(found, Message):
             if table is migration.table(table.name):
                 return table, found
-            raise MisuseError(f"table {table.name} is not one of this migration: {_names(migration)}")
+            raise MisuseError(
+                f"this migration does not declare table {table.name}; it declares: {_names(migration)}"
+            )
         case _:
             raise MisuseError(f"expected `deleted` to yield a table and the key of a row, found {_name(key)}")
 

@@ -216,7 +216,7 @@ def _protoc(todo: list[Folder], out: str) -> None:
         answer.ParseFromString(typed.stdout)
     if typed.returncode or answer.error:
         text = answer.error or typed.stderr.decode(errors="replace").strip()
-        raise SchemaError(f"the types of the models could not be generated: {text}")
+        raise SchemaError(f"generating the types of the models failed: {text}")
     for file in answer.file:
         path = Path(out, file.name)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -112,8 +112,8 @@ def _chains(schema: Schema, migrations: Sequence[Migration]) -> Mapping[str, lis
         following = after(before, migration)
         there = [table.name for table in before.tables]
         was = {migration.rename.get(name, name): name for name in there if name not in migration.drop}
-        anew = migration.up.names if migration.up is not None else ()  # their new rows are not known yet
-        names = {name: names[old] for name, old in was.items() if old in names and name not in anew}
+        remade = migration.up.names if migration.up is not None else ()  # their new rows are not known yet
+        names = {name: names[old] for name, old in was.items() if old in names and name not in remade}
         if names.keys() & migration.transforms.keys():
             old, new = Schema(before), Schema(following)
             for name, transform in migration.transforms.items():

@@ -94,7 +94,7 @@ def _elsewhere(folder: Folder, file: Path) -> SchemaError:
 def _is_same(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
-    except FileNotFoundError:  # it was imported, and is gone
+    except FileNotFoundError:  # it was removed after it was imported
         return False
 
 

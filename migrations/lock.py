@@ -81,7 +81,7 @@ def lock(
         if not nested:
             since = datetime.now(UTC).isoformat(" ", "seconds")
             known = _holders[database] = Holder(
-                f"{who or 'somebody'} (thread {threading.current_thread().name}, since {since})"
+                f"{who or 'an unnamed caller'} (thread {threading.current_thread().name}, since {since})"
             )
     assert known is not None
     try:
@@ -111,7 +111,7 @@ def check_going(database: bytes) -> None:
     if holder is not None and holder.thread == threading.get_ident() and holder.asked is not None:
         by, holder.ended = holder.asked, True
         raise MigrationError(
-            f"it was cancelled by {by.actor or 'somebody'}{f' ({by.reason})' if by.reason else ''}",
+            f"it was cancelled by {by.actor or 'an unnamed caller'}{f' ({by.reason})' if by.reason else ''}",
             cancelled_by=by.actor,
             reason=by.reason,
         )
@@ -129,10 +129,10 @@ class Stop:
     def through(self, progress: OnProgress | None) -> OnProgress:
         """Return a callback that forwards progress, and raises ClosedError once the flag is set."""
 
-        def told(at: Progress) -> None:
+        def report(at: Progress) -> None:
             if self._set.is_set():
                 raise ClosedError(f"the server stopped during: {at.step}; the next start resumes it")
             if progress is not None:
                 progress(at)
 
-        return told
+        return report

@@ -338,7 +338,7 @@ def _steps(old: Schema, new: Schema, migration: Migration, counts: Counter[str])
         yield PlannedStep(text, instant=False, rows=rows)
     both = [(name, old.tables.get(name), table) for name, table in new.tables.items()]
     for name, known, table in (one for one in both if one[1] is None or one[1].proto != one[2].proto):
-        yield from _life_steps(known, table)
+        yield from _ttl_steps(known, table)
         if known is None:
             yield PlannedStep(f"create table {name}")
         elif name in remade:
@@ -402,7 +402,7 @@ def _people_steps(
         )
 
 
-def _life_steps(known: TableInfo | None, table: TableInfo) -> Iterator[PlannedStep]:
+def _ttl_steps(known: TableInfo | None, table: TableInfo) -> Iterator[PlannedStep]:
     if (known.life_ns if known else 0) != table.life_ns:
         ttl = (
             f"expire after {timedelta(microseconds=table.life_ns // 1000)}"

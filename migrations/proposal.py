@@ -88,7 +88,7 @@ class Settled(NamedTuple):
         verb = "`everlog propose` proposes" if done == "rejected" else "`everlog up` applies"
         why = f" ({one.reason})" if one.reason else ""
         return (
-            f"migration {self.migration.title} was {done} by {one.actor or 'somebody'} in commit"
+            f"migration {self.migration.title} was {done} by {one.actor or 'an unnamed caller'} in commit"
             f" {one.seq}{why}, and is not applied with the same folder; {verb} it again"
         )
 

@@ -66,7 +66,7 @@ MIGRATION = Migration(tables=[{constant}])
 '''
 
 _TESTDATA = '''\
-"""Rows to test with: the same for the same seed, more of them for a greater scale."""
+"""Test rows: the same for the same seed, and more for a larger scale."""
 
 from collections.abc import Iterator
 from random import Random

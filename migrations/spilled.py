@@ -70,7 +70,7 @@ class Spilled:
         self._has_table = False
 
     def __setitem__(self, key: bytes, value: Value) -> None:
-        """Raises DiskError."""
+        """Set the value of a key. Raises DiskError."""
         self._recent[key] = value
         self._spill.took(len(key) + len(value or b"") + ENTRY_BYTES)
 

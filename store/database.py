@@ -324,7 +324,7 @@ class Database(Writer):
         done.
         """
         self.core.check_writable()
-        return apply.apply(
+        return apply.append_migration(
             self.core,
             migration,
             rows,

@@ -117,7 +117,7 @@ class Notifier:
         self._schemas = {one.db.uuid: one.db.schema for one in self._rollbacks}
         self._retry_s = retry_s
         self._since: dict[int, int] = {}  # by the position of the source
-        self._told: dict[int, set[NoticeKey]] = {}
+        self._notified: dict[int, set[NoticeKey]] = {}
         self._woken = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="everlog-notify", daemon=True)
@@ -193,18 +193,18 @@ class Notifier:
                 return True
             self._since[at] = since
         messages = source.messages(since)
-        if messages and at not in self._told:
-            self._told[at] = read(db, since)
-        told, arrived = self._told.get(at, set()), True
+        if messages and at not in self._notified:
+            self._notified[at] = read(db, since)
+        notified, arrived = self._notified.get(at, set()), True
         for whom, target in self._targets.items():
             for message in messages:
                 key = (message.subject, whom)
-                if key in told:
+                if key in notified:
                     continue
                 if not target.send(message):
                     arrived = False
                     break  # keep the order: later messages wait for this one
-                told.add(key)
+                notified.add(key)
                 write(db, key)
         return arrived
 
@@ -277,7 +277,7 @@ class ApprovalEvents:
     def messages(self, since: int) -> list[Message]:
         """Return all messages, in order. Read-only."""
         running, name = self.approval.running, self.approval.name
-        told = [
+        notified = [
             message
             for one in self.approval.proposals()
             if one.proposed.seq >= since
@@ -287,8 +287,8 @@ class ApprovalEvents:
             digest = hashlib.sha256(self.db.uuid + problem.encode(errors="backslashreplace")).hexdigest()
             title = f"{name or self.db.url}: pending migrations"
             lines = iter([problem, f"Version {self.db.schema.version} is served."])
-            told.append(message_of("unusable", digest, title, lines))
-        return told
+            notified.append(message_of("unusable", digest, title, lines))
+        return notified
 
 
 @dataclass
@@ -427,9 +427,9 @@ def whom(url: str) -> bytes:
     return hashlib.sha256(url.encode()).digest()[:8]
 
 
-def write(db: Database, told: NoticeKey) -> None:
+def write(db: Database, notified: NoticeKey) -> None:
     """Write the notice that a target was notified, as a commit of its own."""
-    subject, detail = told
+    subject, detail = notified
 
     def about(commit: log_pb2.Commit) -> None:
         commit.notice.CopyFrom(log_pb2.Notice(kind=KIND, subject=subject, detail=detail))

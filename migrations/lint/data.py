@@ -126,8 +126,8 @@ class Data:
         migration = step.migration
         self._number += 1
         was = {new: old for old, new in migration.rename.items()}
-        anew = migration.up.names if migration.up is not None else ()  # their new rows are not known
-        for name in (*migration.drop, *anew):
+        remade = migration.up.names if migration.up is not None else ()  # their new rows are not known
+        for name in (*migration.drop, *remade):
             self._rows.pop(name, None)
         self._rows = {migration.rename.get(name, name): rows for name, rows in self._rows.items()}
         try:

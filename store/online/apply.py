@@ -71,7 +71,7 @@ class Recorded(NamedTuple):
     migration: log_pb2.Migration
 
 
-def apply(
+def append_migration(
     core: Core,
     migration: log_pb2.Migration,
     rows: Iterable[tuple[Table[Any, Any], Message]],

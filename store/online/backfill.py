@@ -309,7 +309,7 @@ class Backfill:
             rows, seen = self._read(info, at, end)
             if not rows:
                 with self._core.committer.alone():
-                    self._apply({note: keys.ALL_BUILT})
+                    self._write_entries({note: keys.ALL_BUILT})
                 return True
             entries = {full: entry_of(parse(info.row_in(full[skip:], value))) for full, value in rows}
             last = rows[-1][0][skip:]
@@ -326,7 +326,7 @@ class Backfill:
                 at, count = last, count + len(rows)
                 edits: Edits = {values + full[skip:]: b"" for full, values in entries.items()}
                 edits[note] = BUILDING + keys.SEQ.pack(count) + at
-                self._apply(edits)
+                self._write_entries(edits)
             self._tell(f"build index {info.name}.{index.name}", count, total)
         return False
 
@@ -408,8 +408,8 @@ class Backfill:
         more = {made.newer.space: len(made), keys.ENDS: len(made.ends)}
         core.committer.write_alone(framed, Staged(edits, uniques, more))
 
-    def _apply(self, edits: Edits) -> None:
-        """Index entries are no records: they follow from the rows. Only inside `alone`."""
+    def _write_entries(self, edits: Edits) -> None:
+        """Write index entries to the tables only: they follow from the rows. Call inside `alone`."""
         target = self._core.tables.target
         writes = target.batch()
         for full, value in edits.items():

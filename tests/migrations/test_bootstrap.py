@@ -42,7 +42,7 @@ def test_bootstrap_rows_come_from_code_and_files_and_replace_what_is_there(
             ".csv:1: column 2: ",
         ),
         ({"bootstrap_airports.csv": "faa,name\n,x\n"}, SchemaError, "lacks its key field"),
-        ({"bootstrap_planes.csv": "faa\n"}, SchemaError, "no table 'planes'; it has: airports"),
+        ({"bootstrap_planes.csv": "faa\n"}, SchemaError, "no table 'planes'; it declares: airports"),
         ({"bootstrap_airports.txt": ""}, SchemaError, "bootstrap_airports.txt to end in .csv or .jsonl"),
         ({"bootstrap.py": "x = 1\n"}, SchemaError, "expected a function `rows() -> Iterator[Row]`"),
         (
@@ -139,7 +139,7 @@ def test_rows_are_deleted_by_key_whether_they_are_there_or_not(project: Project,
     [
         ("1", "expected `deleted` to yield a table and the key of a row, found int"),
         ("AIRPORTS, Airport(faa='JFK')", "expected `deleted` to yield a table and the key"),
-        ("Table('airports', Airport, key=FAA), 'JFK'", "is not one of this migration"),
+        ("Table('airports', Airport, key=FAA), 'JFK'", "this migration does not declare table airports"),
         ("AIRPORTS, 7", "expected"),
     ],
 )

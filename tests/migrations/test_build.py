@@ -106,7 +106,7 @@ def test_another_package_of_the_same_name_first_on_the_path_is_named(
     other.mkdir(parents=True)
     (other / "__init__.py").touch()
     monkeypatch.syspath_prepend(other.parent)
-    with pytest.raises(SchemaError, match=f"is imported from {other}, expected from {project.path.parent}"):
+    with pytest.raises(SchemaError, match=f"is imported from {other}, not from {project.path.parent}"):
         project.load()
 
 

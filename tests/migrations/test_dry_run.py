@@ -24,7 +24,7 @@ def test_a_plan_tries_up_on_the_real_rows_and_changes_nothing(project: Project, 
     assert any(
         text.startswith("rewrite 300 rows of airports with `up`, and switch to them") for text in texts
     )
-    assert "`up` of airports was tried on 300 rows, and succeeds for all" in texts
+    assert "`up` of airports was tried on 300 rows and succeeds for all" in texts
     assert db.head == head
 
 
@@ -66,7 +66,7 @@ def test_rows_go_through_one_up_after_the_other(project: Project, db: Database) 
     tried = [step.text for one in plan for step in one.steps if step.text.startswith("`up` of")]
     which = "airports/JFK: ValueError (at v20260101000003_four/__init__.py:12)"
     assert tried == [
-        "`up` of airports was tried on 2 rows, and succeeds for all",
+        "`up` of airports was tried on 2 rows and succeeds for all",
         f"`up` of airports FAILS for 1 of 2 rows, the first {which}",
     ]
 

@@ -67,7 +67,7 @@ def test_what_is_neither_package_nor_directory_is_said(source: str | Path) -> No
 
 def test_a_directory_that_cannot_be_imported_is_said(tmp_path: Path) -> None:
     (tmp_path / "my-migrations").mkdir()
-    with pytest.raises(SchemaError, match="'my-migrations' is no identifier"):
+    with pytest.raises(SchemaError, match="'my-migrations' is not an identifier"):
         find(tmp_path / "my-migrations")
 
 

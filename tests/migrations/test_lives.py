@@ -16,7 +16,7 @@ def test_a_life_that_comes_or_goes_is_planned_and_is_instant(project: Project, d
     project.add("two", table=MORTAL, drop=', drop=["airports.life"]')
     path = project.build().path
     planned = [step for one in migrations.plan(db, path) for step in one.steps]
-    assert [step.text for step in planned if "live" in step.text] == [
+    assert [step.text for step in planned if "expire" in step.text] == [
         "rows of airports written from then on expire after 1 day, 0:00:00",
         "rows of airports written from then on never expire",
     ]

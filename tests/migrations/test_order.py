@@ -41,7 +41,7 @@ def test_one_that_comes_late_is_refused_and_the_way_out_is_told(newer: Project, 
     others(newer, LATE)
     newer.build()
     for call in (migrations.plan, migrations.apply):
-        with pytest.raises(MigrationError, match=r"give the folder .* or say --out-of-order"):
+        with pytest.raises(MigrationError, match=r"give the folder .* or pass --out-of-order"):
             call(db, newer.path)
 
 

@@ -132,7 +132,7 @@ def test_rows_are_split_into_tables_and_joined_again(split: Split) -> None:
 def test_the_plan_says_that_writers_wait_and_for_how_long(split: Split) -> None:
     db, head = split.db, split.db.head
     (planned,) = migrations.plan(db, split.path)
-    made = next(step for step in planned.steps if "anew" in step.text)
+    made = next(step for step in planned.steps if "remake" in step.text)
     assert "remake the rows of airports, cities with `up`, while writers wait" in made.text
     assert not made.instant
     (planned,) = migrations.plan(db, split.path, try_rows=True)

@@ -40,7 +40,8 @@ def test_a_dry_run_and_the_run_agree_and_a_rebuild_makes_the_same(seeded: Projec
     assert [one.text for one in migrations.lint(seeded.path, db) if str(one.severity) == "error"] == []
     (*_, last) = migrations.plan(db, seeded.path, try_rows=True)[-1].steps
     assert (
-        last.text == f"put {ROWS:,} bootstrap rows into airports, in many records, before anybody can read it"
+        last.text
+        == f"put {ROWS:,} bootstrap rows into airports, in several records, before the table becomes readable"
     )
     migrations.apply(db, seeded.path)
     table = seeded.load()[1].tables[0]

@@ -119,8 +119,8 @@ def test_a_plan_says_what_it_copies_and_a_rollback_keeps_the_rows(beside: Beside
     db = beside.db
     texts = [step.text for step in migrations.plan(db, beside.path, try_rows=True)[-1].steps]
     assert texts[-1] == (
-        f"put {ROWS:,} bootstrap rows into airports, in many records, before anybody can read it; copy its"
-        f" {THERE:,} rows to them, beside the live table, and switch to both"
+        f"put {ROWS:,} bootstrap rows into airports, in several records, before the table becomes"
+        f" readable; copy its {THERE:,} existing rows, beside the live table, and switch to both"
     )
     assert [one.text for one in migrations.lint(beside.path, db) if str(one.severity) == "error"] == []
     beside.apply()

@@ -40,7 +40,7 @@ def test_new_and_build_keep_the_file_up_to_date(project: Project) -> None:
 def test_a_sum_is_made_of_all_before_it(summed: Project) -> None:
     before = file(summed).read_text().splitlines()
     (summed.folders[0] / "note.txt").write_text("a remark")
-    with pytest.raises(SchemaError, match=r"everlog\.sum:1: the folder \w+_one was edited"):
+    with pytest.raises(SchemaError, match=r"everlog\.sum:1: folder \w+_one was edited"):
         summed.load()
     migrations.build(summed.path)
     after = file(summed).read_text().splitlines()
@@ -63,7 +63,7 @@ def test_a_folder_that_came_or_went_is_told_with_the_line(summed: Project) -> No
         summed.load()
     (summed.path.parent / "aside").rename(summed.folders[2])
     file(summed).write_text("".join(f"{line}\n" for line in file(summed).read_text().splitlines()[:2]))
-    with pytest.raises(SchemaError, match=r"everlog\.sum:3: the folder \w+_three is not in this file"):
+    with pytest.raises(SchemaError, match=r"everlog\.sum:3: folder \w+_three is not in this file"):
         summed.load()
 
 

@@ -62,7 +62,9 @@ def test_what_was_rejected_is_not_applied_nor_proposed_again_unless_somebody_say
     digest = proposed(approval).digest
     done = approval.reject(digest.hex(), actor="bob", reason="on Monday")
     assert (done.state, done.last.reason) == (ProposalState.REJECTED, "on Monday")
-    with pytest.raises(MigrationError, match=r"is rejected since commit 4 of bob \(on Monday\)"):
+    with pytest.raises(
+        MigrationError, match=r"already decided: rejected since commit 4 by bob \(on Monday\)"
+    ):
         approval.approve(digest.hex(), actor="ann", reason="now")
     with pytest.raises(MigrationError, match="no approved proposal"):
         approval.run()

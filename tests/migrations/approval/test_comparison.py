@@ -56,7 +56,7 @@ def test_what_was_applied_in_another_way_takes_the_place_of_a_proposal(approval:
     digest = proposed(approval).digest.hex()
     migrations.apply(approval.db, approval.source)
     assert [one.state for one in approval.proposals()] == [ProposalState.SUPERSEDED]
-    with pytest.raises(MigrationError, match="it is superseded"):
+    with pytest.raises(MigrationError, match="already decided: superseded"):
         approval.approve(digest, actor="ann", reason="yes")
 
 
@@ -90,7 +90,7 @@ def test_every_row_is_tried_and_a_row_that_comes_to_fail_is_another_plan(
     approval = Approval(db, airports.path)
     shown = proposed(approval)
     texts = [step.text for step in shown.plan.migrations[0].steps]
-    assert "`up` of airports was tried on 10 rows, and succeeds for all" in texts
+    assert "`up` of airports was tried on 10 rows and succeeds for all" in texts
     db.put(airports.old, airports.old_row(11))
     assert proposed(approval).digest == shown.digest
     db.put(airports.old, airports.old.model(faa="bad", name="nothing-to-split"))

@@ -97,7 +97,7 @@ def test_a_rejection_that_comes_while_it_is_approved_is_refused(
 ) -> None:
     digest, gate, looked = proposed(approval).short, Gate(), threading.Event()
     other = Approval(approval.db, approval.source)  # as of another server of this process
-    after_a_call(other, "_decidable", looked)
+    after_a_call(other, "_check_decidable", looked)
     approved: Callable[..., None] | None = gate
     if where == "while it plans":
         before_a_call(approval, "_draft", gate)
@@ -118,7 +118,7 @@ def test_an_approval_that_comes_while_it_is_rejected_is_refused_and_nothing_is_a
 ) -> None:
     digest, gate, looked = proposed(approval).short, Gate(), threading.Event()
     other = Approval(approval.db, approval.source)
-    after_a_call(other, "_decidable", looked)
+    after_a_call(other, "_check_decidable", looked)
     before_a_call(approval, "_decide", gate)
     rejecting = pool.submit(approval.reject, digest, actor="bob", reason="no")
     gate.arrived()
@@ -152,7 +152,7 @@ def test_of_two_approvals_at_two_servers_one_wins(approval: Approval, pool: Thre
         RemoteDatabase(two.url("x")) as bob,
     ):
         before_a_call(approval, "_draft", gate)
-        after_a_call(other, "_decidable", looked)
+        after_a_call(other, "_check_decidable", looked)
         first = pool.submit(ann.migrations.approve, digest, **by)  # type: ignore[arg-type]
         gate.arrived()
         second = pool.submit(bob.migrations.reject, digest, actor="bob", reason="no")

@@ -98,11 +98,13 @@ def test_a_token_with_a_name_is_who_calls_and_no_other(server: Server, approval:
 
 def test_nothing_is_applied_in_another_way(remote: RemoteDatabase) -> None:
     with pytest.raises(
-        MigrationError, match=r"not by `up`: what is pending is waiting for approval"
+        MigrationError, match=r"not by `up`: the pending migration is waiting for approval"
     ) as caught:
         remote.migrations.apply()
     assert PAGE in str(caught.value)
-    with pytest.raises(MigrationError, match=r"not by `rollback`: what is pending is waiting for approval"):
+    with pytest.raises(
+        MigrationError, match=r"not by `rollback`: the pending migration is waiting for approval"
+    ):
         remote.migrations.rollback()
 
 

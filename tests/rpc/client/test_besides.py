@@ -74,7 +74,7 @@ def test_a_return_is_for_who_may_approve_and_did_not_propose_it(
     waiting = approval.propose(actor="ann", reason="the first")
     assert waiting is not None
     with served(approval, project.path) as by:
-        with pytest.raises(MigrationError, match=r"not by `rollback`: what is pending is waiting"):
+        with pytest.raises(MigrationError, match=r"not by `rollback`: the pending migration is waiting"):
             by["bob"].migrations.rollback(reason="never mind")
         by["bob"].migrations.approve(waiting.short, reason="yes")
         for who, how, says in (

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from google.protobuf.message import Message
 
 if TYPE_CHECKING:
+    from everlog import migrations
     from everlog.audit.archive import Archival
     from everlog.audit.backup import Backup
-    from everlog.migrations import Finding, MigrationInfo, PlannedMigration, PlannedRollback, Restored
+    from everlog.migrations import Finding, MigrationInfo, PlannedMigration, PlannedRollback
     from everlog.migrations.folder import Source
     from everlog.migrations.proposal import Proposal
     from everlog.proto import log_pb2
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from everlog.store.upkeep.consumers import Cap, Consumer
     from everlog.store.upkeep.erase import Forgotten
     from everlog.store.upkeep.held import Remaining
+
+__all__ = ["Archive", "Consumers", "Migrations", "Past", "People"]
 
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
@@ -152,7 +155,7 @@ class Migrations(Protocol):
 
     def restore(
         self, versions: Sequence[int] = (), *, source: Source | None = None, force: bool = False
-    ) -> list[Restored]:
+    ) -> list[migrations.Restored]:
         """Write folders on this machine as the log has them, all missing ones by default. `force`: replace
         edited folders. Does not write to the database. Raises MigrationError."""
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from _generate.markdown import escaped
+from everlog.rpc import handles
 
 # The modules whose names are public, and what each is for.
 FACES = {
@@ -20,7 +21,13 @@ FACES = {
     "everlog.audit": "Backup, restore and archive ([backup](../backup.md)).",
 }
 # Classes that their names do not lead to, with the heading that shows why.
-BESIDE = {"everlog": (("everlog.rpc.client.database", "RemoteDatabase"),)}
+BESIDE = {
+    "everlog": (
+        ("everlog.rpc.client.database", "RemoteDatabase"),
+        *(("everlog.rpc.handles", handle) for handle in handles.__all__),
+        ("everlog.audit.prover", "Prover"),
+    )
+}
 
 
 def markdown() -> str:

@@ -1,31 +1,18 @@
 """Migrations service: those that the server was started with, and those that the log knows.
 
-List, Status             the log's records beside the folders
+List, Status             the records of the log beside the folders
 Plan, Apply              the folders that the server was given for this database
-Complete, Cancel         the log: what is under way
+Complete, Cancel         the log: the migration in progress
 PlanRollback, Rollback   the log, and those folders where rows go back through `down`
+Load                     an empty database gets the schema of a text; it needs no folders
+Baseline                 a database that has the schema of the server's folders already
+Accept                   edited folders of the server count as those that ran
+Folders                  what ran, for a client that writes it to its own disk
+Proposals                what the log tells, of any database
+Propose Approve Reject   a database whose migrations wait for approval (`serve --migrate checked`)
 
-Load, Baseline           server/migrations.py
-Proposals … Reject       server/migrations.py
-
-Where migrations wait for approval, migrations/approval/policy.py says which of them are refused, and to
-whom.
-
-Approval service: the calls of the Migrations service with which people decide.
-
-Proposals                 what the log tells, of any database
-Propose Approve Reject    a database whose migrations wait for approval (`serve --migrate checked`)
-
-Who decides is whose token the call came with (server/auth.py).
-
-Adopt service: the calls of the Migrations service that record migrations without running them.
-
-Load       an empty database gets the schema of a text; it needs no folders
-Baseline   a database that has the schema of the server's folders already
-Accept     folders of the server that were edited count as those that ran
-Folders    what ran, for a client that writes it to its own disk
-
-Where migrations wait for approval, `everlog.migrations.approval.policy` says who may.
+Where migrations wait for approval, migrations/approval/policy.py says which calls are refused, and to whom.
+Whoever decides is the one whose token the call came with (server/auth.py).
 """
 
 from __future__ import annotations
@@ -59,139 +46,6 @@ from everlog.store.errors import MigrationError, SchemaError
 from everlog.store.progress import Progress
 
 STARTING_S = 10.0
-
-
-class ApprovalService(migrations_pb2_grpc.MigrationsServicer):
-    """See proto/migrations.proto."""
-
-    _hosting: Hosting
-    _approvals: Mapping[str, Approval]
-    _starting: Mapping[str, asyncio.Future[None]]
-
-    async def Proposals(self, request: pb.ProposalsRequest, context: Any) -> pb.ProposalsResponse:
-        starting = self._starting.get(request.database)
-        if starting is not None:  # it may be at work on the first
-            await asyncio.wait([starting], timeout=STARTING_S)
-        found = await self._hosting.read(self._proposals, request.database)
-        return pb.ProposalsResponse(proposals=[to_message(one) for one in found])
-
-    async def Propose(self, request: pb.ProposeRequest, context: Any) -> pb.ProposeResponse:
-        approval, actor = self._approval(request.database), self._who(context, request.actor)
-        made = await self._hosting.write(approval.propose, actor=actor, reason=request.reason, again=True)
-        return pb.ProposeResponse(proposal=to_message(made) if made is not None else None)
-
-    async def Approve(self, request: pb.ApproveRequest, context: Any) -> AsyncIterator[pb.ApproveResponse]:
-        approval, actor = self._approval(request.database), self._who(context, request.actor)
-
-        def run(telling: Telling[pb.ApproveResponse]) -> None:
-            def progress(at: Progress) -> None:
-                step = pb.ApplyResponse(step=at.step, done=at.done, total=at.total or 0)
-                telling.passing(pb.ApproveResponse(progress=step))
-
-            def applied(info: MigrationInfo) -> None:
-                step = pb.ApplyResponse(version=info.version, name=info.name, finished=True, seq=info.seq)
-                telling.tell(pb.ApproveResponse(progress=step))
-
-            done = approval.approve_and_run(
-                request.digest,
-                actor=actor,
-                reason=request.reason,
-                despite_errors=request.despite_errors,
-                approved=lambda one: telling.tell(pb.ApproveResponse(proposal=to_message(one))),
-                progress=sparing(progress),
-                applied=applied,
-            )
-            telling.tell(pb.ApproveResponse(proposal=to_message(done)))
-
-        async for answer in self._hosting.told(run):
-            yield answer
-
-    async def Reject(self, request: pb.RejectRequest, context: Any) -> pb.RejectResponse:
-        approval, actor = self._approval(request.database), self._who(context, request.actor)
-        made = await self._hosting.write(approval.reject, request.digest, actor=actor, reason=request.reason)
-        return pb.RejectResponse(proposal=to_message(made))
-
-    def _who(self, context: Context, claimed: str) -> str:
-        return self._hosting.callers.who(context, claimed)
-
-    def _proposals(self, name: str) -> list[Proposal]:
-        approval = self._approvals.get(name)
-        return proposals(self._hosting.database(name)) if approval is None else approval.proposals()
-
-    def _approval(self, name: str) -> Approval:
-        self._hosting.database(name)
-        approval = self._approvals.get(name)
-        if approval is None:
-            raise MigrationError(
-                f"migrations of {name} are not approved here, but applied by whoever applies them; start the"
-                " server with --migrate checked, and they wait for approval",
-                database=name,
-            )
-        return approval
-
-
-class AdoptService(migrations_pb2_grpc.MigrationsServicer):
-    """See proto/migrations.proto."""
-
-    _hosting: Hosting
-    _approvals: Mapping[str, Approval]
-    _sources: Mapping[str, str]
-
-    async def Load(self, request: pb.LoadSchemaRequest, context: Any) -> pb.LoadSchemaResponse:
-        db = self._hosting.database(request.database)
-        actor = self._hosting.callers.who(context, request.actor)
-
-        def run() -> int:
-            where = request.where or "the text"
-            with self._allowed("load", request.database, actor, request.reason):
-                return load_schema(db, request.text, where=where, actor=actor, reason=request.reason)
-
-        return pb.LoadSchemaResponse(schema_version=await self._hosting.write(run))
-
-    async def Baseline(self, request: pb.BaselineRequest, context: Any) -> pb.BaselineResponse:
-        db, source = self._hosting.database(request.database), self._source(request.database)
-        actor = self._hosting.callers.who(context, request.actor)
-
-        def run() -> list[MigrationInfo]:
-            with self._allowed("baseline", request.database, actor, request.reason):
-                return baseline(db, request.version, source, actor=actor, reason=request.reason)
-
-        found = await self._hosting.write(run)
-        return pb.BaselineResponse(migrations=[info_message(info) for info in found])
-
-    async def Accept(self, request: pb.AcceptRequest, context: Any) -> pb.AcceptResponse:
-        db, source = self._hosting.database(request.database), self._source(request.database)
-        actor, reason = self._hosting.callers.who(context, request.actor), request.reason
-
-        def run() -> list[MigrationInfo]:
-            check_reason(reason)
-            with self._allowed("accept", request.database, actor, reason):
-                return accept(db, source, list(request.versions), actor=actor, reason=reason)
-
-        found = await self._hosting.write(run)
-        return pb.AcceptResponse(migrations=[info_message(info) for info in found])
-
-    async def Folders(self, request: pb.FoldersRequest, context: Any) -> AsyncIterator[pb.FoldersResponse]:
-        for one in await self._hosting.read(ran, self._hosting.database(request.database)):
-            yield pb.FoldersResponse(version=one.version, name=one.name, digest=one.digest, files=one.sources)
-
-    def _allowed(self, verb: str, name: str, actor: str, reason: str) -> AbstractContextManager[None]:
-        """To be entered for the call. Raises MigrationError where migrations wait for approval, and this
-        is not for `actor`."""
-        approval = self._approvals.get(name)
-        if approval is None:
-            return nullcontext()
-        return policy.allowed(approval, verb, actor=actor, reason=reason)
-
-    def _source(self, name: str) -> str:
-        source = self._sources.get(name)
-        if source is None:
-            raise MigrationError(
-                f"this server was started without the migrations of {name}; start it with them"
-                " (`everlog serve --migrations …`), or apply them where the database is",
-                database=name,
-            )
-        return source
 
 
 def info_message(info: MigrationInfo, diff: str = "") -> pb.MigrationInfo:
@@ -235,7 +89,7 @@ class Problems:
             self.on_change()
 
 
-class MigrationsService(ApprovalService, AdoptService):
+class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
     """See proto/migrations.proto. `sources` names the package of each database's migrations, and
     `approvals` decide which of them are applied, where it is not whoever calls; elsewhere there may be
     `problems`."""
@@ -401,6 +255,93 @@ class MigrationsService(ApprovalService, AdoptService):
         self._problems.mended(request.database)
         return pb.CancelResponse(version=done.version, name=done.name, seq=done.seq, time_ns=done.applied_ns)
 
+    # record without running
+
+    async def Load(self, request: pb.LoadSchemaRequest, context: Any) -> pb.LoadSchemaResponse:
+        db = self._hosting.database(request.database)
+        actor = self._hosting.callers.who(context, request.actor)
+
+        def run() -> int:
+            where = request.where or "the text"
+            with self._allowed("load", request.database, actor, request.reason):
+                return load_schema(db, request.text, where=where, actor=actor, reason=request.reason)
+
+        return pb.LoadSchemaResponse(schema_version=await self._hosting.write(run))
+
+    async def Baseline(self, request: pb.BaselineRequest, context: Any) -> pb.BaselineResponse:
+        db, source = self._hosting.database(request.database), self._source(request.database)
+        actor = self._hosting.callers.who(context, request.actor)
+
+        def run() -> list[MigrationInfo]:
+            with self._allowed("baseline", request.database, actor, request.reason):
+                return baseline(db, request.version, source, actor=actor, reason=request.reason)
+
+        found = await self._hosting.write(run)
+        return pb.BaselineResponse(migrations=[info_message(info) for info in found])
+
+    async def Accept(self, request: pb.AcceptRequest, context: Any) -> pb.AcceptResponse:
+        db, source = self._hosting.database(request.database), self._source(request.database)
+        actor, reason = self._hosting.callers.who(context, request.actor), request.reason
+
+        def run() -> list[MigrationInfo]:
+            check_reason(reason)
+            with self._allowed("accept", request.database, actor, reason):
+                return accept(db, source, list(request.versions), actor=actor, reason=reason)
+
+        found = await self._hosting.write(run)
+        return pb.AcceptResponse(migrations=[info_message(info) for info in found])
+
+    async def Folders(self, request: pb.FoldersRequest, context: Any) -> AsyncIterator[pb.FoldersResponse]:
+        for one in await self._hosting.read(ran, self._hosting.database(request.database)):
+            yield pb.FoldersResponse(version=one.version, name=one.name, digest=one.digest, files=one.sources)
+
+    # decide
+
+    async def Proposals(self, request: pb.ProposalsRequest, context: Any) -> pb.ProposalsResponse:
+        starting = self._starting.get(request.database)
+        if starting is not None:  # it may be at work on the first
+            await asyncio.wait([starting], timeout=STARTING_S)
+        found = await self._hosting.read(self._proposals, request.database)
+        return pb.ProposalsResponse(proposals=[to_message(one) for one in found])
+
+    async def Propose(self, request: pb.ProposeRequest, context: Any) -> pb.ProposeResponse:
+        approval, actor = self._approval(request.database), self._who(context, request.actor)
+        made = await self._hosting.write(approval.propose, actor=actor, reason=request.reason, again=True)
+        return pb.ProposeResponse(proposal=to_message(made) if made is not None else None)
+
+    async def Approve(self, request: pb.ApproveRequest, context: Any) -> AsyncIterator[pb.ApproveResponse]:
+        approval, actor = self._approval(request.database), self._who(context, request.actor)
+
+        def run(telling: Telling[pb.ApproveResponse]) -> None:
+            def progress(at: Progress) -> None:
+                step = pb.ApplyResponse(step=at.step, done=at.done, total=at.total or 0)
+                telling.passing(pb.ApproveResponse(progress=step))
+
+            def applied(info: MigrationInfo) -> None:
+                step = pb.ApplyResponse(version=info.version, name=info.name, finished=True, seq=info.seq)
+                telling.tell(pb.ApproveResponse(progress=step))
+
+            done = approval.approve_and_run(
+                request.digest,
+                actor=actor,
+                reason=request.reason,
+                despite_errors=request.despite_errors,
+                approved=lambda one: telling.tell(pb.ApproveResponse(proposal=to_message(one))),
+                progress=sparing(progress),
+                applied=applied,
+            )
+            telling.tell(pb.ApproveResponse(proposal=to_message(done)))
+
+        async for answer in self._hosting.told(run):
+            yield answer
+
+    async def Reject(self, request: pb.RejectRequest, context: Any) -> pb.RejectResponse:
+        approval, actor = self._approval(request.database), self._who(context, request.actor)
+        made = await self._hosting.write(approval.reject, request.digest, actor=actor, reason=request.reason)
+        return pb.RejectResponse(proposal=to_message(made))
+
+    # what they share
+
     def _infos(self, name: str) -> list[MigrationInfo]:
         db: Database = self._hosting.database(name)
         source = self._sources.get(name)
@@ -420,6 +361,42 @@ class MigrationsService(ApprovalService, AdoptService):
     def _diffs(self, name: str) -> dict[int, str]:
         source = self._sources.get(name)
         return differences(self._hosting.database(name), source) if source else {}
+
+    def _allowed(self, verb: str, name: str, actor: str, reason: str) -> AbstractContextManager[None]:
+        """To be entered for the call. Raises MigrationError where migrations wait for approval, and this
+        is not for `actor`."""
+        approval = self._approvals.get(name)
+        if approval is None:
+            return nullcontext()
+        return policy.allowed(approval, verb, actor=actor, reason=reason)
+
+    def _source(self, name: str) -> str:
+        source = self._sources.get(name)
+        if source is None:
+            raise MigrationError(
+                f"this server was started without the migrations of {name}; start it with them"
+                " (`everlog serve --migrations …`), or apply them where the database is",
+                database=name,
+            )
+        return source
+
+    def _who(self, context: Context, claimed: str) -> str:
+        return self._hosting.callers.who(context, claimed)
+
+    def _proposals(self, name: str) -> list[Proposal]:
+        approval = self._approvals.get(name)
+        return proposals(self._hosting.database(name)) if approval is None else approval.proposals()
+
+    def _approval(self, name: str) -> Approval:
+        self._hosting.database(name)
+        approval = self._approvals.get(name)
+        if approval is None:
+            raise MigrationError(
+                f"migrations of {name} are not approved here, but applied by whoever applies them; start the"
+                " server with --migrate checked, and they wait for approval",
+                database=name,
+            )
+        return approval
 
 
 def _which(request: pb.RollbackRequest) -> dict[str, int | None]:

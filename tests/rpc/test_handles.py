@@ -100,3 +100,29 @@ def test_the_console_asks_no_database_of_which_kind_it_is() -> None:
         and "Database" in ast.unparse(node.args[1])
     ]
     assert found == []
+
+
+# Base classes of the rooms that a class of rpc/ may have: it is one of them, everywhere.
+BASES = {"Writer", "Fair", "Snapshot", "Transaction", "Database"}
+
+
+def test_databases_and_services_are_composed() -> None:
+    """No class of rpc/ inherits from two, nor from a class that only lends it methods."""
+    found = []
+    for path, module in modules("rpc"):
+        for node in ast.walk(module):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+            own = {base for base in bases if base in CLASSES and base not in BASES}
+            if own or len(node.bases) > 1 + any("Generic" in base for base in bases):
+                found.append(f"{path}:{node.lineno} {node.name} inherits from {', '.join(sorted(bases))}")
+    assert found == []
+
+
+CLASSES = {
+    node.name
+    for _, module in modules("store", "audit", "migrations", "feed", "rpc")
+    for node in ast.walk(module)
+    if isinstance(node, ast.ClassDef)
+}

@@ -19,7 +19,7 @@ help:
 	@echo 'make test          the tests           ARGS="tests/store -k scan"'
 	@echo 'make test-all      the tests, with those that take long'
 	@echo 'make torture       kills, failing disks, fuzzing  MINUTES=30, or SEED=7 once more'
-	@echo 'make lint          formatter, linter, type checker'
+	@echo 'make lint          formatter, linter, words, type checker'
 	@echo 'make fmt           formats, and mends what the linter can mend'
 	@echo 'make bench         the benchmarks      ARGS="commit scan --scale 0.01"'
 	@echo 'make bench-report  the table of the last benchmarks'
@@ -47,6 +47,7 @@ torture: $(VENV)/dev.stamp
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check --quiet --output-format concise .
 	$(BIN)/ruff check --quiet --output-format concise .
+	$(BIN)/python tests/test_words.py
 	$(BIN)/mypy $(addprefix -p ,$(CHECKED))
 
 fmt: $(VENV)/dev.stamp

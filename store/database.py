@@ -93,6 +93,7 @@ class Database(Writer):
         self.uuid, self.log, self.tables, self.clock = core.uuid, core.log, core.tables, core.clock
         self.engine, self.committer = core.engine, core.committer
         self.past = Past(core)
+        self._migration_records = apply.MigrationRecords(core.log)
         self.consumers = Consumers(core)
         self.people = People(core, self.transaction)
         self.retention: Retaining | None = None  # what archives it by itself, if anything does
@@ -129,12 +130,12 @@ class Database(Writer):
     def migration_records(self) -> list[apply.Recorded]:
         """Every Migration record of the log, oldest first. Read-only."""
         self.core.check_open()
-        return apply.recorded(self.log, self.tables)
+        return self._migration_records.all(self.tables)
 
     def newest_migration_records(self) -> Iterator[apply.Recorded]:
         """The same, newest first, each read from the log as it is asked for. Read-only."""
         self.core.check_open()
-        return apply.newest_first(self.log, self.tables)
+        return self._migration_records.newest_first(self.tables)
 
     @property
     def directory(self) -> Path:

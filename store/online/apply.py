@@ -62,6 +62,9 @@ def preview(core: Core, framed: bytes, following: Schema) -> Snapshot:
     return Snapshot(LocalSource(target.view), projector.applied, projector.schema, lambda: None)
 
 
+KEPT_BYTES_MAX = 4 << 20  # of decoded records; 10 to 50 kB each
+
+
 class Recorded(NamedTuple):
     """A Migration record of the log."""
 
@@ -122,18 +125,42 @@ def append_migration(
     return result
 
 
+class MigrationRecords:
+    """The Migration records of one log, each decoded once. Safe to use from many threads.
+
+    Records never change, so those that were read are kept, up to `KEPT_BYTES_MAX` as they are framed; the
+    rest is decoded at each call. Callers must not change what they get.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._kept: dict[int, Recorded] = {}
+        self._bytes = 0
+
+    def all(self, tables: Tables) -> list[Recorded]:
+        """Return the records that `tables` know, oldest first. Read-only."""
+        return [self._get(seq) for seq in tables.migrations()]
+
+    def newest_first(self, tables: Tables) -> Iterator[Recorded]:
+        """Yield the same, newest first; each is read when it is reached. Read-only."""
+        return (self._get(seq) for seq in reversed(tables.migrations()))
+
+    def _get(self, seq: int) -> Recorded:
+        if (found := self._kept.get(seq)) is None:
+            framed = self._log.get(seq)
+            found = _recorded(record.decode(framed, seq))
+            if self._bytes + len(framed) <= KEPT_BYTES_MAX:
+                self._bytes += len(framed)  # two threads at one record count it twice, which does no harm
+                self._kept[seq] = found
+        return found
+
+
 def recorded(log: Log, tables: Tables) -> list[Recorded]:
-    """Every Migration record, oldest first. Read-only."""
-    return [_recorded(log, seq) for seq in tables.migrations()]
+    """Return every Migration record, oldest first. Read-only."""
+    return [_recorded(log.commit(seq)) for seq in tables.migrations()]
 
 
-def newest_first(log: Log, tables: Tables) -> Iterator[Recorded]:
-    """The same, newest first, each read as it is asked for: each has a whole schema. Read-only."""
-    return (_recorded(log, seq) for seq in reversed(tables.migrations()))
-
-
-def _recorded(log: Log, seq: int) -> Recorded:
-    commit = log.commit(seq)
+def _recorded(commit: log_pb2.Commit) -> Recorded:
     return Recorded(commit.seq, commit.time_ns, commit.actor, commit.migration)
 
 

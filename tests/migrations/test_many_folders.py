@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from everlog import migrations
+from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.database import Database
+from everlog.store.online import apply
+from everlog.store.online.apply import MigrationRecords
 from everlog.store.schema.schema import Schema
 from tests.migrations.project import Project
 
@@ -63,6 +67,36 @@ def test_the_work_of_applying_is_linear_in_the_number_of_folders(
         counts.update(decoded=0, schemas=0)
         db.rebuild()
         assert counts["schemas"] <= 3
+
+
+def test_each_migration_record_is_decoded_once_however_often_it_is_needed(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, times = record.decode, Counter[int]()
+
+    def counting(framed: bytes, seq: int) -> log_pb2.Commit:
+        found: log_pb2.Commit = decode(framed, seq)
+        times[seq] += found.HasField("migration")
+        return found
+
+    monkeypatch.setattr(record, "decode", counting)
+    with Database(tmp_path / "db") as db:
+        migrations.apply(db, project.path)
+        assert max(times.values()) == 2  # once when it is projected, once when it is read
+        assert migrations.apply(db, project.path) == []
+        assert len(migrations.status(db, project.path)) == FOLDERS
+        assert max(times.values()) == 2
+    with Database(tmp_path / "db") as db:
+        times.clear()  # opening reads the newest one
+        assert migrations.apply(db, project.path) == []
+        migrations.status(db, project.path)
+        assert set(times.values()) == {1}
+        assert len(times) == FOLDERS
+        monkeypatch.setattr(apply, "KEPT_BYTES_MAX", 0)
+        times.clear()
+        unkept = MigrationRecords(db.log)
+        assert unkept.all(db.tables) == unkept.all(db.tables) == db.migration_records()
+        assert set(times.values()) == {2}
 
 
 def test_the_work_of_applying_is_linear_in_the_number_of_tables(tmp_path: Path) -> None:

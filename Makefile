@@ -20,7 +20,7 @@ help:
 	@echo 'make test-all      the tests, with those that take long'
 	@echo 'make torture       kills, failing disks, fuzzing  MINUTES=30, or SEED=7 once more'
 	@echo 'make lint          formatter, linter, words, type checker'
-	@echo 'make fmt           formats, and mends what the linter can mend'
+	@echo 'make fmt           formats, and fixes what the linter can fix'
 	@echo 'make bench         the benchmarks      ARGS="commit scan --scale 0.01"'
 	@echo 'make bench-report  the table of the last benchmarks'
 	@echo 'make proto         the generated code of the contract'

@@ -6,6 +6,6 @@
     __main__ ─▶ runner ─▶ one process for each (pass, bench, subject) ─▶ Measure ─▶ results.jsonl
                              └─ child ─▶ commit load read feed latency fan_out rebuild opening
 
-Benchmarks are hard. These say how everlog stands beside its peers on the machine that they run
+Benchmarks are hard. These say how everlog compares with its peers on the machine that they run
 on, at one kind of row; they do not say how fast your program will be. docs/performance.md.
 """

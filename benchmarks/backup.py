@@ -2,7 +2,7 @@
 that is new.
 
 Beside it `copytree` copies the files of the same database, closed, tables and all, and waits until they are
-on disk, as a backup does, which besides checks every record, compresses, and reads again what it wrote.
+on disk, as a backup does, which also checks every record, compresses, and reads again what it wrote.
 """
 
 import os

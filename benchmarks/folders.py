@@ -42,7 +42,7 @@ TABLES.append(
 
 
 def write_tables(directory: Path, package: str, count: int) -> Path:
-    """A package of one folder with so many tables, built."""
+    """Build a package of one folder with `count` tables."""
     root = _root(directory, package)
     folder = root / "v20260101000000_create_tables"
     folder.mkdir()
@@ -66,7 +66,7 @@ def _root(directory: Path, package: str) -> Path:
 
 
 def write(directory: Path, package: str, count: int) -> Path:
-    """A package of so many folders, built."""
+    """Build a package of `count` folders."""
     root = _root(directory, package)
     for at in range(count):
         version = 20260101000000 + at // PER_MINUTE * 100 + at % PER_MINUTE

@@ -24,7 +24,7 @@ ASKED, GOT = 20, 20_000
 
 
 def prepared(run: Run) -> Path:
-    """The database, closed. Nobody has asked it for what was."""
+    """A closed database whose history was never read."""
     from benchmarks.items import ITEMS, message, open_items
 
     folder = run.prepared / f"history-{run.n}"

@@ -1,6 +1,6 @@
 """latency, latency_remote: from the start of a commit to its receipt by a remote subscriber.
 
-500 commits a second, each on disk before it is told. The writer is embedded in the server, or
+500 commits a second, each on disk before followers get it. The writer is embedded in the server, or
 writes from a third process. All clocks are this machine's.
 """
 

@@ -1,6 +1,6 @@
 """open_10k, open_100k, open_1m, and each again after SIGKILL: until the first row is read.
 
-The database holds so many one-row commits. Killed: another process opened it, committed
+The database holds N one-row commits. Killed: another process opened it, committed
 `KILLED_ROWS` more, and was killed. SQLite: the same, with its own recovery.
 """
 

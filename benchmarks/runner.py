@@ -45,7 +45,7 @@ def run(
     folder: Path,
     timeout_s: float = 1800,
 ) -> Iterator[Measure | Failure]:
-    """Measures, one by one, as they come in. After a failure the rest goes on.
+    """Measures, one by one, as they come in. A failure does not stop the rest.
 
     `scale` shrinks the work; `folder` is on the disk to be measured.
     """

@@ -26,7 +26,7 @@ EVERLOG_METHOD = "/everlog.v1.Feed/Subscribe"
 
 
 def obey(starter: Starter, first: int, prepare: Callable[[int], Any], write: Callable[[Any], object]) -> None:
-    """Writes as it is told, row `first` and on, until it is told no more."""
+    """Write rows from `first` on, one for each line of standard input, until it ends."""
     while (told := starter.hear()) is not None:
         n = told["write"]
         items = [prepare(number) for number in range(first, first + n)]

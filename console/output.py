@@ -1,4 +1,6 @@
-"""Text: rows and keys as people type them and as programs read them.
+"""Output: rows as text, progress, and the standard streams.
+
+Text: rows and keys as people type them and as programs read them.
 
     airports JFK              ─▶ "JFK"                      each field of a key is a word
     flights 2013 1 1 UA …     ─▶ (2013, 1, 1, "UA", …)
@@ -6,7 +8,7 @@
 
 Words are read as cells of a CSV file are (everlog.migrations.values).
 
-Progress: how far long work is, shown on standard error.
+Progress: shown on standard error.
 
     on a terminal     load flights:  54%|█████▍    | 181k/337k [00:01<00:01, 112k rows/s]
     elsewhere, CI     load flights: 181,000 of 336,776 rows, 112,000 a second
@@ -53,7 +55,7 @@ Steps = tuple[FieldDescriptor, ...]
 
 
 def row_dict(row: Message) -> dict[str, Any]:
-    """A row as JSON values: fields that are not set are left out if they can be told from empty. What JSON
+    """A row as JSON values: unset fields are omitted if they differ from empty ones. What JSON
     has no words for is shown as it is stored (everlog.migrations.values)."""
     found: dict[str, Any] = as_json(row)
     return found
@@ -82,18 +84,18 @@ def dotted(fields: Sequence[Steps]) -> str:
 
 
 def moment(time_ns: int) -> str:
-    """A time for people: 2026-01-05 09:30:00.123 in UTC."""
+    """Return a time as 2026-01-05 09:30:00.123, in UTC."""
     return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(" ", "milliseconds").removesuffix("+00:00")
 
 
 def path(found: Path) -> str:
-    """A path for people: from here, where it is below."""
+    """Return a path, relative if it is below the working directory."""
     here = Path.cwd()
     return str(found.relative_to(here) if found.is_relative_to(here) else found)
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Return a number of bytes with its unit."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -115,7 +117,7 @@ LINE_EVERY_S = 5.0
 
 
 class Shown:
-    """Shows one step at a time; a new one ends the one before. Used as an OnProgress."""
+    """Show one step at a time; a new step ends the previous one. Used as an OnProgress."""
 
     def __init__(self, out: TextIO | None = None, *, every_s: float = LINE_EVERY_S) -> None:
         self._out = out or sys.stderr
@@ -138,7 +140,7 @@ class Shown:
             self._write(now)
 
     def end(self) -> None:
-        """The step at hand is over."""
+        """End the current step."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -173,7 +175,7 @@ class Shown:
 
 @contextmanager
 def shown(out: TextIO | None = None, *, every_s: float = LINE_EVERY_S) -> Iterator[OnProgress]:
-    """Shows what is told to the OnProgress that it gives, and cleans up behind it."""
+    """Yield an OnProgress that shows progress, and clear its line at the end."""
     progress = Shown(out, every_s=every_s)
     try:
         yield progress

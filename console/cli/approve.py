@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 @common
 @pass_settings
 def propose(settings: Settings, *, actor: str, reason: str) -> None:
-    """Proposes the pending migrations, for somebody to approve.
+    """Propose the pending migrations for approval.
 
-    A server that was started with --migrate checked does so by itself; this proposes again what was
-    rejected or has failed.
+    A server started with --migrate checked proposes them itself. Use this command to propose again
+    after a rejection or a failure.
 
     \b
     Examples:
@@ -45,25 +45,23 @@ def propose(settings: Settings, *, actor: str, reason: str) -> None:
 
 @click.command()
 @click.argument("digest")
-@click.option(
-    "--despite-errors", is_flag=True, help="Though the plan has errors; --reason says why that is right."
-)
+@click.option("--despite-errors", is_flag=True, help="Approve a plan with errors; needs --reason.")
 @writes
 @common
 @pass_settings
 def approve(settings: Settings, /, digest: str, **by: Any) -> None:
-    """Approves a proposal, and has it applied.
+    """Approve a proposal, and apply it.
 
-    DIGEST is that of the plan that you were shown, or its first six digits. If anything has changed
-    since, the approval is refused with the difference. It is also refused for a plan with errors: findings of
-    lint, as two rows with one unique value, or steps that would fail.
+    DIGEST is the digest of the plan you reviewed, or its first six digits. The approval is refused,
+    with the difference, if anything has changed since. It is also refused for a plan with errors, such
+    as two rows with the same unique value, unless --despite-errors is given.
 
     \b
     Examples:
       everlog -u everlog://db.example.com/flights approve 1f4c09 --reason "looked at it with bob"
     """
     settings.resume = (
-        "what was approved goes on where the database is; `everlog migrations log` tells how far"
+        "the approved migration continues where the database is; `everlog migrations log` shows its state"
     )
     with open_database(settings) as db, shown() as progress:
         done = db.migrations.approve(digest, progress=progress, **by)
@@ -76,7 +74,7 @@ def approve(settings: Settings, /, digest: str, **by: Any) -> None:
 @common
 @pass_settings
 def reject(settings: Settings, /, digest: str, **by: Any) -> None:
-    """Rejects a proposal: it is not applied.
+    """Reject a proposal.
 
     \b
     Examples:
@@ -100,7 +98,7 @@ def _print(settings: Settings, proposal: Proposal) -> None:
 @click.group()
 @common
 def migrations() -> None:
-    """Lists proposed migrations and their outcome, and cancels a running one.
+    """List proposed migrations and their outcome, or cancel a running migration.
 
     \b
     Examples:
@@ -110,13 +108,18 @@ def migrations() -> None:
 
 
 @migrations.command()
-@click.option("--limit", type=click.IntRange(1), metavar="PROPOSALS", help="The newest so many.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    metavar="PROPOSALS",
+    help="Print only the newest N proposals.  [default: all]",
+)
 @common
 @pass_settings
 def log(settings: Settings, *, limit: int | None) -> None:
-    """Lists proposals, oldest first: who proposed and decided, when, why, and the outcome.
+    """List proposals, oldest first: who proposed and decided, when, why, and the outcome.
 
-    --verbose prints the steps of each plan; --json everything, an object a proposal.
+    --verbose prints the steps of each plan; --json prints one object for each proposal.
 
     \b
     Examples:
@@ -137,11 +140,10 @@ def log(settings: Settings, *, limit: int | None) -> None:
 @common
 @pass_settings
 def cancel(settings: Settings, *, actor: str, reason: str) -> None:
-    """Cancels the running migration.
+    """Cancel the running migration, and restore the previous state.
 
-    It may run in a server, or have stopped on its way. The database is then as it was before the
-    migration; the log says who cancelled it and why. A restart does not apply it again. Where migrations
-    need approval, only approvers may cancel.
+    The migration may be running in a server, or have stopped. The log records who cancelled it and why.
+    A restart does not apply it again. Where migrations need approval, only approvers can cancel.
 
     \b
     Examples:

@@ -2,11 +2,11 @@
 
     FILE.part, mode 0600, locked ─▶ written and synced ─▶ takes the name FILE, and the mode of the file before
 
-A FILE.part that a kill has left is written anew by the next run. What is no file, as a named pipe or a
-device, is written into. A link stays: the file that it leads to is replaced.
+A FILE.part that a kill has left is overwritten by the next run. A named pipe or a device
+is written into. A link stays: the file that it leads to is replaced.
 
 Invariants
-  (1) FILE is the one before or a whole one, whatever ends the process;
+  (1) FILE is the previous one or a complete one, even after a kill;
   (2) two processes never write one FILE.part.
 """
 

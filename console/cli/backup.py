@@ -1,7 +1,4 @@
-"""Backup: the log of a database is copied to a directory, verified there, and made a database again.
-
-Archive: old log of a database is moved to another place, and the disk that it took is free.
-"""
+"""Backup: the commands backup, verify-backup, restore and archive."""
 
 from __future__ import annotations
 
@@ -26,16 +23,16 @@ if TYPE_CHECKING:
 @click.option(
     "--hashes/--no-hashes",
     default=None,
-    help="Record what the tables contain, for verify-backup --deep and restore.  [default: of few rows]",
+    help="Record hashes of the tables, for verify-backup --deep and restore.  [default: for small tables]",
 )
 @common
 @pass_settings
 def backup(settings: Settings, *, directory: str, hashes: bool | None) -> None:
-    """Copies the log to a directory, or a URL that fsspec knows, while writers go on; from the second time
-    on only what is new.
+    """Copy the log to a directory or a URL that fsspec supports. Writers continue; later runs copy only
+    new records.
 
-    What it writes is read again and compared. Interrupted or killed, it leaves a whole backup, of less;
-    run it again. A database on a server is read through its feed.
+    Everything written is read back and compared. After an interruption the backup is complete up to an
+    earlier record; run the command again. A database on a server is read through its feed.
 
     \b
     Examples:
@@ -43,7 +40,7 @@ def backup(settings: Settings, *, directory: str, hashes: bool | None) -> None:
       everlog -u everlog://db.example.com/flights backup s3://backups/flights
     """
     check_common(settings, folders=False, dumps=False)
-    settings.resume = f"what is in {directory} is whole; run it again to go on"
+    settings.resume = f"the backup in {directory} is complete up to an earlier record; run it again to resume"
     with open_database(settings, read_only=True) as db, shown() as progress:
         done = db.archive.backup(directory, hashes=hashes, progress=progress)
     if settings.json:
@@ -59,12 +56,12 @@ def backup(settings: Settings, *, directory: str, hashes: bool | None) -> None:
 
 @click.command(name="verify-backup")
 @click.argument("directory", metavar="DIR|URL")
-@click.option("--deep", is_flag=True, help="Restore it into a temporary directory, and check the database.")
+@click.option("--deep", is_flag=True, help="Also restore into a temporary directory, and check the database.")
 @common
 @pass_settings
 @click.pass_context
 def verify_backup(ctx: click.Context, settings: Settings, *, directory: str, deep: bool) -> None:
-    """Reads a backup, all of it, and prints what is not as it must be. Exits with 1 if anything is not.
+    """Verify every record of a backup, and print each problem. Exit with 1 if there is any.
 
     \b
     Examples:
@@ -90,14 +87,14 @@ def verify_backup(ctx: click.Context, settings: Settings, *, directory: str, dee
 @click.argument("directory", metavar="DIR|URL")
 @click.argument("to", type=Directory())
 @at_option("As of this commit, or of this time, as 2026-01-05T09:30Z.")
-@click.option("--fork", is_flag=True, help="As another database, to be used beside the first.")
+@click.option("--fork", is_flag=True, help="Give the new database its own UUID, for use beside the original.")
 @common
 @pass_settings
 def restore(settings: Settings, *, directory: str, to: Path, at: int | str | None, fork: bool) -> None:
-    """Makes a new database in the directory TO from a backup. It is whole, or it is none.
+    """Create a database in the directory TO from a backup. A failed restore leaves no database.
 
-    It is the same database, gone back: who follows it goes on, or is told that it diverged. With --fork it is
-    another one, with a UUID of its own.
+    The new database has the UUID of the original. Followers resume, or get an error if their position
+    does not exist in it. With --fork it gets a UUID of its own.
 
     \b
     Examples:
@@ -108,7 +105,7 @@ def restore(settings: Settings, *, directory: str, to: Path, at: int | str | Non
     from everlog.audit.restore import restore as make
     from everlog.console.cli.erase import say_sealed
 
-    settings.resume = f"nothing is left in {to}"
+    settings.resume = f"{to} was removed"
     seq = at if isinstance(at, int) else None
     time_ns = nanoseconds(at) if isinstance(at, str) else None
     with shown() as progress:
@@ -148,7 +145,7 @@ class Hold(click.ParamType[Any]):
 @click.argument("target", required=False)
 @click.option("--keep-records", type=click.IntRange(0), metavar="N", help="Keep the last N records.")
 @click.option(
-    "--keep-days", type=click.FloatRange(0), metavar="DAYS", help="Keep the records of so many days."
+    "--keep-days", type=click.FloatRange(0), metavar="DAYS", help="Keep the records of the last DAYS days."
 )
 @click.option(
     "--add-hold",
@@ -158,9 +155,9 @@ class Hold(click.ParamType[Any]):
     type=Hold(),
     multiple=True,
     metavar="NAME=SEQ",
-    help="Keep the record SEQ and all after it, under this name.",
+    help="Keep record SEQ and later ones, under this name.",
 )
-@click.option("--release", multiple=True, metavar="NAME", help="Let go of a hold.")
+@click.option("--release", multiple=True, metavar="NAME", help="Release the hold of this name.")
 @dry_run
 @common
 @pass_settings
@@ -174,11 +171,11 @@ def archive(
     release: tuple[str, ...],
     dry_run: bool,
 ) -> None:
-    """Moves old log to TARGET, a directory or a URL that fsspec knows, and frees the disk that it took.
+    """Move old log to TARGET, a directory or a URL that fsspec supports, and free its disk space.
 
-    It is removed after it was read again there, and is read from there wherever it is needed. Holds keep
-    records from going, until they are released, and so do consumers, up to their caps. A server archives to
-    where it was told (`serve --archive-to`), and needs no TARGET.
+    Records are removed only after they were read back from TARGET, and are read from there when they
+    are needed. Holds keep records until they are released; consumers keep records up to their caps. A
+    server has its own target (`serve --archive-to`) and needs no TARGET.
 
     \b
     Examples:
@@ -202,7 +199,7 @@ def archive(
             raise click.UsageError("--dry-run is for moving the log of a database of this machine")
         _would_archive(settings, keep_records or 0, int((keep_days or 0) * DAY_NS))
         return
-    settings.resume = "what was not archived yet is in the database; run it again to go on"
+    settings.resume = "records that are not archived yet are in the database; run it again to resume"
     with open_database(settings, read_only=not moves) as db, shown() as progress:
         found = _held(db, held, release)
         if not moves:

@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--deep", is_flag=True, help="Compare every row with what the log says, too.")
+@click.option("--deep", is_flag=True, help="Also compare every row with the log.")
 @common
 @pass_settings
 @click.pass_context
 def check(ctx: click.Context, settings: Settings, *, deep: bool) -> None:
-    """Checks the folders of migrations and the database, and prints each problem. Exits with 1 if any.
+    """Check the folders of migrations and the database, and print each problem. Exit with 1 if there is
+    any.
 
-    The folders come first, if there are any: mistakes with file and line, as `everlog lint` finds them.
-    Without a URL only the folders are checked.
+    Folders are checked first, as by `everlog lint`. Without a URL only the folders are checked.
 
     \b
     Examples:
@@ -96,14 +96,14 @@ def _mistakes_in_folders(settings: Settings) -> list[str] | None:
     "--into",
     type=Directory(),
     metavar="PATH",
-    help="Into a new directory, from the log alone.",
+    help="Build a new database in this directory, from the log alone.",
 )
-@click.option("--from", "from_", metavar="URL", help="With --into: the database of this server, of its feed.")
-@at_option("With --into: as it was after this commit, or at this time.")
+@click.option("--from", "from_", metavar="URL", help="With --into: rebuild from the feed of this server.")
+@at_option("With --into: as of this commit, or of this time, as 2026-01-05T09:30Z.")
 @common
 @pass_settings
 def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int | str | None) -> None:
-    """Makes all tables anew from the log, proves that they equal the live ones, and switches.
+    """Rebuild all tables from the log, verify that they equal the live ones, and switch to them.
 
     A killed rebuild resumes.
 
@@ -121,11 +121,11 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int
         raise click.UsageError(
             f"--{'from' if from_ else 'at'} makes another database: say where, with --into"
         )
-    settings.resume = "the live tables are as they were"
+    settings.resume = "the live tables are unchanged"
     if into is not None:
-        settings.resume = f"nothing is left in {into}"
+        settings.resume = f"{into} was removed"
         if is_half(into):
-            click.echo(f"Found: {into} is of a rebuild that was killed; it goes on where it was", err=True)
+            click.echo(f"Found: {into} has an interrupted rebuild; resuming it", err=True)
     with open_database(settings, url=from_, read_only=into is not None) as db, shown() as progress:
         hashes = db.rebuild(progress=progress) if into is None else _into(db, into, at, progress)
         if into is not None and not is_remote(from_ or settings.url):  # which compares them by itself
@@ -134,7 +134,7 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int
             seq = None if at is None or last is None else last.seq
             if hashes != db.hashes(progress, seq=seq):
                 raise Error(
-                    f"the tables in {into} differ from the live ones; `everlog check --deep` tells more"
+                    f"the tables in {into} differ from the live ones; `everlog check --deep` shows the rows"
                 )
     if into is not None:
         say_sealed(into)
@@ -152,26 +152,27 @@ def _into(db: AnyDatabase, into: Path, at: int | str | None, progress: OnProgres
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Tells what it would do, and changes nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done; change nothing.")
 @common
 @pass_settings
 def repair(settings: Settings, *, dry_run: bool) -> None:
-    """Saves a damaged database: its log up to the first record that does not check, and the tables
-    made anew from it. It is the only thing that cuts a log, and it keeps the files as they were.
+    """Repair a damaged database: keep its log up to the first invalid record, and rebuild the tables
+    from it.
 
-    A row that cannot be read is set aside: one more commit deletes it, and `everlog log` has it.
+    The damaged files are kept under another name. A row that cannot be read is deleted by one more
+    commit; `everlog log` shows it.
 
     \b
     Examples:
       everlog -u file:flights.db repair --dry-run
       everlog -u file:flights.db repair
     """
-    from everlog.store.upkeep.repair import repair as mend
+    from everlog.store.upkeep.repair import repair as repair_files
 
     path = directory_of(settings.url)
     settings.resume = "nothing was changed"
     with shown() as progress:
-        done = mend(path, dry_run=dry_run, progress=progress)
+        done = repair_files(path, dry_run=dry_run, progress=progress)
     if settings.json:
         output.echo({**msgspec.structs.asdict(done), "cut": done.cut})
         return
@@ -181,7 +182,7 @@ def repair(settings: Settings, *, dry_run: bool) -> None:
         click.echo(f"Found: {done.why}")
     click.echo(
         f"{'Would keep' if dry_run else 'Kept'} the log up to record {done.records:,}"
-        f" of {done.records + done.cut:,}, and its tables made anew from it: {done.cut:,} records cut"
+        f" of {done.records + done.cut:,}, and rebuilt its tables from it: {done.cut:,} records cut"
     )
     for name in done.aside:
         click.echo(f"{'Would set' if dry_run else 'Set'} aside: row {name}, which cannot be read")
@@ -195,15 +196,16 @@ def repair(settings: Settings, *, dry_run: bool) -> None:
     cls=Renamed,
     was=("--yes",),
     is_flag=True,
-    help="The clock is right, though it jumped forward.",
+    help="Confirm that the clock is correct after a forward jump.",
 )
 @dry_run
 @common
 @pass_settings
 def expire(settings: Settings, *, trust_clock: bool, dry_run: bool) -> None:
-    """Deletes expired rows. A process that writes to the database does so by itself, within a minute.
+    """Delete expired rows. A process that writes to the database does this itself, within a minute.
 
-    After a jump of its clock a server waits until the clock is right again, or for --trust-clock.
+    After a jump of its clock a server deletes nothing until the clock is correct again, or
+    --trust-clock confirms it.
 
     \b
     Examples:
@@ -219,16 +221,16 @@ def expire(settings: Settings, *, trust_clock: bool, dry_run: bool) -> None:
 
 
 @click.command()
-@click.option("--correct", is_flag=True, help="The clock is right: the log says so from here on.")
+@click.option("--correct", is_flag=True, help="Record in the log that the clock is correct.")
 @writes
 @common
 @pass_settings
 def clock(settings: Settings, *, correct: bool, actor: str, reason: str) -> None:
-    """Shows the clock of the machine that writes, and by how much the newest commit is ahead of it.
+    """Show the clock of the machine that writes, and how far the newest commit is ahead of it.
 
-    The time of commits never goes back. After a commit by a clock that was ahead, later commits have the same
-    time until the clock gets there. --correct records in the log that the clock is right now: reads as of a
-    time then use the clock's reading at each commit, and rows expire again after a jump.
+    Commit times never decrease. After a commit by a clock that was ahead, later commits have the same
+    time until the clock reaches it. --correct records in the log that the clock is correct now: reads
+    as of a time then use the clock's reading at each commit, and rows expire again after a jump.
 
     \b
     Examples:

@@ -19,8 +19,10 @@ SHELLS = ("bash", "zsh", "fish")
 @common
 @pass_settings
 def config(settings: Settings) -> None:
-    """Prints each setting with its value and its source: flag, environment, a file such as .env, or
-    default. Secrets are not shown. A variable that starts with EVERLOG_ and sets nothing is reported.
+    """Print each setting with its value and its source: flag, environment, a file such as .env, or
+    default.
+
+    Secrets are hidden. Unknown variables that start with EVERLOG_ are reported.
 
     \b
     Examples:

@@ -96,7 +96,7 @@ def _comes_later(error: Error, where: str, *, create: bool) -> bool:
 
 
 def _tried(where: str, *, read_only: bool, **how: Any) -> AnyDatabase:
-    """One attempt: whoever waits says for how long."""
+    """Try once; the caller waits."""
     if not is_remote(where):
         return connect.open(where, read_only=read_only, **how)
     from everlog.rpc.client.database import RemoteDatabase

@@ -5,7 +5,7 @@ Sources: files of rows for `everlog import`: which kind, how many, and under wha
     airports.csv, .jsonl, .parquet, - (standard input, with --format)
 
 The id of a load follows from the file's content, so that the same file again changes nothing, and
-one that was interrupted goes on where it stopped.
+an interrupted load resumes where it stopped.
 
 Targets: files of rows that `everlog export` writes, and `everlog import` reads back.
 
@@ -252,10 +252,15 @@ EVERY = 1024
 @connect.table_argument
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option(
-    "--format", "form", type=click.Choice(["csv", "jsonl", "parquet"]), help="If the name does not say it."
+    "--format",
+    "form",
+    type=click.Choice(["csv", "jsonl", "parquet"]),
+    help="Format of the file.  [default: from its name]",
 )
-@click.option("--null", default="", metavar="TEXT", help="A cell of CSV that is not set.  [default: empty]")
-@click.option("--id", metavar="ID", help="Name of the load.  [default: follows from the file's content]")
+@click.option(
+    "--null", default="", metavar="TEXT", help="CSV text of a field that is not set.  [default: empty]"
+)
+@click.option("--id", metavar="ID", help="Identity of the load.  [default: from the content of the file]")
 @dry_run
 @writes
 @common
@@ -272,11 +277,11 @@ def import_(
     actor: str,
     reason: str,
 ) -> None:
-    """Loads the rows of a file into a table, as many commits of a thousand rows.
+    """Load the rows of a file into a table, a thousand rows per commit.
 
-    FILE is CSV with a header, JSON Lines or Parquet; - is standard input. A load that was
-    interrupted goes on where it stopped, and one that is done does nothing: the same file is the
-    same load, and so is the same --id. What comes through a pipe has no id but that of --id.
+    FILE is CSV with a header, JSON Lines or Parquet; - is standard input. An interrupted load resumes,
+    and a finished one is not repeated: the same file, or the same --id, is the same load. A pipe needs
+    --id to be resumable.
 
     \b
     Examples:
@@ -340,15 +345,19 @@ def _would_import(settings: Settings, table: str, rows: int) -> None:
 @click.command()
 @connect.table_argument
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
-@click.option("--format", "form", type=click.Choice(FORMATS), help="If the name does not say it.")
-@click.option("--null", default="", metavar="TEXT", help="A cell of CSV that is not set.  [default: empty]")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), help="Format of the file.  [default: from its name]"
+)
+@click.option(
+    "--null", default="", metavar="TEXT", help="CSV text of a field that is not set.  [default: empty]"
+)
 @common
 @pass_settings
 def export(settings: Settings, table: str, file: str, *, form: str | None, null: str) -> None:
-    """Writes the rows of a table, in the order of its key, as they are at one moment.
+    """Write the rows of a table, in key order, from one snapshot.
 
-    `everlog import` reads the file back. FILE appears when it is whole; - is standard output,
-    where the format is JSON Lines unless --format says otherwise.
+    `everlog import` reads the file back. FILE appears when it is complete; - is standard output, in
+    JSON Lines unless --format is given.
 
     \b
     Examples:
@@ -388,9 +397,15 @@ LOOKED_AT = 1000  # commits; a log that has more of nothing but test data is ask
 
 
 @click.command()
-@click.option("--scale", type=click.IntRange(1), default=1, show_default=True, help="How much of it.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed, other rows.")
-@click.option("--yes", is_flag=True, help="Do not ask, though there are rows that were written for good.")
+@click.option(
+    "--scale",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Amount of test data, relative to 1.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random generator.")
+@click.option("--yes", is_flag=True, help="Do not ask, even if the database has other rows.")
 @dry_run
 @writes
 @common
@@ -398,10 +413,11 @@ LOOKED_AT = 1000  # commits; a log that has more of nothing but test data is ask
 def testdata(
     settings: Settings, *, scale: int, seed: int, yes: bool, dry_run: bool, actor: str, reason: str
 ) -> None:
-    """Loads the test data of the database's newest migration.
+    """Load the test data of the newest applied migration.
 
-    The same seed and scale again change nothing. Asks first, or needs --yes, if the database has commits
-    other than migrations and test data. A database in production refuses it (`everlog production yes`).
+    Loading the same seed and scale again changes nothing. Asks first, or needs --yes, if the database
+    has commits other than migrations and test data. A database in production refuses test data
+    (`everlog production yes`).
 
     \b
     Examples:
@@ -446,7 +462,7 @@ def _ask(db: AnyDatabase) -> None:
         return
     what = f"{without_secrets(db.url)} has commits that are neither migrations nor test data"
     if not sys.stdin.isatty():
-        raise Error(f"{what}: test data may replace its rows; say --yes if that is meant")
+        raise Error(f"{what}: test data may replace its rows; confirm with --yes")
     click.confirm(f"{what}. Load test data, which may replace its rows?", abort=True, err=True)
 
 

@@ -20,7 +20,7 @@ from everlog.store.rocks.removal import remove_owned
 @common
 @pass_settings
 def create(settings: Settings) -> None:
-    """Creates an empty database. One that is there stays as it is.
+    """Create an empty database. An existing one is left unchanged.
 
     \b
     Examples:
@@ -41,10 +41,9 @@ def create(settings: Settings) -> None:
 @common
 @pass_settings
 def drop(settings: Settings, *, yes: bool, dry_run: bool) -> None:
-    """Removes a database of this machine, its log included.
+    """Delete a database on this machine, including its log.
 
-    It asks first; where nobody can answer it wants --yes. A database that a process has open is
-    refused.
+    Asks first, or needs --yes where nobody can answer. A database that a process has open is refused.
 
     \b
     Examples:
@@ -69,8 +68,8 @@ def drop(settings: Settings, *, yes: bool, dry_run: bool) -> None:
         if not yes:
             what = f"{without_secrets(settings.url)}, {_size(settings)}"
             if not sys.stdin.isatty():
-                raise Error(f"this would remove {what}, for ever; say --yes if that is meant")
-            if not click.confirm(f"Remove {what}, for ever?", err=True):
+                raise Error(f"this deletes {what} permanently; confirm with --yes")
+            if not click.confirm(f"Delete {what} permanently?", err=True):
                 raise Error("nothing was removed")
         left = [file.name for file in remove_owned(owner)]
     if settings.json:
@@ -87,7 +86,9 @@ def drop(settings: Settings, *, yes: bool, dry_run: bool) -> None:
 @common
 @pass_settings
 def production(settings: Settings, *, answer: str | None, actor: str, reason: str) -> None:
-    """Marks a database as production in its log, or as not (`no`); without an argument shows the mark.
+    """Mark a database as production (`yes`) or not (`no`) in its log; without an argument print the
+    mark.
+
     A database in production refuses test data from all clients.
 
     \b
@@ -118,7 +119,7 @@ def _size(settings: Settings) -> str:
 @common
 @pass_settings
 def wait(settings: Settings) -> None:
-    """Waits until the database is there and can be opened.
+    """Wait until the database exists and can be opened.
 
     \b
     Examples:

@@ -40,9 +40,13 @@ def say_sealed(path: Path) -> None:
 @click.command()
 @connect.table_argument
 @click.argument("key", nargs=-1)
-@click.option("--person", metavar="VALUE", help="The person with this value, instead of the KEY of a row.")
-@click.option("--reason", required=True, metavar="WHY", help="Why; the log keeps it. Name nobody in it.")
-@click.option("--actor", default="", metavar="WHO", help="Who does it, for the log.")
+@click.option(
+    "--person", metavar="VALUE", help="Identify the person by this value, instead of by the KEY of a row."
+)
+@click.option(
+    "--reason", required=True, metavar="WHY", help="Reason, kept in the log. Do not name a person in it."
+)
+@click.option("--actor", default="", metavar="WHO", help="Actor, recorded in the log.")
 @dry_run
 @common
 @pass_settings
@@ -56,8 +60,8 @@ def forget(
     actor: str,
     dry_run: bool,
 ) -> None:
-    """Erases one person: deletes all their rows, of all tables, and shreds the key under which they
-    are sealed. It cannot be undone.
+    """Erase one person: delete all their rows in all tables, and destroy the key that seals them.
+    Cannot be undone.
 
     \b
     Examples:
@@ -112,7 +116,7 @@ def _would_forget(settings: Settings, held: Iterable[bytes]) -> None:
 @click.group()
 @common
 def person() -> None:
-    """Exports the data about one person, and lists data about people that is readable without keys.
+    """Export the data about one person, or list personal data that is readable without keys.
 
     \b
     Examples:
@@ -124,13 +128,16 @@ def person() -> None:
 @person.command("export")
 @connect.table_argument
 @click.argument("key", nargs=-1)
-@click.option("--person", metavar="VALUE", help="The person with this value, instead of the KEY of a row.")
+@click.option(
+    "--person", metavar="VALUE", help="Identify the person by this value, instead of by the KEY of a row."
+)
 @common
 @pass_settings
 def export_(settings: Settings, table: str, key: tuple[str, ...], *, person: str | None) -> None:
-    """Prints all data about one person as one JSON object: rows of all tables, every version in the log, its
-    author and reason, texts that mention the person, and the state of the key. If it fails half-way, the exit
-    code is not 0, and what was printed is no whole object.
+    """Print all data about one person as one JSON object: rows of all tables, every version in the log
+    with author and reason, texts that mention the person, and the state of the key.
+
+    If it fails, the exit code is not 0 and the output is not a complete object.
 
     \b
     Examples:
@@ -150,8 +157,9 @@ def export_(settings: Settings, table: str, key: tuple[str, ...], *, person: str
 @common
 @pass_settings
 def readable(settings: Settings) -> None:
-    """Lists data about people that the log holds readable: rows from before their table was sealed, errors
-    and plans of migrations with rows, primary keys that identify people. Exits with 1 if there is any.
+    """List personal data that the log holds in readable form: rows from before their table was sealed,
+    errors and plans of migrations with rows, primary keys that identify people. Exit with 1 if there
+    is any.
 
     \b
     Examples:
@@ -181,15 +189,16 @@ def readable(settings: Settings) -> None:
     help="The new master key: 32 bytes, as they are or in base64.  [default: that of"
     f" {NEXT_VARIABLE}; at a server, of its own]",
 )
-@click.option("--reason", default="", metavar="WHY", help="Why; the log keeps it.")
-@click.option("--actor", default="", metavar="WHO", help="Who does it, for the log.")
+@click.option("--reason", default="", metavar="WHY", help="Reason, kept in the log.")
+@click.option("--actor", default="", metavar="WHO", help="Actor, recorded in the log.")
 @common
 @pass_settings
 def rotate_key(settings: Settings, file: str | None, *, reason: str, actor: str) -> None:
-    """Puts the keys of all people under another master key. The one before is that of the environment.
-    Killed, it is resumed by running it again. The log says who did it, when and why.
+    """Encrypt the keys of all people under another master key. The environment has the current one.
 
-    At a server no key is given: it takes the one of `everlog serve --next-master-key`.
+    Run it again to resume after an interruption. The log records who did it, when and why.
+
+    A server uses the key of `everlog serve --next-master-key`; give no FILE.
 
     \b
     Examples:

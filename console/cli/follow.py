@@ -2,10 +2,10 @@
 
 Following: the feed of whatever database a command was given, for as long as it wants.
 
-server         subscribes, and goes on where it was when the connection comes back
+server         subscribes, and resumes when the connection is back
 file, read     what is there; then looks again, for another process writes to it
 
-Consumers: who follows a database under a durable name, how far each is, and what is held for it.
+Consumers: durable names of followers, with their positions and the records held for them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def batches(
     tables: Sequence[str],
     follow: bool,
 ) -> Iterator[FeedBatch]:
-    """What comes after a cursor: up to now, or, with `follow`, for ever or up to `until`."""
+    """Yield the batches after a cursor, up to the newest or `until`; with `follow` also later ones."""
     names = list(tables) or None
     if not follow or not db.follows_writer:
         with db.feed(after, tables=names, until=until, bounded=not follow) as feed:
@@ -60,8 +60,8 @@ def batches(
 
 
 def register_follower(settings: Settings, url: str | None, name: str) -> None:
-    """Sees to it that a consumer is registered, where it is to be followed beside who writes: a name that is
-    new is registered by opening the database for writing, for a moment. Raises OpenError if it is open."""
+    """Register a consumer of an embedded database that is opened read-only, unless it is known. The database
+    is opened for writing for that. Writes. Raises OpenError if another process has it open."""
     if is_remote(url or settings.url):
         return
     with open_database(settings, url=url, read_only=True) as db:
@@ -84,17 +84,25 @@ SAY_EVERY_S = 60.0  # that a target is still waited for
 
 
 @click.command()
-@click.option("--from", "source", metavar="URL", help="The database to follow.  [default: that of --url]")
-@click.option("--to", "target", metavar="URL", required=True, help="Where to, as sqlite:PATH.")
-@click.option("--table", "tables", type=TableName(), multiple=True, help="Only this table; may be repeated.")
+@click.option("--from", "source", metavar="URL", help="URL of the database to follow.  [default: --url]")
+@click.option("--to", "target", metavar="URL", required=True, help="Target store, as sqlite:PATH.")
+@click.option(
+    "--table",
+    "tables",
+    type=TableName(),
+    multiple=True,
+    help="Follow only this table; may be repeated.  [default: all]",
+)
 @click.option("--until", type=int, metavar="SEQ", help="Stop after this commit.")
-@click.option("--once", is_flag=True, help="Stop at the newest commit there is now.")
+@click.option("--once", is_flag=True, help="Stop at the current newest commit.")
 @click.option(
     "--consumer",
     metavar="NAME",
-    help="Register under this name: what this follower lacks is held for it, up to a cap.",
+    help="Register under this name; records are held for it up to a cap.",
 )
-@click.option("--verify", "proof", is_flag=True, help="Then prove that both are equal; exit with 1 if not.")
+@click.option(
+    "--verify", "proof", is_flag=True, help="Compare both stores at the end; exit with 1 if they differ."
+)
 @common
 @pass_settings
 @click.pass_context
@@ -110,14 +118,14 @@ def follow(
     consumer: str | None,
     proof: bool,
 ) -> None:
-    """Mirrors tables into another store, and keeps them equal until it is stopped.
+    """Mirror tables into another store, and keep them equal until stopped.
 
-    The position is stored with the rows: whatever stops it, it goes on exactly where it was. It
-    ends at --until, with --once, or by Ctrl-C or SIGTERM. A target that another process has locked, or
-    whose disk is full, is tried again until it accepts.
+    The position is stored with the rows, so an interrupted follower resumes exactly where it stopped.
+    It ends at --until, with --once, on Ctrl-C or on SIGTERM. It retries while the target is locked by
+    another process or its disk is full.
 
-    With --consumer, a name for this target alone, the database knows how far it is (`everlog consumers`),
-    and archiving leaves what it lacks.
+    With --consumer, a name unique to this target, the database tracks its position (`everlog
+    consumers`), and archiving keeps the records it lacks.
 
     \b
     Examples:
@@ -130,7 +138,7 @@ def follow(
     check_common(settings, folders=False, dumps=False)
     if source is not None:
         refuse_idle("url", "env", when="beside --from")
-    settings.resume = "the same command goes on exactly where it stopped"
+    settings.resume = "the same command resumes exactly where it stopped"
     if consumer is not None:
         register_follower(settings, source, consumer)
     with (
@@ -195,7 +203,7 @@ def _prove(
 
 @contextmanager
 def _stopped_by_sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets: the transaction at hand is finished first."""
+    """Return an event that SIGTERM sets; the current transaction is finished first."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -219,10 +227,10 @@ DAY_S = 86_400
 @pass_settings
 @click.pass_context
 def consumers(ctx: click.Context, settings: Settings) -> None:
-    """Lists who follows the database under a durable name: how far behind, and what is held for each.
+    """List durable consumers: their lag, and the records held for each.
 
-    Archiving leaves what a consumer lacks, up to its cap; beyond that nothing is held for it, and it reads
-    on from the archive. A follower registers with `follow --consumer NAME`.
+    Archiving keeps the records that a consumer lacks, up to its cap. A consumer beyond its cap reads
+    from the archive. A follower registers with `follow --consumer NAME`.
 
     \b
     Examples:
@@ -242,12 +250,17 @@ def consumers(ctx: click.Context, settings: Settings) -> None:
 
 @consumers.command()
 @click.argument("name")
-@click.option("--cap-days", type=click.FloatRange(0), metavar="DAYS", help="Hold so long.  [default: 7]")
 @click.option(
-    "--cap-records", type=click.IntRange(0), metavar="N", help="Hold so many records.  [default: no limit]"
+    "--cap-days",
+    type=click.FloatRange(0),
+    metavar="DAYS",
+    help="Hold records for at most DAYS days.  [default: 7]",
 )
 @click.option(
-    "--cap-bytes", type=click.IntRange(0), metavar="N", help="Hold about so much.  [default: 10 GiB]"
+    "--cap-records", type=click.IntRange(0), metavar="N", help="Hold at most N records.  [default: no limit]"
+)
+@click.option(
+    "--cap-bytes", type=click.IntRange(0), metavar="N", help="Hold about this many bytes.  [default: 10 GiB]"
 )
 @writes
 @common
@@ -262,9 +275,9 @@ def register(
     actor: str,
     reason: str,
 ) -> None:
-    """Registers a consumer before it comes, or gives it another cap; 0 is no limit.
+    """Register a consumer in advance, or change its cap; 0 is no limit.
 
-    A new one stands before the first record. One that is at work under the name goes on.
+    A new consumer starts before the first record. A running one is not interrupted.
 
     \b
     Examples:
@@ -284,7 +297,7 @@ def register(
 @common
 @pass_settings
 def remove(settings: Settings, *, name: str, actor: str, reason: str) -> None:
-    """Removes a consumer: nothing is held for it any more. What it has followed stays where it is.
+    """Remove a consumer: the log holds no more records for it. Its mirrored data is kept.
 
     \b
     Examples:

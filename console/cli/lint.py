@@ -27,9 +27,9 @@ _FORMATS = ("text", "json", "sarif", "github")
     "--format",
     "form",
     type=click.Choice(_FORMATS),
-    help="How to print findings; --json is --format json.  [default: text]",
+    help="Format of the findings; --json is --format json.  [default: text]",
 )
-@click.option("--no-db", is_flag=True, help="Look at the folders alone, not at a database.")
+@click.option("--no-db", is_flag=True, help="Check only the folders, without a database.")
 @click.option(
     "--since-version",
     "since",
@@ -38,7 +38,7 @@ _FORMATS = ("text", "json", "sarif", "github")
     type=int,
     default=0,
     metavar="VERSION",
-    help="Only migrations newer than this one.",
+    help="Check only migrations newer than this one.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings as well.")
 @common
@@ -47,10 +47,10 @@ _FORMATS = ("text", "json", "sarif", "github")
 def lint(
     ctx: click.Context, settings: Settings, *, form: str | None, no_db: bool, since: int, strict: bool
 ) -> None:
-    """Finds what pending migrations break, lose or forget. Exits with 1 on errors.
+    """Report what pending migrations break, lose or omit. Exit with 1 on errors.
 
-    With a database, it checks the real rows, and leaves out applied migrations. docs/lint.md
-    has all rules, and how to ignore one with a reason.
+    With a database, the real rows are checked, and applied migrations are skipped. docs/lint.md lists
+    all rules, and how to ignore one with a reason.
 
     \b
     Examples:

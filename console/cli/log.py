@@ -102,13 +102,17 @@ CHANGES_SHOWN = 10
 
 @click.command()
 @click.option(
-    "--after", default="0", metavar="SEQ", help="After this commit, a seq or a cursor.  [default: 0]"
+    "--after", default="0", metavar="SEQ", help="Start after this commit, a seq or a cursor.  [default: 0]"
 )
-@click.option("--until", type=int, metavar="SEQ", help="Up to this commit, and with it.")
+@click.option("--until", type=int, metavar="SEQ", help="End with this commit.  [default: the newest]")
 @click.option(
-    "--table", "tables", type=TableName(), multiple=True, help="Only changes of this table; may be repeated."
+    "--table",
+    "tables",
+    type=TableName(),
+    multiple=True,
+    help="Print only changes of this table; may be repeated.",
 )
-@click.option("--actor", metavar="WHO", help="Only commits of this actor.")
+@click.option("--actor", metavar="WHO", help="Print only commits of this actor.")
 @click.option(
     "--row",
     "key",
@@ -116,17 +120,24 @@ CHANGES_SHOWN = 10
     was=("--key",),
     multiple=True,
     metavar="VALUE",
-    help="Only of the row with this key; once for each field of the key.",
+    help="Print only changes of the row with this key; once for each field of the key.",
 )
-@at_option("With --row: the table of this name then, where it is gone.")
-@click.option("--correlation", metavar="ID", help="Only commits with this correlation id.")
-@click.option("--kind", type=click.Choice(KINDS), help="Only commits that are about this.")
-@click.option("--since", metavar="TIME", help="Only from this time on, as 2026-01-05T09:30Z.")
-@click.option("--before", metavar="TIME", help="Only before this time.")
-@click.option("--csv", metavar="FILE", help="Write CSV, a line for each row; - is standard output.")
-@click.option("--parquet", metavar="FILE", help="Write Parquet, a line for each row.")
-@click.option("--limit", type=click.IntRange(1), metavar="COMMITS", help="At most so many.")
-@click.option("--follow", "-f", is_flag=True, help="Go on with what is committed from now on.")
+@at_option("With --row: resolve the table name as of this commit or time.")
+@click.option("--correlation", metavar="ID", help="Print only commits with this correlation id.")
+@click.option("--kind", type=click.Choice(KINDS), help="Print only commits of this kind.")
+@click.option(
+    "--since", metavar="TIME", help="Print only commits at or after this time, as 2026-01-05T09:30Z."
+)
+@click.option("--before", metavar="TIME", help="Print only commits before this time.")
+@click.option("--csv", metavar="FILE", help="Write CSV, one line per row; - is standard output.")
+@click.option("--parquet", metavar="FILE", help="Write Parquet, one line per row.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    metavar="COMMITS",
+    help="Print at most COMMITS commits.  [default: all]",
+)
+@click.option("--follow", "-f", is_flag=True, help="Continue with new commits until stopped.")
 @common
 @pass_settings
 def log(
@@ -147,9 +158,9 @@ def log(
     limit: int | None,
     follow: bool,
 ) -> None:
-    """Prints commits, oldest first: when, who, why, and what was changed.
+    """Print commits, oldest first: time, actor, reason and changes.
 
-    --verbose prints all changes of a commit, and the rows; --json everything there is.
+    --verbose prints all changes of a commit with their rows; --json prints all fields.
 
     \b
     Examples:
@@ -164,7 +175,7 @@ def log(
 
     start = cursor.parse(after)
     arguments.text(actor or "", "actor")
-    settings.resume = "--after with the last seq that you saw goes on from there"
+    settings.resume = "resume with --after and the last seq printed"
     asks = bool(key or correlation or kind or since or before)
     if follow and (asks or csv or parquet):
         raise click.UsageError("--follow takes --table and --actor; leave the other filters, and files, out")

@@ -41,7 +41,7 @@ STOPPED = {
 # A folder or file of the migrations is not where the command looks: as wrong as a wrong option.
 MISSING = 2
 
-# What goes wrong is told by a command in one sentence; gRPC's own lines would stand before it.
+# A command reports an error in one sentence; gRPC would print lines of its own before it.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
@@ -159,7 +159,7 @@ def main(args: list[str] | None = None) -> None:
         sys.path.insert(0, here)  # a package of migrations is looked for where one stands
     settings = Settings()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores them
             signal.signal(number, settings.stopped)  # a command ends as by Ctrl-C: closed, and whole
     streams = Streams()
     with streams.installed():

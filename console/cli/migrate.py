@@ -63,17 +63,17 @@ def _chooses(command: F) -> F:
 
 def _migrates(command: F) -> F:
     for option in (
-        click.option("--dry-run", is_flag=True, help="Only print what would be done."),
+        click.option("--dry-run", is_flag=True, help="Print what would be done; change nothing."),
         click.option(
             "--hold",
             is_flag=True,
-            help="Where rows are rewritten, serve the version before as well, until `everlog complete`.",
+            help="If rows are rewritten, also serve the previous version, until `everlog complete`.",
         ),
         click.option(
             "--rate",
             type=click.FloatRange(min=1),
             metavar="ROWS",
-            help="Build at most so many rows a second.  [default: as many as can be]",
+            help="Build at most N rows per second.  [default: no limit]",
         ),
     ):
         command = option(command)
@@ -85,7 +85,7 @@ def _migrates(command: F) -> F:
 @common
 @pass_settings
 def up(settings: Settings, /, **options: Any) -> None:
-    """Creates the database if there is none, and applies pending migrations.
+    """Create the database if it does not exist, and apply pending migrations.
 
     \b
     Examples:
@@ -102,7 +102,7 @@ def up(settings: Settings, /, **options: Any) -> None:
 @common
 @pass_settings
 def migrate(settings: Settings, /, **options: Any) -> None:
-    """Applies pending migrations to a database that is there.
+    """Apply pending migrations to an existing database.
 
     \b
     Examples:
@@ -117,8 +117,8 @@ def migrate(settings: Settings, /, **options: Any) -> None:
 @common
 @pass_settings
 def plan(settings: Settings, /, **options: Any) -> None:
-    """Shows what `up` would do, tried on the real rows, and changes nothing. Exits with 1 if `up`
-    would stop.
+    """Print what `up` would do, tested on the real rows, and change nothing. Exit with 1 if `up` would
+    fail.
 
     \b
     Examples:
@@ -214,9 +214,9 @@ def _planned(planned: Any) -> dict[str, Any]:
 @common
 @pass_settings
 def complete(settings: Settings, *, dry_run: bool, actor: str, reason: str) -> None:
-    """Ends the time of two versions, which `up --hold` began.
+    """Stop serving the previous schema version, which `up --hold` kept.
 
-    Clients of the version before are refused from then on; until then `rollback` is free.
+    Its clients are refused from then on; until then `rollback` is free.
 
     \b
     Examples:
@@ -250,23 +250,23 @@ def _would_complete(settings: Settings) -> None:
 @click.command()
 @click.argument("count", type=click.IntRange(min=1), metavar="[N]", required=False)
 @to_version("Back to this migration, which stays; 0: to before the first.")
-@click.option("--dry-run", is_flag=True, help="Only print what would be done, and what would be lost.")
-@click.option("--yes", is_flag=True, help="Do not ask, though something would be lost.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done and lost; change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask, even if data would be lost.")
 @click.option(
     "--rate",
     type=click.FloatRange(min=1),
     metavar="ROWS",
-    help="Take back at most so many rows a second.  [default: as many as can be]",
+    help="Convert at most N rows per second.  [default: no limit]",
 )
 @writes
 @common
 @pass_settings
 def rollback(settings: Settings, /, **options: Any) -> None:
-    """Rolls back the last migration, or the last N: the schema before it is in force again.
+    """Roll back the last migration, or the last N, and restore the previous schema.
 
-    Rows stay where they are, or go through `down` where the migration rewrote them. If anything
-    would be lost, it says what, and asks; where nobody can answer it wants --yes. What was
-    rolled back is pending again.
+    Rows stay in place, or are converted by `down` if the migration rewrote them. If data would be lost,
+    it is listed, and the command asks first, or needs --yes. Migrations that were rolled back are
+    pending again.
 
     \b
     Examples:
@@ -333,7 +333,7 @@ def _ask(planned: list[PlannedRollback], *, yes: bool) -> None:
     if yes or not lost:
         return
     if not sys.stdin.isatty():
-        raise Error(f"this would lose {'; and '.join(lost)}; say --yes if that is meant")
+        raise Error(f"this would lose {'; and '.join(lost)}; confirm with --yes")
     click.confirm("Roll back all the same?", abort=True, err=True)
 
 

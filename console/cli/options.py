@@ -201,7 +201,7 @@ _OPTIONS = [
         "--url",
         metavar="URL",
         to="url_given",
-        help="The database: file:PATH or everlog://HOST:PORT/NAME.",
+        help="URL of the database: file:PATH or everlog://HOST:PORT/NAME.  [env: DATABASE_URL]",
     ),
     _common(
         "-e",
@@ -222,47 +222,53 @@ _OPTIONS = [
         "--migrations-dir",
         metavar="DIR",
         to="migrations_given",
-        help="Directory or package of the migrations.  [default: migrations]",
+        help=f"Directory or package of the migrations.  [default: migrations; env: {MIGRATIONS_VARIABLE}]",
     ),
     _common(
         "--schema-file",
         metavar="FILE",
         to="schema_given",
-        help=f"Keep the schema as text in it: written after each change.  [default: {SCHEMA_VARIABLE}]",
+        help=f"Write the schema as text to this file after each change.  [env: {SCHEMA_VARIABLE}]",
     ),
-    _common("--no-dump-schema", is_flag=True, default=None, to="no_dump", help="Leave that file as it is."),
+    _common(
+        "--no-dump-schema", is_flag=True, default=None, to="no_dump", help="Do not write the schema file."
+    ),
     _common(
         "--wait",
         is_flag=True,
         default=None,
         to="wait",
-        help="Wait for the database to become available first.",
+        help="Wait until the database is available.",
     ),
     _common(
         "--wait-timeout",
         type=Duration(),
         to="wait_timeout_s",
-        help="How long to wait for it.  [default: 60s]",
+        help="Maximum wait, in seconds or as 1m30s.  [default: 60s]",
     ),
-    _common("--json", is_flag=True, default=None, to="json", help="Print JSON, one object a line."),
-    _common("-v", "--verbose", is_flag=True, default=None, to="verbose", help="Print more."),
+    _common("--json", is_flag=True, default=None, to="json", help="Print JSON, one object per line."),
+    _common("-v", "--verbose", is_flag=True, default=None, to="verbose", help="Print verbose output."),
     _common(
         "--show-rows",
         is_flag=True,
         default=None,
         to="show_rows",
-        help="With an error, show the row or value that it is about, on this terminal only.",
+        help="Include rows and values in error messages, on this terminal only.",
     ),
 ]
 
 _WRITES = [
     click.option(
-        "--actor", default="", metavar="WHO", envvar="EVERLOG_ACTOR", help="Who does it, for the log."
+        "--actor",
+        default="",
+        metavar="WHO",
+        envvar="EVERLOG_ACTOR",
+        help="Actor, recorded in the log.  [env: EVERLOG_ACTOR]",
     ),
-    click.option("--reason", default="", metavar="WHY", help="Why, for the log."),
+    click.option("--reason", default="", metavar="WHY", help="Reason, recorded in the log."),
 ]
 
 # What a command that changes something would change.
-dry_run = click.option("--dry-run", is_flag=True, help="Only say what would be done; nothing is changed.")
+dry_run = click.option("--dry-run", is_flag=True, help="Print what would be done; change nothing.")
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)

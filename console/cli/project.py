@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 @common
 @pass_settings
 def new(settings: Settings, name: str) -> None:
-    """Makes the folder of a new migration, by copying the newest.
+    """Create the folder of a new migration by copying the newest.
 
-    Edit its model.proto and its constants, then run `everlog build` and `everlog up`.
+    Edit its model.proto and constants, then run `everlog build` and `everlog up`.
 
     \b
     Examples:
@@ -48,11 +48,11 @@ def new(settings: Settings, name: str) -> None:
 
 
 @click.command()
-@click.option("--force", is_flag=True, help="Build all, not only what is missing or stale.")
+@click.option("--force", is_flag=True, help="Build all migrations, not only missing or outdated code.")
 @common
 @pass_settings
 def build(settings: Settings, *, force: bool) -> None:
-    """Generates the typed Python of every migration's model.proto. Check it in.
+    """Generate the typed Python code of every model.proto. Commit it to version control.
 
     \b
     Examples:
@@ -77,11 +77,10 @@ def build(settings: Settings, *, force: bool) -> None:
 @common
 @pass_settings
 def squash(settings: Settings, *, name: str, yes: bool) -> None:
-    """Folds the folders of all migrations into one, proves that it makes the same, and removes them.
+    """Fold all migrations into one folder, verify that it gives the same schema, and delete the others.
 
-    Databases that have them all are told with `everlog baseline VERSION`; the others need the old
-    folders first, which are in version control. Of the database that is named, here or on a server,
-    it is made sure that it has them all.
+    Run `everlog baseline VERSION` on each database that has all of them; other databases need the old
+    folders first, from version control. The database given by --url must have all migrations.
 
     \b
     Examples:
@@ -92,7 +91,7 @@ def squash(settings: Settings, *, name: str, yes: bool) -> None:
 
     if not yes:
         if not sys.stdin.isatty():
-            raise Error("this would remove the folders of all migrations; say --yes if that is meant")
+            raise Error("this would remove the folders of all migrations; confirm with --yes")
         click.confirm("Remove the folders of all migrations, once one is proven equal?", abort=True, err=True)
     settings.resume = "all folders are as they were"
     if settings.url_given or (settings.has_url and _is_there(settings.url)):
@@ -129,9 +128,9 @@ FILE = "schema.everlog"  # unless told otherwise
 @common
 @pass_settings
 def dump(settings: Settings) -> None:
-    """Writes the schema as text, with the migrations that made it: to --schema-file, `-` for here.
+    """Write the schema and the migrations that made it as text to --schema-file; - is standard output.
 
-    Check it in, and a review sees what a migration does to the schema. Rows are written by `export`.
+    Commit the file, so that reviews show what a migration changes. Rows are written by `export`.
 
     \b
     Examples:
@@ -147,8 +146,8 @@ def dump(settings: Settings) -> None:
 @common
 @pass_settings
 def load(settings: Settings, *, actor: str, reason: str) -> None:
-    """Makes a database of the schema that `dump` wrote. Its migrations count as applied; rows are not
-    in it, bootstrap rows neither.
+    """Create a database from the schema that `dump` wrote. Its migrations count as applied; it has no
+    rows.
 
     \b
     Examples:
@@ -176,8 +175,10 @@ def load(settings: Settings, *, actor: str, reason: str) -> None:
 @common
 @pass_settings
 def baseline(settings: Settings, *, version: int, actor: str, reason: str) -> None:
-    """Records the migrations up to VERSION as applied, without running them: for a database that has
-    their schema already. It is compared first. A server compares with the folders that it has.
+    """Record the migrations up to VERSION as applied without running them, for a database that has
+    their schema already.
+
+    The schemas are compared first. A server compares its own folders.
 
     \b
     Examples:
@@ -199,15 +200,15 @@ def baseline(settings: Settings, *, version: int, actor: str, reason: str) -> No
 
 @contextmanager
 def kept(settings: Settings, db: AnyDatabase) -> Iterator[None]:
-    """Brings the schema file up to date after a block that may change the schema, if one was named and
-    is not as it must be: also where the block raises, for what it did before stays. While two versions
-    are served the file stays as it was, and that is said. Raises Error if the file cannot be written."""
+    """Update the schema file, if one was named, after a block that may change the schema, also if the block
+    raises. While two versions are served the file is left unchanged, with a message. Raises Error if the
+    file cannot be written."""
     try:
         yield
     except Error:
         try:
             _keep(settings, db)
-        except Error as error:  # the other one is the first to be mended
+        except Error as error:  # the other error is reported first
             click.echo(f"error: {error}", err=True)
         raise
     _keep(settings, db)
@@ -220,10 +221,10 @@ def _keep(settings: Settings, db: AnyDatabase) -> None:
     try:
         _write(settings, db, path, if_different=True)
     except MigrationError as error:
-        click.echo(f"{path} is as it was: {error}", err=True)
+        click.echo(f"{path} is unchanged: {error}", err=True)
     except OSError as error:
         raise Error(
-            f"{path} could not be written: {error.strerror}; the database is as it must be, and the next"
+            f"{path} could not be written: {error.strerror}; the database is correct, and the next"
             " `everlog up` or `everlog dump` writes the file"
         ) from error
 

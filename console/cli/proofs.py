@@ -44,27 +44,30 @@ _key = click.option(
     was=("--key",),
     type=FILE,
     metavar="FILE",
-    help="Private key that signs (`keygen`).",
+    help="File of the private key (`everlog keygen`).",
 )
 _origin = click.option("--origin", metavar="TEXT", help="First line of checkpoints.  [default: everlog/UUID]")
 _by = click.option(
     "--signed-by",
     "vkey",
     metavar="VKEY",
-    help="Go by checkpoints that this public key signed; or a file of it.",
+    help="Use only checkpoints signed by this public key; or a file of it.",
 )
-_out = click.option("--out", type=FILE, metavar="FILE", help="Write it there.  [default: print it]")
+_out = click.option(
+    "--out", type=FILE, metavar="FILE", help="Write it to this file.  [default: standard output]"
+)
 
 
 @click.command()
 @click.argument("file", type=FILE)
-@click.option("--name", metavar="NAME", help="Who signs.  [default: everlog/UUID of the database]")
+@click.option("--name", metavar="NAME", help="Name of the signer.  [default: everlog/UUID of the database]")
 @common
 @pass_settings
 def keygen(settings: Settings, *, file: Path, name: str | None) -> None:
-    """Makes a key that signs checkpoints, in a file that only you can read; prints the public one.
+    """Create a private key that signs checkpoints, readable by its owner only, and print the public
+    key.
 
-    Whoever verifies needs the public key, from you and not from the database.
+    Give the public key to verifiers yourself, not through the database.
 
     \b
     Examples:
@@ -97,9 +100,10 @@ def keygen(settings: Settings, *, file: Path, name: str | None) -> None:
 @common
 @pass_settings
 def checkpoint(settings: Settings, *, key_file: Path | None, origin: str | None, out: Path | None) -> None:
-    """Signs how the log is now, keeps that in the log, and prints it: keep it elsewhere, too.
+    """Sign the current state of the log, record the checkpoint in the log, and print it. Store a copy
+    elsewhere.
 
-    A server that has a key signs by itself. If nothing was written since the last one, that is printed.
+    A server with a key signs by itself. Without new records the last checkpoint is printed.
 
     \b
     Examples:
@@ -114,7 +118,7 @@ def checkpoint(settings: Settings, *, key_file: Path | None, origin: str | None,
 
 
 @click.command()
-@click.option("--seq", type=click.IntRange(1), metavar="SEQ", help="That this record is in the log.")
+@click.option("--seq", type=click.IntRange(1), metavar="SEQ", help="Prove that this record is in the log.")
 @click.option(
     "--from-size",
     "first",
@@ -122,14 +126,14 @@ def checkpoint(settings: Settings, *, key_file: Path | None, origin: str | None,
     was=("--from",),
     type=click.IntRange(0),
     metavar="SIZE",
-    help="That it begins with so many.",
+    help="Prove that the log begins with the first N records.",
 )
 @_key
-@click.option("--checkpoint", "given", type=FILE, metavar="FILE", help="Prove it by this checkpoint.")
+@click.option("--checkpoint", "given", type=FILE, metavar="FILE", help="Use this checkpoint.")
 @_by
 @_origin
 @click.option(
-    "--quick", is_flag=True, help="With --from-size: believe the tree, and do not read the records."
+    "--quick", is_flag=True, help="With --from-size: trust the stored tree, without reading the records."
 )
 @_out
 @common
@@ -146,10 +150,10 @@ def prove(
     quick: bool,
     out: Path | None,
 ) -> None:
-    """Makes a file that proves what is in the log to whoever has the public key.
+    """Write a proof of the log's content, for holders of the public key.
 
-    It goes back to the newest checkpoint of that log, and in it, that covers it; with --signing-key to a
-    new one. With --signed-by it passes over checkpoints of other signers.
+    It refers to the newest checkpoint in the log that covers it; with --signing-key to a new one. With
+    --signed-by it ignores checkpoints of other signers.
 
     \b
     Examples:
@@ -189,7 +193,7 @@ def prove(
 @click.option(
     "--verify/--no-verify",
     default=True,
-    help="Read and mend the files of earlier exports.  [default: verify]",
+    help="Read and repair the files of earlier exports.  [default: verify]",
 )
 @common
 @pass_settings
@@ -202,8 +206,10 @@ def tiles(
     origin: str | None,
     verify: bool,
 ) -> None:
-    """Brings a directory to the newest checkpoint: the tree as the tiles of C2SP tlog-tiles, and the hash
-    of each record. Any web server can serve it, others' tools can check it, and `audit --tiles` can.
+    """Update a directory to the newest checkpoint: the tree as C2SP tlog-tiles, and the hash of each
+    record.
+
+    Any web server can serve it; third-party tools and `audit --tiles` can check it.
 
     \b
     Examples:
@@ -214,7 +220,7 @@ def tiles(
 
     if key_file and vkey:
         raise click.UsageError("expected one of --signing-key and --signed-by")
-    settings.resume = "run it again: it goes on from the checkpoint that is there"
+    settings.resume = "run it again to resume from the stored checkpoint"
     with open_database(settings, read_only=key_file is None) as db, shown() as progress:
         prover = db.proofs
         if key_file:
@@ -228,7 +234,7 @@ def tiles(
     tell(settings, said, {**facts, "mended": done.mended, "strange": done.strange})
     if not settings.json:
         for file in done.mended:
-            click.echo(f"Mended: {file}, which had been changed or removed")
+            click.echo(f"Repaired: {file} was changed or missing")
         for file in done.strange:
             click.echo(f"Left alone: {file}, which is no part of the tree")
 
@@ -297,14 +303,14 @@ _vkey = click.option(
     cls=Renamed,
     was=("--key",),
     metavar="VKEY",
-    help="Public key, as `keygen` printed it; or a file of it.",
+    help="Public key that `keygen` printed; or a file of it.",
 )
 
 
 @click.command()
 @click.argument("file", type=FILE)
 @_vkey
-@click.option("--origin", metavar="TEXT", help="Whose log it must be.  [default: the name of the key]")
+@click.option("--origin", metavar="TEXT", help="Expected origin of the log.  [default: the name of the key]")
 @click.option(
     "--witness",
     "witnesses",
@@ -313,9 +319,12 @@ _vkey = click.option(
     help="Public key of a witness that must have cosigned; or a file of keys, a line each. May be repeated.",
 )
 @click.option(
-    "--quorum", type=click.IntRange(1), metavar="N", help="So many of them suffice.  [default: all]"
+    "--quorum",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of witnesses that must have cosigned.  [default: all]",
 )
-@click.option("--old", type=FILE, metavar="FILE", help="The earlier checkpoint, for a proof of --from-size.")
+@click.option("--old", type=FILE, metavar="FILE", help="Earlier checkpoint, for a proof of --from-size.")
 @common
 @pass_settings
 def verify(
@@ -328,7 +337,7 @@ def verify(
     quorum: int | None,
     old: Path | None,
 ) -> None:
-    """Verifies a proof or a checkpoint with a public key alone: it reads no database, and no network.
+    """Verify a proof or a checkpoint with a public key. Reads no database and no network.
 
     \b
     Examples:
@@ -388,23 +397,23 @@ def _cosigned(note: str, keys: tuple[str, ...], quorum: int | None) -> dict[str,
 
 @click.command()
 @click.option(
-    "--checkpoint", "kept", type=FILE, multiple=True, metavar="FILE", help="One that was kept elsewhere."
+    "--checkpoint", "kept", type=FILE, multiple=True, metavar="FILE", help="Checkpoint stored elsewhere."
 )
 @_vkey
-@click.option("--origin", metavar="TEXT", help="Whose log it must be.  [default: the name of the key]")
+@click.option("--origin", metavar="TEXT", help="Expected origin of the log.  [default: the name of the key]")
 @click.option(
     "--tiles",
     "directory",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     metavar="DIR",
-    help="Tiles that were kept elsewhere: they tell which record differs.",
+    help="Tiles stored elsewhere; they show which record differs.",
 )
 @click.option(
     "--against",
     metavar="URL|DIR|FILE",
-    help="Another copy of the database, a backup, or a proof of a record.",
+    help="Another copy of the database, a backup, or a proof of a record, to compare with.",
 )
-@click.option("--tables", is_flag=True, help="Look at the tables, too, and make them anew from the log.")
+@click.option("--tables", is_flag=True, help="Also rebuild the tables from the log, and compare them.")
 @common
 @pass_settings
 @click.pass_context
@@ -419,8 +428,8 @@ def audit(
     against: str | None,
     tables: bool,
 ) -> None:
-    """Verifies every record of a database of this machine, and that the log is the one that is known from
-    elsewhere. Prints what is not as it must be, and exits with 1 if anything is not.
+    """Verify every record of a database on this machine, and compare its log with copies, checkpoints,
+    tiles and proofs. Print each problem, and exit with 1 if there is any.
 
     \b
     Examples:

@@ -18,11 +18,11 @@ from everlog.store.errors import Error
 @common
 @pass_settings
 def accept(settings: Settings, *, versions: tuple[int, ...], actor: str, reason: str) -> None:
-    """Accepts the edited folders of applied migrations. The log keeps them, who
-    accepted them, and why.
+    """Accept the edited folders of applied migrations. The log records the folders, the actor and the
+    reason.
 
-    Without VERSION, all edited folders. Edits of comments need no acceptance. Edits that change the schema
-    are refused. At a server it is about the server's folders.
+    Without VERSION, all edited folders. Edits of comments need no acceptance. Edits that change the
+    schema are refused. A server uses its own folders.
 
     \b
     Examples:
@@ -45,15 +45,15 @@ def accept(settings: Settings, *, versions: tuple[int, ...], actor: str, reason:
 
 @click.command()
 @click.argument("versions", type=int, nargs=-1, metavar="[VERSION]…")
-@click.option("--force", is_flag=True, help="Replace folders that are there and were edited.")
+@click.option("--force", is_flag=True, help="Replace existing folders that were edited.")
 @common
 @pass_settings
 def restore_folder(settings: Settings, *, versions: tuple[int, ...], force: bool) -> None:
-    """Writes the folders of applied migrations as the log has them, on this machine, and builds their models.
+    """Restore the folders of applied migrations from the log, on this machine, and build their models.
     Without VERSION, all missing folders.
 
-    Of large files, and of files with rows of sealed tables, the log has only a digest. Those that are missing
-    are named, with size and SHA-256; the exit code is then 1, and nothing is built.
+    The log has only a digest of large files and of files with rows of sealed tables. If such files are
+    missing, they are listed with size and SHA-256, the exit code is 1, and nothing is built.
 
     \b
     Examples:

@@ -30,9 +30,9 @@ from everlog.store.tx.transaction import marked
 @common
 @pass_settings
 def get(settings: Settings, table: str, key: tuple[str, ...], *, at: int | str | None) -> None:
-    """Prints one row as JSON. Each field of the KEY is a word.
+    """Print one row as JSON. Each field of the KEY is an argument.
 
-    Exits with 1 if there is no such row. A value that starts with - comes after `--`.
+    Exit with 1 if no row has this key. A value that starts with - comes after `--`.
 
     \b
     Examples:
@@ -52,16 +52,16 @@ def get(settings: Settings, table: str, key: tuple[str, ...], *, at: int | str |
 @click.command()
 @connect.table_argument
 @click.argument("equals", nargs=-1)
-@click.option("--index", metavar="NAME", help="In the order of this index, not of the key.")
-@click.option("--start", metavar="VALUE", multiple=True, help="From this value on; once for each field.")
+@click.option("--index", metavar="NAME", help="Scan in the order of this index, not of the key.")
+@click.option("--start", metavar="VALUE", multiple=True, help="First value, included; once for each field.")
+@click.option("--end", metavar="VALUE", multiple=True, help="Last value, excluded; once for each field.")
+@click.option("--starts-with", metavar="TEXT", help="Only rows whose next text field starts with this.")
+@click.option("--reverse", is_flag=True, help="Scan in reverse order.")
 @click.option(
-    "--end", metavar="VALUE", multiple=True, help="Up to this value, without it; once for each field."
+    "--limit", type=click.IntRange(0), metavar="ROWS", help="Print at most ROWS rows.  [default: all]"
 )
-@click.option("--starts-with", metavar="TEXT", help="Where the text, after EQUALS, begins like this.")
-@click.option("--reverse", is_flag=True, help="Last first.")
-@click.option("--limit", type=click.IntRange(0), metavar="ROWS", help="At most so many rows.")
-@click.option("--resume", metavar="TOKEN", help="Go on where a scan with a limit ended.")
-@click.option("--count", is_flag=True, help="Print how many there are, not the rows.")
+@click.option("--resume", metavar="TOKEN", help="Resume a scan that ended at its limit.")
+@click.option("--count", is_flag=True, help="Print the number of rows, not the rows.")
 @at_option()
 @common
 @pass_settings
@@ -80,7 +80,7 @@ def scan(
     count: bool,
     at: int | str | None,
 ) -> None:
-    """Prints rows in order, as JSON, one a line.
+    """Print rows in order, as JSON, one per line.
 
     EQUALS are values of the first fields of the key, or of the index.
 
@@ -143,9 +143,14 @@ def _token(resume: str) -> bytes:
 @click.command()
 @connect.table_argument
 @click.argument("key", nargs=-1, required=True)
-@click.option("--oldest-first", is_flag=True, help="From the first version on.")
-@click.option("--limit", type=click.IntRange(1), metavar="VERSIONS", help="At most so many.")
-@at_option("The table of this name at that time, where it is gone.")
+@click.option("--oldest-first", is_flag=True, help="Print the oldest version first.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    metavar="VERSIONS",
+    help="Print at most VERSIONS versions.  [default: all]",
+)
+@at_option("Resolve the table name as of this commit or time.")
 @common
 @pass_settings
 def history(
@@ -157,9 +162,9 @@ def history(
     limit: int | None,
     at: int | str | None,
 ) -> None:
-    """Prints every version of a row, newest first: when, who, why, and which fields were changed.
+    """Print every version of a row, newest first: time, actor, reason and changed fields.
 
-    --verbose prints the rows as well; --json everything there is. Each field of the KEY is a word.
+    --verbose also prints the rows; --json prints all fields. Each field of the KEY is an argument.
 
     \b
     Examples:
@@ -216,10 +221,10 @@ _SIGNS = {"added": "+", "changed": "~", "deleted": "-"}
 @common
 @pass_settings
 def diff(settings: Settings, table: str, start: int | str, end: int | str | None) -> None:
-    """Prints the rows of a table that differ between two moments, in the order of its key.
+    """Print the rows of a table that differ between two points of the log, in key order.
 
-    START and END are seqs or times, as 2026-01-05T09:30Z; without END it is what was changed since.
-    --verbose prints the rows before and after; --json everything there is.
+    START and END are seqs or times, as 2026-01-05T09:30Z; the default END is the newest commit.
+    --verbose prints the rows before and after; --json prints all fields.
 
     \b
     Examples:

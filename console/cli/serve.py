@@ -66,7 +66,7 @@ packages_option = click.option(
     "packages",
     multiple=True,
     metavar="[NAME=]PACKAGE",
-    help="Migrations of all databases, or of one; may be repeated.  [default: those of --migrations-dir]",
+    help="Migrations of all databases, or of one; may be repeated.  [default: --migrations-dir]",
 )
 
 
@@ -75,7 +75,7 @@ def packages_of(
 ) -> dict[str, str]:
     """The package of each database that has one; with `needed` each must.
 
-    Raises OpenError for a name that is none of them, and for two packages that Python cannot tell
+    Raises OpenError for an unknown name, and for two packages that Python cannot tell
     apart.
     """
     names, found, common = list(databases), dict[str, str](), ""
@@ -162,7 +162,7 @@ def retained(
 
 
 def targets(words: Sequence[str], databases: Iterable[str]) -> dict[str, str]:
-    """Where each database is archived to. Raises OpenError for a name that is none of them, and for a place
+    """Return the archive target of each database. Raises OpenError for an unknown name, and for a place
     that would be that of several."""
     names, found = list(databases), dict[str, str]()
     for word in words:
@@ -192,19 +192,19 @@ _OPTIONS = [
         "--archive-to",
         multiple=True,
         metavar="[NAME=]DIR|URL",
-        help="Where old log goes, of the database or of this one; may be repeated.",
+        help="Archive target, of all databases or of one; may be repeated.",
     ),
     click.option(
         "--keep-days",
         type=click.FloatRange(0),
         metavar="DAYS",
-        help="Archive by itself all but so many days.",
+        help="Archive records older than DAYS days automatically.",
     ),
     click.option(
         "--keep-records",
         type=click.IntRange(0),
         metavar="N",
-        help="Archive by itself all but the last N records.",
+        help="Archive all but the last N records automatically.",
     ),
 ]
 
@@ -219,36 +219,36 @@ logger = logging.getLogger("everlog")
     default=f"127.0.0.1:{PORT}",
     show_default=True,
     metavar="HOST:PORT",
-    help="Where; port 0 is any.",
+    help="Address to listen on; port 0 selects a free port.",
 )
-@click.option(
-    "--token", envvar="EVERLOG_TOKEN", default="", help="What clients must show.  [env: EVERLOG_TOKEN]"
-)
+@click.option("--token", envvar="EVERLOG_TOKEN", default="", help="Token of clients.  [env: EVERLOG_TOKEN]")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="The server's certificate chain, in PEM.")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="Its key.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Private key of the certificate, in PEM.")
 @click.option(
-    "--tls-client-ca", type=click.Path(path_type=Path), help="Clients must show a certificate of this."
+    "--tls-client-ca",
+    type=click.Path(path_type=Path),
+    help="Certificate authority of the client certificates, in PEM; makes them mandatory.",
 )
 @click.option(
     "--tokens",
     "tokens_file",
     envvar="EVERLOG_TOKENS",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="File of more tokens, a line each: NAME TOKEN. Who shows one is that name.  [env: EVERLOG_TOKENS]",
+    help="File of named tokens, one NAME TOKEN per line.  [env: EVERLOG_TOKENS]",
 )
 @click.option(
     "--acts-for-others",
     "acting",
     multiple=True,
     metavar="NAME",
-    help="Who shows this token writes rows in the names of others; may be repeated.",
+    help="Let this client write in the name of others; may be repeated.",
 )
 @click.option(
     "--keys-for",
     "keys_for",
     multiple=True,
     metavar="NAME",
-    help="Who shows this token is given the keys of people, to follow sealed tables; may be repeated.",
+    help="Release personal keys to this client, to follow sealed tables; may be repeated.",
 )
 @click.option(
     "--next-master-key",
@@ -266,13 +266,13 @@ logger = logging.getLogger("everlog")
     was=("--audit-key",),
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Key that signs checkpoints for whoever asks (`everlog keygen`).",
+    help="Key that signs checkpoints for clients (`everlog keygen`).",
 )
 @click.option(
     "--audit-signed",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Where it is kept what that key signed, so that it never signs less.  [default: KEY.signed]",
+    help="File that records what that key signed, to never sign an older log.  [default: KEY.signed]",
 )
 @archiving_options
 @packages_option
@@ -302,14 +302,14 @@ def serve(
     packages: tuple[str, ...],
     **how: Any,
 ) -> None:
-    """Serves databases until Ctrl-C or SIGTERM; then what runs is finished first.
+    """Serve databases until Ctrl-C or SIGTERM; running calls are finished first.
 
-    Without arguments it serves that of --url, under the name of its directory. Whoever can be
-    reached from other machines needs a token and TLS. SIGHUP has it take the files of tokens, certificates
-    and variables as they are then; connections go on.
+    Without arguments it serves the database of --url under the name of its directory. A server that
+    other machines can reach needs TLS and a token. SIGHUP reloads the files of tokens, certificates and
+    variables; connections stay open.
 
-    With --migrate auto pending migrations are applied first; with --migrate checked the version that
-    is there is served, and they wait until somebody approves them.
+    With --migrate auto, pending migrations are applied first. With --migrate checked, the current
+    version is served until somebody approves them.
 
     \b
     Examples:
@@ -349,7 +349,7 @@ def serve(
         archives = targets(archive_to, named)
         retained(named, archives, keep_days, keep_records, stack)  # type: ignore[arg-type]
         server = Server(
-            named,  # type: ignore[arg-type]  # of this machine: _named sees to it
+            named,  # type: ignore[arg-type]  # embedded, as _named ensures
             listen,
             token=token,
             tokens=read_tokens(tokens_file, token) if tokens_file else {},
@@ -471,7 +471,7 @@ def _reloading(
 
 
 def _named(settings: Settings, databases: tuple[str, ...]) -> dict[str, str]:
-    """URLs by name. Raises OpenError for one that is none of this machine."""
+    """Return URLs by name. Raises OpenError for a database that is not on this machine."""
     if not databases:
         return {directory_of(settings.url).resolve().stem: settings.url}
     found: dict[str, str] = {}

@@ -1,9 +1,9 @@
-"""Serve, migrated: what a server does about pending migrations when it starts.
+"""Serve and migrate: how a server treats pending migrations when it starts.
 
-(none)     nothing: whoever may call it applies them; one that is under way gets its code, or is reported
-auto       applies them, and somebody is told (everlog.migrations.approval.notify); then it serves
-checked    proposes them, serves what is there, and applies them when they are approved:
-           pages to look at (web/server.py), and somebody is told
+(none)     nothing: clients apply them; a running migration gets its code, or is reported
+auto       applies and notifies (everlog.migrations.approval.notify); then it serves
+checked    proposes them, serves the current version, and applies them after approval:
+           shows web pages (web/server.py), and notifies
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CONSOLE = "127.0.0.1:7421"
 
 class Migrated(NamedTuple):
     """`approvals` by the database's name: none where nothing is to be approved. `problems`, by name as well:
-    why a migration that is under way cannot get its code; the old version is served."""
+    why a running migration cannot get its code; the old version is served."""
 
     approvals: dict[str, Approval]
     notifier: Notifier
@@ -44,7 +44,7 @@ class Migrated(NamedTuple):
 
 
 def migrating_options(command: F) -> F:
-    """Gives `serve` the options that say what becomes of pending migrations."""
+    """Give `serve` its options for pending migrations."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -73,8 +73,8 @@ def migrated(
     notify: tuple[str, ...],
     **checked: Any,
 ) -> Iterator[Migrated]:
-    """The approvals of the databases, what stands in the way of others, and whoever is told of all this, for
-    the length of the block. Told is also of `server`.
+    """Yield the approvals of the databases, the problems of others, and the notifier, which also reports
+    about `server`.
 
     Raises MigrationError, SchemaError and LoadError for migrations that cannot be applied.
     """
@@ -132,7 +132,7 @@ def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str
         except (Error, OSError) as error:
             problems[name] = str(error)
             logger.error(  # noqa: TRY400  its sentence says all
-                "%s: the migration under way cannot go on, version %d is served: %s",
+                "%s: the running migration cannot continue; version %d is served: %s",
                 *(name, db.schema.version, error),
             )
     return problems
@@ -177,16 +177,16 @@ _OPTIONS = [
     click.option(
         "--migrate",
         type=click.Choice(["auto", "checked"]),
-        help="Apply pending migrations first, or once they are approved.",
+        help="Apply pending migrations at start (auto), or after approval (checked).",
     ),
     click.option(
-        "--hold", is_flag=True, help="Serve the version before as well, where --migrate rewrites rows."
+        "--hold", is_flag=True, help="Also serve the previous version while and after rows are rewritten."
     ),
     click.option(
         "--rate",
         type=click.FloatRange(1),
         metavar="ROWS",
-        help="Rows a second that --migrate builds at most.",
+        help="Build at most N rows per second.  [default: no limit]",
     ),
     click.option(
         "--approver",
@@ -194,15 +194,15 @@ _OPTIONS = [
         multiple=True,
         envvar=environment.APPROVERS,
         metavar="WHO",
-        help="May approve; may be repeated.  [default: all; env: EVERLOG_APPROVERS]",
+        help="Name of an approver; may be repeated.  [default: all; env: EVERLOG_APPROVERS]",
     ),
-    click.option("--approve-own", is_flag=True, help="One may approve what one has proposed."),
+    click.option("--approve-own", is_flag=True, help="Let people approve their own proposals."),
     click.option(
         "--notify",
         multiple=True,
         envvar=NOTIFY_VARIABLE,
         metavar="URL",
-        help="Whom to tell of --migrate and of certificates that end, as Apprise writes it; may be repeated."
+        help="Apprise URL to notify of --migrate and of expiring certificates; may be repeated."
         "  [env: EVERLOG_NOTIFY]",
     ),
     click.option(
@@ -210,12 +210,12 @@ _OPTIONS = [
         default=CONSOLE,
         show_default=True,
         metavar="HOST:PORT",
-        help="Where proposals are shown, with --migrate checked.",
+        help="Address of the web pages of proposals, with --migrate checked.",
     ),
     click.option(
         "--console-url",
         default="",
         metavar="URL",
-        help="Where people find that, if a proxy stands before it.",
+        help="Public URL of these pages behind a proxy.",
     ),
 ]

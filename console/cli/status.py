@@ -40,7 +40,9 @@ _SAYS = {
 
 @click.command()
 @click.option(
-    "--exit-code", is_flag=True, help="Exit with 1 if not every migration is applied as it is in its folder."
+    "--exit-code",
+    is_flag=True,
+    help="Exit with 1 unless every migration is applied and its folder unchanged.",
 )
 @click.option("--quiet", is_flag=True, help="Print nothing; implies --exit-code.")
 @click.option(
@@ -49,13 +51,13 @@ _SAYS = {
     flag_value=ALL,
     type=int,
     metavar="[VERSION]",
-    help="Show what was edited since, of this migration or of all.",
+    help="Show the edits of this migration's folder, or of all.",
 )
 @common
 @pass_settings
 @click.pass_context
 def status(ctx: click.Context, settings: Settings, *, exit_code: bool, quiet: bool, diff: int | None) -> None:
-    """Lists the migrations and the tables.
+    """List the migrations and the tables.
 
     \b
     Examples:
@@ -199,8 +201,8 @@ def _progress(info: MigrationInfo) -> str:
 def _goes_on(info: MigrationInfo, verb: str) -> str:
     """Return which process continues the migration, for a message."""
     if info.stopped == "disk full":
-        return "it goes on by itself once there is room"
-    return f"`everlog {verb}` goes on"
+        return "it resumes when the disk has space"
+    return f"`everlog {verb}` resumes it"
 
 
 def _print_diffs(settings: Settings, diffs: dict[int, str], version: int) -> None:

@@ -28,7 +28,7 @@ HELD = " Where rows are rewritten, the version before is served as well until so
 
 def told(proposal: Proposal, *, sources: bool = False) -> dict[str, Any]:
     """A proposal as JSON values: what the page and `everlog migrations log --json` say; with its
-    `sources`, what the page says besides: by folder and path, as text, or null where it is none."""
+    `sources`, the content of files: by folder and path, as text, or null where it is none."""
     if sources:
         files = {
             folder: {path: _text(content) for path, content in found.items()}

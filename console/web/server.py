@@ -64,7 +64,7 @@ class Pages:
         if not is_loopback(host):
             raise OpenError(
                 f"the console on {host} could be read by anybody who reaches this machine; let it listen on"
-                " 127.0.0.1, have a proxy that knows who comes stand before it, and say its address with"
+                " 127.0.0.1, put an authenticating proxy in front of it, and give its address with"
                 " --console-url",
                 host=host,
             )
@@ -103,10 +103,10 @@ class Pages:
         return HTTPStatus.OK, json.dumps(proposal.told(one, sources=True)) if as_json else proposal.page(one)
 
     def may_ask(self, host: str) -> bool:
-        """Whether a browser that was told this name asks for what it should."""
+        """Return whether a request with this Host header is allowed."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:  # what is no host at all
+        except ValueError:  # not a host
             return False
         return is_loopback(name) or name == urlsplit(self.url).hostname
 
@@ -132,7 +132,7 @@ class _Http(ThreadingHTTPServer):
         super().__init__((host, port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Whoever went away before the end is no error of ours; anything else is logged."""
+        """Log errors, except a client that closed its connection."""
         error = sys.exception()
         if not isinstance(error, (ConnectionError, TimeoutError)):
             trace = "".join(traceback.format_tb(error.__traceback__)) if error is not None else ""

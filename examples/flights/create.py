@@ -15,12 +15,12 @@ OnProgress = Callable[[Progress], None]
 def create(url: str, *, flights: int | None = None, progress: OnProgress | None = None) -> EmbeddedDatabase:
     """Opens the database, migrated and with its data: what is there already stays as it is.
 
-    `flights`: only so many of them, for those in a hurry.
+    `flights`: the number of flights to load; None loads all.
     """
     db = everlog.open(url, migrations="flights.migrations", progress=progress)
     assert isinstance(db, EmbeddedDatabase)
     for table, source, total in _sources(flights):
-        # The id makes a load that was interrupted go on, and one that is done do nothing.
+        # With an id an interrupted load resumes, and a finished one is not repeated.
         db.load(
             table,
             source,

@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make serve", description=__doc__)
     parser.add_argument("--listen", default="127.0.0.1:7420", metavar="HOST:PORT")
     parser.add_argument("--path", type=Path, default=DIRECTORY, help="where the database is")
-    parser.add_argument("--flights", type=int, metavar="N", help="load only so many flights")
+    parser.add_argument("--flights", type=int, metavar="N", help="number of flights to load  [default: all]")
     chosen = parser.parse_args()
     with shown() as progress:
         db = create(f"file:{chosen.path}", flights=chosen.flights, progress=progress)

@@ -107,5 +107,5 @@ def test_streams_that_are_closed_at_the_start_are_no_place_for_a_database(one: P
 def test_a_question_without_standard_input_is_not_answered(everlog: Run, one: Path) -> None:
     code, _, said = shell(f"{EVERLOG} drop <&-")
     assert code == 1
-    assert "say --yes if that is meant" in said
+    assert "confirm with --yes" in said
     assert one.exists()

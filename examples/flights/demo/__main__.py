@@ -88,14 +88,14 @@ class Demo:
         self.follower.start()
         self._mirror(1)
         self.summary.mirror_ended = time.monotonic()
-        _say(f"started again: it went on after {at}, and has all that was there, at {self.position}")
+        _say(f"started again: it resumed after {at}, and has all commits, at {self.position}")
         self._more_edits()
         self.server.kill()
         before = self.acknowledged
         _say(f"SIGKILL to the server, process {self.server.pid}: {before} edits were acknowledged")
         self.server.start()
         away_s = until(lambda: self.acknowledged > before, self.server, self.writer, self.follower)
-        _say(f"started again: writer and follower went on by themselves, after {away_s:.1f} s")
+        _say(f"started again: writer and follower resumed by themselves, after {away_s:.1f} s")
         self._more_edits()
 
     def step_6_proofs(self) -> None:
@@ -160,7 +160,7 @@ class Demo:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--directory", type=Path, default=Path("build/demo"), help="where it all goes")
-    parser.add_argument("--flights", type=int, metavar="N", help="load only so many flights")
+    parser.add_argument("--flights", type=int, metavar="N", help="number of flights to load  [default: all]")
     chosen = parser.parse_args()
     shutil.rmtree(chosen.directory, ignore_errors=True)
     chosen.directory.mkdir(parents=True)

@@ -84,7 +84,7 @@ def until(holds: Callable[[], bool], *processes: Process, timeout_s: float = 120
         for process in processes:
             process.check()
         if time.monotonic() - began > timeout_s:
-            raise SystemExit(f"waited {timeout_s:g} s in vain; the logs of the processes tell more")
+            raise SystemExit(f"no answer within {timeout_s:g} s; see the logs of the processes")
         time.sleep(LOOK_EVERY_S)
     return time.monotonic() - began
 

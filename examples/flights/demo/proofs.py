@@ -64,7 +64,7 @@ def the_mirror_is_equal(db: RemoteDatabase, sqlite: Path, progress: OnProgress) 
 
 
 def the_log_alone_is_enough(db: EmbeddedDatabase, path: Path, changes: int, progress: OnProgress) -> Rebuilt:
-    """Every table made anew from nothing but the log, in another directory."""
+    """Rebuild every table from the log alone, in another directory."""
     began = time.monotonic()
     rebuilt = db.rebuild_into(path, progress=progress)
     seconds = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""The writer: a client that goes on changing rows, whatever happens to the server.
+"""The writer: a client that keeps changing rows while the server is killed and restarted.
 
     python -m flights.demo.writer URL JOURNAL
 

@@ -45,7 +45,7 @@ def test_a_rebuild_that_was_killed_half_way_is_told_and_gone_on_with(
     ended = everlog("rebuild", "--into", "proof.db")
     assert (ended.code, ended.err) == (
         0,
-        "Found: proof.db is of a rebuild that was killed; it goes on where it was\n",
+        "Found: proof.db has an interrupted rebuild; resuming it\n",
     )
     assert everlog("-u", "file:proof.db", "check").code == 0
 

@@ -68,7 +68,7 @@ def test_interrupted_it_says_how_to_go_on(everlog: Run, books: Path, here: Path)
             follower.kill()
     assert follower.returncode == 130
     last = err.strip().splitlines()[-1]  # progress may stand before it
-    assert last == "interrupted; the same command goes on exactly where it stopped"
+    assert last == "interrupted; the same command resumes exactly where it stopped"
 
 
 def test_a_target_that_is_none_is_a_sentence(everlog: Run, books: Path) -> None:

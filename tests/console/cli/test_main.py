@@ -84,7 +84,7 @@ def test_what_is_terminated_cleans_up_and_exits_with_143(books: Path, here: Path
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 143
-    assert said.strip() == "terminated; --after with the last seq that you saw goes on from there"
+    assert said.strip() == "terminated; resume with --after and the last seq printed"
     assert not list(scratch.iterdir())
 
 

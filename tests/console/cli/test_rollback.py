@@ -44,7 +44,7 @@ def test_a_dry_run_tells_what_would_be_lost_and_does_nothing(everlog: Run, books
 def test_where_nobody_can_answer_a_loss_wants_to_be_meant(everlog: Run, books: Path) -> None:
     ended = everlog("down", "2")
     assert ended.code == 1
-    assert f"this would lose {LOST}; say --yes if that is meant" in ended.err
+    assert f"this would lose {LOST}; confirm with --yes" in ended.err
     done = everlog("down", "2", "--yes", "--json").json
     assert [(one["version"], one["state"]) for one in done] == [
         (shop.SECOND, "pending"),

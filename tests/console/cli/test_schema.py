@@ -75,7 +75,7 @@ def test_squash_leaves_one_folder_and_says_how_to_go_on(everlog: Run, here: Path
     common = ("-u", "file:new.db", "-d", mine)
     everlog(*common, "build")
     everlog(*common, "up")
-    assert "say --yes if that is meant" in everlog(*common, "squash").err
+    assert "confirm with --yes" in everlog(*common, "squash").err
     (done,) = everlog(*common, "--json", "squash", "--yes").json
     assert done["folded"] == [f"v{shop.FIRST}_create_books", f"v{shop.SECOND}_index_books"]
     assert everlog(*common, "up").code == 2

@@ -22,7 +22,7 @@ def test_a_database_that_is_in_use_wants_to_be_meant(everlog: Run, books: Path) 
     assert everlog("import", "books", "books.csv").code == 0
     before = everlog("log", "--json").json[-1]["seq"]
     ended = everlog("testdata", "--seed", "2")
-    assert (ended.code, "say --yes if that is meant" in ended.err) == (1, True)
+    assert (ended.code, "confirm with --yes" in ended.err) == (1, True)
     assert everlog("log", "--json").json[-1]["seq"] == before
     assert everlog("testdata", "--seed", "2", "--yes").code == 0
 

@@ -40,7 +40,7 @@ class Exported(NamedTuple):
 
     size: int
     before: int
-    mended: tuple[str, ...] = ()
+    repaired: tuple[str, ...] = ()
     strange: tuple[str, ...] = ()
 
 
@@ -215,17 +215,17 @@ def export(
             f"expected the tiles in {where} to give the root {wanted.root.hex()} of {wanted.size} records,"
             f" found {found.hex()}: the log does not match its checkpoint, or a tile was changed"
         )
-    mended, strange = _mend_others(there, wanted.size) if damaged else ([], [])
+    repaired, strange = _repair_others(there, wanted.size) if damaged else ([], [])
     _write(where / CHECKPOINT, text.encode())
-    return Exported(wanted.size, before, (*writing.mended, *mended), tuple(strange))
+    return Exported(wanted.size, before, (*writing.repaired, *repaired), tuple(strange))
 
 
 class _Writing:
     """Writes tiles and bundles concurrently. `before`: the size of an earlier export, of which only files
-    that differ are written, and listed in `mended`; 0: write all."""
+    that differ are written, and listed in `repaired`; 0: write all."""
 
     def __init__(self, where: Path, before: int) -> None:
-        self.mended: list[str] = []
+        self.repaired: list[str] = []
         self._where, self._before = where, before
         self._writers = ThreadPoolExecutor(WRITERS)  # they wait for the disk
         self._writing: list[Future[None]] = []
@@ -237,7 +237,7 @@ class _Writing:
             if _has(self._where / file, data):
                 return
             if index * WIDTH + width <= full_width(self._before, level if isinstance(level, int) else 0):
-                self.mended.append(file)
+                self.repaired.append(file)
         self._writing.append(self._writers.submit(_write, self._where / file, data))
         if len(self._writing) >= WRITERS * 4:
             self._writing.pop(0).result()
@@ -251,10 +251,10 @@ class _Writing:
         self._writers.shutdown(cancel_futures=True)
 
 
-def _mend_others(there: Directory, size: int) -> tuple[list[str], list[str]]:
+def _repair_others(there: Directory, size: int) -> tuple[list[str], list[str]]:
     """Rewrite earlier partial tiles that were changed, and remove the files of an interrupted export.
     Return these files, and those that are not part of the tree."""
-    mended: list[str] = []
+    repaired: list[str] = []
     strange: list[str] = []
     for file in there.files():
         found = place(file)
@@ -264,13 +264,13 @@ def _mend_others(there: Directory, size: int) -> tuple[list[str], list[str]]:
         if data is not None:
             if not _has(there.where / file, data):
                 _write(there.where / file, data)
-                mended.append(file)
+                repaired.append(file)
         elif place(file.removesuffix(".new")) is not None and file.endswith(".new"):
             (there.where / file).unlink()
-            mended.append(file)
+            repaired.append(file)
         elif not whole and file not in {CHECKPOINT, f"{CHECKPOINT}.new"}:
             strange.append(file)
-    return mended, strange
+    return repaired, strange
 
 
 def _has(file: Path, data: bytes) -> bool:

@@ -66,7 +66,7 @@ def _public(name: str, value: str, *, is_url: bool) -> str:
 @common
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Prints the script that teaches a shell to complete `everlog`.
+    """Print the completion script for a shell.
 
     \b
     Examples:

@@ -231,9 +231,9 @@ def tiles(
     new = done.size - done.before
     said = f"Exported: {done.size:,} records, {new:,} of them new, to {output.path(directory)}"
     facts = {"size": done.size, "before": done.before, "path": str(directory)}
-    tell(settings, said, {**facts, "mended": done.mended, "strange": done.strange})
+    tell(settings, said, {**facts, "repaired": done.repaired, "strange": done.strange})
     if not settings.json:
-        for file in done.mended:
+        for file in done.repaired:
             click.echo(f"Repaired: {file} was changed or missing")
         for file in done.strange:
             click.echo(f"Left alone: {file}, which is no part of the tree")

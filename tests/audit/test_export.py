@@ -205,14 +205,14 @@ def test_run_again_it_mends_what_was_changed_and_tells(
         notes(db, 300)
         text = signed(db, signer_of(db))
     done = export(LocalProver(db), text, where)
-    assert set(done.mended) == {*changed, "tile/entries/000", "tile/0/004.new"}
+    assert set(done.repaired) == {*changed, "tile/entries/000", "tile/0/004.new"}
     assert done.strange == ("note",)
     (where / "note").unlink()
     assert faults(where, text) == []
     kept = {file: file.read_bytes() for file in before if file.name != "checkpoint"}
     assert kept == {file: data for file, data in before.items() if file.name != "checkpoint"}
     again = export(LocalProver(db), text, where)
-    assert (again.mended, again.strange) == ((), ())
+    assert (again.repaired, again.strange) == ((), ())
 
 
 def test_a_bundle_that_was_changed_is_named_by_an_audit(

@@ -26,7 +26,7 @@ from everlog.audit.prover import Prover
 from everlog.audit.tiles import WIDTH, Growing, full_width, nodes, path, place
 from everlog.store.errors import CorruptionError, DiskError
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.rocks import files as head
+from everlog.store.rocks import files
 
 CHECKPOINT = "checkpoint"
 LENGTH = b"\x00\x20"
@@ -314,7 +314,7 @@ def _before(prover: Prover, there: Directory, wanted: proof.Checkpoint) -> int:
 def _write(file: Path, data: bytes) -> None:
     """Replace a file atomically, and sync it."""
     try:
-        head.make_directory(file.parent)
+        files.make_directory(file.parent)
         temporary = file.with_name(file.name + ".new")
         temporary.write_bytes(data)
         _sync(temporary)

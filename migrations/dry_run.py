@@ -25,7 +25,7 @@ from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import evolve
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import Schema, TableInfo
-from everlog.store.tx.dual_write import Twins
+from everlog.store.tx.dual_write import DualWrite
 from everlog.store.tx.write import Write
 
 EVERY = 4096
@@ -88,7 +88,7 @@ def try_remake_between(
 
 def maker(old: TableInfo, new: TableInfo, transform: Transform[Any, Any]) -> Make:
     """Return the function that converts an old row; it raises Error for a row that does not fit."""
-    return Twins(new.schema, {new.name: transform.directions()}).maker(old, new)
+    return DualWrite(new.schema, {new.name: transform.directions()}).maker(old, new)
 
 
 def trials(db: Database, migrations: Sequence[Migration], progress: OnProgress | None = None) -> list[Trial]:

@@ -29,7 +29,7 @@ from everlog.store.rocks.view import View
 from everlog.store.schema.schema import Schema
 from everlog.store.tables.tables import Tables
 from everlog.store.tx.committer import Committer
-from everlog.store.tx.dual_write import Transforms, Twins
+from everlog.store.tx.dual_write import DualWrite, Transforms
 from everlog.store.tx.reader import Snapshot
 from everlog.store.tx.source import LiveSource, LocalSource, Source
 from everlog.store.tx.transaction import ANONYMOUS, About, CommitResult, Metadata, Transaction
@@ -142,7 +142,7 @@ class Core:
         schema = self.tables.schema
         if schema.paired:
             try:
-                Twins(schema, self.transforms).add(transaction.writes)
+                DualWrite(schema, self.transforms).add(transaction.writes)
             except MigrationError:
                 if self.tables.schema is schema:
                     raise

@@ -1,10 +1,11 @@
-"""Environment: settings that a program does not give itself.
+"""Environment: settings that a program does not pass itself.
 
     argument or flag   >   environment of the process   >   .env
 
-`.env` is the file of that name in the working directory. The command line may name others, and takes all
-their variables into the environment, those of other programs as well (an object store's credentials).
-A variable that is set and empty counts as set. A line that is no assignment sets nothing, and is reported.
+`.env` is the file of that name in the working directory. The command line may name other files, and
+loads all their variables into the environment, those of other programs as well (an object store's
+credentials). A variable that is set and empty counts as set. A line that is not an assignment sets
+nothing, and is reported.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ PREFIX = "EVERLOG_"
 
 
 class Setting(NamedTuple):
-    """What a variable sets, and the flag that comes before it."""
+    """What a variable sets, and the flag that takes precedence over it."""
 
     purpose: str
     flag: str = ""
@@ -41,37 +42,39 @@ SETTINGS = {
         "token of a client; of a server, the token without a name", "--token", secret=True
     ),
     "EVERLOG_CA": Setting("certificate authority of the server, a file", "?ca= in the URL"),
-    "EVERLOG_CERT": Setting("certificate that the client shows, a file", "?cert= in the URL"),
+    "EVERLOG_CERT": Setting("certificate of the client, a file", "?cert= in the URL"),
     "EVERLOG_KEY": Setting("key of that certificate, a file", "?key= in the URL"),
     "EVERLOG_TOKENS": Setting("file of a server's tokens", "serve --tokens"),
-    APPROVERS: Setting("who may approve migrations, apart by spaces", "serve --approver"),
-    "EVERLOG_NOTIFY": Setting("URLs to notify, apart by spaces", "serve --notify", secret=True),
+    APPROVERS: Setting("who may approve migrations, separated by spaces", "serve --approver"),
+    "EVERLOG_NOTIFY": Setting("URLs to notify, separated by spaces", "serve --notify", secret=True),
     "EVERLOG_MASTER_KEY": Setting("master key of sealed rows, in base64", secret=True),
     "EVERLOG_MASTER_KEY_FILE": Setting("file of the master key"),
     "EVERLOG_NEXT_MASTER_KEY_FILE": Setting("file of the next master key", "serve --next-master-key"),
 }
 
-# Variables that load_files took into the environment: from which file, with which value.
+# Variables that load_files put into the environment: file and value of each.
 _loaded: dict[str, tuple[str, str]] = {}
-_files: list[str] = []  # those that load_files was given last
-_wrong: dict[str, bool] = {}  # a sentence for each line that is no assignment, and whether it was told
+_files: list[str] = []  # the files of the last load_files
+_wrong: dict[str, bool] = {}  # a warning for each invalid line, and whether it was reported
 
 logger = logging.getLogger("everlog")
 
 
 def variable(name: str) -> str:
-    """The value of a variable, of the environment or else of `.env`; empty if neither sets it.
-    Raises OpenError for a `.env` that is not text."""
+    """Return the value of a variable from the environment, or else from `.env`; empty if neither sets it.
+
+    Raises OpenError for a `.env` that is not text.
+    """
     if name in os.environ:
         return os.environ[name]
     value = _fallback().get(name, "")
-    for sentence in _untold():
+    for sentence in _unreported():
         logger.warning("%s", sentence)
     return value
 
 
 def source(name: str) -> str:
-    """Where `variable` finds a variable: `environment`, the name of a file, or empty."""
+    """Return where `variable` finds a variable: `environment`, a file name, or empty."""
     if name in os.environ:
         path, value = _loaded.get(name, ("", None))
         return path if os.environ[name] == value else "environment"
@@ -84,7 +87,7 @@ def _fallback() -> dict[str, str]:
 
 
 def read_file(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The variables of a file; none if it is not there. Raises OpenError if it is not text."""
+    """Return the variables in a file; none if it does not exist. Raises OpenError if it is not text."""
     if not Path(path).is_file():
         return {}
     from dotenv import dotenv_values  # noqa: PLC0415  most programs have no such file
@@ -93,9 +96,7 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, str]:
     try:
         text = Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise OpenError(
-            f"{path}: expected variables as text in UTF-8, found something else: {error}"
-        ) from None
+        raise OpenError(f"{path}: expected variables as UTF-8 text, found other bytes: {error}") from None
     kept = []
     for one in parse_stream(io.StringIO(text)):
         whole = one.original.string
@@ -104,8 +105,7 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, str]:
         ):
             line = one.original.line + whole[: len(whole) - len(whole.lstrip())].count("\n")
             _wrong.setdefault(
-                f"{path}, line {line}: expected NAME=VALUE or a comment, found something else; the line sets"
-                " nothing",
+                f"{path}, line {line}: expected NAME=VALUE or a comment; the line is ignored",
                 False,
             )
         else:
@@ -113,18 +113,18 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, str]:
     return {name: value or "" for name, value in dotenv_values(stream=io.StringIO("".join(kept))).items()}
 
 
-def _untold() -> list[str]:
-    """The sentences of `_wrong` that nobody was told yet, which are told now."""
-    found = [sentence for sentence, told in _wrong.items() if not told]
+def _unreported() -> list[str]:
+    """Return the warnings in `_wrong` that were not reported yet, and mark them as reported."""
+    found = [sentence for sentence, reported in _wrong.items() if not reported]
     _wrong.update(dict.fromkeys(found, True))
     return found
 
 
 def load_files(files: Sequence[str]) -> None:
-    """Takes the variables of files into the environment, where it does not set them; the first file wins.
+    """Load the variables of files into the environment, unless it sets them already; the first file wins.
 
-    Without files that is `.env`, if it is there. What an earlier call took is taken out first. Raises
-    OpenError for a named file that is missing.
+    Without files, load `.env` if it exists. Variables of an earlier call are removed first. Raises
+    OpenError if a named file is missing.
     """
     _files[:] = files
     while _loaded:
@@ -133,7 +133,7 @@ def load_files(files: Sequence[str]) -> None:
             del os.environ[name]
     for path in files or [ENV_FILE]:
         if files and not Path(path).is_file():
-            raise OpenError(f"{path}: there is no such file; --env-file names a file of variables to read")
+            raise OpenError(f"{path}: file not found; --env-file names a file of variables")
         for name, value in read_file(path).items():
             if name not in os.environ:
                 os.environ[name] = value
@@ -141,7 +141,7 @@ def load_files(files: Sequence[str]) -> None:
 
 
 def reload_files() -> None:
-    """Takes the variables of the same files again. Raises OpenError: then the environment is as it was."""
+    """Load the same files again. Raises OpenError; the environment is then unchanged."""
     before, loaded = dict(os.environ), dict(_loaded)
     try:
         load_files(list(_files))
@@ -154,13 +154,13 @@ def reload_files() -> None:
 
 
 def unknown() -> list[str]:
-    """A sentence for each variable with our prefix that sets nothing, and for each line of the files that is
-    no assignment, once."""
-    found = _untold()
+    """Return a warning for each unknown variable with the prefix EVERLOG_, and for each invalid line,
+    once."""
+    found = _unreported()
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in SETTINGS:
             words = [known.removeprefix(PREFIX) for known in SETTINGS if known.startswith(PREFIX)]
-            import difflib  # noqa: PLC0415  only for a variable that is wrong
+            import difflib  # noqa: PLC0415  only for an unknown variable
 
             close = difflib.get_close_matches(name.removeprefix(PREFIX), words, 1)
             hint = f"; did you mean {PREFIX}{close[0]}?" if close else "; `everlog config` lists them"

@@ -1,28 +1,28 @@
-"""Errors: one root, and a child for each moment at which things go wrong.
+"""Errors: one root, and one class for each situation in which something fails.
 
     Error
       OpenError          opening
       SchemaError        loading constants, models and migration folders
-      RowError           handing over a row or a key
-      PreconditionError  committing: what must hold of a row does not
+      RowError           passing a row or a key
+      PreconditionError  committing: a row is not as the write expects
         UniqueError
-      ConflictError      committing: somebody else was faster; run it again
+      ConflictError      committing: another commit came first; run the transaction again
       ReadOnlyError
       MigrationError     planning and applying migrations
       LoadError          reading a source of rows
       CursorError        subscribing
       SinkError          following
-      SealedError        reading rows whose key is not at hand, or was forgotten
-      CorruptionError    reading what is on disk
+      SealedError        reading or writing sealed rows without their key
+      CorruptionError    reading from disk or from the wire
       DiskError          writing to disk
       UnavailableError   calling a server
-      AccessError        calling a server: it is not for this caller
-      ClosedError        using what was closed
+      AccessError        calling a server without permission
+      ClosedError        using a closed object
 
-A message says what was expected, what was found, where, and the remedy; the facts in it are
-attributes as well. It never has the contents of a row: messages are kept in the log and sent to
-operators. They are in `private`, for the terminal of the person who runs it. RocksDB's errors are
-translated in `everlog.store.rocks.engine`, gRPC's in `everlog.rpc.errors`, and nowhere else.
+A message says what was expected, what was found, where, and the remedy; its facts are attributes as
+well. It never contains data of rows, because messages are stored in the log and sent to operators. Such
+data is in `private`, for the terminal of the person who runs the program. RocksDB's errors are
+translated in `everlog.store.rocks.errors`, gRPC's in `everlog.rpc.errors`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from typing import Any
 
 
 class Error(Exception):
-    """Root of every error that everlog raises. Facts of the message are attributes.
+    """Root of every error that everlog raises. The facts of the message are attributes.
 
-    `private`: the row or value that the message is about, as text; empty: there is none. It is never
-    stored, logged or sent.
+    `private`: the row or value that the message is about, as text; empty: none. It is never stored, logged
+    or sent.
     """
 
     def __init__(self, message: str, *, private: str = "", **facts: Any) -> None:
@@ -50,8 +50,8 @@ class Error(Exception):
 
 
 class OpenError(Error):
-    """Raised when a database cannot be opened: no database there, another process has it, its
-    format is newer than this program, or the URL is not one."""
+    """Raised when a database cannot be opened: the path or URL is no database, another process has it open,
+    or its format is newer than this program."""
 
 
 class SchemaError(Error):
@@ -59,56 +59,56 @@ class SchemaError(Error):
 
 
 class RowError(Error):
-    """Raised when a row or a key cannot be written: wrong type, another table's model, a key
-    field that is missing, too large."""
+    """Raised when a row, a key or another argument is invalid: wrong type, another table's model, a missing
+    key field, too large."""
 
 
 class PreconditionError(Error):
-    """Raised when what a write expects of its row does not hold (`table`, `key`)."""
+    """Raised when a row is not as a write expects it (`table`, `key`)."""
 
 
 class UniqueError(PreconditionError):
-    """Raised when a row would be the second with a value of a unique index (`index`, `value`,
-    `key` of the row that has it)."""
+    """Raised when another row has the same values in a unique index (`index`, `value`, and `key` of that
+    row)."""
 
 
 class ConflictError(Error):
-    """Raised when what a transaction read was changed before it committed. Nothing was written:
-    run the transaction again, as `db.run` does."""
+    """Raised when data that a transaction read was changed before it committed. Nothing was written: run
+    the transaction again, as `db.run` does."""
 
 
 class ReadOnlyError(Error):
-    """Raised when something is written to what was opened for reading."""
+    """Raised when a write is attempted on a database opened for reading."""
 
 
 class MigrationError(Error):
-    """Raised when a migration cannot be planned or applied; nothing of it was."""
+    """Raised when a migration cannot be planned or applied. Nothing of it was applied."""
 
 
 class LoadError(Error):
-    """Raised when a source of rows has one that does not fit (`file`, `line`, `column`)."""
+    """Raised when a source of rows has an invalid row (`file`, `line`, `column`)."""
 
 
 class CursorError(Error):
-    """Raised when a subscription cannot start at its cursor: ahead of the log, before its oldest
+    """Raised when a subscription cannot start at its cursor: it is ahead of the log, before its oldest
     record, or of another history."""
 
 
 class SinkError(Error):
-    """Raised when a follower's target refuses, or is not what it was."""
+    """Raised when a follower's target refuses a write, or was changed by another program."""
 
 
 class SealedError(Error):
-    """Raised when a sealed row cannot be opened, or written: `erased` says that its key was forgotten;
-    else there is no master key, or no key store."""
+    """Raised when a sealed row cannot be unsealed or written. `erased`: its key was shredded; otherwise the
+    master key or the key store is missing."""
 
 
 class CorruptionError(Error):
-    """Raised when what is on disk or on the wire is not what was written (`seq` or `place`)."""
+    """Raised when data on disk or on the wire is not what was written (`seq` or `place`)."""
 
 
 class DiskError(Error):
-    """Raised when the disk refuses. `outcome` is "nothing written" or "unknown"."""
+    """Raised when the disk refuses a write. `outcome` is "nothing written", "written" or "unknown"."""
 
 
 class UnavailableError(Error):
@@ -116,8 +116,8 @@ class UnavailableError(Error):
 
 
 class AccessError(Error):
-    """Raised when whoever calls a server may not do that (`actor`), or says to be somebody else."""
+    """Raised when a caller may not do what it requests (`actor`), or claims another caller's name."""
 
 
 class ClosedError(Error):
-    """Raised when something is used after it was closed."""
+    """Raised when an object is used after it was closed."""

@@ -1,48 +1,44 @@
-"""Log: the truth. Framed records under dense positions; everything else is made from them.
+"""Log: the truth. Framed records at dense positions; everything else is derived from them.
 
     append ─▶ written ─▶ sync ─▶ head ─▶ listeners, readers, feed
                           │
-              never shown before it is on disk
+              never visible before it is on disk
 
-    read(after, max_bytes) ─▶ records joined, as they are, up to the head
+    read(after, max_bytes) ─▶ records joined, byte for byte, up to the head
+
+The interface is small because another engine may stand behind it: append at an expected position, read,
+follow, trim.
+
+`Trimmed` is the beginning of a log, archived and removed:
+
+    log    [ removed … ] Base at `base` ─▶ base + 1 ─▶ …
+    kept   seq ─▶ framed record      the removed records that the store looks up: the first, migrations
+    older  the archive               all removed records; supplied by whoever opens the database
+
+The Base takes the seq of the last record that it stands for, and holds that record's checksum, so that a
+cursor at this position still identifies its history.
+
+`Merger` keeps the number of the log's files small. It merges small ones while others read and write:
+
+    each flush, each closing ─▶ one more file of the log ─▶ eight or more ─▶ one
+
+RocksDB merges files whose keys overlap, and moves others unchanged. The log's files never overlap, so a
+database that is opened for one commit and closed would gain one file each time, for ever, and a reader
+beside a writer opens all of them.
+
+Removed data (archived records, dropped tables and indexes, deleted rows) stays on disk while a snapshot
+sees it. RocksDB's files record how much of it they hold. Once no snapshot sees it, these files are
+rewritten: when the snapshot is released, at the next check, or when the database is closed or opened.
 
 Invariants
   (1) seq runs 1, 2, 3 … (after a trim: from `oldest`) without gaps;
   (2) nothing after `head` is read by anybody but the committer;
-  (3) what is read is exactly what was asked for, or an error that names the seq.
-
-This door is small because another engine may stand behind it: append at an expected position,
-read, follow, trim.
-
-Trimmed: the beginning of a log that was archived and removed, and what stands for it.
-
-    log    [ removed … ] Base at `base` ─▶ base + 1 ─▶ …
-    kept   seq ─▶ framed record      of those removed, what the store looks up: the first, migrations
-    older  the archive               all of them, wherever it is; given by who opens the database
-
-The Base takes the seq of the last record that it stands for. That record's own checksum is in it, so that
-a cursor that stands there still tells which history it is of.
-
-Invariants
-  (1) a record is in the log, or in the archive that was verified before it went: removal is one batch;
-  (2) a record that is not held anywhere any more is an error that says so, never a gap.
-
-Merger: the files of the log stay few. Small ones are made one, while others read and write.
-
-    each flush, each closing ─▶ one more file of the log ─▶ eight or more ─▶ one
-
-RocksDB merges files whose keys overlap, and moves others as they are. Those of the log never overlap, so a
-database that is opened for one commit, and closed, would have one file more each time, for ever, and a
-reader beside a writer opens all there are.
-
-What was removed (archived records, dropped tables and indexes, deleted rows) stays on disk as long as a
-snapshot sees it. RocksDB's files say how much of that they have. Once no snapshot sees it they are written
-anew: when the snapshot is released, with the next look, or when the database is closed or opened.
-
-Invariants
-  (1) what is merged is no more than LOG_FILE_BYTES, and its largest file no more than a quarter of it: each
-      record is copied again some few times at most, and closing takes no longer than that;
-  (2) one merge at a time, and none after `close`.
+  (3) a read returns exactly what was requested, or an error that names the seq;
+  (4) a removed record was in a verified archive before: a removal is one batch;
+  (5) a record that is no longer held anywhere is an error that says so, never a gap;
+  (6) a merge covers at most LOG_FILE_BYTES, its largest file at most a quarter of it: each record is copied
+      again a few times at most, and closing takes no longer than that;
+  (7) one merge runs at a time, and none after `close`.
 """
 
 from __future__ import annotations
@@ -65,30 +61,30 @@ from everlog.store.rocks.view import take
 
 
 class Older(Protocol):
-    """Where removed records are."""
+    """An archive of removed records."""
 
     @property
     def last(self) -> int:
-        """The newest that it has; it has all before. 0: none."""
+        """The newest record in it; it has all earlier ones. 0: none."""
 
     def get(self, seq: int) -> bytes:
-        """One framed record. Raises CursorError and CorruptionError naming the file that is missing."""
+        """Return one framed record. Raises CursorError and CorruptionError that name the missing file."""
 
     def some(self, after: int, until: int, max_bytes: int) -> tuple[list[bytes], int]:
-        """Records after `after`, one at the least, and the seq of the last of them."""
+        """Return at least one record after `after`, and the seq of the last one."""
 
     def reload(self) -> None:
-        """Look again what it has."""
+        """Read again what the archive holds."""
 
 
 class Trimmed:
-    """What was removed from a log: records 1 to `base`; 0: nothing."""
+    """The removed part of a log: records 1 to `base`; 0: nothing was removed."""
 
     def __init__(self, engine: Engine, first: tuple[bytes, bytes] | None, older: Older | None = None) -> None:
         self._engine = engine
         self.base = self.checksum = self.time_ns = 0
         self.older = older
-        self.first = SEQ.unpack(first[0])[0] if first else 0  # whose record is in the log
+        self.first = SEQ.unpack(first[0])[0] if first else 0  # the first record in the log itself
         if first and self.first > 1:
             commit = record.decode(first[1], self.first)
             if commit.HasField("base"):
@@ -97,15 +93,15 @@ class Trimmed:
 
     @property
     def is_archived(self) -> bool:
-        """Whether all that was removed is in an archive that was given."""
+        """Whether the given archive has everything that was removed."""
         return self.older is not None and self.older.last >= self.base
 
     def get(self, seq: int) -> bytes | None:
-        """A removed record; None for the one in whose place the Base is, where there is no archive. Raises
+        """Return a removed record; None for the one that the Base replaces, if there is no archive. Raises
         CursorError."""
         kept = self._engine.side(KEPT, make=False)
         if kept is not None:
-            with translated(f"reading record {seq}, which was kept"):
+            with translated(f"reading the kept record {seq}"):
                 framed: bytes | None = kept[0].get(SEQ.pack(seq))
             if framed is not None:
                 return framed
@@ -116,39 +112,39 @@ class Trimmed:
         raise self._gone(seq)
 
     def kept(self) -> list[tuple[int, bytes]]:
-        """The removed records that stayed to be looked up, unchecked, each with its seq, in order."""
+        """Return the removed records that were kept for look-ups, unchecked, each with its seq, in order."""
         kept = self._engine.side(KEPT, make=False)
         if kept is None or not self.base:
             return []
-        with translated("reading the records that were kept"):
+        with translated("reading the kept records"):
             verifier = kept[0].iter()
             found: list[Any] = list(kept[0].items())
             verify_end(verifier, found[-1][0] if found else None, b"", b"\xff" * 9)
         return [(SEQ.unpack(key)[0], framed) for key, framed in found]
 
     def some(self, after: int, until: int, max_bytes: int) -> tuple[list[bytes], int]:
-        """Removed records after `after`, one at the least. Raises CursorError."""
+        """Return at least one removed record after `after`. Raises CursorError."""
         if self.older is None or self.older.last <= after:
             raise self._gone(after + 1)
         return self.older.some(after, min(until, self.base), max_bytes)
 
     def all(self, after: int, until: int) -> Iterator[bytes]:
-        """Removed records, in order. Raises CursorError."""
+        """Yield the removed records, in order. Raises CursorError."""
         while after < until:
             some, after = self.some(after, until, 1 << 20)
             yield from some
 
     def _gone(self, seq: int) -> CursorError:
         return CursorError(
-            f"the log starts at {self.base + 1}, record {seq} was archived and removed, and no archive that"
-            " has it is known here: put its directory back, or start again from a snapshot",
+            f"the log starts at {self.base + 1}: record {seq} was archived and removed, and no known archive"
+            " has it; restore the archive's directory, or start again from a snapshot",
             seq=seq,
             oldest=self.base + 1,
         )
 
 
 def edge(engine: Engine, *, first: bool) -> tuple[bytes, bytes] | None:
-    """Key and value of the first, or last, record in the log."""
+    """Return key and value of the first, or the last, record in the log; None: the log is empty."""
     cursor: Any = engine.log.iter()
     try:
         cursor.seek_to_first() if first else cursor.seek_to_last()
@@ -157,16 +153,16 @@ def edge(engine: Engine, *, first: bool) -> tuple[bytes, bytes] | None:
             return None
         return cursor.key(), cursor.value()
     finally:
-        del cursor  # or whoever keeps the error keeps the database locked
+        del cursor  # otherwise a kept traceback would keep the database locked
 
 
-LEAST = 8  # files
-LARGEST = 4  # a file of more than this part of the whole is left as it is
+LEAST = 8  # minimum number of files to merge
+LARGEST = 4  # a file larger than 1/LARGEST of the merge is left as it is
 EVERY_S = 30.0
-FIRST_S = 1.0  # from opening to the first look: programs with one commit need not wait for it
-HELD_S = 1.0  # between two looks whether a snapshot still sees what was removed
-LEAST_DELETED, PART = 16, 10  # so many entries must be deletions, and such a part of all
-AT_CLOSE_BYTES = 64 << 20  # closing frees tables of this size at most
+FIRST_S = 1.0  # from opening to the first check: programs with one commit need not wait for it
+HELD_S = 1.0  # between two checks whether a snapshot still sees removed data
+LEAST_DELETED, PART = 16, 10  # minimum number of deletions, and their minimum share (1/PART) of all entries
+AT_CLOSE_BYTES = 64 << 20  # closing frees tables up to this size
 
 
 class Merger:
@@ -174,11 +170,15 @@ class Merger:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._looked_at = time.monotonic() - EVERY_S  # what was killed again and again left files, too
+        self._looked_at = (
+            time.monotonic() - EVERY_S
+        )  # so the first commit checks: killed processes leave files
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._left: dict[bool, tuple[int, int, int]] = {}  # what the last compaction left, of log and tables
+        self._left: dict[
+            bool, tuple[int, int, int]
+        ] = {}  # counts after the last compaction, by log and tables
 
     def look(self) -> None:
         """Check from time to time whether there is work, and start the thread that does it."""
@@ -198,7 +198,7 @@ class Merger:
             self._run()
 
     def start(self) -> threading.Thread | None:
-        """The thread that merges and frees, where there is something to do."""
+        """Return the thread that merges and frees, started if there is work."""
         with self._lock:
             idle = self._thread is None or not self._thread.is_alive()
             if idle and not self._closed.is_set() and (self._found() is not None or self._removed()):
@@ -207,7 +207,7 @@ class Merger:
             return self._thread
 
     def _run(self) -> None:
-        with contextlib.suppress(Error):  # all is as it was, and the next look tries again
+        with contextlib.suppress(Error):  # nothing changed, and the next check tries again
             self._merge()
             while removed := self._removed():
                 sequence = self._engine.sequence
@@ -223,7 +223,7 @@ class Merger:
             self._engine.merge_log(*found)
 
     def _removed(self) -> list[bool]:
-        """Return which have removed entries on disk: the log (True), the tables (False)."""
+        """Return which of the log (True) and the tables (False) have removed entries on disk."""
         found = []
         for log in (True, False):
             entries, deletions, ranges = counted = self._engine.removed(log=log)
@@ -241,7 +241,7 @@ class Merger:
         self._left[log] = self._engine.removed(log=log)
 
     def _found(self) -> tuple[bytes, bytes] | None:
-        """The keys of the first and the last record of what is to become one file."""
+        """Return the keys of the first and the last record to merge into one file."""
         files = self._engine.log_files()
         run = to_merge([size for size, _, _ in files])
         return (files[run.start][1], files[run.stop - 1][2]) if run else None
@@ -260,7 +260,7 @@ class Merger:
 
 
 def to_merge(sizes: list[int]) -> range:
-    """Which files become one: the newest that may, as many as may be."""
+    """Return which files to merge: the newest that qualify, as many as possible."""
     for end in range(len(sizes), LEAST - 1, -1):
         found = whole = largest = 0
         for count, size in enumerate(reversed(sizes[:end]), 1):
@@ -276,7 +276,7 @@ def to_merge(sizes: list[int]) -> range:
 
 BATCH_BYTES_MAX = 256 << 10
 SCANNED_AT_ONCE = 512  # records, if they are small: a chunk is bounded in bytes as well (rocks/view.py)
-RECENT_RECORDS, RECENT_BYTES = 4096, 4096  # so many of the newest records are kept, if no larger
+RECENT_RECORDS, RECENT_BYTES = 4096, 4096  # newest records kept in memory, and the size limit of each
 HEAD_FILE_EVERY_S = 1.0
 EACH_FIRST, EACH_MAX = 4, 8  # records of `get_each` that are read together: the largest fit into memory
 EACH_BYTES = 1 << 20  # after more than this in one reading it goes on with few
@@ -291,7 +291,7 @@ class Log:
         self._engine = engine
         self.refusal = engine.refusal
         self._listeners: list[Callable[[], None]] = []
-        self._recent: dict[int, bytes] = {}  # the newest records, for those who follow at the tail
+        self._recent: dict[int, bytes] = {}  # the newest records, for subscribers at the tail
         self._head_file_at = time.monotonic()
         self._head_file_lock = threading.Lock()
         self._sync_lock = threading.Lock()
@@ -300,29 +300,28 @@ class Log:
         self.reopen()
 
     def reopen(self) -> None:
-        """Reads anew from where to where it goes."""
+        """Read again from RocksDB where the log begins and ends."""
         with translated("opening the log"):
             first, last = edge(self._engine, first=True), edge(self._engine, first=False)
         self.trimmed = Trimmed(self._engine, first, self.trimmed.older)
         if (older := self.trimmed.older) is not None and not self.trimmed.is_archived:
-            older.reload()  # as a reader, beside a process that has archived more since
-        self.written = SEQ.unpack(last[0])[0] if last else 0  # with the operating system
-        self.head = self.written  # on disk
+            older.reload()  # a reader, beside a process that has archived more since
+        self.written = SEQ.unpack(last[0])[0] if last else 0  # last seq handed to the operating system
+        self.head = self.written  # last seq on disk
         self._last = last[1] if last else b""
 
     @property
     def oldest(self) -> int:
-        """The first record that can be had: of a log that was trimmed 1, if its archive is given, else that
-        of its Base."""
+        """The first readable record: 1 if nothing was removed or the archive has it, else the Base."""
         return 1 if self.trimmed.is_archived else self.trimmed.first
 
     @property
     def checksum(self) -> int:
-        """That of the record at `written`; 0 for an empty log."""
+        """The checksum of the record at `written`; 0 for an empty log."""
         return record.checksum_of(self._last) if self._last else 0
 
     def append(self, framed: list[bytes]) -> None:
-        """Writes records at `written` + 1 and on, to the operating system. One caller at a time.
+        """Write records at `written` + 1 and following to the operating system. One caller at a time.
 
         Raises DiskError: none of them was written.
         """
@@ -353,42 +352,47 @@ class Log:
             self.head = max(self.head, upto)
 
     def resume(self) -> None:
-        """`sync` after the disk was full. Raises DiskError as long as there is no room."""
+        """Sync again after the disk was full. Raises DiskError while there is no room."""
         upto = self.written
         self._engine.resume()
         with self._sync_lock:
             self.head = max(self.head, upto)
 
     def tell(self) -> None:
-        """Tells the listeners that the head has moved, and now and then the file HEAD and the merger."""
+        """Notify the listeners that the head has moved; from time to time also write the file HEAD and call
+        the merger."""
         for listener in self._listeners:
             listener()
         if time.monotonic() - self._head_file_at > HEAD_FILE_EVERY_S:
-            with contextlib.suppress(DiskError):  # a full disk fails no commit that is on it; soon again
+            with contextlib.suppress(DiskError):  # the commits are on disk; try again later
                 self.write_head_file(sync=False)
             self.merger.look()
 
     def on_advance(self, listener: Callable[[], None]) -> None:
-        """`listener` is called, on whichever thread commits, after the head moved. Be quick."""
+        """Call `listener` after the head moved, on the thread that commits. It must return quickly."""
         self._listeners = [*self._listeners, listener]
 
     def off_advance(self, listener: Callable[[], None]) -> None:
+        """Stop calling `listener`."""
         self._listeners = [known for known in self._listeners if known != listener]
 
     def get(self, seq: int) -> bytes:
-        """The framed record at `seq`. Read-only. Raises CursorError outside the log."""
+        """Return the framed record at `seq`. Read-only. Raises CursorError outside the log, and
+        CorruptionError."""
         framed = self._recent.get(seq)
         if framed is None and 0 < seq <= self.trimmed.base:
             framed = self.trimmed.get(seq)
         if framed is None:
             if not self.oldest <= seq <= self.written:
-                raise CursorError(f"the log holds {self.oldest} to {self.head}, there is no {seq}", seq=seq)
+                raise CursorError(
+                    f"the log holds records {self.oldest} to {self.head}, but not {seq}", seq=seq
+                )
             try:
                 framed = self._engine.log.get(_key(seq))
             except Exception as error:
                 raise translate(error, f"reading record {seq} of the log") from error
             if framed is None:
-                if seq < self.trimmed.base:  # it went just now
+                if seq < self.trimmed.base:  # it was trimmed meanwhile
                     return self.get(seq)
                 raise CorruptionError(f"record {seq} of the log is missing", seq=seq)
         return framed
@@ -406,20 +410,20 @@ class Log:
                 yield framed if framed and seq != base else self.get(seq)
 
     def commit(self, seq: int) -> log_pb2.Commit:
-        """The record at `seq`, checked and decoded. Read-only."""
+        """Return the record at `seq`, checked and decoded. Read-only."""
         return record.decode(self.get(seq), seq)
 
     def created(self) -> log_pb2.Created:
-        """What the first record says, which is kept when the log is trimmed; nothing where it was not.
-        Read-only."""
+        """Return the content of the first record, which is kept when the log is trimmed; empty if it was
+        not. Read-only."""
         try:
             return self.commit(1).created
         except CursorError:
             return log_pb2.Created()
 
     def beginning(self) -> log_pb2.Commit:
-        """The first record that is in the log itself: Created, or the Base that stands for what was
-        archived. Read-only."""
+        """Return the first record in the log itself: Created, or the Base that replaces archived records.
+        Read-only."""
         with translated("reading the beginning of the log"):
             framed = self._engine.log.get(_key(self.trimmed.first))
         if framed is None:
@@ -429,7 +433,7 @@ class Log:
         return record.decode(framed, self.trimmed.first)
 
     def checksum_at(self, seq: int) -> int:
-        """The checksum that the record at `seq` carries; 0 for seq 0. Read-only."""
+        """Return the checksum in the record at `seq`; 0 for seq 0. Read-only."""
         if seq == self.trimmed.base:
             return self.trimmed.checksum
         if not seq:
@@ -437,15 +441,16 @@ class Log:
         return record.checksum_of(self.get(seq))
 
     def cursor(self, seq: int, database: bytes) -> log_pb2.Cursor:
+        """Return the cursor after the record at `seq`. Read-only."""
         return log_pb2.Cursor(database=database, seq=seq, checksum=self.checksum_at(seq))
 
     def read(
         self, after: int, max_bytes: int = BATCH_BYTES_MAX, until: int | None = None
     ) -> tuple[bytes, int]:
-        """Records after `after`, joined, and the seq of the last: at most `max_bytes`, but one at
-        the least if there is one. (b"", after) at the head. Read-only.
+        """Return records after `after`, joined, and the seq of the last one. Read-only.
 
-        Raises CursorError before the oldest record, CorruptionError naming the seq.
+        At most `max_bytes`, but at least one record if there is one; (b"", after) at the head. Raises
+        CursorError before the oldest record, and CorruptionError that names the seq.
         """
         last = self.head if until is None else min(until, self.head)
         if after >= last:
@@ -465,10 +470,10 @@ class Log:
             parts.pop()
         seq = after + len(parts)
         if not parts or record.seq_of(parts[-1]) != seq:
-            del source  # or whoever keeps the error keeps the database locked
-            if after < self.trimmed.base:  # it went just now
+            del source  # otherwise a kept traceback would keep the database locked
+            if after < self.trimmed.base:  # it was trimmed meanwhile
                 return self.read(after, max_bytes, until)
-            raise self._missing(after, last)  # what lies before the damage was read by an earlier call
+            raise self._missing(after, last)  # an earlier call read the records before the damage
         return b"".join(parts), seq
 
     def _from(self, seq: int, last: int) -> Iterator[bytes]:
@@ -487,8 +492,11 @@ class Log:
             return self._engine.log.values(from_key=_key(seq), read_opt=self._engine.once)
 
     def scan(self, after: int = 0, until: int | None = None) -> Iterator[tuple[int, bytes]]:
-        """Each framed record after `after`, with its seq, up to `until` or what is written.
-        Read-only. Raises CorruptionError naming the seq where it cannot go on."""
+        """Yield each framed record after `after`, with its seq, up to `until` or what is written.
+        Read-only.
+
+        Raises CorruptionError that names the seq where it cannot continue.
+        """
         last = self.written if until is None else min(until, self.written)
         seq = max(after, self.oldest - 1)
         while seq < last:
@@ -500,26 +508,27 @@ class Log:
             with translated(f"reading record {seq + 1} of the log"):
                 source = self._engine.log.items(from_key=_key(seq + 1), read_opt=self._engine.once)
                 chunk: list[tuple[Any, bytes]] = take(source, min(SCANNED_AT_ONCE, last - seq))
-            if not chunk or SEQ.unpack(chunk[-1][0])[0] != seq + len(
-                chunk
-            ):  # keys ascend: the last tells of all
-                if self.trimmed.is_archived and seq < self.trimmed.base:  # it went just now
+            # Keys ascend, so the last key shows whether the chunk has a gap.
+            if not chunk or SEQ.unpack(chunk[-1][0])[0] != seq + len(chunk):
+                if self.trimmed.is_archived and seq < self.trimmed.base:  # it was trimmed meanwhile
                     continue
                 raise self._missing(seq, last)
-            del source  # nothing of RocksDB's is held while its reader has the turn
+            del source  # hold no RocksDB object while the caller runs
             for _, framed in chunk:
                 seq += 1
                 yield seq, framed
 
     def trim(self, base: bytes, kept: list[tuple[int, bytes]]) -> None:
-        """Removes the records up to the one whose seq `base`, a framed Base, takes, in one durable step;
-        those `kept` stay to be looked up. Nobody may append meanwhile, and the archive that is given must
-        have them. Raises DiskError."""
+        """Replace the records up to the seq of `base`, a framed Base, by it, in one durable step; `kept`
+        stay for look-ups.
+
+        No append may run meanwhile, and the given archive must have the records. Raises DiskError.
+        """
         seq = record.seq_of(base)
         trimmed = Trimmed(self._engine, (_key(seq), base), self.trimmed.older)
         assert trimmed.checksum == self.checksum_at(seq)
-        assert trimmed.is_archived, "what goes is in the archive"
-        self.trimmed = trimmed  # who reads what goes looks there from now on
+        assert trimmed.is_archived, "the archive has the removed records"
+        self.trimmed = trimmed  # first: readers of removed records look there from now on
         try:
             self._engine.trim(_key(seq), base, [(_key(at), framed) for at, framed in kept])
         except DiskError:
@@ -529,24 +538,24 @@ class Log:
             self._recent.pop(at, None)
 
     def cut(self, last: int) -> None:
-        """Removes the records after `last`, durably. For who opens it (opening.py). Raises DiskError."""
+        """Remove the records after `last`, durably. Only while opening (opening.py). Raises DiskError."""
         self._engine.cut_log(_key(last + 1))
         self.reopen()
 
     def end_at(self, last: int) -> None:
-        """As a reader: the same, for itself."""
+        """End the log at `last` for this reader; writes nothing."""
         self._last = self.get(last)
         self.written = self.head = last
 
     def _missing(self, after: int, last: int) -> CorruptionError:
-        """Finds the first record that cannot be read between `after` and `last`."""
+        """Return an error that names the first unreadable record between `after` and `last`."""
         for seq in range(after + 1, last + 1):
             try:
                 self.get(seq)
             except CorruptionError as error:
                 return CorruptionError(
                     f"record {seq} of the log cannot be read ({error}); the records before it can."
-                    " Restore a backup, or `everlog repair` cuts the log before it",
+                    " Restore a backup, or cut the log before it with `everlog repair`",
                     seq=seq,
                 )
         return CorruptionError(
@@ -554,7 +563,8 @@ class Log:
         )
 
     def write_head_file(self, *, sync: bool) -> None:
-        with self._head_file_lock:  # the flusher's thread and whoever commits
+        """Write the head to the file HEAD; `sync` waits until it is on disk. Raises DiskError."""
+        with self._head_file_lock:  # shared by the flusher and committing threads
             self._head_file_at = time.monotonic()
             seq = self.head
             if seq and self._engine.stopped is None:
@@ -562,7 +572,7 @@ class Log:
                 files.write(path, files.Head(seq, self.checksum_at(seq)), sync=sync)
 
     def check_head(self, known: files.Head | None) -> None:
-        """Compares the log with what HEAD said before it was opened. Raises CorruptionError for a loss."""
+        """Compare the log with the HEAD file from before it was opened. Raises CorruptionError for a loss."""
         if known is None:
             return
         if known.seq > self.written or (
@@ -571,6 +581,6 @@ class Log:
             raise CorruptionError(
                 f"{self._engine.path}: the log was on disk up to record {known.seq} (checksum"
                 f" {known.checksum:08x}), found it up to {self.written}: its end is lost or changed."
-                " Restore a backup, or `everlog repair` accepts what is left",
+                " Restore a backup, or accept what is left with `everlog repair`",
                 seq=min(known.seq, self.written + 1),
             )

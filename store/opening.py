@@ -40,8 +40,7 @@ from everlog.store.errors import CorruptionError, DiskError, Error, OpenError
 from everlog.store.keys import SEQ
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress
-from everlog.store.rocks import files as head
-from everlog.store.rocks import manifest
+from everlog.store.rocks import files, manifest
 from everlog.store.rocks.engine import Engine
 from everlog.store.rocks.errors import translated
 from everlog.store.rocks.files import KEYS, Head
@@ -131,7 +130,7 @@ def _look(core: Core) -> Tables:
     """The tables as they are now."""
     core.engine.catch_up()
     core.log.reopen()
-    look_again(core.engine, core.log, head.read(core.owner.at / head.HEAD, head.Head))
+    look_again(core.engine, core.log, files.read(core.owner.at / files.HEAD, files.Head))
     # Keys that are gone only in the log open the rows that it deletes, which these files have.
     core.vault.refresh(recovery.shredded_on_disk(core.engine))
     fresh = Tables(core.engine, core.log, MemoryTarget, core.vault)
@@ -152,7 +151,7 @@ def open_directory(
     master, read_only = master_of(master_key), options.read_only
     if path.is_file():
         raise OpenError(f"{path} is a file; an everlog database is a directory")
-    if head.read_marker(path) is None:
+    if files.read_marker(path) is None:
         _prepare(path, create=create and not read_only)
     owner = Ownership(path, writing=not read_only)
     try:
@@ -166,10 +165,10 @@ def _open(
     owner: Ownership, clock: Clock, progress: OnProgress | None, master: Master | None, options: Options
 ) -> Core:
     path, at, read_only = owner.path, owner.at, options.read_only
-    marker = head.read_marker(at)
+    marker = files.read_marker(at)
     if marker is None:
         marker = _mark(path, at)
-    known = head.read(at / head.HEAD, head.Head)  # first: a process that writes goes on with both
+    known = files.read(at / files.HEAD, files.Head)  # first: a process that writes goes on with both
     engine = _engine(owner, known, read_only=read_only)
     try:
         log = Log(engine)
@@ -177,7 +176,7 @@ def _open(
             look_again(engine, log, known)
         log.check_head(known)
         if not read_only:
-            head.write(at / head.OWNER, head.this_process(), sync=False)
+            files.write(at / files.OWNER, files.this_process(), sync=False)
         if not log.written:
             if read_only:
                 raise OpenError(f"{path}: its making was interrupted, there is nothing to read yet")
@@ -195,7 +194,7 @@ def _open(
             # A key that had gone by then is noted in the log of now; one that came, or went, since, is there.
             engine.catch_up()
             log.reopen()
-            look_again(engine, log, head.read(at / head.HEAD, head.Head))
+            look_again(engine, log, files.read(at / files.HEAD, files.Head))
             vault.refresh()
         tables = Tables(engine, log, MemoryTarget if read_only else None, vault)
         _check_applied(path, log, tables)
@@ -224,32 +223,32 @@ def _prepare(path: Path, *, create: bool) -> None:
             f"{path}: a rebuild into it is not through, or was killed: wait for it, or run it again"
             " (`everlog rebuild --into`), which begins anew"
         )
-    begun = {f"{head.MARKER}.new", LOCK}  # its making was interrupted
+    begun = {f"{files.MARKER}.new", LOCK}  # its making was interrupted
     if path.exists() and any(file.name not in begun for file in path.iterdir()):
         raise OpenError(
-            f"{path} is no everlog database: it has other files and no {head.MARKER}; name another directory"
+            f"{path} is no everlog database: it has other files and no {files.MARKER}; name another directory"
         )
     if not create:
         raise OpenError(
             f"there is no database at {path}; check the path, or create it first (`everlog create`)"
         )
     try:
-        head.make_directory(path)
+        files.make_directory(path)
     except OSError as error:
         raise OpenError(f"{path}: cannot make a database there: {error.strerror}") from error
 
 
-def _mark(path: Path, at: Path) -> head.Marker:
+def _mark(path: Path, at: Path) -> files.Marker:
     """Says in a new directory that it is a database. Raises OpenError."""
-    marker = head.Marker(head.FORMAT, str(uuid.uuid4()))
+    marker = files.Marker(files.FORMAT, str(uuid.uuid4()))
     try:
-        head.write(at / head.MARKER, marker, sync=True)
+        files.write(at / files.MARKER, marker, sync=True)
     except DiskError as error:
         raise OpenError(f"{path}: cannot make a database there: {error}") from error
     return marker
 
 
-def _engine(owner: Ownership, known: head.Head | None, *, read_only: bool) -> Engine:
+def _engine(owner: Ownership, known: files.Head | None, *, read_only: bool) -> Engine:
     path = owner.path
     if not (owner.at / "db" / "CURRENT").exists():
         if known is not None:
@@ -267,15 +266,15 @@ def _engine(owner: Ownership, known: head.Head | None, *, read_only: bool) -> En
     except OpenError as error:  # an older everlog, which knows no other lock than RocksDB's
         if not error.facts.get("locked"):
             raise
-        raise taken(path, head.read(owner.at / head.OWNER, head.Owner)) from error
+        raise taken(path, files.read(owner.at / files.OWNER, files.Owner)) from error
 
 
 def _created(database: uuid.UUID, clock: Clock) -> bytes:
-    created = log_pb2.Created(database=database.bytes, format=head.FORMAT, software=software())
+    created = log_pb2.Created(database=database.bytes, format=files.FORMAT, software=software())
     return record.frame(log_pb2.Commit(seq=1, time_ns=clock.now(), created=created))
 
 
-def _check_first(path: Path, log: Log, marker: head.Marker) -> None:
+def _check_first(path: Path, log: Log, marker: files.Marker) -> None:
     first = log.beginning()
     database = first.base.database if first.HasField("base") else first.created.database
     if not database:
@@ -286,7 +285,7 @@ def _check_first(path: Path, log: Log, marker: head.Marker) -> None:
         )
     if marker.database != str(uuid.UUID(bytes=database)):
         raise OpenError(
-            f"{path} is said to be database {marker.database} by its file {head.MARKER}, and its log is of"
+            f"{path} is said to be database {marker.database} by its file {files.MARKER}, and its log is of"
             f" {uuid.UUID(bytes=database)}: files of two databases are mixed"
         )
 

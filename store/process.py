@@ -1,22 +1,22 @@
-"""Process: what becomes of open databases when their process forks, and when it ends.
+"""Process: open databases when their process forks, and when it ends.
 
     fork   before ─▶ RocksDB is idle, its threads end   a child has none, and would wait for them for ever
            child  ─▶ descriptors closed, objects kept   RocksDB's destructors write to the parent's files
                      RocksDB's lead to /dev/null        its queued jobs would run in the child
            parent ─▶ RocksDB's threads again
-    end    atexit ─▶ whatever is open is closed, the newest first
+    end    atexit ─▶ everything open is closed, the newest first
 
-A forked child has nothing of its parent's databases: neither locks nor directories, and their calls are
-refused. It may open databases of its own. Where RocksDB did not come to rest in time, because it compacted,
-the child may only read.
+A forked child has nothing of its parent's databases: neither locks nor directories, and calls on them
+are refused. It may open databases of its own. If RocksDB did not become idle in time, because it
+compacted, the child may only read.
 
 A thread that returns from RocksDB after the interpreter has ended aborts the process: Python ends such a
 thread by an exception that cannot cross Rust code. So no thread may be in RocksDB by then.
 
 Invariants
   (1) a child neither keeps a lock of its parent nor releases it;
-  (2) no object of RocksDB that a parent made is destroyed in its child;
-  (3) every open database is closed before the interpreter ends, and no thread opens another one meanwhile.
+  (2) no RocksDB object of a parent is destroyed in its child;
+  (3) every open database is closed before the interpreter ends.
 
 The long story: docs/deployment.md.
 """
@@ -59,20 +59,23 @@ class Closing(Protocol):
 
 
 class Working(Protocol):
-    """An object that gives work to RocksDB's threads."""
+    """An object whose work runs on RocksDB's threads."""
 
     def is_idle(self) -> bool: ...
 
 
 class Forking(Protocol):
-    """An object that must know that it is in a forked child."""
+    """An object that is notified in a forked child."""
 
     def forked(self) -> None: ...
 
 
 class Held:
-    """An open descriptor that a forked child closes at once. With `below` it is of a directory, and the child
-    redirects it, and all descriptors of files below it, to /dev/null."""
+    """An open descriptor that a forked child closes at once.
+
+    `below`: it is a directory, and the child redirects it, and all descriptors of files below it, to
+    /dev/null.
+    """
 
     def __init__(self, descriptor: int, *, below: bool = False) -> None:
         self._descriptor = descriptor
@@ -129,7 +132,7 @@ def close_at_end(thing: Closing) -> None:
 
 
 def keep_in_child(thing: object) -> None:
-    """Keep `thing`, and all that it refers to, from being destroyed in forked children."""
+    """Keep `thing`, and everything it refers to, from being destroyed in forked children."""
     _kept.add(thing)
 
 

@@ -1,9 +1,8 @@
-"""Progress: what long work tells about itself. Whoever shows it is above (console/output.py).
+"""Progress: reports of long-running work, and the pace at which it may run. Displayed by
+console/cli/output.py.
 
-Pace: how fast work beside others goes, and in how small pieces.
-
-Python runs one thread at a time: who works at full speed lets others wait for as long as a piece
-takes. With a limit the pieces are small, and between them there is time for others.
+Python runs one thread at a time, so a thread at full speed delays the others for as long as one slice
+takes. With a rate limit, slices are small, and other threads run between them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import msgspec
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a step is: `done` of `total` (None: unknown) in `unit`s."""
+    """The progress of a step: `done` of `total` (None: unknown) in `unit`s."""
 
     step: str
     done: int
@@ -27,12 +26,12 @@ OnProgress = Callable[[Progress], None]
 
 
 SLICE_ROWS = 1024
-SLICE_S = 0.004  # so much of each slice's time may be work, when there is a limit
-BEHIND_S = 0.1  # so far behind its time it hurries; more it lets go
+SLICE_S = 0.004  # maximum duration of a slice under a rate limit
+BEHIND_S = 0.1  # maximum delay that it catches up on; the rest is dropped
 
 
 class Pace:
-    """`rate`: rows a second at most; None: all it can."""
+    """Limits work to `rate` rows per second; None: unlimited."""
 
     def __init__(self, rate: float | None) -> None:
         self.rate = rate
@@ -40,7 +39,7 @@ class Pace:
         self._due = time.monotonic()
 
     def wait(self) -> None:
-        """After a slice: until it is time for the next."""
+        """Wait after a slice until the next one is due."""
         if self.rate is None:
             return
         now = time.monotonic()

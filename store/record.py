@@ -1,28 +1,25 @@
-"""Record: the bytes of one commit, as they stand in the log and travel in the feed.
+"""Record: the bytes of one commit, in the log and in the feed.
 
     framed := 0x0A length:varint record
     record := Commit without its checksum, 0x7D crc32:u32le
     Commit := head change*
-    head   := 0x08 seq:varint 0x11 time_ns:u64le 0x18 schema:varint  and what else is set
+    head   := 0x08 seq:varint 0x11 time_ns:u64le 0x18 schema:varint  and other fields that are set
     change := 0x22 length:varint Change
 
-The frame makes joined records a valid `Batch` (and the first field of a `FeedMessage`); the last
-five bytes are the record's own field `checksum`, over all bytes of the record before them.
+The frame makes joined records a valid `Batch` (and the first field of a `FeedMessage`). The last five
+bytes are the record's own field `checksum`, over all preceding bytes of the record.
 
-Invariants
-  (1) a record starts with its seq: 0x08 seq:varint, as protobuf writes the lowest field first;
-  (2) what `unframe` returns has been checked; nothing unchecked is ever parsed on a rebuild.
-
-Past changes: where in a record its changes lie, found by walking its tags.
+`changes` finds the changes in a record by walking its tags:
 
     0x0A length │ 0x08 seq │ 0x11 time │ 0x18 schema │ 0x22 length Change │ 0x22 length Change │ …
                                                                   └ offset, size, and its space, op, key
 
-The rows are stepped over, so that a record costs by its changes and not by its bytes; what of a Change
-is not as everlog writes it is left to protobuf.
+It steps over the rows, so its cost depends on the number of changes, not on their bytes. A Change that
+is not encoded as everlog encodes it is parsed by protobuf.
 
 Invariants
-  (1) a record that does not check is not walked.
+  (1) a record starts with its seq: 0x08 seq:varint, as protobuf writes the lowest field first;
+  (2) `unframe` returns checked bytes only; nothing unchecked is ever parsed on a rebuild, or walked.
 """
 
 from __future__ import annotations
@@ -40,7 +37,10 @@ CHECKSUM_TAG = 0x7D
 CHECKSUM_SIZE = 5
 RECORD_BYTES_MAX = 8 << 20
 KNOWN_FEATURES = frozenset((log_pb2.REWRITTEN, log_pb2.EXPIRY, log_pb2.SEALED, log_pb2.ONLINE))
-REQUIRES_SEALED = b"\x5a\x01\x03"  # the field `requires` of a commit that has sealed rows
+# The field `requires` of a commit, with one feature. The field is repeated, so they can be joined.
+REQUIRES_SEALED = bytes((0x5A, 1, log_pb2.SEALED))
+REQUIRES_REWRITTEN = bytes((0x5A, 1, log_pb2.REWRITTEN))
+REQUIRES_EXPIRY = bytes((0x5A, 1, log_pb2.EXPIRY))
 
 _CHECKSUM = struct.Struct("<BI")
 _U32 = struct.Struct("<I")
@@ -50,7 +50,7 @@ _TIME_TAG = b"\x11"  # of Commit.time_ns, the field after `seq`
 
 
 def varint(value: int) -> bytes:
-    """Base-128, least significant group first, as protobuf has it."""
+    """Encode a number in base 128, least significant group first (protobuf's varint)."""
     if value < 0x80:
         return bytes((value,))
     if value < 0x4000:
@@ -66,7 +66,7 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """The value that starts at `at`, and where it ends. Raises CorruptionError."""
+    """Return the value that starts at `at`, and where it ends. Raises CorruptionError."""
     value = shift = 0
     try:
         while True:
@@ -82,31 +82,28 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
         raise CorruptionError(f"expected a varint to end, found the end of the data at byte {at}") from None
 
 
-REQUIRES_REWRITTEN = bytes((0x5A, 1, log_pb2.REWRITTEN))  # the same
-REQUIRES_EXPIRY = bytes((0x5A, 1, log_pb2.EXPIRY))  # the field `requires` of a commit, once more
-
 _VARINTS_MAX = 4096
 _VARINTS = [varint(value) for value in range(_VARINTS_MAX)]
 
 
 def seal(body: bytes) -> bytes:
-    """The body of a record or of a feed message, with its checksum."""
+    """Return the body of a record or of a feed message, followed by its checksum."""
     return body + _CHECKSUM.pack(CHECKSUM_TAG, crc32(body))
 
 
 def head(seq: int, time_ns: int, schema: bytes, reading_ns: int = 0) -> bytes:
-    """The start of a commit without metadata, as protobuf would serialise it."""
+    """Return the start of a commit without metadata, as protobuf would serialize it."""
     made = b"\x08" + varint(seq) + b"\x11" + _U64_PACK(time_ns) + schema
     return made + b"\x61" + _U64_PACK(reading_ns) if reading_ns else made
 
 
 def schema_head(version: int) -> bytes:
-    """The field `schema` in the head of a commit."""
+    """Return the field `schema` in the head of a commit."""
     return b"\x18" + varint(version) if version else b""
 
 
 def change(body: bytes, prior: int) -> tuple[bytes, bytes, bytes]:
-    """The parts of one change of a commit: a Change without its `prior`, and that."""
+    """Return the parts of one change of a commit, from a Change without its `prior`, and the `prior`."""
     if prior:
         body += b"\x28" + varint(prior)
     size = len(body)
@@ -114,22 +111,22 @@ def change(body: bytes, prior: int) -> tuple[bytes, bytes, bytes]:
 
 
 def with_version(body: bytes, version: int) -> bytes:
-    """A Change without its `prior`, whose row keeps a version that is not its commit's seq."""
+    """Return a Change without `prior` whose row keeps a version other than its commit's seq."""
     return body + b"\x30" + varint(version)
 
 
 def with_expiry(body: bytes, expires_ns: int) -> bytes:
-    """A Change without its `prior`, whose row has a life that ends then. The commit REQUIRES_EXPIRY."""
+    """Return a Change without `prior` whose row expires at `expires_ns`. The commit REQUIRES_EXPIRY."""
     return body + b"\x39" + _U64_PACK(expires_ns)
 
 
 def with_key(body: bytes, key_id: bytes) -> bytes:
-    """A Change without its `prior`, whose row is sealed. The commit REQUIRES_SEALED."""
+    """Return a Change without `prior` whose row is sealed. The commit REQUIRES_SEALED."""
     return body + b"\x42\x10" + key_id
 
 
 def change_body(space_and_op: bytes, key: bytes, row: bytes) -> bytes:
-    """A Change without its `prior`, as protobuf would serialise it."""
+    """Return a Change without `prior`, as protobuf would serialize it."""
     key_size, row_size = len(key), len(row)
     if not row:
         return b"".join((space_and_op, b"\x1a", varint(key_size), key))
@@ -147,24 +144,24 @@ def change_body(space_and_op: bytes, key: bytes, row: bytes) -> bytes:
 
 
 def space_and_op(space: int, op: int) -> bytes:
-    """The start of a Change: fields 1 and 2, the latter only where it is not PUT."""
+    """Return the start of a Change: fields 1 and 2, the latter only if it is not PUT."""
     return b"\x08" + varint(space) + (b"\x10" + varint(op) if op else b"")
 
 
 def frame(commit: log_pb2.Commit) -> bytes:
-    """The framed record of a commit whose `checksum` is unset. Raises RowError over 8 MiB."""
+    """Return the framed record of a commit whose `checksum` is unset. Raises RowError over 8 MiB."""
     return frame_parts([commit.SerializeToString()])[0]
 
 
 def frame_parts(parts: list[bytes]) -> tuple[bytes, int]:
-    """The framed record of a commit given as its head and its changes, and its checksum.
-    Raises RowError."""
+    """Return the framed record of a commit given as its head and its changes, and its checksum. Raises
+    RowError."""
     body = b"".join(parts)
     size = len(body) + CHECKSUM_SIZE
     if size > RECORD_BYTES_MAX:
         raise RowError(
-            f"a commit is at most {RECORD_BYTES_MAX:,} bytes, this one is {size:,}; split the"
-            " transaction, or use the bulk load, which splits by itself",
+            f"the commit has {size:,} bytes; the limit is {RECORD_BYTES_MAX:,}; split the transaction, or"
+            " use the bulk load, which splits automatically",
             commit_bytes=size,
         )
     length = _VARINTS[size] if size < _VARINTS_MAX else varint(size)
@@ -173,16 +170,16 @@ def frame_parts(parts: list[bytes]) -> tuple[bytes, int]:
 
 
 def checksum_of(framed: bytes) -> int:
-    """The checksum that the record carries."""
+    """Return the checksum in a record."""
     checksum: int = _U32.unpack_from(framed, len(framed) - 4)[0]
     return checksum
 
 
 def seq_of(framed: bytes) -> int:
-    """The seq that the record carries."""
+    """Return the seq in a record. Raises CorruptionError."""
     at = read_varint(framed, 1)[1]
     if at >= len(framed) or framed[at] != 0x08:
-        raise CorruptionError("expected a record to start with its seq, found something else")
+        raise CorruptionError("expected a record to start with its seq, found another field")
     return read_varint(framed, at + 1)[0]
 
 
@@ -201,8 +198,8 @@ def time_of(framed: bytes) -> int:
 
 
 def unframe(framed: bytes, seq: int) -> bytes:
-    """The record in a frame, whole and checked. Raises CorruptionError naming `seq`."""
-    if len(framed) > 2 and framed[0] == 0x0A:  # what is right and not large is seen to be so at once
+    """Return the checked record in a frame. Raises CorruptionError that names `seq`."""
+    if len(framed) > 2 and framed[0] == 0x0A:  # fast path for valid records that are not large
         low, high = framed[1], framed[2]
         at = 2 if low < 0x80 else 3
         if high < 0x80 or at == 2:
@@ -216,7 +213,7 @@ def unframe(framed: bytes, seq: int) -> bytes:
             raise CorruptionError(f"expected its frame to start with 0x0a, found 0x{framed[0]:02x}")
         size, at = read_varint(framed, 1)
         if at + size != len(framed) or size < CHECKSUM_SIZE:
-            raise CorruptionError(f"its frame says {size:,} bytes, found {len(framed) - at:,}")
+            raise CorruptionError(f"its frame states {size:,} bytes, found {len(framed) - at:,}")
         record = framed[at:]
         if record[-CHECKSUM_SIZE] != CHECKSUM_TAG:
             raise CorruptionError("it does not end in a checksum")
@@ -225,41 +222,39 @@ def unframe(framed: bytes, seq: int) -> bytes:
     except (CorruptionError, IndexError) as error:
         raise CorruptionError(
             f"record {seq} of the log is damaged: {str(error) or 'it is empty'}; the records before it"
-            " can be read. Restore a backup, or `everlog repair` cuts the log before it",
+            " can be read. Restore a backup, or cut the log before it with `everlog repair`",
             seq=seq,
         ) from None
     return record
 
 
 def decode(framed: bytes, seq: int) -> log_pb2.Commit:
-    """The commit in a frame, checked. Raises CorruptionError naming `seq`."""
+    """Return the checked commit in a frame. Raises CorruptionError that names `seq`."""
     record = unframe(framed, seq)
     try:
         commit = log_pb2.Commit.FromString(record)
     except DecodeError as error:
         raise CorruptionError(f"record {seq} of the log is not a Commit: {error}", seq=seq) from None
     if commit.seq != seq:
-        raise CorruptionError(
-            f"expected record {seq} of the log, found one that says it is {commit.seq}", seq=seq
-        )
+        raise CorruptionError(f"expected record {seq} of the log, found one with seq {commit.seq}", seq=seq)
     if commit.requires:
         check_requires(commit)
     return commit
 
 
 def check_requires(commit: log_pb2.Commit) -> None:
-    """Raises CorruptionError if reading the commit rightly needs what this program lacks."""
+    """Raise CorruptionError if the commit requires a feature that this program lacks."""
     unknown = sorted(set(commit.requires) - KNOWN_FEATURES)
     if unknown:
         raise CorruptionError(
-            f"record {commit.seq} needs feature(s) {unknown} that this version of everlog does not know;"
-            " use a newer one",
+            f"record {commit.seq} requires feature(s) {unknown}, unknown to this version of everlog; use a"
+            " newer one",
             seq=commit.seq,
         )
 
 
 def split(batch: bytes) -> Iterator[bytes]:
-    """The framed records that were joined into a batch. Raises CorruptionError."""
+    """Yield the framed records of a batch. Raises CorruptionError."""
     at = 0
     while at < len(batch):
         size, start = read_varint(batch, at + 1)
@@ -274,8 +269,10 @@ _FIXED = {1: 8, 5: 4}
 
 
 def changes(framed: bytes, seq: int) -> Iterator[tuple[int, int, bytes, int, int]]:
-    """Space, op and key of each change of a framed record, and where in it the Change lies. Only the
-    tags are read: the rows are stepped over. Raises CorruptionError if the record does not check."""
+    """Yield space, op and key of each change of a framed record, and offset and size of the Change in it.
+
+    Only the tags are read; the rows are skipped. Raises CorruptionError if the record is invalid.
+    """
     end = len(framed) - CHECKSUM_SIZE
     at = len(framed) - len(unframe(framed, seq))
     while at < end:
@@ -302,7 +299,7 @@ def changes(framed: bytes, seq: int) -> Iterator[tuple[int, int, bytes, int, int
 
 
 def _change(framed: bytes, at: int, end: int) -> tuple[int, int, bytes]:
-    """Space, op and key of a Change. As everlog writes it, they come first and are short."""
+    """Return space, op and key of a Change. As everlog encodes it, they come first and are short."""
     if framed[at] == 0x08 and framed[at + 1] < 0x80:
         start, op = at + 2, 0
         if framed[start] == 0x10:

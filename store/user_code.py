@@ -1,6 +1,6 @@
-"""User code: errors of transforms, checks and bootstrap functions, without values of rows.
+"""User code: quote errors of transforms, checks and bootstrap functions without values of rows.
 
-    raise ValueError("no first name")        its words are in the source ─▶ ValueError: no first name
+    raise ValueError("no first name")        text is in the source       ─▶ ValueError: no first name
     raise ValueError(f"bad {row.name}")      a template of the source    ─▶ ValueError: bad …
     raise ValueError(row.name)               unknown text                ─▶ ValueError
 
@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-HIDDEN = "…"  # in the place of a value
+HIDDEN = "…"  # replaces a value
 
 
 class MisuseError(TypeError):
@@ -27,7 +27,7 @@ class MisuseError(TypeError):
 
 
 def place(function: Callable[..., Any], error: BaseException | None = None) -> str:
-    """Return the place of a failure in the user's file, or that of the function; empty if unknown."""
+    """Return ` (at file:line)` of a failure in the user's file, or of the function; empty if unknown."""
     code = getattr(function, "__code__", None)
     if code is None:
         return ""
@@ -39,21 +39,23 @@ def place(function: Callable[..., Any], error: BaseException | None = None) -> s
 
 
 def words(error: BaseException, *files: str) -> str:
-    """Return the type of an error, and its text as far as a `raise` in these files has it."""
+    """Return the type of an error, and its text as far as it occurs in a `raise` in these files."""
     name, text = type(error).__name__, str(error)
     if isinstance(error, MisuseError):
         return f"{TypeError.__name__}: {text}"
     if isinstance(error, TypeError) and " takes " in text and not _inside(error, files):
-        return f"{name}: {text}"  # it could not be called
+        return f"{name}: {text}"  # the call itself failed
     for file in files:
-        if shown := literal(text, file, raised=True):
-            return f"{name}: {shown}"
+        if quoted := literal(text, file, raised=True):
+            return f"{name}: {quoted}"
     return name
 
 
 def literal(text: str, file: str, *, raised: bool = False) -> str:
-    """Return a text as far as a source file has it, with `…` for each value; empty if it is not there.
-    `raised`: only in its `raise` statements."""
+    """Return a text as far as a source file contains it, with `…` for each value; empty if it does not.
+
+    `raised`: search `raise` statements only.
+    """
     found = ""
     for parts in _templates(file, raised):
         shown = HIDDEN.join(parts)
@@ -69,7 +71,7 @@ def private(error: BaseException) -> str:
 
 
 def _inside(error: Exception, files: tuple[str, ...]) -> bool:
-    """Whether code of these files raised the error."""
+    """Whether code in these files raised the error."""
     return any(frame.filename in files for frame in traceback.extract_tb(error.__traceback__))
 
 
@@ -79,7 +81,7 @@ def _parsed(file: str, _changed_ns: int) -> ast.Module:
 
 
 def _templates(file: str, raised: bool) -> Iterator[list[str]]:
-    """The texts in a source file, each as its parts between values."""
+    """Yield the texts in a source file, each as its parts between values."""
     try:
         module = _parsed(file, Path(file).stat().st_mtime_ns)
     except (OSError, SyntaxError, ValueError):

@@ -164,7 +164,7 @@ class RemoteConsumers:
         found = {one.name: one for one in self}
         if name not in found:
             names = ", ".join(found) or "none"
-            raise RowError(f"there is no consumer {name!r}; there are: {names}", name=name)
+            raise RowError(f"there is no consumer {name!r}; the consumers are: {names}", name=name)
         return found[name]
 
     def __iter__(self) -> Iterator[Consumer]:

@@ -28,7 +28,7 @@ from everlog.rpc.client.reads import RemoteSource
 from everlog.rpc.messages import version_of_message
 from everlog.store.errors import RowError, SchemaError
 from everlog.store.history.diff import Difference
-from everlog.store.history.query import Entry, LogFilter, check_asked, entry_of
+from everlog.store.history.query import Entry, LogFilter, check_filter, entry_of
 from everlog.store.history.row_history import Version, models_of
 from everlog.store.history.timestamps import Position, Time, nanoseconds
 from everlog.store.progress import OnProgress
@@ -130,7 +130,7 @@ class RemotePast:
     ) -> RemoteMoment:
         """The database as it was after the record at `seq`, or at a time; see `Database.at`."""
         if (seq is None) == (time is None):
-            raise RowError("expected either a seq or a time to read at, found both or none")
+            raise RowError("expected either a seq or a time, found both or none")
         at = history_pb2.AtRequest()
         if seq is not None:
             at.seq = seq_of(seq)
@@ -196,7 +196,7 @@ class RemotePast:
         limit: int | None = None,
     ) -> Iterator[Entry]:
         """The commits that fit all of what is given, oldest first; see `Past.log`."""
-        limit = check_asked(
+        limit = check_filter(
             LogFilter(actor, table, key, correlation_id, kind, after, until, since, before), limit
         )
         if table is not None:

@@ -122,7 +122,7 @@ def _log(db: Database, request: history_pb2.LogRequest) -> Iterable[history_pb2.
             if by_name
             else schemas.named(request.table, request.version, head)
         )
-    asked = LogFilter(
+    wanted = LogFilter(
         actor=request.actor if request.HasField("actor") else None,
         table=table,
         key=request.key or None,
@@ -135,7 +135,7 @@ def _log(db: Database, request: history_pb2.LogRequest) -> Iterable[history_pb2.
     )
     limit = request.limit_plus_one - 1 if request.limit_plus_one else None
     answer, size, told = history_pb2.LogResponse(), 0, None
-    for commit, schema in commits(db.past, asked, limit):
+    for commit, schema in commits(db.past, wanted, limit):
         if schema is not told:
             if answer.commits:
                 yield answer

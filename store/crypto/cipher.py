@@ -1,9 +1,9 @@
-"""Cipher: the one place that knows the library that encrypts.
+"""Cipher: authenticated encryption and HMACs. The only module that uses the encryption library.
 
     sealed := nonce:12 AES-256-GCM(plain)        NIST SP 800-38D: the ciphertext, then a tag of 16 bytes
 
-The nonce is random; a key seals the rows of one person, far fewer than the 2^32 that are safe.
-What a sealed thing is bound to (`bound`) is authenticated with it: moved elsewhere it does not open.
+The nonce is random; a key seals the rows of one person, far fewer than the 2^32 that are safe. The
+context of a sealed value (`bound`) is authenticated with it: elsewhere it does not open.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OVERHEAD = NONCE_SIZE + TAG_SIZE
 
 
 class Cipher:
-    """Seals and opens with one key. Raises SealedError if the library is not there."""
+    """Seals and opens with one key. Raises SealedError if the library is not installed."""
 
     def __init__(self, key: bytes) -> None:
         try:
@@ -28,16 +28,18 @@ class Cipher:
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
         except ImportError:
             raise SealedError(
-                "sealed rows need the library `cryptography`: pip install 'everlog[seal]'", erased=False
+                "sealed rows require the library `cryptography`: pip install 'everlog[seal]'", erased=False
             ) from None
         self._aead, self._refused = AESGCM(key), (InvalidTag, ValueError)
 
     def seal(self, plain: bytes, bound: bytes) -> bytes:
+        """Return `plain` sealed and bound to `bound`."""
         nonce = os.urandom(NONCE_SIZE)
         return nonce + self._aead.encrypt(nonce, plain, bound)
 
     def open(self, sealed: bytes, bound: bytes) -> bytes | None:
-        """None if it was sealed with another key, bound to something else, or changed since."""
+        """Return the plaintext; None if it was sealed with another key, bound to another context, or
+        changed."""
         try:
             return self._aead.decrypt(sealed[:NONCE_SIZE], sealed[NONCE_SIZE:], bound)
         except self._refused:
@@ -45,13 +47,13 @@ class Cipher:
 
 
 def hashed_pieces(key: bytes, pieces: Iterable[bytes]) -> bytes:
-    """The same as `hashed`, of what does not lie in memory."""
-    made = hmac.new(key, digestmod=hashlib.sha256)
+    """Return `hashed` of data given in pieces, which need not be in memory at once."""
+    digest = hmac.new(key, digestmod=hashlib.sha256)
     for piece in pieces:
-        made.update(piece)
-    return made.digest()
+        digest.update(piece)
+    return digest.digest()
 
 
 def hashed(key: bytes, *parts: bytes) -> bytes:
-    """HMAC-SHA-256 (RFC 2104) over the parts, joined."""
+    """Return the HMAC-SHA-256 (RFC 2104) of the joined parts."""
     return hmac.digest(key, b"".join(parts), hashlib.sha256)

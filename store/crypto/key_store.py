@@ -1,28 +1,28 @@
-"""Slots: the file KEYS, in which a key is forgotten by writing zeros over it.
+"""Key store: the file KEYS. A key is shredded by overwriting it with zeros.
 
     file   := head two-covers slot*
     head   := "everlogK" format:u32be slot_size:u32be database:16 crc:u32be             at 0
     cover  := state:u8 0x000000 id:8 size:u16be 0x0000 wrapped:480 crc:u32be            at 512, at 1024
     slot   := state:u8 0x000000 cover:8 key_id:16 tag:32 sealed:60 crc:u32be 0x00000000 at 4096 + 128 n
 
-    cover  holds the covering key, wrapped by the master key. state 0: none, 1: in use, 2: the next,
+    cover  holds a key encryption key, wrapped by the master key. state 0: none, 1: in use, 2: the next,
            while the master key is being changed
-    slot   holds one key, sealed with the covering key that `cover` names, bound to key_id and tag.
-           state 0: free, all of it zeros; 1: a person's; 2: the root, of which tags and the values of
-           hashed indexes are made. tag: HMAC of the person
+    slot   holds one key, sealed with the key encryption key that `cover` names, bound to key_id and tag.
+           state 0: free, all zeros; 1: a person's key; 2: the root, from which tags and the values of
+           hashed indexes are derived. tag: HMAC of the person
 
-No journal, no copy, no tree in which what was deleted lives on: a slot is written in place, and is
-never across two sectors of a disk. crc: CRC-32 of the bytes of its part before it.
+No journal, no copy, no tree in which a deleted key could survive: a slot is written in place, and never
+spans two sectors of a disk. crc: CRC-32 of the preceding bytes of the part.
 
-Numbers are on disk: never reuse one. The whole format: docs/format.md, "Key store".
-
-Covers: the keys that all other keys of the key store are sealed with, one at a time.
+`KeyEncryptionKeys` are the keys that seal all other keys of the store, one at a time:
 
     master key ─▶ cover in use ─▶ slots           while the master key is being changed:
-                       └─▶ the next cover ─▶ slots      it is under the one before, and is
-                                                        under the new master key at the end
+                       └─▶ the next cover ─▶ slots      the next one is wrapped by the one in use, and
+                                                        by the new master key at the end
 
-A slot says which cover it is under. Whoever has the master key of the cover in use opens all slots.
+A slot names its cover. The master key of the cover in use opens all slots.
+
+Numbers are on disk: never reuse one. Format reference: docs/format.md, "Key store".
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _CRC = struct.Struct(">I")
 
 
 class Cover(NamedTuple):
-    """A covering key, wrapped."""
+    """A wrapped key encryption key."""
 
     state: int
     id: bytes
@@ -62,7 +62,7 @@ class Cover(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """One key, sealed."""
+    """One sealed key."""
 
     state: int
     cover: bytes
@@ -72,19 +72,22 @@ class Slot(NamedTuple):
 
 
 def pack_head(database: bytes) -> bytes:
+    """Encode the head of the file."""
     return _checked(_HEAD.pack(_MAGIC, FORMAT, SLOT_SIZE, database))
 
 
 def pack_cover(cover: Cover) -> bytes:
+    """Encode a cover."""
     return _checked(_COVER.pack(cover.state, cover.id, len(cover.wrapped), cover.wrapped))
 
 
 def pack_slot(slot: Slot) -> bytes:
+    """Encode a slot, padded to SLOT_SIZE."""
     return _checked(_SLOT.pack(*slot)).ljust(SLOT_SIZE, b"\x00")
 
 
 class Slots:
-    """The open file. Not safe to use from many threads: the vault is."""
+    """The open file. Not safe to use from many threads; the vault is."""
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
         self.path = files.shown(path)
@@ -93,7 +96,7 @@ class Slots:
 
     @classmethod
     def make(cls, path: Path, database: bytes, cover: Cover, root: Slot) -> Slots:
-        """A new file, durably, whole or not at all."""
+        """Create the file durably and atomically, with one cover and the root."""
         begun = path.with_name(path.name + ".new")
         with _on(files.shown(path)):
             with open(begun, "wb", opener=files.private) as file:
@@ -108,17 +111,20 @@ class Slots:
         return cls(path, read_only=False)
 
     def database(self) -> bytes:
-        """The uuid of the database that the keys are of. Raises OpenError and CorruptionError."""
+        """Return the UUID of the database that the keys belong to. Raises OpenError and CorruptionError."""
         part = self._part(0, _HEAD.size, "head")
         magic, version, size, database = _HEAD.unpack(part)
         if magic != _MAGIC:
-            raise OpenError(f"{self.path}: expected everlog's key store, found something else")
+            raise OpenError(f"{self.path} is not a key store of everlog")
         if version > FORMAT or size != SLOT_SIZE:
-            raise OpenError(f"{self.path} has format {version}, this everlog knows {FORMAT}; use a newer one")
+            raise OpenError(
+                f"{self.path} has format {version}, this version of everlog supports {FORMAT}; use a newer"
+                " version"
+            )
         return bytes(database)
 
     def covers(self) -> dict[int, Cover]:
-        """Those there are, by their place."""
+        """Return the covers by offset. Raises CorruptionError if none is left."""
         found: dict[int, Cover] = {}
         for at in COVERS:
             if not any(os.pread(self._file, _COVER.size + _CRC.size, at)):
@@ -127,18 +133,21 @@ class Slots:
                 state, id_, size, wrapped = _COVER.unpack(self._part(at, _COVER.size, f"cover at {at}"))
             except CorruptionError:
                 if found or at == COVERS[0]:
-                    continue  # one of the two was being written: the other counts
+                    continue  # its writing was interrupted: the other one is valid
                 raise
             found[at] = Cover(state, id_, wrapped[:size])
         if not found:
-            raise CorruptionError(f"{self.path}: no covering key is left; restore a copy of the key store")
+            raise CorruptionError(
+                f"{self.path}: no key encryption key is left; restore a copy of the key store"
+            )
         return found
 
     def put_cover(self, at: int, cover: Cover | None) -> None:
+        """Write a cover at an offset; None overwrites it with zeros. Does not sync."""
         self._write(at, pack_cover(cover) if cover else bytes(_COVER.size + _CRC.size))
 
     def slots(self) -> Iterator[tuple[int, Slot | None]]:
-        """All of them by their number; None: free. Raises CorruptionError for one that does not check."""
+        """Yield all slots with their numbers; None: free. Raises CorruptionError for a damaged one."""
         number = 0
         while True:
             block = os.pread(self._file, SLOT_SIZE * 4096, FIRST_SLOT + number * SLOT_SIZE)
@@ -158,22 +167,23 @@ class Slots:
         return Slot(*_SLOT.unpack_from(raw))
 
     def put(self, number: int, slot: Slot | None) -> None:
-        """Writes a slot; None writes zeros over it. Not to disk yet."""
+        """Write a slot; None overwrites it with zeros. Does not sync."""
         self._write(FIRST_SLOT + number * SLOT_SIZE, pack_slot(slot) if slot else bytes(SLOT_SIZE))
 
     def is_there(self) -> bool:
-        """Whether its path still leads to this file: another may have been put in its place."""
+        """Whether the path still leads to this file, which may have been replaced."""
         try:
             return os.path.samestat(os.fstat(self._file), self.path.stat())
         except OSError:
             return False
 
     def sync(self) -> None:
-        """Waits for the disk. Raises DiskError."""
+        """Wait until all writes are on disk. Raises DiskError."""
         with _on(self.path, "unknown"):
             os.fsync(self._file)
 
     def close(self) -> None:
+        """Close the file; may be called twice."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -194,8 +204,8 @@ class Slots:
                 raise DiskError(f"{self.path}: the disk is full", outcome="nothing written")
 
 
-class _on:  # noqa: N801  reads as a word: with _on(path)
-    """Turns the operating system's errors about the file into everlog's."""
+class _on:  # noqa: N801  reads as a phrase: with _on(path)
+    """Translates the operating system's errors about the file."""
 
     def __init__(self, path: Path, outcome: str = "nothing written") -> None:
         self._path, self._outcome = path, outcome
@@ -215,17 +225,19 @@ def _checked(part: bytes) -> bytes:
 ID_SIZE = 8
 
 
-class Covers:
-    """The covering keys that are known here. Changed only with the vault's lock."""
+class KeyEncryptionKeys:
+    """The key encryption keys that this process can open. Changed only under the vault's lock."""
 
     def __init__(self, ciphers: dict[bytes, Cipher], current: bytes) -> None:
         self._ciphers = ciphers
-        self.current = current  # the id of the one that new keys are sealed with
+        self.current = current  # id of the one that seals new keys
 
     @classmethod
-    def read(cls, covers: Iterable[Cover], master: Master, root: bytes) -> Covers:
-        """Those that a master key gives: none, if it is not the one. `root`: the id of the cover that the
-        root is under, which tells the later of two in use."""
+    def read(cls, covers: Iterable[Cover], master: Master, root: bytes) -> KeyEncryptionKeys:
+        """Unwrap those that a master key opens: none, if it is another master key.
+
+        `root`: the id of the root's cover, which identifies the newer of two in use.
+        """
         ciphers = dict[bytes, Cipher]()
         for cover in covers:
             key = master.unwrap(cover.wrapped) if cover.state == IN_USE else None
@@ -239,8 +251,8 @@ class Covers:
         return known
 
     @classmethod
-    def make(cls, master: Master) -> tuple[Covers, Cover]:
-        """A new one, and as the file keeps it. Raises OpenError."""
+    def make(cls, master: Master) -> tuple[KeyEncryptionKeys, Cover]:
+        """Return a new one, and its cover. Raises OpenError."""
         id_, key = os.urandom(ID_SIZE), os.urandom(KEY_SIZE)
         return cls({id_: Cipher(key)}, id_), Cover(IN_USE, id_, wrapped(master, key))
 
@@ -248,41 +260,43 @@ class Covers:
         return id in self._ciphers
 
     def seal(self, state: int, key_id: bytes, tag: bytes, key: bytes) -> Slot:
-        """A key as its slot keeps it."""
+        """Return the slot of a key."""
         sealed = self._ciphers[self.current].seal(key, key_id + tag)
         return Slot(state, self.current, key_id, tag, sealed)
 
     def open(self, slot: Slot) -> bytes | None:
-        """The key in a slot; None if it cannot be opened."""
+        """Return the key in a slot; None if it cannot be opened."""
         cipher = self._ciphers.get(slot.cover)
         return cipher.open(slot.sealed, slot.key_id + slot.tag) if cipher else None
 
     # while the master key is being changed
 
     def next_key(self, cover: Cover) -> bytes | None:
-        """The key of a cover that is the next one; None if it is not."""
+        """Return the key of the next cover; None if `cover` is not in that state."""
         if cover.state != NEXT:
             return None
         found = (one.open(cover.wrapped, cover.id) for one in self._ciphers.values())
         return next((key for key in found if key is not None), None)
 
     def make_next(self) -> tuple[Cover, bytes]:
-        """The next one, under the one in use; and its key."""
+        """Return the cover and key of the next one, wrapped by the one in use."""
         id_, key = os.urandom(ID_SIZE), os.urandom(KEY_SIZE)
         return Cover(NEXT, id_, self._ciphers[self.current].seal(key, id_)), key
 
     def take(self, id: bytes, key: bytes) -> None:
-        """New keys are sealed with this one from now on."""
+        """Seal new keys with this one from now on."""
         self.current, self._ciphers[id] = id, Cipher(key)
 
     def drop_others(self) -> None:
-        """Forgets the one before."""
+        """Discard the previous one."""
         self._ciphers = {self.current: self._ciphers[self.current]}
 
 
 def wrapped(master: Master, key: bytes) -> bytes:
-    """A covering key under the master key. Raises OpenError."""
-    made = master.wrap(key)
-    if not 0 < len(made) <= WRAPPED_MAX:
-        raise OpenError(f"a master key wraps into 1 to {WRAPPED_MAX} bytes, this one made {len(made)}")
-    return made
+    """Return a key encryption key wrapped by the master key. Raises OpenError."""
+    result = master.wrap(key)
+    if not 0 < len(result) <= WRAPPED_MAX:
+        raise OpenError(
+            f"expected `wrap` of the master key to return 1 to {WRAPPED_MAX} bytes, found {len(result)}"
+        )
+    return result

@@ -1,12 +1,12 @@
-"""Master: the key above all others. It is never on disk beside the database.
+"""Master key: the key that wraps the key store's key. It is never on disk beside the database.
 
     EVERLOG_MASTER_KEY             32 bytes in base64
-    EVERLOG_MASTER_KEY_FILE        a file that holds them, in base64 or as they are
-    EVERLOG_NEXT_MASTER_KEY_FILE   such a file with the one that is to follow; it need not be there yet
+    EVERLOG_MASTER_KEY_FILE        a file with them, in base64 or raw
+    EVERLOG_NEXT_MASTER_KEY_FILE   such a file with the next master key; it need not exist yet
     open(…, master_key=…)          the bytes, the path of such a file, or a Master: two calls of a KMS
 
-It wraps one key of the key store, and nothing else: a KMS is asked once for each opening. Where the next
-one is named, either opens: a process starts with the same settings before the change and after it.
+It wraps one key of the key store and nothing else: a KMS is called once per opening. If the next master
+key is named, either one opens: a process can start with the same settings before and after the change.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ class Master(Protocol):
     """Wraps and unwraps a key of 32 bytes, here or in a key management service."""
 
     def wrap(self, key: bytes) -> bytes:
-        """At most 480 bytes that only `unwrap` can make the key of."""
+        """Return at most 480 bytes from which only `unwrap` can recover the key."""
 
     def unwrap(self, wrapped: bytes) -> bytes | None:
-        """The key; None if it was wrapped by another."""
+        """Return the key; None if it was wrapped by another master key."""
 
 
 MasterKey = Master | bytes | str | os.PathLike[str]
 
 
 class LocalMaster:
-    """A master key that this process has. Raises OpenError if it is not 32 bytes."""
+    """A master key held by this process. Raises OpenError if it is not 32 bytes."""
 
     def __init__(self, key: bytes, where: str = "the master key") -> None:
         if len(key) != KEY_SIZE:
             raise OpenError(
-                f"{where}: expected {KEY_SIZE} bytes, found {len(key)}; make one with"
+                f"{where}: expected {KEY_SIZE} bytes, found {len(key)}; generate a key with"
                 f" `openssl rand -base64 {KEY_SIZE}`"
             )
         self._cipher = Cipher(key)
@@ -60,7 +60,7 @@ class LocalMaster:
 
 
 class Successive:
-    """A master key, and the file of the one that is to follow. What either has wrapped is unwrapped."""
+    """A master key, and the file of the next one. Unwraps what either has wrapped; wraps with the first."""
 
     def __init__(self, first: Master, then: Path) -> None:
         self._first, self._then = first, then
@@ -74,22 +74,27 @@ class Successive:
 
 
 def master_of(given: MasterKey | None, then: str | os.PathLike[str] | None = None) -> Master | None:
-    """The master key that was given, or that the environment names; None: neither. `then`: the file of the
-    one that is to follow, or that the environment names. Read-only. Raises OpenError for one that is none."""
+    """Return the given master key, or the one that the environment names; None: neither. Read-only.
+
+    `then`: the file of the next master key, or the one that the environment names. Raises OpenError for an
+    invalid key.
+    """
     first = _first(given)
     then = then or (variable(NEXT_VARIABLE) if given is None else None)
     return Successive(first, Path(then)) if first is not None and then else first
 
 
 def next_master_of(given: MasterKey | None) -> Master:
-    """The master key that is to follow: the one that was given, or that the environment names. Read-only.
-    Raises OpenError if there is none."""
+    """Return the next master key: the given one, or the one that the environment names. Read-only.
+
+    Raises OpenError if there is none.
+    """
     named = given if given is not None else variable(NEXT_VARIABLE)
     found = _first(named) if named else None
     if found is None:
         raise OpenError(
-            "nobody has said where the next master key is: whoever runs the database names its file, in"
-            f" {NEXT_VARIABLE}, or with `everlog serve --next-master-key`"
+            f"no next master key is configured: set its file in {NEXT_VARIABLE}, or with"
+            " `everlog serve --next-master-key`"
         )
     return found
 
@@ -121,4 +126,4 @@ def _decoded(text: bytes, where: str) -> bytes:
     try:
         return base64.b64decode(text.strip(), validate=True)
     except binascii.Error:
-        raise OpenError(f"{where}: expected {KEY_SIZE} bytes in base64, found something else") from None
+        raise OpenError(f"{where}: expected {KEY_SIZE} bytes in base64, found invalid base64") from None

@@ -1,35 +1,32 @@
-"""Vault: the keys of the people whose rows are sealed, and what is made with them.
+"""Vault: the keys of the persons whose rows are sealed, and everything derived from them.
 
-    master key ─unwraps─▶ covering key ─opens─▶ root ─▶ tag of a person, values of hashed indexes
-                                       └opens─▶ the person's key ─▶ seals and opens rows
+    master key ─unwraps─▶ key encryption key ─opens─▶ root ─▶ tag of a person, values of hashed indexes
+                                             └opens─▶ the person's key ─▶ seals and opens rows
 
-    row bound to   database:16 space:u32be key        moved elsewhere it does not open
+    row bound to   database:16 space:u32be key        elsewhere it does not open
 
-Invariants
-  (1) a new key is on disk before the commit that uses it: whoever commits calls `settle` before;
-  (2) a key that was forgotten is nowhere: not in the file, not in memory; one that comes back with an older
-      copy of the file opens nothing, for the log says that it was forgotten;
-  (3) the same person has the same key in all tables, and another one after having been forgotten;
-  (4) what the log does not say was forgotten is not taken for it: a key that is missing is told apart,
-      and as long as one is, no key is made, for whose it would be nobody could tell.
+An `Opener` opens the sealed rows of the feed for followers: `VaultOpener` with the keys of the open
+database, `everlog.rpc.client.keys` with keys requested from a server.
 
-Opener: what opens the sealed rows of the feed, for who follows.
+    changes ─▶ their key_ids ─▶ keys ─▶ rows; None if the person was forgotten
 
-    changes ─▶ their key_ids ─▶ keys ─▶ rows; None where the person was forgotten
+`rotate` puts all keys of a vault under another master key, while others read and write:
 
-Here with the keys of the open database; `everlog.rpc.client.keys` has one that asks a server for them.
+    a new key encryption key, under the old one ─▶ a Notice ─▶ slot after slot ─▶ under the new master key
+                                                                                     ─▶ the old one: zeros
 
-Rotation: all keys of a vault are put under another master key, while others read and write.
-
-    a new covering key, under the old one ─▶ a Notice ─▶ slot after slot ─▶ under the new master ─▶ the old
-                                                                                               one: zeros
-
-    Notice { kind "keys.rotated", detail: the id of the new covering key }     who begins it, or goes on
+    Notice { kind "keys.rotated", detail: the id of the new key encryption key }     when begun or resumed
 
 Invariants
-  (1) killed anywhere, the old master key opens everything until the new one does;
-  (2) a slot says which covering key it is under, so that whoever begins again does what is left;
-  (3) no key is under another master key of which the log does not say so: the Notice is on disk before.
+  (1) a new key is on disk before the commit that uses it: the committer calls `settle` first;
+  (2) a forgotten key is nowhere: neither in the file nor in memory. If it reappears with an older copy of
+      the file, it opens nothing, because the log says that it was forgotten;
+  (3) the same person has the same key in all tables, and a new one after having been forgotten;
+  (4) a key is forgotten only if the log says so; otherwise it is missing. While a key is missing, none is
+      created: its owner would be ambiguous;
+  (5) a rotation killed at any point: the old master key opens everything until the new one does;
+  (6) a slot names its key encryption key, so a resumed rotation does what is left;
+  (7) no key is under another master key without a record in the log: the Notice is on disk first.
 """
 
 from __future__ import annotations
@@ -43,7 +40,7 @@ from typing import Protocol
 from everlog.proto import log_pb2
 from everlog.store.crypto import key_store
 from everlog.store.crypto.cipher import KEY_SIZE, Cipher, hashed, hashed_pieces
-from everlog.store.crypto.key_store import Cover, Covers, Slot, Slots, wrapped
+from everlog.store.crypto.key_store import Cover, KeyEncryptionKeys, Slot, Slots, wrapped
 from everlog.store.crypto.master_key import VARIABLE, Master
 from everlog.store.errors import CorruptionError, DiskError, OpenError, SealedError
 from everlog.store.keys import SPACE
@@ -51,15 +48,15 @@ from everlog.store.rocks import files
 
 KEY_ID_SIZE = 16
 HASH_SIZE = 16  # of a value in a hashed index
-CIPHERS_MAX = 10_000  # keys that are kept open, of 3 KiB each
+CIPHERS_MAX = 10_000  # keys kept open in memory, of 3 KiB each
 _ROOT_ID, _NO_TAG = bytes(KEY_ID_SIZE), bytes(32)
 
 
 class Vault:
     """The key store of one open database. Safe to use from many threads.
 
-    Raises OpenError if the master key is not the one of the key store, or the store is another
-    database's.
+    Raises OpenError if the master key is not that of the key store, or the key store belongs to another
+    database.
     """
 
     def __init__(
@@ -71,28 +68,28 @@ class Vault:
         read_only: bool,
         origin: bytes = b"",
     ) -> None:
-        """`origin`: the database that this one was forked from: its keys will do."""
+        """`origin`: the database that this one was forked from; its keys are accepted."""
         self.path, self._at, self._origin = files.shown(path), path, origin
         self._database, self._master, self._read_only = database, master, read_only
         self.lock = threading.RLock()
-        self.changing = threading.Lock()  # held by who changes the master key
+        self.changing = threading.Lock()  # held while the master key is being changed
         self.file: Slots | None = None
         self._numbers: dict[bytes, int] = {}  # key_id -> number of its slot
         self._slots: dict[bytes, Slot] = {}  # by key_id
         self._ids: dict[bytes, bytes] = {}  # tag -> key_id
-        self._leaving: dict[bytes, int] = {}  # key_id -> number of its slot, which may not be zeros yet
+        self._leaving: dict[bytes, int] = {}  # key_id -> number of its slot, not overwritten on disk yet
         self._free: list[int] = []
         self._next = 0
         self._ciphers: dict[bytes, Cipher] = {}
-        self.covers = Covers({}, b"")
+        self.covers = KeyEncryptionKeys({}, b"")
         self._tag_key = self._index_key = b""
-        self.is_dirty = False  # keys were made that may not be on disk yet
+        self.is_dirty = False  # new keys may not be on disk yet
         self._failed: DiskError | None = None
-        # What the log has to say: whether a key was forgotten; a sealed row whose key is missing, or none.
-        self.is_shredded: Callable[[bytes], bool] = lambda _: False
-        self.shredded: Callable[[], Iterable[bytes]] = tuple  # the ids of all that were
-        self.lacking: Callable[[], str] = str
-        self._whole, self._looking = False, threading.Lock()  # whether nothing is lacking
+        # Supplied by the database, from the log:
+        self.is_shredded: Callable[[bytes], bool] = lambda _: False  # whether a key was forgotten
+        self.shredded: Callable[[], Iterable[bytes]] = tuple  # the ids of all forgotten keys
+        self.lacking: Callable[[], str] = str  # a sealed row whose key is missing; empty: none
+        self._whole, self._looking = False, threading.Lock()  # whether no key is missing
         self.locked = "" if master else f"no master key was given; set {VARIABLE}, or open with master_key"
         if self.is_there:
             self._read()
@@ -104,21 +101,22 @@ class Vault:
 
     @property
     def exists(self) -> bool:
+        """Whether the key store is open."""
         return self.file is not None
 
     def missing(self) -> None:
-        """There are sealed rows, but not the file with their keys."""
-        self.locked = f"the key store {self.path} is not there; bring it back from where it is kept"
+        """Lock the vault: there are sealed rows, but the file with their keys is missing."""
+        self.locked = f"the key store {self.path} is missing; restore the file"
 
     def check(self, table: str) -> None:
-        """Raises SealedError if rows of a table can be neither sealed nor opened."""
+        """Raise SealedError if rows of a table can be neither sealed nor opened."""
         if self.locked:
             raise SealedError(f"the rows of table {table} are sealed, and {self.locked}", erased=False)
 
     # rows
 
     def key_of(self, person: bytes) -> bytes:
-        """The id of a person's key, which is made if there is none. Writes. Not to disk yet."""
+        """Return the id of a person's key, created if there is none. Writes, without a sync."""
         tag = self._tag(person)
         found = self._ids.get(tag)
         if found is not None:
@@ -130,20 +128,25 @@ class Vault:
             return found if found is not None else self._make_key(tag)
 
     def find(self, person: bytes) -> bytes | None:
-        """The id of a person's key, if there is one. Read-only."""
+        """Return the id of a person's key; None if there is none. Read-only."""
         return self._ids.get(self._tag(person))
 
     def has(self, key_id: bytes) -> bool:
+        """Return whether there is a key with this id."""
         return key_id in self._numbers
 
     def came_back(self, gone: Iterable[bytes] | None = None) -> list[bytes]:
-        """The ids of keys that were forgotten, as the log or `gone` says, and are in the file as it is now:
-        an older copy of it was put back. Read-only. Raises as opening."""
+        """Return the ids of forgotten keys (by the log, or `gone`) that are in the current file. Read-only.
+
+        They come from an older copy of the file that was restored. Raises as opening does.
+        """
         return sorted(self._on_disk() & set(self.shredded() if gone is None else gone))
 
     def lost(self) -> list[bytes]:
-        """The ids of keys that are in memory, and not in the file as it is now: an older copy of it was put
-        back while the database is open. Read-only. Raises as opening."""
+        """Return the ids of keys that are in memory but not in the current file. Read-only.
+
+        An older copy of the file was restored while the database is open. Raises as opening does.
+        """
         with self.lock:
             return sorted(self._numbers.keys() - self._on_disk()) if self.exists else []
 
@@ -157,25 +160,29 @@ class Vault:
             file.close()
 
     def is_on_disk(self, key_id: bytes) -> bool:
-        """Whether the file has it, for all one knows."""
+        """Return whether the file has the key, as far as this process knows."""
         return key_id in self._numbers or key_id in self._leaving
 
     def seal(self, key_id: bytes, space_and_key: bytes, row: bytes) -> bytes:
+        """Return a row sealed with a key. Raises SealedError if there is no such key."""
         cipher = self._cipher(key_id)
         if cipher is None:
             raise self._gone(key_id)
         return cipher.seal(row, self._database + space_and_key)
 
     def open(self, key_id: bytes, space_and_key: bytes, sealed: bytes) -> bytes:
-        """Raises SealedError if the key was forgotten or is missing, CorruptionError if these are other
-        bytes than were sealed."""
+        """Return the plaintext of a sealed row.
+
+        Raises SealedError if the key was forgotten or is missing, and CorruptionError if the bytes were
+        changed.
+        """
         cipher = self._cipher(key_id)
         if cipher is None:
             raise self._gone(key_id)
         row = cipher.open(sealed, self._database + space_and_key)
         if row is None:
             raise CorruptionError(
-                f"a sealed row is not what was sealed under key {key_id.hex()}: it was changed, or moved"
+                f"a row sealed under key {key_id.hex()} does not open: it was changed or moved"
             )
         return row
 
@@ -185,8 +192,11 @@ class Vault:
         return self._database
 
     def key(self, key_id: bytes) -> bytes | None:
-        """A person's key as it is, for who may have it; None: it was forgotten. Raises SealedError if it is
-        missing. The root is nobody's."""
+        """Return a person's raw key, for authorized callers; None: it was forgotten. Raises SealedError if
+        it is missing.
+
+        Never returns the root.
+        """
         if self.is_shredded(key_id):
             return None
         with self.lock:
@@ -196,19 +206,19 @@ class Vault:
             return self._opened(slot)
 
     def hash(self, *parts: bytes) -> bytes:
-        """What stands in a hashed index for a value."""
+        """Return the value that a hashed index stores for these parts."""
         self._be_there()
         return hashed(self._index_key, *parts)[:HASH_SIZE]
 
     def hash_pieces(self, pieces: Iterable[bytes]) -> bytes:
-        """The same as `hash`, of what does not lie in memory."""
+        """Return `hash` of data given in pieces, which need not be in memory at once."""
         self._be_there()
         return hashed_pieces(self._index_key, pieces)[:HASH_SIZE]
 
     # the store
 
     def settle(self) -> None:
-        """Waits until all keys are on disk. Raises DiskError; then none is made any more."""
+        """Wait until all keys are on disk. Raises DiskError; from then on no key is created."""
         if not self.is_dirty:
             return
         with self.lock:
@@ -219,9 +229,9 @@ class Vault:
                 self.file.sync()
                 if not self.file.is_there():
                     raise DiskError(
-                        f"{self.path}: another file was put in its place, or it was removed, while the"
-                        " database is open: keys of new people would be lost with this process. Nothing was"
-                        " written; bring the newest copy back, and open the database again",
+                        f"{self.path} was replaced or removed while the database is open: keys of new persons"
+                        " would be lost with this process. Nothing was written; restore the newest copy, and"
+                        " open the database again",
                         outcome="nothing written",
                     )
             except DiskError as error:
@@ -230,7 +240,7 @@ class Vault:
             self.is_dirty = False
 
     def let_go(self, key_ids: Iterable[bytes]) -> None:
-        """Nothing is sealed with these keys, or opened, from now on. They are on disk until `forget`."""
+        """Stop using these keys: nothing is sealed or opened with them. They stay on disk until `forget`."""
         with self.lock:
             for key_id in key_ids:
                 if key_id in self._numbers and key_id != _ROOT_ID:
@@ -240,12 +250,15 @@ class Vault:
 
     @property
     def leaving(self) -> int:
-        """The number of keys that were forgotten and are not overwritten yet."""
+        """The number of forgotten keys that are not overwritten yet."""
         return len(self._leaving)
 
     def forget(self, key_ids: Iterable[bytes]) -> None:
-        """Write zeros over keys, durably. Missing ones are passed over. Raises DiskError: they are `leaving`,
-        nobody has them any more all the same, and the committer's flusher tries again."""
+        """Overwrite keys with zeros, durably. Missing keys are skipped.
+
+        Raises DiskError: the keys are `leaving`, unusable all the same, and the committer's flusher tries
+        again.
+        """
         with self.lock:
             self.let_go(key_ids)
             if not self._leaving:
@@ -258,11 +271,12 @@ class Vault:
             self._leaving.clear()
 
     def refresh(self, gone: Iterable[bytes] = ()) -> None:
-        """As a reader beside a writer: sees what was made and forgotten since. Raises as opening.
+        """As a reader beside a writer: see the keys created and forgotten since. Raises as opening does.
 
-        `gone`: the keys that were forgotten as of the files of the tables, in which nothing is sealed with
-        them. These files were looked at before: other keys that went since are kept until the next time,
-        by when the files have come to where they were forgotten."""
+        `gone`: the keys forgotten as of the files of the tables, in which nothing is sealed with them.
+        Those files were read earlier, so other keys that disappeared since are kept until the next refresh,
+        when the files have caught up.
+        """
         with self.lock:
             if not self.is_there:
                 return
@@ -270,7 +284,7 @@ class Vault:
             self.close()
             self._read()
             gone = set(gone)
-            self.let_go(gone)  # an older copy of the file may have been put back
+            self.let_go(gone)  # an older copy of the file may have been restored
             for key_id, slot in before.items():
                 if key_id not in self._slots and slot.cover in self.covers and key_id not in gone:
                     self._slots[key_id], self._numbers[key_id] = slot, -1
@@ -278,14 +292,15 @@ class Vault:
     # while the master key is being changed
 
     def cover_with(self, id: bytes, key: bytes) -> list[bytes]:
-        """New keys are sealed with this one from now on; returns the ids of those that are not."""
+        """Seal new keys with this key encryption key. Return the ids of the keys that are sealed with
+        another one."""
         self.covers.take(id, key)
         return [key_id for key_id, slot in self._slots.items() if slot.cover != id]
 
     def cover_again(self, key_id: bytes) -> None:
-        """Seals one with the newest covering key. Not to disk yet."""
+        """Seal a key with the newest key encryption key. Does not sync."""
         slot = self._slots.get(key_id)
-        if slot is None:  # it was forgotten meanwhile
+        if slot is None:  # forgotten meanwhile
             return
         slot = self.covers.seal(slot.state, key_id, slot.tag, self._opened(slot))
         assert self.file is not None
@@ -293,39 +308,42 @@ class Vault:
         self._slots[key_id] = slot
 
     def covered_by(self, master: Master) -> None:
-        """Forgets the covering key before."""
+        """Discard the previous key encryption key; `master` wraps the current one."""
         self._master = master
         self.covers.drop_others()
 
     def close(self) -> None:
-        """Lets go of the file, and of all keys."""
+        """Release the file, and all keys."""
         with self.lock:
             if self.file is not None:
                 self.file.close()
             self.file = None
-            self._ciphers, self.covers = {}, Covers({}, b"")
+            self._ciphers, self.covers = {}, KeyEncryptionKeys({}, b"")
 
     def _tag(self, person: bytes) -> bytes:
         self._be_there()
         return hashed(self._tag_key, person)
 
     def _be_there(self) -> None:
-        """The first that is sealed makes the file, and the root that all else is made of."""
+        """Create the file, and the root that everything is derived from, with the first sealed row."""
         if not self._tag_key:
-            assert not self.locked, "whoever seals has asked `check` before"
+            assert not self.locked, "callers that seal have called `check` before"
             with self.lock:
                 if not self._tag_key:
                     self._make()
 
     def _check_whole(self) -> None:
-        """Before the first new key. It takes its time where there are many rows: only who comes new waits."""
+        """Raise SealedError before the first new key if a key is missing.
+
+        It takes long with many rows; only new persons wait for it.
+        """
         with self._looking:
             if not self._whole and (row := self.lacking()):
                 raise SealedError(
-                    f"a person without a key yet gets none while keys are missing: {self.path} has none for"
-                    f" row {row}. Bring back the newest copy; where there is none, or this is it and the"
-                    " database was restored to before somebody was forgotten, forget those rows (`everlog"
-                    " check` names them), which nobody can read",
+                    f"no key is created for a new person while keys are missing: {self.path} has none for row"
+                    f" {row}. Restore the newest copy. If there is no newer one, or the database was restored"
+                    " to a time before somebody was forgotten, forget these unreadable rows (`everlog check`"
+                    " lists them)",
                     erased=False,
                 )
             self._whole = True
@@ -334,7 +352,7 @@ class Vault:
         if self._failed:
             raise self._failed
         if self._read_only:
-            raise SealedError("a person has no key yet, and this was opened for reading", erased=False)
+            raise SealedError("the person has no key yet, and the database is open for reading", erased=False)
         assert self.file is not None
         key_id, key = os.urandom(KEY_ID_SIZE), os.urandom(KEY_SIZE)
         slot = self.covers.seal(key_store.PERSON, key_id, tag, key)
@@ -346,7 +364,7 @@ class Vault:
         return key_id
 
     def _cipher(self, key_id: bytes) -> Cipher | None:
-        """None if there is no such key, any more."""
+        """Return the cipher of a key; None if there is no such key, or no longer."""
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             with self.lock:
@@ -361,31 +379,35 @@ class Vault:
     def _opened(self, slot: Slot) -> bytes:
         key = self.covers.open(slot)
         if key is None:
-            raise CorruptionError(f"{self.path}: key {slot.key_id.hex()} does not open; restore a copy of it")
+            raise CorruptionError(
+                f"{self.path}: key {slot.key_id.hex()} does not open; restore a copy of the key store"
+            )
         return key
 
     def _make(self) -> None:
-        """A new file, with a covering key and a root of its own."""
+        """Create the file, with a key encryption key and a root."""
         if self._read_only:
             raise SealedError(f"there is no key store {self.path} yet", erased=False)
         assert self._master is not None
-        (self.covers, cover), root = Covers.make(self._master), os.urandom(KEY_SIZE)
+        (self.covers, cover), root = KeyEncryptionKeys.make(self._master), os.urandom(KEY_SIZE)
         slot = self.covers.seal(key_store.ROOT, _ROOT_ID, _NO_TAG, root)
         self.file = Slots.make(self._at, self._database, cover, slot)
         self._next, self._numbers[_ROOT_ID], self._slots[_ROOT_ID] = 1, 0, slot
         self._take_root(root)
 
     def _take_root(self, root: bytes) -> None:
-        self._index_key = hashed(root, b"everlog index")  # before the other, which is looked at
+        self._index_key = hashed(root, b"everlog index")  # first: other threads check `_tag_key`
         self._tag_key = hashed(root, b"everlog person")
 
     def _read(self) -> None:
         self.file = Slots(self._at, read_only=self._read_only)
         database = self.file.database()
         if database == self._origin:
-            self._database = database  # rows are bound to the one that they were sealed in
+            self._database = database  # rows are bound to the database that sealed them
         if database != self._database:
-            raise OpenError(f"{self.path} has the keys of another database; bring back the one of this")
+            raise OpenError(
+                f"{self.path} belongs to another database; restore the key store of this database"
+            )
         self._numbers, self._slots, self._ids, self._leaving, self._free = {}, {}, {}, {}, []
         number = 0
         for number, slot in self.file.slots():
@@ -400,19 +422,20 @@ class Vault:
             return
         root = self._slots.get(_ROOT_ID)
         if root is None:
-            raise CorruptionError(f"{self.path}: its first key is lost; restore a copy of the key store")
-        self.covers = Covers.read(list(self.file.covers().values()), self._master, root.cover)
+            raise CorruptionError(f"{self.path}: the root key is lost; restore a copy of the key store")
+        self.covers = KeyEncryptionKeys.read(list(self.file.covers().values()), self._master, root.cover)
         if root.cover not in self.covers:
             raise OpenError(
-                f"{self.path}: the master key is not the one that these keys are under; give the right"
-                f" one in {VARIABLE}, or as master_key"
+                f"{self.path}: these keys are under another master key; pass the right one in {VARIABLE},"
+                " or as master_key"
             )
         self._take_root(self._opened(root))
         if not self._read_only:
             self._end_change()
 
     def _end_change(self) -> None:
-        """Writes zeros over the covering key before, if a change of the master key was killed just then."""
+        """Overwrite the previous key encryption key if a change of the master key was killed just before
+        that."""
         assert self.file is not None
         in_use = {one.id: at for at, one in self.file.covers().items() if one.state == key_store.IN_USE}
         current = self.covers.current
@@ -423,35 +446,37 @@ class Vault:
             self.file.sync()
 
     def _gone(self, key_id: bytes) -> SealedError:
-        """For a key that there is not."""
+        """Return the error for a key that does not exist."""
         if self.is_shredded(key_id):
             return SealedError(
-                f"a row is sealed under key {key_id.hex()}, which was forgotten: nobody can read it any more",
+                f"a row is sealed under key {key_id.hex()}, which was forgotten: it can no longer be read",
                 erased=True,
                 key_id=key_id,
             )
         return SealedError(
-            f"a row is sealed under key {key_id.hex()}, which {self.path} has not, and the log does not say"
-            " that it was forgotten; bring back the newest copy of the key store. If this is it, and the"
-            " database was restored to before the person was forgotten, forget that row",
+            f"a row is sealed under key {key_id.hex()}, which is missing in {self.path}, and the log does not"
+            " say that it was forgotten; restore the newest copy of the key store. If this is the newest, and"
+            " the database was restored to a time before the person was forgotten, forget that row",
             erased=False,
             key_id=key_id,
         )
 
 
 class Opener(Protocol):
-    """Opens sealed rows."""
+    """Opens sealed rows of the feed."""
 
     def open(self, changes: Sequence[log_pb2.Change]) -> list[bytes | None]:
-        """The rows of sealed changes; None: its person was forgotten. Raises SealedError where keys are not
-        at hand, and CorruptionError for other bytes than were sealed."""
+        """Return the rows of sealed changes; None: the person was forgotten.
+
+        Raises SealedError if keys are not available, and CorruptionError if the bytes were changed.
+        """
 
     def drop(self, key_id: bytes) -> None:
-        """Lets go of a key: the log has come to where it is forgotten."""
+        """Discard a key: the log has reached the record that forgets it."""
 
 
 class VaultOpener:
-    """Opens with the keys of a database of this process."""
+    """Opens with the keys of a database in this process."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
@@ -460,7 +485,7 @@ class VaultOpener:
         return [self._row(change) for change in changes]
 
     def drop(self, key_id: bytes) -> None:
-        """It is gone already: the vault forgets with the log."""
+        """Does nothing: the vault forgets with the log."""
 
     def _row(self, change: log_pb2.Change) -> bytes | None:
         self._vault.check(f"of space {change.space}")
@@ -473,19 +498,22 @@ class VaultOpener:
 
 
 ROTATED = "keys.rotated"
-EACH = 256  # slots that are written while nobody else gets at the vault
+EACH = 256  # slots written under one lock of the vault
 
 
-def rotate(vault: Vault, master: Master, tell: Callable[[bytes], object]) -> Iterator[tuple[int, int]]:
-    """Puts all keys under `master`, and says how many of how many are done; of none, where they are under
-    it already. `tell` tells the log, before anything is final, the id of the new covering key. Writes. One at
-    a time (`Vault.changing`). Raises OpenError for a master key that wraps into too much, and SealedError if
-    there is nothing to be opened."""
+def rotate(vault: Vault, master: Master, notify: Callable[[bytes], object]) -> Iterator[tuple[int, int]]:
+    """Put all keys under `master`. Yield (keys done, keys in all); nothing if they are under it already.
+    Writes.
+
+    `notify` writes the id of the new key encryption key to the log, before anything is final. One rotation at
+    a time (`Vault.changing`). Raises OpenError if `master` wraps into too many bytes, and SealedError if
+    there is no key to rotate.
+    """
     with vault.lock:
         file = vault.file
         if file is None or vault.locked:
             why = vault.locked or f"there is no key store {vault.path} yet"
-            raise SealedError(f"there are no keys to put under another master key: {why}", erased=False)
+            raise SealedError(f"no keys can be put under another master key: {why}", erased=False)
         covers = file.covers()
         in_use = {one.id: at for at, one in covers.items() if one.state == key_store.IN_USE}
         known = [id for id in (vault.covers.current, *in_use) if id in in_use and id in vault.covers]
@@ -495,13 +523,13 @@ def rotate(vault: Vault, master: Master, tell: Callable[[bytes], object]) -> Ite
         at = next(place for place in key_store.COVERS if place != old)
         cover = covers.get(at)
         key = vault.covers.next_key(cover) if cover is not None else None
-        if cover is None or key is None:  # else it was killed, and is gone on with
+        if cover is None or key is None:  # otherwise resume a killed rotation
             cover, key = vault.covers.make_next()
             file.put_cover(at, cover)
             file.sync()
         last = Cover(key_store.IN_USE, cover.id, wrapped(master, key))
         ids = vault.cover_with(cover.id, key)
-    tell(cover.id)
+    notify(cover.id)
     for done in range(0, len(ids), EACH):
         with vault.lock:
             for key_id in ids[done : done + EACH]:

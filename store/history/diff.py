@@ -1,14 +1,14 @@
-"""Past diff: the rows of a table that differ between two moments, in key order.
+"""Diff: the rows of a table that differ between two seqs, in key order.
 
     which rows   ┌ few records between  ─▶ the keys that they changed
-                 └ else                 ─▶ the versions at both, side by side: what has one version
-                                           at both is the same, and is not read
-    each of them ─▶ its row at both ─▶ added, changed (which fields), deleted; or written as it was
+                 └ otherwise            ─▶ the versions at both, side by side: a row with the same version
+                                           at both is equal, and is not read
+    each of them ─▶ its row at both ─▶ added, changed (which fields), deleted; or rewritten unchanged
 
-Of a table that a migration rewrote in between, all rows of both are read and compared.
+If a migration rewrote the table in between, all rows of both sides are read and compared.
 
 Invariants
-  (1) memory does not grow with the table, nor with what lies between.
+  (1) memory grows neither with the table nor with the number of records in between.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from google.protobuf.message import Message
 from everlog.store import keys
 from everlog.store.errors import RowError, SchemaError, SealedError
 from everlog.store.history.row_history import Image, changed
-from everlog.store.history.schemas import Meant
+from everlog.store.history.schemas import TableLineage
 from everlog.store.history.view import PastView, Views
 from everlog.store.log import Log
 from everlog.store.record import changes
@@ -33,7 +33,7 @@ from everlog.store.schema.table import Table
 
 M = TypeVar("M", bound=Message)
 
-# Between the moments, for the keys in them to be gathered.
+# Limits within which the keys are collected from the records in between.
 RECORDS_MAX, KEYS_MAX, KEYS_BYTES = 2000, 50_000, 4 << 20
 
 
@@ -41,9 +41,12 @@ _KINDS = {(False, True): "added", (True, True): "changed", (True, False): "delet
 
 
 class Difference(NamedTuple, Generic[M]):
-    """A row that differs. Where a migration has rewritten the rows in between, those of the other side are of
-    the model of then. `kind` is "added", "changed" or "deleted"; `key` has the values of the primary
-    key; `fields` are the names of those that differ, of an added row all that are set."""
+    """A row that differs.
+
+    `kind` is "added", "changed" or "deleted". `key` holds the values of the primary key. `fields` are the
+    names of the fields that differ; for an added row, all fields that are set. If a migration rewrote the
+    rows in between, the rows of one side have the model of their time.
+    """
 
     kind: str
     key: tuple[Any, ...]
@@ -53,7 +56,7 @@ class Difference(NamedTuple, Generic[M]):
 
 
 class _Side(NamedTuple):
-    """The table at one of the moments."""
+    """The table at one of the two seqs."""
 
     view: PastView
     info: TableInfo
@@ -71,36 +74,38 @@ class _Side(NamedTuple):
             return Image(self.info, self.model, None, erased=True)
 
     def keys(self) -> Iterator[tuple[bytes, bytes]]:
-        """Each key, and which version it has."""
+        """Yield each key, and the version that it has."""
         start, end = keys.space_range(self.info.space)
         for row, full, _ in self.view.places(start, end):
             yield row[keys.SPACE.size :], full
 
 
 def diff(
-    views: Views, meant: Meant, start: int, end: int, table: Table[Any, Any] | None = None
+    views: Views, lineage: TableLineage, start: int, end: int, table: Table[Any, Any] | None = None
 ) -> Iterator[Difference[Any]]:
-    """See `Past.diff`. `start` and `end` are seqs whose versions are known. The rows are of the model of
-    `table`; without it, of the models of then."""
+    """See `Database.diff`. `start` and `end` are seqs up to which versions are known.
+
+    Rows have the model of `table`; without it, the models of their time.
+    """
     if start > end:
-        raise RowError(f"expected the first of two moments to be the earlier one, found {start} and {end}")
-    before, after = _sides(views, table, meant, start, end)
+        raise RowError(f"expected the start before the end, found {start} and {end}")
+    before, after = _sides(views, table, lineage, start, end)
     if before and after and list(before.info.proto.key) != list(after.info.proto.key):
         raise SchemaError(
-            f"the rows of table {after.info.name} got another primary key between {start} and {end}; they"
-            " cannot be compared one by one",
+            f"the primary key of table {after.info.name} changed between {start} and {end}: its rows cannot"
+            " be compared one by one",
             table=after.info.name,
         )
     return _differences(views.log, before, after)
 
 
 def _sides(
-    views: Views, table: Table[Any, Any] | None, meant: Meant, start: int, end: int
+    views: Views, table: Table[Any, Any] | None, lineage: TableLineage, start: int, end: int
 ) -> tuple[_Side | None, _Side | None]:
-    """Each in the model of the constants, as long as they read it; else in that of then."""
+    """Return both sides, in the model of the constant if it can read them, else in that of their time."""
     found, errors = list[_Side | None](), list[SchemaError]()
     for seq in (start, end):
-        info = views.schemas.with_id(meant.id_at(seq), seq)
+        info = views.schemas.with_id(lineage.id_at(seq), seq)
         model = info.model if info else None
         try:
             if info and table:
@@ -123,13 +128,13 @@ def _differences(log: Log, before: _Side | None, after: _Side | None) -> Iterato
         fields = changed(old, new)
         kind = _KINDS[old.is_there, new.is_there]
         if kind == "changed" and not fields and old.erased == new.erased:
-            continue  # it was written as it was
+            continue  # rewritten unchanged
         if kind:
             yield Difference(kind, one.info.decode_key(key), old.row, new.row, fields)
 
 
 def _keys(log: Log, before: _Side | None, after: _Side | None) -> Iterator[bytes]:
-    """Those that may differ, in order."""
+    """Yield the keys that may differ, in order."""
     if before is not None and after is not None and before.info.space == after.info.space:
         found = _between(log, before, after)
         if found is not None:
@@ -138,7 +143,7 @@ def _keys(log: Log, before: _Side | None, after: _Side | None) -> Iterator[bytes
 
 
 def _between(log: Log, before: _Side, after: _Side) -> set[bytes] | None:
-    """The keys in the records between the moments; None: there are too many."""
+    """Return the keys in the records in between; None: there are too many."""
     start, end, space = before.view.seq, after.view.seq, after.info.space
     if end - start > RECORDS_MAX:
         return None
@@ -154,7 +159,7 @@ def _between(log: Log, before: _Side, after: _Side) -> set[bytes] | None:
 
 
 def _beside(before: _Side | None, after: _Side | None) -> Iterator[bytes]:
-    """The keys at either moment, but for those that have the same version at both."""
+    """Yield the keys on either side, except those with the same version on both."""
     sides = [side.keys() for side in (before, after) if side is not None]
     for key, same in groupby(merge(*sides, key=itemgetter(0)), key=itemgetter(0)):
         versions = [full for _, full in same]

@@ -1,17 +1,16 @@
-"""Past: a database as it was after any record of its log.
+"""Moment: a database as it was after any record of its log.
 
     at(seq=812) ─────────────┐
-    at(time="2026-01-05") ─▶ seq, by bisection ─▶ Moment: a Snapshot of then
-                                                    schema of then (history/schemas.py)
-                                                    rows of then   (history/view.py, history/version_index.py)
+    at(time="2026-01-05") ─▶ seq, by bisection ─▶ Moment: a Snapshot of that seq
+                                                    its schema  (history/schemas.py)
+                                                    its rows    (history/view.py, history/version_index.py)
 
-Where versions lie is projected when somebody first asks, and then as far as is asked: the first
-question reads the log once, every later one what came since. Nothing else depends on how far back a
-moment is.
+The version index catches up on demand, as far as requested: the first call reads the log once, later
+calls read what was added. Nothing else depends on how far back a moment is.
 
 Invariants
-  (1) a moment is the same whenever it is asked for, as long as the log that it needs is held;
-  (2) no code of a user runs, and nothing is replayed.
+  (1) a moment is the same at every call, as long as the log that it needs is held;
+  (2) no user code runs, and nothing is replayed.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from everlog.store.errors import CursorError, ReadOnlyError, RowError
 from everlog.store.history.diff import Difference, diff
 from everlog.store.history.query import Entry, LogFilter, entries
 from everlog.store.history.row_history import History, Version
-from everlog.store.history.schemas import Meant, PastSchemas
+from everlog.store.history.schemas import PastSchemas, TableLineage
 from everlog.store.history.timestamps import Position, Time, nanoseconds, shown
 from everlog.store.history.version_index import Versions
 from everlog.store.history.view import PastSource, PastView, Views
@@ -46,11 +45,11 @@ ONE_BY_ONE = 64
 
 
 class Moment(Snapshot):
-    """A database as it was after the record at `seq`. Needs not be closed.
+    """A database as it was after the record at `seq`. Need not be closed.
 
-    A table may be named by the constants of that time, or by later ones, as long as its rows were not
-    rewritten since; an index by those that the table had then. A scan by an index reads the whole
-    table of then: see history/view.py.
+    A table may be named by the constants of that time, or by later ones if its rows were not rewritten
+    since; an index by those that the table had then. A scan by an index reads the whole table: see
+    history/view.py.
     """
 
     def __init__(self, past: Past, seq: int) -> None:
@@ -60,30 +59,31 @@ class Moment(Snapshot):
 
     @property
     def schema(self) -> Any:
-        """The schema that was in force."""
+        """The schema in force at `seq`."""
         return self._of
 
     @property
     def time_ns(self) -> int:
-        """When the record at `seq` was committed."""
+        """The time of the record at `seq`, in nanoseconds since the Unix epoch."""
         return record.time_of(self._past.records.get(self.seq))
 
     @property
     def view(self) -> PastView:
-        """The tables as they were, key by key."""
+        """The tables, by key."""
         return self._view
 
     def hashes(self, progress: OnProgress | None = None, *, sealed: bool = False) -> dict[str, TableHash]:
-        """Rows and content hash of every table; `sealed` as in `Database.hashes`. Read-only."""
-        tell = None if progress is None else lambda done: progress(Progress("hash", done))
-        return hashes(self._view, self._of, tell, sealed=sealed)
+        """Return the number of rows and the content hash of every table. Read-only. `sealed` as in
+        `Database.hashes`."""
+        report = None if progress is None else lambda done: progress(Progress("hash", done))
+        return hashes(self._view, self._of, report, sealed=sealed)
 
     def _bind(self, table: Table[M, Any]) -> Binding:
         return self._of.bound.get(arguments.table(table)) or self._past.schemas.bind(table, self.seq)
 
 
 class Past:
-    """What was, in one open database. Safe to use from many threads."""
+    """The history of one open database. Safe to use from many threads."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -106,17 +106,18 @@ class Past:
     ) -> Iterator[Version[M]]:
         """See `Database.history`."""
         self._core.check_open()
-        meant = self.schemas.meant(table, self.tables.applied)
+        lineage = self.schemas.lineage(table, self.tables.applied)
         model = None if isinstance(table, str) else table.model
-        history = self.history_of(meant, meant.info.encode_key(key), model)
+        history = self.history_of(lineage, lineage.info.encode_key(key), model)
         return (found.version for found in history.versions(newest_first=newest_first, limit=limit))
 
-    def history_of(self, table: Meant, key: bytes, model: type[Message] | None = None) -> History:
-        """Return the history of a row, by the encoded key; its rows are of `model`, else of the log's own."""
+    def history_of(self, table: TableLineage, key: bytes, model: type[Message] | None = None) -> History:
+        """Return the history of a row, by its encoded key; its rows have `model`, else the models in the
+        log."""
         return History(self.records, self.tables, self.versions, table, key, model)
 
-    def seqs_of(self, table: Meant, key: bytes, after: int) -> list[int]:
-        """The records after one that wrote a row, oldest first, by the encoded key."""
+    def seqs_of(self, table: TableLineage, key: bytes, after: int) -> list[int]:
+        """Return the records after `after` that wrote a row, oldest first, by its encoded key."""
         seqs = (place.seq for place, _ in self.history_of(table, key).places())
         return list(takewhile(lambda seq: seq > after, seqs))[::-1]
 
@@ -134,37 +135,46 @@ class Past:
         before: Time | None = None,
         limit: int | None = None,
     ) -> Iterator[Entry]:
-        """The commits that fit all of what is given, oldest first: by `actor`, to a `table` or to the row
-        of it with a `key`, of a `correlation_id`, of a `kind` (commit, created, base, migration, load,
-        notice), after a seq, until one (included), since a time (included), before one. A name alone, without
-        a key, is each table that ever had it.
+        """Yield the commits that meet all conditions, oldest first. Read-only.
 
-        Read-only. Raises RowError for a question that is none, SchemaError for a table that there never
-        was.
+        `actor`: by this actor. `table`: with a change to this table; a name without a key matches every
+        table that ever had it. `key`: with a change to this row of `table`. `correlation_id`: with this id.
+        `kind`: commit, created, base, migration, load or notice. `after` (exclusive) and `until`
+        (inclusive) are seqs; `since` (inclusive) and `before` (exclusive) are times, as in `at`. `limit`:
+        the maximum number of entries.
+
+            for entry in db.past.log(table=AIRPORTS, since="2026-01-05"):
+                print(entry.seq, entry.actor, entry.reason)
+
+        Raises RowError for invalid conditions, SchemaError for a table that never existed.
         """
         self._core.check_open()
-        asked = LogFilter(actor, table, key, correlation_id, kind, after, until, since, before)
-        return entries(self, asked, limit)
+        wanted = LogFilter(actor, table, key, correlation_id, kind, after, until, since, before)
+        return entries(self, wanted, limit)
 
     def diff(self, table: Table[M, Any] | str, start: Position, end: Position) -> Iterator[Difference[M]]:
-        """The rows of a table that differ between two moments, each a seq (int) or a time, in key order:
-        added, changed (which fields), deleted. Where a migration rewrote the rows in between, those that the
-        table's constants do not read are of the model of then. Raises CursorError as `at`, and SchemaError
-        where they read neither, or the rows got another primary key."""
+        """Yield the rows of a table that differ between two positions, each a seq (int) or a time, in key
+        order. Read-only.
+
+        Each difference says whether the row was added, changed (which fields) or deleted. If a migration
+        rewrote the rows in between, rows that the table's constants cannot read have the model of their
+        time. Raises CursorError as `at` does, and SchemaError if the constants can read neither side, or if
+        the primary key changed.
+        """
         self._core.check_open()
         first, last = (
             self.position(seq=one) if isinstance(one, int) else self.position(time=one)
             for one in (start, end)
         )
-        meant = self.schemas.meant(table, self.tables.applied)
-        return self.diff_of(meant, first, last, None if isinstance(table, str) else table)
+        lineage = self.schemas.lineage(table, self.tables.applied)
+        return self.diff_of(lineage, first, last, None if isinstance(table, str) else table)
 
     def diff_of(
-        self, meant: Meant, start: int, end: int, table: Table[Any, Any] | None = None
+        self, lineage: TableLineage, start: int, end: int, table: Table[Any, Any] | None = None
     ) -> Iterator[Difference[Any]]:
-        """The same, between two seqs; without `table` the rows are of the models of then."""
+        """`diff` between two seqs; without `table` the rows have the models of their time."""
         self.catch_up(end)
-        return diff(self.views, meant, start, end, table)
+        return diff(self.views, lineage, start, end, table)
 
     def before(self, time: Time) -> int:
         """Return the seq of the newest record before a time; one less than the oldest if there is none.
@@ -197,8 +207,8 @@ class Past:
         return low
 
     def _ahead(self) -> list[int]:
-        """The times at which the log stood still while the clock was behind it, and is believed; newest
-        first."""
+        """Return the times at which the log stood still while the clock was behind it and is known to be
+        right; newest first."""
         seqs, newest = self._corrections(), self._time(self.tables.applied)
         found = {self._time(seq) for seq in seqs if seq >= self.records.oldest}
         if newest - self._core.clock.read() > BEHIND_NS:
@@ -206,11 +216,11 @@ class Past:
         return sorted(found, reverse=True)
 
     def _read_before(self, time_ns: int, run_ns: int, found: int) -> int:
-        """The last record of those at `run_ns` whose clock read less than a time; 0: there is none.
+        """Return the last record at `run_ns` with a clock reading before a time; 0: there is none.
 
-        `found`: the last record of an earlier time. What was read before it is of another clock. It looks
-        at the newest one by one, and further back in steps that double: among many readings, some may be
-        of clocks that were wrong for a moment.
+        `found`: the last record with an earlier time. Readings below its time are of another clock. The
+        newest records are checked one by one, earlier ones in steps that double: of many readings, some may
+        be of clocks that were briefly wrong.
         """
         start = self._last(lambda seq: self._time(seq) < run_ns, found) + 1
         end = self._last(lambda seq: self._time(seq) <= run_ns, start - 1)
@@ -218,13 +228,13 @@ class Past:
 
         def holds(seq: int) -> bool:
             reading, back = self._reading(seq) or run_ns, max(start, seq - ONE_BY_ONE)
-            while reading < least and seq > back:  # of a clock that was behind: it came after the one before
+            while reading < least and seq > back:  # a clock that was behind: use the record before
                 seq -= 1
                 reading = self._reading(seq) or run_ns
             return least <= reading < time_ns
 
         while start < end and not self._reading(start):
-            start += 1  # the commits that moved the log ahead, one as a rule
+            start += 1  # the commits that moved the log ahead, usually one
         high, step = end + 1, 1
         low = end
         while low > start and not holds(low):
@@ -251,8 +261,8 @@ class Past:
             view.close()
 
     def corrected(self) -> int:
-        """Return the seq of the Notice that corrects the newest record's time; 0 without one, and where that
-        record is of a clock that was ahead once more. Read-only."""
+        """Return the seq of the Notice that corrects the newest record's time; 0 if there is none, or if
+        that record's clock was ahead again. Read-only."""
         seq = self.tables.applied
         if self._reading(seq) > self._core.clock.read() + BEHIND_NS:
             return 0
@@ -260,10 +270,10 @@ class Past:
         return next((seq for seq in self._corrections()[::-1] if self._time(seq) == newest), 0)
 
     def position(self, *, seq: int | None = None, time: Time | None = None) -> int:
-        """The seq that is meant by a seq or a time. Read-only. Raises CursorError where the log has
-        none, RowError for a time that is none."""
+        """Return the seq at a seq or a time. Read-only. Raises CursorError if the log does not have it,
+        RowError for an invalid time."""
         if (seq is None) == (time is None):
-            raise RowError("expected either a seq or a time to read at, found both or none")
+            raise RowError("expected either a seq or a time, found both or none")
         if time is not None:
             return self._at_time(nanoseconds(time))
         assert seq is not None
@@ -274,21 +284,19 @@ class Past:
         oldest, newest = self.records.oldest, self.tables.applied
         if seq < 1 or seq > newest:
             where = "before the first record" if seq < 1 else "not there yet"
-            raise CursorError(f"there is no record {seq} to read at: it is {where}; the log ends at {newest}")
+            raise CursorError(f"there is no record {seq}: it is {where}; the log ends at {newest}")
         if seq < oldest:
             raise CursorError(
-                f"the log starts at {oldest}, what was at record {seq} was removed; it is in the archive",
+                f"the log starts at {oldest}: record {seq} was removed; it is in the archive",
                 oldest=oldest,
             )
 
     def _at_time(self, time_ns: int) -> int:
-        """The newest record at or before a time."""
+        """Return the newest record at or before a time."""
         log = self.records
         low = log.oldest
         if time_ns > max(self._core.clock.read(), self._time(self.tables.applied)):
-            raise CursorError(
-                f"{shown(time_ns)} is in the future: what the database will be then is not known"
-            )
+            raise CursorError(f"{shown(time_ns)} is in the future; expected a time until now")
         found = self.before(time_ns + 1)
         if found < low:
             begins = "begins" if low == 1 else "was cut, and begins now"
@@ -300,27 +308,31 @@ class Past:
         return found
 
     def catch_up(self, upto: int | None = None, progress: OnProgress | None = None) -> None:
-        """Projects the versions of all rows up to a record; None: to the newest. Writes the projection
-        and nothing else. Interrupted, it goes on there the next time."""
+        """Index the versions of all rows up to a record; None: up to the newest. Writes the index only.
+
+        If interrupted, it resumes there the next time.
+        """
         self.versions.catch_up(self.tables.applied if upto is None else upto, progress)
 
     def forget(self) -> None:
-        """Throws the projection away; it is made anew when it is next asked. Writes. Raises ReadOnlyError."""
+        """Delete the version index; it is built again on demand. Writes. Raises ReadOnlyError."""
         if self._core.read_only:
-            raise ReadOnlyError("this was opened for reading; open it without read_only to forget versions")
+            raise ReadOnlyError(
+                "the database is open for reading; open it without read_only to delete its index"
+            )
         self.versions.forget()
 
     def refresh(self) -> None:
-        """As a reader beside a writer, which has written meanwhile."""
+        """As a reader beside a writer: see what the writer has written since."""
         self.versions.refresh()
         self.schemas.refresh()
 
     def keep(self) -> None:
-        """In a forked child: keep what is of RocksDB, and refuse it."""
+        """In a forked child: keep RocksDB's objects alive, and refuse their use."""
         self.views.forked()
         self.versions.keep()
 
     def close(self) -> None:
-        """Whoever still reads is told that it is closed."""
+        """Close all views; later reads from them raise ClosedError."""
         self.views.close()
         self.versions.close()

@@ -1,10 +1,10 @@
-"""Past log: the log, asked: who did what, when and why. `db.past.log(actor="ann", table=AIRPORTS)`.
+"""Query: filter the log by who, what, when and why. `db.past.log(actor="ann", table=AIRPORTS)`.
 
-    records after ‥ until ─▶ those that fit ─▶ Entry: commit, and its changes with their rows
-      of one row: only those of its history
+    records after … until ─▶ those that match ─▶ Entry: commit, and its changes with their rows
+      with a key: only the records in the history of that row
 
-Rows are of the models that the log carries, each in that of its time, so that nothing in them is
-unknown. Whoever asks for a table is told its changes only.
+Rows have the models in the log, each that of its time, so that no field is unknown. With a `table`,
+entries contain only the changes to that table.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.errors import RowError
 from everlog.store.history.row_history import image_of
-from everlog.store.history.schemas import Meant, PastSchemas
+from everlog.store.history.schemas import PastSchemas, TableLineage
 from everlog.store.history.timestamps import Time
 from everlog.store.log import Log
 from everlog.store.schema import arguments
@@ -31,10 +31,13 @@ KINDS = ("commit", "created", "base", "migration", "load", "notice")
 
 
 class RowChange(NamedTuple):
-    """A row that a commit wrote or deleted. `op` is "put" or "delete"; `row` is None where it was
-    deleted; `erased`, its person was forgotten; or `sealed`, under a key that is not at hand. `prior` is
-    the seq of the version that it replaced, 0: there was none. `table` is the name that it had then; empty
-    for a space that no table had, with `key` as it is encoded."""
+    """A row that a commit wrote or deleted.
+
+    `op` is "put" or "delete". `row` is None if it was deleted; if it is `erased` (its person was
+    forgotten); or if it is `sealed` with a key that is not available. `prior` is the seq of the replaced
+    version; 0: there was none. `table` is the table's name at that time; empty if no table had the space,
+    with `key` as encoded.
+    """
 
     table: str
     key: tuple[Any, ...]
@@ -47,10 +50,12 @@ class RowChange(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A commit of the log. `kind` is what it is about: one of KINDS; `about` is that, as in the record.
-    `checksum` is the record's. `proof`: how `actor` is known: `claimed`, by a `token` or a `certificate`, or
-    `delegated`, by a program that acts for others. `reading_ns`: what the clock read, where `time_ns` is
-    ahead of it; 0: it is not."""
+    """A commit of the log.
+
+    `kind` is one of KINDS; `about` is that part of the record. `checksum` is the record's. `proof` is how
+    `actor` is authenticated: `claimed`, by `token` or `certificate`, or `delegated` by a program that acts
+    for others. `reading_ns` is the clock's reading if `time_ns` is ahead of it; else 0.
+    """
 
     seq: int
     time_ns: int
@@ -70,11 +75,11 @@ class Entry(NamedTuple):
 
 
 class LogFilter(NamedTuple):
-    """What entries have to have. With a `table` as it is meant `key` is encoded; else both are as they
-    are given."""
+    """The conditions on entries. With a TableLineage as `table`, `key` is encoded; otherwise both are as
+    the caller passed them."""
 
     actor: str | None = None
-    table: Table[Any, Any] | str | Meant | None = None
+    table: Table[Any, Any] | str | TableLineage | None = None
     key: Any = None
     correlation_id: str | None = None
     kind: str | None = None
@@ -85,7 +90,7 @@ class LogFilter(NamedTuple):
 
 
 class Searched(Protocol):
-    """What the log is searched with: see `Past`."""
+    """What a query reads; see `Past`."""
 
     @property
     def records(self) -> Log: ...
@@ -94,61 +99,61 @@ class Searched(Protocol):
     @property
     def schemas(self) -> PastSchemas: ...
     def before(self, time: Time) -> int: ...
-    def seqs_of(self, table: Meant, key: bytes, after: int) -> list[int]: ...
+    def seqs_of(self, table: TableLineage, key: bytes, after: int) -> list[int]: ...
 
 
-def entries(past: Searched, asked: LogFilter, limit: int | None = None) -> Iterator[Entry]:
+def entries(past: Searched, wanted: LogFilter, limit: int | None = None) -> Iterator[Entry]:
     """See `Past.log`."""
-    return (entry_of(commit, schema) for commit, schema in commits(past, asked, limit))
+    return (entry_of(commit, schema) for commit, schema in commits(past, wanted, limit))
 
 
 def commits(
-    past: Searched, asked: LogFilter, limit: int | None = None
+    past: Searched, wanted: LogFilter, limit: int | None = None
 ) -> Iterator[tuple[log_pb2.Commit, Schema]]:
-    """The same commits as messages, with the changes that were asked for, and the schema of then."""
-    limit = check_asked(asked, limit)
+    """Yield the matching commits as messages, with the changes that match, and the schema of their time."""
+    limit = check_filter(wanted, limit)
     head = past.tables.applied
-    until = head if asked.until is None else min(asked.until, head)
-    after = max(asked.after, past.records.oldest - 1)
-    if asked.since is not None:
-        after = max(after, past.before(asked.since))
-    if asked.before is not None:
-        until = min(until, past.before(asked.before))
-    table, key = asked.table, asked.key
-    if table is not None and not isinstance(table, Meant):
+    until = head if wanted.until is None else min(wanted.until, head)
+    after = max(wanted.after, past.records.oldest - 1)
+    if wanted.since is not None:
+        after = max(after, past.before(wanted.since))
+    if wanted.before is not None:
+        until = min(until, past.before(wanted.before))
+    table, key = wanted.table, wanted.key
+    if table is not None and not isinstance(table, TableLineage):
         by_name = isinstance(table, str) and key is None
-        table = past.schemas.ever(str(table), head) if by_name else past.schemas.meant(table, head)
+        table = past.schemas.ever(str(table), head) if by_name else past.schemas.lineage(table, head)
         key = None if key is None else table.info.encode_key(key)
-    return _commits(past, asked, after=after, until=until, table=table, key=key, limit=limit)
+    return _commits(past, wanted, after=after, until=until, table=table, key=key, limit=limit)
 
 
-def check_asked(asked: LogFilter, limit: int | None) -> int | None:
-    """Return the limit. Raises RowError for a question that is none."""
+def check_filter(wanted: LogFilter, limit: int | None) -> int | None:
+    """Check the conditions and return the limit. Raises RowError."""
     for name in ("actor", "correlation_id"):
-        if (word := getattr(asked, name)) is not None:
+        if (word := getattr(wanted, name)) is not None:
             arguments.text(word, name)
-    arguments.whole(asked.after, "`after`")
-    if asked.until is not None:
-        arguments.whole(asked.until, "`until`")
-    if asked.kind is not None and asked.kind not in KINDS:
-        raise RowError(f"expected a kind of {', '.join(KINDS)}, found {asked.kind!r}")
-    if asked.key is not None and asked.table is None:
-        raise RowError("a key is one of a table; name the table as well")
+    arguments.whole(wanted.after, "`after`")
+    if wanted.until is not None:
+        arguments.whole(wanted.until, "`until`")
+    if wanted.kind is not None and wanted.kind not in KINDS:
+        raise RowError(f"expected a kind of {', '.join(KINDS)}, found {wanted.kind!r}")
+    if wanted.key is not None and wanted.table is None:
+        raise RowError("expected a table together with `key`, found none")
     return arguments.limit(limit, "entries")
 
 
 def _commits(
     past: Searched,
-    asked: LogFilter,
+    wanted: LogFilter,
     *,
     after: int,
     until: int,
-    table: Meant | None,
+    table: TableLineage | None,
     key: bytes | None,
     limit: int | None,
 ) -> Iterator[tuple[log_pb2.Commit, Schema]]:
     left = -1 if limit is None else limit
-    words = [word.encode() for word in (asked.actor, asked.correlation_id) if word]
+    words = [word.encode() for word in (wanted.actor, wanted.correlation_id) if word]
     if left == 0:
         return
     if table is not None and key is not None:
@@ -160,7 +165,7 @@ def _commits(
         if not all(word in framed for word in words):
             continue
         commit = record.decode(framed, seq)
-        if not _fits(commit, asked):
+        if not _fits(commit, wanted):
             continue
         schema = past.schemas.at(seq)
         if table is not None:
@@ -177,21 +182,21 @@ def _commits(
             return
 
 
-def _is_of(change: log_pb2.Change, seq: int, schema: Schema, table: Meant, key: bytes | None) -> bool:
+def _is_of(change: log_pb2.Change, seq: int, schema: Schema, table: TableLineage, key: bytes | None) -> bool:
     info = schema.spaces.get(change.space)
     return info is not None and (key is None or change.key == key) and table.is_of(info.proto.id, seq)
 
 
-def _fits(commit: log_pb2.Commit, asked: LogFilter) -> bool:
+def _fits(commit: log_pb2.Commit, wanted: LogFilter) -> bool:
     return (
-        (asked.actor is None or commit.actor == asked.actor)
-        and (asked.correlation_id is None or commit.correlation_id == asked.correlation_id)
-        and (asked.kind is None or (commit.WhichOneof("about") or "commit") == asked.kind)
+        (wanted.actor is None or commit.actor == wanted.actor)
+        and (wanted.correlation_id is None or commit.correlation_id == wanted.correlation_id)
+        and (wanted.kind is None or (commit.WhichOneof("about") or "commit") == wanted.kind)
     )
 
 
 def entry_of(commit: log_pb2.Commit, schema: Schema) -> Entry:
-    """A commit with its rows, by the schema in force with it."""
+    """Return a commit with its rows, decoded by the schema in force."""
     about = commit.WhichOneof("about")
     return Entry(
         commit.seq,

@@ -1,25 +1,22 @@
-"""History: every version of one row, with who made it, when and why.
+"""Row history: every version of one row, with who made it, when and why.
 
     the row now ─▶ record 812 ─ prior ─▶ record 790 ─ prior ─▶ record 2 ─ prior 0: was there one before?
                                                                             └▶ history/version_index.py knows
 
-The newest versions are found from the row itself, along the links of the log. Where the projection of
-versions is not up to date it is brought so only when the links have come to an end: a row may have been
-deleted before, and there no link leads.
+The newest versions are found from the row itself, along the links in the log. The version index catches
+up only when the links end: a row may have been deleted before, and no link leads there.
 
     generations    space 9, from record 640 on ◀── rewritten by a migration ── space 3, up to 639
-                                  a version: what `up` made of the row
+                                  one version: the row that `up` returned
+
+Two rows of one generation are compared field by field in the model in the log, including fields that an
+older program's model lacks. Rows of two generations, between which a migration rewrote them, are
+compared by field numbers.
 
 Invariants
-  (1) a commit is one version of a row, though it wrote the row in two generations: that of the
-      generation in force then;
-  (2) the newest version is the row as it is now, and `Database.at(seq)` agrees with each.
-
-Past rows: the row in a change, as a model, and what differs between two rows.
-
-Two rows of one generation are compared field by field in the model that the log carries, so that
-what an older program's model does not know is compared as well. Rows of two generations, between which
-a migration rewrote them, are compared by the numbers of their fields.
+  (1) a commit is one version of a row, even if it wrote the row in two generations: the version in the
+      generation in force at that time;
+  (2) the newest version is the current row, and `Database.at(seq)` agrees with each.
 """
 
 from __future__ import annotations
@@ -34,7 +31,7 @@ from google.protobuf.message import Message
 from everlog.proto import log_pb2
 from everlog.store import keys, record
 from everlog.store.errors import SealedError
-from everlog.store.history.schemas import Generation, Meant
+from everlog.store.history.schemas import Generation, TableLineage
 from everlog.store.history.version_index import Place, Versions, change_at, row_of
 from everlog.store.log import Log
 from everlog.store.record import changes
@@ -47,8 +44,11 @@ from everlog.store.tx.transaction import proof_name
 
 
 class Image:
-    """A row as one version of it was: `raw` None: deleted, or `erased`, or `sealed` under a key that is
-    not at hand. Of a row that does not parse it has what can be read."""
+    """A row in one of its versions.
+
+    `raw` is None if it was deleted, is `erased`, or is `sealed` with a key that is not available. Of a row
+    that does not parse it has the readable fields.
+    """
 
     __slots__ = ("_values", "erased", "info", "own", "raw", "row", "sealed")
 
@@ -62,27 +62,29 @@ class Image:
         sealed: bool = False,
     ) -> None:
         self.info, self.raw, self.erased, self.sealed = info, raw, erased, sealed
-        # As `model`, and as the model that the log carries, to be compared with others of it.
+        # As `model`, and as the model in the log, which is used for comparisons.
         self.row: Any = None if raw is None else read(model, raw)
         self.own: Any = self.row if model is info.model or raw is None else read(info.model, raw)
         self._values: Sequence[tuple[Any, Any]] | None = None
 
     @property
     def values(self) -> Sequence[tuple[Any, Any]]:
-        """The fields that are set. Listed once, for who compares: each version is, with two others."""
+        """The fields that are set. Listed once, because each version is compared with two others."""
         if self._values is None:
             self._values = () if self.own is None else self.own.ListFields()
         return self._values
 
     @property
     def is_there(self) -> bool:
-        """Whether there is a row, though it may be erased or sealed."""
+        """Whether the row exists, even if it is erased or sealed."""
         return self.raw is not None or self.erased or self.sealed
 
 
 def image_of(info: TableInfo, model: type[Message], change: log_pb2.Change) -> Image:
-    """What a change says. One whose key was forgotten is erased, one whose key is not at hand is sealed;
-    a client, who has none, is given it open, or is told that it is erased by a row without a byte."""
+    """Return the row in a change: erased if its key was forgotten, sealed if its key is not available.
+
+    A client, which has no keys, receives rows unsealed, and an erased row as an empty one.
+    """
     if change.op == log_pb2.DELETE:
         return Image(info, model, None)
     if not change.key_id:
@@ -96,8 +98,8 @@ def image_of(info: TableInfo, model: type[Message], change: log_pb2.Change) -> I
 
 
 def changed(before: Image | None, after: Image) -> tuple[str, ...]:
-    """The names of the fields in which two rows differ; of a new row all that are set, of one that was
-    deleted none."""
+    """Return the names of the fields that differ; of a new row, all fields that are set; of a deleted row,
+    none."""
     if after.raw is None or (before is not None and before.raw == after.raw and before.info is after.info):
         return ()
     if before is None or before.raw is None:
@@ -125,7 +127,7 @@ def _bytes(value: Any) -> Any:
 
 
 AT_ONCE_FIRST, AT_ONCE_MAX = 8, 64  # versions whose records are read together
-KEPT_BYTES = 64 << 10  # a record that is larger is read again sooner than kept
+KEPT_BYTES = 64 << 10  # larger records are read again instead of being kept
 
 M = TypeVar("M", bound=Message)
 
@@ -133,10 +135,10 @@ M = TypeVar("M", bound=Message)
 class Version(NamedTuple, Generic[M]):
     """One version of a row, and the commit that made it.
 
-    `op` is "put" or "delete". `row` is None where it was deleted; `erased`, its person was forgotten; or
-    `sealed`, under a key that is not at hand; it is of the model of its time. `fields` are the names of
-    those that differ from the version before. `migration`: the version of the one that made it, or 0.
-    `proof`: how `actor` is known, as in `Entry`.
+    `op` is "put" or "delete". `row`, in the model of its time, is None if it was deleted; if it is `erased`
+    (its person was forgotten); or if it is `sealed` with a key that is not available. `fields` are the
+    names of the fields that differ from the previous version. `migration` is the version of the migration
+    that made it, or 0. `proof`: as in `Entry`.
     """
 
     seq: int
@@ -155,9 +157,11 @@ class Version(NamedTuple, Generic[M]):
     sealed: bool = False
 
 
-class _Made(NamedTuple):
-    """A version as it is found: where it lies, and in which generation of the table. A place without
-    size: the row went with its table, or a migration did not make it anew."""
+class _Located(NamedTuple):
+    """The position of a version, and the generation of the table that it belongs to.
+
+    A place with size 0: the row was removed with its table, or a migration did not carry it over.
+    """
 
     place: Place
     info: TableInfo
@@ -177,26 +181,28 @@ _Read = tuple[log_pb2.Commit, Image]
 class History:
     """The versions of one row, up to now."""
 
-    def __init__(  # noqa: PLR0917  where to read, then what
+    def __init__(  # noqa: PLR0917  the sources, then the row
         self,
         log: Log,
         tables: Tables,
         versions: Versions,
-        table: Meant,
+        table: TableLineage,
         key: bytes,
         model: type[Message] | None = None,
     ) -> None:
-        """`model`: for the rows of its generation."""
+        """`model`: the model of the rows in its generation."""
         self._log, self._tables, self._versions = log, tables, versions
         self._upto, self._key = table.upto, key
         of_key = list(table.info.proto.key)
         self.generations = [one for one in table.generations if list(one.info.proto.key) == of_key]
         self._models = models_of(model, [one.info for one in self.generations])
-        self._read_before: dict[int, bytes] = {}  # small records that were read to find the next
+        self._read_before: dict[int, bytes] = {}  # small records that were read while following links
 
     def versions(self, *, newest_first: bool, limit: int | None) -> Iterator[Found]:
-        """Each with the table in the generation that it is of, and the bytes of its row. Read-only, but for
-        the projection of versions, where the links end."""
+        """Yield each version, and its table in the generation that it belongs to.
+
+        Read-only, except that the version index catches up where the links end.
+        """
         limit = arguments.limit(limit, "versions")
         if limit is not None and limit > self._upto:
             limit = None  # a row has no more versions than there are records
@@ -205,19 +211,19 @@ class History:
         images = self._images(made, None if limit is None else limit + 1)
         return islice(_newest(images) if newest_first else _oldest(images), limit)
 
-    def places(self) -> Iterator[_Made]:
-        """Where the versions lie, newest first."""
+    def places(self) -> Iterator[_Located]:
+        """Yield where the versions lie, newest first."""
         return self._of(0, self._upto)
 
-    def _of(self, at: int, upto: int) -> Iterator[_Made]:
-        """Versions of a generation and of those before it."""
+    def _of(self, at: int, upto: int) -> Iterator[_Located]:
+        """Yield the versions of a generation and of earlier ones."""
         here = self.generations[at]
         row = row_of(here.info.space, self._key)
         if here.end < upto and self._is_there(here, here.end):
             yield self._gone(here.info, here.end + 1)
         for place in self._places(here, row, min(here.end, upto)):
-            yield _Made(place, here.info)
-        before = (_Made(place, here.info) for place in self._rewritten(row, here.start - 1))
+            yield _Located(place, here.info)
+        before = (_Located(place, here.info) for place in self._rewritten(row, here.start - 1))
         if at + 1 == len(self.generations):
             yield from before
             return
@@ -242,7 +248,7 @@ class History:
         yield from versions.of(row, start=here.start, end=end)
 
     def _linked(self, info: TableInfo, upto: int) -> Iterator[Place]:
-        """From the row as it is now, along `prior`."""
+        """Follow `prior` from the current row."""
         value = self._tables.get(info.row_prefix + self._key)
         seq = keys.seq_of(value) if value is not None else 0
         while seq:
@@ -260,8 +266,10 @@ class History:
             seq = log_pb2.Change.FromString(framed[place.offset : place.offset + place.size]).prior
 
     def _rewritten(self, row: bytes, upto: int) -> Iterator[Place]:
-        """What migrations made of the row before their generation was in force. What others wrote
-        meanwhile is a version of the generation before."""
+        """Yield the rows that migrations wrote before their generation was in force.
+
+        Rows written by others in that time are versions of the previous generation.
+        """
         self._versions.catch_up(upto)
         for place in self._versions.of(row, start=1, end=upto):
             if self._log.commit(place.seq).HasField("migration"):
@@ -272,11 +280,11 @@ class History:
         found = self._versions.find(row_of(generation.info.space, self._key), seq)
         return found is not None and found.op != log_pb2.DELETE
 
-    def _gone(self, info: TableInfo, seq: int) -> _Made:
-        return _Made(Place(seq, log_pb2.DELETE, 0, 0), info)
+    def _gone(self, info: TableInfo, seq: int) -> _Located:
+        return _Located(Place(seq, log_pb2.DELETE, 0, 0), info)
 
-    def _images(self, made: Iterator[_Made], most: int | None) -> Iterator[tuple[_Made, _Read]]:
-        """What they say. The records of some are read together."""
+    def _images(self, made: Iterator[_Located], most: int | None) -> Iterator[tuple[_Located, _Read]]:
+        """Read the versions. The records of several are read together."""
         size = AT_ONCE_FIRST
         while chunk := list(islice(made, size if most is None else min(size, most))):
             known, self._read_before = self._read_before, {}
@@ -287,7 +295,7 @@ class History:
                 yield one, self._read(one, next(records) if framed is None else framed)
             size = min(size * 4, AT_ONCE_MAX)
 
-    def _read(self, made: _Made, framed: bytes) -> _Read:
+    def _read(self, made: _Located, framed: bytes) -> _Read:
         place, info = made
         commit = record.decode(framed, place.seq)
         model = self._models[info.space]
@@ -297,9 +305,9 @@ class History:
         return commit, image_of(info, model, change)
 
 
-def _newest(images: Iterator[tuple[_Made, _Read]]) -> Iterator[Found]:
-    """Each is told once the one before it is known."""
-    last: tuple[_Made, _Read] | None = None
+def _newest(images: Iterator[tuple[_Located, _Read]]) -> Iterator[Found]:
+    """Yield each version once the previous one is known."""
+    last: tuple[_Located, _Read] | None = None
     for one in images:
         if last is not None:
             yield _found(*last, one[1][1])
@@ -308,14 +316,14 @@ def _newest(images: Iterator[tuple[_Made, _Read]]) -> Iterator[Found]:
         yield _found(*last, None)
 
 
-def _oldest(images: Iterator[tuple[_Made, _Read]]) -> Iterator[Found]:
+def _oldest(images: Iterator[tuple[_Located, _Read]]) -> Iterator[Found]:
     before: Image | None = None
     for made, found in images:
         yield _found(made, found, before)
         before = found[1]
 
 
-def _found(made: _Made, found: _Read, before: Image | None) -> Found:
+def _found(made: _Located, found: _Read, before: Image | None) -> Found:
     commit, image = found
     version: Version[Any] = Version(
         seq=commit.seq,
@@ -337,8 +345,10 @@ def _found(made: _Made, found: _Read, before: Image | None) -> Found:
 
 
 def models_of(model: type[Message] | None, generations: list[TableInfo]) -> dict[int, type[Message]]:
-    """By space: the model of a constant where the rows are of its generation, else the log's own.
-    The generations come newest first. Raises SchemaError if the two do not fit."""
+    """Return by space the model of a constant for rows of its generation, else the model in the log.
+
+    The generations come newest first. Raises SchemaError if the model and the table do not fit.
+    """
     models = {info.space: info.model for info in generations}
     if model is not None:
         version = version_of(model)
@@ -348,5 +358,5 @@ def models_of(model: type[Message] | None, generations: list[TableInfo]) -> dict
     return models
 
 
-def _seq(made: _Made) -> int:
+def _seq(made: _Located) -> int:
     return made.place.seq

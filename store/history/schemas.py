@@ -1,12 +1,12 @@
-"""Past schemas: the schema in force at any seq of the log, ready for use, and what became of a table.
+"""Schemas: the schema in force at any seq of the log, and the lineage of a table.
 
-seq ─▶ the newest record at or before it that brought a schema ─▶ Schema
+    seq ─▶ the newest record at or before it with a schema ─▶ Schema
 
-airports, id 1     space 3 from record 2 ─▶ space 9 from record 640 (rewritten) ─▶ renamed at 812
-                   `generations` of the table: where its rows were, and from when to when
+    airports, id 1     space 3 from record 2 ─▶ space 9 from record 640 (rewritten) ─▶ renamed at 812
+                       `generations` of the table: where its rows were, and from when to when
 
-A table that is rolled back and made again gets another id. Those that had one name in schemas of one version
-are one and the same to whoever asks; another that only has its name, in another version, is not.
+A table that is rolled back and created again gets another id. Tables that had one name in schemas of one
+version are the same table to a caller; one that has only the name in common, in another version, is not.
 """
 
 from __future__ import annotations
@@ -29,54 +29,56 @@ if TYPE_CHECKING:
     from everlog.store.schema.table import Table
     from everlog.store.tables.tables import Tables
 
-KEPT = 64  # schemas that are ready
+KEPT = 64  # schemas kept in memory
 
 
 class Generation(NamedTuple):
-    """A table while its rows were in one space: from the record at `start` on, up to `end` (included).
-    `info` is as it was last."""
+    """A table while its rows were in one space: from the record at `start` to `end` (included). `info` is
+    its last definition."""
 
     start: int
     end: int
     info: TableInfo
 
 
-class Meant(NamedTuple):
-    """The table that a constant, or a name, means, up to a record: its generations, newest first."""
+class TableLineage(NamedTuple):
+    """The table that a constant or a name refers to, up to the record at `upto`: its generations, newest
+    first."""
 
     generations: list[Generation]
     upto: int
 
     @property
     def info(self) -> TableInfo:
-        """As it was last."""
+        """The table's last definition."""
         return self.generations[0].info
 
     def id_at(self, seq: int) -> int:
-        """The id of the table that it was after the record at `seq`; 0: none."""
+        """Return the table's id after the record at `seq`; 0: it did not exist."""
         found = (one for one in self.generations if one.start <= seq <= one.end)
         return next((one.info.proto.id for one in found), 0)
 
     def is_of(self, table: int, seq: int) -> bool:
-        """Whether it was the table with this id, or, where it was none yet, is to be it."""
+        """Return whether the table with this id is this table at `seq`, or at any time if it did not exist
+        at `seq`."""
         id = self.id_at(seq)
         return table == id if id else any(table == one.info.proto.id for one in self.generations)
 
 
 class PastSchemas:
-    """The schemas that the log of one open database has. Read-only; safe to use from many threads."""
+    """The schemas in the log of one open database. Read-only; safe to use from many threads."""
 
     def __init__(self, log: Log, tables: Tables) -> None:
         self._log = log
         self._tables = tables
         self._lock = threading.Lock()
         self._seqs: list[int] = []
-        self._newest: Schema | None = None  # with which the seqs were looked up
+        self._newest: Schema | None = None  # the schema in force when `_seqs` was read
         self._schemas: dict[int, Schema] = {}
 
     def seqs(self) -> list[int]:
-        """The records that put a schema in force, oldest first."""
-        now = self._tables.schema  # another object with every record that brings a schema
+        """Return the records that put a schema in force, oldest first."""
+        now = self._tables.schema  # a new object after every record with a schema
         if now is self._newest:
             return self._seqs
         with self._lock:
@@ -89,11 +91,11 @@ class PastSchemas:
             return self._seqs
 
     def refresh(self) -> None:
-        """As a reader beside a writer: there may be more, though the schema is the same again."""
+        """As a reader beside a writer: read the records again, even if the schema in force is the same."""
         self._newest = None
 
     def at(self, seq: int) -> Schema:
-        """The schema in force after the record at `seq`."""
+        """Return the schema in force after the record at `seq`."""
         seqs = self.seqs()
         place = bisect_right(seqs, seq)
         return self._ready(seqs[place - 1]) if place else Schema(log_pb2.Schema())
@@ -117,7 +119,7 @@ class PastSchemas:
         return commit.migration.schema if commit.migration.HasField("schema") else None
 
     def generations(self, table: int, upto: int) -> list[Generation]:
-        """Where the rows of the table with this id were, newest first, up to `upto`."""
+        """Return where the rows of the table with this id were, newest first, up to `upto`."""
         return self._generations(lambda then: _with_id(then, table), upto)
 
     def _generations(self, table_in: Callable[[Schema], TableInfo | None], upto: int) -> list[Generation]:
@@ -134,36 +136,40 @@ class PastSchemas:
         return found[::-1]
 
     def with_id(self, table: int, seq: int) -> TableInfo | None:
-        """The table with this id in the schema in force at `seq`."""
+        """Return the table with this id in the schema in force at `seq`."""
         return _with_id(self.at(seq), table)
 
-    def meant(self, table: Table[Any, Any] | str, upto: int) -> Meant:
-        """What a constant or a name means. Raises SchemaError if there never was such a table."""
+    def lineage(self, table: Table[Any, Any] | str, upto: int) -> TableLineage:
+        """Return the lineage of a constant or a name. Raises SchemaError if there never was such a table."""
         name = arguments.table_name(table)
         version = 0 if isinstance(table, str) else version_of(table.model)
         return self.named(name, version, upto)
 
-    def named(self, name: str, version: int, upto: int) -> Meant:
-        """The table that has this name in the schema of a version (0: of any)."""
+    def named(self, name: str, version: int, upto: int) -> TableLineage:
+        """Return the lineage of the table with this name in the schema of a version (0: of any)."""
         ids = self._ids(name, version, upto)
         if not ids:
             self.at(upto).table(name)  # raises it
-        return Meant(self._generations(lambda then: _with_one_of(then, ids), upto), upto)
+        return TableLineage(self._generations(lambda then: _with_one_of(then, ids), upto), upto)
 
-    def ever(self, name: str, upto: int) -> Meant:
-        """All that a name alone meant: at each moment the table that has it, else one that had it."""
+    def ever(self, name: str, upto: int) -> TableLineage:
+        """Return the lineage of a name alone: at each moment the table with the name, else one that had
+        it."""
         schemas = [self._ready(seq) for seq in self.seqs() if seq <= upto]
         ids = {one.tables[name].proto.id for one in schemas if name in one.tables}
         if not ids:
             self.at(upto).table(name)  # raises it
-        return Meant(
+        return TableLineage(
             self._generations(lambda then: then.tables.get(name) or _with_one_of(then, ids), upto), upto
         )
 
     def bind(self, table: Table[Any, Any], seq: int) -> Binding:
-        """A table as a constant of any time has it, in the schema in force at `seq`: by its id, so
-        that a table that was renamed since is the same. Constants newer than the rows serve as long as
-        the rows were not rewritten since. Raises SchemaError."""
+        """Return the binding of a constant of any version, in the schema in force at `seq`. Raises
+        SchemaError.
+
+        The table is found by id, so one that was renamed since is the same. Constants newer than the rows
+        work unless the rows were rewritten in between.
+        """
         then = self.at(seq)
         known = then.bound.get(table)
         if known is not None:
@@ -175,7 +181,7 @@ class PastSchemas:
         return binding
 
     def resolve(self, name: str, version: int, seq: int) -> TableInfo:
-        """The table at `seq` that has this name in the schema of a version (0: of any). Raises
+        """Return the table at `seq` that has this name in the schema of a version (0: of any). Raises
         SchemaError."""
         then, newest = self.at(seq), self._tables.applied
         info = then.tables.get(name)
@@ -193,8 +199,11 @@ class PastSchemas:
         return info
 
     def _ids(self, name: str, version: int, upto: int) -> set[int]:
-        """The table that has a name in the schema of a version, else the newest that has the name; and those
-        that it is made again of, or was."""
+        """Return the ids of the table with a name in the schema of a version, or else of the newest one
+        with the name.
+
+        Includes the ids of the tables it was created again as, and of those it replaces.
+        """
         ids, names = defaultdict[tuple[str, int], set[int]](set), defaultdict[int, set[tuple[str, int]]](set)
         newest = set[int]()
         for seq in [seq for seq in self.seqs() if seq <= upto]:
@@ -215,9 +224,8 @@ class PastSchemas:
             since = generation.info.proto.since
             if generation.info.proto.generation > info.proto.generation and version >= since:
                 raise SchemaError(
-                    f"the rows of table {name} were rewritten by migration {since}, and at that time"
-                    f" they were still of the model {info.proto.model}: read them by the tables of that"
-                    " version, or by their names alone",
+                    f"the rows of table {name} were rewritten by migration {since}; their model before it was"
+                    f" {info.proto.model}: read them with the tables of that version, or by table name",
                     table=name,
                     version=since,
                 )

@@ -1,7 +1,7 @@
-"""Timestamps: points in time, and positions in the log, as callers give them.
+"""Timestamps: parse times and log positions given by a caller.
 
 "2026-01-05T09:30:00Z"  datetime  nanoseconds ─▶ nanoseconds since the Unix epoch
-SEQ|TIME of a command line ─▶ a seq (digits alone), or a time
+SEQ|TIME of a command line ─▶ a seq (digits only), or a time
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Time = datetime | str | int
 Position = datetime | str | int
 
 _SEQ = re.compile(r"[0-9]{1,20}")
-_BELOW = re.compile(r"\d[.,]\d{6}(\d{1,3})")  # what of a second is less than a datetime knows
+_BELOW = re.compile(r"\d[.,]\d{6}(\d{1,3})")  # the nanoseconds, which a datetime cannot hold
 
 
 def position(text: str) -> int | str:
@@ -39,8 +39,10 @@ def seq_of(text: str) -> int | None:
 
 
 def nanoseconds(time: Time) -> int:
-    """Since the Unix epoch: of a datetime or its text (ISO 8601; UTC where no zone is said), or of
-    nanoseconds as they are. Raises RowError."""
+    """Return a time as nanoseconds since the Unix epoch. Raises RowError.
+
+    Accepts a datetime, its text (ISO 8601), or nanoseconds. A time without a zone is UTC.
+    """
     if isinstance(time, bool) or not isinstance(time, (datetime, str, int)):
         raise RowError(
             f"expected a time as datetime, text or nanoseconds, found {type(time).__name__} {time!r}"
@@ -61,7 +63,7 @@ def nanoseconds(time: Time) -> int:
 
 
 def shown(time_ns: int) -> str:
-    """A time for people."""
+    """Format a time in nanoseconds since the Unix epoch for people."""
     try:
         return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).isoformat().replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError):

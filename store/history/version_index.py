@@ -1,5 +1,5 @@
-"""Versions: where each version of every row lies in the log. A projection that catches up when it
-is asked, in a column family beside the tables.
+"""Version index: where each version of every row lies in the log. A projection in a column family beside
+the tables, which catches up on demand.
 
     version := space:u32be key inverted:u64be        value: op:u8 offset:varint size:varint
     note    := 0x00000000 kind:u16be                 the projection's own, below every space
@@ -10,29 +10,23 @@ is asked, in a column family beside the tables.
                           │
                           └─▶ record 812 of the log, `size` bytes of it from `offset` on: the Change
 
-A value says where the change lies in its framed record, and has nothing of the row: what is erased in the
-log is erased. Times need no index: records carry theirs, which never goes back, and the log is bisected.
+A value is the position of the change in its framed record, and contains nothing of the row: what is
+erased in the log is erased. Times need no index: records carry theirs, which never go back, and the log
+is bisected.
+
+A reader beside a writing process puts versions that the projection lacks into a scratch one of its own.
+So does a writer whose disk refuses writes. Numbers are on disk; format reference: docs/format.md,
+"Versions".
 
 Invariants
-  (1) what is in it never changes: of a (space, key, seq) there is one value, or none yet;
-  (2) the batch that writes versions moves `applied` with them: killed anywhere, it goes on there;
-  (3) it never knows more than what the disk has of the log; one that does (or that is of another log)
-      is thrown away and made anew;
-  (4) no key is the beginning of another (schema/codec.py), so versions of two rows never mingle;
-  (5) who reads as of a seq reads where all up to that seq is known: what was thrown away meanwhile is made
-      anew first. `thrown` tells that it was to who was reading.
-
-A reader beside a process that writes puts what the projection lacks into a scratch one of its own, and so
-does a writer whose disk refuses writes. The numbers are on disk: docs/format.md, "Versions".
-
-Past place: where a version of a row lies in the log, as the index keeps it, and what lies there.
-
-    space:u32be key inverted:u64be ─▶ op:u8 offset:varint size:varint        inverted := 2^64 - 1 - seq
-
-Invariants
-  (1) what is read at a place is a change of that row, or an error.
-
-The bytes: docs/format.md, "Versions".
+  (1) entries never change: a (space, key, seq) has one value, or none yet;
+  (2) the batch that writes versions moves `applied` with them: killed at any point, it resumes there;
+  (3) it never covers more than what the disk has of the log; one that does (or is of another log) is
+      discarded and built again;
+  (4) no key is a prefix of another (schema/codec.py), so versions of two rows never mingle;
+  (5) a read as of a seq sees all versions up to that seq: after a discard, they are built again first.
+      `discarded` tells a running reader that this happened;
+  (6) the bytes at a position are a change of that row, or an error is raised.
 """
 
 from __future__ import annotations
@@ -64,7 +58,7 @@ _U32, _U64 = struct.Struct(">I"), struct.Struct(">Q")
 
 
 class Place(NamedTuple):
-    """A version: the seq of its record, and where in that the change lies."""
+    """The position of a version: the seq of its record, and where the change lies in it."""
 
     seq: int
     op: int
@@ -73,31 +67,31 @@ class Place(NamedTuple):
 
 
 def row_of(space: int, key: bytes) -> bytes:
-    """What all versions of a row start with."""
+    """Return the common prefix of all versions of a row."""
     return _U32.pack(space) + key
 
 
 def inverted(seq: int) -> bytes:
-    """A seq at the end of a version's key."""
+    """Return the encoded seq at the end of a version's key."""
     return _U64.pack(_MASK ^ seq)
 
 
 def packed(op: int, offset: int, size: int) -> bytes:
-    """What a version says."""
+    """Return the value of a version."""
     return bytes((op,)) + varint(offset) + varint(size)
 
 
 def place_of(full: bytes, value: bytes) -> Place:
-    """What a version says, from its key and value."""
+    """Decode a version from its key and value."""
     seq = _MASK ^ _U64.unpack_from(full, len(full) - INVERTED_SIZE)[0]
-    if len(value) == 4 and value[1] < 0x80 <= value[2]:  # of a short record, as most are
+    if len(value) == 4 and value[1] < 0x80 <= value[2]:  # fast path for short records, which are most
         return Place(seq, value[0], value[1], value[2] & 0x7F | value[3] << 7)
     offset, at = read_varint(value, 1)
     return Place(seq, value[0], offset, read_varint(value, at)[0])
 
 
 def change_at(framed: bytes, row: bytes, place: Place) -> log_pb2.Change:
-    """The change of a row in a record that was checked. Raises CorruptionError if it is not there."""
+    """Return the change of a row in a checked record. Raises CorruptionError if it is not there."""
     try:
         change = log_pb2.Change.FromString(framed[place.offset : place.offset + place.size])
     except DecodeError:
@@ -105,8 +99,8 @@ def change_at(framed: bytes, row: bytes, place: Place) -> log_pb2.Change:
     if row_of(change.space, change.key) != row:
         raise CorruptionError(
             f"expected a change of row {row.hex()} in record {place.seq} at byte {place.offset}, found"
-            " another: what is known of versions is not of this log; delete it (`db.past.forget()`), and it"
-            " is made anew",
+            " other data: the version index does not belong to this log; delete it with `db.past.forget()`,"
+            " and it is built again",
             seq=place.seq,
             place=row.hex(),
         )
@@ -115,7 +109,7 @@ def change_at(framed: bytes, row: bytes, place: Place) -> log_pb2.Change:
 
 FAMILY = "past"
 APPLIED = keys.PREFIX.pack(0, 1)
-WRITE_AT = 1024  # versions; a write holds the interpreter's lock
+WRITE_AT = 1024  # versions in a batch; a write holds the interpreter's lock
 
 
 class Versions:
@@ -124,18 +118,20 @@ class Versions:
     def __init__(self, engine: Engine, log: Log) -> None:
         self._engine = engine
         self._log = log
-        self._lock = threading.Lock()  # of those who catch up
-        self._reading = threading.Lock()  # of the cursors
+        self._lock = threading.Lock()  # held to catch up
+        self._reading = threading.Lock()  # guards the cursors
         self._scratch: tuple[Temporary, Engine] | None = None
         self._cursors: list[Any] | None = None
-        self._checked = False  # that what is there is of this log
-        self._base_upto = 0  # how far what is in the database's own directory is
+        self._checked = False  # whether the stored projection is known to be of this log
+        self._base_upto = 0  # last seq of the projection in the database's own directory
         self.applied = 0
-        self.thrown = 0  # how often it was thrown away
+        self.discarded = 0  # how often it was discarded
 
     def catch_up(self, upto: int, progress: OnProgress | None = None) -> None:
-        """Sees to it that all versions up to `upto` are known. Writes the projection; interrupted, it keeps
-        what it has. Raises CorruptionError naming the record, CursorError where the log is cut."""
+        """Project all versions up to `upto`. Writes the projection; if interrupted, it keeps what is done.
+
+        Raises CorruptionError that names the record, and CursorError if the log was cut.
+        """
         if self.applied >= upto and not self._is_elsewhere:
             return
         with self._lock:
@@ -148,12 +144,12 @@ class Versions:
             oldest = self._log.oldest
             if oldest > 1 and self.applied < oldest - 1:
                 raise CursorError(
-                    f"the log starts at {oldest}, and where rows lie is known up to {self.applied} only:"
-                    " reading as of then needs the archive of what was removed",
+                    f"the log starts at {oldest}, but versions are indexed only up to {self.applied}:"
+                    " history before that needs the archive of the removed records",
                     oldest=oldest,
                 )
             if upto > self._log.head and not self._engine.secondary and not self._is_synced(upto):
-                self._begin_scratch()  # the disk does not take that part of the log
+                self._begin_scratch()  # the disk refuses that part of the log
             try:
                 self._project(upto, progress)
             except DiskError:
@@ -163,8 +159,11 @@ class Versions:
                 self._project(upto, progress)
 
     def _is_synced(self, upto: int) -> bool:
-        """Sync the log, and return whether the disk has it up to a record: what is projected must not be lost
-        from the log. Raises the DiskError that ended writing."""
+        """Sync the log, and return whether the disk has it up to a record: projected records must not be
+        lost from the log.
+
+        Raises the DiskError that ended writing.
+        """
         try:
             self._log.sync(beside=True)
         except DiskError as error:
@@ -186,9 +185,9 @@ class Versions:
                 self._scratch = directory, Engine(directory.path)
 
     def _begin_anew(self) -> None:
-        """Project here again, and what was projected elsewhere, now that writes work."""
+        """Project into the database again, including what was projected elsewhere, now that writes work."""
         with self._reading:
-            self.applied, self._cursors, self.thrown = self._base_upto, None, self.thrown + 1
+            self.applied, self._cursors, self.discarded = self._base_upto, None, self.discarded + 1
             self._let_go_of_scratch()
 
     def _project(self, upto: int, progress: OnProgress | None) -> None:
@@ -209,7 +208,7 @@ class Versions:
     def _write(self, found: dict[bytes, bytes], handle: ColumnFamily, seq: int, framed: bytes) -> None:
         batch = WriteBatch(raw_mode=True)
         batch.set_default_column_family(handle)
-        for full in sorted(found):  # RocksDB takes neighbours in a third of the time
+        for full in sorted(found):  # RocksDB writes sorted keys three times as fast
             batch[full] = found[full]
         batch[APPLIED] = keys.APPLIED.pack(seq, record.checksum_of(framed))
         engine = self._scratch[1] if self._scratch else self._engine
@@ -226,7 +225,7 @@ class Versions:
         return found
 
     def _check(self) -> None:
-        """How far it is, if it is of this log at all."""
+        """Read how far the projection is; discard one that is not of this log."""
         found = self._engine.side(FAMILY, make=False)
         with translated("reading the versions of rows"):
             value = found[0].get(APPLIED) if found else None
@@ -241,28 +240,31 @@ class Versions:
         self.applied, self._checked = seq, True
 
     def forget(self) -> None:
-        """Throws the projection away; it is made anew when it is next asked. Writes."""
+        """Discard the projection; it is built again on demand. Writes."""
         with self._lock, self._reading:
-            self._cursors, self.applied, self.thrown = None, 0, self.thrown + 1
+            self._cursors, self.applied, self.discarded = None, 0, self.discarded + 1
             self._engine.drop_side(FAMILY)
 
     def refresh(self) -> None:
-        """As a reader beside a writer: what that has projected meanwhile need not be projected here."""
+        """As a reader beside a writer: use what the writer has projected meanwhile."""
         with self._lock, self._reading:
             self._cursors = None
             applied, base = self.applied, self._base_upto
             self._check()
             if self._base_upto >= base:
                 self.applied = max(self.applied, applied)
-            else:  # that threw it away: what is here begins where that ended
-                self.thrown += 1
+            else:  # the writer discarded its part, on which the scratch one builds
+                self.discarded += 1
                 self._let_go_of_scratch()
 
     # reading
 
     def families(self, upto: int = 0) -> list[tuple[Rdict, ColumnFamily]]:
-        """Where versions are, all up to a seq: one column family, or that of the writer and the scratch
-        one. Whoever seeks with an iterator of one keeps its handle for as long."""
+        """Return the column families that hold all versions up to a seq: one, or the writer's and the
+        scratch one.
+
+        The caller keeps a family's handle as long as it seeks with an iterator of it.
+        """
         with self._known(upto):
             return self._families()
 
@@ -274,7 +276,7 @@ class Versions:
 
     @contextmanager
     def _known(self, upto: int) -> Iterator[None]:
-        """While nothing is thrown away, and all up to a seq is known."""
+        """Keep the projection from being discarded for the block, with all versions up to a seq."""
         while True:
             self.catch_up(upto)
             with self._reading:
@@ -283,7 +285,7 @@ class Versions:
                     return
 
     def find(self, row: bytes, seq: int) -> Place | None:
-        """The newest version of a row (its space and key) at or before `seq`. Read-only."""
+        """Return the newest version of a row (its space and key) at or before `seq`. Read-only."""
         found = self.raw(row, seq)
         return None if found is None else place_of(*found)
 
@@ -308,7 +310,7 @@ class Versions:
         return self._cursors
 
     def of(self, row: bytes, *, start: int, end: int) -> Iterator[Place]:
-        """The versions of a row from seq `end` back to `start`, both included. Read-only."""
+        """Yield the versions of a row from seq `end` back to `start`, both included. Read-only."""
         size = 4
         while start <= end:
             places = self._some(row, start, end, size)
@@ -318,12 +320,12 @@ class Versions:
             end, size = places[-1].seq - 1, min(size * 4, 1024)
 
     def _some(self, row: bytes, start: int, end: int, most: int) -> list[Place]:
-        """The newest of them. Of each family as many, so that none is left out between two."""
+        """Return the newest of them. Reads `most` from each family, so that none between two is missed."""
         least, last = row + inverted(end), row + inverted(start)
         found: dict[bytes, bytes] = {}
         with self._known(end), translated("reading the versions of rows"):
             for family, _ in self._families():
-                verifier = family.iter()  # before: it knows nothing that is projected meanwhile
+                verifier = family.iter()  # first: it must not see what is projected meanwhile
                 chunk: list[Any] = list(islice(family.items(from_key=least), most))
                 if len(chunk) < most:
                     verify_end(verifier, chunk[-1][0] if chunk else None, least, last + b"\x00")
@@ -331,13 +333,16 @@ class Versions:
         return [place_of(full, found[full]) for full in sorted(found)[:most]]
 
     def keep(self) -> None:
-        """In a forked child: keep what is of RocksDB, and use it no more."""
+        """In a forked child: keep RocksDB's objects alive, and use them no more."""
         self._leaked, self._cursors = self._cursors, None
         keep_in_child(self)
-        self._lock, self._reading = threading.Lock(), threading.Lock()  # threads of the parent had them
+        self._lock, self._reading = (
+            threading.Lock(),
+            threading.Lock(),
+        )  # the parent's threads may hold the old
 
     def close(self) -> None:
-        """Lets go of what it holds of RocksDB."""
+        """Release RocksDB's objects."""
         with self._lock, self._reading:
             self._cursors = None
             self._let_go_of_scratch()

@@ -1,29 +1,27 @@
-"""Past view: the tables as they were after the record at a seq, made of versions and the log.
+"""View: the tables after the record at a seq, read from the version index and the log.
 
     get     one seek in `versions`, one record of the log, a slice of it
-    items   of rows: the newest version at or before the seq of each key, in key order; the records of a
+    items   of rows: for each key the newest version at or before the seq, in key order; the records of a
             few thousand rows are read in the order of the log, each once
-            of an index: its entries follow from the rows of the table, all of which are read, and
-            are sorted: it costs what a scan of the table costs, and memory for the entries in range
+            of an index: its entries are computed from all rows of the table and sorted, at the cost of a
+            scan of the table, and memory for the entries in range
 
-Everything above a view (sources, scans with limits and resumption, counts, hashes) works with it as it
-does with the tables of now.
+Everything above a view (sources, scans with limits and resumption, counts, hashes) works with it as with
+the current tables.
 
-Invariants
-  (1) every row is cut from a record that was checked, and is of the key that was asked for;
-  (2) a view that is closed holds nothing of RocksDB, though an iteration over it is alive.
-
-Past walk: over the versions of many rows, giving of each the newest at or before a seq.
+`walk` iterates over the versions of many rows, and yields for each row the newest at or before a seq:
 
     JFK 812 · JFK 790 · JFK 2 · LAX 640 · LAX 2 · …       as of 800: JFK 790, LAX 640
 
-Versions are read in chunks, in their order. Where a row has many it is not stepped through: the walk
-leaps to the version that is wanted, or to the next row.
+Versions are read in chunks, in order. It does not step through the many versions of one row: it seeks to
+the wanted version, or to the next row.
 
 Invariants
-  (1) an iteration that ends has come to its end: a damaged block raises CorruptionError;
-  (2) the handle of a column family lives as long as what seeks in it: one may be dropped meanwhile, and
-      RocksDB looks at the handle (tests/store/rocks/test_engine_facts.py).
+  (1) every row is cut from a checked record, and belongs to the requested key;
+  (2) a closed view holds nothing of RocksDB, even while an iteration over it is alive;
+  (3) an iteration that ends has reached its end: a damaged block raises CorruptionError;
+  (4) a column family's handle lives as long as the iterators that seek in it: the family may be dropped
+      meanwhile, and RocksDB uses the handle (tests/store/rocks/test_engine_facts.py).
 """
 
 from __future__ import annotations
@@ -49,9 +47,9 @@ from everlog.store.tx.source import WHOLE, Entry, LocalSource, Span
 CHUNK_FIRST, CHUNK_MAX = 16, 1024
 LEAP_FROM = 64  # versions of one row in a chunk
 
-# Space and key of a row, and key and value of the version that it had.
+# Space and key of a row, and key and value of its version.
 Found = tuple[bytes, bytes, bytes]
-# What walks have of RocksDB, in lists. Who clears the lists ends the walks.
+# RocksDB's objects that walks hold, in lists. Clearing the lists ends the walks.
 Held = list[list[Any]]
 
 _LAST = b"\xff" * INVERTED_SIZE
@@ -67,8 +65,11 @@ def walk(
     held: Held,
     reverse: bool,
 ) -> Iterator[Found]:
-    """The rows from `start` to `end` (exclusive), spaces and keys, in their order or backwards, in one
-    of the column families of `versions`; deleted ones as well. Read-only."""
+    """Yield the rows from `start` to `end` (exclusive) by space and key, in order or in reverse, deleted
+    ones as well. Read-only.
+
+    `family` is one of the column families of `versions`, with its handle.
+    """
     chunks = _Chunks([*family], start, end, held, reverse=reverse)
     if reverse:
         return _backwards(chunks, versions, start, end, seq)
@@ -76,16 +77,16 @@ def walk(
 
 
 def let_go(held: Held) -> None:
-    """Ends walks, though somebody iterates over them."""
-    for one in reversed(held):  # iterators before what they are of
+    """End walks, even those that are being iterated over."""
+    for one in reversed(held):  # iterators before their column families
         one.clear()
 
 
 class _Chunks:
-    """Chunks of versions from one end of a range on. `leap` goes on elsewhere."""
+    """Chunks of versions from one end of a range. `leap` continues elsewhere."""
 
     def __init__(self, family: list[Any], start: bytes, end: bytes, held: Held, *, reverse: bool) -> None:
-        """`family` is let go of with what is `held`: a column family and its handle, in a list."""
+        """`family`, a column family and its handle in a list, is released together with `held`."""
         self._start, self._end, self._reverse = start, end, reverse
         self._family, self._held = family, list[Any]()
         held += (self._family, self._held)
@@ -95,8 +96,8 @@ class _Chunks:
     def leap(self, to: bytes) -> None:
         with translated("reading the versions of rows"):
             if not self._family:
-                raise ClosedError("what this reads from is closed")
-            # The one that verifies is older: it knows nothing that was projected meanwhile.
+                raise ClosedError("the database or the snapshot of this read is closed")
+            # The verifying iterator comes first: it must not see what is projected meanwhile.
             verifier = self._family[0].iter()
             self._held[:] = [self._family[0].items(backwards=self._reverse, from_key=to), verifier]
             del verifier
@@ -107,9 +108,9 @@ class _Chunks:
         self._last: bytes | None = None
 
     def next(self) -> list[tuple[bytes, bytes]]:
-        """The next versions; none at the end. Raises CorruptionError, ClosedError."""
+        """Return the next versions; none at the end. Raises CorruptionError, ClosedError."""
         if not self._held:
-            raise ClosedError("what this reads from is closed")
+            raise ClosedError("the database or the snapshot of this read is closed")
         with translated("reading the versions of rows"):
             chunk: list[Any] = list(islice(self._held[0], self._size))
             if len(chunk) < self._size:
@@ -131,7 +132,7 @@ def _forwards(chunks: _Chunks, start: bytes, end: bytes, upto: bytes) -> Iterato
             if row >= end:
                 return
             if row < start or full[-INVERTED_SIZE:] < upto:
-                continue  # it is newer than what is asked for
+                continue  # newer than the requested seq
             done = row
             yield row, full, value
         row = chunk[-1][0][:-INVERTED_SIZE]
@@ -140,7 +141,7 @@ def _forwards(chunks: _Chunks, start: bytes, end: bytes, upto: bytes) -> Iterato
 
 
 def _backwards(chunks: _Chunks, versions: Versions, start: bytes, end: bytes, seq: int) -> Iterator[Found]:
-    """The oldest version of a row comes first here."""
+    """Walk in reverse, where the oldest version of a row comes first."""
     upto, at = inverted(seq), b""
     best: Found | None = None
     while chunk := chunks.next():
@@ -162,7 +163,7 @@ def _backwards(chunks: _Chunks, versions: Versions, start: bytes, end: bytes, se
         yield best
 
 
-ROWS_FIRST, ROWS_MAX, BYTES_MAX = 8, 4096, 1 << 20  # of rows that are read at once
+ROWS_FIRST, ROWS_MAX, BYTES_MAX = 8, 4096, 1 << 20  # rows and bytes that are read together
 PREFIX_SIZE = keys.PREFIX.size
 SPACE_SIZE = keys.SPACE.size
 
@@ -179,7 +180,7 @@ class Views:
         return PastView(self, seq)
 
     def forked(self) -> None:
-        """In a forked child: keep what is of RocksDB, and refuse it."""
+        """In a forked child: keep RocksDB's objects alive, and refuse their use."""
         for view in self.reading:
             view.forked()
 
@@ -190,7 +191,7 @@ class Views:
 
 
 class PastView(View):
-    """The tables after the record at `seq`, which is known to `versions`. Read-only."""
+    """The tables after the record at `seq`, up to which `versions` is complete. Read-only."""
 
     def __init__(self, views: Views, seq: int) -> None:
         self._versions, self._log, self._views = views.versions, views.log, views
@@ -198,7 +199,7 @@ class PastView(View):
         self.seq = seq
         self._held: dict[int, Held] = {}
         self._open = True
-        self._record: tuple[int, bytes] = (0, b"")  # the last that was read, checked
+        self._record: tuple[int, bytes] = (0, b"")  # the last checked record
 
     def get(self, key: bytes) -> bytes | None:
         space, index = keys.PREFIX.unpack_from(key)
@@ -216,16 +217,19 @@ class PastView(View):
         return self._rows(space, *bounds(start, end), reverse) if space else iter(())
 
     def places(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Found]:
-        """Space and key of each row in a range, and the key and value of its version: no row is
-        read. Where the versions are thrown away meanwhile, it goes on in those made anew."""
+        """Yield space and key of each row in a range, and key and value of its version, without reading
+        rows.
+
+        If the versions are discarded meanwhile, it continues in the new ones.
+        """
         while True:
-            thrown = self._versions.thrown
+            discarded = self._versions.discarded
             try:
                 for one in self._places(start, end, reverse):
                     yield one
                     start, end = (start, one[0]) if reverse else (one[0] + b"\x00", end)
             except ClosedError:
-                if not self._open or thrown == self._versions.thrown:
+                if not self._open or discarded == self._versions.discarded:
                     raise
             else:
                 return
@@ -250,7 +254,7 @@ class PastView(View):
             self._held.pop(id(held), None)
 
     def count(self, start: bytes, end: bytes) -> int:
-        """How many rows there are in a range of whole keys."""
+        """Return the number of rows in a range of full keys."""
         return sum(1 for _ in self.places(*bounds(start, end)))
 
     def _rows(self, space: int, start: bytes, end: bytes, reverse: bool) -> Iterator[Item]:
@@ -288,7 +292,7 @@ class PastView(View):
         return ((entry, b"") for entry in found)
 
     def _value(self, row: bytes, place: Place) -> bytes:
-        """What the tables had for a row: its header, and the row."""
+        """Return the table value of a row: its header, and the row."""
         change = change_at(self._checked(place.seq), row, place)
         return keys.pack_value(
             place.seq,
@@ -308,7 +312,7 @@ class PastView(View):
 
     def _check_open(self) -> None:
         if not self._open:
-            raise ClosedError("the moment that this reads at is gone: its database or snapshot is closed")
+            raise ClosedError("the database or the snapshot of this read is closed")
 
     def forked(self) -> None:
         super().forked()
@@ -323,7 +327,7 @@ class PastView(View):
 
 
 def _known(info: TableInfo, key: bytes, value: bytes | None) -> bytes | None:
-    """A value with its row open; None for a row that was erased."""
+    """Return a value with its row unsealed; None if the row was erased."""
     try:
         return None if value is None else info.opened(key, value)
     except SealedError as error:
@@ -333,13 +337,13 @@ def _known(info: TableInfo, key: bytes, value: bytes | None) -> bytes | None:
 
 
 def source_of(view: View) -> LocalSource:
-    """What reads rows of a view, of now or of then."""
+    """Return a source of the rows in a view, current or past."""
     return PastSource(view) if isinstance(view, PastView) else LocalSource(view)
 
 
 class PastSource(LocalSource):
-    """Rows of a past view. Counting reads no rows, but for an index. Those that were erased since are
-    not there."""
+    """Rows of a past view, without rows that were erased since. Counting reads no rows, except by an
+    index."""
 
     def __init__(self, view: PastView) -> None:
         super().__init__(view)
@@ -369,12 +373,12 @@ class PastSource(LocalSource):
         return self._past.count(*span.under(info.row_prefix))
 
     def rows_noted(self, info: TableInfo) -> int:
-        """Of then there are no notes."""
+        """Count the rows: past states have no stored counts."""
         return self._past.count(*WHOLE.under(info.row_prefix))
 
 
 def bounds(start: bytes, end: bytes) -> tuple[bytes, bytes]:
-    """A range of whole keys of rows, as one of spaces and keys."""
+    """Return a range of full row keys as a range of spaces and keys."""
     space = start[:SPACE_SIZE]
     if end[:PREFIX_SIZE] == start[:PREFIX_SIZE]:
         return space + start[PREFIX_SIZE:], space + end[PREFIX_SIZE:]
@@ -382,7 +386,7 @@ def bounds(start: bytes, end: bytes) -> tuple[bytes, bytes]:
 
 
 def _newest(layers: list[Iterator[Found]], reverse: bool) -> Iterator[Found]:
-    """Of each row the newest version that any layer knows: the one with the least key."""
+    """Yield for each row the newest version in any layer: the one with the least key."""
     for _, same in groupby(merge(*layers, key=itemgetter(0), reverse=reverse), key=itemgetter(0)):
         yield min(same, key=itemgetter(1))
 

@@ -1,18 +1,18 @@
-"""Migrate: one schema migration and its rows as one record; the store's side of it.
+"""Apply: append one schema migration, with its rows, as one record.
 
     alone ─▶ unique indexes hold? rows valid? checks hold? ─▶ append, sync ─▶ project, as on opening
 
-Nothing is written before everything was found to be valid; what is projected after the append is
-projected again from the log if the process dies meanwhile.
+Nothing is written before everything was validated. If the process dies after the append, the record is
+projected again from the log.
 
-Preview: the tables as a record would leave them that is not in the log yet.
+A `preview` shows the tables after a record that is not in the log yet:
 
-    live tables ◀── Overlay ◀── in memory: what the record does    (nothing is written)
+    live tables ◀── Overlay ◀── in memory: the effect of the record    (nothing is written)
 
-It is projected by the code that would project it for good, and read as any other moment.
+The regular code projects it, and it is read like any snapshot.
 
 Invariants
-  (1) nobody writes while a preview is read: it is of whoever has the committer alone.
+  (1) nobody writes while a preview is read: it belongs to the caller that has the committer alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from everlog.store.tables.projection import Edits, MemoryTarget, Pending, Staged
 from everlog.store.tables.projector import Projector, index_entries, new_indexes
 from everlog.store.tables.tables import Tables
 from everlog.store.tx.committer import commit_of
-from everlog.store.tx.dual_write import Twins
+from everlog.store.tx.dual_write import DualWrite
 from everlog.store.tx.reader import Snapshot
 from everlog.store.tx.source import LocalSource, Source
 from everlog.store.tx.staging import encode
@@ -44,15 +44,17 @@ from everlog.store.tx.validator import claim
 
 
 class _Scratch(MemoryTarget):
-    """In memory. What is to be deleted is out of reach in the schema that follows: it may stay."""
+    """Projects in memory. Deleted ranges may stay: the new schema does not reach them."""
 
     def delete(self, start: bytes, end: bytes) -> None:
         pass
 
 
 def preview(core: Core, framed: bytes, following: Schema) -> Snapshot:
-    """What a framed record would make of the tables, whose schema it makes `following`. Read-only. With the
-    committer alone, and what was pending flushed."""
+    """Return the tables as a framed record would leave them, under the schema `following`. Read-only.
+
+    The caller has the committer alone, and has flushed pending edits.
+    """
     tables = core.tables
     target = _Scratch(tables.target.view)
     counts, checksum = dict(tables.counts), core.log.checksum_at(tables.applied)
@@ -94,8 +96,8 @@ def append_migration(
         before = tables.schema
         if expect_schema is not None and before.version != expect_schema:
             raise MigrationError(
-                f"migration {migration.version} was planned upon schema version {expect_schema}, found"
-                f" {before.version}: somebody else has migrated meanwhile; plan again"
+                f"migration {migration.version} was planned for schema version {expect_schema}, found"
+                f" {before.version}: another migration ran meanwhile; plan again"
             )
         after = Schema(migration.schema, before.vault) if migration.HasField("schema") else before
         tables.flush()
@@ -106,7 +108,7 @@ def append_migration(
         for table, key in delete:
             transaction.delete(table, key)
         if after.paired:
-            Twins(after, core.transforms).add(transaction.writes)
+            DualWrite(after, core.transforms).add(transaction.writes)
         commit = commit_of(metadata, seq, core.clock.now(), after.version, core.clock.reading_ns)
         commit.migration.CopyFrom(migration)
         if is_online(after.proto):
@@ -142,7 +144,8 @@ class MigrationRecords:
         return [self._get(seq) for seq in tables.migrations()]
 
     def newest_first(self, tables: Tables) -> Iterator[Recorded]:
-        """Yield the same, newest first; each is read when it is reached. Read-only."""
+        """Yield every Migration record, newest first, each read on demand, because each has a whole schema.
+        Read-only."""
         return (self._get(seq) for seq in reversed(tables.migrations()))
 
     def _get(self, seq: int) -> Recorded:
@@ -165,7 +168,7 @@ def _recorded(commit: log_pb2.Commit) -> Recorded:
 
 
 def schema_at(log: Log, tables: Tables, seq: int) -> log_pb2.Schema:
-    """The schema in force after the record at `seq`."""
+    """Return the schema in force after the record at `seq`. Read-only."""
     for at in reversed(tables.migrations()):
         if at <= seq:
             commit = log.commit(at)
@@ -194,17 +197,17 @@ class _Under:
 
 
 def _new_uniques(core: Core, before: Schema, after: Schema, progress: OnProgress | None) -> Edits:
-    """Who has which value of each unique index that is new. Raises UniqueError for two of one."""
+    """Return the holder of each value of each new unique index. Raises UniqueError for duplicates."""
     taken: Edits = {}
     for info, index in new_indexes(core.tables.target.view, before, after):
         if not index.unique:
             continue
         total = core.tables.counts.get(info.space, 0)
 
-        def tell(done: int, name: str = f"check {info.name}.{index.name}", total: int = total) -> None:
+        def report(done: int, name: str = f"check {info.name}.{index.name}", total: int = total) -> None:
             if progress is not None:
                 progress(Progress(name, done, total))
 
-        for values, key in index_entries(core.tables.target.view, info, index, tell):
+        for values, key in index_entries(core.tables.target.view, info, index, report):
             claim(taken, index, values, key)
     return taken

@@ -1,35 +1,31 @@
-"""Backfill: builds beside the live tables what a migration has more, while reads and writes go on.
+"""Backfill: build a migration's new generations and indexes beside the live tables, while reads and writes
+continue.
 
-    STARTED ─▶ every write reaches what is built ─▶ backfill: the rows that were there before ─▶ switch
+    STARTED ─▶ every write goes to both ─▶ backfill: the rows that existed before ─▶ switch
 
-    seeds       loaded before (`remake.fill`): rows that they replace do not come over
-    an index    rows, a slice at a time ─▶ its entries ─▶ the tables, with a note how far it is
-    new rows    rows, a slice at a time ─▶ `up` ─▶ a BACKFILL record that says how far it is
+    seeds       loaded before (`rewrite.fill`): rows that they replace are not copied
+    an index    rows, a slice at a time ─▶ its entries ─▶ the tables, with a note on the progress
+    new rows    rows, a slice at a time ─▶ `up` ─▶ a BACKFILL record with the progress
 
-A slice is read and worked out while others commit. Then, with the committer to itself, it leaves out
-the rows that were written since, for those who wrote them have done its work.
-
-Invariants
-  (1) where a slice ends is written with it: killed anywhere, it goes on behind the last whole slice;
-  (2) nothing that it does can be read before the switch, which is one record;
-  (3) a row keeps the version that it had.
-
-Slice: some rows of one generation of a table, and what becomes of them in the next.
+A slice is read and converted while others commit. Then, with the committer to itself, the backfill drops
+the rows that were written since: their writers wrote both generations.
 
     row, version ─▶ convert ─▶ row, index values ─▶ its change in a record
                                                  ─▶ its edits of the tables
 
-All of it but the seq of the record is worked out before anybody waits for it. What is made of a row
-stands at the same place in each column: lists of bytes cost less than an object for each row.
+Everything but the seq of the record is computed before anybody waits for it. The results for one row
+have the same position in each column: lists of bytes cost less than an object per row.
+
+Progress of an online build:
+
+    rows      a BACKFILL record in the log, which a note points to
+    entries   a note for each index := 0x00 rows:u64be key of the last row     or 0x01, all rows
 
 Invariants
-  (1) a row keeps the version that it had, and the end of its life;
-  (2) a row that was written since the migration started is left out: who wrote it wrote both.
-
-Built: how far is what a migration builds beside the live tables, and whether it may go on.
-
-rows      a BACKFILL record in the log, which a note points to
-entries   a note for each index := 0x00 rows:u64be key of the last     or 0x01, all are there
+  (1) the end of a slice is written with it: killed at any point, it resumes after the last whole slice;
+  (2) nothing it writes can be read before the switch, which is one record;
+  (3) a row keeps its version and its expiry;
+  (4) a row that was written since the migration started is skipped: its writer wrote both generations.
 """
 
 from __future__ import annotations
@@ -51,25 +47,27 @@ from everlog.store.tables.projection import Edits, Staged
 from everlog.store.tables.projector import built_note
 from everlog.store.tables.tables import Tables
 from everlog.store.tx.committer import commit_of
-from everlog.store.tx.dual_write import Converted, Transforms, Twins
+from everlog.store.tx.dual_write import Converted, DualWrite, Transforms
 from everlog.store.tx.transaction import ANONYMOUS
 from everlog.store.tx.validator import claim
 
 
 class Slice:
-    """What becomes of rows of the generation before `newer`."""
+    """Rows of the previous generation, converted to rows of `newer`."""
 
     def __init__(self, newer: TableInfo) -> None:
         self.newer = newer
-        self.keys: dict[bytes, bytes] = {}  # whole key of the row -> that of the one it becomes
-        self.changes: list[bytes] = []  # as the record has them
-        self._rows: list[bytes] = []  # version and row, as the tables have them behind the header
-        self._entries: list[bytes] = []  # of each row as many as there are indexes
-        self.ends: dict[bytes, int] = {}  # whole key of a row with a life -> the end of it
+        self.keys: dict[bytes, bytes] = {}  # full key of the old row -> that of the new row
+        self.changes: list[bytes] = []  # encoded changes of the record
+        self._rows: list[bytes] = []  # version and row, as stored in the tables after the header
+        self._entries: list[bytes] = []  # one per row and index
+        self.ends: dict[bytes, int] = {}  # full key of an expiring row -> its expiry
 
     def make(self, rows: Iterable[Item], convert: Callable[[bytes, bytes], Converted], *, since: int) -> None:
-        """Converts rows, but those that were written by record `since` or later. Raises what
-        `convert` raises. The hottest loop of a migration."""
+        """Convert rows, except those written by record `since` or later. Raises what `convert` raises.
+
+        The hottest loop of a migration.
+        """
         prefix, head = self.newer.row_prefix, self.newer.put_head
         skip, header_size = len(prefix), keys.HEADER_SIZE
         unpack, change_body, change = keys.HEADER.unpack_from, record.change_body, record.change
@@ -91,7 +89,7 @@ class Slice:
                 old = keys.row_of(older.opened(full[skip:], value) if older and sealed else value)
             else:
                 old = value[header_size:]
-            if version != known:  # rows that lie together were often written together
+            if version != known:  # adjacent rows were often written together
                 known, packed, tail = version, keys.SEQ.pack(version), record.with_version(b"", version)
             key = full[skip:]
             row, values = convert(key, old)
@@ -115,17 +113,17 @@ class Slice:
 
     @property
     def size(self) -> int:
-        """Bytes of the new rows, and of their versions."""
+        """Size of the new rows and their versions, in bytes."""
         return sum(map(len, self._rows))
 
     def drop(self, full: bytes) -> None:
-        """Leaves out one row after all."""
+        """Remove one row again."""
         at, each = list(self.keys).index(full), len(self.newer.indexes)
         self.ends.pop(full, None)
         del self.keys[full], self.changes[at], self._rows[at], self._entries[at * each : (at + 1) * each]
 
     def edits(self, seq: int) -> Edits:
-        """What the record at `seq` does to the tables."""
+        """Return the edits of the tables by the record at `seq`."""
         sealed = self.newer.sealed
         header = keys.HEADER.pack(keys.HAS_VERSION | keys.HAS_KEY_ID * sealed, seq)
         edits: Edits = dict(zip(self.keys.values(), [header + row for row in self._rows], strict=True))
@@ -150,7 +148,7 @@ class Slice:
         return edits
 
     def values(self, at: int) -> dict[bytes, bytes]:
-        """The values in the index at a place among the table's, by the key of the row."""
+        """Return the values in the index at a position among the table's, by the key of the row."""
         skip, entries = len(self.newer.row_prefix), self._entries[at :: len(self.newer.indexes)]
         found = zip([full[skip:] for full in self.keys], entries, strict=True)
         return {key: entry[: len(entry) - len(key)] for key, entry in found}
@@ -160,7 +158,8 @@ BUILDING = b"\x00"
 
 
 def progress_of(note: bytes | None) -> tuple[int, bytes]:
-    """How many rows of an index that is being built have their entry, and the key of the last."""
+    """Return the progress of an index build: the number of rows with an entry, and the key of the last
+    one."""
     if not note:
         return 0, b""
     count: int = keys.SEQ.unpack_from(note, len(BUILDING))[0]
@@ -168,7 +167,7 @@ def progress_of(note: bytes | None) -> tuple[int, bytes]:
 
 
 def backfilled(core: Core, schema: Schema) -> log_pb2.Migration | None:
-    """The newest record of rows for what `schema` says is being built. Read-only."""
+    """Return the newest BACKFILL record of what `schema` builds. Read-only."""
     note = core.tables.get(keys.NOTE_BACKFILL) if schema.building else None
     if note is None:
         return None
@@ -178,13 +177,16 @@ def backfilled(core: Core, schema: Schema) -> log_pb2.Migration | None:
 
 
 def seeds_of(done: log_pb2.Migration, schema: Schema) -> int:
-    """How many rows of bootstrap data are loaded, as the newest record of rows says; 0: it is past them.
-    Versions before 2 did not say it, and loaded them into tables that are `remade` only."""
+    """Return how many rows of bootstrap data are loaded, by the newest BACKFILL record; 0: all of them,
+    rows follow.
+
+    Versions before 2 did not record it, and loaded them into tables that are `remade` only.
+    """
     return done.seeds or (done.rows if all(one.proto.remade for one in schema.building.values()) else 0)
 
 
 def built_rows(core: Core) -> int:
-    """Rows that are done of what is being built: rewritten ones, and entries of indexes. Read-only."""
+    """Return how many rows of the current build are done: rewritten rows, and index entries. Read-only."""
     newest = backfilled(core, core.schema)
     count = newest.rows if newest else 0
     for info in core.schema.spaces.values():
@@ -197,7 +199,7 @@ def built_rows(core: Core) -> int:
 
 
 def total_rows(tables: Tables) -> int:
-    """Rows that are to be done of what is being built, as many as there are now. Read-only."""
+    """Return how many rows the current build has to do, by the current counts. Read-only."""
     counts, schema = tables.counts, tables.schema
     count = sum(counts.get(info.twin.space, 0) for info in schema.building.values() if info.twin)
     for info in schema.spaces.values():
@@ -206,8 +208,11 @@ def total_rows(tables: Tables) -> int:
 
 
 def check_unique(tables: Tables, index: IndexInfo, rows: dict[bytes, bytes]) -> Edits:
-    """The keys of rows by their values in an index, given the other way round. Nobody may commit
-    meanwhile. Raises UniqueError if two have the same, or one has those of a row that is in it."""
+    """Return the keys of rows by their values in an index; `rows` has the values by key.
+
+    No commit may run meanwhile. Raises UniqueError if two rows have the same values, or another row in the
+    index.
+    """
     taken: Edits = {}
     tables.flush()
     for key, values in rows.items():
@@ -216,14 +221,14 @@ def check_unique(tables: Tables, index: IndexInfo, rows: dict[bytes, bytes]) -> 
 
 
 SLICE_BYTES = 512 << 10
-LOOK_S = 0.5  # between two signs of progress while the disk is full
+LOOK_S = 0.5  # between two calls of `progress` while the disk is full
 
 R = TypeVar("R")
 
 
 @contextmanager
 def at_work(core: Core, seeds: int = 0) -> Iterator[None]:
-    """Says, for as long as it is entered, that this process builds."""
+    """Mark this process as the one that builds, for the block."""
     before = core.backfilling
     core.backfilling = Work(time.monotonic(), built_rows(core), seeds or (before.seeds if before else 0))
     try:
@@ -253,8 +258,10 @@ def patiently(
 
 
 class Backfill:
-    """The work that a migration has left which was started by record `since`. `rate`: rows a second
-    at most; None: all it can."""
+    """The remaining work of a migration that record `since` started.
+
+    `rate`: maximum rows per second; None: unlimited.
+    """
 
     def __init__(
         self,
@@ -268,21 +275,23 @@ class Backfill:
         stopped: Callable[[], bool] = lambda: False,
         deleted: Container[tuple[str, bytes]] = (),
     ) -> None:
-        """`deleted`: rows of tables that get bootstrap data, by table and key, which need not come over."""
+        """`deleted`: rows, by table and key, of tables with bootstrap data that need not be copied."""
         self._core = core
         self._deleted = deleted
         self._migration = migration
         self._schema = core.tables.schema
-        self._twins = Twins(self._schema, transforms)
+        self._dual_write = DualWrite(self._schema, transforms)
         self._since = since
         self._pace = Pace(rate)
         self._progress = progress
         self._stopped = stopped
 
     def run(self) -> bool:
-        """Does what is left. True: all of it; False: it was stopped. Where the disk is full it waits for
-        room, and goes on. Raises MigrationError, UniqueError and RowError naming the row that does not fit:
-        then it should be given up."""
+        """Do the remaining work. Return True if all of it is done, False if it was stopped. Writes.
+
+        While the disk is full, it waits for space, and continues. Raises MigrationError, UniqueError and
+        RowError that name the invalid row: the migration should then be aborted.
+        """
         with at_work(self._core):
             return patiently(self._core.engine.refusal, self._run, self._progress, self._stopped)
 
@@ -327,7 +336,7 @@ class Backfill:
                 edits: Edits = {values + full[skip:]: b"" for full, values in entries.items()}
                 edits[note] = BUILDING + keys.SEQ.pack(count) + at
                 self._write_entries(edits)
-            self._tell(f"build index {info.name}.{index.name}", count, total)
+            self._report(f"build index {info.name}.{index.name}", count, total)
         return False
 
     def _rows(self, newer: TableInfo) -> bool:
@@ -342,7 +351,7 @@ class Backfill:
             at = done.cursor[keys.SPACE.size :] if space == newer.space else b""
         olders = [info.twin for info in self._schema.building.values() if info.twin]
         total = sum(self._core.tables.counts.get(info.space, 0) for info in olders)
-        convert, skip, end = self._twins.converter(older, newer), len(older.row_prefix), self._end(older)
+        convert, skip, end = self._dual_write.converter(older, newer), len(older.row_prefix), self._end(older)
         verb = "rewrite" if newer.proto.since != older.proto.since else "copy"
         while not self._stopped():
             rows, seen = self._read(older, at, end)
@@ -351,7 +360,7 @@ class Backfill:
             made = Slice(newer)
             made.make(self._left(rows, newer, skip), convert, since=self._since)
             if made.size > record.RECORD_BYTES_MAX // 2:
-                self._pace.slice_rows = max(1, self._pace.slice_rows // 2)  # they grow: fewer at once
+                self._pace.slice_rows = max(1, self._pace.slice_rows // 2)  # rows grow: take fewer at once
                 if len(rows) > 1:
                     continue
             last = rows[-1][0][skip:]
@@ -371,11 +380,12 @@ class Backfill:
                 )
                 self._append(migration, made)
             at = last
-            self._tell(f"{verb} {older.name}", count, total)
+            self._report(f"{verb} {older.name}", count, total)
         return False
 
     def _left(self, rows: list[Item], newer: TableInfo, skip: int) -> list[Item]:
-        """The rows that come over: not those that bootstrap data replaces, all of which is loaded already."""
+        """Return the rows to copy, without those that bootstrap data replaces, all of which is loaded
+        already."""
         seeded, deleted, get = newer.proto.seeded, self._deleted, self._core.tables.get
         if not seeded:
             return rows
@@ -409,7 +419,8 @@ class Backfill:
         core.committer.write_alone(framed, Staged(edits, uniques, more))
 
     def _write_entries(self, edits: Edits) -> None:
-        """Write index entries to the tables only: they follow from the rows. Call inside `alone`."""
+        """Write index entries, which are not recorded because they follow from the rows. Only inside
+        `alone`."""
         target = self._core.tables.target
         writes = target.batch()
         for full, value in edits.items():
@@ -418,7 +429,7 @@ class Backfill:
         target.write(writes)
 
     def _read(self, info: TableInfo, after: bytes, end: bytes) -> tuple[list[Item], int]:
-        """The next rows, and the seq that they were read at."""
+        """Return the next rows, and the seq that they were read at."""
         view, seq = self._core.tables.snapshot()
         try:
             start = info.row_prefix + after + b"\x00" if after else info.row_prefix
@@ -429,24 +440,28 @@ class Backfill:
             view.close()
 
     def _end(self, info: TableInfo) -> bytes:
-        """Behind the last row that there is. What comes later is whole; who ran after it might never end."""
+        """Return a key after the last current row. Later rows are complete; following them might never
+        end."""
         tables = self._core.tables
         tables.flush()
         last = tables.target.view.head(info.row_prefix, keys.prefix(info.space, 1), 1, reverse=True)
         return last[0][0] + b"\x00" if last else info.row_prefix
 
     def _changed(self, seen: int, keys: Container[bytes]) -> set[bytes] | None:
-        """Those of a slice's keys that were written since it was read; None: it must be read again.
-        Only inside `alone`. Raises MigrationError if there is nothing to build any more."""
+        """Return those of a slice's keys that were written since it was read; None: read it again. Only
+        inside `alone`.
+
+        Raises MigrationError if there is nothing to build any more.
+        """
         if self._schema is not self._core.tables.schema:
             raise MigrationError(
-                f"migration {self._migration.version} is no longer being built: somebody else has finished it"
-                " or given it up",
+                f"migration {self._migration.version} is no longer being built: another process has finished"
+                " or aborted it",
                 version=self._migration.version,
             )
         return self._core.tables.window.touched(seen, keys)
 
-    def _tell(self, step: str, done: int, total: int) -> None:
+    def _report(self, step: str, done: int, total: int) -> None:
         if self._progress is not None:
             self._progress(Progress(step, done, max(done, total)))
         self._pace.wait()

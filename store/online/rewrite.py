@@ -1,14 +1,14 @@
-"""Remake: rows of tables made anew by code that sees the whole database, while nobody writes.
+"""Rewrite: compute the rows of tables anew by user code that sees the whole database, while nobody writes.
 
     snapshot ─▶ the user's function ─▶ (table, row) … ─▶ BACKFILL records ─▶ the tables that are `remade`
 
-Rows are split, joined or moved this way, which no function of one row can do. Whoever calls it has
-the committer to himself from here until the record that switches.
+Rows are split, joined or moved this way, which a function of one row cannot do. The caller has the
+committer to itself from here until the record that switches.
 
 Invariants
-  (1) nothing that it writes can be read before the switch, which is one record;
-  (2) it sees one moment, the one after which nobody has written;
-  (3) killed half-way it is given up and begun anew: what the function would yield next, nobody knows.
+  (1) nothing it writes can be read before the switch, which is one record;
+  (2) the function sees one snapshot, after which nobody has written;
+  (3) killed half-way, it is aborted and starts over: what the function would yield next is unknown.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ MakeRows = Callable[[Reader], Iterable[tuple[Table[Any, Any], Message]]]
 def remake(
     core: Core, migration: log_pb2.Migration, make: MakeRows, progress: OnProgress | None = None
 ) -> int:
-    """Fills the tables that the schema in force says are `remade`; returns how many rows. Writes;
-    only inside `core.committer.alone()`.
+    """Fill the tables that the schema in force marks as `remade`. Return the number of rows. Writes; only
+    inside `db.committer.alone()`.
 
-    `migration` names the one that is under way. Raises MigrationError for what the function
-    raises, and for a row that does not fit.
+    `migration` is the one in progress. Raises MigrationError for errors of the function, and for an invalid
+    row.
     """
     work = _Remake(core, migration)
     with core.snapshot() as now:
@@ -69,19 +69,20 @@ def fill(
     rate: float | None = None,
     going: Callable[[], None] = lambda: None,
 ) -> None:
-    """Loads rows that are the same each time into the tables that the schema in force says are `seeded`, or
-    `remade`: killed half-way, it goes on behind the last record. Writes; others write meanwhile. A row
-    replaces the one that there is, of whoever writes meanwhile as well.
+    """Load rows into the tables that the schema in force marks as `seeded` or `remade`. Writes; others
+    write meanwhile.
 
-    `total` of the rows is for the progress; `rate`: rows a second at most. `going` is called before each
-    record, and may raise. Raises MigrationError for a row that does not fit.
+    The rows must be the same at each call: killed half-way, the load resumes after the last record. A row
+    replaces an existing one, also one that was written meanwhile. `total` is the number of rows, for
+    `progress`; `rate`: maximum rows per second. `going` is called before each record, and may raise. Raises
+    MigrationError for an invalid row.
     """
     tables = {
         info.name: info for info in core.schema.building.values() if info.proto.remade or info.proto.seeded
     }
     done = backfilled(core, core.schema)
     if done is not None and not seeds_of(done, core.schema):
-        return  # rows that were there before come last
+        return  # the seeds are loaded: existing rows follow them
     work = _Remake(core, migration, "the bootstrap data has")
     work.rows, work.is_seeds = (done.rows if done is not None else 0), True
     pace = Pace(rate)
@@ -111,8 +112,11 @@ def fill(
 
 
 def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
-    """What a function makes of a moment, as writes to the tables that are `remade`. Read-only.
-    Raises MigrationError."""
+    """Yield the rows that a function computes from a snapshot, as writes to the tables that are `remade`.
+    Read-only.
+
+    Raises MigrationError.
+    """
     tables = {info.name: info for info in schema.building.values() if info.proto.remade}
     count = 0
     try:
@@ -132,7 +136,7 @@ def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
     except MigrationError:
         raise
     except RowError as error:
-        what = f"yields a row that does not fit: {error}{place(make)}"
+        what = f"yields an invalid row: {error}{place(make)}"
         raise _failed(what, count, private=error.private, **error.facts) from error
     except Error as error:
         raise _failed(f"fails: {error}{place(make, error)}", count, private=error.private) from error
@@ -143,8 +147,8 @@ def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
 
 
 def check_made(now: Reader, schema: Schema, make: MakeRows) -> int:
-    """How many rows a function makes of a moment, if all of them fit. Read-only. Raises
-    MigrationError as `remake` would."""
+    """Return how many rows a function computes from a snapshot, if all are valid. Read-only. Raises
+    MigrationError as `remake` does."""
     seen, taken = set[bytes](), dict[bytes, bytes | None]()
     for one in made(now, schema, make):
         if one.full in seen:
@@ -159,22 +163,23 @@ def check_made(now: Reader, schema: Schema, make: MakeRows) -> int:
 
 
 class _Remake:
-    """Writes what is made, a record at a time."""
+    """Writes the computed rows, a record at a time."""
 
     def __init__(
         self,
         core: Core,
         migration: log_pb2.Migration,
-        yields: str = "the function that makes rows anew yields",
+        yields: str = "the function that computes rows anew yields",
     ) -> None:
         self._core, self._migration, self._yields = core, migration, yields
         self.tables = [info.name for info in core.schema.building.values() if info.proto.remade]
         self.rows = 0
-        self.is_seeds = False  # whether `rows` are of bootstrap data
+        self.is_seeds = False  # whether `rows` counts bootstrap data
         self.chunk: dict[bytes, Write] = {}
         self._bytes = 0
 
     def add(self, one: Write) -> None:
+        """Add a row; writes a record when the chunk is full. Raises MigrationError for a duplicate."""
         old, seeded = self._core.tables.get(one.full), one.info.proto.seeded
         if one.full in self.chunk or (old is not None and (not seeded or keys.version_of(old) == seeded)):
             raise twice(one.info, one.key, self.rows)
@@ -185,7 +190,7 @@ class _Remake:
             self.write()
 
     def write(self) -> None:
-        """Appends what was gathered as one record."""
+        """Append the collected rows as one record."""
         if not self.chunk:
             return
         last = next(reversed(self.chunk.values()))
@@ -210,7 +215,7 @@ class _Remake:
 
 
 def twice(info: TableInfo, key: bytes, count: int) -> MigrationError:
-    """What is said of two rows with one key."""
+    """Return the error for two rows with one key."""
     return _failed(
         f"yields row {info.name_key(key)} twice",
         count,
@@ -221,4 +226,4 @@ def twice(info: TableInfo, key: bytes, count: int) -> MigrationError:
 
 
 def _failed(what: str, count: int, **facts: Any) -> MigrationError:
-    return MigrationError(f"the function that makes rows anew {what} (after {count:,} rows)", **facts)
+    return MigrationError(f"the function that computes rows anew {what} (after {count:,} rows)", **facts)

@@ -1,19 +1,19 @@
-"""Engine: opens RocksDB for one directory, and reads and writes its column families.
+"""Engine: an open RocksDB, its column families, and its settings.
 
-    <path>/EVERLOG   what this directory is: format and UUID, written once
-    <path>/HEAD      how far the log was known to be on disk (rocks/files.py)
-    <path>/OWNER     who has it open for writing, for the message to the next
+    <path>/EVERLOG   identifies the directory: format and UUID, written once
+    <path>/HEAD      the last record known to be on disk (rocks/files.py)
+    <path>/OWNER     the process that has it open for writing, for the next one's error message
     <path>/LOCK      locked by the writer (rocks/ownership.py)
     <path>/db/       RocksDB, with the column families
         default        which column family holds the live tables: b"tables" -> name
-                       by which code a rebuild makes the next: b"rebuilding" -> number
+                       the code version of an unfinished rebuild: b"rebuilding" -> number
         log            seq:u64be -> framed record                           (log.py)
         data-N         rows, index entries, notes                           (keys.py)
-        kept           seq:u64be -> framed record, of those that were archived (log.py)
-        others         projections that catch up when they are asked         (`side`)
+        kept           seq:u64be -> framed record, of archived records      (log.py)
+        others         projections that catch up on demand                   (`side`)
 
-A write of the log goes through the write-ahead log, one of the tables does not: they are
-projected again from the log on opening.
+Writes of the log go through the write-ahead log. Writes of the tables do not: on opening, they are
+projected again from the log.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ LOG_FILE_BYTES = 256 << 20
 DATA_BUFFER_BYTES = 6 << 20
 CACHE_BYTES = 32 << 20
 REOPENINGS = 3
-FAMILY_BYTES = 256 << 10  # a column family is not made with less room
-NEWEST_MAX, REST_S = 4, 60.0  # files; how long `rest` waits for their merging
-CLOSE_S = 10.0  # closing waits so long for calls of other threads
-# A file of a column family, as RocksDB describes it: 12:3456[1 .. 9]['0000' seq:1, type:1 .. '00FF' seq:9, …
+FAMILY_BYTES = 256 << 10  # minimum free space to create a column family
+NEWEST_MAX, REST_S = 4, 60.0  # files; how long `rest` waits until they are merged
+CLOSE_S = 10.0  # how long closing waits for calls of other threads
+# RocksDB's description of a column family's file: 12:3456[1 .. 9]['0000' seq:1, type:1 .. '00FF' seq:9, …
 _FILE = re.compile(r"^ \d+:(\d+)\[.*?\]\['([0-9A-F]*)' seq:.*? \.\. '([0-9A-F]*)' seq:", re.MULTILINE)
 _NEWEST = "rocksdb.num-files-at-level0"
 _PROPERTY = re.compile(r"# (entries|deletions|range deletions)=(\d+);")
-_OBJECTS = ("log", "data", "get", "_db", "_put_log", "_write", "_log_handle")  # of RocksDB, in an Engine
+_OBJECTS = ("log", "data", "get", "_db", "_put_log", "_write", "_log_handle")  # attributes that are RocksDB's
 _WORK = (
     "rocksdb.mem-table-flush-pending",
     "rocksdb.compaction-pending",
@@ -79,8 +79,11 @@ _WORK = (
 
 
 class Engine:
-    """An open RocksDB. `secondary` opens it for reading while another process writes. `owner` owns its
-    directory; without one the path must be private."""
+    """An open RocksDB.
+
+    `secondary` opens it for reading while another process writes. `owner` owns its directory; without an
+    owner the path must be private.
+    """
 
     def __init__(
         self,
@@ -94,25 +97,25 @@ class Engine:
         tell_child(self)
         if not secondary:
             rest_before_fork(self)
-        self._compacting: list[int] = []  # threads that wait for RocksDB's
+        self._compacting: list[int] = []  # threads that wait for RocksDB's threads
         self._pid = os.getpid()
         self.path = path
         self.refusal = Refusal(path)
-        self.at = owner.at if owner else path  # for files beside RocksDB's
+        self.at = owner.at if owner else path  # the directory of the files beside RocksDB's
         self._owner = None if secondary else owner
-        self.stopped: DiskError | None = None  # why nothing is written any more
+        self.stopped: DiskError | None = None  # why writing has ended
         self._recovery = recovery
         self.secondary = secondary
         self._scratch = Temporary("everlog-reading-") if secondary else None
         self._opened = 0
         self.rebuilding = threading.Lock()
         self._live_writes = itertools.count(1)
-        self.live_write = 0  # the last change of the live tables that was begun
+        self.live_write = 0  # number of the last change of the live tables that has begun
         self._cache = Cache(CACHE_BYTES)
-        # rocksdict lets nobody close a column family that another thread compacts or flushes.
-        self._care = threading.Lock()
-        self._appending = threading.Lock()  # or RocksDB's sync might follow another thread's failed append
-        self.once = ReadOptions()  # for what is read from end to end: it leaves the cache to others
+        # rocksdict cannot close a column family that another thread compacts or flushes.
+        self._maintenance = threading.Lock()
+        self._appending = threading.Lock()  # RocksDB's sync must not follow another thread's failed append
+        self.once = ReadOptions()  # for sequential scans, which should not fill the cache
         self.once.fill_cache(False)  # type: ignore[call-arg]  # its stub is wrong
         self._to_os = WriteOptions()
         self._no_wal = WriteOptions()
@@ -131,7 +134,7 @@ class Engine:
                 raise
 
     def _open_at_last(self) -> None:
-        """Opens it. A reader tries again: the writer may drop a column family after it was listed."""
+        """Open it. A reader tries again, because the writer may drop a column family after it was listed."""
         for _ in range(REOPENINGS if self.secondary else 0):
             with contextlib.suppress(Exception):
                 self._open()
@@ -142,7 +145,9 @@ class Engine:
         directory = str(self._linked() or self._directory())
         exists = Path(directory, "CURRENT").exists()
         names = Rdict.list_cf(directory, _options(self._cache)) if exists else ["default"]
-        if not any(name.startswith("data-") for name in names):  # it is made now, or was when it was killed
+        if not any(
+            name.startswith("data-") for name in names
+        ):  # a new database, or one killed during its creation
             names.append(FIRST_DATA)
         families = {name: self._family_options(name) for name in {*names, LOG}}
         access = AccessType.read_write()
@@ -154,7 +159,7 @@ class Engine:
         self.log = self._db.get_column_family(LOG)
         self._log_handle = self._db.get_column_family_handle(LOG)
         self.data_name = self._live_name()
-        self.named = self.data_name  # which tables are live when it is opened again, for all one knows
+        self.named = self.data_name  # the tables that may be live after the next opening
         self.data = self._db.get_column_family(self.data_name)
         self.data_handle: ColumnFamily | None = self._db.get_column_family_handle(self.data_name)
         if not self.secondary:
@@ -181,8 +186,10 @@ class Engine:
 
     @contextlib.contextmanager
     def _filing(self, doing: str) -> Iterator[None]:
-        """For work of RocksDB on files. Raises DiskError at once where the disk is full: RocksDB looks for
-        room only when it has no other work, and callers may try again and again."""
+        """For work of RocksDB on files. Raises DiskError at once if the disk is full.
+
+        RocksDB checks for free space only when it has no other work, and callers may try again and again.
+        """
         if self.refusal.is_full:
             raise DiskError(self.refusal.error, outcome="nothing written", full=True)
         try:
@@ -202,7 +209,7 @@ class Engine:
             return not any(family.property_int_value(name) for family in families for name in _WORK)
         except ClosedError:
             return True
-        except Exception:  # noqa: BLE001  it is being opened, or closed
+        except Exception:  # noqa: BLE001  being opened, or closed
             return False
 
     def stop(self, why: DiskError) -> None:
@@ -214,7 +221,7 @@ class Engine:
             raise StoppedError(why)
 
         self._put_log = self._write = refuse
-        with contextlib.suppress(Exception):  # the rest of what RocksDB does by itself
+        with contextlib.suppress(Exception):  # RocksDB's own background writes
             self._db.set_options({"disable_auto_compactions": "true"})
 
     @staticmethod
@@ -222,7 +229,8 @@ class Engine:
         return translate(StoppedError(why), "")
 
     def _linked(self) -> Path | None:
-        """Where a reader opens what lies in a place that cannot be written."""
+        """Return where a reader opens a database in a place that cannot be written; None: in its own
+        place."""
         if self._scratch is None or not needs_links(self.path / "db"):
             return None
         with translated(f"reading {self.path}"):
@@ -231,7 +239,7 @@ class Engine:
 
     @property
     def next_name(self) -> str:
-        """What the tables of the next rebuild are called, or of one that was killed."""
+        """The name of the next rebuild's tables, or of those of a killed one."""
         return f"data-{int(self.data_name.split('-')[1]) + 1}"
 
     def _live_name(self) -> str:
@@ -243,11 +251,11 @@ class Engine:
         options.create_if_missing(True)
         options.create_missing_column_families(True)
         options.set_wal_recovery_mode(self._recovery or DBRecoveryMode.tolerate_corrupted_tail_records())
-        if self._recovery:  # to save what can be saved
+        if self._recovery:  # salvage as much as possible
             options.set_paranoid_checks(False)
         options.set_max_background_jobs(2)
         options.set_keep_log_file_num(2)
-        # A secondary opens all files at once: the process that writes may delete them at any time.
+        # A secondary opens all files at once, because the writing process may delete them at any time.
         options.set_max_open_files(-1 if self.secondary else 512)
         options.set_max_total_wal_size(64 << 20)
         return options
@@ -262,7 +270,7 @@ class Engine:
         return options
 
     def append_record(self, key: bytes, framed: bytes) -> None:
-        """Writes a record to the operating system. Raises DiskError: nothing was written."""
+        """Write a record to the operating system. Raises DiskError: nothing was written."""
         with self._appending:
             try:
                 self._put_log(key, framed, self._to_os)
@@ -270,7 +278,7 @@ class Engine:
                 raise self._refused(error, f"writing to the log in {self.path}") from error
 
     def append_records(self, records: list[tuple[bytes, bytes]]) -> None:
-        """Writes records to the operating system. Raises DiskError: none was written."""
+        """Write records to the operating system. Raises DiskError: none was written."""
         writes = WriteBatch(raw_mode=True)
         with self._appending:
             try:
@@ -281,8 +289,11 @@ class Engine:
                 raise self._refused(error, f"writing to the log in {self.path}") from error
 
     def trim(self, key: bytes, base: bytes, kept: list[tuple[bytes, bytes]]) -> None:
-        """Puts `base` in the place of all records up to `key`, and those `kept` beside, durably and at once.
-        Raises DiskError: nothing was done, or it is not known to be durable."""
+        """Replace all records up to `key` by `base`, and store `kept` beside the log, durably and
+        atomically.
+
+        Raises DiskError: nothing was done, or it is unknown whether it is durable.
+        """
         found = self.side(KEPT)
         assert found is not None
         writes = WriteBatch(raw_mode=True)
@@ -295,7 +306,7 @@ class Engine:
         self.sync_log()
 
     def cut_log(self, key: bytes) -> None:
-        """Removes all records from `key` on, durably. Raises DiskError."""
+        """Remove all records from `key` on, durably. Raises DiskError."""
         writes = WriteBatch(raw_mode=True)
         writes.delete_range(key, b"\xff" * len(key), self._log_handle)
         with translated(f"cutting the log in {self.path}"):
@@ -303,19 +314,22 @@ class Engine:
         self.sync_log()
 
     def log_bytes(self) -> int:
-        """About how many bytes the log is, on disk and in memory. Read-only."""
+        """Return the approximate size of the log on disk and in memory, in bytes. Read-only."""
         properties = ("rocksdb.live-sst-files-size", "rocksdb.cur-size-all-mem-tables")
         with translated(f"reading {self.path}"):
             return sum(self.log.property_int_value(name) or 0 for name in properties)
 
     def data_bytes(self) -> int:
-        """Return the approximate bytes of the tables' files. Read-only."""
+        """Return the approximate size of the tables' files, in bytes. Read-only."""
         with translated(f"reading {self.path}"):
             return self.data.property_int_value("rocksdb.live-sst-files-size") or 0
 
     def compact_log(self, end: bytes) -> None:
-        """Free the disk of records removed from the log before `end`, except those that an older snapshot
-        sees (`holds_before`). Releases the interpreter's lock."""
+        """Free the disk space of records removed before `end`, except those that an older snapshot sees
+        (`holds_before`).
+
+        Releases the interpreter's lock.
+        """
         with self._filing("compacting"):
             self.log.flush()
             self.log.compact_range(b"", end, _forced())
@@ -336,8 +350,8 @@ class Engine:
         return bool(count) and oldest < sequence
 
     def removed(self, *, log: bool) -> tuple[int, int, int]:
-        """Return the number of entries in the files of the log, or of the tables, and how many of them delete
-        a key or a range. Read-only."""
+        """Return the number of entries in the files of the log, or of the tables, and how many of them
+        delete a key, and a range. Read-only."""
         with translated(f"reading {self.path}"):
             family = self.log if log else self.data
             described = family.property_value("rocksdb.aggregated-table-properties") or ""
@@ -345,7 +359,7 @@ class Engine:
         return found.get("entries", 0), found.get("deletions", 0), found.get("range deletions", 0)
 
     def log_files(self) -> list[tuple[int, bytes, bytes]]:
-        """The files of the log, in its order: bytes, keys of the first and the last record. Read-only."""
+        """Return the files of the log in order: bytes, keys of the first and the last record. Read-only."""
         with translated(f"reading {self.path}"):
             described = self.log.property_value("rocksdb.sstables") or ""
         files = [
@@ -355,30 +369,30 @@ class Engine:
         return sorted(files, key=lambda file: file[1:])
 
     def merge_log(self, first: bytes, last: bytes) -> None:
-        """Makes one file of those that have the records from `first` to `last`. Lets go of the interpreter's
+        """Merge the files with the records from `first` to `last` into one. Releases the interpreter's
         lock."""
         with self._filing("compacting"):
             self.log.compact_range(first, last, _forced())
 
     def sync_log(self) -> None:
-        """Wait until all that was appended is on disk. Only for who keeps others from appending. Releases the
+        """Wait until everything appended is on disk. The caller keeps others from appending. Releases the
         interpreter's lock.
 
-        Raises DiskError: whether it is on disk is unknown, until the database is opened again or, with the
-        fact `resumes`, until writes are taken again.
+        Raises DiskError: it is unknown what is on disk, until the database is opened again or, with the
+        fact `resumes`, until writes are accepted again.
         """
         with self._appending:
             self._sync(lambda: self._db.flush_wal(True))
 
     def sync_beside(self) -> None:
-        """The same while others may append."""
+        """`sync_log` while others may append."""
         self._sync(self._wal.sync)
 
     def _sync(self, sync: Callable[[], None]) -> None:
-        if self.stopped is not None:  # what was appended may well be on disk
+        if self.stopped is not None:  # appended records may be on disk
             facts = self.stopped.facts | {"outcome": "unknown", "stopped": True}
             raise DiskError(str(self.stopped), **facts)
-        if self.refusal.since_ns:  # a sync that fails now would keep RocksDB from resuming
+        if self.refusal.since_ns:  # a failed sync would keep RocksDB from resuming
             raise self._unconfirmed()
         try:
             sync()
@@ -387,20 +401,22 @@ class Engine:
             if self.refusal.since_ns:
                 raise self._unconfirmed() from error
             raise DiskError(
-                f"{self.path}: the disk did not confirm a write ({error}); whether it is on disk is unknown"
-                " until the database is opened again, and nothing more is written until then",
+                f"{self.path}: the disk did not confirm a write ({error}). Whether it is on disk is unknown"
+                " until the database is opened again; nothing more is written until then",
                 outcome="unknown",
             ) from error
 
     def resume(self) -> None:
-        """After writes were refused: write, and wait until all that was appended is on disk. RocksDB has
-        brought its memory to new files by then. Raises DiskError; `outcome` says whether writes are still
-        refused, or it is unknown what is on disk."""
+        """Write again after writes were refused, and wait until everything appended is on disk.
+
+        By then RocksDB has written its memory to new files. Raises DiskError; its `outcome` says whether
+        writes are still refused, or it is unknown what is on disk.
+        """
         if self.stopped is not None:
             raise self._stopped_error(self.stopped)
         with translated(f"writing to {self.path}"):
-            self._db.delete(PROBE, self._no_wal)  # of a key that is never there
-            if self.named != self.data_name:  # a switch to other tables that the full disk did not confirm
+            self._db.delete(PROBE, self._no_wal)  # a key that never exists
+            if self.named != self.data_name:  # undo a switch of tables that the full disk did not confirm
                 self._db[TABLES] = self.data_name.encode()
         try:
             self._db.flush_wal(True)
@@ -410,24 +426,25 @@ class Engine:
             raise DiskError(str(found), outcome="unknown", resumes=bool(found.facts.get("full"))) from error
 
     def _refused(self, error: Exception, doing: str, *, full: bool = False) -> Error:
-        """RocksDB's error as everlog's, noted where the disk refuses; `full`: only for want of room."""
+        """Translate RocksDB's error, and record a refusal of the disk; `full`: only if the disk is full."""
         found = translate(error, doing)
         if isinstance(found, CorruptionError) and self._owner is not None:
-            found = self._owner.look() or found  # a file is gone: others may have taken the place of all
+            found = self._owner.look() or found  # a file is missing: the directory may have been replaced
         if isinstance(found, DiskError) and (not full or found.facts.get("full")):
             self.refusal.begin(found)
         return found
 
     def _unconfirmed(self) -> DiskError:
         return DiskError(
-            f"{self.path}: the disk did not confirm a write, and whether it is there is unknown until writes"
-            f" are taken again, which they are by themselves where that is possible: {self.refusal.error}",
+            f"{self.path}: the disk did not confirm a write. Whether it is on disk is unknown until writes"
+            f" are accepted again, which happens automatically if possible: {self.refusal.error}",
             outcome="unknown",
             resumes=True,
         )
 
     def write_data(self, writes: WriteBatch, *, live: bool = False) -> None:
-        """Writes a projection, all or nothing, without the write-ahead log; `live`: that of the tables."""
+        """Write a batch of a projection atomically, without the write-ahead log. `live`: to the live
+        tables."""
         if live:
             self._begin_live_write()
         try:
@@ -436,11 +453,13 @@ class Engine:
             raise self._refused(error, f"writing tables in {self.path}") from error
 
     def _begin_live_write(self) -> None:
-        """Before it begins: whoever has read something and sees the same number saw nothing of it."""
+        """Count a write before it begins: a reader that sees the same number before and after saw nothing
+        of a write."""
         self.live_write = next(self._live_writes)
 
     def create_family(self, name: str) -> tuple[Rdict, ColumnFamily]:
-        """Raises DiskError where there is no room: RocksDB would make one that nobody has a handle of."""
+        """Create a column family. Raises DiskError without enough space: RocksDB would create one without a
+        handle."""
         if shutil.disk_usage(self.at).free < FAMILY_BYTES:
             raise self._refused(OSError("No space left on device"), f"creating {name} in {self.path}")
         with translated(f"creating {name}"):
@@ -448,8 +467,8 @@ class Engine:
             return family, self._db.get_column_family_handle(name)
 
     def next_family(self, made_by: bytes) -> tuple[Rdict, ColumnFamily]:
-        """The column family for the tables of a rebuild: a new one, or what a killed one left, where
-        that was `made_by` the same."""
+        """Return the column family for a rebuild's tables: a new one, or that of a killed rebuild with the
+        same `made_by`."""
         name = self.next_name
         if name in self._names:
             family = self._db.get_column_family(name)
@@ -463,12 +482,14 @@ class Engine:
         return made
 
     def side(self, name: str, *, make: bool = True) -> tuple[Rdict, ColumnFamily] | None:
-        """The column family of a projection beside the tables, made where it is missing; None where it is
-        missing and not to be made, or to be made by the process that writes."""
+        """Return the column family of a projection beside the tables, created if it is missing.
+
+        None if it is missing and `make` is false, or if only the writing process may create it.
+        """
         found = self._sides.get(name)
         if found is not None:
             return found
-        with self._care:  # or two would make it
+        with self._maintenance:  # otherwise two threads could create it
             found = self._sides.get(name)
             if found is None:
                 if name in self._names:
@@ -482,30 +503,32 @@ class Engine:
             return found
 
     def drop_side(self, name: str) -> None:
-        """Throws such a projection away. Who iterates over it keeps what was there; who has it and begins
-        something gets a ClosedError; who asks for it gets a new one."""
+        """Drop such a projection. Running iterations keep their data; later calls on the old object raise
+        ClosedError; the next `side` creates a new one."""
         if self.side(name, make=False) is not None:
-            with self._care:  # all of it: or who asks for it meanwhile is given what is being dropped
+            with self._maintenance:  # throughout, so that nobody gets the family that is being dropped
                 found = self._sides.pop(name, None)
                 if found is not None:
                     self._drop(name, found[0])
 
     def drop_family(self, name: str, family: Rdict) -> None:
-        """Drops tables. Views of them stay, and with the last of them their disk is freed. Raises DiskError
-        where the disk refuses writes: then nothing is dropped."""
-        with self._care:
+        """Drop tables. Views of them stay valid, and their disk space is freed with the last view.
+
+        Raises DiskError if the disk refuses writes: then nothing is dropped.
+        """
+        with self._maintenance:
             self._drop(name, family)
 
     def _drop(self, name: str, family: Rdict) -> None:
         with self._appending, translated(f"dropping {name}"):
-            if self.refusal.since_ns:  # to close it syncs the log, and RocksDB would never resume
+            if self.refusal.since_ns:  # closing it would sync the log, and RocksDB would never resume
                 raise DiskError(self.refusal.error, outcome="nothing written", full=self.refusal.is_full)
             self._names.discard(name)
-            family.close()  # first: or whoever keeps an error, and its frames, keeps the database locked
+            family.close()  # first: otherwise a kept traceback would keep the database locked
             self._db.drop_column_family(name)
 
     def switch_data(self, name: str, family: Rdict, handle: ColumnFamily) -> tuple[str, Rdict]:
-        """Makes another column family the live tables, durably; returns the old one."""
+        """Make another column family the live tables, durably. Return name and object of the old one."""
         try:
             family.flush()
             self.named = name
@@ -519,10 +542,13 @@ class Engine:
         return old
 
     def give_up_data(self, name: str, family: Rdict) -> DiskError | None:
-        """Drops tables that were to be live, unless they may be: nobody knows where the disk did not
-        confirm it, and what is returned must end all writing. Where it was full, `resume` takes back which
-        are to be live, before anything else is written. Where the disk refuses writes they are left to the
-        next rebuild, or opening."""
+        """Drop tables that were to become live, unless they may be live: a failed confirmation leaves that
+        unknown.
+
+        In that case return an error that must end all writing. After a full disk, `resume` restores the
+        name of the live tables before anything else is written. While the disk refuses writes, the tables
+        are left to the next rebuild or opening.
+        """
         if self.named != name:
             with contextlib.suppress(DiskError):
                 self.drop_family(name, family)
@@ -535,30 +561,33 @@ class Engine:
         return None
 
     def compact_data(self, start: bytes, end: bytes) -> None:
-        """Frees the disk of what was deleted from the tables in a range. Lets go of the interpreter's
+        """Free the disk space of what was deleted from the tables in a range. Releases the interpreter's
         lock."""
-        with self._care, self._filing("compacting"):
+        with self._maintenance, self._filing("compacting"):
             self.data.compact_range(start, end, _forced())
 
     def rest(self, family: Rdict) -> None:
-        """Wait, a minute at most, until RocksDB has merged the newest files of a column family. A range
-        holds a block of each of them in memory, and a block holds a whole row of up to 4 MiB."""
+        """Wait at most a minute until RocksDB has merged the newest files of a column family.
+
+        A range scan holds a block of each of these files in memory, and a block holds at least one row, of
+        up to 4 MiB.
+        """
         until = time.monotonic() + REST_S
         with translated(f"reading {self.path}"):
             while (family.property_int_value(_NEWEST) or 0) > NEWEST_MAX and time.monotonic() < until:
                 time.sleep(0.01)
 
     def flush(self) -> None:
-        """Brings what is in memory to files, so that opening has nothing to replay."""
-        with self._care, self._filing("flushing"):
+        """Write the memory to files, so that opening has nothing to replay."""
+        with self._maintenance, self._filing("flushing"):
             for family in (self.log, self.data, *(family for family, _ in self._sides.values())):
                 family.flush()
 
     def catch_up(self) -> None:
-        """As a secondary: sees what the writing process wrote since.
+        """In a secondary: see what the writing process has written since.
 
-        Where that has rebuilt its tables there are column families that this one does not know,
-        and none that it knew: then it is opened anew. Iterators of before stay as they are.
+        After a rebuild by that process, there are column families that this one does not know, and the
+        known ones are gone: then RocksDB is opened again. Earlier iterators stay valid.
         """
         with translated(f"reading {self.path}"):
             for left in range(REOPENINGS, -1, -1):
@@ -573,10 +602,11 @@ class Engine:
                 except Exception:
                     if not left:
                         raise
-                with contextlib.suppress(Exception):  # the next turn tells
+                with contextlib.suppress(Exception):  # the next attempt raises it
                     self._open()
 
     def disk_bytes(self) -> int:
+        """Return the size of all files in the directory, in bytes."""
         sizes = 0
         for file in self.at.rglob("*"):
             with contextlib.suppress(FileNotFoundError):  # RocksDB deletes what it has compacted
@@ -584,18 +614,18 @@ class Engine:
         return sizes
 
     def close(self) -> None:
-        """Lets go of RocksDB. What cannot be flushed any more is in the log, and projected again."""
-        if self._pid != os.getpid():  # it is the parent's
+        """Release RocksDB. Data that cannot be flushed is in the log, and is projected again."""
+        if self._pid != os.getpid():  # it belongs to the parent
             return
-        # rocksdict keeps the lock of a database for as long as any handle of it lives, or any object
-        # that could not be closed.
+        # rocksdict keeps the database locked while any handle of it, or any object that could not be closed,
+        # is alive.
         self.data_handle = None
         sides = [family for family, _ in self._sides.values()]
         self._sides.clear()
         until = time.monotonic() + CLOSE_S
         for one in (self.log, self.data, *sides, self._db):
             while _is_busy(one) and time.monotonic() < until:
-                time.sleep(0.001)  # another thread is in it
+                time.sleep(0.001)  # another thread uses it
         for name in _OBJECTS:
             setattr(self, name, CLOSED)
         if self._owner is not None:
@@ -603,12 +633,13 @@ class Engine:
         self._sweep()
 
     def forked(self) -> None:
-        """In a forked child: keep RocksDB's objects, which are the parent's, and refuse every use of them."""
+        """In a forked child: keep the parent's RocksDB objects alive, and refuse every use of them."""
         self._leaked = [*map(vars(self).get, _OBJECTS), self._sides]
         for name in _OBJECTS:
             setattr(self, name, FORKED)
         self._sides = {}
-        self._care, self._appending = threading.Lock(), threading.Lock()  # threads of the parent had them
+        # Threads of the parent may hold the old locks.
+        self._maintenance, self._appending = threading.Lock(), threading.Lock()
 
     def _sweep(self) -> None:
         if self._scratch:
@@ -619,15 +650,16 @@ def _is_busy(one: Rdict) -> bool:
     """Close it, unless another thread uses it. Return whether one does."""
     try:
         one.close()
-    except Exception as error:  # noqa: BLE001  what cannot be flushed any more is in the log
+    except Exception as error:  # noqa: BLE001  data that cannot be flushed is in the log
         return "already" in str(error).lower() and "borrowed" in str(error).lower()
     return False
 
 
 def _forced() -> CompactOptions:
-    """Options that rewrite files at the last level as well: they hold entries removed under a snapshot."""
+    """Return options that rewrite files at the last level as well: they hold entries removed under a
+    snapshot."""
     how = CompactOptions()
-    how.set_exclusive_manual_compaction(False)  # or the tables would wait with the log
+    how.set_exclusive_manual_compaction(False)  # otherwise the tables would wait for the log
     how.set_bottommost_level_compaction(BottommostLevelCompaction.force_optimized())
     return how
 
@@ -639,8 +671,8 @@ def _options(cache: Cache) -> Options:
     blocks.set_bloom_filter(10, False)
     blocks.set_block_size(16 << 10)
     blocks.set_format_version(5)
-    # Indexes and filters stay with their open files. Measured with them in the cache: from some
-    # 200,000 rows on, when the filter of a file outgrows its place there, a get took 100 µs.
+    # Keep indexes and filters with their open files. Measured with them in the cache: from some 200,000 rows
+    # on, when a file's filter no longer fits there, a get took 100 µs.
     blocks.set_cache_index_and_filter_blocks(False)
     options.set_block_based_table_factory(blocks)
     options.set_compression_type(DBCompressionType.lz4())

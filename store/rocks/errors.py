@@ -1,9 +1,9 @@
-"""Seam: RocksDB's errors as everlog's, and the end of an iteration as an end or an error.
+"""Errors: translate RocksDB's errors, and tell the end of an iteration from an error.
 
 Invariants
   (1) no exception of rocksdict leaves the store;
-  (2) iteration never ends silently at a damaged block: rocksdict's `items` does, so whoever comes to
-      its end asks `verify_end` (tests/store/rocks/test_engine_facts.py holds the facts).
+  (2) iteration never ends silently at a damaged block: rocksdict's `items` does, so whoever reaches its end
+      calls `verify_end` (tests/store/rocks/test_engine_facts.py holds the facts).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error,
 
 
 def verify_end(cursor: Any, last: bytes | None, start: bytes, end: bytes, *, reverse: bool = False) -> None:
-    """Asks whether an iteration that ended after `last` (None: at once) really had come to its end.
+    """Check that an iteration that ended after `last` (None: without any item) reached its end. Read-only.
 
-    Raises CorruptionError if there is more, which an unreadable block hid. Read-only.
+    Raises CorruptionError if an unreadable block hid more items.
     """
     try:
         with translated("reading"):
@@ -36,7 +36,7 @@ def verify_end(cursor: Any, last: bytes | None, start: bytes, end: bytes, *, rev
                 return
             key = cursor.key()
     finally:
-        del cursor  # or whoever keeps the error keeps the database locked
+        del cursor  # otherwise a kept traceback would keep the database locked
     if key >= start if reverse else key < end:
         raise CorruptionError(f"a block at key {at.hex()} could not be read", place=at.hex())
 
@@ -52,7 +52,7 @@ def _named(found: re.Match[str]) -> str:
 
 
 class Gone:
-    """Stands where an object of RocksDB was: every use raises ClosedError."""
+    """Replaces an object of RocksDB: every use raises ClosedError."""
 
     def __init__(self, why: str) -> None:
         self._why = why
@@ -78,16 +78,16 @@ FORKED: Any = Gone("this was opened before this process was forked; open it in t
 
 
 class StoppedError(Exception):
-    """Raised in RocksDB's place once nothing is to be written any more."""
+    """Raised instead of calling RocksDB after writing has ended."""
 
     def __init__(self, why: DiskError) -> None:
         super().__init__(str(why))
-        self.why = why  # each caller gets an error of its own: a kept error keeps its frames
+        self.why = why  # each caller gets an error of its own, because a kept error keeps its frames alive
 
 
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turns RocksDB's errors into everlog's."""
+    """Translate RocksDB's errors raised in the block."""
     try:
         yield
     except Error:
@@ -97,39 +97,41 @@ def translated(doing: str) -> Iterator[None]:
 
 
 def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one return for each kind of error
-    """RocksDB's error as everlog's. The try around what is called for every row costs nothing."""
+    """Return RocksDB's error as everlog's. For code that runs for every row: an except clause costs
+    nothing."""
     if isinstance(error, Error):
         return error
     if isinstance(error, StoppedError):
         return DiskError(str(error.why), **error.why.facts)
     text = _THROUGH.sub(_named, str(error))
     low = text.lower()
-    if type(error).__name__ == "DbClosedError" or "already mutably borrowed" in low:  # it is being closed
+    if type(error).__name__ == "DbClosedError" or "already mutably borrowed" in low:  # being closed
         return ClosedError(f"{doing}: the database is closed")
-    if "disk quota" in low:  # which RocksDB takes for a failing disk
+    if "disk quota" in low:  # RocksDB treats this as a failing disk
         return DiskError(
             f"{doing}: the disk quota is used up; nothing was written. Free some space, and open the database"
-            " again: RocksDB writes nothing more until then",
+            " again: nothing more is written until then",
             outcome="nothing written",
         )
     if "no space left" in low:
         return DiskError(
-            f"{doing}: the disk is full; nothing was written. Free some space (40 MB at least) and try again:"
-            " some seconds later writing goes on",
+            f"{doing}: the disk is full; nothing was written. Free at least 40 MB: writing resumes some"
+            " seconds later",
             outcome="nothing written",
             full=True,
         )
     if "corruption:" in low:
         return CorruptionError(
-            f"{doing}: RocksDB found damage: {text}. Restore a backup, or `everlog repair` saves what it can",
+            f"{doing}: RocksDB found damage: {text}. Restore a backup, or salvage the rest with `everlog"
+            " repair`",
             place=text,
         )
     if "while lock file" in low or "lock hold by" in low:
-        return OpenError(f"{doing}: another process has it open: {text}", locked=True)
+        return OpenError(f"{doing}: another process has the database open: {text}", locked=True)
     if "column family not found" in low:
-        return CorruptionError(f"{doing}: a part of the database is gone: {text}", place=text)
+        return CorruptionError(f"{doing}: a part of the database is missing: {text}", place=text)
     if "no such file" in low:
-        return CorruptionError(f"{doing}: a file of the database is gone: {text}", place=text)
+        return CorruptionError(f"{doing}: a file of the database is missing: {text}", place=text)
     if "too many open files" in low:
         return DiskError(
             f"{doing}: no file descriptors are left ({text}); raise `ulimit -n`", outcome="nothing written"

@@ -1,46 +1,42 @@
-"""Head: small files beside RocksDB that say what it should contain.
+"""Files: the small files beside RocksDB, temporary directories, and links to files that cannot be written.
 
     EVERLOG := {"format": 1, "database": "<uuid>"}                     written once, at creation
     HEAD    := {"seq": 812, "checksum": 3735928559}                    every second, and on closing
     OWNER   := {"pid": 4711, "host": "…", "since": "…"}                on opening for writing
-    LOCK    := nothing; locked by the writer (rocks/ownership.py)         once
+    LOCK    := empty; locked by the writer (rocks/ownership.py)         once
 
-and the files of others: ARCHIVE, HOLDS (everlog.audit), BOOKMARKS (upkeep/consumers.py) and KEYS
+Other modules own ARCHIVE and HOLDS (everlog.audit), BOOKMARKS (upkeep/consumers.py) and KEYS
 (crypto/key_store.py).
 
-RocksDB can lose the end of its write-ahead log without a word: a file that is gone opens as
-empty. HEAD is what the log is compared with on opening, so that a loss is an error.
+RocksDB can lose the end of its write-ahead log silently: a missing file opens as empty. On opening, the
+log is compared with HEAD, so that a loss is an error.
 
-Invariants
-  (1) HEAD never says more than what was on disk when it was written;
-  (2) each file is replaced whole: it is the old one or the new one, never a part;
-  (3) whoever changes one by what it says holds the lock, or two would lose what the other wrote.
-
-Temporary: a directory that goes with its process, however that ends.
+`Temporary` is a directory that is removed with its process, however that ends:
 
     Temporary(prefix) ─▶ /tmp/everlog-reading-x1y2z3   locked while it is held
-                            ├─ remove() ─────▶ gone
-                            └─ SIGKILL ──────▶ not locked any more ─▶ removed by the next process
-                                                                      that makes one
+                            ├─ remove() ─────▶ removed
+                            └─ SIGKILL ──────▶ no longer locked ─▶ removed by the next process
+                                                                   that creates one
 
-The lock is the operating system's (flock) on the directory itself, and ends with whoever has it.
-Where a file system knows no locks, nothing is swept.
+The lock is the operating system's (flock) on the directory itself, and ends with its holder. Where a
+file system has no locks, nothing is swept.
 
-Invariants
-  (1) no directory of a process that lives is swept, nor one that is only just being made: who
-      makes one has it only with its lock, and if it is there still.
-
-Linked: the files of a RocksDB in a place that cannot be written, under another directory that can.
+`link` gives a reader the files of a RocksDB in a place that cannot be written, in a directory that can:
 
     db/CURRENT          ◀── link ──  scratch/CURRENT
     db/000012.sst       ◀── link ──  scratch/000012.sst
-    db/rocksdict-config.json ─ copied ─▶ scratch/…        which every opening writes, a reader's as well
+    db/rocksdict-config.json ─ copied ─▶ scratch/…        written by every opening, a reader's as well
 
-A reader opens the scratch one: evidence on read-only media, a mount, or a database of somebody else, who may
-be writing it. What that adds gets a link when the reader catches up.
+The reader opens the scratch directory: evidence on read-only media, a mount, or a database of another
+user, who may be writing it. New files get links when the reader catches up.
 
 Invariants
-  (1) nothing is written to the place itself, and no link leads to what would be written.
+  (1) HEAD never states more than was on disk when it was written;
+  (2) each file is replaced as a whole: it is the old one or the new one, never a part;
+  (3) a read-modify-write of one of these files holds the lock (`locked`), or updates would be lost;
+  (4) no directory of a living process is swept, nor one that is just being created: its creator has it only
+      once it is locked and still exists;
+  (5) nothing is written to a linked place, and no link leads to a file that would be written.
 """
 
 from __future__ import annotations
@@ -70,35 +66,37 @@ ARCHIVE, BOOKMARKS, HOLDS, KEYS = "ARCHIVE", "BOOKMARKS", "HOLDS", "KEYS"
 
 
 class Marker(msgspec.Struct):
-    """What the directory is."""
+    """Identifies the directory as a database."""
 
     format: int
     database: str
 
 
 class Head(msgspec.Struct):
-    """How far the log was on disk."""
+    """The last record that was known to be on disk."""
 
     seq: int
     checksum: int
 
 
 class Owner(msgspec.Struct):
-    """Who has it open for writing."""
+    """The process that has the database open for writing."""
 
     pid: int
     host: str
     since: str
 
 
-Known = Annotated[int, msgspec.Meta(ge=1, le=FORMAT)]  # a format that this everlog knows
+Known = Annotated[int, msgspec.Meta(ge=1, le=FORMAT)]  # a format that this version supports
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 T = TypeVar("T", bound=msgspec.Struct)
 
 
 def write(path: Path, value: msgspec.Struct, *, sync: bool) -> None:
-    """Replaces the file whole: whenever the power fails, it is the one before or this one. `sync` waits
-    until it is this one. Raises DiskError."""
+    """Replace the file as a whole: after a power failure it is the old one or the new one.
+
+    `sync` waits until it is the new one. Raises DiskError.
+    """
     try:
         _replace(path, value, sync=sync)
     except OSError as error:
@@ -112,7 +110,7 @@ def _replace(path: Path, value: msgspec.Struct, *, sync: bool) -> None:
     with open(temporary, "wb", opener=private) as file:
         file.write(msgspec.json.encode(value) + b"\n")
         file.flush()
-        os.fsync(file.fileno())  # first: or a name that is on disk may lead to nothing
+        os.fsync(file.fileno())  # first: otherwise the name could be on disk without the content
     temporary.replace(path)
     if sync:
         sync_directory(path.parent)
@@ -120,8 +118,11 @@ def _replace(path: Path, value: msgspec.Struct, *, sync: bool) -> None:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """While it is entered no other thread or process is, for the small files of this database: read one,
-    and write what follows. Raises OpenError if there is no database."""
+    """Keep other threads and processes out of this database's small files for the block: read one, then
+    write it.
+
+    Raises OpenError if there is no database.
+    """
     try:
         held = Held(os.open(directory / MARKER, os.O_RDONLY))
     except OSError as error:
@@ -132,8 +133,8 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory for its user alone, and its parents, durably. An existing one keeps its mode. Raises
-    OSError."""
+    """Create a directory for its user only, and its parents, durably. An existing one keeps its mode.
+    Raises OSError."""
     missing = [one for one in (path, *path.parents) if not one.exists()]
     path.mkdir(0o700, parents=True, exist_ok=True)
     for one in missing:
@@ -146,14 +147,16 @@ def file_mode(directory: os.stat_result) -> int:
 
 
 def private(path: str, flags: int) -> int:
-    """An opener for `open`: new files are no more open than their directory."""
+    """Opener for `open`: new files are no more accessible than their directory."""
     return os.open(path, flags, file_mode(Path(path).parent.stat()))
 
 
 def read_secret(path: Path, what: str) -> bytes:
-    """Return the content of a file that only its owner can read: a key, or tokens (`what`). The group may
-    read one of root's as well; a pipe has no mode that counts. Read-only. Raises OpenError, without showing
-    anything of it."""
+    """Return the content of a file that only its owner can read. Read-only.
+
+    `what` names it in errors: a key, or tokens. The group may read a file of root as well; the mode of a
+    pipe is not checked. Raises OpenError, without showing any of the content.
+    """
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
@@ -162,7 +165,7 @@ def read_secret(path: Path, what: str) -> bytes:
                 raise OpenError(
                     f"{path}: {what} can be read by others (mode {stat.S_IMODE(found.st_mode):04o}): expected"
                     f" a file that only its owner can read. Run `chmod 600 {shlex.quote(str(path))}`, and"
-                    " replace what is in it if somebody may have read it",
+                    " replace its content if somebody may have read it",
                     path=str(path),
                 )
             return file.read()
@@ -181,6 +184,7 @@ def shown(path: Path) -> Path:
 
 
 def sync_directory(path: Path) -> None:
+    """Wait until the entries of a directory are on disk. Raises OSError."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -189,31 +193,34 @@ def sync_directory(path: Path) -> None:
 
 
 def read(path: Path, kind: type[T], remedy: str = "") -> T | None:
-    """The file's value; None if there is no file. Raises OpenError if it is not one, with the `remedy`."""
+    """Return the file's value; None if there is no file. Raises OpenError, with the `remedy`, if it is
+    invalid."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
         raise OpenError(
-            f"{shown(path)}: expected everlog's {path.name} file, found something else: {error}"
+            f"{shown(path)} is not a valid {path.name} file of everlog: {error}"
             + (f". {remedy}" if remedy else "")
         ) from None
 
 
 def read_marker(path: Path) -> Marker | None:
-    """What this directory is. Raises OpenError if it is of a newer everlog."""
+    """Return the marker of a database's directory; None if it is none. Raises OpenError if its format is
+    newer."""
     marker = read(path / MARKER, Marker)
     if marker is not None and marker.format > FORMAT:
         raise OpenError(
-            f"{shown(path)} has format {marker.format}, this everlog knows up to {FORMAT}; open it with a"
-            " newer one",
+            f"{shown(path)} has format {marker.format}, this version of everlog supports up to {FORMAT};"
+            " open it with a newer version",
             format=marker.format,
         )
     return marker
 
 
 def this_process() -> Owner:
+    """Return this process as the owner of a database."""
     return Owner(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%dT%H:%M:%S%z"))
 
 
@@ -224,8 +231,11 @@ _lock = Lock()
 
 
 class Temporary:
-    """A new, empty directory in `parent`, or where temporary files are. The first of a process also
-    removes those that others with the same prefix left behind. Raises OSError."""
+    """A new, empty directory in `parent`, or in the directory for temporary files. Raises OSError.
+
+    The first one of a process also removes directories with the same prefix that ended processes left
+    behind.
+    """
 
     def __init__(self, prefix: str, parent: str | Path | None = None) -> None:
         where = Path(parent or tempfile.gettempdir())
@@ -245,17 +255,17 @@ class Temporary:
 
 
 def in_memory(prefix: str) -> Temporary:
-    """One in memory, where there is such a place. Raises OSError."""
+    """Return a temporary directory in memory, if the system has such a place. Raises OSError."""
     return Temporary(prefix, MEMORY if os.access(MEMORY, os.W_OK) else None)
 
 
 def sweep(where: Path, prefix: str) -> list[Path]:
-    """Removes the directories there that nobody has any more; returns them."""
+    """Remove and return the directories that ended processes left behind."""
     found = []
     for path in sorted(where.glob(f"{prefix}*")):
         try:
             descriptor = _locked(path)
-        except OSError:  # somebody has it, or it is not ours
+        except OSError:  # in use, or another user's
             continue
         try:
             shutil.rmtree(path, ignore_errors=True)
@@ -270,9 +280,9 @@ def _made(where: Path, prefix: str) -> tuple[Path, int]:
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
         try:
             descriptor = _locked(path)
-        except (BlockingIOError, FileNotFoundError):  # somebody sweeps, and took it for one that was left
+        except (BlockingIOError, FileNotFoundError):  # another process sweeps it as an abandoned one
             continue
-        except OSError:  # no locks here
+        except OSError:  # this file system has no locks
             return path, os.open(path, os.O_RDONLY)
         if path.exists():
             return path, descriptor
@@ -280,7 +290,8 @@ def _made(where: Path, prefix: str) -> tuple[Path, int]:
 
 
 def _locked(path: Path) -> int:
-    """Raises BlockingIOError if another has the lock, OSError if it cannot be had."""
+    """Open and lock a directory. Raises BlockingIOError if another process has the lock, OSError if there
+    are no locks."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -299,7 +310,7 @@ def needs_links(source: Path) -> bool:
 
 
 def link(source: Path, target: Path) -> None:
-    """Makes a directory have what another has now. Raises OSError."""
+    """Make `target` contain the current files of `source`. Raises OSError."""
     target.mkdir(exist_ok=True)
     there, here = (
         {entry.name for entry in os.scandir(path) if entry.name != "LOCK"} for path in (source, target)

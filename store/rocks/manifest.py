@@ -1,10 +1,10 @@
-"""Files: RocksDB's directory compared with its MANIFEST and checksums.
+"""Manifest: compare RocksDB's directory with its MANIFEST and its checksums.
 
-    CURRENT ─▶ MANIFEST-000017 ─▶ 000027.sst, 10,966 bytes ─▶ there? that large? every block's checksum?
-                              └─▶ the oldest write-ahead log ─▶ is there one as new?
+    CURRENT ─▶ MANIFEST-000017 ─▶ 000027.sst, 10,966 bytes ─▶ exists? size? every block's checksum?
+                              └─▶ the oldest write-ahead log ─▶ does one as new exist?
 
-Beside a writer RocksDB opens a directory for reading without its missing files, and rows do not show which
-are missing. The MANIFEST does: it is a log of edits, which add and remove files.
+Beside a writer, RocksDB opens a directory for reading even if files are missing, and the rows do not
+show it. The MANIFEST does: it is a log of edits, which add and remove files.
 
     MANIFEST := blocks of 32 KiB of (crc32c:u32 length:u16 type:u8 fragment)        records of the log format
     edit     := (tag:varint32 fields)…                                             one record
@@ -14,7 +14,7 @@ are missing. The MANIFEST does: it is a log of edits, which add and remove files
 Formats: RocksDB, `db/log_format.h`, `db/version_edit.h`, `table/format.h`.
 
 Invariants
-  (1) nothing is written, and no more than one block of a table is in memory;
+  (1) nothing is written, and at most one block of a table is in memory;
   (2) a file that a writer removes meanwhile is no problem: the MANIFEST is read again before one is reported.
 """
 
@@ -29,14 +29,14 @@ from xxhash import xxh3_64_intdigest
 
 from everlog.store.errors import CorruptionError
 from everlog.store.record import read_varint
-from everlog.store.rocks import files as head
+from everlog.store.rocks import files
 
-REMEDY = "Restore a backup, or `everlog repair` saves what it can"
+REMEDY = "Restore a backup, or salvage the rest with `everlog repair`"
 _BLOCK, _HEADER = 32 << 10, struct.Struct("<IHB")
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 _NO_FAMILY, _LOOKS = 0, 10
 _LOG_NUMBER, _DELETED, _NEW, _FAMILY, _FAMILY_ADD, _FAMILY_DROP = 2, 6, 103, 200, 201, 202
-# What follows the tags of an edit: numbers (n) and strings (s).
+# The fields after each tag of an edit: numbers (n) and strings (s).
 _SHAPES = dict.fromkeys((_LOG_NUMBER, 3, 4, 9, 10, _FAMILY, 203, 300), "n")
 _SHAPES |= {1: "s", _FAMILY_ADD: "s", 5: "ns", _DELETED: "nn", _FAMILY_DROP: ""}
 _IGNORABLE = 1 << 13  # a tag with this bit is followed by a string
@@ -47,7 +47,7 @@ _NO_COMPRESSION, _LZ4 = 0, 4
 
 
 class Listed(NamedTuple):
-    """What a MANIFEST lists: the size of each table file by its number, and the oldest write-ahead log that
+    """The content of a MANIFEST: the size of each table file by number, and the oldest write-ahead log that
     may hold records which no table file has."""
 
     name: str
@@ -56,33 +56,37 @@ class Listed(NamedTuple):
 
 
 def check_listed(path: Path) -> None:
-    """Compare names and sizes of the files of the database in `path` with the MANIFEST. Read-only. Raises
-    CorruptionError naming the first file that is missing or has another size."""
+    """Compare names and sizes of the files of the database in `path` with the MANIFEST. Read-only.
+
+    Raises CorruptionError for the first file that is missing or has another size.
+    """
     for problem in _absent(path / "db"):
-        told = problem if problem.endswith(REMEDY) else f"{problem}. {REMEDY}"
-        raise CorruptionError(told, place=str(path / "db"))
+        text = problem if problem.endswith(REMEDY) else f"{problem}. {REMEDY}"
+        raise CorruptionError(text, place=str(path / "db"))
 
 
 def problems(path: Path) -> Iterator[str]:
-    """Yield every file of the database in `path` that is missing or damaged, a sentence each: names and
-    sizes, then every block of every table file against its checksum. Read-only."""
-    if not (path / head.HEAD).exists():
+    """Yield a sentence for each file of the database in `path` that is missing or damaged. Read-only.
+
+    It checks names and sizes, then every block of every table file against its checksum.
+    """
+    if not (path / files.HEAD).exists():
         yield (
-            f"{path / head.HEAD} is missing: a log that lost its end could not be told; opening the database"
-            " for writing makes it anew"
+            f"{path / files.HEAD} is missing: a loss at the end of the log could not be detected; opening the"
+            " database for writing creates it again"
         )
-    directory, told = path / "db", False
+    directory, reported = path / "db", False
     for problem in _absent(directory):
-        told = True
+        reported = True
         yield problem
     for name, why in (("IDENTITY", "IDENTITY"), ("OPTIONS", "OPTIONS-*")):
         if not any(file.stat().st_size for file in directory.glob(why)):
-            yield f"{directory}/{name} is missing or empty; opening the database for writing makes it anew"
+            yield f"{directory}/{name} is missing or empty; opening the database for writing creates it again"
     try:
         listed = _listed(directory)
         _check_manifest(directory / listed.name)
     except CorruptionError as error:
-        if not told:
+        if not reported:
             yield str(error)
         return
     for number, size in sorted(listed.tables.items()):
@@ -90,7 +94,7 @@ def problems(path: Path) -> Iterator[str]:
 
 
 def _absent(directory: Path) -> list[str]:
-    """What is listed and not there; whatever a writer changed meanwhile is looked at again."""
+    """Return the problems with listed files; after changes by a writer, check again."""
     found: list[str] = []
     for _ in range(_LOOKS):
         try:
@@ -111,8 +115,8 @@ def _absent(directory: Path) -> list[str]:
                 found.append(f"{file}: expected {size:,} bytes as {listed.name} lists it, found {is_size:,}")
         if max(logs, default=-1) < listed.oldest_log:
             found.append(
-                f"{directory}: no write-ahead log is there, expected {listed.oldest_log:06}.log or a later"
-                " one: records that were not in table files yet are lost"
+                f"{directory}: expected the write-ahead log {listed.oldest_log:06}.log or a later one, found"
+                " none: records that were not in table files yet are lost"
             )
         if not found:
             break
@@ -139,13 +143,13 @@ def _listed(directory: Path) -> Listed:
 
 
 def _apply(name: str, raw: bytes) -> Listed:
-    """What is left after all edits of a MANIFEST. Raises ValueError and IndexError."""
+    """Return the result of all edits in a MANIFEST. Raises ValueError and IndexError."""
     families: dict[int, dict[int, int]] = {_NO_FAMILY: {}}
     logs = {_NO_FAMILY: 0}
     for record in _records(raw):
         edit = list(_edit(record))
         family = next((numbers[0] for tag, numbers in edit if tag == _FAMILY), _NO_FAMILY)
-        files = families.get(family, {})  # of one that was dropped nothing is kept
+        sizes = families.get(family, {})  # edits of a dropped family have no effect
         for tag, numbers in edit:
             if tag == _FAMILY_ADD:
                 families[family], logs[family] = {}, 0
@@ -153,17 +157,17 @@ def _apply(name: str, raw: bytes) -> Listed:
                 families.pop(family, None)
                 logs.pop(family, None)
             elif tag == _DELETED:
-                files.pop(numbers[1], None)
+                sizes.pop(numbers[1], None)
             elif tag == _NEW:
-                files[numbers[0]] = numbers[1]
+                sizes[numbers[0]] = numbers[1]
             elif tag == _LOG_NUMBER and family in logs:
                 logs[family] = numbers[0]
-    tables = {number: size for files in families.values() for number, size in files.items()}
+    tables = {number: size for sizes in families.values() for number, size in sizes.items()}
     return Listed(name, tables, min(logs.values(), default=0))
 
 
 def _edit(record: bytes) -> Iterator[tuple[int, list[int]]]:
-    """The fields of one edit: each its tag, and the numbers in it. Of a new file: its number and size."""
+    """Yield the fields of an edit: each its tag, and its numbers; for a new file, its number and size."""
     at = 0
     while at < len(record):
         tag, at = read_varint(record, at)
@@ -197,7 +201,7 @@ def _new_file(edit: bytes, at: int) -> tuple[list[int], int]:
 
 
 def _records(raw: bytes) -> Iterator[bytes]:
-    """The records of a file in RocksDB's log format. One that is cut short at the end is none."""
+    """Yield the records of a file in RocksDB's log format. A record truncated at the end is ignored."""
     whole = b""
     for kind, fragment, _, _ in _fragments(raw):
         if kind in {_FULL, _FIRST}:
@@ -208,7 +212,7 @@ def _records(raw: bytes) -> Iterator[bytes]:
 
 
 def _fragments(raw: bytes) -> Iterator[tuple[int, bytes, int, int]]:
-    """Type, bytes, masked checksum and end of each fragment."""
+    """Yield type, bytes, masked checksum and end of each fragment."""
     at = 0
     while True:
         if _BLOCK - at % _BLOCK < _HEADER.size:
@@ -218,7 +222,7 @@ def _fragments(raw: bytes) -> Iterator[tuple[int, bytes, int, int]]:
         checksum, length, kind = _HEADER.unpack_from(raw, at)
         at += _HEADER.size
         if kind not in {_FULL, _FIRST, _MIDDLE, _LAST} or at + length > len(raw):
-            return  # what follows was never a whole record
+            return  # the rest was never a complete record
         yield kind, raw[at : at + length], checksum, at + length
         at += length
 
@@ -267,10 +271,10 @@ def _table_problems(directory: Path, number: int, size: int) -> Iterator[str]:
     path = directory / f"{number:06}.sst"
     try:
         if path.stat().st_size != size:
-            return  # told already
+            return  # reported already
         _check_table(path, size)
     except FileNotFoundError:
-        return  # compacted away meanwhile, or told already
+        return  # compacted away meanwhile, or reported already
     except (CorruptionError, OSError, IndexError, struct.error) as error:
         yield f"{path} is damaged: {error}. {REMEDY}"
 
@@ -319,11 +323,12 @@ def _block(file: BinaryIO, handle: tuple[int, int], *, whole: bool = True) -> by
 
 
 def _entries(block: bytes, *, has_length: bool) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """Keys and block handles of an index (`has_length`: of a metaindex, whose values have their length)."""
+    """Yield keys and block handles of an index (`has_length`: of a metaindex, whose values carry their
+    length)."""
     restarts: int = struct.unpack_from("<I", block, len(block) - 4)[0] & 0x7FFFFFFF
     at, end = 0, len(block) - 4 - 4 * restarts
     while at < end:
-        _, at = read_varint(block, at)  # shared with the key before: nothing, at a restart interval of 1
+        _, at = read_varint(block, at)  # bytes shared with the previous key: 0, at a restart interval of 1
         length, at = read_varint(block, at)
         if has_length:
             _, at = read_varint(block, at)
@@ -339,7 +344,7 @@ def _handle(raw: bytes, at: int) -> tuple[tuple[int, int], int]:
 
 
 def _decompressed(raw: bytes) -> bytes:
-    """An LZ4 block, after its length as a varint."""
+    """Return the decompressed content of an LZ4 block, which starts with its length as a varint."""
     size, at = read_varint(raw, 0)
     out = bytearray()
     while at < len(raw):
@@ -374,6 +379,6 @@ def _lz4_length(raw: bytes, at: int, length: int) -> tuple[int, int]:
 
 
 def _skip(raw: bytes, at: int) -> int:
-    """Behind a string."""
+    """Return the end of a string."""
     length, at = read_varint(raw, at)
     return at + length

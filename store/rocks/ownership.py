@@ -1,27 +1,28 @@
-"""Ownership: the directory of an open database is this one, and nobody else writes to it.
+"""Ownership: make sure that the directory of an open database is this one, and that nobody else writes to
+it.
 
     PATH ─ resolved once ─▶ a descriptor ─▶ LOCK: flock ─▶ RocksDB ─▶ db/LOCK: a lock of the descriptor
                                 │
-              all files are reached through it (/proc/self/fd/N): wherever the directory is moved,
-              writes follow it, and never reach what took its place
+              all files are opened through it (/proc/self/fd/N): wherever the directory is moved,
+              writes follow it, and never reach a directory that replaced it
 
     four times a second: does PATH lead to this directory, and are its files the same? no ─▶ writing ends
 
-Every writer locks LOCK: an open database, a rebuild or restore into the directory, repair, drop. The lock is
-on the file itself, whatever its path, and ends with its process.
+Every writer locks LOCK: an open database, a rebuild or restore into the directory, repair, drop. The
+lock is on the file itself, whatever its path, and ends with its process.
 
-A record lock (fcntl), as RocksDB takes on db/LOCK, belongs to the process, and ends when the process first
-closes *any* descriptor of that file. So a lock of one descriptor (F_OFD_SETLK) replaces it, which keeps out
-older versions of everlog.
+A record lock (fcntl), as RocksDB takes on db/LOCK, belongs to the process, and ends when the process
+first closes *any* descriptor of that file. So a lock of one descriptor (F_OFD_SETLK) replaces it, which
+keeps out older versions of everlog.
 
 Invariants
   (1) of all processes and all objects in them, one writes to a directory;
   (2) closing other descriptors ends no lock;
-  (3) nothing is written to a directory that took the place of this one;
+  (3) nothing is written to a directory that replaced this one;
   (4) a lock ends after RocksDB is closed, not before.
 
-Without /proc (macOS) files are reached by the path, and RocksDB may write to another directory until the next
-look. Without F_OFD_SETLK (macOS) older versions are kept out by RocksDB's own lock.
+Without /proc (macOS) files are opened by path, and RocksDB may write to another directory until the next
+check. Without F_OFD_SETLK (macOS) older versions are kept out by RocksDB's own lock.
 """
 
 from __future__ import annotations
@@ -57,13 +58,15 @@ logger = logging.getLogger("everlog")
 
 
 class Ownership:
-    """The directory of one open database. With `writing` it is locked: raises OpenError if another process or
-    object has the lock. Writes the file LOCK."""
+    """The directory of one open database. With `writing` it is locked. Writes the file LOCK.
+
+    Raises OpenError if another process or object has the lock.
+    """
 
     def __init__(self, path: Path, *, writing: bool) -> None:
         self.path = path
-        self.lost: DiskError | None = None  # why nothing is written any more
-        self._care = threading.RLock()  # of the descriptors
+        self.lost: DiskError | None = None  # why writing has ended
+        self._descriptors = threading.RLock()  # guards the descriptors
         self._on_lost: weakref.WeakMethod[Callable[[DiskError], None]] | None = None
         self._known: dict[str, os.stat_result] = {}
         self._db: Held | None = None
@@ -95,7 +98,7 @@ class Ownership:
     def enter_rocksdb(self, engine: object) -> str:
         """Return the path at which `engine` opens RocksDB. Creates the directory if it is missing. Raises
         OSError."""
-        with self._care:
+        with self._descriptors:
             directory = self._directory.fileno()
             with contextlib.suppress(FileExistsError):
                 os.mkdir("db", stat.S_IMODE(os.fstat(directory).st_mode) & 0o777, dir_fd=directory)
@@ -114,7 +117,7 @@ class Ownership:
         assert self._db is not None
         if _OFD is None:
             return
-        with self._care:
+        with self._descriptors:
             lock = Held(os.open("LOCK", os.O_RDWR | os.O_CLOEXEC, dir_fd=self._db.fileno()))
             self._rocksdb_lock = lock
             fcntl.lockf(lock.fileno(), fcntl.LOCK_UN)
@@ -132,7 +135,7 @@ class Ownership:
         """Release the locks after RocksDB was closed. They stay while something still refers to RocksDB,
         because that keeps it open."""
         self.narrow()
-        with self._care:
+        with self._descriptors:
             if not self._is_rocksdb_open():
                 self._drop_rocksdb()
 
@@ -162,7 +165,7 @@ class Ownership:
     def watch(self, on_lost: Callable[[DiskError], None]) -> None:
         """Check the files four times a second from now on. When they were moved or replaced, the method
         `on_lost` is called once, on another thread, with the reason."""
-        with self._care:
+        with self._descriptors:
             self._on_lost = weakref.WeakMethod(on_lost)
             assert self._db is not None
             directory, db = self._directory.fileno(), self._db.fileno()
@@ -179,7 +182,7 @@ class Ownership:
 
     def look(self) -> DiskError | None:
         """Check the files now. Return why writing has ended; None if they are those of this database."""
-        with self._care:
+        with self._descriptors:
             if self.lost is not None or self._closed or self._on_lost is None or self._db is None:
                 return self.lost
             why = self._missed()
@@ -242,7 +245,7 @@ class Ownership:
 
     def narrow(self) -> None:
         """Restrict the modes of RocksDB's files, which follow the umask, to that of the directory."""
-        with self._care:
+        with self._descriptors:
             if self._db is None or self._closed:
                 return
             db, most = self._db.fileno(), files.file_mode(os.fstat(self._directory.fileno()))
@@ -316,8 +319,8 @@ class Ownership:
         if kind in NETWORK:
             logger.warning(
                 "%s lies on a network file system (%s): its lock keeps out other machines only if the server"
-                " and all mounts of it support locks, and a sync is on disk only if the server's answer is"
-                " true. Put the database on a local disk, and connect to its server from elsewhere",
+                " and all mounts of it support locks, and a sync is durable only if the server reports it"
+                " correctly. Put the database on a local disk, and connect to its server from elsewhere",
                 self.path,
                 kind,
             )
@@ -337,7 +340,7 @@ class Ownership:
     def release(self) -> None:
         """Release the directory and the lock, or do so as soon as nothing refers to RocksDB any more. May be
         called twice."""
-        with self._care:
+        with self._descriptors:
             self._closed = True
             self._on_lost = None
         if not self.end_if_over():
@@ -345,7 +348,7 @@ class Ownership:
 
     def end_if_over(self) -> bool:
         """End the lock if the database is released and RocksDB is closed. Return whether it has ended."""
-        with self._care:
+        with self._descriptors:
             given_up = self._on_lost is not None and self._engine is not None and self._engine() is None
             over = self._closed or given_up
             if not over or self._is_rocksdb_open():
@@ -457,11 +460,11 @@ def _look() -> None:
                 return
         while everything:
             one = everything.pop()
-            with contextlib.suppress(OSError):  # the next look tells
+            with contextlib.suppress(OSError):  # the next check finds out
                 if not one.end_if_over():
                     one.look()
                     one.narrow()
-            del one  # or the thread would keep the last one alive until the next round
+            del one  # otherwise the thread would keep the last one alive until the next round
 
 
 def _forked() -> None:

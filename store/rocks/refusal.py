@@ -1,10 +1,11 @@
 """Refusal: since when and why the disk refuses writes. Reads continue.
 
-    a write fails for want of room ─▶ begin ─▶ one line in the program's log ─▶ listeners
-    room is there, a write works   ─▶ end   ─▶ one line                      ─▶ listeners
+    a write fails: the disk is full   ─▶ begin ─▶ one line in the program's log ─▶ listeners
+    there is space and a write works  ─▶ end   ─▶ one line                      ─▶ listeners
 
-RocksDB looks for room every five seconds, and then writes its memory to new files. Until then nothing may
-sync its log through it: a sync that fails makes the error one that RocksDB never resumes from (rocks/wal.py).
+RocksDB checks for free space every five seconds, and then writes its memory to new files. Until then
+nothing may sync its log through it: a failed sync turns the error into one that RocksDB never resumes
+from (rocks/wal.py).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Refusal:
             self.is_full = bool(error.facts.get("full"))
             self.since_ns, self.error = time.time_ns(), str(error)
         logger.warning("%s: writes are refused from now on, reads continue: %s", self._path, error)
-        self._tell()
+        self._notify()
 
     def end(self) -> None:
         """Note that writes work again. The first call writes a line to the program's log."""
@@ -51,21 +52,22 @@ class Refusal:
             took_s = (time.time_ns() - self.since_ns) / 1e9
             self.since_ns, self.error, self.is_full = 0, "", False
             self._ended.set()
-        logger.warning("%s: writes are taken again, after %.0f s", self._path, took_s)
-        self._tell()
+        logger.warning("%s: writes are accepted again, after %.0f s", self._path, took_s)
+        self._notify()
 
     def wait(self, seconds: float) -> None:
-        """Wait until writes work again, for so many seconds at most."""
+        """Wait at most `seconds` until writes work again."""
         if self.since_ns:
             self._ended.wait(seconds)
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after each `begin` and `end`, on whichever thread that is. Be quick."""
+        """Call `listener` after each `begin` and `end`, on the calling thread. It must return quickly."""
         self._listeners = [*self._listeners, listener]
 
     def off_change(self, listener: Callable[[], None]) -> None:
+        """Stop calling `listener`."""
         self._listeners = [known for known in self._listeners if known != listener]
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in self._listeners:
             listener()

@@ -1,11 +1,11 @@
-"""Removal: what everlog made in a database's directory goes, and nothing else.
+"""Removal: remove everything that everlog created in a database's directory, and nothing else.
 
     LOCK, locked ─▶ HEAD, OWNER ─▶ db becomes db.dropped ─▶ the directories ─▶ EVERLOG ─▶ LOCK
-                 ─▶ PATH, if nothing is left in it
+                 ─▶ PATH, if it is empty then
 
 Invariants
-  (1) killed at any point, there is a database, if an empty one, that can be removed again;
-  (2) what took the place of the directory meanwhile is left alone (rocks/ownership.py).
+  (1) killed at any point, a database remains, possibly an empty one, that can be removed again;
+  (2) a directory that replaced the database's meanwhile is left alone (rocks/ownership.py).
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ _FILES = (*_SMALL, *(f"{name}.new" for name in (*_SMALL, files.MARKER)))
 
 @contextmanager
 def unmade_if_failed(path: Path) -> Iterator[None]:
-    """Removes a database that the block made and left empty, with the directories made for it, where
-    the block raises. One that was there, or has a second record, stays. The block closes it."""
+    """Remove a database that the block created and left empty, and the directories created for it, if the
+    block raises.
+
+    A database that existed before, or has a second record, stays. The block closes the database.
+    """
     path = path.absolute()
     missing = [one for one in (path, *path.parents) if not one.exists()]
     was_there = path.exists() and any(path.iterdir())
@@ -39,7 +42,7 @@ def unmade_if_failed(path: Path) -> Iterator[None]:
         yield
     except BaseException:
         if not was_there and _is_empty(path):
-            with suppress(OpenError, OSError):  # what the block raised is the first to be told
+            with suppress(OpenError, OSError):  # the error of the block is the one to report
                 remove(path)
                 if path not in missing:
                     path.mkdir()
@@ -57,8 +60,8 @@ def _is_empty(path: Path) -> bool:
 
 
 def clear(path: Path) -> None:
-    """Removes what is in the directory of a database, all but what says that it is one. Nobody may
-    have it open. Raises OSError."""
+    """Remove everything in a database's directory except the file that marks it as one. Nobody may have it
+    open. Raises OSError."""
     for name in _FILES:
         (path / name).unlink(missing_ok=True)
     if (path / _DATABASE).exists():
@@ -70,20 +73,22 @@ def clear(path: Path) -> None:
 
 
 def clear_owned(owner: Ownership) -> None:
-    """`clear`, of the directory that is owned, and not of another that took its place."""
+    """`clear` the owned directory, but not another one that replaced it."""
     if owner.at != owner.path or owner.is_here():
         clear(owner.at)
 
 
 def remove(path: Path) -> list[Path]:
-    """Removes a database that nobody has open, and its directory if that is empty then. Returns what
-    else is in it, and stays. Raises OpenError if somebody has it, OSError."""
+    """Remove a database that nobody has open, and its directory if that is empty then.
+
+    Returns the remaining files of others. Raises OpenError if the database is open, and OSError.
+    """
     with locked(path) as owner:
         return remove_owned(owner)
 
 
 def remove_owned(owner: Ownership) -> list[Path]:
-    """The same for who has locked it."""
+    """`remove`, for the holder of the lock."""
     clear_owned(owner)
     for name in (files.MARKER, HALF):
         (owner.at / name).unlink(missing_ok=True)

@@ -1,24 +1,23 @@
-"""View: the column family of the tables, at one moment.
+"""View: the column family of the tables as of one moment.
 
-    get(key) -> value | None          items(start, end) -> (key, value) in key order, either way
+    get(key) -> value | None          items(start, end) -> (key, value) in key order, either direction
 
-    LiveView      the newest that is written; each call stands for itself
-    SnapshotView  one moment for as long as it is held
-    Overlay       another view with some keys put over it (rocks/view.py)
+    LiveView      the newest state; each call by itself
+    SnapshotView  one moment, for as long as it is held
+    FamilyView    a column family other than the live one
+    Overlay       another view with some keys replaced: projected in memory, not written
 
 rocksdict's `Snapshot` finds single keys as of its moment, but iterates over the newest state
-(tests/store/rocks/test_engine_facts.py). What keeps a moment for ranges is an iterator made then:
+(tests/store/rocks/test_engine_facts.py). Only an iterator created at that moment keeps it for ranges:
 
-    chunks() ─▶ nothing was written to it since?  ─▶ a new iterator, in chunks
-                else the one from then            ─▶ in chunks, each after a seek
+    chunks() ─▶ nothing was written since then?  ─▶ a new iterator, in chunks
+                otherwise the old iterator       ─▶ in chunks, each after a seek
 
 Invariants
-  (1) an iteration that ends has come to its end: a damaged block raises CorruptionError;
-  (2) a view that is closed holds nothing of RocksDB, though an iteration over it is alive;
-  (3) the handle of a column family lives as long as what seeks in it: RocksDB looks at it with every seek;
-  (4) a chunk ends with the value that brings it to CHUNK_BYTES, however many items it was to have.
-
-Overlay: a view with some keys put over it: what a read-only opening projected in memory.
+  (1) an iteration that ends has reached its end: a damaged block raises CorruptionError;
+  (2) a closed view holds nothing of RocksDB, even while an iteration over it is alive;
+  (3) a column family's handle lives as long as the iterators that seek in it: RocksDB uses it in every seek;
+  (4) a chunk ends with the value that brings it to CHUNK_BYTES, however many items were requested.
 """
 
 from __future__ import annotations
@@ -42,16 +41,19 @@ CHUNK_BYTES = 1 << 20  # of keys and values
 
 
 class View(Protocol):
-    """The tables at one moment."""
+    """The tables as of one moment. All methods are read-only."""
 
-    def get(self, key: bytes) -> bytes | None: ...
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of a key, or None."""
 
     def get_some(self, keys: list[bytes]) -> list[bytes | None]:
         """Return the value of each key. The caller limits the number and size of the values."""
         get = self.get
         return [get(key) for key in keys]
 
-    def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]: ...
+    def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
+        """Yield the keys and values from `start` (inclusive) to `end` (exclusive), in key order or in
+        reverse."""
 
     def chunks(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[list[Item]]:
         """Yield `items` in lists, none of them empty."""
@@ -65,7 +67,7 @@ class View(Protocol):
         return list(islice(self.items(start, end, reverse=reverse), most))
 
     def close(self) -> None:
-        """Lets go of what it holds."""
+        """Release what the view holds."""
 
     def forked(self) -> None:
         """In a forked child: keep RocksDB's objects, and refuse every use of them."""
@@ -73,7 +75,7 @@ class View(Protocol):
 
 
 class LiveView(View):
-    """The tables as they are."""
+    """The tables in their newest state."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -97,7 +99,7 @@ class LiveView(View):
         return chunks(self._engine.data, start, end, reverse=reverse)
 
     def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
-        family, wanted = self._engine.data, most + reverse  # backwards `end` itself may come first
+        family, wanted = self._engine.data, most + reverse  # in reverse, `end` itself may come first
         try:
             found: list[Any] = list(
                 islice(family.items(backwards=reverse, from_key=end if reverse else start), wanted)
@@ -105,7 +107,7 @@ class LiveView(View):
         except Exception as error:
             raise translate(error, "reading a table") from error
         inside = _within(found, start, end, reverse)
-        if len(found) < wanted:  # it ran off the end, or into a block that cannot be read
+        if len(found) < wanted:  # the end, or a block that cannot be read
             last = inside[-1][0] if inside else None
             verify_end(family.iter(), last, start, end, reverse=reverse)
         return inside[:most]
@@ -115,13 +117,13 @@ class LiveView(View):
 
 
 class SnapshotView(View):
-    """The tables as they were when it was made. `close` lets the store forget that moment."""
+    """The tables as of its creation. `close` releases that moment."""
 
     def __init__(self, engine: Engine) -> None:
         """Nothing may be written to the tables meanwhile."""
         family: Any = engine.data
         self._engine, self._written, self._family = engine, engine.live_write, family
-        self._handle = engine.data_handle  # the cursor seeks, though a rebuild may drop what it is of
+        self._handle = engine.data_handle  # the cursor needs it, even if a rebuild drops the family
         self._snapshot = family.snapshot()
         self._cursor = family.iter()
         self._lock = threading.Lock()  # of the cursor
@@ -140,7 +142,7 @@ class SnapshotView(View):
     def get_some(self, keys: list[bytes]) -> list[bytes | None]:
         """Read many keys together if nothing was written since the snapshot; one by one otherwise."""
         values: list[bytes | None] | None = None
-        with contextlib.suppress(Exception):  # dropped by a rebuild; the snapshot still has it, or tells
+        with contextlib.suppress(Exception):  # dropped by a rebuild: the snapshot answers
             values = self._open().get(keys) if self._engine.live_write == self._written else None
         if values is None or self._engine.live_write != self._written:
             return super().get_some(keys)
@@ -154,7 +156,7 @@ class SnapshotView(View):
         try:
             held = [family.items(backwards=reverse, from_key=end if reverse else start)]
             moved = self._engine.live_write != self._written
-        except Exception:  # noqa: BLE001  dropped by a rebuild; the cursor still has it, or tells
+        except Exception:  # noqa: BLE001  dropped by a rebuild: the cursor answers
             held, moved = [], True
         if moved:
             return self._from_cursor(start, end, reverse)
@@ -188,16 +190,16 @@ class SnapshotView(View):
 
     def _open(self) -> Any:
         if self._family is None:
-            raise ClosedError("the moment that this reads at is gone: its database or snapshot is closed")
+            raise ClosedError("the database or the snapshot of this read is closed")
         return self._family
 
     def forked(self) -> None:
         super().forked()
         self._leaked = [self._family, self._snapshot, self._cursor, self._handle]
-        if self._family is not None:  # it is not closed
+        if self._family is not None:  # not closed
             self._family = self._snapshot = self._cursor = self._handle = FORKED
         self._leaked += take_over(self._held)
-        self._lock = threading.Lock()  # a thread of the parent may have had it
+        self._lock = threading.Lock()  # a thread of the parent may hold the old one
 
     def close(self) -> None:
         with self._lock:
@@ -236,7 +238,7 @@ class FamilyView(View):
 
 
 def take_over(held: Iterable[list[Any]]) -> list[Any]:
-    """In a forked child: return RocksDB's objects in some lists, where every use is refused from now on."""
+    """In a forked child: return RocksDB's objects in some lists, and refuse every later use of them."""
     found: list[Any] = []
     for one in held:
         found += one
@@ -257,7 +259,7 @@ def take(items: Iterator[Any], most: int, bytes_max: int = CHUNK_BYTES) -> list[
 
 
 def chunks(family: Any, start: bytes, end: bytes, *, reverse: bool) -> Iterator[list[Item]]:
-    """The items of a column family as it is now, from `start` to `end` (exclusive)."""
+    """Yield the current items of a column family from `start` (inclusive) to `end` (exclusive), in chunks."""
     held = [family.items(backwards=reverse, from_key=end if reverse else start)]
     return _chunks(
         held, start, end, reverse, lambda last: verify_end(family.iter(), last, start, end, reverse=reverse)
@@ -267,15 +269,15 @@ def chunks(family: Any, start: bytes, end: bytes, *, reverse: bool) -> Iterator[
 def _chunks(
     held: list[Any], start: bytes, end: bytes, reverse: bool, verify: Callable[[bytes | None], None]
 ) -> Iterator[list[Item]]:
-    """What rocksdict's iterator in `held` gives. To let go of it, clear the list."""
+    """Yield the items of rocksdict's iterator in `held`. To release the iterator, clear the list."""
     last, most = None, CHUNK_FIRST
     try:
         while True:
             if not held:
-                raise ClosedError("what this reads from is closed")
+                raise ClosedError("the database or the snapshot of this read is closed")
             chunk: list[Item] = []
             add, size = chunk.append, 0
-            with translated("reading a table"):  # as `take`; it is here for speed
+            with translated("reading a table"):  # `take`, inlined for speed
                 for item in islice(held[0], most):
                     add(item)
                     size += len(item[0]) + len(item[1])
@@ -285,14 +287,14 @@ def _chunks(
             if inside:
                 yield inside
                 last = inside[-1][0]
-            if len(chunk) < most and size < CHUNK_BYTES:  # it ran off the end, or into an unreadable block
+            if len(chunk) < most and size < CHUNK_BYTES:  # the end, or an unreadable block
                 verify(last)
                 return
             if _is_past(chunk[-1][0], start, end, reverse):
                 return
             most = min(most * 4, CHUNK_MAX)
     finally:
-        held.clear()  # or whoever keeps an error keeps the database locked
+        held.clear()  # otherwise a kept traceback would keep the database locked
 
 
 def _is_past(key: bytes, start: bytes, end: bytes, reverse: bool) -> bool:
@@ -300,7 +302,7 @@ def _is_past(key: bytes, start: bytes, end: bytes, reverse: bool) -> bool:
 
 
 def _within(chunk: list[Item], start: bytes, end: bytes, reverse: bool) -> list[Item]:
-    """Those from `start` to `end` (exclusive) of a chunk that begins at one of the two."""
+    """Return the items of a chunk from `start` to `end` (exclusive); the chunk begins at one of the two."""
     if not chunk:
         return chunk
     if not reverse:
@@ -337,7 +339,7 @@ def _read(cursor: Any, at: bytes, most: int, *, skip: bool, reverse: bool) -> tu
 
 
 class Overlay(View):
-    """`base` with the keys of `over` put over it; None stands for a key that is deleted."""
+    """`base` with the keys in `over` replaced; None stands for a deleted key."""
 
     def __init__(self, base: View, over: Mapping[bytes, bytes | None]) -> None:
         self._base = base

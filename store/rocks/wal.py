@@ -1,15 +1,16 @@
-"""Wal: wait for the disk for RocksDB's write-ahead log, without RocksDB.
+"""Wal: sync RocksDB's write-ahead log to disk, without RocksDB.
 
     committing thread  append, then RocksDB's own sync     nobody else appends meanwhile
-    any other thread   fdatasync of the files, here        beside the appends
+    any other thread   fdatasync of the files, here        concurrently with appends
 
-Where RocksDB syncs a log whose last append failed, it takes a full disk for a failed sync, and never writes
-again. A thread that syncs beside appends may do that at any time; this sync does not touch RocksDB's state.
+If RocksDB syncs a log whose last append failed, it takes a full disk for a failed sync, and never writes
+again. A thread that syncs concurrently with appends may do that at any time; this sync does not touch
+RocksDB's state.
 
 Invariants
-  (1) what was appended before `sync` began is on disk when it returns. RocksDB gives each append to the
+  (1) everything appended before `sync` began is on disk when it returns. RocksDB passes each append to the
       operating system at once, and removes a file only when its records are on disk in other files;
-  (2) files only grow: one of the size that it had when it was last synced has nothing new.
+  (2) files only grow: one whose size has not changed since its last sync has nothing new.
 """
 
 from __future__ import annotations
@@ -40,21 +41,21 @@ class Wal:
             synced: dict[str, int] = {}
             for name in os.listdir(self._directory):  # noqa: PTH208  a tenth of the time of iterdir
                 if name.endswith(SUFFIX):
-                    with contextlib.suppress(FileNotFoundError):  # its records are in other files by now
+                    with contextlib.suppress(FileNotFoundError):  # its records are in other files now
                         synced[name] = self._sync(self._directory / name, self._synced.get(name, -1))
             if not synced.keys() <= self._synced.keys():
-                sync_directory(self._directory)  # a new file is there after a power failure, too
+                sync_directory(self._directory)  # so that new files survive a power failure
             self._synced = synced
 
     @staticmethod
     def _sync(path: Path, known: int) -> int:
-        """Sync a file that has not `known` bytes. Return its bytes."""
+        """Sync a file unless its size is `known`. Return its size."""
         if path.stat().st_size == known:
             return known
         descriptor = os.open(path, os.O_RDONLY)
         try:
             size = os.fstat(descriptor).st_size
-            if sys.platform == "darwin":  # there fsync leaves it in the drive's cache
+            if sys.platform == "darwin":  # where fsync leaves data in the drive's cache
                 fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
             else:
                 os.fdatasync(descriptor)

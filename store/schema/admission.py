@@ -1,16 +1,15 @@
-"""Admission: which rows may be written, and what can be saved of a stored row that cannot be parsed.
+"""Admission: decide which rows may be written, and salvage stored rows that cannot be parsed.
 
     row ─▶ bytes ─▶ parsed again, as every reader will parse it ─▶ text is UTF-8 ─▶ may be written
     stored bytes that no reader can parse ─▶ salvage ─▶ the fields that can be read
 
-protobuf serialises messages that it refuses to parse: nested deeper than 100 levels, or with text that is
-not UTF-8. The descriptors of a model tell whether it can hold such a message, so this is decided once for
-each model. A flat proto3 model cannot, and its rows are not parsed again.
+protobuf serializes messages that it refuses to parse: nested deeper than 100 levels, or with text that
+is not UTF-8. The descriptors of a model tell whether it can hold such a message, so this is decided once
+per model. A flat proto3 model cannot, and its rows are not parsed again.
 
 Invariants
   (1) the model of the writer and the model of the log both parse every row that is admitted;
-  (2) `salvage` is a function of the bytes and the model alone, so replay makes the same index entries
-      each time.
+  (2) `salvage` is a function of the bytes and the model alone, so each replay makes the same index entries.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from everlog.store.errors import CorruptionError
 from everlog.store.record import read_varint
 
 DEPTH_MAX = 100  # levels of nested messages that protobuf parses
-DEEP_BYTES_MIN = 2 * DEPTH_MAX  # a level takes its tag and its length: no shorter row is nested too deep
+DEEP_BYTES_MIN = 2 * DEPTH_MAX  # each level takes a tag and a length, so no shorter row is nested too deep
 _SALVAGE_DEPTH = 8
 _TEXT = FieldDescriptor.TYPE_STRING
 _ENDS_GROUP, _LENGTH_DELIMITED = 4, 2
 
 
 class Doubt(NamedTuple):
-    """A model whose parser may refuse a serialised row, or return text that is not UTF-8."""
+    """A model whose parser may refuse a serialized row, or return text that is not UTF-8."""
 
     parse: Callable[[bytes], Message]
     name: str
@@ -68,7 +67,7 @@ def why(error: Exception) -> str:
     text = str(error)
     if "MaxDepth" in text:
         return f"it is nested deeper than {DEPTH_MAX} levels"
-    return f"protobuf says: {text}"
+    return f"protobuf reports: {text}"
 
 
 def is_whole(raw: bytes) -> bool:
@@ -104,7 +103,7 @@ def salvage(model: type[Message], raw: bytes, depth: int = _SALVAGE_DEPTH) -> Me
                 into.append(part)
             else:
                 into.SetInParent()
-                into.CopyFrom(part)  # MergeFrom goes through bytes, and refuses what is nested this deep
+                into.CopyFrom(part)  # MergeFrom goes through bytes, and refuses messages nested this deep
         else:
             message.MergeFromString(piece)
     return message
@@ -120,7 +119,8 @@ def _descriptor(model: type[Message]) -> Any:
 
 
 def _is_plain(descriptor: Descriptor) -> bool:
-    """Whether every serialised row of this model can be parsed: no nested messages, all text is checked."""
+    """Whether every serialized row of this model can be parsed: no nested messages, and all text is
+    checked."""
     return not descriptor.is_extendable and not any(
         field.message_type is not None or _is_loose(field) for field in descriptor.fields
     )
@@ -209,8 +209,8 @@ def _text_of(field: FieldDescriptor, *, is_map: bool) -> bool:
 
 
 def _wire(raw: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """(number, wire type, where its value begins, where it ends, where its tag begins) of each field, as far
-    as the bytes make sense."""
+    """Yield (number, wire type, start and end of the value, start of the tag) of each field, as far as the
+    bytes are valid."""
     at = 0
     try:
         while at < len(raw):
@@ -230,7 +230,7 @@ def _wire(raw: bytes) -> Iterator[tuple[int, int, int, int, int]]:
 
 
 def _skipped(raw: bytes, at: int, wire_type: int) -> int:
-    """Where a value that is not length-delimited ends. Groups are skipped without recursion."""
+    """Return where a value that is not length-delimited ends. Groups are skipped without recursion."""
     open_groups = 0
     while True:
         match wire_type:
@@ -248,7 +248,7 @@ def _skipped(raw: bytes, at: int, wire_type: int) -> int:
             case 5:
                 at += 4
             case _:
-                raise ValueError("no wire type")
+                raise ValueError("invalid wire type")
         if open_groups <= 0:
             return at
         tag, at = read_varint(raw, at)

@@ -1,13 +1,13 @@
-"""Given: arguments of calls as callers give them, who may have no type checker.
+"""Arguments: check the types and ranges of arguments, for callers without a type checker.
 
     "5", True, 1.5   ─▶ whole    ─▶ RowError: expected `limit` as a whole number, found str '5'
     "\\ud800", b"x"   ─▶ text     ─▶ RowError: expected `actor` as text, found bytes
 
-Each function returns its argument, or raises an `Error` that says what was expected and found. Nothing is
-converted. Values that may be of a row are never in the message, but in `private`.
+Each function returns its argument, or raises an `Error` with what was expected and found. Nothing is
+converted. Values that may come from a row never appear in the message, only in `private`.
 
 Invariants
-  (1) an argument is checked before the call that it is of reads, writes or sends anything.
+  (1) an argument is checked before its call reads, writes or sends anything.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from everlog.store.schema.table import Table
 
 T = TypeVar("T")
 
-MANY = (1 << 63) - 1  # more than any log has records: no limit
+MANY = (1 << 63) - 1  # more records than any log has: no limit
 
 
 def text(value: Any, name: str, *, error: type[Error] = RowError) -> str:
-    """Text that can be stored and sent. Raises `error`."""
+    """Return `value`, a text that can be stored and sent. Raises `error`."""
     if not isinstance(value, str):
         raise error(f"expected `{name}` as text, found {type(value).__name__}", private=repr(value))
     if not value.isascii():
@@ -33,7 +33,7 @@ def text(value: Any, name: str, *, error: type[Error] = RowError) -> str:
             value.encode()
         except UnicodeEncodeError as found:
             raise error(
-                f"expected `{name}` as text of Unicode, found half of a surrogate pair at character"
+                f"expected `{name}` as valid Unicode, found an unpaired surrogate at character"
                 f" {found.start + 1}",
                 private=repr(value),
             ) from None
@@ -41,28 +41,28 @@ def text(value: Any, name: str, *, error: type[Error] = RowError) -> str:
 
 
 def binary(value: Any, name: str, *, error: type[Error] = RowError) -> bytes:
-    """Bytes. Raises `error`."""
+    """Return `value`, bytes. Raises `error`."""
     if not isinstance(value, bytes):
         raise error(f"expected `{name}` as bytes, found {type(value).__name__}", private=repr(value))
     return value
 
 
 def whole(value: Any, name: str, *, error: type[Error] = RowError) -> int:
-    """A whole number, of any size. Raises `error`."""
+    """Return `value`, a whole number of any size. Raises `error`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise error(f"expected {name} as a whole number, found {type(value).__name__} {value!r}")
     return value
 
 
 def counted(value: Any, name: str, *, error: type[Error] = RowError) -> int:
-    """A whole number that is not negative and that a message can carry. Raises `error`."""
+    """Return `value`, a whole number from 0 to 2^63 - 1. Raises `error`."""
     if not 0 <= whole(value, name, error=error) <= MANY:
-        raise error(f"expected {name} of 0 or more, and below 2^63, found {value}")
+        raise error(f"expected {name} from 0 to 2^63 - 1, found {value}")
     return int(value)
 
 
 def limit(value: Any, of: str) -> int | None:
-    """How many of something at most; None: all. Raises RowError."""
+    """Return a maximum number of items (`of` names them in the error); None: no limit. Raises RowError."""
     if value is None:
         return None
     if whole(value, "a limit") < 0:
@@ -71,7 +71,7 @@ def limit(value: Any, of: str) -> int | None:
 
 
 def seconds(value: Any, name: str, *, zero: bool = True, error: type[Error] = RowError) -> float:
-    """A time span of more than 0 seconds, or of 0 where `zero` allows it. Raises `error`."""
+    """Return a duration in seconds: above 0, or 0 if `zero` allows it. Raises `error`."""
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
@@ -85,39 +85,38 @@ def seconds(value: Any, name: str, *, zero: bool = True, error: type[Error] = Ro
 
 
 def rate(value: Any) -> float | None:
-    """Rows a second at most; None: as many as it can. Raises RowError."""
+    """Return a maximum rate, in rows per second; None: unlimited. Raises RowError."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise RowError(
-            f"expected a rate of more than 0 rows a second, found {type(value).__name__} {value!r}"
-        )
+        raise RowError(f"expected a rate above 0 rows per second, found {type(value).__name__} {value!r}")
     return float(value)
 
 
 def several(value: Any, name: str, *, error: type[Error] = RowError) -> Iterable[Any]:
-    """Something to iterate over that is no text: of a text each character would be one. Raises `error`."""
+    """Return `value`, an iterable that is not a text, because iterating a text yields characters. Raises
+    `error`."""
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise error(f"expected `{name}` as a list or another iterable, found {type(value).__name__}")
     return value
 
 
 def function(value: Callable[..., T], name: str) -> Callable[..., T]:
-    """What can be called. Raises Error."""
+    """Return `value`, a callable. Raises Error."""
     if not callable(value):
         raise Error(f"expected `{name}` as a function, found {type(value).__name__} {value!r}")
     return value
 
 
 def table(value: Any) -> Table[Any, Any]:
-    """A table by its constant. Raises SchemaError."""
+    """Return `value`, a table constant. Raises SchemaError."""
     if not isinstance(value, Table):
         raise SchemaError(f"expected a Table, found {type(value).__name__} {value!r}")
     return value
 
 
 def table_name(value: Any) -> str:
-    """The name of a table that is given by its constant or by name. Raises SchemaError."""
+    """Return the name of a table given by its constant or by name. Raises SchemaError."""
     if isinstance(value, Table):
         return value.name
     if not isinstance(value, str):

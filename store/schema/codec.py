@@ -1,9 +1,4 @@
-"""Kinds: the types that a field of a model can have, as the constants of a migration name them.
-
-A kind knows its number in protobuf's descriptors, the Python type of its values, and, where a
-field of it can be part of a key or an index, the codec of its values.
-
-Codec: one field's value as bytes whose order is the order of the values.
+"""Codec: the kinds of fields, and their encoding as bytes whose order is the order of the values.
 
     value     := bool | int | uint | float | text | timestamp
     bool      := 0x00 | 0x01
@@ -11,16 +6,19 @@ Codec: one field's value as bytes whose order is the order of the values.
     uint      := value:u64be                  uint32 uint64 fixed
     float     := u64be of the IEEE double, all bits flipped if negative, else the sign bit
     text      := byte* 0x00 0x01              each 0x00 in it as 0x00 0xFF; strings as UTF-8
-    timestamp := seconds:int nanos:i32be            nanos that no timestamp has, below 0, sort last
-    optional  := 0x00 | 0x01 value            in an index, of a field that may be absent
+    timestamp := seconds:int nanos:i32be            invalid negative nanos sort last
+    optional  := 0x00 | 0x01 value            in an index, for a field that may be absent
+
+A `Kind` is the type of a field as migrations name it: its number in protobuf's descriptors, the Python type
+of its values and, if it can be part of a key or an index, its codec.
 
 Invariants
   (1) encode(a) < encode(b) as bytes exactly if a < b; no encoding is a prefix of another;
-  (2) decode(encode(a)) == a, save that -0.0 is 0.0 and that every NaN is one (the greatest);
-  (3) all integers take eight bytes, so that widening a field rewrites no key.
+  (2) decode(encode(a)) == a, except that -0.0 becomes 0.0 and every NaN becomes one (the greatest);
+  (3) all integers take eight bytes, so widening a field rewrites no key.
 
-The idea of order-preserving, self-delimiting values is that of FoundationDB's tuple layer. The
-numbers here are on disk: docs/format.md, "Keys".
+Order-preserving, self-delimiting values follow FoundationDB's tuple layer. The numbers here are on disk:
+docs/format.md, "Keys".
 """
 
 from __future__ import annotations
@@ -66,7 +64,7 @@ def encode_float(value: float) -> bytes:
 
 
 def encode_float32(value: float) -> bytes:
-    """A value given by hand means the one that a `float` field can hold. Raises OverflowError."""
+    """Encode a caller's value as the nearest `float`. Raises OverflowError."""
     return encode_float(_F32.unpack(_F32.pack(value))[0])
 
 
@@ -79,7 +77,7 @@ def encode_bytes(value: bytes) -> bytes:
 def encode_string(value: str) -> bytes:
     try:
         raw = value.encode()
-    except AttributeError:  # text of proto2 that is not UTF-8, which protobuf gives as bytes
+    except AttributeError:  # proto2 text that is not UTF-8, which protobuf returns as bytes
         raw = bytes(value)  # type: ignore[arg-type]
     if b"\x00" in raw:
         raw = raw.replace(b"\x00", b"\x00\xff")
@@ -136,17 +134,17 @@ def decode_timestamp(data: bytes, at: int) -> tuple[Timestamp, int]:
 
 
 def skip_text(data: bytes, at: int) -> int:
-    """Where the text that starts at `at` ends: in it 0x00 is followed by 0xFF, never by 0x01."""
+    """Return where the text that starts at `at` ends: inside it, 0x00 is followed by 0xFF, never by 0x01."""
     return data.index(b"\x00\x01", at) + 2
 
 
 def skip_fixed(size: int) -> Skip:
-    """For values that are always so long."""
+    """Return a `Skip` for values of a fixed size."""
     return lambda _, at: at + size
 
 
 def after(prefix: bytes) -> bytes:
-    """The least bytes that are greater than everything that starts with `prefix`; b"" if none."""
+    """Return the least bytes greater than everything that starts with `prefix`; b"" if there are none."""
     if prefix and prefix[-1] != 0xFF:
         return prefix[:-1] + bytes((prefix[-1] + 1,))
     stripped = prefix.rstrip(b"\xff")
@@ -157,14 +155,14 @@ T = TypeVar("T")
 
 
 def described(name: str) -> str:
-    """The name of a type with its article, for a sentence."""
+    """Return a type name with its article, for messages."""
     return f"{'an' if name[:1] in 'aeio' else 'a'} {name}"
 
 
 class Kind(Generic[T]):
-    """The type of a field: `name` as a `.proto` file says it, and the codec of its values."""
+    """The type of a field: its `name` in a `.proto` file, and the codec of its values."""
 
-    def __init__(  # noqa: PLR0917  the table below is read by columns
+    def __init__(  # noqa: PLR0917  positional, for the table below
         self,
         name: str,
         number: int,
@@ -175,17 +173,17 @@ class Kind(Generic[T]):
     ) -> None:
         self.name = name
         self.number = number  # FieldDescriptorProto.Type
-        self.types = types  # what isinstance() of a value must hold for
+        self.types = types  # accepted Python types, for isinstance()
         self.encode = encode
         self.decode = decode
-        self.skip = skip  # past a value, without decoding it
+        self.skip = skip  # finds the end of a value without decoding it
 
     def __repr__(self) -> str:
         return self.name.upper()
 
     @property
     def described(self) -> str:
-        """The name with its article, for a sentence: `an int64`, `a string`."""
+        """The name with its article, for messages: `an int64`, `a string`."""
         return described(self.name)
 
 
@@ -224,11 +222,11 @@ TIMESTAMP = Kind[Timestamp](
 _BY_NUMBER: dict[int, Kind[Any]] = {
     kind.number: kind for kind in list(globals().values()) if isinstance(kind, Kind) and kind is not TIMESTAMP
 }
-_BY_NUMBER[FD.TYPE_GROUP] = MESSAGE  # another way of writing one: of proto2, or `DELIMITED` in an edition
+_BY_NUMBER[FD.TYPE_GROUP] = MESSAGE  # another encoding of messages: groups of proto2, `DELIMITED` in editions
 
 
 def kind_of(field: FD) -> Kind[Any]:
-    """The kind of a field of a model."""
+    """Return the kind of a model's field."""
     if field.message_type is not None and field.message_type.full_name == TIMESTAMP.name:
         return TIMESTAMP
     return _BY_NUMBER[field.type]

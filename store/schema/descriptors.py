@@ -1,8 +1,8 @@
-"""Models: the files of descriptors that a schema carries, so that its rows can be read by anybody.
+"""Descriptors: the descriptor files in a schema, by which anyone can read its rows.
 
-    models of the tables ─▶ their files, and what these import ─▶ Schema.models
+    models of the tables ─▶ their files, and the files these import ─▶ Schema.models
 
-A model says in its package, `<app>.v<YYYYMMDDHHMMSS>`, which version it is of.
+A model's version is in its package: `<app>.v<YYYYMMDDHHMMSS>`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _VERSION = re.compile(r"(?:^|\.)v(\d{14})\.")
 
 
 def version_of(model: type[Message]) -> int:
-    """The version that a model is of, by its package `<app>.v<YYYYMMDDHHMMSS>`; 0: none is said."""
+    """Return the version in a model's package, `<app>.v<YYYYMMDDHHMMSS>`; 0 if there is none."""
     found = _VERSION.search(descriptor_of(model).full_name)
     return int(found[1]) if found else 0
 
 
 def dependencies_first(files: Iterable[Any]) -> Iterable[Any]:
-    """The files, each after those that it imports."""
+    """Yield the files, each after the files it imports."""
     by_name = {file.name: file for file in files}
     done: set[str] = set()
 
@@ -45,13 +45,13 @@ def dependencies_first(files: Iterable[Any]) -> Iterable[Any]:
 
 
 def add_models(schema: log_pb2.Schema, other: log_pb2.Schema) -> None:
-    """Adds the files of another schema that this one has not."""
+    """Add the files of `other` that `schema` lacks."""
     names = {file.name for file in schema.models.file}
     schema.models.file.extend(file for file in other.models.file if file.name not in names)
 
 
 def collect_models(schema: log_pb2.Schema, models: dict[str, Descriptor]) -> None:
-    """Keeps the files of all tables' models, and whatever they import; drops the others."""
+    """Keep the files of all tables' models and everything they import; drop the others."""
     files = {file.name: file for file in schema.models.file}
     for file in {descriptor.file.name: descriptor.file for descriptor in models.values()}.values():
         _add_file(files, file)

@@ -1,14 +1,14 @@
-"""Evolve: the next schema from the one in force and the tables that a migration declares.
+"""Evolve: compute the next schema from the schema in force and a migration's declarations.
 
-    Schema (protobuf) + tables by hand + dropped names ──▶ Schema (protobuf)
+    Schema (protobuf) + declared tables + dropped names ──▶ Schema (protobuf)
 
     before ─▶ online(before, after) ─▶ after ─▶ both(before, after)
               while it is being built            while clients of both versions are served
 
 Invariants
-  (1) a table keeps its id and its space for as long as its rows are not rewritten;
-  (2) ids of tables, spaces and indexes are never used twice;
-  (3) an index with other fields, or that becomes unique, is another index: it gets a new id.
+  (1) a table keeps its id and its space until its rows are rewritten;
+  (2) ids of tables, spaces and indexes are never reused;
+  (3) an index whose fields change, or that becomes unique, is a new index with a new id.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ def evolve(
     remake: Collection[str] = (),
     since: int = 0,
 ) -> log_pb2.Schema:
-    """The schema after a migration that declares `tables` whole, drops others by name, renames
-    some (old name to new), rewrites the rows of some one by one, and makes those of some anew.
+    """Return the schema after a migration. Read-only.
 
-    `since` is the version that rewrites, where it is not `version`.
+    `tables` are declared in full, `drop` names tables to drop, `rename` maps old names to new ones.
+    `rewrite` names tables whose rows are converted one by one, `remake` tables whose rows are computed
+    anew. `since` is the version that rewrites, if it is not `version`.
 
-    Read-only. Raises SchemaError for a change that would rewrite rows of another table, and for
-    a table to drop or rename that there is not.
+    Raises SchemaError for a change that requires a rewrite which is not declared, and for an unknown table
+    to drop or rename.
     """
     after = log_pb2.Schema()
     after.CopyFrom(before)
@@ -56,7 +57,7 @@ def evolve(
     for name in drop:
         position = next((at for at, table in enumerate(after.tables) if table.name == name), None)
         if position is None:
-            raise SchemaError(f"migration {version} drops table {name!r}, but there is none of that name")
+            raise SchemaError(f"migration {version} drops table {name!r}, which does not exist")
         del after.tables[position]
     _rename(after, version, rename)
     models: dict[str, Descriptor] = {}
@@ -76,11 +77,15 @@ def evolve(
 def online(
     before: log_pb2.Schema, after: log_pb2.Schema, *, remade: Collection[str] = ()
 ) -> log_pb2.Schema | None:
-    """The schema while what `after` has more than `before` is built beside it; None: nothing has to
-    be built. Models that change compatibly change at once, if they have what indexes that go are over (if
-    neither has all, new ones wait for the end). Tables come and go then, too; `remade` ones are filled."""
+    """Return the schema while the additions of `after` are built beside `before`; None: nothing has to be
+    built.
+
+    A compatible model takes effect at once if it still has the fields of the indexes that are dropped; if
+    neither model has the fields of all indexes, new indexes wait for the end. New and dropped tables take
+    effect at the end. Tables in `remade` are filled as a new generation.
+    """
     schema = log_pb2.Schema()
-    whole: tuple[Schema, Schema] | None = None  # made where a table differs
+    whole: tuple[Schema, Schema] | None = None  # built at the first table that differs
     schema.CopyFrom(before)
     schema.next_space, schema.next_table = after.next_space, after.next_table
     known = {table.id: table for table in schema.tables}
@@ -110,15 +115,18 @@ def online(
 
 
 def _having(indexes: Iterable[log_pb2.IndexSchema], *models: Any) -> str:
-    """The first of these models that has what all indexes are over; empty: none has."""
+    """Return the name of the first model that has the fields of all indexes; empty: none has."""
     paths = [path.numbers for index in indexes for path in index.fields]
     names = (one.DESCRIPTOR.full_name for one in models if all(has(one.DESCRIPTOR, path) for path in paths))
     return next(names, "")
 
 
 def reseeded(before: log_pb2.Schema, after: log_pb2.Schema, names: Collection[str]) -> log_pb2.Schema:
-    """`after`, with another generation of each of these tables that `before` has and `after` does not
-    rewrite: rows of bootstrap data are loaded into it. It serves the same versions as the one before."""
+    """Return `after` with a new generation of the tables in `names` that `after` does not rewrite, for
+    bootstrap data.
+
+    The new generation serves the same versions as the previous one.
+    """
     schema = log_pb2.Schema()
     schema.CopyFrom(after)
     there = {table.id: table.space for table in before.tables}
@@ -129,18 +137,19 @@ def reseeded(before: log_pb2.Schema, after: log_pb2.Schema, names: Collection[st
 
 
 def is_rewritten(before: log_pb2.TableSchema, after: log_pb2.TableSchema) -> bool:
-    """Whether the rows of a table are others after it, so that the two are no versions of one row."""
+    """Return whether a table's rows were rewritten in between, so that they are not versions of the same
+    row."""
     return before.space != after.space and before.since != after.since
 
 
 def is_online(schema: log_pb2.Schema) -> bool:
-    """Whether something is being built, or served beside what took its place."""
+    """Return whether something is being built, or a previous generation is still served."""
     indexes = (index for table in schema.tables for index in table.indexes)
     return bool(schema.building or schema.retiring) or any(index.building for index in indexes)
 
 
 def given_up(before: log_pb2.Schema, now: log_pb2.Schema) -> log_pb2.Schema:
-    """`before` once more, with the numbers that were used since never used again."""
+    """Return `before` after an aborted change, without ever reusing the ids that were assigned since."""
     schema = log_pb2.Schema()
     schema.CopyFrom(before)
     schema.next_space, schema.next_table = now.next_space, now.next_table
@@ -151,7 +160,7 @@ def given_up(before: log_pb2.Schema, now: log_pb2.Schema) -> log_pb2.Schema:
 
 
 def both(before: log_pb2.Schema, after: log_pb2.Schema) -> log_pb2.Schema:
-    """`after`, with the generations before those that it rewrote still served."""
+    """Return `after` with the previous generations of the tables it rewrote still served."""
     schema = log_pb2.Schema()
     schema.CopyFrom(after)
     spaces = {table.id: table.space for table in after.tables}
@@ -163,7 +172,7 @@ def both(before: log_pb2.Schema, after: log_pb2.Schema) -> log_pb2.Schema:
 
 
 def alone(both: log_pb2.Schema) -> log_pb2.Schema:
-    """What `both` was made of, without the generations before."""
+    """Return a schema of `both` without the previous generations."""
     schema = log_pb2.Schema()
     schema.CopyFrom(both)
     del schema.retiring[:]
@@ -176,16 +185,16 @@ def _rename(schema: log_pb2.Schema, version: int, rename: Mapping[str, str]) -> 
     for old, new in rename.items():
         if old not in by_name or new in by_name:
             what = (
-                f"none of that name; there are: {', '.join(by_name)}"
+                f"{old!r} does not exist; the tables are: {', '.join(by_name)}"
                 if old not in by_name
-                else f"already {new!r}"
+                else f"{new!r} exists already"
             )
-            raise SchemaError(f"migration {version} renames table {old!r} to {new!r}, but there is {what}")
+            raise SchemaError(f"migration {version} renames table {old!r} to {new!r}, but {what}")
         by_name[old].name = new
 
 
 def _new_generation(schema: log_pb2.Schema, table: log_pb2.TableSchema, since: int) -> None:
-    """Another space for the rows of a table, with all its indexes to be built there."""
+    """Assign a new space to a table's rows; all its indexes are built there."""
     table.space, table.generation, table.since = schema.next_space, table.generation + 1, since
     schema.next_space += 1
 
@@ -198,7 +207,7 @@ def _declare(
     any_key: bool,
     rewritten: bool,
 ) -> log_pb2.TableSchema:
-    """Declares a table, of which `found` is what `schema` has; returns what it has now."""
+    """Declare a table in `schema`; `found` is its current declaration. Return the new one."""
     paths = [log_pb2.FieldPath(numbers=field.path) for field in table.key]
     was = found
     if found is None:
@@ -212,8 +221,8 @@ def _declare(
         found.key.extend(paths)
     elif list(found.key) != paths:
         raise SchemaError(
-            f"{table.where}: table {table.name} is declared with another primary key than it has;"
-            " that rewrites every row: have them made anew (`Remake`), or declare a new table",
+            f"{table.where}: table {table.name} is declared with a different primary key, which"
+            " rewrites every row: compute them anew (`Remake`), or declare a new table",
             where=table.where,
             table=table.name,
         )
@@ -258,8 +267,8 @@ def _declare_person(
             else "has another person"
         )
         raise SchemaError(
-            f"{table.where}: table {table.name} {what} from here on; that rewrites every row: give the"
-            " migration a transform for it (`up`)",
+            f"{table.where}: table {table.name} {what} from this migration on, which rewrites every row:"
+            " give the migration a transform for it (`up`)",
             where=table.where,
             table=table.name,
         )

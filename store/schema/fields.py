@@ -1,9 +1,9 @@
-"""Fields: the way from a model to one of its fields, and values given by hand for them.
+"""Fields: resolve field numbers to descriptors, and encode values given by a caller.
 
     numbers (1, 3) ─▶ resolve ─▶ (FieldDescriptor, FieldDescriptor)      a Path
     "JFK", ("US", 3) ─▶ encode_values ─▶ bytes in the order of the values
 
-Fields are found by number, so that a field that was renamed is the same field.
+Fields are looked up by number, so a renamed field is the same field.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Path = tuple[FieldDescriptor, ...]
 
 
 def descriptor_of(model: type[Message]) -> Descriptor:
-    """The model's descriptor, under the one of its two typed names that all of everlog uses."""
+    """Return the model's descriptor, under the one of its two types that all of everlog uses."""
     return cast(Descriptor, model.DESCRIPTOR)
 
 
 def resolve(descriptor: Descriptor, numbers: Iterable[int]) -> Path:
-    """The fields on the way from a model to a nested field, by number."""
+    """Return the fields from a model to a nested field, by number."""
     fields: list[FieldDescriptor] = []
     message: Descriptor | None = descriptor
     for number in numbers:
@@ -46,7 +46,10 @@ def encode_values(
     partial: bool = False,
     optional: bool = False,
 ) -> bytes:
-    """Values given by hand as a key (or, `partial`, as the first of its fields). Raises RowError."""
+    """Encode a caller's values as a key (or, with `partial`, as its first fields). Raises RowError.
+
+    `optional`: each value is preceded by a presence byte, as in an index; None encodes an absent field.
+    """
     values = value if isinstance(value, tuple) else (value,)
     if len(values) > len(fields) or (len(values) < len(fields) and not partial):
         raise RowError(
@@ -81,6 +84,7 @@ def _encode(kind: Kind[Any], value: Any, path: Path, role: str) -> bytes:
 
 
 def present(row: Any, path: Path) -> Iterable[bool]:
+    """Yield for each step of the path whether the row has it."""
     for step in path:
         yield not step.has_presence or row.HasField(step.name)
         if step.message_type is not None:
@@ -88,6 +92,7 @@ def present(row: Any, path: Path) -> Iterable[bool]:
 
 
 def has(descriptor: Descriptor | None, numbers: Iterable[int]) -> bool:
+    """Return whether the model has a field with this path of numbers."""
     for number in numbers:
         if descriptor is None or number not in descriptor.fields_by_number:
             return False
@@ -96,4 +101,5 @@ def has(descriptor: Descriptor | None, numbers: Iterable[int]) -> bool:
 
 
 def dotted(path: Path) -> str:
+    """Return the field names of a path, joined by dots."""
     return ".".join(step.name for step in path)

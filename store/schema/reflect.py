@@ -1,9 +1,9 @@
-"""Reflect: the constants of a table that is known by name alone, made from what the log says.
+"""Reflect: build a table's constants from the log, for code that knows the table only by name.
 
     db.schema.table("airports") ─▶ Table("airports", <the log's own model>, key=…, indexes=…)
 
-For programs that know no migrations: a command line, a viewer. The rows are of the model that the
-log carries, so that nothing in them is unknown.
+For programs without migrations: a command line, a viewer. Rows have the model that the log carries, so they
+have no unknown fields.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from everlog.store.schema.table import Field, Index, Table
 
 
 def table_of(info: TableInfo) -> Table[Message, Any]:
-    """The table that a schema describes, for use in `get`, `scan`, `put`. Read-only."""
+    """Return the constant of a table in a schema, for `get`, `scan` and `put`. Read-only."""
     keys = tuple(_field(path) for path in info.key_fields)
     indexes = tuple(
         Index[Message](

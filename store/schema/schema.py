@@ -1,29 +1,24 @@
-"""Schema: what the log says the tables are, ready for use.
+"""Schema: the tables that the log declares, ready for use.
 
     log record ─▶ Schema (protobuf) ─▶ Schema here ─▶ TableInfo ─▶ Binding to a model
                                                         keys         key_of, entries
 
-A `TableInfo` works on the models that the log itself carries, so that a replay needs no code of
-the user. A `Binding` is a `TableInfo` seen through one generated class, which may be of an older
-or a newer version: fields are found by number, never by name.
+A `TableInfo` uses the models in the log itself, so a replay needs no user code. A `Binding` is a
+`TableInfo` seen through one generated class, which may be of an older or newer version: fields are found by
+number, never by name. Functions that run for every row are composed once per binding, from the descriptors.
 
-Index info: one index as the schema says it is: its prefix, and values of it by hand.
+`IndexInfo` encodes values of one index. Where keys and entries lie: keys.py.
 
-entry := prefix values key        what lies where: keys.py
+    entry := prefix values key
 
-Binding: a table seen through one model class: how its rows become keys and index values.
+`Sealing` seals the rows of one table, each with the key of its person.
 
-The class may be the log's own, or generated from an older or a newer version of the model. What
-is called for every row is composed here once, from the descriptors.
-
-Sealing: one table whose rows are sealed, each under the key of its person.
-
-    row ─▶ its person ─▶ key_id ─▶ sealed row       to the log, and to the tables: header key_id sealed
-    value (keys.py) ─▶ key_id ─▶ row                 for whoever reads it here
+    row ─▶ its person ─▶ key_id ─▶ sealed row        into the log and the tables: header key_id sealed
+    value (keys.py) ─▶ key_id ─▶ row                 for local readers
 
     values of a hashed index := 0x00 | 0x01 HMAC(index key, prefix:6 field:u8 value)[:16]   of each field
 
-Where there is no vault, in a client of a server, rows are open: the server seals and opens.
+Without a vault, in a client of a server, rows are plaintext: the server seals and unseals them.
 """
 
 from __future__ import annotations
@@ -56,7 +51,7 @@ if TYPE_CHECKING:
 
 
 class IndexInfo:
-    """One index as the schema says it is."""
+    """One index of the schema."""
 
     def __init__(self, table: TableInfo, proto: log_pb2.IndexSchema) -> None:
         self.table = table
@@ -66,7 +61,7 @@ class IndexInfo:
         self.unique = proto.unique
         self.building = proto.building
         self.hashed = proto.hashed
-        self.hashes = proto.hashed and table.sealing is not None  # here, and not at a server
+        self.hashes = proto.hashed and table.sealing is not None  # by this process, not by a server
         self.prefix = keys.prefix(table.space, proto.id)
 
     @cached_property
@@ -75,12 +70,12 @@ class IndexInfo:
 
     @cached_property
     def _first(self) -> tuple[type, Any]:
-        """The type and the encoder of the first field, for `encode`."""
+        """Type and encoder of the first field, for `encode`."""
         kind = kind_of(self.fields[0][-1])
         return kind.types[0], kind.encode
 
     def hash(self, at: int, value: bytes) -> bytes:
-        """What stands in a hashed index for the encoded value of its field number `at`."""
+        """Return what a hashed index stores for the encoded value of its field number `at`."""
         sealing = self.table.sealing
         if value == b"\x00" or sealing is None:
             return value
@@ -88,7 +83,7 @@ class IndexInfo:
         return b"\x01" + sealing.vault.hash(self.prefix, bytes((at,)), value[1:])
 
     def hash_plain(self, values: bytes) -> bytes:
-        """The same of whole values, one behind the other; what follows them stays as it is."""
+        """Hash encoded values, one after the other; bytes after the last field are kept as they are."""
         parts, at = [], 0
         for number, path in enumerate(self.fields):
             if at >= len(values):
@@ -100,8 +95,8 @@ class IndexInfo:
         return b"".join((*parts, values[at:]))
 
     def hash_span(self, start: bytes, end: bytes) -> tuple[bytes, bytes]:
-        """A range of plain values, as who has no keys says it, over the hashes. Raises RowError where it
-        would be one of an order."""
+        """Convert a range of plain values, from a client without keys, into a range of hashes. Raises
+        RowError for a range that needs an order."""
         ends, at = list[int](), 0
         try:
             for path in self.fields:
@@ -112,14 +107,14 @@ class IndexInfo:
         except (ValueError, IndexError):
             ends = []
         if not ends:
-            raise RowError(f"index {self.table.name}.{self.name} holds hashes, which have no order")
+            raise RowError(f"index {self.table.name}.{self.name} stores hashes, which have no order")
         for at in reversed(ends):
             if end == codec.after(start[:at]):
                 return self.hash_plain(start), codec.after(self.hash_plain(start[:at]))
         return self.hash_plain(start), self.hash_plain(end)
 
     def encode(self, value: Any, *, partial: bool = True) -> bytes:
-        """Values to look for, given by hand. Raises RowError and SealedError."""
+        """Encode a caller's values to look for. Raises RowError and SealedError."""
         plain = self._encode(value, partial=partial)
         if not self.hashes:
             return plain
@@ -133,7 +128,7 @@ class IndexInfo:
             try:
                 return b"\x01" + cast(bytes, encode(value))
             except (struct.error, OverflowError, UnicodeEncodeError):
-                pass  # said below, with the field's name
+                pass  # reported below, with the field's name
         role = f"index {self.table.name}.{self.name}"
         return encode_values(value, self.fields, role, partial=partial, optional=True)
 
@@ -143,7 +138,8 @@ class IndexInfo:
         return any(step.has_presence for path in self.fields for step in path)
 
     def has_null(self, values: bytes) -> bool:
-        """Whether a field is absent in these values (without prefix): such rows are not unique."""
+        """Return whether a field is absent in these values (without prefix): such rows are not subject to
+        uniqueness."""
         at = 0
         for skip in self._skips:
             if not values[at]:
@@ -153,27 +149,27 @@ class IndexInfo:
 
     @property
     def over(self) -> str:
-        """The names of its fields, for people."""
+        """The names of its fields, for messages."""
         return ", ".join(dotted(path) for path in self.fields)
 
     def show(self, values: bytes) -> str:
-        """`("New York", None)`: values (without prefix) for people."""
-        if self.hashed:  # also where there are no keys, and the values are those of rows
+        """Format values (without prefix) for people: `"New York", None`."""
+        if self.hashed:  # even without keys, where the values are plaintext
             return f"the same {self.over}"
-        shown, at = [], 0
+        parts, at = [], 0
         for path in self.fields:
             at += 1
             if not values[at - 1]:
-                shown.append("None")
+                parts.append("None")
                 continue
             decode = kind_of(path[-1]).decode
             assert decode is not None
             value, at = decode(values, at)
-            shown.append(repr(value))
-        return ", ".join(shown)
+            parts.append(repr(value))
+        return ", ".join(parts)
 
     def key_in(self, entry: bytes) -> bytes:
-        """The primary key at the end of an entry (given without its prefix)."""
+        """Return the primary key at the end of an entry (without prefix)."""
         at = 0
         for skip in self._skips:
             at = skip(entry, at + 1) if entry[at] else at + 1
@@ -190,7 +186,7 @@ KeyOf = Callable[[Any], bytes]
 
 
 class Binding:
-    """A table seen through one model class: how its rows become keys and entries."""
+    """A table seen through one model class: encodes its rows' keys and index values."""
 
     def __init__(self, info: TableInfo, model: type[Message]) -> None:
         self.info = info
@@ -198,15 +194,15 @@ class Binding:
         descriptor = descriptor_of(model)
         _check_model(info, descriptor)
         self.doubts = doubts(model, info.model)
-        # Rows with fewer bytes are written without being parsed again; with most models all of them.
+        # Rows with fewer bytes are written without being parsed again; for most models, all rows.
         self.doubtful_bytes = min((doubt.bytes_min for doubt in self.doubts), default=sys.maxsize)
         parts = [_key_part(info, resolve(descriptor, path.numbers)) for path in info.proto.key]
         self.key_of: KeyOf = (
             parts[0] if len(parts) == 1 else lambda row: b"".join([part(row) for part in parts])
         )
-        # An older model may not have a field that is indexed since: then the row is read again
-        # through the log's own model, which has.
-        self._entry_ofs: list[KeyOf] | None = None  # None: an index is over a field it does not have
+        # An older model may lack a field that was indexed later. The row is then parsed again with the log's
+        # own model, which has it.
+        self._entry_ofs: list[KeyOf] | None = None  # None: the model lacks an indexed field
         if all(
             has(descriptor, path.numbers) for index in info.indexes.values() for path in index.proto.fields
         ):
@@ -214,19 +210,20 @@ class Binding:
 
     @property
     def entry_ofs(self) -> list[KeyOf]:
-        """For each index: what makes its prefix and values of a row. Of the log's own model."""
+        """For each index, the encoder of its prefix and a row's values. Only for the log's own model."""
         assert self._entry_ofs is not None
         return self._entry_ofs
 
     def values(self, row: Message, raw: bytes) -> list[bytes]:
-        """For each index of the table: its prefix and the row's values, without the key."""
+        """Return for each index its prefix and the row's values, without the key."""
         if self._entry_ofs is None:
             return self.info.own.values(self.info.parse(raw), raw)
         return [entry_of(row) for entry_of in self._entry_ofs]
 
 
 def _key_part(info: TableInfo, path: Path) -> KeyOf:
-    """One field of the primary key: present, and not empty where it cannot tell empty from absent."""
+    """Return the encoder of one field of the primary key. It refuses an absent field, an empty one if empty
+    and absent are indistinguishable, and NaN."""
     leaf, get, encode = path[-1], attrgetter(dotted(path)), kind_of(path[-1]).encode
     assert encode is not None
     checked = [step for step in path if step.has_presence]
@@ -244,7 +241,7 @@ def _key_part(info: TableInfo, path: Path) -> KeyOf:
         if is_text and not value:
             raise RowError(
                 f"a row of {info.name} lacks its key field {dotted(path)}; set it, or declare the field"
-                " `optional` if an empty key is meant",
+                " `optional` to allow an empty key",
                 table=info.name,
             )
         if is_float and math.isnan(value):
@@ -255,7 +252,7 @@ def _key_part(info: TableInfo, path: Path) -> KeyOf:
 
 
 def person_part(info: TableInfo, path: Path) -> KeyOf:
-    """The field that says whose a row is: a row of nobody cannot be sealed."""
+    """Return the encoder of the person field. A row without a person cannot be sealed."""
     get, encode, name = attrgetter(dotted(path)), kind_of(path[-1]).encode, dotted(path)
     assert encode is not None
 
@@ -263,7 +260,7 @@ def person_part(info: TableInfo, path: Path) -> KeyOf:
         value = get(row)
         if not all(present(row, path)) or value in ("", b""):
             raise RowError(
-                f"a row of {info.name} does not say whose it is: it lacks {name}; set it", table=info.name
+                f"a row of {info.name} has no person: its field {name} is empty; set it", table=info.name
             )
         return encode(value)
 
@@ -271,7 +268,7 @@ def person_part(info: TableInfo, path: Path) -> KeyOf:
 
 
 def _entry_of(index: IndexInfo, descriptor: Descriptor) -> KeyOf:
-    """The index's prefix and a row's values in it."""
+    """Return the encoder of an index's prefix and a row's values in it."""
     paths = [resolve(descriptor, path.numbers) for path in index.proto.fields]
     parts = [_index_part(path) for path in paths]
     if index.hashes:
@@ -297,7 +294,7 @@ def _index_part(path: Path) -> KeyOf:
 
 
 def _check_model(info: TableInfo, descriptor: Descriptor) -> None:
-    """Whether rows of the table can be read and written through this model."""
+    """Raise SchemaError if rows of the table cannot be read and written through this model."""
     own = descriptor_of(info.model)
     if descriptor is own:
         return
@@ -314,14 +311,14 @@ def _check_model(info: TableInfo, descriptor: Descriptor) -> None:
         if mine is not None and (mine.type != field.type or mine.is_repeated != field.is_repeated):
             raise SchemaError(
                 f"table {info.name} holds {mine.full_name} = {mine.number} as {kind_of(mine).name} at schema"
-                f" version {info.schema.version}, but the model {descriptor.full_name} says"
+                f" version {info.schema.version}, but the model {descriptor.full_name} has"
                 f" {kind_of(field).name}; use the tables of that version",
                 table=info.name,
             )
 
 
 class Sealing:
-    """Seals and opens the rows of a table."""
+    """Seals and unseals the rows of a table."""
 
     def __init__(self, info: TableInfo, vault: Vault) -> None:
         self._info = info
@@ -330,18 +327,20 @@ class Sealing:
         self.person_of = person_part(info, resolve(descriptor_of(info.model), info.proto.person.numbers))
 
     def check(self) -> None:
-        """Raises SealedError if rows can be neither sealed nor opened."""
+        """Raise SealedError if rows can be neither sealed nor unsealed."""
         self.vault.check(self._info.name)
 
     def seal(self, key: bytes, row: bytes) -> tuple[bytes, bytes]:
-        """The key_id of the row's person, and the row sealed. Raises SealedError and RowError."""
+        """Return the key_id of the row's person, and the sealed row. Raises SealedError and RowError."""
         self.check()
         key_id = self.vault.key_of(self.person_of(self._info.salvage(row)))
         return key_id, self.vault.seal(key_id, self._space + key, row)
 
     def open(self, key: bytes, key_id: bytes, sealed: bytes) -> bytes:
-        """Raises SealedError, of which those who were forgotten are told without any keys, and
-        CorruptionError."""
+        """Return the plaintext of a sealed row.
+
+        Raises SealedError, for the row of a forgotten person even without any keys, and CorruptionError.
+        """
         if self.vault.locked and not self.vault.is_shredded(key_id):
             self.check()
         try:
@@ -350,7 +349,7 @@ class Sealing:
             raise SealedError(f"{self._info.name_key(key)}: {error}", **error.facts) from None
 
     def value(self, key: bytes, value: bytes) -> bytes:
-        """A stored value with its row open. Raises SealedError and CorruptionError."""
+        """Return a stored value with its row unsealed. Raises SealedError and CorruptionError."""
         key_id = keys.key_id_of(value)
         if not key_id:
             return value
@@ -358,11 +357,11 @@ class Sealing:
         return keys.opened_value(value, row)
 
 
-SURROGATES = ("id", "uuid", "ulid", "key")  # what a key of text is named that tells nothing of anybody
+SURROGATES = ("id", "uuid", "ulid", "key")  # names of text keys that hold no personal data
 
 
 def is_surrogate(name: str, kind: Kind[Any]) -> bool:
-    """Whether a key field of this name and kind tells nothing of anybody."""
+    """Return whether a key field with this name and kind holds no personal data."""
     return kind is not STRING or name in SURROGATES or name.endswith(tuple(f"_{word}" for word in SURROGATES))
 
 
@@ -370,7 +369,7 @@ class Schema:
     """A schema in force. Immutable."""
 
     def __init__(self, proto: log_pb2.Schema, vault: Vault | None = None) -> None:
-        """`vault`: of the database that it is in force in; None where rows are not sealed or opened."""
+        """`vault`: the vault of the database; None if rows are neither sealed nor unsealed here."""
         self.proto = proto
         self.vault = vault
         self.version = proto.version
@@ -378,10 +377,10 @@ class Schema:
         self._pool = descriptor_pool.DescriptorPool()
         for file in dependencies_first(proto.models.file):
             self._pool.Add(file)
-        # Bindings by the constant that names the table, so that a write looks up one thing.
+        # Bindings by table constant, so that a write needs a single lookup.
         self.bound: dict[Any, Binding] = {}
         self.tables = {table.name: TableInfo(self, table) for table in proto.tables}
-        # Other generations of some tables, while a migration rewrites their rows.
+        # Second generations of some tables, while a migration rewrites their rows.
         self.building = {table.name: TableInfo(self, table) for table in proto.building}
         self.retiring = {table.name: TableInfo(self, table) for table in proto.retiring}
         everything = (*self.tables.values(), *self.building.values(), *self.retiring.values())
@@ -394,7 +393,7 @@ class Schema:
                 mine.twin, other.twin = other, mine
 
     def table(self, name: str) -> TableInfo:
-        """Raises SchemaError if there is no such table."""
+        """Return the table with this name. Raises SchemaError if there is none."""
         try:
             return self.tables[name]
         except KeyError:
@@ -405,12 +404,12 @@ class Schema:
             ) from None
 
     def generation(self, name: str, space: int) -> TableInfo:
-        """The table of this name, in the generation that has this space; 0: the one in force.
-        Raises SchemaError if it is gone."""
+        """Return the generation of a table that has this space; 0: the one in force. Raises SchemaError if
+        it is gone."""
         info = self.spaces.get(space) if space else self.table(name)
         if info is None or (space and name not in {info.name, info.twin and info.twin.name}):
             raise SchemaError(
-                f"the rows of table {name} are no longer served as they were; use the tables of version"
+                f"the previous version of table {name} is no longer served; use the tables of version"
                 f" {self.version}",
                 table=name,
                 moved=self.version,
@@ -418,9 +417,9 @@ class Schema:
         return info
 
     def bind(self, table: Table[Any, Any]) -> Binding:
-        """A table as a constant of the code has it, in the generation that its model is of.
+        """Return the binding of a table constant, in the generation of its model.
 
-        Raises SchemaError if there is no such table, or if its rows are of another model by now.
+        Raises SchemaError if there is no such table, or if its rows have another model by now.
         """
         binding = self.bound.get(table)
         if binding is None:
@@ -446,13 +445,14 @@ class Schema:
         return binding
 
     def model(self, full_name: str) -> type[Message]:
+        """Return the message class with this full name, from the models in the log."""
         return message_factory.GetMessageClass(self._pool.FindMessageTypeByName(full_name))
 
 
 class TableInfo:
-    """One table as the schema says it is."""
+    """One table of the schema."""
 
-    twin: TableInfo | None = None  # another generation of it, which gets every write as well
+    twin: TableInfo | None = None  # its other generation, which receives every write as well
 
     def __init__(self, schema: Schema, proto: log_pb2.TableSchema) -> None:
         self.schema = schema
@@ -463,11 +463,11 @@ class TableInfo:
         self.row_prefix = keys.prefix(proto.space)
         self.put_head = record.space_and_op(proto.space, log_pb2.PUT)
         self.delete_head = record.space_and_op(proto.space, log_pb2.DELETE)
-        # A table whose rows are sealed has a person. Where there are no keys, they are open, or refused.
+        # A sealed table has a person field. Without a vault, its rows are plaintext or refused.
         self.sealed = proto.HasField("person")
         self.sealing = Sealing(self, schema.vault) if self.sealed and schema.vault is not None else None
         self.indexes: dict[str, IndexInfo] = {}
-        for index in proto.indexes:  # while one takes another's place, both have the name
+        for index in proto.indexes:  # while one replaces another, both have the same name
             name = f"{index.name} (new)" if index.name in self.indexes else index.name
             self.indexes[name] = IndexInfo(self, index)
         self.builds = any(index.building for index in self.indexes.values())
@@ -480,7 +480,7 @@ class TableInfo:
 
     @cached_property
     def own(self) -> Binding:
-        """The binding to the model that the log carries."""
+        """The binding to the model in the log."""
         return self.bind(self.model)
 
     @cached_property
@@ -488,14 +488,14 @@ class TableInfo:
         return tuple(resolve(descriptor_of(self.model), path.numbers) for path in self.proto.key)
 
     def bind(self, model: type[Message]) -> Binding:
-        """This table seen through `model`. Raises SchemaError if the two do not fit."""
+        """Return this table seen through `model`. Raises SchemaError if the two do not fit."""
         binding = self._bindings.get(model)
         if binding is None:
             binding = self._bindings[model] = Binding(self, model)
         return binding
 
     def index(self, name: str) -> IndexInfo:
-        """Raises SchemaError if there is no such index."""
+        """Return the index with this name. Raises SchemaError if there is none, or if it is being built."""
         try:
             index = self.indexes[name]
         except KeyError:
@@ -510,29 +510,29 @@ class TableInfo:
             ) from None
         if index.building:
             raise SchemaError(
-                f"index {self.name}.{index.name} is being built; wait until its migration is finished",
+                f"index {self.name}.{index.name} is being built; wait until its migration has finished",
                 table=self.name,
                 index=name,
             )
         return index
 
     def opened(self, key: bytes, value: bytes) -> bytes:
-        """A stored value, with its row open. Raises SealedError."""
+        """Return a stored value with its row unsealed. Raises SealedError."""
         if not value[0] & keys.HAS_KEY_ID:
             return value
         if self.sealing is None:
             raise SealedError(
-                f"row {self.show_key(key)} is sealed, and there are no keys here; open its database",
+                f"row {self.show_key(key)} is sealed, and no keys are available here; open its database",
                 erased=False,
             )
         return self.sealing.value(key, value)
 
     def row_in(self, key: bytes, value: bytes) -> bytes:
-        """The row in a stored value, open. Raises SealedError."""
+        """Return the plaintext row of a stored value. Raises SealedError."""
         return keys.row_of(self.opened(key, value) if value[0] & keys.HAS_KEY_ID else value)
 
     def parse(self, row: bytes, key: bytes | None = None) -> Message:
-        """A stored row as the log's own model. Raises CorruptionError, which names the row where its `key`
+        """Return a stored row as the log's own model. Raises CorruptionError, which names the row if `key`
         is given."""
         try:
             return self.model.FromString(row)
@@ -540,20 +540,23 @@ class TableInfo:
             raise self.unreadable(key, error) from None
 
     def salvage(self, row: bytes) -> Message:
-        """A stored row as the log's own model, or what can be read of one that does not parse. Its record
-        was checked, so nothing was damaged: it was written so, before such rows were refused."""
+        """Return a stored row as the log's own model, or the readable fields of a row that does not parse.
+
+        The row's record has a valid checksum, so it is not damaged: it was written before such rows were
+        refused.
+        """
         try:
             return self.model.FromString(row)
         except DecodeError:
             return salvage(self.model, row)
 
     def unreadable(self, key: bytes | None, error: Exception) -> CorruptionError:
-        """The error for a stored row that does not parse. Its fact `row` is the encoded key."""
+        """Return the error for a stored row that does not parse. Its fact `row` is the encoded key."""
         name = "" if key is None else f"row {self.show_key(key)} cannot be read: "
         remedy = (
-            "delete it, or put another row in its place"  # to repair it, it would have to be opened
+            "delete or replace it"  # `everlog repair` cannot unseal it
             if self.sealed
-            else "`everlog repair` sets it aside, and nothing else"
+            else "`everlog repair` sets aside this row only"
         )
         return CorruptionError(
             f"{name}a row of table {self.name} is not a {self.proto.model}: {why(error)}; {remedy}",
@@ -564,22 +567,22 @@ class TableInfo:
 
     @cached_property
     def _single(self) -> tuple[type, Any]:
-        """The type and the encoder of a key of one field, for `encode_key`."""
+        """Type and encoder of a single-field key, for `encode_key`."""
         kind = kind_of(self.key_fields[0][-1])
         return (kind.types[0], kind.encode) if len(self.key_fields) == 1 else (NoneType, None)
 
     def encode_key(self, value: Any, *, partial: bool = False) -> bytes:
-        """A key given by hand, as `"JFK"` or `("JFK", 3)`. Raises RowError."""
+        """Encode a caller's key, such as `"JFK"` or `("JFK", 3)`. Raises RowError."""
         expected, encode = self._single
         if type(value) is expected:
             try:
                 return cast(bytes, encode(value))
             except (struct.error, OverflowError, UnicodeEncodeError):
-                pass  # said below, with the field's name
+                pass  # reported below, with the field's name
         return encode_values(value, self.key_fields, f"the primary key of {self.name}", partial=partial)
 
     def decode_key(self, key: bytes) -> tuple[Any, ...]:
-        """The values in an encoded key. Raises CorruptionError."""
+        """Return the values of an encoded key. Raises CorruptionError."""
         values, at = [], 0
         try:
             for path in self.key_fields:
@@ -591,14 +594,14 @@ class TableInfo:
                 raise ValueError(f"{len(key) - at} bytes too many")
         except (ValueError, IndexError, struct.error) as error:
             raise CorruptionError(
-                f"a key of table {self.name} does not decode: {key.hex()}: {error}"
+                f"key {key.hex()} of table {self.name} cannot be decoded: {error}"
             ) from None
         return tuple(values)
 
     @cached_property
     def key_is_personal(self) -> bool:
-        """Whether the primary key of a sealed table may tell of somebody: a text that is not named as a
-        surrogate is, or the person itself."""
+        """Whether the primary key of a sealed table may hold personal data: the person field itself, or
+        text whose name is not that of a surrogate."""
         person = list(self.proto.person.numbers)
         return self.sealed and any(
             list(path.numbers) == person or not is_surrogate(fields[-1].name, kind_of(fields[-1]))
@@ -606,11 +609,12 @@ class TableInfo:
         )
 
     def name_key(self, key: bytes) -> str:
-        """As `show_key`, for texts that are kept or sent: without a key that may tell of somebody."""
+        """Format a key as `show_key` does, for text that is stored or sent: without a key that may be
+        personal data."""
         return (
-            f"{self.name}/(a key that may tell of somebody)" if self.key_is_personal else self.show_key(key)
+            f"{self.name}/(a key that may be personal data)" if self.key_is_personal else self.show_key(key)
         )
 
     def show_key(self, key: bytes) -> str:
-        """`airports/JFK`: a key for people."""
+        """Format a key for people: `airports/JFK`."""
         return "/".join((self.name, *(str(value) for value in self.decode_key(key))))

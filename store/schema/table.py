@@ -1,25 +1,16 @@
-"""Table: the constants that a migration declares by hand, and all code names tables by.
+"""Table: the constants that a migration declares by hand, by which code refers to tables and fields.
 
-    field = Fields(Airport)                      the type checker knows the model's names
-    FAA = field("faa", 1, STRING)
+    field = Fields(Airport)                      the type checker knows the model's field names
+    FAA = field("faa", 1, STRING)                what the author declares; `check` compares it with the model
     CITY = field("city", 4, STRING)
+    LAT = POSITION.then(field("lat", 1, DOUBLE))
     AIRPORTS = Table("airports", Airport, key=FAA, indexes=(Index("by_city", CITY),))
 
     db.get(AIRPORTS, "JFK")                      Airport | None
     db.scan(AIRPORTS.by_city, "New York")        Airports
 
-A constant says what its author meant; the model says what protobuf will do. `Table.check`
-compares the two and names the file and line of the constant that is wrong.
-
-Field: a field of a model as the constants of a migration name it.
-
-field = Fields(Airport)                      the type checker knows the model's names
-FAA = field("faa", 1, STRING)                its author's word; `check` compares it with the model
-LAT = POSITION.then(field("lat", 1, DOUBLE))
-
-Declaration: whether the constants of a table are what its model says they are.
-
-A mistake is found when the constant is made, before anything runs, and names its file and line.
+A constant states what its author means; the model states what protobuf does. Both are compared when the
+constant is created, before anything runs; the error names the constant's file and line.
 """
 
 from __future__ import annotations
@@ -37,6 +28,8 @@ from everlog.store.schema.codec import MESSAGE, TIMESTAMP, Kind, kind_of
 
 
 def check_keyable(table: Table[Any, Any], field: Field[Any], role: str, where: str) -> None:
+    """Check that `field` belongs to the table's model and can be part of a key or an index. Raises
+    SchemaError."""
     if field.steps[0].model is not table.model:
         raise SchemaError(
             f"{where}: {role} of table {table.name} names {field.model.__name__}.{field.dotted},"
@@ -47,53 +40,54 @@ def check_keyable(table: Table[Any, Any], field: Field[Any], role: str, where: s
     if field.kind.encode is None:
         raise SchemaError(
             f"{where}: {role} of table {table.name} names {field.dotted}, {field.kind.described};"
-            " a message has no order: name one of its fields with .then(…)",
+            " messages have no order: name one of its fields with .then(…)",
             where=where,
         )
 
 
 def check_person(table: Table[Any, Any]) -> None:
-    """Whether what a table says of sealing can be done."""
+    """Check that the table's person field and indexes allow its rows to be sealed. Raises SchemaError."""
     if table.person is not None:
         check_keyable(table, table.person, "the person", table.where)
     keys = {field.path for field in table.key}
     for index in table.indexes.values():
         if index.hashed and table.person is None:
             raise SchemaError(
-                f"{index.where}: index {index.name} is hashed, but table {table.name} names no person, so its"
-                " rows are open; leave out hashed=True",
+                f"{index.where}: index {index.name} is hashed, but table {table.name} has no person field, so"
+                " its rows are not sealed; leave out hashed=True",
                 where=index.where,
             )
         sealed = [field.dotted for field in index.fields if field.path not in keys]
         if table.person is not None and sealed and not index.hashed:
             raise SchemaError(
-                f"{index.where}: index {index.name} of table {table.name} would show what is sealed:"
-                f" {', '.join(sealed)}, in its order; declare it with hashed=True, which finds what is equal"
-                " and knows no order, or leave it out",
+                f"{index.where}: index {index.name} of table {table.name} would reveal sealed fields:"
+                f" {', '.join(sealed)}, in order; declare it with hashed=True, which supports equality only,"
+                " or remove it",
                 where=index.where,
             )
 
 
 def check_field(field: Field[Any], where: str) -> None:
+    """Compare a field constant with the model. Raises SchemaError."""
     model = field.model.DESCRIPTOR
     found: FieldDescriptor | None = model.fields_by_name.get(field.name)
     label = f"{where}: field {field.name!r} of {model.full_name} ({model.file.name})"
     if found is None:
         raise SchemaError(
-            f"{label} is declared here, but the model has: {', '.join(f.name for f in model.fields)}",
+            f"{label} does not exist; the model has: {', '.join(f.name for f in model.fields)}",
             where=where,
         )
     if found.number != field.number:
         raise SchemaError(
-            f"{label} is declared with number {field.number}, but the model gives it {found.number}",
+            f"{label} is declared with number {field.number}, but has number {found.number} in the model",
             where=where,
         )
     if found.is_repeated:
-        raise SchemaError(f"{label} is repeated; only a single value can be a field of a table", where=where)
+        raise SchemaError(f"{label} is repeated; a key or an index needs a single value", where=where)
     kind = kind_of(found)
     if kind is not field.kind and not (kind is TIMESTAMP and field.kind is MESSAGE):
         raise SchemaError(
-            f"{label} is declared as {field.kind.name}, but the model says {kind.name}", where=where
+            f"{label} is declared as {field.kind.name}, but has type {kind.name} in the model", where=where
         )
 
 
@@ -102,25 +96,25 @@ N_contra = TypeVar("N_contra", contravariant=True)
 V = TypeVar("V")
 A = TypeVar("A")
 
-_DECLARING = frozenset(("everlog.store.schema.table", "everlog.store.schema.table"))
+_DECLARING = "everlog.store.schema.table"
 
 
 class _Clears(Protocol[N_contra]):
-    """What every model has; its typed stub lists the names of the model's fields."""
+    """What every model has; its typed stub lists the model's field names."""
 
     def ClearField(self, field_name: N_contra, /) -> None: ...  # noqa: N802  protobuf's name
 
 
 def caller() -> str:
-    """`file:line` of the first frame outside of the modules that declare."""
+    """Return `file:line` of the first frame outside of this module."""
     frame = sys._getframe(1)
-    while frame.f_globals.get("__name__") in _DECLARING and frame.f_back is not None:
+    while frame.f_globals.get("__name__") == _DECLARING and frame.f_back is not None:
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 class Field(Generic[V]):
-    """A field of a model: what its author takes its name, number and kind to be."""
+    """A field of a model, with the name, number and kind that its author declares."""
 
     def __init__(self, model: type[Any], name: str, number: int, kind: Kind[V]) -> None:
         self.model = model
@@ -131,7 +125,7 @@ class Field(Generic[V]):
         self.where = caller()
 
     def then(self, inner: Field[A]) -> Field[A]:
-        """The field `inner` of the message that is in this field: `POSITION.then(LAT)`."""
+        """Return the field `inner` of the message in this field: `POSITION.then(LAT)`."""
         nested: Field[A] = Field(inner.model, inner.name, inner.number, inner.kind)
         nested.parent = self if inner.parent is None else self.then(inner.parent)
         return nested
@@ -143,14 +137,16 @@ class Field(Generic[V]):
 
     @property
     def path(self) -> tuple[int, ...]:
+        """The field numbers from the table's model to this field."""
         return tuple(step.number for step in self.steps)
 
     @property
     def dotted(self) -> str:
+        """The field names from the table's model to this field, joined by dots."""
         return ".".join(step.name for step in self.steps)
 
     def check(self) -> None:
-        """Read-only. Raises SchemaError where the constant is not what the model says."""
+        """Compare the constant with the model. Read-only. Raises SchemaError."""
         for step in self.steps:
             check_field(step, self.where)
 
@@ -165,12 +161,12 @@ class Fields(Generic[N]):
         self.model: type[Any] = model
 
     def __call__(self, name: N, number: int, kind: Kind[V]) -> Field[V]:
+        """Return the field with this name, number and kind."""
         return Field(self.model, str(name), number, kind)
 
 
 class ModelFields:
-    """All fields of a model, by name. One that it does not have is an AttributeError that names those
-    that it has."""
+    """All fields of a model, by name. For an unknown name, the AttributeError lists the known ones."""
 
     def __init__(self, model: type[Message]) -> None:
         self._model = model
@@ -197,12 +193,12 @@ LIFE_NS_MAX = 200 * 365 * 86_400 * 10**9
 
 
 class Index(Generic[M]):
-    """A secondary index over one or more fields, in their order."""
+    """A secondary index over one or more fields, in this order."""
 
     table: Table[M, Any]
 
     def __init__(self, name: str, *fields: Field[Any], unique: bool = False, hashed: bool = False) -> None:
-        """`hashed`: it holds HMACs of the values, finds what is equal, and knows no order."""
+        """`hashed`: store HMACs of the values. Such an index supports equality but no order."""
         self.name = name
         self.fields = fields
         self.unique = unique
@@ -215,10 +211,11 @@ class Index(Generic[M]):
 
 
 class Table(Generic[M, K]):
-    """A table: its name, the model of its rows, its primary key and its indexes. `life`: how long a row
-    lives from the commit that wrote it, where that says nothing else; None: for ever.
+    """A table: its name, the model of its rows, its primary key and its indexes.
 
-    `person` is the field that says whose a row is: rows are sealed then, but for their primary key.
+    `life` is the default time to live of a row, from the commit that wrote it; None: rows do not expire.
+    `person` is the field that says whose data a row is; rows are then sealed, except for their primary key.
+
     Raises SchemaError if the constants contradict the model or each other.
     """
 
@@ -298,7 +295,7 @@ class Table(Generic[M, K]):
         self.check()
 
     def __getattr__(self, name: str) -> Index[M]:
-        """The handle of an index: `AIRPORTS.by_city`."""
+        """Return an index by name: `AIRPORTS.by_city`."""
         indexes: dict[str, Index[M]] = self.__dict__.get("indexes", {})
         if name not in indexes:
             known = ", ".join(indexes) or "none"
@@ -307,7 +304,7 @@ class Table(Generic[M, K]):
 
     @property
     def life_ns(self) -> int:
-        """How long a row lives, in nanoseconds; 0: for ever."""
+        """The default time to live of a row, in nanoseconds; 0: rows do not expire."""
         life = self.life or timedelta()
         return ((life.days * 86_400 + life.seconds) * 10**6 + life.microseconds) * 1000
 
@@ -317,7 +314,8 @@ class Table(Generic[M, K]):
         return ModelFields(self.model)
 
     def check(self) -> None:
-        """Read-only. Raises SchemaError naming the constant, its file and its line."""
+        """Check the constants against the model. Read-only. Raises SchemaError with the constant's file and
+        line."""
         for word, what in ((self.name, "table"), *((name, "index") for name in self.indexes)):
             if not word.isidentifier() or word.startswith("_") or len(word) > 63:
                 raise SchemaError(
@@ -327,8 +325,8 @@ class Table(Generic[M, K]):
                 )
         if self.life is not None and not 0 < self.life_ns < LIFE_NS_MAX:
             raise SchemaError(
-                f"{self.where}: expected rows of table {self.name} to live longer than 0 and less than"
-                f" 200 years, found {self.life}",
+                f"{self.where}: expected a life of table {self.name} above 0 and below 200 years, found"
+                f" {self.life}",
                 where=self.where,
             )
         if not self.key:
@@ -347,7 +345,7 @@ class Table(Generic[M, K]):
 
 
 def walk(table: Table[Any, Any]) -> Iterator[Field[Any]]:
-    """Every field that the table's key and indexes name, each once."""
+    """Yield every field that the table's key, person and indexes name, each once."""
     seen: set[tuple[int, ...]] = set()
     person = (table.person,) if table.person is not None else ()
     for field in (*table.key, *person, *(f for index in table.indexes.values() for f in index.fields)):

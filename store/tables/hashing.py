@@ -1,24 +1,22 @@
-"""Hashing: what it means that two tables are equal.
+"""Hashing: content hashes, by which tables are compared.
 
     content hash := SHA-256 over each row, in key order, of
                     length(key):u32be key length(row):u32be row
 
-    row := the row parsed with the model in force, unknown fields left out, serialised
-           deterministically (fields by number, maps by key); of a sealed row that cannot be
-           opened here: key_id and sealed row, as they are stored; a row that does not parse: as
-           it is stored
+    row := the row parsed with the model in force, without unknown fields, serialized
+           deterministically (fields by number, maps by key);
+           for a sealed row that cannot be unsealed here: key_id and sealed row, as stored;
+           for a row that does not parse: the row as stored
 
-Two tables have one hash if they have the same rows, whoever holds them: the tables of the store,
-those of a rebuild, a follower that keeps columns. docs/format.md, "Content hash".
+Tables with the same rows have the same hash, wherever they are held: in the store, in a rebuild, or in a
+follower that keeps columns. docs/format.md, "Content hash".
 
-Many: the rows of a table, some hundred of them in one message, for what costs more by itself.
+For speed, some hundred rows are parsed and serialized as one message, with one call each, in C:
 
-    many := (0x0A length:varint row)*          `repeated Row rows = 1`
-
-Parsing and serialising so many at once is done in one call each, in C.
+    batch := (0x0A length:varint row)*          `repeated Row rows = 1`
 
 Invariants
-  (1) what is said of many is what would be said of each.
+  (1) the result for a batch is the result for each of its rows.
 """
 
 from __future__ import annotations
@@ -44,8 +42,10 @@ _MODELS: WeakKeyDictionary[TableInfo, type[Message]] = WeakKeyDictionary()
 
 
 def are_canonical(info: TableInfo, rows: Iterable[bytes]) -> bool:
-    """Whether each row is what it would be serialised as (`hashing.canonical`). False as well for what is no
-    row: whoever looks at them one by one is told which."""
+    """Return whether each row equals its canonical serialization (`canonical`).
+
+    False as well for bytes that are no row: the caller then finds out which, one by one.
+    """
     framed = b"".join([part for row in rows for part in (_head(len(row)), row)])
     try:
         message = _model(info).FromString(framed)
@@ -60,7 +60,7 @@ def _head(size: int) -> bytes:
 
 
 def _model(info: TableInfo) -> type[Message]:
-    """The message whose one field is rows of a table. Made once, in the pool of its schema."""
+    """Return the message whose only field is the table's rows. Created once, in the pool of its schema."""
     found = _MODELS.get(info)
     if found is None:
         row, name = descriptor_of(info.model), f"Rows{info.space}"
@@ -82,7 +82,7 @@ def _model(info: TableInfo) -> type[Message]:
 
 
 _LENGTH = struct.Struct(">I")
-TELL_ROWS = 4096
+REPORT_ROWS = 4096
 
 
 class TableHash(NamedTuple):
@@ -93,7 +93,7 @@ class TableHash(NamedTuple):
 
 
 def content_hash(pairs: Iterable[tuple[bytes, bytes]]) -> TableHash:
-    """Of (key, row), rows canonical, in key order."""
+    """Return the hash of (key, canonical row) pairs in key order."""
     digest, rows, size, length = hashlib.sha256(), 0, 0, _LENGTH.pack
     parts: list[bytes] = []
     for key, row in pairs:
@@ -109,8 +109,11 @@ def content_hash(pairs: Iterable[tuple[bytes, bytes]]) -> TableHash:
 
 
 def canonical(info: TableInfo, key: bytes, value: bytes) -> bytes:
-    """The row as everybody who has the same row serialises it; as it is sealed, where it cannot be
-    opened, and as it is stored, where it cannot be parsed. Raises CorruptionError."""
+    """Return the row in canonical form, the same for everyone who has the same row.
+
+    A row that cannot be unsealed is returned sealed, one that cannot be parsed as stored. Raises
+    CorruptionError.
+    """
     try:
         row = info.row_in(key, value)
     except SealedError:
@@ -124,13 +127,14 @@ def canonical(info: TableInfo, key: bytes, value: bytes) -> bytes:
 
 
 def table_hash(view: View, info: TableInfo, progress: Callable[[int], None] | None = None) -> TableHash:
-    """Of one table as a view has it. Read-only."""
-    digest, rows, told = hashlib.sha256(), 0, 0
+    """Return the hash of one table in a view. Read-only. `progress` is called with the number of rows so
+    far."""
+    digest, rows, reported = hashlib.sha256(), 0, 0
     for some in _chunks(view, info):
         digest.update(_joined(info, some))
         rows += len(some)
-        if progress is not None and rows - told >= TELL_ROWS:
-            told = rows
+        if progress is not None and rows - reported >= REPORT_ROWS:
+            reported = rows
             progress(rows)
     return TableHash(rows, digest.digest())
 
@@ -145,7 +149,7 @@ def _chunks(view: View, info: TableInfo) -> Iterator[list[Item]]:
 
 
 def _joined(info: TableInfo, items: list[Item]) -> bytes:
-    """What of some rows is hashed. Raises CorruptionError."""
+    """Return the bytes to hash of some rows. Raises CorruptionError."""
     skip, header_size, row_of = len(info.row_prefix), keys.HEADER_SIZE, keys.row_of
     rows = [] if info.sealed else [row_of(value) if value[0] else value[header_size:] for _, value in items]
     if info.sealed or not are_canonical(info, rows):
@@ -159,11 +163,11 @@ def _joined(info: TableInfo, items: list[Item]) -> bytes:
 def same_hash(
     one: View, other: View, info: TableInfo, progress: Callable[[int], None] | None = None
 ) -> TableHash | None:
-    """The content hash that a table has in both views; None if they differ. Read-only.
+    """Return the hash of a table if it is equal in both views, else None. Read-only.
 
-    Rows that are the same byte for byte are canonical in the same way: only one is looked into.
+    Rows with equal bytes are canonical in the same way, so only one of the two is examined.
     """
-    digest, rows, told = hashlib.sha256(), 0, 0
+    digest, rows, reported = hashlib.sha256(), 0, 0
     theirs = other.items(info.row_prefix, keys.prefix(info.space, 1))
     for some in _chunks(one, info):
         for full, value in some:
@@ -174,14 +178,14 @@ def same_hash(
                 return None
         digest.update(_joined(info, some))
         rows += len(some)
-        if progress is not None and rows - told >= TELL_ROWS:
-            told = rows
+        if progress is not None and rows - reported >= REPORT_ROWS:
+            reported = rows
             progress(rows)
     return None if next(theirs, None) else TableHash(rows, digest.digest())
 
 
 def same_row(info: TableInfo, full: bytes, value: bytes, there: bytes) -> bool:
-    """Whether two values say the same of a row, of the same version and life, in other bytes."""
+    """Return whether two values hold the same row, version and expiry in different bytes."""
     if keys.version_of(value) != keys.version_of(there) or keys.expires_of(value) != keys.expires_of(there):
         return False
     key = full[len(info.row_prefix) :]
@@ -195,7 +199,9 @@ def hashes(
     *,
     sealed: bool = False,
 ) -> dict[str, TableHash]:
-    """Of every table, by name; `sealed`: with sealed rows as they are stored, as who has no keys hashes
-    them. Read-only."""
+    """Return the hash of every table, by name. Read-only.
+
+    `sealed`: hash sealed rows as stored, as a holder without keys does.
+    """
     schema = Schema(schema.proto) if sealed else schema
     return {name: table_hash(view, info, progress) for name, info in sorted(schema.tables.items())}

@@ -1,20 +1,18 @@
-"""Projection: from commits to the tables, the same way live, on opening and on a rebuild.
+"""Projection: apply commits to the tables. The same code runs live, on opening and in a rebuild.
 
-    Commit ─▶ edits of keys: rows, index entries, notes ─▶ Pending ─▶ one batch ─▶ column family
+    Commit ─▶ edits of keys: rows, index entries, notes ─▶ Pending ─▶ one batch ─▶ Target
 
-What is projected gathers in memory (`Pending`) and is written some thousand keys, or some MiB, at a
-time: a key that is written often is written once. Point reads look there first; whoever reads a range
-or takes a snapshot has it written before.
+Edits collect in memory (`Pending`) and are written some thousand keys, or some MiB, at a time, so that a
+key that changes often is written once. Point reads look in `Pending` first; range reads and snapshots
+have it written before.
 
-`Projector` (tables/projector.py) does it for records of the log, the committer for what it has just
-written there.
+The committer projects the commits it has just appended. `Projector` (tables/projector.py) projects
+records of the log. The target is a column family, or memory over the tables of another process.
 
 Invariants
   (1) the batch that moves the tables moves `applied` with it: all of a commit or nothing;
-  (2) projecting a record again changes nothing (index builds may have been cut short);
-  (3) no code of a user runs, and nothing but the log and the tables themselves is read.
-
-Target: where projections are written: a column family, or memory over somebody else's.
+  (2) projecting a record again changes nothing (an index build may have been interrupted);
+  (3) no user code runs, and nothing but the log and the tables themselves is read.
 """
 
 from __future__ import annotations
@@ -35,23 +33,23 @@ from everlog.store.schema.schema import TableInfo
 
 KEYS_PER_BATCH = 4096
 BATCH_BYTES = 4 << 20  # of records
-# Raised where the same records make other keys or values: what was begun by other code is begun anew.
+# Increased when the same records project to other keys or values. Work begun under another number restarts.
 CODE = b"2"
 PREFIX_SIZE = keys.PREFIX.size
 NO_VALUES: list[bytes] = []
-# Kinds of Notice. The detail of one that forgets a key is its key_id; the subject of production is empty, or
-# "no"; the subject of those of a consumer is its name, and the detail of the first everlog.v1.Registration.
+# Kinds of Notice. SHREDDED: `detail` is the key_id. PRODUCTION: `subject` is empty, or "no". REGISTERED and
+# REMOVED: `subject` is the consumer's name; the `detail` of REGISTERED is an everlog.v1.Registration.
 SHREDDED = "key.shredded"
 REGISTERED, REMOVED = "consumer.registered", "consumer.removed"
 PRODUCTION = "database.production"
 _MISSING = object()
 
-# Whole key of the tables -> value; None: deleted.
+# Full key of the tables -> value; None: deleted.
 Edits = dict[bytes, bytes | None]
 
 
 class Batch(Protocol):
-    """Writes that are gathered: RocksDB's batch, or one in memory."""
+    """A batch of writes: RocksDB's, or one in memory."""
 
     def __setitem__(self, key: bytes, value: bytes, /) -> None: ...
 
@@ -61,33 +59,34 @@ class Batch(Protocol):
 
 
 class Target(Protocol):
-    """What takes projections: the live tables, those of a rebuild, or memory."""
+    """Where edits are written: the live tables, the tables of a rebuild, or memory."""
 
     @property
     def view(self) -> View: ...
 
     @property
     def stored(self) -> Callable[[bytes], bytes | None]:
-        """Reads a key. Without a seam: RocksDB's errors come as they are."""
+        """A function that reads one key. It does not translate RocksDB's errors."""
 
-    def batch(self) -> Batch: ...
+    def batch(self) -> Batch:
+        """Return an empty batch."""
 
     def write(self, writes: Batch) -> None:
-        """All of the batch, or nothing."""
+        """Write a batch atomically."""
 
     def delete(self, start: bytes, end: bytes) -> None:
-        """Everything from `start` on, up to but without `end`."""
+        """Delete all keys from `start` (inclusive) to `end` (exclusive)."""
 
 
 class Staged(NamedTuple):
-    """What a transaction, or a group of them, does to the tables; nothing of it is written yet."""
+    """The edits of a transaction, or of a group of them, before they are written."""
 
     edits: Edits
-    uniques: Edits  # values of a unique index -> key of the row that has them now; None: nobody
-    deltas: dict[int, int]  # rows more or fewer in each space
+    uniques: Edits  # values of a unique index -> key of the row that holds them; None: free
+    deltas: dict[int, int]  # change of the number of rows, by space
 
     def add(self, more: Staged) -> None:
-        """And what another does after it."""
+        """Add the edits of a later transaction."""
         self.edits.update(more.edits)
         self.uniques.update(more.uniques)
         for space, delta in more.deltas.items():
@@ -95,54 +94,54 @@ class Staged(NamedTuple):
 
 
 class Pending:
-    """What was projected onto a target and is not written yet."""
+    """Edits that were projected onto a target and are not written yet."""
 
     def __init__(self, target: Target, counts: dict[int, int]) -> None:
         self.target = target
-        self.counts = counts  # rows in each space
+        self.counts = counts  # number of rows, by space
         self.edits: Edits = {}
-        self.uniques: Edits = {}  # values of a unique index -> key of the row that has them now
-        self.size = 0  # bytes of the records that it is of
+        self.uniques: Edits = {}  # values of a unique index -> key of the row that holds them
+        self.size = 0  # bytes of the projected records
         self._counted: set[int] = set()
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time to write it."""
+        """Whether the edits should be written now."""
         return len(self.edits) >= KEYS_PER_BATCH or self.size >= BATCH_BYTES
 
     def get(self, full: bytes) -> bytes | None:
-        """What is stored under a key, as the next commit finds it."""
+        """Return the value of a key as the next commit sees it."""
         edits = self.edits
         return edits[full] if full in edits else self.target.stored(full)
 
     def take(self, staged: Staged, size: int) -> bool:
-        """Takes what a group of commits does, whose records have so many bytes. Returns whether it is time to
-        write it."""
+        """Add the edits of a group of commits; `size`: bytes of their records. Return whether they should
+        be written now."""
         self.size += size
         self.edits.update(staged.edits)
         if staged.uniques:
             self.uniques.update(staged.uniques)
         if staged.deltas:
             self.count(staged.deltas)
-        # As `is_full`: a call less for each commit.
+        # `is_full` inlined: saves a call for each commit.
         return len(self.edits) >= KEYS_PER_BATCH or self.size >= BATCH_BYTES
 
     def count(self, deltas: dict[int, int]) -> None:
-        """Adds to the number of rows in each space."""
+        """Add to the number of rows of each space."""
         counts = self.counts
         for space, delta in deltas.items():
             counts[space] = counts.get(space, 0) + delta
             self._counted.add(space)
 
     def whole(self, seq: int, checksum: int) -> Edits:
-        """All that `flush` would write."""
+        """Return everything that `flush` would write."""
         notes: Edits = {keys.rows_note(space): SEQ.pack(self.counts[space]) for space in self._counted}
         return {**self.edits, **notes, keys.NOTE_APPLIED: APPLIED.pack(seq, checksum)}
 
     def flush(self, seq: int, checksum: int) -> None:
-        """Writes it all, as of the record at `seq`. Those who read meanwhile see it throughout."""
+        """Write all edits, as of the record at `seq`. Concurrent readers see them throughout."""
         writes, edits = self.target.batch(), self.edits
-        for full in sorted(edits):  # RocksDB takes neighbours in a third of the time
+        for full in sorted(edits):  # RocksDB writes sorted keys three times as fast
             value = edits[full]
             if value is None:
                 del writes[full]
@@ -155,7 +154,7 @@ class Pending:
         self.edits, self.uniques, self._counted, self.size = {}, {}, set(), 0
 
 
-def edit_row(  # noqa: PLR0917  called once a row: keywords cost
+def edit_row(  # noqa: PLR0917  called for every row: keyword arguments cost time
     edits: Edits,
     deltas: dict[int, int],
     info: TableInfo,
@@ -164,9 +163,9 @@ def edit_row(  # noqa: PLR0917  called once a row: keywords cost
     old: bytes | None,
     values: list[bytes],
 ) -> None:
-    """Puts (or, with None, deletes) a row in place of `old`, and its index entries.
+    """Replace the row `old` (None: no row) by `value` (None: delete it), and its index entries.
 
-    `values`: for each index its prefix and the new row's values.
+    `values`: for each index, its prefix and the new row's encoded values.
     """
     edits[full] = value
     if (old is not None and old[0] & HAS_EXPIRY) or (value is not None and value[0] & HAS_EXPIRY):
@@ -187,14 +186,14 @@ def edit_row(  # noqa: PLR0917  called once a row: keywords cost
             if before not in values:
                 edits[before + key] = None
         for after in values:
-            if after not in gone or info.builds:  # a backfill leaves out the entry of a row that was written
+            if after not in gone or info.builds:  # a backfill skips rows that were written meanwhile
                 edits[after + key] = b""
 
 
 def _edit_end(
     edits: Edits, deltas: dict[int, int], full: bytes, value: bytes | None, old: bytes | None
 ) -> None:
-    """Notes when the row's life ends, and no longer when that of `old` did."""
+    """Write the note on the row's expiry, and delete that of `old`."""
     before = keys.expires_of(old) if old is not None else 0
     after = keys.expires_of(value) if value is not None else 0
     if before and before != after:
@@ -205,8 +204,11 @@ def _edit_end(
 
 
 def _edit_sealed(edits: Edits, info: TableInfo, full: bytes, value: bytes | None, old: bytes | None) -> None:
-    """Which rows are sealed with a key is noted under it, so that they are found when it is forgotten. Where
-    a key is missing, its row leaves entries in indexes, which nobody can tell: they are to be made anew."""
+    """Note which rows are sealed with a key, so that they are found when the key is shredded.
+
+    Without the key of the old row, its index entries cannot be computed and stay behind. The space is then
+    marked (NOTE_BARE): its indexes must be rebuilt.
+    """
     where = full[: keys.SPACE.size] + full[PREFIX_SIZE:]
     before, after = (keys.key_id_of(one) if one is not None else b"" for one in (old, value))
     if before and before != after:
@@ -219,7 +221,7 @@ def _edit_sealed(edits: Edits, info: TableInfo, full: bytes, value: bytes | None
 
 
 def old_values(info: TableInfo, key: bytes, old: bytes) -> list[bytes]:
-    """The index values of a stored row, as far as it can be read. One that cannot be opened here has none."""
+    """Return the index values of a stored row, as far as it can be read; none if it cannot be unsealed."""
     try:
         row = info.row_in(key, old)
     except SealedError:
@@ -242,7 +244,7 @@ def _edit_noticed(edits: Edits, commit: log_pb2.Commit, notice: log_pb2.Notice) 
 
 
 def edit_notes(edits: Edits, commit: log_pb2.Commit) -> None:
-    """Keeps what a commit is about, besides its rows, where the store will look for it."""
+    """Write the notes by which the store finds what a commit is about, other than its rows."""
     if commit.commit_id:
         edits[keys.NOTE_COMMIT + commit.commit_id] = SEQ.pack(commit.seq)
     if commit.HasField("notice"):
@@ -258,7 +260,7 @@ def edit_notes(edits: Edits, commit: log_pb2.Commit) -> None:
 
 
 class FamilyTarget:
-    """A column family that takes projections. `live`: whichever holds the live tables."""
+    """A column family as target. Without `family`: the family that holds the live tables."""
 
     def __init__(
         self, engine: Engine, family: Rdict | None = None, handle: ColumnFamily | None = None
@@ -269,7 +271,7 @@ class FamilyTarget:
         self.view: View = LiveView(engine) if family is None else FamilyView(family)
 
     def forget(self) -> None:
-        """Lets go of the column family: it can be dropped."""
+        """Release the column family, so that it can be dropped."""
         self.family = self.handle = None
         self.view = LiveView(self._engine)
 
@@ -293,14 +295,14 @@ class FamilyTarget:
 
 
 class MemoryTarget:
-    """Takes projections in memory, over the tables of a process that writes."""
+    """Projects in memory, over the tables of a process that writes."""
 
     def __init__(self, base: View) -> None:
         self._over: dict[bytes, bytes | None] = {}
         self.view: View = Overlay(base, self._over)
 
     def over(self, base: View) -> View:
-        """Another view of the same tables with what was projected put over it."""
+        """Return another view of the same tables, overlaid with the projected edits."""
         return Overlay(base, self._over)
 
     @property

@@ -1,9 +1,9 @@
-"""Projector: records of the log, one after the other, onto tables: on opening and on a rebuild.
+"""Projector: project records of the log, in order, onto tables: on opening and in a rebuild.
 
     framed record ─▶ checked, decoded ─▶ schema? change_schema ─▶ rows ─▶ Pending ─▶ target
 
-A record that brings a schema has its indexes built and its dropped tables deleted before its own
-rows are projected. All of it can be done again from the same record after a crash.
+For a record with a new schema, new indexes are built and dropped tables are deleted before the record's
+own rows are projected. After a crash, all of it can be repeated from the same record.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from everlog.store.tables.projection import (
     old_values,
 )
 
-# A table, its row prefix, what parses its rows, and what makes the entries of its indexes.
+# A table, its row prefix, the parser of its rows, and the encoders of its index entries.
 Plan = tuple[TableInfo, bytes, Callable[[bytes], Message], list[KeyOf]]
 
-# Of each space the ids of its indexes, and whether they are being built.
+# For each space: the ids of its indexes, and whether each is being built.
 Shape = dict[int, list[tuple[int, bool]]]
 
 
 class Projector:
-    """Projects records of the log, decoded, in order, onto a target, which is at the record `applied`."""
+    """Projects records of the log, in order, onto a target that is at the record `applied`."""
 
     def __init__(
         self,
@@ -48,27 +48,27 @@ class Projector:
         checksum: int,
         following: Schema | None = None,
     ) -> None:
-        """`following`: a schema that a record will bring, which is made already."""
+        """`following`: the schema that a later record brings, if the caller has it already."""
         self.pending = pending
         self._following = following
         self._schema, self._vault = schema, schema.vault
-        self._coming: log_pb2.Schema | None = None  # in force, and not yet made
+        self._coming: log_pb2.Schema | None = None  # in force, but not built yet
         self._shape: Shape | None = None
         self.applied = applied
         self.checksum = checksum
         self._deltas: dict[int, int] = {}
-        self._shut: set[bytes] = set()  # rows without entries: their key was forgotten before
+        self._shut: set[bytes] = set()  # rows without index entries: their key was shredded before
         self._plans: dict[int, Plan] = {}
 
     @property
     def schema(self) -> Schema:
-        """The schema in force. It is made when it is needed: in a log of many migrations most are not."""
+        """The schema in force. Built on demand: in a log with many migrations most schemas are not needed."""
         if self._coming is not None:
             self._schema, self._coming = Schema(self._coming, self._vault), None
         return self._schema
 
     def add(self, framed: bytes) -> None:
-        """One record. Raises CorruptionError if it does not check."""
+        """Project one record. Raises CorruptionError if it is invalid."""
         commit = record.decode(framed, self.applied + 1)
         pending = self.pending
         about = commit.WhichOneof("about")
@@ -95,17 +95,17 @@ class Projector:
             after = after or Schema(proto, self._vault)
             change_schema(self.pending.target, self.schema, after, self.pending.counts)
             if keys.ENDS in self.pending.counts:
-                self._deltas = {keys.ENDS: 0}  # they may have been counted again
+                self._deltas = {keys.ENDS: 0}  # `keep_ends` may have counted again
         self._schema, self._coming = after or self._schema, None if after else proto
 
     def _rows(self, commit: log_pb2.Commit) -> None:
-        """The changes of a commit. Most are new rows, and go the short way."""
+        """Project the changes of a commit. Most are new rows without extras, which take the short path."""
         seq, edits, deltas, plans = commit.seq, self.pending.edits, self._deltas, self._plans
         header, plain = HEADER.pack(0, seq), not commit.requires
         at, rows = commit.changes[0].space, 0
         info, prefix, parse, entry_ofs = plans.get(at) or self._plan(at, seq)
         for change in commit.changes:
-            if (space := change.space) != at:  # rows of one table come together
+            if (space := change.space) != at:  # rows of one table are adjacent
                 if rows:
                     deltas[at] = deltas.get(at, 0) + rows
                 at, rows = space, 0
@@ -127,18 +127,18 @@ class Projector:
             deltas[at] = deltas.get(at, 0) + rows
 
     def _row(self, info: TableInfo, change: log_pb2.Change, seq: int) -> None:
-        """A change that replaces a row, or that has more to it than that."""
+        """Project a change that replaces or deletes a row, or carries an expiry, a version or a key."""
         pending, full = self.pending, info.row_prefix + change.key
         old = pending.get(full) if change.prior else None
         if change.prior and (old is None or keys.seq_of(old) != change.prior):
             there = "none" if old is None else f"that of record {keys.seq_of(old)}"
             raise CorruptionError(
-                f"record {seq} says that it replaces the row of record {change.prior} in table {info.name},"
-                f" found {there} (key {change.key.hex()}): the log does not go together",
+                f"record {seq} replaces the row of record {change.prior} in table {info.name},"
+                f" found {there} (key {change.key.hex()}): the log is inconsistent",
                 seq=seq,
                 place=change.key.hex(),
             )
-        if info.sealed:  # without indexes as well: it may get some
+        if info.sealed:  # even without indexes: some may be added
             self._shut_rows(info, change, full, old)
         if change.op == log_pb2.DELETE:
             edit_row(pending.edits, self._deltas, info, full, None, old, NO_VALUES)
@@ -151,8 +151,12 @@ class Projector:
         edit_row(pending.edits, self._deltas, info, full, value, old, values)
 
     def _shut_rows(self, info: TableInfo, change: log_pb2.Change, full: bytes, old: bytes | None) -> None:
-        """Rows that cannot be opened get no entries in indexes, and those that they have cannot be told.
-        Where that is for want of keys, or they had some from when there was a key, it is noted."""
+        """Track rows that cannot be unsealed. They get no index entries, and their old entries cannot be
+        computed.
+
+        If that is because keys are missing, or a row has entries from when its key existed, the space is
+        marked (NOTE_BARE): its indexes must be rebuilt.
+        """
         vault, bare = self._vault, False
         if vault is None or vault.locked or not vault.exists:
             bare = True
@@ -167,15 +171,15 @@ class Projector:
             self.pending.edits[keys.NOTE_BARE + keys.SPACE.pack(info.space)] = b""
 
     def _plan(self, space: int, seq: int) -> Plan:
-        """What a new row of a space needs, looked up once."""
+        """Return what new rows of a space need, looked up once."""
         info = self.schema.spaces.get(space)
         if info is None:
-            raise CorruptionError(f"record {seq} writes to space {space}, which no table has", seq=seq)
+            raise CorruptionError(f"record {seq} writes to space {space}, which belongs to no table", seq=seq)
         plan = self._plans[space] = (info, info.row_prefix, info.model.FromString, info.own.entry_ofs)
         return plan
 
     def flush(self) -> None:
-        """Writes what was gathered."""
+        """Write the collected edits."""
         self.pending.count(self._deltas)
         self._deltas = {}
         if self.applied:
@@ -183,7 +187,8 @@ class Projector:
 
 
 def _is_kept(before: Shape, after: Shape) -> bool:
-    """Whether `change_schema` has nothing to do: spaces are added at most, and no index is being built."""
+    """Return whether `change_schema` has nothing to do: at most spaces are added, and no index is being
+    built."""
     return all(
         after.get(space) == indexes and not any(building for _, building in indexes)
         for space, indexes in before.items()
@@ -191,7 +196,7 @@ def _is_kept(before: Shape, after: Shape) -> bool:
 
 
 def _shape(schema: log_pb2.Schema) -> Shape:
-    """What of a schema has keys in the tables."""
+    """Return which spaces and indexes of a schema have keys in the tables."""
     return {
         table.space: [(index.id, index.building) for index in table.indexes]
         for tables in (schema.tables, schema.building, schema.retiring)
@@ -200,7 +205,7 @@ def _shape(schema: log_pb2.Schema) -> Shape:
 
 
 def change_schema(target: Target, before: Schema, after: Schema, counts: dict[int, int]) -> None:
-    """Builds the indexes that are new, and deletes the tables and indexes that are gone."""
+    """Build the new indexes, and delete the tables and indexes that are gone. Writes."""
     ready = list(new_indexes(target.view, before, after))
     for start, end in gone(before, after):
         target.delete(start, end)
@@ -213,12 +218,12 @@ def change_schema(target: Target, before: Schema, after: Schema, counts: dict[in
         build_index(target, info, index)
     for known in before.spaces.values():
         for index in known.indexes.values():
-            if index.building:  # whether it is finished or given up, nothing is left to note
+            if index.building:  # finished or aborted: its progress note is obsolete
                 target.delete(built_note(index), codec.after(built_note(index)))
 
 
 def keep_ends(target: Target, schema: Schema) -> int:
-    """Deletes the notes on lives of rows whose space is gone; returns how many are left."""
+    """Delete the expiry notes of rows whose space is gone. Return how many notes are left. Writes."""
     left, start, end = 0, keys.NOTE_END, codec.after(keys.NOTE_END)
     while some := target.view.head(start, end, KEYS_PER_BATCH):
         writes = target.batch()
@@ -232,7 +237,7 @@ def keep_ends(target: Target, schema: Schema) -> int:
 
 
 def gone(before: Schema, after: Schema) -> Iterable[tuple[bytes, bytes]]:
-    """The ranges of what `before` has more than `after`."""
+    """Yield the key ranges that `before` has and `after` has not."""
     for space, info in before.spaces.items():
         if space not in after.spaces:
             yield keys.space_range(space)
@@ -244,8 +249,10 @@ def gone(before: Schema, after: Schema) -> Iterable[tuple[bytes, bytes]]:
 
 
 def new_indexes(view: View, before: Schema, after: Schema) -> Iterable[tuple[TableInfo, IndexInfo]]:
-    """The indexes of tables that have rows already which have yet to be built when `after` follows
-    `before`: the schema before did not have them, and they were not built beside it. Read-only."""
+    """Yield the indexes that must be built when `after` follows `before`. Read-only.
+
+    These are indexes of existing tables that `before` lacks and that no online build has completed.
+    """
     for space, info in after.spaces.items():
         if space in before.spaces:
             known = {index.id for index in before.spaces[space].indexes.values() if not index.building}
@@ -256,15 +263,17 @@ def new_indexes(view: View, before: Schema, after: Schema) -> Iterable[tuple[Tab
 
 
 def built_note(index: IndexInfo) -> bytes:
-    """Under which it is noted how far an index is that is being built."""
+    """Return the key of the note on the progress of an index build."""
     return keys.NOTE_BUILT + index.prefix
 
 
 def index_entries(
     view: View, info: TableInfo, index: IndexInfo, progress: Callable[[int], None] | None = None
 ) -> Iterable[tuple[bytes, bytes]]:
-    """(values with prefix, key) of each row of a table in an index; a sealed row that cannot be opened has
-    none. Read-only."""
+    """Yield (values with prefix, key) of each row of a table in an index. Read-only.
+
+    Sealed rows that cannot be unsealed have no entry.
+    """
     at = list(info.indexes.values()).index(index)
     skip = len(info.row_prefix)
     end = keys.prefix(info.space, 1)
@@ -277,6 +286,7 @@ def index_entries(
 
 
 def build_index(target: Target, info: TableInfo, index: IndexInfo) -> None:
+    """Write the entries of an index for all rows of its table."""
     writes, size = target.batch(), 0
     for values, key in index_entries(target.view, info, index):
         entry = values + key

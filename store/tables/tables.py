@@ -1,19 +1,17 @@
-"""Tables: the projection that is live. Schema, rows, indexes, and how far it has come.
+"""Tables: the live projection. Schema, rows, indexes, and the seq up to which they are projected.
 
-Invariants
-  (1) applied <= the log's written seq; under `sync` also <= its head;
-  (2) a snapshot and the seq that it says it is of belong together.
-
-Window: the keys that recent commits touched, against which a transaction is validated.
+`Window` holds the keys that recent commits touched. Transactions are validated against it:
 
     … │ seq 811: {row key, old entry, new entry} │ seq 812: {…} │   newest on the right
 
-A transaction that read at a snapshot is valid if no commit since touched a key that it looked up
-or that lies in a range that it scanned (Kung and Robinson 1981, backward validation). Keys are
-whole keys of the tables: of rows, and of index entries, old and new.
+A transaction that read at a snapshot is valid if no later commit touched a key that it looked up or a
+range that it scanned (Kung and Robinson 1981, backward validation). Keys are full keys of the tables: of
+rows, and of index entries, old and new.
 
 Invariants
-  (1) every commit after `floor` is in it; a transaction that read at less runs again.
+  (1) applied <= the log's written seq; under `sync` also <= its head;
+  (2) a snapshot and the seq reported for it belong together;
+  (3) every commit after the window's `floor` is in it; a transaction that read earlier runs again.
 """
 
 from __future__ import annotations
@@ -42,31 +40,32 @@ from everlog.store.schema.schema import Schema
 from everlog.store.tables.projection import FamilyTarget, MemoryTarget, Pending, Staged, Target
 from everlog.store.tables.projector import Projector
 
-KEYS_MAX, BYTES_MAX = 200_000, 16 << 20  # of keys
+KEYS_MAX, BYTES_MAX = 200_000, 16 << 20  # of keys in the window
 
 
 class Window:
-    """The last commits: about `KEYS_MAX` keys of them, or `BYTES_MAX` bytes of keys."""
+    """The keys of recent commits: about `KEYS_MAX` keys, or `BYTES_MAX` bytes of keys."""
 
     def __init__(self, floor: int) -> None:
         self.floor = floor
-        # Tuples of bytes: the garbage collector soon passes them over, lists it would look at for ever.
+        # Tuples of bytes: the garbage collector soon stops tracking them; it would traverse lists for ever.
         self._commits: deque[tuple[int, tuple[bytes, ...], int]] = deque()
         self._keys = self._bytes = 0
 
     def add(self, seq: int, touched: tuple[bytes, ...]) -> None:
+        """Add the keys that the commit at `seq` touched, and drop the oldest commits over the limits."""
         size = sum(map(len, touched))
         self._commits.append((seq, touched, size))
         self._keys += len(touched)
         self._bytes += size
         while (self._keys > KEYS_MAX or self._bytes > BYTES_MAX) and len(self._commits) > 1:
-            self.floor = self._commits[0][0]  # first, for those who look meanwhile
+            self.floor = self._commits[0][0]  # first: other threads may be reading
             _, gone, size = self._commits.popleft()
             self._keys -= len(gone)
             self._bytes -= size
 
     def reset(self, seq: int) -> None:
-        """Whatever was read before `seq` is no longer valid: tables have changed as a whole."""
+        """Invalidate all reads before `seq`: the tables changed as a whole."""
         self.floor = seq
         self._commits.clear()
         self._keys = self._bytes = 0
@@ -74,11 +73,11 @@ class Window:
     def conflict(
         self, snapshot: int, keys: Iterable[bytes], ranges: Iterable[tuple[bytes, bytes]]
     ) -> tuple[int, bytes] | None:
-        """The newest commit since `snapshot` that touched what was read, and the key; None: valid.
+        """Return (seq, key) of the newest commit since `snapshot` that touched what was read; None: valid.
 
-        With a snapshot older than the window the answer is (floor, b""). Any thread may ask while
-        another one commits: from the right, a commit that is added shifts the others away, so
-        that one may be seen twice, but none is missed.
+        For a snapshot older than the window, return (floor, b""). Any thread may call it while another one
+        commits: it iterates from the right, so a commit added meanwhile shifts the others away; one may be
+        seen twice, but none is missed.
         """
         if snapshot < self.floor:
             return self.floor, b""
@@ -97,8 +96,11 @@ class Window:
         return (self.floor, b"") if snapshot < self.floor else None
 
     def touched(self, snapshot: int, keys: Container[bytes]) -> set[bytes] | None:
-        """Those of `keys` that a commit since `snapshot` touched; None: it is too long ago to tell.
-        Nobody may commit meanwhile."""
+        """Return those of `keys` that a commit since `snapshot` touched; None: the snapshot is older than
+        the window.
+
+        No commit may run meanwhile.
+        """
         if snapshot < self.floor:
             return None
         found: set[bytes] = set()
@@ -135,7 +137,7 @@ class Tables:
         self._log = log
         self.lock = threading.RLock()
         self._memory = memory
-        self._torn = False  # an interrupt may have left what is pending half taken
+        self._torn = False  # an interrupt may have left `pending` half updated
         self._views: weakref.WeakSet[Any] = weakref.WeakSet()
         self.window = Window(0)
         self.vault = vault
@@ -144,7 +146,8 @@ class Tables:
         self.window.reset(self.applied)
 
     def adopt(self, fresh: Tables) -> None:
-        """Becomes what another reading of the same tables found, all at once. With the lock."""
+        """Replace the state by that of a newer reading of the same tables, at once. The caller holds the
+        lock."""
         self.target, self.pending, self.counts = fresh.target, fresh.pending, fresh.counts
         self.applied, self.checksum, self._flushed = fresh.applied, fresh.checksum, fresh.applied
         self._torn = False
@@ -153,7 +156,7 @@ class Tables:
         self.window.reset(self.applied)
 
     def _read(self) -> None:
-        """How far the tables are, as they are on disk."""
+        """Read the state of the tables from disk."""
         live = FamilyTarget(self._engine)
         self._become(live, *_found(live.view, self._log))
 
@@ -162,14 +165,14 @@ class Tables:
     ) -> None:
         self.target = live if self._memory is None else self._memory(live.view)
         self.applied, self.checksum = applied
-        if self.schema.proto != schema:  # else all that is bound to it stays as it is
+        if self.schema.proto != schema:  # otherwise keep the schema and everything bound to it
             self.schema = Schema(schema, self.vault)
         self.counts = counts
         self.pending = Pending(self.target, self.counts)
         self._flushed = self.applied
 
     def project(self, staged: Staged, seq: int, size: int) -> None:
-        """Take the edits of a group of commits: `seq` is the last one, `size` the bytes of all records."""
+        """Add the edits of a group of commits; `seq` is the last one, `size` the bytes of all records."""
         pending = self.pending
         with self.lock:  # a snapshot and its seq belong together
             self._torn = True
@@ -180,19 +183,21 @@ class Tables:
                 self.settle()
 
     def settle_keys(self) -> None:
-        """Waits until keys of people are on disk, before what is sealed with them is. Raises DiskError."""
+        """Wait until the keys of persons are on disk, before data sealed with them is. Raises DiskError."""
         if self.vault is not None and self.vault.is_dirty:
             self.vault.settle()
 
     def flush(self) -> None:
-        """Writes what is pending, so that ranges can be read. Not to disk yet."""
+        """Write the pending edits to RocksDB, so that ranges can be read. Does not sync."""
         if self._flushed != self.applied:
             with self.lock:
                 self._flush()
 
     def settle(self) -> bool:
-        """`flush` for who holds the lock: as long as it does, nothing is written. False: the disk
-        refuses, and what is pending stays so: `moment` has it all the same."""
+        """Flush; the caller holds the lock, so nothing is written meanwhile.
+
+        False: the disk refuses writes. The edits stay pending; `moment` includes them all the same.
+        """
         try:
             self._flush()
         except DiskError:
@@ -205,7 +210,7 @@ class Tables:
             self._flushed = self.applied
 
     def get(self, full: bytes) -> bytes | None:
-        """What is stored under a key now. Read-only."""
+        """Return the current value of a full key, or None. Read-only."""
         edits = self.pending.edits
         if full in edits:
             return edits[full]
@@ -213,18 +218,20 @@ class Tables:
         try:
             return stored(full)
         except Exception as error:
-            if self.target.stored != stored:  # a rebuild has switched meanwhile
+            if self.target.stored != stored:  # a rebuild switched the tables meanwhile
                 return self.get(full)
             raise translate(error, "reading a table") from error
 
     def projector(self, following: Schema | None = None) -> Projector:
-        """For records of the log that are not projected yet. Call `took` afterwards. `following`: the schema
-        of the next one, where it is known."""
+        """Return a projector for the records that are not projected yet. Call `took` afterwards.
+
+        `following`: the schema of the next record, if the caller has it already.
+        """
         checksum = self._log.checksum_at(self.applied)
         return Projector(self.pending, self.schema, self.applied, checksum, following)
 
     def took(self, projector: Projector) -> None:
-        """Takes over how far a projector has come; whoever read before must read again."""
+        """Take over the position of a projector. Transactions that read before must run again."""
         with self.lock:
             projector.flush()
             self.applied = projector.applied
@@ -232,12 +239,12 @@ class Tables:
             self.window.reset(self.applied)
 
     def catch_up(self, progress: OnProgress | None = None) -> None:
-        """Project the records of the log that the tables lack. Raises Error."""
+        """Project the records of the log that the tables lack. Writes. Raises Error."""
         first, last = self.applied, self._log.written
         if first == last:
             return
         projector = self.projector()
-        with translated("making the tables from the log"):
+        with translated("projecting the log onto the tables"):
             for seq, framed in self._log.scan(first, last):
                 projector.add(framed)
                 if progress is not None and not seq % 1024:
@@ -245,21 +252,24 @@ class Tables:
         self.took(projector)
 
     def reread(self) -> None:
-        """Drop the edits in memory, which an interrupt may have left incomplete, and project them again from
-        the log. Nobody may commit meanwhile. Raises Error, and then changes nothing."""
+        """Drop the edits in memory, which an interrupt may have left incomplete, and project them again
+        from the log.
+
+        No commit may run meanwhile. Raises Error, and then changes nothing.
+        """
         fresh = Tables(self._engine, self._log, self._memory, self.vault)
         fresh.catch_up()
         with self.lock:
             self.adopt(fresh)
 
     def snapshot(self) -> tuple[View, int]:
-        """This moment, and its seq. Read-only."""
+        """Return a view of the current state, and its seq. Read-only."""
         with self.lock:
             self.settle()
             return self.moment(), self.applied
 
     def moment(self) -> View:
-        """A view that is kept. Call it with the lock."""
+        """Return a view that stays valid after later writes. The caller holds the lock."""
         view: View = SnapshotView(self._engine)
         if isinstance(self.target, MemoryTarget):
             view = self.target.over(view)
@@ -269,17 +279,18 @@ class Tables:
         return view
 
     def close(self) -> None:
-        """Whoever still reads is told that it is closed."""
+        """Close all views; later reads from them raise ClosedError."""
         for view in list(self._views):
             view.close()
 
     def keep(self) -> None:
-        """In a forked child: keep views, or their destructors would touch the parent's files; refuse them."""
+        """In a forked child: keep the views alive, because their destructors would touch the parent's
+        files, and refuse reads."""
         for view in self._views:
             view.forked()
 
     def migrations(self) -> list[int]:
-        """Seqs of all Migration records, oldest first. Read-only."""
+        """Return the seqs of all Migration records, oldest first. Read-only."""
         start = keys.NOTE_MIGRATION
         view, _ = self.snapshot()
         try:
@@ -289,28 +300,30 @@ class Tables:
         return [keys.SEQ.unpack(key[len(start) :])[0] for key, _ in found]
 
     def switch(self, target: FamilyTarget, name: str) -> tuple[str, Rdict]:
-        """Makes rebuilt tables, which are equal, the live ones, durably; returns the old ones."""
+        """Make rebuilt tables, which are equal, the live ones, durably. Return the old family's name and
+        handle. Writes."""
         assert target.handle is not None
         assert target.family is not None
         with self.lock:
-            found = _found(target.view, self._log)  # first: nothing may fail once it is switched
+            found = _found(target.view, self._log)  # first: nothing may fail after the switch
             old = self._engine.switch_data(name, target.family, target.handle)
             self._become(FamilyTarget(self._engine), *found)
             return old
 
 
 def _found(view: View, log: Log) -> tuple[tuple[int, int], log_pb2.Schema, dict[int, int]]:
+    """Read (applied, checksum), the schema and the row counts."""
     return read_applied(view), schema_of(view, log), read_counts(view)
 
 
 def read_applied(view: View) -> tuple[int, int]:
-    """Seq and checksum of the last record that is projected."""
+    """Return seq and checksum of the last projected record."""
     value = view.get(keys.NOTE_APPLIED)
     return keys.APPLIED.unpack(value) if value else (0, 0)
 
 
 def read_counts(view: View) -> dict[int, int]:
-    """Rows in each space."""
+    """Return the number of rows of each space."""
     skip = len(keys.NOTE_ROWS)
     return {
         keys.SPACE.unpack(key[skip:])[0]: keys.SEQ.unpack(value)[0]
@@ -319,7 +332,7 @@ def read_counts(view: View) -> dict[int, int]:
 
 
 def schema_of(view: View, log: Log) -> log_pb2.Schema:
-    """The schema in force where the tables are."""
+    """Return the schema in force at the seq of the tables. Raises CorruptionError."""
     value = view.get(keys.NOTE_SCHEMA)
     if value is None:
         return log_pb2.Schema()

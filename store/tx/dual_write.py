@@ -1,15 +1,16 @@
-"""Transform: rows of one generation of a table as rows of another, by code of the user.
+"""Dual write: repeat every write to one generation of a table on the other, through the migration's
+transform.
 
     old row ─▶ up ─▶ new row          new row ─▶ down ─▶ old row
 
-While a migration rewrites a table, every write of one generation is a write of the other. The rows
-of both are in the record, so that replay runs no code of the user.
-
     Write to airports (space 3) ──▶ up ──▶ Write to airports (space 9)      in the same transaction
 
+While a migration rewrites a table, the record holds the rows of both generations, so a replay runs no
+user code.
+
 Invariants
-  (1) a transform is a pure function of one row, and leaves the primary key as it is;
-  (2) what it raises stops the write, or the migration, that asked for it, and nothing else.
+  (1) a transform is a pure function of one row, and does not change the primary key;
+  (2) its errors stop the write, or the migration, that called it, and nothing else.
 """
 
 from __future__ import annotations
@@ -28,38 +29,39 @@ from everlog.store.user_code import place, private, words
 
 TEXT_MAX = 400  # characters of a row, in `Error.private`
 
-# A row, and for each index of its table the prefix and the row's values.
+# A row, and for each index of its table, the prefix and the row's encoded values.
 Converted = tuple[bytes, list[bytes]]
 
 
 class Direction(NamedTuple):
-    """One way: rows of the model `source` to rows of the model `target`."""
+    """One direction: rows of the model `source` to rows of the model `target`."""
 
     source: type[Message]
     target: type[Message]
     function: Callable[[Any], Any]
-    name: str = "up"  # for people
+    name: str = "up"  # for messages
 
 
 class Transform(NamedTuple):
-    """Both ways. Without `down` clients of the version before cannot be served beside the new one."""
+    """Both directions. Without `down`, clients of the previous version cannot be served beside the new
+    one."""
 
     up: Direction
     down: Direction | None = None
 
 
-Transforms = Mapping[str, Transform]  # by the name that the table has in force
+Transforms = Mapping[str, Transform]  # by the table's current name
 
 
-class Twins:
-    """Makes, of writes to one generation of a table, those to the other."""
+class DualWrite:
+    """Converts writes to one generation of a table into writes to the other."""
 
     def __init__(self, schema: Schema, transforms: Transforms) -> None:
         self.schema = schema
         self._transforms = transforms
 
     def add(self, writes: dict[bytes, Write]) -> None:
-        """Adds to the writes of a transaction those that belong to them. Raises MigrationError."""
+        """Add the corresponding writes to the writes of a transaction. Raises MigrationError."""
         for one in list(writes.values()):
             twin = one.info.twin
             if twin is None or one.info.schema is not self.schema:
@@ -67,24 +69,30 @@ class Twins:
             full = twin.row_prefix + one.key
             if full not in writes:
                 made = writes[full] = self._twin(one, twin)
-                if twin.proto.seeded:  # bootstrap data replaces the rows that it finds
+                if twin.proto.seeded:  # bootstrap data replaces existing rows
                     made.expecting(write.Expect.SPARING, twin.proto.seeded)
 
     def _twin(self, one: Write, twin: TableInfo) -> Write:
         if one.op == log_pb2.DELETE:
             return Write(twin, one.op, one.key, b"", [])
         made = self.maker(one.info, twin)(one.key, one.row)
-        made.expires_ns, made.life_ns, made.mortal = one.expires_ns, one.life_ns, one.mortal  # end at once
+        made.expires_ns, made.life_ns, made.mortal = (
+            one.expires_ns,
+            one.life_ns,
+            one.mortal,
+        )  # expire together
         return made
 
     def maker(self, info: TableInfo, twin: TableInfo) -> Callable[[bytes, bytes], Write]:
-        """What makes, of the key and the row of one generation, the write of another; it raises
-        MigrationError for a row that does not fit, and is itself refused with it."""
+        """Return a function that makes, from key and row of one generation, the write to the other.
+
+        The function raises MigrationError for a row that does not fit.
+        """
         convert = self.converter(info, twin)
         return lambda key, raw: Write(twin, write.PUT, key, *convert(key, raw))
 
     def converter(self, info: TableInfo, twin: TableInfo) -> Callable[[bytes, bytes], Converted]:
-        """As `maker`, where the row and its values are all that is wanted: for many of them."""
+        """As `maker`, but the function returns only the row and its index values, for many rows."""
         if twin.proto.seeded and twin.proto.since == info.proto.since:
             return _copier(twin)
         way = self._way(info, twin)
@@ -98,8 +106,7 @@ class Twins:
                 row = parse(raw)
             except DecodeError as error:
                 raise MigrationError(
-                    f"`{way.name}` of table {info.name} cannot read one of its rows:"
-                    f" {info.unreadable(key, error)}",
+                    f"`{way.name}` of table {info.name} cannot read a row: {info.unreadable(key, error)}",
                     table=info.name,
                     key=info.decode_key(key),
                 ) from None
@@ -109,19 +116,19 @@ class Twins:
                 code = getattr(function, "__code__", None)
                 what = words(error, code.co_filename) if code is not None else type(error).__name__
                 what += place(function, error)
-                # Without its cause: a traceback that an application logs would have the words of the row.
+                # Without its cause: a traceback logged by an application would contain data of the row.
                 raise _failed(way, info, key, row, what, private(error)) from None
             if type(made) is not target:
                 found = getattr(getattr(made, "DESCRIPTOR", None), "full_name", type(made).__name__)
                 what = f"expected a {target.DESCRIPTOR.full_name}, found {found}{place(function)}"
                 raise _failed(way, info, key, row, what)
             if (other := key_of(made)) != key:
-                what = f"it changes the primary key; leave it as it is{place(function)}"
+                what = f"it changes the primary key, which must stay the same{place(function)}"
                 raise _failed(way, info, key, row, what, f"the key becomes {twin.show_key(other)}")
             try:
                 fresh = made.SerializeToString()
             except EncodeError:
-                fresh = put(binding, made).row  # says what it is that cannot be written
+                fresh = put(binding, made).row  # raises an error that names the reason
             if len(fresh) >= doubtful:
                 write.check_readable(binding, made, fresh)
             values = values_of(made, fresh)
@@ -142,20 +149,20 @@ class Twins:
             back = newer.proto.since < older.proto.since
             since = older.proto.since if back else newer.proto.since
             text = (
-                f"migration {since} is being rolled back, and with it the rows of table {info.name}, and this"
-                " program has not the code that makes old rows of new ones; open the database with its"
-                " migrations and go on with `everlog rollback`, or give it up with `everlog up`"
+                f"migration {since} is being rolled back, including the rows of table {info.name}, but this"
+                " program lacks the code that converts new rows to old ones; open the database with its"
+                " migrations and resume with `everlog rollback`, or abort it with `everlog up`"
                 if back
-                else f"table {info.name} is being rewritten by migration {since}, and this program has"
-                f" not the code that makes {'new rows of old' if upwards else 'old rows of new'} ones; open"
-                " the database with its migrations, or give the migration up with `everlog rollback`"
+                else f"table {info.name} is being rewritten by migration {since}, but this program lacks the"
+                f" code that converts {'old rows to new' if upwards else 'new rows to old'} ones; open the"
+                " database with its migrations, or abort the migration with `everlog rollback`"
             )
             raise MigrationError(text, table=info.name, version=since)
         return way
 
 
 def _copier(twin: TableInfo) -> Callable[[bytes, bytes], Converted]:
-    """As `Twins.converter`, where the rows of both generations are the same, without code of the user."""
+    """As `DualWrite.converter`, if both generations have the same rows; runs no user code."""
     entry_ofs = twin.own.entry_ofs
 
     def copy(key: bytes, raw: bytes) -> Converted:
@@ -170,15 +177,15 @@ def _copier(twin: TableInfo) -> Callable[[bytes, bytes], Converted]:
     return copy
 
 
-def _failed(  # noqa: PLR0917  each is said at each call
+def _failed(  # noqa: PLR0917  all are given at each call
     way: Direction, info: TableInfo, key: bytes, row: Message, what: str, more: str = ""
 ) -> MigrationError:
-    shown = " ".join(str(row).split())
-    if len(shown) > TEXT_MAX:
-        shown = f"{shown[:TEXT_MAX]}…"
+    text = " ".join(str(row).split())
+    if len(text) > TEXT_MAX:
+        text = f"{text[:TEXT_MAX]}…"
     return MigrationError(
         f"`{way.name}` of table {info.name} fails for row {info.name_key(key)}: {what}",
-        private=f"{info.show_key(key)} {{{shown}}}{f': {more}' if more else ''}",
+        private=f"{info.show_key(key)} {{{text}}}{f': {more}' if more else ''}",
         table=info.name,
         key=info.decode_key(key),
     )

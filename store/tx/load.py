@@ -1,9 +1,9 @@
-"""Load: many rows, in chunks, each chunk one commit. A load goes on where it stopped.
+"""Load: many rows in chunks, one commit per chunk. A load resumes where it stopped.
 
     rows ─▶ chunk of 1,000 rows or 1 MiB ─▶ Commit {changes, about: Load{id, rows so far}} ─▶ …
 
-The id names the load: the same id again passes over the rows that are in the log already, and a
-load that is finished does nothing. So the source must give the same rows in the same order.
+The id identifies the load. Running it again with the same id skips the rows that are already in the log; a
+finished load does nothing. So the source must return the same rows in the same order.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SEALED_LOAD = "sealed-"  # prefix of the ids of loads into sealed tables
 
 
 class LoadResult(NamedTuple):
-    """`rows` are in the log, of which `skipped` were there before; `commits` were written now."""
+    """`rows` are in the log, `skipped` of them from an earlier run; `commits` were written by this run."""
 
     id: str
     rows: int
@@ -57,7 +57,7 @@ class LoadHost(Host, Protocol):
 
 
 class Loader:
-    """Writes one load, chunk by chunk. Made by a database."""
+    """Writes one load, chunk by chunk. Created by a database."""
 
     def __init__(
         self,
@@ -74,21 +74,22 @@ class Loader:
         self._metadata = metadata
         if load.kind == log_pb2.Load.TEST and host.production:
             raise PreconditionError(
-                "this is a database in production, as its log says: test data is not loaded into it; take"
-                " another database, or say otherwise with `everlog production no`"
+                "the log marks this database as production: test data is not loaded into it; use another"
+                " database, or clear the mark with `everlog production no`"
             )
         known, self._seen = host.load_state(load.id)
         sealing = host.schema.table(table.name).sealing
         if sealing is not None:
-            load.source = ""  # names of files and ids of loads may tell of somebody, too
-            if not known.id:  # unless an older version began it
+            load.source = ""  # file names and load ids may be personal data, too
+            if not known.id:  # unless an older version of everlog began the load
                 sealing.check()
                 load.id = sealed_id(sealing.vault, load.id)
                 known, self._seen = host.load_state(load.id)
         self._note = keys.NOTE_LOAD + load.id.encode()
         if known.table not in ("", load.table):
             raise PreconditionError(
-                f"load {load.id!r} is of table {known.table}, found it for {load.table}; take another id",
+                f"load {load.id!r} was begun for table {known.table}, found table {load.table};"
+                " use another id",
                 table=known.table,
             )
         self.rows = known.rows
@@ -97,8 +98,10 @@ class Loader:
         load.step = log_pb2.Load.CHUNK
 
     def add(self, rows: Iterable[Message], *, last: bool = False) -> CommitResult:
-        """One chunk as one commit (as more, if that were too large); with `last` the load is
-        finished. Raises RowError, and ConflictError if another process writes the same load."""
+        """Write a chunk as one commit, or as several if it is too large; `last` finishes the load.
+
+        Raises RowError, and ConflictError if another process writes the same load.
+        """
         chunk = list(rows)
         try:
             return self._add(chunk, last=last)
@@ -120,8 +123,8 @@ class Loader:
         except ConflictError as error:
             known, self._seen = self._host.load_state(about.id)
             if known.rows != self.rows:
-                raise ConflictError(f"load {about.id!r} is being written by somebody else as well") from error
-            # The schema has changed, or the load's last chunk is longer ago than is remembered.
+                raise ConflictError(f"another process is writing load {about.id!r} as well") from error
+            # The schema changed, or the load's last chunk is older than the conflict window.
             result = self._commit(chunk, about)
         self.rows += len(chunk)
         self.commits += 1
@@ -138,15 +141,18 @@ class Loader:
                 write.check_row(table, row)
             one = put(binding, row, expires)
             writes[one.full] = one
-        # Two processes with one load: the second finds that its note was touched.
+        # If two processes write one load, the second conflicts on the load's note.
         transaction.snapshot = self._seen
         transaction.reads = Reads({self._note}, [])
         return self._host.commit(transaction, lambda commit: commit.load.CopyFrom(about))
 
 
 def sealed_id(vault: Vault, id: str) -> str:
-    """Under which the log has a load of a sealed table: the same for the same id in one database, and it
-    confirms no guess of the id, which may be the digest of a small file."""
+    """Return the id in the log of a load into a sealed table.
+
+    It is the same for the same id in one database. It does not reveal the id, which may be the digest of a
+    small file, to somebody who guesses it.
+    """
     return f"{SEALED_LOAD}{vault.hash(b'load', id.encode()).hex()}"
 
 
@@ -163,7 +169,7 @@ def load(
     expires: write.Expires | None = None,
     progress: OnProgress | None,
 ) -> LoadResult:
-    """The whole of a load; see `Database.load`."""
+    """Run a whole load; see `Database.load`."""
     started = time.perf_counter()
     check_load(table, rows, id, source, kind, total)
     about = log_pb2.Load(kind=kind, id=id or str(uuid.uuid4()), table=table.name, source=source)
@@ -180,10 +186,10 @@ def load(
     return LoadResult(given, loader.rows, skipped, loader.commits, time.perf_counter() - started)
 
 
-def check_load(  # noqa: PLR0917  as they come
+def check_load(  # noqa: PLR0917  in the order of `load`
     table: Table[Any, Any], rows: Any, id: str | None, source: str, kind: Any, total: int | None
 ) -> None:
-    """Raises RowError for arguments of a load that are none."""
+    """Raise RowError for invalid arguments of a load."""
     arguments.table(table)
     arguments.several(rows, "rows")
     if id is not None:
@@ -196,7 +202,8 @@ def check_load(  # noqa: PLR0917  as they come
 
 
 def chunks(rows: Iterable[M]) -> Iterator[tuple[list[M], bool]]:
-    """Rows in chunks, and whether a chunk is the last; there is always a last one."""
+    """Yield the rows in chunks, each with whether it is the last; there is always a last chunk, if only an
+    empty one."""
     held: list[M] | None = None
     for chunk in _parts(iter(rows)):
         if held is not None:
@@ -206,8 +213,11 @@ def chunks(rows: Iterable[M]) -> Iterator[tuple[list[M], bool]]:
 
 
 def _parts(source: Iterator[M]) -> Iterator[list[M]]:
-    """To ask a row for its size is to serialise it: as long as rows are small, one in eight is asked, each
-    time at another place among them."""
+    """Yield chunks within the limits of rows and bytes.
+
+    Computing a row's size serializes it. While rows are small, only one in eight is measured, each time at
+    another position among them.
+    """
     chunk: list[M] = []
     size, sampled, exact, step = 0, 0, False, 0
     while some := list(islice(source, 1 if exact else SAMPLED_OF)):
@@ -234,4 +244,4 @@ def _parts(source: Iterator[M]) -> Iterator[list[M]]:
 
 
 def _size(row: Any) -> int:
-    return row.ByteSize() if isinstance(row, Message) else 0  # what is no row is refused when it is written
+    return row.ByteSize() if isinstance(row, Message) else 0  # a value that is no row is refused on writing

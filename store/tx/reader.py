@@ -1,12 +1,13 @@
-"""Reader: the calls that read rows. A database, a snapshot and a transaction are readers, here and
-over the network; they differ in their source alone.
+"""Reader: the calls that read rows.
+
+Databases, snapshots and transactions are readers, embedded and remote. They differ only in their source.
 
     get(AIRPORTS, "JFK")                 Airport | None
     get_many(AIRPORTS, ["JFK", "LGA"])   [Airport | None, …]
     scan(AIRPORTS.by_city, "New York")   Scan of Airports
     count(AIRPORTS)                      int
 
-Snapshot: a database at one moment, for reading more than once.
+A Snapshot is a reader at one seq.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ What = Table[M, Any] | Index[M]
 
 
 class Scan(Generic[M]):
-    """Rows in order. Iterate it once; afterwards `resume` says where the next page starts.
+    """Rows in order. Iterate over it once; afterwards `resume` holds the position of the next page.
 
-    A row that cannot be parsed is a CorruptionError that names it; a caller that catches it can go on
-    iterating, with the row after it.
+    A row that cannot be parsed raises a CorruptionError that names it. A caller that catches the error can
+    continue iterating; the scan goes on with the next row.
     """
 
     def __init__(self, entries: Iterator[Entry], binding: Binding, prefix: bytes, limit: int | None) -> None:
-        # The generator holds no reference to the scan, so a dropped scan releases its moment at once.
+        # The generator holds no reference to the scan, so a dropped scan releases its snapshot at once.
         self._rows: Iterator[M] | None = _run(weakref.ref(self), entries, binding, prefix, limit)
-        # Hand it to `scan(resume=…)` to go on after the last row; None: there are no more rows.
+        # Pass it to `scan(resume=…)` to continue after the last row; None: there are no more rows.
         self.resume: bytes | None = None
 
     def __iter__(self) -> Iterator[M]:
@@ -51,7 +52,7 @@ class Scan(Generic[M]):
         return next(iter(self))
 
     def close(self) -> None:
-        """Lets go of the moment that the scan reads at."""
+        """Release the snapshot that the scan reads from."""
         self._rows = None
 
 
@@ -62,7 +63,7 @@ def _run(
     last = key = b""
     left = -1 if limit is None else limit
     try:
-        for order, key, value in entries:  # noqa: B007  the error says which row
+        for order, key, value in entries:  # noqa: B007  the error names the row
             if not left:
                 if (scan := of()) is not None:
                     scan.resume = prefix + last
@@ -79,26 +80,26 @@ def _run(
 class Reader:
     """Reads rows. Read-only.
 
-    Every call raises SchemaError for a table or an index that there is not, and RowError for a
-    key of the wrong type.
+    Every method raises SchemaError for an unknown table or index, and RowError for a key of the wrong type.
     """
 
     def _schema(self) -> Schema:
         raise NotImplementedError
 
     def _source(self) -> Source:
-        """Where a call reads."""
+        """Return the source of one call."""
         raise NotImplementedError
 
     def get(self, table: Table[M, K], key: K) -> M | None:
-        """The row with this primary key, or None."""
+        """Return the row with this primary key, or None. Read-only."""
         binding = self._bind(table)
         encoded = binding.info.encode_key(key)
         value = self._source().get(binding.info, encoded)
         return None if value is None else self._row(binding, encoded, value)
 
     def get_many(self, table: Table[M, K], keys: Iterable[K]) -> list[M | None]:
-        """The rows with these primary keys, each or None, in the same order, at one moment."""
+        """Return the row or None for each primary key, in the order given, all from one snapshot.
+        Read-only."""
         binding = self._bind(table)
         info = binding.info
         encoded = [info.encode_key(key) for key in arguments.several(keys, "keys")]
@@ -109,13 +110,16 @@ class Reader:
         ]
 
     def version(self, table: Table[M, K], key: K) -> int:
-        """Seq of the commit that last changed the row; 0 if there is no such row."""
+        """Return the seq of the commit that last changed the row; 0 if the row does not exist. Read-only."""
         info = self._bind(table).info
         value = self._source().get(info, info.encode_key(key))
         return 0 if value is None else version_of(value)
 
     def expires_ns(self, table: Table[M, K], key: K) -> int:
-        """When the row's life ends, in nanoseconds since the Unix epoch; 0 if never, or no such row."""
+        """Return when the row expires, in nanoseconds since the Unix epoch. Read-only.
+
+        0: the row does not expire, or does not exist.
+        """
         info = self._bind(table).info
         value = self._source().get(info, info.encode_key(key))
         return 0 if value is None else expires_of(value)
@@ -132,11 +136,19 @@ class Reader:
         limit: int | None = None,
         resume: bytes | None = None,
     ) -> Scan[M]:
-        """Rows in the order of the primary key, or of an index, at one moment.
+        """Return rows in the order of the primary key, or of an index, from one snapshot. Read-only.
 
-        `equals` gives the first field or fields; `start` (inclusive) and `end` (exclusive) bound
-        the range; `starts_with` is the beginning of a text field, after `equals`. `resume` is that
-        of an earlier scan with the same arguments.
+        `what` is a table or an index. `equals` gives the value of the first field, or a tuple of the first
+        fields. `start` (inclusive) and `end` (exclusive) bound the range. `starts_with` is a prefix of a
+        text or bytes field, the one after `equals`. `reverse` returns the last row first. `limit` is the
+        maximum number of rows. `resume` is the `resume` of an earlier scan with the same arguments.
+
+            page = db.scan(AIRPORTS.by_city, "New York", limit=50)
+            rows = list(page)
+            more = db.scan(AIRPORTS.by_city, "New York", limit=50, resume=page.resume)
+
+        Raises RowError for arguments that do not fit together or to the fields, SchemaError for an unknown
+        table.
         """
         binding, index = self._what(what)
         limit = arguments.limit(limit, "rows")
@@ -158,7 +170,7 @@ class Reader:
         end: Any = None,
         starts_with: str | bytes | None = None,
     ) -> int:
-        """How many rows a scan with these arguments would give."""
+        """Return how many rows a scan with these arguments would return. Read-only."""
         binding, index = self._what(what)
         limits = span(binding.info, index, equals, start=start, end=end, starts_with=starts_with)
         return self._source().count(binding.info, index, limits)
@@ -182,16 +194,17 @@ class Reader:
 
 
 def resumed(limits: Span, prefix: bytes, resume: bytes, *, reverse: bool) -> Span:
-    """What is left of a span after a resume token. Raises RowError if it is of another scan."""
+    """Return the rest of a span after a resume token. Raises RowError if the token belongs to another
+    scan."""
     arguments.binary(resume, "resume")
     order = resume[len(prefix) :]
     if not resume.startswith(prefix) or not limits.holds(order):
-        raise RowError("the resume token is of another scan; use it with the same arguments")
+        raise RowError("the resume token belongs to another scan; pass it with the same arguments")
     return limits.after(order, reverse=reverse)
 
 
 class Snapshot(Reader):
-    """A database at one moment. Use it in a `with`: as long as it is open, that moment is kept."""
+    """A database at one seq. Use it in a `with` block: while it is open, its data is retained."""
 
     def __init__(self, source: Source, seq: int, schema: Schema, close: Callable[[], None]) -> None:
         self.seq = seq
@@ -206,14 +219,15 @@ class Snapshot(Reader):
     def _source(self) -> Source:
         if self._held is None:
             raise ClosedError("this snapshot is closed")
-        if self._pid != os.getpid():  # its files are not open here
+        if self._pid != os.getpid():  # its files are not open in this process
             raise ClosedError(
-                "the database of this snapshot was opened before this process was forked; open it in the"
-                " child"
+                "the database of this snapshot was opened before this process was forked; open the database"
+                " in the child"
             )
         return self._held
 
     def close(self) -> None:
+        """Release the snapshot. Later reads raise ClosedError."""
         self._held = None
         self._on_close()
 

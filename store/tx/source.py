@@ -1,22 +1,22 @@
-"""Source: where rows come from, whoever asks: this process's tables, a transaction, a server.
+"""Source: where rows are read from: the tables of this process, a transaction, or a server.
 
     get(table, key)                   ─▶ value
-    scan(table, index, span, …)       ─▶ Entry(order, key, value) in the order of key or index
+    scan(table, index, span, …)       ─▶ Entry(order, key, value), ordered by key or index
 
-    LocalSource   over a view of the tables
-    LiveSource    over the tables themselves
-    Unwritten     another source with a transaction's own writes put over it
+    LocalSource      a view of the tables
+    LiveSource       the tables as they are at each call
+    WriteSetSource   another source, overlaid with a transaction's own writes
     (everlog.rpc has one over a server)
 
-`order` is what the scan is ordered by, an encoded key or an encoded index value with its key,
-both without the prefix of their space; it is also what a scan is resumed after.
+`order` is what a scan is ordered by: the encoded key, or the encoded index value followed by the key, both
+without the prefix of their space. It is also the position at which a scan resumes.
 
-Span: a range of encoded keys or index values, from what a caller says of it.
+A Span is a range of encoded keys or index values. The arguments of a scan map to spans:
 
-scan(T)                             everything
-scan(T, "JFK")  scan(T, ("US", 1))  where the first fields are these
-scan(T, start=…, end=…)             from start on, up to but without end; either may be partial
-scan(T, starts_with="New")          where the text begins so; with `equals` the field after it
+    scan(T)                             all rows
+    scan(T, "JFK")  scan(T, ("US", 1))  rows with these values in the first fields
+    scan(T, start=…, end=…)             from start (inclusive) to end (exclusive); either may be partial
+    scan(T, starts_with="New")          text with this prefix; with `equals`, in the field after it
 """
 
 from __future__ import annotations
@@ -36,22 +36,34 @@ from everlog.store.schema.schema import IndexInfo, TableInfo
 from everlog.store.tables.tables import Tables
 from everlog.store.tx.write import Write
 
+AT_ONCE = 4  # rows of a scan that are read in the call itself
+# Rows that an index scan reads together: few enough that the largest rows fit into memory, because their
+# sizes are not known in advance.
+ROWS_TOGETHER = 16
+SCANNED_PER_WRITE = 8  # rows that can be scanned in the time of one point lookup
+
+# A row as a scan returns it: order, key, value (header and row, keys.py). A plain tuple, because there is one
+# for every row.
+Entry = tuple[bytes, bytes, bytes]
+
 
 class Span(NamedTuple):
-    """From `start` on, up to but without `end`; `end` empty: to the last. Without prefix."""
+    """A range from `start` (inclusive) to `end` (exclusive), without prefix; an empty `end`: no upper
+    bound."""
 
     start: bytes = b""
     end: bytes = b""
 
     def under(self, prefix: bytes) -> tuple[bytes, bytes]:
-        """The same range of whole keys, all of which start with `prefix`."""
+        """Return the same range as full keys that start with `prefix`."""
         return prefix + self.start, prefix + self.end if self.end else codec.after(prefix)
 
     def holds(self, order: bytes) -> bool:
+        """Return whether `order` lies in the range."""
         return order >= self.start and (not self.end or order < self.end)
 
     def after(self, order: bytes, *, reverse: bool) -> Span:
-        """What is left of it once a scan has come past `order`."""
+        """Return the rest of the range for a scan that has read up to and including `order`."""
         if reverse:
             return Span(self.start, min(order, self.end) if self.end else order)
         return Span(max(self.start, order + b"\x00"), self.end)
@@ -66,14 +78,14 @@ def span(
     end: Any = None,
     starts_with: str | bytes | None = None,
 ) -> Span:
-    """The span that the arguments of a scan mean. Raises RowError."""
+    """Return the span that the arguments of a scan select. Raises RowError."""
     if (equals is not None or starts_with is not None) and (start is not None or end is not None):
-        raise RowError("a scan takes either the first fields (and starts_with), or start and end; found both")
+        raise RowError("a scan takes either first fields (and starts_with), or start and end; found both")
 
     if index is not None and index.hashed and (equals is None or starts_with is not None):
         raise RowError(
-            f"index {info.name}.{index.name} is over sealed fields: it holds hashes, which find what is equal"
-            " and have no order; give the value of its first field, or scan the table",
+            f"index {info.name}.{index.name} is over sealed fields: it stores hashes, which support equality"
+            " but no order; give the value of its first field, or scan the table",
             table=info.name,
             index=index.name,
         )
@@ -81,55 +93,52 @@ def span(
     def encode(value: Any) -> bytes:
         return info.encode_key(value, partial=True) if index is None else index.encode(value)
 
-    head = b"" if equals is None else encode(equals)
+    prefix = b"" if equals is None else encode(equals)
     if starts_with is not None:
-        head += _text_prefix(info, index, equals, starts_with)
-    if head:
-        return Span(head, codec.after(head))
+        prefix += _text_prefix(info, index, equals, starts_with)
+    if prefix:
+        return Span(prefix, codec.after(prefix))
     return Span(b"" if start is None else encode(start), b"" if end is None else encode(end))
 
 
 def _text_prefix(info: TableInfo, index: IndexInfo | None, equals: Any, text: str | bytes) -> bytes:
+    """Encode the prefix of a text or bytes field. Raises RowError if the field at that position has another
+    type."""
     fields = info.key_fields if index is None else index.fields
     at = 0 if equals is None else len(equals) if isinstance(equals, tuple) else 1
     kind = kind_of(fields[at][-1]) if at < len(fields) else None
     if kind not in (STRING, BYTES) or not isinstance(text, kind.types):
         raise RowError(
-            f"starts_with={text!r} needs a field of that type at position {at} of"
+            f"starts_with={text!r} requires a field of type {type(text).__name__} at position {at} of"
             f" {info.name if index is None else f'{info.name}.{index.name}'}"
         )
     raw = arguments.text(text, "starts_with").encode() if isinstance(text, str) else text
     return (b"" if index is None else b"\x01") + codec.encode_bytes(raw)[:-2]
 
 
-AT_ONCE = 4  # rows of a scan that are read in the call itself
-# Rows that an index scan reads together: few enough that the largest fit into memory, before it is known
-# how large they are.
-ROWS_TOGETHER = 16
-SCANNED_PER_WRITE = 8  # rows that are scanned in the time in which the row before a write is looked up
-
-# A row as a scan finds it: order, key, value (header and row, keys.py). A plain tuple, for one is
-# made for every row.
-Entry = tuple[bytes, bytes, bytes]
 WHOLE = Span()
 
 
 class Source(Protocol):
-    """Where rows come from."""
+    """Where rows are read from. All methods are read-only."""
 
-    def get(self, info: TableInfo, key: bytes) -> bytes | None: ...
+    def get(self, info: TableInfo, key: bytes) -> bytes | None:
+        """Return the value of the row with the encoded `key`, or None."""
 
-    def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]: ...
+    def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]:
+        """Return the value or None for each key, in order, all from one snapshot."""
 
     def scan(
         self, info: TableInfo, index: IndexInfo | None, span: Span, *, reverse: bool, limit: int | None
-    ) -> Iterator[Entry]: ...
+    ) -> Iterator[Entry]:
+        """Yield the rows in `span` of the table, or of an index, in order."""
 
-    def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int: ...
+    def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
+        """Return the number of rows in `span`."""
 
 
 class LocalSource:
-    """Rows of the tables in this process."""
+    """Rows of the tables of this process, from one view."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -187,7 +196,8 @@ class LocalSource:
         return sum(map(len, self._view.chunks(*span.under(prefix))))
 
     def rows_noted(self, info: TableInfo) -> int:
-        """The number of a table's rows, which is also that of the entries of each of its indexes."""
+        """Return the number of rows of a table, which is also the number of entries in each of its
+        indexes."""
         note = self._view.get(rows_note(info.space))
         return 0 if note is None else int(SEQ.unpack(note)[0])
 
@@ -195,7 +205,7 @@ class LocalSource:
 class LiveSource:
     """Rows of the tables as they are at each call.
 
-    A scan reads its first rows at once; only one that has more keeps its moment.
+    A scan reads its first rows at once; only a scan with more rows takes a snapshot.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -245,8 +255,8 @@ class LiveSource:
         return LocalSource(self._tables.snapshot()[0]).count(info, index, span)
 
 
-class Unwritten:
-    """A source as a transaction sees it: with its own writes of the table put over it."""
+class WriteSetSource:
+    """Another source, overlaid with the uncommitted writes of one transaction."""
 
     def __init__(self, base: Source, writes: dict[bytes, Write]) -> None:
         self._base = base
@@ -273,7 +283,7 @@ class Unwritten:
         writes = self._of(info)
         if not writes:
             return self._base.scan(info, index, span, reverse=reverse, limit=limit)
-        # The base may have to give as many more rows as this transaction hides.
+        # The transaction's writes may hide this many rows of the base.
         limit = None if limit is None else limit + len(writes)
         below = self._base.scan(info, index, span, reverse=reverse, limit=limit)
         mine = sorted(self._entries(index, span, writes.values()), reverse=reverse)
@@ -306,7 +316,7 @@ class Unwritten:
 
 
 def _order(info: TableInfo, index: IndexInfo | None, key: bytes, value: bytes) -> bytes:
-    """What a scan orders a row by."""
+    """Return the order of a row in a scan."""
     if index is None:
         return key
     row, at = row_of(value), list(info.indexes.values()).index(index)
@@ -314,30 +324,34 @@ def _order(info: TableInfo, index: IndexInfo | None, key: bytes, value: bytes) -
 
 
 def _counts(info: TableInfo, index: IndexInfo | None, span: Span, key: bytes, value: bytes | None) -> bool:
-    """Whether there is a row, and it lies in a range."""
+    """Return whether the row exists and lies in the span."""
     return value is not None and span.holds(_order(info, index, key, value))
 
 
 def is_noted(info: TableInfo, index: IndexInfo | None, span: Span) -> bool:
-    """Whether a count is that of all rows, which is written with them. An index of sealed rows may lack those
-    that cannot be opened, and one that is being built those that it has not come to."""
+    """Return whether a count covers all rows, so that the stored count answers it.
+
+    It does not for an index of sealed rows, which may lack unreadable rows, nor for an index that is being
+    built.
+    """
     return span == WHOLE and (index is None or not (info.sealed or index.building))
 
 
 def _whole(info: TableInfo, index: IndexInfo, entry: tuple[bytes, bytes, bytes | None]) -> Entry:
-    """An index entry with its row. Raises CorruptionError if there is no such row."""
+    """Return an index entry with its row. Raises CorruptionError if the row does not exist."""
     order, key, value = entry
     if value is None:
         raise CorruptionError(
-            f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, but there is no such"
-            " row; `everlog check` tells more, `everlog repair --tables` mends it",
+            f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, but that row does not"
+            " exist; run `everlog check` for details and `everlog repair --tables` to rebuild the index",
             place=(index.prefix + order).hex(),
         )
     return order, key, info.opened(key, value) if info.sealed else value
 
 
 def _check_keys(info: TableInfo) -> None:
-    """Without keys there may be no entries in an index: what is not found would mean nothing."""
+    """Raise SealedError without the keys of a sealed table: its indexes may lack entries, so an empty
+    result would be meaningless."""
     if info.sealing is not None:
         info.sealing.check()
 

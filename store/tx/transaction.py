@@ -38,7 +38,7 @@ from everlog.store.schema.schema import Binding, IndexInfo, Schema, TableInfo
 from everlog.store.schema.table import Table
 from everlog.store.tx import write as writes
 from everlog.store.tx.reader import Reader
-from everlog.store.tx.source import Entry, Source, Span, Unwritten
+from everlog.store.tx.source import Entry, Source, Span, WriteSetSource
 from everlog.store.tx.write import Expect, Expires, Write
 
 M = TypeVar("M", bound=Message)
@@ -250,10 +250,12 @@ class Transaction(Reader):
             self._base, self.snapshot = self._host.begin()
             self.reads = Reads(set(), [])
         assert self.reads is not None
-        return Noted(Unwritten(self._base, self.writes) if self.writes else self._base, self.reads)
+        return RecordingSource(
+            WriteSetSource(self._base, self.writes) if self.writes else self._base, self.reads
+        )
 
 
-class Noted:
+class RecordingSource:
     """A source that notes in a transaction what was read from it."""
 
     def __init__(self, base: Source, reads: Reads) -> None:

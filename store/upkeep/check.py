@@ -1,14 +1,14 @@
 """Check: compare tables, indexes and files with the log, and report each problem.
 
-files   are those that RocksDB's MANIFEST lists, and every block matches its checksum (rocks/manifest.py)
-log     every record checks, is dense, and no earlier than the one before
-rows    parse, lie under the key that is in them, and were written by a record there is
-entries every row has its entry in each index, and every entry its row: by sums over both, and one by one
-        only where those differ. In an index under construction those that the backfill has passed have one
-keys    of those who were forgotten are not in the key store
-deep    every row is what the log says: all tables are made from it once more, elsewhere
-notes   counts are right, nothing lies in a space or an index that no schema has; every row with a life
-        has its note when it ends, and every such note its row
+files    in RocksDB's MANIFEST exist, and every block matches its checksum (rocks/manifest.py)
+log      every record is valid, seqs are dense, times do not go back
+rows     parse, lie under the key they contain, and were written by an existing record
+entries  every row has its entry in each index, and every entry its row: by sums over both, and one by one
+         only if the sums differ. In an index under construction, rows that the backfill has passed have one
+keys     of forgotten persons are not in the key store
+deep     every row is what the log says: all tables are built from it again, elsewhere
+notes    counts are right, nothing lies in a space or an index without a schema; every expiring row has the
+         note of its expiry, and every such note its row
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from everlog.store.crypto.vault import Vault
 from everlog.store.errors import Error, SealedError
 from everlog.store.online.backfill import progress_of
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.rocks import files as head
-from everlog.store.rocks import manifest
+from everlog.store.rocks import files, manifest
 from everlog.store.rocks.engine import Engine
 from everlog.store.rocks.files import Temporary
 from everlog.store.rocks.view import Item, View
@@ -40,8 +39,8 @@ from everlog.store.upkeep.rebuild import differences, projector_from_start, repl
 from everlog.store.upkeep.recovery import shredded_on_disk
 
 EVERY = 4096
-FORGOTTEN_MAX = 10_000  # rows of a table whose persons may be forgotten while it is looked at
-FORGETTING_S = 2.0  # a reader waits so long for a process that may be overwriting a key
+FORGOTTEN_MAX = 10_000  # rows of a table whose persons may be forgotten during the check
+FORGETTING_S = 2.0  # how long a reader waits for a process that may be overwriting a key
 
 
 def problems(
@@ -52,9 +51,12 @@ def problems(
     files_too: bool = True,
     deep: bool = False,
 ) -> Iterator[str]:
-    """See `Database.check`. Without `keys_needed` it is no problem that sealed tables cannot be looked at: a
-    backup has no keys. Without `files_too` the files of RocksDB are left out. Read-only."""
-    if core.engine.stopped is not None:  # its files are elsewhere, or others have taken their place
+    """Yield a sentence for each problem; see `Database.check`. Read-only.
+
+    Without `keys_needed`, sealed tables that cannot be checked are no problem: a backup has no keys.
+    Without `files_too`, RocksDB's files are not checked. `deep` also compares every row with the log.
+    """
+    if core.engine.stopped is not None:  # its files were moved or replaced
         yield str(core.engine.stopped)
         return
     if files_too:
@@ -69,7 +71,7 @@ def problems(
                 yield from _Passes(core, view, info, seq, counts.get(info.space, 0), progress).problems()
             elif keys_needed:
                 why = info.sealing.vault.locked
-                yield f"table {info.name} was not looked at: its rows are sealed, and {why}"
+                yield f"table {info.name} was not checked: its rows are sealed, and {why}"
         yield from _strays(view, schema)
         yield from _ends(view, schema, counts.get(keys.ENDS, 0))
         if deep:
@@ -79,8 +81,8 @@ def problems(
 
 
 def _deep(core: Core, view: View, seq: int, progress: OnProgress | None) -> Iterator[str]:
-    """Yield the rows that differ from the log. Makes the tables from the log in a temporary directory;
-    they need as much room as those of the database."""
+    """Yield the rows that differ from the log. Builds the tables from the log in a temporary directory, of
+    the size of the database's tables."""
     scratch = Temporary("everlog-check-")
     try:
         engine = Engine(scratch.path)
@@ -99,39 +101,42 @@ def _deep(core: Core, view: View, seq: int, progress: OnProgress | None) -> Iter
 
 
 def _keys(core: Core) -> Iterator[str]:
-    """Yield a problem if the key store on disk has keys of forgotten people, or lacks keys."""
+    """Yield a problem if the key store on disk has keys of forgotten persons, or lacks keys."""
     vault = core.schema.vault
     if vault is None:
         return
     try:
         if not core.read_only and (lost := vault.lost()):
             yield (
-                f"{vault.path} lacks {len(lost):,} keys that this process has: an older copy was put in its"
-                " place while the database is open. Bring back the newest copy before this process ends;"
-                " where there is none, export the tables that are sealed"
+                f"{vault.path} lacks {len(lost):,} keys that this process has: an older copy replaced it"
+                " while the database is open. Restore the newest copy before this process ends; if there"
+                " is none, export the sealed tables"
             )
         found = _came_back_beside(core, vault) if core.read_only else vault.came_back()
         if found and not core.read_only:
-            with core.committer.alone():  # or it is one that is being forgotten just now
+            with core.committer.alone():  # rule out one that is being forgotten just now
                 found = vault.came_back()
     except Error as error:
         yield str(error)
         return
     if found:
         yield (
-            f"{vault.path} has the keys of {len(found):,} people who were forgotten, the first"
-            f" {found[0].hex()}: an older copy of it was put back, or a process was killed before it"
-            " overwrote them. Nothing is read with them here, and `everlog expire` overwrites them where no"
-            " process has the database open. Where there is an older copy, destroy that"
+            f"{vault.path} has the keys of {len(found):,} forgotten persons, the first"
+            f" {found[0].hex()}: an older copy of it was restored, or a process was killed before it"
+            " overwrote them. Nothing is read with these keys; `everlog expire` overwrites them while no"
+            " process has the database open. Destroy older copies of the file"
         )
 
 
 def _came_back_beside(core: Core, vault: Vault) -> list[bytes]:
-    """The same for a reader. A writer brings its tables to disk before it overwrites a key: a key
-    that is gone only in the log has not come back, and the others may be overwritten just now."""
+    """Return such keys as a reader.
+
+    A writer syncs its tables before it overwrites a key: a key that is forgotten only in the log has not
+    come back, and the others may be overwritten just now.
+    """
     found = vault.came_back(shredded_on_disk(core.engine))
     until = time.monotonic() + FORGETTING_S
-    while found and (core.directory / head.OWNER).exists() and time.monotonic() < until:
+    while found and (core.directory / files.OWNER).exists() and time.monotonic() < until:
         time.sleep(FORGETTING_S / 100)
         found = vault.came_back(found)
     return found
@@ -143,10 +148,10 @@ def _log(core: Core, last: int, progress: OnProgress | None) -> Iterator[str]:
         for seq, framed in core.log.scan(0, last):
             commit = record.decode(framed, seq)
             if commit.time_ns < time_ns:
-                yield f"record {seq} of the log is older than the one before it"
+                yield f"record {seq} of the log is older than the previous record"
             time_ns = commit.time_ns
             if seq == core.log.oldest and not (commit.HasField("created") or commit.HasField("base")):
-                yield f"record {seq}, the first of the log, does not say which database it is of"
+                yield f"record {seq}, the first of the log, does not identify its database"
             if progress is not None and not seq % EVERY:
                 progress(Progress("check log", seq, last, "records"))
     except Error as error:
@@ -156,7 +161,7 @@ def _log(core: Core, last: int, progress: OnProgress | None) -> Iterator[str]:
 class _Passes:
     """The passes over one table in a view, as of the record `last`."""
 
-    def __init__(  # noqa: PLR0917  the one call is above
+    def __init__(  # noqa: PLR0917  called once, above
         self,
         core: Core,
         view: View,
@@ -167,32 +172,36 @@ class _Passes:
     ) -> None:
         self._core, self._view, self._info, self._last, self._count = core, view, info, last, count
         self._progress = progress
-        # For each index the key of the last row that has its entry for sure; None: all have.
+        # For each index the key of the last row that must have an entry; None: all rows must.
         self._built = [_built(view, index) for index in info.indexes.values()]
-        self._forgotten: set[bytes] = set()  # keys of rows whose person was forgotten after the view was made
+        self._forgotten: set[bytes] = (
+            set()
+        )  # keys of rows whose person was forgotten since the view was taken
 
     def problems(self) -> Iterator[str]:
-        """Yield the problems of the table, a sentence each."""
+        """Yield a sentence for each problem of the table."""
         if not self._add_up():
             yield from self._one_by_one()
 
     def _add_up(self) -> bool:
-        """Whether the table is right, by two ordered passes: over its rows, and over the entries of its
-        indexes. The sum of the hashes of the entries that the rows should have is that of the entries found
-        (they are 64 bits, seeded in each process). False: it is not, or that cannot be told so."""
+        """Return whether the table is right, by two ordered passes: over its rows, and over the entries of
+        its indexes.
+
+        The sum of the hashes of the expected entries must equal that of the entries found (64 bits, seeded
+        per process). False: it is wrong, or this method cannot decide.
+        """
         try:
             expected = self._expected()
             return expected is not None and all(
                 self._found(at, index) == wanted
                 for at, (index, wanted) in enumerate(zip(self._info.indexes.values(), expected, strict=True))
             )
-        except (Error, DecodeError):  # whichever row it is, looking at them one by one tells
+        except (Error, DecodeError):  # the pass over single rows names it
             return False
 
     def _expected(self) -> list[tuple[int, int]] | None:
-        """For each index how many entries the rows should have, and the sum of these; None where a row is not
-        right."""
-        info, rows, tell = self._info, 0, self._telling(self._info.name)
+        """Return the expected number of entries, and their sum, for each index; None if a row is wrong."""
+        info, rows, report = self._info, 0, self._reporting(self._info.name)
         counts, sums = [0] * len(info.indexes), [0] * len(info.indexes)
         indexes = list(enumerate(zip(info.own.entry_ofs, self._built, strict=True)))
         for chunk in self._view.chunks(info.row_prefix, keys.prefix(info.space, 1)):
@@ -204,14 +213,14 @@ class _Passes:
                 counts[at] += len(due)
                 sums[at] += sum([hash(entry_of(row) + key) for key, row in due if row is not None])
             rows += len(chunk)
-            tell(rows)
+            report(rows)
         return list(zip(counts, sums, strict=True)) if rows == self._count else None
 
     def _parsed(self, chunk: list[Item]) -> list[tuple[bytes, Any]] | None:
-        """The keys of stored rows, with the rows (None: the person was forgotten since); None where one is
-        not right."""
+        """Return the keys of stored rows with the rows (None: the person was forgotten since); None if one
+        is wrong."""
         view, info, last = self._view, self._info, self._last
-        skip, header, sealed, mortal = (
+        skip, header, sealed, expiring = (
             len(info.row_prefix),
             keys.HEADER_SIZE,
             keys.HAS_KEY_ID,
@@ -232,13 +241,14 @@ class _Passes:
             row = parse(raw)
             if key_of(row) != key or not 0 < seq_of(value) <= last:
                 return None
-            if flags & mortal and view.get(keys.end_note(keys.expires_of(value), full)) is None:
+            if flags & expiring and view.get(keys.end_note(keys.expires_of(value), full)) is None:
                 return None
             found.append((key, row))
         return found
 
     def _opened(self, key: bytes, value: bytes) -> bytes | None:
-        """A sealed row, open; None where its person was forgotten since. Raises SealedError for others."""
+        """Return the plaintext of a sealed row; None if its person was forgotten since. Raises SealedError
+        for others."""
         try:
             return self._info.row_in(key, value)
         except SealedError:
@@ -248,12 +258,14 @@ class _Passes:
             return None
 
     def _found(self, at: int, index: IndexInfo) -> tuple[int, int] | None:
-        """How many entries an index has, and their sum. Those of rows that nobody can open any more are
-        counted only; those behind the last row that was built are compared with their rows. None where one
-        of these is not right."""
+        """Return the number of entries in an index, and their sum; None if one is wrong.
+
+        Entries of rows that can no longer be unsealed are only counted. Entries after the last built row
+        are compared with their rows.
+        """
         info, built, forgotten, key_in = self._info, self._built[at], self._forgotten, index.key_in
         found, total, skip = 0, 0, len(index.prefix)
-        tell = self._telling(f"{info.name}.{index.name}")
+        report = self._reporting(f"{info.name}.{index.name}")
         for chunk in self._view.chunks(index.prefix, keys.prefix(info.space, index.id + 1)):
             found += len(chunk)
             if built is None and not forgotten:
@@ -267,11 +279,11 @@ class _Passes:
                     found -= len(later)
                     keyed = [(full, key) for full, key in keyed if key <= built]
                 total += sum([hash(full) for full, key in keyed if key not in forgotten])
-            tell(found)
+            report(found)
         return found, total
 
     def _are_right(self, entry_of: KeyOf, entries: list[tuple[bytes, bytes]]) -> bool:
-        """Whether each entry, given with its key, is that of its row."""
+        """Return whether each entry, given with its key, is that of its row."""
         info, forgotten = self._info, self._forgotten
         for at in range(0, len(entries), ROWS_TOGETHER):
             some = [(full, key) for full, key in entries[at : at + ROWS_TOGETHER] if key not in forgotten]
@@ -283,13 +295,13 @@ class _Passes:
 
     def _one_by_one(self) -> Iterator[str]:
         view, info, rows = self._view, self._info, 0
-        skip, tell = len(info.row_prefix), self._telling(info.name)
+        skip, report = len(info.row_prefix), self._reporting(info.name)
         try:
             for full, value in view.items(info.row_prefix, keys.prefix(info.space, 1)):
                 rows += 1
                 if not _forgotten_since(self._core, view, value):
                     yield from self._row(full[skip:], value)
-                tell(rows)
+                report(rows)
             for at, index in enumerate(info.indexes.values()):
                 found = 0
                 for full, _ in view.items(index.prefix, keys.prefix(info.space, index.id + 1)):
@@ -301,7 +313,7 @@ class _Passes:
         except Error as error:
             yield f"table {info.name}: {error}"
         if rows != self._count:
-            yield f"table {info.name} has {rows:,} rows, and is said to have {self._count:,}"
+            yield f"table {info.name} has {rows:,} rows, but its stored count is {self._count:,}"
 
     def _row(self, key: bytes, value: bytes) -> Iterator[str]:
         view, info = self._view, self._info
@@ -310,15 +322,15 @@ class _Passes:
             raw = info.row_in(key, value)
             row = info.parse(raw, key)
             if info.own.key_of(row) != key:
-                yield f"row {name} has another key in it: {info.show_key(info.own.key_of(row))}"
+                yield f"row {name} contains another key: {info.show_key(info.own.key_of(row))}"
             if not 0 < keys.seq_of(value) <= self._last:
                 yield (
-                    f"row {name} says that commit {keys.seq_of(value)} wrote it; the log ends at {self._last}"
+                    f"row {name} was written by commit {keys.seq_of(value)}, but the log ends at {self._last}"
                 )
             if (expires_ns := keys.expires_of(value)) and (
                 view.get(keys.end_note(expires_ns, info.row_prefix + key)) is None
             ):
-                yield f"row {name} has a life, but it is not noted when that ends"
+                yield f"row {name} expires, but has no note of its expiry"
             for index, values, built in zip(
                 info.indexes.values(), info.own.values(row, raw), self._built, strict=True
             ):
@@ -328,45 +340,47 @@ class _Passes:
             yield str(error)
 
     def _entry(self, at: int, index: IndexInfo, full: bytes) -> str:
-        """What is wrong with an entry; empty: nothing, or its row is."""
+        """Return the problem of an entry; empty: it has none, or its row has."""
         info = self._info
         key = index.key_in(full[len(index.prefix) :])
         value = self._view.get(info.row_prefix + key)
         if value is None:
-            return f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, which is no row"
+            return (
+                f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, which does not exist"
+            )
         try:
             if info.own.entry_ofs[at](info.salvage(info.row_in(key, value))) + key != full:
                 return (
-                    f"index {info.name}.{index.name} has an entry for {info.show_key(key)} with other values"
-                    " than the row has"
+                    f"index {info.name}.{index.name} has an entry for {info.show_key(key)} with values that"
+                    " differ from the row"
                 )
         except Error:
-            pass  # the row cannot be read, and was named
+            pass  # the row cannot be read, and was reported
         return ""
 
-    def _telling(self, what: str) -> Callable[[int], None]:
-        """What tells how many are done, now and then."""
-        progress, told = self._progress, 0
+    def _reporting(self, what: str) -> Callable[[int], None]:
+        """Return a function that reports the progress from time to time."""
+        progress, reported = self._progress, 0
         if progress is None:
             return lambda _: None
 
-        def tell(done: int) -> None:
-            nonlocal told
-            if done - told >= EVERY:
-                told = done
+        def report(done: int) -> None:
+            nonlocal reported
+            if done - reported >= EVERY:
+                reported = done
                 progress(Progress(f"check {what}", done, self._count))
 
-        return tell
+        return report
 
 
 def _built(view: View, index: IndexInfo) -> bytes | None:
-    """The key of the last row whose entry an index must have; None: every row's."""
+    """Return the key of the last row that must have an entry in an index; None: every row must."""
     note = view.get(built_note(index)) if index.building else keys.ALL_BUILT
     return None if note == keys.ALL_BUILT else progress_of(note)[1]
 
 
 def _forgotten_since(core: Core, view: View, value: bytes) -> bool:
-    """Whether a row cannot be opened because its person was forgotten after the moment of the view."""
+    """Return whether a row cannot be unsealed because its person was forgotten after the view was taken."""
     key_id = keys.key_id_of(value)
     note = keys.NOTE_SHREDDED + key_id
     return bool(key_id) and core.tables.get(note) is not None and view.get(note) is None
@@ -382,15 +396,15 @@ def _ends(view: View, schema: Schema, count: int) -> Iterator[str]:
             value = view.get(info.row_prefix + key) if info is not None else None
             if value is None or keys.expires_of(value) != expires_ns:
                 name = info.show_key(key) if info is not None else f"in space {space}"
-                yield f"row {name} is noted to end its life at {expires_ns}, and does not"
+                yield f"row {name} has a note to expire at {expires_ns}, but does not expire then"
     except Error as error:
-        yield f"lives of rows: {error}"
+        yield f"expiry of rows: {error}"
     if found != count:
-        yield f"{found:,} rows have a life, {count:,} are said to have one"
+        yield f"{found:,} rows expire, but the stored count is {count:,}"
 
 
 def _strays(view: View, schema: Schema) -> Iterator[str]:
-    """Whatever lies where no table or index is: the first of it between two of those."""
+    """Yield keys outside of all tables and indexes: the first in each gap."""
     held = [
         keys.prefix(info.space, index)
         for info in schema.spaces.values()
@@ -402,8 +416,8 @@ def _strays(view: View, schema: Schema) -> Iterator[str]:
             space, index = keys.PREFIX.unpack_from(full + bytes(keys.PREFIX.size))
             if space in schema.spaces:
                 name = schema.spaces[space].name
-                yield f"something lies in index {index} of table {name}, which has no such"
+                yield f"found keys in index {index} of table {name}, which does not exist"
             else:
-                yield f"something lies in space {space}, which no table has"
+                yield f"found keys in space {space}, which belongs to no table"
             break
         start = codec.after(here)

@@ -1,29 +1,26 @@
-"""Consumers: who follows this log under a durable name, how far each is, and what is held for it.
+"""Consumers: who follows this log under a durable name, the position of each, and what is held for it.
 
-    register ─▶ Notice `consumer.registered` ─▶ a note in the tables        who, since when, up to which cap
-    bookmark ─▶ upkeep/consumers.py                                              how far
+    register ─▶ Notice `consumer.registered` ─▶ a note in the tables        name, time, cap
+    bookmark ─▶ the file BOOKMARKS                                          position
         both ─▶ Consumer: its lag, and what archiving leaves in the log for it
 
-A cap bounds what is held: beyond it nothing is, so that nobody who went away for ever fills the disk.
-What is archived then can still be read, through the archive.
-
-Invariants
-  (1) a consumer stands at a record of this log, in this history, or is refused;
-  (2) what is held begins after its bookmark, which is never ahead of what it has (upkeep/consumers.py).
-
-Bookmarks: how far the consumers are that registered under a name: the file BOOKMARKS beside EVERLOG.
+A cap limits what is held. Beyond it nothing is held, so that an abandoned consumer cannot fill the disk.
+Archived records can still be read, through the archive.
 
     BOOKMARKS := {"format": 1, "bookmarks": {"<name>": {"seq": 812, "checksum": …, "time_ns": …, "turn": …}}}
 
     the consumer has it durably ─▶ move ─▶ memory ─▶ the file, once a second at most
 
-They are not in the log, or each of them would be a commit that everybody follows.
+Bookmarks are not in the log: otherwise every move would be a commit that everybody follows. `turn` is
+the epoch.
 
 Invariants
-  (1) a bookmark is never ahead of what its consumer said to have; it may be behind;
-  (2) the last to register under a name has it, by its epoch; the previous holder is refused;
-  (3) within an epoch a bookmark never goes back;
-  (4) a file that is none is an error that says so, and what is held by it stays; rows need none of it.
+  (1) a consumer's position is a record of this log, in this history, or it is refused;
+  (2) what is held begins after its bookmark;
+  (3) a bookmark is never ahead of what its consumer has confirmed; it may be behind;
+  (4) the last to register under a name has it, by its epoch; the previous holder is refused;
+  (5) within an epoch a bookmark never goes back;
+  (6) an invalid file is an error that says so, and everything it holds stays; rows do not need it.
 """
 
 from __future__ import annotations
@@ -49,13 +46,13 @@ from everlog.store.tx.transaction import Metadata
 
 EVERY_S = 1.0
 REMEDY = (
-    "Put a copy of it back, or delete it: then each consumer is where it registered, and registers again"
-    " when it runs the next time. Until then nothing is archived; rows are read and written"
+    "Restore a copy of it, or delete it: each consumer then stands where it registered, and registers again"
+    " at its next run. Until then nothing is archived; reads and writes of rows continue"
 )
 
 
 class Bookmark(msgspec.Struct, frozen=True):
-    """Up to which record a consumer has everything, when it said so (0: it never did), and whose it is."""
+    """The last record that a consumer has confirmed, when (0: never), and the epoch of the holder."""
 
     seq: files.Count
     checksum: Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
@@ -64,30 +61,30 @@ class Bookmark(msgspec.Struct, frozen=True):
 
 
 class File(msgspec.Struct):
-    """What the file says."""
+    """The content of the file."""
 
     format: files.Known
     bookmarks: dict[str, Bookmark]
 
 
 class Bookmarks:
-    """Those of an open database. Safe to use from many threads, and beside other processes."""
+    """The bookmarks of an open database. Safe to use from many threads, and beside other processes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._moved: dict[str, Bookmark] = {}  # and not in the file yet
+        self._moved: dict[str, Bookmark] = {}  # not in the file yet
         self._due = 0.0
 
     def all(self) -> dict[str, Bookmark]:
-        """By name, the newest that is known. Read-only. Raises OpenError if the file is none."""
+        """Return the newest known bookmarks by name. Read-only. Raises OpenError if the file is invalid."""
         found = self._read()
         found.update({name: one for name, one in self._moved.copy().items() if _goes_on(found, name, one)})
         return found
 
     def take(self, name: str, seq: int, checksum: int) -> Bookmark:
-        """Gives a name to whoever registers under it, at this position; the one before has it no more.
-        Writes. Raises DiskError."""
+        """Give a name to a new holder at a position; the previous holder loses it. Writes. Raises
+        DiskError."""
         with self._lock, files.locked(self._path):
             found = self._read()
             known = found.get(name)
@@ -97,20 +94,22 @@ class Bookmarks:
             return found[name]
 
     def move(self, name: str, epoch: int, seq: int, checksum: int) -> None:
-        """Its consumer has everything up to there. Raises CursorError if another has the name by now,
-        RowError if nobody has."""
+        """Record that the consumer has everything up to a seq. Writes once a second at most.
+
+        Raises CursorError if the name has another holder, RowError if it has none.
+        """
         with self._lock:
             known = self.all().get(name)
             if known is None:
                 raise RowError(
-                    f"there is no consumer {name!r} any more: it was removed, or its bookmark was lost;"
-                    " register it again",
+                    f"consumer {name!r} no longer exists: it was removed, or its bookmark was lost; register"
+                    " it again",
                     name=name,
                 )
             if known.epoch != epoch:
                 raise CursorError(
-                    f"consumer {name!r} was registered once more, by somebody else, who has the name now: two"
-                    " run under one name; give each its own, or stop one of the two",
+                    f"consumer {name!r} was registered again by another process, which now holds the name:"
+                    " two processes run under one name; give each its own name, or stop one of them",
                     why="taken",
                     name=name,
                 )
@@ -120,7 +119,7 @@ class Bookmarks:
                 self._flush()
 
     def drop(self, name: str) -> None:
-        """Nobody has the name any more. Writes. Raises DiskError."""
+        """Remove a name's bookmark. Writes. Raises DiskError."""
         with self._lock, files.locked(self._path):
             found = self._read()
             self._moved.pop(name, None)
@@ -128,8 +127,8 @@ class Bookmarks:
                 self._write(found)
 
     def flush(self) -> None:
-        """Brings what was moved to the file. On a full disk that is done later, or never: then the
-        bookmarks are behind."""
+        """Write moved bookmarks to the file. On a full disk this happens later, or never: bookmarks are
+        then behind."""
         with self._lock:
             if self._moved:
                 self._flush()
@@ -151,7 +150,7 @@ class Bookmarks:
 
 
 def _goes_on(found: dict[str, Bookmark], name: str, one: Bookmark) -> bool:
-    """Whether it is of whoever has the name, and further."""
+    """Return whether `one` belongs to the name's holder, and is not behind the known one."""
     known = found.get(name)
     return known is not None and known.epoch == one.epoch and known.seq <= one.seq
 
@@ -161,14 +160,14 @@ NAME_BYTES_MAX = 200
 
 
 class Cap(msgspec.Struct, frozen=True):
-    """How much is held for a consumer at most, in records, seconds and bytes; 0: no limit."""
+    """The maximum that is held for a consumer, in records, seconds and bytes; 0: no limit."""
 
     records: int = 0
     seconds: int = 7 * DAY_S
     bytes: int = 10 << 30
 
     def over(self, records: int, seconds: float, size: int) -> str:
-        """What of it so much is beyond, in a few words; empty: nothing."""
+        """Return which limit is exceeded, in a few words; empty: none."""
         if self.records and records > self.records:
             return f"more than {self.records:,} records"
         if self.seconds and seconds > self.seconds:
@@ -178,9 +177,12 @@ class Cap(msgspec.Struct, frozen=True):
 
 
 class Consumer(msgspec.Struct, frozen=True):
-    """A consumer as it is now. `moved_ns`: when its bookmark last moved; 0: never. `lag_s`: for how long the
-    oldest record that it lacks has waited, since it registered at the longest. `over`: what of its cap it
-    is beyond; then nothing is held."""
+    """A consumer's current state.
+
+    `moved_ns`: when its bookmark last moved; 0: never. `lag_s`: how long the oldest record that it lacks
+    has waited, at most since it registered. `over`: which limit of its cap it exceeds; nothing is held
+    then.
+    """
 
     name: str
     position: log_pb2.Cursor
@@ -196,12 +198,12 @@ class Consumer(msgspec.Struct, frozen=True):
 
 
 class Consumers:
-    """Those of an open database. Safe to use from many threads."""
+    """The consumers of an open database. Safe to use from many threads."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self.bookmarks = Bookmarks(core.directory)
-        self._changing = threading.Lock()  # who registers or is removed, from the look to the bookmark
+        self._changing = threading.Lock()  # held from the check to the bookmark
 
     def register(
         self,
@@ -213,12 +215,14 @@ class Consumers:
         actor: str = "",
         reason: str = "",
     ) -> Consumer:
-        """Takes a durable name; whoever had it before has it no more, unless `take` is False: then it is
-        only seen to that there is one, with this cap. `after`: where the consumer stands;
-        None: where it is known to be, a new one before the first record. `cap`: None leaves it as it is.
+        """Register a consumer under a durable name, and return it. Writes.
 
-        A commit says so in the log, where the consumer is new or has another cap. Raises RowError for a name
-        that is none, CursorError for a position that is not of this log, ReadOnlyError.
+        `take`: become the holder of the name, which the previous holder loses; False: only make sure that
+        the name exists, with this cap. `after`: the seq or cursor of the consumer; None: its known
+        position, or before the first record if it is new. `cap`: None keeps the current one.
+
+        Commits a Notice if the consumer is new or its cap changes. Raises RowError for an invalid name,
+        CursorError for a position that is not in this log, ReadOnlyError.
         """
         check_registration(name, after, cap, actor, reason)
         with self._changing:
@@ -239,8 +243,8 @@ class Consumers:
         if known is None or (cap is not None and cap != cap_of(known[1].cap)):
             if self._core.read_only:
                 raise ReadOnlyError(
-                    f"consumer {name!r} is new, or has another cap, and {self._core.url} was opened for"
-                    " reading: register it where the database is open for writing, or at its server"
+                    f"consumer {name!r} is new or has another cap, but {self._core.url} is open for reading:"
+                    " register it where the database is open for writing, or at its server"
                     " (`everlog consumers register`)"
                 )
             detail = consumers_pb2.Registration(position=position, cap=message_of_cap(cap or Cap()))
@@ -250,9 +254,12 @@ class Consumers:
         return self[name]
 
     def bookmark(self, consumer: Consumer, position: log_pb2.Cursor) -> None:
-        """The consumer has everything up to there, durably. Call it as often as you like: it is written once
-        a second at most. Raises CursorError if its name was taken by another, or for a position that is not
-        of this log; RowError if it was removed."""
+        """Record that the consumer durably has everything up to a position. Call it as often as needed: it
+        writes once a second at most.
+
+        Raises CursorError if another process took its name, or for a position that is not in this log;
+        RowError if the consumer was removed.
+        """
         self.move(consumer.name, consumer.epoch, position)
 
     def move(self, name: str, epoch: int, position: log_pb2.Cursor) -> None:
@@ -261,7 +268,8 @@ class Consumers:
         self.bookmarks.move(name, epoch, position.seq, position.checksum)
 
     def remove(self, name: str, *, actor: str = "", reason: str = "") -> None:
-        """Nothing is held for it any more; a commit says so. Raises RowError for a name that nobody has."""
+        """Remove a consumer: nothing is held for it any more. Commits a Notice. Raises RowError for an
+        unknown name."""
         Metadata(actor, reason).check()
         with self._changing:
             self._needed(name)
@@ -269,11 +277,11 @@ class Consumers:
             self.bookmarks.drop(name)
 
     def __getitem__(self, name: str) -> Consumer:
-        """One of them. Read-only. Raises RowError."""
+        """Return one consumer. Read-only. Raises RowError."""
         return self._consumer(name, *self._needed(name), self.bookmarks.all().get(name))
 
     def __iter__(self) -> Iterator[Consumer]:
-        """All, by name, as they are now. Read-only."""
+        """Yield all consumers, by name. Read-only."""
         bookmarks = self.bookmarks.all()
         for name, known in sorted(self.registered().items()):
             yield self._consumer(name, *known, bookmarks.get(name))
@@ -282,11 +290,11 @@ class Consumers:
         registered = self.registered()
         if arguments.text(name, "name") not in registered:
             names = ", ".join(sorted(registered)) or "none"
-            raise RowError(f"there is no consumer {name!r}; there are: {names}", name=name)
+            raise RowError(f"there is no consumer {name!r}; the consumers are: {names}", name=name)
         return registered[name]
 
     def registered(self) -> dict[str, tuple[int, consumers_pb2.Registration]]:
-        """When each registered, and what it said, by name. Read-only."""
+        """Return the time of each registration, and the registration, by name. Read-only."""
         found, start = dict[str, tuple[int, consumers_pb2.Registration]](), keys.NOTE_CONSUMER
         view, _ = self._core.tables.snapshot()
         try:
@@ -295,7 +303,7 @@ class Consumers:
                 registration = consumers_pb2.Registration.FromString(value[keys.CONSUMER.size :])
                 found[note[len(start) :].decode()] = time_ns, registration
         except (DecodeError, UnicodeDecodeError) as error:
-            raise CorruptionError(f"what is noted of consumers cannot be read: {error}") from None
+            raise CorruptionError(f"the registrations of consumers cannot be read: {error}") from None
         finally:
             view.close()
         return found
@@ -304,7 +312,7 @@ class Consumers:
         self, name: str, time_ns: int, registration: consumers_pb2.Registration, bookmark: Bookmark | None
     ) -> Consumer:
         log = self._core.log
-        if bookmark is None:  # the file was lost, or it is of a backup: it has at least what it had then
+        if bookmark is None:  # the file is lost, or of a backup: it has at least its registered position
             bookmark = Bookmark(registration.position.seq, registration.position.checksum, 0, 0)
         cap, base, lag = cap_of(registration.cap), log.trimmed.base, max(0, log.head - bookmark.seq)
         lag_s = self._waited_s(bookmark.seq + 1, time_ns) if lag else 0.0
@@ -326,8 +334,10 @@ class Consumers:
         )
 
     def _waited_s(self, seq: int, since_ns: int) -> float:
-        """For how long a record has waited for who registered then, and has all of history to catch up with;
-        one that was archived, at least. A clock that jumped ages nothing."""
+        """Return how many seconds a record has waited for a consumer that registered at `since_ns`.
+
+        For an archived record it is a lower bound. A clock that jumped does not count.
+        """
         log, clock = self._core.log, self._core.clock
         time_ns = log.trimmed.time_ns if seq <= log.trimmed.base else record.time_of(log.get(seq))
         return max(0.0, (clock.read() - max(time_ns, since_ns)) / 1e9 - clock.look())
@@ -338,7 +348,7 @@ class Consumers:
         known: tuple[int, consumers_pb2.Registration] | None,
         after: int | log_pb2.Cursor | None,
     ) -> log_pb2.Cursor:
-        """Where a consumer that registers stands."""
+        """Return the position of a consumer that registers."""
         if after is None:
             bookmark = self.bookmarks.all().get(name) if known else None
             if bookmark is not None:
@@ -347,13 +357,13 @@ class Consumers:
         return self._checked(name, cursor_of(after))
 
     def _checked(self, name: str, cursor: log_pb2.Cursor) -> log_pb2.Cursor:
-        """A position of this log, with its checksum. Raises CursorError."""
+        """Return a position of this log with its checksum. Raises CursorError."""
         log, seq = self._core.log, cursor.seq
         if seq > log.head:
             raise CursorError(
-                f"consumer {name!r} is said to have record {seq}, the newest is {log.head}: the database was"
-                " restored to an earlier state, or it is another one. Start again from the beginning, under"
-                " the same name: a follower into a new target",
+                f"consumer {name!r} has record {seq}, but the newest record is {log.head}: the database was"
+                " restored to an earlier state, or is another one. Start again from the beginning under the"
+                " same name; a follower, into a new target",
                 why="ahead",
                 seq=seq,
                 head=log.head,
@@ -362,8 +372,8 @@ class Consumers:
         checksum = 0 if other else log.checksum_at(seq)
         if other or (cursor.checksum and cursor.checksum != checksum):
             raise CursorError(
-                f"consumer {name!r} is said to have record {seq} of another history than"
-                f" {self._core.url} has; follow the one that it belongs to, or start again"
+                f"consumer {name!r} has record {seq} of another history than"
+                f" {self._core.url}; follow the database that it belongs to, or start again"
                 " under the same name, into a new target",
                 why="diverged",
                 seq=seq,
@@ -380,7 +390,7 @@ class Consumers:
 def check_registration(
     name: str, after: int | log_pb2.Cursor | None, cap: Cap | None, actor: str, reason: str
 ) -> None:
-    """Raises RowError for what is no name, cap, actor or reason, CursorError for what is no position."""
+    """Raise RowError for an invalid name, cap, actor or reason, CursorError for an invalid position."""
     Metadata(actor, reason).check()
     if after is not None:
         cursor_of(after)
@@ -396,16 +406,17 @@ def check_registration(
 
 
 def cursor_of(after: int | log_pb2.Cursor) -> log_pb2.Cursor:
-    """A position as it is, or one of a mere seq. Raises CursorError."""
+    """Return a position as a cursor. Raises CursorError."""
     if isinstance(after, log_pb2.Cursor):
         return after
     return log_pb2.Cursor(seq=arguments.counted(after, "a seq to stand after", error=CursorError))
 
 
 def cap_of(message: consumers_pb2.Cap) -> Cap:
-    """A cap as the log, and the network, have it."""
+    """Decode a cap from a message."""
     return Cap(message.records, message.seconds, message.bytes)
 
 
 def message_of_cap(cap: Cap) -> consumers_pb2.Cap:
+    """Encode a cap as a message."""
     return consumers_pb2.Cap(records=cap.records, seconds=cap.seconds, bytes=cap.bytes)

@@ -5,8 +5,9 @@
 
     versions that are open, primary keys, texts of migrations, actor and reason     stay readable
 
-The log is read as a whole for an export, once for each part of it: only the keys of the person's rows and the
-numbers of their commits are held. To forget, it is read only as far as tables were written in clear.
+The log is read as a whole for an export, once for each part of it: only the keys of the person's rows
+and the numbers of their commits are held. To forget, it is read only as far as tables were written in
+clear.
 """
 
 from __future__ import annotations

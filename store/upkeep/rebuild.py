@@ -19,8 +19,8 @@ written in one batch. So what is left is what the first records make, up to `app
 
 Equality: proof that rebuilt tables equal the live ones, and the rows that differ.
 
-A rebuild compares hashes and names the tables. `differences` goes through the rows of both in key order, and
-names each that differs: a rebuild finds no difference exactly where there is none.
+A rebuild compares hashes and names the tables. `differences` goes through the rows of both in key order,
+and names each that differs: a rebuild finds no difference exactly where there is none.
 """
 
 from __future__ import annotations

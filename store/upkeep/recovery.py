@@ -1,13 +1,13 @@
-"""Mending: what the key store and the tables owe to the log, which says whose keys are gone.
+"""Recovery: bring the key store and the indexes up to the log, which records whose keys were forgotten.
 
-    Notice in the log, key in the store  ─▶ zeros over it            killed in between, or an older copy;
+    Notice in the log, key in the store  ─▶ overwrite it     killed in between, or an older copy restored;
                                             a reader drops it in memory
-    rows projected without keys          ─▶ their entries in indexes, once there are keys, and once more
-                                            with the next key store where some were missing
-    row, no key, no Notice               ─▶ it is missing: the copy is older than the log
+    rows projected without keys          ─▶ build their index entries once there are keys, and again with the
+                                            next key store if some were missing
+    row, no key, no Notice               ─▶ the key is missing: the copy is older than the log
 
 Invariants
-  (1) a key is shredded only after what its rows were needed for, their entries in indexes, is on disk.
+  (1) a key is shredded only after everything that needs its rows, their index entries, is on disk.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from everlog.store.tables.tables import Tables
 
 
 def shredded(tables: Tables) -> list[bytes]:
-    """The ids of all keys that were ever shredded, as the tables know. Read-only."""
+    """Return the ids of all keys ever shredded, by the tables. Read-only."""
     start = keys.NOTE_SHREDDED
-    view, _ = tables.snapshot()  # which a full disk does not refuse
+    view, _ = tables.snapshot()  # works on a full disk
     try:
         return [note[len(start) :] for note, _ in view.items(start, codec.after(start))]
     finally:
@@ -31,14 +31,17 @@ def shredded(tables: Tables) -> list[bytes]:
 
 
 def shredded_on_disk(engine: Engine) -> list[bytes]:
-    """The same, as the files of the tables know: for who only reads, to whom the log may say more. What rows
-    of the others were needed for may not be done yet. Read-only."""
+    """Return the ids of all keys ever shredded, by the tables' files. Read-only.
+
+    For a reader, whose log may be ahead of the files: what needs the rows of other keys may not be done
+    yet.
+    """
     start = keys.NOTE_SHREDDED
     return [note[len(start) :] for note, _ in LiveView(engine).items(start, codec.after(start))]
 
 
 def shred(engine: Engine, tables: Tables) -> None:
-    """Writes zeros over every key that the log says is gone, once the tables are on disk."""
+    """Overwrite every key that the log says is forgotten, after the tables are on disk. Raises DiskError."""
     assert tables.vault is not None
     gone = [key_id for key_id in shredded(tables) if tables.vault.is_on_disk(key_id)]
     if gone:
@@ -47,14 +50,14 @@ def shred(engine: Engine, tables: Tables) -> None:
 
 
 def owes(tables: Tables) -> bool:
-    """Whether there are keys that were forgotten and that a disk refused to overwrite."""
+    """Return whether there are forgotten keys that the disk refused to overwrite."""
     assert tables.vault is not None
     return bool(tables.vault.leaving)
 
 
 def pay(engine: Engine, tables: Tables) -> None:
-    """Overwrite them, unless a rebuild needs the keys that there are. Only inside a turn of the committer.
-    Raises DiskError."""
+    """Overwrite them, unless a rebuild needs the current keys. Only inside a turn of the committer. Raises
+    DiskError."""
     if owes(tables) and engine.rebuilding.acquire(blocking=False):
         try:
             shred(engine, tables)
@@ -63,14 +66,17 @@ def pay(engine: Engine, tables: Tables) -> None:
 
 
 def obey(tables: Tables) -> None:
-    """Lets go of every key that the log says is gone, in memory: for who only reads."""
+    """Drop every forgotten key from memory; for a reader."""
     assert tables.vault is not None
     tables.vault.let_go(shredded(tables))
 
 
 def came_bare(engine: Engine, tables: Tables) -> bool:
-    """Whether entries in indexes are missing, or too many, for want of keys, which is not so in the files of
-    the tables. Keys go once it is right in those: then a newer look at them is right. Read-only."""
+    """Return whether index entries are missing or stale for lack of keys, while the tables' files do not
+    say so. Read-only.
+
+    Keys are dropped once the files say so: a later look at them is then right.
+    """
     assert tables.vault is not None
     start = keys.NOTE_BARE
     if tables.vault.locked:
@@ -80,14 +86,17 @@ def came_bare(engine: Engine, tables: Tables) -> bool:
 
 
 def has_sealed(tables: Tables) -> bool:
-    """Whether there are sealed rows. Read-only."""
+    """Return whether there are sealed rows. Read-only."""
     start = keys.NOTE_OF_KEY
     return bool(tables.target.view.head(start, codec.after(start), 1))
 
 
 def lacking(tables: Tables, space: int | None = None) -> str:
-    """A sealed row, of a table or of any, whose key is missing, though the log does not say that it was
-    forgotten; empty: there is none. It looks at all sealed rows, a million in a second. Read-only."""
+    """Return a sealed row, of a table or of any, whose key is missing without having been forgotten; empty:
+    none. Read-only.
+
+    Examines all sealed rows, about a million per second.
+    """
     vault, start, last = tables.vault, keys.NOTE_OF_KEY, b""
     assert vault is not None
     for note, _ in tables.target.view.items(start, codec.after(start)):
@@ -102,7 +111,8 @@ def lacking(tables: Tables, space: int | None = None) -> str:
 
 
 def finish(engine: Engine, tables: Tables, *, read_only: bool) -> None:
-    """On opening: what was cut short is done, and what could not be done for want of keys."""
+    """Complete on opening what was interrupted, and what could not be done for lack of keys. Writes unless
+    `read_only`."""
     vault = tables.vault
     assert vault is not None
     vault.is_shredded = lambda key_id: tables.get(keys.NOTE_SHREDDED + key_id) is not None
@@ -118,8 +128,10 @@ def finish(engine: Engine, tables: Tables, *, read_only: bool) -> None:
 
 
 def mend(tables: Tables, *, read_only: bool = False) -> None:
-    """Makes entries in indexes that are missing for want of keys, if those are there now. As long as some
-    are not, it is to be done again."""
+    """Build index entries that are missing for lack of keys, if the keys are available now. Writes.
+
+    While some keys are missing, the space stays marked.
+    """
     vault = tables.vault
     assert vault is not None
     start = keys.NOTE_BARE
@@ -131,11 +143,10 @@ def mend(tables: Tables, *, read_only: bool = False) -> None:
         indexes = info.indexes.values() if info else ()
         missing = lacking(tables, space)
         if read_only and (not indexes or (missing and how == keys.BARE_IN_PART)):
-            continue  # no more can be made
+            continue  # no more can be built
         if read_only:
             vault.locked = (
-                "its indexes have yet to be made, with the keys: open it once for writing, as `everlog"
-                " expire` does"
+                "its indexes must be built with the keys: open it once for writing, as `everlog expire` does"
             )
             return
         for index in indexes:

@@ -5,11 +5,11 @@
                                          <path>/repair/new ─▶ tables projected from them
     then  db ─▶ db.damaged-N,  repair/new/db ─▶ db,  HEAD anew
 
-A row that no reader can parse was written so, by a version that did not refuse it: its record is whole, and
-stays. The row is set aside by one more record, which deletes it; the log keeps what it was.
+A row that no reader can parse was written so, by a version that did not refuse it: its record is whole,
+and stays. The row is set aside by one more record, which deletes it; the log keeps what it was.
 
-The damaged files are copied before RocksDB may touch them, and stay beside the database under
-another name: whoever repairs can look again, or undo it by renaming.
+The damaged files are copied before RocksDB may touch them, and stay beside the database under another
+name: whoever repairs can look again, or undo it by renaming.
 
 Invariants
   (1) every record of the new log was checked, and they are dense from the oldest;
@@ -35,8 +35,7 @@ from everlog.store.errors import CorruptionError, Error, OpenError
 from everlog.store.keys import SEQ
 from everlog.store.log import Log
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.rocks import files as head
-from everlog.store.rocks import manifest
+from everlog.store.rocks import files, manifest
 from everlog.store.rocks.engine import Engine
 from everlog.store.rocks.errors import translated
 from everlog.store.rocks.ownership import locked, resolve
@@ -74,7 +73,7 @@ def repair(path: Path | str, *, dry_run: bool = False, progress: OnProgress | No
     there is no database or another process has it, CorruptionError if no record is left.
     """
     path = resolve(Path(path))
-    head.read_marker(path)
+    files.read_marker(path)
     if not (path / "db").is_dir() and not any(path.glob(f"{DAMAGED}*")):
         raise OpenError(f"{path} is no everlog database: there is no {path / 'db'}")
     with locked(path) as owner:
@@ -110,7 +109,7 @@ def _salvage(path: Path, at: Path, work: Path, progress: OnProgress | None) -> R
             aside = _set_aside(copy, projector)
             copy.sync()
             new.flush()
-            head.write(work / "new" / head.HEAD, head.Head(copy.written, copy.checksum), sync=True)
+            files.write(work / "new" / files.HEAD, files.Head(copy.written, copy.checksum), sync=True)
         finally:
             new.close()
         newest = _newest(old)
@@ -196,8 +195,8 @@ def _swap(path: Path, work: Path) -> Path:
         number += 1
     (path / "db").rename(kept)
     (work / "new" / "db").rename(path / "db")
-    (work / "new" / head.HEAD).replace(path / head.HEAD)
-    head.sync_directory(path)
+    (work / "new" / files.HEAD).replace(path / files.HEAD)
+    files.sync_directory(path)
     return kept
 
 
@@ -210,7 +209,7 @@ def _restore_name(path: Path) -> None:
 
 def _known(path: Path) -> int:
     with contextlib.suppress(OpenError):  # a HEAD that cannot be read says nothing
-        found = head.read(path / head.HEAD, head.Head)
+        found = files.read(path / files.HEAD, files.Head)
         return found.seq if found else 0
     return 0
 

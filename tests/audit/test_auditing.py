@@ -262,7 +262,7 @@ def test_a_link_to_another_version_of_a_row_than_the_last_is_found_out(tmp_path:
         db.engine.append_record(SEQ.pack(last), record.frame(commit))
         db.log._recent.clear()  # noqa: SLF001  what is kept in memory is of before
         (found,) = Audit(db).tables()
-    assert f"record {last} says that it replaces the row of record {last - 2} in table airports" in found
+    assert f"record {last} replaces the row of record {last - 2} in table airports" in found
     assert f"found that of record {last - 1}" in found
 
 

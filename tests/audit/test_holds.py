@@ -47,7 +47,7 @@ def test_while_the_file_is_damaged_nothing_goes_that_it_may_have_held(
     fill(db, 1, 50)
     holds.hold(db.path, "audit", 20)
     (db.path / "HOLDS").write_bytes(data)
-    told = r"HOLDS: expected everlog's HOLDS file, found something else: .*\. Restore a copy of it; or"
+    told = r"HOLDS is not a valid HOLDS file of everlog: .*\. Restore a copy of it; or"
     for ask in (
         lambda: archive(db, to, keep_records=1),
         lambda: holds.read(db.path),
@@ -74,7 +74,7 @@ def test_where_bookmarks_are_damaged_nothing_goes_that_a_consumer_may_lack(db: D
     db.consumers.register("mirror", after=20)
     (db.path / "BOOKMARKS").write_bytes(b"{}")
     with pytest.raises(
-        OpenError, match=r"BOOKMARKS: expected .*\. Put a copy of it back, or delete it: then"
+        OpenError, match=r"BOOKMARKS is not a valid .*\. Restore a copy of it, or delete it: each"
     ):
         archive(db, to, keep_records=1)
     (db.path / "BOOKMARKS").unlink()

@@ -65,7 +65,7 @@ def test_what_is_restored_without_keys_is_sealed_and_opens_with_them(clinic: Dat
     done = restore(to, copy)
     assert (done.proven, done.tables) == (True, sealed)
     with open_people(copy) as db:
-        with pytest.raises(SealedError, match="KEYS is not there; bring it back") as caught:
+        with pytest.raises(SealedError, match="KEYS is missing; restore the file") as caught:
             db.get(PATIENTS, 2)
         assert not caught.value.erased
         first = [next(iter(db.history(PATIENTS, key, newest_first=False))) for key in (1, 2)]

@@ -141,7 +141,7 @@ def test_an_argument_that_is_none_is_an_error_that_says_so(case: Case, calls: Ca
 def test_an_error_tells_what_was_expected_and_found(db: Any) -> None:
     with pytest.raises(everlog.RowError, match=r"^expected `actor` as text, found int$"):
         db.put(AIRPORTS, airport("JFK"), actor=7)
-    with pytest.raises(everlog.RowError, match=r"half of a surrogate pair at character 3$"):
+    with pytest.raises(everlog.RowError, match=r"an unpaired surrogate at character 3$"):
         db.put(AIRPORTS, airport("JFK"), reason=f"ok{LONE}")
     with pytest.raises(everlog.RowError, match=r"^expected a limit as a whole number, found str '5'$"):
         db.scan(AIRPORTS, limit="5")

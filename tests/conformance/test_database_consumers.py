@@ -45,9 +45,9 @@ def test_a_consumer_registers_moves_and_is_removed(db: Any) -> None:
 def test_what_a_consumer_says_that_is_not_so_is_refused(db: Any) -> None:
     with pytest.raises(RowError, match="expected a name of 1 to 200 bytes"):
         db.consumers.register("")
-    with pytest.raises(RowError, match="there is no consumer 'mirror'; there are: none"):
+    with pytest.raises(RowError, match="there is no consumer 'mirror'; the consumers are: none"):
         db.consumers.remove("mirror")
-    with pytest.raises(RowError, match="there is no consumer 'mirror'; there are: none"):
+    with pytest.raises(RowError, match="there is no consumer 'mirror'; the consumers are: none"):
         db.consumers["mirror"]
     with pytest.raises(CursorError, match="the newest is") as ahead:
         db.consumers.register("mirror", after=1000)
@@ -58,7 +58,7 @@ def test_what_a_consumer_says_that_is_not_so_is_refused(db: Any) -> None:
         db.consumers.register("mirror", after=cursor)
     first = db.consumers.register("mirror")
     db.consumers.register("mirror")
-    with pytest.raises(CursorError, match="two run under one name") as taken:
+    with pytest.raises(CursorError, match="two processes run under one name") as taken:
         db.consumers.bookmark(first, db.cursor())
     assert taken.value.why == "taken"
 

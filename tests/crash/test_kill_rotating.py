@@ -69,7 +69,7 @@ def test_a_change_that_was_killed_is_gone_on_with(tmp_path: Path, where: str, nu
         assert list(db.check()) == []
     with open_people(path, master_key=OTHER_MASTER) as db:
         assert len(list(db.scan(PATIENTS))) == 51
-    with pytest.raises(OpenError, match="master key is not the one"):
+    with pytest.raises(OpenError, match="these keys are under another master key"):
         open_people(path)
     raw = (path / "KEYS").read_bytes()
     assert sorted(raw[at] for at in key_store.COVERS) == [key_store.NONE, key_store.IN_USE]

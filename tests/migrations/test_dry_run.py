@@ -46,7 +46,7 @@ def test_a_key_that_changes_is_found(project: Project, db: Database) -> None:
     transform = project.load()[1].transforms["airports"]
     transform.up = lambda old: transform.table.model(faa=old.faa.lower(), first="x", last="y")
     (problem,) = [step for step in migrations.plan(db, airports.path, try_rows=True)[0].steps if step.problem]
-    assert "it changes the primary key; leave it as it is" in problem.text
+    assert "it changes the primary key, which must stay the same" in problem.text
     assert problem.private.endswith("the key becomes airports/a00000")
 
 

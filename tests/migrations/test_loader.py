@@ -25,8 +25,8 @@ def test_migrations_are_loaded_in_order_by_package_or_directory(
     ("code", "said"),
     [
         ('CITY = field("city", 3, STRING)', "the model has: faa, name"),
-        ('CITY = field("name", 3, STRING)', "declared with number 3, but the model gives it 2"),
-        ('CITY = field("name", 2, INT32)', "declared as int32, but the model says string"),
+        ('CITY = field("name", 3, STRING)', "declared with number 3, but has number 2 in the model"),
+        ('CITY = field("name", 2, INT32)', "declared as int32, but has type string in the model"),
         ('OTHER = Table("others", Airport, key=FAA)', "table others is declared but not listed in MIGRATION"),
         ("raise RuntimeError('no')", "RuntimeError: no"),
         ("import sys; sys.exit(0)", "SystemExit: 0"),
@@ -97,7 +97,7 @@ def test_a_mistake_in_the_last_folder_stops_the_load_of_all(project: Project) ->
     project.add("first")
     project.add("second", drop=', drop=["planes"]')
     project.build()
-    with pytest.raises(SchemaError, match="drops table 'planes', but there is none") as caught:
+    with pytest.raises(SchemaError, match="drops table 'planes', which does not exist") as caught:
         project.load()
     assert caught.value.where.startswith(str(project.folders[1] / "__init__.py:"))
 
@@ -106,7 +106,7 @@ def test_another_key_is_refused_when_loaded(project: Project) -> None:
     project.add("first")
     project.add("second", table='Table("airports", Airport, key=NAME)')
     project.build()
-    with pytest.raises(SchemaError, match="another primary key"):
+    with pytest.raises(SchemaError, match="a different primary key"):
         project.load()
 
 

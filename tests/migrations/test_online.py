@@ -206,7 +206,7 @@ def test_who_has_not_the_code_cannot_write_that_table_meanwhile(airports: Airpor
     db = airports.db
     migrations.apply(db, airports.path, hold=True)
     db.core.transforms = {}
-    with pytest.raises(MigrationError, match="this program has not the code"):
+    with pytest.raises(MigrationError, match="this program lacks the code"):
         db.put(airports.old, airports.old_row(1))
     assert db.get(airports.old, "A00001") == airports.old_row(1)
     migrations.apply(db, airports.path)

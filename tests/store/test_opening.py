@@ -97,9 +97,9 @@ def no_manifest(path: Path) -> None:
     [
         (a_file, "db is a file; an everlog database is a directory"),
         (foreign, "is no everlog database: it has other files and no EVERLOG; name another directory"),
-        (newer, "has format 2, this everlog knows up to 1; open it with a newer one"),
+        (newer, "has format 2, this version of everlog supports up to 1"),
         (no_marker, "is no everlog database: it has other files and no EVERLOG"),
-        (garbled_marker, "expected everlog's EVERLOG file, found something else"),
+        (garbled_marker, "is not a valid EVERLOG file of everlog"),
         (no_rocksdb, "the log was on disk up to record 1, but its files are gone: there is no db/CURRENT"),
         (no_current, "the log was on disk up to record 1, but its files are gone: there is no db/CURRENT"),
         (no_manifest, "No such file"),

@@ -83,7 +83,7 @@ def test_a_record_that_was_cut_short_is_found(commit: log_pb2.Commit, data: st.D
 
 
 def test_a_record_in_the_place_of_another_is_found() -> None:
-    with pytest.raises(CorruptionError, match="expected record 8 of the log, found one that says it is 7"):
+    with pytest.raises(CorruptionError, match="expected record 8 of the log, found one with seq 7"):
         record.decode(record.frame(sample()), 8)
 
 
@@ -94,7 +94,7 @@ def test_a_record_that_is_whole_and_no_commit_is_found() -> None:
 
 
 def test_a_record_that_needs_an_unknown_feature_is_refused_with_the_remedy() -> None:
-    with pytest.raises(CorruptionError, match=r"record 7 needs feature\(s\) \[9\].*use a newer one"):
+    with pytest.raises(CorruptionError, match=r"record 7 requires feature\(s\) \[9\].*use a newer one"):
         record.decode(record.frame(sample(requires=[9, 3])), 7)
 
 
@@ -104,7 +104,7 @@ def test_a_commit_over_the_limit_is_refused_and_one_at_the_limit_is_not() -> Non
     commit.changes[0].row += bytes(room)
     assert record.decode(record.frame(commit), 7).seq == 7
     commit.changes[0].row += b"!"
-    with pytest.raises(RowError, match=r"at most 8,388,608 bytes, this one is 8,388,609; split the"):
+    with pytest.raises(RowError, match=r"the commit has 8,388,609 bytes; the limit is 8,388,608; split the"):
         record.frame(commit)
 
 

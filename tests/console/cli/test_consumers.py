@@ -26,7 +26,7 @@ def test_a_follower_registers_and_archiving_leaves_what_it_lacks(everlog: Run, b
     assert everlog("archive", "old", "--keep-records", "0", "--json").json[0]["base"] == found["seq"] - 1
     assert everlog("consumers", "remove", "mirror", "--reason", "gone").out == "Removed: mirror\n"
     ended = everlog("consumers", "remove", "mirror")
-    assert (ended.code, ended.err) == (1, "error: there is no consumer 'mirror'; there are: none\n")
+    assert (ended.code, ended.err) == (1, "error: there is no consumer 'mirror'; the consumers are: none\n")
 
 
 def test_a_cap_is_set_and_who_is_beyond_it_is_shown(everlog: Run, books: Path) -> None:

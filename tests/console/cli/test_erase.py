@@ -113,7 +113,7 @@ def test_what_is_made_without_keys_is_said_to_be_sealed(everlog: Run, clinic: Pa
     everlog("-u", url, "backup", str(tmp_path / "kept"))
     assert everlog("verify-backup", str(tmp_path / "kept"), "--deep").out == "OK: no problems found\n"
     assert said in everlog("restore", str(tmp_path / "kept"), str(copy)).err
-    assert "KEYS is not there; bring it back" in everlog("-u", f"file:{copy}", "get", "patients", "1").err
+    assert "KEYS is missing; restore the file" in everlog("-u", f"file:{copy}", "get", "patients", "1").err
     assert "(sealed)" in everlog("-u", f"file:{copy}", "history", "patients", "1").out
     (copy / "KEYS").write_bytes((clinic / "KEYS").read_bytes())
     assert (
@@ -132,7 +132,7 @@ def test_the_master_key_is_changed(everlog: Run, clinic: Path, tmp_path: Path) -
     (tmp_path / "new.key").write_bytes(OTHER_MASTER)
     url = f"file:{clinic}"
     assert everlog("-u", url, "rotate-key", "--to", str(tmp_path / "new.key"), "--json").json == [{"keys": 3}]
-    assert "master key is not the one" in everlog("-u", url, "scan", "patients").err
+    assert "these keys are under another master key" in everlog("-u", url, "scan", "patients").err
     with open_people(clinic, master_key=OTHER_MASTER) as db:
         assert db.count(PATIENTS) == 2
 
@@ -143,7 +143,7 @@ def test_the_master_key_is_changed_under_the_one_that_the_environment_or_the_ser
     url, new = f"file:{clinic}", tmp_path / "new.key"
     new.write_bytes(OTHER_MASTER)
     monkeypatch.delenv("EVERLOG_NEXT_MASTER_KEY_FILE", raising=False)
-    assert "nobody has said where the next master key is" in everlog("-u", url, "rotate-key").err
+    assert "no next master key is configured" in everlog("-u", url, "rotate-key").err
     with serving(f"clinic={url}", "--next-master-key", str(new)) as served:
         refused = everlog("-u", served.url, "rotate-key", "--to", str(new))
         assert (refused.code, "a master key does not travel" in refused.err) == (1, True)

@@ -79,7 +79,7 @@ def copied(folder: Path) -> None:
 CSV = "bootstrap_airports.csv"
 MISTAKES = {
     "a wrong number": Mistake(swap('"name", 2', '"name", 3'), "declared with number 3", near='"name"'),
-    "a wrong type": Mistake(swap("2, STRING", "2, INT32"), "declared as int32, but the model", near='"name"'),
+    "a wrong type": Mistake(swap("2, STRING", "2, INT32"), "declared as int32, but has type", near='"name"'),
     "a field that is not": Mistake(swap('"name"', '"nome"'), "model has: faa, name, city", near='"nome"'),
     "a table not declared": Mistake(
         swap(
@@ -99,7 +99,7 @@ MISTAKES = {
     "up makes the old row": Mistake(swap(RETURN, "return old"), "expected a ", near="MIGRATION =", by="lint"),
     "up makes nothing": Mistake(swap(RETURN, "pass"), "found None", near="MIGRATION =", by="lint"),
     "up changes the key": Mistake(
-        swap("faa=old.faa,", "faa=old.faa.lower(),"), "changes the primary key; leave it", by="lint"
+        swap("faa=old.faa,", "faa=old.faa.lower(),"), "changes the primary key, which must stay", by="lint"
     ),
     "up raises": Mistake(swap("faa=old.faa,", "faa=old.f,"), "AttributeError", near="old.f,", by="lint"),
     "up takes no row": Mistake(swap("up(old: AirportV1)", "up()"), "TypeError: up() takes 0", by="lint"),

@@ -39,7 +39,7 @@ def test_files_of_variables_can_be_named(everlog: Run, here: Path) -> None:
 def test_a_named_file_that_is_not_there_is_an_error(everlog: Run) -> None:
     ended = everlog("--env-file", "nowhere.env", "status")
     assert ended.code == 1
-    assert "nowhere.env: there is no such file" in ended.err
+    assert "nowhere.env: file not found" in ended.err
 
 
 def test_without_a_url_the_sentence_says_how_to_give_one(everlog: Run) -> None:
@@ -152,7 +152,7 @@ def test_a_line_that_is_no_assignment_is_reported_with_its_file_and_number(
     ]
     (here / ".env").write_text("\r\n".join([*lines, "EVERLOG_ACTOR=ann"]), newline="")
     ended = everlog("config")
-    says = "expected NAME=VALUE or a comment, found something else; the line sets nothing"
+    says = "expected NAME=VALUE or a comment; the line is ignored"
     assert ended.err.splitlines() == [f"warning: .env, line 4: {says}", f"warning: .env, line 8: {says}"]
     monkeypatch.setattr(environment, "_wrong", {})
     monkeypatch.delenv("EVERLOG_ACTOR")

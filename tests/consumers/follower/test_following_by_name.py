@@ -78,7 +78,7 @@ def test_two_followers_under_one_name_are_told(case: Case, tmp_path: Path) -> No
         Follower(case.db, two, consumer="mirror").run(until=5)
         go_on.set()
         thread.join()
-        assert "two run under one name; give each its own" in str(raised[0])
+        assert "two processes run under one name; give each its own" in str(raised[0])
         assert case.embedded.consumers["mirror"].position.seq == 5
 
 

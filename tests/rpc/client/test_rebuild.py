@@ -58,7 +58,7 @@ def test_sealed_rows_come_sealed_and_are_proven_equal_without_keys(tmp_path: Pat
         live = db.hashes()
     assert not (copy / "KEYS").exists()
     with Database(copy, master_key=MASTER) as made:
-        with pytest.raises(SealedError, match="KEYS is not there; bring it back"):
+        with pytest.raises(SealedError, match="KEYS is missing; restore the file"):
             made.get(PATIENTS, 1)
         first = [next(iter(made.history(PATIENTS, key, newest_first=False))) for key in (1, 3)]
         assert [(one.sealed, one.erased) for one in first] == [(True, False), (False, True)]

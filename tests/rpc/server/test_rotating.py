@@ -57,7 +57,7 @@ def test_the_server_goes_on_with_the_next_master_key(tmp_path: Path, next_key: P
         assert remote.people.rotate_key() == 0
     with open_people(path, master_key=OTHER_MASTER) as db:
         assert len(list(db.scan(PATIENTS))) == PEOPLE
-    with pytest.raises(OpenError, match="master key is not the one"):
+    with pytest.raises(OpenError, match="these keys are under another master key"):
         open_people(path)
     with served(path, next_key) as remote:  # started once more as before
         assert remote.count(PATIENTS) == PEOPLE

@@ -90,7 +90,7 @@ def test_moments_are_given_as_seq_or_time(db: Database) -> None:
     first, second = (db.put(ITEMS, Item(id=id)) for id in (1, 2))
     db.put(ITEMS, Item(id=3))
     assert told(db.past.diff(ITEMS, 2, second.seq)) == [("added", 1, ("id",)), ("added", 2, ("id",))]
-    with pytest.raises(RowError, match="the earlier one"):
+    with pytest.raises(RowError, match="the start before the end"):
         db.past.diff(ITEMS, second.seq, first.seq)
     with pytest.raises(CursorError, match="the log begins"):
         db.past.diff(ITEMS, "2001-01-01", second.seq)

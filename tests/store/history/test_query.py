@@ -104,7 +104,7 @@ def test_a_name_alone_is_each_table_that_ever_had_it(opening: Opener) -> None:
 def test_what_is_no_question_is_refused(db: Database) -> None:
     with pytest.raises(RowError, match="expected a kind of commit"):
         db.past.log(kind="party")
-    with pytest.raises(RowError, match="name the table as well"):
+    with pytest.raises(RowError, match="expected a table together with"):
         db.past.log(key="JFK")
     with pytest.raises(SchemaError, match="there is no table 'nothing'"):
         db.past.log(table="nothing")

@@ -184,7 +184,7 @@ def test_a_plan_upon_another_version_is_refused(opening: Opener) -> None:
     db = opening(ITEMS)
     before = db.head
     schema = evolve(db.schema.proto, 2, [ITEMS])
-    with pytest.raises(MigrationError, match=r"was planned upon schema version 5, found 1.*plan again"):
+    with pytest.raises(MigrationError, match=r"was planned for schema version 5, found 1.*plan again"):
         db.apply_migration(migration(schema), expect_schema=5)
     unchanged(db, before)
 

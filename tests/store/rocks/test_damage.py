@@ -13,8 +13,7 @@ import pytest
 
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError
-from everlog.store.rocks import files as head
-from everlog.store.rocks import manifest
+from everlog.store.rocks import files, manifest
 from everlog.store.upkeep.repair import repair
 from tests.store.damaging import Image, examine, make_images, model
 from tests.store.models import AIRPORTS, ITEMS, items, open_flights
@@ -68,7 +67,7 @@ def test_damage_is_told_and_can_be_repaired(
     found = examine(path, image, read_only=bool(seed % 2))
     if found.whole:
         return
-    (path / head.OWNER).unlink(missing_ok=True)
+    (path / files.OWNER).unlink(missing_ok=True)
     try:
         done = repair(path)
     except CorruptionError:
@@ -93,7 +92,7 @@ def test_a_write_ahead_log_that_is_gone_is_told(
     for log in (path / "db").glob("*.log"):
         log.unlink()
     for _ in range(2):  # the first opening makes no other one
-        with pytest.raises(CorruptionError, match=r"no write-ahead log is there, expected \d+\.log"):
+        with pytest.raises(CorruptionError, match=r"expected the write-ahead log \d+\.log"):
             Database(path, read_only=read_only)
 
 

@@ -26,7 +26,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b'{"seq":"a"}', b"\xff"])
 def test_a_file_that_is_not_one_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / files.HEAD).write_bytes(content)
-    with pytest.raises(OpenError, match="expected everlog's HEAD file, found something else"):
+    with pytest.raises(OpenError, match="is not a valid HEAD file of everlog"):
         files.read(tmp_path / files.HEAD, files.Head)
 
 
@@ -34,5 +34,5 @@ def test_a_newer_format_is_refused_and_an_unknown_word_is_not(tmp_path: Path) ->
     (tmp_path / files.MARKER).write_text('{"format":1,"database":"x","more":true}')
     assert files.read_marker(tmp_path) == files.Marker(1, "x")
     (tmp_path / files.MARKER).write_text('{"format":2,"database":"x"}')
-    with pytest.raises(OpenError, match="has format 2, this everlog knows up to 1; open it with a newer one"):
+    with pytest.raises(OpenError, match="has format 2, this version of everlog supports up to 1"):
         files.read_marker(tmp_path)

@@ -99,7 +99,7 @@ def right(found: Any) -> None:
 def test_a_disk_that_is_full_is_told_and_writing_goes_on_when_there_is_space(small_disk: Path) -> None:
     found = run(small_disk, 0)
     right(found)
-    assert "the disk is full; nothing was written. Free some space (40 MB at least)" in found["said"]
+    assert "the disk is full; nothing was written. Free at least 40 MB" in found["said"]
     assert found["resumed"] == "here"
 
 

@@ -91,9 +91,9 @@ def test_a_sealed_row_that_is_moved_does_not_open(path: Path) -> None:
         info = db.schema.table("patients")
         value = db.tables.get(info.row_prefix + info.encode_key(1))
         assert value is not None
-        with pytest.raises(CorruptionError, match="changed, or moved"):
+        with pytest.raises(CorruptionError, match="changed or moved"):
             info.opened(info.encode_key(2), value)
-        with pytest.raises(CorruptionError, match="changed, or moved"):
+        with pytest.raises(CorruptionError, match="changed or moved"):
             info.opened(info.encode_key(1), value[:-1] + bytes((value[-1] ^ 1,)))
 
 
@@ -105,7 +105,7 @@ def test_a_hashed_index_finds_what_is_equal_and_refuses_an_order(path: Path) -> 
         assert db.count(PATIENTS.by_email, "nobody") == 0
         assert [row.id for row in db.scan(PATIENTS.by_id, start=2)] == [2]
         for limits in ({}, {"start": "a"}, {"end": "b"}, {"starts_with": "a"}):
-            with pytest.raises(RowError, match="have no order"):
+            with pytest.raises(RowError, match="equality but no order"):
                 db.scan(PATIENTS.by_email, **limits)  # type: ignore[arg-type]
 
 
@@ -130,7 +130,7 @@ def test_a_row_that_changes_its_person_changes_its_key(path: Path) -> None:
 
 
 def test_a_row_of_nobody_is_refused(path: Path) -> None:
-    with open_people(path) as db, pytest.raises(RowError, match="whose it is: it lacks subject"):
+    with open_people(path) as db, pytest.raises(RowError, match="has no person: its field subject is empty"):
         db.put(PATIENTS, patient(1, ""))
 
 
@@ -143,7 +143,7 @@ def test_a_retry_with_its_commit_id_is_known_though_it_is_sealed_anew(path: Path
 
 
 def test_what_a_table_of_people_cannot_have_is_refused_with_the_reason() -> None:
-    with pytest.raises(SchemaError, match="would show what is sealed: email"):
+    with pytest.raises(SchemaError, match="would reveal sealed fields: email"):
         Table("patients", Patient, key=ID, indexes=(Index("by_email", EMAIL),), person=SUBJECT)
     with pytest.raises(SchemaError, match="leave out hashed=True"):
         Table("patients", Patient, key=ID, indexes=(Index("by_email", EMAIL, hashed=True),))
@@ -166,7 +166,7 @@ def test_a_rebuild_without_keys_gives_sealed_rows_whose_entries_come_with_the_ke
     filled(path).close()
     with open_people(path, master_key=None) as db:
         assert db.hashes() == db.rebuild_into(tmp_path / "other")
-    with open_people(tmp_path / "other") as other, pytest.raises(SealedError, match="KEYS is not there"):
+    with open_people(tmp_path / "other") as other, pytest.raises(SealedError, match="KEYS is missing"):
         other.get(PATIENTS, 1)
     (tmp_path / "other" / "KEYS").write_bytes((path / "KEYS").read_bytes())
     with (

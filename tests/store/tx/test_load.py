@@ -73,7 +73,7 @@ def test_loads_without_an_id_are_loads_of_their_own(db: Database) -> None:
 
 def test_an_id_of_another_table_is_refused(db: Database) -> None:
     db.load(ITEMS, items(1, 3), id="a")
-    with pytest.raises(Error, match="load 'a' is of table items"):
+    with pytest.raises(Error, match="load 'a' was begun for table items"):
         db.load(AIRPORTS, [], id="a")
 
 
@@ -107,7 +107,7 @@ def test_two_at_once_with_one_id_do_not_write_a_row_twice(db: Database) -> None:
         db.load(ITEMS, items(1, 3000), id="a")
         yield from items(1501, 3000)
 
-    with pytest.raises(ConflictError, match="load 'a' is being written by somebody else as well"):
+    with pytest.raises(ConflictError, match="another process is writing load 'a' as well"):
         db.load(ITEMS, meddling(), id="a")
     assert db.count(ITEMS) == 3000
     assert db.load(ITEMS, items(1, 3000), id="a").commits == 0

@@ -90,9 +90,9 @@ def test_a_token_of_another_scan_is_refused(cities: Database) -> None:
     page = cities.scan(AIRPORTS, limit=1)
     list(page)
     for other in (AIRPORTS.by_city, ITEMS):
-        with pytest.raises(RowError, match="the resume token is of another scan"):
+        with pytest.raises(RowError, match="the resume token belongs to another scan"):
             cities.scan(other, resume=page.resume)
-    with pytest.raises(RowError, match="of another scan"):
+    with pytest.raises(RowError, match="belongs to another scan"):
         cities.scan(AIRPORTS, start="K", resume=page.resume)
 
 

@@ -67,7 +67,7 @@ def test_a_null_can_be_looked_for() -> None:
         ({"equals": True}, "found `bool`"),
         ({"equals": ("a", "b")}, r"has 1 field\(s\), faa; found 2 value"),
         ({"start": None, "end": b"x"}, "expected `str`"),
-        ({"starts_with": b"J"}, "needs a field of that type at position 0 of airports"),
+        ({"starts_with": b"J"}, "requires a field of type bytes at position 0 of airports"),
         ({"equals": "JFK", "starts_with": "x"}, "at position 1"),
     ],
 )

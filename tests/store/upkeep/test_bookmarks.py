@@ -32,9 +32,7 @@ def test_a_damaged_file_of_bookmarks_is_told_and_hurts_no_rows(opening: Opener, 
     db.put(ITEMS, *items(50, 50))
     assert db.count(ITEMS) == 11
     assert list(db.check()) == []
-    told = (
-        r"BOOKMARKS: expected everlog's BOOKMARKS file, found something else: .*\. Put a copy of it back, or"
-    )
+    told = r"BOOKMARKS is not a valid BOOKMARKS file of everlog: .*\. Restore a copy of it, or"
     for ask in (
         lambda: list(db.consumers),
         lambda: db.consumers["mirror"],

@@ -19,7 +19,7 @@ from everlog.store.rocks.view import View
 from everlog.store.schema.evolve import evolve, online
 from everlog.store.schema.table import Index, Table
 from everlog.store.tables.projection import Batch
-from everlog.store.tx.source import LocalSource, Span, Unwritten
+from everlog.store.tx.source import LocalSource, Span, WriteSetSource
 from everlog.store.tx.write import delete, put
 from tests.store.conftest import Opener
 from tests.store.models import AIRPORTS, CITY, FAA, ITEMS, NAME, Airport, Item, airport, declare
@@ -89,16 +89,16 @@ def stray_index(_: Database, batch: Batch) -> None:
     [
         (no_entry, "row airports/A has no entry in index by_city"),
         (moved_entry, "row airports/A has no entry in index by_city"),
-        (stray_entry, "index airports.by_city has an entry for airports/Z, which is no row"),
-        (lost_row, "index airports.by_city has an entry for airports/A, which is no row"),
+        (stray_entry, "index airports.by_city has an entry for airports/Z, which does not exist"),
+        (lost_row, "index airports.by_city has an entry for airports/A, which does not exist"),
         (no_row, "a row of table airports is not a flights.Airport"),
-        (other_key, "row airports/A has another key in it: airports/B"),
-        (future, "row airports/A says that commit 99 wrote it; the log ends at 3"),
-        (bad_key, "a key of table airports does not decode"),
-        (bad_count, "table airports has 1 rows, and is said to have 77"),
-        (stray_space, "something lies in space 9, which no table has"),
-        (stray_last_space, "something lies in space 4294967295, which no table has"),
-        (stray_index, "something lies in index 9 of table airports, which has no such"),
+        (other_key, "row airports/A contains another key: airports/B"),
+        (future, "row airports/A was written by commit 99, but the log ends at 3"),
+        (bad_key, "of table airports cannot be decoded"),
+        (bad_count, "table airports has 1 rows, but its stored count is 77"),
+        (stray_space, "found keys in space 9, which belongs to no table"),
+        (stray_last_space, "found keys in space 4294967295, which belongs to no table"),
+        (stray_index, "found keys in index 9 of table airports, which does not exist"),
     ],
 )
 def test_planted_damage_is_found_and_named(opening: Opener, plant: Plant, words: str) -> None:
@@ -163,12 +163,27 @@ def building(db: Database, *gone: tuple[str, ...], put: tuple[tuple[str, ...], .
         (1, ("by_name", "A00003", "other"), (), "row airports/A00003 has no entry in index by_name"),
         (3, ("by_name", "A01500", "name 1500"), (), "row airports/A01500 has no entry in index by_name"),
         (3, ("by_name", "Z", "new"), (), "row airports/Z has no entry in index by_name"),
-        (1, (), ("by_name", "A00008x", "name"), "has an entry for airports/A00008x, which is no row"),
-        (1, (), ("by_name", "Y", "name"), "has an entry for airports/Y, which is no row"),
-        (1, (), ("by_name", "A00007", "other"), "entry for airports/A00007 with other values than the row"),
-        (1, (), ("by_name", "Z", "other"), "entry for airports/Z with other values than the row"),
-        (1, (), ("by_name", "A01500", "other"), "entry for airports/A01500 with other values than the row"),
-        (3, (), ("by_name_and_city", "A00007", "name 7", "Paris"), "A00007 with other values than the row"),
+        (1, (), ("by_name", "A00008x", "name"), "has an entry for airports/A00008x, which does not exist"),
+        (1, (), ("by_name", "Y", "name"), "has an entry for airports/Y, which does not exist"),
+        (
+            1,
+            (),
+            ("by_name", "A00007", "other"),
+            "entry for airports/A00007 with values that differ from the row",
+        ),
+        (1, (), ("by_name", "Z", "other"), "entry for airports/Z with values that differ from the row"),
+        (
+            1,
+            (),
+            ("by_name", "A01500", "other"),
+            "entry for airports/A01500 with values that differ from the row",
+        ),
+        (
+            3,
+            (),
+            ("by_name_and_city", "A00007", "name 7", "Paris"),
+            "A00007 with values that differ from the row",
+        ),
         (
             1,
             ("by_name", "A00007", "name 7"),
@@ -262,14 +277,14 @@ def patients_note(_: Database, batch: Batch) -> None:
         (lost_hash, "row patients/5 has no entry in index by_email"),
         (
             moved_hash,
-            "index patients.by_email has an entry for patients/5 with other values than the",
+            "index patients.by_email has an entry for patients/5 with values that differ from the",
         ),
         (second_hash, "index patients.by_name_and_born has 700 entries for 699 rows"),
-        (hash_of_no_row, "index patients.by_email has an entry for patients/5000, which is no row"),
-        (lost_patient, "index patients.by_id has an entry for patients/5, which is no row"),
-        (moved_patient, "it was changed, or moved"),
-        (changed_patient, "it was changed, or moved"),
-        (patients_note, "table patients has 699 rows, and is said to have 77"),
+        (hash_of_no_row, "index patients.by_email has an entry for patients/5000, which does not exist"),
+        (lost_patient, "index patients.by_id has an entry for patients/5, which does not exist"),
+        (moved_patient, "it was changed or moved"),
+        (changed_patient, "it was changed or moved"),
+        (patients_note, "table patients has 699 rows, but its stored count is 77"),
     ],
 )
 def test_damage_in_a_sealed_table_is_found_and_named(path: Path, plant: Plant, words: str) -> None:
@@ -407,7 +422,7 @@ def test_the_count_of_a_whole_table_reads_its_note_alone(db: Database) -> None:
     assert read == [keys.rows_note(info.space)]
     writes = [delete(info, info.encode_key(7)), delete(info, info.encode_key(700))]
     writes += [put(info.bind(Item), Item(id=number)) for number in (8, 800, 900)]
-    assert Unwritten(source, {write.full: write for write in writes}).count(info, None, Span()) == 500
+    assert WriteSetSource(source, {write.full: write for write in writes}).count(info, None, Span()) == 500
     assert db.count(ITEMS, start=400) == 100
     with db.transaction() as tx:
         tx.delete(ITEMS, 7)

@@ -93,7 +93,7 @@ def test_of_two_under_one_name_the_later_has_it(db: Database) -> None:
     fill(db, 20)
     first = db.consumers.register("mirror")
     second = db.consumers.register("mirror", after=0)
-    with pytest.raises(CursorError, match="two run under one name; give each its own") as caught:
+    with pytest.raises(CursorError, match="two processes run under one name; give each its own") as caught:
         db.consumers.bookmark(first, db.log.cursor(15, db.uuid))
     assert caught.value.why == "taken"
     assert db.consumers["mirror"].position.seq == 0
@@ -102,7 +102,7 @@ def test_of_two_under_one_name_the_later_has_it(db: Database) -> None:
     with pytest.raises(RowError, match="no consumer 'mirror' any more"):
         db.consumers.bookmark(second, db.log.cursor(8, db.uuid))
     assert db.consumers.register("mirror").position.seq == 0
-    with pytest.raises(CursorError, match="two run under one name"):
+    with pytest.raises(CursorError, match="two processes run under one name"):
         db.consumers.bookmark(second, db.log.cursor(8, db.uuid))
 
 
@@ -119,7 +119,9 @@ def test_a_position_of_another_history_is_refused(db: Database, opening: Opener)
             with pytest.raises(CursorError, match=r"of another history .* under the same name") as caught:
                 call(cursor)
             assert caught.value.why == "diverged"
-    with pytest.raises(CursorError, match=r"said to have record 99, the newest is .* a new target") as caught:
+    with pytest.raises(
+        CursorError, match=r"has record 99, but the newest record is .* a new target"
+    ) as caught:
         db.consumers.register("another", after=99)
     assert caught.value.why == "ahead"
     assert [one.name for one in db.consumers] == ["mirror"]
@@ -130,7 +132,9 @@ def test_names_are_text_of_one_line(db: Database) -> None:
         with pytest.raises(RowError, match="expected a name of 1 to 200 bytes"):
             db.consumers.register(name)
     assert db.consumers.register("sqlite:/srv/Spiegel Zürich").name == "sqlite:/srv/Spiegel Zürich"
-    with pytest.raises(RowError, match="there is no consumer 'nobody'; there are: sqlite:/srv/Spiegel"):
+    with pytest.raises(
+        RowError, match="there is no consumer 'nobody'; the consumers are: sqlite:/srv/Spiegel"
+    ):
         db.consumers.remove("nobody")
 
 
@@ -192,7 +196,7 @@ def test_where_bookmarks_were_lost_a_consumer_is_where_it_registered(opening: Op
     (db.path / "BOOKMARKS").unlink()
     db = opening()
     assert db.consumers["mirror"].position == db.log.cursor(4, db.uuid)
-    with pytest.raises(RowError, match="or its bookmark was lost; register it again"):
+    with pytest.raises(RowError, match="or its bookmark was lost; register"):
         db.consumers.bookmark(me, db.log.cursor(16, db.uuid))
     assert db.consumers.register("mirror").position.seq == 4
 

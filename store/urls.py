@@ -54,6 +54,6 @@ def directory(url: str, *, expected: str = "file:PATH") -> Path:
 def without_secrets(url: str) -> str:
     """Return a URL for messages: without user, password and query. A path is returned unchanged."""
     scheme, rest = parse(url)
-    if scheme in (FILE, MEMORY):
+    if scheme == FILE or not rest:
         return url
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"

@@ -63,6 +63,8 @@ def test_what_names_no_directory_is_refused_everywhere_and_makes_nothing(
     ("url", "shown"),
     [
         ("s3://key:secret@bucket/x", "s3://bucket/x"),
+        ("memory://ann:secret@bucket/x", "memory://bucket/x"),
+        ("memory:", "memory:"),
         ("https://host/x?signature=secret", "https://host/x"),
         ("file:a@b?c", "file:a@b?c"),
         ("a@b", "a@b"),

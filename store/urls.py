@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from everlog.store.errors import OpenError
 
-FILE, MEMORY = "file", "memory"
+FILE = "file"
 
 _WORD = re.compile(r"[A-Za-z+]{2,}")
 

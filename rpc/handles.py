@@ -4,6 +4,7 @@
     db.consumers    Consumers    durable names of followers, and how far each is
     db.past         Past         the database as it was: at, history, diff, log
     db.people       People       forget, export, readable, rotate_key
+    db.admin        Admin        expire, correct_clock, production, set_production
     db.proofs       Prover       checkpoints and proofs of what the log holds (everlog.audit.prover)
     db.archive      Archive      backup, archive and holds
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from everlog.store.upkeep.erase import Forgotten
     from everlog.store.upkeep.held import Remaining
 
-__all__ = ["Archive", "Consumers", "Migrations", "Past", "People"]
+__all__ = ["Admin", "Archive", "Consumers", "Migrations", "Past", "People"]
 
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
@@ -315,3 +316,23 @@ class People(Protocol):
     ) -> int:
         """Put all keys under another master key, by default the next one of the environment; return how many
         were moved. A server takes the one that it was started with. Writes. Raises SealedError, OpenError."""
+
+
+class Admin(Protocol):
+    """What operators do to one database. A commit of an operator takes `actor` and `reason` for the log."""
+
+    @property
+    def production(self) -> bool:
+        """Whether the log says that this is a database in production: test data is refused."""
+
+    def set_production(self, on: bool, *, actor: str = "", reason: str = "") -> int:
+        """Record whether this is a database in production. Return the seq of the Notice, 0 where the log says
+        so already. Writes. Raises ReadOnlyError."""
+
+    def expire(self, *, confirm_time: bool = False) -> int:
+        """Delete the rows whose life is over, and return their number. `confirm_time`: the clock is right,
+        though it jumped forward. Writes. Raises Error after a jump that nobody confirmed."""
+
+    def correct_clock(self, *, actor: str = "", reason: str = "") -> int:
+        """Confirm the clock, and record a Notice if the log is ahead of it; return its seq, or 0. Writes.
+        Raises ReadOnlyError."""

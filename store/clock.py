@@ -112,7 +112,7 @@ class Clock:
             logger.warning(
                 "the clock of this machine jumped forward by %.0f s; commits carry the new time. Check it:"
                 " nothing expires until it is set back or confirmed"
-                " (`everlog expire --trust-clock`, `db.expire(confirm_time=True)`)",
+                " (`everlog expire --trust-clock`, `db.admin.expire(confirm_time=True)`)",
                 ahead_s,
             )
         self.jumped_s = ahead_s
@@ -128,6 +128,6 @@ class Clock:
             logger.warning(
                 "the newest commit is %.0f s ahead of the clock of this machine; commits carry its time until"
                 " the clock catches up. Check the clock; if it is correct, confirm it:"
-                " `everlog clock --correct`, `db.correct_clock()`",
+                " `everlog clock --correct`, `db.admin.correct_clock()`",
                 ahead_s,
             )

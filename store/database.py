@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from everlog.proto import log_pb2
 from everlog.store import opening
-from everlog.store.clock import BEHIND_NS, CORRECTED, Clock
+from everlog.store.clock import Clock
 from everlog.store.core import Options
 from everlog.store.crypto.master_key import MasterKey
 from everlog.store.crypto.vault import Opener, VaultOpener
@@ -36,7 +36,6 @@ from everlog.store.schema import arguments
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
 from everlog.store.tables.hashing import TableHash, hashes
-from everlog.store.tables.projection import PRODUCTION
 from everlog.store.tables.projector import gone
 from everlog.store.tx import load as loads
 from everlog.store.tx.reader import Snapshot
@@ -44,6 +43,7 @@ from everlog.store.tx.source import Source
 from everlog.store.tx.transaction import DURABILITIES, CommitResult, Metadata, Transaction, Writer
 from everlog.store.tx.write import Expires
 from everlog.store.upkeep import check, expiry, rebuild
+from everlog.store.upkeep.admin import Admin
 from everlog.store.upkeep.consumers import Consumers
 from everlog.store.upkeep.people import People
 from everlog.store.upkeep.status import ArchiveStatus, Retaining, Status, status
@@ -96,6 +96,7 @@ class Database(Writer):
         self._migration_records = apply.MigrationRecords(core.log)
         self.consumers = Consumers(core)
         self.people = People(core, self.transaction)
+        self.admin = Admin(core, self.past, self.transaction)
         self.retention: Retaining | None = None  # what archives it by itself, if anything does
         keep_in_child(self)
         tell_child(self)
@@ -261,48 +262,6 @@ class Database(Writer):
     ) -> loads.Loader:
         """One load, to be fed chunk by chunk; its id, kind and source are those of `load`."""
         return loads.Loader(self.core, table, load, self.transaction(**metadata).metadata, expires)
-
-    def expire(self, *, confirm_time: bool = False) -> int:
-        """Deletes the rows whose life is over now, and returns how many; what writes the database does so
-        by itself, within a minute. `confirm_time`: the clock is right, though it jumped forward.
-
-        Raises Error after such a jump, which nobody has confirmed, and ReadOnlyError.
-        """
-        self.core.check_writable()
-        return expiry.expire(self.core, confirm_time=confirm_time)
-
-    def correct_clock(self, *, actor: str = "", reason: str = "") -> int:
-        """Say that the clock of this machine is right: rows expire by it again, though it jumped; and where
-        commits carry a time that is ahead of it, a Notice in the log says so. From then on `at` goes by
-        what the clock read at these commits.
-
-        Returns the seq of the Notice, also where an
-        earlier one says the same; 0 where the log is not ahead. Writes that Notice. Raises ReadOnlyError.
-        """
-        self.core.check_writable()
-        told = self.transaction(actor=actor, reason=reason)
-        self.clock.confirm()
-        if self.clock.last_ns - self.clock.read() <= BEHIND_NS:
-            return 0
-        if known := self.past.corrected():
-            return known
-        notice = log_pb2.Notice(kind=CORRECTED)
-        return self.core.commit(told, lambda commit: commit.notice.CopyFrom(notice)).seq
-
-    @property
-    def production(self) -> bool:
-        """Whether the log says that this is a database in production: test data is refused."""
-        return self.core.production
-
-    def set_production(self, on: bool, *, actor: str = "", reason: str = "") -> int:
-        """Say in the log whether this is a database in production. Returns the seq of the Notice, 0 where
-        that was said already. Writes that Notice. Raises ReadOnlyError."""
-        self.core.check_writable()
-        told = self.transaction(actor=actor, reason=reason)
-        if on == self.production:
-            return 0
-        notice = log_pb2.Notice(kind=PRODUCTION, subject="" if on else "no")
-        return self.core.commit(told, lambda commit: commit.notice.CopyFrom(notice)).seq
 
     def apply_migration(
         self,

@@ -213,7 +213,7 @@ def expire(settings: Settings, *, trust_clock: bool, dry_run: bool) -> None:
       everlog -u everlog://db.example.com/shop expire --trust-clock
     """
     with open_database(settings, read_only=dry_run) as db:
-        rows = db.status().expiry.due if dry_run else db.expire(confirm_time=trust_clock)
+        rows = db.status().expiry.due if dry_run else db.admin.expire(confirm_time=trust_clock)
     if settings.json:
         output.echo({"rows": rows, **({"dry_run": True} if dry_run else {})})
     else:
@@ -238,7 +238,7 @@ def clock(settings: Settings, *, correct: bool, actor: str, reason: str) -> None
       everlog -u everlog://db.example.com/shop clock --correct --reason "NTP was down"
     """
     with open_database(settings, read_only=not correct) as db:
-        seq = db.correct_clock(actor=actor, reason=reason) if correct else 0
+        seq = db.admin.correct_clock(actor=actor, reason=reason) if correct else 0
         found = db.status().clock
     if settings.json:
         output.echo(msgspec.structs.asdict(found))

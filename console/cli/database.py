@@ -98,8 +98,8 @@ def production(settings: Settings, *, answer: str | None, actor: str, reason: st
     """
     with open_database(settings, read_only=answer is None) as db:
         if answer is not None:
-            db.set_production(answer == "yes", actor=actor, reason=reason)
-        is_in = db.production
+            db.admin.set_production(answer == "yes", actor=actor, reason=reason)
+        is_in = db.admin.production
     if settings.json:
         output.echo({"url": without_secrets(settings.url), "production": is_in})
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from everlog.proto import admin_pb2, admin_pb2_grpc, consumers_pb2_grpc, log_pb2
 from everlog.proto import consumers_pb2 as pb
@@ -12,7 +12,7 @@ from everlog.store.errors import RowError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments
 from everlog.store.tables.hashing import TableHash
-from everlog.store.tx.transaction import Metadata
+from everlog.store.tx.transaction import Metadata, Transaction
 from everlog.store.upkeep.consumers import Cap, Consumer, check_registration, cursor_of, message_of_cap
 from everlog.store.upkeep.status import (
     ArchiveStatus,
@@ -28,9 +28,11 @@ HASHES_S = 3600.0
 
 
 class RemoteAdmin:
-    """Looks after one database of a server."""
+    """Looks after one database of a server. `begin` begins a transaction, which checks that it may be
+    written to, and the metadata."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, begin: Callable[..., Transaction]) -> None:
+        self._begin = begin
         self._channel = channel
         self._database = channel.address.database
         self._stub = admin_pb2_grpc.AdminStub(channel.grpc)
@@ -87,17 +89,28 @@ class RemoteAdmin:
                 progress(Progress(answer.step, answer.done, answer.total or None))
         return hashes
 
-    def expire(self, *, confirm_time: bool) -> int:
+    @property
+    def production(self) -> bool:
+        """Whether the log says that this is a database in production. Read-only."""
+        return self.status().production
+
+    def expire(self, *, confirm_time: bool = False) -> int:
+        """Deletes the rows whose life is over, on the server; see `Admin.expire`."""
+        self._begin()
         request = admin_pb2.ExpireRequest(database=self._database, confirm_time=confirm_time)
         rows: int = self._channel.call(self._stub.Expire, request, timeout_s=HASHES_S).rows
         return rows
 
-    def correct_clock(self, *, actor: str, reason: str) -> int:
+    def correct_clock(self, *, actor: str = "", reason: str = "") -> int:
+        """Say that the server's clock is right; see `Admin.correct_clock`."""
+        self._begin(actor=actor, reason=reason)
         request = admin_pb2.CorrectClockRequest(database=self._database, actor=actor, reason=reason)
         seq: int = self._channel.call(self._stub.CorrectClock, request).seq
         return seq
 
-    def set_production(self, on: bool, *, actor: str, reason: str) -> int:
+    def set_production(self, on: bool, *, actor: str = "", reason: str = "") -> int:
+        """Say in the log whether this is a database in production; see `Admin.set_production`."""
+        self._begin(actor=actor, reason=reason)
         request = admin_pb2.SetProductionRequest(
             database=self._database, production=on, actor=actor, reason=reason
         )

@@ -92,7 +92,7 @@ class RemoteDatabase(Writer):
         address = parse(url)
         self._channel = Channel(address, retry_s=retry_s, timeout_s=timeout_s)
         self._stub = store_pb2_grpc.StoreStub(self._channel.grpc)
-        self._admin = RemoteAdmin(self._channel)
+        self.admin = RemoteAdmin(self._channel, self.transaction)
         self.consumers = RemoteConsumers(self._channel)
         self.past = RemotePast(self._channel, lambda: self._current)
         self.people = RemotePeople(
@@ -157,7 +157,7 @@ class RemoteDatabase(Writer):
 
     def status(self) -> Status:
         """What there is, in numbers. Read-only."""
-        return self._admin.status()
+        return self.admin.status()
 
     def hashes(
         self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
@@ -165,7 +165,7 @@ class RemoteDatabase(Writer):
         """Rows and content hash of every table; see `Database.hashes`. Read-only."""
         if seq is not None and seq_of(seq) < 1:
             self.at(seq=seq)  # raises it
-        return self._admin.hashes(None if seq is None else seq_of(seq), sealed=sealed)
+        return self.admin.hashes(None if seq is None else seq_of(seq), sealed=sealed)
 
     # reading
 
@@ -268,7 +268,7 @@ class RemoteDatabase(Writer):
     def rebuild(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
         """Builds all tables anew on the server; see `Database.rebuild`."""
         self._check_writable()
-        return self._admin.rebuild(progress)
+        return self.admin.rebuild(progress)
 
     def rebuild_into(
         self,
@@ -285,32 +285,10 @@ class RemoteDatabase(Writer):
         time_ns = None if time is None else nanoseconds(time)
         return rebuild_from(self, Path(path), progress, seq=seq, time_ns=time_ns)
 
-    def expire(self, *, confirm_time: bool = False) -> int:
-        """Deletes the rows whose life is over, on the server; see `Database.expire`."""
-        self._check_writable()
-        return self._admin.expire(confirm_time=confirm_time)
-
-    def correct_clock(self, *, actor: str = "", reason: str = "") -> int:
-        """Say that the server's clock is right; see `Database.correct_clock`."""
-        self._check_writable()
-        Metadata(actor, reason).check()
-        return self._admin.correct_clock(actor=actor, reason=reason)
-
-    @property
-    def production(self) -> bool:
-        """Whether the log says that this is a database in production; see `Database.production`."""
-        return self._admin.status().production
-
-    def set_production(self, on: bool, *, actor: str = "", reason: str = "") -> int:
-        """Say in the log whether this is a database in production; see `Database.set_production`."""
-        self._check_writable()
-        Metadata(actor, reason).check()
-        return self._admin.set_production(on, actor=actor, reason=reason)
-
     def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterator[str]:
         """Everything that is not as it must be, a sentence each; `deep` as in `Database.check`. Read-only."""
         self._channel.check_open()
-        return self._admin.check(progress, deep=deep)
+        return self.admin.check(progress, deep=deep)
 
     @property
     def channel(self) -> Channel:

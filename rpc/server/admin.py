@@ -99,7 +99,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     async def Expire(self, request: admin_pb2.ExpireRequest, context: object) -> admin_pb2.ExpireResponse:
         db = self._hosting.database(request.database)
-        rows = await self._hosting.write(db.expire, confirm_time=request.confirm_time)
+        rows = await self._hosting.write(db.admin.expire, confirm_time=request.confirm_time)
         return admin_pb2.ExpireResponse(rows=rows)
 
     async def CorrectClock(
@@ -109,7 +109,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             self._hosting.database(request.database),
             self._hosting.callers.actor(context, request.actor),
         )
-        seq = await self._hosting.write(db.correct_clock, actor=actor, reason=request.reason)
+        seq = await self._hosting.write(db.admin.correct_clock, actor=actor, reason=request.reason)
         return admin_pb2.CorrectClockResponse(seq=seq)
 
     async def SetProduction(
@@ -118,7 +118,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         db = self._hosting.database(request.database)
         actor = self._hosting.callers.actor(context, request.actor)
         seq = await self._hosting.write(
-            db.set_production, request.production, actor=actor, reason=request.reason
+            db.admin.set_production, request.production, actor=actor, reason=request.reason
         )
         return admin_pb2.SetProductionResponse(seq=seq)
 

@@ -44,7 +44,7 @@ logger = logging.getLogger("everlog")
 
 
 def expire(core: Core, *, confirm_time: bool = False, stopped: Callable[[], bool] = lambda: False) -> int:
-    """See `Database.expire`."""
+    """See `Admin.expire`."""
     if confirm_time:
         core.clock.confirm()
     elif jumped_s := core.clock.look():

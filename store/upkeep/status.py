@@ -83,7 +83,7 @@ class Retaining(Protocol):
 
 class Status(msgspec.Struct, frozen=True):
     """`head` is the newest record on disk, `oldest` the first that is still held. `warnings` are sentences of
-    what operators of a server must do; `production` as in `Database.production`."""
+    what operators of a server must do; `production` as in `Admin.production`."""
 
     uuid: bytes
     head: int

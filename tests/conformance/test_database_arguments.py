@@ -35,7 +35,7 @@ def _metadata(db: Any) -> Calls:
             yield f"run {about}", partial(db.run, print, **about)
     for value in TEXTS:
         yield f"load actor {value!r}", partial(db.load, AIRPORTS, [airport("BOS")], actor=value)
-        yield f"correct_clock {value!r}", partial(db.correct_clock, reason=value)
+        yield f"correct_clock {value!r}", partial(db.admin.correct_clock, reason=value)
         yield f"forget {value!r}", partial(db.people.forget, AIRPORTS, "JFK", actor=value)
         yield f"register {value!r}", partial(db.consumers.register, "one", actor=value)
         yield f"remove {value!r}", partial(db.consumers.remove, "one", reason=value)

@@ -77,7 +77,7 @@ def sign(care: Care) -> None:
 def expire(care: Care) -> None:
     """What is over goes, unless the clock jumped: then nothing does."""
     try:
-        care.db.expire()
+        care.db.admin.expire()
     except Error as error:
         if not care.clock.turns or "jumped" not in str(error):
             raise
@@ -87,7 +87,7 @@ def correct_clock(care: Care) -> None:
     """Somebody looked, and says that the clock is right."""
     with care.clock.right() as right:
         if right:
-            care.db.correct_clock()
+            care.db.admin.correct_clock()
 
 
 def forget(care: Care) -> None:

@@ -131,7 +131,7 @@ def sweep(db: EmbeddedDatabase) -> int:
     """All lives that are over end now, and none later; returns until when."""
     db.sweeper.close()
     now = time.time_ns()
-    db.expire()
+    db.admin.expire()
     return now
 
 

@@ -55,7 +55,7 @@ class Forks:
             # No other thread knows this one, so the child that ends destroys its objects.
             small = small or Database(scratch / "small")
             assert list(small.check()) == []
-            small.set_production(not small.production)
+            small.admin.set_production(not small.admin.production)
             self._forking = True
             number = os.fork()
             self._forking = False
@@ -108,7 +108,7 @@ def _in_child(care: Care) -> None:
         assert "forked while RocksDB wrote" in str(error)  # noqa: PT017  it may or may not be
         return
     with db:
-        db.set_production(True)
+        db.admin.set_production(True)
         db.engine.flush()
     shutil.rmtree(own)
 

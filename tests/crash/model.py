@@ -169,9 +169,9 @@ class Model:
 
     def agree_now(self, db: EmbeddedDatabase) -> None:
         """Once somebody said that the clock is right, the database of now is what was written last."""
-        notice = db.correct_clock()
+        notice = db.admin.correct_clock()
         assert db.at(time=time.time_ns()).seq == db.head, "the database of now lacks what was written last"
-        assert db.correct_clock() in {0, notice}, "the log says the same twice"
+        assert db.admin.correct_clock() in {0, notice}, "the log says the same twice"
 
     def follow(self, db: EmbeddedDatabase, path: Any, tables: tuple[str, ...] | None) -> None:
         """The follower was never ahead of the log, comes to its end, and is equal."""

@@ -78,7 +78,7 @@ class Clocks:
     def expire(self) -> None:
         """None goes before its time, but for a jump that may as well be a clock that was set."""
         try:
-            self.db.expire()
+            self.db.admin.expire()
         except Error as error:
             assert "jumped" in str(error)  # noqa: PT017  it may or may not be raised
         for (table, number), end in self.ends.items():
@@ -89,7 +89,7 @@ class Clocks:
         """What was written last is what is there now."""
         if not self.right:
             return
-        self.db.correct_clock()
+        self.db.admin.correct_clock()
         now = self.db.at(time=self.true)
         for (table, number), end in self.ends.items():
             row = now.get(table, number)

@@ -55,7 +55,7 @@ class Lives:
 
     def expire(self) -> None:
         over = [key for key, (_, end) in self.rows.items() if 0 < end <= self.now]
-        assert self.db.expire() == len(over)
+        assert self.db.admin.expire() == len(over)
         for key in over:
             del self.rows[key]
 
@@ -65,7 +65,7 @@ class Lives:
     def reopen(self) -> None:
         self.db.close()
         self.open()
-        self.db.expire()  # what was over, the database itself may have come to
+        self.db.admin.expire()  # what was over, the database itself may have come to
         self.rows = {key: one for key, one in self.rows.items() if not 0 < one[1] <= self.now}
 
     def check(self) -> None:

@@ -14,12 +14,13 @@ from everlog.audit.archive import LocalArchive
 from everlog.audit.prover import LocalProver, Prover
 from everlog.migrations.local import LocalMigrations
 from everlog.rpc import handles
-from everlog.rpc.client.admin import RemoteConsumers
+from everlog.rpc.client.admin import RemoteAdmin, RemoteConsumers
 from everlog.rpc.client.audit import RemoteArchive, RemoteProver
 from everlog.rpc.client.history import RemotePast
 from everlog.rpc.client.migrations import RemoteMigrations
 from everlog.rpc.client.people import RemotePeople
 from everlog.store.history.moment import Past
+from everlog.store.upkeep.admin import Admin
 from everlog.store.upkeep.consumers import Consumers
 from everlog.store.upkeep.people import People
 from tests.conformance.database_case import open_case
@@ -32,6 +33,7 @@ HANDLES: dict[str, tuple[type, type, type]] = {
     "consumers": (handles.Consumers, Consumers, RemoteConsumers),
     "past": (handles.Past, Past, RemotePast),
     "people": (handles.People, People, RemotePeople),
+    "admin": (handles.Admin, Admin, RemoteAdmin),
     "proofs": (Prover, LocalProver, RemoteProver),
     "archive": (handles.Archive, LocalArchive, RemoteArchive),
 }

@@ -53,13 +53,13 @@ def test_after_a_commit_of_a_clock_that_was_ahead_a_server_takes_writes_and_ends
     ):
         one, hour = client.put(AIRPORTS, airport("LGA")), time.time_ns() + 3600 * 10**9
         client.put(AIRPORTS, airport("EWR"), expires=hour)
-        assert client.expire() == 0
+        assert client.admin.expire() == 0
         assert client.at(time=time.time_ns()).seq == one.seq + 1
         assert [row.faa for row in client.at(time=time.time_ns()).scan(AIRPORTS)] == ["EWR", "JFK", "LGA"]
         found = client.status().clock
         assert found.ahead_s == pytest.approx(3 * DAY_S, abs=600)
         assert found.corrected == 0
-        seq = client.correct_clock(reason="NTP was down")
+        seq = client.admin.correct_clock(reason="NTP was down")
         assert client.status().clock.corrected == seq == db.head
         assert db.log.commit(seq).reason == "NTP was down"
         assert client.put(AIRPORTS, airport("BOS")).seq == seq + 1

@@ -15,7 +15,6 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type:
 
 import everlog
 from everlog.proto import store_pb2, store_pb2_grpc
-from everlog.rpc.client.admin import RemoteAdmin
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.security import Tls
@@ -35,7 +34,7 @@ def test_a_server_hosts_several_databases(db: EmbeddedDatabase, tmp_path: Path) 
         RemoteDatabase(server.url("b")) as two,
     ):
         assert (one.uuid, two.uuid) == (db.uuid, other.uuid)
-        assert RemoteAdmin(one.channel).databases() == ["a", "b"]
+        assert one.admin.databases() == ["a", "b"]
 
 
 def test_a_database_that_is_not_hosted_is_named_with_those_that_are(db: EmbeddedDatabase) -> None:

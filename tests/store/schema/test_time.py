@@ -80,13 +80,13 @@ def test_rows_end_by_the_clock_and_not_by_the_time_of_the_log(
     db.put(ITEMS, Item(id=7))
     db.put(ITEMS, Item(id=8), expires=time.wall + HOUR_NS)
     db.load(ITEMS, [Item(id=9)])
-    assert db.expire() == 0
+    assert db.admin.expire() == 0
     assert db.status().expiry.due == 0
     time.pass_(HOUR_NS - 1)
-    assert db.expire() == 0
+    assert db.admin.expire() == 0
     time.pass_(1)
     assert db.status().expiry.due == 3
-    assert db.expire() == 3
+    assert db.admin.expire() == 3
     assert [row.id for row in db.scan(ITEMS)] == [1, 2]
 
 
@@ -100,8 +100,8 @@ def test_a_moment_finds_the_commits_that_were_made_by_then(
         time.pass_(60 * SECOND)
         made.append((time.wall, db.put(ITEMS, Item(id=100 + n), expires=0).seq))
         if n == 4 and corrected:
-            notice = db.correct_clock(actor="ann", reason="NTP was down")
-            assert db.correct_clock() == notice
+            notice = db.admin.correct_clock(actor="ann", reason="NTP was down")
+            assert db.admin.correct_clock() == notice
     before = {at: db.at(time=at).seq for at, _ in made}
     assert before == {at: seq + (corrected and n == 4) for n, (at, seq) in enumerate(made)}
     assert db.at(time=time.wall).seq == db.head
@@ -141,14 +141,14 @@ def test_status_says_how_far_ahead_the_log_is_and_that_it_is_known(
     db = write_ahead(reopen, time)
     found = db.status().clock
     assert (found.reading_ns, found.ahead_s, found.corrected) == (time.wall, 3 * 86_400 - 1, 0)
-    seq = db.correct_clock(actor="ann", reason="NTP was down")
+    seq = db.admin.correct_clock(actor="ann", reason="NTP was down")
     commit = db.log.commit(seq)
     assert (commit.notice.kind, commit.actor, commit.reason) == (CORRECTED, "ann", "NTP was down")
     assert db.status().clock.corrected == seq
     time.pass_(3 * DAY_NS)
     db.put(ITEMS, Item(id=1), expires=0)
     assert db.status().clock.ahead_s == 0
-    assert db.correct_clock() == 0
+    assert db.admin.correct_clock() == 0
 
 
 def test_two_clocks_that_were_ahead_one_after_the_other_are_two_corrections(
@@ -156,7 +156,7 @@ def test_two_clocks_that_were_ahead_one_after_the_other_are_two_corrections(
 ) -> None:
     db = write_ahead(reopen, time)
     first = time.wall, db.put(ITEMS, Item(id=5), expires=0).seq
-    first_notice = db.correct_clock()
+    first_notice = db.admin.correct_clock()
     time.pass_(HOUR_NS)
     time.wall += 9 * DAY_NS
     reopen().put(ITEMS, Item(id=6), expires=0)
@@ -164,7 +164,7 @@ def test_two_clocks_that_were_ahead_one_after_the_other_are_two_corrections(
     time.pass_(HOUR_NS)
     db = reopen()
     second = time.wall, db.put(ITEMS, Item(id=7), expires=0).seq
-    assert db.correct_clock() > first_notice
+    assert db.admin.correct_clock() > first_notice
     time.pass_(20 * DAY_NS)
     db.put(ITEMS, Item(id=8), expires=0)
     assert [db.at(time=at).seq for at, _ in (first, second)] == [first[1] + 1, second[1] + 1]
@@ -174,9 +174,9 @@ def test_a_clock_that_was_ahead_once_more_is_corrected_once_more(
     reopen: Callable[[], Database], time: Time
 ) -> None:
     db = write_ahead(reopen, time, 90 * DAY_NS)
-    first = db.correct_clock()
+    first = db.admin.correct_clock()
     time.pass_(HOUR_NS)
-    assert db.correct_clock() == first
+    assert db.admin.correct_clock() == first
     time.wall += 3 * DAY_NS
     db = reopen()
     db.put(ITEMS, Item(id=5), expires=0)  # behind the log, and ahead of the time
@@ -184,9 +184,9 @@ def test_a_clock_that_was_ahead_once_more_is_corrected_once_more(
     time.pass_(HOUR_NS)
     db = reopen()
     assert db.status().clock.corrected == 0
-    second = db.correct_clock()
+    second = db.admin.correct_clock()
     assert second > first
-    assert db.correct_clock() == db.status().clock.corrected == second
+    assert db.admin.correct_clock() == db.status().clock.corrected == second
     assert db.at(time=time.wall).get(ITEMS, 5) is not None
 
 
@@ -205,7 +205,7 @@ def test_clocks_that_were_wrong_for_a_moment_do_not_hide_what_others_wrote(
         db = reopen()
         assert db.at(time=time.wall).seq >= made[-1][1]
     assert db.at(time=time.wall).seq == db.head
-    db.correct_clock()
+    db.admin.correct_clock()
     assert db.at(time=time.wall).seq == db.head
     assert all(db.at(time=at).seq >= seq for at, seq in made)
 
@@ -241,9 +241,9 @@ def test_a_clock_that_was_never_set_is_not_believed(reopen: Callable[[], Databas
     assert db.expires_ns(ITEMS, 1) == last + HOUR_NS * 3 // 2
     time.wall = right + HOUR_NS // 2
     db = reopen()
-    assert db.expire() == 0, "a row with an hour to live is there half an hour later"
+    assert db.admin.expire() == 0, "a row with an hour to live is there half an hour later"
     time.pass_(HOUR_NS)
-    assert db.expire() == 1
+    assert db.admin.expire() == 1
 
 
 def test_a_clock_that_stands_still_stops_nothing_but_the_end_of_rows(
@@ -254,7 +254,7 @@ def test_a_clock_that_stands_still_stops_nothing_but_the_end_of_rows(
     seqs = [db.put(ITEMS, Item(id=n)).seq for n in range(3)]
     assert db.at(time=time.wall).seq == seqs[-1]
     time.steady += DAY_NS
-    assert db.expire() == 0
+    assert db.admin.expire() == 0
 
 
 def test_a_machine_that_was_paused_waits_until_its_clock_is_confirmed(
@@ -265,9 +265,9 @@ def test_a_machine_that_was_paused_waits_until_its_clock_is_confirmed(
     time.wall += 2 * HOUR_NS  # the wall clock was set when it went on; the steady one did not count
     db.put(ITEMS, Item(id=2), expires=0)
     assert db.status().expiry.jumped_s == 7200
-    assert db.correct_clock() == 0
+    assert db.admin.correct_clock() == 0
     assert db.status().expiry.jumped_s == 0
-    assert db.expire() == 1
+    assert db.admin.expire() == 1
 
 
 @pytest.mark.parametrize("step_ns", [-SECOND, SECOND, -HOUR_NS])

@@ -61,17 +61,17 @@ def ends(db: Database) -> list[tuple[int, int, bytes]]:
 def test_a_row_whose_life_is_over_is_deleted_by_a_commit_that_says_so(db: Database, time: Time) -> None:
     db.put(AIRPORTS, airport("JFK", "New York"), expires=NOW + 5 * SECOND)
     db.put(AIRPORTS, airport("LAX", "Los Angeles"))
-    assert db.expire() == 0
+    assert db.admin.expire() == 0
     time.pass_(5 * SECOND)
     assert db.get(AIRPORTS, "JFK") is not None  # until it is swept
-    assert db.expire() == 1
+    assert db.admin.expire() == 1
     assert db.get(AIRPORTS, "JFK") is None
     assert [row.faa for row in db.scan(AIRPORTS.by_city)] == ["LAX"]
     commit = db.log.commit(db.head)
     assert (commit.actor, commit.reason) == ("everlog", "expired")
     assert [(change.op, change.prior) for change in commit.changes] == [(log_pb2.DELETE, 3)]
     assert ends(db) == []
-    assert db.expire() == 0
+    assert db.admin.expire() == 0
 
 
 def test_the_record_says_when_the_life_ends_and_asks_its_reader_to_know(db: Database) -> None:
@@ -87,11 +87,11 @@ def test_a_row_that_is_written_again_has_the_life_of_that_write(db: Database, ti
     db.put(AIRPORTS, airport("JFK"), expires=NOW + SECOND)
     db.put(AIRPORTS, airport("JFK"), expires=NOW + 9 * SECOND)
     time.pass_(SECOND)
-    assert db.expire() == 0
+    assert db.admin.expire() == 0
     db.put(AIRPORTS, airport("JFK"))
     assert ends(db) == []
     time.pass_(9 * SECOND)
-    assert db.expire() == 0
+    assert db.admin.expire() == 0
     assert db.get(AIRPORTS, "JFK") is not None
 
 
@@ -103,7 +103,7 @@ def test_a_transaction_writes_rows_with_and_without_a_life(db: Database, time: T
         tx.put(ITEMS, Item(id=3), expires=0)
         assert tx.get(ITEMS, 1) is not None
     time.pass_(1)
-    assert db.expire() == 1
+    assert db.admin.expire() == 1
     assert [row.id for row in db.scan(ITEMS)] == [2, 3]
 
 
@@ -116,7 +116,7 @@ def test_a_table_has_a_life_for_its_rows(opening: Opener, time: Time) -> None:
     db.load(SHORT, items(6, 7), expires=NOW + 2 * DAY_NS)
     assert [change.expires_ns for change in db.log.commit(3).changes] == [NOW + DAY_NS]
     time.pass_(DAY_NS)
-    assert db.expire() == 3
+    assert db.admin.expire() == 3
     assert [row.id for row in db.scan(SHORT)] == [2, 3, 6, 7]
     assert table_of(db.schema.table("items")).life == DAY
 
@@ -128,7 +128,7 @@ def test_a_table_gets_and_loses_a_life_by_a_migration(db: Database, time: Time) 
     declare(db, ITEMS)
     db.put(SHORT, Item(id=3))
     time.pass_(DAY_NS)
-    assert db.expire() == 1
+    assert db.admin.expire() == 1
     assert [row.id for row in db.scan(ITEMS)] == [1, 3]
 
 
@@ -151,7 +151,7 @@ def test_a_row_that_was_written_since_it_was_found_lives(
         return commit(transaction, about)
 
     monkeypatch.setattr(db.core, "commit", late)
-    assert db.expire() == 8
+    assert db.admin.expire() == 8
     assert [row.text for row in db.scan(ITEMS)] == ["again"]
     assert conflicts
 
@@ -160,7 +160,7 @@ def test_many_rows_end_in_chunks(db: Database, time: Time) -> None:
     db.load(ITEMS, items(1, 2 * CHUNK_ROWS + 1), expires=NOW + 1)
     before = db.head
     time.pass_(1)
-    assert db.expire() == 2 * CHUNK_ROWS + 1
+    assert db.admin.expire() == 2 * CHUNK_ROWS + 1
     assert db.head == before + 3
     assert db.count(ITEMS) == 0
 
@@ -184,7 +184,7 @@ def test_lives_are_kept_by_rebuilding_replaying_and_opening_again(
         assert one.status().expiry == ExpiryStatus(rows=20, next_ns=NOW + 1)
     time.pass_(1)
     assert again.status().expiry.due == 19
-    assert again.expire() == 19
+    assert again.admin.expire() == 19
 
 
 def test_tables_that_are_dropped_take_the_ends_of_their_rows_with_them(db: Database) -> None:
@@ -217,4 +217,4 @@ def test_a_reader_beside_sweeps_nothing(opening: Opener, time: Time) -> None:
     db.put(ITEMS, Item(id=1), expires=NOW + 1)
     reader = opening(read_only=True)
     with pytest.raises(ReadOnlyError):
-        reader.expire()
+        reader.admin.expire()

@@ -32,16 +32,16 @@ def test_nothing_expires_after_the_clock_jumped_until_it_is_confirmed_or_right_a
     db.put(ITEMS, Item(id=1), expires=NOW + 1)
     time.wall += int(2 * JUMP_S * SECOND)
     with caplog.at_level(logging.WARNING, "everlog"), pytest.raises(Error, match="jumped forward by 1,200 s"):
-        db.expire()
+        db.admin.expire()
     assert "nothing expires" in caplog.text
     assert db.status().expiry.jumped_s == pytest.approx(2 * JUMP_S)
     time.wall -= int(2 * JUMP_S * SECOND)
-    assert db.expire() == 0
+    assert db.admin.expire() == 0
     assert db.status().expiry.jumped_s == 0
     time.wall += int(2 * JUMP_S * SECOND)
     with pytest.raises(Error, match="everlog expire --trust-clock"):
-        db.expire()
-    assert db.expire(confirm_time=True) == 1
+        db.admin.expire()
+    assert db.admin.expire(confirm_time=True) == 1
 
 
 def swept(db: Database) -> threading.Event:
@@ -68,7 +68,7 @@ def test_what_ended_while_nobody_had_the_database_open_is_swept_when_it_is_opene
     time.pass_(1)
     db = opening(clock=time())
     db.sweeper.close()  # it ends after the sweep that it is at
-    assert db.expire() == 0 or db.get(ITEMS, 1) is None
+    assert db.admin.expire() == 0 or db.get(ITEMS, 1) is None
     assert db.get(ITEMS, 1) is None
 
 

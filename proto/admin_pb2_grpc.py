@@ -75,7 +75,7 @@ class AdminServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ListDatabases(self, request, context):
-        """The databases that this server hosts.
+        """Lists the databases that this server hosts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,36 +88,36 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Rebuild(self, request, context):
-        """Builds all tables anew from the log beside the live ones, proves that both are equal, and
-        switches to the new ones.
+        """Rebuilds all tables from the log beside the live ones, verifies that both are equal, and switches to the
+        new ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Check(self, request, context):
-        """Looks for anything in the database that is not as it must be.
+        """Checks the database, and streams the problems.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Expire(self, request, context):
-        """Deletes the rows whose life is over now, and not only when the server comes to it.
+        """Deletes the expired rows now, without waiting for the server's own schedule.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CorrectClock(self, request, context):
-        """Says that the clock of the server is right, and that times in the log are ahead of it.
+        """Records that the server's clock is correct and that times in the log are ahead of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetProduction(self, request, context):
-        """Says in the log whether this is a database in production, which refuses test data.
+        """Marks the database as production or not in its log. A database in production refuses test data.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -60,14 +60,14 @@ class ArchiveServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Archive(self, request, context):
-        """Moves old log to its place, and frees the disk that it took. It goes on without its client.
+        """Moves old log to the target, and frees its disk space. It continues if the client disconnects.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Hold(self, request, context):
-        """Keeps the record at `seq`, and all after it; again moves the hold.
+        """Keeps the record at `seq` and later ones. A second call with the same name moves the hold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

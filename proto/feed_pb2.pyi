@@ -36,7 +36,7 @@ class SubscribeRequest(_message.Message):
     database: _builtins.str
     """Name of the database on this server."""
     now: _builtins.bool
-    """After the newest record there is when the subscription starts."""
+    """After the newest record when the subscription starts."""
     until: _builtins.int
     """End after this seq; 0: do not end because of a seq."""
     bounded: _builtins.bool
@@ -49,8 +49,8 @@ class SubscribeRequest(_message.Message):
 
     @_builtins.property
     def tables(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only changes of these tables; empty: all. A commit of which nothing is left is not sent;
-        migrations always are.
+        """Only changes of these tables; empty: all. Commits without such changes are not sent; migrations always
+        are.
         """
 
     def __init__(
@@ -112,7 +112,7 @@ Global___FeedMessage: _TypeAlias = FeedMessage  # noqa: Y015
 
 @_typing.final
 class Mark(_message.Message):
-    """How far a subscription has come: resume after `position`."""
+    """Progress of a subscription: resume after `position`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

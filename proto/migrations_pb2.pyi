@@ -31,13 +31,13 @@ class _MigrationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Migrat
     """In the code, not yet in the database."""
     APPLIED: _MigrationState.ValueType  # 2
     EDITED: _MigrationState.ValueType  # 3
-    """Applied, and its folder has been changed since."""
+    """Applied; its folder was changed afterwards."""
     MISSING: _MigrationState.ValueType  # 4
-    """Applied, and its folder is gone though newer ones are there."""
+    """Applied; its folder is missing while newer ones exist."""
     AHEAD: _MigrationState.ValueType  # 5
     """Applied by newer code than this."""
     BUILDING: _MigrationState.ValueType  # 6
-    """In the database in part; applying goes on where it stopped."""
+    """Applied in part; the next Apply resumes it."""
 
 class MigrationState(_MigrationState, metaclass=_MigrationStateEnumTypeWrapper): ...
 
@@ -46,13 +46,13 @@ PENDING: MigrationState.ValueType  # 1
 """In the code, not yet in the database."""
 APPLIED: MigrationState.ValueType  # 2
 EDITED: MigrationState.ValueType  # 3
-"""Applied, and its folder has been changed since."""
+"""Applied; its folder was changed afterwards."""
 MISSING: MigrationState.ValueType  # 4
-"""Applied, and its folder is gone though newer ones are there."""
+"""Applied; its folder is missing while newer ones exist."""
 AHEAD: MigrationState.ValueType  # 5
 """Applied by newer code than this."""
 BUILDING: MigrationState.ValueType  # 6
-"""In the database in part; applying goes on where it stopped."""
+"""Applied in part; the next Apply resumes it."""
 Global___MigrationState: _TypeAlias = MigrationState  # noqa: Y015
 
 class _ProposalState:
@@ -63,9 +63,9 @@ class _ProposalStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Proposa
     DESCRIPTOR: _descriptor.EnumDescriptor
     PROPOSAL_STATE_UNSPECIFIED: _ProposalState.ValueType  # 0
     WAITING: _ProposalState.ValueType  # 1
-    """For somebody to decide."""
+    """Not decided yet."""
     APPROVED: _ProposalState.ValueType  # 2
-    """And being applied, or about to be."""
+    """Approved, and being applied or about to be."""
     REJECTED: _ProposalState.ValueType  # 3
     FINISHED: _ProposalState.ValueType  # 4
     FAILED: _ProposalState.ValueType  # 5
@@ -78,9 +78,9 @@ class ProposalState(_ProposalState, metaclass=_ProposalStateEnumTypeWrapper): ..
 
 PROPOSAL_STATE_UNSPECIFIED: ProposalState.ValueType  # 0
 WAITING: ProposalState.ValueType  # 1
-"""For somebody to decide."""
+"""Not decided yet."""
 APPROVED: ProposalState.ValueType  # 2
-"""And being applied, or about to be."""
+"""Approved, and being applied or about to be."""
 REJECTED: ProposalState.ValueType  # 3
 FINISHED: ProposalState.ValueType  # 4
 FAILED: ProposalState.ValueType  # 5
@@ -121,22 +121,22 @@ class MigrationInfo(_message.Message):
     folder_digest: _builtins.bytes
     """Digest of the folder as it is now, where there is one."""
     late: _builtins.bool
-    """It comes, or came, after another with a newer timestamp."""
+    """Applied, or to be applied, after one with a newer timestamp."""
     started_ns: _builtins.int
-    """When its building began, and how many rows of it are done."""
+    """Start of its build, and the number of rows done."""
     rows: _builtins.int
     diff: _builtins.str
-    """What was edited in its folder since, as a unified diff, where that was asked for."""
+    """Unified diff of the edits of its folder, if requested."""
     actor: _builtins.str
     held: _builtins.bool
-    """All of it is built, and the version before is served as well."""
+    """Built; the previous version is also served."""
     returning: _builtins.bool
-    """It is in force, and is being rolled back: since `started_ns`, `rows` so far."""
+    """In force and being rolled back since `started_ns`, `rows` so far."""
     total: _builtins.int
-    """While it is built: all rows that are to be done, and about how many seconds that takes; 0: not known."""
+    """During the build: total rows, and estimated seconds left; 0: unknown."""
     left_s: _builtins.float
     stopped: _builtins.str
-    """Why nobody works on it now, as `disk full`; empty: somebody does, or it is not known."""
+    """Why the build is stopped, such as `disk full`; empty: running, or unknown."""
     def __init__(
         self,
         *,
@@ -248,7 +248,7 @@ class MigrationStatusResponse(_message.Message):
     ahead: _builtins.int
     building: _builtins.int
     problem: _builtins.str
-    """Why what is pending can neither be proposed nor applied, as a folder that does not load; empty: it can."""
+    """Why pending migrations can be neither proposed nor applied, such as an invalid folder; empty: they can."""
     def __init__(
         self,
         *,
@@ -281,9 +281,9 @@ class PlanRequest(_message.Message):
     to: _builtins.int
     """Up to this version; 0: all."""
     out_of_order: _builtins.bool
-    """Takes those as well that come after an applied one with a newer timestamp."""
+    """Include migrations older than an applied one."""
     try_rows: _builtins.bool
-    """Try the code that rewrites rows on every one of them."""
+    """Run the code that rewrites rows on every row."""
     def __init__(
         self,
         *,
@@ -359,11 +359,11 @@ class PlannedStep(_message.Message):
     text: _builtins.str
     """A sentence for people, as "build unique index airports.by_icao"."""
     instant: _builtins.bool
-    """True where it takes no longer on a large table than on a small one."""
+    """Whether its duration is independent of the size of the table."""
     rows: _builtins.int
-    """Rows that it reads or writes."""
+    """Number of rows it reads or writes."""
     problem: _builtins.bool
-    """It would stop there."""
+    """The migration would fail at this step."""
     def __init__(
         self,
         *,
@@ -397,9 +397,9 @@ class ApplyRequest(_message.Message):
     reason: _builtins.str
     out_of_order: _builtins.bool
     hold: _builtins.bool
-    """Serve the version before as well where rows are rewritten, until Complete."""
+    """If rows are rewritten, also serve the previous version until Complete."""
     rate: _builtins.float
-    """Build at most so many rows a second; 0: as many as can be."""
+    """Maximum rows per second of the build; 0: no limit."""
     def __init__(
         self,
         *,
@@ -433,11 +433,11 @@ class ApplyResponse(_message.Message):
     version: _builtins.int
     name: _builtins.str
     step: _builtins.str
-    """What it is doing, and how far it is with it."""
+    """The current step and its progress."""
     done: _builtins.int
     total: _builtins.int
     finished: _builtins.bool
-    """This migration is in the database, by this commit."""
+    """This migration is applied, by this commit."""
     seq: _builtins.int
     def __init__(
         self,
@@ -482,9 +482,9 @@ class ProposalEvent(_message.Message):
     version: _builtins.int
     error: _builtins.str
     despite_errors: _builtins.bool
-    """It was approved though the plan had errors."""
+    """Approved despite errors in the plan."""
     proof: _log_pb2.Commit.Proof.ValueType
-    """How it is known that `actor` is who did it."""
+    """How the identity of `actor` was established."""
     def __init__(
         self,
         *,
@@ -520,7 +520,7 @@ class Proposal(_message.Message):
     document: _builtins.bytes
     state: Global___ProposalState.ValueType
     url: _builtins.str
-    """The page of it; empty: the server has none."""
+    """URL of its web page; empty: none."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProposalEvent]: ...
     def __init__(
@@ -641,7 +641,7 @@ class ApproveRequest(_message.Message):
     actor: _builtins.str
     reason: _builtins.str
     despite_errors: _builtins.bool
-    """Although the plan has errors: findings of lint, or steps that fail."""
+    """Approve despite errors in the plan: findings of lint, or failing steps."""
     def __init__(
         self,
         *,
@@ -667,7 +667,7 @@ class ApproveResponse(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def proposal(self) -> Global___Proposal:
-        """The first and the last answer: approved, and what became of it."""
+        """In the first and the last answer: the approved proposal, and its outcome."""
 
     @_builtins.property
     def progress(self) -> Global___ApplyResponse:
@@ -747,13 +747,13 @@ class RollbackRequest(_message.Message):
     RATE_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     count: _builtins.int
-    """So many of those that came last; 0: one."""
+    """Number of migrations, newest first; 0: one."""
     to: _builtins.int
-    """Or all that came after this version; 0 is before the first."""
+    """Or all migrations after this version; 0: all."""
     actor: _builtins.str
     reason: _builtins.str
     rate: _builtins.float
-    """Rewrite at most so many rows a second; 0: as many as can be."""
+    """Maximum rows per second; 0: no limit."""
     def __init__(
         self,
         *,
@@ -781,7 +781,7 @@ class PlanRollbackResponse(_message.Message):
     MIGRATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def migrations(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRollback]:
-        """The newest first."""
+        """Newest first."""
 
     def __init__(
         self,
@@ -988,7 +988,7 @@ class LoadSchemaRequest(_message.Message):
     database: _builtins.str
     text: _builtins.str
     where: _builtins.str
-    """What the text is called where it is found wrong: a file of the client."""
+    """Name of the text in error messages, such as a file of the client."""
     actor: _builtins.str
     reason: _builtins.str
     def __init__(
@@ -1037,7 +1037,7 @@ class BaselineRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     version: _builtins.int
-    """The migrations up to this version, and with it."""
+    """Last version to record, included."""
     actor: _builtins.str
     reason: _builtins.str
     def __init__(
@@ -1161,7 +1161,7 @@ class FoldersResponse(_message.Message):
     digest: _builtins.bytes
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_log_pb2.SourceFile]:
-        """As the log has them: of some files a digest only."""
+        """As recorded in the log; some files have only a digest."""
 
     def __init__(
         self,

@@ -120,49 +120,49 @@ class MigrationsServicer:
     """Missing associated documentation comment in .proto file."""
 
     def List(self, request, context):
-        """Every migration that the server's code or the database knows, with its state.
+        """Lists every migration of the server's code and of the database, with its state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Status(self, request, context):
-        """Whether the database is up to date, in one word and a count of each state.
+        """Summarizes the state of the migrations.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Plan(self, request, context):
-        """What applying would do, without doing it.
+        """Returns what Apply would do; changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Apply(self, request, context):
-        """Applies what is pending, in order, telling how far it is.
+        """Applies pending migrations in order, and streams the progress.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Proposals(self, request, context):
-        """What was proposed, and what became of it; the newest last.
+        """Lists proposals with their outcome, oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Propose(self, request, context):
-        """Proposes what is pending, also if the same was rejected or has failed.
+        """Proposes the pending migrations, also after a rejection or a failure.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Approve(self, request, context):
-        """Approves a proposal and applies it, telling how far it is.
+        """Approves a proposal, applies it, and streams the progress.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,57 +175,57 @@ class MigrationsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PlanRollback(self, request, context):
-        """What rolling back would do and lose, without doing it.
+        """Returns what Rollback would do and lose; changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Returns to an earlier schema, telling of each migration that was rolled back. It needs folders
-        where rows were rewritten: they go back through `down`.
+        """Returns to an earlier schema, and streams each migration that was rolled back. Rows that were rewritten
+        are converted by `down`, which needs the folders.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Complete(self, request, context):
-        """Ends the time of two versions: that of before is served no longer.
+        """Stops serving the previous schema version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Stops the migration that is being applied or rolled back, and gives it up: nothing of it is left.
+        """Cancels the running migration or rollback, and restores the previous state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Load(self, request, context):
-        """Gives an empty database the schema of a text that `dump` wrote.
+        """Gives an empty database the schema in a text that `dump` wrote.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Baseline(self, request, context):
-        """Records migrations as applied without running them, if they make the schema that is there.
+        """Records migrations as applied without running them, if they give the current schema.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Accept(self, request, context):
-        """Takes the server's folders that were edited after they ran for what ran, if they make the same schema.
+        """Accepts the server's folders that were edited after they ran, if they give the same schema.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Folders(self, request, context):
-        """The folders of migrations that are in the database, as they ran: one answer each, oldest first.
+        """Streams the folders of applied migrations as they ran, oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

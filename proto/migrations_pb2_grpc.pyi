@@ -32,75 +32,75 @@ class MigrationsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MigrationsAsyncStub: ...
     List: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.ListMigrationsRequest, _migrations_pb2.ListMigrationsResponse]
-    """Every migration that the server's code or the database knows, with its state."""
+    """Lists every migration of the server's code and of the database, with its state."""
     Status: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.MigrationStatusRequest, _migrations_pb2.MigrationStatusResponse]
-    """Whether the database is up to date, in one word and a count of each state."""
+    """Summarizes the state of the migrations."""
     Plan: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.PlanRequest, _migrations_pb2.PlanResponse]
-    """What applying would do, without doing it."""
+    """Returns what Apply would do; changes nothing."""
     Apply: _grpc.UnaryStreamMultiCallable[_migrations_pb2.ApplyRequest, _migrations_pb2.ApplyResponse]
-    """Applies what is pending, in order, telling how far it is."""
+    """Applies pending migrations in order, and streams the progress."""
     Proposals: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.ProposalsRequest, _migrations_pb2.ProposalsResponse]
-    """What was proposed, and what became of it; the newest last."""
+    """Lists proposals with their outcome, oldest first."""
     Propose: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.ProposeRequest, _migrations_pb2.ProposeResponse]
-    """Proposes what is pending, also if the same was rejected or has failed."""
+    """Proposes the pending migrations, also after a rejection or a failure."""
     Approve: _grpc.UnaryStreamMultiCallable[_migrations_pb2.ApproveRequest, _migrations_pb2.ApproveResponse]
-    """Approves a proposal and applies it, telling how far it is."""
+    """Approves a proposal, applies it, and streams the progress."""
     Reject: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.RejectRequest, _migrations_pb2.RejectResponse]
     PlanRollback: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.PlanRollbackResponse]
-    """What rolling back would do and lose, without doing it."""
+    """Returns what Rollback would do and lose; changes nothing."""
     Rollback: _grpc.UnaryStreamMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.RollbackResponse]
-    """Returns to an earlier schema, telling of each migration that was rolled back. It needs folders
-    where rows were rewritten: they go back through `down`.
+    """Returns to an earlier schema, and streams each migration that was rolled back. Rows that were rewritten
+    are converted by `down`, which needs the folders.
     """
     Complete: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.CompleteRequest, _migrations_pb2.CompleteResponse]
-    """Ends the time of two versions: that of before is served no longer."""
+    """Stops serving the previous schema version."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.CancelRequest, _migrations_pb2.CancelResponse]
-    """Stops the migration that is being applied or rolled back, and gives it up: nothing of it is left."""
+    """Cancels the running migration or rollback, and restores the previous state."""
     Load: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.LoadSchemaRequest, _migrations_pb2.LoadSchemaResponse]
-    """Gives an empty database the schema of a text that `dump` wrote."""
+    """Gives an empty database the schema in a text that `dump` wrote."""
     Baseline: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.BaselineRequest, _migrations_pb2.BaselineResponse]
-    """Records migrations as applied without running them, if they make the schema that is there."""
+    """Records migrations as applied without running them, if they give the current schema."""
     Accept: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.AcceptRequest, _migrations_pb2.AcceptResponse]
-    """Takes the server's folders that were edited after they ran for what ran, if they make the same schema."""
+    """Accepts the server's folders that were edited after they ran, if they give the same schema."""
     Folders: _grpc.UnaryStreamMultiCallable[_migrations_pb2.FoldersRequest, _migrations_pb2.FoldersResponse]
-    """The folders of migrations that are in the database, as they ran: one answer each, oldest first."""
+    """Streams the folders of applied migrations as they ran, oldest first."""
 
 @_typing.type_check_only
 class MigrationsAsyncStub(MigrationsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     List: _aio.UnaryUnaryMultiCallable[_migrations_pb2.ListMigrationsRequest, _migrations_pb2.ListMigrationsResponse]  # type: ignore[assignment]
-    """Every migration that the server's code or the database knows, with its state."""
+    """Lists every migration of the server's code and of the database, with its state."""
     Status: _aio.UnaryUnaryMultiCallable[_migrations_pb2.MigrationStatusRequest, _migrations_pb2.MigrationStatusResponse]  # type: ignore[assignment]
-    """Whether the database is up to date, in one word and a count of each state."""
+    """Summarizes the state of the migrations."""
     Plan: _aio.UnaryUnaryMultiCallable[_migrations_pb2.PlanRequest, _migrations_pb2.PlanResponse]  # type: ignore[assignment]
-    """What applying would do, without doing it."""
+    """Returns what Apply would do; changes nothing."""
     Apply: _aio.UnaryStreamMultiCallable[_migrations_pb2.ApplyRequest, _migrations_pb2.ApplyResponse]  # type: ignore[assignment]
-    """Applies what is pending, in order, telling how far it is."""
+    """Applies pending migrations in order, and streams the progress."""
     Proposals: _aio.UnaryUnaryMultiCallable[_migrations_pb2.ProposalsRequest, _migrations_pb2.ProposalsResponse]  # type: ignore[assignment]
-    """What was proposed, and what became of it; the newest last."""
+    """Lists proposals with their outcome, oldest first."""
     Propose: _aio.UnaryUnaryMultiCallable[_migrations_pb2.ProposeRequest, _migrations_pb2.ProposeResponse]  # type: ignore[assignment]
-    """Proposes what is pending, also if the same was rejected or has failed."""
+    """Proposes the pending migrations, also after a rejection or a failure."""
     Approve: _aio.UnaryStreamMultiCallable[_migrations_pb2.ApproveRequest, _migrations_pb2.ApproveResponse]  # type: ignore[assignment]
-    """Approves a proposal and applies it, telling how far it is."""
+    """Approves a proposal, applies it, and streams the progress."""
     Reject: _aio.UnaryUnaryMultiCallable[_migrations_pb2.RejectRequest, _migrations_pb2.RejectResponse]  # type: ignore[assignment]
     PlanRollback: _aio.UnaryUnaryMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.PlanRollbackResponse]  # type: ignore[assignment]
-    """What rolling back would do and lose, without doing it."""
+    """Returns what Rollback would do and lose; changes nothing."""
     Rollback: _aio.UnaryStreamMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.RollbackResponse]  # type: ignore[assignment]
-    """Returns to an earlier schema, telling of each migration that was rolled back. It needs folders
-    where rows were rewritten: they go back through `down`.
+    """Returns to an earlier schema, and streams each migration that was rolled back. Rows that were rewritten
+    are converted by `down`, which needs the folders.
     """
     Complete: _aio.UnaryUnaryMultiCallable[_migrations_pb2.CompleteRequest, _migrations_pb2.CompleteResponse]  # type: ignore[assignment]
-    """Ends the time of two versions: that of before is served no longer."""
+    """Stops serving the previous schema version."""
     Cancel: _aio.UnaryUnaryMultiCallable[_migrations_pb2.CancelRequest, _migrations_pb2.CancelResponse]  # type: ignore[assignment]
-    """Stops the migration that is being applied or rolled back, and gives it up: nothing of it is left."""
+    """Cancels the running migration or rollback, and restores the previous state."""
     Load: _aio.UnaryUnaryMultiCallable[_migrations_pb2.LoadSchemaRequest, _migrations_pb2.LoadSchemaResponse]  # type: ignore[assignment]
-    """Gives an empty database the schema of a text that `dump` wrote."""
+    """Gives an empty database the schema in a text that `dump` wrote."""
     Baseline: _aio.UnaryUnaryMultiCallable[_migrations_pb2.BaselineRequest, _migrations_pb2.BaselineResponse]  # type: ignore[assignment]
-    """Records migrations as applied without running them, if they make the schema that is there."""
+    """Records migrations as applied without running them, if they give the current schema."""
     Accept: _aio.UnaryUnaryMultiCallable[_migrations_pb2.AcceptRequest, _migrations_pb2.AcceptResponse]  # type: ignore[assignment]
-    """Takes the server's folders that were edited after they ran for what ran, if they make the same schema."""
+    """Accepts the server's folders that were edited after they ran, if they give the same schema."""
     Folders: _aio.UnaryStreamMultiCallable[_migrations_pb2.FoldersRequest, _migrations_pb2.FoldersResponse]  # type: ignore[assignment]
-    """The folders of migrations that are in the database, as they ran: one answer each, oldest first."""
+    """Streams the folders of applied migrations as they ran, oldest first."""
 
 class MigrationsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -109,7 +109,7 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.ListMigrationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.ListMigrationsResponse, _abc.Awaitable[_migrations_pb2.ListMigrationsResponse]]:
-        """Every migration that the server's code or the database knows, with its state."""
+        """Lists every migration of the server's code and of the database, with its state."""
 
     @_abc_1.abstractmethod
     def Status(
@@ -117,7 +117,7 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.MigrationStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.MigrationStatusResponse, _abc.Awaitable[_migrations_pb2.MigrationStatusResponse]]:
-        """Whether the database is up to date, in one word and a count of each state."""
+        """Summarizes the state of the migrations."""
 
     @_abc_1.abstractmethod
     def Plan(
@@ -125,7 +125,7 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.PlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.PlanResponse, _abc.Awaitable[_migrations_pb2.PlanResponse]]:
-        """What applying would do, without doing it."""
+        """Returns what Apply would do; changes nothing."""
 
     @_abc_1.abstractmethod
     def Apply(
@@ -133,7 +133,7 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.ApplyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_migrations_pb2.ApplyResponse], _abc.AsyncIterator[_migrations_pb2.ApplyResponse]]:
-        """Applies what is pending, in order, telling how far it is."""
+        """Applies pending migrations in order, and streams the progress."""
 
     @_abc_1.abstractmethod
     def Proposals(
@@ -141,7 +141,7 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.ProposalsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.ProposalsResponse, _abc.Awaitable[_migrations_pb2.ProposalsResponse]]:
-        """What was proposed, and what became of it; the newest last."""
+        """Lists proposals with their outcome, oldest first."""
 
     @_abc_1.abstractmethod
     def Propose(
@@ -149,7 +149,7 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.ProposeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.ProposeResponse, _abc.Awaitable[_migrations_pb2.ProposeResponse]]:
-        """Proposes what is pending, also if the same was rejected or has failed."""
+        """Proposes the pending migrations, also after a rejection or a failure."""
 
     @_abc_1.abstractmethod
     def Approve(
@@ -157,7 +157,7 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.ApproveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_migrations_pb2.ApproveResponse], _abc.AsyncIterator[_migrations_pb2.ApproveResponse]]:
-        """Approves a proposal and applies it, telling how far it is."""
+        """Approves a proposal, applies it, and streams the progress."""
 
     @_abc_1.abstractmethod
     def Reject(
@@ -172,7 +172,7 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.PlanRollbackResponse, _abc.Awaitable[_migrations_pb2.PlanRollbackResponse]]:
-        """What rolling back would do and lose, without doing it."""
+        """Returns what Rollback would do and lose; changes nothing."""
 
     @_abc_1.abstractmethod
     def Rollback(
@@ -180,8 +180,8 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_migrations_pb2.RollbackResponse], _abc.AsyncIterator[_migrations_pb2.RollbackResponse]]:
-        """Returns to an earlier schema, telling of each migration that was rolled back. It needs folders
-        where rows were rewritten: they go back through `down`.
+        """Returns to an earlier schema, and streams each migration that was rolled back. Rows that were rewritten
+        are converted by `down`, which needs the folders.
         """
 
     @_abc_1.abstractmethod
@@ -190,7 +190,7 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.CompleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.CompleteResponse, _abc.Awaitable[_migrations_pb2.CompleteResponse]]:
-        """Ends the time of two versions: that of before is served no longer."""
+        """Stops serving the previous schema version."""
 
     @_abc_1.abstractmethod
     def Cancel(
@@ -198,7 +198,7 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.CancelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.CancelResponse, _abc.Awaitable[_migrations_pb2.CancelResponse]]:
-        """Stops the migration that is being applied or rolled back, and gives it up: nothing of it is left."""
+        """Cancels the running migration or rollback, and restores the previous state."""
 
     @_abc_1.abstractmethod
     def Load(
@@ -206,7 +206,7 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.LoadSchemaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.LoadSchemaResponse, _abc.Awaitable[_migrations_pb2.LoadSchemaResponse]]:
-        """Gives an empty database the schema of a text that `dump` wrote."""
+        """Gives an empty database the schema in a text that `dump` wrote."""
 
     @_abc_1.abstractmethod
     def Baseline(
@@ -214,7 +214,7 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.BaselineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.BaselineResponse, _abc.Awaitable[_migrations_pb2.BaselineResponse]]:
-        """Records migrations as applied without running them, if they make the schema that is there."""
+        """Records migrations as applied without running them, if they give the current schema."""
 
     @_abc_1.abstractmethod
     def Accept(
@@ -222,7 +222,7 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.AcceptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.AcceptResponse, _abc.Awaitable[_migrations_pb2.AcceptResponse]]:
-        """Takes the server's folders that were edited after they ran for what ran, if they make the same schema."""
+        """Accepts the server's folders that were edited after they ran, if they give the same schema."""
 
     @_abc_1.abstractmethod
     def Folders(
@@ -230,6 +230,6 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.FoldersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_migrations_pb2.FoldersResponse], _abc.AsyncIterator[_migrations_pb2.FoldersResponse]]:
-        """The folders of migrations that are in the database, as they ran: one answer each, oldest first."""
+        """Streams the folders of applied migrations as they ran, oldest first."""
 
 def add_MigrationsServicer_to_server(servicer: MigrationsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -65,38 +65,38 @@ class PeopleServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Forget(self, request, context):
-        """Deletes all rows of one person, of all tables, and shreds the key that they are sealed with. The
-        same commit_id with the same request does it once, and is answered again.
+        """Deletes all rows of one person in all tables, and destroys the key that seals them. Idempotent for the
+        same commit_id with the same request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Keys(self, request, context):
-        """The keys of people, for tokens that the server was told of. A record of the log says to whom they were
-        given, once a day; it is written before any is. PERMISSION_DENIED: not to this caller.
+        """Releases keys of people to the tokens the server was configured with. The log records each receiver once
+        a day, before the first key is released. PERMISSION_DENIED: not to this caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Export(self, request, context):
-        """Everything that is held on one person, as JSON, in parts. To those who may forget.
+        """Streams all data about one person, as parts of a JSON object. Needs the permission of Forget.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Readable(self, request, context):
-        """What of people whoever has the log can read.
+        """Lists the personal data in the log that is readable without keys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateKey(self, request, context):
-        """Puts the keys of all people under another master key, which the server's own process was told of. What was
-        cut short is gone on with; what is done already is done at once. A record of the log says who it was, before.
+        """Encrypts the keys of all people under the next master key of the server. Resumes after an interruption;
+        returns at once if all keys are done. The log records the caller first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,7 @@ class HeadRequest(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     size: _builtins.int
-    """Of the tree of so many records; 0: of all that are on disk."""
+    """Number of records in the tree; 0: all that are on disk."""
     def __init__(
         self,
         *,
@@ -151,7 +151,7 @@ class KeptRequest(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     since: _builtins.int
-    """Of at least so many records."""
+    """Minimum number of records."""
     def __init__(
         self,
         *,
@@ -197,7 +197,7 @@ class KeptCheckpoint(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     seq: _builtins.int
-    """Where it is in the log."""
+    """Its seq in the log."""
     note: _builtins.str
     def __init__(
         self,
@@ -224,7 +224,7 @@ class ProveRequest(_message.Message):
     database: _builtins.str
     seq: _builtins.int
     size: _builtins.int
-    """In the tree of so many records."""
+    """Number of records in the tree."""
     def __init__(
         self,
         *,

@@ -75,49 +75,49 @@ class ProofsServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Head(self, request, context):
-        """Size and root of the tree. Not signed: whoever signs it believes this server.
+        """Returns size and root of the tree. Not signed: a client that signs it trusts this server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Checkpoint(self, request, context):
-        """A checkpoint of now, signed with the server's key and kept in the log.
+        """Signs a checkpoint of the current log with the server's key, and keeps it in the log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Keep(self, request, context):
-        """Keeps a checkpoint that somebody else signed in the log, if it is one of this log.
+        """Keeps a checkpoint with another signer in the log, after checking that it is of this log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Kept(self, request, context):
-        """Checkpoints in the log.
+        """Lists checkpoints in the log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Prove(self, request, context):
-        """That a record is in the log.
+        """Proves that a record is in the log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ProveFrom(self, request, context):
-        """That a log begins with an earlier one.
+        """Proves that the log begins with an earlier one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Entries(self, request, context):
-        """The entries of the tree, for who makes the tree anew.
+        """Streams the entries of the tree, for clients that compute it themselves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

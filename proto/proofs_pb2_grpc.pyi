@@ -32,37 +32,37 @@ class ProofsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ProofsAsyncStub: ...
     Head: _grpc.UnaryUnaryMultiCallable[_proofs_pb2.HeadRequest, _proofs_pb2.HeadResponse]
-    """Size and root of the tree. Not signed: whoever signs it believes this server."""
+    """Returns size and root of the tree. Not signed: a client that signs it trusts this server."""
     Checkpoint: _grpc.UnaryUnaryMultiCallable[_proofs_pb2.CheckpointRequest, _proofs_pb2.CheckpointResponse]
-    """A checkpoint of now, signed with the server's key and kept in the log."""
+    """Signs a checkpoint of the current log with the server's key, and keeps it in the log."""
     Keep: _grpc.UnaryUnaryMultiCallable[_proofs_pb2.KeepRequest, _proofs_pb2.KeepResponse]
-    """Keeps a checkpoint that somebody else signed in the log, if it is one of this log."""
+    """Keeps a checkpoint with another signer in the log, after checking that it is of this log."""
     Kept: _grpc.UnaryUnaryMultiCallable[_proofs_pb2.KeptRequest, _proofs_pb2.KeptResponse]
-    """Checkpoints in the log."""
+    """Lists checkpoints in the log."""
     Prove: _grpc.UnaryUnaryMultiCallable[_proofs_pb2.ProveRequest, _proofs_pb2.ProveResponse]
-    """That a record is in the log."""
+    """Proves that a record is in the log."""
     ProveFrom: _grpc.UnaryUnaryMultiCallable[_proofs_pb2.ProveFromRequest, _proofs_pb2.ProveFromResponse]
-    """That a log begins with an earlier one."""
+    """Proves that the log begins with an earlier one."""
     Entries: _grpc.UnaryStreamMultiCallable[_proofs_pb2.EntriesRequest, _proofs_pb2.EntriesResponse]
-    """The entries of the tree, for who makes the tree anew."""
+    """Streams the entries of the tree, for clients that compute it themselves."""
 
 @_typing.type_check_only
 class ProofsAsyncStub(ProofsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Head: _aio.UnaryUnaryMultiCallable[_proofs_pb2.HeadRequest, _proofs_pb2.HeadResponse]  # type: ignore[assignment]
-    """Size and root of the tree. Not signed: whoever signs it believes this server."""
+    """Returns size and root of the tree. Not signed: a client that signs it trusts this server."""
     Checkpoint: _aio.UnaryUnaryMultiCallable[_proofs_pb2.CheckpointRequest, _proofs_pb2.CheckpointResponse]  # type: ignore[assignment]
-    """A checkpoint of now, signed with the server's key and kept in the log."""
+    """Signs a checkpoint of the current log with the server's key, and keeps it in the log."""
     Keep: _aio.UnaryUnaryMultiCallable[_proofs_pb2.KeepRequest, _proofs_pb2.KeepResponse]  # type: ignore[assignment]
-    """Keeps a checkpoint that somebody else signed in the log, if it is one of this log."""
+    """Keeps a checkpoint with another signer in the log, after checking that it is of this log."""
     Kept: _aio.UnaryUnaryMultiCallable[_proofs_pb2.KeptRequest, _proofs_pb2.KeptResponse]  # type: ignore[assignment]
-    """Checkpoints in the log."""
+    """Lists checkpoints in the log."""
     Prove: _aio.UnaryUnaryMultiCallable[_proofs_pb2.ProveRequest, _proofs_pb2.ProveResponse]  # type: ignore[assignment]
-    """That a record is in the log."""
+    """Proves that a record is in the log."""
     ProveFrom: _aio.UnaryUnaryMultiCallable[_proofs_pb2.ProveFromRequest, _proofs_pb2.ProveFromResponse]  # type: ignore[assignment]
-    """That a log begins with an earlier one."""
+    """Proves that the log begins with an earlier one."""
     Entries: _aio.UnaryStreamMultiCallable[_proofs_pb2.EntriesRequest, _proofs_pb2.EntriesResponse]  # type: ignore[assignment]
-    """The entries of the tree, for who makes the tree anew."""
+    """Streams the entries of the tree, for clients that compute it themselves."""
 
 class ProofsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -71,7 +71,7 @@ class ProofsServicer(metaclass=_abc_1.ABCMeta):
         request: _proofs_pb2.HeadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_proofs_pb2.HeadResponse, _abc.Awaitable[_proofs_pb2.HeadResponse]]:
-        """Size and root of the tree. Not signed: whoever signs it believes this server."""
+        """Returns size and root of the tree. Not signed: a client that signs it trusts this server."""
 
     @_abc_1.abstractmethod
     def Checkpoint(
@@ -79,7 +79,7 @@ class ProofsServicer(metaclass=_abc_1.ABCMeta):
         request: _proofs_pb2.CheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_proofs_pb2.CheckpointResponse, _abc.Awaitable[_proofs_pb2.CheckpointResponse]]:
-        """A checkpoint of now, signed with the server's key and kept in the log."""
+        """Signs a checkpoint of the current log with the server's key, and keeps it in the log."""
 
     @_abc_1.abstractmethod
     def Keep(
@@ -87,7 +87,7 @@ class ProofsServicer(metaclass=_abc_1.ABCMeta):
         request: _proofs_pb2.KeepRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_proofs_pb2.KeepResponse, _abc.Awaitable[_proofs_pb2.KeepResponse]]:
-        """Keeps a checkpoint that somebody else signed in the log, if it is one of this log."""
+        """Keeps a checkpoint with another signer in the log, after checking that it is of this log."""
 
     @_abc_1.abstractmethod
     def Kept(
@@ -95,7 +95,7 @@ class ProofsServicer(metaclass=_abc_1.ABCMeta):
         request: _proofs_pb2.KeptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_proofs_pb2.KeptResponse, _abc.Awaitable[_proofs_pb2.KeptResponse]]:
-        """Checkpoints in the log."""
+        """Lists checkpoints in the log."""
 
     @_abc_1.abstractmethod
     def Prove(
@@ -103,7 +103,7 @@ class ProofsServicer(metaclass=_abc_1.ABCMeta):
         request: _proofs_pb2.ProveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_proofs_pb2.ProveResponse, _abc.Awaitable[_proofs_pb2.ProveResponse]]:
-        """That a record is in the log."""
+        """Proves that a record is in the log."""
 
     @_abc_1.abstractmethod
     def ProveFrom(
@@ -111,7 +111,7 @@ class ProofsServicer(metaclass=_abc_1.ABCMeta):
         request: _proofs_pb2.ProveFromRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_proofs_pb2.ProveFromResponse, _abc.Awaitable[_proofs_pb2.ProveFromResponse]]:
-        """That a log begins with an earlier one."""
+        """Proves that the log begins with an earlier one."""
 
     @_abc_1.abstractmethod
     def Entries(
@@ -119,6 +119,6 @@ class ProofsServicer(metaclass=_abc_1.ABCMeta):
         request: _proofs_pb2.EntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_proofs_pb2.EntriesResponse], _abc.AsyncIterator[_proofs_pb2.EntriesResponse]]:
-        """The entries of the tree, for who makes the tree anew."""
+        """Streams the entries of the tree, for clients that compute it themselves."""
 
 def add_ProofsServicer_to_server(servicer: ProofsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -80,7 +80,7 @@ class StoreServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Describe(self, request, context):
-        """The database's identity, the schema in force, and its head.
+        """Returns the database's identity, the schema in force, and its head.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,14 +119,15 @@ class StoreServicer:
 
     def Turn(self, request, context):
         """A lease, for a transaction that met many conflicts: commits of other callers to these tables wait until
-        the call ends, for a second at most. There is one answer, when the lease begins; none: go on without.
+        the call ends, for a second at most. The one answer comes when the lease begins; without an answer,
+        commit without a lease.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Load(self, request_iterator, context):
-        """Writes rows in chunks; the answer to each request tells how far the load is on disk.
+        """Writes rows in chunks; the answer to each request has the durable progress of the load.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

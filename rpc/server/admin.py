@@ -1,19 +1,13 @@
-"""Admin service: looking after a server's databases. What takes long tells how far it is.
+"""Admin: the Admin, Archive, Consumers and Proofs services of a server.
 
-Archive service: old log of a server's databases goes to where the server was told, and what is held stays.
+Long calls stream their progress.
 
 Invariants
-  (1) a client names no place: the server writes to those that it was started with, and nowhere else.
-
-Consumers service: who follows a server's databases by name, and how far each is.
-
-A bookmark comes once a second from each consumer at most (follower/bookmark.py); whoever sends more
-of them moves memory alone (store/upkeep/consumers.py).
-
-Proofs service: what a server's logs hold, shown to whoever has the public key.
-
-The server's own key, where it has one, signs for all of its databases: each checkpoint says of which
-log it is, and no other key's is kept. A key never leaves the process that read its file.
+  (1) a client chooses no target of an archive: the server writes only to those in its configuration;
+  (2) a client's bookmarks only change memory between two writes of the BOOKMARKS file, at most one a second
+      (store/upkeep/consumers.py);
+  (3) the server's own key, if it has one, signs for all of its databases: each checkpoint names its log, and
+      no other key's checkpoints are stored. A key never leaves the process that read its file.
 """
 
 from __future__ import annotations
@@ -41,7 +35,7 @@ from everlog.proto import (
     proofs_pb2_grpc,
 )
 from everlog.rpc.messages import message_of
-from everlog.rpc.server.host import Hosting, Telling
+from everlog.rpc.server.host import Hosting, ResponseStream
 from everlog.store.database import Database
 from everlog.store.errors import OpenError
 from everlog.store.progress import OnProgress, Progress
@@ -83,18 +77,18 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     ) -> AsyncIterator[admin_pb2.RebuildResponse]:
         db = self._hosting.database(request.database)
 
-        def run(telling: Telling[admin_pb2.RebuildResponse]) -> None:
+        def run(responses: ResponseStream[admin_pb2.RebuildResponse]) -> None:
             hashes = db.rebuild(
-                sparing(
-                    lambda at: telling.passing(
+                throttled(
+                    lambda at: responses.send_progress(
                         admin_pb2.RebuildResponse(step=at.step, done=at.done, total=at.total or 0)
                     )
                 )
             )
             tables = [_table(db, name, one) for name, one in hashes.items()]
-            telling.tell(admin_pb2.RebuildResponse(tables=tables, finished=True))
+            responses.send(admin_pb2.RebuildResponse(tables=tables, finished=True))
 
-        async for answer in self._hosting.told(run, stops=True):
+        async for answer in self._hosting.stream(run, stops=True):
             yield answer
 
     async def Expire(self, request: admin_pb2.ExpireRequest, context: object) -> admin_pb2.ExpireResponse:
@@ -107,7 +101,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     ) -> admin_pb2.CorrectClockResponse:
         db, actor = (
             self._hosting.database(request.database),
-            self._hosting.callers.actor(context, request.actor),
+            self._hosting.auth.actor(context, request.actor),
         )
         seq = await self._hosting.write(db.admin.correct_clock, actor=actor, reason=request.reason)
         return admin_pb2.CorrectClockResponse(seq=seq)
@@ -116,7 +110,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self, request: admin_pb2.SetProductionRequest, context: Any
     ) -> admin_pb2.SetProductionResponse:
         db = self._hosting.database(request.database)
-        actor = self._hosting.callers.actor(context, request.actor)
+        actor = self._hosting.auth.actor(context, request.actor)
         seq = await self._hosting.write(
             db.admin.set_production, request.production, actor=actor, reason=request.reason
         )
@@ -127,20 +121,22 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     ) -> AsyncIterator[admin_pb2.CheckResponse]:
         db = self._hosting.database(request.database)
 
-        def run(telling: Telling[admin_pb2.CheckResponse]) -> None:
+        def run(responses: ResponseStream[admin_pb2.CheckResponse]) -> None:
             def progress(at: Progress) -> None:
-                telling.passing(admin_pb2.CheckResponse(step=at.step, done=at.done, total=at.total or 0))
+                responses.send_progress(
+                    admin_pb2.CheckResponse(step=at.step, done=at.done, total=at.total or 0)
+                )
 
-            for problem in db.check(sparing(progress), deep=request.deep):
-                telling.tell(admin_pb2.CheckResponse(problem=problem))
-            telling.tell(admin_pb2.CheckResponse(finished=True))
+            for problem in db.check(throttled(progress), deep=request.deep):
+                responses.send(admin_pb2.CheckResponse(problem=problem))
+            responses.send(admin_pb2.CheckResponse(finished=True))
 
-        async for answer in self._hosting.told(run, goes_on=False, stops=True):
+        async for answer in self._hosting.stream(run, goes_on=False, stops=True):
             yield answer
 
 
-def sparing(tell: OnProgress) -> OnProgress:
-    """Tells the first of each step, and then no more than ten a second: nobody sees more."""
+def throttled(tell: OnProgress) -> OnProgress:
+    """Limit progress to the first report of each step and then ten a second."""
     step, due = "", 0.0
 
     def told(at: Progress) -> None:
@@ -208,9 +204,9 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
     ) -> AsyncIterator[archive_pb2.ArchiveResponse]:
         db, target = self._hosting.database(request.database), self._target(request)
 
-        def run(telling: Telling[archive_pb2.ArchiveResponse]) -> None:
+        def run(responses: ResponseStream[archive_pb2.ArchiveResponse]) -> None:
             def progress(at: Progress) -> None:
-                telling.passing(
+                responses.send_progress(
                     archive_pb2.ArchiveResponse(step=at.step, done=at.done, total=at.total or 0, unit=at.unit)
                 )
 
@@ -219,15 +215,15 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
                 target,
                 keep_records=request.keep_records,
                 keep_ns=request.keep_ns,
-                progress=sparing(progress),
+                progress=throttled(progress),
             )
-            telling.tell(
+            responses.send(
                 archive_pb2.ArchiveResponse(
                     **msgspec.structs.asdict(done), target=without_secrets(target), finished=True
                 )
             )
 
-        async for answer in self._hosting.told(run, stops=True):
+        async for answer in self._hosting.stream(run, stops=True):
             yield answer
 
     async def Hold(self, request: archive_pb2.HoldRequest, context: object) -> archive_pb2.HoldsResponse:
@@ -246,17 +242,18 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         return await self._hosting.read(_held, self._hosting.database(request.database))
 
     def _target(self, request: archive_pb2.ArchiveRequest) -> str:
-        """Where a database is archived to. Raises OpenError if nowhere, or not to where the client says."""
+        """Return the target of a database's archive. Raises OpenError if it has none, or if the client names
+        another one."""
         target = self._targets.get(request.database)
         if target is None:
             raise OpenError(
-                f"this server was not told where to archive {request.database}: start it with --archive-to"
+                f"this server has no archive target for {request.database}: start it with --archive-to"
                 f" {request.database}=DIR or URL",
                 database=request.database,
             )
         if request.target and not same(request.target, target):
             raise OpenError(
-                f"this server archives {request.database} to {without_secrets(target)}, and not to"
+                f"this server archives {request.database} to {without_secrets(target)}, not to"
                 f" {request.target}: a client does not choose where a server writes; leave the target out",
                 database=request.database,
                 target=without_secrets(target),
@@ -284,7 +281,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
             after=request.after if request.HasField("after") else None,
             cap=cap_of(request.cap) if request.HasField("cap") else None,
             take=not request.leave,
-            actor=self._hosting.callers.actor(context, request.actor),
+            actor=self._hosting.auth.actor(context, request.actor),
             reason=request.reason,
         )
         return consumers_pb2.RegisterResponse(consumer=message_of(found))
@@ -306,7 +303,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         self, request: consumers_pb2.RemoveConsumerRequest, context: Any
     ) -> consumers_pb2.RemoveConsumerResponse:
         db = self._hosting.database(request.database)
-        actor = self._hosting.callers.actor(context, request.actor)
+        actor = self._hosting.auth.actor(context, request.actor)
         await self._hosting.write(db.consumers.remove, request.name, actor=actor, reason=request.reason)
         return consumers_pb2.RemoveConsumerResponse()
 
@@ -324,7 +321,7 @@ class ProofsService(proofs_pb2_grpc.ProofsServicer):
         self._provers = {name: LocalProver(db) for name, db in hosting.databases.items()}
 
     def _prover(self, name: str) -> LocalProver:
-        self._hosting.database(name)  # or it says that there is none
+        self._hosting.database(name)  # raises OpenError for an unknown name
         return self._provers[name]
 
     async def Head(self, request: proofs_pb2.HeadRequest, context: Any) -> proofs_pb2.HeadResponse:
@@ -345,7 +342,7 @@ class ProofsService(proofs_pb2_grpc.ProofsServicer):
 
     async def Keep(self, request: proofs_pb2.KeepRequest, context: Any) -> proofs_pb2.KeepResponse:
         prover = self._prover(request.database)
-        by = self._signer.verifier if self._signer else None  # else whoever may write says who signed
+        by = self._signer.verifier if self._signer else None  # without a key: stored as the caller says
         seq = await self._hosting.write(prover.keep, request.note, actor=context.who, by=by)
         return proofs_pb2.KeepResponse(seq=seq)
 
@@ -379,9 +376,9 @@ class ProofsService(proofs_pb2_grpc.ProofsServicer):
     ) -> AsyncIterator[proofs_pb2.EntriesResponse]:
         prover = self._prover(request.database)
 
-        def run(telling: Telling[proofs_pb2.EntriesResponse]) -> None:
+        def run(responses: ResponseStream[proofs_pb2.EntriesResponse]) -> None:
             for entries in prover.entries(request.after, request.until):
-                telling.tell(proofs_pb2.EntriesResponse(entries=entries))
+                responses.send(proofs_pb2.EntriesResponse(entries=entries))
 
-        async for answer in self._hosting.told(run, goes_on=False, stops=True):
+        async for answer in self._hosting.stream(run, goes_on=False, stops=True):
             yield answer

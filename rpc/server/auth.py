@@ -1,19 +1,18 @@
-"""Callers: who calls, in whose name, and who of them may have keys.
+"""Auth: the identity of a caller, acting for others, and permission to receive keys.
 
-    token       ─▶ its name        ─▶ the actor of what the call commits, proven
-    certificate ─▶ its common name ─▶ the same, where no token has a name
-    no name     ─▶ who the call says, claimed, unless that is somebody with a token
+    token       ─▶ its name        ─▶ the actor of the call's commits, proven
+    certificate ─▶ its common name ─▶ the same, if no token has a name
+    no name     ─▶ the actor in the request, claimed, unless that is the name of a token
 
-A program that commits rows for its own users shows its own token and says theirs; the server is
-told of such programs when it starts. Nobody decides of migrations in another's name.
+A program that commits for its own users sends its own token and names the user; the server's configuration
+lists such programs. Decisions about migrations are never made for others.
 
-Keys of people are given to tokens that the server was told of, by name, and so to nobody where there
-are none: who can connect to a port of this machine is not known by that.
+Keys of people are released to tokens that the configuration names, and so to nobody without tokens: a
+connection to a local port identifies nobody.
 
 Invariants
-  (1) what the log says of somebody who has a token was called with that token, or by a program
-      that was allowed to say so;
-  (2) who has keys has a name.
+  (1) a commit whose actor has a token was made with that token, or by a program that may act for others;
+  (2) every holder of keys has a name.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from everlog.store.tx.transaction import Actor, Proof, proof_of
 _TOKEN = re.compile(r"[!-~]+")
 
 
-class Callers:
-    """Names of tokens, which of them act for others, and which may have keys. Raises OpenError for one that
-    is none."""
+class Auth:
+    """Names of tokens, those that act for others, and those that may have keys. Raises OpenError for an
+    unknown name."""
 
     def __init__(
         self,
@@ -42,7 +41,7 @@ class Callers:
         *,
         certified: bool = False,
     ) -> None:
-        """`certified`: callers show certificates, so that a name need not be that of a token."""
+        """`certified`: callers present certificates, so a name need not be that of a token."""
         self._names, self._acting = frozenset(names) - {""}, frozenset(acting)
         self._keys_for = frozenset(keys_for)
         for option, said in (("--acts-for-others", self._acting), ("--keys-for", self._keys_for)):
@@ -54,40 +53,40 @@ class Callers:
                 )
 
     def who(self, context: Context, claimed: str) -> str:
-        """Who calls; empty: nobody says. Raises AccessError if the call says another name than its
-        token has."""
+        """Return the caller's name; empty if there is none. Raises AccessError if the request names another
+        actor than its token."""
         name = context.who
         if claimed and claimed != name:
             if name:
                 raise AccessError(
-                    f"the call says it is of {claimed}, its {_shown(name)} is that of {name}; leave the actor"
-                    " out",
+                    f"the request names {claimed} as actor, its {_shown(name)} is that of {name}; leave the"
+                    " actor out",
                     actor=name,
                     claimed=claimed,
                 )
             if claimed in self._names:
                 raise AccessError(
-                    f"the call says it is of {claimed}, and does not show the token of {claimed}; show that,"
-                    " or say another actor",
+                    f"the request names {claimed} as actor, without the token of {claimed}; send that token,"
+                    " or name another actor",
                     claimed=claimed,
                 )
         return name or claimed
 
     def actor(self, context: Context, claimed: str) -> str:
-        """In whose name rows are written. Raises AccessError as `who`, but for those who act for
-        others."""
+        """Return the actor of rows that the call writes. Raises AccessError as `who`, except for programs
+        that act for others."""
         if claimed and claimed != context.who and context.who in self._acting:
             return Actor(claimed, Proof.DELEGATED)
         return self.who(context, claimed)
 
     def with_keys(self, context: Context) -> str:
-        """Who calls, and may have the keys of people. Raises AccessError for everybody else."""
+        """Return the name of a caller that may have the keys of people. Raises AccessError for others."""
         name = context.who
         if name not in self._keys_for:
-            who = f"the token of {name}" if name else "a caller without a token that has a name"
+            who = f"the token of {name}" if name else "a caller without a named token"
             how = f"--keys-for {name}" if name else "--tokens FILE --keys-for NAME"
             raise AccessError(
-                f"{who} is not given the keys of people, and so cannot follow tables whose rows are sealed;"
+                f"{who} may not have the keys of people, and so cannot follow tables whose rows are sealed;"
                 f" start the server with {how}, or follow the other tables by name (--table)",
                 actor=name,
             )
@@ -95,12 +94,12 @@ class Callers:
 
 
 def read_tokens(path: str | Path, unnamed: str = "") -> dict[str, str]:
-    """The tokens in a file by the names of who shows them: a line `NAME TOKEN` each. Lines that begin with #
-    are comments. `unnamed` is the additional token without a name.
+    """Return the tokens in a file, by name: one line `NAME TOKEN` each. Lines that begin with # are comments.
+    `unnamed` is the additional token without a name.
 
-    Raises OpenError for a file that others can read and, with the number of the line and without the token,
-    for a line that is none, and for
-    what would take a name from its token: a name or a token that is in two lines, or the unnamed one.
+    Raises OpenError for a file that others can read; for an invalid line, with its number and without the
+    token; and for a name or token that occurs twice or equals the unnamed token, because then a token would
+    not identify its name.
     """
     raw = read_secret(Path(path), "the file of tokens")
     found, lines = dict[str, str](), dict[str, int]()
@@ -117,12 +116,12 @@ def read_tokens(path: str | Path, unnamed: str = "") -> dict[str, str]:
         if token == unnamed:
             raise OpenError(
                 f"{path}:{number}: expected a name and a token of its own, found the token of --token, or"
-                f" EVERLOG_TOKEN: its callers would not be {name}"
+                f" EVERLOG_TOKEN: its callers would not be identified as {name}"
             )
         for what, key in ((f"the name {name}", name), ("the token", f" {token}")):
             if key in lines:
                 raise OpenError(
-                    f"{path}:{number}: expected a name and a token that are in no other line, found {what} of"
+                    f"{path}:{number}: expected a name and a token that no other line has, found {what} of"
                     f" line {lines[key]}"
                 )
             lines[key] = number
@@ -133,9 +132,9 @@ def read_tokens(path: str | Path, unnamed: str = "") -> dict[str, str]:
 
 
 def check_tokens(unnamed: str, tokens: Mapping[str, str]) -> None:
-    """Raises OpenError for tokens that cannot be shown, or do not tell who shows them."""
+    """Raise OpenError for tokens that cannot be sent in a header, or that do not identify one name."""
     if unnamed and not _TOKEN.fullmatch(unnamed):
-        raise OpenError("expected a token of visible ASCII characters, found one with others, or spaces")
+        raise OpenError("expected a token of visible ASCII characters, found other characters or spaces")
     seen = {unnamed} - {""}
     for name, token in tokens.items():
         if not name.strip() or not name.isprintable():
@@ -145,7 +144,7 @@ def check_tokens(unnamed: str, tokens: Mapping[str, str]) -> None:
                 f"expected the token of {name} to be visible ASCII characters, found others or none"
             )
         if token in seen:
-            raise OpenError(f"the token of {name} is that of another as well; give each a token of its own")
+            raise OpenError(f"the token of {name} is also that of another name; give each its own token")
         seen.add(token)
 
 
@@ -158,7 +157,7 @@ def _token_in(line: bytes) -> tuple[str, str] | None:
     try:
         text = line.decode()
     except UnicodeDecodeError:
-        raise ValueError("bytes that are no UTF-8") from None
+        raise ValueError("bytes that are not UTF-8") from None
     if not text or text.startswith("#"):
         return None
     if text != text.strip():

@@ -1,24 +1,20 @@
-"""Feed service: subscriptions over gRPC, as bytes that are built once and sent as they are.
+"""Feed: the Feed service: subscriptions over gRPC, whose messages are built once and sent as bytes.
 
-    behind      ─▶ read in a thread ─▶ send, while the next is being read
-    at the tail ─▶ wait in a cohort, and be told with all others there (server/feed.py)
+    behind      ─▶ read in a thread ─▶ send, while the next one is read
+    at the tail ─▶ wait in a group, and receive messages with all others there
 
-Invariants
-  (1) one message is under way for each subscription, and one is ready: the transport's flow
-      control is the subscriber's pace, and the server keeps nothing more for those who are slow.
+    tail moves ─▶ group polls once ─▶ one write for each connection ─▶ all its members
+                                         └─ too slow: leaves the group, continues alone
 
-Cohort: subscribers who wait at the same place with the same filter, told together.
-
-    tail moves ─▶ cohort polls once ─▶ for each connection one write ─▶ all its members
-                                          └─ too slow for it: leaves, goes on alone
-
-Most subscribers of a server are at the tail of its log. There each commit is one read, one
-message and one write for each connection, however many they are.
+Most subscribers of a server are at the tail of its log. There a commit costs one read, one message and one
+write for each connection, for any number of subscribers.
 
 Invariants
-  (1) members are exactly where the cohort's subscription is: what it polls, all of them get, or
-      they leave with a subscription of their own from before that;
-  (2) no two cohorts are alike: after each turn those that are become one.
+  (1) each subscription has one message in flight, and one ready: the transport's flow control sets the pace,
+      and the server keeps nothing more for slow subscribers;
+  (2) members of a group are exactly at the position of its subscription: they receive what it polls, or leave
+      with a copy of the subscription from before;
+  (3) no two groups are equal: after each turn, equal groups are merged.
 """
 
 from __future__ import annotations
@@ -38,21 +34,21 @@ from everlog.rpc.server.host import Hosting
 from everlog.store.errors import ClosedError, CursorError, Error
 
 TICK_S = 0.05
-TURN_MAX = 8  # messages that a cohort is told before the loop does something else
+TURN_MAX = 8  # messages that a group receives before the loop runs other tasks
 
-# The subscription to go on with alone; None: it is done.
+# The subscription to continue with alone; None: it is done.
 Leave = asyncio.Future[Subscription | None]
 
 
-class Cohort:
-    """Those who wait where `subscription` is."""
+class FanoutGroup:
+    """The streams that wait at the position of `subscription`."""
 
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
         self.members: defaultdict[Connection, dict[Stream, Leave]] = defaultdict(dict)
 
-    def tell(self) -> bool:
-        """Tells all members what there is to tell. False: there is more, for another turn."""
+    def send(self) -> bool:
+        """Send the pending messages to all members. Return False if more are left for another turn."""
         for _ in range(TURN_MAX):
             before = copy.copy(self.subscription)
             raw = self.subscription.poll()
@@ -77,7 +73,7 @@ class Cohort:
             left.set_result(copy.copy(subscription))
 
     def dissolve(self, outcome: Exception | None) -> None:
-        """Everybody leaves: because it is done, or with an error."""
+        """Remove all members: the subscription is done, or failed with an error."""
         members, self.members = self.members, defaultdict(dict)
         for streams in members.values():
             for left in streams.values():
@@ -85,26 +81,26 @@ class Cohort:
                     left.set_exception(outcome) if outcome else left.set_result(None)
 
 
-class Cohorts:
-    """All cohorts at one tail, in one event loop."""
+class Fanout:
+    """All groups at one tail, in one event loop."""
 
     def __init__(self, tail: Tail, loop: asyncio.AbstractEventLoop) -> None:
         self._tail = tail
         self._loop = loop
-        self._cohorts: dict[object, Cohort] = {}
-        self._rung = False  # a turn is on its way
+        self._groups: dict[object, FanoutGroup] = {}
+        self._rung = False  # a turn is scheduled
         self._ticking = False
         tail.add_waker(self._wake)
 
     async def wait(self, subscription: Subscription, stream: Stream) -> Subscription | None:
-        """Waits, and is told, with others, for as long as the stream keeps up. Returns the
-        subscription to go on with, or None if it is done."""
-        cohort = self._cohorts.get(subscription.fanout_key)
-        if cohort is None:
-            cohort = self._cohorts[subscription.fanout_key] = Cohort(subscription)
+        """Wait, and receive messages with others, as long as the stream keeps up. Return the subscription to
+        continue with, or None if it is done."""
+        group = self._groups.get(subscription.fanout_key)
+        if group is None:
+            group = self._groups[subscription.fanout_key] = FanoutGroup(subscription)
         left: Leave = self._loop.create_future()
-        cohort.members[stream.connection][stream] = left
-        if subscription.lag:  # the head has moved since it looked
+        group.members[stream.connection][stream] = left
+        if subscription.lag:  # the head has moved since its last poll
             self._wake()
         if not self._ticking:
             self._ticking = True
@@ -113,20 +109,20 @@ class Cohorts:
             return await left
         finally:
             if not left.done() or left.cancelled():
-                for one in self._cohorts.values():
+                for one in self._groups.values():
                     if stream in one.members.get(stream.connection, ()):
                         one.leave(stream, None)
                         break
 
     def close(self, error: Error) -> None:
-        """Ends all subscriptions with an error."""
+        """End all subscriptions with an error."""
         self._tail.remove_waker(self._wake)
-        for cohort in self._cohorts.values():
-            cohort.dissolve(error)
-        self._cohorts.clear()
+        for group in self._groups.values():
+            group.dissolve(error)
+        self._groups.clear()
 
     def _wake(self) -> None:
-        """On whichever thread commits: one turn is enough for all commits until it comes."""
+        """Schedule a turn, from the committing thread: one turn serves all commits until it runs."""
         if not self._rung:
             self._rung = True
             try:
@@ -136,45 +132,45 @@ class Cohorts:
 
     def _turn(self) -> None:
         self._rung = False
-        before, self._cohorts = self._cohorts, {}
-        for cohort in before.values():
+        before, self._groups = self._groups, {}
+        for group in before.values():
             try:
-                if not cohort.tell():
+                if not group.send():
                     self._wake()
-            except Exception as error:  # noqa: BLE001  each member is told
-                cohort.dissolve(error)
-            if cohort.members:
-                self._keep(cohort)
+            except Exception as error:  # noqa: BLE001  reported to each member
+                group.dissolve(error)
+            if group.members:
+                self._keep(group)
 
-    def _keep(self, cohort: Cohort) -> None:
-        alike = self._cohorts.setdefault(cohort.subscription.fanout_key, cohort)
-        if alike is not cohort:
-            for connection, streams in cohort.members.items():
-                alike.members[connection].update(streams)
+    def _keep(self, group: FanoutGroup) -> None:
+        equal = self._groups.setdefault(group.subscription.fanout_key, group)
+        if equal is not group:
+            for connection, streams in group.members.items():
+                equal.members[connection].update(streams)
 
     def _tick(self) -> None:
-        """For heartbeats: who has one due polls it."""
-        if any(cohort.subscription.beat_s <= 0 for cohort in self._cohorts.values()):
+        """Poll the subscriptions whose heartbeat is due."""
+        if any(group.subscription.beat_s <= 0 for group in self._groups.values()):
             self._turn()
-        self._ticking = bool(self._cohorts)
+        self._ticking = bool(self._groups)
         if self._ticking:
             self._loop.call_later(TICK_S, self._tick)
 
 
 PATH = "/everlog.v1.Feed/Subscribe"
-BEHIND = 256  # records: more than these are read in a thread
+BEHIND = 256  # a larger lag, in records, is read in a thread
 
 
 class FeedService:
-    """Subscribe."""
+    """See proto/feed.proto."""
 
     def __init__(self, hosting: Hosting) -> None:
         self._hosting = hosting
-        self._cohorts: dict[Tail, Cohorts] = {}
+        self._fanouts: dict[Tail, Fanout] = {}
         self._draining = False
 
     async def subscribe(self, stream: Stream, request: bytes) -> None:
-        """Sends messages until the subscription is done, or the stream is closed."""
+        """Send messages until the subscription is done, or the stream is closed."""
         try:
             asked = feed_pb2.SubscribeRequest.FromString(request)
         except DecodeError as error:
@@ -189,10 +185,10 @@ class FeedService:
             subscribers[asked.database] -= 1
 
     def drain(self) -> None:
-        """Ends all subscriptions; their clients resume where they were."""
+        """End all subscriptions; their clients resume at their positions."""
         self._draining = True
-        for cohorts in self._cohorts.values():
-            cohorts.close(_stopping())
+        for fanout in self._fanouts.values():
+            fanout.close(_stopping())
 
     async def _send(self, found: Subscription, stream: Stream) -> None:
         subscription: Subscription | None = found
@@ -208,15 +204,15 @@ class FeedService:
             elif subscription.done:
                 return
             else:
-                subscription = await self._at(subscription.tail).wait(subscription, stream)
+                subscription = await self._fanout_at(subscription.tail).wait(subscription, stream)
         if self._draining:
             raise _stopping()
 
-    def _at(self, tail: Tail) -> Cohorts:
-        cohorts = self._cohorts.get(tail)
-        if cohorts is None:
-            cohorts = self._cohorts[tail] = Cohorts(tail, asyncio.get_running_loop())
-        return cohorts
+    def _fanout_at(self, tail: Tail) -> Fanout:
+        fanout = self._fanouts.get(tail)
+        if fanout is None:
+            fanout = self._fanouts[tail] = Fanout(tail, asyncio.get_running_loop())
+        return fanout
 
     def _subscription(self, asked: feed_pb2.SubscribeRequest) -> Subscription:
         return Subscription(
@@ -231,4 +227,4 @@ class FeedService:
 
 
 def _stopping() -> ClosedError:
-    return ClosedError("the server is stopping; resume with another one, or a little later")
+    return ClosedError("the server is stopping; resume at another server, or later")

@@ -1,11 +1,11 @@
-"""History service: what was, over gRPC. Rows go as they lie in the log, with the schemas of their time.
+"""History: the History service. Rows are sent as in the log, with the schemas of their time.
 
-    At ─▶ which seq, which schema ─▶ reads of the Store service with that `at_seq`
-    History, Diff, Log ─▶ streams, in messages of some rows; whoever stops listening ends the work
+    At ─▶ seq and schema ─▶ reads of the Store service with that `at_seq`
+    History, Diff, Log ─▶ streams, in messages of some rows; a client that disconnects ends the work
 
 Invariants
-  (1) a row travels with, or after, the schema that tells what it is;
-  (2) nothing here writes, but for the projection of versions.
+  (1) a row is sent with, or after, the schema that describes it;
+  (2) nothing here writes, except to the projection of versions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from everlog.proto import history_pb2, history_pb2_grpc, log_pb2
 from everlog.rpc.messages import message_of_version
-from everlog.rpc.server.host import Hosting, Telling
+from everlog.rpc.server.host import Hosting, ResponseStream
 from everlog.store.database import Database
 from everlog.store.errors import SealedError
 from everlog.store.history.query import LogFilter, commits
@@ -42,30 +42,32 @@ class HistoryService(history_pb2_grpc.HistoryServicer):
     async def History(
         self, request: history_pb2.HistoryRequest, context: Any
     ) -> AsyncIterator[history_pb2.HistoryResponse]:
-        async for answer in self._told(_history, request):
+        async for answer in self._stream(_history, request):
             yield answer
 
     async def Diff(
         self, request: history_pb2.DiffRequest, context: Any
     ) -> AsyncIterator[history_pb2.DiffResponse]:
-        async for answer in self._told(_diff, request):
+        async for answer in self._stream(_diff, request):
             yield answer
 
     async def Log(
         self, request: history_pb2.LogRequest, context: Any
     ) -> AsyncIterator[history_pb2.LogResponse]:
-        async for answer in self._told(_log, request):
+        async for answer in self._stream(_log, request):
             yield answer
 
-    async def _told(self, answers: Callable[[Database, Any], Iterable[T]], request: Any) -> AsyncIterator[T]:
+    async def _stream(
+        self, answers: Callable[[Database, Any], Iterable[T]], request: Any
+    ) -> AsyncIterator[T]:
         db = self._hosting.database(request.database)
 
-        def run(telling: Telling[T]) -> None:
+        def run(responses: ResponseStream[T]) -> None:
             for answer in answers(db, request):
                 self._hosting.check_going()
-                telling.tell(answer)
+                responses.send(answer)
 
-        async for answer in self._hosting.told(run, goes_on=False, stops=True):
+        async for answer in self._hosting.stream(run, goes_on=False, stops=True):
             yield answer
 
 
@@ -134,12 +136,12 @@ def _log(db: Database, request: history_pb2.LogRequest) -> Iterable[history_pb2.
         before=request.before_ns if request.HasField("before_ns") else None,
     )
     limit = request.limit_plus_one - 1 if request.limit_plus_one else None
-    answer, size, told = history_pb2.LogResponse(), 0, None
+    answer, size, sent_schema = history_pb2.LogResponse(), 0, None
     for commit, schema in commits(db.past, wanted, limit):
-        if schema is not told:
+        if schema is not sent_schema:
             if answer.commits:
                 yield answer
-            answer, size, told = history_pb2.LogResponse(schema=schema.proto), 0, schema
+            answer, size, sent_schema = history_pb2.LogResponse(schema=schema.proto), 0, schema
         _open(commit, schema)
         answer.commits.append(commit)
         size += commit.ByteSize()
@@ -150,7 +152,7 @@ def _log(db: Database, request: history_pb2.LogRequest) -> Iterable[history_pb2.
 
 
 def _open(commit: log_pb2.Commit, schema: Schema) -> None:
-    """Opens the sealed rows of a commit: its reader has no keys."""
+    """Open the sealed rows of a commit: a client has no keys."""
     if log_pb2.SEALED not in commit.requires:
         return
     for change in commit.changes:

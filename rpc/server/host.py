@@ -1,27 +1,22 @@
-"""Hosting: the databases that a server has, and the threads in which it calls them.
+"""Host: the databases of a server, the threads that call them, and streams of responses.
 
     gRPC's event loop ──run──▶ a few threads ──▶ store (blocks: disk, group commit)
 
-    read    what takes a moment          write   what waits for the disk, and shares its fsync
-    survey  what reads a whole table, or all of them: hashes, counts, checks, plans
+    read    short reads                          write   waits for the disk, and shares its fsync
+    survey  reads of whole tables: hashes, counts, checks, plans
 
-Each has threads of its own, so that a short read never waits behind a long one, nor behind those who
-wait for the disk.
+Each kind has its own threads, so a short read never waits behind a long one, or behind calls that wait for
+the disk.
 
-Invariants
-  (1) the event loop never calls what may block;
-  (2) once the server stops, what can be asked for again ends soon.
+    thread ─ send ─▶ a bounded queue ─▶ event loop ─▶ client, as fast as it reads
 
-Telling: what a thread that works tells the client who asked, and no more of it than can wait.
-
-    thread ─ tell ─▶ at most MOST wait ─▶ event loop ─▶ client, as fast as it takes them
-
-What passes (progress) is left out while a client does not keep up. What counts is kept: of work that
-goes on without its client there is little of it; else the thread waits for the client, and gives up
-after STALL_S.
+Progress is dropped while a client does not keep up. Results are kept: work that continues without its client
+has few of them; otherwise the thread waits for the client, and gives up after STALL_S.
 
 Invariants
-  (1) what waits for a client is bounded, however slow it is.
+  (1) the event loop never makes a call that may block;
+  (2) once the server stops, calls that can be repeated end soon;
+  (3) the queue for a client is bounded, however slow the client is.
 """
 
 from __future__ import annotations
@@ -36,18 +31,21 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from everlog.rpc.server.auth import Callers
+from everlog.rpc.server.auth import Auth
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, OpenError
 
-MOST, BYTES_MOST = 64, 1 << 20  # messages that wait, and bytes: no more after the one that brings them there
+QUEUED_MAX, QUEUED_BYTES_MAX = (
+    64,
+    1 << 20,
+)  # queued messages and bytes; the message that reaches a limit is the last
 STALL_S = 60.0
 
 T = TypeVar("T")
 
 
-class Telling(Generic[T]):
-    """One call's. Made in the event loop; `tell` and `passing` are the thread's."""
+class ResponseStream(Generic[T]):
+    """The responses of one call. Made in the event loop; the working thread sends."""
 
     def __init__(self, stopped: threading.Event, *, goes_on: bool) -> None:
         self._loop = asyncio.get_running_loop()
@@ -59,11 +57,11 @@ class Telling(Generic[T]):
         self._arrived = asyncio.Event()
         self._left = self._ended = False
 
-    def tell(self, item: T) -> None:
-        """Tells what counts. Raises ClosedError where nobody waits for it and it does not go on."""
+    def send(self, item: T) -> None:
+        """Queue a result. Raises ClosedError if the client is gone and the work should stop with it."""
         with self._changed:
             if not self._goes_on and not self._changed.wait_for(self._has_room, STALL_S):
-                raise ClosedError(f"whoever asked for this has taken nothing of it for {STALL_S:g} s")
+                raise ClosedError(f"the client has read nothing of this call for {STALL_S:g} s")
             self._check()
             if not self._left:
                 size = item.ByteSize() if isinstance(item, Message) and not self._goes_on else 0
@@ -71,26 +69,26 @@ class Telling(Generic[T]):
                 self._bytes += size
         self._wake()
 
-    def passing(self, item: T) -> None:
-        """Tells what is soon out of date: not at all, if too much waits already. Raises ClosedError
-        as `tell`, and once the server stops."""
+    def send_progress(self, item: T) -> None:
+        """Queue progress, or drop it if the queue is full. Raises ClosedError as for results, and once the
+        server stops."""
         if self._stopped.is_set():
-            raise ClosedError("the server stops, and what was asked for with it; ask again")
+            raise ClosedError("the server is stopping, and ended this call; repeat it later")
         with self._changed:
             self._check()
-            if self._left or len(self._items) >= MOST:
+            if self._left or len(self._items) >= QUEUED_MAX:
                 return
             self._items.append((item, 0))
         self._wake()
 
     def end(self) -> None:
-        """The thread tells no more."""
+        """Mark the end of the responses."""
         with self._changed:
             self._ended = True
         self._wake()
 
     def leave(self) -> None:
-        """The client is gone."""
+        """Drop the queue: the client is gone."""
         with self._changed:
             self._left = True
             self._items.clear()
@@ -98,10 +96,10 @@ class Telling(Generic[T]):
 
     @property
     def waiting(self) -> int:
-        """How many wait for the client."""
+        """The number of queued responses."""
         return len(self._items)
 
-    def __aiter__(self) -> Telling[T]:
+    def __aiter__(self) -> ResponseStream[T]:
         return self
 
     async def __anext__(self) -> T:
@@ -118,16 +116,16 @@ class Telling(Generic[T]):
             await self._arrived.wait()
 
     def _has_room(self) -> bool:
-        return self._left or (len(self._items) < MOST and self._bytes < BYTES_MOST)
+        return self._left or (len(self._items) < QUEUED_MAX and self._bytes < QUEUED_BYTES_MAX)
 
     def _check(self) -> None:
         if self._left and not self._goes_on:
-            raise ClosedError("nobody waits for this any more")
+            raise ClosedError("the client of this call is gone")
 
     def _wake(self) -> None:
         try:
             self._loop.call_soon_threadsafe(self._arrived.set)
-        except RuntimeError:  # the loop is closed, and with it whoever waited
+        except RuntimeError:  # the loop is closed, and with it the client's call
             self.leave()
 
 
@@ -137,12 +135,12 @@ SURVEYORS = 2
 
 
 class Hosting:
-    """Databases by name. They are opened and closed by whoever made the server."""
+    """Databases by name. The creator of the server opens and closes them."""
 
-    def __init__(self, databases: Mapping[str, Database], callers: Callers | None = None) -> None:
+    def __init__(self, databases: Mapping[str, Database], auth: Auth | None = None) -> None:
         self.databases = dict(databases)
-        self.callers = callers or Callers()
-        self.warnings: list[str] = []  # what operators of the server must do
+        self.auth = auth or Auth()
+        self.warnings: list[str] = []  # for operators of the server
         self.subscribers = dict.fromkeys(self.databases, 0)
         self._stopped = threading.Event()
         self._readers = ThreadPoolExecutor(READERS, "everlog-read")
@@ -150,7 +148,7 @@ class Hosting:
         self._surveyors = ThreadPoolExecutor(SURVEYORS, "everlog-survey")
 
     def database(self, name: str) -> Database:
-        """Raises OpenError for a name that this server does not host."""
+        """Return a database. Raises OpenError for a name that this server does not host."""
         try:
             return self.databases[name]
         except KeyError:
@@ -160,56 +158,56 @@ class Hosting:
             ) from None
 
     async def read(self, fn: Callable[..., T], *args: Any) -> T:
-        """Runs what may wait for the disk to read, and takes a moment."""
+        """Run a short call that may wait for the disk to read."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, fn, *args)
 
     async def survey(self, fn: Callable[..., T], *args: Any) -> T:
-        """Runs what reads much. It minds `check_going`."""
+        """Run a call that reads much. It calls `check_going`."""
         return await asyncio.get_running_loop().run_in_executor(self._surveyors, fn, *args)
 
     async def write(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Runs what may wait for the disk to write."""
+        """Run a call that may wait for the disk to write."""
         call = functools.partial(fn, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._writers, call)
 
-    async def told(
-        self, fn: Callable[[Telling[T]], None], *, goes_on: bool = True, stops: bool = False
+    async def stream(
+        self, fn: Callable[[ResponseStream[T]], None], *, goes_on: bool = True, stops: bool = False
     ) -> AsyncIterator[T]:
-        """Runs what takes long in a thread, and yields all that it tells meanwhile.
+        """Run a long call in a thread, and yield the responses that it sends.
 
-        Without its client it `goes_on`, or ends when it next has something to tell. `stops`: it
-        ends with the server, the next time that it tells how far it is.
+        With `goes_on` it continues without its client; otherwise it ends at its next response. `stops`: it
+        ends with the server, at its next progress report.
         """
         never = threading.Event()
-        telling = Telling[T](self._stopped if stops else never, goes_on=goes_on)
+        responses = ResponseStream[T](self._stopped if stops else never, goes_on=goes_on)
 
         def run() -> None:
             try:
-                fn(telling)
+                fn(responses)
             finally:
-                telling.end()
+                responses.end()
 
         pool = self._writers if goes_on else self._surveyors
         done = asyncio.get_running_loop().run_in_executor(pool, run)
         try:
-            async for item in telling:
+            async for item in responses:
                 yield item
             await done
         finally:
-            telling.leave()
-            done.add_done_callback(lambda it: it.cancelled() or it.exception())  # or asyncio complains
+            responses.leave()
+            done.add_done_callback(lambda it: it.cancelled() or it.exception())  # mark as retrieved
 
     def begin(self, fn: Callable[[], None]) -> asyncio.Future[None]:
-        """Begins what takes long in a writer's thread; closing waits for its end."""
+        """Start a long call in a writer's thread; `close` waits for its end."""
         return asyncio.get_running_loop().run_in_executor(self._writers, fn)
 
     def check_going(self, *_: object) -> None:
-        """Raises ClosedError once the server stops: for what can be asked for again."""
+        """Raise ClosedError once the server stops: for calls that can be repeated."""
         if self._stopped.is_set():
-            raise ClosedError("the server stops, and what was asked for with it; ask again")
+            raise ClosedError("the server is stopping, and ended this call; repeat it later")
 
     def stop(self) -> None:
-        """What can be asked for again ends soon."""
+        """End calls that can be repeated soon."""
         self._stopped.set()
 
     def close(self) -> None:

@@ -1,17 +1,17 @@
-"""Leases: a caller whose transaction met many conflicts goes alone for a moment, over some tables.
+"""Leases: short exclusive use of some tables for a caller whose transaction met many conflicts.
 
-    Turn ─▶ queue ─▶ commits to these tables that began end ─▶ lease, LEASE_S at most ─▶ pause, as long
-                                                                │
-                          other commits to these tables ── wait ┘ then go through
+    Turn ─▶ queue ─▶ running commits to these tables end ─▶ lease, LEASE_S at most ─▶ pause, as long
+                                                              │
+                          other commits to these tables wait ┘ then proceed
 
-A lease delays and never refuses, and the log and validation know nothing of it. It ends with its call, so a
+A lease delays commits and never refuses them; log and validation do not know it. It ends with its call, so a
 client that is gone has none.
 
 Invariants
   (1) a database has one lease at a time;
   (2) a commit waits for one lease at most, and no longer than LEASE_S;
-  (3) between two leases is a pause as long as the first was: whoever asks for turns without end takes half
-      of the time of these tables at most.
+  (3) after each lease is a pause as long as the lease: a caller that requests turns without end takes at most
+      half of the time of these tables.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 LEASE_S = 1.0
-WAIT_S = 10.0  # for a turn; then the caller goes on without one
-WAITING_MAX = 256  # callers of one database
+WAIT_S = 10.0  # for a turn; then the caller continues without one
+WAITING_MAX = 256  # waiting callers of one database
 
 
 class Lease:
-    """What one holds: the tables, by their names. `id` is known to its holder alone."""
+    """A lease on tables, by name. Only its holder knows `id`."""
 
     def __init__(self, tables: Iterable[str]) -> None:
         self.tables = frozenset(tables)
@@ -38,7 +38,7 @@ class Lease:
 
 
 class Leases:
-    """Those of one database. Of the event loop alone."""
+    """The leases of one database. Use it in the event loop."""
 
     def __init__(self) -> None:
         self._one = asyncio.Lock()  # first come, first served
@@ -64,7 +64,9 @@ class Leases:
         try:
             await asyncio.sleep(self._next_at - time.monotonic())
             self._lease, lease.began = lease, time.monotonic()
-            asyncio.get_running_loop().call_later(LEASE_S, self._end, lease)  # also if nobody reads on
+            asyncio.get_running_loop().call_later(
+                LEASE_S, self._end, lease
+            )  # even if the client stops reading
             for written, ended in list(self._running.values()):
                 if written & lease.tables:
                     await ended.wait()
@@ -84,7 +86,7 @@ class Leases:
 
     @contextlib.asynccontextmanager
     async def commit(self, tables: Iterable[str], turn: bytes) -> AsyncIterator[None]:
-        """A commit to these tables: it waits while somebody else has a lease over one of them."""
+        """Enter a commit to these tables: it waits while another caller has a lease on one of them."""
         written, lease = frozenset(tables), self._lease
         if lease is not None and lease.id != turn and lease.tables & written:
             await lease.over.wait()

@@ -1,18 +1,18 @@
-"""Migrations service: those that the server was started with, and those that the log knows.
+"""Migrations: the Migrations service of a server.
 
-List, Status             the records of the log beside the folders
-Plan, Apply              the folders that the server was given for this database
+List, Status             the log's records, compared with the server's folders
+Plan, Apply              the folders that the server has for this database
 Complete, Cancel         the log: the migration in progress
 PlanRollback, Rollback   the log, and those folders where rows go back through `down`
-Load                     an empty database gets the schema of a text; it needs no folders
-Baseline                 a database that has the schema of the server's folders already
-Accept                   edited folders of the server count as those that ran
-Folders                  what ran, for a client that writes it to its own disk
-Proposals                what the log tells, of any database
-Propose Approve Reject   a database whose migrations wait for approval (`serve --migrate checked`)
+Load                     gives an empty database the schema of a text; needs no folders
+Baseline                 records the server's folders for a database that has their schema already
+Accept                   records edited folders of the server as those that were applied
+Folders                  the applied folders, for a client that writes them to its disk
+Proposals                recorded in the log, of any database
+Propose Approve Reject   databases whose migrations wait for approval (`serve --migrate checked`)
 
-Where migrations wait for approval, migrations/approval/policy.py says which calls are refused, and to whom.
-Whoever decides is the one whose token the call came with (server/auth.py).
+Where migrations wait for approval, migrations/approval/policy.py decides which calls are refused, and to
+whom. The actor of a decision is the name of the call's token (server/auth.py).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from everlog.proto import migrations_pb2 as pb
 from everlog.proto import migrations_pb2_grpc
 from everlog.rpc.http2.grpc import Context
 from everlog.rpc.messages import to_message
-from everlog.rpc.server.admin import sparing
-from everlog.rpc.server.host import Hosting, Telling
+from everlog.rpc.server.admin import throttled
+from everlog.rpc.server.host import Hosting, ResponseStream
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError, SchemaError
 from everlog.store.progress import Progress
@@ -49,7 +49,7 @@ STARTING_S = 10.0
 
 
 def info_message(info: MigrationInfo, diff: str = "") -> pb.MigrationInfo:
-    """A migration's state as a message."""
+    """Return a migration's state as a message."""
     return pb.MigrationInfo(
         version=info.version,
         name=info.name,
@@ -72,27 +72,26 @@ def info_message(info: MigrationInfo, diff: str = "") -> pb.MigrationInfo:
 
 
 class Problems:
-    """Why a migration under way cannot go on, by the name of its database, where nobody approves migrations:
-    its folder cannot be used. `on_change` is called when one is mended."""
+    """Why a migration in progress cannot continue (its folder is unusable), by the name of its database; for
+    databases without approval. `on_change` is called when a problem is solved."""
 
     def __init__(self, known: Mapping[str, str]) -> None:
         self._known = dict(known)
         self.on_change: Callable[[], None] = lambda: None
 
     def of(self, name: str) -> str:
-        """Empty: there is none."""
+        """Return the problem of a database; empty if there is none."""
         return self._known.get(name, "")
 
-    def mended(self, name: str) -> None:
-        """The folders were used, so they can be."""
+    def solved(self, name: str) -> None:
+        """Remove the problem of a database: its folders were used."""
         if self._known.pop(name, ""):
             self.on_change()
 
 
 class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
-    """See proto/migrations.proto. `sources` names the package of each database's migrations, and
-    `approvals` decide which of them are applied, where it is not whoever calls; elsewhere there may be
-    `problems`."""
+    """See proto/migrations.proto. `sources` names the package of each database's migrations. `approvals`
+    belong to the databases whose migrations wait for approval; other databases may have `problems`."""
 
     def __init__(
         self,
@@ -152,14 +151,14 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
 
     async def Apply(self, request: pb.ApplyRequest, context: Any) -> AsyncIterator[pb.ApplyResponse]:
         db, source = self._hosting.database(request.database), self._source(request.database)
-        actor = self._hosting.callers.who(context, request.actor)
+        actor = self._hosting.auth.who(context, request.actor)
 
-        def run(telling: Telling[pb.ApplyResponse]) -> None:
+        def run(responses: ResponseStream[pb.ApplyResponse]) -> None:
             def progress(at: Progress) -> None:
-                telling.passing(pb.ApplyResponse(step=at.step, done=at.done, total=at.total or 0))
+                responses.send_progress(pb.ApplyResponse(step=at.step, done=at.done, total=at.total or 0))
 
             def applied(info: MigrationInfo) -> None:
-                telling.tell(
+                responses.send(
                     pb.ApplyResponse(version=info.version, name=info.name, finished=True, seq=info.seq)
                 )
 
@@ -173,12 +172,12 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
                     rate=request.rate or None,
                     actor=actor,
                     reason=request.reason,
-                    progress=sparing(progress),
+                    progress=throttled(progress),
                     applied=applied,
                 )
-            self._problems.mended(request.database)
+            self._problems.solved(request.database)
 
-        async for answer in self._hosting.told(run):
+        async for answer in self._hosting.stream(run):
             yield answer
 
     async def PlanRollback(self, request: pb.RollbackRequest, context: object) -> pb.PlanRollbackResponse:
@@ -199,14 +198,14 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
 
     async def Rollback(self, request: pb.RollbackRequest, context: Any) -> AsyncIterator[pb.RollbackResponse]:
         db, which = self._hosting.database(request.database), _which(request)
-        actor = self._hosting.callers.who(context, request.actor)
+        actor = self._hosting.auth.who(context, request.actor)
 
-        def run(telling: Telling[pb.RollbackResponse]) -> None:
+        def run(responses: ResponseStream[pb.RollbackResponse]) -> None:
             def progress(at: Progress) -> None:
-                telling.passing(pb.RollbackResponse(step=at.step, done=at.done, total=at.total or 0))
+                responses.send_progress(pb.RollbackResponse(step=at.step, done=at.done, total=at.total or 0))
 
             def rolled_back(info: MigrationInfo) -> None:
-                telling.tell(
+                responses.send(
                     pb.RollbackResponse(
                         version=info.version,
                         name=info.name,
@@ -225,17 +224,17 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
                     actor=actor,
                     reason=request.reason,
                     rate=request.rate or None,
-                    progress=sparing(progress),
+                    progress=throttled(progress),
                     rolled_back=rolled_back,
                 )
-            self._problems.mended(request.database)
+            self._problems.solved(request.database)
 
-        async for answer in self._hosting.told(run):
+        async for answer in self._hosting.stream(run):
             yield answer
 
     async def Complete(self, request: pb.CompleteRequest, context: Any) -> pb.CompleteResponse:
         db = self._hosting.database(request.database)
-        actor = self._hosting.callers.who(context, request.actor)
+        actor = self._hosting.auth.who(context, request.actor)
 
         def run() -> MigrationInfo:
             with self._allowed("complete", request.database, actor, request.reason):
@@ -248,18 +247,18 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
 
     async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:
         db = self._hosting.database(request.database)
-        actor = self._hosting.callers.who(context, request.actor)
+        actor = self._hosting.auth.who(context, request.actor)
         approval = self._approvals.get(request.database)
         call = approval.cancel if approval is not None else functools.partial(cancel, db)
         done = await self._hosting.write(call, actor=actor, reason=request.reason)
-        self._problems.mended(request.database)
+        self._problems.solved(request.database)
         return pb.CancelResponse(version=done.version, name=done.name, seq=done.seq, time_ns=done.applied_ns)
 
     # record without running
 
     async def Load(self, request: pb.LoadSchemaRequest, context: Any) -> pb.LoadSchemaResponse:
         db = self._hosting.database(request.database)
-        actor = self._hosting.callers.who(context, request.actor)
+        actor = self._hosting.auth.who(context, request.actor)
 
         def run() -> int:
             where = request.where or "the text"
@@ -270,7 +269,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
 
     async def Baseline(self, request: pb.BaselineRequest, context: Any) -> pb.BaselineResponse:
         db, source = self._hosting.database(request.database), self._source(request.database)
-        actor = self._hosting.callers.who(context, request.actor)
+        actor = self._hosting.auth.who(context, request.actor)
 
         def run() -> list[MigrationInfo]:
             with self._allowed("baseline", request.database, actor, request.reason):
@@ -281,7 +280,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
 
     async def Accept(self, request: pb.AcceptRequest, context: Any) -> pb.AcceptResponse:
         db, source = self._hosting.database(request.database), self._source(request.database)
-        actor, reason = self._hosting.callers.who(context, request.actor), request.reason
+        actor, reason = self._hosting.auth.who(context, request.actor), request.reason
 
         def run() -> list[MigrationInfo]:
             check_reason(reason)
@@ -299,7 +298,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
 
     async def Proposals(self, request: pb.ProposalsRequest, context: Any) -> pb.ProposalsResponse:
         starting = self._starting.get(request.database)
-        if starting is not None:  # it may be at work on the first
+        if starting is not None:  # the first proposal may still be in the making
             await asyncio.wait([starting], timeout=STARTING_S)
         found = await self._hosting.read(self._proposals, request.database)
         return pb.ProposalsResponse(proposals=[to_message(one) for one in found])
@@ -312,27 +311,27 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
     async def Approve(self, request: pb.ApproveRequest, context: Any) -> AsyncIterator[pb.ApproveResponse]:
         approval, actor = self._approval(request.database), self._who(context, request.actor)
 
-        def run(telling: Telling[pb.ApproveResponse]) -> None:
+        def run(responses: ResponseStream[pb.ApproveResponse]) -> None:
             def progress(at: Progress) -> None:
                 step = pb.ApplyResponse(step=at.step, done=at.done, total=at.total or 0)
-                telling.passing(pb.ApproveResponse(progress=step))
+                responses.send_progress(pb.ApproveResponse(progress=step))
 
             def applied(info: MigrationInfo) -> None:
                 step = pb.ApplyResponse(version=info.version, name=info.name, finished=True, seq=info.seq)
-                telling.tell(pb.ApproveResponse(progress=step))
+                responses.send(pb.ApproveResponse(progress=step))
 
             done = approval.approve_and_run(
                 request.digest,
                 actor=actor,
                 reason=request.reason,
                 despite_errors=request.despite_errors,
-                approved=lambda one: telling.tell(pb.ApproveResponse(proposal=to_message(one))),
-                progress=sparing(progress),
+                approved=lambda one: responses.send(pb.ApproveResponse(proposal=to_message(one))),
+                progress=throttled(progress),
                 applied=applied,
             )
-            telling.tell(pb.ApproveResponse(proposal=to_message(done)))
+            responses.send(pb.ApproveResponse(proposal=to_message(done)))
 
-        async for answer in self._hosting.told(run):
+        async for answer in self._hosting.stream(run):
             yield answer
 
     async def Reject(self, request: pb.RejectRequest, context: Any) -> pb.RejectResponse:
@@ -363,8 +362,8 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
         return differences(self._hosting.database(name), source) if source else {}
 
     def _allowed(self, verb: str, name: str, actor: str, reason: str) -> AbstractContextManager[None]:
-        """To be entered for the call. Raises MigrationError where migrations wait for approval, and this
-        is not for `actor`."""
+        """Return a context for the call. Raises MigrationError if migrations wait for approval and `actor`
+        may not make this call."""
         approval = self._approvals.get(name)
         if approval is None:
             return nullcontext()
@@ -381,7 +380,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
         return source
 
     def _who(self, context: Context, claimed: str) -> str:
-        return self._hosting.callers.who(context, claimed)
+        return self._hosting.auth.who(context, claimed)
 
     def _proposals(self, name: str) -> list[Proposal]:
         approval = self._approvals.get(name)
@@ -392,15 +391,15 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
         approval = self._approvals.get(name)
         if approval is None:
             raise MigrationError(
-                f"migrations of {name} are not approved here, but applied by whoever applies them; start the"
-                " server with --migrate checked, and they wait for approval",
+                f"migrations of {name} need no approval on this server; to require it, start the server with"
+                " --migrate checked",
                 database=name,
             )
         return approval
 
 
 def _which(request: pb.RollbackRequest) -> dict[str, int | None]:
-    """What a request says is to be rolled back."""
+    """Return which migrations a request rolls back."""
     return {"count": request.count or None, "to": request.to if request.HasField("to") else None}
 
 

@@ -1,21 +1,19 @@
-"""People service: one of them is forgotten where the keys are; keys go to who may have them; all
-are put under the master key that the server was told is the next, which no call can choose.
+"""People: the People service: forget and export a person, release keys, rotate the master key.
 
-Who calls is the actor, as with any commit. What was asked for twice, because the answer was lost, is
-known by its commit_id and is answered again.
+The caller is the actor, as of any commit. A repeated request, after a lost response, is recognised by its
+commit_id and gets the same response. The next master key comes from the server's configuration; no call can
+choose it.
 
-Giving: the keys of people go to those who may have them, and the log says to whom.
-
-    Keys(key_ids) ─▶ may they? ─▶ a Notice on disk, once a day ─▶ the keys
+    Keys(key_ids) ─▶ permission ─▶ a Notice on disk, once a day ─▶ the keys
 
     Notice { kind "keys.given", subject: the name of the token }       the actor is the same
 
-A commit for each time would fill the log with what auditors already know: who has been given one key has it
-for good. So it is one for each name and day, from a server's start on.
+A commit for each request would fill the log with what auditors already know: a receiver of one key has it for
+good. So there is one for each name and day, counted from the server's start.
 
 Invariants
-  (1) nobody has a key of whom the log does not say so: the Notice is on disk before;
-  (2) nobody is given a key that the log says was forgotten, nor the root, of which hashes are made.
+  (1) the log names every receiver of keys: the Notice is durable before the first key is sent;
+  (2) no key is released that the log says was destroyed, nor the root key, from which hashes are computed.
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from everlog.proto import log_pb2, people_pb2, people_pb2_grpc
 from everlog.rpc.http2.grpc import Context
 from everlog.rpc.protocol import ASKED_KEYS_MAX
-from everlog.rpc.server.admin import sparing
-from everlog.rpc.server.host import Hosting, Telling
+from everlog.rpc.server.admin import throttled
+from everlog.rpc.server.host import Hosting, ResponseStream
 from everlog.rpc.server.store import check_schema
 from everlog.store.crypto.master_key import MasterKey
 from everlog.store.database import Database
@@ -42,23 +40,23 @@ KIND = "keys.given"
 EVERY_S = 24 * 3600.0
 
 
-class Giving:
-    """The keys of a server's databases. Safe to use from many threads."""
+class KeyRelease:
+    """Releases the keys of a server's databases. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._told: dict[tuple[bytes, str], float] = {}  # when the log was told, by database and name
+        self._recorded: dict[tuple[bytes, str], float] = {}  # time of the last Notice, by database and name
 
-    def give(self, db: Database, name: str, key_ids: Sequence[bytes]) -> people_pb2.KeysResponse:
-        """Keys for `name`, who may have them. Writes, once a day. Raises SealedError without the master
-        key, ReadOnlyError where the log cannot be told."""
+    def release(self, db: Database, name: str, key_ids: Sequence[bytes]) -> people_pb2.KeysResponse:
+        """Return keys for `name`, which has permission. Writes, once a day. Raises SealedError without the
+        master key, ReadOnlyError if the Notice cannot be written."""
         if len(key_ids) > ASKED_KEYS_MAX:
-            raise RowError(f"expected to be asked for at most {ASKED_KEYS_MAX} keys, found {len(key_ids)}")
+            raise RowError(f"expected a request for at most {ASKED_KEYS_MAX} keys, found {len(key_ids)}")
         vault = db.tables.vault
         assert vault is not None
         if vault.locked:
-            raise SealedError(f"there are no keys to give: {vault.locked}", erased=False)
-        self._tell(db, name)
+            raise SealedError(f"there are no keys to release: {vault.locked}", erased=False)
+        self._record(db, name)
         answer = people_pb2.KeysResponse(sealed_in=vault.sealed_in)
         for key_id in key_ids:
             key = vault.key(key_id)
@@ -66,9 +64,9 @@ class Giving:
                 answer.keys.add(key_id=key_id, key=key)
         return answer
 
-    def _tell(self, db: Database, name: str) -> None:
+    def _record(self, db: Database, name: str) -> None:
         with self._lock:
-            last = self._told.get((db.uuid, name))
+            last = self._recorded.get((db.uuid, name))
             if last is not None and time.monotonic() - last < EVERY_S:
                 return
 
@@ -76,7 +74,7 @@ class Giving:
                 commit.notice.CopyFrom(log_pb2.Notice(kind=KIND, subject=name))
 
             db.core.commit(db.transaction(actor=name, durability="sync"), about)
-            self._told[db.uuid, name] = time.monotonic()
+            self._recorded[db.uuid, name] = time.monotonic()
 
 
 PART_BYTES = 1 << 20
@@ -87,7 +85,7 @@ def _sent(one: Remaining) -> people_pb2.Remaining:
 
 
 def _parts(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in parts for messages."""
+    """Split bytes into parts for messages."""
     held = bytearray()
     for piece in pieces:
         for at in range(0, len(piece), PART_BYTES):
@@ -105,7 +103,7 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
     def __init__(self, hosting: Hosting, next_master_key: MasterKey | None = None) -> None:
         self._hosting = hosting
         self._next = next_master_key
-        self._giving = Giving()
+        self._key_release = KeyRelease()
 
     async def Forget(  # type: ignore[override]
         self, request: people_pb2.ForgetRequest, context: Context
@@ -120,7 +118,7 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
             request.person if by != "key" else None,
         )
         metadata = Metadata(
-            self._hosting.callers.actor(context, request.actor),
+            self._hosting.auth.actor(context, request.actor),
             request.reason,
             request.correlation_id,
             request.causation_id,
@@ -137,7 +135,7 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
     ) -> AsyncIterator[people_pb2.ExportResponse]:
         db = self._hosting.database(request.database)
         check_schema(db, context)
-        self._hosting.callers.actor(context, request.actor)
+        self._hosting.auth.actor(context, request.actor)
         by = request.WhichOneof("who")
         who = Person(
             request.table,
@@ -146,19 +144,19 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
             request.person if by != "key" else None,
         )
 
-        def run(telling: Telling[people_pb2.ExportResponse]) -> None:
+        def run(responses: ResponseStream[people_pb2.ExportResponse]) -> None:
             for part in _parts(export(db.core, who)):
                 self._hosting.check_going()
-                telling.tell(people_pb2.ExportResponse(json=part))
+                responses.send(people_pb2.ExportResponse(json=part))
 
-        async for answer in self._hosting.told(run, goes_on=False):
+        async for answer in self._hosting.stream(run, goes_on=False):
             yield answer
 
     async def Readable(  # type: ignore[override]
         self, request: people_pb2.ReadableRequest, context: Context
     ) -> people_pb2.ReadableResponse:
         db = self._hosting.database(request.database)
-        self._hosting.callers.actor(context, request.actor)
+        self._hosting.auth.actor(context, request.actor)
         found = await self._hosting.survey(db.people.readable)
         return people_pb2.ReadableResponse(found=map(_sent, found))
 
@@ -166,29 +164,29 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
         self, request: people_pb2.KeysRequest, context: Context
     ) -> people_pb2.KeysResponse:
         db = self._hosting.database(request.database)
-        name = self._hosting.callers.with_keys(context)
-        return await self._hosting.write(self._giving.give, db, name, request.key_ids)
+        name = self._hosting.auth.with_keys(context)
+        return await self._hosting.write(self._key_release.release, db, name, request.key_ids)
 
     async def RotateKey(  # type: ignore[override]
         self, request: people_pb2.RotateKeyRequest, context: Context
     ) -> AsyncIterator[people_pb2.RotateKeyResponse]:
         db = self._hosting.database(request.database)
-        actor = self._hosting.callers.actor(context, request.actor)
+        actor = self._hosting.auth.actor(context, request.actor)
 
-        def run(telling: Telling[people_pb2.RotateKeyResponse]) -> None:
+        def run(responses: ResponseStream[people_pb2.RotateKeyResponse]) -> None:
             def progress(at: Progress) -> None:
-                telling.passing(people_pb2.RotateKeyResponse(done=at.done, total=at.total or 0))
+                responses.send_progress(people_pb2.RotateKeyResponse(done=at.done, total=at.total or 0))
 
             total = db.people.rotate_key(
                 self._next,
-                sparing(progress),
+                throttled(progress),
                 actor=actor,
                 reason=request.reason,
                 correlation_id=request.correlation_id,
                 causation_id=request.causation_id,
                 client=request.client,
             )
-            telling.tell(people_pb2.RotateKeyResponse(done=total, total=total, finished=True))
+            responses.send(people_pb2.RotateKeyResponse(done=total, total=total, finished=True))
 
-        async for answer in self._hosting.told(run, stops=True):
+        async for answer in self._hosting.stream(run, stops=True):
             yield answer

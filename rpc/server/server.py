@@ -1,19 +1,17 @@
-"""Server: databases of this process, over gRPC.
+"""Server: serve databases of this process over gRPC.
 
-    Server({"flights": db}) ─ start ─▶ a thread with an event loop ─▶ one servicer a service file
-                              stop  ─▶ health says NOT_SERVING, subscriptions end (their clients
-                                       resume elsewhere or later), calls that run may finish
+    Server({"flights": db}) ─ start ─▶ a thread with an event loop ─▶ one servicer for each service file
+                              stop  ─▶ health is NOT_SERVING, subscriptions end (their clients resume
+                                       elsewhere or later), running calls may finish
 
     with Server({"flights": db}, "127.0.0.1:7420") as server: server.wait()
 
+Reflection and the health service come from grpcio.
+
 Invariants
-  (1) it is open to other machines with TLS and a token, or not at all (security.py);
+  (1) a server that other machines can reach has TLS and a token, or does not start (security.py);
   (2) two servers never share a port;
-  (3) what was acknowledged before it stopped was on disk: stopping loses nothing.
-
-Services: all that a server answers, one servicer a service file, registered.
-
-Reflection and the health service, which are gRPC's own, are the server's.
+  (3) acknowledged commits are durable: stopping loses nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +58,7 @@ from everlog.rpc.http2.connection import HANDSHAKE_S, Connection
 from everlog.rpc.http2.grpc import Calls
 from everlog.rpc.http2.listener import Listener
 from everlog.rpc.server.admin import AdminService, ArchiveService, ConsumersService, ProofsService
-from everlog.rpc.server.auth import Callers, check_tokens
+from everlog.rpc.server.auth import Auth, check_tokens
 from everlog.rpc.server.feed import PATH, FeedService
 from everlog.rpc.server.history import HistoryService
 from everlog.rpc.server.host import Hosting
@@ -99,8 +97,8 @@ def register(
     starting: Mapping[str, asyncio.Future[None]],
     problems: Problems,
 ) -> FeedService:
-    """Registers every service with `calls`, which is a server as generated code knows one; returns the
-    one whose answers do not end by themselves."""
+    """Register every service with `calls`, through the interface that generated code expects; return the feed
+    service, whose responses do not end by themselves."""
     feed = FeedService(hosting)
     calls.add_raw(PATH, feed.subscribe)
     store_pb2_grpc.add_StoreServicer_to_server(StoreService(hosting), calls)
@@ -123,18 +121,17 @@ WRITES = SERVICES[0]  # the service whose health says whether writes are taken
 
 
 class Server:
-    """Serves databases; they stay with whoever opened them.
+    """Serves databases; the caller opens and closes them.
 
-    `address` is HOST:PORT, with port 0 any that is free. `tokens`: further ones by the name of who
-    shows them, `acting` are the names of those that write rows in the names of others, and `keys_for` of
-    those that are given the keys of people, to follow sealed tables.
-    `migrations` names the package of each database's migrations, for the service that
-    applies them; `approvals` are those of databases where they wait for approval; `problems` says of others
-    why a migration that is under way cannot go on.
-    `signer` signs checkpoints. `next_master_key` is the one that the keys of people are put under when
-    somebody asks for it; None: that of the environment. `archives` says where the log of a database is
-    archived to, if somebody asks for that. Raises OpenError for an address that is none, and if it would be
-    open to strangers.
+    `address` is HOST:PORT; port 0 is any free port. `token` is the token without a name, `tokens` maps names
+    to tokens, `acting` names those that may write rows for others, and `keys_for` those that may have the
+    keys of people, to follow sealed tables. `migrations` names the package of each database's migrations;
+    `approvals` belong to databases whose migrations wait for approval; `problems` says of others why a
+    migration in progress cannot continue. `signer` signs checkpoints. `next_master_key` is the key for
+    `rotate_key`; None: that of the environment. `archives` maps a database to the target of its archive.
+
+    Raises OpenError for an invalid address, and for a server that other machines could reach without TLS and
+    a token.
     """
 
     def __init__(
@@ -162,7 +159,7 @@ class Server:
         security.check_server(self.host, token=next(filter(None, self._tokens.values()), ""), tls=tls)
         self.hosting = Hosting(
             databases,
-            Callers(self._tokens, acting, keys_for, certified=_certified(tls)),
+            Auth(self._tokens, acting, keys_for, certified=_certified(tls)),
         )
         self._tls = security.ServerTls(tls) if tls else None
         self._acting, self._keys_for = tuple(acting), tuple(keys_for)
@@ -192,11 +189,11 @@ class Server:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def url(self, database: str) -> str:
-        """The URL of one of its databases, without the token."""
+        """Return the URL of one of its databases, without the token."""
         return f"everlog{'' if self._tls else '+insecure'}://{self.address}/{database}"
 
     def start(self) -> Self:
-        """Returns once it answers. Raises OpenError if the port cannot be had."""
+        """Start, and return once the server accepts calls. Raises OpenError if the port is not available."""
         self._thread.start()
         self._ready.wait()
         if self._error is not None:
@@ -205,7 +202,7 @@ class Server:
         return self
 
     def stop(self, grace_s: float = GRACE_S) -> None:
-        """Drains: nothing new is taken, what runs has `grace_s` seconds to finish. Twice is once."""
+        """Drain: accept no new calls, and give running ones `grace_s` seconds to finish. Idempotent."""
         self._grace_s = grace_s
         self._stop.set()
         if self.loop is not None and self._stopping is not None and self._thread.is_alive():
@@ -215,30 +212,30 @@ class Server:
             self._thread.join()
 
     def reload(self, *, token: str = "", tokens: Mapping[str, str] | None = None) -> None:
-        """Takes other tokens, and reads the files of its certificates again, for calls and connections that
-        begin from now on; the others go on. Raises OpenError, and changes nothing, if it would be open to
-        strangers, or something is not what it must be."""
+        """Replace the tokens, and read the certificate files again, for calls and connections that begin from
+        now on; others are not affected. Raises OpenError, and changes nothing, if the server would be open to
+        other machines without TLS and a token, or for an invalid file or token."""
         check_tokens(token, tokens or {})
         named = {"": token} | dict(tokens or {})
         files = self._tls.files if self._tls else None
         security.check_server(self.host, token=next(filter(None, named.values()), ""), tls=files)
         if any(self._tokens.values()) and not any(named.values()):
-            raise OpenError("the server asks for tokens, and would ask for none; start it again without any")
-        callers = Callers(named, self._acting, self._keys_for, certified=_certified(files))
+            raise OpenError("the server requires tokens, and would require none; restart it without tokens")
+        auth = Auth(named, self._acting, self._keys_for, certified=_certified(files))
         if self._tls is not None:
             self._tls.load()
             self._log_warnings()
-        self._tokens, self.hosting.callers = named, callers
+        self._tokens, self.hosting.auth = named, auth
         if self._calls is not None:
             self._calls.expect(named)
 
     def on_signals(self, reload: Callable[[], None] | None = None) -> AbstractContextManager[None]:
-        """While it is entered, in the main thread, SIGTERM and SIGINT stop the server, and SIGHUP calls
+        """Return a context in which, in the main thread, SIGTERM and SIGINT stop the server, and SIGHUP calls
         `reload`."""
         return _on_signals(self._stop.set, reload)
 
     def wait(self) -> None:
-        """Blocks until somebody stops it. In the main thread SIGTERM and SIGINT do."""
+        """Block until the server is stopped. In the main thread SIGTERM and SIGINT stop it."""
         with self.on_signals():
             self._stop.wait()
         self.stop(self._grace_s)
@@ -254,7 +251,7 @@ class Server:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001  told to whoever started it
+        except BaseException as error:  # noqa: BLE001  raised in `start`
             self._error = error
         finally:
             self._ready.set()
@@ -263,7 +260,7 @@ class Server:
 
     async def _serve(self) -> None:
         self.loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        calls: Any = Calls(self._tokens)  # a server, as generated code knows one
+        calls: Any = Calls(self._tokens)  # a server, as generated code expects it
         self._calls = calls
         starting = {name: self.hosting.begin(start) for name, start in self._starts.items()}
         feed = register(
@@ -295,7 +292,7 @@ class Server:
             await checker.set(name, health_pb2.HealthCheckResponse.SERVING)
         warning = self.loop.create_task(self._warn())
         with self._watching_disks(checker):
-            await self._tell_health(checker)
+            await self._set_health(checker)
             self._ready.set()
             await self._stopping.wait()
         warning.cancel()
@@ -315,7 +312,7 @@ class Server:
             connection.abort()
 
     async def _warn(self) -> None:
-        """Log once a day the certificates that are about to end, and say so in the status."""
+        """Log once a day the certificates that are about to end, and report them in the status."""
         while self._tls is not None:
             self._log_warnings()
             await asyncio.sleep(WARN_EVERY_S)
@@ -330,9 +327,9 @@ class Server:
             self.hosting.warnings = list(found.values())
             self.on_warnings(found)
         except OpenError as error:  # a file is being replaced: the loaded one stays in use
-            logger.warning("whether a certificate is about to end is not known: %s", error)
+            logger.warning("the ends of certificates are unknown: %s", error)
 
-    async def _tell_health(self, checker: Any) -> None:
+    async def _set_health(self, checker: Any) -> None:
         """Set the health: NOT_SERVING as a whole and for writes while a disk refuses writes, SERVING for the
         services that read. NOT_SERVING for migrations that cannot be applied."""
         refused = any(db.engine.refusal.since_ns for db in self.hosting.databases.values())
@@ -350,11 +347,11 @@ class Server:
 
     @contextlib.contextmanager
     def _watching_disks(self, checker: Any) -> Iterator[None]:
-        """While it is entered, health follows the disks, and whether migrations can be applied."""
+        """Update health when a disk refuses or accepts writes, and when migrations can be applied."""
         loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
 
         def begin() -> None:
-            task = loop.create_task(self._tell_health(checker))
+            task = loop.create_task(self._set_health(checker))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
@@ -376,18 +373,18 @@ class Server:
 
 
 def migrations_health(name: str) -> str:
-    """The name in the health service of the pending migrations of a database."""
+    """Return the health service's name for the pending migrations of a database."""
     return f"{name}/migrations"
 
 
 def _certified(tls: security.Tls | None) -> bool:
-    """Whether clients show certificates."""
+    """Return whether clients present certificates."""
     return tls is not None and tls.client_ca is not None
 
 
 @contextlib.contextmanager
 def _on_signals(stop: Callable[[], None], reload: Callable[[], None] | None) -> Iterator[None]:
-    """SIGTERM and SIGINT stop the server, SIGHUP reloads; outside of the main thread they cannot be had."""
+    """Handle SIGTERM and SIGINT (stop) and SIGHUP (reload), in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -396,7 +393,7 @@ def _on_signals(stop: Callable[[], None], reload: Callable[[], None] | None) -> 
         does[signal.SIGHUP] = reload
 
     def begin(number: int, _: object) -> None:
-        # Not here: what the main thread holds while it waits, a lock, this would wait for.
+        # Not in the handler: it would wait for locks that the interrupted main thread holds.
         threading.Thread(target=does[number], name="everlog-signal", daemon=True).start()
 
     before = {number: signal.signal(number, begin) for number in does}

@@ -1,37 +1,35 @@
-"""Store service: rows over gRPC. Keys and ranges come encoded, rows go as they are stored.
+"""Store: the Store service: rows over gRPC. Keys and ranges are encoded, rows are sent as stored.
 
     request ─▶ table and index by name ─▶ store ─▶ Row {key, row, version}
 
-A remote transaction reads the newest state and says at which seq it began; what changed since is
-a conflict, told at once. Its commit carries what it read and what it writes, and is validated as
+**Transactions.** A remote transaction reads the newest state and sends the seq at which it began; a row that
+changed since is a conflict, reported at once. Its commit carries its reads and writes, and is validated like
 any other (store/tx/validator.py).
 
-Invariants
-  (1) what a client encoded by another schema than the one in force is not read: it is told, and
-      asks again with the new one;
-  (2) nothing that a transaction reads here is newer than its snapshot.
+**Scans.** One scan is sent in pages, all of one moment:
 
-Load service: a bulk load over gRPC, each request one chunk, each chunk one commit.
+    page ─▶ taken ─▶ page ─▶ taken ─▶ … the last
+              └─ not for STALL_S ─▶ the moment is released
+                                      └─ taken later ─▶ nothing of the rest has changed: continue
+                                                        else ConflictError
+
+A held moment keeps overwritten data on disk, so it is not held for a client that has stopped reading.
+
+**Loads.** Each request of a bulk load is one chunk, and each chunk one commit:
 
     client  {table, id}  rows  rows  rows …  last
     server  {rows so far}     rows  rows …   finished       each once the chunk is on disk
 
-The first answer says how many rows of this load are there already; the client goes on after
-them. The client bounds how many chunks are under way.
-
-Scanning: one scan for a client, in pages, all of one moment.
-
-    page ─▶ taken ─▶ page ─▶ taken ─▶ … the last
-              └─ not for STALL_S ─▶ the moment is let go of
-                                      └─ taken after all ─▶ nothing of the rest has changed: goes on
-                                                            else ConflictError
-
-A moment that is held keeps what was written over it on disk, so it is not held for a client that
-has stopped reading.
+The first response says how many rows of this load exist already; the client continues after them, and limits
+the number of chunks in flight.
 
 Invariants
-  (1) all pages are of one moment, whether it was held or not;
-  (2) with a `snapshot` nothing of a page is newer, or it is a ConflictError.
+  (1) bytes that a client encoded by another schema than the one in force are not read: the client gets an
+      error, and repeats the request with the new schema;
+  (2) nothing that a transaction reads is newer than its snapshot;
+  (3) all pages of a scan are of one moment, whether it was held or not; with a `snapshot` no page has
+  anything
+      newer, or it is a ConflictError.
 """
 
 from __future__ import annotations
@@ -63,23 +61,23 @@ from everlog.store.tx.transaction import CommitResult, Reads
 from everlog.store.tx.write import Write
 
 
-async def loading(
+async def load_responses(
     hosting: Hosting, requests: AsyncIterator[store_pb2.LoadRequest], context: Context
 ) -> AsyncIterator[store_pb2.LoadResponse]:
-    """The answers to one load's requests. Raises RowError for a row that does not fit, AccessError."""
-    load: Loading | None = None
+    """Yield the responses to one load's requests. Raises RowError for an invalid row, AccessError."""
+    load: ServedLoad | None = None
     async for request in requests:
         if load is None:
-            actor = hosting.callers.actor(context, request.actor)
-            load = await hosting.write(Loading, hosting.database(request.database), request, actor)
+            actor = hosting.auth.actor(context, request.actor)
+            load = await hosting.write(ServedLoad, hosting.database(request.database), request, actor)
             yield load.answer()
         if (request.rows or request.last) and not load.loader.finished:
             await hosting.write(load.add, request)
             yield load.answer()
 
 
-class Loading:
-    """A load that its first request has begun."""
+class ServedLoad:
+    """A load that its first request began."""
 
     def __init__(self, db: Database, first: store_pb2.LoadRequest, actor: str) -> None:
         if not first.id:
@@ -93,7 +91,7 @@ class Loading:
         self.loader = db.loader(self._table, about, expires=expires, actor=actor, reason=first.reason)
 
     def add(self, request: store_pb2.LoadRequest) -> None:
-        """Commits the rows of one request."""
+        """Commit the rows of one request."""
         model: Any = self._table.model
         try:
             rows: list[Message] = [model.FromString(row) for row in request.rows]
@@ -106,7 +104,7 @@ class Loading:
         self.loader.add(rows, last=request.last)
 
     def answer(self) -> store_pb2.LoadResponse:
-        """How far the load is on disk."""
+        """Return how many rows of the load are durable."""
         return store_pb2.LoadResponse(
             rows=self.loader.rows, finished=self.loader.finished, position=self._db.cursor()
         )
@@ -116,16 +114,16 @@ FIRST_PAGE_ROWS, PAGE_ROWS, PAGE_BYTES = 64, 4096, 256 << 10
 STALL_S = 60.0
 
 
-class Scanning:
-    """A scan that was asked for. Raises SchemaError, RowError for a resume token of another."""
+class ServedScan:
+    """One requested scan. Raises SchemaError, and RowError for a resume token of another scan."""
 
-    stall_s = STALL_S  # for so long its moment is held for a client that does not read
+    stall_s = STALL_S  # how long its moment is held for a client that does not read
 
     def __init__(self, db: Database, request: store_pb2.ScanRequest) -> None:
         self._db = db
         self._snapshot = request.snapshot
         self._at_seq = request.at_seq
-        self._info, self._index = what(schema_of(db, request.at_seq), request)
+        self._info, self._index = requested(schema_of(db, request.at_seq), request)
         self._prefix = self._info.row_prefix if self._index is None else self._index.prefix
         self._reverse = request.backwards
         self._rest = span_of(self._index, request.start, request.end)
@@ -135,12 +133,12 @@ class Scanning:
         self._rows = FIRST_PAGE_ROWS
         self._entries: Iterator[Entry] = iter(())
         self._view: View | None = None
-        self._seq = 0  # of the moment; 0: not known yet
-        self._again = False  # it was let go of, and there is another that equals it
+        self._seq = 0  # seq of the moment; 0: not known yet
+        self._again = False  # the moment was released, and an equal one is in use
         self.done = False
 
     def page(self) -> store_pb2.ScanResponse:
-        """The next rows. Raises ConflictError. Read-only."""
+        """Return the next rows. Raises ConflictError. Read-only."""
         if self._view is None:
             self._hold()
         page = self._page(self._rows if self._left is None else min(self._rows, self._left))
@@ -153,8 +151,8 @@ class Scanning:
         self._rows = PAGE_ROWS
         return page
 
-    def let_go(self) -> None:
-        """Lets go of the moment; what is left of the scan is looked at anew if it is asked for."""
+    def release(self) -> None:
+        """Release the moment; the rest of the scan is read from an equal one if it is requested."""
         view, self._view, self._entries = self._view, None, iter(())
         if view is not None:
             view.close()
@@ -187,7 +185,7 @@ class Scanning:
         return page
 
     def _check(self, page: store_pb2.ScanResponse) -> None:
-        """Rows of an index are looked at, too: its entries do not change with the rest of a row."""
+        """Also check the rows of an index: its entries do not change with the rest of a row."""
         rows = [] if self._index is None else [self._info.row_prefix + row.key for row in page.rows]
         if self._snapshot:
             check_unchanged(self._db, self._snapshot, rows, [self._rest.under(self._prefix)])
@@ -196,47 +194,47 @@ class Scanning:
 
 
 def schema_of(db: Database, at_seq: int) -> Schema:
-    """The schema in force then; 0: now."""
+    """Return the schema in force at a seq; 0 means now."""
     return db.past.schemas.at(at_seq) if at_seq else db.schema
 
 
 def moment_of(db: Database, at_seq: int) -> tuple[Schema, View, int]:
-    """The schema, the tables, and the seq that they are of: those of then; 0: of now."""
+    """Return schema, tables and seq of a moment; 0 means now."""
     if at_seq:
         moment = db.at(seq=at_seq)
         return moment.schema, moment.view, at_seq
     return db.schema, *db.tables.snapshot()
 
 
-def what(
+def requested(
     schema: Schema, asked: store_pb2.ScanRequest | store_pb2.CountRequest | store_pb2.Read
 ) -> tuple[TableInfo, IndexInfo | None]:
-    """The table that is asked for, and its index; an empty name is none."""
+    """Return the requested table, and its index; an empty name means none."""
     info = schema.generation(asked.table, asked.space)
     return info, info.index(asked.index) if asked.index else None
 
 
 def span_of(index: IndexInfo | None, start: bytes, end: bytes) -> Span:
-    """What a client asks for. It has no keys: values of a hashed index are hashed here."""
+    """Return the requested span. A client has no keys: values of a hashed index are hashed here."""
     return Span(*index.hash_span(start, end)) if index is not None and index.hashes else Span(start, end)
 
 
 def check_unchanged(
     db: Database, snapshot: int, read: Iterable[bytes], ranges: Iterable[tuple[bytes, bytes]] = ()
 ) -> None:
-    """Raises ConflictError if any of this may have changed since `snapshot`."""
+    """Raise ConflictError if any of this may have changed since `snapshot`."""
     found = db.tables.window.conflict(snapshot, read, ranges)
     if found is not None:
         raise ConflictError(
-            f"what is read here was changed by commit {found[0]}, after the reading began at {snapshot};"
+            f"rows of this read were changed by commit {found[0]}, after its snapshot at {snapshot};"
             " run it again",
             seq=found[0],
             snapshot=snapshot,
         )
 
 
-GOT_TOGETHER = 16  # rows that are read together: few enough that the largest fit into memory
-COUNT_SLICE = 4096  # rows between two looks at whether the server stops
+GOT_TOGETHER = 16  # rows read together: few enough that the largest fit into memory
+COUNT_SLICE = 4096  # rows between two checks whether the server stops
 
 
 class StoreService(store_pb2_grpc.StoreServicer):
@@ -256,19 +254,19 @@ class StoreService(store_pb2_grpc.StoreServicer):
         return await self._hosting.read(_batch_get, self._database(request.database, context), request)
 
     async def Scan(self, request: store_pb2.ScanRequest, context: Context) -> None:  # type: ignore[override]
-        """Writes its answers itself: it minds how fast they are taken."""
+        """Write the responses itself: it depends on how fast the client reads."""
         read = self._hosting.read
-        scanning = await read(Scanning, self._database(request.database, context), request)
+        scan = await read(ServedScan, self._database(request.database, context), request)
         try:
             while True:
-                await context.write(await read(scanning.page))
-                if scanning.done:
+                await context.write(await read(scan.page))
+                if scan.done:
                     return
-                if not await context.taken(scanning.stall_s):
-                    await read(scanning.let_go)
+                if not await context.taken(scan.stall_s):
+                    await read(scan.release)
                     await context.taken(None)
         finally:
-            scanning.let_go()
+            scan.release()
 
     async def Count(self, request: store_pb2.CountRequest, context: Any) -> store_pb2.CountResponse:
         db, going = self._database(request.database, context), self._hosting.check_going
@@ -276,7 +274,7 @@ class StoreService(store_pb2_grpc.StoreServicer):
 
     async def Commit(self, request: store_pb2.CommitRequest, context: Any) -> store_pb2.CommitResponse:
         db = self._database(request.database, context)
-        actor = self._hosting.callers.actor(context, request.actor)
+        actor = self._hosting.auth.actor(context, request.actor)
         tables = (one.table for one in request.writes)
         async with self._leases[request.database].commit(tables, request.turn):
             result = await self._hosting.write(_commit, db, request, actor)
@@ -298,23 +296,24 @@ class StoreService(store_pb2_grpc.StoreServicer):
     async def Load(
         self, request_iterator: AsyncIterator[store_pb2.LoadRequest], context: Any
     ) -> AsyncIterator[store_pb2.LoadResponse]:
-        async for answer in loading(self._hosting, request_iterator, context):
+        async for answer in load_responses(self._hosting, request_iterator, context):
             yield answer
 
     def _database(self, name: str, context: Context) -> Database:
-        """Raises OpenError, and SchemaError with `moved` for a client with another schema."""
+        """Return a database. Raises OpenError, and SchemaError with `moved` for a client with another
+        schema."""
         db = self._hosting.database(name)
         check_schema(db, context)
         return db
 
 
 def check_schema(db: Database, context: Context) -> None:
-    """Raises SchemaError with `moved` for a client with another schema."""
+    """Raise SchemaError with `moved` for a client with another schema."""
     version = db.schema.version
     known = context.header(SCHEMA_KEY)
     if known is not None and known != str(version):
         raise SchemaError(
-            f"the schema is at version {version}, the request was made for {known}; ask again",
+            f"the schema is at version {version}, the request was made for {known}; repeat the request",
             moved=version,
         )
 
@@ -332,7 +331,7 @@ def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:
         value = source_of(moment.view).get(info, request.key)
         return store_pb2.GetResponse(row=None if value is None else _row(request.key, value), seq=moment.seq)
     info = db.schema.generation(request.table, request.space)
-    seq = db.tables.applied  # before the value is read: a newer one is a conflict later, an older none
+    seq = db.tables.applied  # before the read: a newer value is a conflict later, never missed
     value = db.tables.get(info.row_prefix + request.key)
     if request.snapshot:
         check_unchanged(db, request.snapshot, [info.row_prefix + request.key])
@@ -367,13 +366,13 @@ def _count(
     db: Database, request: store_pb2.CountRequest, going: Callable[[], None]
 ) -> store_pb2.CountResponse:
     schema, view, seq = moment_of(db, request.at_seq)
-    info, index = what(schema, request)
+    info, index = requested(schema, request)
     span = span_of(index, request.start, request.end)
     prefix, count = info.row_prefix if index is None else index.prefix, 0
     start, end = span.under(prefix)
     try:
         rows: Iterable[object] = view.items(start, end)
-        if isinstance(view, PastView) and index is None:  # it need not read the rows
+        if isinstance(view, PastView) and index is None:  # the rows themselves are not needed
             rows = view.places(*bounds(start, end))
         if not isinstance(view, PastView) and is_noted(info, index, span):
             rows, count = (), LocalSource(view).rows_noted(info)
@@ -410,7 +409,7 @@ def _commit(db: Database, request: store_pb2.CommitRequest, actor: str) -> Commi
 def _reads(db: Database, request: store_pb2.CommitRequest) -> Reads:
     reads = Reads(set(), [])
     for read in request.reads:
-        info, index = what(db.schema, read)
+        info, index = requested(db.schema, read)
         prefix = info.row_prefix if index is None else index.prefix
         reads.keys.update(info.row_prefix + key for key in read.keys)
         reads.ranges.extend(span_of(index, one.start, one.end).under(prefix) for one in read.ranges)

@@ -167,7 +167,7 @@ def test_tokens_have_names_and_approvers_are_named(everlog: Run, one: Path, here
         (found,) = everlog("-u", f"{served.url}?token=sesame", "migrations", "log", "--json").json
         words = ("approve", found["digest"], "--reason", "yes")
         ended = everlog("-u", f"{served.url}?token=sesame", *words, "--actor", "bob")
-        assert "the call says it is of bob, its token is that of ann" in ended.err
+        assert "the request names bob as actor, its token is that of ann" in ended.err
         assert "ann may not approve" in everlog("-u", f"{served.url}?token=sesame", *words).err
         assert "refuses the call" in everlog("-u", served.url, *words).err
         assert everlog("-u", f"{served.url}?token=thyme", *words).code == 0

@@ -99,8 +99,8 @@ def test_who_is_given_keys_is_in_the_log_before_and_once_a_day(
 @pytest.mark.parametrize(
     ("who", "says"),
     [
-        ("web", "the token of web is not given the keys of people.* --keys-for web"),
-        ("nobody", "a caller without a token that has a name .* --tokens FILE --keys-for NAME"),
+        ("web", "the token of web may not have the keys of people.* --keys-for web"),
+        ("nobody", "a caller without a named token .* --tokens FILE --keys-for NAME"),
     ],
 )
 def test_who_may_not_have_keys_is_told_how_to_and_gets_nothing(
@@ -177,7 +177,7 @@ def test_a_server_that_has_no_master_key_or_only_reads_gives_none(
     clinic.tables.flush()
     for master_key, kind, says in (
         (MASTER, ReadOnlyError, "opened for reading"),
-        (None, SealedError, "there are no keys to give: no master key was given"),
+        (None, SealedError, "there are no keys to release: no master key was given"),
     ):
         with (
             EmbeddedDatabase(clinic.path, read_only=True, master_key=master_key) as reader,

@@ -85,7 +85,7 @@ def test_a_token_with_a_name_is_who_calls_and_no_other(server: Server, approval:
     approval.rules = Rules(frozenset({"bob"}))
     digest = approval.proposals()[0].short
     with RemoteDatabase(f"{server.url('x')}?token=sesame") as ann:
-        with pytest.raises(everlog.AccessError, match="the call says it is of bob, its token is that of ann"):
+        with pytest.raises(everlog.AccessError, match="names bob as actor, its token is that of ann"):
             ann.migrations.approve(digest, actor="bob", reason="let me")
         with pytest.raises(MigrationError, match=r"ann may not approve .*; the approvers are: bob"):
             ann.migrations.approve(digest, reason="let me")

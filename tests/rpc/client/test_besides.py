@@ -59,7 +59,7 @@ def test_two_versions_are_ended_by_who_may_approve(project: Project, db: Embedde
         ):
             with pytest.raises(MigrationError, match=says):
                 by[who].migrations.complete(reason=how)
-        with pytest.raises(AccessError, match="says it is of bob, its token is that of ann"):
+        with pytest.raises(AccessError, match="names bob as actor, its token is that of ann"):
             by["ann"].migrations.complete(actor="bob", reason="now")
         assert db.schema.retiring
         done = by["ann"].migrations.complete(reason="all clients are new")

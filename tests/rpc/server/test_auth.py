@@ -53,7 +53,7 @@ def test_who_says_another_name_is_refused_and_nothing_is_written(
             lambda: ann.put(AIRPORTS, JFK, actor="bob"),
             lambda: ann.load(AIRPORTS, [JFK], actor="bob"),
         ):
-            with pytest.raises(AccessError, match="says it is of bob, its token is that of ann") as caught:
+            with pytest.raises(AccessError, match="names bob as actor, its token is that of ann") as caught:
                 call()
             assert (caught.value.actor, caught.value.claimed) == ("ann", "bob")
     assert db.head == head
@@ -67,7 +67,7 @@ def test_a_token_without_a_name_says_any_name_but_those_of_tokens(
         assert actor(db) == "cy"
         somebody.put(AIRPORTS, JFK)
         assert actor(db) == ""
-        with pytest.raises(AccessError, match="says it is of ann, and does not show the token of ann"):
+        with pytest.raises(AccessError, match="names ann as actor, without the token of ann"):
             somebody.put(AIRPORTS, JFK, actor="ann")
 
 

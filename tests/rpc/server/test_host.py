@@ -102,7 +102,7 @@ def test_a_rebuild_ends_with_its_server_and_leaves_nothing_half(tmp_path: Path) 
             rebuilding = other.submit(remote.rebuild)
             assert db.begun.wait(PATIENCE_S)
             server.stop(grace_s=PATIENCE_S)
-            with pytest.raises(ClosedError, match="the server stops, and what was asked for with it"):
+            with pytest.raises(ClosedError, match="the server is stopping, and ended this call"):
                 rebuilding.result()
         assert (db.hashes(), db.engine.data_name) == (before, families)
         assert list(db.check()) == []

@@ -67,7 +67,7 @@ def test_the_name_of_a_certificate_is_proven_and_no_other_is_taken_but_of_who_ac
     server: Server, authority: Authority, db: EmbeddedDatabase
 ) -> None:
     with RemoteDatabase(url(server, authority, *authority.sign("ann"))) as ann:
-        said = "it is of bob, its certificate is that of ann"
+        said = "names bob as actor, its certificate is that of ann"
         with pytest.raises(everlog.AccessError, match=said):
             ann.put(AIRPORTS, JFK, actor="bob")
     with RemoteDatabase(url(server, authority, *authority.sign("web"))) as web:

@@ -109,7 +109,7 @@ def test_who_forgets_is_whose_token_it_is(embedded: EmbeddedDatabase) -> None:
         Server({"clinic": embedded}, tokens={"dpo": "sesame"}) as server,
         RemoteDatabase(f"{server.url('clinic')}?token=sesame") as remote,
     ):
-        with pytest.raises(AccessError, match="says it is of ann, its token is that of dpo"):
+        with pytest.raises(AccessError, match="names ann as actor, its token is that of dpo"):
             remote.people.forget(PATIENTS, 1, actor="ann")
         done = remote.people.forget(PATIENTS, 1, reason="asked")
     commit = embedded.log.commit(done.seq)

@@ -14,7 +14,7 @@ from everlog.proto import store_pb2
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
-from everlog.rpc.server.store import FIRST_PAGE_ROWS, Scanning
+from everlog.rpc.server.store import FIRST_PAGE_ROWS, ServedScan
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, Flight, airport, flight
 
 ROWS = 200
@@ -32,9 +32,9 @@ def request(**more: Any) -> store_pb2.ScanRequest:
     return store_pb2.ScanRequest(database="x", table="flights", **more)
 
 
-def pages(scanning: Scanning) -> Iterator[store_pb2.ScanResponse]:
-    while not scanning.done:
-        yield scanning.page()
+def pages(scan: ServedScan) -> Iterator[store_pb2.ScanResponse]:
+    while not scan.done:
+        yield scan.page()
 
 
 def rows(some: Any) -> list[bytes]:
@@ -48,40 +48,40 @@ KINDS: list[dict[str, Any]] = [{}, {"backwards": True}, {"index": "by_delay"}, {
 def test_a_scan_that_was_let_go_of_goes_on_as_if_it_had_been_held(
     filled: EmbeddedDatabase, kind: dict[str, Any]
 ) -> None:
-    whole = rows(pages(Scanning(filled, request(**kind))))
+    whole = rows(pages(ServedScan(filled, request(**kind))))
     assert len(whole) == kind.get("limit", ROWS)
-    scanning = Scanning(filled, request(**kind))
-    first = scanning.page()
+    scan = ServedScan(filled, request(**kind))
+    first = scan.page()
     assert len(first.rows) == FIRST_PAGE_ROWS
-    scanning.let_go()
+    scan.release()
     filled.put(AIRPORTS, airport("JFK"))
-    rest = list(pages(scanning))
+    rest = list(pages(scan))
     assert rows([first, *rest]) == whole
     assert {page.seq for page in (first, *rest)} == {first.seq}
 
 
 def test_what_was_read_already_may_change_while_it_is_let_go_of(filled: EmbeddedDatabase) -> None:
-    scanning = Scanning(filled, request())
-    first = scanning.page()
-    scanning.let_go()
+    scan = ServedScan(filled, request())
+    first = scan.page()
+    scan.release()
     filled.put(FLIGHTS, flight(0, delay=99))
-    assert len(rows([first, *pages(scanning)])) == ROWS
+    assert len(rows([first, *pages(scan)])) == ROWS
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
 def test_a_scan_that_was_let_go_of_is_a_conflict_if_the_rest_has_changed(
     filled: EmbeddedDatabase, kind: dict[str, Any]
 ) -> None:
-    scanning = Scanning(filled, request(**kind))
-    first = scanning.page()
-    scanning.let_go()
+    scan = ServedScan(filled, request(**kind))
+    first = scan.page()
+    scan.release()
     seen = {Flight.FromString(row.row).number for row in first.rows}
     number = next(number for number in range(ROWS) if number not in seen)
     row = flight(number, delay=number % 7)
     row.origin = "LGA"  # no index has it
     seq = filled.put(FLIGHTS, row).seq
     with pytest.raises(everlog.ConflictError, match=f"changed by commit {seq}"):
-        list(pages(scanning))
+        list(pages(scan))
 
 
 def test_a_snapshot_does_not_give_newer_rows_by_an_index_that_they_stand_still_in(
@@ -103,15 +103,15 @@ def test_a_snapshot_does_not_give_newer_rows_by_an_index_that_they_stand_still_i
 def test_no_moment_is_held_for_a_client_that_has_stopped_reading(
     db: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Scanning, "stall_s", 0.05)
+    monkeypatch.setattr(ServedScan, "stall_s", 0.05)
     gone = threading.Event()
-    let_go = Scanning.let_go
+    release = ServedScan.release
 
-    def told(scanning: Scanning) -> None:
-        let_go(scanning)
+    def told(scan: ServedScan) -> None:
+        release(scan)
         gone.set()
 
-    monkeypatch.setattr(Scanning, "let_go", told)
+    monkeypatch.setattr(ServedScan, "release", told)
     names = [f"{number:06}" for number in range(20_000)]
     db.load(AIRPORTS, (airport(name, name=name * 200) for name in names))
     with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
@@ -132,13 +132,13 @@ def test_a_client_that_vanishes_leaves_no_moment(
     db: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = threading.Event()
-    let_go = Scanning.let_go
+    release = ServedScan.release
 
-    def told(scanning: Scanning) -> None:
-        let_go(scanning)
+    def told(scan: ServedScan) -> None:
+        release(scan)
         gone.set()
 
-    monkeypatch.setattr(Scanning, "let_go", told)
+    monkeypatch.setattr(ServedScan, "release", told)
     db.load(AIRPORTS, (airport(f"{number:06}", name=f"{number}" * 200) for number in range(20_000)))
     with Server({"x": db}) as server:
         remote = RemoteDatabase(server.url("x"))

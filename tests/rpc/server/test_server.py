@@ -224,7 +224,8 @@ def test_a_request_that_is_too_large_is_told_how_large_it_may_be(db: EmbeddedDat
         stub = store_pb2_grpc.StoreStub(remote.channel.grpc)
         request = store_pb2.GetRequest(database="x", table="airports", key=bytes(17 << 20))
         with pytest.raises(
-            everlog.UnavailableError, match=r"too large: a message of 17,8.* at most 16,777,216"
+            everlog.UnavailableError,
+            match=r"too large: expected .* at most 16,777,216 bytes, found 17,8",
         ):
             remote.channel.call(stub.Get, request)
         assert remote.get(AIRPORTS, "JFK") is None

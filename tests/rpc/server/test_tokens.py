@@ -24,7 +24,7 @@ def test_a_file_has_a_name_and_a_token_a_line_comments_and_blank_lines(tmp_path:
         (b"ann sesame\n\nann thyme\n", ":3: .*found the name ann of line 1"),
         (
             b"ann sesame\nbob salt\n",
-            ":2: .*found the token of --token, or EVERLOG_TOKEN: its callers would not be bob",
+            ":2: .*found the token of --token, or EVERLOG_TOKEN: its callers would not be identified as bob",
         ),
         (b"\xef\xbb\xbfann sesame\n", ":1: .*found a byte order mark"),
         (b"ann sesame\nbob thyme\r\n", ":2: .*found a carriage return"),
@@ -37,7 +37,7 @@ def test_a_file_has_a_name_and_a_token_a_line_comments_and_blank_lines(tmp_path:
         (b"ann #bob\n", ":1: .*begins with #"),
         (b"ann ses\xe2\x80\x8bame\n", ":1: .*not visible"),
         ("ann\u00a0sesame\n".encode(), ":1: .*found 1 word"),
-        (b"ann \xff\n", ":1: .*no UTF-8"),
+        (b"ann \xff\n", ":1: .*not UTF-8"),
         (b"", ": expected a line with a name and a token, .* found none"),
         (b"# nobody\n", ": expected a line with a name and a token, .* found none"),
     ],
@@ -56,8 +56,8 @@ def test_what_would_take_a_name_from_its_token_is_refused_with_its_line(
 @pytest.mark.parametrize(
     ("token", "tokens", "says"),
     [
-        ("salt", {"ann": "salt"}, "the token of ann is that of another"),
-        ("", {"ann": "sesame", "bob": "sesame"}, "the token of bob is that of another"),
+        ("salt", {"ann": "salt"}, "the token of ann is also that of another"),
+        ("", {"ann": "sesame", "bob": "sesame"}, "the token of bob is also that of another"),
         ("salt", {"": "sesame"}, "expected the name of a token, found ''"),
         ("salt", {"ann": ""}, "expected the token of ann to be visible"),
         ("salt\n", {}, "expected a token of visible ASCII characters"),

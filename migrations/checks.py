@@ -43,6 +43,7 @@ SHOWN = 5  # problems in one message
 
 
 def has_checks(migration: Migration) -> bool:
+    """Whether the migration has a checks.py."""
     return _file(migration).exists()
 
 

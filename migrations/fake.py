@@ -90,14 +90,17 @@ class Fake:
 
     @property
     def person(self) -> mimesis.Person:
+        """Names, e-mail addresses and other data of persons."""
         return self.generic.person
 
     @property
     def address(self) -> mimesis.Address:
+        """Cities, streets, countries and coordinates."""
         return self.generic.address
 
     @property
     def text(self) -> mimesis.Text:
+        """Words, titles and sentences."""
         return self.generic.text
 
     def pool(self, make: Callable[[], V], size: int = POOL) -> Pool[V]:

@@ -191,6 +191,7 @@ class Folder:
     def error(
         self, text: str, line: int = 1, file: Path | None = None, *, private: str = "", **facts: str
     ) -> SchemaError:
+        """Return a SchemaError at a line of the folder, by default of its model.proto."""
         where = f"{file or self.model}:{line}"
         return SchemaError(f"{where}: {text}", private=private, where=where, **facts)
 
@@ -202,6 +203,7 @@ class Folder:
 
 
 def line_of(text: str, at: int) -> int:
+    """Return the line number, from 1, of a position in a text."""
     return text.count("\n", 0, at) + 1
 
 

@@ -51,6 +51,8 @@ class Transform(Generic[Old, New]):
     `table` is the new constant and `old` the previous model. `up` and `down` are pure functions of one row
     and must keep the primary key. Without `down`, two versions cannot be served at once, and a finished
     migration cannot be rolled back.
+
+        Transform(AIRPORTS, AirportV1, up, down)
     """
 
     def __init__(
@@ -75,12 +77,17 @@ class Transform(Generic[Old, New]):
 
 
 class Remake:
-    """Rebuilds tables from scratch: `rows` reads the old database and yields each row with its table, as in
-    `yield PEOPLE, Person(…)`.
+    """Rebuilds tables from scratch: `rows` reads the old database and yields each row with its table.
 
     As `up`, `tables` are tables of this migration, and the database is read through the constants of earlier
     folders; as `down`, the other way round. Writers wait while it runs; `everlog up --dry-run` says for how
     long. Afterwards the tables contain the yielded rows and nothing else.
+
+        def split(db: Reader) -> Iterator[Row]:
+            for old in db.scan(BEFORE):
+                yield PEOPLE, Person(id=old.id, first=old.first)
+
+        Remake([PEOPLE], split)
     """
 
     def __init__(self, tables: Iterable[Table[Any, Any]], rows: Callable[[Reader], Iterable[Row]]) -> None:
@@ -91,19 +98,23 @@ class Remake:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of the tables."""
         return tuple(table.name for table in self.tables)
 
 
 class Migration:
-    """What one migration does. `folder` is set when the migration is loaded.
+    """What one migration does to the database.
 
-    See the module's documentation for the arguments.
+    `tables`: complete declarations as of this version; unnamed tables stay unchanged. `drop`: names of tables
+    and of their parts (`"airports.by_city"`, `"airports.life"`) to drop or to declare differently. `rename`:
+    old name to new name. `transforms`: conversions of rows that change shape. `up`, `down`: for changes that
+    need the whole database. `folder` is set when the migration is loaded.
+
+        MIGRATION = Migration(tables=[STAFF], rename={"people": "staff"}, drop=["families"])
     """
 
     folder: Folder
-    overruled: frozenset[str] = (
-        frozenset()
-    )  # tables that newer, applied migrations define (`plan.mark_overruled`)
+    overruled: frozenset[str] = frozenset()  # tables that newer, applied migrations define
     rules: int = 0  # edition of the rules when the folder was first built (`build.RULES`)
 
     def __init__(
@@ -129,17 +140,21 @@ class Migration:
 
     @property
     def version(self) -> int:
+        """The timestamp of the folder, as a number YYYYMMDDHHMMSS."""
         return self.folder.version
 
     @property
     def name(self) -> str:
+        """The folder's name without its timestamp."""
         return self.folder.name
 
     @property
     def title(self) -> str:
+        """Version and name, as in 20260105093000_create_airports."""
         return self.folder.title
 
     def table(self, name: str) -> Table[Any, Any] | None:
+        """Return the declared table of this name, or None."""
         return next((table for table in self.tables if table.name == name), None)
 
     def __repr__(self) -> str:

@@ -80,6 +80,7 @@ class PlannedMigration(msgspec.Struct, frozen=True):
 
     @property
     def title(self) -> str:
+        """Version and name, as in 20260105093000_create_airports."""
         return f"{self.version}_{self.name}"
 
 

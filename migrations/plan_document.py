@@ -87,6 +87,7 @@ class Plan(msgspec.Struct, frozen=True, rename={"from_version": "from", "to_vers
         ]
 
     def encode(self) -> bytes:
+        """Return the document as JSON: always the same bytes for the same plan."""
         return msgspec.json.format(msgspec.json.encode(self, order="deterministic"), indent=1)
 
 
@@ -99,6 +100,7 @@ def decode(document: bytes) -> Plan:
 
 
 def digest_of(document: bytes) -> bytes:
+    """Return the digest that an approval binds, 32 bytes."""
     return hashlib.sha256(document).digest()
 
 

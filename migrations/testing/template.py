@@ -56,9 +56,11 @@ class Templates:
 
     @property
     def versions(self) -> list[int]:
+        """All versions, oldest first, starting with `EMPTY`."""
         return [EMPTY, *(migration.version for migration in self.migrations)]
 
     def has_testdata(self, version: int) -> bool:
+        """Whether the folder of a version has a testdata.py."""
         found = (one.folder.path for one in self.migrations if one.version == version)
         return any((path / "testdata.py").exists() for path in found)
 

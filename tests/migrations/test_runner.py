@@ -103,7 +103,7 @@ def _insert(project: Project) -> None:
     [
         (_edit, "20260101000000_one was edited after commit 2 applied it"),
         (_remove, "20260101000000_one was applied by commit 2, but its folder is missing"),
-        (_insert, "20251231235959_between is pending, but the newer 20260101000001 is applied already"),
+        (_insert, "20251231235959_between is pending, but the newer 20260101000001 is already applied"),
     ],
 )
 def test_a_past_that_is_not_what_was_applied_stops_everything(

@@ -56,7 +56,7 @@ class BareServer:
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
 
     def commit(self, puts: Puts) -> None:
-        """Writes one commit, waits for the disk, and tells those who follow."""
+        """Write one commit, wait for the disk, and notify followers."""
         write(self._db, puts)
         self._db.flush_wal(True)
         self._loop.call_soon_threadsafe(self._tell, puts[0][1])

@@ -81,7 +81,7 @@ def raw(run: Run, size: int = 1, threads: int = 1, *, sync: bool = False) -> Mea
 
 
 def measure(run: Run, items: Sequence[T], write: Callable[[T], object], threads: int = 1) -> Measure:
-    """Writes all items, each thread its share of them."""
+    """Write all items, each thread its share of them."""
     if threads == 1:
         seconds, took = each(items, write)
         return run.measure(run.n, seconds, took)

@@ -67,7 +67,7 @@ class Subscribers:
             self._look(deadline)
 
     def read_until(self, last: int) -> float:
-        """Reads until every subscriber has seen the seq `last`. Seconds that it took."""
+        """Read until every subscriber has seen the seq `last`. Seconds that it took."""
         begin = time.perf_counter()
         deadline = time.monotonic() + PATIENCE_S
         while not all(connection.has_seen(last) for connection in self._connections):
@@ -144,7 +144,7 @@ class Connection:
         return all(last in seqs(message) for message in self._latest.values())
 
     def read(self) -> None:
-        """Takes in what has arrived. Raises ConnectionError if a subscription ended."""
+        """Take in what has arrived. Raises ConnectionError if a subscription ended."""
         data = self._socket.recv(1 << 20)
         now = time.time_ns()
         if not data:

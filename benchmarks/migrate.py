@@ -114,7 +114,7 @@ def filled(path: Path, n: int) -> sqlite3.Connection:
 
 
 def beside(run: Run) -> list[Measure]:
-    """Commits before, while the rows are rewritten, and across the switch."""
+    """Commit before the rewrite, during it, and across the switch."""
     from everlog import SchemaError, migrations
     from everlog.migrations import in_progress, load
 

@@ -70,7 +70,7 @@ def raw_items(run: Run) -> Iterator[Any]:
 
 
 def made(folder: Path) -> bool:
-    """Makes a folder; whether it was not there."""
+    """Make a folder; whether it was not there."""
     new = not folder.exists()
     folder.mkdir(exist_ok=True)
     return new

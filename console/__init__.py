@@ -1,1 +1,1 @@
-"""For people: the command line, a thin shell over the library."""
+"""Console: the command line and the web pages."""

@@ -7,7 +7,7 @@ from everlog.store import VERSION
 
 
 def main() -> None:
-    """Runs the command line and exits."""
+    """Run the command line, and exit."""
     if sys.argv[1:] == ["--version"]:
         try:
             sys.stdout.write(f"everlog {VERSION}\n")

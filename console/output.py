@@ -13,17 +13,17 @@ Progress: shown on standard error.
     on a terminal     load flights:  54%|█████▍    | 181k/337k [00:01<00:01, 112k rows/s]
     elsewhere, CI     load flights: 181,000 of 336,776 rows, 112,000 a second
 
-Elsewhere a line comes every few seconds and when a step that had time for one ends, so that a log
-of CI stays short.
+Elsewhere a line is printed every few seconds, and at the end of a step that had one, so that logs of CI stay
+short.
 
-Streams: standard input, output and error of a command, and what a failed write means.
+Streams: standard input, output and error, and the effect of a failed write.
 
     a command that only prints    stops at the first failed write        `log | head`
-    a command that does work      finishes its work, then says so        `up | head -n1`
+    a command that does work      finishes its work, then reports it        `up | head -n1`
     standard error                never stops anything: progress and errors go there
 
-A stream that is closed when the program starts gets a descriptor: without one, the next file that is opened,
-a database's for example, would be standard output. Reading and writing it fails.
+A stream that is closed at the start gets a descriptor on which reads and writes fail. Otherwise the next
+opened file, such as one of the database, would become standard output.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class Streams:
 
     @contextmanager
     def installed(self) -> Iterator[Streams]:
-        """Takes the place of sys.stdout, sys.stderr and, where it is closed, sys.stdin."""
+        """Replace sys.stdout, sys.stderr and, if it is closed, sys.stdin."""
         before = sys.stdin, sys.stdout, sys.stderr
         if sys.stdin is None:
             sys.stdin = io.TextIOWrapper(io.BufferedReader(_ClosedInput(self._input, closefd=False)))

@@ -144,7 +144,7 @@ def everlog_at(
     tmp_path_factory: pytest.TempPathFactory,
     pytestconfig: pytest.Config,
 ) -> Iterator[Opener]:
-    """Opens databases at any version: `everlog_at(20260105093000, testdata=True)`."""
+    """Open databases at any version: `everlog_at(20260105093000, testdata=True)`."""
     from everlog.migrations.testing.template import templates
     from everlog.rpc.testing import Opener
 

@@ -1,7 +1,4 @@
-"""Approve: pending migrations are proposed, and approved or rejected, by people.
-
-Migrations: proposals, decisions and outcomes, and the cancellation of a running migration.
-"""
+"""Approve: the commands propose, approve, reject and migrations (log, cancel)."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Atomic file: a file that appears when it is whole.
+"""Atomic file: an output file that appears only when it is complete.
 
-    FILE.part, mode 0600, locked ─▶ written and synced ─▶ takes the name FILE, and the mode of the file before
+    FILE.part, mode 0600, locked ─▶ written and synced ─▶ renamed to FILE, with the mode of the previous FILE
 
-A FILE.part that a kill has left is overwritten by the next run. A named pipe or a device
-is written into. A link stays: the file that it leads to is replaced.
+The next run overwrites a FILE.part left by a kill. A named pipe or a device is written to directly. A link
+is kept: its target is replaced.
 
 Invariants
-  (1) FILE is the previous one or a complete one, even after a kill;
+  (1) FILE is the previous file or a complete one, even after a kill;
   (2) two processes never write one FILE.part.
 """
 
@@ -69,7 +69,7 @@ def _locked(part: Path, file: str) -> Iterator[tuple[IO[bytes], Path]]:
 
 
 def _is(part: Path, handle: int) -> bool:
-    """Whether the path leads to the open file."""
+    """Return whether the path leads to the open file."""
     try:
         return os.path.samestat(part.lstat(), os.fstat(handle))
     except FileNotFoundError:

@@ -1,9 +1,4 @@
-"""Care: a database is checked, or rebuilt from its log.
-
-Expire: the rows whose life is over are deleted now.
-
-Clock: what the clock of the database's machine reads, and whether the log is ahead of it.
-"""
+"""Check: the commands check, rebuild, repair, expire and clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Config: each setting with its value and source, and the completion of commands in a shell."""
+"""Config: the commands config and completion."""
 
 from __future__ import annotations
 

@@ -1,16 +1,12 @@
-"""Opening: the library's database behind the URL that a command was given.
+"""Connect: the database, table and point in time that a command line names.
 
-    file:PATH                          embedded: this process alone writes to it
-    everlog://HOST:PORT/NAME           a server's
+    file:PATH                      embedded: only this process writes to it
+    everlog://HOST:PORT/NAME       on a server
 
-A command that only reads opens read-only, so that it works beside a process that writes.
+    --at 812                       as of commit 812
+    --at 2026-01-05T09:30          as of that time, UTC unless it names a zone
 
-Tables: those of a database, by the names that are typed.
-
-Moment: when in the past a command is to look, as people type it.
-
---at 812                     after the record 812
---at 2026-01-05T09:30        at that time, UTC unless a zone is said
+A command that only reads opens the database read-only, and so works beside a process that writes.
 """
 
 from __future__ import annotations
@@ -87,7 +83,7 @@ def open_database(
 
 
 def _comes_later(error: Error, where: str, *, create: bool) -> bool:
-    """Whether waiting helps: for a server, or for a file that another process holds or creates."""
+    """Return whether waiting helps: for a server, or for a file that another process holds or creates."""
     if is_remote(where):
         return error.facts.get("code", _COMES_LATER[0]) in _COMES_LATER
     path = directory_of(where)
@@ -107,7 +103,7 @@ def _tried(where: str, *, read_only: bool, **how: Any) -> AnyDatabase:
 
 
 def check_url(url: str) -> None:
-    """Raises OpenError for what can never be opened, however long one waits."""
+    """Raise OpenError for what can never be opened, however long one waits."""
     if is_remote(url):
         address.parse(url)
     else:

@@ -1,22 +1,14 @@
-"""Data: rows come in from files by the bulk load, and go out into files.
+"""Data: the commands import, export and testdata.
 
-Sources: files of rows for `everlog import`: which kind, how many, and under what id.
+    jsonl      one object per line, ProtoJSON
+    csv        a header of field names; lists and nested messages as JSON in their cell
+    parquet    a column for each field; times, enums, lists and nested messages as text, as in CSV
 
-    airports.csv, .jsonl, .parquet, - (standard input, with --format)
-
-The id of a load follows from the file's content, so that the same file again changes nothing, and
-an interrupted load resumes where it stopped.
-
-Targets: files of rows that `everlog export` writes, and `everlog import` reads back.
-
-    jsonl    one object a line, ProtoJSON
-    csv      a header of field names; lists and nested messages as JSON in their cell
-    parquet  a column for each field; times, enums, lists and nested messages as text, as in CSV
+The id of a load is derived from the content of the file. The same file again changes nothing, and an
+interrupted load resumes where it stopped.
 
 Invariants
-  (1) what is written is read back as the same row, or the export stops and says which.
-
-Testdata: rows to test with, made from a seed at any scale by the newest migration.
+  (1) `import` reads each exported row back unchanged, or the export stops and names the row.
 """
 
 from __future__ import annotations
@@ -80,12 +72,12 @@ def format_of(name: str, given: str | None) -> str:
 
 
 def is_stream(name: str) -> bool:
-    """Whether it can be read only once: standard input, a pipe, `<(zcat rows.jsonl.gz)` of a shell."""
+    """Return whether it can be read only once: standard input, a pipe, `<(zcat rows.jsonl.gz)` of a shell."""
     return name == STDIN or not Path(name).is_file()
 
 
 def look_at(name: str, table: str, *words: str) -> Known:
-    """Reads a file whole. `words` are all that changes what is made of it."""
+    """Read a file whole. `words` are all that changes what is made of it."""
     digest, lines = hashlib.sha256("\0".join((table, *words, "")).encode()), 0
     with Path(name).open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -132,7 +124,7 @@ _ARROW = {
 
 
 def write_text(rows: Iterable[Message], form: str, model: type[Message], out: IO[str], *, null: str) -> None:
-    """Writes rows as text. Raises RowError for a row that would be read back as another."""
+    """Write rows as text. Raises RowError for a row that would be read back as another."""
     rows = _checked(rows, model)
     if form == "csv":
         _write_csv(rows, model, out, null)
@@ -143,7 +135,7 @@ def write_text(rows: Iterable[Message], form: str, model: type[Message], out: IO
 
 
 def write_parquet(rows: Iterable[Message], model: type[Message], out: IO[bytes]) -> None:
-    """Writes rows as Parquet. Raises RowError as `write`, and Error without the extra `parquet`."""
+    """Write rows as Parquet. Raises RowError as `write`, and Error without the extra `parquet`."""
     try:
         arrow: Any = import_module("pyarrow")
         parquet: Any = import_module("pyarrow.parquet")

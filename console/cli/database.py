@@ -1,4 +1,4 @@
-"""Database: one is created, dropped, or waited for, as a whole."""
+"""Database: the commands create, drop, production and wait."""
 
 from __future__ import annotations
 

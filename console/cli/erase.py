@@ -1,4 +1,4 @@
-"""People: one is forgotten; and the master key, under which the keys of all are, is changed."""
+"""Erase: the commands forget, person and rotate-key."""
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
-"""Follow: a database is mirrored into another store, exactly once, until it is stopped.
+"""Follow: the commands follow and consumers.
 
-Following: the feed of whatever database a command was given, for as long as it wants.
+A database is mirrored into another store, exactly once, until the command is stopped.
 
-server         subscribes, and resumes when the connection is back
-file, read     what is there; then looks again, for another process writes to it
-
-Consumers: durable names of followers, with their positions and the records held for them.
+    on a server          subscribes to the feed, and resumes after an outage
+    embedded, read-only  reads the log, and looks again for commits of the writing process
 """
 
 from __future__ import annotations
@@ -75,7 +73,7 @@ def register_follower(settings: Settings, url: str | None, name: str) -> None:
 
 
 def look_again(db: AnyDatabase) -> None:
-    """Waits a moment, and sees what another process has written since."""
+    """Wait a moment, and read what another process has written."""
     time.sleep(LOOK_EVERY_S)
     db.refresh()
 

@@ -1,4 +1,4 @@
-"""Lint: what is wrong, or will be, with the migrations that are pending."""
+"""Lint: the command lint, which checks pending migrations."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""Log: the commits of a database, as people read them, as JSON, or as a table in a file.
+"""Log: the command log, which prints commits as text or JSON, or writes them to a file.
 
-feed ────────────▶ commits as they come     --follow, or all of them
-db.past.log(…) ───────▶ those that were asked for, found where the log is
+    feed              with --follow, or without filters
+    db.past.log(…)    with filters, evaluated where the log is
 
-Log file: commits as a table, a line for each row that they wrote, in CSV or Parquet.
+A CSV or Parquet file has one line per row that a commit wrote:
 
     seq, time_ns, kind, actor, reason, correlation_id, causation_id, client, op, table, key, row, prior
 
-Key and row are JSON, as in `everlog log --json`. A commit without rows has a line of its own. The file
-appears when it is whole.
+Key and row are JSON, as in `everlog log --json`. A commit without rows has one line. The file appears when
+it is complete.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ AT_ONCE = 4096
 
 
 def write_csv(entries: Iterable[Entry], file: str) -> None:
-    """Writes CSV with a header; - is standard output."""
+    """Write CSV with a header; - is standard output."""
 
     def write(out: IO[str]) -> None:
         out.write(csv_line(COLUMNS))
@@ -64,7 +64,7 @@ def write_csv(entries: Iterable[Entry], file: str) -> None:
 
 
 def write_parquet(entries: Iterable[Entry], file: str) -> None:
-    """Writes Parquet. Raises Error without the extra `parquet`."""
+    """Write Parquet. Raises Error without the extra `parquet`."""
     try:
         arrow: Any = import_module("pyarrow")
         parquet: Any = import_module("pyarrow.parquet")
@@ -223,7 +223,7 @@ def log(
 
 
 def _opens_rows(db: AnyDatabase) -> bool:
-    """Whether sealed rows are to be asked for, open: the feed of a server has them as they are."""
+    """Return whether sealed rows are to be asked for, open: the feed of a server has them as they are."""
     schema = db.schema
     return schema.vault is None and any(info.sealed for info in schema.tables.values())
 

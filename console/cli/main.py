@@ -1,14 +1,13 @@
-"""Main: the command `everlog`, and how a command ends.
+"""Main: the command `everlog`, its subcommands and its exit codes.
 
     everlog [OPTIONS] COMMAND [ARGS]
        │
-       ├─ cli/options.py      which database, which migrations
-       ├─ cli/connect.py       the library's database behind a URL
-       └─ a command        prints what the library gives: a file each, or a few that belong together
+       ├─ cli/options.py    settings: database, migrations, output
+       ├─ cli/connect.py    the database behind a URL
+       └─ a command         one module for related commands
 
-Exit codes: 0 done · 1 not done, one sentence says why · 2 the command line is wrong, or a folder or
-file of migrations is missing · 129 hung up · 130 interrupted · 141 standard output was closed before all
-was written (output.py) · 143 terminated.
+Exit codes: 0 done · 1 failed, with one sentence · 2 invalid command line, or missing folder or file of
+migrations · 129 SIGHUP · 130 SIGINT · 141 standard output was closed early (output.py) · 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -38,15 +37,15 @@ STOPPED = {
     signal.SIGHUP: ("hung up", 129),
 }
 
-# A folder or file of the migrations is not where the command looks: as wrong as a wrong option.
+# A folder or file of migrations is missing; the same code as for an invalid option.
 MISSING = 2
 
 # A command reports an error in one sentence; gRPC would print lines of its own before it.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
-# Each command, and the module that has it, in the order in which one needs them. It is imported when it
-# is called: all together take half a second.
+# Each command and its module, in the order of --help. A module is imported when its command runs: all of
+# them together take half a second.
 COMMANDS = {
     "new": "project",
     "build": "project",
@@ -106,8 +105,8 @@ COMMANDS = {
 }
 
 
-# Commands that only print: they stop when their output cannot be written. All others do work that somebody
-# counts on: they finish it, and say in the end that their output was not written.
+# Commands that only print: they stop when their output cannot be written. All others finish their work, and
+# then report that their output was lost.
 READERS = frozenset(
     {
         *("audit", "check", "completion", "config", "diff", "dump", "export", "get", "history", "lint"),
@@ -117,7 +116,7 @@ READERS = frozenset(
 
 
 class Commands(click.Group):
-    """Those of COMMANDS."""
+    """The group of all COMMANDS."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -135,7 +134,7 @@ class Commands(click.Group):
 
 
 def command(name: str) -> click.Command:
-    """One of COMMANDS."""
+    """Return the command of this name, one of COMMANDS."""
     module = import_module(f"everlog.console.cli.{COMMANDS[name]}")
     found: click.Command = getattr(module, {"import": "import_"}.get(name, name.replace("-", "_")))
     return found
@@ -154,7 +153,7 @@ def cli() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs the command line and exits."""
+    """Run the command line, and exit."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)  # a package of migrations is looked for where one stands
     settings = Settings()
@@ -168,7 +167,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def run(args: list[str] | None, settings: Settings, streams: Streams | None = None) -> int:
-    """Runs the command line; returns its exit code. What goes wrong is one sentence."""
+    """Run the command line, and return its exit code. An error is printed as one sentence."""
     settings.streams = streams
     code = _run(args, settings)
     return streams.code(code) if streams else code
@@ -189,7 +188,7 @@ def _run(args: list[str] | None, settings: Settings) -> int:
 
 
 def _failed(error: BaseException, settings: Settings, *, as_json: bool) -> int:
-    """Says on standard error why a command failed, with --json as an object; returns its exit code."""
+    """Print the error of a command to standard error, with --json as an object, and return the exit code."""
     facts: dict[str, Any] = {}
     kind, code, private = type(error).__name__, 1, ""
     match error:

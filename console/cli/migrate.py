@@ -1,9 +1,4 @@
-"""Up: pending migrations are applied; `up` makes the database first, where there is none.
-
-Complete: the version before, which is still served, is served no longer.
-
-Rollback: the return to an earlier schema, after saying what would be lost.
-"""
+"""Migrate: the commands up, migrate, plan, complete and rollback (down)."""
 
 from __future__ import annotations
 
@@ -129,7 +124,7 @@ def plan(settings: Settings, /, **options: Any) -> None:
 
 
 def _check_options(settings: Settings, *, strict: bool, out_of_order: bool) -> None:
-    """Raises UsageError for those that have no effect, or exclude each other."""
+    """Raise UsageError for those that have no effect, or exclude each other."""
     check_common(settings, folders=True, dumps=True)
     if is_remote(settings.url):
         refuse_idle("migrations_dir", when="at a server, which was started with its migrations")

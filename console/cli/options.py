@@ -1,10 +1,10 @@
-"""Settings: which database, which migrations, and how to speak: what every command takes.
+"""Options: the settings and options that commands share.
 
     -u URL, else the variable that --env names (DATABASE_URL)
     -d DIR, else EVERLOG_MIGRATIONS_DIR, else `migrations`
 
-One rule for all settings: flag, then environment, then `.env` (store/environment.py). Each option is taken
-before the command as well as after it, as dbmate's users write them.
+The precedence is flag, environment, `.env` (store/environment.py). Options are accepted before and after the
+command, as in dbmate.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class Settings:
     streams: Streams | None = None
 
     def stopped(self, number: int, _: object) -> NoReturn:
-        """Handles a signal that stops the command. Raises KeyboardInterrupt."""
+        """Handle a signal that stops the command. Raises KeyboardInterrupt."""
         self.signal = signal.Signals(number)
         raise KeyboardInterrupt
 
     @property
     def has_url(self) -> bool:
-        """Whether somebody said which database."""
+        """Return whether somebody said which database."""
         return self.url_given is not None or bool(environment.variable(self.env))
 
     @property
@@ -132,21 +132,21 @@ class Renamed(click.Option):
 
 
 def to_version(what: str) -> Callable[[F], F]:
-    """Gives a command the option that names a migration; `what` is its help."""
+    """Give a command the option that names a migration; `what` is its help."""
     return click.option(
         "--to-version", "to", cls=Renamed, was=("--to",), type=int, metavar="VERSION", help=what
     )
 
 
 def common(command: F) -> F:
-    """Gives a command the options that all have."""
+    """Give a command the options that all have."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 def writes(command: F) -> F:
-    """Gives a command the options of those that commit: who, and why."""
+    """Give a command the options of those that commit: who, and why."""
     for option in reversed(_WRITES):
         command = option(command)
     return command
@@ -165,7 +165,7 @@ def _common(*words: str, to: str, **attributes: Any) -> Callable[[F], F]:
 
 
 def refuse_idle(*names: str, when: str, variables: bool = False) -> None:
-    """Raises UsageError for those of these options that were given: they would have no effect. With
+    """Raise UsageError for those of these options that were given: they would have no effect. With
     `variables` also for those that come from the environment. For a command, while it runs."""
     sources = [ParameterSource.COMMANDLINE, *([ParameterSource.ENVIRONMENT] if variables else [])]
     context: click.Context | None = click.get_current_context()
@@ -185,7 +185,7 @@ def refuse_idle(*names: str, when: str, variables: bool = False) -> None:
 
 
 def check_common(settings: Settings, *, folders: bool, dumps: bool) -> None:
-    """Raises UsageError for a common option that has no effect on a command that reads no `folders`, or
+    """Raise UsageError for a common option that has no effect on a command that reads no `folders`, or
     `dumps` no schema."""
     if not folders:
         refuse_idle("migrations_dir", when="on a command that reads no migrations")

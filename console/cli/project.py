@@ -1,7 +1,4 @@
-"""New: a migration's folder is made, and its model is built.
-
-Schema: as a text that diffs well in review, and a database made of it.
-"""
+"""Project: the commands new, build, squash, dump, load and baseline."""
 
 from __future__ import annotations
 

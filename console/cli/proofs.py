@@ -1,13 +1,8 @@
-"""Proofs: keys, checkpoints, proofs, and the tree as files.
+"""Proofs: the commands keygen, checkpoint, prove, tiles, verify and audit.
 
-    keygen ─▶ a private key in a file          checkpoint ─▶ how the log is now, signed
-    prove  ─▶ a file                           tiles      ─▶ a directory for others' tools
-
-Who verifies them: cli/proofs.py.
-
-Audit: proofs and checkpoints are verified with a public key alone, and a log with all that is known of it.
-
-verify ─▶ whether a file is true, without a database      audit ─▶ whether a log is what it was
+keygen ─▶ a private key in a file       checkpoint ─▶ the current state of the log, signed
+prove  ─▶ a proof in a file             tiles      ─▶ the tree in a directory, for other tools
+verify ─▶ a file, without a database    audit      ─▶ every record, and copies of the log
 """
 
 from __future__ import annotations
@@ -293,7 +288,7 @@ def _write(settings: Settings, content: str, out: Path | None, facts: dict[str, 
 
 
 def tell(settings: Settings, said: str, facts: dict[str, Any]) -> None:
-    """Prints a sentence, or what it says as JSON."""
+    """Print a sentence, or what it says as JSON."""
     output.echo(facts) if settings.json else click.echo(said)
 
 

@@ -1,4 +1,4 @@
-"""Recorded: an edit of an applied folder is accepted, or a folder is written as the log has it."""
+"""Recorded: the commands accept and restore-folder."""
 
 from __future__ import annotations
 

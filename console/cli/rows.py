@@ -1,9 +1,4 @@
-"""Rows: one is got by its key, or many are scanned in an order.
-
-History: every version of a row, as people read it or as JSON.
-
-Diff: what of a table differs between two moments, as people read it or as JSON.
-"""
+"""Rows: the commands get, scan, history and diff."""
 
 from __future__ import annotations
 

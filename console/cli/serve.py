@@ -1,21 +1,19 @@
-"""Serve: databases of this machine, over gRPC, until it is stopped.
+"""Serve: the command serve, which serves embedded databases over gRPC.
 
-Serve, packages: which migrations each database of a server has.
+Migrations of each database; a package is given by name or directory:
 
-    --migrations PACKAGE         of all that have none of their own
-    --migrations NAME=PACKAGE    of this one
-    -d, EVERLOG_MIGRATIONS_DIR   of all, where --migrations says nothing
-    ./migrations                 of the one database that is served, where nothing else is said
+    --migrations PACKAGE         of all databases without their own
+    --migrations NAME=PACKAGE    of one database
+    -d, EVERLOG_MIGRATIONS_DIR   of all, without --migrations
+    ./migrations                 of the only database, without any of these
 
-A package is its name or its directory.
+Archive targets; clients cannot choose others:
 
-Serve, archived: where the old log of a server's databases goes.
+    --archive-to DIR|URL         of the only database
+    --archive-to NAME=DIR|URL    of one database
 
-    --archive-to DIR|URL         of the one database that there is
-    --archive-to NAME=DIR|URL    of this one
-
-With --keep-days or --keep-records the server archives by itself (everlog.audit.retention); without, when
-somebody asks for it (`archive`). A client names no place: the server writes to these alone.
+With --keep-days or --keep-records the server archives automatically (everlog.audit.retention), else on
+request (`archive`).
 """
 
 from __future__ import annotations
@@ -111,7 +109,7 @@ def packages_of(
 
 
 def _check_apart(found: dict[str, str]) -> None:
-    """Raises OpenError for two directories that are one name to Python."""
+    """Raise OpenError for two directories that are one name to Python."""
     if len(set(found.values())) < 2:
         return
     roots = dict[str, Root]()
@@ -133,7 +131,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def archiving_options(command: F) -> F:
-    """Gives `serve` the options that say what becomes of old log."""
+    """Give `serve` the options that say what becomes of old log."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -392,7 +390,7 @@ def _refuse_idle(
     tls: bool,
     migrate: str | None,
 ) -> None:
-    """Raises UsageError for an option that has no effect in the mode chosen."""
+    """Raise UsageError for an option that has no effect in the mode chosen."""
     check_common(settings, folders=True, dumps=False)
     checked = ("approve_own", "console_listen", "console_url")
     if migrate != "checked":

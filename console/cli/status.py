@@ -1,4 +1,4 @@
-"""Status: which migrations are applied, and what is in the database."""
+"""Status: the command status, which prints migrations, tables and the state of the database."""
 
 from __future__ import annotations
 

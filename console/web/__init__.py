@@ -1,1 +1,1 @@
-"""The pages that a server shows in a browser."""
+"""Web pages of a server."""

@@ -1,6 +1,6 @@
-"""Page: a proposal as people read it in a browser, and as programs do.
+"""Proposal: one proposal as an HTML page and as JSON.
 
-Proposal ─▶ told: JSON values ─▶ page: HTML, whole in itself: no script, nothing from elsewhere
+Proposal ─▶ told: JSON values ─▶ page: self-contained HTML, without scripts
 """
 
 from __future__ import annotations

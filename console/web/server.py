@@ -1,13 +1,13 @@
-"""Pages: proposals of the databases that a process serves, over HTTP, to look at.
+"""Server: read-only web pages of the proposals of the served databases.
 
-    GET /migrations             all of them
-    GET /migrations/<digest>    one of them; the link that operators are sent
+    GET /migrations             all proposals
+    GET /migrations/<digest>    one proposal; operators are sent this link
 
-HTML, or JSON where the Accept header prefers it. Nothing can be changed here, and there is no script.
+HTML, or JSON where the Accept header prefers it.
 
 Invariants
-  (1) it is reached from this machine alone: others come through a proxy that knows who they are;
-  (2) a page that another site had a browser ask for under its own name is not given (the Host header).
+  (1) it listens on this machine only; other machines connect through an authenticating proxy;
+  (2) requests with a foreign Host header are refused (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _prefers_json(accept: str) -> bool:
-    """Whether a request would rather have JSON than HTML (RFC 9110, 12.5.1); HTML if it is all one."""
+    """Return whether a request would rather have JSON than HTML (RFC 9110, 12.5.1); HTML if it is all one."""
     weights = {"application/json": 0.0, "text/html": 0.0}
     for part in accept.split(","):
         kind, *parameters = (word.strip().lower() for word in part.split(";"))

@@ -13,7 +13,7 @@ OnProgress = Callable[[Progress], None]
 
 
 def create(url: str, *, flights: int | None = None, progress: OnProgress | None = None) -> EmbeddedDatabase:
-    """Opens the database, migrated and with its data: what is there already stays as it is.
+    """Open the database, migrated and with its data: what is there already stays as it is.
 
     `flights`: the number of flights to load; None loads all.
     """

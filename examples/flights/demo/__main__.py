@@ -141,7 +141,7 @@ class Demo:
         return sum(1 for _ in read(self.journal))
 
     def _mirror(self, part: float) -> None:
-        """Waits until SQLite has this part of the log, as long as it is now."""
+        """Wait until SQLite has this fraction of the current log."""
         with everlog.open(self.url, timeout=30) as db, shown() as progress:
             target = int(db.head * part)
 

@@ -58,7 +58,7 @@ class Process:
             self._failed()
 
     def check(self) -> None:
-        """Raises if it has ended by itself."""
+        """Raise if it has ended by itself."""
         if self._running is not None and self._running.poll() is not None:
             self._failed()
 
@@ -78,7 +78,7 @@ class Process:
 
 
 def until(holds: Callable[[], bool], *processes: Process, timeout_s: float = 120.0) -> float:
-    """Waits until something holds, as long as the processes live; returns the seconds it took."""
+    """Wait until a condition holds while the processes live, and return the seconds it took."""
     began = time.monotonic()
     while not holds():
         for process in processes:

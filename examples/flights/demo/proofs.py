@@ -31,7 +31,7 @@ class Rebuilt(NamedTuple):
 def every_acknowledged_commit_is_there(
     db: RemoteDatabase, acknowledged: Iterable[Acknowledged], progress: OnProgress
 ) -> Read:
-    """Reads the log from its first record, as any subscriber can."""
+    """Read the log from its first record, as any subscriber can."""
     expected = {one.seq: one for one in acknowledged}
     edits: set[str] = set()
     commits = changes = 0

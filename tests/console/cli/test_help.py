@@ -1,0 +1,64 @@
+"""Every --help: an imperative first, a full stop, no word twice, and each option with its default or unit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from everlog.console.cli.main import COMMANDS, cli
+from everlog.console.cli.main import command as command_of
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """All commands by their words, those of groups too."""
+    for name in COMMANDS:
+        found = command_of(name)
+        yield name, found
+        if isinstance(found, click.Group):
+            for inner, one in found.commands.items():
+                yield f"{name} {inner}", one
+
+
+each_command = pytest.mark.parametrize(
+    "command", [one for _, one in commands()], ids=[name for name, _ in commands()]
+)
+
+
+def options(command: click.Command) -> list[click.Option]:
+    return [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
+
+
+@each_command
+def test_a_help_starts_with_an_imperative_and_ends_its_sentence(command: click.Command) -> None:
+    first = (command.help or "").split("\n\n")[0]
+    word = first.split()[0]
+    assert re.fullmatch(r"[A-Z][a-z]+", word), first
+    assert not word.endswith("s"), f"expected an imperative, found {word!r}"
+    assert first.rstrip().endswith((".", ".`"))
+
+
+@each_command
+def test_no_word_of_a_help_stands_twice_in_a_row(command: click.Command) -> None:
+    sentences = (command.help or "").split("\b")[0]  # without the examples
+    for text in (sentences, *(option.help or "" for option in options(command))):
+        assert not re.search(r"\b([A-Za-z]+)\s+\1\b", text), text
+
+
+@each_command
+def test_each_option_has_a_sentence_and_a_value_its_unit_or_default(command: click.Command) -> None:
+    for option in options(command):
+        words = option.help or ""
+        assert re.match(r"(?:With --[a-z-]+: )?[A-Z]", words), (option.opts, words)
+        assert re.search(r"\.(?:  \[[^\]]+\])?$", words), (option.opts, words)
+        if isinstance(option.type, (click.types.IntParamType, click.types.FloatParamType)):
+            assert option.metavar or "[default" in words or option.show_default, (option.opts, words)
+
+
+def test_the_group_lists_each_command_with_its_summary() -> None:
+    context = click.Context(cli, info_name="everlog")
+    listed = cli.get_help(context)
+    for name in COMMANDS:
+        assert re.search(rf"^  {re.escape(name)} +[A-Z]", listed, re.MULTILINE), name

@@ -49,7 +49,7 @@ def test_what_a_consumer_says_that_is_not_so_is_refused(db: Any) -> None:
         db.consumers.remove("mirror")
     with pytest.raises(RowError, match="there is no consumer 'mirror'; the consumers are: none"):
         db.consumers["mirror"]
-    with pytest.raises(CursorError, match="the newest is") as ahead:
+    with pytest.raises(CursorError, match="the newest record is") as ahead:
         db.consumers.register("mirror", after=1000)
     assert ahead.value.why == "ahead"
     cursor = db.cursor()

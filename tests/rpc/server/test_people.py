@@ -74,7 +74,7 @@ def test_a_client_looks_up_a_hashed_index_without_having_keys(remote: RemoteData
             break
     assert sorted(seen) == list(range(1, 10))
     assert len(seen) == 9
-    with pytest.raises(RowError, match="have no order"):
+    with pytest.raises(RowError, match="but no order"):
         remote.scan(PATIENTS.by_email)
 
 

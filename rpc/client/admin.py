@@ -1,4 +1,4 @@
-"""Remote admin: the answers of the Admin service as the embedded database gives them, and `db.consumers`."""
+"""Admin: the responses of the Admin service, as the embedded database returns them, and `db.consumers`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ HASHES_S = 3600.0
 
 
 class RemoteAdmin:
-    """Looks after one database of a server. `begin` begins a transaction, which checks that it may be
-    written to, and the metadata."""
+    """Administers one database of a server. `begin` begins a transaction, which checks that the database is
+    writable, and the metadata."""
 
     def __init__(self, channel: Channel, begin: Callable[..., Transaction]) -> None:
         self._begin = begin
@@ -38,7 +38,7 @@ class RemoteAdmin:
         self._stub = admin_pb2_grpc.AdminStub(channel.grpc)
 
     def databases(self) -> list[str]:
-        """Names of all databases of the server."""
+        """Return the names of all databases of the server."""
         answer = self._channel.call(self._stub.ListDatabases, admin_pb2.ListDatabasesRequest())
         return list(answer.databases)
 
@@ -91,11 +91,11 @@ class RemoteAdmin:
 
     @property
     def production(self) -> bool:
-        """Whether the log says that this is a database in production. Read-only."""
+        """Return whether the log marks this database as in production. Read-only."""
         return self.status().production
 
     def expire(self, *, confirm_time: bool = False) -> int:
-        """Deletes the rows whose life is over, on the server; see `Admin.expire`."""
+        """Delete the rows that have ended, on the server; see `Admin.expire`. Writes."""
         self._begin()
         request = admin_pb2.ExpireRequest(database=self._database, confirm_time=confirm_time)
         rows: int = self._channel.call(self._stub.Expire, request, timeout_s=HASHES_S).rows
@@ -145,7 +145,7 @@ class RemoteConsumers:
         actor: str = "",
         reason: str = "",
     ) -> Consumer:
-        """Takes a durable name on the server."""
+        """Register a durable name on the server. Writes."""
         check_registration(name, after, cap, actor, reason)
         request = pb.RegisterRequest(
             database=self._database, name=name, leave=not take, actor=actor, reason=reason
@@ -157,22 +157,22 @@ class RemoteConsumers:
         return consumer_of(self._channel.call(self._stub.Register, request).consumer)
 
     def bookmark(self, consumer: Consumer, position: log_pb2.Cursor) -> None:
-        """The consumer has everything up to there, durably. Does not wait for a server that is away: it
-        raises UnavailableError, and the next bookmark says the same and more."""
+        """Report that the consumer has everything up to a position, durably. Does not wait for an unavailable
+        server: it raises UnavailableError, and the next bookmark covers this one."""
         request = pb.BookmarkRequest(
             database=self._database, name=consumer.name, turn=consumer.epoch, position=position
         )
         self._channel.call(self._stub.Bookmark, request, retry_s=0)
 
     def remove(self, name: str, *, actor: str = "", reason: str = "") -> None:
-        """Nothing is held for it any more."""
+        """Remove a consumer: nothing is held for it any more. Writes."""
         arguments.text(name, "name")
         Metadata(actor, reason).check()
         request = pb.RemoveConsumerRequest(database=self._database, name=name, actor=actor, reason=reason)
         self._channel.call(self._stub.Remove, request)
 
     def __getitem__(self, name: str) -> Consumer:
-        """One of them. Read-only. Raises RowError."""
+        """Return one consumer. Read-only. Raises RowError."""
         arguments.text(name, "name")
         found = {one.name: one for one in self}
         if name not in found:
@@ -181,6 +181,6 @@ class RemoteConsumers:
         return found[name]
 
     def __iter__(self) -> Iterator[Consumer]:
-        """All, by name, as they are now. Read-only."""
+        """Yield all consumers, by name. Read-only."""
         answer = self._channel.call(self._stub.List, pb.ListConsumersRequest(database=self._database))
         return map(consumer_of, answer.consumers)

@@ -1,16 +1,13 @@
-"""Remote archive: old log of a database on a server goes to the place that the server was told of.
+"""Audit: archive, proofs and backup of a database on a server.
 
-Remote proofs: what a server shows of its log, as the prover of an open database gives it.
+    RemoteArchive   the server archives to the target in its configuration
+    RemoteProver    the server's proofs, in the interface of `everlog.audit.prover`
+    RemoteLog       the server's log, as the source of a backup:
+                    feed ─▶ message ─▶ its records, unchanged ─▶ block ─▶ everlog.audit.backup
 
-A server can say anything: `everlog.audit.prover` checks each proof before it is given away, and who has
-a checkpoint from before asks for the proof from there.
-
-Remote backup: the log of a database on a server, as what a backup is made of.
-
-    feed ─▶ message ─▶ its records, as they are ─▶ block ─▶ everlog.audit.backup
-
-The feed sends records as they stand in the log, in order, checks where it begins, and goes on after a
-connection that broke: a backup needs no service of its own.
+A server can return anything: `everlog.audit.prover` verifies each proof, and a holder of an earlier
+checkpoint requests the proof from there. The feed sends records as stored, in order, verifies its start, and
+resumes after a broken connection, so a backup needs no service of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ from everlog.store.schema import arguments
 
 
 class Origin(Protocol):
-    """A database on a server, as far as its log is read."""
+    """The part of a database on a server that reading its log needs."""
 
     @property
     def uuid(self) -> bytes: ...
@@ -47,7 +44,7 @@ class Origin(Protocol):
 
 
 class RemoteArchive:
-    """The log of a database on a server, in other places."""
+    """Backup, archive and holds of a database on a server."""
 
     def __init__(self, channel: Channel, origin: Origin) -> None:
         self._channel = channel
@@ -58,7 +55,7 @@ class RemoteArchive:
     def backup(
         self, to: str | PathLike[str], *, hashes: bool | None = None, progress: OnProgress | None = None
     ) -> Backup:
-        """Copies the log of the server to here, through its feed; without hashes of its tables."""
+        """Copy the log of the server to a local target, through its feed; without hashes of its tables."""
         return backup(RemoteLog(self._origin), to, hashes=hashes, progress=progress)
 
     def move(
@@ -69,8 +66,8 @@ class RemoteArchive:
         keep_ns: int = 0,
         progress: OnProgress | None = None,
     ) -> Archival:
-        """Has the server archive; see `everlog.audit.archive`. `target`: where it is taken to be, if that
-        matters: raises OpenError if it is not there, or nowhere. It goes on if this process ends."""
+        """Let the server archive; see `everlog.audit.archive`. `target`: the expected target; raises
+        OpenError if the server has another one, or none. The server continues if this process ends."""
         request = pb.ArchiveRequest(
             database=self._database, target=fspath(target), keep_records=keep_records, keep_ns=keep_ns
         )
@@ -90,24 +87,24 @@ class RemoteArchive:
         raise UnavailableError(f"{url}: the server ended before it had archived; ask again", url=url)
 
     def removable(self, *, keep_records: int = 0, keep_ns: int = 0) -> tuple[int, str]:
-        """Raises Error: there is no such call at a server."""
+        """Raise Error: servers have no such call."""
         raise Error(
             f"{self._channel.url}: a server does not tell which records it would archive, but the last"
             f" {keep_records:,} and those of {keep_ns / 1e9:g} s; ask where the database is"
         )
 
     def holds(self) -> dict[str, int]:
-        """Names and the first records that they hold. Read-only."""
+        """Return the holds: name to the first record held. Read-only."""
         return dict(self._channel.call(self._stub.Holds, pb.HoldsRequest(database=self._database)).holds)
 
     def hold(self, name: str, seq: int) -> None:
-        """Holds the log from the record at `seq` on. Raises RowError."""
+        """Hold the log from the record at `seq` on. Writes. Raises RowError."""
         arguments.text(name, "name")
         arguments.counted(seq, "a seq")
         self._channel.call(self._stub.Hold, pb.HoldRequest(database=self._database, name=name, seq=seq))
 
     def release(self, name: str) -> None:
-        """Lets go of it. Raises RowError if there is no hold of that name."""
+        """Remove a hold. Writes. Raises RowError if there is no hold of that name."""
         arguments.text(name, "name")
         self._channel.call(self._stub.Release, pb.ReleaseRequest(database=self._database, name=name))
 
@@ -149,7 +146,7 @@ class RemoteProver:
         return [Kept(one.size, one.seq, one.note) for one in answer.checkpoints]
 
     def keep(self, text: str, actor: str = "") -> int:
-        """As `LocalProver.keep`; who it is, the token says."""
+        """As `LocalProver.keep`; the actor is the name of the token."""
         request = proofs_pb2.KeepRequest(database=self._name, note=text)
         return self._channel.call(self._stub.Keep, request, timeout_s=CATCH_UP_S, retry_s=0).seq
 
@@ -169,7 +166,7 @@ COMMITS_TAG = 0x0A
 
 
 class RemoteLog:
-    """The log of a database on a server, up to what is on its disk now."""
+    """The log of a database on a server, up to what is durable there now."""
 
     def __init__(self, db: Origin) -> None:
         self._db = db
@@ -206,15 +203,15 @@ class RemoteLog:
         raise CorruptionError(f"{self._db.url}: expected records up to {until}, the feed ended at {after}")
 
     def hashes(self, progress: OnProgress | None, *, any_size: bool) -> Hashes | None:
-        """None: a server's hashes are those of another moment."""
+        """Return None: a server's hashes are of another moment."""
         return None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no snapshot is held."""
 
 
 def _records(raw: bytes) -> tuple[bytes, int]:
-    """The records that a message of the feed begins with, joined, and how many they are."""
+    """Return the records at the start of a feed message, joined, and their number."""
     at = count = 0
     while at < len(raw) and raw[at] == COMMITS_TAG:
         size, start = read_varint(raw, at + 1)

@@ -1,14 +1,14 @@
-"""Channel: one connection to a server, and calls that outlive a moment without it.
+"""Channel: one connection to a server, and calls that are repeated while the server is unavailable.
 
-    call ─▶ answer
+    call ─▶ response
          ─▶ UNAVAILABLE ─▶ wait 50 ms, 100 ms … 2 s ─▶ the same call again ─▶ …
                            for `retry_s` seconds, then UnavailableError
 
-A server that has been away for `retry_s` is not waited for by each call again: a call then gets the half
-second that gRPC needs to see whether it is back.
+After a server has been unavailable for `retry_s`, later calls do not wait that long again: each gets the half
+second that gRPC needs to notice that the server is back.
 
-Every call may be sent twice: reads because they change nothing, commits because they carry an id
-under which the server knows them.
+Every call may be sent twice: reads change nothing, and commits carry an id by which the server recognises
+them.
 
 Invariants
   (1) errors leave this module as everlog's, with the URL and without its secrets.
@@ -44,7 +44,7 @@ OPTIONS = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # gRPC's own wait between connections; what is to be called again is decided here.
+    # gRPC's own wait between connections; this module decides which calls are repeated.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 250),
@@ -61,13 +61,13 @@ Q = TypeVar("Q")
 
 
 class Unary(Protocol[Q_contra, A_co]):
-    """A method of a stub that answers once."""
+    """A method of a stub with a single response."""
 
     def __call__(self, request: Q_contra, /, *, timeout: float, metadata: Any) -> A_co: ...
 
 
 class Channel:
-    """A connection to the server at `address`. Safe to use from many threads."""
+    """A connection to the server at `address`. Thread-safe."""
 
     def __init__(self, address: Address, *, retry_s: float = RETRY_S, timeout_s: float | None = None) -> None:
         """`timeout_s`, in seconds, limits each short call, including its attempts and waits."""
@@ -117,7 +117,7 @@ class Channel:
                 raise
 
     def stream(self, start: Callable[[], Iterator[A]]) -> Iterator[A]:
-        """The answers of one call, which is made again only as long as none of them has come."""
+        """Yield the responses of one call, which is repeated only until its first response."""
         self.check_open()
         patience = self.patience()
         while True:
@@ -138,8 +138,8 @@ class Channel:
                 call.cancel()
 
     def started(self, start: Callable[[], Any]) -> Any:
-        """The call that `start` makes; it is cancelled at the deadline of the block (client/deadline.py).
-        Raises ClosedError if the channel was closed meanwhile."""
+        """Return the call that `start` makes; it is cancelled at the deadline of the block
+        (client/deadline.py). Raises ClosedError if the channel was closed meanwhile."""
         try:
             call = start()
         except ValueError:  # gRPC's word for it
@@ -159,7 +159,8 @@ class Channel:
         return Patience(retry_s, self._closed, self.url, self._outage, until)
 
     def forked(self) -> None:
-        """Close it in a forked child, which has the parent's connection and none of gRPC's threads."""
+        """Close the channel in a forked child, which has the parent's connection and none of gRPC's
+        threads."""
         self._forked = True
 
     def check_open(self) -> None:
@@ -182,7 +183,7 @@ class Channel:
 
 
 class Outage:
-    """How long a server has not answered, shared by all calls of a channel."""
+    """How long a server has not responded, shared by all calls of a channel."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -196,12 +197,12 @@ class Outage:
         return self._since
 
     def ended(self) -> None:
-        """The server answered."""
+        """Note a response of the server."""
         self._since = None
 
 
 class Patience:
-    """Waits between attempts, a little longer each time, as long as there is time left."""
+    """Waits between attempts, each time a little longer, until the time is used up."""
 
     def __init__(
         self, retry_s: float, closed: threading.Event, url: str, outage: Outage, until: float | None
@@ -215,7 +216,7 @@ class Patience:
         self._began: float | None = None
 
     def after(self, error: Error) -> None:
-        """Returns when it is time for another attempt, or raises the error."""
+        """Return when another attempt is due, or raise the error."""
         left_s = self._left_s() if errors.is_transient(error) else 0.0
         again = left_s > 0
         if again:  # the last attempt is made when all the time is over: gRPC connects in its own rhythm
@@ -235,6 +236,6 @@ class Patience:
         return (until if self._until is None else min(until, self._until)) - now
 
     def succeeded(self) -> None:
-        """Note an answer: the next failure begins a new series."""
+        """Note a response: the next failure begins a new series."""
         self._outage.ended()
         self._wait_s, self._began = 0.05, None

@@ -1,4 +1,4 @@
-"""Remote: a database on a server, with the calls of one in this process.
+"""Database: a database on a server, with the calls of an embedded one.
 
     RemoteDatabase ─┬─ reads ────────▶ RemoteSource ─▶ Store service
        a Writer     ├─ transactions ─▶ a value ──────▶ Commit, validated there
@@ -7,9 +7,9 @@
                     └─ the rest ─────▶ RemoteAdmin ──▶ Admin service
 
 Invariants
-  (1) what a call gives and raises is what it gives and raises embedded; besides, when the server
-      is away for longer than `retry_s`, every call can raise UnavailableError;
-  (2) a snapshot here is a promise to notice: what changed after it is a ConflictError.
+  (1) a call returns and raises what it returns and raises embedded; in addition, every call can raise
+      UnavailableError when the server is unavailable for longer than `retry_s`;
+  (2) a snapshot detects changes: a row that changed after it raises ConflictError.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ M = TypeVar("M", bound=Message)
 
 
 class RemoteDatabase(Writer):
-    """A database on a server. Safe to use from many threads.
+    """A database on a server. Thread-safe.
 
-    Opening waits up to `timeout_s` seconds for the server; without one, 5 seconds, and not at all where
-    the connection is refused. Later, a server that went away is waited for up to `retry_s` seconds in
-    all; a call that is answered at once waits at most `timeout_s`.
+    Opening waits up to `timeout_s` seconds for the server; by default 5 seconds, and not at all if the
+    connection is refused. Later, calls wait for an unavailable server up to `retry_s` seconds in total; a
+    short call takes `timeout_s` at most.
 
-    Raises OpenError for a URL that is none and a database that the server does not host, and
-    UnavailableError if the server does not answer.
+    Raises OpenError for an invalid URL and for a database that the server does not host, and
+    UnavailableError if the server does not respond.
     """
 
     folders: str | PathLike[str] | None = None  # migrations of this machine; those of the server are its own
@@ -110,21 +110,21 @@ class RemoteDatabase(Writer):
 
     @property
     def migrations(self) -> handles.Migrations:
-        """Its migrations: plan, apply, roll back, approve; see `everlog.rpc.handles.Migrations`."""
+        """The migrations: plan, apply, roll back, approve; see `everlog.rpc.handles.Migrations`."""
         from everlog.rpc.client.migrations import RemoteMigrations
 
         return RemoteMigrations(self._channel, self, self.refresh_schema, self.folders)
 
     @property
     def proofs(self) -> Prover:
-        """Checkpoints and proofs of its log; see `everlog.audit.prover.Prover`."""
+        """Checkpoints and proofs of the log; see `everlog.audit.prover.Prover`."""
         from everlog.rpc.client.audit import RemoteProver
 
         return RemoteProver(self._channel, self.uuid)
 
     @property
     def archive(self) -> handles.Archive:
-        """Backup, archive and holds of its log; see `everlog.rpc.handles.Archive`."""
+        """Backup, archive and holds of the log; see `everlog.rpc.handles.Archive`."""
         from everlog.rpc.client.audit import RemoteArchive
 
         return RemoteArchive(self._channel, self)
@@ -133,12 +133,12 @@ class RemoteDatabase(Writer):
 
     @property
     def schema(self) -> Schema:
-        """The schema in force, as it was when the server last told."""
+        """The schema in force, as of the server's last response about it."""
         return self._current
 
     @property
     def head(self) -> int:
-        """Seq of the newest record that is on disk."""
+        """Seq of the newest durable record."""
         return self._describe().head.seq
 
     @property
@@ -152,17 +152,17 @@ class RemoteDatabase(Writer):
         return self.head
 
     def cursor(self) -> log_pb2.Cursor:
-        """The position after the newest record that is on disk. Read-only."""
+        """Return the position after the newest durable record. Read-only."""
         return self._describe().head
 
     def status(self) -> Status:
-        """What there is, in numbers. Read-only."""
+        """Return the state of the database in numbers. Read-only."""
         return self.admin.status()
 
     def hashes(
         self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
     ) -> dict[str, TableHash]:
-        """Rows and content hash of every table; see `Database.hashes`. Read-only."""
+        """Return rows and content hash of every table; see `Database.hashes`. Read-only."""
         if seq is not None and seq_of(seq) < 1:
             self.at(seq=seq)  # raises it
         return self.admin.hashes(None if seq is None else seq_of(seq), sealed=sealed)
@@ -172,18 +172,17 @@ class RemoteDatabase(Writer):
     def at(
         self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
     ) -> RemoteMoment:
-        """The database as it was after the record at `seq`, or at a time; see `Database.at`."""
+        """Return the database as of the record at `seq`, or of a time; see `Database.at`."""
         return self.past.at(seq=seq, time=time, progress=progress)
 
     def history(
         self, table: Table[M, K], key: K, *, newest_first: bool = True, limit: int | None = None
     ) -> Iterator[Version[M]]:
-        """Every version of a row; see `Database.history`."""
+        """Yield every version of a row; see `Database.history`."""
         return self.past.history(table, key, newest_first=newest_first, limit=limit)
 
     def snapshot(self) -> Snapshot:
-        """This moment, for reading more than once: what was changed since raises ConflictError.
-        Read-only."""
+        """Return a snapshot for several reads: rows that changed since raise ConflictError. Read-only."""
         schema = self.refresh_schema()
         source = RemoteSource(self._channel, schema, self.refresh_schema, pinned=True)
         for info in schema.tables.values():
@@ -203,8 +202,8 @@ class RemoteDatabase(Writer):
         bounded: bool = False,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> Feed:
-        """Follows the log: see `everlog.feed.feed`. A connection that breaks is made again, and
-        the feed goes on where it was."""
+        """Follow the log: see `everlog.feed.feed`. After a broken connection the feed resumes at its
+        position."""
         self._channel.check_open()
         names = table_names(tables)
         return Feed(
@@ -235,10 +234,10 @@ class RemoteDatabase(Writer):
         actor: str = "",
         reason: str = "",
     ) -> LoadResult:
-        """Writes many rows in chunks, each one commit. With an `id` it goes on where it stopped.
+        """Write many rows in chunks, each one commit. With an `id`, an interrupted load resumes.
 
-        `total`, for the progress, is the number of rows if known. `expires`: as in `put`, of all of them.
-        Raises RowError for a row that does not fit: the chunks before it stay.
+        `total`: the number of rows, if known, for the progress. `expires`: as in `put`, for all rows.
+        Raises RowError for an invalid row: earlier chunks stay.
         """
         self._check_writable()
         binding = self._bind(table)
@@ -258,15 +257,15 @@ class RemoteDatabase(Writer):
         return RemoteLoad(self._channel, first).run(table, binding, rows, total=total, progress=progress)
 
     def opener(self, tables: Sequence[str] = ()) -> Opener:
-        """What opens sealed rows for who follows these tables, or all; see `Database.opener`. Raises
-        AccessError for a caller who may not, where rows of them are sealed."""
+        """Return an opener for the sealed rows of these tables, or of all; see `Database.opener`. Raises
+        AccessError if rows of them are sealed and the caller may not have keys."""
         chosen = [info for name, info in self.schema.tables.items() if not tables or name in tables]
         return RemoteKeys(self._channel, ask=any(info.sealed for info in chosen))
 
     # looking after it
 
     def rebuild(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
-        """Builds all tables anew on the server; see `Database.rebuild`."""
+        """Rebuild all tables on the server; see `Database.rebuild`. Writes."""
         self._check_writable()
         return self.admin.rebuild(progress)
 
@@ -278,25 +277,25 @@ class RemoteDatabase(Writer):
         seq: int | None = None,
         time: Time | None = None,
     ) -> dict[str, TableHash]:
-        """Builds this database out of the server's feed in a new directory here, compares its tables with
-        those of the server, and returns their hashes; see `Database.rebuild_into`."""
+        """Build this database from the server's feed in a new local directory, compare its tables with the
+        server's, and return their hashes; see `Database.rebuild_into`."""
         from everlog.rpc.client.rebuild import rebuild_from
 
         time_ns = None if time is None else nanoseconds(time)
         return rebuild_from(self, Path(path), progress, seq=seq, time_ns=time_ns)
 
     def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterator[str]:
-        """Everything that is not as it must be, a sentence each; `deep` as in `Database.check`. Read-only."""
+        """Yield each problem as a sentence; `deep` as in `Database.check`. Read-only."""
         self._channel.check_open()
         return self.admin.check(progress, deep=deep)
 
     @property
     def channel(self) -> Channel:
-        """The connection, for the calls of other services."""
+        """The connection, for calls of other services."""
         return self._channel
 
     def close(self) -> None:
-        """Ends all calls and lets go of the connection. Twice is once."""
+        """End all calls and release the connection. Idempotent."""
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -350,7 +349,7 @@ class RemoteDatabase(Writer):
         return self._channel.call(self._stub.Describe, request, retry_s=retry_s)
 
     def refresh_schema(self) -> Schema:
-        """The schema that is in force on the server now."""
+        """Return the schema that is in force on the server now."""
         described = self._describe()
         if described.schema != self._current.proto:  # a version may come again, after a rollback
             self._current = Schema(described.schema)

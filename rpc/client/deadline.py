@@ -24,7 +24,7 @@ _until: ContextVar[float | None] = ContextVar("everlog_deadline", default=None)
 def deadline(seconds: float) -> Iterator[None]:
     """Limit all calls of the block to `seconds` in total. Raises Error unless `seconds` is positive.
 
-    A call without an answer by then raises UnavailableError; the server may still do what it asked for.
+    A call without a response by then raises UnavailableError; the server may still complete it.
     """
     arguments.seconds(seconds, "a deadline", zero=False, error=Error)
     until, before = time.monotonic() + seconds, _until.get()
@@ -36,5 +36,5 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def until() -> float | None:
-    """The deadline of the running block, on the monotonic clock; None: there is none."""
+    """Return the deadline of the running block, on the monotonic clock; None if there is none."""
     return _until.get()

@@ -1,9 +1,9 @@
-"""Remote fair: `run` on a server goes alone after many conflicts, among all clients of that server.
+"""Fairness: after many conflicts, `run` gets a lease from the server, exclusive among all of its clients.
 
     run, 4th try ─▶ Turn {tables that the last try read} ─▶ lease ─▶ the try, its commits with the lease's id
-                                                          └ none, or an old server: as other tries
+                                                          └ none, or an old server: like other tries
 
-See server/leases.py. The lease belongs to the thread: what `fn` commits beside its transaction goes through.
+See server/leases.py. The lease belongs to the thread: other commits of `fn` in that thread use it too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from everlog.store.tx.transaction import Fair, Transaction
 
 
 class RemoteFair(Fair):
-    """Lets one `run` go alone, on its server. With a server that knows no turns, in this database object."""
+    """Lets one `run` proceed alone: on its server, or within this database object if the server has no
+    leases."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class RemoteFair(Fair):
 
     @property
     def held(self) -> bytes:
-        """Id of the lease that this thread has; empty: none."""
+        """Id of this thread's lease; empty if it has none."""
         return getattr(self._mine, "id", b"")
 
     @contextlib.contextmanager
@@ -50,7 +51,7 @@ class RemoteFair(Fair):
 
     @contextlib.contextmanager
     def _lease(self, tables: list[str]) -> Iterator[None]:
-        """One try with a lease, or without where there is none: the try itself says what is wrong."""
+        """Make one try with a lease, or without one if there is none: the try itself reports errors."""
         request = store_pb2.TurnRequest(database=self._channel.address.database, tables=tables)
         until, timeout_s = deadline.until(), CALL_S
         if until is not None:

@@ -1,12 +1,12 @@
-"""Remote feed: a subscription that outlives its connection.
+"""Feed: a subscription to a server that resumes after a broken connection.
 
     Subscribe(after) ─▶ message ─▶ check, decode ─▶ batch       the position moves with each
          ▲                              │
          └──── wait a little ◀── UNAVAILABLE
 
 Invariants
-  (1) it goes on exactly after the last message that was seen, in the same history, or raises;
-  (2) what could not be decoded is never passed over.
+  (1) it continues exactly after the last received message, in the same history, or raises;
+  (2) a message that cannot be decoded is never skipped.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ METHOD = "/everlog.v1.Feed/Subscribe"
 
 
 class RemoteBatches:
-    """Batches from a server. It is subscribed when this returns.
+    """Batches from a server. The constructor returns once it is subscribed.
 
-    Raises what the server says of the cursor and the tables, and UnavailableError.
+    Raises the server's errors about cursor and tables, and UnavailableError.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class RemoteBatches:
         self._call.cancel()
 
     def _open(self) -> FeedBatch | None:
-        """Subscribes, and returns the opening message; None once it is closed."""
+        """Subscribe, and return the opening message; None once it is closed."""
         request = self._request.SerializeToString()
         while not self._closed.is_set():
             self._call = self._channel.started(

@@ -1,17 +1,15 @@
-"""Remote past: what was, of a database on a server, with the calls of one in this process.
+"""History: the past of a database on a server, with the calls of an embedded one.
 
-    at ─────▶ At: seq and schema of then ─▶ RemoteMoment: reads with `at_seq`
+    at ─────▶ At: seq and schema of that moment ─▶ RemoteMoment: reads with `at_seq`
     history ┐
-    diff    ├▶ a stream of rows, and the schemas that tell what they are ─▶ rows in the caller's models
+    diff    ├▶ a stream of rows, with the schemas that describe them ─▶ rows in the caller's models
     log     ┘
 
+    rows that the constants can read        ─▶ the constants' model
+    rows that a migration rewrote since     ─▶ the model of their time, from the schema of the moment
+
 Invariants
-  (1) what a call gives and raises is what it gives and raises embedded.
-
-Remote diff: the rows that a server says differ, in the models of whoever asks.
-
-constants read the rows of that moment    ─▶ the constants' model
-a migration has rewritten them in between ─▶ the model of then, which the schema of the moment has
+  (1) a call returns and raises what it returns and raises embedded.
 """
 
 from __future__ import annotations
@@ -46,8 +44,8 @@ Side = tuple[TableInfo, type[Message]]
 def differences(
     answers: Iterable[history_pb2.DiffResponse], table: Table[Any, Any], moments: tuple[Snapshot, Snapshot]
 ) -> Iterator[Difference[Any]]:
-    """What a server answered, with the moments that it was asked about. Raises SchemaError where the
-    constants read neither."""
+    """Yield the differences of a server's response, with the moments of the request. Raises SchemaError if
+    the constants read neither."""
     sides: list[Side] = []
     for answer in answers:
         for one in answer.differences:
@@ -59,7 +57,7 @@ def differences(
 
 
 def _sides(table: Table[Any, Any], moments: tuple[Snapshot, Snapshot]) -> list[Side]:
-    """The table at both; where it is not there, as it is at the other: of that no row comes."""
+    """Return the table at both moments; where it does not exist, as at the other: no row comes from there."""
     errors, bindings = list[SchemaError](), list[Binding | None]()
     for moment in moments:
         try:
@@ -91,7 +89,7 @@ AT_S = 3600.0  # the first question of all reads the log
 
 
 class RemoteMoment(Snapshot):
-    """A database on a server as it was after the record at `seq`. Needs not be closed."""
+    """A database on a server as of the record at `seq`. Needs no closing."""
 
     def __init__(self, past: RemotePast, answer: history_pb2.AtResponse) -> None:
         self._past = past
@@ -102,7 +100,7 @@ class RemoteMoment(Snapshot):
 
     @property
     def schema(self) -> Schema:
-        """The schema that was in force."""
+        """The schema in force at that moment."""
         return self._of
 
     def _bind(self, table: Table[M, Any]) -> Binding:
@@ -118,7 +116,7 @@ class RemoteMoment(Snapshot):
 
 
 class RemotePast:
-    """What was, of a database on a server. `schema` returns the schema in force."""
+    """The past of a database on a server. `schema` returns the schema in force."""
 
     def __init__(self, channel: Channel, schema: Callable[[], Schema]) -> None:
         self.channel = channel
@@ -128,7 +126,7 @@ class RemotePast:
     def at(
         self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
     ) -> RemoteMoment:
-        """The database as it was after the record at `seq`, or at a time; see `Database.at`."""
+        """Return the database as of the record at `seq`, or of a time; see `Database.at`."""
         if (seq is None) == (time is None):
             raise RowError("expected either a seq or a time, found both or none")
         at = history_pb2.AtRequest()
@@ -139,14 +137,14 @@ class RemotePast:
         return RemoteMoment(self, self.ask(at))
 
     def ask(self, request: history_pb2.AtRequest) -> history_pb2.AtResponse:
-        """A moment, as the server knows it."""
+        """Return the server's response about a moment."""
         request.database = self.channel.address.database
         return self.channel.call(self._history_stub.At, request, timeout_s=AT_S)
 
     def history(
         self, table: Table[M, K], key: K, *, newest_first: bool = True, limit: int | None = None
     ) -> Iterator[Version[M]]:
-        """Every version of a row; see `Database.history`."""
+        """Yield every version of a row; see `Database.history`."""
         arguments.table(table)
         limit = arguments.limit(limit, "versions")
         request = history_pb2.HistoryRequest(
@@ -164,7 +162,7 @@ class RemotePast:
         return _versions(answers, infos, table.model)
 
     def diff(self, table: Table[M, Any], start: Position, end: Position) -> Iterator[Difference[M]]:
-        """The rows of a table that differ between two moments; see `Past.diff`."""
+        """Yield the rows of a table that differ between two moments; see `Past.diff`."""
         arguments.table(table)
         first, last = (
             self.at(seq=one) if isinstance(one, int) else self.at(time=one) for one in (start, end)
@@ -195,7 +193,7 @@ class RemotePast:
         before: Time | None = None,
         limit: int | None = None,
     ) -> Iterator[Entry]:
-        """The commits that fit all of what is given, oldest first; see `Past.log`."""
+        """Yield the commits that match all filters, oldest first; see `Past.log`."""
         limit = check_filter(
             LogFilter(actor, table, key, correlation_id, kind, after, until, since, before), limit
         )
@@ -229,7 +227,7 @@ class RemotePast:
 
 
 def key_of(table: Table[Any, Any], key: Any) -> bytes:
-    """A key, encoded by the constants alone: a table that is gone has no schema any more."""
+    """Return a key encoded by the constants alone: a dropped table has no schema any more."""
     paths = tuple(resolve(descriptor_of(table.model), field.path) for field in table.key)
     return encode_values(key, paths, f"the primary key of {table.name}")
 
@@ -253,10 +251,10 @@ def _entries(head: history_pb2.LogResponse, answers: Iterator[history_pb2.LogRes
 
 
 def seq_of(seq: int) -> int:
-    """A seq as a message can have it. Raises RowError for what is no number."""
+    """Return a seq as a message can hold it. Raises RowError for another value."""
     return _unsigned(arguments.whole(seq, "a seq"))
 
 
 def _unsigned(number: int) -> int:
-    """A seq or a time as a message can have it: before 1970 is before every record, as is 1970."""
+    """Return a seq or a time as a message can hold it: a time before 1970 becomes 0, before every record."""
     return min(max(number, 0), (1 << 64) - 1)

@@ -1,12 +1,13 @@
-"""Remote keys: a follower's opener, with keys that a server gives.
+"""Keys: a follower's opener of sealed rows, with keys from a server.
 
-    changes ─▶ key_ids that are not known ─▶ Keys, some thousand at a time ─▶ ciphers, kept in memory
-                                                  a Notice that one is forgotten drops it ─┘
+    changes ─▶ unknown key_ids ─▶ Keys, some thousand at a time ─▶ ciphers, cached in memory
+                                        a Notice that one is destroyed drops it ─┘
 
 Invariants
-  (1) keys are in memory alone, and no more than so many, those that were used last;
-  (2) it asks before it follows, so that who may not is told so at once, and the log has said who has keys
-      before anybody decides where a run is to end.
+  (1) keys are in memory only, at most KEYS_MAX, the most recently used;
+  (2) permission is requested before following, so that a refusal comes at once, and the log names the
+  receiver
+      before the end of a run is decided.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ KEYS_MAX = 10_000  # that are kept
 
 
 class RemoteKeys:
-    """Opens sealed rows of a database on a server. `ask`: whether it may, now; else with the first row."""
+    """Opens sealed rows of a database on a server. `ask`: request permission now, not with the first row."""
 
     def __init__(self, channel: Channel, *, ask: bool) -> None:
         self._channel = channel

@@ -1,9 +1,9 @@
-"""Remote load: a bulk load through a server, with some chunks under way at any time.
+"""Load: a bulk load through a server, with several chunks in flight.
 
-    rows ─▶ chunk ─▶ request ─▶ … at most WINDOW without an answer … ─▶ rows on disk so far
+    rows ─▶ chunk ─▶ request ─▶ … at most WINDOW without a response … ─▶ durable rows so far
 
-A connection that breaks is made again: the server says how many rows it has, the chunks that it
-lacks are sent again, and the load goes on.
+After a broken connection the server reports how many rows it has, the missing chunks are sent again, and the
+load continues.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class RemoteLoad:
         total: int | None,
         progress: OnProgress | None,
     ) -> LoadResult:
-        """Loads. Raises RowError for a row that does not fit: the chunks before it stay."""
+        """Load all rows. Raises RowError for an invalid row: earlier chunks stay."""
         started, commits = time.perf_counter(), 0
         try:
             self._connect()
@@ -77,7 +77,7 @@ class RemoteLoad:
                 self._answers.cancel()
 
     def _until_it_fails(self, source: Iterator[store_pb2.LoadRequest]) -> Iterator[store_pb2.LoadRequest]:
-        """Where the rows come from may fail: then what was sent before is on disk."""
+        """If the source of the rows fails, wait until earlier chunks are durable."""
         try:
             yield from source
         except Exception:
@@ -86,7 +86,7 @@ class RemoteLoad:
             raise
 
     def _answer(self) -> None:
-        """Waits until the oldest chunk that is under way is on disk."""
+        """Wait until the oldest chunk in flight is durable."""
         while self._unanswered:
             try:
                 answer = next(self._answers)
@@ -105,7 +105,7 @@ class RemoteLoad:
         return self._stub.Load(iter(self._requests.get, None), metadata=self._channel.metadata)
 
     def _connect(self) -> None:
-        """Begins the load, or goes on with it, with what is not on disk yet."""
+        """Begin or resume the load, with the chunks that are not durable yet."""
         answer: store_pb2.LoadResponse | None = None
         while answer is None:
             self._requests.put(None)  # ends an earlier stream of requests

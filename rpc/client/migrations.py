@@ -1,7 +1,7 @@
 """Remote migrations: `db.migrations` of a database on a server, through the Migrations service.
 
-The server works with the folders that it was started with; those of the client are only linted, and written
-by `restore`. `everlog.rpc.handles` has the protocol.
+The server uses the folders in its configuration; the client's folders are only linted, and written by
+`restore`. `everlog.rpc.handles` has the protocol.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PLAN_S = 600.0
 
 
 class RemoteMigrations:
-    """The migrations of a database on a server, which has the calls `rows` and `refresh`. `source`: the
-    folders of this machine, for `lint` and `restore`."""
+    """The migrations of a database on a server, which has the calls `rows` and `refresh`. `source`: the local
+    folders, for `lint` and `restore`."""
 
     def __init__(
         self, channel: Channel, rows: Readable, refresh: Callable[[], Schema], source: Source | None = None
@@ -47,12 +47,12 @@ class RemoteMigrations:
         self._stub = migrations_pb2_grpc.MigrationsStub(channel.grpc)
 
     def status(self) -> list[MigrationInfo]:
-        """All migrations, oldest first. Read-only."""
+        """Return all migrations, oldest first. Read-only."""
         request = pb.ListMigrationsRequest(database=self._database)
         return [_info(one) for one in self._channel.call(self._stub.List, request).migrations]
 
     def differences(self) -> dict[int, str]:
-        """The diff of each migration that was edited after it ran. Read-only."""
+        """Return the diff of each migration whose folder was edited after it was applied. Read-only."""
         request = pb.ListMigrationsRequest(database=self._database, diff=True)
         found = self._channel.call(self._stub.List, request).migrations
         return {one.version: one.diff for one in found if one.diff}
@@ -65,7 +65,7 @@ class RemoteMigrations:
         ignored: bool = False,
         progress: OnProgress | None = None,
     ) -> list[Finding]:
-        """The findings in the folders of this machine, with the rows of the server. Read-only."""
+        """Return the findings in the local folders, with the rows of the server. Read-only."""
         applied = {one.version: Applied(one.title, one.digest) for one in self.status() if one.digest}
         return lint(
             source or self._source,
@@ -84,7 +84,7 @@ class RemoteMigrations:
         try_rows: bool = False,
         hold: bool = False,
     ) -> list[PlannedMigration]:
-        """What `apply` would do with the same arguments, but for `hold`. Read-only."""
+        """Return what `apply` would do with the same arguments, except `hold`. Read-only."""
         check_target(to, None)
         request = pb.PlanRequest(
             database=self._database, to=to or 0, out_of_order=out_of_order, try_rows=try_rows
@@ -106,9 +106,9 @@ class RemoteMigrations:
         progress: OnProgress | None = None,
         applied: Callable[[MigrationInfo], None] | None = None,
     ) -> list[MigrationInfo]:
-        """Has the server apply what is pending; see `everlog.migrations.apply`.
+        """Let the server apply the pending migrations; see `everlog.migrations.apply`. Writes.
 
-        If the connection breaks on the way, what was applied stays, and the server goes on.
+        If the connection breaks meanwhile, applied migrations stay, and the server continues.
         """
         Metadata(actor, reason).check()
         check_target(to, rate)
@@ -135,7 +135,7 @@ class RemoteMigrations:
         return done
 
     def complete(self, *, actor: str = "", reason: str = "") -> MigrationInfo:
-        """Ends the time of two versions; see `everlog.migrations.complete`."""
+        """Stop serving the previous schema version; see `everlog.migrations.complete`. Writes."""
         Metadata(actor, reason).check()
         request = pb.CompleteRequest(database=self._database, actor=actor, reason=reason)
         done = self._channel.call(self._stub.Complete, request)
@@ -143,7 +143,7 @@ class RemoteMigrations:
         return MigrationInfo(done.version, done.name, State.APPLIED, done.time_ns, done.seq, actor)
 
     def cancel(self, *, actor: str = "", reason: str = "") -> MigrationInfo:
-        """Stops what the server applies or rolls back, and gives it up; see `everlog.migrations.cancel`."""
+        """Stop and abandon the migration or rollback in progress; see `everlog.migrations.cancel`. Writes."""
         Metadata(actor, reason).check()
         request = pb.CancelRequest(database=self._database, actor=actor, reason=reason)
         done = self._channel.call(self._stub.Cancel, request, timeout_s=PLAN_S)
@@ -156,11 +156,12 @@ class RemoteMigrations:
         return self._channel.call(self._stub.Status, request).problem
 
     def dump_schema(self) -> str:
-        """The schema as text, with the migrations that made it. Read-only."""
+        """Return the schema as text, with the migrations that made it. Read-only."""
         return to_text(self._refresh(), self.status())
 
     def load_schema(self, text: str, *, where: str = "the text", actor: str = "", reason: str = "") -> int:
-        """Gives the server's empty database the schema of a text; see `everlog.migrations.load_schema`."""
+        """Give the server's empty database the schema of a text; see `everlog.migrations.load_schema`.
+        Writes."""
         Metadata(actor, reason).check()
         arguments.text(text, "text", error=SchemaError)
         request = pb.LoadSchemaRequest(
@@ -169,7 +170,7 @@ class RemoteMigrations:
         return self._channel.call(self._stub.Load, request, timeout_s=PLAN_S).schema_version
 
     def baseline(self, version: int, *, actor: str = "", reason: str = "") -> list[MigrationInfo]:
-        """Records migrations of the server's folders as applied; see `everlog.migrations.baseline`."""
+        """Record migrations of the server's folders as applied; see `everlog.migrations.baseline`. Writes."""
         Metadata(actor, reason).check()
         arguments.counted(version, "a version", error=MigrationError)
         request = pb.BaselineRequest(database=self._database, version=version, actor=actor, reason=reason)
@@ -181,7 +182,7 @@ class RemoteMigrations:
     def accept(
         self, versions: Sequence[int] = (), *, actor: str = "", reason: str = ""
     ) -> list[MigrationInfo]:
-        """Takes edited folders of the server for what ran, with a reason; see `everlog.migrations.accept`."""
+        """Accept edited folders of the server as applied, with a reason; see `everlog.migrations.accept`."""
         Metadata(actor, reason).check()
         for version in versions:
             arguments.counted(version, "a version", error=MigrationError)
@@ -204,12 +205,12 @@ class RemoteMigrations:
         return write_folders(found, source or self._source, versions, force=force)
 
     def proposals(self) -> list[Proposal]:
-        """What was proposed and what became of it, oldest first. Read-only."""
+        """Return the proposals and their events, oldest first. Read-only."""
         request = pb.ProposalsRequest(database=self._database)
         return [from_message(one) for one in self._channel.call(self._stub.Proposals, request).proposals]
 
     def propose(self, *, actor: str = "", reason: str = "") -> Proposal | None:
-        """Proposes what is pending; see `Approval.propose`, `again`."""
+        """Propose the pending migrations; see `Approval.propose`, `again`. Writes."""
         Metadata(actor, reason).check()
         request = pb.ProposeRequest(database=self._database, actor=actor, reason=reason)
         answer = self._channel.call(self._stub.Propose, request, timeout_s=PLAN_S)
@@ -225,9 +226,9 @@ class RemoteMigrations:
         progress: OnProgress | None = None,
         applied: Callable[[MigrationInfo], None] | None = None,
     ) -> Proposal:
-        """Approves a proposal and has the server apply it; see `Approval.approve` and `run`.
+        """Approve a proposal and let the server apply it; see `Approval.approve` and `run`. Writes.
 
-        If the connection breaks on the way, the server goes on.
+        If the connection breaks meanwhile, the server continues.
         """
         Metadata(actor, reason).check()
         arguments.text(digest, "digest", error=MigrationError)
@@ -257,14 +258,14 @@ class RemoteMigrations:
         return proposal
 
     def reject(self, digest: str, *, actor: str = "", reason: str = "") -> Proposal:
-        """Rejects a proposal; see `Approval.reject`."""
+        """Reject a proposal; see `Approval.reject`. Writes."""
         Metadata(actor, reason).check()
         arguments.text(digest, "digest", error=MigrationError)
         request = pb.RejectRequest(database=self._database, digest=digest, actor=actor, reason=reason)
         return from_message(self._channel.call(self._stub.Reject, request).proposal)
 
     def plan_rollback(self, count: int | None = None, *, to: int | None = None) -> list[PlannedRollback]:
-        """What `rollback` would do with the same arguments. Read-only."""
+        """Return what `rollback` would do with the same arguments. Read-only."""
         answer = self._channel.call(self._stub.PlanRollback, self._which(count, to), timeout_s=PLAN_S)
         return [
             PlannedRollback(one.version, one.name, list(map(_step, one.steps)), list(one.lost))
@@ -282,7 +283,7 @@ class RemoteMigrations:
         progress: OnProgress | None = None,
         rolled_back: Callable[[MigrationInfo], None] | None = None,
     ) -> list[MigrationInfo]:
-        """Has the server roll back; see `everlog.migrations.rollback`."""
+        """Let the server roll back; see `everlog.migrations.rollback`. Writes."""
         Metadata(actor, reason).check()
         check_target(to, rate, least=0)
         request = self._which(count, to)

@@ -1,8 +1,8 @@
 """Remote people: `db.people` of a database on a server.
 
 Invariants
-  (1) what a call gives and raises is what it gives and raises embedded;
-  (2) a person is forgotten once, though the answer was lost and the call is made again: it carries an id.
+  (1) a call returns and raises what it returns and raises embedded;
+  (2) a person is forgotten once, even if the call is repeated after a lost response: it carries an id.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _name_person(
 
 class RemotePeople:
     """People in a database on a server. `begin` begins a transaction with metadata, which it checks; `schema`
-    returns the schema that is known, and `refresh` that in force."""
+    returns the known schema, and `refresh` the schema in force."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class RemotePeople:
     def forget(
         self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None, **metadata: Any
     ) -> Forgotten:
-        """Erases one person, on the server; see `People.forget`."""
+        """Forget one person, on the server; see `People.forget`. Writes."""
         known: Metadata = self._begin(**metadata).metadata
         request = people_pb2.ForgetRequest(
             database=self._channel.address.database,
@@ -90,14 +90,14 @@ class RemotePeople:
     def export(
         self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None
     ) -> dict[str, Any]:
-        """Everything that the server holds on one person; see `People.export`."""
+        """Return all data that the server has about one person; see `People.export`. Read-only."""
         found: dict[str, Any] = msgspec.json.decode(b"".join(self.stream(table, key, person=person)))
         return found
 
     def stream(
         self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None
     ) -> Iterator[bytes]:
-        """The same as pieces of one JSON object; see `People.stream`."""
+        """Yield the same as pieces of one JSON object; see `People.stream`. Read-only."""
         request = people_pb2.ExportRequest(
             database=self._channel.address.database, table=arguments.table_name(table)
         )
@@ -119,8 +119,8 @@ class RemotePeople:
     def rotate_key(
         self, master_key: MasterKey | None = None, progress: OnProgress | None = None, **metadata: Any
     ) -> int:
-        """Puts all keys under the next master key, whose file the server's process was told of; see
-        `People.rotate_key`. Raises Error for one that is given: it does not travel."""
+        """Rewrap all keys with the next master key, from the file in the server's configuration; see
+        `People.rotate_key`. Raises Error if a key is given: master keys do not travel. Writes."""
         if master_key is not None:
             raise Error(
                 f"{self._channel.url} is on a server, and a master key does not travel: give none. The server"

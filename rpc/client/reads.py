@@ -1,8 +1,8 @@
-"""Remote source: where the rows of a remote database come from.
+"""Reads: the rows of a remote database.
 
     Reader ─ encoded key or span ─▶ RemoteSource ─▶ Store service ─▶ the same value as embedded
 
-A value here is the one of the store (keys.py), made of the row and the version that travelled.
+A value here is the store's (keys.py), made of the received row and version.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Q = TypeVar("Q")
 
 
 class RemoteSource:
-    """Rows of a database on a server, as its newest state has them.
+    """Rows of a database on a server, as of its newest state.
 
-    `refresh` asks for the schema anew. With `pinned` everything is read under one schema and as
-    of one seq, that of the first read, or it is a ConflictError. With `at_seq` it is read as of then.
+    `refresh` requests the schema again. With `pinned`, all reads are under one schema and of one seq, that of
+    the first read, or raise ConflictError. With `at_seq`, reads are of that seq.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class RemoteSource:
         return _value(answer.row) if answer.HasField("row") else None
 
     def get_many(self, info: TableInfo, keys: list[bytes]) -> list[bytes | None]:
-        """In as many requests as a server can take; the later ones are as of the first, or conflict."""
+        """Read in as many requests as a server accepts; later ones are as of the first, or conflict."""
         found, snapshot = list[bytes | None](), self.snapshot
         while True:
             answer = self._get_some(info, keys[len(found) : len(found) + KEYS_MAX], snapshot)
@@ -127,7 +127,7 @@ class RemoteSource:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Which schema a request was encoded by; for one of the past that of then goes without saying."""
+        """Return the schema version by which a request is encoded; none for a moment of the past."""
         return () if self._at_seq else ((SCHEMA_KEY, str(self._version)),)
 
     def _call(self, method: Unary[Q, A], request: Q) -> A:
@@ -148,8 +148,8 @@ class RemoteSource:
             yield from self._channel.stream(start)
 
     def moved(self, error: SchemaError) -> None:
-        """Returns if what was encoded means the same under the schema that is now in force, so
-        that it can be sent again. Raises ConflictError, and `error` if it is about another thing."""
+        """Return if the encoded request means the same under the schema that is now in force, so that it can
+        be sent again. Raises ConflictError, and `error` if it is about something else."""
         if "moved" not in error.facts:
             raise error
         now = self._refresh()
@@ -165,7 +165,7 @@ class RemoteSource:
 
 
 def means_the_same(before: Schema, now: Schema) -> bool:
-    """Whether keys and index values encoded by `before` are the same by `now`."""
+    """Return whether keys and index values encoded by `before` are the same by `now`."""
     for name, info in before.tables.items():
         table = now.tables.get(name)
         if table is None or table.space != info.space:
@@ -184,7 +184,7 @@ def _value(row: store_pb2.Row) -> bytes:
 
 
 def _order(info: TableInfo, index: IndexInfo, row: store_pb2.Row) -> bytes:
-    """The row's place in an index: its values and its key."""
+    """Return the row's position in an index: its values and its key."""
     own: Any = info.own
     at = list(info.indexes.values()).index(index)
     values: bytes = own.values(info.salvage(row.row), row.row)[at]

@@ -1,13 +1,13 @@
-"""Rebuilding from a server: a database in a directory here, out of another server's feed.
+"""Rebuild: make a local copy of a server's database from its feed.
 
-    Subscribe(after) ─▶ messages ─▶ framed records, as they are ─▶ checked one by one ─▶ log and tables
+    Subscribe(after) ─▶ messages ─▶ framed records, unchanged ─▶ checked one by one ─▶ log and tables
                                                                 └─▶ equal to the server's hashes at that seq
 
-It is made by the code that rebuilds one from its own log (upkeep/rebuild.py): whole or not at all. Killed, or
-if the server is gone for long, the next goes on where it was, if the server has that record.
+It is made by the code of a rebuild (upkeep/rebuild.py): whole or not at all. After a kill, or a long outage
+of the server, the next run resumes it, if the server has its last record.
 
-Keys do not come with the feed. Sealed rows stay sealed, and are compared as they are stored; they open
-once the key store of the server's database is put beside them.
+Keys do not come with the feed. Sealed rows stay sealed, and are compared as stored; they open once the key
+store of the server's database is put beside them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COMMITS_TAG = 0x0A
 
 
 class Origin(Protocol):
-    """A database on a server, as far as one is rebuilt from it."""
+    """The part of a database on a server that a rebuild from it needs."""
 
     @property
     def url(self) -> str: ...
@@ -55,11 +55,11 @@ def rebuild_from(
     seq: int | None = None,
     time_ns: int | None = None,
 ) -> dict[str, TableHash]:
-    """Builds a server's database in a new directory, as it is now, or as it was after the record at `seq`,
-    or at a time, and returns the hashes of its tables, which are those of the server then.
+    """Build a copy of a server's database in a new directory, as of now, of the record at `seq`, or of a
+    time. Return the hashes of its tables, which equal those of the server.
 
-    Raises OpenError, CursorError for a moment that there is not, UnavailableError, after which it goes on,
-    and CorruptionError for a record that does not check (then nothing is left), or tables that differ.
+    Writes to `path` alone. Raises OpenError; CursorError for a missing moment; UnavailableError, after which
+    it can be resumed; CorruptionError for a damaged record (nothing is left then) or tables that differ.
     """
     position = remote.cursor()
     last = position.seq if seq is None else seq
@@ -88,7 +88,7 @@ def rebuild_from(
 
 
 def records(remote: Origin, after: int, last: int) -> Iterator[bytes]:
-    """Framed records after a seq, up to another, as the server has them. Read-only."""
+    """Yield framed records after a seq, up to another, as the server has them. Read-only."""
     batches = RemoteBatches(
         remote.channel, after, tables=(), now=False, until=last, bounded=False, heartbeat_s=HEARTBEAT_S
     )
@@ -98,7 +98,7 @@ def records(remote: Origin, after: int, last: int) -> Iterator[bytes]:
 
 
 def _framed(raw: bytes) -> Iterator[bytes]:
-    """The records that a message begins with. Its checksum has been checked."""
+    """Yield the records at the start of a message, whose checksum was verified."""
     at = 0
     while raw[at] == COMMITS_TAG:
         size, start = record.read_varint(raw, at + 1)
@@ -107,7 +107,7 @@ def _framed(raw: bytes) -> Iterator[bytes]:
 
 
 def _at_time(remote: Origin, newest: int, time_ns: int) -> int:
-    """The last record at or before a time; 0: there is none."""
+    """Return the last record at or before a time; 0 if there is none."""
     low, high = 0, newest + 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -1,14 +1,12 @@
-"""Session: one transaction's view of a remote database: one schema, and the seq of its first read.
+"""Transaction: a transaction of a remote database: one schema, the seq of its first read, and its commit.
 
-Transaction ─ reads ─▶ RemoteSource, pinned ─▶ Store service
-            └ commit ─▶ request_of ─▶ Commit, again if its answer was lost
-
-Remote commit: a transaction as a request. It is the same value; only its words are others.
+    Transaction ─ reads ─▶ RemoteSource, pinned ─▶ Store service
+                └ commit ─▶ request_of ─▶ Commit, repeated after a lost response
 
     read keys, read ranges ─▶ Read {table, index, keys, ranges}     without the prefix of a space
     writes                 ─▶ Write {table, op, key | row, expectation}
 
-Each commit carries an id, so that one whose answer was lost can be sent again and commits once.
+Each commit carries an id, so that it can be sent again after a lost response and is made once.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ _DURABILITY = {
 def request_of(
     transaction: Transaction, schema: Schema, snapshot: int, database: str
 ) -> store_pb2.CommitRequest:
-    """The request that commits `transaction`, which read at `snapshot` under `schema`."""
+    """Return the request that commits `transaction`, which read at `snapshot` under `schema`."""
     meta = transaction.metadata
     request = store_pb2.CommitRequest(
         database=database,
@@ -72,12 +70,12 @@ def request_of(
 
 
 def _expires_ns(write: Write) -> int:
-    """0 is as the table has it, and so never has a number of its own where the table has a life."""
+    """Return the end of a row for a request; 0 means the table's default."""
     return write.expires_ns or (NEVER if write.info.life_ns and not write.life_ns else 0)
 
 
 def new_commit_id() -> bytes:
-    """A UUIDv7 (RFC 9562, section 5.7)."""
+    """Return a new UUIDv7 (RFC 9562, section 5.7)."""
     number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
     number = number & ~(0xF << 76) | 7 << 76  # version
     return (number & ~(3 << 62) | 2 << 62).to_bytes(16, "big")  # variant
@@ -104,7 +102,7 @@ def _reads(transaction: Transaction, schema: Schema) -> list[store_pb2.Read]:
 
 
 def _names(schema: Schema, prefix: bytes) -> tuple[str, str]:
-    """The table and the index that keys with this prefix are of; an empty index is the rows."""
+    """Return table and index of the keys with this prefix; an empty index means rows."""
     space, index = keys.PREFIX.unpack(prefix)
     info = schema.spaces[space]
     name = next((one.name for one in info.indexes.values() if one.id == index), "")
@@ -115,8 +113,7 @@ M = TypeVar("M", bound=Message)
 
 
 class Session:
-    """What a transaction needs of the database that it is one of. `refresh` asks for the schema
-    anew."""
+    """The part of a remote database that a transaction needs. `refresh` requests the schema again."""
 
     def __init__(
         self,
@@ -125,7 +122,7 @@ class Session:
         refresh: Callable[[], Schema],
         turn: Callable[[], bytes] = lambda: b"",
     ) -> None:
-        """`turn`: the id of the lease that the calling thread has."""
+        """`turn` returns the id of the calling thread's lease."""
         self._channel = channel
         self._turn = turn
         self._refresh = refresh
@@ -133,8 +130,8 @@ class Session:
         self._source = RemoteSource(channel, schema, refresh, pinned=True)
 
     def refreshed(self) -> bool:
-        """Whether the server has another schema by now: then it is the one from here on. Only
-        before anything was read or written."""
+        """Return whether the server has another schema by now, and use it. Only before anything was read or
+        written."""
         schema = self._refresh()
         if schema is self.schema:
             return False
@@ -164,7 +161,7 @@ class Session:
 
 
 class RemoteTransaction(Transaction):
-    """A transaction of a remote database, which may be of a schema that the client has yet to learn."""
+    """A transaction of a remote database, whose schema may be newer than the one that the client knows."""
 
     def __init__(self, session: Session, metadata: Metadata) -> None:
         super().__init__(session, metadata)
@@ -172,7 +169,7 @@ class RemoteTransaction(Transaction):
 
     @property
     def tables_read(self) -> list[str]:
-        """Names of the tables that it has read so far."""
+        """Return the names of the tables that it has read so far."""
         reads = self.reads or Reads(set(), [])
         read = {
             keys.SPACE.unpack_from(key)[0] for key in (*reads.keys, *(start for start, _ in reads.ranges))

@@ -36,12 +36,12 @@ def test_a_database_in_production_refuses_from_whatever_client(
     before = everlog("log", "--json").json[-1]["seq"]
     for words in ((), ("--yes",)):
         ended = everlog("testdata", *words)
-        assert (ended.code, "in production" in ended.err) == (1, True)
+        assert (ended.code, "production" in ended.err) == (1, True)
     with library.open(f"file:{books}") as db, pytest.raises(library.PreconditionError):
         load_testdata(cast(Database, db), project)
     with serving("-u", f"file:{books}", "-d", str(project)) as served:
         ended = everlog("-u", served.url, "testdata", "--yes")
-        assert (ended.code, "in production" in ended.err) == (1, True)
+        assert (ended.code, "production" in ended.err) == (1, True)
         with library.open(served.url) as remote:
             table = load(project)[-1].tables[0]
             with pytest.raises(library.PreconditionError):

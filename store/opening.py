@@ -1,24 +1,22 @@
-"""Opening: from a directory to a log and its tables, or a sentence that says why not.
+"""Opening: from a directory to an open log and its tables, or an error that says why not.
 
-    marker? ─▶ lock ─▶ RocksDB ─▶ log edges ─▶ HEAD agrees? ─▶ applied <= log? ─▶ no hole? ─▶ project the rest
+    marker? ─▶ lock ─▶ RocksDB ─▶ log edges ─▶ HEAD agrees? ─▶ applied <= log? ─▶ no gap? ─▶ project the rest
 
-Nothing is created, cut or mended where something else was expected; what was never on disk is another matter
-(opening.py).
+Nothing is created, cut or repaired if the directory is not as expected. The exception is a WAL gap,
+records that are missing in the middle of the log, which is not always damage:
 
-Hole: records that are missing in the middle of a log, which is not always damage.
+    write-ahead log 61   …  66 67 │ 68     the power fails before 68 is on disk; 69, in the next file,
+    write-ahead log 63              69     was already written back by the operating system
 
-    write-ahead log 61   …  66 67 │ 68     the power fails before 68 is on disk; 69, in the next
-    write-ahead log 63              69     file, was put there by the operating system, of itself
-
-RocksDB takes the lost end of one file for that of a commit that was cut short, and goes on with the next.
-Nothing behind such a hole was ever on disk for all one knows: nobody was told that it is. So when a
-database is opened for writing those records go, as they would with the end of the one file.
+RocksDB takes the lost end of one file for an interrupted commit, and continues with the next file. No
+record after such a gap was ever confirmed to be on disk. So when a database is opened for writing, these
+records are cut, as the records after the end of a single file would be.
 
     what HEAD says was on disk, what the tables were made of  ─▶ dense, or it is damage
-    what comes after                                          ─▶ dense, or cut before the hole
+    what comes after                                          ─▶ dense, or cut before the gap
 
-A reader beside a process that writes sees a hole, or an end too early, for another reason: a file was
-flushed, and went, between its look at the one and the other. It looks again.
+A reader beside a writing process may see a gap, or an end too early, for another reason: a file was
+flushed and removed between its reads of the one and the other. It looks again.
 """
 
 from __future__ import annotations
@@ -57,42 +55,44 @@ logger = logging.getLogger("everlog")
 
 
 def cut(engine: Engine, log: Log, known: Head | None, applied: int) -> None:
-    """Removes what is behind a hole in what was never known to be on disk. `known`: what HEAD says; the
-    tables are at `applied`."""
-    hole = _first_missing(engine, max(applied, _known(log, known)))
-    if hole is None:
+    """Remove the records after a gap in the part of the log that was never known to be on disk.
+
+    `known`: the content of HEAD; the tables are at `applied`.
+    """
+    gap = _first_missing(engine, max(applied, _known(log, known)))
+    if gap is None:
         return
     logger.warning(
-        "%s: record %d was lost with the power before it was on disk, and so are those up to %d, which were"
-        " behind it; nobody was told that they are there to stay",
+        "%s: record %d was lost in a power failure before it was on disk; it is cut, with the records up to"
+        " %d after it. None of them was confirmed to be durable",
         engine.path,
-        hole,
+        gap,
         log.written,
     )
-    log.cut(hole - 1)
+    log.cut(gap - 1)
 
 
 def look_again(engine: Engine, log: Log, known: Head | None) -> None:
-    """As a reader beside a process that writes: until all is there that HEAD said before, without a hole;
-    or it is not to be had."""
-    hole = None
+    """As a reader beside a writer: catch up until every record that HEAD had stated is there, without a
+    gap, or give up."""
+    gap = None
     for _ in range(GAP_LOOKS):
-        hole = _first_missing(engine, min(_dense_files(engine, log), _known(log, known)))
-        if hole is None and (known is None or known.seq <= log.written):
+        gap = _first_missing(engine, min(_dense_files(engine, log), _known(log, known)))
+        if gap is None and (known is None or known.seq <= log.written):
             return
         engine.catch_up()
         log.reopen()
-    if hole is not None:
-        log.end_at(hole - 1)
+    if gap is not None:
+        log.end_at(gap - 1)
 
 
 def _known(log: Log, known: Head | None) -> int:
-    """How far the log was known to be on disk."""
+    """Return the last seq that was known to be on disk."""
     return max(known.seq if known else 0, log.trimmed.first)
 
 
 def _first_missing(engine: Engine, after: int) -> int | None:
-    """The first record that is missing after one, of those up to the last; None if they are all there."""
+    """Return the first missing record after `after`, up to the last; None: none is missing."""
     keys: Iterator[Any] = engine.log.keys(from_key=SEQ.pack(after + 1))
     with translated("looking at the end of the log"):
         for seq, key in enumerate(keys, after + 1):
@@ -102,7 +102,7 @@ def _first_missing(engine: Engine, after: int) -> int | None:
 
 
 def _dense_files(engine: Engine, log: Log) -> int:
-    """How far the files of the log go without a hole between two of them."""
+    """Return the last seq of the log's files before a gap between two of them."""
     last = log.trimmed.first - 1
     for _, start, end in engine.log_files():
         if int.from_bytes(start, "big") > last + 1:
@@ -111,12 +111,12 @@ def _dense_files(engine: Engine, log: Log) -> int:
     return last
 
 
-READER_LOOKS = 3  # of a reader, where keys go between its look at the tables and that at the keys
+READER_LOOKS = 3  # attempts of a reader, if keys disappear between its reads of the tables and of the keys
 
 
 def refresh(core: Core) -> None:
-    """As a reader beside a writer: sees what was written since."""
-    with core.tables.lock:  # who reads meanwhile sees what was before
+    """As a reader beside a writer: see what was written since."""
+    with core.tables.lock:  # concurrent reads see the previous state
         fresh = _look(core)
         for _ in range(READER_LOOKS - 1):
             if not recovery.came_bare(core.engine, fresh):
@@ -127,11 +127,11 @@ def refresh(core: Core) -> None:
 
 
 def _look(core: Core) -> Tables:
-    """The tables as they are now."""
+    """Return the current tables."""
     core.engine.catch_up()
     core.log.reopen()
     look_again(core.engine, core.log, files.read(core.owner.at / files.HEAD, files.Head))
-    # Keys that are gone only in the log open the rows that it deletes, which these files have.
+    # Keys forgotten only in the log still open the rows that it deletes, which these files have.
     core.vault.refresh(recovery.shredded_on_disk(core.engine))
     fresh = Tables(core.engine, core.log, MemoryTarget, core.vault)
     fresh.catch_up()
@@ -147,7 +147,8 @@ def open_directory(
     progress: OnProgress | None,
     master_key: MasterKey | None = None,
 ) -> Core:
-    """Opens, or makes, the database in `path`, which is resolved. Raises OpenError and CorruptionError."""
+    """Open the database in `path`, a resolved path; create it if `create`. Raises OpenError and
+    CorruptionError."""
     master, read_only = master_of(master_key), options.read_only
     if path.is_file():
         raise OpenError(f"{path} is a file; an everlog database is a directory")
@@ -168,7 +169,7 @@ def _open(
     marker = files.read_marker(at)
     if marker is None:
         marker = _mark(path, at)
-    known = files.read(at / files.HEAD, files.Head)  # first: a process that writes goes on with both
+    known = files.read(at / files.HEAD, files.Head)  # first: a writing process changes both
     engine = _engine(owner, known, read_only=read_only)
     try:
         log = Log(engine)
@@ -179,11 +180,11 @@ def _open(
             files.write(at / files.OWNER, files.this_process(), sync=False)
         if not log.written:
             if read_only:
-                raise OpenError(f"{path}: its making was interrupted, there is nothing to read yet")
+                raise OpenError(f"{path}: its creation was interrupted; there is nothing to read yet")
             log.append([_created(uuid.UUID(marker.database), clock)])
             log.sync()
             log.write_head_file(sync=True)
-        elif known is None and not read_only:  # killed while it was made
+        elif known is None and not read_only:  # killed during its creation
             with contextlib.suppress(Error):
                 log.sync()
                 log.write_head_file(sync=True)
@@ -191,7 +192,7 @@ def _open(
         database = uuid.UUID(marker.database).bytes
         vault = Vault(at / KEYS, database, master, read_only=read_only, origin=log.created().origin)
         if read_only and vault.is_there:
-            # A key that had gone by then is noted in the log of now; one that came, or went, since, is there.
+            # Catch up once more: a key that was forgotten before the vault was read is now noted in the log.
             engine.catch_up()
             log.reopen()
             look_again(engine, log, files.read(at / files.HEAD, files.Head))
@@ -217,16 +218,17 @@ def _open(
 
 
 def _prepare(path: Path, *, create: bool) -> None:
-    """Makes a directory where there is none. Raises OpenError for one with other things in it."""
+    """Create the directory. Raises OpenError if it contains other files."""
     if (path / HALF).exists():
         raise OpenError(
-            f"{path}: a rebuild into it is not through, or was killed: wait for it, or run it again"
-            " (`everlog rebuild --into`), which begins anew"
+            f"{path}: a rebuild into it is running or was killed: wait for it, or run it again"
+            " (`everlog rebuild --into`)"
         )
-    begun = {f"{files.MARKER}.new", LOCK}  # its making was interrupted
+    begun = {f"{files.MARKER}.new", LOCK}  # left by an interrupted creation
     if path.exists() and any(file.name not in begun for file in path.iterdir()):
         raise OpenError(
-            f"{path} is no everlog database: it has other files and no {files.MARKER}; name another directory"
+            f"{path} is not an everlog database: it has other files and no {files.MARKER}; name another"
+            " directory"
         )
     if not create:
         raise OpenError(
@@ -235,16 +237,16 @@ def _prepare(path: Path, *, create: bool) -> None:
     try:
         files.make_directory(path)
     except OSError as error:
-        raise OpenError(f"{path}: cannot make a database there: {error.strerror}") from error
+        raise OpenError(f"{path}: the database cannot be created: {error.strerror}") from error
 
 
 def _mark(path: Path, at: Path) -> files.Marker:
-    """Says in a new directory that it is a database. Raises OpenError."""
+    """Mark a new directory as a database. Raises OpenError."""
     marker = files.Marker(files.FORMAT, str(uuid.uuid4()))
     try:
         files.write(at / files.MARKER, marker, sync=True)
     except DiskError as error:
-        raise OpenError(f"{path}: cannot make a database there: {error}") from error
+        raise OpenError(f"{path}: the database cannot be created: {error}") from error
     return marker
 
 
@@ -253,17 +255,17 @@ def _engine(owner: Ownership, known: files.Head | None, *, read_only: bool) -> E
     if not (owner.at / "db" / "CURRENT").exists():
         if known is not None:
             raise CorruptionError(
-                f"{path}: the log was on disk up to record {known.seq}, but its files are gone: there is no"
-                " db/CURRENT. Restore a backup, or `everlog repair` saves what is left",
+                f"{path}: the log was on disk up to record {known.seq}, but its files are missing: there is"
+                " no db/CURRENT. Restore a backup, or salvage the rest with `everlog repair`",
                 place=f"{path}/db/CURRENT",
             )
         if read_only:
-            raise OpenError(f"{path}: its making was interrupted, there is nothing to read yet")
-    elif known is not None:  # else its making was interrupted
-        manifest.check_listed(path)  # a reader would leave out what it does not find
+            raise OpenError(f"{path}: its creation was interrupted; there is nothing to read yet")
+    elif known is not None:  # otherwise its creation was interrupted
+        manifest.check_listed(path)  # RocksDB would silently ignore missing files
     try:
         return Engine(path, secondary=read_only, owner=owner)
-    except OpenError as error:  # an older everlog, which knows no other lock than RocksDB's
+    except OpenError as error:  # an older version of everlog, which uses only RocksDB's lock
         if not error.facts.get("locked"):
             raise
         raise taken(path, files.read(owner.at / files.OWNER, files.Owner)) from error
@@ -279,13 +281,13 @@ def _check_first(path: Path, log: Log, marker: files.Marker) -> None:
     database = first.base.database if first.HasField("base") else first.created.database
     if not database:
         raise CorruptionError(
-            f"{path}: the log begins with record {log.oldest}, which does not say what came before it: its"
+            f"{path}: the log begins with record {log.oldest}, which is neither Created nor a Base: its"
             " beginning is lost. Restore a backup",
             seq=log.oldest,
         )
     if marker.database != str(uuid.UUID(bytes=database)):
         raise OpenError(
-            f"{path} is said to be database {marker.database} by its file {files.MARKER}, and its log is of"
+            f"{path}: its file {files.MARKER} is of database {marker.database}, but its log is of"
             f" {uuid.UUID(bytes=database)}: files of two databases are mixed"
         )
 
@@ -293,12 +295,13 @@ def _check_first(path: Path, log: Log, marker: files.Marker) -> None:
 def _check_applied(path: Path, log: Log, tables: Tables) -> None:
     if tables.applied > log.written:
         raise CorruptionError(
-            f"{path}: the tables are at record {tables.applied}, the log ends at {log.written}: the end of"
-            " the log is lost. Restore a backup, or `everlog repair` accepts what is left",
+            f"{path}: the tables are at record {tables.applied}, but the log ends at {log.written}: the end"
+            " of the log is lost. Restore a backup, or accept what is left with `everlog repair`",
             seq=log.written + 1,
         )
     if tables.applied >= log.oldest and tables.applied and log.checksum_at(tables.applied) != tables.checksum:
         raise CorruptionError(
-            f"{path}: record {tables.applied} of the log is not the one that the tables were made from",
+            f"{path}: the tables were projected from another record {tables.applied} than the log has."
+            " Restore a backup, or rebuild the tables with `everlog repair --tables`",
             seq=tables.applied,
         )

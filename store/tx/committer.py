@@ -4,25 +4,20 @@
                     window, preconditions           one write    one fsync   one batch
 
 It is a role, not a thread: the first waiting writer leads, commits for all behind it, and answers each
-(group commit, tx/group_commit.py). While it waits for the disk, others prepare the next group.
+of them (group commit, tx/group_commit.py). While it waits for the disk, others prepare the next group.
+
+The `Flusher` syncs commits with durability `os`, at most 20 ms later: one thread per database, started
+on demand, which sleeps while there is nothing to do.
 
 Invariants
-  (1) seq is dense: a record is framed only when everything before it in the group was accepted;
-  (2) under `sync` nothing is projected, answered or shown before it is on disk;
-  (3) after a failed sync nothing is written any more, for nobody knows what is on disk; after a full disk,
-      nothing until there is room and all appended records are on disk;
-  (4) an interrupt costs at most the commit that it hits: records that are in the log and not in the tables
-      are projected before the next commit.
-
-Answers: what those are told whose commits another has taken along.
-
-Invariants
-  (1) nobody is told of a commit that is not in the log;
-  (2) nobody is left without an answer.
-
-Flusher: brings what was committed under `os` to the disk, 20 ms later at the latest.
-
-One thread for each database, made when it is first needed, which sleeps while there is nothing.
+  (1) seq is dense: a record is framed only after everything before it in the group was accepted;
+  (2) under `sync` nothing is projected, answered or visible before it is on disk;
+  (3) after a failed sync nothing more is written, because it is unknown what is on disk; after a full disk,
+      nothing until there is space and all appended records are on disk;
+  (4) an interrupt costs at most the commit that it hits: records that are in the log and not in the
+      tables are projected before the next commit;
+  (5) no follower of a group commit receives a result for a commit that is not in the log;
+  (6) every follower receives a result or an error.
 """
 
 from __future__ import annotations
@@ -39,18 +34,18 @@ from everlog.store.log import Log
 from everlog.store.rocks.errors import translate
 from everlog.store.tables.projection import Staged, edit_notes
 from everlog.store.tables.tables import Tables
-from everlog.store.tx.group_commit import Alone, Ticket, Turns
+from everlog.store.tx.group_commit import Alone, CommitQueue, Ticket
 from everlog.store.tx.staging import encode, project
 from everlog.store.tx.transaction import ANONYMOUS, About, Actor, CommitResult, Metadata, Transaction
 from everlog.store.tx.validator import Validator, other_content
 
 
 class PendingCommit(Ticket):
-    """A transaction that waits to be committed, and its answer: a result or an error."""
+    """A transaction waiting to be committed, and its answer: a result or an error."""
 
     result: CommitResult | None = None
     error: BaseException | None = None
-    same_as: PendingCommit | None = None  # the one of its group that has the same commit_id
+    same_as: PendingCommit | None = None  # the commit in its group with the same commit_id
 
     def __init__(self, transaction: Transaction, about: About | None, sync: bool) -> None:
         """See `Committer.commit`."""
@@ -60,7 +55,7 @@ class PendingCommit(Ticket):
 
 
 def answer_repeated(group: Iterable[PendingCommit]) -> None:
-    """Those who came twice in one group get the first one's answer."""
+    """Give commits whose id occurred earlier in the group the answer of the first one."""
     for one in group:
         first = one.same_as
         if first is not None:
@@ -69,24 +64,28 @@ def answer_repeated(group: Iterable[PendingCommit]) -> None:
 
 
 def answer_unwritten(followers: Iterable[PendingCommit], written: int) -> None:
-    """Their leader was interrupted, and the log ends at `written`."""
+    """Give the followers of an interrupted leader an error, unless their commits are in the log, which ends
+    at `written`."""
     for one in followers:
-        # One of seq 0 changed nothing, perhaps because of another that was not written.
+        # A result of seq 0 changed nothing, perhaps because of another commit that was not written.
         if one.error is None and (one.result is None or not 0 < one.result.seq <= written):
             one.result = None
             one.error = DiskError(
-                "who took this commit along was interrupted, and it was not written; run it again",
+                "the leader of this commit's group was interrupted before it was written; run it again",
                 outcome="nothing written",
             )
 
 
 FLUSH_EVERY_S = 0.020
-LOOK_EVERY_S = 1.0  # for room, where the disk was full
+LOOK_EVERY_S = 1.0  # between two checks for space on a full disk
 
 
 class Flusher:
-    """`sync` waits for the disk, and raises DiskError. `is_settled` then tries to finish the rest, and
-    returns whether it did; it is called again until it does."""
+    """Syncs in the background.
+
+    `sync` waits for the disk, and raises DiskError. `is_settled` then tries to finish what is left, and
+    returns whether nothing is; it is called again until it does.
+    """
 
     def __init__(self, sync: Callable[[], None], is_settled: Callable[[], bool], log: Log) -> None:
         self._sync = sync
@@ -96,10 +95,10 @@ class Flusher:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        self.awake = False  # a flush is coming; read without a lock, by those who commit
+        self.awake = False  # a flush is due; read without a lock, by committing threads
 
     def wake(self) -> None:
-        """There is something to flush."""
+        """Schedule a flush."""
         self.awake = True
         self.look()
 
@@ -119,10 +118,10 @@ class Flusher:
     def _run(self) -> None:
         while True:
             self._wanted.wait()
-            self._wanted.clear()  # first, or it would undo what `stop` sets after `_stopped` was read
+            self._wanted.clear()  # first: otherwise it would undo a `stop` after `_stopped` was read
             if self._stopped.wait(FLUSH_EVERY_S):
                 return
-            self.awake = False  # before the sync: what comes from here on wakes it again
+            self.awake = False  # before the sync: later commits wake it again
             with contextlib.suppress(DiskError):  # the next commit raises it
                 if self._log.head < self._log.written:
                     self._sync()
@@ -140,7 +139,7 @@ class Flusher:
             self._thread.join()
 
     def close(self) -> None:
-        """Flush the rest, after `stop`. Raises DiskError."""
+        """Flush what is left, after `stop`. Raises DiskError."""
         if self._log.head < self._log.written:
             self._sync()
             self._log.tell()
@@ -157,7 +156,7 @@ class Committer:
         self._log = log
         self._tables = tables
         self._clock = clock
-        self._turns = Turns()
+        self._turns = CommitQueue()
         self.refusal = log.refusal
         self._flusher = Flusher(self._sync_beside, self._is_settled, log)
         self.refusal.on_change(self._flusher.look)

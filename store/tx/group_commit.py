@@ -1,4 +1,4 @@
-"""Turns: who leads when many want to commit at once.
+"""Group commit: a queue of waiting commits, whose first one leads and commits for the others.
 
     queue   leader, next, next, …      the first one leads
               │      └──┴─ taken: out of the queue, done when the leader answers
@@ -6,12 +6,12 @@
 
 No thread is needed: a ticket that enters an empty queue leads.
 
-A waiting thread may be interrupted (Ctrl-C) at any instruction, so no state may lie between two of them.
-Each step is one call of the queue, which happened or did not, and the queue alone says who leads. A
-wake-up is no state: the woken thread looks at the queue, and a second wake-up does no harm.
+A waiting thread may be interrupted (Ctrl-C) at any instruction, so no state may span two of them. Each
+step is one call of the queue, which happened or did not, and the queue alone says who leads. A wake-up
+is not state: the woken thread looks at the queue, and a second wake-up does no harm.
 
 Invariants
-  (1) at most one leads: the first of the queue;
+  (1) at most one ticket leads: the first of the queue;
   (2) an interrupted ticket is out of the queue, or was taken and has its answer;
   (3) a ticket that becomes the first of the queue looks, or is woken.
 """
@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 
 class Ticket:
-    """Somebody who wants to lead, or to be taken along. `alone`: not to be taken along."""
+    """A commit that waits to lead, or to be taken by a leader. `alone`: it cannot be taken."""
 
     alone = False
     turn: threading.Lock | None = None
@@ -38,12 +38,12 @@ TicketT = TypeVar("TicketT", bound=Ticket)
 
 
 class Alone(Ticket):
-    """Somebody who wants no one to commit meanwhile."""
+    """A ticket that keeps all other commits out."""
 
     alone = True
 
 
-class Turns:
+class CommitQueue:
     """A queue of tickets, of which the first leads."""
 
     def __init__(self) -> None:
@@ -51,16 +51,16 @@ class Turns:
 
     @property
     def waiting(self) -> Sequence[Ticket]:
-        """Those who wait for their turn now."""
+        """The tickets that wait for their turn."""
         queue = self._queue
         return list(queue)[1:] if len(queue) > 1 else ()
 
     def enter(self, ticket: Ticket) -> bool:
-        """Waits for its turn. True: leads, and must `leave`. False: was taken along and is done."""
+        """Wait for a turn. True: the ticket leads, and must `leave`. False: it was taken and is done."""
         queue = self._queue
         try:
             queue.append(ticket)
-            if len(queue) > 1 or ticket.taken:  # else it is the only one, for none but a leader removes it
+            if len(queue) > 1 or ticket.taken:  # otherwise it is the only one: only a leader removes it
                 self._wait(ticket)
             return not ticket.done
         except BaseException:
@@ -75,8 +75,10 @@ class Turns:
             return False
 
     def gather(self, most: int, taken: list[TicketT]) -> None:
-        """Move waiting tickets into `taken`, `most` at most, up to one that wants to be alone. For the
-        leader. After an interrupt each of them is in `taken`, or in the queue."""
+        """Move at most `most` waiting tickets into `taken`, up to one that is `alone`. Only for the leader.
+
+        After an interrupt each of them is in `taken`, or in the queue.
+        """
         while len(taken) < most and self._take(taken):
             pass
 
@@ -90,7 +92,7 @@ class Turns:
             taken.append(ticket)
             ticket.taken = True
             if not self._remove(ticket):
-                taken.pop()  # it was interrupted, and has left
+                taken.pop()  # interrupted, and has left
             return True
         except IndexError:  # the last one has just left
             return False
@@ -98,7 +100,7 @@ class Turns:
     def put_back(self, tickets: Sequence[Ticket]) -> None:
         """Return taken tickets without an answer to the queue, before all others."""
         for ticket in reversed(tickets):
-            if self._remove(ticket) or ticket.taken:  # else it was interrupted, and has left
+            if self._remove(ticket) or ticket.taken:  # otherwise interrupted, and has left
                 ticket.taken = False
                 self._queue.insert(1, ticket)
 
@@ -129,6 +131,7 @@ class Turns:
             _wake(ticket)
 
     def _wait(self, ticket: Ticket) -> None:
+        """Block until the ticket leads or is done."""
         turn = ticket.turn
         if turn is None:
             turn = ticket.turn = threading.Lock()

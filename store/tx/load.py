@@ -2,8 +2,8 @@
 
     rows ─▶ chunk of 1,000 rows or 1 MiB ─▶ Commit {changes, about: Load{id, rows so far}} ─▶ …
 
-The id identifies the load. Running it again with the same id skips the rows that are already in the log; a
-finished load does nothing. So the source must return the same rows in the same order.
+The id identifies the load. Running it again with the same id skips the rows that are already in the log;
+a finished load does nothing. So the source must return the same rows in the same order.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@
     WriteSetSource   another source, overlaid with a transaction's own writes
     (everlog.rpc has one over a server)
 
-`order` is what a scan is ordered by: the encoded key, or the encoded index value followed by the key, both
-without the prefix of their space. It is also the position at which a scan resumes.
+`order` is what a scan is ordered by: the encoded key, or the encoded index value followed by the key,
+both without the prefix of their space. It is also the position at which a scan resumes.
 
 A Span is a range of encoded keys or index values. The arguments of a scan map to spans:
 

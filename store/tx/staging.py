@@ -1,4 +1,4 @@
-"""Staging: what a valid transaction does, as changes of its record and as edits of the tables.
+"""Staging: turn a valid transaction into the changes of its record and the edits of the tables.
 
     Transaction ─▶ Validator ─▶ Valid ─┬─▶ encode  ─▶ the changes of a record, in bytes
                                        └─▶ project ─▶ Staged: edits of rows, index entries and counts
@@ -21,8 +21,8 @@ from everlog.store.record import (
 from everlog.store.tables.projection import Edits, Staged, edit_row
 from everlog.store.tx.write import Write
 
-# A write, and the value that it replaces (None: there is no row). The end of the row's life, in nanoseconds
-# since the Unix epoch (0: never); None: the row has no life, no key and no version of its own.
+# A write, the value that it replaces (None: no row), and the row's expiry in nanoseconds since the Unix epoch
+# (0: never; None: the row has neither an expiry nor a key nor a version of its own).
 Row = tuple[Write, bytes | None, int | None]
 
 
@@ -33,12 +33,12 @@ class Valid:
 
     def __init__(self, rows: list[Row], uniques: Edits, missing: int) -> None:
         self.rows = rows
-        self.uniques = uniques  # values of a unique index -> key of the row that has them now; None: nobody
-        self.missing = missing  # the number of rows that it deletes and that are not there
+        self.uniques = uniques  # values of a unique index -> key of their row; None: free
+        self.missing = missing  # the number of rows that it deletes and that do not exist
 
 
 def encode(head: bytes, rows: list[Row]) -> list[bytes]:
-    """Return the parts of a record: its head, the changes, and what these require of its readers."""
+    """Return the parts of a record: its head, its changes, and the features they require of readers."""
     parts = [head]
     requires: set[bytes] = set()
     for write, old, ends_ns in rows:
@@ -50,7 +50,7 @@ def encode(head: bytes, rows: list[Row]) -> list[bytes]:
 
 
 def project(rows: list[Row], uniques: Edits, seq: int) -> Staged:
-    """Return what the commit at `seq` does to the tables."""
+    """Return the edits of the tables by the commit at `seq`."""
     edits: Edits = {}
     deltas: dict[int, int] = {}
     header = HEADER.pack(0, seq)
@@ -68,7 +68,7 @@ def project(rows: list[Row], uniques: Edits, seq: int) -> Staged:
 
 
 def _with_own(write: Write, ends_ns: int, requires: set[bytes]) -> bytes:
-    """The change of a row with a life, a key or a version of its own."""
+    """Return the change of a row with an expiry, a key or a version of its own."""
     body = write.body
     if write.key_id:
         requires.add(REQUIRES_SEALED)

@@ -1,4 +1,4 @@
-"""Transaction: a value. The seq it read at, what it read, and what it writes.
+"""Transaction: a value with the seq it read at, what it read, and what it writes.
 
     with db.transaction(actor="ann", reason="typo") as tx:
         airport = tx.get(AIRPORTS, "JFK")       reads   {row key}      at `snapshot`
@@ -6,16 +6,16 @@
         tx.put(AIRPORTS, airport)               writes  {row key: Write}
                                                 ─▶ Committer.commit(tx)
 
-It touches nothing until it commits, and it reads its own writes. Embedded, remote and replicated
-stores validate the same value in the same way.
+It changes nothing until it commits, and it reads its own writes. Embedded, remote and replicated stores
+validate the same value in the same way.
+
+`Writer` has the calls that write rows, each in a transaction of its own. Databases are writers, embedded
+and remote; they differ only in their transactions.
 
 Invariants
-  (1) everything it reads, it reads as of `snapshot`, or it conflicts;
-  (2) each row has one write: a later one takes the place of an earlier one, with the earlier
-      one's expectation, for that is what was true of the row before the transaction.
-
-Writer: the calls that write rows, each a transaction. A database is one, here and over the
-network; they differ in what their transactions are alone.
+  (1) every read is as of `snapshot`, or the transaction conflicts;
+  (2) each row has one write: a later write replaces an earlier one, but keeps its precondition, which
+      refers to the row before the transaction.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ K = TypeVar("K")
 
 
 Proof = log_pb2.Commit.Proof
-_CLAIMED = Proof.CLAIMED  # to look it up takes as long as encoding a row
+_CLAIMED = Proof.CLAIMED  # looking it up takes as long as encoding a row
 
 
 class Actor(str):
-    """A name, and how it is known to be that of who acts (`proof`). A `str` that is none is claimed."""
+    """A name, and how it is authenticated (`proof`). A plain `str` is only claimed."""
 
     __slots__ = ("proof",)
     proof: Proof.ValueType
@@ -62,22 +62,24 @@ class Actor(str):
 
 
 def proof_of(actor: str) -> Proof.ValueType:
-    """How it is known that it is that of who acts."""
+    """Return how the actor is authenticated."""
     return actor.proof if isinstance(actor, Actor) else _CLAIMED
 
 
 def proof_name(proof: Proof.ValueType) -> str:
-    """How an actor is known, as a word: `claimed`, `token`, `certificate` or `delegated`."""
+    """Return how an actor is authenticated, as a word: `claimed`, `token`, `certificate` or `delegated`."""
     return Proof.Name(proof).lower() if proof in Proof.values() else "claimed"
 
 
 def marked(proof: str) -> str:
-    """What is shown behind the name of an actor that is known by more than a claim: how."""
+    """Return the suffix of a displayed actor that is authenticated: how; empty if the name is only
+    claimed."""
     return f" ({proof})" if proof not in ("", "claimed") else ""
 
 
 class Metadata(NamedTuple):
-    """Who, why, as part of what, because of what, through what; and how durably."""
+    """The metadata of a commit: who, why, part of what, caused by what, through which client; and the
+    durability."""
 
     actor: str = ""
     reason: str = ""
@@ -85,10 +87,11 @@ class Metadata(NamedTuple):
     causation_id: str = ""
     client: str = ""
     commit_id: bytes = b""
-    durability: str | None = None  # "sync", "os"; None: as the database was opened
+    durability: str | None = None  # "sync" or "os"; None: the database's default
 
     def check(self) -> Self:
-        """The same. Raises RowError for what no record takes, as text that is not Unicode."""
+        """Return the metadata. Raises RowError for values that a record cannot hold, such as invalid
+        Unicode."""
         arguments.text(self.actor, "actor")
         arguments.text(self.reason, "reason")
         arguments.text(self.correlation_id, "correlation_id")
@@ -104,7 +107,7 @@ About = Callable[[log_pb2.Commit], None]
 
 
 class Reads(NamedTuple):
-    """What a transaction read: whole keys of the tables that it looked up, and ranges of them."""
+    """What a transaction read: full keys that it looked up, and key ranges."""
 
     keys: set[bytes]
     ranges: list[tuple[bytes, bytes]]
@@ -114,41 +117,40 @@ class _Place(NamedTuple):
     seq: int
     time_ns: int = 0
     checksum: int = 0
-    repeated: bool = False  # its commit_id was known: this is the first commit's place
+    repeated: bool = False  # its commit_id was known: this is the result of the first commit
 
 
 class CommitResult(_Place):
-    """Where a transaction is in the log. A transaction that changed nothing is nowhere: seq 0.
+    """The position of a commit in the log. A transaction that changed nothing has seq 0.
 
-    `missing`: how many of the rows that it deletes were not there. It is no part of the tuple.
+    `missing`: how many rows it deletes that did not exist. It is not part of the tuple.
     """
 
     missing = 0
 
     def lacking(self, missing: int) -> Self:
-        """The same result, of a transaction that deletes so many rows that were not there."""
+        """Return the same result with `missing` set."""
         if missing:
             self.missing = missing
         return self
 
 
 class Host(Protocol):
-    """What a transaction needs of the database that it is one of."""
+    """What a transaction needs of its database."""
 
     @property
     def schema(self) -> Schema: ...
 
     def begin(self) -> tuple[Source, int]:
-        """A moment to read at, and its seq."""
+        """Return a source to read from, and its seq."""
 
     def commit(self, transaction: Transaction) -> CommitResult: ...
 
 
 class Transaction(Reader):
-    """Reads and writes rows. As a context manager it commits at the end, or, on an exception,
-    does nothing."""
+    """Reads and writes rows. As a context manager it commits at the end, or does nothing on an exception."""
 
-    snapshot = 0  # the seq that it reads at; 0: it has read nothing
+    snapshot = 0  # the seq it reads at; 0: it has read nothing
     reads: Reads | None = None  # None: it has read nothing
     result: CommitResult | None = None  # of `commit`; None: it was not committed
     _base: Source | None = None
@@ -167,32 +169,39 @@ class Transaction(Reader):
         expect_version: int | None = None,
         expires: Expires | None = None,
     ) -> None:
-        """Writes a row, whether or not there is one. Raises RowError.
+        """Write a row, whether or not it exists.
 
-        `expect_version`: the commit raises PreconditionError if the row's version is another
-        (0: if there is a row). `expires`: when its life ends (0: never); None: as its table has it.
+        `expect_version`: the commit raises PreconditionError if the row has another version (0: if the row
+        exists). `expires`: when the row expires, a datetime with a time zone, or nanoseconds since the Unix
+        epoch (0: never); None: the table's time to live. Raises RowError.
         """
         write = writes.put(self._binding(table, row), row, expires)
         self._write(write if expect_version is None else write.expecting(*_expectation(expect_version)))
 
     def insert(self, table: Table[M, Any], row: M, *, expires: Expires | None = None) -> None:
-        """Writes a row; the commit raises PreconditionError if there is one already."""
+        """Write a row; the commit raises PreconditionError if it exists already. Raises RowError."""
         self._write(writes.put(self._binding(table, row), row, expires).expecting(Expect.ABSENT))
 
     def update(self, table: Table[M, Any], row: M, *, expires: Expires | None = None) -> None:
-        """Writes a row; the commit raises PreconditionError if there is none yet."""
+        """Write a row; the commit raises PreconditionError if it does not exist. Raises RowError."""
         self._write(writes.put(self._binding(table, row), row, expires).expecting(Expect.PRESENT))
 
     def delete(self, table: Table[M, K], key: K, *, expect_version: int | None = None) -> None:
-        """Deletes a row. Where there is none, nothing is written, and the result of the commit counts it as
-        `missing`, unless `expect_version` says that there is one."""
+        """Delete a row. Raises RowError.
+
+        If it does not exist, nothing is written and the result counts it as `missing`, unless
+        `expect_version` requires it.
+        """
         info = self._bind(table).info
         write = writes.delete(info, info.encode_key(key))
         self._write(write if expect_version is None else write.expecting(*_expectation(expect_version)))
 
     def commit(self) -> CommitResult:
-        """Commits. Raises ConflictError, PreconditionError, UniqueError, DiskError; after any
-        error but a DiskError with an unknown outcome, nothing was written."""
+        """Commit and return the result. Writes one record if the transaction changes anything.
+
+        Raises ConflictError, PreconditionError, UniqueError, DiskError. After any error other than a
+        DiskError with an unknown outcome, nothing was written.
+        """
         if self._done:
             self._check_open()
         self._done = True
@@ -201,12 +210,12 @@ class Transaction(Reader):
         return self.result
 
     def rollback(self) -> None:
-        """Forgets everything."""
+        """End the transaction without writing anything."""
         self._done = True
         self._base = None
 
     def content(self) -> tuple[str, str, dict[bytes, tuple[log_pb2.Op.ValueType, bytes]]]:
-        """What must be the same in two commits with one commit_id."""
+        """Return what two commits with the same commit_id must have in common."""
         writes = {full: (write.op, write.row) for full, write in self.writes.items()}
         return self.metadata.actor, self.metadata.reason, writes
 
@@ -256,7 +265,7 @@ class Transaction(Reader):
 
 
 class RecordingSource:
-    """A source that notes in a transaction what was read from it."""
+    """A source that records in a transaction what was read from it."""
 
     def __init__(self, base: Source, reads: Reads) -> None:
         self._base = base
@@ -273,7 +282,7 @@ class RecordingSource:
     def scan(
         self, info: TableInfo, index: IndexInfo | None, span: Span, *, reverse: bool, limit: int | None
     ) -> Iterator[Entry]:
-        """Notes the range as far as it was read: all of it, unless the caller stopped before."""
+        """Record the range as far as it was read: all of it, unless the caller stopped before."""
         prefix = info.row_prefix if index is None else index.prefix
         start, end = span.under(prefix)
         at = len(self._ranges)
@@ -305,20 +314,20 @@ R = TypeVar("R")
 
 DURABILITIES = ("sync", "os")
 DEADLINE_S = 60.0
-PAUSE_TRIES_LOG2, PAUSE_MAX_S = 5, 0.25  # between two tries of `run`: 32 times what a try takes at most
-ALONE_FROM = 3  # conflicts
-ALONE_S = 1.0  # so long others wait for one that goes alone
+PAUSE_TRIES_LOG2, PAUSE_MAX_S = 5, 0.25  # between two tries of `run`: at most 32 times the duration of a try
+ALONE_FROM = 3  # number of conflicts after which a `run` goes alone
+ALONE_S = 1.0  # how long others wait for a `run` that goes alone
 
 
 class Fair:
-    """Lets one `run` that met many conflicts go alone: the others wait before they begin a try."""
+    """Lets a `run` with many conflicts go alone: others wait before they begin a try."""
 
     def __init__(self) -> None:
         self._alone = threading.RLock()  # `fn` may run another
 
     @contextlib.contextmanager
     def turn(self, *, alone: bool, last: Transaction | None = None) -> Iterator[None]:
-        """One try. `alone`: the others wait until it is over, or give up waiting. `last`: the try before."""
+        """One try. `alone`: others wait until it ends, up to ALONE_S. `last`: the previous try."""
         mine = self._alone.acquire(timeout=ALONE_S)
         if mine and not alone:
             self._alone.release()
@@ -330,7 +339,7 @@ class Fair:
 
 
 class Writer(Reader):
-    """The calls that write rows, each a transaction; the same over the network."""
+    """The calls that write rows, each in a transaction; embedded and remote."""
 
     def transaction(
         self,
@@ -343,11 +352,13 @@ class Writer(Reader):
         commit_id: bytes = b"",
         durability: str | None = None,
     ) -> Transaction:
-        """A transaction, to use in a `with`. Raises ReadOnlyError, and RowError for
-        metadata that are not text.
+        """Return a transaction, for a `with` block. Raises ReadOnlyError, and RowError for metadata that
+        are not text.
 
-        `commit_id` is a UUIDv7: the same id with the same content commits once. `durability`:
-        "sync" (on disk when it returns) or "os" (on disk some 20 ms later).
+        `actor` and `reason`: who commits, and why. `correlation_id`: the id of the process that the commit
+        is part of; `causation_id`: of what caused it; `client`: the program. `commit_id`: a UUIDv7; the
+        same id with the same content commits once. `durability`: "sync" (on disk on return) or "os" (on
+        disk about 20 ms later).
         """
         if durability is not None and durability not in DURABILITIES:
             raise Error(f"expected a durability of {' or '.join(DURABILITIES)}, found {durability!r}")
@@ -362,13 +373,20 @@ class Writer(Reader):
         deadline_s: float = DEADLINE_S,
         **metadata: Any,
     ) -> R:
-        """Run `fn(tx)` and commit, and return what it returned; on a conflict, again. Writes.
+        """Run `fn(tx)`, commit, and return the result of `fn`; on a conflict, try again. Writes.
 
-        It waits between two tries, for a random time that grows with their number and with what one takes.
-        From the fourth try on it goes alone: embedded, no other `run` of this database object begins a try
-        meanwhile; on a server, commits of all other clients to the tables that it reads wait. Both for a
-        second at most. It ends with the last ConflictError after `retries` more tries (None: as many
-        as it takes), or `deadline_s` seconds.
+            def rename(tx):
+                airport = tx.get(AIRPORTS, "JFK")
+                airport.name = "John F. Kennedy"
+                tx.put(AIRPORTS, airport)
+
+            db.run(rename, actor="ann")
+
+        Between two tries it waits for a random time that grows with the number of tries and the duration of
+        one. From the fourth try on it goes alone, for at most a second: embedded, no other `run` of this
+        database object begins a try meanwhile; on a server, commits of all other clients to the tables that
+        it reads wait. It raises the last ConflictError after `retries` more tries (None: no limit), or
+        after `deadline_s` seconds.
         """
         arguments.function(fn, "fn")
         if retries is not None:
@@ -402,8 +420,13 @@ class Writer(Reader):
         expires: Expires | None = None,
         **metadata: Any,
     ) -> CommitResult:
-        """Writes one row in a transaction of its own. `expires`: when its life ends, a datetime with its
-        zone, or nanoseconds since the Unix epoch (0: never); None: as its table has it."""
+        """Write one row in a transaction of its own, whether or not it exists. Writes.
+
+        `expect_version`: raise PreconditionError if the row has another version (0: if it exists).
+        `expires`: when the row expires, a datetime with a time zone, or nanoseconds since the Unix epoch
+        (0: never); None: the table's time to live. `metadata`: as in `transaction`. Raises RowError,
+        UniqueError, DiskError.
+        """
         return self._once(
             lambda tx: tx.put(table, row, expect_version=expect_version, expires=expires), metadata
         )
@@ -411,27 +434,29 @@ class Writer(Reader):
     def insert(
         self, table: Table[M, Any], row: M, *, expires: Expires | None = None, **metadata: Any
     ) -> CommitResult:
-        """Writes one row that must not be there yet. Raises PreconditionError."""
+        """Write one row that must not exist. Raises PreconditionError if it does; otherwise as `put`."""
         return self._once(lambda tx: tx.insert(table, row, expires=expires), metadata)
 
     def update(
         self, table: Table[M, Any], row: M, *, expires: Expires | None = None, **metadata: Any
     ) -> CommitResult:
-        """Writes one row that must be there already. Raises PreconditionError."""
+        """Write one row that must exist. Raises PreconditionError if it does not; otherwise as `put`."""
         return self._once(lambda tx: tx.update(table, row, expires=expires), metadata)
 
     def delete(
         self, table: Table[M, K], key: K, *, expect_version: int | None = None, **metadata: Any
     ) -> CommitResult:
-        """Deletes one row. Where there is none, nothing is written, and the result has seq 0 and `missing` 1.
+        """Delete one row. Writes. If it does not exist, nothing is written, and the result has seq 0 and
+        `missing` 1.
 
-        A `commit_id` is not remembered then: the same delete again deletes a row that came meanwhile.
+        The `commit_id` is not recorded then: the same delete again deletes a row that was written
+        meanwhile.
         """
         return self._once(lambda tx: tx.delete(table, key, expect_version=expect_version), metadata)
 
     def _once(self, write: Callable[[Transaction], None], metadata: dict[str, Any]) -> CommitResult:
-        """One that read nothing and conflicts all the same met a migration: it is made anew, for the
-        schema that is in force by now."""
+        """Write once. A conflict without reads means that the schema changed: try again under the schema in
+        force."""
         try:
             tx = self.transaction(**metadata) if metadata else self._transaction(ANONYMOUS)
             write(tx)

@@ -1,17 +1,17 @@
-"""Validate: whether a transaction may commit, given all that committed before it.
+"""Validator: check whether a transaction may commit after everything that committed before it.
 
-    schema unchanged ─▶ nothing it read was touched ─▶ expectations ─▶ unique indexes
+    schema unchanged ─▶ nothing it read was changed ─▶ preconditions ─▶ unique indexes
 
 Raises ConflictError, PreconditionError or UniqueError, and changes nothing.
 
-Repeated: whether a commit that comes again with its id is the one that is in the log.
+A commit with a known commit_id is compared with the one in the log:
 
-    asked for again ─▶ key, op and row of each write ─┬─▶ the same: it is answered with the first
-    in the log      ─▶ key, op and row of each change ┘    else: the id was used for something else
+    the new request  ─▶ key, op and row of each write ─┬─▶ equal: it is answered with the first result
+    the log          ─▶ key, op and row of each change ┘    otherwise: the id was used for other content
 
-While a migration rewrites a table, each write of one generation is a write of the other, too. Between
-the first time and the next such a generation may have come or gone; what is in that alone follows from
-the rest, and is not compared.
+While a migration rewrites a table, each write to one generation is also a write to the other. Such a
+generation may have appeared or disappeared between the two requests; changes that are only in it follow
+from the others, and are not compared.
 """
 
 from __future__ import annotations
@@ -39,14 +39,16 @@ _NOTHING = (log_pb2.DELETE, b"")  # deleting what is not there is not in the log
 
 
 def check_id(commit_id: bytes) -> None:
-    """Raise PreconditionError for what is no UUIDv7 (RFC 9562, section 5.7)."""
+    """Raise PreconditionError if `commit_id` is not a UUIDv7 (RFC 9562, section 5.7)."""
     if len(commit_id) != 16 or commit_id[6] >> 4 != 7:
         raise PreconditionError(f"expected a commit_id to be a UUIDv7 of 16 bytes, found {commit_id!r}")
 
 
 def content_of(schema: Schema, commit: log_pb2.Commit, asked: Content) -> Content:
-    """What a commit of the log did. A row that nobody can read any more is taken for the one that is
-    asked for: only one and the same commit has its id."""
+    """Return the content of a commit in the log.
+
+    A row that can no longer be unsealed counts as the requested one: only one commit has the id.
+    """
     done: Content = {}
     for one in commit.changes:
         full, row = keys.prefix(one.space) + one.key, one.row
@@ -115,10 +117,11 @@ class Validator:
         self._log = log
         self._tables = tables
         self._clock = clock
-        self.on_end: Callable[[int], None] = lambda _: None  # told of each end of a life
+        self.on_end: Callable[[int], None] = lambda _: None  # called with each expiry
 
     def validate(self, transaction: Transaction, before: Staged | None, schema: Schema) -> Valid:
-        """Return what a transaction does, if it is valid after what its group has staged `before`. Read-only.
+        """Return the effect of a transaction if it is valid after what its group has staged (`before`).
+        Read-only.
 
         The hottest loop of the store. Raises ConflictError, PreconditionError, UniqueError.
         """
@@ -154,8 +157,10 @@ class Validator:
         return Valid(rows, uniques, len(missing) if missing else 0)
 
     def _ends_ns(self, write: Write) -> int:
-        """When the life of a row ends, 0: never. What its table says of that counts from this commit. Raises
-        ConflictError for a row of a person who was forgotten."""
+        """Return when a row expires; 0: never. A time to live counts from this commit.
+
+        Raises ConflictError for the row of a forgotten person.
+        """
         sealing = write.info.sealing
         if sealing is not None and not sealing.vault.has(write.key_id):
             raise ConflictError(
@@ -170,9 +175,9 @@ class Validator:
         return expires_ns
 
     def repeated(self, transaction: Transaction) -> CommitResult | None:
-        """Where the commit with this id is already; None if there is none.
+        """Return the result of the commit with this id; None if there is none.
 
-        Raises PreconditionError for what is no UUIDv7, and for an id that has other content.
+        Raises PreconditionError for an invalid id, and for an id with other content.
         """
         commit_id = transaction.metadata.commit_id
         seq = self.known(commit_id)
@@ -192,10 +197,11 @@ class Validator:
         return CommitResult(seq, commit.time_ns, commit.checksum, repeated=True).lacking(len(deleted - done))
 
     def known(self, commit_id: bytes) -> int | None:
-        """The seq of the commit with an id. Raises PreconditionError for what is no UUIDv7.
+        """Return the seq of the commit with an id; None if there is none. Raises PreconditionError for an
+        invalid id.
 
-        The tables note every id of the log, so the time in an id is not looked at: it is of a clock that
-        nobody here knows.
+        The tables note every id in the log. The time in an id is ignored, because it is of an unknown
+        clock.
         """
         check_id(commit_id)
         value = self._tables.get(keys.NOTE_COMMIT + commit_id)
@@ -208,8 +214,8 @@ class Validator:
         seq, key = found
         if not key:
             raise ConflictError(
-                f"this transaction read at {snapshot}, and what was written before {seq} is no"
-                " longer remembered; run it again",
+                f"this transaction read at {snapshot}, but changes before {seq} are no longer kept for"
+                " validation; run it again",
                 seq=seq,
                 snapshot=snapshot,
             )
@@ -221,7 +227,7 @@ class Validator:
         )
 
     def _name(self, full: bytes) -> str:
-        """A key of the tables for people: `row airports/JFK`."""
+        """Format a full key for people: `row airports/JFK`."""
         space, index = keys.PREFIX.unpack_from(full)
         info = self._tables.schema.spaces.get(space)
         if info is None:
@@ -235,7 +241,10 @@ class Validator:
         return f"an index of {info.name}"
 
     def _uniques(self, rows: list[Row], before: Staged | None) -> Edits:
-        """All old values are free before the first new one is looked at: rows can swap theirs."""
+        """Check the unique indexes and return the new holders. Raises UniqueError.
+
+        All old values are released before the first new one is checked, so rows can swap values.
+        """
         known = (
             [self._tables.pending.uniques]
             if before is None
@@ -260,7 +269,7 @@ class Validator:
         return mine
 
     def _holder(self, values: bytes, index: IndexInfo, known: list[Edits]) -> bytes | None:
-        """Key of the row that has these values of a unique index."""
+        """Return the key of the row that holds these values of a unique index; None: free."""
         for uniques in known:
             if values in uniques:
                 return uniques[values]
@@ -268,15 +277,15 @@ class Validator:
 
 
 def holder_of(view: View, index: IndexInfo, values: bytes) -> bytes | None:
-    """Key of a row that has these values of an index, as a view has it. Read-only."""
+    """Return the key of a row with these values in an index of a view; None: none. Read-only."""
     for entry, _ in view.head(values, codec.after(values), 1):
         return index.key_in(entry[len(index.prefix) :])
     return None
 
 
 def claim(taken: Edits, index: IndexInfo, values: bytes, key: bytes, view: View | None = None) -> None:
-    """Notes in `taken` that a row has these values of a unique index. Raises UniqueError if another
-    row has them, there or in `view`."""
+    """Record in `taken` that a row has these values of a unique index. Raises UniqueError if another row
+    has them, there or in `view`."""
     if index.nullable and index.has_null(values[len(index.prefix) :]):
         return
     holder = taken.get(values)
@@ -288,6 +297,7 @@ def claim(taken: Edits, index: IndexInfo, values: bytes, key: bytes, view: View 
 
 
 def duplicate(index: IndexInfo, values: bytes, holder: bytes, key: bytes) -> UniqueError:
+    """Return the error for two rows with the same values in a unique index."""
     info = index.table
     shown = index.show(values[len(index.prefix) :])
     return UniqueError(
@@ -302,7 +312,7 @@ def duplicate(index: IndexInfo, values: bytes, holder: bytes, key: bytes) -> Uni
 
 
 def _expect(write: Write, old: bytes | None) -> bool:
-    """Whether the write is to be left out. Raises PreconditionError."""
+    """Return whether the write is skipped. Raises PreconditionError."""
     info = write.info
     if write.expect == Expect.SPARING:
         return old is not None and keys.version_of(old) == write.version

@@ -1,7 +1,7 @@
 """Write: a row that a transaction puts or deletes, encoded and checked but not yet committed.
 
-Everything that does not depend on the replaced row is computed here, by the writer's own thread, before the
-transaction enters the commit queue.
+Everything that does not depend on the replaced row is computed here, by the writer's own thread, before
+the transaction enters the commit queue.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Forget: one person's rows are deleted, and the key under which they were sealed is shredded.
+"""Erase: delete one person's rows, and shred the key that sealed them.
 
-    rows under the key ─▶ one commit: their deletes, a Notice ─▶ tables on disk ─▶ zeros over the key
+    rows under the key ─▶ one commit: their deletes, a Notice ─▶ tables on disk ─▶ overwrite the key
 
 Invariants
-  (1) no byte of the log changes: what was sealed stays, and nobody can open it;
-  (2) the Notice is the truth: killed after it, opening goes on from there (upkeep/recovery.py);
+  (1) no byte of the log changes: sealed rows stay, and nobody can unseal them;
+  (2) the Notice is the truth: killed after it, the next opening completes the work (upkeep/recovery.py);
   (3) the caller learns what stays readable (upkeep/held.py).
 """
 
@@ -30,11 +30,11 @@ from everlog.store.upkeep import held
 from everlog.store.upkeep.held import Remaining
 from everlog.store.upkeep.recovery import mend, shred
 
-LOOK_BACK = 100  # of those who were forgotten: whether one of them had a row that is asked for
+LOOK_BACK = 100  # how many forgotten persons are searched for a row
 
 
 class Forgotten(NamedTuple):
-    """Where it is in the log, which key is gone, how many rows went with it, and what stays readable."""
+    """The commit, the shredded key, the number of deleted rows, and what stays readable."""
 
     seq: int
     key_id: bytes
@@ -43,7 +43,7 @@ class Forgotten(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """What is known of somebody who is forgotten, in memory alone: for what stays readable."""
+    """What is known of a person being forgotten, in memory only, to find what stays readable."""
 
     rows: set[held.RowKey]
     person: bytes | None
@@ -52,8 +52,11 @@ class _Known(NamedTuple):
 
 
 class Person(NamedTuple):
-    """Who is to be forgotten: whose row of a table has this primary key, or who is of this value of its
-    person, encoded; the other is None. `space`: the generation that it was encoded by."""
+    """A person: the owner of the row of a table with this primary key, or the encoded value of the person
+    field.
+
+    The other one is None. `space`: the generation by which it was encoded.
+    """
 
     table: str
     space: int
@@ -62,7 +65,7 @@ class Person(NamedTuple):
 
 
 def person_of(schema: Schema, name: str, key: Any, value: Any) -> Person:
-    """Who is meant by the key of a row, or by a value. Raises RowError and SchemaError."""
+    """Return the person named by the key of a row, or by a value. Raises RowError and SchemaError."""
     if (key is None) == (value is None):
         raise RowError("expected the key of a row, or a person; found both or neither", table=name)
     info = _people(schema.table(name))
@@ -73,19 +76,19 @@ def person_of(schema: Schema, name: str, key: Any, value: Any) -> Person:
 
 
 def forget(core: Core, who: Person, metadata: Metadata) -> Forgotten:
-    """See `People.forget`. Raises SchemaError with `moved` where the rows are of another generation."""
+    """See `Database.forget`. Raises SchemaError with `moved` if the rows are of another generation."""
     if not core.engine.rebuilding.acquire(blocking=False):
-        raise Error("the tables are being rebuilt, with the keys that there are; forget when that is through")
+        raise Error("the tables are being rebuilt with the current keys; try again when that has finished")
     try:
         with core.committer.alone():
-            shred(core.engine, core.tables)  # what a disk that refused has left
+            shred(core.engine, core.tables)  # keys that the disk refused to overwrite before
             done, known = _repeated(core, who, metadata) or _forget(core, who, metadata)
     finally:
         core.engine.rebuilding.release()
-    try:  # while others commit again
+    try:  # others commit again meanwhile
         remaining = held.remaining(core, *known)
     except Error as error:
-        remaining = (Remaining("unknown", f"what else stays readable cannot be told: {error}", ()),)
+        remaining = (Remaining("unknown", f"what else stays readable is unknown: {error}", ()),)
     return done._replace(remaining=remaining)
 
 
@@ -105,7 +108,7 @@ def export(core: Core, who: Person) -> Iterator[bytes]:
 
 
 def _known(core: Core, key_id: bytes) -> _Known:
-    """Of somebody whose rows can still be opened."""
+    """Return what is known of a person whose rows can still be unsealed."""
     known = _Known(set(), None, set(), set())
     for info, key, value in held.live(core, key_id):
         known.rows.add((info.proto.id, key))
@@ -138,15 +141,15 @@ def _forget(core: Core, who: Person, metadata: Metadata) -> tuple[Forgotten, _Kn
     seq = core.committer.commit_alone(
         transaction, sync=True, about=lambda commit: commit.notice.CopyFrom(notice)
     )
-    info.sealing.vault.let_go([key_id])  # whatever the disk says: what is sealed with it now is lost
+    info.sealing.vault.let_go([key_id])  # even if the disk refuses: the key must not be used any more
     try:
         shred(core.engine, tables)
     except DiskError as error:
         core.committer.retry()
         raise DiskError(
-            f"record {seq} forgets a person of {who.table}, whose rows are gone, but their key could not be"
-            f" overwritten ({error}). That is tried once a second, and when the database is opened; `everlog"
-            " status` says so until it is done",
+            f"record {seq} forgets a person of {who.table} and deletes their rows, but their key could not be"
+            f" overwritten ({error}). This is tried again once a second, and when the database is opened;"
+            " `everlog status` reports it until it is done",
             outcome="written",
         ) from error
     if missing:
@@ -156,7 +159,8 @@ def _forget(core: Core, who: Person, metadata: Metadata) -> tuple[Forgotten, _Kn
 
 
 def _repeated(core: Core, who: Person, metadata: Metadata) -> tuple[Forgotten, _Known] | None:
-    """The commit of this id, where the answer to it was lost. Whose value it was, nobody knows any more."""
+    """Return the result of the commit with this id, if its answer was lost. The person's value is no longer
+    known."""
     seq = core.committer.validator.known(metadata.commit_id) if metadata.commit_id else None
     if seq is None:
         return None
@@ -170,7 +174,7 @@ def _repeated(core: Core, who: Person, metadata: Metadata) -> tuple[Forgotten, _
 
 
 def _forgot(commit: log_pb2.Commit, who: Person) -> bool:
-    """Whether a commit forgot a person, as far as can be told."""
+    """Return whether a commit forgot this person, as far as it can be determined."""
     notice = commit.notice
     by = (notice.kind, notice.subject) == (SHREDDED, who.table)
     return by and (who.key is None or _deleted(commit, who))
@@ -181,7 +185,7 @@ def _deleted(commit: log_pb2.Commit, who: Person) -> bool:
 
 
 def rows_under(tables: Tables, key_id: bytes) -> Iterator[Write]:
-    """The deletes of all rows that are sealed with a key."""
+    """Yield the deletes of all rows that are sealed with a key."""
     start = keys.NOTE_OF_KEY + key_id
     for note, _ in tables.target.view.items(start, codec.after(start)):
         space: int = keys.SPACE.unpack_from(note, len(start))[0]
@@ -192,7 +196,7 @@ def rows_under(tables: Tables, key_id: bytes) -> Iterator[Write]:
 
 def _people(info: TableInfo) -> TableInfo:
     if not info.sealed:
-        raise RowError(f"table {info.name} names no person: its rows are not sealed", table=info.name)
+        raise RowError(f"table {info.name} has no person field: its rows are not sealed", table=info.name)
     return info
 
 
@@ -204,7 +208,7 @@ def _of_row(core: Core, info: TableInfo, key: bytes) -> bytes:
         why = (
             f": commit {gone} deleted it, and forgot its person"
             if gone
-            else f"; where it was deleted before, forget its person by the value of {_person_name(info)}"
+            else f"; if it was deleted before, forget its person by the value of {_person_name(info)}"
             " (person=…, --person)"
         )
         raise RowError(f"there is no row {info.show_key(key)}{why}", table=info.name, forgotten=gone)
@@ -212,7 +216,7 @@ def _of_row(core: Core, info: TableInfo, key: bytes) -> bytes:
 
 
 def _gone_with(core: Core, who: Person) -> int | None:
-    """The seq of the commit that forgot the person of a row, if it is one of the last."""
+    """Return the seq of the commit that forgot the person of a row, if it is one of the last LOOK_BACK."""
     start = keys.NOTE_SHREDDED
     notes = core.tables.target.view.items(start, codec.after(start))
     seqs = (keys.SEQ.unpack(value)[0] for _, value in notes)
@@ -225,7 +229,8 @@ def _of_value(info: TableInfo, value: bytes) -> bytes:
     found = info.sealing.vault.find(value)
     if found is None:
         raise RowError(
-            f"there is no key for that {_person_name(info)}: nobody of that value, or forgotten already",
+            f"there is no key for that {_person_name(info)}: no person has it, or they were"
+            " forgotten already",
             table=info.name,
         )
     return found

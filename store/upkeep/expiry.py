@@ -1,18 +1,18 @@
-"""Expiry: rows whose life is over are deleted, by ordinary commits.
+"""Expiry: delete expired rows by ordinary commits.
 
-    note 9 (expires_ns space key)  in the order of time ─▶ those that are over ─▶ DELETE … actor `everlog`,
-                                                                                 reason `expired`
+    note 9 (expires_ns space key)  in the order of time ─▶ expired ones ─▶ DELETE … actor `everlog`,
+                                                                          reason `expired`
 
-So followers, history and the feed see it as any delete, and a rebuild does not depend on a clock. Who
-writes the database sweeps: one thread, made when a row has a life, that sleeps until the next one ends.
+Followers, history and the feed see an ordinary delete, and a rebuild does not depend on a clock. The
+writing process sweeps: one thread, started when a row has an expiry, sleeps until the next one.
 
 Invariants
-  (1) nothing is deleted by the time alone: until the commit that says so, the row is there;
-  (2) a row that was written since it was found to be over lives on: such a commit conflicts, and the
+  (1) time alone deletes nothing: until the commit that deletes it, the row exists;
+  (2) a row that is written again after it expired lives on: such a commit conflicts, and the
       sweeper looks again;
-  (3) nothing is deleted after the clock jumped forward, until somebody has looked (clock.py).
+  (3) nothing is deleted after the clock jumped forward, until it is confirmed (clock.py).
 
-docs/expiry.md has the long story.
+The long story: docs/expiry.md.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from everlog.store.tx.transaction import Metadata, Reads, Transaction
 from everlog.store.tx.write import NEVER, Write, delete
 
 CHUNK_ROWS = 1024
-EVERY_S, LOOK_S = 1.0, 60.0  # the sweeper rests so long between two sweeps; and no longer
-DUE_MAX = 1_000_000  # status counts no more
+EVERY_S, LOOK_S = 1.0, 60.0  # minimum and maximum time between two sweeps
+DUE_MAX = 1_000_000  # status counts no further
 
 EXPIRED = Metadata(actor="everlog", reason="expired")
 
@@ -49,8 +49,8 @@ def expire(core: Core, *, confirm_time: bool = False, stopped: Callable[[], bool
         core.clock.confirm()
     elif jumped_s := core.clock.look():
         raise Error(
-            f"the clock jumped forward by {jumped_s:,.0f} s, and so no row expires: expected the time to be"
-            f" right; if it is, say so (`everlog expire --trust-clock`)",
+            f"the clock jumped forward by {jumped_s:,.0f} s, so no row expires; if the time is correct,"
+            " confirm it with `everlog expire --trust-clock`",
             jumped_s=jumped_s,
         )
     rows, after, size = 0, keys.NOTE_END, CHUNK_ROWS
@@ -63,7 +63,7 @@ def expire(core: Core, *, confirm_time: bool = False, stopped: Callable[[], bool
             try:
                 core.commit(transaction)
             except ConflictError:
-                size = max(1, size // 2)  # one alone conflicts only with who wrote that row: then it lives
+                size = max(1, size // 2)  # a single row conflicts only if it was written again: it lives on
                 continue
         rows += len(transaction.writes)
         after, size = last + b"\x00", min(size * 2, CHUNK_ROWS)
@@ -71,7 +71,7 @@ def expire(core: Core, *, confirm_time: bool = False, stopped: Callable[[], bool
 
 
 def _over(core: Core, start: bytes, end: bytes, most: int) -> tuple[Transaction, bytes | None]:
-    """What deletes the next rows whose life is over, and the last of their notes; None: no more."""
+    """Return a transaction that deletes the next expired rows, and the last of their notes; None: no more."""
     transaction = Transaction(core, EXPIRED)
     view, seq = core.tables.snapshot()
     try:
@@ -85,8 +85,11 @@ def _over(core: Core, start: bytes, end: bytes, most: int) -> tuple[Transaction,
 
 
 def _delete(schema: Schema, note: bytes) -> Write | None:
-    """None for a row of a generation that is not the one in force: it goes with its twin. And for a sealed
-    one while there are no keys: it waits for them."""
+    """Return the delete of a noted row.
+
+    None for a row of a generation that is not in force, which is deleted with its twin, and for a sealed
+    one while there are no keys.
+    """
     _, space, key = keys.read_end(note)
     info = schema.spaces.get(space)
     if info is not None and info.sealing is not None and info.sealing.vault.locked:
@@ -95,29 +98,28 @@ def _delete(schema: Schema, note: bytes) -> Write | None:
 
 
 def _until(now_ns: int) -> bytes:
-    """Behind the notes of all rows whose life is over by then."""
+    """Return a key after the notes of all rows expired at `now_ns`."""
     return keys.NOTE_END + keys.SEQ.pack(now_ns + 1)
 
 
 def next_end(view: View) -> int:
-    """When the next row ends its life, in nanoseconds; 0: none does. Read-only."""
+    """Return when the next row expires, in nanoseconds since the Unix epoch; 0: none does. Read-only."""
     for note, _ in view.head(keys.NOTE_END, codec.after(keys.NOTE_END), 1):
         return keys.read_end(note)[0]
     return 0
 
 
 def due(view: View, now_ns: int) -> int:
-    """How many rows are over, and still there; counted up to a million. Read-only."""
+    """Return how many expired rows are not deleted yet, counted up to a million. Read-only."""
     return sum(1 for _ in islice(view.items(keys.NOTE_END, _until(now_ns)), DUE_MAX))
 
 
 class Sweeper:
-    """Deletes rows as their lives end, on a thread of its own, as long as its database is open.
+    """Deletes rows as they expire, on a thread of its own, while its database is open.
 
-    `expect` is told of a row before that can be seen, and takes no lock: what is missed so is found with
-    the next look, a minute later. Where there is a row that was over more than ten minutes before the
-    database was opened, it begins a minute later: whoever opens it for a moment, with a clock that is
-    ahead, deletes nothing.
+    `expect` learns of a row before it is visible, and takes no lock: a row missed this way is found at the
+    next look, a minute later. If a row expired more than ten minutes before the opening, sweeping begins a
+    minute later, so that opening a database briefly with a clock that is ahead deletes nothing.
     """
 
     def __init__(self, core: Core) -> None:
@@ -133,7 +135,8 @@ class Sweeper:
             self.expect(0)
 
     def expect(self, expires_ns: int) -> None:
-        """A row ends its life then. Be quick: it is called for every row that is written with one."""
+        """Schedule a sweep for a row's expiry. It must return quickly: it is called for every such row that
+        is written."""
         if expires_ns < self._next_ns:
             self._next_ns = expires_ns
             if self._thread is None:
@@ -153,7 +156,7 @@ class Sweeper:
             except ClosedError:
                 return
             except Error as error:
-                logger.warning("rows whose life is over could not be deleted: %s", error)
+                logger.warning("expired rows could not be deleted: %s", error)
                 rest_s = LOOK_S
             del core
             if self._stopped.wait(EVERY_S):
@@ -161,16 +164,16 @@ class Sweeper:
             self._wanted.wait(max(0.0, rest_s - EVERY_S))
 
     def _sweep(self, core: Core) -> float:
-        """Deletes what is over; returns for how long there is nothing to do, in seconds."""
+        """Delete expired rows. Return the time until there is more to do, in seconds."""
         if core.clock.look():
             return LOOK_S
-        self._next_ns = NEVER  # first: what is written meanwhile counts
+        self._next_ns = NEVER  # first: rows written meanwhile count
         expire(core, stopped=self._stopped.is_set)
         next_ns = self._next_ns = min(self._next_ns, _first_end(core))
         return min((next_ns - core.clock.read()) / 1e9, LOOK_S)
 
     def close(self) -> None:
-        """Ends the thread, after the commit that it is at."""
+        """End the thread, after its current commit."""
         self._stopped.set()
         self._wanted.set()
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -178,7 +181,7 @@ class Sweeper:
 
 
 def _first_end(core: Core) -> int:
-    """When the next row ends its life; NEVER: none does."""
+    """Return when the next row expires; NEVER: none does."""
     view, _ = core.tables.snapshot()
     try:
         return next_end(view) or NEVER

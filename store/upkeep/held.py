@@ -1,12 +1,12 @@
 """Held: all data about one person, and what stays readable after the person was forgotten.
 
-    who ─▶ key_id ─▶ records with changes under that key ─▶ keys of rows ─▶ every version of those rows
-                     records from before a table was sealed ─▶ rows whose person is of that value ─┘
+    person ─▶ key_id ─▶ records with changes under that key ─▶ keys of rows ─▶ every version of those rows
+                     records from before a table was sealed ─▶ rows whose person has that value ─┘
 
-    versions that are open, primary keys, texts of migrations, actor and reason     stay readable
+    versions in clear, primary keys, texts of migrations, actor and reason     stay readable
 
-The log is read as a whole for an export, once for each part of it: only the keys of the person's rows
-and the numbers of their commits are held. To forget, it is read only as far as tables were written in
+An export reads the whole log, once for each part of it, and keeps only the keys of the person's rows and
+the numbers of their commits in memory. Forgetting reads the log only as far as tables were written in
 clear.
 """
 
@@ -33,14 +33,14 @@ from everlog.store.schema.fields import descriptor_of, has, resolve
 from everlog.store.schema.schema import Schema, TableInfo, person_part
 from everlog.store.tx.load import SEALED_LOAD
 
-WORD_MIN, WORD_MAX = 4, 1000  # characters of a value that is looked for in texts, from its first
+WORD_MIN, WORD_MAX = 4, 1000  # length of values that are searched in texts, by their first characters
 WORDS_MAX = 200
 SEQS_SHOWN = 10
-GIVEN = "keys.given"  # the kind of the Notice that says who has been given keys
+GIVEN = "keys.given"  # kind of the Notice that names who received keys
 
 
 class Remaining(msgspec.Struct, frozen=True):
-    """Something of a person that stays readable: `kind` is versions, texts, keys or commits."""
+    """Data about a person that stays readable: `kind` is versions, texts, keys or commits."""
 
     kind: str
     text: str
@@ -48,11 +48,11 @@ class Remaining(msgspec.Struct, frozen=True):
 
 
 class Generations:
-    """The generations of tables that name a person, or did not yet, by their space."""
+    """The generations, by space, of tables that have a person field, or got one later."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self.last_open = 0  # seq up to which rows of them may have been written in clear
+        self.last_open = 0  # seq up to which their rows may have been written in clear
         newest: dict[int, tuple[log_pb2.Schema, log_pb2.TableSchema]] = {}
         people, until = set[int](), dict[int, int]()
         records = [one for one in recorded(core.log, core.tables) if one.migration.HasField("schema")]
@@ -74,7 +74,7 @@ class Generations:
                 self.infos[space] = made[id(proto)].spaces[space]
                 if not table.HasField("person"):
                     self.last_open = max(self.last_open, until[space])
-        # The person of a generation that names none: that of the table, as it is named later.
+        # A generation without a person field uses the one that its table got later.
         named = {one.proto.id: one.proto.person for one in self.infos.values() if one.sealed}
         self._persons = {
             space: person_part(info, resolve(descriptor_of(info.model), named[info.proto.id].numbers))
@@ -83,7 +83,7 @@ class Generations:
         }
 
     def person_of(self, change: log_pb2.Change) -> bytes | None:
-        """Whose row a change in clear wrote, encoded; None: it does not say."""
+        """Return the encoded person of a row written in clear; None: the row has none."""
         part, info = self._persons.get(change.space), self.infos[change.space]
         try:
             return part(info.salvage(change.row)) if part is not None else None
@@ -91,7 +91,8 @@ class Generations:
             return None
 
     def row(self, change: log_pb2.Change) -> tuple[Message | None, str]:
-        """The row that a change wrote, and how it reads: open, sealed, erased or missing (its key is)."""
+        """Return the row that a change wrote, and its state: open, sealed, erased, or missing (its key
+        is)."""
         info = self.infos[change.space]
         try:
             if not change.key_id:
@@ -106,7 +107,7 @@ RowKey = tuple[int, bytes]  # id of a table, and a primary key
 
 
 def records(core: Core, words: Iterable[bytes], until: int | None = None) -> Iterator[log_pb2.Commit]:
-    """The records that have one of these words in them; all of them, where there are very many words."""
+    """Yield the records that contain one of these words; all records if there are very many words."""
     chosen = sorted(set(words))
     if not chosen:
         return
@@ -117,7 +118,8 @@ def records(core: Core, words: Iterable[bytes], until: int | None = None) -> Ite
 
 
 def rows_of(core: Core, all_of: Generations, key_id: bytes, person: bytes | None, until: int) -> set[RowKey]:
-    """The rows that were ever of a person, by their key and, before they were sealed, by their value."""
+    """Return the rows that ever belonged to a person, by key and, before they were sealed, by person
+    value."""
     found = set[RowKey]()
     for commit in records(core, [key_id] if key_id else [], until):
         for change in commit.changes:
@@ -141,19 +143,21 @@ def _open_rows(core: Core, all_of: Generations, person: bytes | None) -> set[Row
 
 
 class Words:
-    """The texts in rows, by which they are recognised elsewhere: the longest, WORDS_MAX of them, and WORD_MAX
+    """The texts in rows, by which they are recognized elsewhere: the longest WORDS_MAX, and WORD_MAX
     characters of each."""
 
     def __init__(self) -> None:
         self._found = set[str]()
 
     def add(self, row: Message | None) -> None:
+        """Collect the texts in a row."""
         if row is not None:
             self._look(row)
         if len(self._found) > 4 * WORDS_MAX:
             self._found = self.longest()
 
     def longest(self) -> set[str]:
+        """Return the longest texts collected."""
         return set(sorted(self._found, key=len, reverse=True)[:WORDS_MAX])
 
     def _look(self, message: Message) -> None:
@@ -166,7 +170,7 @@ class Words:
 
 
 def words_of(rows: Iterable[Message | None]) -> set[str]:
-    """The texts in rows, by which they are recognised elsewhere."""
+    """Return the texts in rows, by which they are recognized elsewhere."""
     words = Words()
     for row in rows:
         words.add(row)
@@ -174,7 +178,7 @@ def words_of(rows: Iterable[Message | None]) -> set[str]:
 
 
 def texts(migration: log_pb2.Migration, words: Iterable[str]) -> list[str]:
-    """The parts of a Migration record that have one of these words: names of sources, `error`."""
+    """Return the parts of a Migration record that contain one of these words: names of sources, `error`."""
     chosen = [word.encode() for word in words]
     found = [one.path for one in migration.sources if any(word in one.content for word in chosen)]
     return found + ["error"] * any(word in migration.error.encode() for word in chosen)
@@ -183,9 +187,10 @@ def texts(migration: log_pb2.Migration, words: Iterable[str]) -> list[str]:
 def export(
     core: Core, table: str, key_id: bytes, person: bytes | None, row: RowKey | None
 ) -> Iterator[bytes]:
-    """See `People.stream`. Raises RowError, at once, if there is nothing.
+    """Return the pieces of the export; see `Database.stream_person`. Raises RowError at once if there is no
+    data.
 
-    Each element of an array is a line of its own, behind the comma that it needs (`elements`).
+    Each element of an array is on a line of its own, after its comma (`elements`).
     """
     all_of, at = Generations(core), core.head
     mine = rows_of(core, all_of, key_id, person, at) | ({row} if row is not None else set())
@@ -193,7 +198,7 @@ def export(
     versions = _versions(core, all_of, mine, key_id, person, at, words, seqs)
     first = next(versions, None)
     if first is None:
-        raise RowError(f"table {table} holds nothing on that person, and neither does the log", table=table)
+        raise RowError(f"neither table {table} nor the log has data about that person", table=table)
 
     def pieces() -> Iterator[bytes]:
         yield b"{" + b",".join(
@@ -229,7 +234,7 @@ def _array(name: str, items: Iterable[dict[str, Any]]) -> Iterator[bytes]:
 
 
 def elements(pieces: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
-    """The elements of the arrays in an export, each with the name of its array."""
+    """Yield the elements of the arrays in an export, each with the name of its array."""
     section = ""
     for line in _lines(pieces):
         if section and line == b"],":
@@ -238,7 +243,7 @@ def elements(pieces: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
             yield section, msgspec.json.decode(line.removeprefix(b","))
         elif line.startswith(b'"') and line.endswith(b":["):
             section = msgspec.json.decode(line.removesuffix(b":["))
-        elif line.startswith(b"{") and line.endswith(b"}"):  # of a server of a version before
+        elif line.startswith(b"{") and line.endswith(b"}"):  # from a server of an earlier version
             whole = msgspec.json.decode(line)
             for name in ("rows", "versions", "commits", "mentions"):
                 yield from ((name, one) for one in whole[name])
@@ -255,7 +260,7 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(held)
 
 
-def _versions(  # noqa: PLR0917  each is said at the call
+def _versions(  # noqa: PLR0917  all are given at the call
     core: Core,
     all_of: Generations,
     mine: set[RowKey],
@@ -265,14 +270,14 @@ def _versions(  # noqa: PLR0917  each is said at the call
     words: Words,
     seqs: array[int],
 ) -> Iterator[dict[str, Any]]:
-    """Every version of these rows; notes their words and commits."""
+    """Yield every version of these rows; collects their words and commits."""
     for commit in records(core, (key for _, key in mine), until):
         for change in commit.changes:
             info = all_of.infos.get(change.space)
             if info is None or (info.proto.id, change.key) not in mine:
                 continue
             if change.op == log_pb2.PUT and change.key_id not in {b"", key_id}:
-                continue  # the row was somebody else's then
+                continue  # the row belonged to another person then
             found, how = all_of.row(change) if change.op == log_pb2.PUT else (None, "deleted")
             if how == "open" and person is not None and all_of.person_of(change) not in {None, person}:
                 continue
@@ -283,7 +288,7 @@ def _versions(  # noqa: PLR0917  each is said at the call
 
 
 def _mentions(core: Core, words: set[str], given: set[str], until: int) -> Iterator[dict[str, Any]]:
-    """Where texts of rows are in the log besides; notes who was given keys."""
+    """Yield where else in the log texts of rows occur; collects who received keys."""
     for commit in records(core, [*(word.encode() for word in words), GIVEN.encode()], until):
         if commit.notice.kind == GIVEN:
             given.add(commit.notice.subject)
@@ -329,7 +334,7 @@ def _plain(part: Any) -> Any:
 
 
 def _json(row: Message | None) -> Any:
-    """A row as ProtoJSON has it; one that it cannot hold, as its bytes."""
+    """Return a row as ProtoJSON, or as its bytes if ProtoJSON cannot represent it."""
     if row is None:
         return None
     try:
@@ -361,8 +366,11 @@ def _commit(commit: log_pb2.Commit) -> dict[str, Any]:
 def remaining(
     core: Core, rows: set[RowKey], person: bytes | None, words: set[str], written: set[int]
 ) -> tuple[Remaining, ...]:
-    """What stays readable of somebody who was forgotten. `rows`, those that were deleted with them; `words`,
-    the texts in those; `written`, the commits that wrote them last. Read-only."""
+    """Return what stays readable of a forgotten person. Read-only.
+
+    `rows`: the rows deleted with the person; `words`: the texts in them; `written`: the commits that last
+    wrote them.
+    """
     all_of = Generations(core)
     mine = rows | _open_rows(core, all_of, person)
     opened, deep = list[int](), list[Message | None]()
@@ -376,42 +384,46 @@ def remaining(
                 deep.append(all_of.row(change)[0])
     words = words | words_of(deep)
     migrations = recorded(core.log, core.tables) if words else []
-    said = [(one.seq, texts(one.migration, words)) for one in migrations]
-    said = [(seq, where) for seq, where in said if where]
+    matches = [(one.seq, texts(one.migration, words)) for one in migrations]
+    matches = [(seq, where) for seq, where in matches if where]
     found = list[Remaining]()
     if opened:
         what = f"{len(opened):,} versions of rows that were written before their table was sealed"
         found.append(Remaining("versions", f"{what}: {_seqs(opened)}", tuple(opened)))
-    if said:
-        parts = sorted({part for _, where in said for part in where})
-        seqs = [seq for seq, _ in said]
+    if matches:
+        parts = sorted({part for _, where in matches for part in where})
+        seqs = [seq for seq, _ in matches]
         what = f"texts of migrations ({', '.join(parts)}) with words of the rows"
         found.append(Remaining("texts", f"{what}: {_seqs(seqs)}", tuple(seqs)))
     if rows:
         infos = {info.proto.id: info for info in all_of.infos.values()}
-        shown = [infos[id].show_key(key) for id, key in sorted(rows)[:SEQS_SHOWN]]
-        more = f" and {len(rows) - len(shown):,} more" if len(rows) > len(shown) else ""
-        found.append(Remaining("keys", f"primary keys: {', '.join(shown)}{more}", ()))
-        text = f"who wrote the rows, and why, as the commits say (actor, reason): {_seqs(sorted(written))}"
+        names = [infos[id].show_key(key) for id, key in sorted(rows)[:SEQS_SHOWN]]
+        more = f" and {len(rows) - len(names):,} more" if len(rows) > len(names) else ""
+        found.append(Remaining("keys", f"primary keys: {', '.join(names)}{more}", ()))
+        text = f"actor and reason of the commits that wrote the rows: {_seqs(sorted(written))}"
         found.append(Remaining("commits", text, tuple(sorted(written))))
     return tuple(found)
 
 
 def _seqs(seqs: list[int]) -> str:
-    shown = list(dict.fromkeys(seqs))
-    more = f" and {len(shown) - SEQS_SHOWN:,} more" if len(shown) > SEQS_SHOWN else ""
-    return f"commit{'s' if len(shown) > 1 else ''} {', '.join(f'{seq}' for seq in shown[:SEQS_SHOWN])}{more}"
+    unique = list(dict.fromkeys(seqs))
+    more = f" and {len(unique) - SEQS_SHOWN:,} more" if len(unique) > SEQS_SHOWN else ""
+    return (
+        f"commit{'s' if len(unique) > 1 else ''} {', '.join(f'{seq}' for seq in unique[:SEQS_SHOWN])}{more}"
+    )
 
 
-# What messages had before they left out rows: a row in braces, or the value of a unique index.
+# Messages of earlier versions contained rows: a row in braces, or the value of a unique index.
 _ROW_IN_TEXT = re.compile(
     r"(fails for|FAILS for|: row) [^\n]*?\{|\bhas [^\n]+ in the unique index \w+, as row "
 )
 
 
 def readable(core: Core) -> Iterator[Remaining]:
-    """Return data about people that is readable in the log without keys, of all people. Reads the log as far
-    as tables were written in clear, and every Migration record. Read-only."""
+    """Yield data about persons that is readable in the log without keys, of all persons. Read-only.
+
+    Reads the log as far as tables were written in clear, and every Migration record.
+    """
     all_of = Generations(core)
     core.tables.flush()
     tables = {info.name for info in all_of.infos.values()}
@@ -434,12 +446,12 @@ def readable(core: Core) -> Iterator[Remaining]:
             yield Remaining("texts", text, ())
     for info in core.schema.tables.values():
         if info.key_is_personal:
-            text = f"primary keys of {info.name} may tell who somebody is: take a number or a random id"
+            text = f"primary keys of {info.name} may identify a person: use a number or a random id"
             yield Remaining("keys", text, ())
 
 
 def _readable_texts(seq: int, migration: log_pb2.Migration, tables: set[str]) -> Iterator[Remaining]:
-    """What a Migration record has of rows of these tables."""
+    """Yield the parts of a Migration record that contain rows of these tables."""
     title = f"migration {migration.version}_{migration.name}, commit {seq}"
     if _ROW_IN_TEXT.search(migration.error):
         yield Remaining("texts", f"{title}: its error has a row in it", (seq,))
@@ -453,7 +465,7 @@ def _readable_texts(seq: int, migration: log_pb2.Migration, tables: set[str]) ->
 
 
 def live(core: Core, key_id: bytes) -> Iterator[tuple[TableInfo, bytes, bytes]]:
-    """The rows that are sealed with a key: table, primary key, stored value. Read-only."""
+    """Yield the rows that are sealed with a key: table, primary key, stored value. Read-only."""
     start = keys.NOTE_OF_KEY + key_id
     for note, _ in core.tables.target.view.items(start, codec.after(start)):
         info = core.schema.spaces.get(keys.SPACE.unpack_from(note, len(start))[0])
@@ -464,7 +476,7 @@ def live(core: Core, key_id: bytes) -> Iterator[tuple[TableInfo, bytes, bytes]]:
 
 
 def key_id_in_log(core: Core, row: RowKey) -> bytes:
-    """The key under which a row that is gone was sealed last; empty: it never was. Read-only."""
+    """Return the key that last sealed a deleted row; empty: it was never sealed. Read-only."""
     all_of, found = Generations(core), b""
     for commit in records(core, [row[1]]):
         for change in commit.changes:

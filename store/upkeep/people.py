@@ -1,9 +1,8 @@
 """People: the calls of one open database about people: `db.people`.
 
-forget      their rows are deleted, and the key that sealed them is shredded (upkeep/erase.py)
-export      all data about one of them (upkeep/held.py)
-readable    data about people that no key protects
-rotate_key  all keys under another master key (crypto/vault.py)
+forget      their rows are deleted, and the key that sealed them is shredded (upkeep/erase.py) export
+all data about one of them (upkeep/held.py) readable    data about people that no key protects rotate_key
+all keys under another master key (crypto/vault.py)
 """
 
 from __future__ import annotations

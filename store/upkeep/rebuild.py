@@ -1,26 +1,25 @@
-"""Rebuild: the tables made anew from the log, and proven equal to those that are live.
+"""Rebuild: build the tables again from the log, and prove that they equal the live ones.
 
     log ─▶ checked record by record ─▶ projected beside the live tables, up to a snapshot's seq
         ─▶ content hash of both ─▶ the rest of the log ─▶ switch, durably ─▶ the old ones dropped
 
-Readers and writers go on; writers wait only for the last records and the switch.
+Readers and writers continue; writers wait only for the last records and the switch.
+
+A killed rebuild resumes where it stopped if it is of the same log:
+
+    unfinished tables ─▶ `applied`: seq, checksum ─▶ has the record at seq that checksum? ─▶ resume after it
+
+Tables are not in the write-ahead log: a kill loses their last writes together with the corresponding
+`applied`, because both are in one batch. So the remaining tables are the projection of the first
+records, up to `applied`.
+
+A rebuild compares hashes and names the tables that differ. `differences` compares the rows of both in
+key order, and names each that differs; it finds a difference exactly if the hashes differ.
 
 Invariants
-  (1) what is killed goes on where it was (upkeep/rebuild.py); what fails, or is interrupted, leaves nothing;
-  (2) nothing is switched before it is whole; another directory that a database is rebuilt into has the file
-      REBUILDING until then, and no EVERLOG.
-
-Rebuild, resumed: a rebuild that was killed goes on from where it was, if it is of the same log.
-
-    begun tables ─▶ `applied`: seq, checksum ─▶ has the record at seq that checksum? ─▶ go on after it
-
-Tables are not in the write-ahead log: a kill takes the last of them, and `applied` with it, for both are
-written in one batch. So what is left is what the first records make, up to `applied`.
-
-Equality: proof that rebuilt tables equal the live ones, and the rows that differ.
-
-A rebuild compares hashes and names the tables. `differences` goes through the rows of both in key order,
-and names each that differs: a rebuild finds no difference exactly where there is none.
+  (1) killed work resumes; failed or interrupted work leaves nothing;
+  (2) nothing is switched before it is complete. Another directory that a database is rebuilt into has
+      the file REBUILDING until then, and no EVERLOG.
 """
 
 from __future__ import annotations
@@ -57,13 +56,13 @@ Source = Callable[[int], Iterable[bytes]]
 
 
 def from_nothing(target: Target, vault: Vault | None = None) -> Projector:
-    """A projector for records from the first on. Without keys sealed rows have no index entries."""
+    """Return a projector for records from the first on. Without keys, sealed rows get no index entries."""
     return Projector(Pending(target, {}), Schema(log_pb2.Schema(), vault), 0, 0)
 
 
 def going_on(log: Log, target: Target, vault: Vault | None = None) -> Projector | None:
-    """A projector for the records after those that made what is in the target; None if it has nothing,
-    or not of this log. Read-only."""
+    """Return a projector that continues after the records in the target; None if it has none, or is of
+    another log. Read-only."""
     applied, checksum = read_applied(target.view)
     if not log.oldest <= applied <= log.written or log.checksum_at(applied) != checksum:
         return None
@@ -74,8 +73,8 @@ def going_on(log: Log, target: Target, vault: Vault | None = None) -> Projector 
 def begun(
     engine: Engine, log: Log, source: Source, last: int, vault: Vault | None = None
 ) -> Projector | None:
-    """As `going_on`, of a directory: the last record of its log must be that of the source as well. None:
-    it is of no use."""
+    """As `going_on`, for a directory: the last record of its log must be that of the source. None: it
+    cannot be used."""
     try:
         target = FamilyTarget(engine)
         if not 0 < log.written <= last or log.oldest > 1:
@@ -91,25 +90,26 @@ def begun(
 def compare(
     live: View, fresh: View, projector: Projector, seq: int, progress: OnProgress | None
 ) -> dict[str, TableHash]:
-    """The hashes that the live and the rebuilt tables share. Raises CorruptionError naming the
+    """Return the hashes that the live and the rebuilt tables share. Raises CorruptionError that names the
     tables that differ."""
-    tell = telling(progress, "compare tables", projector.pending.counts)
+    tell = reporting(progress, "compare tables", projector.pending.counts)
     found = {
         name: same_hash(fresh, live, info, tell) for name, info in sorted(projector.schema.tables.items())
     }
     different = [name for name, result in found.items() if result is None]
     if different:
         raise CorruptionError(
-            f"at record {seq} the live tables are not what the log says: {', '.join(different)}; nothing was"
-            " switched. The log is the truth: `everlog check --deep` names the rows, `everlog repair"
-            " --tables` takes those of the log",
+            f"at record {seq} these tables differ from the log: {', '.join(different)}; nothing was switched."
+            " `everlog check --deep` names the rows, `everlog repair --tables` replaces the tables by those"
+            " of the log",
             seq=seq,
             tables=different,
         )
     return {name: result for name, result in found.items() if result is not None}
 
 
-def telling(progress: OnProgress | None, step: str, counts: dict[int, int]) -> Callable[[int], None] | None:
+def reporting(progress: OnProgress | None, step: str, counts: dict[int, int]) -> Callable[[int], None] | None:
+    """Return a function that reports the progress over all rows; None without `progress`."""
     if progress is None:
         return None
     total = sum(rows for space, rows in counts.items() if space != keys.ENDS)
@@ -117,8 +117,11 @@ def telling(progress: OnProgress | None, step: str, counts: dict[int, int]) -> C
 
 
 def differences(live: View, fresh: View, info: TableInfo) -> Iterator[str]:
-    """Yield a sentence for each row of a table that differs from `fresh`, which was made from the log. The
-    sentences have no content of rows. Read-only. Raises CorruptionError."""
+    """Yield a sentence for each row of a table that differs from `fresh`, the table built from the log.
+    Read-only.
+
+    The sentences contain no data of rows. Raises CorruptionError.
+    """
     mine, theirs = rows_of(live, info), rows_of(fresh, info)
     here, there = next(mine, None), next(theirs, None)
     while here or there:
@@ -128,9 +131,9 @@ def differences(live: View, fresh: View, info: TableInfo) -> Iterator[str]:
             assert there is not None
             yield f"row {name} is missing: commit {keys.version_of(there[1])} of the log wrote it"
         elif there is None or there[0] != key:
-            yield f"row {name} is in the table, and by the log there is no such row"
+            yield f"row {name} is in the table, but not in the log"
         elif here[1] != there[1] and not same_row(info, key, here[1], there[1]):
-            yield f"row {name} is not what commit {keys.version_of(there[1])} of the log wrote"
+            yield f"row {name} differs from what commit {keys.version_of(there[1])} of the log wrote"
         if here and here[0] == key:
             here = next(mine, None)
         if there and there[0] == key:
@@ -145,14 +148,15 @@ def _name(info: TableInfo, key: bytes) -> str:
 
 
 COPY_RECORDS, COPY_BYTES = 512, 4 << 20
-TELL_BYTES = 128 << 10  # of records between two signs of progress; each may end the rebuild
+REPORT_BYTES = 128 << 10  # of records between two calls of `progress`, which may end the rebuild
 
 
 def beside(core: Core, progress: OnProgress | None) -> dict[str, TableHash]:
     """See `Database.rebuild`."""
     if not core.engine.rebuilding.acquire(blocking=False):
         raise Error(
-            f"the tables of {core.url} are being rebuilt already, or somebody is being forgotten; wait for it"
+            f"the tables of {core.url} are being rebuilt already, or a person is being forgotten; try again"
+            " when that has finished"
         )
     try:
         return _beside(core, progress)
@@ -217,33 +221,39 @@ def make(
     step: str = "rebuild",
     vault: Vault | None = None,
 ) -> dict[str, TableHash]:
-    """A new database in a directory, of framed records from the first to `last`, and the hashes of its
-    tables. `marker`: the content of its file EVERLOG. What fails leaves nothing, what is killed no
-    database: given a source, that goes on where it was, after a server was not there as well. Raises
-    OpenError, UnavailableError, DiskError, CorruptionError for a record that does not check."""
+    """Make a database in a directory from framed records, from the first to `last`. Return the hashes of
+    its tables. Writes.
+
+    `marker`: the content of its file EVERLOG. A failure leaves nothing; a kill leaves no database. If
+    `records` is a function, a killed run resumes where it stopped, as does one whose server was
+    unavailable. Raises OpenError, UnavailableError, DiskError, and CorruptionError for an invalid record.
+    """
     path = resolve(path)
     try:
         with _whole_or_gone(path, marker, resumed=callable(records)) as owner:
             return _make(owner, records, last, progress, step, vault)
     except OSError as error:
         raise DiskError(
-            f"{path} could not be made: {error.strerror}. Nothing of it is left; make it again once that is"
-            " mended",
+            f"{path} could not be created: {error.strerror}. Nothing of it is left; fix the cause and try"
+            " again",
             outcome="nothing written",
         ) from error
 
 
 def is_half(path: Path) -> bool:
-    """Whether a rebuild into this directory was killed, or runs now. The next goes on with it."""
+    """Return whether a rebuild into this directory was killed, or is running. The next one resumes it."""
     return (path / HALF).exists()
 
 
 @contextlib.contextmanager
 def _whole_or_gone(path: Path, marker: bytes, *, resumed: bool) -> Iterator[Ownership]:
-    """A directory that is a database once this is left, and is locked until then. After an error it is gone,
-    after a kill it has the file HALF instead of EVERLOG. Old versions lock that file."""
+    """Lock a directory that becomes a database at the end of the block.
+
+    After an error it is removed; after a kill it has the file HALF instead of EVERLOG. Old versions lock
+    that file.
+    """
     if path.exists() and not is_half(path) and any(file.name != LOCK for file in path.iterdir()):
-        raise OpenError(f"{path} is not empty; a database is made in a new directory")
+        raise OpenError(f"{path} is not empty; expected a new directory for the database")
     made = not path.exists()
     files.make_directory(path)
     try:
@@ -273,24 +283,24 @@ def _whole_or_gone(path: Path, marker: bytes, *, resumed: bool) -> Iterator[Owne
                     os.fsync(file.fileno())
                 yield owner
                 if not owner.is_here():
-                    raise OpenError(f"{path} was moved or removed while a database was made in it")
+                    raise OpenError(f"{path} was moved or removed while a database was created in it")
                 half.replace(owner.at / files.MARKER)
                 files.sync_directory(owner.at)
             except UnavailableError:
-                raise  # it comes again, and then this goes on
+                raise  # the next run resumes it
             except BaseException:
                 clear_owned(owner)
                 half.unlink(missing_ok=True)
                 owner.drop_lock_file()
                 if made and owner.is_here():
-                    with contextlib.suppress(OSError):  # somebody else put something there
+                    with contextlib.suppress(OSError):  # other files were put there
                         path.rmdir()
                 raise
     finally:
         owner.release()
 
 
-def _make(  # noqa: PLR0917  the one call is beside it
+def _make(  # noqa: PLR0917  called once, above
     owner: Ownership,
     records: Iterable[bytes] | Source,
     last: int,
@@ -329,34 +339,36 @@ def _make(  # noqa: PLR0917  the one call is beside it
         engine.rest(engine.data)
         log.write_head_file(sync=True)
         return hashes(
-            target.view, projector.schema, telling(progress, "hash rebuilt tables", projector.pending.counts)
+            target.view,
+            projector.schema,
+            reporting(progress, "hash rebuilt tables", projector.pending.counts),
         )
     finally:
         engine.close()
 
 
 def projector_from_start(log: Log, target: Target, vault: Vault | None = None) -> Projector:
-    """One that has seen nothing yet."""
+    """Return a projector at the beginning of the log. Raises CorruptionError if the log was trimmed."""
     check_from_start(log)
     return from_nothing(target, vault)
 
 
 def check_from_start(log: Log) -> None:
-    """Raises CorruptionError if a rebuild from this log cannot begin at its beginning."""
+    """Raise CorruptionError if the log does not start at its first record."""
     if log.oldest > 1:
         raise CorruptionError(
-            f"the log starts at {log.oldest}: a rebuild needs the archive of what was before"
+            f"the log starts at {log.oldest}: a rebuild needs the archive of the earlier records"
         )
 
 
 def replay(log: Log, projector: Projector, until: int, progress: OnProgress | None) -> None:
-    """Projects up to `until`. Raises CorruptionError naming the first record that does not check."""
+    """Project the log up to `until`. Raises CorruptionError that names the first invalid record."""
     size = 0
-    with translated("making the tables from the log"):
+    with translated("projecting the log onto the tables"):
         for seq, framed in log.scan(projector.applied, until):
             projector.add(framed)
             size += len(framed)
-            if progress is not None and size >= TELL_BYTES:
+            if progress is not None and size >= REPORT_BYTES:
                 size = 0
                 progress(Progress("rebuild", seq, until, "records"))
     projector.flush()

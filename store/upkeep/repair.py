@@ -1,19 +1,20 @@
-"""Repair: the only thing that cuts a log where it was on disk, and it keeps what it cuts.
+"""Repair: salvage a damaged database. The only code that cuts a log below what was on disk, and it keeps
+what it cuts.
 
-    <path>/db ─copy─▶ <path>/repair/old ─▶ records, each checked, up to the first that is not there
+    <path>/db ─copy─▶ <path>/repair/old ─▶ records, each checked, up to the first that is missing
                                                 │
                                          <path>/repair/new ─▶ tables projected from them
-    then  db ─▶ db.damaged-N,  repair/new/db ─▶ db,  HEAD anew
+    then  db ─▶ db.damaged-N,  repair/new/db ─▶ db,  a new HEAD
 
-A row that no reader can parse was written so, by a version that did not refuse it: its record is whole,
-and stays. The row is set aside by one more record, which deletes it; the log keeps what it was.
+A row that no reader can parse was written by a version that did not refuse it: its record is valid, and
+stays. The row is set aside by one more record, which deletes it; the log keeps its content.
 
 The damaged files are copied before RocksDB may touch them, and stay beside the database under another
-name: whoever repairs can look again, or undo it by renaming.
+name, so that a repair can be repeated, or undone by renaming.
 
 Invariants
-  (1) every record of the new log was checked, and they are dense from the oldest;
-  (2) killed at any point, the next repair begins from what was there before.
+  (1) every record of the new log was checked, and seqs are dense from the oldest;
+  (2) killed at any point, the next repair begins from the original files.
 """
 
 from __future__ import annotations
@@ -49,28 +50,28 @@ DAMAGED = "db.damaged-"
 
 
 class Repair(msgspec.Struct, frozen=True):
-    """What a repair did, or, as a dry run, would do."""
+    """What a repair did or, as a dry run, would do."""
 
     records: int  # seq of the last record that is kept
-    known: int  # how far the log was on disk by HEAD; 0 if there is no HEAD
-    found: int  # seq of the newest record that is left in the files, damaged ones counted
-    why: str  # what ends the log there; empty: nothing, it is whole
-    files: list[str]  # what is wrong with RocksDB's files, a sentence each
-    damaged: str | None  # where the files as they were are now; None: a dry run
-    aside: tuple[str, ...] = ()  # rows that could not be read, which a record after `records` deletes
+    known: int  # last seq on disk by HEAD; 0 if there is no HEAD
+    found: int  # seq of the newest record left in the files, damaged ones included
+    why: str  # why the log ends there; empty: it is complete
+    files: list[str]  # problems with RocksDB's files, a sentence each
+    damaged: str | None  # where the original files are now; None: a dry run
+    aside: tuple[str, ...] = ()  # unreadable rows, which a record after `records` deletes
 
     @property
     def cut(self) -> int:
-        """How many records were lost: known to have been there, and not kept."""
+        """The number of lost records: known to have existed, and not kept."""
         return max(self.known, self.found) - self.records
 
 
 def repair(path: Path | str, *, dry_run: bool = False, progress: OnProgress | None = None) -> Repair:
-    """Saves a damaged database: its log up to the first record that cannot be read or does not
-    check, and the tables made anew from it, without the rows that cannot be read. Nobody may have it open.
+    """Salvage a damaged database that nobody has open. Writes.
 
-    With `dry_run` nothing is changed, and the answer says what would be. Raises OpenError if
-    there is no database or another process has it, CorruptionError if no record is left.
+    It keeps the log up to the first record that is unreadable or invalid, and builds the tables from it,
+    without unreadable rows. `dry_run`: change nothing, and return what a repair would do. Raises OpenError
+    if there is no database or another process has it open, CorruptionError if no record is left.
     """
     path = resolve(Path(path))
     files.read_marker(path)
@@ -92,7 +93,7 @@ def repair(path: Path | str, *, dry_run: bool = False, progress: OnProgress | No
 
 
 def _salvage(path: Path, at: Path, work: Path, progress: OnProgress | None) -> Repair:
-    """Makes the new database in `work`."""
+    """Make the new database in `work`."""
     known, wrong = _known(at), list(manifest.problems(path))
     old = _open_damaged(path, work / "old")
     try:
@@ -101,9 +102,7 @@ def _salvage(path: Path, at: Path, work: Path, progress: OnProgress | None) -> R
             copy, projector = Log(new), from_nothing(FamilyTarget(new))
             why = _take(old, copy, projector, progress)
             if not copy.written:
-                raise CorruptionError(
-                    f"{path}: not even the first record is left: {why}; restore a backup", seq=1
-                )
+                raise CorruptionError(f"{path}: no record is left: {why}; restore a backup", seq=1)
             projector.flush()
             kept = copy.written
             aside = _set_aside(copy, projector)
@@ -121,8 +120,10 @@ def _salvage(path: Path, at: Path, work: Path, progress: OnProgress | None) -> R
 
 
 def _set_aside(copy: Log, projector: Projector) -> list[str]:
-    """Deletes the rows that cannot be read, by records at the end of the log; returns their names. Sealed
-    rows are left as they are: there are no keys here."""
+    """Delete unreadable rows by records at the end of the log. Return their names.
+
+    Sealed rows are left as they are, because there are no keys here.
+    """
     names: list[str] = []
     changes: list[log_pb2.Change] = []
     for info in projector.schema.spaces.values():
@@ -157,7 +158,7 @@ def _set_aside(copy: Log, projector: Projector) -> list[str]:
 
 
 def _take(old: Engine, copy: Log, projector: Projector, progress: OnProgress | None) -> str:
-    """Copies records as long as they check. Returns what ended it; empty: the end."""
+    """Copy records as long as they are valid. Return why the copy ended; empty: at the end of the log."""
     newest, chunk, why = _newest(old), list[bytes](), ""
     for seq in count(1):
         try:
@@ -182,14 +183,14 @@ def _take(old: Engine, copy: Log, projector: Projector, progress: OnProgress | N
 
 
 def _newest(old: Engine) -> int:
-    """Seq of the newest record whose key can be read."""
+    """Return the seq of the newest record whose key can be read."""
     cursor = old.log.iter()
     cursor.seek_to_last()
     return SEQ.unpack(cursor.key())[0] if cursor.valid() else 0
 
 
 def _swap(path: Path, work: Path) -> Path:
-    """Puts the new database in the place of the damaged one, which it keeps."""
+    """Put the new database in the place of the damaged one, which is kept under another name."""
     number = 1
     while (kept := path / f"{DAMAGED}{number}").exists():
         number += 1
@@ -201,21 +202,21 @@ def _swap(path: Path, work: Path) -> Path:
 
 
 def _restore_name(path: Path) -> None:
-    """After a repair that was killed between its two renamings: the damaged files are the database."""
+    """After a repair that was killed between its two renames, make the damaged files the database again."""
     kept = sorted(path.glob(f"{DAMAGED}*"), key=lambda file: int(file.name.removeprefix(DAMAGED)))
     if kept and not (path / "db").exists():
         kept[-1].rename(path / "db")
 
 
 def _known(path: Path) -> int:
-    with contextlib.suppress(OpenError):  # a HEAD that cannot be read says nothing
+    with contextlib.suppress(OpenError):  # ignore an unreadable HEAD
         found = files.read(path / files.HEAD, files.Head)
         return found.seq if found else 0
     return 0
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Table files are never changed once written, and are shared; all others are copied."""
+    """Link table files, which never change once written, and copy all others."""
     target.mkdir(0o700, parents=True)
     for file in source.iterdir():
         if file.suffix == ".sst":
@@ -229,11 +230,11 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _open_damaged(path: Path, work: Path) -> Engine:
-    """Opens what RocksDB can make of the copy: all that its log files still give, in any order."""
+    """Open as much of the copy as RocksDB can: everything its files still contain, in any order."""
     lenient = DBRecoveryMode.skip_any_corrupted_record()
     try:
         if not (work / "db" / "CURRENT").exists():
-            raise CorruptionError("there is no CURRENT: it would be made anew, and empty")
+            raise CorruptionError("CURRENT is missing: RocksDB would create an empty database")
         return Engine(work, recovery=lenient)
     except Error:
         try:
@@ -241,6 +242,6 @@ def _open_damaged(path: Path, work: Path) -> Engine:
             return Engine(work, recovery=lenient)
         except Exception as error:
             raise CorruptionError(
-                f"{path}: RocksDB cannot be opened, even repaired ({error}); restore a backup",
+                f"{path}: RocksDB cannot be opened, even after its own repair ({error}); restore a backup",
                 place=str(path / "db"),
             ) from error

@@ -1,4 +1,4 @@
-"""Status: what there is in an open database, in numbers."""
+"""Status: the state of an open database, in numbers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class TableStatus(msgspec.Struct, frozen=True):
 
 
 class ExpiryStatus(msgspec.Struct, frozen=True):
-    """Rows with a life, how many of them are over and still there (no more than a million are counted),
-    when the next one ends (0: none), and by how much the clock jumped: then nothing expires."""
+    """Rows that expire; how many expired ones are not deleted yet (counted up to a million); when the next
+    one expires (0: none); by how many seconds the clock jumped (nothing expires then)."""
 
     rows: int = 0
     due: int = 0
@@ -37,8 +37,8 @@ class ExpiryStatus(msgspec.Struct, frozen=True):
 
 
 class ClockStatus(msgspec.Struct, frozen=True):
-    """What the clock of the machine reads, by how many seconds the newest commit is ahead of it (0: it is
-    not), and the seq of the Notice that says that this is known (0: there is none)."""
+    """The reading of the machine's clock; by how many seconds the newest commit is ahead of it (0: it is
+    not); the seq of the Notice that records this (0: none)."""
 
     reading_ns: int = 0
     ahead_s: float = 0.0
@@ -46,8 +46,8 @@ class ClockStatus(msgspec.Struct, frozen=True):
 
 
 class ConsumersStatus(msgspec.Struct, frozen=True):
-    """How many registered, and the names of those that are beyond their caps: nothing is held for them. Why
-    it is not known where they are, where the file of their bookmarks is damaged."""
+    """The number of registered consumers; the names of those over their caps, for which nothing is held;
+    why their positions are unknown, if the bookmarks file is damaged."""
 
     registered: int = 0
     over: list[str] = []
@@ -55,8 +55,8 @@ class ConsumersStatus(msgspec.Struct, frozen=True):
 
 
 class ArchiveStatus(msgspec.Struct, frozen=True):
-    """Records up to `base` are in the archive alone; when that was last added to (0: never). Where this
-    process archives to by itself (empty: it does not), and why that does not work now, and since when."""
+    """Records up to `base` are in the archive only; when it was last added to (0: never); where this
+    process archives to (empty: it does not); why that fails now, and since when."""
 
     base: int = 0
     archived_ns: int = 0
@@ -66,15 +66,18 @@ class ArchiveStatus(msgspec.Struct, frozen=True):
 
 
 class WritesStatus(msgspec.Struct, frozen=True):
-    """Why writes are refused (empty: they are taken), and since when, in nanoseconds since the Unix epoch
-    (0: not known: a reader beside the process that writes sees that the disk is full, and not since when)."""
+    """Why writes are refused (empty: they are accepted), and since when, in nanoseconds since the Unix
+    epoch.
+
+    0: unknown: a reader sees that the disk is full, but not since when.
+    """
 
     error: str = ""
     since_ns: int = 0
 
 
 class Retaining(Protocol):
-    """What archives a database by itself (everlog.audit.retention)."""
+    """Archives a database automatically (everlog.audit.retention)."""
 
     def status(self) -> ArchiveStatus: ...
 
@@ -82,8 +85,11 @@ class Retaining(Protocol):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """`head` is the newest record on disk, `oldest` the first that is still held. `warnings` are sentences of
-    what operators of a server must do; `production` as in `Admin.production`."""
+    """The state of a database.
+
+    `head` is the newest record on disk, `oldest` the first that is still held. `warnings` are sentences for
+    operators; `production` as in `Database.production`.
+    """
 
     uuid: bytes
     head: int
@@ -106,12 +112,12 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def software() -> str:
-    """The name and version of this program."""
+    """Return the name and version of this program."""
     return f"everlog {VERSION}"
 
 
 def status(core: Core, past: Past, consumers: Consumers, archive: ArchiveStatus) -> Status:
-    """Return the status. `archive`: of what archives it by itself, if anything does. Read-only."""
+    """Return the status. `archive`: the state of automatic archiving, if any. Read-only."""
     seq = core.head
     commit = core.log.commit(seq)
     counts = core.tables.counts
@@ -143,8 +149,8 @@ def status(core: Core, past: Past, consumers: Consumers, archive: ArchiveStatus)
 def _warnings(count: int) -> list[str]:
     if not count:
         return []
-    keys = "The key of a forgotten person is" if count == 1 else f"{count} keys of forgotten people are"
-    return [f"{keys} not overwritten yet: the disk refused it, and it is tried once a second"]
+    keys = "The key of a forgotten person is" if count == 1 else f"{count} keys of forgotten persons are"
+    return [f"{keys} not overwritten yet: the disk refused it; it is tried again once a second"]
 
 
 def _clock(clock: Clock, past: Past, time_ns: int) -> ClockStatus:

@@ -136,7 +136,7 @@ def test_a_restore_that_is_killed_leaves_no_database_and_the_next_goes_on(openin
     backup(db, to)
     words = [sys.executable, "-c", SCRIPT, str(to), str(copy)]
     assert subprocess.run(words, check=False, timeout=60).returncode == -signal.SIGKILL
-    with pytest.raises(OpenError, match="is not through, or was killed"):
+    with pytest.raises(OpenError, match="is running or was killed"):
         Database(copy)
     told: list[int] = []
     assert restore(to, copy, progress=lambda now: told.append(now.done)).tables == db.hashes()

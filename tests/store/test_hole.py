@@ -45,7 +45,7 @@ def test_what_is_behind_it_goes_when_it_is_opened_and_is_told(
     holed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Database(holed) as db:
-        assert "was lost with the power before it was on disk" in caplog.text
+        assert "was lost in a power failure before it was on disk" in caplog.text
         assert db.count(ITEMS) == BEFORE + HOLE
         assert list(db.check()) == []
         again = db.put(ITEMS, Item(id=100)).seq

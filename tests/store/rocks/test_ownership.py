@@ -444,7 +444,7 @@ def test_what_took_the_place_of_a_directory_that_is_being_made_is_left_alone(
             made.rename(tmp_path / "elsewhere")
             other.rename(made)
 
-    with pytest.raises(OpenError, match="was moved or removed while a database was made in it"):
+    with pytest.raises(OpenError, match="was moved or removed while a database was created in it"):
         db.rebuild_into(made, told)
     assert tree(made) == there
     assert not list((tmp_path / "elsewhere").iterdir())

@@ -12,7 +12,7 @@ import pytest
 
 from everlog.store.database import Database
 from everlog.store.errors import DiskError, Error
-from everlog.store.tx.group_commit import Ticket, Turns
+from everlog.store.tx.group_commit import CommitQueue, Ticket
 from tests.store.conftest import Opener
 from tests.store.models import AIRPORTS, ITEMS, Item, airport, declare, items
 
@@ -269,7 +269,7 @@ def test_a_head_file_that_cannot_be_written_fails_no_commit(
 
 
 def test_one_who_is_interrupted_while_waiting_holds_nobody_up() -> None:
-    turns, waiting, caught, first = Turns(), Ticket(), threading.Event(), Ticket()
+    turns, waiting, caught, first = CommitQueue(), Ticket(), threading.Event(), Ticket()
     assert turns.enter(first)
     main = threading.main_thread().ident
     assert main is not None

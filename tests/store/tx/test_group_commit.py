@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from everlog.store.tx import group_commit as module
-from everlog.store.tx.group_commit import Ticket, Turns
+from everlog.store.tx.group_commit import CommitQueue, Ticket
 
 RETURN = dis.opmap["RETURN_VALUE"]
 
-Ending = Callable[[Turns, Ticket], None]
+Ending = Callable[[CommitQueue, Ticket], None]
 
 
 class Interrupt(BaseException):
@@ -52,11 +52,11 @@ def interrupted(call: Callable[[], object], at: int) -> bool:
     return False
 
 
-def goes(turns: Turns, first: Ticket) -> None:
+def goes(turns: CommitQueue, first: Ticket) -> None:
     turns.leave(first)
 
 
-def takes_along(turns: Turns, first: Ticket) -> None:
+def takes_along(turns: CommitQueue, first: Ticket) -> None:
     taken: list[Ticket] = []
     turns.gather(9, taken)
     turns.leave(first)
@@ -66,10 +66,10 @@ def takes_along(turns: Turns, first: Ticket) -> None:
 @pytest.mark.parametrize("ends", [goes, takes_along])
 def test_one_who_is_interrupted_at_any_instruction_holds_nobody_up(ends: Ending) -> None:
     for at in count():
-        turns, ticket, over, first = Turns(), Ticket(), threading.Event(), Ticket()
+        turns, ticket, over, first = CommitQueue(), Ticket(), threading.Event(), Ticket()
         assert turns.enter(first)
 
-        def lead(turns: Turns = turns, over: threading.Event = over, first: Ticket = first) -> None:
+        def lead(turns: CommitQueue = turns, over: threading.Event = over, first: Ticket = first) -> None:
             while not turns.waiting and not over.is_set():
                 pass
             ends(turns, first)
@@ -89,7 +89,7 @@ def test_one_who_is_interrupted_at_any_instruction_holds_nobody_up(ends: Ending)
 
 
 def test_one_who_is_interrupted_as_the_first_leads_no_longer() -> None:
-    turns, ticket = Turns(), Ticket()
+    turns, ticket = CommitQueue(), Ticket()
     for at in count():
         if not interrupted(lambda: turns.enter(ticket), at):
             break
@@ -99,13 +99,13 @@ def test_one_who_is_interrupted_as_the_first_leads_no_longer() -> None:
 
 def test_those_whom_an_interrupted_leader_was_taking_along_wait_on() -> None:
     for at in count():
-        turns, first = Turns(), Ticket()
+        turns, first = CommitQueue(), Ticket()
         assert turns.enter(first)
         tickets = [Ticket() for _ in range(3)]
         threads = []
         for number, ticket in enumerate(tickets, 1):
 
-            def take_turn(turns: Turns = turns, ticket: Ticket = ticket) -> None:
+            def take_turn(turns: CommitQueue = turns, ticket: Ticket = ticket) -> None:
                 turns.enter(ticket)
                 turns.leave(ticket)
 
@@ -128,7 +128,7 @@ def test_those_whom_an_interrupted_leader_was_taking_along_wait_on() -> None:
             break
 
 
-def nobody_is_held_up(turns: Turns) -> None:
+def nobody_is_held_up(turns: CommitQueue) -> None:
     assert not turns.waiting
     done = threading.Event()
 

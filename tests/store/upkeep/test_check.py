@@ -342,9 +342,9 @@ def lost_last(db: Database, batch: Batch) -> None:
 @pytest.mark.parametrize(
     ("plant", "words"),
     [
-        (altered, "row airports/B is not what commit 4 of the log wrote"),
-        (renumbered, "row airports/B is not what commit 4 of the log wrote"),
-        (planted_row, "row airports/Z is in the table, and by the log there is no such row"),
+        (altered, "row airports/B differs from what commit 4 of the log wrote"),
+        (renumbered, "row airports/B differs from what commit 4 of the log wrote"),
+        (planted_row, "row airports/Z is in the table, but not in the log"),
         (lost_last, "row airports/C is missing: commit 5 of the log wrote it"),
     ],
 )

@@ -101,7 +101,7 @@ def test_a_person_whose_rows_were_deleted_before_is_forgotten_by_name(path: Path
             db.people.forget(PATIENTS, person="s-0")
         with pytest.raises(RowError, match="found both or neither"):
             db.people.forget(PATIENTS)
-        with pytest.raises(RowError, match="names no person"):
+        with pytest.raises(RowError, match="has no person field"):
             db.people.forget(ITEMS, 1)
 
 
@@ -230,7 +230,7 @@ def test_what_the_disk_refused_is_ended_by_itself(path: Path, monkeypatch: pytes
         key_id = db.log.commit(3).changes[0].key_id
         with monkeypatch.context() as patched:
             patched.setattr(Slots, "put", refuse)
-            with pytest.raises(DiskError, match=r"could not be overwritten .* is tried once a second"):
+            with pytest.raises(DiskError, match=r"could not be overwritten .* is tried again once a second"):
                 db.people.forget(PATIENTS, 1)
             for _ in range(2):
                 assert tries.acquire(timeout=60)

@@ -121,7 +121,9 @@ def test_tables_that_differ_from_the_log_are_not_switched(opening: Opener) -> No
     batch = db.tables.target.batch()
     batch[full] = keys.pack_value(3, Item(id=7, text="planted").SerializeToString())
     db.tables.target.write(batch)
-    with pytest.raises(CorruptionError, match="are not what the log says: items; nothing was switched"):
+    with pytest.raises(
+        CorruptionError, match="these tables differ from the log: items; nothing was switched"
+    ):
         db.rebuild()
     assert families(db) == ["data-1", "default", "log"]
     found = db.get(ITEMS, 7)

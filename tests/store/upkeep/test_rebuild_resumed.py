@@ -134,7 +134,7 @@ def test_a_rebuild_into_a_directory_that_is_killed_goes_on_where_it_was(
     for number in range(1100):
         filled.put(ITEMS, Item(id=100_000 + number), durability="os")
     killed(filled, "rebuild", "0.6", str(copy))
-    with pytest.raises(OpenError, match="a rebuild into it is not through, or was killed"):
+    with pytest.raises(OpenError, match="a rebuild into it is running or was killed"):
         Database(copy)
     assert is_half(copy)
     db, steps = opening(), list[Progress]()

@@ -3,10 +3,11 @@
     Database ─▶ history, online, upkeep ─▶ Core ─▶ log, tables, committer, vault, clock ─▶ engine
        └────────────────────────────────────▶
 
-`opening` makes it. The modules of history, online and upkeep work on it; `Database` adds the calls of users.
+`opening` creates it. The modules of history, online and upkeep work on it; `Database` adds the public
+calls.
 
 Invariants
-  (1) nothing here knows history, online migrations or upkeep;
+  (1) it knows nothing of history, online migrations or upkeep;
   (2) after `closed`, and in a forked child, every call raises ClosedError.
 """
 
@@ -45,8 +46,8 @@ class Options(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What this process builds: its start (`time.monotonic`), the rows done before, and how many rows of
-    bootstrap data there are in all."""
+    """What this process builds: its start (`time.monotonic`), the rows done before, and the total number of
+    rows of bootstrap data."""
 
     since_s: float
     rows: int
@@ -91,7 +92,7 @@ class Core:
 
     @property
     def production(self) -> bool:
-        """Whether the log says that this is a database in production."""
+        """Whether the log marks the database as production."""
         return self.tables.get(NOTE_PRODUCTION) is not None
 
     def archived_ns(self) -> int:
@@ -104,18 +105,18 @@ class Core:
     # reading
 
     def view(self) -> tuple[Source, int, View]:
-        """Return a source of rows at this moment, its seq, and the view, to be closed. Read-only."""
+        """Return a source of the current rows, its seq, and the view, which the caller closes. Read-only."""
         self.check_open()
         view, seq = self.tables.snapshot()
         return LocalSource(view), seq, view
 
     def snapshot(self) -> Snapshot:
-        """Return this moment, for reading more than once. Read-only."""
+        """Return the database at its current seq, for consistent reads. Read-only."""
         source, seq, view = self.view()
         return Snapshot(source, seq, self.tables.schema, view.close)
 
     def load_state(self, id: str) -> tuple[log_pb2.Load, int]:
-        """Return the progress of a load, and the seq at which that is so. Read-only."""
+        """Return the progress of a load, and the seq as of which it is. Read-only."""
         _, seq, view = self.view()
         value = view.get(NOTE_LOAD + id.encode())
         view.close()
@@ -130,13 +131,16 @@ class Core:
         return Transaction(self, metadata)
 
     def begin(self) -> tuple[Source, int]:
-        """Return a source of rows at this moment, for a transaction, and its seq."""
+        """Return a source of the current rows, for a transaction, and its seq."""
         source, seq, _ = self.view()
         return source, seq
 
     def commit(self, transaction: Transaction, about: About | None = None) -> CommitResult:
-        """Commit, while a migration rewrites tables with the writes to its other generations. Writes.
-        `about` fills in the fields of the commit that are not changes. Raises as `Transaction.commit`."""
+        """Commit. Writes. While a migration rewrites tables, includes the writes to their other
+        generations.
+
+        `about` fills in the fields of the commit that are not changes. Raises as `Transaction.commit`.
+        """
         if self.closed or self.read_only:
             self.check_writable()
         schema = self.tables.schema
@@ -146,7 +150,7 @@ class Core:
             except MigrationError:
                 if self.tables.schema is schema:
                     raise
-                # The migration ended in this moment: the validator says so, and it is run again.
+                # The migration ended just now: the validator reports a conflict, and the caller tries again.
         sync = (transaction.metadata.durability or self.durability) == "sync"
         return self.committer.commit(transaction, sync=sync, about=about)
 
@@ -162,13 +166,13 @@ class Core:
             raise ClosedError(f"{self.url} is closed; open it again")
 
     def check_writable(self) -> None:
-        """Raise ClosedError, and ReadOnlyError where it was opened for reading."""
+        """Raise ClosedError, and ReadOnlyError if the database is open for reading."""
         self.check_open()
         if self.read_only:
             raise ReadOnlyError(f"{self.url} was opened for reading; open it without read_only to write")
 
     def release(self) -> None:
-        """Bring everything to files, and let go of the directory. Afterwards nothing may be called."""
+        """Write everything to files, and release the directory. No call is allowed afterwards."""
         if not self.engine.secondary and self.engine.stopped is None:
             try:
                 self.tables.flush()
@@ -176,7 +180,7 @@ class Core:
                 self.log.write_head_file(sync=True)
                 (self.owner.at / files.OWNER).unlink(missing_ok=True)
             except (Error, OSError):
-                pass  # what could not be flushed is replayed from the log when it is opened again
+                pass  # the next opening replays the rest from the log
             with contextlib.suppress(Error):
                 self.log.merger.close()
         self.vault.close()

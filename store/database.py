@@ -1,10 +1,10 @@
-"""Database: an open database in this process. The store's face.
+"""Database: an open database in this process; the API of the store.
 
     Database ─▶ Transaction ─▶ Committer ─▶ Log ─▶ Tables
        └──────── reads ───────────────────────────────┘
 
-Opening it: look at the directory ─▶ RocksDB ─▶ compare the log with HEAD ─▶ project what the
-tables lack ─▶ ready. `everlog.open` finds the right kind of database for a URL.
+Opening: look at the directory ─▶ RocksDB ─▶ compare the log with HEAD ─▶ project what the tables lack ─▶
+ready. `everlog.open` returns the right kind of database for a URL.
 """
 
 from __future__ import annotations
@@ -71,12 +71,15 @@ class Database(Writer):
         master_key: MasterKey | None = None,
         progress: OnProgress | None = None,
     ) -> None:
-        """Opens the database in a directory, and makes it if there is none and `create`.
+        """Open the database in a directory; create it if there is none and `create` is true.
 
-        Raises OpenError, and CorruptionError if the log is not what it was. `idempotency_s`: for
-        how many seconds archiving leaves commits with a `commit_id` in the log. `clock`: another one than
-        that of the machine. `master_key`: for sealed rows, its 32 bytes, the path of its file, or a
-        `Master`; otherwise that of the environment.
+        `read_only`: open it for reading, also beside a process that writes. `durability`: the default of
+        commits, "sync" (on disk on return) or "os" (on disk about 20 ms later). `idempotency_s`: for how
+        many seconds archiving leaves commits with a `commit_id` in the log. `clock`: replaces the machine's
+        clock. `master_key`: for sealed rows, its 32 bytes, the path of its file, or a `Master`; None: that
+        of the environment. `progress`: called while the tables catch up.
+
+        Raises OpenError, and CorruptionError if the log or the files are damaged.
         """
         if durability not in DURABILITIES:
             raise Error(f"expected a durability of {' or '.join(DURABILITIES)}, found {durability!r}")
@@ -115,56 +118,56 @@ class Database(Writer):
 
     @property
     def head(self) -> int:
-        """Seq of the newest record that is on disk."""
+        """Seq of the newest record on disk."""
         return self.log.head
 
     def cursor(self) -> log_pb2.Cursor:
-        """The position after the newest record that is on disk. Read-only."""
+        """Return the position after the newest record on disk. Read-only."""
         self.core.check_open()
         return self.log.cursor(self.log.head, self.uuid)
 
     def schema_at(self, seq: int) -> log_pb2.Schema:
-        """The schema in force after the record at `seq`. Read-only."""
+        """Return the schema in force after the record at `seq`. Read-only."""
         arguments.whole(seq, "a seq")
         return apply.schema_at(self.log, self.tables, seq)
 
     def migration_records(self) -> list[apply.Recorded]:
-        """Every Migration record of the log, oldest first. Read-only."""
+        """Return every Migration record of the log, oldest first. Read-only."""
         self.core.check_open()
         return self._migration_records.all(self.tables)
 
     def newest_migration_records(self) -> Iterator[apply.Recorded]:
-        """The same, newest first, each read from the log as it is asked for. Read-only."""
+        """Yield every Migration record, newest first, each read on demand. Read-only."""
         self.core.check_open()
         return self._migration_records.newest_first(self.tables)
 
     @property
     def directory(self) -> Path:
-        """The directory, for the files in it: reached through its descriptor, wherever it was moved to.
-        Raises ClosedError."""
+        """The directory of the files, reached through its descriptor, wherever it was moved to. Raises
+        ClosedError."""
         return self.core.directory
 
     @property
     def refused(self) -> DiskError | None:
-        """Why nothing is written any more, until it is opened again; None: writes are taken."""
+        """Why writing has ended until the database is opened again; None: writes are accepted."""
         return self.engine.stopped
 
     def forked(self) -> None:
-        """In a forked child: it is the parent's, whose threads and locks are not here."""
+        """In a forked child: refuse all calls, because the database belongs to the parent."""
         self.core.closed = True
         self.tables.keep()
         self.past.keep()
 
     def disk_bytes(self) -> int:
-        """Bytes of all files of the database. Read-only."""
+        """Return the size of all files of the database, in bytes. Read-only."""
         return self.engine.disk_bytes()
 
     def archived_ns(self) -> int:
-        """When old log was last archived, in nanoseconds since the Unix epoch; 0: never. Read-only."""
+        """Return when the log was last archived, in nanoseconds since the Unix epoch; 0: never. Read-only."""
         return self.core.archived_ns()
 
     def status(self) -> Status:
-        """What there is, in numbers. Read-only."""
+        """Return the state of the database in numbers. Read-only."""
         self.core.check_open()
         archive = self.retention.status() if self.retention is not None else ArchiveStatus()
         return status(self.core, self.past, self.consumers, archive)
@@ -172,18 +175,27 @@ class Database(Writer):
     # reading
 
     def snapshot(self) -> Snapshot:
-        """This moment, for reading more than once. Read-only."""
+        """Return the database at its current seq, for consistent reads. Read-only.
+
+        with db.snapshot() as now:
+            total = now.count(AIRPORTS)
+        """
         return self.core.snapshot()
 
     def at(
         self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
     ) -> Moment:
-        """The database as it was after the record at `seq`, or at a time (a datetime, its text as ISO
-        8601, or nanoseconds since the epoch): get, scan, find by index, count and hash the rows of then.
+        """Return the database as it was after the record at `seq`, or at a time: get, scan, count and hash
+        past rows.
 
-        Where versions of rows lie is projected as far as is asked, which the first time reads the log
-        (`progress`) and writes nothing but that projection. Raises CursorError before the first record,
-        in the future, and where the log was removed.
+        `time` is a datetime, its text in ISO 8601, or nanoseconds since the Unix epoch. The version index
+        is extended as far as needed, which reads the log at the first call (`progress`) and writes only
+        that index.
+
+            db.at(time="2026-01-05T09:30:00Z").get(AIRPORTS, "JFK")
+
+        Raises CursorError before the first record, in the future, and where the log was removed; RowError
+        for an invalid time.
         """
         self.core.check_open()
         return self.past.at(seq=seq, time=time, progress=progress)
@@ -191,18 +203,20 @@ class Database(Writer):
     def history(
         self, table: Table[M, K], key: K, *, newest_first: bool = True, limit: int | None = None
     ) -> Iterator[Version[M]]:
-        """Every version of a row: who wrote it, when and why, and what was changed; across migrations,
-        and of rows and tables that are gone. Raises SchemaError if there never was such a table.
+        """Yield every version of a row: who wrote it, when, why, and what changed. Read-only, except for
+        the version index.
 
-        Along the links of the log as far as the row was there, then by the projection of versions (`at`).
+        It spans migrations, and includes deleted rows and dropped tables. `limit` is the maximum number of
+        versions. It follows the links of the log as long as the row existed, then the version index (`at`).
+        Raises SchemaError if there never was such a table.
         """
         self.core.check_open()
         arguments.table(table)
         return self.past.history(table, key, newest_first=newest_first, limit=limit)
 
     def refresh(self) -> int:
-        """Where it was opened for reading beside a process that writes: sees what was written
-        since. Returns the seq that it is at."""
+        """In a database opened for reading beside a writing process, see what was written since. Return the
+        new seq."""
         self.core.check_open()
         if self.read_only:
             opening.refresh(self.core)
@@ -212,8 +226,10 @@ class Database(Writer):
     def hashes(
         self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
     ) -> dict[str, TableHash]:
-        """Rows and content hash of every table, at one moment: now, or as `at(seq=…)` has it. `sealed`: of
-        sealed rows as they are stored, which is what a copy without keys has. Read-only."""
+        """Return the number of rows and the content hash of every table, now or as of `seq`. Read-only.
+
+        `sealed`: hash sealed rows as they are stored, as a copy without keys has them.
+        """
         _, now, view = self.core.view()
         with_progress = None if progress is None else lambda done: progress(Progress("hash", done))
         try:
@@ -239,10 +255,12 @@ class Database(Writer):
         progress: OnProgress | None = None,
         **metadata: Any,
     ) -> loads.LoadResult:
-        """Writes many rows in chunks, each one commit. With an `id` it goes on where it stopped.
+        """Write many rows in chunks, one commit per chunk. With an `id`, a repeated load resumes where it
+        stopped. Writes.
 
-        `total`, for the progress, is the number of rows if known. `expires`: as in `put`, of all of them.
-        Raises RowError for a row that does not fit: the chunks before it stay.
+        `rows` must be the same at each run. `total`: the number of rows if known, for `progress`.
+        `expires`: as in `put`, for all rows. `source`: the name of the data's origin, recorded in the log.
+        Raises RowError for an invalid row; the chunks before it stay.
         """
         return loads.load(
             self.core,
@@ -260,7 +278,7 @@ class Database(Writer):
     def loader(
         self, table: Table[Any, Any], load: log_pb2.Load, expires: Expires | None = None, **metadata: Any
     ) -> loads.Loader:
-        """One load, to be fed chunk by chunk; its id, kind and source are those of `load`."""
+        """Return one load, to be fed chunk by chunk; `load` has its id, kind and source."""
         return loads.Loader(self.core, table, load, self.transaction(**metadata).metadata, expires)
 
     def apply_migration(
@@ -276,12 +294,12 @@ class Database(Writer):
         check: Callable[[Snapshot], None] | None = None,
         progress: OnProgress | None = None,
     ) -> CommitResult:
-        """Appends a migration and its rows as one record, and brings the tables to its schema.
+        """Append a migration and its rows as one record, and bring the tables to its schema. Writes.
 
-        `expect_schema` is the version that it was planned upon. `expect` is called first, while nobody
-        else commits: it raises if what the record rests upon is no longer so. `check` reads what would
-        be, and may raise as well. Raises MigrationError, UniqueError and RowError: then nothing of it was
-        done.
+        `expect_schema` is the schema version that it was planned for. `expect` is called first, while
+        nobody else commits, and raises if a condition no longer holds. `check` reads the tables as the
+        migration would leave them, and may raise as well. Raises MigrationError, UniqueError and RowError;
+        nothing was done then.
         """
         self.core.check_writable()
         return apply.append_migration(
@@ -306,11 +324,11 @@ class Database(Writer):
         stopped: Callable[[], bool] = lambda: False,
         deleted: Container[tuple[str, bytes]] = (),
     ) -> bool:
-        """Builds what a migration that record `since` started has more, beside the live tables, from
-        where it stopped; `rate`: rows a second at most; `deleted`: see `Backfill`. Returns whether it is all
-        done, or was stopped.
+        """Build what the migration started by record `since` adds, beside the live tables; resume where it
+        stopped. Writes.
 
-        Raises MigrationError, UniqueError or RowError for a row that does not fit.
+        `rate`: maximum rows per second. `deleted`: see `Backfill`. Returns True if it is complete, False if
+        it was stopped. Raises MigrationError, UniqueError or RowError for an invalid row.
         """
         self.core.check_writable()
         return Backfill(
@@ -325,8 +343,11 @@ class Database(Writer):
         ).run()
 
     def reclaim(self, before: log_pb2.Schema) -> None:
-        """Frees the disk of what `before` had more than the schema in force: dropped tables and
-        indexes, a generation before. Takes its time where they were large; reads and writes go on."""
+        """Free the disk space of what `before` has and the schema in force has not: tables, indexes,
+        previous generations.
+
+        Takes long for large tables; reads and writes continue.
+        """
         self.core.check_writable()
         self.tables.flush()
         for start, end in gone(Schema(before), self.tables.schema):
@@ -336,15 +357,18 @@ class Database(Writer):
     # following it
 
     def opener(self, tables: Sequence[str] = ()) -> Opener:
-        """What opens sealed rows for who follows these tables, or all. Read-only."""
+        """Return an opener of sealed rows for followers of these tables, or of all. Read-only."""
         return VaultOpener(self.core.vault)
 
     # looking after it
 
     def rebuild(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
-        """Builds all tables anew from the log beside the live ones, proves that both are equal,
-        and switches to the new ones. One that was killed goes on where it was. Raises CorruptionError if
-        they differ: then nothing is switched."""
+        """Build all tables again from the log beside the live ones, prove that both are equal, and switch
+        to the new ones. Writes.
+
+        A killed rebuild resumes where it stopped. Raises CorruptionError if they differ; nothing is
+        switched then.
+        """
         self.core.check_writable()
         return rebuild.beside(self.core, progress)
 
@@ -356,25 +380,28 @@ class Database(Writer):
         seq: int | None = None,
         time: Time | None = None,
     ) -> dict[str, TableHash]:
-        """Builds this database from its log alone in a new directory, as it is now, or as it was after the
-        record at `seq`, or at a time (as in `at`), and returns the hashes of its tables. It has the same
-        UUID: followers that are ahead of it are told so, or that the histories diverged.
+        """Build this database from its log in a new directory, and return the hashes of its tables.
 
-        One that was killed goes on where it was. Raises OpenError if there is something else, CursorError
-        for a moment that the log does not have.
+        As of now, of the record at `seq`, or of a time (as in `at`). It has the same UUID: followers that
+        are ahead of it receive an error that says so, or that the histories diverged. A killed run resumes
+        where it stopped. Raises OpenError if the directory has other files, CursorError for a position that
+        the log does not have.
         """
         self.core.check_open()
         last = self.past.position(seq=seq, time=time) if seq is not None or time is not None else None
         return rebuild.into(self.core, Path(path), last, progress)
 
     def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterable[str]:
-        """Everything that is not as it must be, a sentence each. `deep`: also each row that is not what the
-        log says, for which the tables are made once more in a temporary directory. Read-only."""
+        """Yield a sentence for each problem with tables, indexes, files and log. Read-only.
+
+        `deep`: also compare every row with the log, for which the tables are built again in a temporary
+        directory.
+        """
         self.core.check_open()
         return check.problems(self.core, progress, deep=deep)
 
     def close(self) -> None:
-        """Brings everything to files and lets go of the directory. Twice is once."""
+        """Write everything to files and release the directory. May be called twice."""
         core = self.core
         if core.closed:
             return

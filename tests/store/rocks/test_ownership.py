@@ -427,7 +427,7 @@ def test_a_rebuild_and_a_restore_lock_the_directory_that_they_make(
 
         make(made, told)
         assert f"another process rebuilds into {made} now" in seen[0]
-        assert f"{made}: a rebuild into it is not through" in seen[1]
+        assert f"{made}: a rebuild into it is running or was killed" in seen[1]
         remove(made)
 
 

@@ -99,7 +99,7 @@ def test_of_two_under_one_name_the_later_has_it(db: Database) -> None:
     assert db.consumers["mirror"].position.seq == 0
     db.consumers.bookmark(second, db.log.cursor(7, db.uuid))
     db.consumers.remove("mirror")
-    with pytest.raises(RowError, match="no consumer 'mirror' any more"):
+    with pytest.raises(RowError, match="consumer 'mirror' no longer exists"):
         db.consumers.bookmark(second, db.log.cursor(8, db.uuid))
     assert db.consumers.register("mirror").position.seq == 0
     with pytest.raises(CursorError, match="two processes run under one name"):

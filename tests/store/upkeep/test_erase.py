@@ -188,7 +188,7 @@ def test_where_the_disk_refuses_the_zeros_nothing_is_sealed_with_that_key_any_mo
         with monkeypatch.context() as patched:
             patched.setattr(Slots, "sync", refuse)
             with pytest.raises(
-                DiskError, match="forgets a person of patients, whose rows are gone"
+                DiskError, match="forgets a person of patients and deletes their rows"
             ) as caught:
                 db.people.forget(PATIENTS, 1)
         assert caught.value.outcome == "written"

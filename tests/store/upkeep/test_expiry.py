@@ -204,7 +204,7 @@ def test_what_is_no_time_is_refused(db: Database) -> None:
     for wrong in (timedelta(hours=1), "2027-01-01", 1.5, True, date(2027, 1, 1)):
         some: Any = wrong
         for write in (db.put, db.insert):
-            with pytest.raises(RowError, match=rf"found {type(wrong).__name__}; in an hour is"):
+            with pytest.raises(RowError, match=rf"found {type(wrong).__name__}; for one hour from now"):
                 write(ITEMS, Item(id=1), expires=some)
         with pytest.raises(RowError, match="expected a datetime with its zone, or nanoseconds"):
             db.load(ITEMS, items(1, 2), expires=some)

@@ -141,7 +141,7 @@ def test_a_key_that_came_back_opens_nothing_and_check_says_so(path: Path, older:
         assert [one.erased for one in reader.history(PATIENTS, 1)] == [False, True]
         assert reader.at(seq=3).get(PATIENTS, 1) is None
         (found,) = [one for one in reader.check() if "forgotten persons" in one]
-        assert "has the keys of 1 people" in found
+        assert "has the keys of 1 forgotten persons" in found
     assert (path / "KEYS").read_bytes() == copy
     with open_people(path) as db:
         assert not [one for one in db.check() if "forgotten persons" in one]

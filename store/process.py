@@ -4,7 +4,7 @@
            child  ─▶ descriptors closed, objects kept   RocksDB's destructors write to the parent's files
                      RocksDB's lead to /dev/null        its queued jobs would run in the child
            parent ─▶ RocksDB's threads again
-    end    atexit ─▶ everything open is closed, the newest first
+    end    atexit ─▶ clients, servers and databases are closed, the newest first
 
 A forked child has nothing of its parent's databases: neither locks nor directories, and calls on them
 are refused. It may open databases of its own. If RocksDB did not become idle in time, because it

@@ -28,7 +28,7 @@ from everlog.rpc import errors, security
 from everlog.rpc.address import Address
 from everlog.rpc.client import deadline
 from everlog.store.errors import ClosedError, Error
-from everlog.store.process import keep_in_child, tell_child
+from everlog.store.process import close_at_end, keep_in_child, tell_child
 
 CALL_S = 30.0
 COMMIT_S = 60.0
@@ -86,6 +86,7 @@ class Channel:
             self.grpc = grpc.secure_channel(address.target, credentials, options=OPTIONS)
         else:
             self.grpc = grpc.insecure_channel(address.target, options=OPTIONS)
+        close_at_end(self)
 
     def call(
         self,
@@ -231,7 +232,8 @@ class Patience:
     def _left_s(self) -> float:
         now = time.monotonic()
         self._began = now if self._began is None else self._began
-        until = self._outage.failed(now, self._retry_s) + self._retry_s
+        # Its own failures are one series, however long each attempt takes.
+        until = min(self._outage.failed(now, self._retry_s), self._began) + self._retry_s
         until = max(until, self._began + min(self._retry_s, RECONNECT_S))
         return (until if self._until is None else min(until, self._until)) - now
 

@@ -22,11 +22,13 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -134,6 +136,69 @@ WRITERS = 16
 SURVEYORS = 2
 
 
+class Threads:
+    """Up to `most` threads. They work until they are closed: those of a ThreadPoolExecutor take nothing once
+    the main thread has ended, while other threads, and other processes, still call the server."""
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most, self._name = most, name
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+
+    def start(self) -> None:
+        """Start the first thread: from Python 3.12 on no thread starts once the main thread has ended."""
+        with self._lock:
+            if not self._threads:
+                self._begin()
+                self._idle.release()
+
+    def submit(self, fn: Callable[..., T], *args: Any) -> Future[T]:
+        """Begin `fn(*args)` as soon as a thread is free. Raises ClosedError after `close`."""
+        future: Future[T] = Future()
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the server stops, and takes no more calls; ask again")
+            if not self._idle.acquire(blocking=False) and len(self._threads) < self._most:
+                try:
+                    self._begin()
+                except RuntimeError:
+                    if not self._threads:
+                        raise
+            self._work.put((future, functools.partial(fn, *args)))
+        return future
+
+    def close(self) -> None:
+        """Cancel what has not begun, and wait until the rest is done. Twice is once."""
+        with self._lock:
+            self._closed = True
+            with contextlib.suppress(Empty):
+                while (waiting := self._work.get_nowait()) is not None:
+                    waiting[0].cancel()
+            for _ in self._threads:
+                self._work.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _begin(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"{self._name}_{len(self._threads)}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _run(self) -> None:
+        while (waiting := self._work.get()) is not None:
+            future, call = waiting
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except BaseException as error:  # noqa: BLE001  told to whoever waits for it
+                    future.set_exception(error)
+            del waiting, future, call  # or they stay until the next
+            self._idle.release()
+
+
 class Hosting:
     """Databases by name. The creator of the server opens and closes them."""
 
@@ -143,9 +208,14 @@ class Hosting:
         self.warnings: list[str] = []  # for operators of the server
         self.subscribers = dict.fromkeys(self.databases, 0)
         self._stopped = threading.Event()
-        self._readers = ThreadPoolExecutor(READERS, "everlog-read")
-        self._writers = ThreadPoolExecutor(WRITERS, "everlog-write")
-        self._surveyors = ThreadPoolExecutor(SURVEYORS, "everlog-survey")
+        self._readers = Threads(READERS, "everlog-read")
+        self._writers = Threads(WRITERS, "everlog-write")
+        self._surveyors = Threads(SURVEYORS, "everlog-survey")
+
+    def start(self) -> None:
+        """Start the threads, before the first call."""
+        for pool in (self._readers, self._surveyors, self._writers):
+            pool.start()
 
     def database(self, name: str) -> Database:
         """Return a database. Raises OpenError for a name that this server does not host."""
@@ -159,16 +229,15 @@ class Hosting:
 
     async def read(self, fn: Callable[..., T], *args: Any) -> T:
         """Run a short call that may wait for the disk to read."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, fn, *args)
+        return await asyncio.wrap_future(self._readers.submit(fn, *args))
 
     async def survey(self, fn: Callable[..., T], *args: Any) -> T:
         """Run a call that reads much. It calls `check_going`."""
-        return await asyncio.get_running_loop().run_in_executor(self._surveyors, fn, *args)
+        return await asyncio.wrap_future(self._surveyors.submit(fn, *args))
 
     async def write(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run a call that may wait for the disk to write."""
-        call = functools.partial(fn, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._writers, call)
+        return await asyncio.wrap_future(self._writers.submit(functools.partial(fn, *args, **kwargs)))
 
     async def stream(
         self, fn: Callable[[ResponseStream[T]], None], *, goes_on: bool = True, stops: bool = False
@@ -188,7 +257,7 @@ class Hosting:
                 responses.end()
 
         pool = self._writers if goes_on else self._surveyors
-        done = asyncio.get_running_loop().run_in_executor(pool, run)
+        done = asyncio.wrap_future(pool.submit(run))
         try:
             async for item in responses:
                 yield item
@@ -199,7 +268,7 @@ class Hosting:
 
     def begin(self, fn: Callable[[], None]) -> asyncio.Future[None]:
         """Start a long call in a writer's thread; `close` waits for its end."""
-        return asyncio.get_running_loop().run_in_executor(self._writers, fn)
+        return asyncio.wrap_future(self._writers.submit(fn))
 
     def check_going(self, *_: object) -> None:
         """Raise ClosedError once the server stops: for calls that can be repeated."""
@@ -213,4 +282,4 @@ class Hosting:
     def close(self) -> None:
         self.stop()
         for pool in (self._readers, self._surveyors, self._writers):
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.close()

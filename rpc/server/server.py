@@ -68,6 +68,7 @@ from everlog.rpc.server.store import StoreService
 from everlog.store.crypto.master_key import MasterKey
 from everlog.store.database import Database
 from everlog.store.errors import OpenError
+from everlog.store.process import close_at_end
 
 SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -194,11 +195,13 @@ class Server:
 
     def start(self) -> Self:
         """Start, and return once the server accepts calls. Raises OpenError if the port is not available."""
+        self.hosting.start()
         self._thread.start()
         self._ready.wait()
         if self._error is not None:
             self._thread.join()
             raise self._error
+        close_at_end(self)  # before its databases, which are older
         return self
 
     def stop(self, grace_s: float = GRACE_S) -> None:
@@ -210,6 +213,10 @@ class Server:
                 self.loop.call_soon_threadsafe(self._stopping.set)
         if self._thread.ident is not None:
             self._thread.join()
+
+    def close(self) -> None:
+        """Stop it, at the end of the process at the latest."""
+        self.stop()
 
     def reload(self, *, token: str = "", tokens: Mapping[str, str] | None = None) -> None:
         """Replace the tokens, and read the certificate files again, for calls and connections that begin from

@@ -98,6 +98,7 @@ class Engine:
         if not secondary:
             rest_before_fork(self)
         self._compacting: list[int] = []  # threads that wait for RocksDB's threads
+        self._families: list[Rdict] = []  # every open column family, also of tables being made or dropped
         self._pid = os.getpid()
         self.path = path
         self.refusal = Refusal(path)
@@ -156,11 +157,12 @@ class Engine:
             access = AccessType.secondary(f"{self._scratch.path}/{self._opened}")
         self._db = Rdict(directory, self._db_options(), families, access)
         self._wal = Wal(directory)
-        self.log = self._db.get_column_family(LOG)
+        self._families = []
+        self.log = self._family(LOG)
         self._log_handle = self._db.get_column_family_handle(LOG)
         self.data_name = self._live_name()
         self.named = self.data_name  # the tables that may be live after the next opening
-        self.data = self._db.get_column_family(self.data_name)
+        self.data = self._family(self.data_name)
         self.data_handle: ColumnFamily | None = self._db.get_column_family_handle(self.data_name)
         if not self.secondary:
             for name in names:
@@ -171,6 +173,11 @@ class Engine:
         self._put_log: Any = self.log.put
         self._write: Any = self._db.write
         self.get = self.data.get
+
+    def _family(self, name: str) -> Rdict:
+        family = self._db.get_column_family(name)
+        self._families.append(family)
+        return family
 
     def _directory(self) -> str:
         return self._owner.enter_rocksdb(self) if self._owner is not None else str(self.path / "db")
@@ -464,6 +471,7 @@ class Engine:
             raise self._refused(OSError("No space left on device"), f"creating {name} in {self.path}")
         with translated(f"creating {name}"):
             family = self._db.create_column_family(name, self._family_options(name))
+            self._families.append(family)
             return family, self._db.get_column_family_handle(name)
 
     def next_family(self, made_by: bytes) -> tuple[Rdict, ColumnFamily]:
@@ -471,7 +479,7 @@ class Engine:
         same `made_by`."""
         name = self.next_name
         if name in self._names:
-            family = self._db.get_column_family(name)
+            family = self._family(name)
             if self._db.get(REBUILDING) == made_by:
                 return family, self._db.get_column_family_handle(name)
             self.drop_family(name, family)
@@ -493,7 +501,7 @@ class Engine:
             found = self._sides.get(name)
             if found is None:
                 if name in self._names:
-                    found = self._db.get_column_family(name), self._db.get_column_family_handle(name)
+                    found = self._family(name), self._db.get_column_family_handle(name)
                 elif self.secondary or not make:
                     return None
                 else:
@@ -525,6 +533,8 @@ class Engine:
                 raise DiskError(self.refusal.error, outcome="nothing written", full=self.refusal.is_full)
             self._names.discard(name)
             family.close()  # first: otherwise a kept traceback would keep the database locked
+            with contextlib.suppress(ValueError):  # the engine was closed meanwhile
+                self._families.remove(family)  # only now: `close` must wait for this thread
             self._db.drop_column_family(name)
 
     def switch_data(self, name: str, family: Rdict, handle: ColumnFamily) -> tuple[str, Rdict]:
@@ -620,21 +630,26 @@ class Engine:
         # rocksdict keeps the database locked while any handle of it, or any object that could not be closed,
         # is alive.
         self.data_handle = None
-        sides = [family for family, _ in self._sides.values()]
         self._sides.clear()
         until = time.monotonic() + CLOSE_S
-        for one in (self.log, self.data, *sides, self._db):
+        for one in self._closing():
             while _is_busy(one) and time.monotonic() < until:
                 time.sleep(0.001)  # another thread uses it
+        self._families = []
         for name in _OBJECTS:
             setattr(self, name, CLOSED)
         if self._owner is not None:
             self._owner.leave_rocksdb()
         self._sweep()
 
+    def _closing(self) -> Iterator[Rdict]:
+        yield from list(self._families)
+        yield self._db
+        yield from list(self._families)  # those that another thread made meanwhile
+
     def forked(self) -> None:
         """In a forked child: keep the parent's RocksDB objects alive, and refuse every use of them."""
-        self._leaked = [*map(vars(self).get, _OBJECTS), self._sides]
+        self._leaked = [*map(vars(self).get, _OBJECTS), self._sides, self._families]
         for name in _OBJECTS:
             setattr(self, name, FORKED)
         self._sides = {}

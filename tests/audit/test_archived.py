@@ -171,7 +171,7 @@ def test_without_its_archive_a_database_works_and_says_what_is_missing(opening: 
         assert found.rebuild() == found.hashes()
     db = opening()
     assert list(db.check()) == []
-    with pytest.raises(CursorError, match=r"the log starts at \d+, record 9 was archived and removed"):
+    with pytest.raises(CursorError, match=r"the log starts at \d+: record 9 was archived and removed"):
         db.log.get(9)
 
 

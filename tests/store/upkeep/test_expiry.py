@@ -206,7 +206,7 @@ def test_what_is_no_time_is_refused(db: Database) -> None:
         for write in (db.put, db.insert):
             with pytest.raises(RowError, match=rf"found {type(wrong).__name__}; for one hour from now"):
                 write(ITEMS, Item(id=1), expires=some)
-        with pytest.raises(RowError, match="expected a datetime with its zone, or nanoseconds"):
+        with pytest.raises(RowError, match="expected a datetime with a time zone, or nanoseconds"):
             db.load(ITEMS, items(1, 2), expires=some)
     with pytest.raises(SchemaError, match="above 0 and below 200 years"):
         Table("items", Item, key=ITEM_ID, life=timedelta(0))

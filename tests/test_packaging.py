@@ -137,6 +137,7 @@ def test_wheel_and_sdist_hold_every_file_of_every_package(tmp_path: Path) -> Non
     assert all(Path(place).is_relative_to(tmp_path / "installed") for place in places)
 
 
+@pytest.mark.long
 def test_the_type_checker_finds_a_mistake_in_a_room(tmp_path: Path) -> None:
     for folder in (".path", *FOLDERS.values()):
         shutil.copytree(

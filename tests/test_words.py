@@ -149,6 +149,7 @@ def too_many() -> list[Finding]:
     return [one for one in everything() if one.room not in UNFINISHED or len(left) > LEFT]
 
 
+@pytest.mark.long  # `make lint` runs it
 def test_the_prose_has_no_phrase_that_a_manual_would_not_print() -> None:
     found = too_many()
     assert not found, f"{len(found)} findings, the last ones:\n  " + "\n  ".join(map(str, found[-20:]))

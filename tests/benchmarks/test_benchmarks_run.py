@@ -12,6 +12,7 @@ from benchmarks.measure import Measure, percentile_us
 from benchmarks.migrate import CHANGES
 
 INSTALLED = {"dbmate"}  # from the network: tests have none
+SHORT = {"commit", "feed", "get", "load", "migrate_transform", "scan"}  # in `make test`
 
 
 def bench(name: str, tmp_path: Path, *subjects: str) -> list[Measure]:
@@ -21,7 +22,9 @@ def bench(name: str, tmp_path: Path, *subjects: str) -> list[Measure]:
     return runner.read(results)
 
 
-@pytest.mark.parametrize("name", BENCHES)
+@pytest.mark.parametrize(
+    "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in BENCHES]
+)
 def test_a_bench_measures_each_of_its_subjects(name: str, tmp_path: Path) -> None:
     subjects = BENCHES[name].subjects.keys() - INSTALLED
     found = bench(name, tmp_path, *subjects)

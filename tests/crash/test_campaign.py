@@ -12,7 +12,7 @@ from tests.crash import points
 from tests.crash.campaign import Campaign
 from tests.crash.test_kill_making import campaign
 
-LIVES = 2
+LIVES = 1
 
 
 @pytest.mark.timeout(0)

@@ -120,6 +120,7 @@ def test_no_record_is_lost_when_archiving_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(0)
+@pytest.mark.long
 def test_a_bookmark_is_never_ahead_and_what_its_consumer_lacks_is_in_the_log(tmp_path: Path) -> None:
     path, to = tmp_path / "db", tmp_path / "archive"
     with open_flights(path, ITEMS) as db:

@@ -9,6 +9,7 @@ from tests.store.models import AIRPORTS, airport, declare
 PAGE = Path(__file__).parent.parent.parent / "docs" / "backup.md"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_page_about_backups_does_what_it_says(tmp_path: Path) -> None:
     with Database(tmp_path / "flights.db") as db:

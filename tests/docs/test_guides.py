@@ -18,6 +18,9 @@ from tests.docs.session import Session, blocks
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGES = [DOCS / f"{name}.md" for name in ("python", "modelling", "packaging", "following", "tour")]
+LONG = [
+    DOCS / f"{name}.md" for name in ("backup", "erasure", "migrations", "proofs")
+]  # run by tests of their own
 
 
 @pytest.mark.long
@@ -32,7 +35,7 @@ def test_the_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     assert not [block for block in found if block.language == "python" and not block.file]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *LONG], ids=lambda page: page.stem)
 def test_code_of_the_page_is_python_and_uses_public_names(page: Path) -> None:
     for block in blocks(page):
         if block.language == "python":

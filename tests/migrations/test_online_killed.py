@@ -41,7 +41,7 @@ def heard(path: Path, project: Project, way: str, slices: int, after_s: float) -
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("way", ["up", pytest.param("down", marks=pytest.mark.long)])
 def test_killed_anywhere_it_goes_on_where_it_was_and_loses_nothing(
     project: Project, tmp_path: Path, way: str
 ) -> None:

@@ -80,6 +80,7 @@ def test_a_backup_survives_kills_and_goes_on(tmp_path: Path) -> None:
             assert list(verify(to, deep=True)) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(0)
 def test_a_restore_that_is_killed_leaves_no_database_or_a_whole_one(tmp_path: Path) -> None:
     path, to = tmp_path / "db", tmp_path / "backup"

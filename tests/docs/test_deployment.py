@@ -29,6 +29,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "deployment.md"
 ROOT = PAGE.parent.parent
 
 
+@pytest.mark.long
 def test_the_page_about_deployment_does_what_it_says(tmp_path: Path) -> None:
     with Session(tmp_path) as session:
         session.follow(PAGE)

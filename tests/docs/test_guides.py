@@ -18,9 +18,8 @@ from tests.docs.session import Session, blocks
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGES = [DOCS / f"{name}.md" for name in ("python", "modelling", "packaging", "following", "tour")]
-LONG = [
-    DOCS / f"{name}.md" for name in ("backup", "erasure", "migrations", "proofs")
-]  # run by tests of their own
+RUN_ELSEWHERE = ("backup", "deployment", "erasure", "expiry", "history", "migrations", "privacy", "proofs")
+LONG = [DOCS / f"{name}.md" for name in RUN_ELSEWHERE]
 
 
 @pytest.mark.long

@@ -9,6 +9,7 @@ from tests.store.people import MASTER, PATIENTS, open_people, patient
 PAGE = Path(__file__).parent.parent.parent / "docs" / "privacy.md"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_page_about_privacy_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_people(tmp_path / "clinic.db") as db:

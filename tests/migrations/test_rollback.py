@@ -179,6 +179,7 @@ def test_the_tables_are_rebuilt_from_the_log_across_a_rollback(
     assert db.rebuild_into(tmp_path / "again") == live
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_killed_at_any_point_each_return_is_there_in_whole_or_not_at_all(
     project: Project, tmp_path: Path

@@ -48,6 +48,7 @@ WRONG = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_type_checker_finds_a_wrong_constant_at_its_line(project: Project) -> None:
     file = project.add(fields="string faa = 1; string name = 2; int32 alt = 3;") / "__init__.py"

@@ -84,11 +84,12 @@ class Point(NamedTuple):
 
 
 def arm(point: Point, die: Callable[[], None] | None = None) -> None:
-    """From now on this process kills itself there. Only in a process that is there to die."""
-    passed = itertools.count(1)
+    """From now on this process kills itself there, and no child of it does. Only in a process that is there
+    to die."""
+    passed, armed = itertools.count(1), os.getpid()
 
     def here() -> None:
-        if next(passed) == point.nth:
+        if os.getpid() == armed and next(passed) == point.nth:
             (die or _die)()
 
     for owner, name in CALLS[point.call]:

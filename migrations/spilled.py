@@ -51,11 +51,8 @@ class Spill:
             self._file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
             self._file.execute("PRAGMA journal_mode = OFF")
             self._file.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            weakref.finalize(self, self._file.close)  # in a cycle, __del__ may come too late
         return self._file
-
-    def __del__(self) -> None:
-        if self._file is not None:
-            self._file.close()
 
 
 class Spilled:

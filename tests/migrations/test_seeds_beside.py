@@ -231,7 +231,8 @@ def test_a_follower_has_the_same_rows(project: Project, tmp_path: Path) -> None:
         beside = Beside(project, db)
 
         def follow() -> None:
-            Follower(db, SqliteSink(tmp_path / "mirror.db")).run(bounded=True)
+            with SqliteSink(tmp_path / "mirror.db") as mirror:
+                Follower(db, mirror).run(bounded=True)
 
         beside.apply({"load airports": [follow], "copy airports": [follow]})
         follow()

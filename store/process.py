@@ -261,16 +261,22 @@ def _in_child() -> None:
     _State.openings, _State.opening = threading.Condition(), 0
     _closing.clear()
     for held in sorted(_held, key=lambda one: not one.below):  # directories first: their paths are needed
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             held.forked()
     _working.clear()
-    for one in list(_forking):
-        one.forked()
     for thing in list(_kept):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+    errors = []
+    for one in list(_forking):
+        try:
+            one.forked()
+        except Exception as error:  # noqa: BLE001  the others must be told all the same
+            errors.append(error)
     if not _State.resting:
         _State.unfit = True
         _leave_without_destructors()
+    if errors:
+        raise errors[0]  # Python reports it, and goes on
 
 
 def _leave_without_destructors() -> None:

@@ -444,3 +444,30 @@ def test_a_client_in_a_child_is_refused_and_the_child_ends(tmp_path: Path) -> No
         "sync",
     )
     assert done.returncode == 5, done.stderr
+
+
+TOLD = """
+import os, sys
+from everlog.store import process
+from everlog.store.database import Database
+
+class Failing:
+    def forked(self):
+        raise RuntimeError("of another")
+
+failing = [Failing() for _ in range(20)]  # a set is told in any order: some come before the database
+for one in failing:
+    process.tell_child(one)
+with Database(sys.argv[1]) as db:
+    child = os.fork()
+    if not child:
+        os._exit(0 if db.core.closed else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+def test_a_child_is_told_of_each_database_though_one_object_fails(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TOLD, str(tmp_path / "db")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "of another" in done.stderr  # and Python reports it

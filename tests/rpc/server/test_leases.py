@@ -127,7 +127,6 @@ def test_a_lease_ends_with_its_call(url: str, how: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(leases, "LEASE_S", 600.0)
     channel, call = turn(url, "flights")
     next(call)
-    waiting, other = turn(url, "flights")
     with RemoteDatabase(url) as remote:
         putting = threading.Thread(target=lambda: remote.put(FLIGHTS, flight(2)))
         putting.start()
@@ -137,6 +136,7 @@ def test_a_lease_ends_with_its_call(url: str, how: str, monkeypatch: pytest.Monk
             channel.close()
         putting.join()
         assert remote.get(FLIGHTS, ("UA", 2)) is not None
+    waiting, other = turn(url, "flights")
     assert len(next(other).turn) == 16, "and the next one has its turn"
     channel.close()
     waiting.close()

@@ -110,13 +110,7 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
     ) -> people_pb2.ForgetResponse:
         db = self._hosting.database(request.database)
         check_schema(db, context)
-        by = request.WhichOneof("who")
-        who = Person(
-            request.table,
-            request.space,
-            request.key if by == "key" else None,
-            request.person if by != "key" else None,
-        )
+        who = _person(request)
         metadata = Metadata(
             self._hosting.auth.actor(context, request.actor),
             request.reason,
@@ -136,13 +130,7 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
         db = self._hosting.database(request.database)
         check_schema(db, context)
         self._hosting.auth.actor(context, request.actor)
-        by = request.WhichOneof("who")
-        who = Person(
-            request.table,
-            request.space,
-            request.key if by == "key" else None,
-            request.person if by != "key" else None,
-        )
+        who = _person(request)
 
         def run(responses: ResponseStream[people_pb2.ExportResponse]) -> None:
             for part in _parts(export(db.core, who)):
@@ -190,3 +178,14 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
 
         async for answer in self._hosting.stream(run, stops=True):
             yield answer
+
+
+def _person(request: people_pb2.ForgetRequest | people_pb2.ExportRequest) -> Person:
+    """Return the person that a request names, by the key of a row or by the value of the person field."""
+    by_key = request.WhichOneof("who") == "key"
+    return Person(
+        request.table,
+        request.space,
+        request.key if by_key else None,
+        None if by_key else request.person,
+    )

@@ -270,13 +270,13 @@ def _in_child() -> None:
     for one in list(_forking):
         try:
             one.forked()
-        except Exception as error:  # noqa: BLE001  the others must be told all the same
+        except Exception as error:  # noqa: BLE001  the others must be notified as well
             errors.append(error)
     if not _State.resting:
         _State.unfit = True
         _leave_without_destructors()
     if errors:
-        raise errors[0]  # Python reports it, and goes on
+        raise errors[0]  # Python reports it, and continues
 
 
 def _leave_without_destructors() -> None:

@@ -455,7 +455,7 @@ class Failing:
     def forked(self):
         raise RuntimeError("of another")
 
-failing = [Failing() for _ in range(20)]  # a set is told in any order: some come before the database
+failing = [Failing() for _ in range(20)]  # a set has no order: some come before the database
 for one in failing:
     process.tell_child(one)
 with Database(sys.argv[1]) as db:

@@ -111,30 +111,39 @@ def _dense_files(engine: Engine, log: Log) -> int:
     return last
 
 
-READER_LOOKS = 3  # attempts of a reader, if keys disappear between its reads of the tables and of the keys
+READER_LOOKS = 5  # attempts of a reader, if keys disappear between its reads of the tables and of the keys
 
 
 def refresh(core: Core) -> None:
     """As a reader beside a writer: see what was written since."""
     with core.tables.lock:  # concurrent reads see the previous state
-        fresh = _look(core)
-        for _ in range(READER_LOOKS - 1):
-            if not recovery.came_bare(core.engine, fresh):
-                break
-            fresh = _look(core)
+        fresh = _current(core.owner.at, core.engine, core.log, core.vault)
         recovery.obey(fresh)
         core.tables.adopt(fresh)
 
 
-def _look(core: Core) -> Tables:
-    """Return the current tables."""
-    core.engine.catch_up()
-    core.log.reopen()
-    look_again(core.engine, core.log, files.read(core.owner.at / files.HEAD, files.Head))
+def _current(at: Path, engine: Engine, log: Log, vault: Vault, progress: OnProgress | None = None) -> Tables:
+    """Return the current tables beside a writer.
+
+    A key that was created and forgotten between two reads, of the log and of the keys, was never seen here:
+    its rows then look as if their key were missing. The next look finds them erased.
+    """
+    fresh = _look(at, engine, log, vault, progress)
+    for _ in range(READER_LOOKS - 1):
+        if not recovery.came_bare(engine, fresh):
+            break
+        fresh = _look(at, engine, log, vault, progress)
+    return fresh
+
+
+def _look(at: Path, engine: Engine, log: Log, vault: Vault, progress: OnProgress | None) -> Tables:
+    engine.catch_up()
+    log.reopen()
+    look_again(engine, log, files.read(at / files.HEAD, files.Head))
     # Keys forgotten only in the log still open the rows that it deletes, which these files have.
-    core.vault.refresh(recovery.shredded_on_disk(core.engine))
-    fresh = Tables(core.engine, core.log, MemoryTarget, core.vault)
-    fresh.catch_up()
+    vault.refresh(recovery.shredded_on_disk(engine))
+    fresh = Tables(engine, log, MemoryTarget, vault)
+    fresh.catch_up(progress)
     return fresh
 
 
@@ -191,17 +200,15 @@ def _open(
         _check_first(path, log, marker)
         database = uuid.UUID(marker.database).bytes
         vault = Vault(at / KEYS, database, master, read_only=read_only, origin=log.created().origin)
-        if read_only and vault.is_there:
-            # Catch up once more: a key that was forgotten before the vault was read is now noted in the log.
-            engine.catch_up()
-            log.reopen()
-            look_again(engine, log, files.read(at / files.HEAD, files.Head))
-            vault.refresh()
         tables = Tables(engine, log, MemoryTarget if read_only else None, vault)
         _check_applied(path, log, tables)
         if not read_only:
             cut(engine, log, known, tables.applied)
-        tables.catch_up(progress)
+        if read_only and vault.is_there:
+            # Once more: a key that was forgotten before the vault was read is now noted in the log.
+            tables = _current(at, engine, log, vault, progress)
+        else:
+            tables.catch_up(progress)
         recovery.finish(engine, tables, read_only=read_only)
         newest = log.commit(log.written)
         clock.start(max(clock.last_ns, newest.time_ns), newest.reading_ns)

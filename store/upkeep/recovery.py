@@ -12,7 +12,10 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
+
 from everlog.store import keys
+from everlog.store.errors import DiskError
 from everlog.store.rocks.engine import Engine
 from everlog.store.rocks.view import LiveView
 from everlog.store.schema import codec
@@ -124,20 +127,24 @@ def finish(engine: Engine, tables: Tables, *, read_only: bool) -> None:
         obey(tables)
     else:
         shred(engine, tables)
-    mend(tables, read_only=read_only)
+    if mend(tables, read_only=read_only):
+        with contextlib.suppress(DiskError):  # a full disk may be opened: readers wait for the next flush
+            engine.flush()
 
 
-def mend(tables: Tables, *, read_only: bool = False) -> None:
-    """Build index entries that are missing for lack of keys, if the keys are available now. Writes.
+def mend(tables: Tables, *, read_only: bool = False) -> bool:
+    """Build index entries that are missing for lack of keys, if the keys are available now. Writes unless
+    `read_only`.
 
-    While some keys are missing, the space stays marked.
+    While some keys are missing, the space stays marked. Returns whether a mark was removed or changed:
+    readers refuse the rows of sealed tables until this is on disk.
     """
-    vault = tables.vault
+    vault, changed = tables.vault, False
     assert vault is not None
     start = keys.NOTE_BARE
     for note, how in list(tables.target.view.items(start, codec.after(start))):
         if vault.locked:
-            return
+            break
         space = keys.SPACE.unpack_from(note, len(start))[0]
         info = tables.schema.spaces.get(space)
         indexes = info.indexes.values() if info else ()
@@ -148,7 +155,7 @@ def mend(tables: Tables, *, read_only: bool = False) -> None:
             vault.locked = (
                 "its indexes must be built with the keys: open it once for writing, as `everlog expire` does"
             )
-            return
+            break
         for index in indexes:
             assert info is not None
             if not index.building:
@@ -160,3 +167,5 @@ def mend(tables: Tables, *, read_only: bool = False) -> None:
             tables.target.write(writes)
         else:
             tables.target.delete(note, codec.after(note))
+        changed = True
+    return changed

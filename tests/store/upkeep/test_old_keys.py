@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from everlog.audit import backup, restore
+from everlog.store.crypto.vault import Vault
 from everlog.store.errors import DiskError, SealedError
+from everlog.store.rocks.engine import Engine
 from everlog.store.upkeep import check
 from tests.store.people import PATIENTS, VISITS, open_people, patient, visit
 
@@ -81,6 +84,51 @@ def test_what_was_made_with_an_older_copy_has_its_entries_once_the_newest_is_bac
         assert list(db.check()) == []
     with open_people(path, read_only=True) as db:
         assert [row.id for row in db.scan(PATIENTS.by_id)] == [2, 3]
+
+
+def test_a_reader_beside_the_writer_that_built_missing_entries_finds_them(path: Path, older: bytes) -> None:
+    with open_people(path) as db:
+        db.rebuild()
+    (path / "KEYS").write_bytes(older)
+    with open_people(path), open_people(path, read_only=True) as reader:
+        assert list(reader.check()) == []
+        assert [row.id for row in reader.scan(PATIENTS.by_email, "cyd@x")] == [3]
+
+
+@pytest.mark.parametrize("look", ["opens", "refreshes"])
+def test_a_reader_that_never_saw_a_key_finds_its_rows_erased(
+    path: Path, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    """A person comes before the reader looks at the log, and is forgotten before it looks at the keys."""
+    moments = iter((True, True))
+    catch_up, refresh = Engine.catch_up, Vault.refresh
+
+    def come(engine: Engine) -> None:
+        if next(moments, False):
+            db.put(PATIENTS, patient(9, "s-9", email="zoe@x", name="Zoe"))
+        catch_up(engine)
+
+    def leave(vault: Vault, gone: Iterable[bytes] = ()) -> None:
+        if next(moments, False):
+            db.people.forget(PATIENTS, 9)
+        refresh(vault, gone)
+
+    def look_aside() -> None:
+        monkeypatch.setattr(Engine, "catch_up", come)
+        monkeypatch.setattr(Vault, "refresh", leave)
+
+    with open_people(path) as db:
+        db.put(PATIENTS, patient(1, "s-1", email="ann@x", name="Ann"))
+        if look == "opens":
+            look_aside()
+        with open_people(path, read_only=True) as reader:
+            if look == "refreshes":
+                look_aside()
+                reader.refresh()
+            assert next(moments, None) is None
+            assert [row.id for row in reader.scan(PATIENTS.by_email, "ann@x")] == [1]
+            assert [one.erased for one in reader.history(PATIENTS, 9)] == [False, True]
+            assert list(reader.check()) == []
 
 
 def test_with_the_newest_keys_who_was_forgotten_after_the_moment_restored_to_is_forgotten_again(

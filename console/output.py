@@ -1,4 +1,4 @@
-"""Output: rows as text, progress, and the standard streams.
+"""Output: rows as text, progress, the standard streams, and files that are written whole.
 
 Text: rows and keys as people type them and as programs read them.
 
@@ -24,20 +24,33 @@ Streams: standard input, output and error, and the effect of a failed write.
 
 A stream that is closed at the start gets a descriptor on which reads and writes fail. Otherwise the next
 opened file, such as one of the database, would become standard output.
+
+Files: an output file appears only when it is complete.
+
+    FILE.part, mode 0600, locked ─▶ written and synced ─▶ renamed to FILE, with the mode of the previous FILE
+
+The next run overwrites a FILE.part left by a kill. A named pipe or a device is written to directly. A link
+is kept: its target is replaced.
+
+Invariants
+  (1) FILE is the previous file or a complete one, even after a kill;
+  (2) two processes never write one FILE.part.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import click
 from google.protobuf.descriptor import FieldDescriptor
@@ -45,7 +58,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from everlog.migrations.values import as_json, dump, expected, from_text, plain
-from everlog.store.errors import RowError
+from everlog.store.errors import Error, RowError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema.codec import TIMESTAMP, kind_of
 
@@ -271,3 +284,76 @@ def _text(stream: Stream) -> io.TextIOWrapper:
         errors="backslashreplace",
         line_buffering=terminal,
     )
+
+
+@contextmanager
+def atomic_file(file: str) -> Iterator[IO[bytes]]:
+    """Open a file to write into: FILE when the block ends without an error, removed if it raises.
+
+    Raises OSError with the name of the file, and Error if another process writes it.
+    """
+    path = Path(os.path.realpath(file))
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as out:
+                yield out
+            return
+        with _locked(Path(f"{path}.part"), file) as (out, part):
+            yield out
+            out.flush()
+            os.fsync(out.fileno())  # before the rename, so that a power failure cannot leave an empty FILE
+            os.fchmod(out.fileno(), _mode(path))
+            part.replace(path)
+    except OSError as error:
+        error.filename = file  # the error of a full disk names no file
+        raise
+
+
+@contextmanager
+def _locked(part: Path, file: str) -> Iterator[tuple[IO[bytes], Path]]:
+    while True:
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as out:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Error(f"{file} is being written by another process; wait for it") from None
+            if not _is(part, handle):  # it was renamed or removed since it was opened
+                continue
+            try:
+                os.fchmod(handle, 0o600)
+                os.ftruncate(handle, 0)
+                yield out, part
+            finally:
+                if _is(part, handle):
+                    part.unlink()
+            return
+
+
+def _is(part: Path, handle: int) -> bool:
+    """Return whether the path leads to the open file."""
+    try:
+        return os.path.samestat(part.lstat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _mode(path: Path) -> int:
+    """Return the mode of the file to be replaced, or of a new file."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        os.umask(mask := os.umask(0o077))
+        return 0o666 & ~mask
+
+
+@contextmanager
+def as_text(out: IO[bytes]) -> Iterator[IO[str]]:
+    """Open `out` as text in UTF-8, with line ends as given. `out` stays open."""
+    lines = io.TextIOWrapper(out, encoding="utf-8", newline="")
+    try:
+        yield lines
+        lines.flush()
+    finally:
+        with suppress(OSError):  # of a write that failed before, and was raised there
+            lines.detach()

@@ -92,7 +92,7 @@ _HOMES: dict[str, str] = {
     "Table": "everlog.store.schema.table",
     "Transaction": "everlog.store.tx.transaction",
     "Version": "everlog.store.history.row_history",
-    "deadline": "everlog.rpc.client.deadline",
+    "deadline": "everlog.rpc.client.channel",
     "open": "everlog.rpc.connect",
 }
 

@@ -1,8 +1,8 @@
-"""Consumer messages: consumers as they travel, and as the store has them.
+"""Messages: conversion between messages of the services and values of the library, and names in requests.
 
-Proposals: those of the Migrations service as messages, and the messages as proposals again.
-
-Versions of rows: those of the History service. A row travels as the bytes that the log has.
+Consumer      of the Consumers service
+Proposal      of the Migrations service
+RowVersion    of the History service; a row is the bytes of the log
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from everlog.store.history.row_history import Version
 from everlog.store.schema.admission import read
 from everlog.store.tx.transaction import Proof, proof_name
 from everlog.store.upkeep.consumers import Consumer, cap_of, message_of_cap
+
+SCHEMA_KEY = "everlog-schema"  # metadata of a request: version of the schema that its bytes are encoded by
+ASKED_KEYS_MAX = 4096  # keys of people that one request may ask for
 
 
 def message_of(one: Consumer) -> consumers_pb2.Consumer:

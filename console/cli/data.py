@@ -29,10 +29,9 @@ from google.protobuf.message import Message
 
 from everlog.console import output
 from everlog.console.cli import connect
-from everlog.console.cli.atomic_file import as_text, atomic_file
 from everlog.console.cli.connect import open_database
 from everlog.console.cli.options import Settings, common, dry_run, pass_settings, writes
-from everlog.console.output import shown
+from everlog.console.output import as_text, atomic_file, shown
 from everlog.migrations.rows import read_csv, read_jsonl, read_parquet
 from everlog.migrations.values import message_from_json, to_text
 from everlog.proto import log_pb2

@@ -1,20 +1,34 @@
-"""Audit: archive, proofs and backup of a database on a server.
+"""Audit: archive, proofs, backup and copies of a database on a server.
 
     RemoteArchive   the server archives to the target in its configuration
     RemoteProver    the server's proofs, in the interface of `everlog.audit.prover`
     RemoteLog       the server's log, as the source of a backup:
                     feed ─▶ message ─▶ its records, unchanged ─▶ block ─▶ everlog.audit.backup
+    rebuild_from    a copy of the database, made from its feed:
+                    feed ─▶ message ─▶ its records, checked one by one ─▶ log and tables
+                                       └─▶ tables equal to the server's hashes at that seq
 
 A server can return anything: `everlog.audit.prover` verifies each proof, and a holder of an earlier
 checkpoint requests the proof from there. The feed sends records as stored, in order, verifies its start, and
-resumes after a broken connection, so a backup needs no service of its own.
+resumes after a broken connection, so backups and copies need no service of their own.
+
+A copy is made by the code of a rebuild (upkeep/rebuild.py): whole or not at all. After a kill, or a long
+outage of the server, the next run resumes it, if the server has its last record.
+
+Keys do not come with the feed. Sealed rows of a copy stay sealed, and are compared as stored; they open once
+the key store of the server's database is put beside them.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from everlog.audit.archive import Archival
 from everlog.audit.backup import Backup, backup
@@ -23,24 +37,37 @@ from everlog.audit.prover import Kept
 from everlog.audit.segment import BLOCK_BYTES
 from everlog.audit.source import Records, check_position, diverged
 from everlog.feed.feed import Feed
+from everlog.feed.subscription import HEARTBEAT_S
 from everlog.proto import archive_pb2 as pb
 from everlog.proto import archive_pb2_grpc, log_pb2, proofs_pb2, proofs_pb2_grpc
 from everlog.rpc.client.channel import Channel
+from everlog.rpc.client.feed import RemoteBatches
 from everlog.store.errors import CorruptionError, CursorError, Error, UnavailableError
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.record import read_varint
+from everlog.store.record import read_varint, time_of
+from everlog.store.rocks import files
 from everlog.store.schema import arguments
+from everlog.store.tables.hashing import TableHash
+from everlog.store.upkeep import rebuild
+
+CATCH_UP_S = 3600.0
+COMMITS_TAG = 0x0A  # before each record of a message
 
 
 class Origin(Protocol):
-    """The part of a database on a server that reading its log needs."""
+    """The part of a database on a server that a reader of its log needs."""
 
     @property
     def uuid(self) -> bytes: ...
     @property
     def url(self) -> str: ...
+    @property
+    def channel(self) -> Channel: ...
     def cursor(self) -> log_pb2.Cursor: ...
     def feed(self, after: log_pb2.Cursor, /, *, until: int | None = None) -> Feed: ...
+    def hashes(
+        self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
+    ) -> dict[str, TableHash]: ...
 
 
 class RemoteArchive:
@@ -109,9 +136,6 @@ class RemoteArchive:
         self._channel.call(self._stub.Release, pb.ReleaseRequest(database=self._database, name=name))
 
 
-CATCH_UP_S = 3600.0
-
-
 class RemoteProver:
     """The prover of a database on a server."""
 
@@ -160,9 +184,6 @@ class RemoteProver:
         metadata = self._channel.metadata
         for answer in self._channel.stream(lambda: self._stub.Entries(request, metadata=metadata)):
             yield answer.entries
-
-
-COMMITS_TAG = 0x0A
 
 
 class RemoteLog:
@@ -218,3 +239,74 @@ def _records(raw: bytes) -> tuple[bytes, int]:
         at = start + size
         count += 1
     return raw[:at], count
+
+
+def rebuild_from(
+    remote: Origin,
+    path: Path,
+    progress: OnProgress | None = None,
+    *,
+    seq: int | None = None,
+    time_ns: int | None = None,
+) -> dict[str, TableHash]:
+    """Build a copy of a server's database in a new directory, as of now, of the record at `seq`, or of a
+    time. Return the hashes of its tables, which equal those of the server.
+
+    Writes to `path` alone. Raises OpenError; CursorError for a missing moment; UnavailableError, after which
+    it can be resumed; CorruptionError for a damaged record (nothing is left then) or tables that differ.
+    """
+    position = remote.cursor()
+    last = position.seq if seq is None else seq
+    if time_ns is not None:
+        last = _at_time(remote, position.seq, time_ns)
+    if not 1 <= last <= position.seq:
+        raise CursorError(
+            f"{remote.url} has records up to {position.seq}, there is no record {last}", seq=last
+        )
+    marker = files.Marker(files.FORMAT, str(uuid.UUID(bytes=position.database)))
+
+    def source(after: int) -> Iterator[bytes]:
+        return records(remote, after, last)
+
+    made = rebuild.make(path, msgspec.json.encode(marker) + b"\n", source, last, progress)
+    theirs = remote.hashes(progress, seq=last, sealed=True)
+    if theirs != made:
+        different = sorted(name for name in made.keys() | theirs.keys() if made.get(name) != theirs.get(name))
+        raise CorruptionError(
+            f"at record {last} the tables in {path} are not those of {remote.url}: {', '.join(different)}."
+            " Both logs are the same; `everlog check` and `everlog rebuild` there tell whose tables err",
+            seq=last,
+            tables=different,
+        )
+    return made
+
+
+def records(remote: Origin, after: int, last: int) -> Iterator[bytes]:
+    """Yield framed records after a seq, up to another, as the server has them. Read-only."""
+    batches = RemoteBatches(
+        remote.channel, after, tables=(), now=False, until=last, bounded=False, heartbeat_s=HEARTBEAT_S
+    )
+    with closing(batches):
+        for batch in batches:
+            yield from _framed(batch.raw)
+
+
+def _framed(raw: bytes) -> Iterator[bytes]:
+    """Yield the records at the start of a message, whose checksum was verified."""
+    at = 0
+    while raw[at] == COMMITS_TAG:
+        size, start = read_varint(raw, at + 1)
+        yield raw[at : start + size]
+        at = start + size
+
+
+def _at_time(remote: Origin, newest: int, time_ns: int) -> int:
+    """Return the last record at or before a time; 0 if there is none."""
+    low, high = 0, newest + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if time_of(next(records(remote, middle - 1, middle))) <= time_ns:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,4 +1,4 @@
-"""Channel: one connection to a server, and calls that are repeated while the server is unavailable.
+"""Channel: one connection to a server, calls that are repeated while it is unavailable, and deadlines.
 
     call ─▶ response
          ─▶ UNAVAILABLE ─▶ wait 50 ms, 100 ms … 2 s ─▶ the same call again ─▶ …
@@ -10,6 +10,12 @@ second that gRPC needs to notice that the server is back.
 Every call may be sent twice: reads change nothing, and commits carry an id by which the server recognises
 them.
 
+A deadline limits all calls of a block, to any server. A context variable carries it, so it applies to this
+thread or task only. Of nested deadlines the earlier one applies. Embedded databases ignore it.
+
+    with everlog.deadline(2.0):
+        db.get(AIRPORTS, "JFK")         # an answer, or UnavailableError, within two seconds
+
 Invariants
   (1) errors leave this module as everlog's, with the URL and without its secrets.
 """
@@ -20,15 +26,17 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
 import grpc
 
 from everlog.rpc import errors, security
 from everlog.rpc.address import Address
-from everlog.rpc.client import deadline
 from everlog.store.errors import ClosedError, Error
 from everlog.store.process import close_at_end, keep_in_child, tell_child
+from everlog.store.schema import arguments
 
 CALL_S = 30.0
 COMMIT_S = 60.0
@@ -58,6 +66,8 @@ Q_contra = TypeVar("Q_contra", contravariant=True)
 A_co = TypeVar("A_co", covariant=True)
 A = TypeVar("A")
 Q = TypeVar("Q")
+
+_deadline: ContextVar[float | None] = ContextVar("everlog_deadline", default=None)
 
 
 class Unary(Protocol[Q_contra, A_co]):
@@ -99,7 +109,7 @@ class Channel:
     ) -> A:
         """One answer. Raises what the server says, and UnavailableError."""
         self.check_open()
-        until = deadline.until()
+        until = deadline_at()
         if self._timeout_s is not None and timeout_s in (CALL_S, COMMIT_S):  # others do long work
             ours = time.monotonic() + self._timeout_s
             until = ours if until is None else min(until, ours)
@@ -139,14 +149,14 @@ class Channel:
                 call.cancel()
 
     def started(self, start: Callable[[], Any]) -> Any:
-        """Return the call that `start` makes; it is cancelled at the deadline of the block
-        (client/deadline.py). Raises ClosedError if the channel was closed meanwhile."""
+        """Return the call that `start` makes; it is cancelled at the deadline of the block.
+        Raises ClosedError if the channel was closed meanwhile."""
         try:
             call = start()
         except ValueError:  # gRPC's word for it
             self.check_open()
             raise
-        if (until := deadline.until()) is not None:
+        if (until := deadline_at()) is not None:
             timer = threading.Timer(max(0.0, until - time.monotonic()), call.cancel)
             timer.daemon = True
             timer.start()
@@ -156,7 +166,7 @@ class Channel:
     def patience(self, retry_s: float | None = None, until: float | None = None) -> Patience:
         """Return the rule for repeating a failed call; never after `until`, a monotonic time."""
         retry_s = self.retry_s if retry_s is None else retry_s
-        until = deadline.until() if until is None else until
+        until = deadline_at() if until is None else until
         return Patience(retry_s, self._closed, self.url, self._outage, until)
 
     def forked(self) -> None:
@@ -181,6 +191,26 @@ class Channel:
             return
         self._closed.set()
         self.grpc.close()
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Limit all calls of the block to `seconds` in total. Raises Error unless `seconds` is positive.
+
+    A call without a response by then raises UnavailableError; the server may still complete it.
+    """
+    arguments.seconds(seconds, "a deadline", zero=False, error=Error)
+    end, before = time.monotonic() + seconds, _deadline.get()
+    token = _deadline.set(end if before is None else min(end, before))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def deadline_at() -> float | None:
+    """Return the deadline of the running block, on the monotonic clock; None if there is none."""
+    return _deadline.get()
 
 
 class Outage:

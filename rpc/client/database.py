@@ -33,14 +33,12 @@ from everlog.proto import (
 from everlog.rpc.address import parse
 from everlog.rpc.client.admin import RemoteAdmin, RemoteConsumers
 from everlog.rpc.client.channel import CONNECT_S, RETRY_S, Channel
-from everlog.rpc.client.fairness import RemoteFair
 from everlog.rpc.client.feed import RemoteBatches
 from everlog.rpc.client.history import RemoteMoment, RemotePast, seq_of
-from everlog.rpc.client.keys import RemoteKeys
 from everlog.rpc.client.load import RemoteLoad
-from everlog.rpc.client.people import RemotePeople
+from everlog.rpc.client.people import RemoteKeys, RemotePeople
 from everlog.rpc.client.reads import RemoteSource
-from everlog.rpc.client.transaction import RemoteTransaction, Session
+from everlog.rpc.client.transaction import RemoteFair, RemoteTransaction, Session
 from everlog.store.crypto.vault import Opener
 from everlog.store.errors import ReadOnlyError, SchemaError, UnavailableError
 from everlog.store.history.row_history import Version
@@ -279,7 +277,7 @@ class RemoteDatabase(Writer):
     ) -> dict[str, TableHash]:
         """Build this database from the server's feed in a new local directory, compare its tables with the
         server's, and return their hashes; see `Database.rebuild_into`."""
-        from everlog.rpc.client.rebuild import rebuild_from
+        from everlog.rpc.client.audit import rebuild_from
 
         time_ns = None if time is None else nanoseconds(time)
         return rebuild_from(self, Path(path), progress, seq=seq, time_ns=time_ns)

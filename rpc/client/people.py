@@ -1,24 +1,33 @@
-"""Remote people: `db.people` of a database on a server.
+"""People: `db.people` of a database on a server, and the keys that open sealed rows of its feed.
+
+    changes ─▶ unknown key_ids ─▶ Keys, some thousand at a time ─▶ ciphers, cached in memory
+                                        a Notice that one is destroyed drops it ─┘
 
 Invariants
   (1) a call returns and raises what it returns and raises embedded;
-  (2) a person is forgotten once, even if the call is repeated after a lost response: it carries an id.
+  (2) a person is forgotten once, even if the call is repeated after a lost response: it carries an id;
+  (3) keys are in memory only, at most KEYS_MAX, the most recently used;
+  (4) permission for keys is requested before following, so that a refusal comes at once, and the log names
+      the receiver before the end of a run is decided.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
 
-from everlog.proto import people_pb2, people_pb2_grpc
+from everlog.proto import log_pb2, people_pb2, people_pb2_grpc
 from everlog.rpc.client.channel import Channel
 from everlog.rpc.client.transaction import new_commit_id
-from everlog.rpc.protocol import SCHEMA_KEY
+from everlog.rpc.messages import ASKED_KEYS_MAX, SCHEMA_KEY
+from everlog.store.crypto.cipher import Cipher
 from everlog.store.crypto.master_key import MasterKey
-from everlog.store.errors import Error, SchemaError
+from everlog.store.errors import CorruptionError, Error, SchemaError
+from everlog.store.keys import SPACE
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments
 from everlog.store.schema.schema import Schema
@@ -29,6 +38,7 @@ from everlog.store.upkeep.held import Remaining
 
 K = TypeVar("K")
 
+KEYS_MAX = 10_000  # keys that a RemoteKeys keeps
 FORGET_S = 600.0  # the tables go to disk with it
 
 
@@ -149,3 +159,57 @@ class RemotePeople:
             stub.Forget, request, timeout_s=FORGET_S, metadata=((SCHEMA_KEY, str(schema.version)),)
         )
         return Forgotten(done.seq, done.key_id, done.rows, tuple(map(_remaining, done.remaining)))
+
+
+class RemoteKeys:
+    """Opens sealed rows of a database on a server. `ask`: request permission now, not with the first row."""
+
+    def __init__(self, channel: Channel, *, ask: bool) -> None:
+        self._channel = channel
+        self._stub = people_pb2_grpc.PeopleStub(channel.grpc)
+        self._ciphers: OrderedDict[bytes, Cipher | None] = OrderedDict()  # None: it was forgotten
+        self._sealed_in = b""
+        if ask:
+            self._ask([])
+
+    def open(self, changes: Sequence[log_pb2.Change]) -> list[bytes | None]:
+        known = self._known({change.key_id for change in changes})
+        return [self._row(known[change.key_id], change) for change in changes]
+
+    def drop(self, key_id: bytes) -> None:
+        self._ciphers.pop(key_id, None)
+
+    def _row(self, cipher: Cipher | None, change: log_pb2.Change) -> bytes | None:
+        if cipher is None:
+            return None
+        row = cipher.open(change.row, self._sealed_in + SPACE.pack(change.space) + change.key)
+        if row is None:
+            raise CorruptionError(
+                f"a sealed row is not what was sealed under key {change.key_id.hex()}: it was changed, or"
+                " moved"
+            )
+        return row
+
+    def _known(self, key_ids: Iterable[bytes]) -> dict[bytes, Cipher | None]:
+        found: dict[bytes, Cipher | None] = {}
+        missing = list[bytes]()
+        for key_id in key_ids:
+            if key_id in self._ciphers:
+                found[key_id] = self._ciphers[key_id]
+            else:
+                missing.append(key_id)
+        for at in range(0, len(missing), ASKED_KEYS_MAX):
+            found |= self._ask(missing[at : at + ASKED_KEYS_MAX])
+        for key_id, cipher in found.items():
+            self._ciphers[key_id] = cipher
+            self._ciphers.move_to_end(key_id)
+        while len(self._ciphers) > KEYS_MAX:
+            self._ciphers.popitem(last=False)
+        return found
+
+    def _ask(self, key_ids: Sequence[bytes]) -> dict[bytes, Cipher | None]:
+        request = people_pb2.KeysRequest(database=self._channel.address.database, key_ids=key_ids)
+        answer = self._channel.call(self._stub.Keys, request)
+        self._sealed_in = answer.sealed_in
+        given = {one.key_id: Cipher(one.key) for one in answer.keys}
+        return {key_id: given.get(key_id) for key_id in key_ids}

@@ -1,4 +1,4 @@
-"""Transaction: a transaction of a remote database: one schema, the seq of its first read, and its commit.
+"""Transaction: a transaction of a remote database: one schema, one seq of all reads, its commit, its lease.
 
     Transaction ─ reads ─▶ RemoteSource, pinned ─▶ Store service
                 └ commit ─▶ request_of ─▶ Commit, repeated after a lost response
@@ -7,19 +7,30 @@
     writes                 ─▶ Write {table, op, key | row, expectation}
 
 Each commit carries an id, so that it can be sent again after a lost response and is made once.
+
+After many conflicts, `run` gets a lease from the server, exclusive among all of its clients
+(server/leases.py):
+
+    run, 4th try ─▶ Turn {tables that the last try read} ─▶ lease ─▶ the try, its commits with the lease's id
+                                                          └ none, or an old server: like other tries
+
+The lease belongs to the thread: other commits of `fn` in that thread use it too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import grpc
 from google.protobuf.message import Message
 
 from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
-from everlog.rpc.client.channel import COMMIT_S, Channel
+from everlog.rpc.client.channel import CALL_S, COMMIT_S, Channel, deadline_at
 from everlog.rpc.client.reads import RemoteSource
 from everlog.store import keys
 from everlog.store.errors import ConflictError, SchemaError
@@ -27,7 +38,7 @@ from everlog.store.schema import codec
 from everlog.store.schema.schema import Binding, Schema
 from everlog.store.schema.table import Table
 from everlog.store.tx.source import Source
-from everlog.store.tx.transaction import CommitResult, Metadata, Reads, Transaction
+from everlog.store.tx.transaction import CommitResult, Fair, Metadata, Reads, Transaction
 from everlog.store.tx.write import NEVER, Write
 
 _DURABILITY = {
@@ -183,3 +194,54 @@ class RemoteTransaction(Transaction):
             if self.writes or self.reads is not None or not self._session.refreshed():
                 raise
             return super()._bind(table)
+
+
+class RemoteFair(Fair):
+    """Lets one `run` proceed alone: on its server, or within this database object if the server has no
+    leases."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+        self._mine = threading.local()
+        self._known = True  # the server knows turns
+
+    @property
+    def held(self) -> bytes:
+        """Id of this thread's lease; empty if it has none."""
+        return getattr(self._mine, "id", b"")
+
+    @contextlib.contextmanager
+    def turn(self, *, alone: bool, last: Transaction | None = None) -> Iterator[None]:
+        tables = last.tables_read if alone and not self.held and isinstance(last, RemoteTransaction) else []
+        if not self._known:
+            with super().turn(alone=alone):
+                yield
+        elif not tables:
+            yield
+        else:
+            with self._lease(tables):
+                yield
+
+    @contextlib.contextmanager
+    def _lease(self, tables: list[str]) -> Iterator[None]:
+        """Make one try with a lease, or without one if there is none: the try itself reports errors."""
+        request = store_pb2.TurnRequest(database=self._channel.address.database, tables=tables)
+        until, timeout_s = deadline_at(), CALL_S
+        if until is not None:
+            timeout_s = min(timeout_s, max(0.0, until - time.monotonic()))
+        stub = store_pb2_grpc.StoreStub(self._channel.grpc)
+        call = self._channel.started(
+            lambda: stub.Turn(request, timeout=timeout_s, metadata=self._channel.metadata)
+        )
+        try:
+            try:
+                self._mine.id = next(call).turn
+            except StopIteration:
+                pass
+            except grpc.RpcError as error:
+                self._known = error.code() != grpc.StatusCode.UNIMPLEMENTED
+            yield
+        finally:
+            self._mine.id = b""
+            call.cancel()

@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
 from everlog.proto import log_pb2, people_pb2, people_pb2_grpc
 from everlog.rpc.http2.grpc import Context
-from everlog.rpc.protocol import ASKED_KEYS_MAX
+from everlog.rpc.messages import ASKED_KEYS_MAX
 from everlog.rpc.server.admin import throttled
 from everlog.rpc.server.host import Hosting, ResponseStream
 from everlog.rpc.server.store import check_schema

@@ -6,7 +6,7 @@
     row bound to   database:16 space:u32be key        elsewhere it does not open
 
 An `Opener` opens the sealed rows of the feed for followers: `VaultOpener` with the keys of the open
-database, `everlog.rpc.client.keys` with keys requested from a server.
+database, `everlog.rpc.client.people` with keys requested from a server.
 
     changes ─▶ their key_ids ─▶ keys ─▶ rows; None if the person was forgotten
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import everlog
+from everlog.rpc.client.database import RemoteDatabase
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, airport, flight
 
 
@@ -217,6 +218,6 @@ def test_a_snapshot_is_one_moment(db: Any) -> None:
             assert snapshot.get(FLIGHTS, ("UA", 1)) == flight(1)
             assert snapshot.count(FLIGHTS) == 2
         except everlog.ConflictError:
-            assert isinstance(db, everlog.rpc.client.database.RemoteDatabase)
+            assert isinstance(db, RemoteDatabase)
     with pytest.raises(everlog.ClosedError):
         snapshot.get(FLIGHTS, ("UA", 1))

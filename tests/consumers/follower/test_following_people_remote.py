@@ -12,7 +12,7 @@ import pytest
 
 from everlog.audit import backup, restore
 from everlog.consumers import Follower, SqliteSink, verify
-from everlog.rpc.client import keys as remote_keys
+from everlog.rpc.client import people as remote_keys
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server import people

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from everlog.rpc.client import rebuild
+from everlog.rpc.client import audit
+from everlog.rpc.client.audit import rebuild_from
 from everlog.rpc.client.database import RemoteDatabase
-from everlog.rpc.client.rebuild import rebuild_from
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, CursorError, SealedError, UnavailableError
 from everlog.store.tables.hashing import TableHash
@@ -85,7 +85,7 @@ def test_it_is_made_as_it_was_at_a_record_or_a_time(case: Case, tmp_path: Path) 
 def test_what_a_server_left_half_made_goes_on_when_it_comes_again(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records, asked = rebuild.records, list[int]()
+    records, asked = audit.records, list[int]()
 
     def ending(remote: Any, after: int, last: int) -> Iterator[bytes]:
         asked.append(after)
@@ -94,7 +94,7 @@ def test_what_a_server_left_half_made_goes_on_when_it_comes_again(
                 raise UnavailableError("gone")
             yield framed
 
-    monkeypatch.setattr(rebuild, "records", ending)
+    monkeypatch.setattr(audit, "records", ending)
     copy = tmp_path / "copy"
     with pytest.raises(UnavailableError):
         rebuild_from(remote(case), copy)
@@ -109,13 +109,13 @@ def test_what_a_server_left_half_made_goes_on_when_it_comes_again(
 def test_a_record_that_does_not_check_leaves_nothing(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records = rebuild.records
+    records = audit.records
 
     def flipped(remote: Any, after: int, last: int) -> Iterator[bytes]:
         for number, framed in enumerate(records(remote, after, last), after + 1):
             yield framed if number != 100 else framed[:-7] + bytes((framed[-7] ^ 1,)) + framed[-6:]
 
-    monkeypatch.setattr(rebuild, "records", flipped)
+    monkeypatch.setattr(audit, "records", flipped)
     with pytest.raises(CorruptionError, match="record 100 of the log is damaged"):
         rebuild_from(remote(case), tmp_path / "copy")
     assert not (tmp_path / "copy").exists()

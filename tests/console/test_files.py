@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from everlog.console.cli.atomic_file import as_text, atomic_file
+from everlog.console.output import as_text, atomic_file
 from everlog.store.errors import Error
 from tests.console.conftest import Run
 
 KILLED = """
 import os, sys
-from everlog.console.cli.atomic_file import atomic_file
+from everlog.console.output import atomic_file
 with atomic_file(sys.argv[1]) as out:
     out.write(b"half")
     out.flush()

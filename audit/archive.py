@@ -76,8 +76,8 @@ def archive(
 ) -> Archival:
     """Move the old part of a database's log to a directory, or to any URL that fsspec supports.
 
-    Keeps the last `keep_records` records and those of the last `keep_ns` nanoseconds. Reads and writes go on
-    meanwhile. A target that lacks records archived elsewhere gets them as well, read from there.
+    Keeps the last `keep_records` records and those of the last `keep_ns` nanoseconds. Reads and writes
+    continue meanwhile. A target that lacks records archived elsewhere gets them as well, read from there.
 
     `progress` is called with each step. Returns an `Archival`. Raises ReadOnlyError; OpenError if the target
     belongs to another database or has diverged, or if another archiving runs; DiskError. After an error

@@ -223,8 +223,7 @@ class Audit:
                 if root != frontier.root():
                     yield (
                         f"the first {seq} records differ from those of {what}: expected the root"
-                        f" {root.hex()},"
-                        f" found {frontier.root().hex()}"
+                        f" {root.hex()}, found {frontier.root().hex()}"
                     )
             if self._progress is not None and not seq % 4096:
                 self._progress(Progress("audit", seq, head, "records"))

@@ -1,4 +1,4 @@
-"""Backup: copy the log of a database as segments, incrementally, while writers go on.
+"""Backup: copy the log of a database as segments, incrementally, while writes continue.
 
     log ─▶ blocks ─▶ each record checked, compressed ─▶ segment, on disk ─▶ read again, compared
                       in threads                        beside the next
@@ -68,7 +68,7 @@ def backup(
 ) -> Backup:
     """Bring the backup in a directory, or at a URL that fsspec supports, up to what is durable now.
 
-    Reads and writes go on. `db.archive.backup` is the same for a database on a server.
+    Reads and writes continue. `db.archive.backup` is the same for a database on a server.
 
     `hashes`: record the content hashes of the tables, for `verify(deep=True)`; None records them for a
     database of few rows. Returns a `Backup`. Raises OpenError if the directory is of another database or of

@@ -304,8 +304,8 @@ def _before(prover: Prover, there: Directory, wanted: proof.Checkpoint) -> int:
     if earlier.size > wanted.size or prover.head(earlier.size)[1] != earlier.root:
         raise CorruptionError(
             f"{there.where} has a checkpoint of {earlier.size} records with which this log does not begin:"
-            " the"
-            " log was rewritten or cut since, or is another copy. `everlog audit --tiles` names the record",
+            " the log was rewritten or cut since, or is another copy. `everlog audit --tiles` names the"
+            " record",
             size=earlier.size,
         )
     return earlier.size

@@ -1,8 +1,7 @@
 """Known: leaf hashes of a log that were kept elsewhere, and how a record is compared with them.
 
-    tiles, the tree, another copy, a backup, a proof ─▶ leaf hashes in the order of the records ─▶ the first
-                                                                                                   that
-                                                                                                   differs
+    tiles, the tree, another copy, a backup, a proof ─▶ leaf hashes in the order of the records
+                                                         ─▶ the first that differs
 
 Invariants
   (1) a leaf of a tile is returned only after the tile above it gave the same hash.

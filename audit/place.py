@@ -37,7 +37,7 @@ class Place(Protocol):
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
         """Return the file, or a part of it; a negative `start` counts from its end. Raises CorruptionError
-        if there is no such file."""
+        if the file does not exist."""
 
     def write(self, name: str, *parts: bytes) -> None:
         """Replace the file atomically by these parts, joined. Raises DiskError."""
@@ -139,8 +139,8 @@ class LocalPlace:
 
 
 class RemotePlace:
-    """A folder of an object store, through fsspec. Other writers are not excluded: the caller sees to it
-    that there is one at a time."""
+    """A folder of an object store, through fsspec. Other writers are not excluded: the caller must ensure
+    that there is only one at a time."""
 
     def __init__(self, url: str) -> None:
         try:

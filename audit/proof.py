@@ -1,4 +1,4 @@
-"""Proof: text files for a verifier who has a public key and no database.
+"""Proof: text files that a verifier checks with a public key, without a database.
 
     checkpoint      origin, size, root; signed                          C2SP tlog-checkpoint
     inclusion       c2sp.org/tlog-proof@v1, extra the record itself,    C2SP tlog-proof

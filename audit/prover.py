@@ -185,9 +185,8 @@ class LocalProver:
         if by is not None and not _is_by(text, by):
             raise PreconditionError(
                 f"this server stores only checkpoints of its own key, {by.name}+{by.id.hex()}, and found"
-                " one of"
-                " another: let the server sign, `everlog checkpoint` without --signing-key; nothing was"
-                " written"
+                " one of another key: let the server sign, `everlog checkpoint` without --signing-key;"
+                " nothing was written"
             )
         checkpoint = proof.read(note.split(text)[0])
         if checkpoint.size > self.head()[0] or self._tree.root(checkpoint.size) != checkpoint.root:

@@ -93,8 +93,7 @@ def restore(
         if not proven:
             raise CorruptionError(
                 f"the tables in {to} differ from those recorded with the backup at record {last}; the"
-                " directory"
-                " is kept for inspection and must not be used",
+                " directory is kept for inspection and must not be used",
                 seq=last,
             )
     return Restored(str(database), last, end.time_ns, tables, proven)
@@ -118,7 +117,7 @@ def _last(reader: Reader, at: int | None, at_time_ns: int | None) -> int:
     begun = [one for one in manifest.segments if one.first_time_ns <= at_time_ns]
     if not begun:
         raise CursorError(
-            "the database was created later than that; the backup has no record of it", time_ns=at_time_ns
+            "the database was created after that time; the backup has no record of it", time_ns=at_time_ns
         )
     one = begun[-1]
     if one.last_time_ns <= at_time_ns:

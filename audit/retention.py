@@ -45,8 +45,8 @@ class Retention:
 
     Archives to `target` all but the last `keep_records` records and those of the last `keep_ns` nanoseconds,
     as soon as `enough_bytes` are removable or `every_s` seconds have passed; looks every `look_s` seconds.
-    Raises ReadOnlyError; RowError for a negative amount to keep; Error if the database archives by itself
-    already."""
+    Raises ReadOnlyError; RowError for a negative amount to keep; Error if the database is already archived
+    automatically."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Retention:
         self._worked()
         with _BEGINNING:
             if db.retention is not None:
-                raise Error(f"{db.url} archives by itself already; close that Retention first")
+                raise Error(f"{db.url} is already archived automatically; close that Retention first")
             db.retention = self
 
     def start(self) -> Self:

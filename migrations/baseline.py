@@ -110,7 +110,7 @@ def baseline(
 
 
 def _check_same(db: Database, made: Schema, version: int) -> None:
-    """Raises MigrationError with the differences."""
+    """Raise MigrationError with the differences."""
     diff = difference_of(made, db.schema, f"migrations up to {version}", "the database")
     if diff:
         raise MigrationError(

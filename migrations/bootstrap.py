@@ -72,7 +72,7 @@ class Bootstrap:
         self.counts = Counter[str]()  # rows, by table name
 
     def add(self, table: Table[Any, Any], row: Message) -> None:
-        """Counts a row that `read` yields."""
+        """Count a row that `read` yields."""
         raw = _hash(self._digests, table, row)
         self.sizes[table.name] += len(raw) + _ROW_OVERHEAD
         self.counts[table.name] += 1

@@ -92,7 +92,7 @@ def _generate(todo: list[Folder]) -> list[Path]:
 
 
 def check_built(folder: Folder) -> None:
-    """Raises SchemaError if a folder's classes are missing or stale, or if a file that existed when they were
+    """Raise SchemaError if a folder's classes are missing or stale, or if a file that existed when they were
     built is missing. Read-only.
     """
     _ = folder.proto_package  # raises unless the model is one of this version

@@ -48,7 +48,7 @@ def has_checks(migration: Migration) -> bool:
 
 
 def before(db: Database, migration: Migration) -> None:
-    """Raises MigrationError if a check fails on the current database. Read-only."""
+    """Raise MigrationError if a check fails on the current database. Read-only."""
     if has_checks(migration):
         found = try_checks(db, migration)
         _refuse(migration, "before", found.problems, found.private)

@@ -52,7 +52,7 @@ _WIDER = {
 def check_compatible(
     folder: Folder, old: Table[Any, Any], new: Table[Any, Any], *, rules: int = RULES
 ) -> None:
-    """Raises SchemaError, with the line of the new model in `folder`, for a change that would misread rows of
+    """Raise SchemaError, with the line of the new model in `folder`, for a change that would misread rows of
     the old table, or their values in its key and indexes. Read-only.
     """
     change = _Change(folder, new.name, rules)
@@ -131,7 +131,7 @@ class _Change:
         )
 
     def _value(self, old: Any, new: Any) -> None:
-        """Compares default values and membership in oneofs."""
+        """Compare default values and membership in oneofs."""
         if (old.has_default_value or new.has_default_value) and old.default_value != new.default_value:
             raise self._error(
                 new.name,

@@ -319,7 +319,7 @@ def _python(content: bytes) -> Iterator[str]:
 
 
 def _whole(lines: list[str]) -> Iterator[tuple[int, str]]:
-    """Yield the tokens that count. An f-string is one token, as it was before Python 3.12."""
+    """Yield the tokens that count. An f-string is one token, as in Python 3.11."""
     starts, ends = _named("FSTRING_START", "TSTRING_START"), _named("FSTRING_END", "TSTRING_END")
     depth, begun = 0, (1, 0)
     for token in tokenize.generate_tokens(io.StringIO("".join(lines)).readline):

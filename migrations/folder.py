@@ -149,9 +149,8 @@ class Folder:
 
     @cached_property
     def header(self) -> list[str]:
-        """The comment lines at the top of `model_pb2.py`, without line ends; empty if there is no such
-        file.
-        """
+        """The comment lines at the top of `model_pb2.py`, without line ends; empty if the file does not
+        exist."""
         path = self.path / "model_pb2.py"
         if not path.is_file():
             return []
@@ -272,7 +271,7 @@ def find_or_make(source: Source = SOURCE) -> Root:
 
 
 def _check_level(path: Path) -> None:
-    """Raises SchemaError for a directory inside a migration's folder, and for one above the migrations."""
+    """Raise SchemaError for a directory inside a migration's folder, and for one above the migrations."""
     for inner, outer in zip((path, *path.parents), path.parents, strict=False):
         if FOLDER_NAME.fullmatch(inner.name) and (inner / "model.proto").is_file():
             what = "is the folder of one migration" if inner == path else f"is in the folder {inner.name}"

@@ -146,7 +146,7 @@ def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInf
 
 
 def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> CommitResult:
-    """End the migration in progress as if it had never started. Return the commit. Writes one record.
+    """End the migration in progress without any effect on the database. Return the commit. Writes one record.
 
     Rows written meanwhile through either version stay, in the old shape. `error` is why it failed, if it did.
     Raises MigrationError if no migration is in progress.
@@ -175,7 +175,7 @@ def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> Commit
 def cancel(db: Database, *, actor: str = "", reason: str = "", wait_s: float = WAIT_S) -> MigrationInfo:
     """Stop the migration that is being applied or rolled back, or was interrupted, and give it up.
 
-    Afterwards the database is as it was before, and an automatic run at the next start of a server skips this
+    Afterwards the database is unchanged, and an automatic run at the next start of a server skips this
     migration. A thread that works on it stops at its next progress report; waits up to `wait_s` seconds for
     that. Returns the migration, with the commit that gave it up. Raises MigrationError if none is in
     progress, or if it ended before it could be cancelled. Writes one record.

@@ -104,7 +104,7 @@ def ask_to_end(database: bytes, by: Metadata) -> Holder | None:
 
 
 def check_going(database: bytes) -> None:
-    """Raises MigrationError, with `cancelled_by` and `reason`, if the calling thread holds the lock and was
+    """Raise MigrationError, with `cancelled_by` and `reason`, if the calling thread holds the lock and was
     asked to end.
     """
     holder = _holders.get(database)

@@ -221,12 +221,12 @@ def _at_once(db: Database, building: log_pb2.Schema, *, hold: bool) -> bool:
 
 
 def _check_sealed(migration: Migration, before: log_pb2.Schema, following: log_pb2.Schema) -> None:
-    """Raises MigrationError for a migration that seals: the previous version would be written in clear."""
+    """Raise MigrationError for a migration that seals: the previous version would be written in clear."""
     for name in people.sealed(before, following):
         raise MigrationError(
             f"migration {migration.title} seals the rows of table {name}, so two versions cannot be served"
             " at once: each row would be written to the previous version in clear, and the log would keep"
-            " it for ever; apply the migration without --hold",
+            " it permanently; apply the migration without --hold",
             version=migration.version,
             table=name,
         )

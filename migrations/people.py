@@ -3,7 +3,7 @@
 person before   person after
 none            SUBJECT        sealed: older versions stay readable in the log. Cannot be held or rolled
                                back: both would continue writing rows in clear
-SUBJECT         none           opened: every row is written in clear, to the log, for ever
+SUBJECT         none           opened: every row is written in clear, to the log, permanently
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ Out of order: a migration that is older than an applied one is refused, unless `
 Folders are checked as a chain, in order of timestamps: 3 starts from whatever 2 made of a table that both
 declare. So the database ends up as if they had been applied in order.
 
-KeptTable-over values: rows may still have values of fields that a rollback removed.
+Left-over values: rows may still have values of fields that a rollback removed.
 
     migration 2 adds city = 3     rows get it     2 is rolled back     rows have a field 3 that nobody reads
     migration 2 again             city is there again
@@ -159,7 +159,7 @@ def _compared(db: Database, source: Source) -> list[MigrationInfo]:
 
 
 def check_target(to: int | None, rate: float | None, *, least: int = 1) -> None:
-    """Raises MigrationError for an invalid version, RowError for an invalid number of rows a second.
+    """Raise MigrationError for an invalid version, RowError for an invalid number of rows a second.
 
     `least`: the smallest version; 0 where that means "before the first migration".
     """
@@ -220,7 +220,7 @@ def _refuse_edited_or_missing(info: MigrationInfo) -> None:
 
 
 def check_order(infos: Iterable[MigrationInfo], *, out_of_order: bool) -> None:
-    """Raises MigrationError if a pending migration is older than an applied one, unless that is allowed."""
+    """Raise MigrationError if a pending migration is older than an applied one, unless that is allowed."""
     newest = max((info.version for info in infos if info.state is not State.PENDING), default=0)
     for info in infos:
         if info.state is State.PENDING and info.version < newest and not out_of_order:
@@ -261,7 +261,7 @@ def mark_overruled(migrations: Sequence[Migration], infos: Iterable[MigrationInf
 
 
 def check_left_over(db: Database, migrations: list[Migration]) -> None:
-    """Raises MigrationError if a migration reuses the number of a field that was rolled back, and rows still
+    """Raise MigrationError if a migration reuses the number of a field that was rolled back, and rows still
     have values of that field. Read-only.
     """
     if not migrations:
@@ -399,7 +399,7 @@ def _people_steps(
         many = people.count(db.tables, {table.space for table in tables})
         yield PlannedStep(
             f"OPEN the rows of {many:,} people: {name} names no person, so sealed rows become readable in"
-            " the files, and the log keeps them for ever; forgetting does not reach them"
+            " the files, and the log keeps them permanently; forgetting does not reach them"
         )
 
 

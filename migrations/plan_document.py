@@ -9,7 +9,7 @@ has the SHA-256 of each. Large ones may be omitted.
 
 Invariants
   (1) A digest identifies everything that was reviewed: database, versions, folders, steps, findings.
-  (2) A document can be read for ever: fields are only added, with a default.
+  (2) A document stays readable permanently: fields are only added, with a default.
   (3) A file that is returned has the SHA-256 in the plan.
 
 The JSON keys are in docs/format.md, "Proposals".

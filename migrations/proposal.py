@@ -317,7 +317,7 @@ class Rules:
         return cls(frozenset(environment.variable(environment.APPROVERS).split()))
 
     def check(self, who: str, proposal: Proposal, verb: str) -> None:
-        """Raises MigrationError if `who` may not decide about a proposal."""
+        """Raise MigrationError if `who` may not decide about a proposal."""
         digest = proposal.short
         self.check_name(who, verb, digest)
         if verb in _NOT_ONES_OWN and not self.own and who == proposal.proposed.actor:
@@ -328,7 +328,7 @@ class Rules:
             )
 
     def check_name(self, who: str, verb: str, what: str) -> None:
-        """Raises MigrationError if `who` is empty, or not one of the approvers."""
+        """Raise MigrationError if `who` is empty, or not one of the approvers."""
         if not who:
             raise MigrationError(
                 f"expected the name of the person who would {verb} {what}, found none; pass --actor"
@@ -341,6 +341,6 @@ class Rules:
 
 
 def check_reason(reason: str) -> None:
-    """Raises MigrationError if the reason is empty."""
+    """Raise MigrationError if the reason is empty."""
     if not reason.strip():
         raise MigrationError("expected a reason, found none; pass --reason")

@@ -137,14 +137,14 @@ def reversal_of(db: Database, logged: LoggedMigration, now: log_pb2.Schema, fold
 def _refuse_open(
     db: Database, logged: LoggedMigration, before: log_pb2.Schema, made: log_pb2.Schema, remake: Remake | None
 ) -> None:
-    """Raises MigrationError if the reversal would write sealed rows in clear."""
+    """Raise MigrationError if the reversal would write sealed rows in clear."""
     for name, tables in people.opened(made, before, remake.names if remake is not None else ()):
         of = people.count(db.tables, {one.space for one in db.schema.proto.tables if one.HasField("person")})
         raise MigrationError(
             f"migration {logged.title} sealed the rows of table {tables[0].name}: rolling it back would"
-            f" write them, those of {of:,} people, in clear to table {name}, and the log keeps that for"
-            " ever. Write a new migration instead; removing `person` in it is an error of lint, which can"
-            " be ignored with a reason",
+            f" write them, those of {of:,} people, in clear to table {name}, and the log keeps that"
+            " permanently. Write a new migration instead; removing `person` in it is an error of lint, which"
+            " can be ignored with a reason",
             version=logged.version,
             table=name,
         )

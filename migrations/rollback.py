@@ -73,7 +73,7 @@ def rollback(
     """Roll back the newest `count` migrations (default 1), or all after version `to` (0: all), newest first.
 
     `source` has the folders, which are needed if rows must be converted back by `down`; `rate` limits that to
-    so many rows a second. `actor` and `reason` go into the log. `rolled_back` is called for each migration
+    that many rows a second. `actor` and `reason` go into the log. `rolled_back` is called for each migration
     when it is in the log. Waits up to `wait_s` seconds while another thread migrates. Returns the migrations.
 
     Raises MigrationError before anything is written if one of them cannot be rolled back. Raises
@@ -161,7 +161,7 @@ def _reversals(db: Database, count: int | None, to: int | None, folders: Folders
 
 
 def check_which(count: int | None, to: int | None) -> None:
-    """Raises MigrationError if the arguments do not select migrations to roll back."""
+    """Raise MigrationError if the arguments do not select migrations to roll back."""
     check_target(to, None, least=0)
     if count is not None and to is not None:
         raise MigrationError("expected either a number of migrations to roll back or a version, found both")
@@ -250,7 +250,7 @@ class Losses:
             self.steps.append(remake_step(tried, "down"))
 
     def bootstrap(self, logged: LoggedMigration) -> None:
-        """Adds the rows that came with the migration: they stay if their table stays."""
+        """Add the rows that came with the migration: they stay if their table stays."""
         ids = {info.proto.id for info in self.after.tables.values()}
         recorded = Schema(self.db.schema_at(logged.last.seq))
         changes = Counter(change.space for change in self.db.log.commit(logged.last.seq).changes)
@@ -263,7 +263,7 @@ class Losses:
                 )
 
     def _by_down(self, was: TableInfo, way: Transform[Any, Any]) -> None:
-        """Adds rows that `down` converts back: what `up` would not make of them again is lost."""
+        """Add rows that `down` converts back: what `up` would not make of them again is lost."""
         rows = self.rows[was.name]
         text = f"rewrite {rows:,} rows of {was.name} with `down`, and switch to them{BESIDE if rows else ''}"
         self.steps.append(PlannedStep(text, not rows, rows))

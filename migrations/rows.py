@@ -136,7 +136,7 @@ class Place(NamedTuple):
 
 
 def fail(place: Place, text: str, *, private: str = "") -> NoReturn:
-    """Raises LoadError. `private`: the offending text, which is not part of the message."""
+    """Raise LoadError. `private`: the offending text, which is not part of the message."""
     where = f"{place.file}:{place.line}: {f'{place.shown}: ' if place.shown else ''}"
     raise LoadError(
         where + text, private=private, file=place.file, line=place.line, column=place.column
@@ -144,7 +144,7 @@ def fail(place: Place, text: str, *, private: str = "") -> NoReturn:
 
 
 def unknown_field(place: Place, model: type[Message]) -> NoReturn:
-    """Raises LoadError for a column or key that is not a field of the model.
+    """Raise LoadError for a column or key that is not a field of the model.
 
     The message does not contain it: in a file without a header, it is a value of the first row.
     """
@@ -159,7 +159,7 @@ def unknown_field(place: Place, model: type[Message]) -> NoReturn:
 
 
 def value_error(place: Place, field: FieldDescriptor, value: Any, error: Exception) -> NoReturn:
-    """Raises LoadError for a value that does not fit its field."""
+    """Raise LoadError for a value that does not fit its field."""
     names = (
         f" ({field.enum_type.name} has {', '.join(field.enum_type.values_by_name)})"
         if field.enum_type
@@ -179,7 +179,7 @@ def oneof_groups(fields: Iterable[FieldDescriptor]) -> list[set[str]]:
 
 
 def check_oneofs(groups: list[set[str]], given: Iterable[str], place: Place, what: str) -> None:
-    """Raises LoadError if two fields of one oneof are given, because the last would replace the others.
+    """Raise LoadError if two fields of one oneof are given, because the last would replace the others.
 
     `what`: "column" or "key".
     """
@@ -303,7 +303,7 @@ def _put(words: dict[str, Any], column: Column, value: Any) -> None:
 def _explain_csv(
     model: type[Message], given: list[tuple[Column, str]], line: Place, error: Exception
 ) -> NoReturn:
-    """Raises LoadError for the first cell that does not fit on its own."""
+    """Raise LoadError for the first cell that does not fit on its own."""
     for column, cell in given:
         try:
             words: dict[str, Any] = {}
@@ -354,7 +354,7 @@ def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
 def _explain_jsonl(
     fields: _Fields, model: type[Message], found: dict[str, Any], line: Place, error: Exception
 ) -> NoReturn:
-    """Raises LoadError for the first value that does not fit on its own."""
+    """Raise LoadError for the first value that does not fit on its own."""
     for number, (key, value) in enumerate(found.items(), 1):
         if key not in fields:
             unknown_field(line._replace(shown=f"key {number}", column=key), model)
@@ -479,7 +479,7 @@ def _value(value: Any) -> Any:
 def _explain_parquet(
     model: type[Message], converters: dict[str, Convert], given: dict[str, Any], row: Place, error: Exception
 ) -> NoReturn:
-    """Raises LoadError for the first value that does not fit on its own."""
+    """Raise LoadError for the first value that does not fit on its own."""
     fields: Any = model.DESCRIPTOR.fields_by_name
     for column, value in given.items():
         try:

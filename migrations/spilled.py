@@ -37,7 +37,7 @@ class Spill:
         self._file: sqlite3.Connection | None = None
 
     def took(self, size: int) -> None:
-        """Counts bytes that were added in memory, and spills if the limit is exceeded. Raises DiskError."""
+        """Count bytes that were added in memory, and spill if the limit is exceeded. Raises DiskError."""
         self.recent_bytes += size
         if self.recent_bytes > RECENT_BYTES:
             for one in list(self.mappings):

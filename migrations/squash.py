@@ -80,7 +80,7 @@ def squash(name: str, source: Source = SOURCE, *, now: datetime | None = None) -
 
 
 def check_applied(infos: Iterable[MigrationInfo], source: Source = SOURCE, *, where: str) -> None:
-    """Raises MigrationError unless a database has applied all folders as they are now. Read-only.
+    """Raise MigrationError unless a database has applied all folders as they are now. Read-only.
 
     `infos` are its migrations, `where` its name. After a squash, it could not get the folders that it lacks.
     """

@@ -100,7 +100,7 @@ class Database(Writer):
         self.consumers = Consumers(core)
         self.people = People(core, self.transaction)
         self.admin = Admin(core, self.past, self.transaction)
-        self.retention: Retaining | None = None  # what archives it by itself, if anything does
+        self.retention: Retaining | None = None  # archives the log automatically, if configured
         keep_in_child(self)
         tell_child(self)
         close_at_end(self)
@@ -296,10 +296,10 @@ class Database(Writer):
     ) -> CommitResult:
         """Append a migration and its rows as one record, and bring the tables to its schema. Writes.
 
-        `expect_schema` is the schema version that it was planned for. `expect` is called first, while
-        nobody else commits, and raises if a condition no longer holds. `check` reads the tables as the
+        `expect_schema` is the schema version that it was planned for. `expect` is called first, while no
+        other commit can run, and raises if a condition no longer holds. `check` reads the tables as the
         migration would leave them, and may raise as well. Raises MigrationError, UniqueError and RowError;
-        nothing was done then.
+        nothing was written then.
         """
         self.core.check_writable()
         return apply.append_migration(
@@ -382,10 +382,10 @@ class Database(Writer):
     ) -> dict[str, TableHash]:
         """Build this database from its log in a new directory, and return the hashes of its tables.
 
-        As of now, of the record at `seq`, or of a time (as in `at`). It has the same UUID: followers that
-        are ahead of it receive an error that says so, or that the histories diverged. A killed run resumes
-        where it stopped. Raises OpenError if the directory has other files, CursorError for a position that
-        the log does not have.
+        `seq`: as of this record; `time`: as of this time (as in `at`); neither: as of the newest record. The
+        new database has the same UUID: followers that are ahead of it receive an error that says so, or that
+        the histories diverged. A killed run resumes where it stopped. Raises OpenError if the directory has
+        other files, CursorError for a position that the log does not have.
         """
         self.core.check_open()
         last = self.past.position(seq=seq, time=time) if seq is not None or time is not None else None

@@ -13,7 +13,7 @@ follow, trim.
 
     log    [ removed … ] Base at `base` ─▶ base + 1 ─▶ …
     kept   seq ─▶ framed record      the removed records that the store looks up: the first, migrations
-    older  the archive               all removed records; supplied by whoever opens the database
+    older  the archive               all removed records; supplied by the caller that opens the database
 
 The Base takes the seq of the last record that it stands for, and holds that record's checksum, so that a
 cursor at this position still identifies its history.
@@ -23,7 +23,7 @@ cursor at this position still identifies its history.
     each flush, each closing ─▶ one more file of the log ─▶ eight or more ─▶ one
 
 RocksDB merges files whose keys overlap, and moves others unchanged. The log's files never overlap, so a
-database that is opened for one commit and closed would gain one file each time, for ever, and a reader
+database that is opened for one commit and closed would gain one file each time, without limit, and a reader
 beside a writer opens all of them.
 
 Removed data (archived records, dropped tables and indexes, deleted rows) stays on disk while a snapshot
@@ -279,7 +279,7 @@ SCANNED_AT_ONCE = 512  # records, if they are small: a chunk is bounded in bytes
 RECENT_RECORDS, RECENT_BYTES = 4096, 4096  # newest records kept in memory, and the size limit of each
 HEAD_FILE_EVERY_S = 1.0
 EACH_FIRST, EACH_MAX = 4, 8  # records of `get_each` that are read together: the largest fit into memory
-EACH_BYTES = 1 << 20  # after more than this in one reading it goes on with few
+EACH_BYTES = 1 << 20  # after more than this in one batch, the next ones have EACH_FIRST records
 
 _key = SEQ.pack
 

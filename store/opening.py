@@ -1,4 +1,4 @@
-"""Opening: from a directory to an open log and its tables, or an error that says why not.
+"""Opening: from a directory to an open log and its tables, or an error with the reason.
 
     marker? ─▶ lock ─▶ RocksDB ─▶ log edges ─▶ HEAD agrees? ─▶ applied <= log? ─▶ no gap? ─▶ project the rest
 

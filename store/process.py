@@ -1,6 +1,6 @@
 """Process: open databases when their process forks, and when it ends.
 
-    fork   before ─▶ RocksDB is idle, its threads end   a child has none, and would wait for them for ever
+    fork   before ─▶ RocksDB is idle, its threads end   a child has none, and would wait for them forever
            child  ─▶ descriptors closed, objects kept   RocksDB's destructors write to the parent's files
                      RocksDB's lead to /dev/null        its queued jobs would run in the child
            parent ─▶ RocksDB's threads again
@@ -108,15 +108,15 @@ class Held:
 
 
 class Lock:
-    """A lock of a module. A forked child has it anew: another thread of the parent may have held it, which no
-    child has."""
+    """A lock of a module. A forked child gets a new one: a thread of the parent, which the child lacks, may
+    have held the old one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         tell_child(self)
 
     def forked(self) -> None:
-        """Make it anew, in a forked child."""
+        """Create a new lock, in a forked child."""
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:

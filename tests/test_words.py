@@ -82,8 +82,8 @@ PHRASES = {
 }
 
 # Rooms that may still have findings, and how many in all: lower the number with each room that is rewritten.
-UNFINISHED = {"audit", "docs", "migrations", "rpc", "store", "tests"}
-LEFT = 299
+UNFINISHED = {"docs", "rpc", "tests"}
+LEFT = 244
 
 GAP = r'(?:\s|(?<=\s)(?:#|//|"|f"|\'|\*)+|["\'](?=\s))+'
 ROOMS = "proto store audit migrations feed rpc consumers console everlog"

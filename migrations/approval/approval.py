@@ -3,8 +3,8 @@
     propose ─▶ PROPOSED ─▶ approve: who? still the same? ─▶ APPROVED ─▶ run ─▶ applied, or FAILED
                         └▶ reject ─▶ REJECTED
 
-Each step is a record of the log, with who, when and why. A proposal that is still valid is not made again,
-whoever asks: a server that restarts continues with it.
+Each step is a record of the log, with who, when and why. A proposal that is still valid is not made again, by
+any caller: a server that restarts continues with it.
 
 Invariants
   (1) Only approved plans are applied, exactly as they were approved.
@@ -266,7 +266,7 @@ class Approval:
             self._has_problem(str(error))
 
     def refuse(self, verb: str) -> NoReturn:
-        """Raises MigrationError for another way to migrate: approval is required here."""
+        """Raise MigrationError for another way to migrate: approval is required here."""
         newest = self._newest()
         known = newest is not None and newest.state is not ProposalState.FINISHED
         where = f"the pending migration {newest.says}" if newest and known else "run `everlog propose`"
@@ -367,7 +367,7 @@ class Approval:
 
 
 def _check_errors(proposal: Proposal, errors: list[str], *, despite: bool) -> None:
-    """Raises MigrationError if the current plan has errors, unless it is to be approved despite them."""
+    """Raise MigrationError if the current plan has errors, unless it is to be approved despite them."""
     if errors and not despite:
         more = f" … and {len(errors) - ERRORS_SHOWN} more" if len(errors) > ERRORS_SHOWN else ""
         raise MigrationError(

@@ -7,7 +7,7 @@
 Invariants
   (1) A run is reported once, even if the server restarts often: its subject is derived from the pending
       migrations, and that of a failure from the reason as well.
-  (2) A restart does not apply what somebody decided against.
+  (2) A restart does not apply a migration that somebody decided against.
 """
 
 from __future__ import annotations

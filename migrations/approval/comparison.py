@@ -112,7 +112,7 @@ def differences(reviewed: Plan, now: Plan | None) -> list[str]:
 
 
 def check_same(plan: Plan, todo: Iterable[Migration]) -> None:
-    """Raises MigrationError if these migrations are not those of the plan."""
+    """Raise MigrationError if these migrations are not those of the plan."""
     reviewed = {one.version: one.digest for one in plan.migrations}
     for migration in todo:
         if reviewed.get(migration.version) not in {one.hex() for one in migration.folder.digests}:

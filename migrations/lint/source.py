@@ -9,7 +9,7 @@ The positions come from the text alone, without protoc. Validating the text is p
 that looks like a declaration is one. The grammar: https://protobuf.com/docs/language-spec.
 
     NAME = field("name", 2, STRING)  # everlog: ignore[wire/field-type] rows were never written
-    // everlog: ignore[loss/field-removed, json/field-name] nobody has read it since May
+    // everlog: ignore[loss/field-removed, json/field-name] unread since May
     message Airport {
 
 A comment after code applies to its own line; a comment on a line of its own applies to the next line of code.

@@ -46,7 +46,7 @@ def lint_people(step: Step, old: Table[Any, Any] | None, new: Table[Any, Any]) -
                 "person/removed",
                 new.where,
                 f"{new.name} names no person, and gets sealed rows of {', '.join(was)}: they are written"
-                " in clear, to the log, for ever, and forgetting a person later does not reach them",
+                " in clear, to the log, permanently, and forgetting a person later does not reach them",
             )
         return
     if old is None or old.person is None or [f.path for f in old.key] != [f.path for f in new.key]:

@@ -121,9 +121,8 @@ _TEMPLATES: dict[Path, Templates] = {}
 
 
 def templates(source: Source = SOURCE) -> Templates:
-    """Return this process's templates of a package of migrations. Raises SchemaError if there is no such
-    package.
-    """
+    """Return this process's templates of a package of migrations. Raises SchemaError for a missing
+    package."""
     path = find(source).path.resolve()
     return _TEMPLATES.setdefault(path, Templates(source))
 

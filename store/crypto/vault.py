@@ -164,7 +164,7 @@ class Vault:
         return key_id in self._numbers or key_id in self._leaving
 
     def seal(self, key_id: bytes, space_and_key: bytes, row: bytes) -> bytes:
-        """Return a row sealed with a key. Raises SealedError if there is no such key."""
+        """Return a row sealed with a key. Raises SealedError if the key does not exist."""
         cipher = self._cipher(key_id)
         if cipher is None:
             raise self._gone(key_id)
@@ -364,7 +364,7 @@ class Vault:
         return key_id
 
     def _cipher(self, key_id: bytes) -> Cipher | None:
-        """Return the cipher of a key; None if there is no such key, or no longer."""
+        """Return the cipher of a key; None if the key does not exist or was forgotten."""
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             with self.lock:

@@ -34,7 +34,7 @@ def position(text: str) -> int | str:
 
 
 def seq_of(text: str) -> int | None:
-    """Return the seq that a text names; None for anything but up to 20 ASCII digits."""
+    """Return the seq that a text names; None unless it consists of 1 to 20 ASCII digits."""
     return int(text) if _SEQ.fullmatch(text) else None
 
 

@@ -1,4 +1,4 @@
-"""Rewrite: compute the rows of tables anew by user code that sees the whole database, while nobody writes.
+"""Rewrite: compute the rows of tables by user code that sees the whole database, while nothing else writes.
 
     snapshot ─▶ the user's function ─▶ (table, row) … ─▶ BACKFILL records ─▶ the tables that are `remade`
 
@@ -7,7 +7,7 @@ committer to itself from here until the record that switches.
 
 Invariants
   (1) nothing it writes can be read before the switch, which is one record;
-  (2) the function sees one snapshot, after which nobody has written;
+  (2) the function sees one snapshot, and nothing is written after that snapshot;
   (3) killed half-way, it is aborted and starts over: what the function would yield next is unknown.
 """
 
@@ -169,7 +169,7 @@ class _Remake:
         self,
         core: Core,
         migration: log_pb2.Migration,
-        yields: str = "the function that computes rows anew yields",
+        yields: str = "the function of the Remake yields",
     ) -> None:
         self._core, self._migration, self._yields = core, migration, yields
         self.tables = [info.name for info in core.schema.building.values() if info.proto.remade]
@@ -226,4 +226,4 @@ def twice(info: TableInfo, key: bytes, count: int) -> MigrationError:
 
 
 def _failed(what: str, count: int, **facts: Any) -> MigrationError:
-    return MigrationError(f"the function that computes rows anew {what} (after {count:,} rows)", **facts)
+    return MigrationError(f"the function of the Remake {what} (after {count:,} rows)", **facts)

@@ -1,9 +1,9 @@
-"""Errors: translate RocksDB's errors, and tell the end of an iteration from an error.
+"""Errors: translate RocksDB's errors, and distinguish the end of an iteration from an error.
 
 Invariants
   (1) no exception of rocksdict leaves the store;
-  (2) iteration never ends silently at a damaged block: rocksdict's `items` does, so whoever reaches its end
-      calls `verify_end` (tests/store/rocks/test_engine_facts.py holds the facts).
+  (2) iteration never ends silently at a damaged block: rocksdict's `items` does, so every caller that
+      reaches its end calls `verify_end` (tests/store/rocks/test_engine_facts.py holds the facts).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Refusal: since when and why the disk refuses writes. Reads continue.
+"""Refusal: why and from which time the disk refuses writes. Reads continue.
 
     a write fails: the disk is full   ─▶ begin ─▶ one line in the program's log ─▶ listeners
     there is space and a write works  ─▶ end   ─▶ one line                      ─▶ listeners
@@ -30,7 +30,7 @@ class Refusal:
         self._listeners: list[Callable[[], None]] = []
         self.since_ns = 0  # nanoseconds since the Unix epoch; 0: writes work
         self.error = ""
-        self.is_full = False  # the disk is full: writing resumes by itself
+        self.is_full = False  # the disk is full: writing resumes automatically
         self._ended = threading.Event()
 
     def begin(self, error: DiskError) -> None:

@@ -79,7 +79,7 @@ def clear_owned(owner: Ownership) -> None:
 
 
 def remove(path: Path) -> list[Path]:
-    """Remove a database that nobody has open, and its directory if that is empty then.
+    """Remove a database that is not open anywhere, and its directory if that is empty then.
 
     Returns the remaining files of others. Raises OpenError if the database is open, and OSError.
     """

@@ -44,7 +44,7 @@ def evolve(
 
     `tables` are declared in full, `drop` names tables to drop, `rename` maps old names to new ones.
     `rewrite` names tables whose rows are converted one by one, `remake` tables whose rows are computed
-    anew. `since` is the version that rewrites, if it is not `version`.
+    by a function of the whole database. `since` is the version that rewrites, if it is not `version`.
 
     Raises SchemaError for a change that requires a rewrite which is not declared, and for an unknown table
     to drop or rename.
@@ -222,7 +222,7 @@ def _declare(
     elif list(found.key) != paths:
         raise SchemaError(
             f"{table.where}: table {table.name} is declared with a different primary key, which"
-            " rewrites every row: compute them anew (`Remake`), or declare a new table",
+            " rewrites every row: compute them with a function (`Remake`), or declare a new table",
             where=table.where,
             table=table.name,
         )

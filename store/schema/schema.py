@@ -83,7 +83,7 @@ class IndexInfo:
         return b"\x01" + sealing.vault.hash(self.prefix, bytes((at,)), value[1:])
 
     def hash_plain(self, values: bytes) -> bytes:
-        """Hash encoded values, one after the other; bytes after the last field are kept as they are."""
+        """Hash a sequence of encoded values; bytes after the last field are kept unchanged."""
         parts, at = [], 0
         for number, path in enumerate(self.fields):
             if at >= len(values):
@@ -419,7 +419,7 @@ class Schema:
     def bind(self, table: Table[Any, Any]) -> Binding:
         """Return the binding of a table constant, in the generation of its model.
 
-        Raises SchemaError if there is no such table, or if its rows have another model by now.
+        Raises SchemaError if the table does not exist, or if its rows have another model by now.
         """
         binding = self.bound.get(table)
         if binding is None:

@@ -109,7 +109,7 @@ def content_hash(pairs: Iterable[tuple[bytes, bytes]]) -> TableHash:
 
 
 def canonical(info: TableInfo, key: bytes, value: bytes) -> bytes:
-    """Return the row in canonical form, the same for everyone who has the same row.
+    """Return the row in canonical form: the same bytes for equal rows, wherever they are held.
 
     A row that cannot be unsealed is returned sealed, one that cannot be parsed as stored. Raises
     CorruptionError.

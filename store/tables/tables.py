@@ -48,7 +48,7 @@ class Window:
 
     def __init__(self, floor: int) -> None:
         self.floor = floor
-        # Tuples of bytes: the garbage collector soon stops tracking them; it would traverse lists for ever.
+        # Tuples of bytes: the garbage collector soon stops tracking them, but would always traverse lists.
         self._commits: deque[tuple[int, tuple[bytes, ...], int]] = deque()
         self._keys = self._bytes = 0
 

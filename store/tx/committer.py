@@ -285,21 +285,21 @@ class Committer:
             try:
                 if one.transaction.metadata.commit_id and self._known(one, accepted):
                     continue
-                record_framed, what = self._accept(one, seq + 1, staged)
+                record_framed, edits = self._accept(one, seq + 1, staged)
             except Exception as error:  # noqa: BLE001  each is answered alone
                 one.error = translate(error, "reading a table") if type(error) is Exception else error
                 continue
             accepted.append(one)
             if one.sync:
                 sync = True
-            if what is None:
+            if edits is None:
                 continue
             seq += 1
             framed.append(record_framed)
             if staged is None:
-                staged = what
+                staged = edits
             else:
-                staged.add(what)
+                staged.add(edits)
             size += len(record_framed)
             if size >= WRITTEN_BYTES:
                 done = group.index(one) + 1
@@ -433,7 +433,7 @@ class Committer:
         except DiskError as error:
             if error.facts.get("resumes"):
                 self._unsettled = True
-            elif not error.facts.get("stopped"):  # the engine refuses later ones by itself
+            elif not error.facts.get("stopped"):  # the engine refuses later ones itself
                 self._fail(error)
             raise
 

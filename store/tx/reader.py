@@ -36,7 +36,7 @@ class Scan(Generic[M]):
     """Rows in order. Iterate over it once; afterwards `resume` holds the position of the next page.
 
     A row that cannot be parsed raises a CorruptionError that names it. A caller that catches the error can
-    continue iterating; the scan goes on with the next row.
+    continue iterating; the next row follows.
     """
 
     def __init__(self, entries: Iterator[Entry], binding: Binding, prefix: bytes, limit: int | None) -> None:

@@ -35,7 +35,7 @@ from everlog.store.tx.write import NEVER, Expect, Write
 
 Content = dict[bytes, tuple[log_pb2.Op.ValueType, bytes]]  # op and row, by the key with its prefix
 
-_NOTHING = (log_pb2.DELETE, b"")  # deleting what is not there is not in the log
+_NOTHING = (log_pb2.DELETE, b"")  # the delete of a missing row is not in the log
 
 
 def check_id(commit_id: bytes) -> None:
@@ -63,7 +63,7 @@ def content_of(schema: Schema, commit: log_pb2.Commit, asked: Content) -> Conten
 
 
 def same(schema: Schema, done: Content, asked: Content) -> bool:
-    """Whether what was done, and is in the log, is what is asked for again under this schema."""
+    """Whether the content of a commit in the log equals that of a repeated request, under this schema."""
     there, wanted = _spaces(done), _spaces(asked)
     gone = {space for space in there - wanted if space not in schema.spaces}
     twins = {space: schema.spaces[space].twin for space in wanted - there if space in schema.spaces}
@@ -72,7 +72,7 @@ def same(schema: Schema, done: Content, asked: Content) -> bool:
     asked = {full: what for full, what in asked.items() if _space(full) not in come}
 
     def spared(full: bytes) -> bool:
-        """Whether the other generation has it, which bootstrap data was loaded over."""
+        """Whether bootstrap data replaced the row in the other generation."""
         info = schema.spaces.get(_space(full))
         others = gone | ({info.twin.space} if info is not None and info.twin is not None else set())
         tail = full[keys.SPACE.size :]
@@ -90,13 +90,13 @@ def _spaces(fulls: Iterable[bytes]) -> set[int]:
 
 
 def _space(full: bytes) -> int:
-    """The space that a key with its prefix is in."""
+    """Return the space of a key with its prefix."""
     space: int = keys.SPACE.unpack_from(full)[0]
     return space
 
 
 def other_content(commit_id: bytes, seq: int | None) -> PreconditionError:
-    """For a commit_id that comes again with something else."""
+    """Return the error for a commit_id that is used again with other content."""
     who = f"commit {seq}" if seq else "another transaction at the same moment"
     return PreconditionError(
         f"commit_id {uuid.UUID(bytes=commit_id)} was used by {who} with other content;"

@@ -1,4 +1,4 @@
-"""Admin: what operators do to one open database: `db.admin`."""
+"""Admin: the calls of operators on one open database: `db.admin`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from everlog.store.upkeep import expiry
 
 
 class Admin:
-    """Expiry, clock and production of one open database. `begin` begins a transaction with metadata, which it
-    checks."""
+    """Expiry, clock and production mark of one open database. `begin` begins a transaction with metadata,
+    which it checks."""
 
     def __init__(self, core: Core, past: Past, begin: Callable[..., Transaction]) -> None:
         self._core = core
@@ -23,21 +23,23 @@ class Admin:
         self._begin = begin
 
     def expire(self, *, confirm_time: bool = False) -> int:
-        """Deletes the rows whose life is over now, and returns how many; what writes the database does so
-        by itself, within a minute. `confirm_time`: the clock is right, though it jumped forward.
+        """Delete the rows that have expired, and return their number. Writes.
 
-        Raises Error after such a jump, which nobody has confirmed, and ReadOnlyError.
+        A process that writes the database does this automatically, within a minute. `confirm_time`: accept
+        the clock as correct after it jumped forward. Raises Error after such a jump that was not confirmed,
+        and ReadOnlyError.
         """
         self._core.check_writable()
         return expiry.expire(self._core, confirm_time=confirm_time)
 
     def correct_clock(self, *, actor: str = "", reason: str = "") -> int:
-        """Say that the clock of this machine is right: rows expire by it again, though it jumped; and where
-        commits carry a time that is ahead of it, a Notice in the log says so. From then on `at` goes by
-        what the clock read at these commits.
+        """Confirm that the clock of this machine is correct. Writes a Notice if commits are ahead of it.
 
-        Returns the seq of the Notice, also where an
-        earlier one says the same; 0 where the log is not ahead. Writes that Notice. Raises ReadOnlyError.
+        Rows expire by the clock again, even if it jumped. If commits carry times ahead of it, the Notice
+        records this, and `at` uses the clock's readings of these commits from then on.
+
+        Returns the seq of the Notice, also if an earlier one says the same; 0 if the log is not ahead. Raises
+        ReadOnlyError.
         """
         self._core.check_writable()
         told = self._begin(actor=actor, reason=reason)
@@ -51,12 +53,12 @@ class Admin:
 
     @property
     def production(self) -> bool:
-        """Whether the log says that this is a database in production: test data is refused."""
+        """Whether the log marks the database as production, which refuses test data. Read-only."""
         return self._core.production
 
     def set_production(self, on: bool, *, actor: str = "", reason: str = "") -> int:
-        """Say in the log whether this is a database in production. Returns the seq of the Notice, 0 where
-        that was said already. Writes that Notice. Raises ReadOnlyError."""
+        """Mark the database as production, or clear the mark. Writes a Notice. Returns the seq of the Notice;
+        0 if the mark was set this way already. Raises ReadOnlyError."""
         self._core.check_writable()
         told = self._begin(actor=actor, reason=reason)
         if on == self.production:

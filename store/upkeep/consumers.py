@@ -1,4 +1,4 @@
-"""Consumers: who follows this log under a durable name, the position of each, and what is held for it.
+"""Consumers: durable names of followers of this log, the position of each, and the records held for it.
 
     register ─▶ Notice `consumer.registered` ─▶ a note in the tables        name, time, cap
     bookmark ─▶ the file BOOKMARKS                                          position

@@ -28,7 +28,7 @@ from everlog.store.tx.validator import other_content
 from everlog.store.tx.write import Write
 from everlog.store.upkeep import held
 from everlog.store.upkeep.held import Remaining
-from everlog.store.upkeep.recovery import mend, shred
+from everlog.store.upkeep.recovery import build_missing_entries, shred
 
 LOOK_BACK = 100  # how many forgotten persons are searched for a row
 
@@ -154,7 +154,7 @@ def _forget(core: Core, who: Person, metadata: Metadata) -> tuple[Forgotten, _Kn
         ) from error
     if missing:
         tables.flush()
-        mend(tables)
+        build_missing_entries(tables)
     return Forgotten(seq, key_id, len(transaction.writes)), known
 
 

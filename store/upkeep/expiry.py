@@ -8,8 +8,8 @@ writing process sweeps: one thread, started when a row has an expiry, sleeps unt
 
 Invariants
   (1) time alone deletes nothing: until the commit that deletes it, the row exists;
-  (2) a row that is written again after it expired lives on: such a commit conflicts, and the
-      sweeper looks again;
+  (2) a row that is written again after it expired stays: such a delete conflicts, and the sweeper looks
+      again;
   (3) nothing is deleted after the clock jumped forward, until it is confirmed (clock.py).
 
 The long story: docs/expiry.md.
@@ -63,7 +63,7 @@ def expire(core: Core, *, confirm_time: bool = False, stopped: Callable[[], bool
             try:
                 core.commit(transaction)
             except ConflictError:
-                size = max(1, size // 2)  # a single row conflicts only if it was written again: it lives on
+                size = max(1, size // 2)  # a single row conflicts only if it was written again: then it stays
                 continue
         rows += len(transaction.writes)
         after, size = last + b"\x00", min(size * 2, CHUNK_ROWS)

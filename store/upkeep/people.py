@@ -50,8 +50,8 @@ class People:
 
         All their rows, in all tables, are deleted in one commit, and the key that sealed them is shredded:
         their data in the log can no longer be read. The result lists what stays readable all the same
-        (`remaining`). With a `commit_id`, a repeated call returns the first result. Raises RowError if
-        there is no such row or person, SealedError without the master key.
+        (`remaining`). With a `commit_id`, a repeated call returns the first result. Raises RowError if the
+        row or the person does not exist, SealedError without the master key.
         """
         self._core.check_writable()
         who = person_of(self._core.schema, arguments.table_name(table), key, person)

@@ -188,7 +188,7 @@ def _beside(core: Core, progress: OnProgress | None) -> dict[str, TableHash]:
         with core.committer.alone():
             replay(log, projector, log.written, progress)
             old = tables.switch(target, name)
-            recovery.mend(tables)
+            recovery.build_missing_entries(tables)
     except BaseException:
         target.forget()
         del handle

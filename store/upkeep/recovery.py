@@ -127,12 +127,12 @@ def finish(engine: Engine, tables: Tables, *, read_only: bool) -> None:
         obey(tables)
     else:
         shred(engine, tables)
-    if mend(tables, read_only=read_only):
+    if build_missing_entries(tables, read_only=read_only):
         with contextlib.suppress(DiskError):  # a full disk may be opened: readers wait for the next flush
             engine.flush()
 
 
-def mend(tables: Tables, *, read_only: bool = False) -> bool:
+def build_missing_entries(tables: Tables, *, read_only: bool = False) -> bool:
     """Build index entries that are missing for lack of keys, if the keys are available now. Writes unless
     `read_only`.
 

@@ -67,7 +67,7 @@ class Repair(msgspec.Struct, frozen=True):
 
 
 def repair(path: Path | str, *, dry_run: bool = False, progress: OnProgress | None = None) -> Repair:
-    """Salvage a damaged database that nobody has open. Writes.
+    """Salvage a damaged database that is not open anywhere. Writes.
 
     It keeps the log up to the first record that is unreadable or invalid, and builds the tables from it,
     without unreadable rows. `dry_run`: change nothing, and return what a repair would do. Raises OpenError

@@ -56,7 +56,7 @@ class ConsumersStatus(msgspec.Struct, frozen=True):
 
 class ArchiveStatus(msgspec.Struct, frozen=True):
     """Records up to `base` are in the archive only; when it was last added to (0: never); where this
-    process archives to (empty: it does not); why that fails now, and since when."""
+    process archives to (empty: it does not); why that fails now, and from which time."""
 
     base: int = 0
     archived_ns: int = 0
@@ -66,10 +66,10 @@ class ArchiveStatus(msgspec.Struct, frozen=True):
 
 
 class WritesStatus(msgspec.Struct, frozen=True):
-    """Why writes are refused (empty: they are accepted), and since when, in nanoseconds since the Unix
+    """Why writes are refused (empty: they are accepted), and from which time, in nanoseconds since the Unix
     epoch.
 
-    0: unknown: a reader sees that the disk is full, but not since when.
+    0: unknown: a reader sees that the disk is full, but not from which time.
     """
 
     error: str = ""

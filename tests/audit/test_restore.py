@@ -88,7 +88,7 @@ def test_a_database_is_restored_as_of_a_time(opening: Opener, to: Path) -> None:
         assert restore(to, path, at_time_ns=times[seq]).seq == last
     before = max((one for one, time_ns in times.items() if time_ns <= times[9] - 1))
     assert restore(to, to.with_name("between"), at_time_ns=times[9] - 1).seq == before
-    with pytest.raises(CursorError, match="the database was created later than that"):
+    with pytest.raises(CursorError, match="the database was created after that time"):
         restore(to, to.with_name("never"), at_time_ns=times[1] - 1)
 
 

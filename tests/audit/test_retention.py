@@ -229,7 +229,7 @@ def test_what_it_cannot_do_is_said_at_once(db: Database, to: Path) -> None:
     with pytest.raises(RowError, match="expected to keep 0 records or more"):
         Retention(db, to, keep_records=-1)
     retention = Retention(db, to)
-    with pytest.raises(Error, match="archives by itself already"):
+    with pytest.raises(Error, match="is already archived automatically"):
         Retention(db, to)
     retention.close()
     Retention(db, to).close()

@@ -56,7 +56,7 @@ def test_a_new_database_is_named_as_others_are(everlog: Run, books: Path) -> Non
         (("restore", "kept", "x.db", "--at", "900"), "has records 1 to"),
         (("restore", "kept", "x.db", "--at", "yesterday"), "expected a seq, or a time like"),
         (("restore", "kept", "x.db", "--at", "\N{SUPERSCRIPT TWO}"), "expected a seq, or a time like"),
-        (("restore", "kept", "x.db", "--at", "1999-01-01"), "the database was created later than that"),
+        (("restore", "kept", "x.db", "--at", "1999-01-01"), "the database was created after that time"),
         (("restore", "kept", "books.db"), "is not empty"),
         (("restore", "nowhere", "x.db"), "there is no directory nowhere"),
         (("verify-backup", "books.db"), "is not a backup: it has no file BACKUP"),

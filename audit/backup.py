@@ -70,7 +70,7 @@ def backup(
 
     Reads and writes continue. `db.archive.backup` is the same for a database on a server.
 
-    `hashes`: record the content hashes of the tables, for `verify(deep=True)`; None records them for a
+    `hashes`: record the content hashes of the tables, for `verify_backup(deep=True)`; None records them for a
     database of few rows. Returns a `Backup`. Raises OpenError if the directory is of another database or of
     a diverged one, CorruptionError for a damaged record, and DiskError. Does not write to the database.
     """

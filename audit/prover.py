@@ -61,10 +61,10 @@ class Prover(Protocol):
     def head(self, size: int = 0, progress: OnProgress | None = None) -> tuple[int, bytes]:
         """Return size and root of the tree of the first `size` records; 0 means all durable ones."""
 
-    def inclusion(self, seq: int, size: int) -> tuple[bytes, list[bytes]]:
+    def prove(self, seq: int, size: int) -> tuple[bytes, list[bytes]]:
         """Return a record, unframed, and the proof that it is in the tree of that size."""
 
-    def consistency(
+    def prove_from(
         self, first: int, size: int, *, check: bool = False, progress: OnProgress | None = None
     ) -> list[bytes]:
         """Return the proof that the tree of `size` begins with that of `first`. `check`: compare all these
@@ -76,7 +76,7 @@ class Prover(Protocol):
     def keep(self, text: str, actor: str = "") -> int:
         """Write a checkpoint of this log into it; return its seq. Raises PreconditionError."""
 
-    def signed(self) -> str | None:
+    def checkpoint(self) -> str | None:
         """Return a new checkpoint that the server signed and stored; None if it has no key."""
 
     def entries(self, after: int, until: int) -> Iterator[bytes]:
@@ -160,13 +160,13 @@ class LocalProver:
             self._tree.catch_up(progress)
         return size, self._tree.root(size)
 
-    def inclusion(self, seq: int, size: int) -> tuple[bytes, list[bytes]]:
+    def prove(self, seq: int, size: int) -> tuple[bytes, list[bytes]]:
         hashes = self._tree.inclusion(seq, size)
         record = unframe(self._db.log.get(seq), seq)
         self._tree.check_record(seq, record)
         return record, hashes
 
-    def consistency(
+    def prove_from(
         self, first: int, size: int, *, check: bool = False, progress: OnProgress | None = None
     ) -> list[bytes]:
         if check:
@@ -201,7 +201,7 @@ class LocalProver:
 
         return self._db.core.commit(self._db.transaction(actor=actor), about).seq
 
-    def signed(self) -> str | None:
+    def checkpoint(self) -> str | None:
         return None
 
     def entries(self, after: int, until: int) -> Iterator[bytes]:
@@ -259,7 +259,7 @@ def _check_grown(prover: Prover, last: Checkpoint, memory: Memory, progress: OnP
             f" {memory.file} and inform the holders of checkpoints",
             seq=size + 1,
         )
-    hashes = prover.consistency(last.size, size)
+    hashes = prover.prove_from(last.size, size)
     merkle.verify_consistency(last.size, size, last.root, root, hashes)
 
 
@@ -283,7 +283,7 @@ def _checkpoint(
         if last.size >= since:
             return last.note, False
         before = proof.read(note.split(last.note)[0])
-        hashes = prover.consistency(before.size, size)
+        hashes = prover.prove_from(before.size, size)
         merkle.verify_consistency(before.size, size, before.root, root, hashes)
     text = now.sign(signer)
     if memory is not None:
@@ -305,7 +305,7 @@ def prove(
     prover.head()
     text = text or newest(prover, seq, by=by, origin=origin)
     covering = proof.read(note.split(text)[0])
-    record, hashes = prover.inclusion(seq, covering.size)
+    record, hashes = prover.prove(seq, covering.size)
     found = Inclusion(seq - 1, record, hashes, text)
     found.verify(covering)
     return found
@@ -332,7 +332,7 @@ def prove_from(
     covering = proof.read(note.split(text)[0])
     if first > covering.size:
         raise CursorError(f"expected a size up to that of the checkpoint, {covering.size}, found {first}")
-    found = Consistency(first, prover.consistency(first, covering.size, check=check, progress=progress), text)
+    found = Consistency(first, prover.prove_from(first, covering.size, check=check, progress=progress), text)
     found.verify(
         covering._replace(size=first, root=prover.head(first)[1] if first else proof.EMPTY), covering
     )

@@ -27,7 +27,7 @@ from everlog.store.progress import OnProgress, Progress
 from everlog.store.upkeep.check import problems
 
 
-def verify(
+def verify_backup(
     backup: str | PathLike[str], *, deep: bool = False, progress: OnProgress | None = None
 ) -> Iterator[str]:
     """Yield each problem of a backup as a sentence that names the file and the record.

@@ -7,14 +7,14 @@ from everlog.migrations.approval.approval import Approval
 from everlog.migrations.baseline import baseline, dump_schema, load_schema
 from everlog.migrations.build import build
 from everlog.migrations.fake import Fake
-from everlog.migrations.in_progress import cancel, complete, give_up
+from everlog.migrations.in_progress import cancel, complete
 from everlog.migrations.lint.lint import lint
 from everlog.migrations.lint.rules import Finding, Severity
 from everlog.migrations.loader import load
 from everlog.migrations.migration import Key, Migration, Remake, Row, Transform
 from everlog.migrations.plan import PlannedMigration, PlannedStep, plan
 from everlog.migrations.proposal import Rules
-from everlog.migrations.recorded import Restored, accept, restore
+from everlog.migrations.recorded import Restored, accept, restore_folders
 from everlog.migrations.rollback import PlannedRollback, plan_rollback, rollback
 from everlog.migrations.runner import apply
 from everlog.migrations.scaffold import new
@@ -93,7 +93,6 @@ __all__ = [
     "complete",
     "differences",
     "dump_schema",
-    "give_up",
     "lint",
     "load",
     "load_schema",
@@ -101,7 +100,7 @@ __all__ = [
     "new",
     "plan",
     "plan_rollback",
-    "restore",
+    "restore_folders",
     "rollback",
     "squash",
     "status",

@@ -117,7 +117,7 @@ def fault(folder: Folder, file: Path, error: Exception | SystemExit, *, of_rows:
     if package == folder.package.rpartition(".")[0] and (version := FOLDER_NAME.fullmatch(name)):
         return folder.error(
             f"the code needs the folder {name}, which is missing; restore it (from version control, or"
-            f" with `everlog restore-folder {version[1]}`)",
+            f" with `everlog restore-folders {version[1]}`)",
             line,
             file,
             missing=name,

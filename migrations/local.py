@@ -18,7 +18,7 @@ from everlog.migrations.lint.lint import lint
 from everlog.migrations.lint.rules import Finding
 from everlog.migrations.plan import PlannedMigration, plan
 from everlog.migrations.proposal import Proposal, ProposalState, Rules, proposals
-from everlog.migrations.recorded import Restored, accept, restore
+from everlog.migrations.recorded import Restored, accept, restore_folders
 from everlog.migrations.rollback import PlannedRollback, plan_rollback, rollback
 from everlog.migrations.runner import apply
 from everlog.migrations.status import MigrationInfo, compare, differences, status
@@ -131,10 +131,10 @@ class LocalMigrations:
             rolled_back=rolled_back,
         )
 
-    def dump_schema(self) -> str:
+    def dump(self) -> str:
         return dump_schema(self._db)
 
-    def load_schema(self, text: str, *, where: str = "the text", actor: str = "", reason: str = "") -> int:
+    def load(self, text: str, *, where: str = "the text", actor: str = "", reason: str = "") -> int:
         return load_schema(self._db, text, where=where, actor=actor, reason=reason)
 
     def baseline(self, version: int, *, actor: str = "", reason: str = "") -> list[MigrationInfo]:
@@ -148,10 +148,10 @@ class LocalMigrations:
             rules.check_name(actor, "accept folders of", self._db.path.stem)
         return accept(self._db, self._source, versions, actor=actor, reason=reason)
 
-    def restore(
+    def restore_folders(
         self, versions: Sequence[int] = (), *, source: Source | None = None, force: bool = False
     ) -> list[Restored]:
-        return restore(self._db, source or self._source, versions, force=force)
+        return restore_folders(self._db, source or self._source, versions, force=force)
 
     def proposals(self) -> list[Proposal]:
         return proposals(self._db)

@@ -205,7 +205,7 @@ def _refuse_edited_or_missing(info: MigrationInfo) -> None:
         was, now = info.digest.hex()[:12], info.folder_digest.hex()[:12]
         raise MigrationError(
             f"migration {info.title} was edited after commit {info.seq} applied it: its folder has digest"
-            f" {now} instead of {was}; restore it (`everlog restore-folder {info.version} --force`) and"
+            f" {now} instead of {was}; restore it (`everlog restore-folders {info.version} --force`) and"
             " put the change into a new migration, or, if it does the same, accept it: `everlog accept"
             f" {info.version} --reason …`",
             version=info.version,
@@ -213,7 +213,7 @@ def _refuse_edited_or_missing(info: MigrationInfo) -> None:
     if info.state is State.MISSING:
         raise MigrationError(
             f"migration {info.title} was applied by commit {info.seq}, but its folder is missing while"
-            f" newer ones exist; restore it: `everlog restore-folder {info.version}`",
+            f" newer ones exist; restore it: `everlog restore-folders {info.version}`",
             version=info.version,
             missing=f"v{info.title}",
         )

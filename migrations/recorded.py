@@ -1,11 +1,11 @@
 """Recorded: synchronise a migration's folder on disk with the one in the log.
 
-    accept     disk ─▶ log     an edited folder counts as the applied one; the log says who and why
-    restore    log ─▶ disk     a missing or edited folder is written as it was applied
+    accept           disk ─▶ log     an edited folder counts as the applied one; the log says who and why
+    restore_folders  log ─▶ disk     a missing or edited folder is written as it was applied
 
 Invariants
   (1) `accept` does not change the schema: folders that would make a different one are refused.
-  (2) `restore` writes only inside the folder, whatever the paths in the log.
+  (2) `restore_folders` writes only inside the folder, whatever the paths in the log.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def accept(
         if diff:
             raise MigrationError(
                 "the edited folders do not make the schema of the database; restore them (`everlog"
-                f" restore-folder --force`), and put the change into a new migration:\n{diff.rstrip()}"
+                f" restore-folders --force`), and put the change into a new migration:\n{diff.rstrip()}"
             )
         there = logged_migrations(db.migration_records())
         return [
@@ -171,7 +171,7 @@ def _accept(db: Database, folder: Folder, logged: LoggedMigration, actor: str, r
     )
 
 
-def restore(
+def restore_folders(
     db: Database, source: Source = SOURCE, versions: Sequence[int] = (), *, force: bool = False
 ) -> list[Restored]:
     """Write the folders of these migrations, or of all missing ones, as the log has them. Return them.
@@ -202,7 +202,7 @@ def write_folders(
     force: bool = False,
     vault: Vault | None = None,
 ) -> list[Restored]:
-    """Write folders from `ran`; see `restore`. `vault` has the keys of files that the log withholds."""
+    """Write folders from `ran`; see `restore_folders`. `vault`: the keys of files that the log withholds."""
     by_version = {one.version: one for one in there}
     root = find_or_make(source)
     known = {folder.version: folder for folder in folders(root)}

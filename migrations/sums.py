@@ -99,7 +99,7 @@ def check_names(root: Root, found: Iterable[Folder]) -> list[Line] | None:
                 path,
                 number,
                 f"folder {name} is missing; restore it (from version control, or with `everlog"
-                f" restore-folder {name.partition('_')[0].removeprefix('v')}`), or run `everlog build` if"
+                f" restore-folders {name.partition('_')[0].removeprefix('v')}`), or run `everlog build` if"
                 " it was removed on purpose",
                 missing=name,
             )

@@ -136,12 +136,12 @@ class Migrations(Protocol):
         """Roll back the last `count` migrations (default 1), or all after version `to` (0: all), newest
         first, and return them. `rolled_back` is called with each. Writes. Raises MigrationError."""
 
-    def dump_schema(self) -> str:
+    def dump(self) -> str:
         """Return the schema as text, with the migrations that made it. Read-only. Raises MigrationError
         while one is in progress."""
 
-    def load_schema(self, text: str, *, where: str = "the text", actor: str = "", reason: str = "") -> int:
-        """Give an empty database the schema of a text that `dump_schema` returned, and return its version.
+    def load(self, text: str, *, where: str = "the text", actor: str = "", reason: str = "") -> int:
+        """Give an empty database the schema of a text that `dump` returned, and return its version.
         `where` names the text in errors. Writes. Raises SchemaError and MigrationError."""
 
     def baseline(self, version: int, *, actor: str = "", reason: str = "") -> list[MigrationInfo]:
@@ -154,7 +154,7 @@ class Migrations(Protocol):
         """Accept the edited folders of applied migrations, of all by default, and return these. Writes.
         Raises MigrationError for folders that would make another schema."""
 
-    def restore(
+    def restore_folders(
         self, versions: Sequence[int] = (), *, source: Source | None = None, force: bool = False
     ) -> list[migrations.Restored]:
         """Write folders on this machine as the log has them, all missing ones by default. `force`: replace

@@ -58,7 +58,8 @@ def approve(settings: Settings, /, digest: str, **by: Any) -> None:
       everlog -u everlog://db.example.com/flights approve 1f4c09 --reason "looked at it with bob"
     """
     settings.resume = (
-        "the approved migration continues where the database is; `everlog migrations log` shows its state"
+        "the approved migration continues where the database is; `everlog migrations proposals` shows its"
+        " state"
     )
     with open_database(settings) as db, shown() as progress:
         done = db.migrations.approve(digest, progress=progress, **by)
@@ -99,7 +100,7 @@ def migrations() -> None:
 
     \b
     Examples:
-      everlog migrations log --verbose
+      everlog migrations proposals --verbose
       everlog migrations cancel --actor ann --reason "it slows the shop down"
     """
 
@@ -113,15 +114,15 @@ def migrations() -> None:
 )
 @common
 @pass_settings
-def log(settings: Settings, *, limit: int | None) -> None:
+def proposals(settings: Settings, *, limit: int | None) -> None:
     """List proposals, oldest first: who proposed and decided, when, why, and the outcome.
 
     --verbose prints the steps of each plan; --json prints one object for each proposal.
 
     \b
     Examples:
-      everlog migrations log
-      everlog -u everlog://db.example.com/flights migrations log --limit 1 --json | jq .state
+      everlog migrations proposals
+      everlog -u everlog://db.example.com/flights migrations proposals --limit 1 --json | jq .state
     """
     with open_database(settings, read_only=True) as db:
         found = db.migrations.proposals()

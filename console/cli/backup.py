@@ -68,11 +68,11 @@ def verify_backup(ctx: click.Context, settings: Settings, *, directory: str, dee
       everlog verify-backup flights.backup
       everlog verify-backup s3://archive/flights --deep
     """
-    from everlog.audit.verify import verify
+    from everlog.audit.verify import verify_backup
 
     found = 0
     with shown() as progress:
-        for problem in verify(directory, deep=deep, progress=progress):
+        for problem in verify_backup(directory, deep=deep, progress=progress):
             found += 1
             output.echo({"problem": problem}) if settings.json else click.echo(problem)
     if settings.json:

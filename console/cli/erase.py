@@ -1,4 +1,4 @@
-"""Erase: the commands forget, person and rotate-key."""
+"""Erase: the commands forget, people and rotate-key."""
 
 from __future__ import annotations
 
@@ -115,17 +115,17 @@ def _would_forget(settings: Settings, held: Iterable[bytes]) -> None:
 
 @click.group()
 @common
-def person() -> None:
+def people() -> None:
     """Export the data about one person, or list personal data that is readable without keys.
 
     \b
     Examples:
-      everlog person export patients 17 > person.json
-      everlog person readable
+      everlog people export patients 17 > person.json
+      everlog people readable
     """
 
 
-@person.command("export")
+@people.command("export")
 @connect.table_argument
 @click.argument("key", nargs=-1)
 @click.option(
@@ -141,8 +141,8 @@ def export_(settings: Settings, table: str, key: tuple[str, ...], *, person: str
 
     \b
     Examples:
-      everlog person export patients 17 > person.json
-      everlog -u everlog://db.example.com/clinic person export patients --person s-1
+      everlog people export patients 17 > person.json
+      everlog -u everlog://db.example.com/clinic people export patients --person s-1
     """
     _check_one(key, person)
     with open_database(settings, read_only=True) as db:
@@ -153,7 +153,7 @@ def export_(settings: Settings, table: str, key: tuple[str, ...], *, person: str
             click.echo()
 
 
-@person.command()
+@people.command()
 @common
 @pass_settings
 def readable(settings: Settings) -> None:
@@ -163,7 +163,7 @@ def readable(settings: Settings) -> None:
 
     \b
     Examples:
-      everlog person readable --json
+      everlog people readable --json
     """
     with open_database(settings, read_only=True) as db:
         found = db.people.readable()

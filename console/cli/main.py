@@ -62,7 +62,7 @@ COMMANDS = {
     "baseline": "project",
     "squash": "project",
     "accept": "project",
-    "restore-folder": "project",
+    "restore-folders": "project",
     "create": "database",
     "drop": "database",
     "wait": "database",
@@ -88,7 +88,7 @@ COMMANDS = {
     "rebuild": "check",
     "repair": "check",
     "forget": "erase",
-    "person": "erase",
+    "people": "erase",
     "rotate-key": "erase",
     "backup": "backup",
     "verify-backup": "backup",
@@ -110,7 +110,7 @@ COMMANDS = {
 READERS = frozenset(
     {
         *("audit", "check", "completion", "config", "diff", "dump", "export", "get", "history", "lint"),
-        *("log", "person", "plan", "prove", "scan", "status", "verify", "verify-backup", "wait"),
+        *("log", "people", "plan", "prove", "scan", "status", "verify", "verify-backup", "wait"),
     }
 )
 

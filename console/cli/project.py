@@ -1,4 +1,4 @@
-"""Project: the commands new, build, squash, dump, load, baseline, accept and restore-folder."""
+"""Project: the commands new, build, squash, dump, load, baseline, accept and restore-folders."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def load(settings: Settings, *, actor: str, reason: str) -> None:
         unmade_if_failed(directory_of(settings.url)) if here else nullcontext(),
         open_database(settings, create=True) as db,
     ):
-        version = db.migrations.load_schema(dumped, where=path, actor=actor, reason=reason)
+        version = db.migrations.load(dumped, where=path, actor=actor, reason=reason)
         if settings.json:
             output.echo({"url": without_secrets(db.url), "schema_version": version})
         else:
@@ -228,7 +228,7 @@ def _keep(settings: Settings, db: AnyDatabase) -> None:
 
 
 def _write(settings: Settings, db: AnyDatabase, path: str, *, if_different: bool = False) -> None:
-    found = db.migrations.dump_schema()
+    found = db.migrations.dump()
     if path == "-":
         click.echo(found, nl=False)
         return
@@ -278,7 +278,7 @@ def accept(settings: Settings, *, versions: tuple[int, ...], actor: str, reason:
 @click.option("--force", is_flag=True, help="Replace existing folders that were edited.")
 @common
 @pass_settings
-def restore_folder(settings: Settings, *, versions: tuple[int, ...], force: bool) -> None:
+def restore_folders(settings: Settings, *, versions: tuple[int, ...], force: bool) -> None:
     """Restore the folders of applied migrations from the log, on this machine, and build their models.
     Without VERSION, all missing folders.
 
@@ -287,14 +287,14 @@ def restore_folder(settings: Settings, *, versions: tuple[int, ...], force: bool
 
     \b
     Examples:
-      everlog restore-folder
-      everlog restore-folder 20260105093000 --force
+      everlog restore-folders
+      everlog restore-folders 20260105093000 --force
     """
     from everlog import migrations
 
     _check_there(settings)
     with open_database(settings, read_only=True) as db:
-        done = db.migrations.restore(versions, force=force)
+        done = db.migrations.restore_folders(versions, force=force)
     for one in done:
         if settings.json:
             missing = [msgspec.to_builtins(file) for file in one.missing]

@@ -239,7 +239,7 @@ def _checkpoint(prover: Prover, key: Path | None, origin: str | None, progress: 
 
     if key is not None:
         return sign(prover, signer_in(key), origin, progress=progress)
-    found = prover.signed()
+    found = prover.checkpoint()
     if found is None:
         raise Error(
             "expected --signing-key FILE, which signs the checkpoint; `everlog keygen FILE` makes one"

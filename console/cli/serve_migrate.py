@@ -126,7 +126,7 @@ def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str
             if begun.migration.version not in {one.version for one in found}:
                 raise MigrationError(
                     f"the folder of migration {begun.migration.version}_{begun.migration.name} is not here:"
-                    " restore it (`everlog restore-folder`), or give the migration up with `everlog rollback`"
+                    " restore it (`everlog restore-folders`), or give it up with `everlog rollback`"
                 )
             in_progress.attach(db, found)
         except (Error, OSError) as error:

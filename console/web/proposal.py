@@ -27,7 +27,7 @@ HELD = " Where rows are rewritten, the version before is served as well until so
 
 
 def told(proposal: Proposal, *, sources: bool = False) -> dict[str, Any]:
-    """A proposal as JSON values: what the page and `everlog migrations log --json` say; with its
+    """A proposal as JSON values: what the page and `everlog migrations proposals --json` say; with its
     `sources`, the content of files: by folder and path, as text, or null where it is none."""
     if sources:
         files = {

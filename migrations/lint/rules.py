@@ -271,7 +271,7 @@ RULES = {
             "history/missing",
             _E,
             "The folder of an applied migration is missing",
-            "restore it with `everlog restore-folder`",
+            "restore it with `everlog restore-folders`",
             depends=True,
         ),
         Rule(

@@ -151,12 +151,12 @@ class RemoteProver:
         answer = self._channel.call(self._stub.Head, request, timeout_s=CATCH_UP_S)
         return answer.size, answer.root
 
-    def inclusion(self, seq: int, size: int) -> tuple[bytes, list[bytes]]:
+    def prove(self, seq: int, size: int) -> tuple[bytes, list[bytes]]:
         request = proofs_pb2.ProveRequest(database=self._name, seq=seq, size=size)
         answer = self._channel.call(self._stub.Prove, request)
         return answer.record, list(answer.hashes)
 
-    def consistency(
+    def prove_from(
         self, first: int, size: int, *, check: bool = False, progress: OnProgress | None = None
     ) -> list[bytes]:
         request = proofs_pb2.ProveFromRequest(database=self._name, first=first, size=size, check=check)
@@ -174,7 +174,7 @@ class RemoteProver:
         request = proofs_pb2.KeepRequest(database=self._name, note=text)
         return self._channel.call(self._stub.Keep, request, timeout_s=CATCH_UP_S, retry_s=0).seq
 
-    def signed(self) -> str | None:
+    def checkpoint(self) -> str | None:
         request = proofs_pb2.CheckpointRequest(database=self._name)
         answer = self._channel.call(self._stub.Checkpoint, request, timeout_s=CATCH_UP_S)
         return answer.note or None

@@ -1,7 +1,7 @@
 """Remote migrations: `db.migrations` of a database on a server, through the Migrations service.
 
 The server uses the folders in its configuration; the client's folders are only linted, and written by
-`restore`. `everlog.rpc.handles` has the protocol.
+`restore_folders`. `everlog.rpc.handles` has the protocol.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PLAN_S = 600.0
 
 class RemoteMigrations:
     """The migrations of a database on a server, which has the calls `rows` and `refresh`. `source`: the local
-    folders, for `lint` and `restore`."""
+    folders, for `lint` and `restore_folders`."""
 
     def __init__(
         self, channel: Channel, rows: Readable, refresh: Callable[[], Schema], source: Source | None = None
@@ -155,11 +155,11 @@ class RemoteMigrations:
         request = pb.MigrationStatusRequest(database=self._database)
         return self._channel.call(self._stub.Status, request).problem
 
-    def dump_schema(self) -> str:
+    def dump(self) -> str:
         """Return the schema as text, with the migrations that made it. Read-only."""
         return to_text(self._refresh(), self.status())
 
-    def load_schema(self, text: str, *, where: str = "the text", actor: str = "", reason: str = "") -> int:
+    def load(self, text: str, *, where: str = "the text", actor: str = "", reason: str = "") -> int:
         """Give the server's empty database the schema of a text; see `everlog.migrations.load_schema`.
         Writes."""
         Metadata(actor, reason).check()
@@ -191,11 +191,11 @@ class RemoteMigrations:
             _info(one) for one in self._channel.call(self._stub.Accept, request, timeout_s=PLAN_S).migrations
         ]
 
-    def restore(
+    def restore_folders(
         self, versions: Sequence[int] = (), *, source: Source | None = None, force: bool = False
     ) -> list[Restored]:
-        """Write folders here as the log of the server has them; see `everlog.migrations.restore`. Files with
-        rows of sealed tables that are there stay: whether they are as they ran is not known here."""
+        """Write folders here as the log of the server has them; see `everlog.migrations.restore_folders`.
+        Existing files with rows of sealed tables stay: whether they were edited is not known here."""
         request, stub = pb.FoldersRequest(database=self._database), self._stub
         metadata = self._channel.metadata
         found = [

@@ -355,7 +355,7 @@ class ProofsService(proofs_pb2_grpc.ProofsServicer):
 
     async def Prove(self, request: proofs_pb2.ProveRequest, context: Any) -> proofs_pb2.ProveResponse:
         prover = self._prover(request.database)
-        record, hashes = await self._hosting.read(prover.inclusion, request.seq, request.size)
+        record, hashes = await self._hosting.read(prover.prove, request.seq, request.size)
         return proofs_pb2.ProveResponse(record=record, hashes=hashes)
 
     async def ProveFrom(
@@ -365,10 +365,10 @@ class ProofsService(proofs_pb2_grpc.ProofsServicer):
         if request.check:
             going = self._hosting.check_going
             hashes = await self._hosting.survey(
-                lambda: prover.consistency(request.first, request.size, check=True, progress=going)
+                lambda: prover.prove_from(request.first, request.size, check=True, progress=going)
             )
         else:
-            hashes = await self._hosting.read(prover.consistency, request.first, request.size)
+            hashes = await self._hosting.read(prover.prove_from, request.first, request.size)
         return proofs_pb2.ProveFromResponse(hashes=hashes)
 
     async def Entries(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from everlog.audit import archive, backup, holds, restore, verify
+from everlog.audit import archive, backup, holds, restore, verify_backup
 from everlog.audit.archived import attach
 from everlog.audit.tree import Tree
 from everlog.store import record
@@ -30,7 +30,7 @@ def test_what_was_archived_is_gone_from_the_log_and_read_from_the_archive(db: Da
     done = archive(db, to, keep_records=10)
     assert (done.last, done.base, done.removed) == (head - 10, head - 10, head - 10)
     assert db.engine.log.get((1).to_bytes(8, "big")) is None
-    assert list(verify(to, deep=True)) == []
+    assert list(verify_backup(to, deep=True)) == []
     assert db.log.oldest == 1
     assert b"".join(framed for _, framed in db.log.scan()) == before
     assert [db.log.get(seq) for seq in range(1, head + 1)] == [framed for _, framed in db.log.scan()]
@@ -161,7 +161,7 @@ def test_an_object_store_is_a_target(db: Database) -> None:
     fill(db, 31, 50)
     archive(db, url, keep_records=5)
     assert db.rebuild() == tables()
-    assert list(verify(url, deep=True)) == []
+    assert list(verify_backup(url, deep=True)) == []
 
 
 def test_an_archive_can_be_restored(opening: Opener, to: Path) -> None:

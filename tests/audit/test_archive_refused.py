@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from everlog.audit import Retention, archive, verify
+from everlog.audit import Retention, archive, verify_backup
 from everlog.audit.archived import attach, note
 from everlog.audit.place import place
 from everlog.store.database import Database
@@ -40,7 +40,7 @@ def test_a_target_without_space_gets_less_and_goes_on_when_there_is_some(
     done = retention.look()
     assert done is not None
     assert done.base == db.head - 1
-    assert list(verify(small_disk / "archive", deep=True)) == []
+    assert list(verify_backup(small_disk / "archive", deep=True)) == []
     assert db.rebuild() == db.hashes()
 
 
@@ -91,4 +91,4 @@ def test_nothing_is_removed_where_somebody_else_writes_to_the_target(
     again = f"memory://refused-{uuid.uuid4().hex}"
     archive(db, again)
     assert db.rebuild() == db.hashes()
-    assert list(verify(again, deep=True)) == []
+    assert list(verify_backup(again, deep=True)) == []

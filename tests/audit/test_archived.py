@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from everlog.audit import archive, backup, restore, verify
+from everlog.audit import archive, backup, restore, verify_backup
 from everlog.audit.archived import attach
 from everlog.audit.tree import Tree
 from everlog.feed.subscription import Subscription
@@ -181,7 +181,7 @@ def test_two_targets_are_two_whole_archives_and_one_is_enough(db: Database, to: 
     archive(db, to, keep_records=10)
     fill(db, 40, 60)
     archive(db, other, keep_records=5)
-    assert [list(verify(one, deep=True)) for one in (to, other)] == [[], []]
+    assert [list(verify_backup(one, deep=True)) for one in (to, other)] == [[], []]
     shutil.rmtree(to)
     assert db.rebuild() == db.hashes()
     noted = json.loads((db.path / "ARCHIVE").read_text())

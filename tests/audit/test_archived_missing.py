@@ -34,7 +34,7 @@ NEEDS: dict[str, Callable[[Any, Path], object]] = {
     "all rows as they were": lambda db, _: list(db.at(seq=30).scan(ITEMS)),
     "history": lambda db, _: list(db.history(AIRPORTS, "JFK")),
     "diff": lambda db, _: list(db.past.diff(ITEMS, 22, 30)),
-    "a proof": lambda db, _: LocalProver(db).inclusion(25, LocalProver(db).head()[0]),
+    "a proof": lambda db, _: LocalProver(db).prove(25, LocalProver(db).head()[0]),
     "an audit": lambda db, _: list(LocalProver(db).entries(0, db.head)),
     "a follower": lambda db, _: _followed(db, 21),
     "a backup": lambda db, at: backup(db, at / "new"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from everlog.audit import backup, restore, verify
+from everlog.audit import backup, restore, verify_backup
 from everlog.audit import manifest as manifests
 from everlog.audit.backup import to_merge
 from everlog.audit.place import place
@@ -28,7 +28,7 @@ def test_a_backup_has_every_record_of_the_log_byte_for_byte(db: Database, to: Pa
     fill(db, 1, 50)
     done = backup(db, to)
     assert (done.first, done.last, done.records, done.segments) == (1, db.head, db.head, 1)
-    assert list(verify(to, deep=True)) == []
+    assert list(verify_backup(to, deep=True)) == []
     reader = Reader(place(to), manifests.needed(place(to)))
     assert b"".join(block.data for block in reader.blocks(0, db.head)) == db.log.read(0, 1 << 30)[0]
     assert [reader.get(seq) for seq in (1, 7, db.head)] == [db.log.get(seq) for seq in (1, 7, db.head)]
@@ -46,7 +46,7 @@ def test_the_next_backup_writes_what_is_new_and_no_more(db: Database, to: Path) 
     assert {name: (to / name).stat().st_mtime_ns for name in before} == before
     nothing = backup(db, to)
     assert (nothing.records, nothing.written_bytes) == (0, 0)
-    assert list(verify(to, deep=True)) == []
+    assert list(verify_backup(to, deep=True)) == []
 
 
 def test_many_small_backups_become_few_segments(db: Database, to: Path) -> None:
@@ -55,7 +55,7 @@ def test_many_small_backups_become_few_segments(db: Database, to: Path) -> None:
         db.put(ITEMS, *items(number, number))
         written += backup(db, to).written_bytes
         assert len(list(to.glob("*.zst"))) < 16
-    assert list(verify(to, deep=True)) == []
+    assert list(verify_backup(to, deep=True)) == []
     assert restore(to, to.with_name("copy")).seq == db.head
 
 
@@ -95,7 +95,7 @@ def test_writers_go_on_while_a_backup_is_made(db: Database, to: Path) -> None:
         for writer in writers:
             writer.join()
     assert heads == sorted(heads)
-    assert list(verify(to, deep=True)) == []
+    assert list(verify_backup(to, deep=True)) == []
     restored = restore(to, to.with_name("copy"))
     assert restored.seq == heads[-1]
     assert restored.proven
@@ -124,7 +124,7 @@ def test_an_interrupted_backup_leaves_what_was_there_and_the_next_goes_on(db: Da
     with pytest.raises(Stopped):
         backup(db, to, progress=stop)
     assert manifests.needed(place(to)).head.seq == before
-    assert list(verify(to, deep=True)) == []
+    assert list(verify_backup(to, deep=True)) == []
     assert backup(db, to).last == db.head
 
 
@@ -166,7 +166,7 @@ def test_a_backup_that_is_newer_than_the_database_or_has_diverged_is_refused(
         OpenError, match=f"record {db.head}, the last of the backup, differs from .* diverged"
     ):
         backup(back, to)
-    assert list(verify(to)) == []
+    assert list(verify_backup(to)) == []
 
 
 def test_a_directory_of_something_else_is_no_backup(db: Database, to: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_bit_that_flips_in_a_backup_is_found_and_the_file_named(db: Database, 
     data = bytearray(file.read_bytes())
     data[at * len(data) // 1000] ^= 0x10
     file.write_bytes(data)
-    found = list(verify(to, deep=True))
+    found = list(verify_backup(to, deep=True))
     assert found
     assert all(file.name in problem for problem in found)
     with pytest.raises(CorruptionError, match=file.name):
@@ -225,7 +225,7 @@ def test_a_segment_that_is_gone_is_named(db: Database, to: Path) -> None:
     backup(db, to)
     (file,) = to.glob("*.zst")
     file.unlink()
-    assert [file.name in problem for problem in verify(to)] == [True]
+    assert [file.name in problem for problem in verify_backup(to)] == [True]
 
 
 def test_rows_of_every_table_are_hashed_with_a_small_backup(db: Database, to: Path) -> None:

@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from everlog.audit import archive, backup, manifest, restore, verify
+from everlog.audit import archive, backup, manifest, restore, verify_backup
 from everlog.audit.archived import attach
 from everlog.audit.place import place
 from everlog.store.database import Database
@@ -33,7 +33,7 @@ def test_a_backup_in_an_object_store_is_incremental_verified_and_restored(openin
     fill(db, 60, 90)
     done = backup(db, url)
     assert (done.first, done.last, done.segments) == (at + 1, db.head, 2)
-    assert list(verify(url, deep=True)) == []
+    assert list(verify_backup(url, deep=True)) == []
     assert restore(url, db.path.with_name("copy")).tables == db.hashes()
     assert restore(url, db.path.with_name("before"), at=at).tables == tables
 
@@ -47,7 +47,7 @@ def test_small_segments_in_an_object_store_become_one_and_remains_go(db: Databas
     done = backup(db, url)
     assert done.segments < 8
     assert len(place(url).names()) == done.segments + 1
-    assert list(verify(url, deep=True)) == []
+    assert list(verify_backup(url, deep=True)) == []
 
 
 def test_no_error_says_the_password_of_a_url(db: Database) -> None:
@@ -74,7 +74,7 @@ def test_no_error_says_the_password_of_a_url(db: Database) -> None:
     with pytest.raises(CorruptionError, match="record 3 was archived and cannot be read") as gone:
         db.log.get(3)
     said.append(gone.value)
-    found = list(verify(url))
+    found = list(verify_backup(url))
     assert found
     for text in [*found, *("".join(traceback.format_exception(error)) for error in said)]:
         assert secret not in text

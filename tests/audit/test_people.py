@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from everlog.audit import archive, backup, restore, verify
+from everlog.audit import archive, backup, restore, verify_backup
 from everlog.audit.manifest import needed
 from everlog.audit.place import place
 from everlog.audit.reader import Reader
@@ -54,7 +54,7 @@ def test_a_backup_holds_no_key_and_nothing_of_a_row(clinic: Database, to: Path) 
         assert len(keys) == 3 + 2
         assert not any(key in everything for key in keys)
         assert SECRET.encode() not in everything
-        assert list(verify(to, deep=True)) == []
+        assert list(verify_backup(to, deep=True)) == []
 
 
 def test_what_is_restored_without_keys_is_sealed_and_opens_with_them(clinic: Database, to: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from everlog.audit import Retention, holds, verify
+from everlog.audit import Retention, holds, verify_backup
 from everlog.audit.archive import removable
 from everlog.audit.archived import attach
 from everlog.store.clock import JUMP_S
@@ -67,7 +67,7 @@ def test_a_database_archives_by_itself_while_it_is_written(db: Database, to: Pat
     assert db.status().archive.target == ""
     assert [seq for seq, _ in db.log.scan()] == list(range(1, db.head + 1))
     assert db.rebuild() == db.hashes()
-    assert list(verify(to, deep=True)) == []
+    assert list(verify_backup(to, deep=True)) == []
 
 
 def test_it_waits_until_there_is_enough_or_it_was_long_ago(db: Database, to: Path) -> None:

@@ -15,7 +15,7 @@ from everlog.audit import manifest as manifests
 from everlog.audit.note import Signer
 from everlog.audit.place import place
 from everlog.audit.prover import LocalProver, checkpoint, origin_of, prove
-from everlog.audit.verify import verify
+from everlog.audit.verify import verify_backup
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error, RowError
 from everlog.store.keys import SEQ
@@ -129,7 +129,7 @@ def _whole_archives(db: EmbeddedDatabase, scratch: Path) -> None:
     """Each is whole, and what is held is in the log itself."""
     for name in ARCHIVES:
         if (scratch / name).exists() and manifests.read(place(scratch / name)) is not None:
-            problems = [one for one in verify(scratch / name) if "a killed backup left it" not in one]
+            problems = [one for one in verify_backup(scratch / name) if "a killed backup left it" not in one]
             assert problems == [], problems
     assert all(db.log.trimmed.base < seq for seq in holds.read(db.path).values())
     assert next(iter(db.log.scan()), (0, b""))[0] == 1, "the archive has all of it from the first record on"

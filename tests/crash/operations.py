@@ -17,7 +17,7 @@ from everlog import migrations
 from everlog.audit.backup import backup
 from everlog.audit.prover import LocalProver
 from everlog.audit.restore import restore
-from everlog.audit.verify import verify
+from everlog.audit.verify import verify_backup
 from everlog.migrations.in_progress import current_migration
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.database import Database
@@ -197,7 +197,7 @@ def _restored_backup(db: EmbeddedDatabase, scratch: Path) -> None:
     if not (scratch / "backup").exists():
         return
     backup(db, scratch / "backup")
-    assert list(verify(scratch / "backup")) == []
+    assert list(verify_backup(scratch / "backup")) == []
     shutil.rmtree(scratch / "restored", ignore_errors=True)
     restore(scratch / "backup", scratch / "restored")
     if (db.path / KEYS).exists():

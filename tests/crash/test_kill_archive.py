@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from everlog.audit import archive, verify
+from everlog.audit import archive, verify_backup
 from everlog.audit import manifest as manifests
 from everlog.audit.archived import attach
 from everlog.audit.place import place
@@ -105,7 +105,7 @@ def test_no_record_is_lost_when_archiving_is_killed(tmp_path: Path) -> None:
         acknowledged.update(killed(path, to, point, chance.uniform(0.05, 1.0)))
         kills += 1
         if to.exists() and manifests.read(place(to)) is not None:
-            left = [problem for problem in verify(to) if "a killed backup left it" not in problem]
+            left = [problem for problem in verify_backup(to) if "a killed backup left it" not in problem]
             assert left == []
         with Database(path) as db:
             attach(db)
@@ -116,7 +116,7 @@ def test_no_record_is_lost_when_archiving_is_killed(tmp_path: Path) -> None:
     with Database(path) as db:
         archive(db, to, keep_records=1)
         assert db.rebuild() == db.hashes()
-        assert list(verify(to, deep=True)) == []
+        assert list(verify_backup(to, deep=True)) == []
 
 
 @pytest.mark.timeout(0)

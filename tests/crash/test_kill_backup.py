@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from everlog.audit import backup, restore, verify
+from everlog.audit import backup, restore, verify_backup
 from everlog.audit import manifest as manifests
 from everlog.audit.place import place
 from everlog.store.database import Database
@@ -72,12 +72,12 @@ def test_a_backup_survives_kills_and_goes_on(tmp_path: Path) -> None:
         kills += 1
         if to.exists() and (known := manifests.read(place(to))) is not None:
             assert known.head.seq >= last
-            left = [problem for problem in verify(to) if "a killed backup left it" not in problem]
+            left = [problem for problem in verify_backup(to) if "a killed backup left it" not in problem]
             assert left == []
         with Database(path) as db:
             last = backup(db, to).last
             assert last == db.head
-            assert list(verify(to, deep=True)) == []
+            assert list(verify_backup(to, deep=True)) == []
 
 
 @pytest.mark.long

@@ -317,7 +317,7 @@ def test_no_byte_that_is_written_has_a_mark_of_a_person(
                     folder.rmdir()
                     project.folders.pop()
                     project.build()
-                cli("-u", url, "migrations", "log", "--json")
+                cli("-u", url, "migrations", "proposals", "--json")
                 cli("-u", url, "status", "--verbose")
                 backup(db, data / "before")
                 signer = signer_of(db)

@@ -26,7 +26,7 @@ from everlog.audit.archive import archive
 from everlog.audit.backup import backup
 from everlog.audit.prover import LocalProver
 from everlog.audit.restore import restore
-from everlog.audit.verify import verify
+from everlog.audit.verify import verify_backup
 from everlog.consumers.follower.follower import Follower
 from everlog.consumers.sqlite.sink import SqliteSink
 from everlog.rpc.client.database import RemoteDatabase
@@ -228,7 +228,7 @@ class Operations:
     def verify(self) -> None:
         if not (self.scratch / "kept").exists():
             self.back_up()
-        verify(self.scratch / "kept", deep=True)
+        verify_backup(self.scratch / "kept", deep=True)
 
     def archive(self) -> None:
         with opened(self.path) as db:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from everlog import MigrationError, SchemaError, migrations
-from everlog.migrations import give_up
+from everlog.migrations.in_progress import give_up
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.progress import Progress

@@ -161,12 +161,12 @@ def test_a_folder_is_known_by_the_digest_with_and_without_its_salt(
         assert not [one for one in lint(project.path) if "unsalted" in one.id]
         assert [str(one.state) for one in migrations.status(db, project.path)] == ["applied"]
         check_applied(migrations.status(db, project.path), project.path, where="it")
-        assert migrations.restore(db, project.path) == []
+        assert migrations.restore_folders(db, project.path) == []
         (sealed / "model_pb2.py").unlink()  # the salt is lost: the files are compared
         migrations.build(project.path)
         assert folders(root)[0].digest != ran
         assert [str(one.state) for one in migrations.status(db, project.path)] == ["applied"]
-        assert migrations.restore(db, project.path, [20260101000000]) == []
+        assert migrations.restore_folders(db, project.path, [20260101000000]) == []
         (sealed / "bootstrap_airports.csv").write_text(CSV.replace("-X", "-Z"))
         assert [str(one.state) for one in migrations.status(db, project.path)] == ["edited"]
 
@@ -179,7 +179,7 @@ def test_a_folder_that_is_restored_keeps_its_salt_and_the_files_that_did_not_cha
         migrations.apply(db, project.path)
         model = sealed / "__init__.py"
         model.write_text(model.read_text() + "MORE = 1\n")
-        (done,) = migrations.restore(db, project.path, [20260101000000], force=True)
+        (done,) = migrations.restore_folders(db, project.path, [20260101000000], force=True)
         assert done.missing == []
         assert (sealed / "bootstrap_airports.csv").read_text() == CSV
         migrations.build(project.path)
@@ -187,7 +187,7 @@ def test_a_folder_that_is_restored_keeps_its_salt_and_the_files_that_did_not_cha
         ran = db.migration_records()[-1].migration.digest
         assert folders(find(project.path))[0].digest == ran
         (sealed / "bootstrap_airports.csv").write_text("faa,name\nX,Somebody else\n")
-        (done,) = migrations.restore(db, project.path, [20260101000000], force=True)
+        (done,) = migrations.restore_folders(db, project.path, [20260101000000], force=True)
         assert [(one.path, one.is_other) for one in done.missing] == [("bootstrap_airports.csv", True)]
 
 

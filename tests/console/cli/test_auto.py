@@ -46,7 +46,7 @@ def test_auto_leaves_out_what_was_rejected_or_rolled_back_and_serves_what_is_the
 ) -> None:
     by = ("--actor", "bob", "--reason", "not on a Friday")
     everlog("propose", "--actor", "deploy")
-    (found,) = everlog("migrations", "log", "--json").json
+    (found,) = everlog("migrations", "proposals", "--json").json
     assert everlog("reject", found["digest"], *by).code == 0
     ended = everlog("up")
     assert (ended.code, "was rejected by bob in commit 4 (not on a Friday)" in ended.err) == (1, True)
@@ -58,7 +58,7 @@ def test_auto_leaves_out_what_was_rejected_or_rolled_back_and_serves_what_is_the
                 (status,) = everlog("-u", served.url, "status", "--json").json
                 assert (status["schema_version"], status["pending"]) == (shop.FIRST, 1)
         assert everlog("propose", "--actor", "deploy").code == 0
-        *_, again = everlog("migrations", "log", "--json").json
+        *_, again = everlog("migrations", "proposals", "--json").json
         assert everlog("approve", again["digest"], "--actor", "ann", "--reason", "it is Monday").code == 0
         with serving(*how) as served:
             assert everlog("-u", served.url, "rollback", *by).code == 0

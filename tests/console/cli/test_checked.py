@@ -42,7 +42,7 @@ def test_checked_serves_the_version_that_is_there_until_somebody_approves(
         assert everlog(*at, "get", "books", "978-0", "1").code == 0
         (status,) = everlog(*at, "status", "--json").json
         assert (status["schema_version"], status["pending"]) == (shop.FIRST, 1)
-        (found,) = everlog(*at, "migrations", "log", "--json").json
+        (found,) = everlog(*at, "migrations", "proposals", "--json").json
         assert (found["state"], events(found)) == ("waiting", ["proposed"])
         assert found["url"] == f"{served.console}/migrations/{found['digest']}"
         with pytest.raises(room.MigrationError, match="waiting for approval") as caught:
@@ -61,7 +61,7 @@ def test_checked_serves_the_version_that_is_there_until_somebody_approves(
         assert done.out.startswith(f"Finished: {found['digest'][:12]}, migration to {shop.SECOND}\n")
         with room.open(served.url, migrations=project) as db:
             assert db.schema.version == shop.SECOND
-        text = everlog(*at, "migrations", "log", "--verbose").out
+        text = everlog(*at, "migrations", "proposals", "--verbose").out
         for word in (
             "deploy  release 7",
             "approved  ann  looked at it",
@@ -69,12 +69,12 @@ def test_checked_serves_the_version_that_is_there_until_somebody_approves(
             "build index books.by_title",
         ):
             assert word in text
-    assert "approved  ann  looked at it" in everlog("migrations", "log").out
+    assert "approved  ann  looked at it" in everlog("migrations", "proposals").out
 
 
 def test_the_page_of_a_plan_is_html_or_json(everlog: Run, one: Path, project: Path) -> None:
     with serving("--migrate", "checked", "--reason", "<script>") as served:
-        (found,) = everlog("-u", served.url, "migrations", "log", "--json").json
+        (found,) = everlog("-u", served.url, "migrations", "proposals", "--json").json
         digest = found["digest"]
         whole = served.page(digest)
         sources = whole.pop("sources")
@@ -107,7 +107,7 @@ def test_operators_are_told_of_each_event_once_across_restarts(everlog: Run, one
         how = ("--migrate", "checked", "--notify", receiver.url, "--actor", "deploy")
         with serving(*how) as served:
             (first,) = receiver.wait_for(1)
-            (found,) = everlog("-u", served.url, "migrations", "log", "--json").json
+            (found,) = everlog("-u", served.url, "migrations", "proposals", "--json").json
             assert first["title"] == f"books: the migration to {shop.SECOND} waits for approval"
             assert found["url"] in first["message"]
             assert first["type"] == "warning"
@@ -126,7 +126,7 @@ def test_a_rejection_is_told_and_holds_until_it_is_proposed_again(everlog: Run, 
     with Receiver() as receiver:
         how = ("--migrate", "checked", "--notify", receiver.url)
         with serving(*how) as served:
-            (found,) = everlog("-u", served.url, "migrations", "log", "--json").json
+            (found,) = everlog("-u", served.url, "migrations", "proposals", "--json").json
             by = ("--actor", "bob", "--reason", "not on a Friday")
             ended = everlog("-u", served.url, "reject", found["digest"][:6], *by)
             assert ended.out.startswith("Rejected: ")
@@ -135,7 +135,7 @@ def test_a_rejection_is_told_and_holds_until_it_is_proposed_again(everlog: Run, 
             again = everlog("-u", served.url, "propose", "--actor", "cy", "--reason", "it is Monday")
             assert again.out.startswith("Waiting: ")
             assert receiver.wait_for(3)[2]["title"].endswith("waits for approval")
-            both = everlog("-u", served.url, "migrations", "log", "--json").json
+            both = everlog("-u", served.url, "migrations", "proposals", "--json").json
             assert [one["state"] for one in both] == ["rejected", "waiting"]
 
 
@@ -143,7 +143,7 @@ def test_an_approval_of_what_was_edited_meanwhile_is_refused_and_the_old_version
     everlog: Run, one: Path, project: Path
 ) -> None:
     with serving("--migrate", "checked") as served:
-        (found,) = everlog("-u", served.url, "migrations", "log", "--json").json
+        (found,) = everlog("-u", served.url, "migrations", "proposals", "--json").json
         folder = next(project.glob(f"v{shop.SECOND}_*"))
         edited = folder / "__init__.py"
         before = edited.read_text()
@@ -155,7 +155,7 @@ def test_an_approval_of_what_was_edited_meanwhile_is_refused_and_the_old_version
         assert ended.code == 1
         assert f"{shop.SECOND}_index_books was edited: __init__.py has changed" in ended.err
         assert everlog("-u", served.url, "get", "books", "978-0", "1").code == 0
-        states = [one["state"] for one in everlog("-u", served.url, "migrations", "log", "--json").json]
+        states = [one["state"] for one in everlog("-u", served.url, "migrations", "proposals", "--json").json]
         assert states == ["superseded", "waiting"]
 
 
@@ -164,16 +164,16 @@ def test_tokens_have_names_and_approvers_are_named(everlog: Run, one: Path, here
     tokens.write_text("# who may come\nann sesame\nbob thyme\n")
     how = ("--migrate", "checked", "--tokens", str(tokens), "--approver", "bob")
     with serving(*how) as served:
-        (found,) = everlog("-u", f"{served.url}?token=sesame", "migrations", "log", "--json").json
+        (found,) = everlog("-u", f"{served.url}?token=sesame", "migrations", "proposals", "--json").json
         words = ("approve", found["digest"], "--reason", "yes")
         ended = everlog("-u", f"{served.url}?token=sesame", *words, "--actor", "bob")
         assert "the request names bob as actor, its token is that of ann" in ended.err
         assert "ann may not approve" in everlog("-u", f"{served.url}?token=sesame", *words).err
         assert "refuses the call" in everlog("-u", served.url, *words).err
         assert everlog("-u", f"{served.url}?token=thyme", *words).code == 0
-        (found,) = everlog("-u", f"{served.url}?token=thyme", "migrations", "log", "--json").json
+        (found,) = everlog("-u", f"{served.url}?token=thyme", "migrations", "proposals", "--json").json
         assert {event["proof"] for event in found["events"][1:]} == {"token"}
-        text = everlog("-u", f"{served.url}?token=thyme", "migrations", "log").out
+        text = everlog("-u", f"{served.url}?token=thyme", "migrations", "proposals").out
         assert "approved  bob  yes  (token)" in text
         assert "by bob (token): yes" in served.get(f"/migrations/{found['digest']}")[2]
         (status,) = everlog("-u", f"{served.url}?token=thyme", "status", "--json").json
@@ -184,13 +184,13 @@ def test_without_a_server_it_is_proposed_and_approved_where_the_files_are(
     everlog: Run, one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert everlog("propose", "--actor", "deploy").out.startswith("Waiting: ")
-    (found,) = everlog("migrations", "log", "--json").json
+    (found,) = everlog("migrations", "proposals", "--json").json
     monkeypatch.setenv("EVERLOG_APPROVERS", "ann bob")
     words = ("approve", found["digest"][:6], "--reason", "yes", "--actor")
     assert "the approvers are: ann, bob" in everlog(*words, "cy").err
     assert everlog(*words, "ann").out.startswith("Finished: ")
-    assert "approved  ann  yes  (claimed)" in everlog("migrations", "log").out
-    assert {event["proof"] for event in everlog("migrations", "log", "--json").json[0]["events"]} == {
+    assert "approved  ann  yes  (claimed)" in everlog("migrations", "proposals").out
+    assert {event["proof"] for event in everlog("migrations", "proposals", "--json").json[0]["events"]} == {
         "claimed"
     }
     assert "approved (claimed)" in everlog("log", "--kind", "migration").out
@@ -237,7 +237,7 @@ def test_a_server_that_ends_while_it_applies_is_followed_by_one_that_goes_on(
             assert [title.rpartition(f"{shop.SECOND} ")[2] for title in titles] == TOLD
             with room.open(served.url, migrations=project) as opened:
                 assert opened.count(table) == 3001
-            (done,) = everlog("-u", served.url, "migrations", "log", "--json").json
+            (done,) = everlog("-u", served.url, "migrations", "proposals", "--json").json
             assert (done["state"], done["digest"]) == ("finished", found.digest.hex())
             assert everlog("-u", served.url, "check").code == 0
 
@@ -250,12 +250,12 @@ def test_what_was_rolled_back_is_logged_told_and_not_proposed_again_by_a_restart
         how = ("--migrate", "checked", "--notify", receiver.url, "--actor", "deploy")
         with serving(*how) as served:
             at = ("-u", served.url)
-            (found,) = everlog(*at, "migrations", "log", "--json").json
+            (found,) = everlog(*at, "migrations", "proposals", "--json").json
             assert everlog(*at, "approve", found["digest"], *by).code == 0
             assert everlog(*at, "rollback", "--actor", "bob", "--reason", "it was a slip").code == 0
-            (after,) = everlog(*at, "migrations", "log", "--json").json
+            (after,) = everlog(*at, "migrations", "proposals", "--json").json
             assert (after["state"], events(after)[-1]) == ("rolled back", "rolled_back")
-            assert "bob" in everlog(*at, "migrations", "log").out.splitlines()[-2]
+            assert "bob" in everlog(*at, "migrations", "proposals").out.splitlines()[-2]
             assert "is rolled back" in served.get(f"/migrations/{found['digest']}")[2]
             title = f"{shop.SECOND}_index_books was rolled back"  # messages of two threads come in any order
             (message,) = [one for one in receiver.wait_for(5) if one["title"].endswith(title)]
@@ -264,7 +264,7 @@ def test_what_was_rolled_back_is_logged_told_and_not_proposed_again_by_a_restart
             at = ("-u", served.url)
             with pytest.raises(room.MigrationError, match=r"was rolled back by bob \(it was a slip\)"):
                 room.open(served.url, migrations=project)
-            assert len(everlog(*at, "migrations", "log", "--json").json) == 1
+            assert len(everlog(*at, "migrations", "proposals", "--json").json) == 1
             assert everlog(*at, "propose", "--actor", "cy").out.startswith("Waiting: ")
             receiver.wait_for(6)
     assert receiver.titles[-1].endswith("waits for approval")
@@ -302,7 +302,7 @@ def test_who_may_approve_cancels_a_migration_while_the_server_builds_it(
             assert db.hashes() == hashes
         assert "is in progress" in everlog("-u", bob, "migrations", "cancel", "--reason", "again").err
     with serving(*how) as served:
-        (done,) = everlog("-u", f"{served.url}?token=sesame", "migrations", "log", "--json").json
+        (done,) = everlog("-u", f"{served.url}?token=sesame", "migrations", "proposals", "--json").json
         assert (done["state"], done["events"][-1]["actor"]) == ("rejected", "bob")
         assert everlog("-u", f"{served.url}?token=sesame", "check").code == 0
 

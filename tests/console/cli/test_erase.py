@@ -45,10 +45,10 @@ def test_a_person_is_forgotten_by_a_row_and_by_name(everlog: Run, clinic: Path) 
     (found,) = everlog("-u", url, "forget", "patients", "1", "--reason", "asked", "--json").json
     assert (found["rows"], found["seq"]) == (2, 6)
     assert [(one["kind"], one["seqs"]) for one in found["remaining"]] == [("keys", []), ("commits", [3, 5])]
-    (held,) = everlog("-u", url, "person", "export", "patients", "1", "--json").json
+    (held,) = everlog("-u", url, "people", "export", "patients", "1", "--json").json
     assert (held["rows"], held["key"]["state"]) == ([], "forgotten")
-    assert everlog("-u", url, "person", "export", "patients").code == 2
-    readable = everlog("-u", url, "person", "readable")
+    assert everlog("-u", url, "people", "export", "patients").code == 2
+    readable = everlog("-u", url, "people", "readable")
     assert (readable.code, readable.out) == (0, "Nothing of people is readable without their keys\n")
     assert everlog("-u", url, "scan", "visits").out == ""
     gone = everlog("-u", url, "forget", "patients", "--person", "s-2", "--reason", "asked", "--actor", "dpo")
@@ -65,11 +65,11 @@ def test_a_person_is_forgotten_at_a_server_in_the_name_of_the_token(
     (tmp_path / "tokens").write_text("dpo sesame\n")
     with serving(f"clinic=file:{clinic}", "--tokens", str(tmp_path / "tokens")) as served:
         url = f"{served.url}?token=sesame"
-        ended = everlog("-u", url, "person", "export", "patients", "--person", "s-1", "--json")
+        ended = everlog("-u", url, "people", "export", "patients", "--person", "s-1", "--json")
         assert ended.err == ""
         (held,) = ended.json
         assert [one["table"] for one in held["rows"]] == ["patients", "visits"]
-        assert everlog("-u", url, "person", "readable", "--json").out == ""
+        assert everlog("-u", url, "people", "readable", "--json").out == ""
         (found,) = everlog("-u", url, "forget", "patients", "1", "--reason", "asked", "--json").json
         assert found["rows"] == 2
         again = everlog("-u", url, "forget", "patients", "1", "--reason", "asked")

@@ -59,7 +59,7 @@ def test_every_verb_that_reads_works_while_the_disk_is_full(
                 ("prove", "--seq", "5", "--out", f"{nth}.proof"),
                 ("audit",) if nth else ("check",),
                 ("check",),
-                ("migrations", "log"),
+                ("migrations", "proposals"),
                 ("consumers",),
                 ("dump",),
             ):

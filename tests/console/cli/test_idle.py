@@ -84,7 +84,7 @@ def test_sighup_reloads_and_stops_nothing(everlog: Run, one: Path, here: Path) -
         serving(*how, cwd=here, log=True) as served,
         RemoteDatabase(f"{served.url}?token=thyme") as bob,
     ):
-        (found,) = everlog("-u", f"{served.url}?token=sesame", "migrations", "log", "--json").json
+        (found,) = everlog("-u", f"{served.url}?token=sesame", "migrations", "proposals", "--json").json
         words = ("approve", found["digest"], "--reason", "yes")
         assert "ann may not approve" in everlog("-u", f"{served.url}?token=sesame", *words).err
         feed = iter(bob.feed(after=bob.status().head))
@@ -115,7 +115,7 @@ def test_sighup_has_others_told(everlog: Run, one: Path, here: Path) -> None:
             os.kill(served.process.pid, signal.SIGHUP)
             assert "reloaded tokens, certificates and settings" in served.said()
             after.wait_for(1)
-            (found,) = everlog("-u", served.url, "migrations", "log", "--json").json
+            (found,) = everlog("-u", served.url, "migrations", "proposals", "--json").json
             everlog("-u", served.url, "reject", found["digest"], "--actor", "ann", "--reason", "no")
             after.wait_for(2)
         assert [one.rpartition(" ")[2] for one in before.titles] == ["approval"]

@@ -178,7 +178,7 @@ def test_whoever_may_approve_follows_from_any_source(
         words = () if place == ".env" else ("--env-file", "our.env")
         (here / (".env" if place == ".env" else "our.env")).write_text("EVERLOG_APPROVERS=ann bob\n")
     assert everlog("propose", "--actor", "carl", *words).code == 0
-    digest = str(everlog("migrations", "log", "--json").json[-1]["digest"])
+    digest = str(everlog("migrations", "proposals", "--json").json[-1]["digest"])
     refused = everlog("approve", digest, "--actor", "dora", "--reason", "fine", *words)
     assert (refused.code, "dora" in refused.err) == (1, True)
     assert everlog("approve", digest, "--actor", "ann", "--reason", "fine", *words).code == 0

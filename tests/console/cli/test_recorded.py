@@ -100,18 +100,18 @@ def test_a_missing_folder_is_named_and_is_written_as_it_ran(shop: Project, everl
     for words in (("up",), ("plan",), ("migrate",)):
         ended = everlog(*words)
         assert ended.code == 2
-        assert "restore it: `everlog restore-folder 20260101000000`" in ended.err
+        assert "restore it: `everlog restore-folders 20260101000000`" in ended.err
     assert f"folder {first.name} is missing; restore it" in everlog("-u", "file:other.db", "up").err
     (shop.path / "everlog.sum").unlink()
     ended = everlog("up")
-    assert (ended.code, "restore it: `everlog restore-folder 20260101000000`" in ended.err) == (2, True)
-    ended = everlog("restore-folder", 20260101000000)
+    assert (ended.code, "restore it: `everlog restore-folders 20260101000000`" in ended.err) == (2, True)
+    ended = everlog("restore-folders", 20260101000000)
     assert (ended.code, f"{first.name}\n" in ended.out) == (0, True)
     after = {path.name: path.read_bytes() for path in first.iterdir() if path.suffix != ".pyi"}
     assert before.keys() == after.keys()
     assert all(before[name] == after[name] for name in before if name != "model_pb2.py")
     assert everlog("up").code == 0
-    assert everlog("restore-folder").out == "Nothing to restore: every folder is there\n"
+    assert everlog("restore-folders").out == "Nothing to restore: every folder is there\n"
 
 
 def test_an_edited_folder_is_replaced_when_that_is_meant(shop: Project, everlog: Run) -> None:
@@ -119,13 +119,13 @@ def test_an_edited_folder_is_replaced_when_that_is_meant(shop: Project, everlog:
     edit(first / "bootstrap_airports.csv", "Kennedy", "Idlewild")
     (first / "more.txt").write_text("more")
     (first / "testdata.py").write_text("# mine\n")
-    assert everlog("restore-folder", 20260101000000).code == 1
-    assert everlog("restore-folder", 20260101000000, "--force").code == 0
+    assert everlog("restore-folders", 20260101000000).code == 1
+    assert everlog("restore-folders", 20260101000000, "--force").code == 0
     assert "Kennedy" in (first / "bootstrap_airports.csv").read_text()
     assert not (first / "more.txt").exists()
     assert (first / "testdata.py").read_text() == "# mine\n"
     assert everlog("status", "--exit-code").code == 0
-    assert everlog("restore-folder", 20270101000000).code == 1
+    assert everlog("restore-folders", 20270101000000).code == 1
 
 
 def test_files_that_the_log_does_not_have_are_named_and_nothing_is_built(here: Path, everlog: Run) -> None:
@@ -139,7 +139,7 @@ def test_files_that_the_log_does_not_have_are_named_and_nothing_is_built(here: P
     shutil.copy(folder / "bootstrap_airports.csv", here / "kept.csv")
     shutil.rmtree(folder)
     sha, size = hashlib.sha256(rows.encode()).hexdigest(), f"{len(rows):,}"
-    ended = everlog(*words, "restore-folder")
+    ended = everlog(*words, "restore-folders")
     assert (ended.code, "put in those that are named above" in ended.err) == (1, True)
     named = f"bootstrap_airports.csv is missing (expected: {size} bytes, SHA-256 {sha});"
     assert named in " ".join(ended.out.split())
@@ -148,10 +148,10 @@ def test_files_that_the_log_does_not_have_are_named_and_nothing_is_built(here: P
     assert everlog(*words, "build").code == 0
     assert everlog(*words, "status", "--exit-code").code == 0
     edit(folder / "__init__.py", "AIRPORTS = ", "MORE = 1\nAIRPORTS = ")
-    assert everlog(*words, "restore-folder", 20260101000000, "--force").code == 0  # what is there stays
+    assert everlog(*words, "restore-folders", 20260101000000, "--force").code == 0  # what is there stays
     assert (folder / "bootstrap_airports.csv").read_text() == rows
     edit(folder / "bootstrap_airports.csv", "A00001", "B00001")
-    ended = everlog(*words, "--json", "restore-folder", "--force", 20260101000000)
+    ended = everlog(*words, "--json", "restore-folders", "--force", 20260101000000)
     assert ended.code == 1
     (missing,) = ended.json[0]["missing"]
     assert (missing["sha256"], missing["size"], missing["is_other"]) == (sha, len(rows), True)
@@ -246,14 +246,14 @@ def test_at_a_server_its_folders_are_accepted_and_written_here(
         elsewhere = here / "mine" / "migrations"
         monkeypatch.setenv("EVERLOG_MIGRATIONS_DIR", str(elsewhere))
         elsewhere.mkdir(parents=True)
-        done = everlog(*at, "restore-folder", "--json")
+        done = everlog(*at, "restore-folders", "--json")
         assert [one["missing"] for one in done.json] == [[], []], done.err
         names = ["__init__.py", "bootstrap_airports.csv", "model.proto"]
         kept = {name: (elsewhere / shop.folders[0].name / name).read_bytes() for name in names}
         assert kept == {name: (shop.folders[0] / name).read_bytes() for name in names}
         assert "EDITED" not in (elsewhere / code.parent.name / "__init__.py").read_text()
-        assert everlog(*at, "restore-folder").out.startswith("Nothing to restore")
-        again = everlog(*at, "restore-folder", "20260101000002")
+        assert everlog(*at, "restore-folders").out.startswith("Nothing to restore")
+        again = everlog(*at, "restore-folders", "20260101000002")
         assert (again.code, "the log has no files of migration 20260101000002" in again.err) == (1, True)
 
 
@@ -266,7 +266,7 @@ def test_accept_on_the_files_goes_by_the_approvers_and_leaves_a_proposal_as_it_i
     how = ("--migrate", "checked", "--approver", "bob")
     words = ("accept", "--reason", "why not", "--actor")
     with serving(*how) as served:
-        (found,) = everlog("-u", served.url, "migrations", "log", "--json").json
+        (found,) = everlog("-u", served.url, "migrations", "proposals", "--json").json
         edit(code, "AIRPORTS = ", "EDITED = 1\nAIRPORTS = ")
         assert everlog("build").code == 0
         ended = everlog(*words, "bob")
@@ -278,7 +278,7 @@ def test_accept_on_the_files_goes_by_the_approvers_and_leaves_a_proposal_as_it_i
     commit = everlog("log", "--json").json[-1]
     assert (commit["actor"], commit["proof"], commit["migration"]["step"]) == ("bob", "claimed", "ACCEPTED")
     with serving(*how) as served:
-        (same,) = everlog("-u", served.url, "migrations", "log", "--json").json
+        (same,) = everlog("-u", served.url, "migrations", "proposals", "--json").json
         assert (same["digest"], same["state"]) == (found["digest"], "waiting")
         done = everlog("-u", served.url, "approve", same["digest"], "--actor", "bob", "--reason", "yes")
         assert done.out.startswith("Finished: "), done.err

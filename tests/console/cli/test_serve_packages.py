@@ -52,7 +52,7 @@ def test_checked_proposes_to_each_what_is_its_own_and_the_pages_show_both(
     with serving(*PLACES, "--migrate", "checked", *both) as served:
         url = served.url.rpartition("/")[0]
         found = {
-            name: everlog("-u", f"{url}/{name}", "migrations", "log", "--json").json
+            name: everlog("-u", f"{url}/{name}", "migrations", "proposals", "--json").json
             for name in ("books", "airports")
         }
         for name, to in (("books", shop.SECOND), ("airports", airports.load()[-1].version)):

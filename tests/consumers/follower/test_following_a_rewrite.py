@@ -6,7 +6,7 @@ from pathlib import Path
 
 from everlog import migrations
 from everlog.consumers import Follower, SqliteSink, verify
-from everlog.migrations import give_up
+from everlog.migrations.in_progress import give_up
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.progress import Progress
 from everlog.store.tx.transaction import Metadata

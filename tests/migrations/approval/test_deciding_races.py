@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from everlog import MigrationError, migrations
-from everlog.migrations import Approval
+from everlog.migrations import Approval, in_progress
 from everlog.migrations.lock import ask_to_end
 from everlog.migrations.proposal import ProposalState
 from everlog.migrations.status import State
@@ -173,7 +173,7 @@ def test_two_who_end_the_time_of_two_versions_do_not_both(
     first: Future[Any]
     second: Future[Any]
     if rival == "give_up":
-        first = pool.submit(migrations.give_up, db, Metadata("ann"))
+        first = pool.submit(in_progress.give_up, db, Metadata("ann"))
     else:
         first = pool.submit(migrations.complete, db, actor="ann")
     gate.arrived()

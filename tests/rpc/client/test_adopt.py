@@ -48,18 +48,18 @@ def test_a_server_makes_an_empty_database_one_of_a_schema(
     with EmbeddedDatabase(tmp_path / "model") as model:
         migrations.apply(model, project.path)
         text = migrations.dump_schema(model)
-    version = remote.migrations.load_schema(text, actor="ann", reason="a new one")
+    version = remote.migrations.load(text, actor="ann", reason="a new one")
     assert version == db.schema.version == project.load()[0].version
     assert (db.migration_records()[-1].actor, db.log.commit(db.head).reason) == ("ann", "a new one")
     assert migrations.dump_schema(db) == text
     with pytest.raises(MigrationError, match="a schema can only be loaded into an empty database"):
-        remote.migrations.load_schema(text)
+        remote.migrations.load(text)
 
 
 def test_a_text_that_is_none_is_refused_by_its_line(remote: RemoteDatabase, db: EmbeddedDatabase) -> None:
     head = db.head
     with pytest.raises(SchemaError, match=r"mine\.txt:1: expected a migration, a table or a file"):
-        remote.migrations.load_schema("nonsense\n", where="mine.txt")
+        remote.migrations.load("nonsense\n", where="mine.txt")
     assert db.head == head
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from everlog.audit import archive, backup, holds, restore, verify
+from everlog.audit import archive, backup, holds, restore, verify_backup
 from everlog.audit.archived import attach
 from everlog.rpc.client.audit import RemoteLog
 from everlog.rpc.client.database import RemoteDatabase
@@ -74,7 +74,7 @@ def test_a_server_archives_to_where_it_was_told_and_nowhere_else(
         assert (done.removed, done.held) == (0, "those of some time are kept")
         assert remote.status().archive.base == db.head - 40
         assert [commit.seq for commit in remote.feed(0, bounded=True)] == list(range(1, db.head + 1))
-    assert list(verify(target, deep=True)) == []
+    assert list(verify_backup(target, deep=True)) == []
 
 
 def test_holds_of_a_server_are_those_of_its_database(db: EmbeddedDatabase, tmp_path: Path) -> None:

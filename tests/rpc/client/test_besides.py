@@ -99,7 +99,7 @@ def test_a_schema_that_nobody_was_shown_is_loaded_by_nobody(
     with served(Approval(db, project.path, "x"), project.path) as by:
         for who in TOKENS:
             with pytest.raises(MigrationError, match="x is migrated after approval, not by `load`"):
-                by[who].migrations.load_schema(text, reason="quickly")
+                by[who].migrations.load(text, reason="quickly")
             with pytest.raises(MigrationError, match="x is migrated after approval, not by `up`"):
                 by[who].migrations.apply(reason="quickly")
     assert db.schema.version == 0

@@ -23,7 +23,7 @@ def test_it_is_what_the_database_itself_shows(db: EmbeddedDatabase) -> None:
     local, signer = LocalProver(db), signer_of(db)
     with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
         there = remote.proofs
-        assert there.signed() is None
+        assert there.checkpoint() is None
         text, new = prover.checkpoint(there, signer)
         assert new
         assert prover.checkpoint(local, signer) == (text, False)
@@ -58,12 +58,12 @@ def test_a_server_with_a_key_signs_for_who_calls(db: EmbeddedDatabase) -> None:
         Server({"x": db}, token="salt", tokens={"ann": "pepper"}, signer=signer) as server,
         RemoteDatabase(server.url("x").replace("://", "://:pepper@")) as remote,
     ):
-        text = remote.proofs.signed()
+        text = remote.proofs.checkpoint()
         assert text is not None
         found = proof.open_checkpoint(text, signer.verifier, prover.origin_of(LocalProver(db)))
         assert found.size == db.head - 1
         assert db.log.commit(db.head).actor == "ann"
-        assert remote.proofs.signed() == text, "nothing new"
+        assert remote.proofs.checkpoint() == text, "nothing new"
 
 
 def test_a_server_with_a_key_keeps_what_that_signed_and_nothing_else(db: EmbeddedDatabase) -> None:
@@ -89,7 +89,7 @@ def test_errors_are_those_of_the_database_itself(db: EmbeddedDatabase) -> None:
         with pytest.raises(PreconditionError, match="is not one of this log"):
             there.keep(Checkpoint(signer.name, size, b"x" * 32).sign(signer))
         with pytest.raises(CursorError, match="expected a record from 1 to"):
-            there.inclusion(size + 1, size)
+            there.prove(size + 1, size)
         with pytest.raises(CursorError, match="expected a size from 0 to"):
-            there.consistency(1, size + 1)
+            there.prove_from(1, size + 1)
     assert db.head == size

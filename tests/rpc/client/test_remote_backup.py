@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from everlog.audit import backup, restore, verify
+from everlog.audit import backup, restore, verify_backup
 from everlog.rpc.client.audit import RemoteLog
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
@@ -26,7 +26,7 @@ def test_the_backup_of_a_server_is_that_of_its_log(db: EmbeddedDatabase, tmp_pat
         more = backup(RemoteLog(remote), to)
         assert (more.first, more.last) == (done.last + 1, db.head)
         assert backup(RemoteLog(remote), to).records == 0
-    assert list(verify(to, deep=True)) == []
+    assert list(verify_backup(to, deep=True)) == []
     assert restore(to, tmp_path / "copy").tables == db.hashes()
     local = tmp_path / "local"
     backup(db, local)

@@ -22,10 +22,10 @@ from pathlib import Path
 from everlog.audit import merkle, note, proof
 from everlog.audit.chain import Chain, wanted
 from everlog.audit.export import Directory
-from everlog.audit.known import BackupCopy, Copy, Known, compare, hashed, skip_leaves, tiled
+from everlog.audit.known_hashes import BackupCopy, Copy, Known, compare, hashed, skip_leaves, tiled
 from everlog.audit.merkle import leaf_of
 from everlog.audit.proof import Checkpoint, Inclusion
-from everlog.audit.removed import Removed
+from everlog.audit.removed_records import Removed
 from everlog.audit.tiles import Tile, nodes
 from everlog.audit.tree import Tree
 from everlog.store import record
@@ -43,7 +43,7 @@ class Audit:
 
     `checkpoints`: verified checkpoints that were kept elsewhere. `tiles`: an exported tree that was kept
     elsewhere. `against`: another copy, a backup, or the proof of a record. If the log was trimmed and its
-    archive is absent or unreadable, the remaining records are verified against the Base (removed.py).
+    archive is absent or unreadable, the remaining records are verified against the Base (removed_records.py).
     """
 
     def __init__(

@@ -6,7 +6,7 @@ Everything that the constants of a migration's folder need can be imported from 
 from everlog.migrations.approval.approval import Approval
 from everlog.migrations.baseline import baseline, dump_schema, load_schema
 from everlog.migrations.build import build
-from everlog.migrations.fake import Fake
+from everlog.migrations.fake_data import Fake
 from everlog.migrations.in_progress import cancel, complete
 from everlog.migrations.lint.lint import lint
 from everlog.migrations.lint.rules import Finding, Severity

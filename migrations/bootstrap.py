@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from everlog.migrations import digest, withheld
+from everlog.migrations import digest, withheld_files
 from everlog.migrations.folder import Folder
 from everlog.migrations.loader import after, fault, import_file
 from everlog.migrations.migration import Key, Migration, Row
@@ -41,7 +41,7 @@ from everlog.store.schema.evolve import evolve
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
 from everlog.store.tx import write
-from everlog.store.upkeep.held import words_of
+from everlog.store.upkeep.personal_data import words_of
 from everlog.store.user_code import MisuseError
 
 T = TypeVar("T")
@@ -155,7 +155,7 @@ def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
                 " more than fit into one record; split them over several migrations",
                 version=migration.version,
             )
-    rows.withheld = withheld.paths(migration, sealed, words)
+    rows.withheld = withheld_files.paths(migration, sealed, words)
     return rows
 
 
@@ -173,7 +173,7 @@ def loaded(migration: Migration, rows: Bootstrap, before: log_pb2.Schema) -> set
     previous schema. Read-only. Raises MigrationError if that is impossible: in a migration that remakes rows.
     """
     following = after(before, migration)
-    kept = withheld.kept(migration.folder, rows.withheld, None)
+    kept = withheld_files.kept(migration.folder, rows.withheld, None)
     room = RECORD_BYTES_MAX // 4 * 3 - following.ByteSize() - sum(len(file.content) for file in kept)
     room -= rows.deleted_bytes
     found, left = set[str](), rows.sizes.total()

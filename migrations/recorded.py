@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from everlog.migrations import digest, withheld
+from everlog.migrations import digest, withheld_files
 from everlog.migrations.baseline import difference_of
 from everlog.migrations.folder import (
     ALWAYS_KEPT,
@@ -156,7 +156,7 @@ def _accept(db: Database, folder: Folder, logged: LoggedMigration, actor: str, r
         version=logged.version,
         name=logged.began.migration.name,
         digest=folder.digest,
-        sources=withheld.kept(folder, hidden, db.tables.vault),
+        sources=withheld_files.kept(folder, hidden, db.tables.vault),
     )
     result = db.apply_migration(record, actor=actor, reason=reason)
     return MigrationInfo(
@@ -235,7 +235,7 @@ def _is_whole(folder: Folder, logged: Ran, vault: Vault | None) -> bool:
         return True
     was, now = {one.path: one for one in logged.sources}, {one.path: one for one in folder.sources}
     return was.keys() == now.keys() and all(
-        withheld.same(one.digest, now[path], folder, vault)
+        withheld_files.same(one.digest, now[path], folder, vault)
         if one.digest
         else digest.sha256(one) == digest.sha256(now[path])
         for path, one in was.items()
@@ -259,9 +259,9 @@ def _write(root: Root, logged: Ran, folder: Folder | None, vault: Vault | None) 
     missing = []
     for name, file in digested.items():
         mine = there.get(name)
-        if mine is not None and not withheld.is_known(file.digest, vault):
+        if mine is not None and not withheld_files.is_known(file.digest, vault):
             continue  # it may be unchanged
-        if folder is None or mine is None or not withheld.same(file.digest, mine, folder, vault):
+        if folder is None or mine is None or not withheld_files.same(file.digest, mine, folder, vault):
             missing.append(_missing(file, is_other=mine is not None))
     with tempfile.TemporaryDirectory(prefix=".restored-", dir=root.path) as temporary:
         made = Path(temporary, "folder")

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from everlog.store.tx.reader import Snapshot
     from everlog.store.upkeep.consumers import Cap, Consumer
     from everlog.store.upkeep.erase import Forgotten
-    from everlog.store.upkeep.held import Remaining
+    from everlog.store.upkeep.personal_data import Remaining
 
 __all__ = ["Admin", "Archive", "Consumers", "Migrations", "Past", "People"]
 

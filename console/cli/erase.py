@@ -20,7 +20,7 @@ from everlog.store.database import Database
 from everlog.store.rocks.files import KEYS
 from everlog.store.schema.fields import descriptor_of, resolve
 from everlog.store.schema.schema import TableInfo
-from everlog.store.upkeep.held import elements
+from everlog.store.upkeep.personal_data import elements
 
 
 def say_sealed(path: Path) -> None:

@@ -24,7 +24,7 @@ from everlog.store.errors import Error
 from everlog.store.rocks.files import read_secret
 
 if TYPE_CHECKING:
-    from everlog.audit.known import Copy
+    from everlog.audit.known_hashes import Copy
     from everlog.audit.note import Signer, Verifier
     from everlog.audit.proof import Checkpoint, Inclusion
     from everlog.audit.prover import Prover
@@ -507,7 +507,7 @@ def _other(settings: Settings, against: str | None) -> Iterator[Copy | None]:
     if against is None:
         yield None
         return
-    from everlog.audit.known import BackupCopy, is_backup
+    from everlog.audit.known_hashes import BackupCopy, is_backup
 
     scheme, there, _ = against.partition("://")
     if is_backup(Path(against.removeprefix("file:"))) or (

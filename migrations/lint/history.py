@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from everlog.migrations import withheld
+from everlog.migrations import withheld_files
 from everlog.migrations.folder import Folder, Root, line_of
 from everlog.migrations.lint.rules import Findings
 from everlog.migrations.status import LoggedMigration
@@ -71,7 +71,7 @@ def _difference(folder: Folder, sources: Iterable[log_pb2.SourceFile]) -> tuple[
     """Return the place of the first line that differs from the log, and the names of the files that
     differ.
     """
-    was, now = withheld.contents(sources, folder)
+    was, now = withheld_files.contents(sources, folder)
     changed = [path for path in sorted(was.keys() | now.keys()) if was.get(path) != now.get(path)]
     if not was or not changed:
         return _init(folder), ""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from everlog.proto import admin_pb2, admin_pb2_grpc, consumers_pb2_grpc, log_pb2
 from everlog.proto import consumers_pb2 as pb
 from everlog.rpc.client.channel import Channel
-from everlog.rpc.messages import consumer_of
+from everlog.rpc.wire import consumer_of
 from everlog.store.errors import RowError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments

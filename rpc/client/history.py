@@ -23,7 +23,7 @@ from google.protobuf.message import Message
 from everlog.proto import history_pb2, history_pb2_grpc, log_pb2
 from everlog.rpc.client.channel import Channel
 from everlog.rpc.client.reads import RemoteSource
-from everlog.rpc.messages import version_of_message
+from everlog.rpc.wire import version_of_message
 from everlog.store.errors import RowError, SchemaError
 from everlog.store.history.diff import Difference
 from everlog.store.history.query import Entry, LogFilter, check_filter, entry_of

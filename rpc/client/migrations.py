@@ -22,7 +22,7 @@ from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import migrations_pb2 as pb
 from everlog.proto import migrations_pb2_grpc
 from everlog.rpc.client.channel import Channel
-from everlog.rpc.messages import from_message
+from everlog.rpc.wire import from_message
 from everlog.store.errors import MigrationError, SchemaError, UnavailableError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments

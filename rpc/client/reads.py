@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from everlog.proto import store_pb2, store_pb2_grpc
 from everlog.rpc.client.channel import Channel, Unary
-from everlog.rpc.messages import SCHEMA_KEY
+from everlog.rpc.wire import SCHEMA_KEY
 from everlog.store.errors import ConflictError, SchemaError
 from everlog.store.keys import HEADER, pack_value
 from everlog.store.schema.schema import IndexInfo, Schema, TableInfo

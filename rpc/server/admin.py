@@ -34,8 +34,8 @@ from everlog.proto import (
     proofs_pb2,
     proofs_pb2_grpc,
 )
-from everlog.rpc.messages import message_of
 from everlog.rpc.server.host import Hosting, ResponseStream
+from everlog.rpc.wire import message_of
 from everlog.store.database import Database
 from everlog.store.errors import OpenError
 from everlog.store.progress import OnProgress, Progress

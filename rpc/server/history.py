@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from everlog.proto import history_pb2, history_pb2_grpc, log_pb2
-from everlog.rpc.messages import message_of_version
 from everlog.rpc.server.host import Hosting, ResponseStream
+from everlog.rpc.wire import message_of_version
 from everlog.store.database import Database
 from everlog.store.errors import SealedError
 from everlog.store.history.query import LogFilter, commits

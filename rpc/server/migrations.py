@@ -38,9 +38,9 @@ from everlog.migrations.status import status as compare_with
 from everlog.proto import migrations_pb2 as pb
 from everlog.proto import migrations_pb2_grpc
 from everlog.rpc.http2.grpc import Context
-from everlog.rpc.messages import to_message
 from everlog.rpc.server.admin import throttled
 from everlog.rpc.server.host import Hosting, ResponseStream
+from everlog.rpc.wire import to_message
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError, SchemaError
 from everlog.store.progress import Progress

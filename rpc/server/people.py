@@ -24,17 +24,17 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
 from everlog.proto import log_pb2, people_pb2, people_pb2_grpc
 from everlog.rpc.http2.grpc import Context
-from everlog.rpc.messages import ASKED_KEYS_MAX
 from everlog.rpc.server.admin import throttled
 from everlog.rpc.server.host import Hosting, ResponseStream
 from everlog.rpc.server.store import check_schema
+from everlog.rpc.wire import ASKED_KEYS_MAX
 from everlog.store.crypto.master_key import MasterKey
 from everlog.store.database import Database
 from everlog.store.errors import RowError, SealedError
 from everlog.store.progress import Progress
 from everlog.store.tx.transaction import Metadata
 from everlog.store.upkeep.erase import Person, export
-from everlog.store.upkeep.held import Remaining
+from everlog.store.upkeep.personal_data import Remaining
 
 KIND = "keys.given"
 EVERY_S = 24 * 3600.0

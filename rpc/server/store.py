@@ -44,9 +44,9 @@ from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
 from everlog.rpc.http2.grpc import Context
-from everlog.rpc.messages import SCHEMA_KEY
 from everlog.rpc.server.host import Hosting
 from everlog.rpc.server.leases import Leases
+from everlog.rpc.wire import SCHEMA_KEY
 from everlog.store import keys
 from everlog.store.database import Database
 from everlog.store.errors import ConflictError, CorruptionError, RowError, SchemaError

@@ -50,8 +50,8 @@ from everlog.store.process import keep_in_child, opening, rest_before_fork, tell
 from everlog.store.rocks.errors import CLOSED, FORKED, StoppedError, translate, translated
 from everlog.store.rocks.files import Temporary, link, needs_links
 from everlog.store.rocks.ownership import Ownership
-from everlog.store.rocks.refusal import Refusal
 from everlog.store.rocks.wal import Wal
+from everlog.store.rocks.write_refusal import Refusal
 
 LOG = "log"
 TABLES, REBUILDING, PROBE = b"tables", b"rebuilding", b"probe"

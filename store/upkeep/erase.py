@@ -5,7 +5,7 @@
 Invariants
   (1) no byte of the log changes: sealed rows stay, and nobody can unseal them;
   (2) the Notice is the truth: killed after it, the next opening completes the work (upkeep/recovery.py);
-  (3) the caller learns what stays readable (upkeep/held.py).
+  (3) the caller learns what stays readable (upkeep/personal_data.py).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from everlog.store.tables.tables import Tables
 from everlog.store.tx.transaction import Metadata, Transaction
 from everlog.store.tx.validator import other_content
 from everlog.store.tx.write import Write
-from everlog.store.upkeep import held
-from everlog.store.upkeep.held import Remaining
+from everlog.store.upkeep import personal_data
+from everlog.store.upkeep.personal_data import Remaining
 from everlog.store.upkeep.recovery import build_missing_entries, shred
 
 LOOK_BACK = 100  # how many forgotten persons are searched for a row
@@ -45,7 +45,7 @@ class Forgotten(NamedTuple):
 class _Known(NamedTuple):
     """What is known of a person being forgotten, in memory only, to find what stays readable."""
 
-    rows: set[held.RowKey]
+    rows: set[personal_data.RowKey]
     person: bytes | None
     words: set[str]
     written: set[int]
@@ -86,7 +86,7 @@ def forget(core: Core, who: Person, metadata: Metadata) -> Forgotten:
     finally:
         core.engine.rebuilding.release()
     try:  # others commit again meanwhile
-        remaining = held.remaining(core, *known)
+        remaining = personal_data.remaining(core, *known)
     except Error as error:
         remaining = (Remaining("unknown", f"what else stays readable is unknown: {error}", ()),)
     return done._replace(remaining=remaining)
@@ -99,25 +99,25 @@ def export(core: Core, who: Person) -> Iterator[bytes]:
     info.sealing.check()
     if who.key is None:
         key_id = info.sealing.vault.find(who.value or b"") if info.sealing.vault.exists else None
-        return held.export(core, info.name, key_id or b"", who.value, None)
+        return personal_data.export(core, info.name, key_id or b"", who.value, None)
     row = (info.proto.id, who.key)
     value = core.tables.get(info.row_prefix + who.key)
-    key_id = keys.key_id_of(value) if value is not None else held.key_id_in_log(core, row)
+    key_id = keys.key_id_of(value) if value is not None else personal_data.key_id_in_log(core, row)
     known = _known(core, key_id) if key_id else None
-    return held.export(core, info.name, key_id or b"", known.person if known else None, row)
+    return personal_data.export(core, info.name, key_id or b"", known.person if known else None, row)
 
 
 def _known(core: Core, key_id: bytes) -> _Known:
     """Return what is known of a person whose rows can still be unsealed."""
     known = _Known(set(), None, set(), set())
-    for info, key, value in held.live(core, key_id):
+    for info, key, value in personal_data.live(core, key_id):
         known.rows.add((info.proto.id, key))
         known.written.add(keys.seq_of(value))
         try:
             row = info.salvage(info.row_in(key, value))
         except SealedError:
             continue
-        known.words.update(held.words_of([row]))
+        known.words.update(personal_data.words_of([row]))
         if info.sealing is not None:
             known = known._replace(person=info.sealing.person_of(row))
     return known

@@ -1,7 +1,7 @@
 """People: the calls about persons in one open database: `db.people`.
 
 forget      delete a person's rows, and shred the key that sealed them (upkeep/erase.py)
-export      all data about one person (upkeep/held.py)
+export      all data about one person (upkeep/personal_data.py)
 readable    data about persons that no key protects
 rotate_key  put all keys under another master key (crypto/vault.py)
 """
@@ -23,7 +23,7 @@ from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments
 from everlog.store.schema.table import Table
 from everlog.store.tx.transaction import Metadata, Transaction
-from everlog.store.upkeep import held
+from everlog.store.upkeep import personal_data
 from everlog.store.upkeep.erase import Forgotten, Person, export, forget, person_of
 
 M = TypeVar("M", bound=Message)
@@ -84,11 +84,11 @@ class People:
         who = person_of(self._core.schema, arguments.table_name(table), key, person)
         return export(self._core, who)
 
-    def readable(self) -> list[held.Remaining]:
+    def readable(self) -> list[personal_data.Remaining]:
         """Return data about persons that is readable without keys: rows from before their table was sealed,
         texts of migrations with rows, primary keys that identify persons. Read-only."""
         self._core.check_open()
-        return list(held.readable(self._core))
+        return list(personal_data.readable(self._core))
 
     def rotate_key(
         self, master_key: MasterKey | None = None, progress: OnProgress | None = None, **metadata: Any

@@ -13,7 +13,7 @@ from everlog.audit.archive import archive
 from everlog.audit.auditing import Audit
 from everlog.audit.backup import backup
 from everlog.audit.export import export
-from everlog.audit.known import BackupCopy
+from everlog.audit.known_hashes import BackupCopy
 from everlog.audit.proof import Checkpoint
 from everlog.audit.prover import LocalProver
 from everlog.audit.tree import Tree

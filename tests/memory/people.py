@@ -13,7 +13,7 @@ from pathlib import Path
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
-from everlog.store.upkeep.held import elements
+from everlog.store.upkeep.personal_data import elements
 from tests.memory.seeds import measured
 from tests.store.models import declare
 from tests.store.people import MASTER, PATIENTS, VISITS, visit

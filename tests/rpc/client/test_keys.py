@@ -10,8 +10,8 @@ import pytest
 from everlog.proto import people_pb2, people_pb2_grpc
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
-from everlog.rpc.messages import ASKED_KEYS_MAX
 from everlog.rpc.server.server import Server
+from everlog.rpc.wire import ASKED_KEYS_MAX
 from everlog.store.errors import RowError, SealedError
 from tests.store.models import declare
 from tests.store.people import MASTER, PATIENTS, patient

@@ -1,4 +1,4 @@
-"""Known: leaf hashes of a log that were kept elsewhere, and how a record is compared with them.
+"""Known hashes: leaf hashes of a log that were kept elsewhere, and how a record is compared with them.
 
     tiles, the tree, another copy, a backup, a proof ─▶ leaf hashes in the order of the records
                                                          ─▶ the first that differs

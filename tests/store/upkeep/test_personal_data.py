@@ -12,7 +12,7 @@ from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import RowError, SealedError
-from everlog.store.upkeep.held import WORD_MAX, WORDS_MAX, Words, elements
+from everlog.store.upkeep.personal_data import WORD_MAX, WORDS_MAX, Words, elements
 from tests.store.models import ITEMS, declare
 from tests.store.people import MASTER, PATIENTS, VISITS, open_people, patient, visit
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from everlog import MigrationError, migrations
-from everlog.migrations.fake import Fake
+from everlog.migrations.fake_data import Fake
 from everlog.store.database import Database
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, Airport, Flight
 from tests.migrations.project import Project

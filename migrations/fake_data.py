@@ -1,4 +1,4 @@
-"""Fake: realistic values, and rows that refer to each other, all from one seed.
+"""Fake data: realistic values, and rows that refer to each other, all from one seed.
 
     def rows(random: Random, scale: int) -> Iterator[Row]:
         fake = Fake(random)

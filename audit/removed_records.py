@@ -1,4 +1,4 @@
-"""Removed: verify what a trimmed log keeps about archived records against independent knowledge.
+"""Removed records: verify what a trimmed log keeps about archived records against independent knowledge.
 
     Base        root over records 1 to `base`, the schema then     stands for all of them
     kept        some of the records                                returned when their seq is read

@@ -1,4 +1,4 @@
-"""Withheld: files with rows of sealed tables, of which the log keeps a keyed digest and no content.
+"""Withheld files: those with rows of sealed tables, of which the log keeps a keyed digest and no content.
 
     SourceFile { path, digest: HMAC(index key of the key store, path content)[:16] }     no content
 

@@ -1,4 +1,4 @@
-"""Messages: conversion between messages of the services and values of the library, and names in requests.
+"""Wire: conversion between messages of the services and values of the library, and names in requests.
 
 Consumer      of the Consumers service
 Proposal      of the Migrations service

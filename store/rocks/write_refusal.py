@@ -1,4 +1,4 @@
-"""Refusal: why and from which time the disk refuses writes. Reads continue.
+"""Write refusal: why and from which time the disk refuses writes. Reads continue.
 
     a write fails: the disk is full   ─▶ begin ─▶ one line in the program's log ─▶ listeners
     there is space and a write works  ─▶ end   ─▶ one line                      ─▶ listeners

@@ -1,4 +1,4 @@
-"""Held: all data about one person, and what stays readable after the person was forgotten.
+"""Personal data: all data about one person, and what stays readable after the person was forgotten.
 
     person ─▶ key_id ─▶ records with changes under that key ─▶ keys of rows ─▶ every version of those rows
                      records from before a table was sealed ─▶ rows whose person has that value ─┘

@@ -28,8 +28,8 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from everlog.migrations import digest, withheld_files
-from everlog.migrations.folder import Folder
+from everlog.migrations import digest
+from everlog.migrations.folder import ALWAYS_KEPT, Folder, recorded_files
 from everlog.migrations.loader import after, fault, import_file
 from everlog.migrations.migration import Key, Migration, Row
 from everlog.migrations.rows import SUFFIXES, read, read_bytes, read_pieces
@@ -155,7 +155,7 @@ def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
                 " more than fit into one record; split them over several migrations",
                 version=migration.version,
             )
-    rows.withheld = withheld_files.paths(migration, sealed, words)
+    rows.withheld = withheld_paths(migration, sealed, words)
     return rows
 
 
@@ -166,6 +166,36 @@ def _key_size(schema: Schema, table: Table[Any, Any], key: Any) -> int:
         return 0  # reported where it is deleted
 
 
+def withheld_paths(migration: Migration, brought: Iterable[Path], words: Collection[str] = ()) -> set[str]:
+    """Return the files that may have rows of sealed tables, where the files in `brought` yielded some.
+
+    If bootstrap.py did, that may be any file that it imports or reads. `words`: texts in those rows; other
+    files that contain one are included as well.
+    """
+    root = migration.folder.path
+    found = {path.relative_to(root).as_posix() for path in brought}
+    if "bootstrap.py" in found:
+        opened = {f"bootstrap_{table.name}" for table in migration.tables if table.person is None}
+        for file in migration.folder.sources:
+            if file.path not in ALWAYS_KEPT and Path(file.path).stem not in opened:
+                found.add(file.path)
+    said = [word.encode() for word in words]
+    left = (file for file in migration.folder.sources if file.path not in found)
+    found |= {file.path for file in left if _has_one(file, root, said)}
+    return found
+
+
+def _has_one(file: log_pb2.SourceFile, root: Path, words: Collection[bytes]) -> bool:
+    """Return whether one of these words is in a file, even across two pieces."""
+    longest, before = max(map(len, words), default=1), b""
+    for piece in digest.pieces(file, root) if words else ():
+        looked = before + piece
+        if any(word in looked for word in words):
+            return True
+        before = looked[len(looked) - longest + 1 :] if longest > 1 else b""
+    return False
+
+
 def loaded(migration: Migration, rows: Bootstrap, before: log_pb2.Schema) -> set[str]:
     """Return the tables with too many rows for the migration's record.
 
@@ -173,7 +203,7 @@ def loaded(migration: Migration, rows: Bootstrap, before: log_pb2.Schema) -> set
     previous schema. Read-only. Raises MigrationError if that is impossible: in a migration that remakes rows.
     """
     following = after(before, migration)
-    kept = withheld_files.kept(migration.folder, rows.withheld, None)
+    kept = recorded_files(migration.folder, rows.withheld, None)
     room = RECORD_BYTES_MAX // 4 * 3 - following.ByteSize() - sum(len(file.content) for file in kept)
     room -= rows.deleted_bytes
     found, left = set[str](), rows.sizes.total()

@@ -1,4 +1,4 @@
-"""Folder: one migration on disk, read without running its code.
+"""Folder: one migration on disk, read without running its code, and what the log keeps of its files.
 
     flights/migrations/                     a package of migrations (`find`); its `folders`:
       v20260105093000_create_airports/
@@ -10,28 +10,39 @@
         testdata.py          rows at any scale from a seed
         tests/
 
+The log keeps the content of each file, except of files with rows of sealed tables, which are withheld: of
+those it keeps a keyed digest.
+
+    SourceFile { path, digest: HMAC(index key of the key store, path content)[:16] }     no content
+
+With the keys, the digest reveals an edit; without them, it confirms no guess about the content. Without a key
+store it is all zeros.
+
 Invariants
   (1) A folder is self-contained: nothing that its migration does depends on another folder, so its
       digest covers all of it.
   (2) Versions are distinct, and folders are listed in order of version.
+  (3) The content of a withheld file is in no Migration record, neither of a step nor of a proposal.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from importlib import util
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import TypeAlias
 
 from everlog.migrations import digest
 from everlog.proto import log_pb2
+from everlog.store.crypto.vault import Vault
 from everlog.store.errors import SchemaError
 
 Source: TypeAlias = str | os.PathLike[str]  # the name of a package, or a directory
@@ -45,6 +56,9 @@ ALWAYS_KEPT = {
     "checks.py",
 }  # kept in the log unless they contain text of a person's row
 SALT, SALT_BYTES = "# Salt: ", 16  # a line at the top of `model_pb2.py`; see digest.py
+
+_NO_KEYS = bytes(16)  # the digest of a withheld file, where there is no key store
+_LARGE = b"(not shown: large)\n"
 
 _PACKAGE = re.compile(r"^[ \t]*package\s+([\w.]+)\s*;", re.MULTILINE)
 _IMPORT = re.compile(r'^[ \t]*import\s+(?:public\s+|weak\s+)?"([^"]+)"', re.MULTILINE)
@@ -362,3 +376,67 @@ def _is_time(digits: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def same_content(recorded: bytes, file: log_pb2.SourceFile, folder: Folder, vault: Vault | None) -> bool:
+    """Return whether a file of a folder has the content of a recorded digest; False if unknown."""
+    if len(recorded) == hashlib.sha256().digest_size:
+        return recorded == digest.sha256(file)
+    return recorded != _NO_KEYS and recorded == withheld_digest(file, folder, vault)
+
+
+def is_comparable(recorded: bytes, vault: Vault | None) -> bool:
+    """Return whether `same_content` can decide for a recorded digest."""
+    if len(recorded) == hashlib.sha256().digest_size:
+        return True
+    return vault is not None and not vault.locked and recorded != _NO_KEYS
+
+
+def withheld_digest(
+    file: log_pb2.SourceFile, folder: Folder, vault: Vault | None, *, make: bool = False
+) -> bytes:
+    """Return what the log has of a file instead of its content. `make`: create a missing key store."""
+    if vault is None or vault.locked or not (vault.exists or make):
+        return _NO_KEYS
+    head = b"source" + file.path.encode() + b"\0"
+    return vault.hash_pieces(chain([head], digest.pieces(file, folder.path)))
+
+
+def recorded_files(folder: Folder, withheld: set[str], vault: Vault | None) -> Iterator[log_pb2.SourceFile]:
+    """Yield the files of a folder as a Migration record has them; large files of rows have a SHA-256 of 32
+    bytes.
+    """
+    for file in folder.sources:
+        if file.path in withheld:
+            yield log_pb2.SourceFile(path=file.path, digest=withheld_digest(file, folder, vault, make=True))
+        else:
+            yield file
+
+
+def compared_contents(
+    ran: Iterable[log_pb2.SourceFile], folder: Folder, vault: Vault | None = None
+) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+    """Return the contents of the files that ran and of those of a folder, by path, for comparison.
+
+    A withheld file is the same in both if it did not change, or if that is unknown.
+    """
+    now = {
+        file.path: log_pb2.SourceFile(path=file.path, content=_LARGE) if digest.is_large(file) else file
+        for file in folder.sources
+    }
+    sources = {file.path: file for file in folder.sources}
+    was = dict[str, bytes]()
+    for file in ran:
+        mine = sources.get(file.path)
+        was[file.path] = file.content
+        if file.digest and mine is not None:
+            is_hash = len(file.digest) == hashlib.sha256().digest_size
+            if is_comparable(file.digest, vault) and not same_content(file.digest, mine, folder, vault):
+                was[file.path] = (
+                    b"(withheld: rows of a sealed table)\n" if not is_hash else b"(not kept: large)\n"
+                )
+                mine = log_pb2.SourceFile(content=b"(withheld: other rows of a sealed table)\n")
+            else:
+                mine = log_pb2.SourceFile(content=b"")
+            now[file.path] = mine
+    return was, {path: file.content for path, file in now.items()}

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from everlog.migrations import withheld_files
+from everlog.migrations.folder import same_content
 from everlog.migrations.lock import WAIT_S, ask_to_end, lock
 from everlog.migrations.migration import Migration
 from everlog.migrations.status import MigrationInfo, State
@@ -60,7 +60,7 @@ def attach(db: Database, migrations: Iterable[Migration]) -> Recorded | None:
         return None
     for migration in migrations:
         if migration.version == begun.migration.version:
-            same = partial(withheld_files.same, vault=db.tables.vault)
+            same = partial(same_content, vault=db.tables.vault)
             if not migration.folder.is_as(begun.migration.digest, begun.migration.sources, same):
                 raise MigrationError(
                     f"migration {migration.title} was edited after commit {begun.seq} started it; restore"

@@ -16,8 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from everlog.migrations import sums
-from everlog.migrations.build import check_built, rules
+from everlog.migrations.build import check_built, check_sums, read_sums, rules
 from everlog.migrations.compatible import check_compatible, undeclared
 from everlog.migrations.folder import FOLDER_NAME, SOURCE, Folder, Root, Source, find, folders
 from everlog.migrations.migration import Migration, Remake, Transform
@@ -36,10 +35,10 @@ def load(source: Source = SOURCE) -> list[Migration]:
     """
     root = find(source)
     found = folders(root)
-    written = sums.check_names(root, found)
+    written = read_sums(root, found)
     for folder in found:
         check_built(folder)
-    sums.check(root, found, written)
+    check_sums(root, found, written)
     make_importable(root)
     migrations = [load_folder(folder) for folder in found]
     _check_chain(migrations)

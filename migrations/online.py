@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from everlog.migrations import checks, people, withheld_files
+from everlog.migrations import checks, people
 from everlog.migrations.bootstrap import Bootstrap, loaded
+from everlog.migrations.folder import recorded_files
 from everlog.migrations.in_progress import (
     FINISHED,
     STARTED,
@@ -193,7 +194,7 @@ def _append(  # noqa: PLR0917  all are named at each call
         name=migration.name,
         digest=migration.folder.digest,
         schema=schema,
-        sources=withheld_files.kept(migration.folder, rows.withheld, db.tables.vault),
+        sources=recorded_files(migration.folder, rows.withheld, db.tables.vault),
     )
     return db.apply_migration(
         record,

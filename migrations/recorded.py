@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from everlog.migrations import digest, withheld_files
+from everlog.migrations import digest
 from everlog.migrations.baseline import difference_of
 from everlog.migrations.folder import (
     ALWAYS_KEPT,
@@ -30,6 +30,9 @@ from everlog.migrations.folder import (
     Source,
     find_or_make,
     folders,
+    is_comparable,
+    recorded_files,
+    same_content,
 )
 from everlog.migrations.loader import after, load
 from everlog.migrations.lock import lock
@@ -156,7 +159,7 @@ def _accept(db: Database, folder: Folder, logged: LoggedMigration, actor: str, r
         version=logged.version,
         name=logged.began.migration.name,
         digest=folder.digest,
-        sources=withheld_files.kept(folder, hidden, db.tables.vault),
+        sources=recorded_files(folder, hidden, db.tables.vault),
     )
     result = db.apply_migration(record, actor=actor, reason=reason)
     return MigrationInfo(
@@ -235,7 +238,7 @@ def _is_whole(folder: Folder, logged: Ran, vault: Vault | None) -> bool:
         return True
     was, now = {one.path: one for one in logged.sources}, {one.path: one for one in folder.sources}
     return was.keys() == now.keys() and all(
-        withheld_files.same(one.digest, now[path], folder, vault)
+        same_content(one.digest, now[path], folder, vault)
         if one.digest
         else digest.sha256(one) == digest.sha256(now[path])
         for path, one in was.items()
@@ -259,9 +262,9 @@ def _write(root: Root, logged: Ran, folder: Folder | None, vault: Vault | None) 
     missing = []
     for name, file in digested.items():
         mine = there.get(name)
-        if mine is not None and not withheld_files.is_known(file.digest, vault):
+        if mine is not None and not is_comparable(file.digest, vault):
             continue  # it may be unchanged
-        if folder is None or mine is None or not withheld_files.same(file.digest, mine, folder, vault):
+        if folder is None or mine is None or not same_content(file.digest, mine, folder, vault):
             missing.append(_missing(file, is_other=mine is not None))
     with tempfile.TemporaryDirectory(prefix=".restored-", dir=root.path) as temporary:
         made = Path(temporary, "folder")

@@ -20,7 +20,7 @@ import tokenize
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from everlog.migrations import sums
+from everlog.migrations.build import write_sums
 from everlog.migrations.folder import SOURCE, Folder, Root, Source, find_or_make, folders
 from everlog.migrations.lint.source import without_ignores
 from everlog.store.errors import SchemaError
@@ -103,7 +103,7 @@ def new(name: str, source: Source = SOURCE, *, now: datetime | None = None) -> P
         _write_first(path, root, version, name)
     else:
         _copy(newest, path, version, name)
-    sums.write(root, folders(root))
+    write_sums(root, folders(root))
     return path
 
 

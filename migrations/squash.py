@@ -22,9 +22,8 @@ from typing import Any
 
 import msgspec
 
-from everlog.migrations import sums
 from everlog.migrations.baseline import difference_of
-from everlog.migrations.build import build
+from everlog.migrations.build import SUMS_FILE, build, write_sums
 from everlog.migrations.folder import SOURCE, Source, find, folders
 from everlog.migrations.loader import load
 from everlog.migrations.migration import Migration
@@ -55,7 +54,7 @@ def squash(name: str, source: Source = SOURCE, *, now: datetime | None = None) -
     old = load(source)
     if len(old) < 2:
         raise MigrationError(f"{root.path} has {len(old)} migrations, so there is nothing to squash")
-    was_summed = (root.path / sums.NAME).exists()
+    was_summed = (root.path / SUMS_FILE).exists()
     with tempfile.TemporaryDirectory(dir=root.path.parent, prefix=".squash-") as scratch:
         aside = Path(scratch) / "folders"
         aside.mkdir()
@@ -73,7 +72,7 @@ def squash(name: str, source: Source = SOURCE, *, now: datetime | None = None) -
                 shutil.rmtree(path)
                 for kept in aside.iterdir():
                     shutil.move(kept, root.path / kept.name)
-                sums.write(root, folders(root)) if was_summed else (root.path / sums.NAME).unlink()
+                write_sums(root, folders(root)) if was_summed else (root.path / SUMS_FILE).unlink()
                 raise
     version = folders(root)[-1].version
     return Squashed(path, version, [migration.folder.path.name for migration in old])

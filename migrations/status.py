@@ -36,8 +36,7 @@ from typing import Any
 
 import msgspec
 
-from everlog.migrations import withheld_files
-from everlog.migrations.folder import SOURCE, Folder, Source, find, folders
+from everlog.migrations.folder import SOURCE, Folder, Source, compared_contents, find, folders, same_content
 from everlog.proto import log_pb2
 from everlog.store.crypto.vault import Vault
 from everlog.store.database import Database
@@ -82,7 +81,7 @@ class LoggedMigration(msgspec.Struct):
         """
 
         def same(recorded: bytes, file: log_pb2.SourceFile) -> bool:
-            return withheld_files.same(recorded, file, folder, vault)
+            return same_content(recorded, file, folder, vault)
 
         records = [(self.digest, self.sources)]
         records += [(one.migration.digest, list(one.migration.sources)) for one in self.accepted]
@@ -305,7 +304,7 @@ def difference(ran: list[log_pb2.SourceFile], folder: Folder, vault: Vault | Non
         return f"{folder.path.name} was adopted, not run: the log does not have its source\n"
     import difflib  # noqa: PLC0415  rarely needed
 
-    was, now = withheld_files.contents(ran, folder, vault)
+    was, now = compared_contents(ran, folder, vault)
     out: list[str] = []
     for path in sorted(was.keys() | now.keys()):
         if was.get(path) == now.get(path):

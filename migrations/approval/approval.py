@@ -6,6 +6,16 @@
 Each step is a record of the log, with who, when and why. A proposal that is still valid is not made again, by
 any caller: a server that restarts continues with it.
 
+Other changes of the schema need a name and a reason too, like a decision (`Approval.allowed`):
+
+    up, load             nobody: their effect has not been reviewed
+    rollback             who may approve the migration, if no proposal waits or runs
+    complete, baseline   who may approve: they bring no schema, and change no row
+    accept               who may approve: the folder has different code than the approved one
+    cancel               who may approve (`Approval.cancel`)
+
+See docs/checked.md, "Who may".
+
 Invariants
   (1) Only approved plans are applied, exactly as they were approved.
   (2) An interrupted run is resumed, because its last record in the log is APPROVED.
@@ -16,7 +26,8 @@ Invariants
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -48,6 +59,14 @@ from everlog.store.tx.transaction import Metadata
 
 ERRORS_SHOWN = 3
 _SETTLED = (ProposalState.REJECTED, ProposalState.FAILED, ProposalState.ROLLED_BACK)
+
+REFUSED = ("up", "load")
+_VERBS = {
+    "rollback": "roll back",
+    "complete": "complete a migration of",
+    "baseline": "baseline",
+    "accept": "accept folders of",
+}
 
 logger = logging.getLogger("everlog")
 
@@ -306,6 +325,31 @@ class Approval:
             digest=proposal.digest.hex(),
             changes=changes,
         )
+
+    @contextmanager
+    def allowed(self, verb: str, *, actor: str, reason: str) -> Iterator[None]:
+        """Check that `actor` may change the schema by `verb`, and exclude other changes during the block.
+
+        Raises MigrationError. Writes nothing itself.
+        """
+        self._check_allowed(verb, actor, reason)  # fail before waiting for the lock
+        with lock(self.db.uuid, actor, reenter=True):
+            self._check_allowed(verb, actor, reason)
+            yield
+        self.changed()
+
+    def _check_allowed(self, verb: str, actor: str, reason: str) -> None:
+        if verb in REFUSED:
+            self.refuse(verb)
+        found, rules, name = self.proposals(), self.rules, self.name or self.db.url
+        newest = found[-1] if found else None
+        if verb == "rollback" and newest is not None:
+            if newest.state in (ProposalState.WAITING, ProposalState.APPROVED):
+                self.refuse(verb)
+            if newest.state is ProposalState.FINISHED:
+                rules.check(actor, newest, _VERBS[verb])
+        rules.check_name(actor, _VERBS[verb], name)
+        check_reason(reason)
 
     def _check_decidable(self, words: str, actor: str, verb: str) -> Proposal:
         found = self.proposals()

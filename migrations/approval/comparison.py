@@ -15,9 +15,9 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from everlog.migrations import digest, withheld_files
+from everlog.migrations import digest
 from everlog.migrations.bootstrap import bootstrap
-from everlog.migrations.folder import SOURCE, Source, find
+from everlog.migrations.folder import SOURCE, Source, find, withheld_digest
 from everlog.migrations.lint.lint import lint
 from everlog.migrations.migration import Migration
 from everlog.migrations.plan import PlannedStep, load_for, pending, plan
@@ -78,7 +78,7 @@ def _digests(db: Database, migration: Migration) -> dict[str, str]:
     """
     hidden, vault = bootstrap(migration).withheld, db.tables.vault
     return {
-        file.path: f"hmac:{withheld_files.digest(file, migration.folder, vault).hex()}"
+        file.path: f"hmac:{withheld_digest(file, migration.folder, vault).hex()}"
         if file.path in hidden
         else digest.sha256(file).hex()
         for file in migration.folder.sources

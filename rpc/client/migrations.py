@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.lint.data import Readable
-from everlog.migrations.lint.history import Applied
-from everlog.migrations.lint.lint import lint
+from everlog.migrations.lint.lint import Applied, lint
 from everlog.migrations.lint.rules import Finding
 from everlog.migrations.plan import PlannedMigration, PlannedStep, check_target
 from everlog.migrations.proposal import Proposal

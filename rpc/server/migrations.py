@@ -11,7 +11,7 @@ Folders                  the applied folders, for a client that writes them to i
 Proposals                recorded in the log, of any database
 Propose Approve Reject   databases whose migrations wait for approval (`serve --migrate checked`)
 
-Where migrations wait for approval, migrations/approval/policy.py decides which calls are refused, and to
+Where migrations wait for approval, migrations/approval/approval.py decides which calls are refused, and to
 whom. The actor of a decision is the name of the call's token (server/auth.py).
 """
 
@@ -25,7 +25,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from everlog.migrations import cancel, complete
-from everlog.migrations.approval import policy
 from everlog.migrations.approval.approval import Approval
 from everlog.migrations.baseline import baseline, load_schema
 from everlog.migrations.plan import PlannedStep, plan
@@ -367,7 +366,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
         approval = self._approvals.get(name)
         if approval is None:
             return nullcontext()
-        return policy.allowed(approval, verb, actor=actor, reason=reason)
+        return approval.allowed(verb, actor=actor, reason=reason)
 
     def _source(self, name: str) -> str:
         source = self._sources.get(name)

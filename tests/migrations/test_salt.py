@@ -11,8 +11,9 @@ import pytest
 
 from everlog import migrations
 from everlog.audit import archive, backup, restore
-from everlog.migrations import Approval, sums
+from everlog.migrations import Approval
 from everlog.migrations.approval.comparison import check_same
+from everlog.migrations.build import write_sums
 from everlog.migrations.digest import digest
 from everlog.migrations.folder import find, folders
 from everlog.migrations.lint.lint import lint
@@ -145,7 +146,7 @@ def test_a_folder_is_known_by_the_digest_with_and_without_its_salt(
     root = find(project.path)
     salted = salt_line(sealed)
     unsalt(sealed)
-    sums.write(root, folders(root))
+    write_sums(root, folders(root))
     assert [one.id for one in lint(project.path) if "unsalted" in one.id] == ["person/unsalted"]
     if not unsalted_first:
         assert [path.name for path in migrations.build(project.path)] == ["model_pb2.py", "everlog.sum"]

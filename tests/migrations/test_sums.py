@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from everlog import SchemaError, migrations
-from everlog.migrations import sums
+from everlog.migrations.build import sum_lines, write_sums
 from everlog.migrations.folder import Folder, find, folders
 from tests.migrations.project import Project
 
@@ -16,7 +16,7 @@ def summed(project: Project) -> Project:
     project.add("one")
     project.add("two")
     root = find(project.build().path)
-    sums.write(root, folders(root))
+    write_sums(root, folders(root))
     project.load()
     return project
 
@@ -81,5 +81,5 @@ def test_the_page_s_example_is_right(tmp_path: Path) -> None:
     path.mkdir()
     (path / "__init__.py").write_text("MIGRATION = 1\n")
     (path / "model.proto").write_text('syntax = "proto3";\n')
-    (line,) = sums.lines([Folder(path, "m.one", 20260105093000, "one")])
+    (line,) = sum_lines([Folder(path, "m.one", 20260105093000, "one")])
     assert f"`{line.split()[1]}`" in PAGE.read_text(encoding="utf-8")

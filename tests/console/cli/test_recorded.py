@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import everlog as library
-from everlog.migrations import sums
+from everlog.migrations.build import write_sums
 from everlog.migrations.folder import find, folders
 from everlog.store.database import Database
 from tests.console.conftest import Run
@@ -30,7 +30,7 @@ def shop(here: Path, everlog: Run, monkeypatch: pytest.MonkeyPatch) -> Project:
     made.add("one", files=ROWS)
     made.add("two", fields=CITY)
     root = find(made.build().path)
-    sums.write(root, folders(root))
+    write_sums(root, folders(root))
     monkeypatch.setenv("DATABASE_URL", "file:shop.db")
     monkeypatch.setenv("EVERLOG_MIGRATIONS_DIR", str(made.path))
     assert everlog("up").code == 0

@@ -393,7 +393,7 @@ LOOKED_AT = 1000  # commits; a log that has more of nothing but test data is ask
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Amount of test data, relative to 1.",
+    help="Factor for the number of rows.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random generator.")
 @click.option("--yes", is_flag=True, help="Do not ask, even if the database has other rows.")

@@ -13,7 +13,15 @@ import msgspec
 from everlog.console import output
 from everlog.console.cli import connect
 from everlog.console.cli.connect import open_database
-from everlog.console.cli.options import Renamed, Settings, common, dry_run, pass_settings
+from everlog.console.cli.options import (
+    Renamed,
+    Settings,
+    actor_option,
+    common,
+    dry_run,
+    pass_settings,
+    writes,
+)
 from everlog.console.output import shown
 from everlog.store.crypto.master_key import NEXT_VARIABLE
 from everlog.store.database import Database
@@ -46,7 +54,7 @@ def say_sealed(path: Path) -> None:
 @click.option(
     "--reason", required=True, metavar="WHY", help="Reason, kept in the log. Do not name a person in it."
 )
-@click.option("--actor", default="", metavar="WHO", help="Actor, recorded in the log.")
+@actor_option
 @dry_run
 @common
 @pass_settings
@@ -186,17 +194,16 @@ def readable(settings: Settings) -> None:
     was=("--to",),
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="The new master key: 32 bytes, as they are or in base64.  [default: that of"
-    f" {NEXT_VARIABLE}; at a server, of its own]",
+    help=f"New master key: 32 bytes, raw or in base64. A server has its own.  [env: {NEXT_VARIABLE}]",
 )
-@click.option("--reason", default="", metavar="WHY", help="Reason, kept in the log.")
-@click.option("--actor", default="", metavar="WHO", help="Actor, recorded in the log.")
+@writes
 @common
 @pass_settings
 def rotate_key(settings: Settings, file: str | None, *, reason: str, actor: str) -> None:
-    """Encrypt the keys of all people under another master key. The environment has the current one.
+    """Encrypt the keys of all people under another master key.
 
-    Run it again to resume after an interruption. The log records who did it, when and why.
+    EVERLOG_MASTER_KEY_FILE or EVERLOG_MASTER_KEY gives the current one. The log records who did it, when
+    and why. Run the command again to resume after an interruption.
 
     A server uses the key of `everlog serve --next-master-key`; give no FILE.
 

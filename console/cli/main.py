@@ -25,7 +25,7 @@ from typing import Any
 import click
 import msgspec
 
-from everlog.console.cli.options import Settings, common
+from everlog.console.cli.options import Common, Settings, common
 from everlog.console.output import OutputError, Streams
 from everlog.store import VERSION, environment
 from everlog.store.errors import Error
@@ -137,6 +137,9 @@ def command(name: str) -> click.Command:
     """Return the command of this name, one of COMMANDS."""
     module = import_module(f"everlog.console.cli.{COMMANDS[name]}")
     found: click.Command = getattr(module, {"import": "import_"}.get(name, name.replace("-", "_")))
+    for one in (found, *(found.commands.values() if isinstance(found, click.Group) else ())):
+        shared = [max(option.opts, key=len) for option in one.params if isinstance(option, Common)]
+        one.epilog = f"Options of every command: {', '.join(shared)}. `everlog --help` describes them."
     return found
 
 

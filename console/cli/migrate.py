@@ -40,7 +40,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _chooses(command: F) -> F:
     """Which migrations."""
     for option in (
-        to_version("Up to this migration, and with it.  [default: all]"),
+        to_version("Last migration to apply.  [default: all]"),
         click.option(
             "--strict",
             is_flag=True,
@@ -211,7 +211,7 @@ def _planned(planned: Any) -> dict[str, Any]:
 def complete(settings: Settings, *, dry_run: bool, actor: str, reason: str) -> None:
     """Stop serving the previous schema version, which `up --hold` kept.
 
-    Its clients are refused from then on; until then `rollback` is free.
+    From then on its clients are refused. Until then `rollback` is instant and loses nothing.
 
     \b
     Examples:
@@ -244,7 +244,7 @@ def _would_complete(settings: Settings) -> None:
 
 @click.command()
 @click.argument("count", type=click.IntRange(min=1), metavar="[N]", required=False)
-@to_version("Back to this migration, which stays; 0: to before the first.")
+@to_version("Roll back all migrations after this one; 0: all of them.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done and lost; change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask, even if data would be lost.")
 @click.option(

@@ -131,6 +131,13 @@ class Renamed(click.Option):
             self.opts = words
 
 
+class Common(click.Option):
+    """An option of every command. `everlog --help` describes it; the help of a command only names it."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        return None if ctx.parent is not None else super().get_help_record(ctx)
+
+
 def to_version(what: str) -> Callable[[F], F]:
     """Give a command the option that names a migration; `what` is its help."""
     return click.option(
@@ -161,7 +168,7 @@ def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 
 
 def _common(*words: str, to: str, **attributes: Any) -> Callable[[F], F]:
-    return click.option(*words, expose_value=False, callback=_keep(to), **attributes)
+    return click.option(*words, cls=Common, expose_value=False, callback=_keep(to), **attributes)
 
 
 def refuse_idle(*names: str, when: str, variables: bool = False) -> None:
@@ -212,6 +219,7 @@ _OPTIONS = [
     ),
     click.option(  # read before the command line is (cli/main.py)
         "--env-file",
+        cls=Common,
         metavar="FILE",
         multiple=True,
         expose_value=False,
@@ -257,14 +265,16 @@ _OPTIONS = [
     ),
 ]
 
+actor_option = click.option(
+    "--actor",
+    default="",
+    metavar="WHO",
+    envvar="EVERLOG_ACTOR",
+    help="Actor, recorded in the log.  [env: EVERLOG_ACTOR]",
+)
+
 _WRITES = [
-    click.option(
-        "--actor",
-        default="",
-        metavar="WHO",
-        envvar="EVERLOG_ACTOR",
-        help="Actor, recorded in the log.  [env: EVERLOG_ACTOR]",
-    ),
+    actor_option,
     click.option("--reason", default="", metavar="WHY", help="Reason, recorded in the log."),
 ]
 

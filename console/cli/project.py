@@ -126,9 +126,10 @@ FILE = "schema.everlog"  # unless told otherwise
 @common
 @pass_settings
 def dump(settings: Settings) -> None:
-    """Write the schema and the migrations that made it as text to --schema-file; - is standard output.
+    """Write the schema and its migrations as text to --schema-file; - is standard output.
 
-    Commit the file, so that reviews show what a migration changes. Rows are written by `export`.
+    The default file is schema.everlog. Commit it, so that reviews show what a migration changes. Rows are
+    written by `export`.
 
     \b
     Examples:
@@ -144,8 +145,9 @@ def dump(settings: Settings) -> None:
 @common
 @pass_settings
 def load(settings: Settings, *, actor: str, reason: str) -> None:
-    """Create a database from the schema that `dump` wrote. Its migrations count as applied; it has no
-    rows.
+    """Create a database from the schema that `dump` wrote to --schema-file.
+
+    Its migrations count as applied; it has no rows. The default file is schema.everlog.
 
     \b
     Examples:
@@ -180,7 +182,7 @@ def baseline(settings: Settings, *, version: int, actor: str, reason: str) -> No
 
     \b
     Examples:
-      everlog baseline 20260105093000 --actor ann --reason "folders before it are folded into it"
+      everlog baseline 20260105093000 --actor ann --reason "squashed"
     """
     with open_database(settings) as db:
         with kept(settings, db):

@@ -46,7 +46,7 @@ _by = click.option(
     "--signed-by",
     "vkey",
     metavar="VKEY",
-    help="Use only checkpoints signed by this public key; or a file of it.",
+    help="Use only checkpoints signed by this public key, or by the one in this file.",
 )
 _out = click.option(
     "--out", type=FILE, metavar="FILE", help="Write it to this file.  [default: standard output]"
@@ -121,7 +121,7 @@ def checkpoint(settings: Settings, *, key_file: Path | None, origin: str | None,
     was=("--from",),
     type=click.IntRange(0),
     metavar="SIZE",
-    help="Prove that the log begins with the first N records.",
+    help="Prove that the log still begins with the SIZE records of an earlier checkpoint.",
 )
 @_key
 @click.option("--checkpoint", "given", type=FILE, metavar="FILE", help="Use this checkpoint.")
@@ -147,8 +147,8 @@ def prove(
 ) -> None:
     """Write a proof of the log's content, for holders of the public key.
 
-    It refers to the newest checkpoint in the log that covers it; with --signing-key to a new one. With
-    --signed-by it ignores checkpoints of other signers.
+    The proof refers to the newest checkpoint in the log that covers the records; with --signing-key, to a new
+    one. With --signed-by, checkpoints of other signers are ignored.
 
     \b
     Examples:
@@ -298,7 +298,7 @@ _vkey = click.option(
     cls=Renamed,
     was=("--key",),
     metavar="VKEY",
-    help="Public key that `keygen` printed; or a file of it.",
+    help="Public key that `keygen` printed, or a file that contains it.",
 )
 
 
@@ -522,6 +522,7 @@ def _other(settings: Settings, against: str | None) -> Iterator[Copy | None]:
 def _verifier(vkey: str | None) -> Verifier:
     if not vkey:
         raise Error(
-            "expected --signed-by VKEY, the public key that `everlog keygen` printed, or a file of it"
+            "expected --signed-by VKEY, the public key that `everlog keygen` printed, or a file that"
+            " contains it"
         )
     return verifier_in(vkey)

@@ -219,7 +219,12 @@ logger = logging.getLogger("everlog")
     metavar="HOST:PORT",
     help="Address to listen on; port 0 selects a free port.",
 )
-@click.option("--token", envvar="EVERLOG_TOKEN", default="", help="Token of clients.  [env: EVERLOG_TOKEN]")
+@click.option(
+    "--token",
+    envvar="EVERLOG_TOKEN",
+    default="",
+    help="One token for all clients, without names.  [env: EVERLOG_TOKEN]",
+)
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="The server's certificate chain, in PEM.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Private key of the certificate, in PEM.")
 @click.option(
@@ -254,8 +259,7 @@ logger = logging.getLogger("everlog")
     envvar=NEXT_VARIABLE,
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="The master key that `everlog rotate-key` is to put all keys under; FILE need not be there before."
-    f"  [env: {NEXT_VARIABLE}]",
+    help=f"Master key for the next `everlog rotate-key`; FILE may be created later.  [env: {NEXT_VARIABLE}]",
 )
 @click.option(
     "--signing-key",
@@ -314,7 +318,7 @@ def serve(
       everlog -u file:flights.db serve
       everlog serve flights=file:flights.db users=file:users.db --listen 127.0.0.1:7000
       everlog serve --listen 0.0.0.0:7420 --tls-cert chain.pem --tls-key key.pem
-      everlog serve flights=file:flights.db users=file:users.db --migrate auto \
+      everlog serve flights=file:flights.db users=file:users.db --migrate auto \\
         --migrations flights=flights.migrations --migrations users=users.migrations
       everlog -u file:flights.db serve --archive-to s3://archive/flights --keep-days 90
       everlog serve --migrate checked --approver ann --approver bob --notify slack://…

@@ -40,7 +40,9 @@ def test_a_dry_run_says_what_would_be_forgotten_and_changes_nothing(
     assert everlog("-u", url, "forget", "patients", *who, "--reason", "asked").code == 0
 
 
-def test_a_person_is_forgotten_by_a_row_and_by_name(everlog: Run, clinic: Path) -> None:
+def test_a_person_is_forgotten_by_a_row_and_by_name(
+    everlog: Run, clinic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = f"file:{clinic}"
     (found,) = everlog("-u", url, "forget", "patients", "1", "--reason", "asked", "--json").json
     assert (found["rows"], found["seq"]) == (2, 6)
@@ -51,8 +53,11 @@ def test_a_person_is_forgotten_by_a_row_and_by_name(everlog: Run, clinic: Path) 
     readable = everlog("-u", url, "people", "readable")
     assert (readable.code, readable.out) == (0, "Nothing of people is readable without their keys\n")
     assert everlog("-u", url, "scan", "visits").out == ""
-    gone = everlog("-u", url, "forget", "patients", "--person", "s-2", "--reason", "asked", "--actor", "dpo")
+    monkeypatch.setenv("EVERLOG_ACTOR", "dpo")
+    gone = everlog("-u", url, "forget", "patients", "--person", "s-2", "--reason", "asked")
     assert gone.out.startswith("Forgotten: 1 rows, key ")
+    *_, last = everlog("-u", url, "log", "--kind", "notice", "--json").json
+    assert last["actor"] == "dpo"
     again = everlog("-u", url, "forget", "patients", "--person", "s-2", "--reason", "asked")
     assert again.code == 1
     assert "forgotten already" in again.err

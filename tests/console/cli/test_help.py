@@ -10,6 +10,7 @@ import pytest
 
 from everlog.console.cli.main import COMMANDS, cli
 from everlog.console.cli.main import command as command_of
+from everlog.console.cli.options import Common
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -55,6 +56,24 @@ def test_each_option_has_a_sentence_and_a_value_its_unit_or_default(command: cli
         assert re.search(r"\.(?:  \[[^\]]+\])?$", words), (option.opts, words)
         if isinstance(option.type, (click.types.IntParamType, click.types.FloatParamType)):
             assert option.metavar or "[default" in words or option.show_default, (option.opts, words)
+
+
+@each_command
+def test_the_actor_of_a_commit_may_come_from_the_environment(command: click.Command) -> None:
+    for option in options(command):
+        if "--actor" in option.opts and (option.help or "").startswith("Actor"):
+            assert option.envvar == "EVERLOG_ACTOR"
+
+
+@each_command
+def test_a_help_describes_its_own_options_and_names_the_shared_ones(command: click.Command) -> None:
+    context = click.Context(command, info_name=command.name, parent=click.Context(cli, info_name="everlog"))
+    text = " ".join(command.get_help(context).split())
+    described, _, named = text.partition("Options of every command: ")
+    for option in options(command):
+        word, shared = max(option.opts, key=len), isinstance(option, Common)
+        assert (word in re.findall(r"--[a-z-]+", named.split(".")[0])) == shared, word
+        assert (option.help or "").split("  [")[0] in described or shared, word
 
 
 def test_the_group_lists_each_command_with_its_summary() -> None:

@@ -1,11 +1,11 @@
-"""Testing: the pytest plugin, and what it is made of for those who test without it.
+"""Testing: the pytest plugin, and its parts for tests without pytest.
 
     def test_airports(everlog_db): …                     the newest version, bootstrap rows
     @pytest.mark.everlog(testdata=True, on="server")     with test data, on a server
     def test_names(everlog_at): db = everlog_at(20260105093000); upgrade_to(db)
 
-Tests that need no writing are derived from the migrations' folders. Installed beside pytest it is
-found by itself; until a test asks for a database it loads nothing of everlog. docs/testing.md
+Further tests are derived from the migrations' folders. pytest finds the plugin automatically; it imports
+nothing else of everlog until a test uses a database. See docs/testing.md.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _MARK = "everlog(version=None, testdata=False, scale=None, seed=None, on=None): 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Not `from everlog.rpc import testing`: where a pytest in this process has put back sys.modules,
-    # the package still has the module that was taken out, and the fixtures would import another.
+    # Not `from everlog.rpc import testing`: after another pytest in this process has restored sys.modules,
+    # the package still refers to the removed module, and the fixtures would import a different one.
     return getattr(import_module("everlog.rpc.testing"), name)
 
 
@@ -43,18 +43,18 @@ def __getattr__(name: str) -> Any:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addini("everlog_migrations", "the package (or directory) of migrations", default="")
-    parser.addini("everlog_scale", "how much test data", default="1")
-    parser.addini("everlog_seed", "another seed, other test data", default="0")
+    parser.addini("everlog_migrations", "package or directory of the migrations", default="")
+    parser.addini("everlog_scale", "amount of test data, relative to 1", default="1")
+    parser.addini("everlog_seed", "seed of the test data", default="0")
     parser.addini("everlog_on", f"kinds of databases: {', '.join(_KINDS)}", type="args", default=["memory"])
-    parser.addini("everlog_derived", "whether tests are derived from folders", type="bool", default=True)
+    parser.addini("everlog_derived", "whether to derive tests from folders", type="bool", default=True)
     group = parser.getgroup("everlog")
     group.addoption(
         "--everlog-on",
         action="append",
         choices=_KINDS,
         metavar="KIND",
-        help=f"run tests of a database on this kind of it: {', '.join(_KINDS)}; may be repeated",
+        help=f"run tests that use a database on this kind: {', '.join(_KINDS)}; may be repeated",
     )
 
 
@@ -89,7 +89,7 @@ def _number(config: pytest.Config, name: str) -> int:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """The derived tests of a migration's folder, by its model.proto."""
+    """Collect the derived tests of a migration's folder, by its model.proto."""
     if file_path.name != "model.proto" or not _FOLDER.fullmatch(file_path.parent.name):
         return None
     if not parent.config.getini("everlog_derived"):
@@ -110,7 +110,8 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test of a database runs once for each kind that it, the command or the settings name."""
+    """Run a test that uses a database once for each kind that its marker, the command or the settings
+    name."""
     if "everlog_on" in metafunc.fixturenames and len(kinds := _kinds(metafunc.definition)) > 1:
         metafunc.parametrize("everlog_on", kinds)
 
@@ -127,13 +128,13 @@ def _kinds(test: pytest.Item) -> list[str]:
 
 @pytest.fixture
 def everlog_on(request: pytest.FixtureRequest) -> str:
-    """The kind of database that this test is run on: memory, file, server."""
+    """The kind of database for this test: memory, file or server."""
     return _kinds(request.node)[0]
 
 
 @pytest.fixture(scope="session")
 def everlog_migrations(pytestconfig: pytest.Config) -> str:
-    """The package (or directory) of migrations. Redefine it where there are several."""
+    """The package or directory of the migrations. Redefine it if there are several."""
     return str(pytestconfig.getini("everlog_migrations") or "migrations")
 
 
@@ -162,11 +163,11 @@ def everlog_at(
 
 @pytest.fixture
 def everlog_db(request: pytest.FixtureRequest, everlog_at: Opener) -> AnyDatabase:
-    """A database of its own for this test: the newest version with its bootstrap rows, unless
-    `@pytest.mark.everlog` says otherwise."""
+    """A new database for this test: the newest version with its bootstrap rows, unless `@pytest.mark.everlog`
+    selects another."""
     mark = request.node.get_closest_marker("everlog")
     how = dict(mark.kwargs) if mark else {}
     if (mark and mark.args) or how.keys() - {"version", "testdata", "scale", "seed", "on"}:
         raise pytest.UsageError(f"expected @pytest.mark.{_MARK.partition(':')[0]}, found {mark}")
-    how.pop("on", None)  # everlog_at knows
+    how.pop("on", None)  # everlog_at has it already
     return everlog_at(how.pop("version", None), **how)

@@ -1,13 +1,14 @@
-"""Address: where a server is, from a URL, and what may be shown of it.
+"""Address: the address of a database on a server, parsed from a URL.
 
     everlog://HOST[:PORT]/DATABASE[?token=…&ca=FILE&cert=FILE&key=FILE]    TLS
     everlog+insecure://HOST[:PORT]/DATABASE[?token=…]                      plain, to this machine only
 
-The token may come from EVERLOG_TOKEN, the file of a private certificate authority from EVERLOG_CA, the
-client's own certificate and its key from EVERLOG_CERT and EVERLOG_KEY, so that none needs to stand in a URL.
+The environment can supply the settings, so that no secret is in a URL: the token (EVERLOG_TOKEN), the file of
+a private certificate authority (EVERLOG_CA), the client's own certificate and its key (EVERLOG_CERT,
+EVERLOG_KEY).
 
 Invariants
-  (1) what `str` gives has no secret in it; nothing else is put into a message.
+  (1) the output of `str` contains no secret; messages contain nothing else of an address.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ PORT_MAX = 65_535
 
 
 class Address(NamedTuple):
-    """Where a database is. `ca` is the file of an authority; empty: the system's are trusted. `cert` and
-    `key` are the files of the certificate that the client shows; empty: it shows none."""
+    """The address of a database. `ca`: the file of a certificate authority; empty: those of the system.
+    `cert` and `key`: the files of the client's certificate; empty: it presents none."""
 
     host: str
     port: int
@@ -40,7 +41,7 @@ class Address(NamedTuple):
 
     @property
     def target(self) -> str:
-        """As gRPC wants it."""
+        """HOST:PORT as gRPC expects it; an IPv6 address is in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def __str__(self) -> str:
@@ -58,12 +59,12 @@ def without_secrets(url: str) -> str:
 
 
 def parse(url: str) -> Address:
-    """The address in a URL. Raises OpenError; the URL's secrets are not in its message."""
+    """Parse a URL. Raises OpenError, whose message contains no secret of the URL."""
     try:
         parts = urlsplit(url)
         host, port, database = parts.hostname or "", parts.port or PORT, unquote(parts.path.strip("/"))
     except ValueError as error:
-        raise OpenError(f"expected everlog://HOST:PORT/DATABASE, found a URL that is none: {error}") from None
+        raise OpenError(f"expected everlog://HOST:PORT/DATABASE, found an invalid URL: {error}") from None
     settings = dict(parse_qsl(parts.query))
     useless = [name for name in ("ca", "cert", "key") if name in settings and parts.scheme == INSECURE]
     address = Address(
@@ -80,19 +81,19 @@ def parse(url: str) -> Address:
         raise OpenError(f"expected everlog://HOST:PORT/DATABASE, found {parts.scheme}://{host}/{database}")
     if settings:
         raise OpenError(
-            f"{address}: expected the settings token and ca, or cert and key, in the URL, found"
+            f"{address}: expected only the settings token, ca, cert and key in the URL, found"
             f" {', '.join(settings)}"
         )
     if bool(address.cert) != bool(address.key):
         there, lacks = ("certificate", "key") if address.cert else ("key", "certificate")
         raise OpenError(
-            f"{address}: expected a certificate and its key to show, found a {there} alone; name the {lacks}"
-            " as well (?cert=FILE&key=FILE, or EVERLOG_CERT and EVERLOG_KEY)"
+            f"{address}: expected a client certificate together with its key, found only the {there}; name"
+            f" the {lacks} as well (?cert=FILE&key=FILE, or EVERLOG_CERT and EVERLOG_KEY)"
         )
     if useless:
         raise OpenError(
-            f"{address}: {', '.join(useless)} in the URL would have no effect, as everlog+insecure:// speaks"
-            " without TLS; use everlog://, or leave them out",
+            f"{address}: {', '.join(useless)} in the URL would have no effect, because everlog+insecure://"
+            " does not use TLS; use everlog://, or leave them out",
             url=str(address),
         )
     if not address.secure and not is_loopback(host):
@@ -104,20 +105,20 @@ def parse(url: str) -> Address:
 
 
 def listening(address: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT, where a server is to listen. Raises OpenError."""
+    """Parse the address that a server listens on, HOST:PORT. Raises OpenError."""
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > PORT_MAX:
         raise OpenError(
-            f"expected HOST:PORT to serve on, as 127.0.0.1:{PORT}, with a port up to {PORT_MAX}; found"
-            f" {address!r}",
+            f"expected an address to listen on as HOST:PORT, such as 127.0.0.1:{PORT}, with a port up to"
+            f" {PORT_MAX}; found {address!r}",
             address=address,
         )
     return host, int(port)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether what is sent to this host stays on this machine."""
+    """Return whether data sent to this host stays on this machine."""
     if host == "localhost":
         return True
     try:

@@ -1,9 +1,9 @@
-"""Connect: from a URL to a database, the same API whichever it is.
+"""Connect: open the database that a URL names. The API is the same for all.
 
-file:PATH   or a mere path          embedded, in this directory
-memory:                             embedded, in a temporary directory (in memory where there is one)
-everlog://HOST:PORT/NAME            a server, over TLS
-everlog+insecure://HOST:PORT/NAME   a server on this machine
+file:PATH   or a plain path         embedded, in this directory
+memory:                             embedded, in a temporary directory (in memory if the system allows it)
+everlog://HOST:PORT/NAME            on a server, over TLS
+everlog+insecure://HOST:PORT/NAME   on a server on this machine
 (none)                              DATABASE_URL, from the environment or from `.env`
 """
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from everlog.rpc.client.database import RemoteDatabase
 
 MEMORY = "memory:"
-LOOK_EVERY_S = 0.05  # between two tries while another process has the files open
+LOOK_EVERY_S = 0.05  # between two attempts while another process has the files open
 
 
 def open(  # noqa: A001  the public name is everlog.open
@@ -49,17 +49,26 @@ def open(  # noqa: A001  the public name is everlog.open
     progress: OnProgress | None = None,
     timeout: float | None = None,
 ) -> EmbeddedDatabase | RemoteDatabase:
-    """Opens a database. Use it in a `with`, or close it.
+    """Open a database. Use it in a `with` block, or close it.
 
-    `migrations` names a package (or a directory) of migrations: embedded, those that are pending
-    are applied; at a server they must have been. Without `migrate` they are only named, for `db.migrations`.
-    The other arguments are those of `everlog.store.database.Database`, and for embedded databases alone.
+        with everlog.open("file:flights.db", migrations="flights.migrations") as db:
+            db.get(AIRPORTS, "JFK")
 
-    `timeout`, in seconds: how long to wait for a file that another process has open for writing (without
-    one not at all), or for a server, and for each of its answers (without one 5 and 30 seconds; see
-    `everlog.deadline` for single calls).
+    `url`: a path or URL (see this module's header); None: that of the environment. `migrations`: the package
+    or directory of the migrations. Embedded, pending ones are applied; a server must have applied them, and
+    so must the writing process with `read_only`. `migrate=False`: do neither, and only name the folders for
+    `db.migrations`. `timeout`, in seconds: the maximum wait for a database that another process has open for
+    writing (None: do not wait), or for a server and for each of its responses (None: 5 and 30 seconds; for
+    single calls see `everlog.deadline`).
 
-    Raises OpenError, UnavailableError, MigrationError, CorruptionError.
+    For embedded databases only: `create`: create it if it does not exist. `durability`: the default of
+    commits, "sync" (on disk on return) or "os" (on disk about 20 ms later). `idempotency_s`: for how many
+    seconds archiving leaves commits with a `commit_id` in the log. `master_key`: for sealed rows, its 32
+    bytes, the path of its file, or a `Master`; None: that of the environment. `progress`: called while the
+    tables catch up and migrations are applied.
+
+    Writes, if it creates, migrates, or completes interrupted work. Raises OpenError, UnavailableError,
+    MigrationError, CorruptionError.
     """
     if url is not None and not isinstance(url, str | os.PathLike):
         raise OpenError(f"expected the URL of a database, or a path, found {type(url).__name__} {url!r}")
@@ -99,7 +108,7 @@ def _embedded(
 ) -> EmbeddedDatabase:
     if where == MEMORY:
         if not create:
-            raise OpenError("memory: is always a new database; open it with create")
+            raise OpenError("memory: is always a new database; open it with create=True")
         scratch = in_memory("everlog-in-memory-")
     else:
         scratch = None
@@ -122,7 +131,7 @@ def _embedded(
             scratch.remove()
         raise
     db.scratch = scratch
-    attach(db)  # what was archived is read from there
+    attach(db)  # archived records are read from their targets
     db.folders = migrations
     if migrations is not None and migrate:
         _bring_up_to_date(db, migrations, read_only=read_only, progress=progress)
@@ -147,12 +156,12 @@ def _bring_up_to_date(
 
 
 def from_environment() -> str:
-    """DATABASE_URL, from the environment or else from `.env`. Raises OpenError if it is unset."""
+    """Return DATABASE_URL, from the environment or else from `.env`. Raises OpenError if it is unset."""
     url = environment.variable("DATABASE_URL")
     if not url:
         raise OpenError(
-            "no database was named: give a URL (file:PATH, memory:, everlog://HOST:PORT/NAME), or set"
-            " DATABASE_URL in the environment or in .env"
+            "expected the URL of a database, found none: pass a URL (file:PATH, memory:, everlog://HOST:PORT/NAME),"
+            " or set DATABASE_URL in the environment or in .env"
         )
     return url
 
@@ -167,7 +176,8 @@ def _path(url: str) -> Path:
 
 
 def _once_free(opened: Callable[[], EmbeddedDatabase], wait_s: float) -> EmbeddedDatabase:
-    """Call `opened`, again for `wait_s` seconds while another process has the files open for writing."""
+    """Call `opened`, and again for up to `wait_s` seconds while another process has the database open for
+    writing."""
     until = time.monotonic() + wait_s
     while True:
         try:
@@ -206,7 +216,7 @@ def _check_up_to_date(db: EmbeddedDatabase | RemoteDatabase, migrations: str | o
     newest = max((folder.version for folder in folders), default=0)
     if db.schema.version < newest:
         proposed, problem = _proposed(db, newest), db.migrations.problem()
-        wait = f"the migration to it {proposed.says}" if proposed else "migrate it first (`everlog up`)"
+        wait = f"the migration to it {proposed.says}" if proposed else "apply its migrations (`everlog up`)"
         raise MigrationError(
             f"{db.url} is at schema version {db.schema.version}, this program was written for {newest}; "
             + (f"the server cannot apply the migration to it: {problem}" if problem else wait),
@@ -217,12 +227,12 @@ def _check_up_to_date(db: EmbeddedDatabase | RemoteDatabase, migrations: str | o
 
 
 def _proposed(db: EmbeddedDatabase | RemoteDatabase, version: int) -> Proposal | None:
-    """The newest proposal, if it would migrate to `version` and did not yet."""
+    """Return the newest proposal if it would migrate to `version` and was not applied; otherwise None."""
     from everlog.migrations.proposal import ProposalState
 
     try:
         newest = next(reversed(db.migrations.proposals()), None)
-    except UnavailableError:  # an older server, which knows of none
+    except UnavailableError:  # an older server, which has no proposals
         return None
     gone = (ProposalState.FINISHED, ProposalState.SUPERSEDED)
     return newest if newest and newest.state not in gone and newest.plan.to_version >= version else None

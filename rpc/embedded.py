@@ -19,39 +19,39 @@ if TYPE_CHECKING:
 
 
 class EmbeddedDatabase(Database):
-    """What `everlog.open` gives for `file:` and `memory:`."""
+    """The database that `everlog.open` returns for `file:` and `memory:`."""
 
-    scratch: Temporary | None = None  # where it is, if it goes when it is closed
+    scratch: Temporary | None = None  # its directory, if that is removed when it is closed
     folders: Source | None = None  # package or directory of its migrations; None: the default directory
 
     @property
     def migrations(self) -> handles.Migrations:
-        """Its migrations: plan, apply, roll back, approve; see `everlog.rpc.handles.Migrations`."""
+        """The migrations: plan, apply, roll back, approve; see `everlog.rpc.handles.Migrations`."""
         from everlog.migrations.local import LocalMigrations
 
         return LocalMigrations(self, self.folders)
 
     @property
     def proofs(self) -> Prover:
-        """Checkpoints and proofs of its log; see `everlog.audit.prover.Prover`."""
+        """Checkpoints and proofs of the log; see `everlog.audit.prover.Prover`."""
         from everlog.audit.prover import LocalProver
 
         return LocalProver(self)
 
     @property
     def archive(self) -> handles.Archive:
-        """Backup, archive and holds of its log; see `everlog.rpc.handles.Archive`."""
+        """Backup, archive and holds of the log; see `everlog.rpc.handles.Archive`."""
         from everlog.audit.archive import LocalArchive
 
         return LocalArchive(self)
 
     @property
     def follows_writer(self) -> bool:
-        """Whether another process writes to it: newer commits are seen after `refresh`."""
+        """Whether another process writes: newer commits are seen after `refresh`."""
         return self.read_only
 
     def close(self) -> None:
-        """Brings everything to files and lets go of the directory. Twice is once."""
+        """Write everything to files and release the directory. May be called twice."""
         super().close()
         if self.scratch is not None:
             self.scratch.remove()
@@ -66,7 +66,8 @@ class EmbeddedDatabase(Database):
         bounded: bool = False,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> Feed:
-        """Commits in order, after a seq or a cursor, or from `now` on: see `everlog.feed.feed`."""
+        """Follow the log: commits in order, after a seq or a cursor, or from `now` on; see
+        `everlog.feed.feed`. Read-only."""
         self.core.check_open()
         return feed(
             self, after, tables=tables, now=now, until=until, bounded=bounded, heartbeat_s=heartbeat_s

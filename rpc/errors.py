@@ -1,13 +1,13 @@
-"""Status: the one seam between everlog's errors and gRPC's.
+"""Errors: convert everlog's errors to gRPC's at the server, and back at the client.
 
-    server   Error ─▶ code, the error's own sentence, and in the trailing metadata
+    server   Error ─▶ status code and message; in the trailing metadata
                       everlog-error-bin := msgpack {kind, facts}
-    client   the same class with the same sentence and facts; what comes without them comes
-             from elsewhere (the transport, another program) and is an UnavailableError
+    client   with that metadata     ─▶ the same class, message and facts
+             without that metadata  ─▶ UnavailableError: the transport, or another program, ended the call
 
 Invariants
-  (1) an error is the same to who asks here and to who asks over the network;
-  (2) nobody sees a traceback because of what came over the wire.
+  (1) a call on a server raises the same error as the same call on an embedded database;
+  (2) no bytes from the wire cause a traceback.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from everlog.store.errors import CursorError, DiskError, Error, UnavailableError
 
 KEY = "everlog-error-bin"
 logger = logging.getLogger("everlog")
-TEXT_MAX = 3000  # all of a status travels in headers, for which peers allow 8 KiB
+TEXT_MAX = 3000  # bytes of facts; a status is sent in headers, for which peers allow 8 KiB
 
 _CODES: dict[type[Error], grpc.StatusCode] = {
     errors.OpenError: grpc.StatusCode.NOT_FOUND,
@@ -48,14 +48,14 @@ _CODES: dict[type[Error], grpc.StatusCode] = {
 _KINDS: dict[str, type[Error]] = {"Error": Error} | {kind.__name__: kind for kind in _CODES}
 
 
-class Told(msgspec.Struct):
-    """What the trailing metadata carries."""
+class Details(msgspec.Struct):
+    """The content of the trailing metadata."""
 
     kind: str
     facts: dict[str, Any]
 
 
-_decoder = msgspec.msgpack.Decoder(Told)
+_decoder = msgspec.msgpack.Decoder(Details)
 
 
 def code_of(error: Error) -> grpc.StatusCode:
@@ -67,34 +67,35 @@ def code_of(error: Error) -> grpc.StatusCode:
 
 
 def trailing(error: Error) -> tuple[tuple[str, bytes], ...]:
-    """The facts of an error as metadata."""
+    """Return the facts of an error as metadata; without the facts if they are too large or cannot be
+    encoded."""
     try:
-        told = msgspec.msgpack.encode(Told(type(error).__name__, error.facts), enc_hook=_plain)
-    except (ValueError, OverflowError):  # half a character, a number of more than 64 bits
+        told = msgspec.msgpack.encode(Details(type(error).__name__, error.facts), enc_hook=_plain)
+    except (ValueError, OverflowError):  # an unpaired surrogate, or a number of more than 64 bits
         told = b""
     if not told or len(told) > TEXT_MAX:
-        told = msgspec.msgpack.encode(Told(type(error).__name__, {}))
+        told = msgspec.msgpack.encode(Details(type(error).__name__, {}))
     return ((KEY, told),)
 
 
 def _plain(value: object) -> str:
-    """A fact that msgpack has no type for."""
+    """Convert a fact of a type that msgpack cannot encode."""
     return str(value) if isinstance(value, str) else repr(value)
 
 
 def text_of(error: Error) -> str:
-    """The error's sentence, cut where it would not fit into headers."""
-    raw = str(error).encode(errors="backslashreplace")  # names of files may hold what is no text
+    """Return the error's message, truncated to fit into headers."""
+    raw = str(error).encode(errors="backslashreplace")  # file names may contain invalid text
     text = raw.decode()
     return text if len(raw) <= TEXT_MAX // 2 else raw[: TEXT_MAX // 2].decode(errors="ignore") + "…"
 
 
 def of(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
-    """Code, text and metadata that a call ends with. What is no everlog error is a fault of the
-    server's program."""
+    """Return code, text and metadata with which a call ends. An exception that is not an everlog error is a
+    fault in the server's program."""
     if isinstance(error, Error):
         return code_of(error), text_of(error), trailing(error)
-    # Without its words, which may be those of a row: where it happened, and what kind it is.
+    # Without its text, which may contain values of rows: only its type, and where it happened.
     name, trace = type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
     logger.error("a call ended with a fault: %s\n%s", name, trace.rstrip())
     fault = Error(f"a fault in the server: {name}; its log says where")
@@ -102,8 +103,8 @@ def of(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes],
 
 
 def translate(error: grpc.RpcError, url: str) -> Error:
-    """The everlog error that a call ended with."""
-    call: Any = error  # every RpcError that a call raises is a Call, too
+    """Return the everlog error for the error with which a call ended."""
+    call: Any = error  # every RpcError that a call raises is also a Call
     for key, value in call.trailing_metadata() or ():
         if key == KEY:
             try:
@@ -119,28 +120,28 @@ def translate(error: grpc.RpcError, url: str) -> Error:
 def _sentence(code: grpc.StatusCode, details: str) -> str:
     if code is grpc.StatusCode.UNAVAILABLE:
         if "CERTIFICATE_VERIFY_FAILED" in details:
-            remedy = "its certificate is not trusted here; name its authority, ?ca=FILE or EVERLOG_CA"
+            remedy = "its certificate is not trusted; pass its authority as ?ca=FILE or EVERLOG_CA"
         elif "WRONG_VERSION_NUMBER" in details:
             remedy = "it does not speak TLS; on this machine, use everlog+insecure:// instead of everlog://"
         else:
-            remedy = f"{details}; see that it runs, and that the URL is right"
+            remedy = f"{details}; check that it runs, and that the URL is correct"
         return f"the server cannot be reached: {remedy}"
     told = {
         grpc.StatusCode.UNAUTHENTICATED: f"the server refuses the call: {details}",
         grpc.StatusCode.DEADLINE_EXCEEDED: (
-            "the server did not answer in time; what was asked for may yet have happened"
+            "the server did not respond in time; it may still complete the call"
         ),
         grpc.StatusCode.UNIMPLEMENTED: (
-            f"what answers there is no everlog server, or an older one ({details})"
+            f"expected an everlog server, found another program or an older version ({details})"
         ),
-        grpc.StatusCode.RESOURCE_EXHAUSTED: f"the request, or its answer, is too large: {details}",
-        grpc.StatusCode.CANCELLED: "the call was cancelled, or passed its deadline",
+        grpc.StatusCode.RESOURCE_EXHAUSTED: f"the request or the response is too large: {details}",
+        grpc.StatusCode.CANCELLED: "the call was cancelled, or its deadline has passed",
     }
-    return told.get(code) or f"expected an answer of an everlog server, found {code.name}: {details}"
+    return told.get(code) or f"expected a response of an everlog server, found {code.name}: {details}"
 
 
 def is_transient(error: Error) -> bool:
-    """Whether the same call may succeed a little later, the server having gone away or stopped."""
+    """Return whether the same call may succeed later, because the server is unavailable or stopping."""
     if isinstance(error, UnavailableError):
         return bool(error.facts.get("code", "UNAVAILABLE") == "UNAVAILABLE")
     return isinstance(error, errors.ClosedError)

@@ -1,11 +1,11 @@
 """Handles: groups of calls that an embedded and a remote database both offer, one protocol each.
 
     db.migrations   Migrations   plan, apply, roll back, approve
-    db.consumers    Consumers    durable names of followers, and how far each is
-    db.past         Past         the database as it was: at, history, diff, log
+    db.consumers    Consumers    durable names of followers, and their positions
+    db.past         Past         earlier states of the database: at, history, diff, log
     db.people       People       forget, export, readable, rotate_key
     db.admin        Admin        expire, correct_clock, production, set_production
-    db.proofs       Prover       checkpoints and proofs of what the log holds (everlog.audit.prover)
+    db.proofs       Prover       checkpoints and proofs of the log's content (everlog.audit.prover)
     db.archive      Archive      backup, archive and holds
 
 Each handle is an object of its own: `EmbeddedDatabase` and `RemoteDatabase` are composed of them. The
@@ -52,24 +52,27 @@ K = TypeVar("K")
 
 
 class Migrations(Protocol):
-    """Migrations of one database.
+    """The migrations of one database.
 
     Embedded, their folders are those that `everlog.open(migrations=…)` named, by default `migrations` in the
-    working directory; the environment variable EVERLOG_APPROVERS names those who may approve. A server works
-    with the folders and the approvers that it was started with.
+    working directory; the environment variable EVERLOG_APPROVERS names the approvers. A server uses the
+    folders and the approvers in its configuration.
 
-    Calls that write take `actor` and `reason` for the log. Calls that take long take `progress`.
+    Calls that write take `actor` and `reason`, which the log records. Long calls take `progress`, which is
+    called with each step. Versions are numbers such as 20260105093000.
     """
 
     def status(self) -> list[MigrationInfo]:
-        """Return all migrations that the folders or the log know, oldest first. Read-only."""
+        """Return all migrations in the folders or in the log, oldest first, each with its state. Read-only.
+        Raises SchemaError for an invalid folder."""
 
     def differences(self) -> dict[int, str]:
-        """Return the diff of each migration whose folder was edited after it ran, by version. Read-only."""
+        """Return the diff of each migration whose folder was edited after it was applied, by version.
+        Read-only."""
 
     def problem(self) -> str:
         """Return why a server can neither propose nor apply the pending migrations; empty if it can, and
-        embedded. Read-only."""
+        always empty for an embedded database. Read-only."""
 
     def lint(
         self,
@@ -79,8 +82,13 @@ class Migrations(Protocol):
         ignored: bool = False,
         progress: OnProgress | None = None,
     ) -> list[Finding]:
-        """Return the findings in the folders of this machine, checked against the rows of the database;
-        see `everlog.migrations.lint`. Read-only."""
+        """Return the findings in the folders of this machine, checked against the rows of the database.
+
+        `source`: the package or directory of the folders; None: those of this database. `since`: check only
+        migrations newer than this version. `ignored`: include findings that comments ignore. See
+        `everlog.migrations.lint`. Read-only; runs the folders' code. Raises SchemaError if there are no
+        folders.
+        """
 
     def plan(
         self,
@@ -90,8 +98,11 @@ class Migrations(Protocol):
         try_rows: bool = False,
         hold: bool = False,
     ) -> list[PlannedMigration]:
-        """Return what `apply` would do with the same arguments; with `try_rows` tried on the rows. The plan
-        of a server leaves out the effects of `hold`. Read-only. Raises MigrationError and SchemaError."""
+        """Return what `apply` would do with the same arguments.
+
+        `try_rows`: also run `up` and the checks on the rows, which reads whole tables. The plan of a server
+        omits the effects of `hold`. Read-only. Raises MigrationError and SchemaError as `apply` would.
+        """
 
     def apply(
         self,
@@ -105,22 +116,31 @@ class Migrations(Protocol):
         progress: OnProgress | None = None,
         applied: Callable[[MigrationInfo], None] | None = None,
     ) -> list[MigrationInfo]:
-        """Apply the pending migrations, up to version `to` and with it, and return them.
+        """Apply the pending migrations, oldest first, up to and including version `to` (None: all), and
+        return them. Writes.
 
-        `hold`: keep serving the previous version where rows are rewritten, until `complete`. `rate`: build at
-        most so many rows a second. `applied` is called with each as soon as it is in the log. Writes. Raises
-        MigrationError, SchemaError or LoadError; a migration that failed leaves no trace.
+        `out_of_order`: also apply migrations older than an applied one. `hold`: where rows are rewritten,
+        keep serving the previous version until `complete`. `rate`: build at most this many rows per second;
+        None: unlimited. `applied` is called with each migration once it is in the log.
+
+            db.migrations.apply(actor="ann", reason="release 12")
+
+        Raises MigrationError, SchemaError or LoadError. A migration that failed has no effect; earlier ones
+        stay applied.
         """
 
     def complete(self, *, actor: str = "", reason: str = "") -> MigrationInfo:
-        """Stop serving the previous schema version. Writes. Raises MigrationError if none is held."""
+        """Stop serving the previous schema version, and return the migration that kept it. Writes. Raises
+        MigrationError if only one version is served."""
 
     def cancel(self, *, actor: str = "", reason: str = "") -> MigrationInfo:
-        """Stop the running migration and give it up; where migrations need approval, for approvers only.
-        Writes. Raises MigrationError."""
+        """Stop the migration or rollback in progress and give it up; return the migration. The database is
+        unchanged afterwards. Writes. Raises MigrationError if none is in progress, or if migrations need
+        approval and `actor` is not an approver."""
 
     def plan_rollback(self, count: int | None = None, *, to: int | None = None) -> list[PlannedRollback]:
-        """Return what `rollback` would do and lose with the same arguments. Read-only."""
+        """Return the steps of `rollback` with the same arguments, and the data that it would lose. Read-only.
+        Raises MigrationError as `rollback` would."""
 
     def rollback(
         self,
@@ -134,38 +154,54 @@ class Migrations(Protocol):
         rolled_back: Callable[[MigrationInfo], None] | None = None,
     ) -> list[MigrationInfo]:
         """Roll back the last `count` migrations (default 1), or all after version `to` (0: all), newest
-        first, and return them. `rolled_back` is called with each. Writes. Raises MigrationError."""
+        first, and return them. Writes.
+
+        `rate`: convert at most this many rows per second; None: unlimited. `rolled_back` is called with each
+        migration once its rollback is in the log. Raises MigrationError, and UniqueError if a restored index
+        finds duplicates; migrations that were rolled back before the error stay so.
+        """
 
     def dump(self) -> str:
-        """Return the schema as text, with the migrations that made it. Read-only. Raises MigrationError
-        while one is in progress."""
+        """Return the schema as text, with the migrations that made it. Read-only. Raises MigrationError while
+        a migration is in progress."""
 
     def load(self, text: str, *, where: str = "the text", actor: str = "", reason: str = "") -> int:
-        """Give an empty database the schema of a text that `dump` returned, and return its version.
-        `where` names the text in errors. Writes. Raises SchemaError and MigrationError."""
+        """Give an empty database the schema of a text from `dump`, and return its version. Writes.
+
+        `where` names the text in errors. Raises SchemaError for an invalid text, MigrationError if the
+        database has a schema; nothing is written then.
+        """
 
     def baseline(self, version: int, *, actor: str = "", reason: str = "") -> list[MigrationInfo]:
-        """Record the migrations up to `version` as applied without running them, and return them. Writes.
-        Raises MigrationError if they do not make the schema that the database has."""
+        """Record the pending migrations up to and including `version` as applied, without running them, and
+        return them. Writes. Raises MigrationError, and writes nothing, if they do not make the schema of the
+        database."""
 
     def accept(
         self, versions: Sequence[int] = (), *, actor: str = "", reason: str = ""
     ) -> list[MigrationInfo]:
-        """Accept the edited folders of applied migrations, of all by default, and return these. Writes.
-        Raises MigrationError for folders that would make another schema."""
+        """Accept the edited folders of these applied migrations (default: all edited ones) as those that ran,
+        and return them. Writes. Raises MigrationError, and writes nothing, if the folders would make another
+        schema."""
 
     def restore_folders(
         self, versions: Sequence[int] = (), *, source: Source | None = None, force: bool = False
     ) -> list[migrations.Restored]:
-        """Write folders on this machine as the log has them, all missing ones by default. `force`: replace
-        edited folders. Does not write to the database. Raises MigrationError."""
+        """Write the folders of these migrations (default: all missing ones) on this machine, as the log has
+        them.
+
+        `source`: where to write; None: the folders of this database. `force`: replace edited folders. Returns
+        each folder that was written, with the files that the log does not hold. Does not write to the
+        database. Raises MigrationError.
+        """
 
     def proposals(self) -> list[Proposal]:
-        """Return all proposals and their outcome, oldest first. Read-only."""
+        """Return all proposals with their events and outcome, oldest first. Read-only."""
 
     def propose(self, *, actor: str = "", reason: str = "") -> Proposal | None:
-        """Propose the pending migrations, also if they were rejected or have failed before; return the
-        proposal, None if nothing is pending. Writes. Raises MigrationError and SchemaError."""
+        """Propose the pending migrations, even if they were rejected or failed before. Return the proposal;
+        None if nothing is pending. Writes. Raises MigrationError and SchemaError for migrations that could
+        not be applied."""
 
     def approve(
         self,
@@ -177,16 +213,21 @@ class Migrations(Protocol):
         progress: OnProgress | None = None,
         applied: Callable[[MigrationInfo], None] | None = None,
     ) -> Proposal:
-        """Approve the proposal whose digest starts with `digest`, apply it, and return its outcome. A plan
-        with errors is approved only with `despite_errors`. Writes. Raises MigrationError if the caller may
-        not, if it is decided, or if anything that was shown has changed."""
+        """Approve a proposal, apply it, and return its outcome. Writes.
+
+        `digest`: the digest of the reviewed plan in hexadecimal, or at least its first six digits.
+        `despite_errors`: approve a plan with errors. `applied` is called with each migration once it is in
+        the log. Raises MigrationError, and applies nothing, if `actor` may not approve, if the proposal is
+        already decided, or if anything in the plan has changed since it was reviewed.
+        """
 
     def reject(self, digest: str, *, actor: str = "", reason: str = "") -> Proposal:
-        """Reject a proposal, and return it. Writes. Raises MigrationError."""
+        """Reject a proposal (`digest` as in `approve`), so that it is not applied, and return it. Writes.
+        Raises MigrationError if `actor` may not reject, or if it is already decided."""
 
 
 class Consumers(Protocol):
-    """The durable consumers of one database."""
+    """The durable consumers of one database. Iterating yields them by name; `[name]` returns one."""
 
     def register(
         self,
@@ -198,31 +239,41 @@ class Consumers(Protocol):
         actor: str = "",
         reason: str = "",
     ) -> Consumer:
-        """Register a durable name and return it; a known name keeps its position. `after`: where a new one
-        begins. `take`: end the turn of whoever has the name. Writes. Raises RowError, CursorError."""
+        """Register a consumer under a durable name, and return it. A known name keeps its position. Writes.
+
+        `after`: the position of a new consumer, a seq or a cursor; None: before the first record. `cap`: the
+        maximum that is held for it; None: the current one, or the default. `take`: become the holder of the
+        name, which ends the epoch of the previous holder. Raises RowError for an invalid name or cap,
+        CursorError for a position that is not in this log.
+        """
 
     def bookmark(self, consumer: Consumer, position: log_pb2.Cursor) -> None:
-        """Record that the consumer has everything up to `position`, durably. Writes."""
+        """Record that the consumer durably has everything up to `position`. Writes once a second at most.
+        Raises CursorError if another process took the name, RowError if the consumer was removed."""
 
     def remove(self, name: str, *, actor: str = "", reason: str = "") -> None:
-        """Remove a name: no log is held for it. Writes. Raises RowError if there is none."""
+        """Remove a consumer: no records are held for it any more. Writes. Raises RowError for an unknown
+        name."""
 
     def __getitem__(self, name: str) -> Consumer:
-        """Return one of them. Read-only. Raises RowError if there is none."""
+        """Return one consumer, as it is now. Read-only. Raises RowError for an unknown name."""
 
     def __iter__(self) -> Iterator[Consumer]:
-        """All, by name, as they are now. Read-only."""
+        """Yield all consumers by name, as they are now. Read-only."""
 
 
 class Archive(Protocol):
-    """The log of one database, in other places."""
+    """Copies of the log of one database in other places."""
 
     def backup(
         self, to: str | PathLike[str], *, hashes: bool | None = None, progress: OnProgress | None = None
     ) -> Backup:
-        """Bring the backup in a directory, or behind a URL that fsspec knows, up to what is on disk now.
-        `hashes`: record what the tables contain; None: of few rows. Does not write to the database. Raises
-        OpenError, CorruptionError, DiskError."""
+        """Update the backup in a directory, or at a URL that fsspec supports, to the newest durable record.
+
+        `hashes`: record content hashes of the tables; None: only for a database of few rows. Returns what was
+        copied. Does not write to the database. Raises OpenError if the directory is of another database,
+        CorruptionError, DiskError.
+        """
 
     def move(
         self,
@@ -232,41 +283,51 @@ class Archive(Protocol):
         keep_ns: int = 0,
         progress: OnProgress | None = None,
     ) -> Archival:
-        """Move the log to `target`, a directory or a URL, but for the last `keep_records` records and those
-        of the last `keep_ns` nanoseconds. A server has a target of its own: name none, or that one. Writes.
-        Raises OpenError, ReadOnlyError, DiskError; then nothing was removed."""
+        """Move old records of the log to `target`, a directory or a URL that fsspec supports, and free their
+        disk space. Writes.
+
+        Keeps the last `keep_records` records and those of the last `keep_ns` nanoseconds. A server has a
+        target in its configuration: pass none, or that one. Raises OpenError, ReadOnlyError, DiskError;
+        nothing was removed then.
+        """
 
     def removable(self, *, keep_records: int = 0, keep_ns: int = 0) -> tuple[int, str]:
-        """Return the last record that `move` would remove, and what holds the next. Read-only. Raises Error
-        for a database on a server, which does not tell."""
+        """Return the seq of the last record that `move` would remove, and why the next one stays. Read-only.
+        Raises Error for a database on a server, which has no such call."""
 
     def holds(self) -> dict[str, int]:
-        """Return the holds: names, and the first record that each keeps. Read-only."""
+        """Return the holds: each name, and the seq of the first record that it keeps. Read-only."""
 
     def hold(self, name: str, seq: int) -> None:
-        """Keep the record at `seq` and all after it, under a name. Writes. Raises RowError."""
+        """Keep the record at `seq` and all later ones in the log, under a name. Writes. Raises RowError for
+        an invalid name, and for a record that was archived and removed."""
 
     def release(self, name: str) -> None:
-        """Release a hold. Writes. Raises RowError if there is none of that name."""
+        """Release a hold. Writes. Raises RowError for an unknown name."""
 
 
 class Past(Protocol):
-    """One database as it was. `at` and `history` are calls of the database itself as well."""
+    """The history of one database. `at` and `history` are calls of the database itself as well."""
 
     def at(
         self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
     ) -> Snapshot:
-        """Return the database as it was after the record at `seq`, or at a time. Read-only. Raises
-        CursorError before the first record, in the future, and where the log was removed."""
+        """Return the database as it was after the record at `seq`, or at a time: a snapshot for reading.
+
+        `time` is a datetime, its text in ISO 8601 (UTC unless it names a zone), or nanoseconds since the Unix
+        epoch. `progress` is called while versions are indexed. Read-only. Raises CursorError before the first
+        record, in the future, and where the log was removed; RowError for an invalid time.
+        """
 
     def history(
         self, table: Table[M, K], key: K, *, newest_first: bool = True, limit: int | None = None
     ) -> Iterator[Version[M]]:
-        """Return every version of a row. Read-only. Raises SchemaError if there never was such a table."""
+        """Yield every version of a row with the commit that made it; `limit` at most. Read-only. Raises
+        SchemaError if the table never existed."""
 
     def diff(self, table: Table[M, Any], start: Position, end: Position) -> Iterator[Difference[M]]:
-        """Return the rows of a table that differ between two moments, each a seq or a time, in key order.
-        Read-only. Raises CursorError, SchemaError."""
+        """Yield the rows of a table that differ between two positions, each a seq or a time as in `at`, in
+        key order. Read-only. Raises CursorError as `at` does, SchemaError if the table never existed."""
 
     def log(
         self,
@@ -282,57 +343,79 @@ class Past(Protocol):
         before: Time | None = None,
         limit: int | None = None,
     ) -> Iterator[Entry]:
-        """Return the commits that match all filters, oldest first. Read-only. Raises RowError for an invalid
-        query, SchemaError if there never was such a table."""
+        """Yield the commits that match all filters, oldest first; `limit` at most. Read-only.
+
+        `actor`, `correlation_id`, `kind`: as recorded. `table`: with a change to this table; `key`: with a
+        change to this row of it. `after` (exclusive) and `until` (inclusive) are seqs; `since` (inclusive)
+        and `before` (exclusive) are times as in `at`.
+
+            for entry in db.past.log(table=AIRPORTS, since="2026-01-05"):
+                print(entry.seq, entry.actor, entry.reason)
+
+        Raises RowError for an invalid filter, SchemaError for a table that never existed.
+        """
 
 
 class People(Protocol):
-    """People in one database: whose rows are sealed under a key of their own."""
+    """People in one database. Each person has a key that seals their rows."""
 
     def forget(
         self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None, **metadata: Any
     ) -> Forgotten:
-        """Erase one person: the one of the row with this primary key, or with this value of the table's
-        `person` field. Delete their rows in one commit, and shred their key. `metadata` as in `put`; with a
-        `commit_id` it is done once. Writes. Raises RowError if there is no such row or person, SealedError
-        without the master key."""
+        """Erase one person: delete their rows in all tables in one commit, and shred their key. Writes.
+
+        The person is the owner of the row with the primary key `key`, or has the value `person` in the
+        table's person field. `metadata` as in `transaction`; with a `commit_id`, a repeated call returns the
+        first result. Returns what was deleted, and what stays readable. Raises RowError for an unknown row or
+        person, SealedError without the master key.
+        """
 
     def export(
         self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None
     ) -> dict[str, Any]:
-        """Return all data about one person as values of JSON. Reads the whole log, read-only. Raises RowError
-        if there is nothing, SealedError without the master key."""
+        """Return all data about one person, named as in `forget`, as JSON values. Read-only; reads the whole
+        log. Raises RowError if there is no data, SealedError without the master key."""
 
     def stream(
         self, table: Table[Any, K] | str, key: K | None = None, *, person: Any = None
     ) -> Iterator[bytes]:
-        """Return what `export` returns as pieces of one JSON object, in bounded memory. Read-only."""
+        """Yield the result of `export` as pieces of one JSON object, in bounded memory. Read-only. Raises as
+        `export`, before the first piece."""
 
     def readable(self) -> list[Remaining]:
-        """Return the data about people that is readable without keys. Read-only."""
+        """Return data about people that is readable without their keys. Read-only; reads the log."""
 
     def rotate_key(
         self, master_key: MasterKey | None = None, progress: OnProgress | None = None, **metadata: Any
     ) -> int:
-        """Put all keys under another master key, by default the next one of the environment; return how many
-        were moved. A server takes the one that it was started with. Writes. Raises SealedError, OpenError."""
+        """Put all keys under another master key, and return their number; 0 if they are under it already.
+        Writes.
+
+        `master_key`: None: the next one that the environment names. A server uses the one in its
+        configuration. `metadata`: `actor` and `reason`. Raises SealedError without the current key, OpenError
+        without a new one.
+        """
 
 
 class Admin(Protocol):
-    """What operators do to one database. A commit of an operator takes `actor` and `reason` for the log."""
+    """The calls of operators on one database. Commits take `actor` and `reason`, which the log records."""
 
     @property
     def production(self) -> bool:
-        """Whether the log says that this is a database in production: test data is refused."""
+        """Whether the log marks the database as production, which refuses test data. Read-only."""
 
     def set_production(self, on: bool, *, actor: str = "", reason: str = "") -> int:
-        """Record whether this is a database in production. Return the seq of the Notice, 0 where the log says
-        so already. Writes. Raises ReadOnlyError."""
+        """Mark the database as production, or clear the mark. Return the seq of the Notice; 0 if the mark was
+        set this way already. Writes. Raises ReadOnlyError."""
 
     def expire(self, *, confirm_time: bool = False) -> int:
-        """Delete the rows whose life is over, and return their number. `confirm_time`: the clock is right,
-        though it jumped forward. Writes. Raises Error after a jump that nobody confirmed."""
+        """Delete the rows that have expired, and return their number. Writes.
+
+        A process that writes the database does this automatically, within a minute. `confirm_time`: accept
+        the clock as correct after it jumped forward. Raises Error after such a jump that was not confirmed,
+        and ReadOnlyError.
+        """
 
     def correct_clock(self, *, actor: str = "", reason: str = "") -> int:
-        """Confirm the clock, and record a Notice if the log is ahead of it; return its seq, or 0. Writes.
-        Raises ReadOnlyError."""
+        """Confirm that the clock of the writing machine is correct. Return the seq of the Notice that records
+        it; 0 if the log is not ahead of the clock. Writes. Raises ReadOnlyError."""

@@ -2,11 +2,11 @@
 
     server   loopback            plain or TLS, token or none
              anywhere else       TLS and a token, or it does not start
-    client   everlog://          TLS, with the system's authorities or a file, and a certificate
-                                 of its own, if the server asks for one
+    client   everlog://          TLS, with the system's authorities or a file, and a client
+                                 certificate if the server requires one
              everlog+insecure:// plain, loopback only (address.py)
 
-The token is a shared secret, sent as `authorization: Bearer …` with every call. Roles come later.
+The token is a shared secret, sent as `authorization: Bearer …` with every call.
 
 Invariants
   (1) a server that other machines can reach uses TLS and authenticates every caller;
@@ -77,7 +77,7 @@ class ServerTls:
     def __init__(self, tls: Tls) -> None:
         self.files = tls
         self._now = server_context(tls)
-        self.context = server_context(tls)  # the one that the server listens with
+        self.context = server_context(tls)  # the context with which the server listens
         self.context.sni_callback = self._choose
 
     def load(self) -> None:
@@ -103,11 +103,13 @@ def ends(path: str | Path) -> list[tuple[str, datetime]]:
 
 
 def warnings(tls: Tls, now: datetime | None = None) -> dict[str, str]:
-    """Return a sentence for each certificate of a server's files that ends within WARN_DAYS days, or has
-    ended, by a text that is the same every day; by an empty one, that the library that reads certificates
-    is missing. Raises OpenError."""
+    """Return warnings about certificates of a server's files that end within WARN_DAYS days or have ended.
+
+    Each value is a sentence. Its key identifies the certificate, and is the same every day; it is empty if
+    the library that reads certificates is missing. Raises OpenError.
+    """
     if importlib.util.find_spec("cryptography") is None:
-        return {"": "nothing will warn before a certificate ends; for that, pip install 'everlog[tls]'"}
+        return {"": "certificates are not checked for their end; pip install 'everlog[tls]' enables this"}
     now, found = now or datetime.now(UTC), dict[str, str]()
     for path in (tls.certificate, tls.client_ca):
         for whose, end in ends(path) if path is not None else ():
@@ -136,7 +138,7 @@ def channel_credentials(address: Address) -> grpc.ChannelCredentials:
 
 def _load_chain(context: ssl.SSLContext, certificate: str | Path, key: str | Path) -> None:
     def password() -> str:
-        raise OpenError(f"{key}: expected a key in PEM without a passphrase, found one with it")
+        raise OpenError(f"{key}: expected a key in PEM without a passphrase, found one with a passphrase")
 
     try:
         context.load_cert_chain(certificate, key, password)
@@ -163,7 +165,7 @@ def common_name(certificate: Mapping[str, Any] | None) -> str:
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
-    """The metadata that a client sends with every call."""
+    """Return the metadata that a client sends with every call."""
     return ((HEADER, f"Bearer {token}"),) if token else ()
 
 
@@ -171,4 +173,4 @@ def _read(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise OpenError(f"{path}: expected a PEM file, it cannot be read: {error.strerror}") from None
+        raise OpenError(f"{path}: expected a PEM file that can be read: {error.strerror}") from None

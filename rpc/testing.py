@@ -1,14 +1,14 @@
-"""Testing: a database at any version to test with, in this process or on a server of its own.
+"""Testing: databases at any version for tests, in this process or on a server of their own.
 
     with at_version(20260105093000, "flights.migrations", testdata=True) as db:
         upgrade_to(db, 20260209154500)
 
-memory   embedded, in a directory that goes with it, in memory where there is such a place
-file     embedded, in a directory that is given
-server   a client of a real server of this process, over a database as in `memory`
+memory   embedded, in a temporary directory (in memory if the system allows it)
+file     embedded, in a given directory
+server   a client of a real server in this process, over a database as in `memory`
 
-Each is cloned from a template that is built once (`everlog.migrations.testing.template`); a clone
-takes some milliseconds. The pytest plugin gives the same as fixtures: `everlog.testing`.
+Each is cloned from a template that is built once (`everlog.migrations.testing.template`); a clone takes some
+milliseconds. The pytest plugin offers the same as fixtures: `everlog.testing`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     AnyDatabase: TypeAlias = EmbeddedDatabase | RemoteDatabase
 
 KINDS = ("memory", "file", "server")
-NAME = "test"  # of the database, on its server
+NAME = "test"  # of the database on its server
 
 _sources: weakref.WeakKeyDictionary[object, Source] = weakref.WeakKeyDictionary()
 
@@ -48,10 +48,11 @@ def at_version(
     on: str = "memory",
     directory: Path | None = None,
 ) -> Iterator[AnyDatabase]:
-    """A database at a version, the newest unless told otherwise, with its bootstrap rows, and with
-    its test data if it is asked for. It is closed at the end.
+    """Open a database at a version (None: the newest) with its bootstrap rows, and close it at the end.
 
-    Raises MigrationError for a version that there is no folder of, or that has no test data.
+    `source`: the package or directory of the migrations. `testdata`: load test data, in the amount `scale`,
+    from `seed`. `on`: memory, file or server; a file is created in `directory`. Raises MigrationError for a
+    version without a folder, or without test data.
     """
     with ExitStack() as stack:
         opener = Opener(templates(source), stack, on=on, directory=lambda: _given(directory))
@@ -61,9 +62,9 @@ def at_version(
 def upgrade_to(
     db: AnyDatabase, version: int | None = None, *, source: Source | None = None
 ) -> list[MigrationInfo]:
-    """Applies the migrations up to a version, the newest unless told otherwise; returns them.
+    """Apply the migrations up to a version (None: the newest), and return them. Writes.
 
-    `source` is known of databases that `at_version` or a fixture gave. Raises MigrationError.
+    `source`: the migrations; not needed for databases of `at_version` or a fixture. Raises MigrationError.
     """
     known = source or _sources.get(db)
     if known is None:
@@ -76,10 +77,10 @@ def upgrade_to(
 
 
 class Opener:
-    """Opens databases at any version, all to be closed with `stack`.
+    """Opens databases at any version; `stack` closes them.
 
-    `directory` gives a new directory for each that is a file; `seed` and `scale` are those of test
-    data that is asked for without.
+    `directory` returns a new directory for each database of the kind `file`. `seed` and `scale` are the
+    defaults for test data.
     """
 
     def __init__(
@@ -104,10 +105,10 @@ class Opener:
         seed: int | None = None,
         on: str | None = None,
     ) -> AnyDatabase:
-        """A new database at a version; see `at_version`. A scale or a seed asks for test data."""
+        """Return a new database at a version; see `at_version`. A scale or a seed implies test data."""
         kind = on or self.on
         if kind not in KINDS:
-            raise Error(f"expected a kind of database of {', '.join(KINDS)}, found {kind!r}")
+            raise Error(f"expected a kind of database, {', '.join(KINDS)}, found {kind!r}")
         much = 0
         if testdata or scale is not None or seed is not None:
             much = self.scale if scale is None else scale
@@ -134,5 +135,5 @@ class Opener:
 
 def _given(directory: Path | None) -> Path:
     if directory is None:
-        raise Error("expected the `directory` that a database of the kind `file` is to be in, found none")
+        raise Error("expected a `directory` for a database of the kind `file`, found none")
     return directory

@@ -1,4 +1,4 @@
-"""Wire: conversion between messages of the services and values of the library, and names in requests.
+"""Wire: convert between messages of the services and values of the library; names in requests.
 
 Consumer      of the Consumers service
 Proposal      of the Migrations service
@@ -18,8 +18,8 @@ from everlog.store.schema.admission import read
 from everlog.store.tx.transaction import Proof, proof_name
 from everlog.store.upkeep.consumers import Consumer, cap_of, message_of_cap
 
-SCHEMA_KEY = "everlog-schema"  # metadata of a request: version of the schema that its bytes are encoded by
-ASKED_KEYS_MAX = 4096  # keys of people that one request may ask for
+SCHEMA_KEY = "everlog-schema"  # metadata of a request: the schema version by which its bytes are encoded
+ASKED_KEYS_MAX = 4096  # keys of people in one request
 
 
 def message_of(one: Consumer) -> consumers_pb2.Consumer:
@@ -108,7 +108,7 @@ _SAME = (
 
 
 def message_of_version(version: Version[Any], row: bytes | None, space: int) -> history_pb2.RowVersion:
-    """A version with its row as the log has it, of the table in `space`."""
+    """Encode a version, with its row as in the log, of the table in `space`."""
     same: dict[str, Any] = {name: getattr(version, name) for name in _SAME}
     return history_pb2.RowVersion(
         **same,
@@ -120,7 +120,7 @@ def message_of_version(version: Version[Any], row: bytes | None, space: int) -> 
 
 
 def version_of_message(one: history_pb2.RowVersion, model: type[Message]) -> Version[Any]:
-    """The version, with its row in a model."""
+    """Decode a version, with its row in a model."""
     same: dict[str, Any] = {name: getattr(one, name) for name in _SAME}
     same["fields"] = tuple(one.fields)
     return Version(

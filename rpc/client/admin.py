@@ -95,21 +95,21 @@ class RemoteAdmin:
         return self.status().production
 
     def expire(self, *, confirm_time: bool = False) -> int:
-        """Delete the rows that have ended, on the server; see `Admin.expire`. Writes."""
+        """Delete expired rows on the server; see `Admin.expire`. Writes."""
         self._begin()
         request = admin_pb2.ExpireRequest(database=self._database, confirm_time=confirm_time)
         rows: int = self._channel.call(self._stub.Expire, request, timeout_s=HASHES_S).rows
         return rows
 
     def correct_clock(self, *, actor: str = "", reason: str = "") -> int:
-        """Say that the server's clock is right; see `Admin.correct_clock`."""
+        """Confirm that the server's clock is correct; see `Admin.correct_clock`. Writes."""
         self._begin(actor=actor, reason=reason)
         request = admin_pb2.CorrectClockRequest(database=self._database, actor=actor, reason=reason)
         seq: int = self._channel.call(self._stub.CorrectClock, request).seq
         return seq
 
     def set_production(self, on: bool, *, actor: str = "", reason: str = "") -> int:
-        """Say in the log whether this is a database in production; see `Admin.set_production`."""
+        """Mark the database as production, or clear the mark; see `Admin.set_production`. Writes."""
         self._begin(actor=actor, reason=reason)
         request = admin_pb2.SetProductionRequest(
             database=self._database, production=on, actor=actor, reason=reason

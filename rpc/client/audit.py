@@ -111,13 +111,13 @@ class RemoteArchive:
                 )
             if progress is not None:
                 progress(Progress(answer.step, answer.done, answer.total or None, answer.unit))
-        raise UnavailableError(f"{url}: the server ended before it had archived; ask again", url=url)
+        raise UnavailableError(f"{url}: the server ended before it had archived; run it again", url=url)
 
     def removable(self, *, keep_records: int = 0, keep_ns: int = 0) -> tuple[int, str]:
         """Raise Error: servers have no such call."""
         raise Error(
-            f"{self._channel.url}: a server does not tell which records it would archive, but the last"
-            f" {keep_records:,} and those of {keep_ns / 1e9:g} s; ask where the database is"
+            f"{self._channel.url}: a server has no call for the records that `move` would remove; open the"
+            " database where its files are"
         )
 
     def holds(self) -> dict[str, int]:
@@ -204,7 +204,7 @@ class RemoteLog:
         self._position = position
 
     def blocks(self, after: int, until: int) -> Iterator[Records]:
-        assert after == self._position.seq, "a backup goes on where it was checked"
+        assert after == self._position.seq, "a backup continues from the position that was checked"
         first, parts, size = after + 1, list[bytes](), 0
         if after >= until:
             return
@@ -249,11 +249,13 @@ def rebuild_from(
     seq: int | None = None,
     time_ns: int | None = None,
 ) -> dict[str, TableHash]:
-    """Build a copy of a server's database in a new directory, as of now, of the record at `seq`, or of a
-    time. Return the hashes of its tables, which equal those of the server.
+    """Build a copy of a server's database in a new directory, and return the hashes of its tables, which
+    equal those of the server.
 
-    Writes to `path` alone. Raises OpenError; CursorError for a missing moment; UnavailableError, after which
-    it can be resumed; CorruptionError for a damaged record (nothing is left then) or tables that differ.
+    `seq`: as of this record; `time_ns`: as of this time, in nanoseconds since the Unix epoch; neither: as of
+    the newest record. Writes to `path` alone. Raises OpenError; CursorError for a missing moment;
+    UnavailableError, after which it can be resumed; CorruptionError for a damaged record (nothing is left
+    then) or tables that differ.
     """
     position = remote.cursor()
     last = position.seq if seq is None else seq
@@ -273,8 +275,9 @@ def rebuild_from(
     if theirs != made:
         different = sorted(name for name in made.keys() | theirs.keys() if made.get(name) != theirs.get(name))
         raise CorruptionError(
-            f"at record {last} the tables in {path} are not those of {remote.url}: {', '.join(different)}."
-            " Both logs are the same; `everlog check` and `everlog rebuild` there tell whose tables err",
+            f"at record {last} the tables in {path} differ from those of {remote.url}:"
+            f" {', '.join(different)}. The logs are equal; `everlog check` and `everlog rebuild` at each show"
+            " which tables are wrong",
             seq=last,
             tables=different,
         )

@@ -14,7 +14,7 @@ A deadline limits all calls of a block, to any server. A context variable carrie
 thread or task only. Of nested deadlines the earlier one applies. Embedded databases ignore it.
 
     with everlog.deadline(2.0):
-        db.get(AIRPORTS, "JFK")         # an answer, or UnavailableError, within two seconds
+        db.get(AIRPORTS, "JFK")         # a row, or UnavailableError, within two seconds
 
 Invariants
   (1) errors leave this module as everlog's, with the URL and without its secrets.
@@ -107,10 +107,10 @@ class Channel:
         retry_s: float | None = None,
         metadata: tuple[tuple[str, str], ...] = (),
     ) -> A:
-        """One answer. Raises what the server says, and UnavailableError."""
+        """Call a method and return its response. Raises the server's error, and UnavailableError."""
         self.check_open()
         until = deadline_at()
-        if self._timeout_s is not None and timeout_s in (CALL_S, COMMIT_S):  # others do long work
+        if self._timeout_s is not None and timeout_s in (CALL_S, COMMIT_S):  # other calls are long
             ours = time.monotonic() + self._timeout_s
             until = ours if until is None else min(until, ours)
         patience = self.patience(retry_s, until)
@@ -123,7 +123,7 @@ class Channel:
                 return answer
             except grpc.RpcError as error:
                 patience.after(errors.translate(error, self.url))
-            except ValueError:  # gRPC's word for a channel that was closed meanwhile
+            except ValueError:  # raised by gRPC for a channel that was closed meanwhile
                 self.check_open()
                 raise
 
@@ -153,7 +153,7 @@ class Channel:
         Raises ClosedError if the channel was closed meanwhile."""
         try:
             call = start()
-        except ValueError:  # gRPC's word for it
+        except ValueError:  # raised by gRPC for a closed channel
             self.check_open()
             raise
         if (until := deadline_at()) is not None:
@@ -250,11 +250,11 @@ class Patience:
         """Return when another attempt is due, or raise the error."""
         left_s = self._left_s() if errors.is_transient(error) else 0.0
         again = left_s > 0
-        if again:  # the last attempt is made when all the time is over: gRPC connects in its own rhythm
-            spread = random.uniform(0.5, 1.0)  # noqa: S311  so that not all come back at once
+        if again:  # the last attempt is at the end of the time, because gRPC connects at its own intervals
+            spread = random.uniform(0.5, 1.0)  # noqa: S311  so that clients do not all reconnect at once
             self._closed.wait(min(left_s, self._wait_s * spread))
         if self._closed.is_set():
-            raise ClosedError(f"{self._url} was closed while it waited for its server") from None
+            raise ClosedError(f"{self._url} was closed while waiting for its server") from None
         if not again:
             raise error from None
         self._wait_s = min(2.0, 2 * self._wait_s)

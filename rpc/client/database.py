@@ -76,7 +76,7 @@ class RemoteDatabase(Writer):
     UnavailableError if the server does not respond.
     """
 
-    folders: str | PathLike[str] | None = None  # migrations of this machine; those of the server are its own
+    folders: str | PathLike[str] | None = None  # the local migrations; a server has its own
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class RemoteDatabase(Writer):
         return False
 
     def refresh(self) -> int:
-        """Return the seq of the newest record; there is nothing to refresh but the schema. Read-only."""
+        """Request the schema again, and return the seq of the newest record. Read-only."""
         self.refresh_schema()
         return self.head
 
@@ -184,7 +184,7 @@ class RemoteDatabase(Writer):
         schema = self.refresh_schema()
         source = RemoteSource(self._channel, schema, self.refresh_schema, pinned=True)
         for info in schema.tables.values():
-            source.get_many(info, [])  # nothing, but at a moment
+            source.get_many(info, [])  # reads no row, but pins the snapshot
             break
         else:
             source.snapshot = self.head
@@ -256,11 +256,11 @@ class RemoteDatabase(Writer):
 
     def opener(self, tables: Sequence[str] = ()) -> Opener:
         """Return an opener for the sealed rows of these tables, or of all; see `Database.opener`. Raises
-        AccessError if rows of them are sealed and the caller may not have keys."""
+        AccessError if rows of them are sealed and the caller may not have keys. Read-only."""
         chosen = [info for name, info in self.schema.tables.items() if not tables or name in tables]
         return RemoteKeys(self._channel, ask=any(info.sealed for info in chosen))
 
-    # looking after it
+    # maintenance
 
     def rebuild(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
         """Rebuild all tables on the server; see `Database.rebuild`. Writes."""
@@ -320,7 +320,7 @@ class RemoteDatabase(Writer):
         try:
             return super()._bind(table)
         except SchemaError:
-            self.refresh_schema()  # it has moved, perhaps, since the server last told
+            self.refresh_schema()  # the schema may have changed since the server's last response
             return super()._bind(table)
 
     def _transaction(self, metadata: Metadata) -> Transaction:
@@ -347,9 +347,9 @@ class RemoteDatabase(Writer):
         return self._channel.call(self._stub.Describe, request, retry_s=retry_s)
 
     def refresh_schema(self) -> Schema:
-        """Return the schema that is in force on the server now."""
+        """Request the schema in force from the server, and return it. Read-only."""
         described = self._describe()
-        if described.schema != self._current.proto:  # a version may come again, after a rollback
+        if described.schema != self._current.proto:  # not by version: one may return after a rollback
             self._current = Schema(described.schema)
         return self._current
 

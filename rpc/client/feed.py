@@ -65,9 +65,9 @@ class RemoteBatches:
         self._call: Any = None
         self._nothing = until == 0
         first = self._open()
-        assert first is not None  # nobody can have closed it yet
+        assert first is not None  # it cannot be closed yet
         self._first = first
-        if bounded:  # the end was decided now: it stays, wherever it is subscribed again
+        if bounded:  # the end is fixed now, and stays the same after a reconnection
             head = self._first.mark.head
             self._request.bounded = False
             self._request.until = head if until is None else min(head, until)
@@ -100,7 +100,7 @@ class RemoteBatches:
             self._call = self._channel.started(
                 lambda: self._subscribe(request, metadata=self._channel.metadata)
             )
-            if self._closed.is_set():  # since it was looked at last: nobody else ends this call
+            if self._closed.is_set():  # closed since the last check: nothing else cancels this call
                 self._call.cancel()
             try:
                 raw = next(self._call, None)

@@ -85,7 +85,7 @@ def _side(binding: Binding, then: Schema, *, bound: bool) -> Side:
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
 
-AT_S = 3600.0  # the first question of all reads the log
+AT_S = 3600.0  # the first call reads the whole log
 
 
 class RemoteMoment(Snapshot):
@@ -157,7 +157,7 @@ class RemotePast:
         )
         metadata, stub = self.channel.metadata, self._history_stub
         answers = self.channel.stream(lambda: stub.History(request, metadata=metadata))
-        first = next(answers)  # now, so that what is wrong is raised now
+        first = next(answers)  # now, so that errors are raised by this call
         infos = {one.space: Schema(one.schema).spaces[one.space] for one in first.generations}
         return _versions(answers, infos, table.model)
 
@@ -200,7 +200,7 @@ class RemotePast:
         if table is not None:
             arguments.table_name(table)
         if until is not None and until < 1:
-            limit = 0  # there is nothing; 0 would be all
+            limit = 0  # no record matches; 0 in a request would mean all
         request = history_pb2.LogRequest(
             database=self.channel.address.database,
             actor=actor,
@@ -213,7 +213,7 @@ class RemotePast:
             limit_plus_one=0 if limit is None else _unsigned(limit + 1),
         )
         if isinstance(table, str):
-            info = self._info(table) if key is not None or not table else None  # no name: it says so
+            info = self._info(table) if key is not None or not table else None  # raises for an empty name
             request.table, request.key = table, b"" if info is None else info.encode_key(key)
         elif table is not None:
             request.table, request.version = table.name, version_of(table.model)
@@ -227,7 +227,7 @@ class RemotePast:
 
 
 def key_of(table: Table[Any, Any], key: Any) -> bytes:
-    """Return a key encoded by the constants alone: a dropped table has no schema any more."""
+    """Return a key encoded by the constants alone, because a dropped table has no schema."""
     paths = tuple(resolve(descriptor_of(table.model), field.path) for field in table.key)
     return encode_values(key, paths, f"the primary key of {table.name}")
 

@@ -120,7 +120,7 @@ class RemoteLoad:
         if self._rows < known:
             raise CorruptionError(
                 f"{self._channel.url}: the server had {known:,} rows of load {self._first.id} and now has"
-                f" {self._rows:,}: it lost what it had acknowledged; load again, with the same id"
+                f" {self._rows:,}: it lost rows that it had acknowledged; load again, with the same id"
             )
         while self._unanswered and known < answer.rows:
             known += len(self._unanswered.popleft().rows)
@@ -133,7 +133,7 @@ class RemoteLoad:
 def _requests(
     table: Table[Any, Any], binding: Binding, rows: Iterable[Message]
 ) -> Iterator[store_pb2.LoadRequest]:
-    """A request for each chunk. What can be seen to be wrong here is not sent."""
+    """Yield a request for each chunk. Raises RowError for rows that can be checked here."""
     for chunk, last in chunks(rows):
         for row in chunk:
             write.check_row(table, row)

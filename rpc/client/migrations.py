@@ -181,7 +181,7 @@ class RemoteMigrations:
     def accept(
         self, versions: Sequence[int] = (), *, actor: str = "", reason: str = ""
     ) -> list[MigrationInfo]:
-        """Accept edited folders of the server as applied, with a reason; see `everlog.migrations.accept`."""
+        """Accept edited folders of the server as applied; see `everlog.migrations.accept`. Writes."""
         Metadata(actor, reason).check()
         for version in versions:
             arguments.counted(version, "a version", error=MigrationError)
@@ -194,7 +194,8 @@ class RemoteMigrations:
         self, versions: Sequence[int] = (), *, source: Source | None = None, force: bool = False
     ) -> list[Restored]:
         """Write folders here as the log of the server has them; see `everlog.migrations.restore_folders`.
-        Existing files with rows of sealed tables stay: whether they were edited is not known here."""
+        Existing files with rows of sealed tables are kept, because they cannot be compared without the keys.
+        """
         request, stub = pb.FoldersRequest(database=self._database), self._stub
         metadata = self._channel.metadata
         found = [
@@ -251,7 +252,7 @@ class RemoteMigrations:
                 progress(Progress(at.step, at.done, at.total or None))
         if proposal is None:
             raise UnavailableError(
-                f"{self._channel.url}: expected to be told what was approved, found no answer",
+                f"{self._channel.url}: expected the outcome of the approval, found no response",
                 url=self._channel.url,
             )
         return proposal

@@ -130,11 +130,11 @@ class RemotePeople:
         self, master_key: MasterKey | None = None, progress: OnProgress | None = None, **metadata: Any
     ) -> int:
         """Rewrap all keys with the next master key, from the file in the server's configuration; see
-        `People.rotate_key`. Raises Error if a key is given: master keys do not travel. Writes."""
+        `People.rotate_key`. Raises Error if a key is given: master keys are never sent. Writes."""
         if master_key is not None:
             raise Error(
-                f"{self._channel.url} is on a server, and a master key does not travel: give none. The server"
-                " takes the one of the file that it was told of (`everlog serve --next-master-key`)"
+                f"{self._channel.url} is on a server, and a master key is never sent: pass none. The"
+                " server uses the file in its configuration (`everlog serve --next-master-key`)"
             )
         known: Metadata = self._begin(**metadata).metadata
         request = people_pb2.RotateKeyRequest(
@@ -185,8 +185,7 @@ class RemoteKeys:
         row = cipher.open(change.row, self._sealed_in + SPACE.pack(change.space) + change.key)
         if row is None:
             raise CorruptionError(
-                f"a sealed row is not what was sealed under key {change.key_id.hex()}: it was changed, or"
-                " moved"
+                f"a sealed row does not open with key {change.key_id.hex()}: it was changed or moved"
             )
         return row
 

@@ -18,7 +18,7 @@ from everlog.store.keys import HEADER, pack_value
 from everlog.store.schema.schema import IndexInfo, Schema, TableInfo
 from everlog.store.tx.source import Entry, Span
 
-KEYS_MAX, BYTES_MAX = 4096, 4 << 20  # keys of one request; bytes of rows of its answer, about
+KEYS_MAX, BYTES_MAX = 4096, 4 << 20  # keys of one request; approximate bytes of rows of its response
 
 A = TypeVar("A")
 Q = TypeVar("Q")
@@ -148,14 +148,14 @@ class RemoteSource:
             yield from self._channel.stream(start)
 
     def moved(self, error: SchemaError) -> None:
-        """Return if the encoded request means the same under the schema that is now in force, so that it can
-        be sent again. Raises ConflictError, and `error` if it is about something else."""
+        """Return if the encoded request means the same under the schema in force now, so that it can be sent
+        again. Raises ConflictError if it does not, and `error` if it has another cause."""
         if "moved" not in error.facts:
             raise error
         now = self._refresh()
         if (self._pinned and self.snapshot) or not means_the_same(self._schema, now):
             raise ConflictError(
-                f"the schema changed to version {now.version} while this was under way; run it again"
+                f"the schema changed to version {now.version} during this read; run it again"
             ) from error
         self._version = now.version
 

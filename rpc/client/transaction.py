@@ -6,7 +6,7 @@
     read keys, read ranges ─▶ Read {table, index, keys, ranges}     without the prefix of a space
     writes                 ─▶ Write {table, op, key | row, expectation}
 
-Each commit carries an id, so that it can be sent again after a lost response and is made once.
+Each commit carries an id, so that it can be sent again after a lost response and takes effect once.
 
 After many conflicts, `run` gets a lease from the server, exclusive among all of its clients
 (server/leases.py):
@@ -141,7 +141,7 @@ class Session:
         self._source = RemoteSource(channel, schema, refresh, pinned=True)
 
     def refreshed(self) -> bool:
-        """Return whether the server has another schema by now, and use it. Only before anything was read or
+        """Return whether the server has another schema now, and use it. Only before anything was read or
         written."""
         schema = self._refresh()
         if schema is self.schema:
@@ -151,7 +151,7 @@ class Session:
         return True
 
     def begin(self) -> tuple[Source, int]:
-        return self._source, 0  # known once something was read
+        return self._source, 0  # known after the first read
 
     def commit(self, transaction: Transaction) -> CommitResult:
         transaction.snapshot = self._source.snapshot
@@ -204,7 +204,7 @@ class RemoteFair(Fair):
         super().__init__()
         self._channel = channel
         self._mine = threading.local()
-        self._known = True  # the server knows turns
+        self._known = True  # whether the server has leases
 
     @property
     def held(self) -> bytes:

@@ -21,8 +21,7 @@ Invariants
   (4) nothing is sent that the peer's windows do not allow, and nothing of a stream is written while the
       socket is full;
   (5) gathered data and the socket's buffer hold a few MiB: a larger message waits with its stream, and
-  streams
-      that are sent the same message share it.
+      streams that are sent the same message share it.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _RESPONSE = b"\x88" + frames.header_block([("content-type", "application/grpc")]
 STREAMS_MAX = 2000
 CONNECTION_WINDOW = 16 << 20
 
-FRAME_BYTES_MAX = 64 << 10  # of sent frames, though a peer may accept more: gRPC's accepts 16 MiB
+FRAME_BYTES_MAX = 64 << 10  # of sent frames; a peer may accept more: gRPC's accepts 16 MiB
 BYTES_HIGH = 1 << 20  # above this many bytes in the socket's buffer, wait
 BYTES_MAX = 4 * BYTES_HIGH  # above this, disconnect: the peer sends requests and does not read
 

@@ -69,7 +69,8 @@ class Context:
         self._stream.send(self._serialize(answer))
 
     async def taken(self, seconds: float | None) -> bool:
-        """Wait until the peer has taken what was sent; return False after so many seconds."""
+        """Wait until the peer has taken what was sent; return False after `seconds`; None: wait without
+        limit."""
         try:
             async with asyncio.timeout(seconds):
                 await self._stream.writable()
@@ -101,7 +102,7 @@ class Calls:
             self._methods[f"/{service}/{name}"] = handler
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Ignore the same methods in the form of older servers."""
+        """Do nothing: generated code also registers the same methods in an older form."""
 
     def add_raw(self, path: str, method: Raw) -> None:
         """Add a method with one request, which sends its responses itself, as bytes."""

@@ -95,7 +95,7 @@ class Listener:
                 self._protocol, peer, ssl=self._tls, ssl_handshake_timeout=self._handshake_s
             )
         except (OSError, ssl.SSLError, TimeoutError):
-            peer.close()  # not a client: a port scanner, or one that does not trust our certificate
+            peer.close()  # not a client: a port scanner, or one that does not trust the server's certificate
 
     def _pause(self, listening: socket.socket, why: str) -> None:
         self._loop.remove_reader(listening)

@@ -137,8 +137,8 @@ SURVEYORS = 2
 
 
 class Threads:
-    """Up to `most` threads. They work until they are closed: those of a ThreadPoolExecutor take nothing once
-    the main thread has ended, while other threads, and other processes, still call the server."""
+    """Up to `most` threads, which work until they are closed. A ThreadPoolExecutor accepts nothing after the
+    main thread has ended, while other threads, and other processes, still call the server."""
 
     def __init__(self, most: int, name: str) -> None:
         self._most, self._name = most, name
@@ -149,18 +149,19 @@ class Threads:
         self._closed = False
 
     def start(self) -> None:
-        """Start the first thread: from Python 3.12 on no thread starts once the main thread has ended."""
+        """Start the first thread: from Python 3.12 on, no thread can start after the main thread has
+        ended."""
         with self._lock:
             if not self._threads:
                 self._begin()
                 self._idle.release()
 
     def submit(self, fn: Callable[..., T], *args: Any) -> Future[T]:
-        """Begin `fn(*args)` as soon as a thread is free. Raises ClosedError after `close`."""
+        """Call `fn(*args)` as soon as a thread is free. Raises ClosedError after `close`."""
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
-                raise ClosedError("the server stops, and takes no more calls; ask again")
+                raise ClosedError("the server is stopping and accepts no more calls; repeat it later")
             if not self._idle.acquire(blocking=False) and len(self._threads) < self._most:
                 try:
                     self._begin()
@@ -171,7 +172,7 @@ class Threads:
         return future
 
     def close(self) -> None:
-        """Cancel what has not begun, and wait until the rest is done. Twice is once."""
+        """Cancel calls that have not begun, and wait for the others. May be called twice."""
         with self._lock:
             self._closed = True
             with contextlib.suppress(Empty):
@@ -193,9 +194,9 @@ class Threads:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(call())
-                except BaseException as error:  # noqa: BLE001  told to whoever waits for it
+                except BaseException as error:  # noqa: BLE001  raised in the caller
                     future.set_exception(error)
-            del waiting, future, call  # or they stay until the next
+            del waiting, future, call  # otherwise they would stay alive until the next call
             self._idle.release()
 
 
@@ -244,7 +245,7 @@ class Hosting:
     ) -> AsyncIterator[T]:
         """Run a long call in a thread, and yield the responses that it sends.
 
-        With `goes_on` it continues without its client; otherwise it ends at its next response. `stops`: it
+        `goes_on`: it continues if its client disconnects; otherwise it ends at its next response. `stops`: it
         ends with the server, at its next progress report.
         """
         never = threading.Event()

@@ -23,7 +23,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 LEASE_S = 1.0
-WAIT_S = 10.0  # for a turn; then the caller continues without one
+WAIT_S = 10.0  # for a turn; then the caller continues without a lease
 WAITING_MAX = 256  # waiting callers of one database
 
 

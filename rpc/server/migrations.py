@@ -9,10 +9,10 @@ Baseline                 records the server's folders for a database that has th
 Accept                   records edited folders of the server as those that were applied
 Folders                  the applied folders, for a client that writes them to its disk
 Proposals                recorded in the log, of any database
-Propose Approve Reject   databases whose migrations wait for approval (`serve --migrate checked`)
+Propose Approve Reject   databases whose migrations require approval (`serve --migrate checked`)
 
-Where migrations wait for approval, migrations/approval/approval.py decides which calls are refused, and to
-whom. The actor of a decision is the name of the call's token (server/auth.py).
+Where migrations require approval, migrations/approval/approval.py decides which calls are refused, and for
+which callers. The actor of a decision is the name of the call's token (server/auth.py).
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
         self._problems.solved(request.database)
         return pb.CancelResponse(version=done.version, name=done.name, seq=done.seq, time_ns=done.applied_ns)
 
-    # record without running
+    # recording without running
 
     async def Load(self, request: pb.LoadSchemaRequest, context: Any) -> pb.LoadSchemaResponse:
         db = self._hosting.database(request.database)
@@ -293,11 +293,11 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
         for one in await self._hosting.read(ran, self._hosting.database(request.database)):
             yield pb.FoldersResponse(version=one.version, name=one.name, digest=one.digest, files=one.sources)
 
-    # decide
+    # approval
 
     async def Proposals(self, request: pb.ProposalsRequest, context: Any) -> pb.ProposalsResponse:
         starting = self._starting.get(request.database)
-        if starting is not None:  # the first proposal may still be in the making
+        if starting is not None:  # the first proposal may still be in preparation
             await asyncio.wait([starting], timeout=STARTING_S)
         found = await self._hosting.read(self._proposals, request.database)
         return pb.ProposalsResponse(proposals=[to_message(one) for one in found])
@@ -338,7 +338,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
         made = await self._hosting.write(approval.reject, request.digest, actor=actor, reason=request.reason)
         return pb.RejectResponse(proposal=to_message(made))
 
-    # what they share
+    # shared by these calls
 
     def _infos(self, name: str) -> list[MigrationInfo]:
         db: Database = self._hosting.database(name)

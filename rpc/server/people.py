@@ -8,8 +8,8 @@ choose it.
 
     Notice { kind "keys.given", subject: the name of the token }       the actor is the same
 
-A commit for each request would fill the log with what auditors already know: a receiver of one key has it for
-good. So there is one for each name and day, counted from the server's start.
+A commit for each request would fill the log with repetitions: a receiver of a key has it permanently. So
+there is one for each name and day, counted from the server's start.
 
 Invariants
   (1) the log names every receiver of keys: the Notice is durable before the first key is sent;

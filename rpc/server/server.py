@@ -118,7 +118,7 @@ GRACE_S = 5.0
 WARN_EVERY_S = 24 * 3600.0
 
 logger = logging.getLogger("everlog")
-WRITES = SERVICES[0]  # the service whose health says whether writes are taken
+WRITES = SERVICES[0]  # the service whose health shows whether writes are accepted
 
 
 class Server:

@@ -27,9 +27,8 @@ Invariants
   (1) bytes that a client encoded by another schema than the one in force are not read: the client gets an
       error, and repeats the request with the new schema;
   (2) nothing that a transaction reads is newer than its snapshot;
-  (3) all pages of a scan are of one moment, whether it was held or not; with a `snapshot` no page has
-  anything
-      newer, or it is a ConflictError.
+  (3) all pages of a scan are of one moment, whether it was held or not; with a `snapshot`, a page with
+      newer data raises ConflictError.
 """
 
 from __future__ import annotations

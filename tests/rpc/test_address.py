@@ -69,7 +69,7 @@ def test_where_a_server_listens_is_a_host_and_a_port(text: str, found: tuple[str
     "text", ["7420", ":7420", "localhost", "localhost:", "x:http", "x:99999", "x:-1", ""]
 )
 def test_what_is_no_place_to_listen_is_refused(text: str) -> None:
-    with pytest.raises(everlog.OpenError, match="expected HOST:PORT to serve on"):
+    with pytest.raises(everlog.OpenError, match="expected an address to listen on as HOST:PORT"):
         listening(text)
 
 

@@ -32,9 +32,9 @@ def test_a_database_in_memory_leaves_nothing() -> None:
 
 
 def test_what_is_asked_for_wrongly_is_said(tmp_path: Path) -> None:
-    with pytest.raises(Error, match="expected a kind of database of memory, file, server, found 'disk'"):
+    with pytest.raises(Error, match="expected a kind of database, memory, file, server, found 'disk'"):
         at_version(FIRST, SOURCE, on="disk").__enter__()
-    with pytest.raises(Error, match="expected the `directory`"):
+    with pytest.raises(Error, match="expected a `directory`"):
         at_version(FIRST, SOURCE, on="file").__enter__()
     with EmbeddedDatabase(tmp_path / "db") as db:
         with pytest.raises(Error, match="expected its migrations as `source`"):

@@ -170,7 +170,7 @@ def test_a_load_that_a_server_does_not_know_any_more_is_not_gone_on_with(
                     serving.start()
                 yield flight(number)
 
-        with pytest.raises(everlog.CorruptionError, match="it lost what it had acknowledged"):
+        with pytest.raises(everlog.CorruptionError, match="it lost rows that it had acknowledged"):
             db.load(FLIGHTS, rows(), id="lost")
 
 

@@ -127,6 +127,6 @@ def test_tables_that_are_not_the_server_s_are_told(
     other = {"flights": TableHash(1, b"\1" * 32)}
     monkeypatch.setattr(case.db, "hashes", lambda *_, **__: {**case.embedded.hashes(), **other})
     with pytest.raises(
-        CorruptionError, match=r"are not those of everlog.*: flights\. Both logs are the same"
+        CorruptionError, match=r"differ from those of everlog.*: flights\. The logs are equal"
     ):
         rebuild_from(remote(case), tmp_path / "copy")

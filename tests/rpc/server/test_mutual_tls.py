@@ -84,8 +84,8 @@ def test_files_that_are_none_are_named(authority: Authority, tmp_path: Path) -> 
     text = tmp_path / "text.pem"
     at = "everlog://localhost:1/x"
     for words, says in (
-        (f"cert={certificate}", "found a certificate alone; name the key as well"),
-        (f"key={key}", "found a key alone; name the certificate as well"),
+        (f"cert={certificate}", "found only the certificate; name the key as well"),
+        (f"key={key}", "found only the key; name the certificate as well"),
         (f"cert={certificate}&key={others}", "expected a certificate and its key .* KEY_VALUES_MISMATCH"),
         (f"cert={text}&key={key}", r"text\.pem: expected a certificate and its key"),
         (f"cert={certificate}&key={tmp_path}/gone.key", r"gone\.key: expected a PEM file"),

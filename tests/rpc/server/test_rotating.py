@@ -97,7 +97,7 @@ def test_no_call_says_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("EVERLOG_NEXT_MASTER_KEY_FILE", raising=False)
     path = tmp_path / "clinic"
     with served(path, None) as remote:
-        with pytest.raises(Error, match="a master key does not travel: give none"):
+        with pytest.raises(Error, match="a master key is never sent: pass none"):
             remote.people.rotate_key(OTHER_MASTER)
         with pytest.raises(OpenError, match="everlog serve --next-master-key"):
             remote.people.rotate_key()

@@ -69,7 +69,14 @@ def pytest_configure(config: pytest.Config) -> None:
         try:
             config.args.append(str(find(source).path))
         except SchemaError as error:
-            raise pytest.UsageError(f"everlog_migrations: {error}") from None
+            raise pytest.UsageError(f"everlog_migrations: {error}{_off_the_path(config, source)}") from None
+
+
+def _off_the_path(config: pytest.Config, source: str) -> str:
+    """Return the remedy for a package that is in the project, but not on Python's path; else nothing."""
+    if not config.rootpath.joinpath(*source.split(".")).is_dir():
+        return ""
+    return '. It is in this project: add `pythonpath = ["."]` to [tool.pytest.ini_options]'
 
 
 def pytest_unconfigure() -> None:

@@ -200,7 +200,7 @@ def _protoc(todo: list[Folder], out: str) -> None:
     for needed in ("grpc_tools", "mypy_protobuf"):
         if importlib.util.find_spec(needed) is None:
             raise SchemaError(
-                f"{needed} is needed to build models; install it with `pip install everlog[build]`"
+                f"{needed} is needed to build models; install it with `pip install 'everlog[build]'`"
             )
     from importlib.resources import files  # noqa: PLC0415  needed only to build
 

@@ -84,7 +84,7 @@ class Fake:
             import mimesis  # noqa: PLC0415  the extra `testdata`
         except ImportError as error:
             raise MigrationError(
-                "realistic values need mimesis, which is not installed: pip install everlog[testdata]"
+                "realistic values need mimesis, which is not installed: pip install 'everlog[testdata]'"
             ) from error
         return mimesis.Generic(mimesis.Locale(self.locale), seed=self.random.getrandbits(64))
 

@@ -382,7 +382,7 @@ def read_parquet(file: IO[bytes], model: type[M]) -> Iterator[M]:
         parquet: Any = import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
         raise LoadError(
-            f"{name}: Parquet needs pyarrow; install it with `pip install everlog[parquet]`",
+            f"{name}: Parquet needs pyarrow; install it with `pip install 'everlog[parquet]'`",
             file=name,
         ) from error
     try:

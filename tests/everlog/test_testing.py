@@ -178,6 +178,16 @@ def test_migrations_that_are_not_there_are_said(pytester: pytest.Pytester, proje
     result = pytester.runpytest_inprocess("-o", "everlog_migrations=nothing.there")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: everlog_migrations: no package or directory*"])
+    result.stderr.no_fnmatch_line("*pythonpath*")
+
+
+def test_migrations_of_the_project_that_are_not_on_the_path_get_the_remedy(
+    pytester: pytest.Pytester, project: Project
+) -> None:
+    (pytester.path / "inner" / "a_shop" / "migrations").mkdir(parents=True)
+    result = pytester.runpytest_inprocess("--rootdir=inner", "-o", "everlog_migrations=a_shop.migrations")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: everlog_migrations: no package*add `pythonpath = *"])
 
 
 def test_a_failure_is_a_sentence(pytester: pytest.Pytester, project: Project) -> None:

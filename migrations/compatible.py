@@ -36,7 +36,7 @@ from everlog.migrations.folder import Folder
 from everlog.migrations.migration import Migration
 from everlog.store.errors import SchemaError
 from everlog.store.schema.codec import MESSAGE, described, kind_of
-from everlog.store.schema.fields import has
+from everlog.store.schema.descriptors import has
 from everlog.store.schema.table import Field, Index, Table
 
 _ALLOW = descriptor_pb2.FeatureSet.ALLOW

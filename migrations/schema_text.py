@@ -29,7 +29,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
 from everlog.store.errors import Error, MigrationError, SchemaError
-from everlog.store.schema.fields import descriptor_of, resolve
+from everlog.store.schema.descriptors import descriptor_of, resolve
 from everlog.store.schema.schema import IndexInfo, Schema
 
 _HEAD = "# The schema of a database, by `everlog dump`. `everlog load` makes a database of it."

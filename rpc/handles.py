@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from everlog.store.history.diff import Difference
     from everlog.store.history.query import Entry
     from everlog.store.history.row_history import Version
-    from everlog.store.history.timestamps import Position, Time
     from everlog.store.progress import OnProgress
+    from everlog.store.schema.arguments import Position, Time
     from everlog.store.schema.table import Table
     from everlog.store.tx.reader import Snapshot
     from everlog.store.upkeep.consumers import Cap, Consumer
-    from everlog.store.upkeep.erase import Forgotten
+    from everlog.store.upkeep.people import Forgotten
     from everlog.store.upkeep.personal_data import Remaining
 
 __all__ = ["Admin", "Archive", "Consumers", "Migrations", "Past", "People"]

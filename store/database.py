@@ -25,7 +25,6 @@ from everlog.store.crypto.vault import Opener, VaultOpener
 from everlog.store.errors import DiskError, Error
 from everlog.store.history.moment import Moment, Past
 from everlog.store.history.row_history import Version
-from everlog.store.history.timestamps import Time
 from everlog.store.online import apply
 from everlog.store.online.backfill import Backfill
 from everlog.store.opening import open_directory
@@ -33,6 +32,7 @@ from everlog.store.process import close_at_end, keep_in_child, tell_child
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.rocks.ownership import resolve
 from everlog.store.schema import arguments
+from everlog.store.schema.arguments import Time
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
 from everlog.store.tables.hashing import TableHash, hashes

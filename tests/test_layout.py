@@ -81,7 +81,7 @@ ORDER = {
     ),
 }
 
-MODULES_MAX = 172  # of store, rpc, migrations and console together
+MODULES_MAX = 167  # of store, rpc, migrations and console together
 SMALL_LINES = 80
 
 # Small modules that one other imports: what a reader looks for by this name.

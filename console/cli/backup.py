@@ -12,7 +12,7 @@ from everlog.console import output
 from everlog.console.cli.connect import Directory, at_option, is_remote, open_database
 from everlog.console.cli.options import Renamed, Settings, check_common, common, dry_run, pass_settings
 from everlog.console.output import shown
-from everlog.store.history.timestamps import nanoseconds, seq_of
+from everlog.store.schema.arguments import nanoseconds, seq_of
 
 if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase

@@ -27,7 +27,7 @@ from everlog.rpc import address, connect
 from everlog.rpc.address import without_secrets
 from everlog.store import urls
 from everlog.store.errors import Error, OpenError, UnavailableError
-from everlog.store.history.timestamps import position
+from everlog.store.schema.arguments import position
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import TableInfo
 from everlog.store.schema.table import Table

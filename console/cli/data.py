@@ -39,7 +39,7 @@ from everlog.rpc.address import without_secrets
 from everlog.store.errors import Error, LoadError, RowError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema.admission import doubts
-from everlog.store.schema.fields import descriptor_of
+from everlog.store.schema.descriptors import descriptor_of
 from everlog.store.tx import write
 
 if TYPE_CHECKING:

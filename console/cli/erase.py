@@ -26,7 +26,7 @@ from everlog.console.output import shown
 from everlog.store.crypto.master_key import NEXT_VARIABLE
 from everlog.store.database import Database
 from everlog.store.rocks.files import KEYS
-from everlog.store.schema.fields import descriptor_of, resolve
+from everlog.store.schema.descriptors import descriptor_of, resolve
 from everlog.store.schema.schema import TableInfo
 from everlog.store.upkeep.personal_data import elements
 

@@ -35,7 +35,7 @@ from google.protobuf.message import DecodeError, Message
 from everlog.consumers.sqlite.column import Column, timestamp_back
 from everlog.store.errors import CorruptionError, RowError, SinkError
 from everlog.store.schema.admission import is_whole
-from everlog.store.schema.fields import resolve
+from everlog.store.schema.descriptors import resolve
 from everlog.store.schema.schema import TableInfo
 
 _COLUMNS_MAX = 2000  # SQLITE_MAX_COLUMN in default builds of SQLite

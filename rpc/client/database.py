@@ -42,8 +42,8 @@ from everlog.rpc.client.transaction import RemoteFair, RemoteTransaction, Sessio
 from everlog.store.crypto.vault import Opener
 from everlog.store.errors import ReadOnlyError, SchemaError, UnavailableError
 from everlog.store.history.row_history import Version
-from everlog.store.history.timestamps import Time, nanoseconds
 from everlog.store.progress import OnProgress
+from everlog.store.schema.arguments import Time, nanoseconds
 from everlog.store.schema.schema import Binding, Schema
 from everlog.store.schema.table import Table
 from everlog.store.tables.hashing import TableHash

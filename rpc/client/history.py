@@ -28,12 +28,11 @@ from everlog.store.errors import RowError, SchemaError
 from everlog.store.history.diff import Difference
 from everlog.store.history.query import Entry, LogFilter, check_filter, entry_of
 from everlog.store.history.row_history import Version, models_of
-from everlog.store.history.timestamps import Position, Time, nanoseconds
 from everlog.store.progress import OnProgress
 from everlog.store.schema import arguments
 from everlog.store.schema.admission import read
-from everlog.store.schema.descriptors import version_of
-from everlog.store.schema.fields import descriptor_of, encode_values, resolve
+from everlog.store.schema.arguments import Position, Time, nanoseconds
+from everlog.store.schema.descriptors import descriptor_of, encode_values, resolve, version_of
 from everlog.store.schema.schema import Binding, Schema, TableInfo
 from everlog.store.schema.table import Table
 from everlog.store.tx.reader import Snapshot

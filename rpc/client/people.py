@@ -33,7 +33,7 @@ from everlog.store.schema import arguments
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
 from everlog.store.tx.transaction import Metadata, Transaction
-from everlog.store.upkeep.erase import Forgotten, person_of
+from everlog.store.upkeep.people import Forgotten, person_of
 from everlog.store.upkeep.personal_data import Remaining
 
 K = TypeVar("K")

@@ -33,7 +33,7 @@ from everlog.store.database import Database
 from everlog.store.errors import RowError, SealedError
 from everlog.store.progress import Progress
 from everlog.store.tx.transaction import Metadata
-from everlog.store.upkeep.erase import Person, export
+from everlog.store.upkeep.people import Person, export
 from everlog.store.upkeep.personal_data import Remaining
 
 KIND = "keys.given"

@@ -29,11 +29,11 @@ from everlog.store.history.diff import Difference, diff
 from everlog.store.history.query import Entry, LogFilter, entries
 from everlog.store.history.row_history import History, Version
 from everlog.store.history.schemas import PastSchemas, TableLineage
-from everlog.store.history.timestamps import Position, Time, nanoseconds, shown
 from everlog.store.history.version_index import Versions
 from everlog.store.history.view import PastSource, PastView, Views
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments, codec
+from everlog.store.schema.arguments import Position, Time, nanoseconds, time_text
 from everlog.store.schema.schema import Binding
 from everlog.store.schema.table import Table
 from everlog.store.tables.hashing import TableHash, hashes
@@ -296,13 +296,13 @@ class Past:
         log = self.records
         low = log.oldest
         if time_ns > max(self._core.clock.read(), self._time(self.tables.applied)):
-            raise CursorError(f"{shown(time_ns)} is in the future; expected a time until now")
+            raise CursorError(f"{time_text(time_ns)} is in the future; expected a time until now")
         found = self.before(time_ns + 1)
         if found < low:
             begins = "begins" if low == 1 else "was cut, and begins now"
             raise CursorError(
-                f"there is nothing at {shown(time_ns)}: the log {begins} with record {low}, at"
-                f" {shown(record.time_of(log.get(low)))}",
+                f"there is nothing at {time_text(time_ns)}: the log {begins} with record {low}, at"
+                f" {time_text(record.time_of(log.get(low)))}",
                 oldest=low,
             )
         return found

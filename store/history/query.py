@@ -19,9 +19,9 @@ from everlog.store import record
 from everlog.store.errors import RowError
 from everlog.store.history.row_history import image_of
 from everlog.store.history.schemas import PastSchemas, TableLineage
-from everlog.store.history.timestamps import Time
 from everlog.store.log import Log
 from everlog.store.schema import arguments
+from everlog.store.schema.arguments import Time
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
 from everlog.store.tables.tables import Tables

@@ -38,9 +38,9 @@ from everlog.store.tx.committer import commit_of
 from everlog.store.tx.dual_write import DualWrite
 from everlog.store.tx.reader import Snapshot
 from everlog.store.tx.source import LocalSource, Source
-from everlog.store.tx.staging import encode
 from everlog.store.tx.transaction import CommitResult, Metadata, Transaction
 from everlog.store.tx.validator import claim
+from everlog.store.tx.write import encode
 
 
 class _Scratch(MemoryTarget):

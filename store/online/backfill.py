@@ -40,8 +40,8 @@ from everlog.store import keys, record
 from everlog.store.core import Core, Work
 from everlog.store.errors import DiskError, MigrationError
 from everlog.store.progress import OnProgress, Pace, Progress
+from everlog.store.rocks.errors import Refusal
 from everlog.store.rocks.view import Item, take
-from everlog.store.rocks.write_refusal import Refusal
 from everlog.store.schema.schema import IndexInfo, Schema, TableInfo
 from everlog.store.tables.projection import Edits, Staged
 from everlog.store.tables.projector import built_note

@@ -47,11 +47,10 @@ from rocksdict import (
 
 from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error
 from everlog.store.process import keep_in_child, opening, rest_before_fork, tell_child
-from everlog.store.rocks.errors import CLOSED, FORKED, StoppedError, translate, translated
+from everlog.store.rocks.errors import CLOSED, FORKED, Refusal, StoppedError, translate, translated
 from everlog.store.rocks.files import Temporary, link, needs_links
 from everlog.store.rocks.ownership import Ownership
 from everlog.store.rocks.wal import Wal
-from everlog.store.rocks.write_refusal import Refusal
 
 LOG = "log"
 TABLES, REBUILDING, PROBE = b"tables", b"rebuilding", b"probe"

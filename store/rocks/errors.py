@@ -1,5 +1,14 @@
 """Errors: translate RocksDB's errors, and distinguish the end of an iteration from an error.
 
+A `Refusal` knows why the disk refuses writes, and from which time. Reads continue.
+
+    a write fails: the disk is full   ─▶ Refusal.begin ─▶ one line in the program's log ─▶ listeners
+    there is space and a write works  ─▶ Refusal.end   ─▶ one line                      ─▶ listeners
+
+RocksDB checks for free space every five seconds, and then writes its memory to new files. Until then
+nothing may sync its log through it: a failed sync turns the error into one that RocksDB never resumes
+from (rocks/wal.py).
+
 Invariants
   (1) no exception of rocksdict leaves the store;
   (2) iteration never ends silently at a damaged block: rocksdict's `items` does, so every caller that
@@ -9,12 +18,17 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error, OpenError
+
+logger = logging.getLogger("everlog")
 
 
 def verify_end(cursor: Any, last: bytes | None, start: bytes, end: bytes, *, reverse: bool = False) -> None:
@@ -137,3 +151,55 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
             f"{doing}: no file descriptors are left ({text}); raise `ulimit -n`", outcome="nothing written"
         )
     return DiskError(f"{doing}: {text}", outcome="nothing written")
+
+
+class Refusal:
+    """Whether the disk of one open database refuses writes. Safe to use from many threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[], None]] = []
+        self.since_ns = 0  # nanoseconds since the Unix epoch; 0: writes work
+        self.error = ""
+        self.is_full = False  # the disk is full: writing resumes automatically
+        self._ended = threading.Event()
+
+    def begin(self, error: DiskError) -> None:
+        """Note a refused write. The first one writes a line to the program's log."""
+        with self._lock:
+            if self.since_ns:
+                return
+            self._ended.clear()
+            self.is_full = bool(error.facts.get("full"))
+            self.since_ns, self.error = time.time_ns(), str(error)
+        logger.warning("%s: writes are refused from now on, reads continue: %s", self._path, error)
+        self._notify()
+
+    def end(self) -> None:
+        """Note that writes work again. The first call writes a line to the program's log."""
+        with self._lock:
+            if not self.since_ns:
+                return
+            took_s = (time.time_ns() - self.since_ns) / 1e9
+            self.since_ns, self.error, self.is_full = 0, "", False
+            self._ended.set()
+        logger.warning("%s: writes are accepted again, after %.0f s", self._path, took_s)
+        self._notify()
+
+    def wait(self, seconds: float) -> None:
+        """Wait at most `seconds` until writes work again."""
+        if self.since_ns:
+            self._ended.wait(seconds)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each `begin` and `end`, on the calling thread. It must return quickly."""
+        self._listeners = [*self._listeners, listener]
+
+    def off_change(self, listener: Callable[[], None]) -> None:
+        """Stop calling `listener`."""
+        self._listeners = [known for known in self._listeners if known != listener]
+
+    def _notify(self) -> None:
+        for listener in self._listeners:
+            listener()

@@ -21,8 +21,7 @@ from google.protobuf.descriptor import Descriptor
 
 from everlog.proto import log_pb2
 from everlog.store.errors import SchemaError
-from everlog.store.schema.descriptors import add_models, collect_models
-from everlog.store.schema.fields import has
+from everlog.store.schema.descriptors import add_models, collect_models, has
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
 

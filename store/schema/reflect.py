@@ -17,7 +17,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from everlog.store.schema.codec import kind_of
-from everlog.store.schema.fields import descriptor_of, resolve
+from everlog.store.schema.descriptors import descriptor_of, resolve
 from everlog.store.schema.schema import TableInfo
 from everlog.store.schema.table import Field, Index, Table
 

@@ -43,8 +43,17 @@ from everlog.store.errors import CorruptionError, RowError, SchemaError, SealedE
 from everlog.store.schema import codec
 from everlog.store.schema.admission import doubts, salvage, why
 from everlog.store.schema.codec import STRING, Kind, kind_of
-from everlog.store.schema.descriptors import dependencies_first, version_of
-from everlog.store.schema.fields import Path, descriptor_of, dotted, encode_values, has, present, resolve
+from everlog.store.schema.descriptors import (
+    Path,
+    dependencies_first,
+    descriptor_of,
+    dotted,
+    encode_values,
+    has,
+    present,
+    resolve,
+    version_of,
+)
 
 if TYPE_CHECKING:
     from everlog.store.schema.table import Table

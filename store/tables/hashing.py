@@ -34,7 +34,7 @@ from everlog.store import keys
 from everlog.store.errors import SealedError
 from everlog.store.record import varint
 from everlog.store.rocks.view import CHUNK_BYTES, Item, View
-from everlog.store.schema.fields import descriptor_of
+from everlog.store.schema.descriptors import descriptor_of
 from everlog.store.schema.schema import Schema, TableInfo
 
 _HEADS = [b"\x0a" + varint(size) for size in range(4096)]

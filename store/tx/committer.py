@@ -35,9 +35,9 @@ from everlog.store.rocks.errors import translate
 from everlog.store.tables.projection import Staged, edit_notes
 from everlog.store.tables.tables import Tables
 from everlog.store.tx.group_commit import Alone, CommitQueue, Ticket
-from everlog.store.tx.staging import encode, project
 from everlog.store.tx.transaction import ANONYMOUS, About, Actor, CommitResult, Metadata, Transaction
 from everlog.store.tx.validator import Validator, other_content
+from everlog.store.tx.write import encode, project
 
 
 class PendingCommit(Ticket):

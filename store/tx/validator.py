@@ -29,9 +29,8 @@ from everlog.store.schema import codec
 from everlog.store.schema.schema import IndexInfo, Schema
 from everlog.store.tables.projection import Edits, Staged, old_values
 from everlog.store.tables.tables import Tables
-from everlog.store.tx.staging import Row, Valid
 from everlog.store.tx.transaction import CommitResult, Reads, Transaction
-from everlog.store.tx.write import NEVER, Expect, Write
+from everlog.store.tx.write import NEVER, Expect, Row, Valid, Write
 
 Content = dict[bytes, tuple[log_pb2.Op.ValueType, bytes]]  # op and row, by the key with its prefix
 

@@ -1,7 +1,11 @@
-"""Write: a row that a transaction puts or deletes, encoded and checked but not yet committed.
+"""Write: a row that a transaction puts or deletes, from its encoding to the edits of the tables.
 
-Everything that does not depend on the replaced row is computed here, by the writer's own thread, before
-the transaction enters the commit queue.
+    row ─▶ put, delete ─▶ Write ─▶ Transaction ─▶ Validator ─▶ Valid ─┬─▶ encode  ─▶ the changes of a record
+                                                                      └─▶ project ─▶ Staged: edits of rows,
+                                                                                     index entries and counts
+
+Everything that does not depend on the replaced row is computed by `put` and `delete`, in the writer's own
+thread, before the transaction enters the commit queue. Nothing here reads the database or writes to it.
 """
 
 from __future__ import annotations
@@ -16,8 +20,18 @@ from google.protobuf.message import EncodeError, Message
 from everlog.proto import log_pb2
 from everlog.store import keys, record
 from everlog.store.errors import PreconditionError, RowError
+from everlog.store.keys import HEADER, seq_of
+from everlog.store.record import (
+    REQUIRES_EXPIRY,
+    REQUIRES_REWRITTEN,
+    REQUIRES_SEALED,
+    change,
+    with_expiry,
+    with_version,
+)
 from everlog.store.schema.schema import Binding, Sealing, TableInfo
 from everlog.store.schema.table import Table
+from everlog.store.tables.projection import Edits, Staged, edit_row
 
 
 class Expect(IntEnum):
@@ -229,3 +243,63 @@ def check_repeated(earlier: Write, later: Write) -> None:
             table=later.info.name,
             key=later.info.decode_key(later.key),
         )
+
+
+# A write, the value that it replaces (None: no row), and the row's expiry in nanoseconds since the Unix epoch
+# (0: never; None: the row has neither an expiry nor a key nor a version of its own).
+Row = tuple[Write, bytes | None, int | None]
+
+
+class Valid:
+    """The effect of a valid transaction."""
+
+    __slots__ = ("missing", "rows", "uniques")
+
+    def __init__(self, rows: list[Row], uniques: Edits, missing: int) -> None:
+        self.rows = rows
+        self.uniques = uniques  # values of a unique index -> key of their row; None: free
+        self.missing = missing  # the number of rows that it deletes and that do not exist
+
+
+def encode(head: bytes, rows: list[Row]) -> list[bytes]:
+    """Return the parts of a record: its head, its changes, and the features they require of readers."""
+    parts = [head]
+    requires: set[bytes] = set()
+    for write, old, ends_ns in rows:
+        body = write.body if ends_ns is None else _with_own(write, ends_ns, requires)
+        parts += change(body, 0 if old is None else seq_of(old))
+    if requires:
+        parts += sorted(requires)
+    return parts
+
+
+def project(rows: list[Row], uniques: Edits, seq: int) -> Staged:
+    """Return the edits of the tables by the commit at `seq`."""
+    edits: Edits = {}
+    deltas: dict[int, int] = {}
+    header = HEADER.pack(0, seq)
+    for write, old, ends_ns in rows:
+        if write.op:
+            value = None
+        elif ends_ns is None:
+            value = header + write.row
+        else:
+            value = keys.pack_value(
+                seq, write.stored, version=write.as_of, expires_ns=ends_ns, key_id=write.key_id
+            )
+        edit_row(edits, deltas, write.info, write.full, value, old, write.values)
+    return Staged(edits, uniques, deltas)
+
+
+def _with_own(write: Write, ends_ns: int, requires: set[bytes]) -> bytes:
+    """Return the change of a row with an expiry, a key or a version of its own."""
+    body = write.body
+    if write.key_id:
+        requires.add(REQUIRES_SEALED)
+    if write.as_of:
+        requires.add(REQUIRES_REWRITTEN)
+        body = with_version(body, write.as_of)
+    if ends_ns:
+        requires.add(REQUIRES_EXPIRY)
+        body = with_expiry(body, ends_ns)
+    return body

@@ -29,7 +29,7 @@ from everlog.store.core import Core
 from everlog.store.errors import Error, RowError, SealedError
 from everlog.store.online.apply import recorded, schema_at
 from everlog.store.schema import codec
-from everlog.store.schema.fields import descriptor_of, has, resolve
+from everlog.store.schema.descriptors import descriptor_of, has, resolve
 from everlog.store.schema.schema import Schema, TableInfo, person_part
 from everlog.store.tx.load import SEALED_LOAD
 

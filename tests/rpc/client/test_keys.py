@@ -66,8 +66,8 @@ def test_the_root_and_what_there_is_not_are_refused(clinic: EmbeddedDatabase, as
 def test_nobody_is_given_what_was_forgotten_a_moment_ago(
     clinic: EmbeddedDatabase, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from everlog.store.upkeep import erase
+    from everlog.store.upkeep import people
 
-    monkeypatch.setattr(erase, "shred", lambda *_: None)  # the Notice is there, the zeros are not
+    monkeypatch.setattr(people, "shred", lambda *_: None)  # the Notice is there, the zeros are not
     clinic.people.forget(PATIENTS, 1)
     assert list(ask([ids(clinic)[0]]).keys) == []

@@ -17,7 +17,7 @@ from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import AccessError, ClosedError, ConflictError, RowError, SealedError
-from everlog.store.upkeep.erase import Forgotten
+from everlog.store.upkeep.people import Forgotten
 from tests.store.models import ITEMS, declare
 from tests.store.people import MASTER, PATIENTS, VISITS, patient, visit
 

@@ -11,7 +11,7 @@ import pytest
 from everlog.store.crypto.key_store import Slots
 from everlog.store.database import Database
 from everlog.store.errors import DiskError, RowError, SealedError
-from everlog.store.upkeep import erase as forgetting
+from everlog.store.upkeep import people as forgetting
 from tests.store.models import ITEMS, Item
 from tests.store.people import MASTER, PATIENTS, VISITS, bytes_of, open_people, patient, visit
 from tests.store.tx.test_idempotent import new_id as new_commit_id

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from everlog.store.errors import CursorError, RowError
-from everlog.store.history.timestamps import Time, nanoseconds, position, seq_of
+from everlog.store.schema.arguments import Time, nanoseconds, position, seq_of
 
 AT_NS = 1_767_605_400 * 10**9  # 2026-01-05T09:30:00Z
 

@@ -29,6 +29,7 @@ from everlog.audit.archive import Archival, archive, removable
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, Error, OpenError, ReadOnlyError, RowError
 from everlog.store.process import Lock
+from everlog.store.program_log import about
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.upkeep.status import ArchiveStatus
 from everlog.store.urls import without_secrets
@@ -65,6 +66,7 @@ class Retention:
         if keep_records < 0 or keep_ns < 0:
             raise RowError("expected to keep 0 records or more, and 0 seconds or more")
         self._db = weakref.ref(db)
+        self._path = str(db.path)
         self._target = str(target)
         self._keep_records, self._keep_ns = keep_records, keep_ns
         self._every_s, self._enough_bytes, self._look_s = every_s, enough_bytes, look_s
@@ -172,4 +174,5 @@ class Retention:
         logger.warning(
             "cannot archive old log to %s: %s; the next attempt is in %.0f s",
             *(without_secrets(self._target), self._error, self.wait_s),
+            extra=about("archive.failed", database=self._path),
         )

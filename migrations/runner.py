@@ -26,6 +26,7 @@ from everlog.store.database import Database
 from everlog.store.errors import MigrationError, PreconditionError, RowError, SchemaError
 from everlog.store.online.apply import Recorded
 from everlog.store.online.backfill import patiently
+from everlog.store.program_log import about, quiet
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.tx.transaction import Metadata
 
@@ -127,7 +128,8 @@ def _apply_one(
         if progress is not None:
             progress(Progress(f"{migration.title}: {step.step}", step.done, step.total, step.unit))
 
-    since = db.head
+    since, where = db.head, {"database": str(db.path), "identity": by.actor, "migration": migration.title}
+    quiet.info("migration %s starts", migration.title, extra=about("migration.started", **where))
     try:
         tell(Progress("apply", 0, len(rows)))
         result = patiently(
@@ -138,6 +140,8 @@ def _apply_one(
     except (MigrationError, PreconditionError, RowError, SchemaError) as error:
         if "cancelled_by" in error.facts:
             in_progress.cancelled(db, migration, Metadata(error.cancelled_by, error.reason), since=since)
+        extra = about("migration.failed", **where)
+        quiet.error("migration %s was not applied: %s", migration.title, error, extra=extra)
         raise MigrationError(
             f"migration {migration.title} was not applied, and the database is unchanged: {error}",
             private=error.private,

@@ -13,7 +13,6 @@ Invariants
 from __future__ import annotations
 
 import logging
-import traceback
 from typing import Any
 
 import grpc
@@ -21,6 +20,7 @@ import msgspec
 
 from everlog.store import errors
 from everlog.store.errors import CursorError, DiskError, Error, UnavailableError
+from everlog.store.program_log import about
 
 KEY = "everlog-error-bin"
 logger = logging.getLogger("everlog")
@@ -96,8 +96,13 @@ def of(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes],
     if isinstance(error, Error):
         return code_of(error), text_of(error), trailing(error)
     # Without its text, which may contain values of rows: only its type, and where it happened.
-    name, trace = type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
-    logger.error("a call ended with a fault: %s\n%s", name, trace.rstrip())
+    name = type(error).__name__
+    logger.error(
+        "a call ended with a fault: %s",
+        name,
+        exc_info=(Exception, Exception(name), error.__traceback__),
+        extra=about("call.fault"),
+    )
     fault = Error(f"a fault in the server: {name}; its log says where")
     return grpc.StatusCode.INTERNAL, text_of(fault), trailing(fault)
 

@@ -23,6 +23,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from everlog.store.program_log import about
+
 JUMP_S = 600.0
 _JUMP_NS = int(JUMP_S * 1e9)
 BEHIND_NS = 100_000_000  # a commit stores the clock's reading if it is this far behind the commit's time
@@ -105,7 +107,10 @@ class Clock:
         ahead_s = (offset - self._offset) / 1e9
         if ahead_s <= JUMP_S:
             if self.jumped_s:
-                logger.warning("the clock of this machine is back to normal; rows expire again")
+                logger.warning(
+                    "the clock of this machine is back to normal; rows expire again",
+                    extra=about("clock.normal"),
+                )
             self.jumped_s, self._offset = 0.0, offset
             return 0.0
         if not self.jumped_s:
@@ -114,6 +119,7 @@ class Clock:
                 " nothing expires until it is set back or confirmed"
                 " (`everlog expire --trust-clock`, `db.admin.expire(confirm_time=True)`)",
                 ahead_s,
+                extra=about("clock.jumped", seconds=round(ahead_s)),
             )
         self.jumped_s = ahead_s
         return ahead_s
@@ -130,4 +136,5 @@ class Clock:
                 " the clock catches up. Check the clock; if it is correct, confirm it:"
                 " `everlog clock --correct`, `db.admin.correct_clock()`",
                 ahead_s,
+                extra=about("clock.behind", seconds=round(ahead_s)),
             )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from everlog.store.errors import OpenError
+from everlog.store.program_log import about
 
 ENV_FILE = ".env"
 PREFIX = "EVERLOG_"
@@ -69,7 +70,7 @@ def variable(name: str) -> str:
         return os.environ[name]
     value = _fallback().get(name, "")
     for sentence in _unreported():
-        logger.warning("%s", sentence)
+        logger.warning("%s", sentence, extra=about("environment.unclear"))
     return value
 
 

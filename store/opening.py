@@ -37,6 +37,7 @@ from everlog.store.crypto.vault import Vault
 from everlog.store.errors import CorruptionError, DiskError, Error, OpenError
 from everlog.store.keys import SEQ
 from everlog.store.log import Log
+from everlog.store.program_log import about
 from everlog.store.progress import OnProgress
 from everlog.store.rocks import files, manifest
 from everlog.store.rocks.engine import Engine
@@ -68,6 +69,7 @@ def cut(engine: Engine, log: Log, known: Head | None, applied: int) -> None:
         engine.path,
         gap,
         log.written,
+        extra=about("log.cut", database=str(engine.path), seq=gap),
     )
     log.cut(gap - 1)
 

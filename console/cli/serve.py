@@ -49,6 +49,7 @@ from everlog.rpc.address import PORT
 from everlog.store import environment
 from everlog.store.crypto.master_key import NEXT_VARIABLE, master_of
 from everlog.store.errors import Error, OpenError, SchemaError
+from everlog.store.program_log import FORMATS, LEVELS, about, writing
 from everlog.store.rocks.files import read_secret
 
 if TYPE_CHECKING:
@@ -276,6 +277,28 @@ logger = logging.getLogger("everlog")
     metavar="FILE",
     help="File that records what that key signed, to never sign an older log.  [default: KEY.signed]",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    default="text",
+    show_default=True,
+    help="Format of the lines on standard error.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="info",
+    show_default=True,
+    help="Least level of these lines.",
+)
+@click.option(
+    "--slow-ms",
+    type=click.FloatRange(0),
+    default=1000.0,
+    show_default=True,
+    metavar="MS",
+    help="Log calls that take longer than MS milliseconds; 0: none.",
+)
 @archiving_options
 @packages_option
 @migrating_options
@@ -302,6 +325,9 @@ def serve(
     keep_days: float | None,
     keep_records: int | None,
     packages: tuple[str, ...],
+    log_format: str,
+    log_level: str,
+    slow_ms: float,
     **how: Any,
 ) -> None:
     """Serve databases until Ctrl-C or SIGTERM; running calls are finished first.
@@ -339,10 +365,12 @@ def serve(
     how["notify"] = how["notify"] if tells else ()  # the variable has no effect then
     master = master_of(None, next_master)
     with ExitStack() as stack:
+        log = stack.enter_context(writing(log_format, log_level))
         named = {
             name: stack.enter_context(open_database(settings, url=url, master_key=master))
             for name, url in _named(settings, databases).items()
         }
+        log.names.update({str(db.path): name for name, db in named.items()})  # type: ignore[attr-defined]
         sources = packages_of(settings, packages, named, needed=bool(how["migrate"]))
         certificates = ServerEvents(next(iter(named.values())), listen)  # type: ignore[arg-type]
         approvals, notifier, problems = stack.enter_context(
@@ -366,6 +394,7 @@ def serve(
             reason=how["reason"],
             signer=_signer(audit_key, audit_signed),
             archives=archives,
+            slow_ms=slow_ms,
         )
 
         def warn(found: Mapping[str, str]) -> None:
@@ -465,9 +494,13 @@ def _reloading(
                 for approval in approvals.values():
                     approval.rules = replace(approval.rules, approvers=names)
         except (Error, OSError) as error:
-            logger.error("nothing was reloaded, the settings before stay in use: %s", error)  # noqa: TRY400
+            logger.error(  # noqa: TRY400  its sentence says all
+                "nothing was reloaded, the settings before stay in use: %s",
+                error,
+                extra=about("reload.failed"),
+            )
         else:
-            logger.warning("reloaded tokens, certificates and settings")
+            logger.warning("reloaded tokens, certificates and settings", extra=about("reload.done"))
 
     return reload
 

@@ -21,6 +21,7 @@ from everlog.console.output import shown
 from everlog.rpc.address import listening
 from everlog.store import environment
 from everlog.store.errors import Error, MigrationError, OpenError
+from everlog.store.program_log import about
 
 if TYPE_CHECKING:
     from everlog.migrations.approval.approval import Approval
@@ -134,6 +135,7 @@ def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str
             logger.error(  # noqa: TRY400  its sentence says all
                 "%s: the running migration cannot continue; version %d is served: %s",
                 *(name, db.schema.version, error),
+                extra=about("migration.unusable", database=name),
             )
     return problems
 

@@ -16,7 +16,6 @@ import json
 import logging
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +28,7 @@ from everlog.console.web import proposal
 from everlog.migrations.proposal import Proposal, pick
 from everlog.rpc.address import is_loopback, listening
 from everlog.store.errors import Error, MigrationError, OpenError
+from everlog.store.program_log import about
 
 PORT = 7421
 HTML, JSON = "text/html; charset=utf-8", "application/json"
@@ -135,8 +135,13 @@ class _Http(ThreadingHTTPServer):
         """Log errors, except a client that closed its connection."""
         error = sys.exception()
         if not isinstance(error, (ConnectionError, TimeoutError)):
-            trace = "".join(traceback.format_tb(error.__traceback__)) if error is not None else ""
-            logger.error("a page could not be shown: %s\n%s", type(error).__name__, trace.rstrip())
+            name = type(error).__name__
+            logger.error(
+                "a page could not be shown: %s",
+                name,
+                exc_info=(Exception, Exception(name), error.__traceback__ if error is not None else None),
+                extra=about("page.fault"),
+            )
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -29,7 +29,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from everlog.migrations import in_progress
 from everlog.migrations.approval.comparison import check_same, differences, draft
@@ -53,6 +53,7 @@ from everlog.migrations.status import MigrationInfo, rolled_back
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, DiskError, Error, MigrationError
+from everlog.store.program_log import about
 from everlog.store.progress import OnProgress
 from everlog.store.schema import arguments
 from everlog.store.tx.transaction import Metadata
@@ -276,11 +277,11 @@ class Approval:
             if newest is not None and newest.state is ProposalState.APPROVED:
                 self.run()
         except Error as error:
-            logger.error("%s: %s", self.name or self.db.url, error)  # noqa: TRY400  the message suffices
+            logger.error("%s: %s", self.name or self.db.url, error, extra=self._about("run_failed"))  # noqa: TRY400  the message suffices
         try:
             self.propose(actor=actor, reason=reason)
         except ClosedError as error:
-            logger.warning("%s: %s", self.name or self.db.url, error)
+            logger.warning("%s: %s", self.name or self.db.url, error, extra=self._about("interrupted"))
         except Error as error:
             self._has_problem(str(error))
 
@@ -298,11 +299,15 @@ class Approval:
             logger.error(
                 "%s: migrations cannot be applied, version %d is served: %s",
                 *(self.name or self.db.url, self.db.schema.version, problem),
+                extra=self._about("unusable"),
             )
         if problem != self.problem:
             self.problem = problem
             self.on_problem()
             self.changed()
+
+    def _about(self, what: str) -> Any:
+        return about(f"migration.{what}", database=str(self.db.path))
 
     def _newest(self) -> Proposal | None:
         found = self.proposals()

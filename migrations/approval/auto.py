@@ -28,6 +28,7 @@ from everlog.migrations.runner import apply
 from everlog.migrations.status import MigrationInfo
 from everlog.store.database import Database
 from everlog.store.errors import Error
+from everlog.store.program_log import about
 from everlog.store.progress import OnProgress
 
 logger = logging.getLogger("everlog")
@@ -101,7 +102,8 @@ class AutoRun:
     def _leave_out(self, out: Settled) -> None:
         self.left_out = out.says
         self._tell("left_out", out.says, about=out.says)
-        logger.warning("%s: %s", self.name or self.db.url, out.says)
+        extra = about("migration.left_out", database=str(self.db.path))
+        logger.warning("%s: %s", self.name or self.db.url, out.says, extra=extra)
 
     def since(self) -> int | None:
         """Return the seq from which messages are reported, or None if the run has not started. Read-only."""

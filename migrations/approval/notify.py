@@ -39,7 +39,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 from everlog.migrations.approval.approval import Approval
 from everlog.migrations.proposal import Proposal, ProposalState, proposals
 from everlog.proto import log_pb2
-from everlog.store import record
+from everlog.store import program_log, record
 from everlog.store.database import Database
 from everlog.store.errors import Error, OpenError
 from everlog.store.online.apply import Recorded
@@ -170,7 +170,11 @@ class Notifier:
                 arrived = [self._tell(at, source) for at, source in enumerate(self._sources)]
                 done = all(arrived)
             except Error as error:
-                logger.warning("reading events or writing notices failed: %s", error)
+                logger.warning(
+                    "reading events or writing notices failed: %s",
+                    error,
+                    extra=program_log.about("notify.failed"),
+                )
                 done = False
             if closing:
                 return
@@ -222,7 +226,12 @@ class _Target:
             title=message.title, body=message.body, notify_type=message.kind, body_format="text"
         )
         if not sent:
-            logger.warning("%s did not accept %r; retrying", self.name, message.title)
+            logger.warning(
+                "%s did not accept %r; retrying",
+                self.name,
+                message.title,
+                extra=program_log.about("notify.refused"),
+            )
         return bool(sent)
 
 

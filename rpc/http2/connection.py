@@ -92,12 +92,14 @@ class Connection(asyncio.Protocol):
         self._stream_window = frames.WINDOW_START  # initial window of the peer's new streams
         self._transport: Any = None
         self.closed = asyncio.Event()
+        self.peer = ""  # its address
         self.certified = ""  # common name of the client certificate, if one was required
 
     # asyncio
 
     def connection_made(self, transport: Any) -> None:
-        ssl = transport.get_extra_info("ssl_object")
+        ssl, peer = transport.get_extra_info("ssl_object"), transport.get_extra_info("peername")
+        self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else ""
         self._transport = transport
         self.out = Outbox(self._loop, transport)
         self._limits = PeerLimits(self._loop, transport, self.out)
@@ -299,6 +301,7 @@ class Stream:
         self.id_bytes = id.to_bytes(4, "big")
         self.headers = headers
         self.who = ""  # name of the call's token
+        self.call: Any = None  # what its observers know of it (grpc.py)
         self.window = window  # bytes that the peer accepts
         self.task: asyncio.Task[None] | None = None
         self.closed = False

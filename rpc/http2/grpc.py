@@ -11,15 +11,17 @@ unknown numbers are refused here, for all services at once.
 Invariants
   (1) without a valid token no method is looked up and no message is kept;
   (2) every call ends with a status, and the status of an error carries the error (errors.py);
-  (3) a method never sees a request with an unknown enum number.
+  (3) a method never sees a request with an unknown enum number;
+  (4) an observer sees the beginning and the end of each call, however it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import grpc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -32,6 +34,7 @@ from everlog.store.errors import RowError
 from everlog.store.tx.transaction import Actor, Proof
 
 OPEN_METHODS = "/grpc.health.v1.Health/"  # load balancers call these without a token
+PACKAGE = "everlog.v1."
 OK = frames.header_block([("grpc-status", "0")])
 
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -47,12 +50,36 @@ class Aborted(Exception):  # noqa: N818  gRPC's term for ending a call from with
         self.code = code
 
 
+class Call:
+    """A call, for observers."""
+
+    __slots__ = ("began", "method", "request", "rows", "stream", "waited_s")
+
+    def __init__(self, stream: Stream, method: str) -> None:
+        self.stream = stream
+        self.method = method  # as Store/Get; "unknown" if the server has no such method
+        self.began = time.perf_counter()
+        self.request: Message | None = None  # the first one
+        self.rows = 0  # in the responses
+        self.waited_s = 0.0  # for the peer to read
+
+
+class Observer(Protocol):
+    """Sees the calls of a server, in the thread of the event loop. Its methods return quickly."""
+
+    def began(self, call: Call) -> None: ...
+
+    def answered(self, call: Call, answer: Message) -> None: ...
+
+    def ended(self, call: Call, code: grpc.StatusCode, text: str) -> None: ...
+
+
 class Context:
     """The call as a servicer's method sees it."""
 
     def __init__(self, stream: Stream, serialize: Callable[[Any], bytes]) -> None:
         self._stream = stream
-        self._serialize = serialize
+        self._serialize = serialize  # of the call: it counts what is sent
 
     def header(self, name: str) -> str | None:
         """Return a value of the request's metadata."""
@@ -65,7 +92,7 @@ class Context:
 
     async def write(self, answer: Any) -> None:
         """Send one message of a response stream."""
-        await self._stream.writable()
+        await _writable(self._stream)
         self._stream.send(self._serialize(answer))
 
     async def taken(self, seconds: float | None) -> bool:
@@ -73,7 +100,7 @@ class Context:
         limit."""
         try:
             async with asyncio.timeout(seconds):
-                await self._stream.writable()
+                await _writable(self._stream)
         except TimeoutError:
             return False
         return True
@@ -85,8 +112,9 @@ class Context:
 class Calls:
     """The methods of a server by path, and their dispatch."""
 
-    def __init__(self, tokens: Mapping[str, str] | None = None) -> None:
+    def __init__(self, tokens: Mapping[str, str] | None = None, observer: Observer | None = None) -> None:
         """`tokens`: name to token; empty tokens are ignored."""
+        self._observer = observer
         self._methods: dict[str, Any] = {}
         self._raw: dict[str, Raw] = {}
         self.expect(tokens or {})
@@ -110,13 +138,25 @@ class Calls:
 
     def answer(self, stream: Stream) -> None:
         """Start the call of a new stream."""
+        path = stream.headers.get(":path", "")
+        known = path in self._methods or path in self._raw
+        call = stream.call = Call(
+            stream, path.removeprefix("/").removeprefix(PACKAGE) if known else "unknown"
+        )
+        if self._observer is not None:
+            self._observer.began(call)
         try:
             self._check(stream)
             seconds = _timeout(stream.headers.get("grpc-timeout"))
         except Aborted as refusal:
             stream.finish(_status(refusal.code, str(refusal)))
+            self._ended(call, refusal.code, str(refusal))
             return
         stream.task = asyncio.get_running_loop().create_task(self._run(stream, seconds))
+
+    def _ended(self, call: Call, code: grpc.StatusCode, text: str) -> None:
+        if self._observer is not None:
+            self._observer.ended(call, code, text)
 
     def _check(self, stream: Stream) -> None:
         headers = stream.headers
@@ -140,18 +180,21 @@ class Calls:
             raise Aborted(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {path}")
 
     async def _run(self, stream: Stream, seconds: float | None) -> None:
+        code, text = grpc.StatusCode.CANCELLED, "the client left"
+        metadata: tuple[tuple[str, bytes], ...] = ()
         try:
             async with asyncio.timeout(seconds):
                 await self._call(stream)
-            trailers = OK
+            code, text = grpc.StatusCode.OK, ""
         except Aborted as error:
-            trailers = _status(error.code, str(error))
+            code, text = error.code, str(error)
         except TimeoutError:
-            trailers = _status(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline of the call has passed")
+            code, text = grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline of the call has passed"
         except Exception as error:  # noqa: BLE001  it is reported to the caller
             code, text, metadata = errors.of(error)
-            trailers = _status(code, text, metadata)
-        stream.finish(trailers)
+        finally:
+            self._ended(stream.call, code, text)
+        stream.finish(OK if code is grpc.StatusCode.OK else _status(code, text, metadata))
 
     async def _call(self, stream: Stream) -> None:
         path = stream.headers[":path"]
@@ -160,13 +203,15 @@ class Calls:
             await raw(stream, await _only(stream))
             return
         method = self._methods[path]
-        parse, serialize = _parser(method.request_deserializer, path), method.response_serializer
+        parse, serialize = _parser(method.request_deserializer, path), self._counted(stream.call, method)
         context = Context(stream, serialize)
         asked = _parsed(stream, parse) if method.request_streaming else parse(await _only(stream))
+        if not method.request_streaming:
+            stream.call.request = asked
         if not method.response_streaming:
             run = method.stream_unary if method.request_streaming else method.unary_unary
             answer = serialize(await run(asked, context))
-            await stream.writable()
+            await _writable(stream)
             stream.send(answer)
             return
         answers = (method.stream_stream if method.request_streaming else method.unary_stream)(asked, context)
@@ -176,9 +221,32 @@ class Calls:
         try:
             async for answer in answers:
                 stream.send(serialize(answer))
-                await stream.writable()
+                await _writable(stream)
         finally:
             await answers.aclose()
+
+    def _counted(self, call: Call, method: Any) -> Callable[[Any], bytes]:
+        """Return the function that serializes the call's responses, and shows them to the observer."""
+        serialize: Callable[[Any], bytes] = method.response_serializer
+        observer = self._observer
+        if observer is None:
+            return serialize
+
+        def counted(answer: Any) -> bytes:
+            observer.answered(call, answer)
+            return serialize(answer)
+
+        return counted
+
+
+async def _writable(stream: Stream) -> None:
+    """Wait until nothing of a stream is pending."""
+    if stream.blocked:
+        began = time.perf_counter()
+        try:
+            await stream.writable()
+        finally:
+            stream.call.waited_s += time.perf_counter() - began
 
 
 async def _only(stream: Stream) -> bytes:
@@ -191,7 +259,10 @@ async def _only(stream: Stream) -> bytes:
 
 async def _parsed(stream: Stream, parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
     async for message in stream:
-        yield parse(message)
+        request = parse(message)
+        if stream.call.request is None:
+            stream.call.request = request
+        yield request
 
 
 def _parser(deserialize: Callable[[bytes], Any], path: str) -> Callable[[bytes], Any]:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sized
 from functools import partial
 
 from everlog.store.errors import OpenError
+from everlog.store.program_log import about
 
 BACKLOG = 1024
 PAUSE_S = 0.1
@@ -106,6 +107,7 @@ class Listener:
                 "new connections wait: %s; the limit of open files of this process is %d (ulimit -n)",
                 why,
                 resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                extra=about("connections.full", connections=len(self._connections)),
             )
 
 
@@ -149,6 +151,6 @@ def _connections_max() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
         except (OSError, ValueError):  # macOS has a second limit
-            logger.info("the limit of open files stays at %d", soft)
+            logger.info("the limit of open files stays at %d", soft, extra=about("files.limit", files=soft))
     soft = FILES_MAX if soft == resource.RLIM_INFINITY else min(soft, FILES_MAX)
     return max(soft // 2, soft - RESERVED)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 from collections import defaultdict
 
 from google.protobuf.message import DecodeError
@@ -32,6 +33,9 @@ from everlog.rpc.http2 import grpc
 from everlog.rpc.http2.connection import Connection, Stream
 from everlog.rpc.server.host import Hosting
 from everlog.store.errors import ClosedError, CursorError, Error
+from everlog.store.program_log import about
+
+logger = logging.getLogger("everlog")
 
 TICK_S = 0.05
 TURN_MAX = 8  # messages that a group receives before the loop runs other tasks
@@ -177,12 +181,20 @@ class FeedService:
             raise CursorError(f"expected a SubscribeRequest: {error}", why="unclear") from None
         grpc.check(asked)
         subscription = await self._hosting.read(self._subscription, asked)
+        stream.call.request = asked
         subscribers = self._hosting.subscribers
         subscribers[asked.database] += 1
+        whose = {"database": asked.database, "identity": stream.who, "peer": stream.connection.peer}
+        logger.info(
+            "a follower begins after commit %d",
+            subscription.position,
+            extra=about("feed.began", same="", **whose),
+        )
         try:
             await self._send(subscription, stream)
         finally:
             subscribers[asked.database] -= 1
+            logger.info("a follower leaves", extra=about("feed.ended", same="", **whose))
 
     def drain(self) -> None:
         """End all subscriptions; their clients resume at their positions."""

@@ -57,6 +57,7 @@ from everlog.rpc.address import listening
 from everlog.rpc.http2.connection import HANDSHAKE_S, Connection
 from everlog.rpc.http2.grpc import Calls
 from everlog.rpc.http2.listener import Listener
+from everlog.rpc.server.activity import SLOW_MS, Activity
 from everlog.rpc.server.admin import AdminService, ArchiveService, ConsumersService, ProofsService
 from everlog.rpc.server.auth import Auth, check_tokens
 from everlog.rpc.server.feed import PATH, FeedService
@@ -69,6 +70,7 @@ from everlog.store.crypto.master_key import MasterKey
 from everlog.store.database import Database
 from everlog.store.errors import OpenError
 from everlog.store.process import close_at_end
+from everlog.store.program_log import about
 
 SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -130,6 +132,7 @@ class Server:
     `approvals` belong to databases whose migrations wait for approval; `problems` says of others why a
     migration in progress cannot continue. `signer` signs checkpoints. `next_master_key` is the key for
     `rotate_key`; None: that of the environment. `archives` maps a database to the target of its archive.
+    `slow_ms`: calls that take longer are logged, 0: none.
 
     Raises OpenError for an invalid address, and for a server that other machines could reach without TLS and
     a token.
@@ -153,7 +156,9 @@ class Server:
         signer: Signer | None = None,
         next_master_key: MasterKey | None = None,
         archives: Mapping[str, str] | None = None,
+        slow_ms: float = SLOW_MS,
     ) -> None:
+        self.activity = Activity(slow_ms=slow_ms)
         self.host, self.port = listening(address)
         check_tokens(token, tokens or {})
         self._tokens = {"": token} | dict(tokens or {})
@@ -267,7 +272,7 @@ class Server:
 
     async def _serve(self) -> None:
         self.loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        calls: Any = Calls(self._tokens)  # a server, as generated code expects it
+        calls: Any = Calls(self._tokens, self.activity)  # a server, as generated code expects it
         self._calls = calls
         starting = {name: self.hosting.begin(start) for name, start in self._starts.items()}
         feed = register(
@@ -300,8 +305,12 @@ class Server:
         warning = self.loop.create_task(self._warn())
         with self._watching_disks(checker):
             await self._set_health(checker)
+            self._log_start()
             self._ready.set()
             await self._stopping.wait()
+        logger.info(
+            "the server stops: %d calls run", len(self.activity.running), extra=about("server.stopping")
+        )
         warning.cancel()
         for approval in self._approvals.values():
             approval.stop.set()
@@ -317,6 +326,12 @@ class Server:
                     await next(iter(connections)).closed.wait()
         for connection in list(connections):
             connection.abort()
+        logger.info("the server has stopped", extra=about("server.stopped"))
+
+    def _log_start(self) -> None:
+        names, tokens = sorted(self.hosting.databases), sum(map(bool, self._tokens.values()))
+        extra = about("server.started", address=self.address, tls=self._tls is not None, tokens=tokens)
+        logger.info("serving %s on %s", ", ".join(names), self.address, extra=extra)
 
     async def _warn(self) -> None:
         """Log once a day the certificates that are about to end, and report them in the status."""
@@ -329,12 +344,14 @@ class Server:
         try:
             found = security.warnings(self._tls.files)
             for sentence in found.values():
-                logger.warning(sentence)
+                logger.warning(sentence, extra=about("certificate.ends"))
             found.pop("", None)
             self.hosting.warnings = list(found.values())
             self.on_warnings(found)
         except OpenError as error:  # a file is being replaced: the loaded one stays in use
-            logger.warning("the ends of certificates are unknown: %s", error)
+            logger.warning(
+                "the ends of certificates are unknown: %s", error, extra=about("certificate.unread")
+            )
 
     async def _set_health(self, checker: Any) -> None:
         """Set the health: NOT_SERVING as a whole and for writes while a disk refuses writes, SERVING for the

@@ -27,6 +27,7 @@ from everlog.store import record
 from everlog.store.core import Core
 from everlog.store.errors import MigrationError
 from everlog.store.log import Log
+from everlog.store.program_log import about, quiet
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema.evolve import is_online
 from everlog.store.schema.schema import Schema
@@ -124,7 +125,29 @@ def append_migration(
         tables.took(projector)
         result = CommitResult(seq, commit.time_ns, checksum)
     log.tell()
+    _tell(core, migration, metadata.actor, seq)
     return result
+
+
+_EVENTS = {
+    log_pb2.Migration.PROPOSED: ("proposal.proposed", "waits for approval"),
+    log_pb2.Migration.APPROVED: ("proposal.approved", "is approved"),
+    log_pb2.Migration.REJECTED: ("proposal.rejected", "is rejected"),
+    log_pb2.Migration.STARTED: ("migration.building", "builds rows beside the live tables"),
+    log_pb2.Migration.SWITCHED: ("migration.switched", "is in force, and the previous version is served too"),
+    log_pb2.Migration.FINISHED: ("migration.finished", "is in force"),
+    log_pb2.Migration.FAILED: ("migration.failed", "failed after its approval"),
+    log_pb2.Migration.ROLLED_BACK: ("migration.rolled_back", "is rolled back"),
+    log_pb2.Migration.ACCEPTED: ("migration.accepted", "has an edited folder, which is accepted"),
+}
+
+
+def _tell(core: Core, migration: log_pb2.Migration, actor: str, seq: int) -> None:
+    """Write a step of a migration to the program's log."""
+    event, words = _EVENTS.get(migration.step, ("migration.recorded", "has a new record"))
+    title = f"{migration.version}_{migration.name}"
+    extra = about(event, database=str(core.path), identity=actor, migration=title, seq=seq)
+    quiet.info("migration %s %s", title, words, extra=extra)
 
 
 class MigrationRecords:

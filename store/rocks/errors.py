@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error, OpenError
+from everlog.store.program_log import about
 
 logger = logging.getLogger("everlog")
 
@@ -173,7 +174,10 @@ class Refusal:
             self._ended.clear()
             self.is_full = bool(error.facts.get("full"))
             self.since_ns, self.error = time.time_ns(), str(error)
-        logger.warning("%s: writes are refused from now on, reads continue: %s", self._path, error)
+        extra = about("writes.refused", database=str(self._path), full=self.is_full)
+        logger.warning(
+            "%s: writes are refused from now on, reads continue: %s", self._path, error, extra=extra
+        )
         self._notify()
 
     def end(self) -> None:
@@ -184,7 +188,8 @@ class Refusal:
             took_s = (time.time_ns() - self.since_ns) / 1e9
             self.since_ns, self.error, self.is_full = 0, "", False
             self._ended.set()
-        logger.warning("%s: writes are accepted again, after %.0f s", self._path, took_s)
+        extra = about("writes.accepted", database=str(self._path), seconds=round(took_s, 3))
+        logger.warning("%s: writes are accepted again, after %.0f s", self._path, took_s, extra=extra)
         self._notify()
 
     def wait(self, seconds: float) -> None:

@@ -43,6 +43,7 @@ from pathlib import Path
 
 from everlog.store.errors import DiskError, OpenError
 from everlog.store.process import Held
+from everlog.store.program_log import about
 from everlog.store.rocks import files
 
 LOCK = "LOCK"
@@ -323,6 +324,7 @@ class Ownership:
                 " correctly. Put the database on a local disk, and connect to its server from elsewhere",
                 self.path,
                 kind,
+                extra=about("disk.network", database=str(self.path)),
             )
 
     def drop_lock_file(self) -> None:

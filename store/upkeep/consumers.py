@@ -36,7 +36,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from everlog.proto import consumers_pb2, log_pb2
-from everlog.store import keys, record
+from everlog.store import keys, program_log, record
 from everlog.store.core import Core
 from everlog.store.errors import CorruptionError, CursorError, DiskError, OpenError, ReadOnlyError, RowError
 from everlog.store.rocks import files
@@ -384,7 +384,11 @@ class Consumers:
         def about(commit: log_pb2.Commit) -> None:
             commit.notice.CopyFrom(log_pb2.Notice(kind=kind, subject=name, detail=detail))
 
-        self._core.commit(self._core.transaction(Metadata(actor, reason)), about)
+        seq = self._core.commit(self._core.transaction(Metadata(actor, reason)), about).seq
+        extra = program_log.about(kind, database=str(self._core.path), identity=actor, consumer=name, seq=seq)
+        program_log.quiet.info(
+            "consumer %s %s", name, "is registered" if kind == REGISTERED else "is removed", extra=extra
+        )
 
 
 def check_registration(

@@ -28,6 +28,7 @@ from everlog.store import keys
 from everlog.store.clock import JUMP_S
 from everlog.store.core import Core
 from everlog.store.errors import ClosedError, ConflictError, Error
+from everlog.store.program_log import about
 from everlog.store.rocks.view import View
 from everlog.store.schema import codec
 from everlog.store.schema.schema import Schema
@@ -156,7 +157,8 @@ class Sweeper:
             except ClosedError:
                 return
             except Error as error:
-                logger.warning("expired rows could not be deleted: %s", error)
+                extra = about("expiry.failed", database=str(core.path), same="")
+                logger.warning("expired rows could not be deleted: %s", error, extra=extra)
                 rest_s = LOOK_S
             del core
             if self._stopped.wait(EVERY_S):

@@ -25,10 +25,18 @@ class Served:
         """Status, headers and body of a page."""
         return fetch(f"{self.console}{path}", **headers)
 
-    def said(self) -> str:
-        """The next line of its log."""
+    def said(self, words: str = "") -> str:
+        """The next line of its log that has these words."""
         assert self.process.stderr is not None
-        return self.process.stderr.readline()
+        for line in self.process.stderr:
+            if words in line:
+                return line
+        raise AssertionError(f"the log ended without {words!r}")
+
+    def logged(self, event: str) -> dict[str, Any]:
+        """The next event of this kind in its log, which is JSON."""
+        found: dict[str, Any] = json.loads(self.said(f'"event":"{event}"'))
+        return found
 
     def page(self, digest: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.get(f"/migrations/{digest}", Accept="application/json")[2])

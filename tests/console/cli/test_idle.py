@@ -91,11 +91,11 @@ def test_sighup_reloads_and_stops_nothing(everlog: Run, one: Path, here: Path) -
         tokens.write_text("ann basil\nbob thyme\n")
         (here / ".env").write_text("EVERLOG_APPROVERS=ann\n")
         os.kill(served.process.pid, signal.SIGHUP)
-        assert "reloaded tokens, certificates and settings" in served.said()
+        served.said("reloaded tokens, certificates and settings")
         assert "refuses the call" in everlog("-u", f"{served.url}?token=sesame", *words).err
         tokens.write_text("ann\n")
         os.kill(served.process.pid, signal.SIGHUP)
-        assert "nothing was reloaded" in (said := served.said())
+        said = served.said("nothing was reloaded")
         assert "tokens:1: expected a name and a token" in said
         done = everlog("-u", f"{served.url}?token=basil", *words)
         assert done.out.startswith("Finished: "), done.err
@@ -109,11 +109,11 @@ def test_sighup_has_others_told(everlog: Run, one: Path, here: Path) -> None:
             before.wait_for(1)
             (here / ".env").write_text("EVERLOG_NOTIFY=nonsense://secret\n")
             os.kill(served.process.pid, signal.SIGHUP)
-            assert "nothing was reloaded" in (said := served.said())
+            said = served.said("nothing was reloaded")
             assert "secret" not in said
             (here / ".env").write_text(f"EVERLOG_NOTIFY={after.url}\n")
             os.kill(served.process.pid, signal.SIGHUP)
-            assert "reloaded tokens, certificates and settings" in served.said()
+            served.said("reloaded tokens, certificates and settings")
             after.wait_for(1)
             (found,) = everlog("-u", served.url, "migrations", "proposals", "--json").json
             everlog("-u", served.url, "reject", found["digest"], "--actor", "ann", "--reason", "no")

@@ -1,0 +1,122 @@
+"""Activity: the calls of a server: those that run, slow ones, and denied ones.
+
+    Calls ─ began, answered, ended ─▶ Activity ─▶ running calls
+                                          └────▶ the program's log: call.slow, call.denied
+
+A call that ends is logged by its method, database, tables, number of rows and time: never by keys or values.
+
+Invariants
+  (1) everything here runs in the thread of the event loop, and never waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from everlog.rpc.http2.grpc import Call
+from everlog.store.program_log import about
+
+SLOW_MS = 1000.0
+TABLES_SHOWN = 5
+DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+
+# Calls that last as long as their client wants.
+ENDLESS = frozenset(
+    {
+        *("Feed/Subscribe", "Store/Turn", "grpc.health.v1.Health/Watch"),
+        *(f"grpc.reflection.{one}.ServerReflection/ServerReflectionInfo" for one in ("v1", "v1alpha")),
+    }
+)
+
+logger = logging.getLogger("everlog")
+
+Rows = Callable[[Any], int]
+
+
+class Activity:
+    """The calls of one server. `slow_ms`: calls that take longer are logged; 0: none is."""
+
+    def __init__(self, *, slow_ms: float = SLOW_MS) -> None:
+        self._slow_s = slow_ms / 1e3 or float("inf")
+        self.running: dict[int, Call] = {}  # by id
+        self._rows: dict[type[Message], Rows] = {}
+
+    def began(self, call: Call) -> None:
+        self.running[id(call)] = call
+
+    def answered(self, call: Call, answer: Message) -> None:
+        """Count the rows of a message that is about to be sent."""
+        kind = type(answer)
+        count = self._rows.get(kind)
+        if count is None:
+            count = self._rows[kind] = _rows_of(kind)
+        call.rows += count(answer)
+
+    def ended(self, call: Call, code: grpc.StatusCode, text: str) -> None:
+        self.running.pop(id(call), None)
+        took_s = time.perf_counter() - call.began
+        if code in DENIED:
+            logger.warning(
+                "%s was denied: %s",
+                call.method,
+                text,
+                extra=about(
+                    "call.denied", **_whose(call), same=call.method, peer=call.stream.connection.peer
+                ),
+            )
+        elif took_s >= self._slow_s and call.method not in ENDLESS:
+            self._log_slow(call, code, took_s)
+
+    @staticmethod
+    def _log_slow(call: Call, code: grpc.StatusCode, took_s: float) -> None:
+        fields: dict[str, Any] = {"status": code.name, "ms": round(took_s * 1e3)}
+        if names := tables(call.request):
+            shown = sorted(names)[:TABLES_SHOWN]
+            fields["table"] = ",".join(shown) + (",…" if len(names) > TABLES_SHOWN else "")
+        if rows := call.rows or _written(call.request):
+            fields["rows"] = rows
+        if call.waited_s >= 1e-3:
+            fields["client_ms"] = round(call.waited_s * 1e3)
+        extra = about("call.slow", **_whose(call), same=call.method, method=call.method, **fields)
+        logger.warning("%s took %s ms", call.method, f"{took_s * 1e3:,.0f}", extra=extra)
+
+
+def tables(request: Message | None) -> set[str]:
+    """Return the names of the tables in a request."""
+    found: set[str] = set()
+    if request is not None:
+        one: Any = request
+        fields = request.DESCRIPTOR.fields_by_name
+        if (field := fields.get("table")) is not None and field.type == field.TYPE_STRING and one.table:
+            found.add(one.table)
+        if (field := fields.get("tables")) is not None and field.type == field.TYPE_STRING:
+            found.update(one.tables)
+        if "writes" in fields:
+            found.update(write.table for write in one.writes)
+    return found
+
+
+def _whose(call: Call) -> dict[str, str]:
+    return {"database": getattr(call.request, "database", ""), "identity": str(call.stream.who)}
+
+
+def _written(request: Message | None) -> int:
+    """Return how many rows a request writes."""
+    return sum(len(getattr(request, name, ())) for name in ("writes", "keys"))
+
+
+def _rows_of(kind: type[Message]) -> Rows:
+    """Return the function that counts the rows in a message of a kind."""
+    fields = kind.DESCRIPTOR.fields_by_name
+    rows, row = fields.get("rows"), fields.get("row")
+    if rows is not None and rows.is_repeated:
+        return lambda answer: len(answer.rows)
+    if row is not None and row.message_type is not None:
+        return lambda answer: int(answer.HasField("row"))
+    return lambda _: 0

@@ -320,7 +320,7 @@ def import_(
             }
         )
         return
-    before = f" ({done.skipped:,} of them before)" if done.skipped else ""
+    before = f" ({done.skipped:,} of them loaded before)" if done.skipped else ""
     fresh = done.rows - done.skipped
     rate = f", {fresh / done.seconds:,.0f} a second" if fresh and done.seconds else ""
     click.echo(f"Imported: {done.rows:,} rows of {table}{before} in {done.commits:,} commits{rate}")

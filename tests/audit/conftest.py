@@ -13,5 +13,5 @@ __all__ = ["Opener", "db", "opening", "path"]
 
 @pytest.fixture
 def to(tmp_path: Path) -> Path:
-    """Where the test's backup lies, or will."""
+    """Return the path of the test's backup, which need not exist."""
     return tmp_path / "backup"

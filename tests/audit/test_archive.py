@@ -1,4 +1,4 @@
-"""Archive: old records go to another place, and the disk that they took is free."""
+"""Archive: old records are moved to another place, and their disk space is freed."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_what_was_archived_is_gone_from_the_log_and_read_from_the_archive(db: Da
 
 
 def size(directory: Path) -> int:
-    """Of the files in it, of a database that nobody has open."""
+    """Return the total size of the files of a closed database, in bytes."""
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
 def test_the_disk_shrinks_by_what_was_removed(opening: Opener, to: Path) -> None:
     db, chance = opening(), random.Random(7)
-    for number in range(2000):  # of every row two versions: one is in the log alone
+    for number in range(2000):  # two versions of every row: one of them is only in the log
         db.put(ITEMS, Item(id=number % 1000, text=chance.randbytes(2000).hex()))
     db.close()
     before = size(db.path)
@@ -58,9 +58,9 @@ def test_the_disk_shrinks_by_what_was_removed(opening: Opener, to: Path) -> None
     assert done.bytes_before >= before - 1_000_000
     assert sum(file.stat().st_size for file in to.iterdir()) < 0.6 * log_bytes
     assert archive(db, to).removed == 0
-    db.close()  # RocksDB deletes what it compacted a moment later, and beside; closed, it has
+    db.close()  # RocksDB deletes compacted files a moment later, in another thread; once closed, it has
     after = size(db.path)
-    assert before - after > 0.8 * log_bytes  # text of random digits, which LZ4 leaves as it is
+    assert before - after > 0.8 * log_bytes  # text of random digits, which LZ4 cannot compress
     assert done.bytes_after >= after - 1_000_000
 
 
@@ -231,7 +231,7 @@ def test_one_archives_a_database_at_a_time(db: Database, to: Path) -> None:
         assert seen.wait(60)
         with pytest.raises(OpenError, match="is being archived now; wait for it"):
             archive(db, to)
-        holds.hold(db.path, "late", 20)  # it counts, though it came while that was under way
+        holds.hold(db.path, "late", 20)  # it counts, although it was written while archiving ran
     finally:
         go_on.set()
         first.join()

@@ -1,4 +1,4 @@
-"""Archiving leaves what registered consumers lack, up to their caps."""
+"""Archiving keeps the records that registered consumers have not read, up to their caps."""
 
 from __future__ import annotations
 

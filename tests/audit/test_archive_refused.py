@@ -1,4 +1,4 @@
-"""A target that is full, or cannot be reached: nothing is removed, and it is said."""
+"""A target that is full or unreachable: nothing is removed, and the error names it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
 from tests.store.models import ITEMS
 
-NOBODY = "ftp://127.0.0.1:1/archive"  # a port at which nobody listens
+NOBODY = "ftp://127.0.0.1:1/archive"  # a port without a listener
 
 
 def test_a_target_without_space_gets_less_and_goes_on_when_there_is_some(
@@ -55,7 +55,7 @@ def test_a_target_that_cannot_be_reached_is_told_and_nothing_is_removed(db: Data
 def test_an_archive_that_cannot_be_reached_any_more_is_told_to_who_needs_it(db: Database, to: Path) -> None:
     fill(db, 1, 50)
     archive(db, to, keep_records=5)
-    note(db.path, str(to), 0)  # it has moved to where nobody answers
+    note(db.path, str(to), 0)  # it has moved to a port without a listener
     note(db.path, NOBODY, db.log.trimmed.base)
     attach(db)
     with pytest.raises(CorruptionError, match=r"record 7 was archived and cannot be read back: ftp://"):
@@ -70,7 +70,7 @@ def test_an_archive_that_cannot_be_reached_any_more_is_told_to_who_needs_it(db: 
 def test_nothing_is_removed_where_somebody_else_writes_to_the_target(
     db: Database, opening: Opener, what: str
 ) -> None:
-    """As a second backup to the same object store does, which sweeps what it does not know."""
+    """A second backup to the same object store does this: it sweeps files that it does not know."""
     fill(db, 1, 20)
     url = f"memory://refused-{uuid.uuid4().hex}"
     archive(db, url, keep_records=5)
@@ -83,7 +83,7 @@ def test_nothing_is_removed_where_somebody_else_writes_to_the_target(
             if what == "the manifest":
                 there.write("BACKUP", before)
             else:
-                there.remove(there.names()[-2])  # BACKUP is the last
+                there.remove(there.names()[-2])  # BACKUP is written last
 
     with pytest.raises(DiskError, match=r"another process writes there. Nothing was removed"):
         archive(db, url, progress=meddle)

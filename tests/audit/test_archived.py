@@ -1,4 +1,4 @@
-"""Archived: what went is read from where it is, by whoever needs it; where it is not, that is said."""
+"""Archived records: every reader gets them from the archive, or an error that names it if it is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.store.models import AIRPORTS, ITEMS, airport, declare, items
 
 
 def commits_of(db: Database, after: int = 0) -> bytes:
-    """All that a follower gets."""
+    """Return all commits that a follower gets."""
     found, subscription = b"", Subscription(db, after=after, bounded=True)
     while (raw := subscription.poll()) is not None:
         found += raw
@@ -72,7 +72,7 @@ def test_a_reader_beside_sees_what_is_archived_meanwhile(opening: Opener, to: Pa
 
 
 def test_a_reader_beside_sees_each_archiving(opening: Opener, to: Path) -> None:
-    """What it knows of the archive is older than the log that it looks at anew."""
+    """Its list of archives is older than the log, which it reads again."""
     db = opening()
     fill(db, 1, 60)
     db.engine.flush()
@@ -118,7 +118,7 @@ def test_history_and_moments_and_proofs_reach_back_before_what_was_archived(db: 
     tree = Tree(db)
     size = tree.catch_up()
     root = tree.root(size)
-    for keep in (db.head - seqs["one"], db.head - seqs["two"], 1):  # also with the Base in its very place
+    for keep in (db.head - seqs["one"], db.head - seqs["two"], 1):  # also with the Base at this very seq
         archive(db, to, keep_records=keep)
         for name, seq in seqs.items():
             row = db.at(seq=seq).get(AIRPORTS, "JFK")

@@ -1,4 +1,4 @@
-"""A segment of the archive is gone: whoever needs it is told which, and all else goes on."""
+"""A missing segment of the archive: reads that need it name it, and everything else continues."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _raised(problems: Any) -> None:
 
 
 def archived(db: Any, to: Path) -> Path:
-    """Three segments are archived; the path of the second, of records 21 to 40, is returned."""
+    """Return the path of the second of three archived segments, with records 21 to 40."""
     fill(db, 1, 18)
     db.put(AIRPORTS, airport("JFK", "one"))
     fill(db, 20, 30)
@@ -93,7 +93,7 @@ def test_who_asks_a_server_is_told_which_segment_is_gone(tmp_path: Path) -> None
             archive(db, to, keep_records=db.head - last)
         (name,) = [one.name for one in manifests.needed(place(to)).segments if one.first == 21]
         with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
-            with remote.feed(15) as feed:  # a slow follower: it has got so far
+            with remote.feed(15) as feed:  # a slow follower at this position
                 commits = iter(feed)
                 assert next(commits).seq == 16
             (to / name).rename(to / "away")

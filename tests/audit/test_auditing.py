@@ -1,4 +1,4 @@
-"""Audits: a log is what it was, or the first record that is not is named."""
+"""Audits: the log is unchanged, or the first changed record is named."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def problems(db: Database, **known: Any) -> list[str]:
 
 
 def rewrite(db: Database, seq: int) -> None:
-    """Puts another record in the place of one, with a checksum that is right."""
+    """Replace a record by another one with a valid checksum."""
     commit = db.log.commit(seq)
     commit.ClearField("checksum")
     commit.notice.subject += " indeed"
@@ -39,7 +39,7 @@ def rewrite(db: Database, seq: int) -> None:
 
 
 def made(path: Path, count: int = 600) -> Checkpoint:
-    """A database with a tree, and its checkpoint."""
+    """Return a database with a tree, and its checkpoint."""
     with Database(path) as db:
         notes(db, count)
         signer = signer_of(db)
@@ -65,7 +65,7 @@ def test_a_record_that_was_rewritten_is_found_by_a_checkpoint_and_named_by_the_t
         assert any("differ from those of the checkpoint of everlog/" in one for one in found)
         assert any("differ from those of the checkpoint in record 602" in one for one in found)
     with Database(tmp_path / "db") as db:
-        Tree(db).forget()  # as somebody would who rewrites history
+        Tree(db).forget()  # as an attacker would who rewrites history
         found = problems(db, checkpoints=[there])
         assert not any("the tree" in one for one in found)
         assert any("differ from those of the checkpoint of everlog/" in one for one in found)
@@ -78,7 +78,7 @@ def test_nothing_is_signed_that_contradicts_what_was_signed_before(tmp_path: Pat
         prover.checkpoint(LocalProver(db), signer)
         rewrite(db, 7)
         Tree(db).forget()
-        db.log._recent.clear()  # noqa: SLF001  what is kept in memory is of before
+        db.log._recent.clear()  # noqa: SLF001  the cache has the earlier records
         notes(db, 1)
         head = db.head
         with pytest.raises(CorruptionError, match="does not begin with the other"):
@@ -110,7 +110,7 @@ def test_tiles_that_are_not_those_of_their_checkpoint_prove_nothing(tmp_path: Pa
         Tree(db).forget()
         again = there._replace(root=local.head()[1])
         export(local, again.sign(signer), tmp_path / "tiles")
-        (tmp_path / "tiles/checkpoint").write_text(there.sign(signer))  # what was signed before
+        (tmp_path / "tiles/checkpoint").write_text(there.sign(signer))  # signed earlier
         (found,) = problems(db, tiles=tmp_path / "tiles")
     assert f"with the root of the checkpoint beside them, {there.root.hex()}" in found
 
@@ -243,7 +243,7 @@ def test_what_must_hold_between_records_is_looked_at(tmp_path: Path) -> None:
         commit.ClearField("checksum")
         commit.changes.add(space=77, key=b"k")
         db.engine.append_record(SEQ.pack(12), record.frame(commit))
-        db.log._recent.clear()  # noqa: SLF001  what is kept in memory is of before
+        db.log._recent.clear()  # noqa: SLF001  the cache has the earlier records
         assert problems(db) == [
             "record 5 is older than the record before it",
             "record 9 says that schema 7 is in force, but 0 is",
@@ -258,9 +258,9 @@ def test_a_link_to_another_version_of_a_row_than_the_last_is_found_out(tmp_path:
         last = db.head
         commit = db.log.commit(last)
         commit.ClearField("checksum")
-        commit.changes[0].prior -= 1  # so that its history would pass over a version
+        commit.changes[0].prior -= 1  # so that its history would skip a version
         db.engine.append_record(SEQ.pack(last), record.frame(commit))
-        db.log._recent.clear()  # noqa: SLF001  what is kept in memory is of before
+        db.log._recent.clear()  # noqa: SLF001  the cache has the earlier records
         (found,) = Audit(db).tables()
     assert f"record {last} replaces the row of record {last - 2} in table airports" in found
     assert f"found that of record {last - 1}" in found

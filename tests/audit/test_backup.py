@@ -1,4 +1,4 @@
-"""Backup: the log as segments, whole at every moment, incremental."""
+"""Backup: the log as segments, incremental, and complete at every moment."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_backup_is_made_by_a_second_process_that_reads(opening: Opener, to: Pa
 
 
 class Stopped(BaseException):
-    """As Ctrl-C."""
+    """Stands for Ctrl-C."""
 
 
 def test_an_interrupted_backup_leaves_what_was_there_and_the_next_goes_on(db: Database, to: Path) -> None:

@@ -1,4 +1,4 @@
-"""Backups in an object store: as in a directory."""
+"""Backups in an object store behave like those in a directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from tests.audit.test_backup import fill
 
 @pytest.fixture(params=["memory", "local"])
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A place that fsspec alone knows; `local` is a directory that it writes to in its own way."""
+    """Return a URL that only fsspec can read; `local` is the directory behind it, which fsspec writes in its
+    own way.
+    """
     if request.param == "memory":
         return f"memory://backup-{uuid.uuid4().hex}"
     return f"local://{tmp_path_factory.mktemp('bucket')}/kept"
@@ -51,7 +53,7 @@ def test_small_segments_in_an_object_store_become_one_and_remains_go(db: Databas
 
 
 def test_no_error_says_the_password_of_a_url(db: Database) -> None:
-    """Fsspec's own errors say the path, and with it whatever is in the URL."""
+    """The errors of fsspec contain the path, and with it everything in the URL."""
     bucket, secret = f"bucket-{uuid.uuid4().hex}", uuid.uuid4().hex
     url = f"memory://ann:{secret}@{bucket}/kept"
     there = place(url)

@@ -1,4 +1,4 @@
-"""The tree as files: what third-party tools read, brought up to date, never by another history."""
+"""The exported tree: files for third-party tools, which are updated, but never with another history."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_tile_that_was_changed_is_found_before_the_checkpoint_is_written(tmp_p
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Iterator[tuple[Database, str]]:
-    """A database of 602 records, exported at 301 and at 601 to `tiles`, and the newest checkpoint."""
+    """Return a database of 602 records, exported at 301 and at 601 to `tiles`, and the newest checkpoint."""
     with Database(tmp_path / "db") as db:
         signer = signer_of(db)
         notes(db, 300)
@@ -115,7 +115,7 @@ def exported(tmp_path: Path) -> Iterator[tuple[Database, str]]:
 
 
 def faults(where: Path, text: str) -> list[str]:
-    """What an audit says of the directory by itself."""
+    """Return the problems that an audit finds in the directory alone."""
     there = proof.read(text.rpartition("\n\n")[0] + "\n")
     directory = Directory(where)
     found = list(directory.problems(there.size))
@@ -123,7 +123,9 @@ def faults(where: Path, text: str) -> list[str]:
 
 
 def flipped(where: Path, text: str, step: int) -> tuple[int, list[str]]:
-    """Flips a bit of each `step`-th byte of every file but the checkpoint; how many, and what was missed."""
+    """Flip a bit of each `step`-th byte of every file except the checkpoint; return the number, and the
+    undetected ones.
+    """
     count, missed = 0, []
     for file in sorted(where.rglob("*")):
         if not file.is_file() or file.name == "checkpoint":
@@ -181,7 +183,7 @@ def test_files_that_are_gone_cut_or_strange_are_named(tmp_path: Path, exported: 
         (found,) = faults(where, text)
         assert found.startswith(f"{where / name} is not part of the tree of 601 records")
         (where / name).unlink()
-    (where / "tile/0/001.p/45").unlink()  # of an earlier size: the standard lets it go
+    (where / "tile/0/001.p/45").unlink()  # of an earlier size, which the standard allows
     assert faults(where, text) == []
     assert list(Audit(db, tiles=where).problems()) == []
 

@@ -1,4 +1,4 @@
-"""Forks: what they share with their origin, and what they do not."""
+"""Forks: what they share with their origin, and what differs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was removed while somebody looked at it is freed once nobody does."""
+"""Records that are archived while a snapshot reads them are freed when the snapshot is closed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fill(db: Database) -> None:
     for number in range(ROWS):
-        last = number == ROWS - 1  # what is not on disk is not archived
+        last = number == ROWS - 1  # records that are not durable are not archived
         text = os.urandom(BYTES).hex()
         db.put(ITEMS, Item(id=number, text=text), durability="sync" if last else "os")
     db.tables.flush()

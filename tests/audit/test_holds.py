@@ -1,4 +1,4 @@
-"""Holds: names that keep records, held and released by whoever comes, at once or not."""
+"""Holds: names that keep records, held and released by several callers, also at the same time."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_who_holds_in_the_last_moment_before_the_removal_keeps_the_records(
 
 def test_a_record_that_was_archived_already_cannot_be_held(db: Database, to: Path) -> None:
     fill(db, 1, 50)
-    with Database(db.path, read_only=True) as reader:  # it was opened before, as the command beside a server
+    with Database(db.path, read_only=True) as reader:  # it was opened earlier, like a command beside a server
         archive(db, to, keep_records=10)
         base = db.log.trimmed.base
         for one in (db, reader):

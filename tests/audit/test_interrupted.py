@@ -1,4 +1,4 @@
-"""Catching up and exporting are ended anywhere, and go on from there."""
+"""Catching up and exporting can be interrupted at any point, and resume there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.audit.test_tree import notes
 
 
 def test_a_tree_that_was_killed_anywhere_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "EVERY", 256)  # batches that small, so that there are many
+    monkeypatch.setattr(tree, "EVERY", 256)  # small batches, so that there are many
     killed = []
     with Database(tmp_path / "db") as db:
         notes(db, 1400)
@@ -27,7 +27,7 @@ def test_a_tree_that_was_killed_anywhere_goes_on(tmp_path: Path, monkeypatch: py
             if at.done % 512 == 0:
                 db.engine.flush()
             killed.append(tmp_path / f"killed-{at.done}")
-            shutil.copytree(db.path, killed[-1])  # what a kill would leave
+            shutil.copytree(db.path, killed[-1])  # the state that a kill would leave
 
         size = Tree(db).catch_up(copy)
         root = Tree(db).root(size)

@@ -109,7 +109,7 @@ def test_a_text_that_cannot_be_in_a_note_is_not_signed(text: str) -> None:
 
 
 class Cosigner:
-    """A witness, after C2SP tlog-cosignature and none of the code that is tested."""
+    """A witness as in C2SP tlog-cosignature, written without the code under test."""
 
     def __init__(self, name: str, seed: int) -> None:
         self.name = name
@@ -119,7 +119,7 @@ class Cosigner:
         self.vkey = f"{name}+{self.id.hex()}+{base64.b64encode(self._public).decode()}"
 
     def line(self, signed: str, time_s: int) -> str:
-        """The line of its cosignature of a note."""
+        """Return its cosignature line for a note."""
         text = signed.rpartition("\n\n")[0] + "\n"
         signature = self._key.sign(f"cosignature/v1\ntime {time_s}\n{text}".encode())
         data = self.id + time_s.to_bytes(8, "big") + signature

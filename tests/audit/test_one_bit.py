@@ -1,4 +1,4 @@
-"""One bit of one file of a closed database is another: it is told where, or nothing was harmed by it.
+"""One flipped bit in one file of a closed database is detected and located, or has no effect.
 
 More of them: EVERLOG_TORTURE_S=600 make test ARGS="tests/audit/test_one_bit.py"
 """
@@ -33,7 +33,7 @@ PLACE = re.compile(
 
 
 class There(NamedTuple):
-    """A database as it was, and what was known of it."""
+    """The state of an undamaged database."""
 
     path: Path
     checkpoint: Checkpoint
@@ -53,17 +53,17 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> There:
         db.log.sync()
         text, _ = prover.checkpoint(LocalProver(db), signer)
         db.log.sync()
-        LocalProver(db).head()  # so that the tree has the last record as well
+        LocalProver(db).head()  # so that the tree also has the last record
         hashes, records = db.hashes(), db.log.read(0, 1 << 30)[0]
     return There(path, proof.open_checkpoint(text, signer.verifier), hashes, records)
 
 
 def flipped(there: There, to: Path, chance: random.Random) -> str:
-    """A copy of it with one bit that is another, wherever in all its bytes; says where."""
+    """Copy the database with one flipped bit, anywhere in its bytes; return the place."""
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(there.path, to)
     files = sorted(file for file in to.rglob("*") if file.is_file() and file.stat().st_size)
-    if chance.random() < 0.5:  # most bytes are in few files, and each file matters
+    if chance.random() < 0.5:  # most bytes are in few files, but each file matters
         file = chance.choice(files)
     else:
         file = chance.choices(files, [file.stat().st_size for file in files])[0]
@@ -75,7 +75,7 @@ def flipped(there: There, to: Path, chance: random.Random) -> str:
 
 
 def told(path: Path, there: There) -> list[str]:
-    """What an audit says; where it says nothing, all must be as it was."""
+    """Return the problems that an audit finds; if none, check that all data is unchanged."""
     try:
         db = Database(path, create=False, read_only=True)
     except Error as error:

@@ -1,4 +1,4 @@
-"""Copies of a log with sealed rows: none of them has a key, and none brings back who was forgotten."""
+"""Copies of a log with sealed rows contain no keys, and never restore a forgotten person."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECRET = "Wilhelmina-the-patient"
 
 @pytest.fixture
 def clinic(path: Path) -> Database:
-    """Ann and Bob, of whom Ann is forgotten with record 6."""
+    """Return a database with Ann and Bob, of whom Ann is forgotten with record 6."""
     db = open_people(path)
     db.put(PATIENTS, patient(1, "s-1", email="ann@x", name=SECRET), actor="web")
     db.put(PATIENTS, patient(2, "s-2", email="bob@x", name=SECRET))
@@ -30,7 +30,7 @@ def clinic(path: Path) -> Database:
 
 
 def unpacked(where: Path) -> bytes:
-    """All records of a backup or an archive, and its files as they are."""
+    """Return all records of a backup or an archive, and the raw bytes of its files."""
     found = place(where)
     reader = Reader(found, needed(found))
     last = reader.manifest.head.seq
@@ -38,7 +38,7 @@ def unpacked(where: Path) -> bytes:
 
 
 def keys_of(db: Database) -> list[bytes]:
-    """The keys of people as they are, and as the key store has them."""
+    """Return the keys of people, open and as stored in the key store."""
     vault = db.tables.vault
     assert vault is not None
     raw = (db.path / "KEYS").read_bytes()

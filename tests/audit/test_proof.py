@@ -1,4 +1,4 @@
-"""Proofs as files: what is written is read, and what was touched is not believed."""
+"""Proofs as files: a written proof is read back, and an edited one is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shown of a database: checkpoints kept in its log, and proofs that a key alone verifies."""
+"""The prover: checkpoints in the log, and proofs that need only a public key to verify."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def test_a_checkpoint_is_kept_in_the_log_if_it_says_something_new(tmp_path: Path
         assert proof.open_checkpoint(text, signer.verifier).size == 11
         assert prover.checkpoint(local, signer) == (text, False)
         other = Signer.generate(signer.name)
-        assert prover.checkpoint(local, other)[1]  # of another key: that is new
+        assert prover.checkpoint(local, other)[1]  # of another key, so it is a new one
         assert prover.checkpoint(local, other)[1] is False
-        assert prover.checkpoint(local, signer) == (text, False)  # nothing but checkpoints came since
+        assert prover.checkpoint(local, signer) == (text, False)  # only checkpoints were added since
         assert db.head == 13
         notes(db, 1)
         assert prover.checkpoint(local, signer)[1]
@@ -115,7 +115,7 @@ def test_a_checkpoint_of_another_log_is_not_kept(tmp_path: Path) -> None:
 
 
 def bogus(db: Database, origin: str, name: str = "") -> str:
-    """A checkpoint whose root is right, by nobody's key: also one that looks like that of another."""
+    """Return a checkpoint with the right root and an invalid signature, also under another key's name."""
     size, root = LocalProver(db).head()
     signed = Checkpoint(origin, size, root).sign(Signer.generate(name or origin))
     LocalProver(db).keep(signed)
@@ -146,7 +146,7 @@ def test_a_proof_by_a_key_passes_over_what_that_did_not_sign(tmp_path: Path) -> 
         size, root = local.head()
         mimic = forged.rpartition("\n\n")[2].split()[2]
         named = Checkpoint(signer.name, size, root).text() + f"\n— {signer.name} "
-        local.keep(named + text.rpartition("\n\n")[2].split()[2] + "\n")  # its signature, of another text
+        local.keep(named + text.rpartition("\n\n")[2].split()[2] + "\n")  # its signature, for another text
         local.keep(named + mimic + "\n")
         assert prover.prove(local, 7).note != text
         found = prover.prove(local, 7, by=signer.verifier)

@@ -1,4 +1,4 @@
-"""What a trimmed log has of the records that were archived is compared with all that is known of them."""
+"""What a trimmed log states about its archived records is compared with checkpoints, proofs and tiles."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.store.models import ITEMS, declare
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Database]:
-    """A log of 320 records, with a schema in the second, of which 282 were archived."""
+    """Return a log of 320 records, with a schema in the second, of which 282 were archived."""
     with Database(tmp_path / "db", idempotency_s=0) as database:
         declare(database, ITEMS)
         notes(database, 318)
@@ -34,7 +34,7 @@ def db(tmp_path: Path) -> Iterator[Database]:
 
 
 def known(db: Database, to: Path) -> tuple[Checkpoint, Inclusion]:
-    """A checkpoint and a proof of records that are archived then, and their tiles."""
+    """Return a checkpoint and a proof of records that are archived afterwards, and their tiles."""
     local, signer = LocalProver(db), signer_of(db)
     text = prover.checkpoint(local, signer)[0]
     export(local, text, to / "tiles")
@@ -45,7 +45,7 @@ def known(db: Database, to: Path) -> tuple[Checkpoint, Inclusion]:
 
 
 def kept(db: Database, change: bool) -> None:
-    """Keeps another record 2, with a checksum that is right."""
+    """Store another record 2, with a valid checksum."""
     side = db.engine.side("kept")
     assert side is not None
     if change:

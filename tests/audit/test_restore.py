@@ -1,4 +1,4 @@
-"""Restore: to the end, to a record, to a time; the same database, or a fork of it."""
+"""Restore: to the end, to a record, to a time; as the same database, or as a fork."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ restore(sys.argv[1], sys.argv[2], progress=die)
 
 
 def grown(db: Database) -> dict[int, dict[str, TableHash]]:
-    """A database with changes of many kinds, and the hashes of its tables at some records."""
+    """Return a database with changes of many kinds, and the hashes of its tables at some records."""
     at = {}
     fill(db, 1, 30)
     at[db.head] = db.hashes()
@@ -148,7 +148,7 @@ def test_a_restore_that_is_killed_leaves_no_database_and_the_next_goes_on(openin
     fill(diverged, 1, 1600)
     backup(diverged, other)
     assert subprocess.run([*words[:-2], str(to), str(to.with_name("mixed"))], check=False).returncode < 0
-    done = restore(other, to.with_name("mixed"))  # what is left there is of another backup
+    done = restore(other, to.with_name("mixed"))  # the remaining files are of another backup
     assert done.tables == diverged.hashes()
 
 

@@ -1,4 +1,4 @@
-"""Retention: a database archives by itself, hurts nobody, and says so where it cannot."""
+"""Retention: a database archives automatically, disturbs no one, and reports failures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.store.upkeep.test_expiry import SECOND, Time
 
 
 class Watch:
-    """Progress that is waited for: `seen` once there was this step."""
+    """Waits for progress: `seen` is set when this step was reported."""
 
     def __init__(self, step: str) -> None:
         self.step = step
@@ -38,7 +38,7 @@ class Watch:
 
 
 class Tries(logging.Handler):
-    """Each time that it failed is waited for, and waits."""
+    """Waits for each failed attempt, and holds the next one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def test_a_database_archives_by_itself_while_it_is_written(db: Database, to: Pat
 def test_it_waits_until_there_is_enough_or_it_was_long_ago(db: Database, to: Path) -> None:
     fill(db, 1, 50)
     retention = Retention(db, to, keep_records=10)
-    done = retention.look()  # it never was
+    done = retention.look()  # it never existed
     assert done is not None
     assert done.base == db.head - 10
     fill(db, 60, 90)
@@ -161,7 +161,7 @@ def test_once_it_works_it_looks_as_often_as_before(db: Database, to: Path) -> No
     fill(db, 1, 50)
     retention = Retention(db, to, keep_records=10)
     for _ in range(3):
-        retention._failed(Error("again"))  # noqa: SLF001  each would be waited for
+        retention._failed(Error("again"))  # noqa: SLF001  the test would wait for each
     assert (retention.wait_s, retention.status().error) == (480, "again")
     assert retention.look() is not None
     assert (retention.wait_s, retention.status().error, retention.status().error_ns) == (60, "", 0)
@@ -171,7 +171,7 @@ def test_once_it_works_it_looks_as_often_as_before(db: Database, to: Path) -> No
 def test_an_hour_is_the_longest_that_it_waits(db: Database, to: Path) -> None:
     retention = Retention(db, to)
     for _ in range(2000):
-        retention._failed(Error("again"))  # noqa: SLF001  each would be waited for
+        retention._failed(Error("again"))  # noqa: SLF001  the test would wait for each
     assert retention.wait_s == 3600
     retention.close()
     with_days = Retention(db, to, look_s=86_400)
@@ -189,7 +189,7 @@ def test_it_ends_with_its_database_in_the_middle_of_things(opening: Opener, to: 
     assert watch.seen.wait(60)
     closing = threading.Thread(target=db.close)
     closing.start()
-    assert retention._stopped.wait(60)  # noqa: SLF001  it is told, before it goes on
+    assert retention._stopped.wait(60)  # noqa: SLF001  it is notified before it continues
     watch.go_on.set()
     closing.join(60)
     assert not closing.is_alive()

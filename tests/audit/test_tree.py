@@ -1,4 +1,4 @@
-"""The tree over a database's records: it catches up, and is found out where it does not fit."""
+"""The tree over a database's records: it catches up, and a tree that does not match the log is detected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from everlog.store.record import unframe
 
 
 def notes(db: Database, count: int, kind: str = "test") -> None:
-    """Records that are about nothing but themselves."""
+    """Write records without any other effect."""
     for number in range(count):
 
         def about(commit: log_pb2.Commit, number: int = number) -> None:
@@ -142,7 +142,7 @@ def test_a_place_outside_is_refused(tmp_path: Path) -> None:
 
 def test_checkpoints_in_the_log_are_noted(tmp_path: Path) -> None:
     with Database(tmp_path / "db") as db:
-        notes(db, 3, KIND)  # of that kind, but no checkpoints
+        notes(db, 3, KIND)  # of that kind, but not checkpoints
 
         def about(commit: log_pb2.Commit) -> None:
             commit.notice.CopyFrom(log_pb2.Notice(kind=KIND, detail=b"origin\n2\nroot\n"))
@@ -223,7 +223,7 @@ def test_no_proof_is_wrong_while_others_throw_the_tree_away(tmp_path: Path) -> N
                 while not done.is_set():
                     if (tree.root(size), tree.inclusion(7, size)) != expected:
                         wrong.append("another")
-            except Exception as error:  # noqa: BLE001  it is told by the test
+            except Exception as error:  # noqa: BLE001  the test reports it
                 wrong.append(repr(error))
 
         readers = [threading.Thread(target=reading) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Fixtures of the suites that several kinds of a thing must pass."""
+"""Fixtures of the suites that every implementation of an interface must pass."""
 
 from __future__ import annotations
 

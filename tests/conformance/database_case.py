@@ -29,7 +29,7 @@ VERSION = 20260105093000
 
 
 def _models(version: int, messages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Model classes, each field numbered from 1 in the order given."""
+    """Return model classes, each field numbered from 1 in the given order."""
     package = f"case.v{version}"
     file = descriptor_pb2.FileDescriptorProto(name=f"{package}/model.proto", package=package, syntax="proto3")
     for name, fields in messages.items():
@@ -81,7 +81,7 @@ FLIGHTS: Table[Any, tuple[str, int]] = Table(
 
 
 class Case(NamedTuple):
-    """A database to test, and the embedded one that it is, or that its server has."""
+    """The database under test, and the embedded database behind it, which may be that of a server."""
 
     kind: str
     db: EmbeddedDatabase | RemoteDatabase
@@ -89,14 +89,14 @@ class Case(NamedTuple):
     server: Server | None = None
 
     def reader(self) -> EmbeddedDatabase | RemoteDatabase:
-        """The same database, opened for reading. Close it."""
+        """Open the same database for reading. The caller closes it."""
         if self.server is not None:
             return RemoteDatabase(self.server.url("case"), read_only=True)
         return EmbeddedDatabase(self.embedded.path, read_only=True)
 
 
 def migrate(db: EmbeddedDatabase, version: int, *tables: Table[Any, Any]) -> int:
-    """Brings the tables into force; returns the seq of the record."""
+    """Put the tables into force; return the seq of the record."""
     migration = log_pb2.Migration(
         step=log_pb2.Migration.FINISHED,
         version=version,
@@ -110,7 +110,7 @@ def migrate(db: EmbeddedDatabase, version: int, *tables: Table[Any, Any]) -> int
 def open_case(
     kind: str, directory: Path, *more: Table[Any, Any], master_key: bytes | None = None
 ) -> Iterator[Case]:
-    """A database with the tables of this case, and `more`, and no rows. At the end it is checked."""
+    """Yield a database with the tables of this case and `more`, without rows. At the end it is checked."""
     where = "memory:" if kind == "memory" else f"file:{directory / 'case'}"
     embedded = everlog.open(where, master_key=master_key)
     assert isinstance(embedded, EmbeddedDatabase)

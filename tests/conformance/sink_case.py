@@ -1,4 +1,4 @@
-"""What the suites for sinks share: the sink under test, and one way to follow into it."""
+"""Shared by the suites for sinks: the sink under test, and one way to follow into it."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ Opened = Callable[[], AbstractContextManager[Sink]]
 
 
 def shop(*, batch: int = 3) -> HandMadeLog:
-    """A log with two tables and nothing in them."""
+    """Return a log with two empty tables."""
     log = HandMadeLog(batch=batch)
     log.migrate(MODEL, ITEMS, VISITS)
     return log
 
 
 class SinkCase:
-    """A sink's own test gives the URL of an empty target, and how to spoil a row of it."""
+    """A sink's own test gives the URL of an empty target, and a way to damage a row of it."""
 
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         raise NotImplementedError
 
     def spoil(self, url: str, table: str, column: str, value: object) -> None:
-        """Changes a column of every row of a table, past the sink."""
+        """Change a column of every row of a table without using the sink."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -67,7 +67,7 @@ class SinkCase:
 def follow(
     log: HandMadeLog, opened: Opened, *, until: int | None = None, tables: Sequence[str] = ()
 ) -> Followed:
-    """Opens the target anew and follows up to `until`, or to the log's end."""
+    """Open the target again and follow up to `until`, or to the end of the log."""
     with opened() as sink:
         return Follower(log, sink, tables=tables).run(until=until, bounded=until is None)
 

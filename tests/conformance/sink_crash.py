@@ -1,4 +1,4 @@
-"""Crash: a follower killed at any moment leaves whole commits, and its position with them."""
+"""Crash: a follower that is killed at any moment leaves whole commits, and the matching position."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMITS = 400
 
 
 def long_log() -> HandMadeLog:
-    """The same every time, in parent and child."""
+    """Return the same log in the parent and in the child."""
     log, rng = shop(batch=7), random.Random(11)
     for number in range(COMMITS):
         names = [f"item {rng.randrange(50)}" for _ in range(4)]
@@ -74,7 +74,7 @@ def _kill(child: subprocess.Popen[str]) -> None:
 
 
 def main(url: str, what: str) -> None:
-    """What the child does: follow and tell, or stop inside of a transaction."""
+    """Run in the child: follow and report, or stop inside a transaction."""
     log, sink = long_log(), open_sink(url)
     if what == "follow":
         Follower(log, sink, progress=_tell, changes_max=1).run(bounded=True)
@@ -83,7 +83,7 @@ def main(url: str, what: str) -> None:
     assert state is not None
     sink.begin(())
     sink.apply(log.commits[state.position.seq :])
-    sink.evolve(log.schema)  # pushes what was gathered into the target
+    sink.evolve(log.schema)  # writes the gathered rows to the target
     _say("inside")
     signal.pause()
 

@@ -1,4 +1,4 @@
-"""Evolution: schemas that change while a sink follows, seen in one run and over a restart."""
+"""Evolution: schemas that change while a sink follows, in one run and across a restart."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.conformance.sink_log import HandMadeLog
 
 
 def busy_shop() -> HandMadeLog:
-    """Rows written, overwritten, deleted and written again, over many commits."""
+    """Return a log with rows that are written, overwritten, deleted and written again, over many commits."""
     log = shop()
     for number in range(30):
         name = f"item {number % 7}"

@@ -1,4 +1,4 @@
-"""A log made by hand: exactly the commits that a test of a sink needs, and what they amount to.
+"""A log made by hand: exactly the commits that a test of a sink needs, and the tables that they result in.
 
 It gives the feed that a database gives and computes the tables and their content hashes from its
 commits alone, at any position.
@@ -31,7 +31,7 @@ Path_ = Sequence[int] | int
 
 @cache
 def compiled(source: str) -> FileDescriptorSet:
-    """The descriptors of a `.proto` file given as text, with all that it imports."""
+    """Return the descriptors of a `.proto` file given as text, with all its imports."""
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "model.proto").write_text(source)
@@ -52,7 +52,7 @@ def index(name: str, id: int, *fields: Path_, unique: bool = False) -> log_pb2.I
 def table(
     name: str, id: int, model: str, *key: Path_, indexes: Sequence[log_pb2.IndexSchema] = (), space: int = 0
 ) -> log_pb2.TableSchema:
-    """A table whose space is its id, unless another is given."""
+    """Return a table whose space is its id, unless another space is given."""
     return log_pb2.TableSchema(
         name=name, id=id, space=space or id, model=model, key=paths(key), indexes=indexes
     )
@@ -60,7 +60,7 @@ def table(
 
 @dataclass
 class Batch:
-    """What the feed gives at once."""
+    """One batch of a feed."""
 
     commits: list[log_pb2.Commit] = field(default_factory=list)
     schema: log_pb2.Schema | None = None
@@ -102,8 +102,9 @@ class HandMadeLog:
         building: Sequence[log_pb2.TableSchema] = (),
         retiring: Sequence[log_pb2.TableSchema] = (),
     ) -> None:
-        """A migration to this model and these tables; `changes` are of its own commit. `building`
-        and `retiring`: other generations of them."""
+        """Write a migration to this model and these tables; `changes` are those of its own commit. `building`
+        and `retiring` are other generations of the tables.
+        """
         proto = log_pb2.Schema(
             version=self.schema.version + 1,
             models=compiled(source),
@@ -119,14 +120,14 @@ class HandMadeLog:
         return self.schema.table(name).model(**fields)
 
     def put(self, name: str, row: Any = None, /, *, newer: bool = False, **fields: Any) -> log_pb2.Change:
-        """A change, for `write`; of the generation that is being built with `newer`."""
+        """Return a change for `write`; `newer`: of the generation that is being built."""
         info = self.schema.building[name] if newer else self.schema.table(name)
         row = info.model(**fields) if row is None else row
         key = info.own.key_of(row)
         return log_pb2.Change(space=info.space, key=key, row=row.SerializeToString())
 
     def delete(self, name: str, *key: Any) -> log_pb2.Change:
-        """A change, for `write`."""
+        """Return a change for `write`."""
         info = self.schema.table(name)
         return log_pb2.Change(space=info.space, op=log_pb2.DELETE, key=info.encode_key(key))
 
@@ -143,7 +144,7 @@ class HandMadeLog:
         return Schema(found)
 
     def hashes(self, seq: int | None = None) -> dict[str, TableHash]:
-        """Of every table as it is after `seq`."""
+        """Return the hash of every table as of `seq`."""
         seq = self.head if seq is None else seq
         rows: dict[int, dict[bytes, bytes]] = {}
         for commit in self.commits[:seq]:
@@ -186,7 +187,7 @@ class HandMadeLog:
         return HandMadeFeed(self, start, end, tables, heartbeat_s)
 
     def wait(self, seq: int, timeout_s: float) -> None:
-        """Until the log has more than `seq`, or the time is up."""
+        """Wait until the log has more than `seq`, or the time has passed."""
         with self._grown:
             self._grown.wait_for(lambda: self.head > seq, timeout_s)
 
@@ -210,7 +211,7 @@ class HandMadeFeed:
             yield Batch([commit for commit in commits if commit], mark=self._mark())
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: it has no resources."""
 
     def _mark(self) -> feed_pb2.Mark:
         head = self._log.head

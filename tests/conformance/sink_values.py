@@ -1,4 +1,4 @@
-"""Values: every type that a field can have, at its extremes, in rows and in keys."""
+"""Values: every type of a field, at its extremes, in rows and in keys."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ import "google/protobuf/timestamp.proto";
 import "google/protobuf/wrappers.proto";
 enum Color { RED = 0; BLUE = 1; BELOW = -1; }
 """
-# Values that no key has: NaN, the empty text of a field that cannot be unset, negative nanos.
+# # Values that no key can have: NaN, the empty text of a field without presence, negative nanos.
 NO_KEY = ("''", "b''", "nan", repr({"seconds": 3, "nanos": -1}))
 
 

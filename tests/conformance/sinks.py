@@ -1,4 +1,4 @@
-"""The suite that every sink must pass: subclass it, and give the two methods of SinkCase.
+"""The suite that every sink must pass: subclass it, and implement the two methods of SinkCase.
 
 class TestMySink(SinkConformance):
     @pytest.fixture
@@ -15,4 +15,4 @@ from tests.conformance.sink_values import ValuesConformance
 
 
 class SinkConformance(FollowingConformance, ValuesConformance, EvolutionConformance, CrashConformance):
-    """All that a sink promises (everlog.consumers.follower.sink)."""
+    """Everything that a sink guarantees (everlog.consumers.follower.sink)."""

@@ -1,4 +1,4 @@
-"""Arguments: what every database, embedded or remote, says of arguments of the wrong type or value."""
+"""Arguments: how every database, embedded or remote, refuses arguments of the wrong type or value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import everlog
 from everlog.store.upkeep.consumers import Cap
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, Case, airport
 
-LONE = "\ud800"  # half of a surrogate pair: no UTF-8 has it
+LONE = "\ud800"  # half of a surrogate pair, which UTF-8 cannot encode
 Calls = Iterator[tuple[str, Callable[[], object]]]
 
 TEXTS = (LONE, 7, b"ann", ["ann"], None)

@@ -1,4 +1,4 @@
-"""Care: what a database is, loads, rebuilds, checks, closing, and schemas that move on."""
+"""Maintenance: status, loads, rebuilds, checks, closing, and schema changes."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_an_index_that_means_something_else_is_not_read_by_its_old_meaning(case:
         indexes=(Index("by_city", field("name", 2, STRING)),),
     )
     migrate(case.embedded, VERSION + 1, redefined)
-    if case.kind == "remote":  # which learns of it by asking
+    if case.kind == "remote":  # which learns of it by asking the server
         with pytest.raises(everlog.ConflictError, match="schema changed"):
             list(db.scan(AIRPORTS.by_city, "JFK airport"))
     assert list(db.scan(AIRPORTS.by_city, "JFK airport")) == [airport("JFK")]

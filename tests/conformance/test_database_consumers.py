@@ -1,4 +1,4 @@
-"""Consumers: durable names, the same of every database."""
+"""Consumers: durable names, the same for every database."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_consumer_registers_moves_and_is_removed(db: Any) -> None:
     assert list(db.consumers) != []
     assert next(iter(db.feed(after=found.position, bounded=True))).seq == 8
     assert db.consumers.register("mirror", cap=Cap(), take=False).epoch == me.epoch
-    db.consumers.bookmark(me, db.cursor())  # whoever has the name goes on
+    db.consumers.bookmark(me, db.cursor())  # the new holder of the name continues
     assert (db.consumers["mirror"].cap, db.consumers["mirror"].lag_records) == (Cap(), 0)
     db.consumers.remove("mirror", actor="bob", reason="gone")
     assert list(db.consumers) == []
@@ -65,7 +65,7 @@ def test_what_a_consumer_says_that_is_not_so_is_refused(db: Any) -> None:
 
 def test_who_only_reads_does_not_register(case: Case) -> None:
     if case.kind == "remote":
-        return  # the server's database is open for writing: a consumer that reads alone registers there
+        return  # the server's database is open for writing, so a read-only consumer can register there
     case.embedded.tables.flush()
     case.embedded.engine.flush()
     with case.reader() as reader, pytest.raises(ReadOnlyError, match="or at its server"):

@@ -1,4 +1,4 @@
-"""The past of who was forgotten, as every database tells it: who did what when, and nothing of the rows."""
+"""The past of forgotten people in every database: authors and times remain, rows do not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
 
 @pytest.fixture
 def seqs(case: Case) -> list[int]:
-    """Of commits: Ann and Bob come, both are changed, Ann is forgotten, and comes again."""
+    """Return the seqs of these commits: Ann and Bob are added, both are changed, Ann is forgotten, and added
+    again.
+    """
     db: Any = case.db
     made = [
         db.put(PATIENTS, patient(1, "s-1", name="Ann"), actor="web", reason="came"),

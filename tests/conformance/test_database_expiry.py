@@ -1,4 +1,4 @@
-"""Rows with a life: the same of every database."""
+"""Rows that expire, the same in every database."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_rows_that_are_over_are_gone_after_expire(db: Any) -> None:
     db.put(AIRPORTS, airport("JFK"), expires=LATER)
     db.load(AIRPORTS, [airport("LGA"), airport("EWR")], expires=over)
     db.put(AIRPORTS, airport("BOS"), expires=over)
-    db.admin.expire()  # it may have been done already, by what writes the database
+    db.admin.expire()  # the writing process may have deleted it already
     assert [row.faa for row in db.scan(AIRPORTS)] == ["JFK"]
     assert db.status().expiry.due == 0
     assert {commit.reason for commit in db.feed(bounded=True) if commit.actor == "everlog"} == {"expired"}

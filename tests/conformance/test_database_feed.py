@@ -17,7 +17,7 @@ LIVE, CATCHING_UP = feed_pb2.Mark.LIVE, feed_pb2.Mark.CATCHING_UP
 
 
 def fill(db: Any, count: int = 20) -> list[int]:
-    """Commits of flights and, each third, of airports; returns their seqs."""
+    """Commit flights and, every third time, airports; return the seqs."""
     return [
         db.put(AIRPORTS, airport(f"A{n:02}")).seq if n % 3 == 2 else db.put(FLIGHTS, flight(n)).seq
         for n in range(count)
@@ -56,7 +56,7 @@ def test_the_rows_of_a_commit_arrive_with_it(db: Any) -> None:
     commit = list(db.feed(after=db.head - 1, bounded=True))[-1]
     schema = Schema(next(db.feed(after=db.head, bounded=True).batches()).schema)
     rows = {schema.spaces[change.space].name: change for change in commit.changes}
-    assert len(commit.changes) == len(rows) == 2  # the row that was not there is not deleted
+    assert len(commit.changes) == len(rows) == 2  # the delete of a missing row is no change
     assert rows["airports"].prior == commit.seq - 1
     row: Any = schema.tables["airports"].parse(rows["airports"].row)
     assert row.name == "Kennedy"
@@ -85,7 +85,7 @@ def test_a_feed_of_some_tables_has_their_changes_and_all_migrations(case: Case) 
     assert seqs(commits) == [2, *mine[2::3], last - 1]
     assert all(len(commit.changes) == 1 for commit in commits[1:-1])
     batches = list(case.db.feed(after=mine[-1], tables=["airports"], bounded=True).batches())
-    assert batches[-1].mark.position.seq == last  # what the filter dropped is told by the mark
+    assert batches[-1].mark.position.seq == last  # the mark also covers the commits that the filter dropped
 
 
 def test_a_cursor_made_of_a_filtered_commit_is_a_cursor_in_the_log(db: Any) -> None:

@@ -1,4 +1,4 @@
-"""The past: what every database, embedded or remote, tells of what was."""
+"""The past: what every database, embedded or remote, returns for earlier commits."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def faas(rows: Any) -> list[str]:
 
 @pytest.fixture
 def seqs(db: Any) -> list[int]:
-    """Of commits: JFK and LGA are put, JFK is moved, LGA is deleted, BOS is put and flights are loaded."""
+    """Return the seqs of these commits: JFK and LGA are put, JFK is moved, LGA is deleted, BOS is put and
+    flights are loaded.
+    """
     with db.transaction(actor="ann", reason="first", correlation_id="c1", client="shop") as tx:
         tx.put(AIRPORTS, airport("JFK"))
         tx.put(AIRPORTS, airport("LGA"))

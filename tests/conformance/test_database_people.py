@@ -1,4 +1,4 @@
-"""People: what every database, embedded or remote, does with sealed rows and those who are forgotten."""
+"""People: how every database, embedded or remote, handles sealed rows and forgotten people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.store.people import MASTER, PATIENTS, VISITS, patient, visit
 
 @pytest.fixture(params=KINDS)
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
-    """Three patients, the first of them with two rows of hers; and a table of nobody."""
+    """Yield a database with three patients, the first of whom has two rows, and a table without a person."""
     with open_case(request.param, tmp_path, PATIENTS, VISITS, master_key=MASTER) as case:
         for n, name in enumerate(("Ann", "Bob", "Cyd"), 1):
             case.db.put(PATIENTS, patient(n, f"s-{n}", email=f"{name}@x", name=name))

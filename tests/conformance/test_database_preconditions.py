@@ -1,4 +1,4 @@
-"""Preconditions: what must hold of a row for a write to go through; commits that are known."""
+"""Preconditions: conditions on a row at the commit, and commits that are sent twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows: what every database, embedded or remote, gives when rows are read and written."""
+"""Rows: reads and writes of rows in every database, embedded or remote."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conformance.database_case import AIRPORTS, FLIGHTS, Airport, Case, ai
 
 @pytest.fixture
 def filled(db: Any) -> Any:
-    """Airports of three cities and flights of two carriers."""
+    """Return a database with airports of three cities and flights of two carriers."""
     with db.transaction() as tx:
         for faa, city in (("JFK", "New York"), ("LGA", "New York"), ("EWR", "Newark"), ("BOS", "Boston")):
             tx.put(AIRPORTS, airport(faa, city))
@@ -38,7 +38,7 @@ def test_a_row_that_was_deleted_is_gone_from_table_and_indexes(filled: Any) -> N
     assert filled.get(AIRPORTS, "JFK") is None
     assert faas(filled.scan(AIRPORTS.by_city, "New York")) == ["LGA"]
     head = filled.head
-    again = filled.delete(AIRPORTS, "JFK", actor="ann")  # nothing to delete is no error, and no commit
+    again = filled.delete(AIRPORTS, "JFK", actor="ann")  # deleting a missing row is no error, and no commit
     assert (again.seq, again.missing, filled.head) == (0, 1, head)
 
 

@@ -214,7 +214,7 @@ def test_a_snapshot_is_one_moment(db: Any) -> None:
         assert snapshot.get(FLIGHTS, ("UA", 1)) == flight(1)
         db.put(FLIGHTS, flight(1, delay=9))
         assert snapshot.get(FLIGHTS, ("UA", 2)) == flight(2)
-        try:  # over the network a moment is not kept: that it has passed is told
+        try:  # no snapshot is kept over the network, so the client gets an error that it has passed
             assert snapshot.get(FLIGHTS, ("UA", 1)) == flight(1)
             assert snapshot.count(FLIGHTS) == 2
         except everlog.ConflictError:

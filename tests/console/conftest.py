@@ -18,7 +18,7 @@ from tests.console import shop
 
 
 class Ended(NamedTuple):
-    """How a command ended, and what it printed."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -34,7 +34,7 @@ Run = Callable[..., Ended]
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The migrations of the shop, built once: their package stays in this process."""
+    """Return the migrations of the shop, built once: their package stays loaded in this process."""
     directory = tmp_path_factory.mktemp("project") / "console_shop"
     directory.mkdir()
     found = shop.write(directory)
@@ -44,21 +44,21 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty directory to stand in, and no variables from outside."""
+    """Change to an empty directory, without variables from outside."""
     before = dict(os.environ)
     for name in [name for name in os.environ if name == "DATABASE_URL" or name.startswith("EVERLOG_")]:
         del os.environ[name]
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    environment.load_files([])  # the files of the last command are not those of the next test
-    os.environ.clear()  # what was read from .env as well
+    environment.load_files([])  # files of the previous command must not affect the next test
+    os.environ.clear()  # including those that were read from .env
     os.environ.update(before)
 
 
 @pytest.fixture
 def everlog(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line as the shell would, in this process."""
+    """Run a command line as a shell would, in this process."""
 
     def call(*words: object) -> Ended:
         capfd.readouterr()
@@ -71,7 +71,7 @@ def everlog(capfd: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def books(everlog: Run, project: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A migrated database, named by the variables; it is checked in the end."""
+    """Yield a migrated database, named by the variables; it is checked at the end."""
     path = here / "books.db"
     monkeypatch.setenv("DATABASE_URL", f"file:{path}")
     monkeypatch.setenv("EVERLOG_MIGRATIONS_DIR", str(project))
@@ -84,7 +84,7 @@ def books(everlog: Run, project: Path, here: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def one(everlog: Run, project: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A database to which the first migration was applied, named by the variables."""
+    """Yield a database with the first migration applied, named by the variables."""
     monkeypatch.setenv("DATABASE_URL", "file:books.db")
     monkeypatch.setenv("EVERLOG_MIGRATIONS_DIR", str(project))
     assert everlog("up", "--to", shop.FIRST).code == 0

@@ -1,4 +1,4 @@
-"""Served: a server that is a process of its own, and its pages."""
+"""A server in its own process, and its pages."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from urllib.request import Request, urlopen
 
 
 class Served:
-    """A server process: its URL, that of its console, and itself."""
+    """A server process: its URL, that of its console, and the process."""
 
     def __init__(self, url: str, console: str, process: subprocess.Popen[str]) -> None:
         self.url, self.console, self.process = url, console, process
 
     def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
-        """Status, headers and body of a page."""
+        """Return status, headers and body of a page."""
         return fetch(f"{self.console}{path}", **headers)
 
     def said(self, words: str = "") -> str:
-        """The next line of its log that has these words."""
+        """Return the next line of its log with these words."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             if words in line:
@@ -34,7 +34,7 @@ class Served:
         raise AssertionError(f"the log ended without {words!r}")
 
     def logged(self, event: str) -> dict[str, Any]:
-        """The next event of this kind in its log, which is JSON."""
+        """Return the next event of this kind from its log, which is JSON."""
         found: dict[str, Any] = json.loads(self.said(f'"event":"{event}"'))
         return found
 

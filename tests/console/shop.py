@@ -1,4 +1,4 @@
-"""A project of a user's own, for the commands to work on: books and their prices, in two migrations."""
+"""A user's project for the commands: books and their prices, in two migrations."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ BOOKS = [
 
 
 def write(directory: Path) -> Path:
-    """Writes the project, not built yet; returns the directory of its migrations."""
+    """Write the project, not built yet; return the directory of its migrations."""
     migrations = directory / "migrations"
     for version, name, indexes in ((FIRST, "create_books", ""), (SECOND, "index_books", INDEX)):
         folder = migrations / f"v{version}_{name}"

@@ -1,4 +1,4 @@
-"""Files that commands write: whole or not at all, private while they are partial, one writer each."""
+"""Files that commands write: whole or not at all, private while they are partial, with one writer each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard output, error and input that are closed, full or interrupted, at the real command."""
+"""Closed, full or interrupted standard output, error and input of the real command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EVERLOG = f"{sys.executable} -m everlog.console"
 
 @contextmanager
 def descriptor(number: int, to: str) -> Iterator[None]:
-    """A standard stream of this process is `full`, `unread` (a pipe that nobody reads), or `null`."""
+    """Return a descriptor for a stream that is `full`, `unread` (a pipe without a reader), or `null`."""
     kept = os.dup(number)
     if to == "unread":
         ours, theirs = os.pipe()
@@ -40,7 +40,7 @@ def descriptor(number: int, to: str) -> Iterator[None]:
 
 
 def ended(*words: object, output: str = "null", error: str = "null") -> int:
-    """The exit code of a command line whose streams are these."""
+    """Return the exit code of a command line with these streams."""
     with descriptor(1, output), descriptor(2, error):
         streams = Streams()
         with streams.installed():

@@ -1,4 +1,4 @@
-"""archive, as a command."""
+"""The command `archive`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that apply what is pending when they start, as processes of their own."""
+"""Servers that apply pending migrations when they start, in their own processes."""
 
 from __future__ import annotations
 

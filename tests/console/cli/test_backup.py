@@ -1,4 +1,4 @@
-"""backup, verify-backup, restore, as commands."""
+"""The commands `backup`, `verify-backup` and `restore`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that wait for approval, as processes of their own, with real clients, pages and receivers."""
+"""Servers that wait for approval, in their own processes, with real clients, pages and receivers."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_operators_are_told_of_each_event_once_across_restarts(everlog: Run, one
             everlog("-u", served.url, "approve", found["digest"], "--actor", "ann", "--reason", "yes")
             receiver.wait_for(4)
         with Receiver() as other, serving(*how, "--notify", other.url):
-            other.wait_for(4)  # after the first, who is told of nothing
+            other.wait_for(4)  # after the first, which was notified of nothing
         words = [title.removeprefix(f"books: the migration to {shop.SECOND} ") for title in receiver.titles]
         assert words == TOLD
 
@@ -225,7 +225,7 @@ def test_a_server_that_ends_while_it_applies_is_followed_by_one_that_goes_on(
             (found,) = db.migrations.proposals()
             words = [sys.executable, "-m", "everlog.console", "-u", served.url, "approve", found.short]
             with subprocess.Popen([*words, "--actor", "ann", "--reason", "yes"]) as approving:
-                seen: set[str] = set()  # until it has begun, and that was told and noted
+                seen: set[str] = set()  # until it has started, and this was sent and recorded
                 for commit in db.feed():
                     seen.add(commit.notice.subject.rpartition("/")[2] or str(commit.migration.step))
                     if {str(log_pb2.Migration.STARTED), "proposed", "approved", "started"} <= seen:
@@ -257,7 +257,7 @@ def test_what_was_rolled_back_is_logged_told_and_not_proposed_again_by_a_restart
             assert (after["state"], events(after)[-1]) == ("rolled back", "rolled_back")
             assert "bob" in everlog(*at, "migrations", "proposals").out.splitlines()[-2]
             assert "is rolled back" in served.get(f"/migrations/{found['digest']}")[2]
-            title = f"{shop.SECOND}_index_books was rolled back"  # messages of two threads come in any order
+            title = f"{shop.SECOND}_index_books was rolled back"  # two threads: any order
             (message,) = [one for one in receiver.wait_for(5) if one["title"].endswith(title)]
             assert "Rolled back by bob (claimed): it was a slip" in message["message"]
         with serving(*how) as served:
@@ -388,7 +388,7 @@ def test_without_a_mode_a_bad_folder_under_way_is_reported_and_goes_on_once_it_i
 
 
 def health(url: str, name: str) -> str:
-    """What the health service says of a name."""
+    """Return the health service's state of a name."""
     with grpc.insecure_channel(urlsplit(url).netloc) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         found = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=30)

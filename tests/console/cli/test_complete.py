@@ -1,4 +1,4 @@
-"""Two versions at once, from the command line; here and on a server."""
+"""Two versions at once, from the command line, on files and on a server."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_what_is_half_rolled_back_is_said_here_and_on_a_server(
     assert everlog(*at, "status", "--quiet").code == 1
     (one,) = [one for one in everlog(*at, "status", "--json").json[0]["migrations"] if one["returning"]]
     assert at_server.pop("stopped") == "no process is working on it"
-    assert one.pop("stopped") == ""  # whoever only reads does not know
+    assert one.pop("stopped") == ""  # a read-only process does not know
     assert one == at_server
     assert (one["state"], 0 < one["rows"] < ROWS) == ("applied", True)
     assert (

@@ -1,4 +1,4 @@
-"""consumers, and follow --consumer, as commands."""
+"""The commands `consumers` and `follow --consumer`."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_drop_removes_nothing_but_a_database(everlog: Run, here: Path) -> None:
 
 
 def test_drop_leaves_what_is_not_of_the_database_and_says_so(everlog: Run, books: Path) -> None:
-    everlog("repair")  # keeps the files as they were, which go as well
+    everlog("repair")  # keeps the previous files, which are removed as well
     (books / "letter.txt").write_text("dear")
     (books / "letters").mkdir()
     ended = everlog("drop", "--yes", "--json")
@@ -140,7 +140,7 @@ def no_more(_: float) -> None:
 
 
 def attempted(patience: Patience, error: Error) -> None:
-    """As without a patience."""
+    """Stands for a client that does not wait."""
     assert patience._retry_s == 0  # noqa: SLF001
     raise error
 

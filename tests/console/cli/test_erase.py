@@ -1,4 +1,4 @@
-"""The commands about people: one is forgotten, the master key is changed, the log is shown."""
+"""The commands about people: one is forgotten, the master key is rotated, the log is shown."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_interrupted_it_says_how_to_go_on(everlog: Run, books: Path, here: Path)
         finally:
             follower.kill()
     assert follower.returncode == 130
-    last = err.strip().splitlines()[-1]  # progress may stand before it
+    last = err.strip().splitlines()[-1]  # a progress line may come first
     assert last == "interrupted; the same command resumes exactly where it stopped"
 
 
@@ -91,7 +91,7 @@ def until(holds: object) -> None:
     deadline = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < deadline
-        time.sleep(0.02)  # another process does it; there is nothing to wait on
+        time.sleep(0.02)  # another process does it, so there is no event to wait for
 
 
 def test_a_locked_target_is_waited_for_and_that_is_said(everlog: Run, books: Path, here: Path) -> None:

@@ -1,4 +1,4 @@
-"""A server whose disk is full: every verb that reads works, and says that writes are refused."""
+"""A server with a full disk: every command that reads works, and reports that writes are refused."""
 
 from __future__ import annotations
 

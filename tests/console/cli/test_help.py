@@ -1,4 +1,6 @@
-"""Every --help: an imperative first, a full stop, no word twice, and each option with its default or unit."""
+"""Every --help: starts in the imperative, ends with a full stop, repeats no word, and gives each default or
+unit.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from everlog.console.cli.options import Common
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
-    """All commands by their words, those of groups too."""
+    """Return all commands by their words, including those of groups."""
     for name in COMMANDS:
         found = command_of(name)
         yield name, found

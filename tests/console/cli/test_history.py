@@ -1,4 +1,4 @@
-"""What was, as it is typed: history, diff, log, and reading as of a commit or a time."""
+"""The past on the command line: history, diff, log, and reads as of a commit or a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.console.served import serving
 
 @pytest.fixture
 def edited(everlog: Run, books: Path, here: Path) -> Path:
-    """Record 4 gives the first book another title, record 5 adds one."""
+    """Return a database in which record 4 changes a title and record 5 adds a book."""
     (here / "one.csv").write_text("isbn,volume,title\n978-0,1,Dune Messiah\n")
     (here / "two.csv").write_text("isbn,volume,title\n978-9,1,Children of Dune\n")
     everlog("import", "books", "one.csv", "--actor", "ann", "--reason", "typo")

@@ -1,4 +1,4 @@
-"""Options that have no effect in the mode chosen, and what SIGHUP has a server do."""
+"""Options without effect in the chosen mode, and the effect of SIGHUP on a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command imports: its time is mostly that."""
+"""The imports of each command, which take most of its time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from everlog.console.__main__ import main
 main()
 """
 
-# Of the second kind each is needed by some commands, none by those that say how things are.
+# # Each of the second kind is needed by some commands, but not by those that only show state.
 HEAVY = {"click", "google.protobuf", "msgspec", "rocksdict", "everlog.console.cli.main", "importlib.metadata"}
 SELDOM = {
     "asyncio",
@@ -45,7 +45,7 @@ BY_PYTHON = (
 
 
 def modules(at: Path, *args: str) -> tuple[str, set[str]]:
-    """What a command prints, and the modules that it had imported at its end."""
+    """Return the output of a command, and the modules that it had imported at its end."""
     done = subprocess.run(
         [sys.executable, "-c", SEEN, *args], cwd=at, capture_output=True, text=True, check=False
     )

@@ -21,8 +21,8 @@ INDEX = ', indexes=(Index("by_name", TITLE, unique=True),)'
 
 @pytest.fixture
 def broken(project: Path, here: Path) -> Path:
-    """The shop with one migration more, that loses a field and wants unique titles."""
-    name = f"lint_shop{next(_NUMBERS)}"  # modules and models stay in this process
+    """Return the shop with one more migration, which removes a field and requires unique titles."""
+    name = f"lint_shop{next(_NUMBERS)}"  # modules and models stay loaded in this process
     mine = here / name / "migrations"
     shutil.copytree(project, mine)
     (mine.parent / "__init__.py").touch()
@@ -144,7 +144,7 @@ def test_what_is_ignored_fails_in_no_format(everlog: Run, broken: Path) -> None:
 
 
 def check_sarif(document: dict[str, Any]) -> None:
-    """What SARIF 2.1.0 requires of the parts that are used: sections 3.13 to 3.30, 3.35, and 3.49."""
+    """Check what SARIF 2.1.0 requires of the parts in use: sections 3.13 to 3.30, 3.35, and 3.49."""
     assert document["version"] == "2.1.0"
     assert document["$schema"].endswith("sarif-schema-2.1.0.json")
     assert set(document) == {"$schema", "version", "runs"}
@@ -161,7 +161,7 @@ def check_sarif(document: dict[str, Any]) -> None:
             assert result["message"]["text"]
             assert driver["rules"][result["ruleIndex"]]["id"] == result["ruleId"]
             assert result["level"] in {"none", "note", "warning", "error"}
-            for suppression in result["suppressions"]:  # of all results or of none
+            for suppression in result["suppressions"]:  # all results have it, or none
                 assert set(suppression) <= {"kind", "justification"}
                 assert suppression["kind"] in {"inSource", "external"}
                 assert suppression.get("justification", "-")

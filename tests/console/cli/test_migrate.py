@@ -111,7 +111,7 @@ def test_a_late_migration_is_taken_only_if_that_is_said(everlog: Run, here: Path
 
 
 def in_another_process(path: Path) -> subprocess.Popen[str]:
-    """A process that has the database open for writing until its standard input is closed."""
+    """Run a process that has the database open for writing until its standard input is closed."""
     code = (
         f"import everlog, sys; db = everlog.open({str(path)!r})\n"
         "print('open', flush=True); sys.stdin.read(); db.close()"

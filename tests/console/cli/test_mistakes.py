@@ -1,4 +1,4 @@
-"""Mistakes in a folder of migrations, and what the commands say of each.
+"""Mistakes in a folder of migrations, and how the commands report each.
 
 The first migration is applied; the second has the mistake. `lint`, `up --dry-run` and `up` must each
 say it at its place, and leave the tables as they are.
@@ -38,7 +38,7 @@ ALL = "lint dry up"
 
 
 class Mistake(NamedTuple):
-    """`file`: what is said to be wrong, and with `near` the line; `by`: the commands that say so."""
+    """`file`: the reported file, and with `near` the line; `by`: the commands that report it."""
 
     change: Callable[[Path], object]
     says: str

@@ -56,7 +56,7 @@ def test_options_are_taken_before_and_after_the_command(everlog: Run) -> None:
 
 @pytest.mark.parametrize(
     ("url", "verb"),
-    [  # a verb that asks the server waits some seconds for it, so each has one URL
+    [  # a command that calls the server waits some seconds for it, so each has one URL
         ("everlog+insecure://127.0.0.1:1/books?token=secret", "status"),
         ("everlog+insecure://ann:secret@127.0.0.1:1/books", "drop"),
         ("everlog://:secret@127.0.0.1:1/books", "create"),

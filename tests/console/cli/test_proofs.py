@@ -1,4 +1,4 @@
-"""keygen, checkpoint, prove, verify, tiles, audit: on a database here, and on one of a server."""
+"""keygen, checkpoint, prove, verify, tiles, audit: on a local database, and on one of a server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.console.served import serving
 
 @pytest.fixture
 def key(everlog: Run, books: Path) -> str:
-    """The public key; the private one is in k.key."""
+    """Return the public key; the private one is in k.key."""
     ended = everlog("keygen", "k.key")
     assert ended.code == 0
     return ended.out.strip()
@@ -143,7 +143,7 @@ def test_a_key_signs_nothing_less_than_it_signed_before(
     assert everlog("down").code == 0
     assert everlog("checkpoint", "--key", "k.key", "--out", "c1").code == 0
     shutil.move(books, here / "later")
-    shutil.copytree(here / "before", books)  # the directory as a whole is that of before
+    shutil.copytree(here / "before", books)  # the whole directory was reset to an earlier state
     for command in (("checkpoint",), ("prove", "--from", 2), ("tiles", "tiles")):
         ended = everlog(*command, "--key", "k.key")
         assert ended.code == 1

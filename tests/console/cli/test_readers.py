@@ -1,4 +1,4 @@
-"""No value that is accepted makes a reader fail: it is shown as it is stored."""
+"""No accepted value makes a reader fail: it is shown as stored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ TIMES = [
 
 @pytest.fixture
 def hard(here: Path) -> Path:
-    """A database whose tables have every hard value, each row written twice and one of three deleted."""
+    """Return a database whose tables have every difficult value, each row written twice and one of three
+    deleted.
+    """
     with open_documents(here / "hard.db", DOCUMENTS, MOMENTS, at=EmbeddedDatabase) as db:
         with db.transaction() as tx:
             for id, words in enumerate(HARD.values(), 1):

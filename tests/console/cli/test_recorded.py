@@ -1,4 +1,4 @@
-"""Folders that are not as the log has them: edited, missing, not built, or looked for in the wrong place."""
+"""Folders that differ from the log: edited, missing, not built, or searched in the wrong directory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = {"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\n"}
 
 @pytest.fixture
 def shop(here: Path, everlog: Run, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Two migrations with their sums, applied to the database that the variables name."""
+    """Return two migrations with their sums, applied to the database that the variables name."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     made = Project(here)
     made.add("one", files=ROWS)
@@ -73,7 +73,7 @@ def test_an_edit_is_accepted_with_a_reason_and_the_log_has_it(
     with Database(here / "shop.db", read_only=True) as db:
         last = db.migration_records()[-1]
         assert (last.actor, last.migration.step, last.seq) == ("ann", last.migration.ACCEPTED, 4)
-    code.write_text(before)  # a server that has the folder as it ran goes on as well
+    code.write_text(before)  # a server with the folder that was applied also continues
     assert everlog("build").code == 0
     assert everlog("status", "--exit-code").code == 0
     assert everlog("accept", "--reason", "x").out == "Nothing to accept: no folder was edited\n"
@@ -148,7 +148,7 @@ def test_files_that_the_log_does_not_have_are_named_and_nothing_is_built(here: P
     assert everlog(*words, "build").code == 0
     assert everlog(*words, "status", "--exit-code").code == 0
     edit(folder / "__init__.py", "AIRPORTS = ", "MORE = 1\nAIRPORTS = ")
-    assert everlog(*words, "restore-folders", 20260101000000, "--force").code == 0  # what is there stays
+    assert everlog(*words, "restore-folders", 20260101000000, "--force").code == 0  # existing files stay
     assert (folder / "bootstrap_airports.csv").read_text() == rows
     edit(folder / "bootstrap_airports.csv", "A00001", "B00001")
     ended = everlog(*words, "--json", "restore-folders", "--force", 20260101000000)
@@ -270,7 +270,7 @@ def test_accept_on_the_files_goes_by_the_approvers_and_leaves_a_proposal_as_it_i
         edit(code, "AIRPORTS = ", "EDITED = 1\nAIRPORTS = ")
         assert everlog("build").code == 0
         ended = everlog(*words, "bob")
-        assert (ended.code, "open" in ended.err) == (1, True), ended.err  # its files are the server's
+        assert (ended.code, "open" in ended.err) == (1, True), ended.err  # its files are those of the server
         assert "ann may not accept folders" in everlog("-u", served.url, *words, "ann").err
     monkeypatch.setenv("EVERLOG_APPROVERS", "bob")
     assert "ann may not accept folders of shop" in everlog(*words, "ann").err

@@ -22,7 +22,7 @@ def test_rollback_takes_back_the_last_migration_and_up_brings_it_again(everlog: 
 
 
 def what_is(everlog: Run) -> dict[str, Any]:
-    """The status, without the time of now."""
+    """Return the status without the current time."""
     (status,) = everlog("status", "--json").json
     return {name: value for name, value in status.items() if name != "clock"}
 

@@ -1,4 +1,4 @@
-"""What is exported is imported as the same row: every kind of field, every value, each format."""
+"""Exported rows are imported as the same rows: every type of field, every value, each format."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ each_format = pytest.mark.parametrize("there_and_back", FORMATS.values(), ids=FO
 
 
 def content(row: Any) -> bytes:
-    """A row as it is stored; every NaN as one."""
+    """Return a row as stored; all NaNs are equal."""
     alone = type(row)()
     alone.CopyFrom(row)
     _one_nan(alone)
@@ -234,7 +234,7 @@ def value_of(draw: st.DrawFn, field: FieldDescriptor, depth: int) -> Any:
 
 
 def words_of(draw: st.DrawFn, descriptor: Descriptor, depth: int) -> dict[str, Any]:
-    """Words for the constructor of a message, with some of its fields."""
+    """Return arguments for the constructor of a message, with some of its fields."""
     words: dict[str, Any] = {}
     if depth <= 0 or not descriptor.fields:
         return words
@@ -273,7 +273,7 @@ _numbers = count()
 
 @st.composite
 def models(draw: st.DrawFn) -> Any:
-    """A model of some fields of any kinds."""
+    """Return a model with some fields of any types."""
     names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=5, unique=True))
     fields = []
     for number, name in enumerate(names, 1):

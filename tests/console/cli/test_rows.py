@@ -12,7 +12,7 @@ from tests.console.conftest import Run
 
 @pytest.fixture
 def shelf(everlog: Run, books: Path, here: Path) -> Path:
-    """The database with forty books more."""
+    """Return the database with forty more books."""
     file = here / "books.jsonl"
     file.write_text("".join(f"{json.dumps(book)}\n" for book in shop.BOOKS))
     assert everlog("import", "books", file).code == 0

@@ -20,7 +20,7 @@ TLS = Path(__file__).parents[2] / "rpc"
 
 @pytest.fixture
 def server(books: Path) -> Iterator[str]:
-    """The URL of the shop's database on a server that is a process of its own."""
+    """Return the URL of the shop's database on a server in its own process."""
     with serving() as url:
         yield url
 
@@ -84,7 +84,7 @@ def test_a_secret_that_others_can_read_is_refused_with_the_remedy(
         assert "sesame" not in ended.err
         remedy = re.search(r"`(chmod [^`]*)`", ended.err)
         assert remedy is not None
-        subprocess.run(remedy[1], shell=True, check=True, cwd=here)  # noqa: S602  as it is pasted
+        subprocess.run(remedy[1], shell=True, check=True, cwd=here)  # noqa: S602  as a user pastes it
         assert secret.stat().st_mode & 0o777 == 0o600
     monkeypatch.delenv("EVERLOG_MASTER_KEY_FILE", raising=False)
 
@@ -135,7 +135,7 @@ def test_a_follower_is_stopped_while_its_server_is_away(books: Path, here: Path)
             follower = subprocess.Popen([*words, url], stdout=subprocess.PIPE, text=True)
             while not mirror.execute("SELECT 1 FROM sqlite_master WHERE name = 'books'").fetchone():
                 assert follower.poll() is None
-        with follower:  # its server is not there any more
+        with follower:  # its server has ended
             began = time.monotonic()
             follower.send_signal(signal.SIGTERM)
             out, _ = follower.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""A server of two databases, each with migrations of its own."""
+"""A server of two databases, each with its own migrations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def airports(here: Path) -> Project:
 
 @pytest.fixture
 def both(project: Path, airports: Project) -> tuple[str, ...]:
-    """The words that say which migrations each has."""
+    """Return the arguments that name the migrations of each."""
     return ("--migrations", f"books={project}", "--migrations", f"airports={airports.path}")
 
 

@@ -1,4 +1,4 @@
-"""Test data: at a database to test with, at one in use, and at one in production."""
+"""Test data in a test database, in one in use, and in one in production."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_database_in_production_refuses_from_whatever_client(
 ) -> None:
     assert everlog("production").out.endswith("is not in production\n")
     assert everlog("production", "yes", "--actor", "ann").out.endswith("is in production\n")
-    assert everlog("production", "yes").code == 0  # said already: writes nothing
+    assert everlog("production", "yes").code == 0  # already marked, so nothing is written
     before = everlog("log", "--json").json[-1]["seq"]
     for words in ((), ("--yes",)):
         ended = everlog("testdata", *words)
@@ -47,7 +47,7 @@ def test_a_database_in_production_refuses_from_whatever_client(
             with pytest.raises(library.PreconditionError):
                 remote.load(table, [], kind=log_pb2.Load.TEST)
     assert everlog("log", "--json").json[-1]["seq"] == before
-    assert everlog("rebuild").code == 0  # the note is made of the log
+    assert everlog("rebuild").code == 0  # the mark is computed from the log
     assert everlog("production").out.endswith("is in production\n")
     with serving("-u", f"file:{books}") as served:
         at = ("-u", served.url)

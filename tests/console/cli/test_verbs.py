@@ -1,4 +1,4 @@
-"""Every verb, with each way in which it can end: done, refused, wrong, stopped, its streams closed.
+"""Every command, with each way in which it can end: success, refusal, misuse, interruption, closed streams.
 
 VERBS has, for each verb, a command line that succeeds, one that is refused, and what is run before. A new
 verb without a line here fails the first test.
@@ -26,7 +26,7 @@ from tests.console.test_streams import ended
 
 
 class Verb(NamedTuple):
-    """Command lines, as a shell would have them. `silent`: what succeeds prints nothing."""
+    """Command lines, as in a shell. `silent`: success prints nothing."""
 
     done: str
     refused: str
@@ -110,7 +110,7 @@ REFUSED = [name for name, verb in VERBS.items() if verb.refused]
 
 @pytest.fixture(scope="session")
 def begun(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
-    """A project and its database at the first version, to be copied."""
+    """Return a project and its database at the first version, to be copied."""
     directory = tmp_path_factory.mktemp("begun")
     shutil.copytree(project.parent, directory / "verbs_shop", ignore=shutil.ignore_patterns("__pycache__"))
     variables = {
@@ -133,7 +133,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
 
 @pytest.fixture
 def place(begun: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of it, to stand in."""
+    """Return the path of a copy, which is the working directory."""
     shutil.copytree(begun, here, dirs_exist_ok=True)
     monkeypatch.setenv("DATABASE_URL", "file:books.db")
     monkeypatch.setenv("EVERLOG_MIGRATIONS_DIR", "verbs_shop/migrations")
@@ -204,7 +204,7 @@ def test_what_is_stopped_exits_with_the_number_of_the_signal(
     assert ended(*name.split()) == 130
 
 
-# Options of several verbs, and the kind of their value. A second meaning needs a second name.
+# # Options of several commands, and the type of their value. A second meaning needs a second name.
 MEANINGS = {
     "--actor": "WHO",
     "--at": "SEQ|TIME",
@@ -237,7 +237,7 @@ MEANINGS = {
 
 
 def options() -> Iterator[tuple[str, str, str]]:
-    """Verb, option and metavar of all that help shows, but for those that every verb has."""
+    """Yield command, option and metavar of every option in a help text, except options of all commands."""
     every = {param.opts[-1] for param in command("config").params}
     for name in names():
         for param in verb(name).params:

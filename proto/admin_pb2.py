@@ -22,54 +22,69 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from everlog.proto import access_pb2 as everlog_dot_proto_dot_access__pb2
 from everlog.proto import log_pb2 as everlog_dot_proto_dot_log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65verlog/proto/admin.proto\x12\neverlog.v1\x1a\x17\x65verlog/proto/log.proto\"\x16\n\x14ListDatabasesRequest\"*\n\x15ListDatabasesResponse\x12\x11\n\tdatabases\x18\x01 \x03(\t\"M\n\rStatusRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0e\n\x06hashes\x18\x02 \x01(\x08\x12\n\n\x02\x61t\x18\x03 \x01(\x04\x12\x0e\n\x06sealed\x18\x04 \x01(\x08\"\x90\x04\n\x0eStatusResponse\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12 \n\x04head\x18\x02 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x14\n\x0chead_time_ns\x18\x03 \x01(\x06\x12\x0e\n\x06oldest\x18\x04 \x01(\x04\x12\x16\n\x0eschema_version\x18\x05 \x01(\x04\x12\'\n\x06tables\x18\x06 \x03(\x0b\x32\x17.everlog.v1.TableStatus\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x04\x12\x13\n\x0bsubscribers\x18\x08 \x01(\r\x12\x10\n\x08software\x18\t \x01(\t\x12\x0e\n\x06\x66ormat\x18\n \x01(\r\x12\x11\n\tread_only\x18\x0b \x01(\x08\x12\"\n\x06\x65xpiry\x18\x14 \x01(\x0b\x32\x12.everlog.v1.Expiry\x12\x11\n\tconsumers\x18\x1e \x01(\r\x12\x16\n\x0e\x63onsumers_over\x18\x1f \x03(\t\x12%\n\x07\x61rchive\x18  \x01(\x0b\x32\x14.everlog.v1.Archived\x12\x17\n\x0f\x63onsumers_error\x18! \x01(\t\x12)\n\x06writes\x18$ \x01(\x0b\x32\x19.everlog.v1.WritesRefused\x12%\n\x05\x63lock\x18\" \x01(\x0b\x32\x16.everlog.v1.ClockState\x12\x10\n\x08warnings\x18% \x03(\t\x12\x12\n\nproduction\x18& \x01(\x08\"0\n\rWritesRefused\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x10\n\x08since_ns\x18\x02 \x01(\x06\"^\n\x08\x41rchived\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\x04\x12\x13\n\x0b\x61rchived_ns\x18\x02 \x01(\x06\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x10\n\x08\x65rror_ns\x18\x05 \x01(\x06\"F\n\x06\x45xpiry\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x0b\n\x03\x64ue\x18\x02 \x01(\x04\x12\x0f\n\x07next_ns\x18\x03 \x01(\x06\x12\x10\n\x08jumped_s\x18\x04 \x01(\x01\"H\n\x0bTableStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x04\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\x12\x0f\n\x07indexes\x18\x04 \x03(\t\"\"\n\x0eRebuildRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"w\n\x0fRebuildResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\'\n\x06tables\x18\x04 \x03(\x0b\x32\x17.everlog.v1.TableStatus\x12\x10\n\x08\x66inished\x18\x05 \x01(\x08\"7\n\rExpireRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x14\n\x0c\x63onfirm_time\x18\x02 \x01(\x08\"\x1e\n\x0e\x45xpireResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x04\"D\n\nClockState\x12\x12\n\nreading_ns\x18\x01 \x01(\x06\x12\x0f\n\x07\x61head_s\x18\x02 \x01(\x01\x12\x11\n\tcorrected\x18\x03 \x01(\x04\"F\n\x13\x43orrectClockRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"#\n\x14\x43orrectClockResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\".\n\x0c\x43heckRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x65\x65p\x18\x02 \x01(\x08\"]\n\rCheckResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x10\n\x08\x66inished\x18\x05 \x01(\x08\"[\n\x14SetProductionRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x12\n\nproduction\x18\x02 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"$\n\x15SetProductionResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x32\x8e\x04\n\x05\x41\x64min\x12T\n\rListDatabases\x12 .everlog.v1.ListDatabasesRequest\x1a!.everlog.v1.ListDatabasesResponse\x12?\n\x06Status\x12\x19.everlog.v1.StatusRequest\x1a\x1a.everlog.v1.StatusResponse\x12\x44\n\x07Rebuild\x12\x1a.everlog.v1.RebuildRequest\x1a\x1b.everlog.v1.RebuildResponse0\x01\x12>\n\x05\x43heck\x12\x18.everlog.v1.CheckRequest\x1a\x19.everlog.v1.CheckResponse0\x01\x12?\n\x06\x45xpire\x12\x19.everlog.v1.ExpireRequest\x1a\x1a.everlog.v1.ExpireResponse\x12Q\n\x0c\x43orrectClock\x12\x1f.everlog.v1.CorrectClockRequest\x1a .everlog.v1.CorrectClockResponse\x12T\n\rSetProduction\x12 .everlog.v1.SetProductionRequest\x1a!.everlog.v1.SetProductionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65verlog/proto/admin.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/access.proto\x1a\x17\x65verlog/proto/log.proto\"\x16\n\x14ListDatabasesRequest\"*\n\x15ListDatabasesResponse\x12\x11\n\tdatabases\x18\x01 \x03(\t\"M\n\rStatusRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0e\n\x06hashes\x18\x02 \x01(\x08\x12\n\n\x02\x61t\x18\x03 \x01(\x04\x12\x0e\n\x06sealed\x18\x04 \x01(\x08\"\x90\x04\n\x0eStatusResponse\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12 \n\x04head\x18\x02 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x14\n\x0chead_time_ns\x18\x03 \x01(\x06\x12\x0e\n\x06oldest\x18\x04 \x01(\x04\x12\x16\n\x0eschema_version\x18\x05 \x01(\x04\x12\'\n\x06tables\x18\x06 \x03(\x0b\x32\x17.everlog.v1.TableStatus\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x04\x12\x13\n\x0bsubscribers\x18\x08 \x01(\r\x12\x10\n\x08software\x18\t \x01(\t\x12\x0e\n\x06\x66ormat\x18\n \x01(\r\x12\x11\n\tread_only\x18\x0b \x01(\x08\x12\"\n\x06\x65xpiry\x18\x14 \x01(\x0b\x32\x12.everlog.v1.Expiry\x12\x11\n\tconsumers\x18\x1e \x01(\r\x12\x16\n\x0e\x63onsumers_over\x18\x1f \x03(\t\x12%\n\x07\x61rchive\x18  \x01(\x0b\x32\x14.everlog.v1.Archived\x12\x17\n\x0f\x63onsumers_error\x18! \x01(\t\x12)\n\x06writes\x18$ \x01(\x0b\x32\x19.everlog.v1.WritesRefused\x12%\n\x05\x63lock\x18\" \x01(\x0b\x32\x16.everlog.v1.ClockState\x12\x10\n\x08warnings\x18% \x03(\t\x12\x12\n\nproduction\x18& \x01(\x08\"0\n\rWritesRefused\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x10\n\x08since_ns\x18\x02 \x01(\x06\"^\n\x08\x41rchived\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\x04\x12\x13\n\x0b\x61rchived_ns\x18\x02 \x01(\x06\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x10\n\x08\x65rror_ns\x18\x05 \x01(\x06\"F\n\x06\x45xpiry\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x0b\n\x03\x64ue\x18\x02 \x01(\x04\x12\x0f\n\x07next_ns\x18\x03 \x01(\x06\x12\x10\n\x08jumped_s\x18\x04 \x01(\x01\"H\n\x0bTableStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x04\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\x12\x0f\n\x07indexes\x18\x04 \x03(\t\"\"\n\x0eRebuildRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"w\n\x0fRebuildResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\'\n\x06tables\x18\x04 \x03(\x0b\x32\x17.everlog.v1.TableStatus\x12\x10\n\x08\x66inished\x18\x05 \x01(\x08\"7\n\rExpireRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x14\n\x0c\x63onfirm_time\x18\x02 \x01(\x08\"\x1e\n\x0e\x45xpireResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x04\"D\n\nClockState\x12\x12\n\nreading_ns\x18\x01 \x01(\x06\x12\x0f\n\x07\x61head_s\x18\x02 \x01(\x01\x12\x11\n\tcorrected\x18\x03 \x01(\x04\"F\n\x13\x43orrectClockRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"#\n\x14\x43orrectClockResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\".\n\x0c\x43heckRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x65\x65p\x18\x02 \x01(\x08\"]\n\rCheckResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x10\n\x08\x66inished\x18\x05 \x01(\x08\"[\n\x14SetProductionRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x12\n\nproduction\x18\x02 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"$\n\x15SetProductionResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x32\xcc\x04\n\x05\x41\x64min\x12\\\n\rListDatabases\x12 .everlog.v1.ListDatabasesRequest\x1a!.everlog.v1.ListDatabasesResponse\"\x06\xa2\xcf\x18\x02\x38\x01\x12H\n\x06Status\x12\x19.everlog.v1.StatusRequest\x1a\x1a.everlog.v1.StatusResponse\"\x07\xa2\xcf\x18\x03\n\x01\x14\x12M\n\x07Rebuild\x12\x1a.everlog.v1.RebuildRequest\x1a\x1b.everlog.v1.RebuildResponse\"\x07\xa2\xcf\x18\x03\n\x01\x0f\x30\x01\x12G\n\x05\x43heck\x12\x18.everlog.v1.CheckRequest\x1a\x19.everlog.v1.CheckResponse\"\x07\xa2\xcf\x18\x03\n\x01\x15\x30\x01\x12H\n\x06\x45xpire\x12\x19.everlog.v1.ExpireRequest\x1a\x1a.everlog.v1.ExpireResponse\"\x07\xa2\xcf\x18\x03\n\x01\x13\x12Z\n\x0c\x43orrectClock\x12\x1f.everlog.v1.CorrectClockRequest\x1a .everlog.v1.CorrectClockResponse\"\x07\xa2\xcf\x18\x03\n\x01\x13\x12]\n\rSetProduction\x12 .everlog.v1.SetProductionRequest\x1a!.everlog.v1.SetProductionResponse\"\x07\xa2\xcf\x18\x03\n\x01\x13\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'everlog.proto.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LISTDATABASESREQUEST']._serialized_start=66
-  _globals['_LISTDATABASESREQUEST']._serialized_end=88
-  _globals['_LISTDATABASESRESPONSE']._serialized_start=90
-  _globals['_LISTDATABASESRESPONSE']._serialized_end=132
-  _globals['_STATUSREQUEST']._serialized_start=134
-  _globals['_STATUSREQUEST']._serialized_end=211
-  _globals['_STATUSRESPONSE']._serialized_start=214
-  _globals['_STATUSRESPONSE']._serialized_end=742
-  _globals['_WRITESREFUSED']._serialized_start=744
-  _globals['_WRITESREFUSED']._serialized_end=792
-  _globals['_ARCHIVED']._serialized_start=794
-  _globals['_ARCHIVED']._serialized_end=888
-  _globals['_EXPIRY']._serialized_start=890
-  _globals['_EXPIRY']._serialized_end=960
-  _globals['_TABLESTATUS']._serialized_start=962
-  _globals['_TABLESTATUS']._serialized_end=1034
-  _globals['_REBUILDREQUEST']._serialized_start=1036
-  _globals['_REBUILDREQUEST']._serialized_end=1070
-  _globals['_REBUILDRESPONSE']._serialized_start=1072
-  _globals['_REBUILDRESPONSE']._serialized_end=1191
-  _globals['_EXPIREREQUEST']._serialized_start=1193
-  _globals['_EXPIREREQUEST']._serialized_end=1248
-  _globals['_EXPIRERESPONSE']._serialized_start=1250
-  _globals['_EXPIRERESPONSE']._serialized_end=1280
-  _globals['_CLOCKSTATE']._serialized_start=1282
-  _globals['_CLOCKSTATE']._serialized_end=1350
-  _globals['_CORRECTCLOCKREQUEST']._serialized_start=1352
-  _globals['_CORRECTCLOCKREQUEST']._serialized_end=1422
-  _globals['_CORRECTCLOCKRESPONSE']._serialized_start=1424
-  _globals['_CORRECTCLOCKRESPONSE']._serialized_end=1459
-  _globals['_CHECKREQUEST']._serialized_start=1461
-  _globals['_CHECKREQUEST']._serialized_end=1507
-  _globals['_CHECKRESPONSE']._serialized_start=1509
-  _globals['_CHECKRESPONSE']._serialized_end=1602
-  _globals['_SETPRODUCTIONREQUEST']._serialized_start=1604
-  _globals['_SETPRODUCTIONREQUEST']._serialized_end=1695
-  _globals['_SETPRODUCTIONRESPONSE']._serialized_start=1697
-  _globals['_SETPRODUCTIONRESPONSE']._serialized_end=1733
-  _globals['_ADMIN']._serialized_start=1736
-  _globals['_ADMIN']._serialized_end=2262
+  _globals['_ADMIN'].methods_by_name['ListDatabases']._loaded_options = None
+  _globals['_ADMIN'].methods_by_name['ListDatabases']._serialized_options = b'\242\317\030\0028\001'
+  _globals['_ADMIN'].methods_by_name['Status']._loaded_options = None
+  _globals['_ADMIN'].methods_by_name['Status']._serialized_options = b'\242\317\030\003\n\001\024'
+  _globals['_ADMIN'].methods_by_name['Rebuild']._loaded_options = None
+  _globals['_ADMIN'].methods_by_name['Rebuild']._serialized_options = b'\242\317\030\003\n\001\017'
+  _globals['_ADMIN'].methods_by_name['Check']._loaded_options = None
+  _globals['_ADMIN'].methods_by_name['Check']._serialized_options = b'\242\317\030\003\n\001\025'
+  _globals['_ADMIN'].methods_by_name['Expire']._loaded_options = None
+  _globals['_ADMIN'].methods_by_name['Expire']._serialized_options = b'\242\317\030\003\n\001\023'
+  _globals['_ADMIN'].methods_by_name['CorrectClock']._loaded_options = None
+  _globals['_ADMIN'].methods_by_name['CorrectClock']._serialized_options = b'\242\317\030\003\n\001\023'
+  _globals['_ADMIN'].methods_by_name['SetProduction']._loaded_options = None
+  _globals['_ADMIN'].methods_by_name['SetProduction']._serialized_options = b'\242\317\030\003\n\001\023'
+  _globals['_LISTDATABASESREQUEST']._serialized_start=94
+  _globals['_LISTDATABASESREQUEST']._serialized_end=116
+  _globals['_LISTDATABASESRESPONSE']._serialized_start=118
+  _globals['_LISTDATABASESRESPONSE']._serialized_end=160
+  _globals['_STATUSREQUEST']._serialized_start=162
+  _globals['_STATUSREQUEST']._serialized_end=239
+  _globals['_STATUSRESPONSE']._serialized_start=242
+  _globals['_STATUSRESPONSE']._serialized_end=770
+  _globals['_WRITESREFUSED']._serialized_start=772
+  _globals['_WRITESREFUSED']._serialized_end=820
+  _globals['_ARCHIVED']._serialized_start=822
+  _globals['_ARCHIVED']._serialized_end=916
+  _globals['_EXPIRY']._serialized_start=918
+  _globals['_EXPIRY']._serialized_end=988
+  _globals['_TABLESTATUS']._serialized_start=990
+  _globals['_TABLESTATUS']._serialized_end=1062
+  _globals['_REBUILDREQUEST']._serialized_start=1064
+  _globals['_REBUILDREQUEST']._serialized_end=1098
+  _globals['_REBUILDRESPONSE']._serialized_start=1100
+  _globals['_REBUILDRESPONSE']._serialized_end=1219
+  _globals['_EXPIREREQUEST']._serialized_start=1221
+  _globals['_EXPIREREQUEST']._serialized_end=1276
+  _globals['_EXPIRERESPONSE']._serialized_start=1278
+  _globals['_EXPIRERESPONSE']._serialized_end=1308
+  _globals['_CLOCKSTATE']._serialized_start=1310
+  _globals['_CLOCKSTATE']._serialized_end=1378
+  _globals['_CORRECTCLOCKREQUEST']._serialized_start=1380
+  _globals['_CORRECTCLOCKREQUEST']._serialized_end=1450
+  _globals['_CORRECTCLOCKRESPONSE']._serialized_start=1452
+  _globals['_CORRECTCLOCKRESPONSE']._serialized_end=1487
+  _globals['_CHECKREQUEST']._serialized_start=1489
+  _globals['_CHECKREQUEST']._serialized_end=1535
+  _globals['_CHECKRESPONSE']._serialized_start=1537
+  _globals['_CHECKRESPONSE']._serialized_end=1630
+  _globals['_SETPRODUCTIONREQUEST']._serialized_start=1632
+  _globals['_SETPRODUCTIONREQUEST']._serialized_end=1723
+  _globals['_SETPRODUCTIONRESPONSE']._serialized_start=1725
+  _globals['_SETPRODUCTIONRESPONSE']._serialized_end=1761
+  _globals['_ADMIN']._serialized_start=1764
+  _globals['_ADMIN']._serialized_end=2352
 # @@protoc_insertion_point(module_scope)

@@ -22,24 +22,27 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from everlog.proto import access_pb2 as everlog_dot_proto_dot_access__pb2
 from everlog.proto import log_pb2 as everlog_dot_proto_dot_log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65verlog/proto/feed.proto\x12\neverlog.v1\x1a\x17\x65verlog/proto/log.proto\"\xa7\x01\n\x10SubscribeRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12#\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x12.everlog.v1.CursorH\x00\x12\r\n\x03now\x18\x03 \x01(\x08H\x00\x12\x0e\n\x06tables\x18\x04 \x03(\t\x12\r\n\x05until\x18\x05 \x01(\x04\x12\x0f\n\x07\x62ounded\x18\x06 \x01(\x08\x12\x14\n\x0cheartbeat_ms\x18\x07 \x01(\rB\x07\n\x05start\"\x88\x01\n\x0b\x46\x65\x65\x64Message\x12#\n\x07\x63ommits\x18\x01 \x03(\x0b\x32\x12.everlog.v1.Commit\x12\"\n\x06schema\x18\x02 \x01(\x0b\x32\x12.everlog.v1.Schema\x12\x1e\n\x04mark\x18\x03 \x01(\x0b\x32\x10.everlog.v1.Mark\x12\x10\n\x08\x63hecksum\x18\x0f \x01(\x07\"\xb2\x01\n\x04Mark\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.everlog.v1.Mark.State\x12$\n\x08position\x18\x02 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x0c\n\x04head\x18\x03 \x01(\x04\x12\x14\n\x0chead_time_ns\x18\x04 \x01(\x06\"9\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43\x41TCHING_UP\x10\x01\x12\x08\n\x04LIVE\x10\x02\x32L\n\x04\x46\x65\x65\x64\x12\x44\n\tSubscribe\x12\x1c.everlog.v1.SubscribeRequest\x1a\x17.everlog.v1.FeedMessage0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65verlog/proto/feed.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/access.proto\x1a\x17\x65verlog/proto/log.proto\"\xa7\x01\n\x10SubscribeRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12#\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x12.everlog.v1.CursorH\x00\x12\r\n\x03now\x18\x03 \x01(\x08H\x00\x12\x0e\n\x06tables\x18\x04 \x03(\t\x12\r\n\x05until\x18\x05 \x01(\x04\x12\x0f\n\x07\x62ounded\x18\x06 \x01(\x08\x12\x14\n\x0cheartbeat_ms\x18\x07 \x01(\rB\x07\n\x05start\"\x88\x01\n\x0b\x46\x65\x65\x64Message\x12#\n\x07\x63ommits\x18\x01 \x03(\x0b\x32\x12.everlog.v1.Commit\x12\"\n\x06schema\x18\x02 \x01(\x0b\x32\x12.everlog.v1.Schema\x12\x1e\n\x04mark\x18\x03 \x01(\x0b\x32\x10.everlog.v1.Mark\x12\x10\n\x08\x63hecksum\x18\x0f \x01(\x07\"\xb2\x01\n\x04Mark\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.everlog.v1.Mark.State\x12$\n\x08position\x18\x02 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x0c\n\x04head\x18\x03 \x01(\x04\x12\x14\n\x0chead_time_ns\x18\x04 \x01(\x06\"9\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43\x41TCHING_UP\x10\x01\x12\x08\n\x04LIVE\x10\x02\x32`\n\x04\x46\x65\x65\x64\x12X\n\tSubscribe\x12\x1c.everlog.v1.SubscribeRequest\x1a\x17.everlog.v1.FeedMessage\"\x12\xa2\xcf\x18\x0e\n\x02\x04\r\x12\x06tables(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'everlog.proto.feed_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=66
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=233
-  _globals['_FEEDMESSAGE']._serialized_start=236
-  _globals['_FEEDMESSAGE']._serialized_end=372
-  _globals['_MARK']._serialized_start=375
-  _globals['_MARK']._serialized_end=553
-  _globals['_MARK_STATE']._serialized_start=496
-  _globals['_MARK_STATE']._serialized_end=553
-  _globals['_FEED']._serialized_start=555
-  _globals['_FEED']._serialized_end=631
+  _globals['_FEED'].methods_by_name['Subscribe']._loaded_options = None
+  _globals['_FEED'].methods_by_name['Subscribe']._serialized_options = b'\242\317\030\016\n\002\004\r\022\006tables(\001'
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=94
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=261
+  _globals['_FEEDMESSAGE']._serialized_start=264
+  _globals['_FEEDMESSAGE']._serialized_end=400
+  _globals['_MARK']._serialized_start=403
+  _globals['_MARK']._serialized_end=581
+  _globals['_MARK_STATE']._serialized_start=524
+  _globals['_MARK_STATE']._serialized_end=581
+  _globals['_FEED']._serialized_start=583
+  _globals['_FEED']._serialized_end=679
 # @@protoc_insertion_point(module_scope)

@@ -22,45 +22,60 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from everlog.proto import access_pb2 as everlog_dot_proto_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65verlog/proto/proofs.proto\x12\neverlog.v1\"-\n\x0bHeadRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"*\n\x0cHeadResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0c\n\x04root\x18\x02 \x01(\x0c\"%\n\x11\x43heckpointRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"\"\n\x12\x43heckpointResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\"-\n\x0bKeepRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"\x1b\n\x0cKeepResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\".\n\x0bKeptRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05since\x18\x02 \x01(\x04\"?\n\x0cKeptResponse\x12/\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x1a.everlog.v1.KeptCheckpoint\"9\n\x0eKeptCheckpoint\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0c\n\x04note\x18\x03 \x01(\t\";\n\x0cProveRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\"/\n\rProveResponse\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\"P\n\x10ProveFromRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\r\n\x05\x63heck\x18\x04 \x01(\x08\"#\n\x11ProveFromResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\"@\n\x0e\x45ntriesRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\x12\r\n\x05until\x18\x03 \x01(\x04\"\"\n\x0f\x45ntriesResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x0c\x32\xd4\x03\n\x06Proofs\x12\x39\n\x04Head\x12\x17.everlog.v1.HeadRequest\x1a\x18.everlog.v1.HeadResponse\x12K\n\nCheckpoint\x12\x1d.everlog.v1.CheckpointRequest\x1a\x1e.everlog.v1.CheckpointResponse\x12\x39\n\x04Keep\x12\x17.everlog.v1.KeepRequest\x1a\x18.everlog.v1.KeepResponse\x12\x39\n\x04Kept\x12\x17.everlog.v1.KeptRequest\x1a\x18.everlog.v1.KeptResponse\x12<\n\x05Prove\x12\x18.everlog.v1.ProveRequest\x1a\x19.everlog.v1.ProveResponse\x12H\n\tProveFrom\x12\x1c.everlog.v1.ProveFromRequest\x1a\x1d.everlog.v1.ProveFromResponse\x12\x44\n\x07\x45ntries\x12\x1a.everlog.v1.EntriesRequest\x1a\x1b.everlog.v1.EntriesResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65verlog/proto/proofs.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/access.proto\"-\n\x0bHeadRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"*\n\x0cHeadResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0c\n\x04root\x18\x02 \x01(\x0c\"%\n\x11\x43heckpointRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"\"\n\x12\x43heckpointResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\"-\n\x0bKeepRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"\x1b\n\x0cKeepResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\".\n\x0bKeptRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05since\x18\x02 \x01(\x04\"?\n\x0cKeptResponse\x12/\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x1a.everlog.v1.KeptCheckpoint\"9\n\x0eKeptCheckpoint\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0c\n\x04note\x18\x03 \x01(\t\";\n\x0cProveRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\"/\n\rProveResponse\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\"P\n\x10ProveFromRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\r\n\x05\x63heck\x18\x04 \x01(\x08\"#\n\x11ProveFromResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\"@\n\x0e\x45ntriesRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\x12\r\n\x05until\x18\x03 \x01(\x04\"\"\n\x0f\x45ntriesResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x0c\x32\x9c\x04\n\x06Proofs\x12\x42\n\x04Head\x12\x17.everlog.v1.HeadRequest\x1a\x18.everlog.v1.HeadResponse\"\x07\xa2\xcf\x18\x03\n\x01\x16\x12T\n\nCheckpoint\x12\x1d.everlog.v1.CheckpointRequest\x1a\x1e.everlog.v1.CheckpointResponse\"\x07\xa2\xcf\x18\x03\n\x01\x11\x12\x42\n\x04Keep\x12\x17.everlog.v1.KeepRequest\x1a\x18.everlog.v1.KeepResponse\"\x07\xa2\xcf\x18\x03\n\x01\x11\x12\x42\n\x04Kept\x12\x17.everlog.v1.KeptRequest\x1a\x18.everlog.v1.KeptResponse\"\x07\xa2\xcf\x18\x03\n\x01\x16\x12N\n\x05Prove\x12\x18.everlog.v1.ProveRequest\x1a\x19.everlog.v1.ProveResponse\"\x10\xa2\xcf\x18\x03\n\x01\x16\xa2\xcf\x18\x05\n\x01\x05(\x01\x12Q\n\tProveFrom\x12\x1c.everlog.v1.ProveFromRequest\x1a\x1d.everlog.v1.ProveFromResponse\"\x07\xa2\xcf\x18\x03\n\x01\x16\x12M\n\x07\x45ntries\x12\x1a.everlog.v1.EntriesRequest\x1a\x1b.everlog.v1.EntriesResponse\"\x07\xa2\xcf\x18\x03\n\x01\x16\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'everlog.proto.proofs_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HEADREQUEST']._serialized_start=42
-  _globals['_HEADREQUEST']._serialized_end=87
-  _globals['_HEADRESPONSE']._serialized_start=89
-  _globals['_HEADRESPONSE']._serialized_end=131
-  _globals['_CHECKPOINTREQUEST']._serialized_start=133
-  _globals['_CHECKPOINTREQUEST']._serialized_end=170
-  _globals['_CHECKPOINTRESPONSE']._serialized_start=172
-  _globals['_CHECKPOINTRESPONSE']._serialized_end=206
-  _globals['_KEEPREQUEST']._serialized_start=208
-  _globals['_KEEPREQUEST']._serialized_end=253
-  _globals['_KEEPRESPONSE']._serialized_start=255
-  _globals['_KEEPRESPONSE']._serialized_end=282
-  _globals['_KEPTREQUEST']._serialized_start=284
-  _globals['_KEPTREQUEST']._serialized_end=330
-  _globals['_KEPTRESPONSE']._serialized_start=332
-  _globals['_KEPTRESPONSE']._serialized_end=395
-  _globals['_KEPTCHECKPOINT']._serialized_start=397
-  _globals['_KEPTCHECKPOINT']._serialized_end=454
-  _globals['_PROVEREQUEST']._serialized_start=456
-  _globals['_PROVEREQUEST']._serialized_end=515
-  _globals['_PROVERESPONSE']._serialized_start=517
-  _globals['_PROVERESPONSE']._serialized_end=564
-  _globals['_PROVEFROMREQUEST']._serialized_start=566
-  _globals['_PROVEFROMREQUEST']._serialized_end=646
-  _globals['_PROVEFROMRESPONSE']._serialized_start=648
-  _globals['_PROVEFROMRESPONSE']._serialized_end=683
-  _globals['_ENTRIESREQUEST']._serialized_start=685
-  _globals['_ENTRIESREQUEST']._serialized_end=749
-  _globals['_ENTRIESRESPONSE']._serialized_start=751
-  _globals['_ENTRIESRESPONSE']._serialized_end=785
-  _globals['_PROOFS']._serialized_start=788
-  _globals['_PROOFS']._serialized_end=1256
+  _globals['_PROOFS'].methods_by_name['Head']._loaded_options = None
+  _globals['_PROOFS'].methods_by_name['Head']._serialized_options = b'\242\317\030\003\n\001\026'
+  _globals['_PROOFS'].methods_by_name['Checkpoint']._loaded_options = None
+  _globals['_PROOFS'].methods_by_name['Checkpoint']._serialized_options = b'\242\317\030\003\n\001\021'
+  _globals['_PROOFS'].methods_by_name['Keep']._loaded_options = None
+  _globals['_PROOFS'].methods_by_name['Keep']._serialized_options = b'\242\317\030\003\n\001\021'
+  _globals['_PROOFS'].methods_by_name['Kept']._loaded_options = None
+  _globals['_PROOFS'].methods_by_name['Kept']._serialized_options = b'\242\317\030\003\n\001\026'
+  _globals['_PROOFS'].methods_by_name['Prove']._loaded_options = None
+  _globals['_PROOFS'].methods_by_name['Prove']._serialized_options = b'\242\317\030\003\n\001\026\242\317\030\005\n\001\005(\001'
+  _globals['_PROOFS'].methods_by_name['ProveFrom']._loaded_options = None
+  _globals['_PROOFS'].methods_by_name['ProveFrom']._serialized_options = b'\242\317\030\003\n\001\026'
+  _globals['_PROOFS'].methods_by_name['Entries']._loaded_options = None
+  _globals['_PROOFS'].methods_by_name['Entries']._serialized_options = b'\242\317\030\003\n\001\026'
+  _globals['_HEADREQUEST']._serialized_start=70
+  _globals['_HEADREQUEST']._serialized_end=115
+  _globals['_HEADRESPONSE']._serialized_start=117
+  _globals['_HEADRESPONSE']._serialized_end=159
+  _globals['_CHECKPOINTREQUEST']._serialized_start=161
+  _globals['_CHECKPOINTREQUEST']._serialized_end=198
+  _globals['_CHECKPOINTRESPONSE']._serialized_start=200
+  _globals['_CHECKPOINTRESPONSE']._serialized_end=234
+  _globals['_KEEPREQUEST']._serialized_start=236
+  _globals['_KEEPREQUEST']._serialized_end=281
+  _globals['_KEEPRESPONSE']._serialized_start=283
+  _globals['_KEEPRESPONSE']._serialized_end=310
+  _globals['_KEPTREQUEST']._serialized_start=312
+  _globals['_KEPTREQUEST']._serialized_end=358
+  _globals['_KEPTRESPONSE']._serialized_start=360
+  _globals['_KEPTRESPONSE']._serialized_end=423
+  _globals['_KEPTCHECKPOINT']._serialized_start=425
+  _globals['_KEPTCHECKPOINT']._serialized_end=482
+  _globals['_PROVEREQUEST']._serialized_start=484
+  _globals['_PROVEREQUEST']._serialized_end=543
+  _globals['_PROVERESPONSE']._serialized_start=545
+  _globals['_PROVERESPONSE']._serialized_end=592
+  _globals['_PROVEFROMREQUEST']._serialized_start=594
+  _globals['_PROVEFROMREQUEST']._serialized_end=674
+  _globals['_PROVEFROMRESPONSE']._serialized_start=676
+  _globals['_PROVEFROMRESPONSE']._serialized_end=711
+  _globals['_ENTRIESREQUEST']._serialized_start=713
+  _globals['_ENTRIESREQUEST']._serialized_end=777
+  _globals['_ENTRIESRESPONSE']._serialized_start=779
+  _globals['_ENTRIESRESPONSE']._serialized_end=813
+  _globals['_PROOFS']._serialized_start=816
+  _globals['_PROOFS']._serialized_end=1356
 # @@protoc_insertion_point(module_scope)

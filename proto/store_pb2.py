@@ -22,60 +22,77 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from everlog.proto import access_pb2 as everlog_dot_proto_dot_access__pb2
 from everlog.proto import log_pb2 as everlog_dot_proto_dot_log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65verlog/proto/store.proto\x12\neverlog.v1\x1a\x17\x65verlog/proto/log.proto\"#\n\x0f\x44\x65scribeRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"y\n\x10\x44\x65scribeResponse\x12\x0c\n\x04uuid\x18\x01 \x01(\x0c\x12\"\n\x06schema\x18\x02 \x01(\x0b\x32\x12.everlog.v1.Schema\x12 \n\x04head\x18\x03 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x11\n\tread_only\x18\x04 \x01(\x08\"D\n\x03Row\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0b\n\x03row\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x12\n\nexpires_ns\x18\x04 \x01(\x06\"k\n\nGetRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x12\x10\n\x08snapshot\x18\x04 \x01(\x04\x12\r\n\x05space\x18\x05 \x01(\r\x12\x0e\n\x06\x61t_seq\x18\x06 \x01(\x04\"8\n\x0bGetResponse\x12\x1c\n\x03row\x18\x01 \x01(\x0b\x32\x0f.everlog.v1.Row\x12\x0b\n\x03seq\x18\x02 \x01(\x04\"\x84\x01\n\x0f\x42\x61tchGetRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x0c\n\x04keys\x18\x03 \x03(\x0c\x12\x10\n\x08snapshot\x18\x04 \x01(\x04\x12\r\n\x05space\x18\x05 \x01(\r\x12\x0e\n\x06\x61t_seq\x18\x06 \x01(\x04\x12\x11\n\tbytes_max\x18\x07 \x01(\x04\">\n\x10\x42\x61tchGetResponse\x12\x1d\n\x04rows\x18\x01 \x03(\x0b\x32\x0f.everlog.v1.Row\x12\x0b\n\x03seq\x18\x02 \x01(\x04\"\xbc\x01\n\x0bScanRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\t\x12\r\n\x05start\x18\x04 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x05 \x01(\x0c\x12\x11\n\tbackwards\x18\x06 \x01(\x08\x12\r\n\x05limit\x18\x07 \x01(\x04\x12\x0e\n\x06resume\x18\x08 \x01(\x0c\x12\x10\n\x08snapshot\x18\t \x01(\x04\x12\r\n\x05space\x18\n \x01(\r\x12\x0e\n\x06\x61t_seq\x18\x0b \x01(\x04\"J\n\x0cScanResponse\x12\x1d\n\x04rows\x18\x01 \x03(\x0b\x32\x0f.everlog.v1.Row\x12\x0e\n\x06resume\x18\x02 \x01(\x0c\x12\x0b\n\x03seq\x18\x03 \x01(\x04\"\x8b\x01\n\x0c\x43ountRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\t\x12\r\n\x05start\x18\x04 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x05 \x01(\x0c\x12\x10\n\x08snapshot\x18\x06 \x01(\x04\x12\r\n\x05space\x18\x07 \x01(\r\x12\x0e\n\x06\x61t_seq\x18\x08 \x01(\x04\"+\n\rCountResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x0b\n\x03seq\x18\x02 \x01(\x04\"\xa4\x01\n\x05Write\x12\r\n\x05table\x18\x01 \x01(\t\x12\x1a\n\x02op\x18\x02 \x01(\x0e\x32\x0e.everlog.v1.Op\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x12\x0b\n\x03row\x18\x04 \x01(\x0c\x12\"\n\x06\x65xpect\x18\x05 \x01(\x0e\x32\x12.everlog.v1.Expect\x12\x0f\n\x07version\x18\x06 \x01(\x04\x12\r\n\x05space\x18\x07 \x01(\r\x12\x12\n\nexpires_ns\x18\x08 \x01(\x06\"d\n\x04Read\x12\r\n\x05table\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\t\x12\x0c\n\x04keys\x18\x03 \x03(\x0c\x12!\n\x06ranges\x18\x04 \x03(\x0b\x32\x11.everlog.v1.Range\x12\r\n\x05space\x18\x05 \x01(\r\"#\n\x05Range\x12\r\n\x05start\x18\x01 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x0c\"\xa1\x02\n\rCommitRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\x04\x12\x1f\n\x05reads\x18\x03 \x03(\x0b\x32\x10.everlog.v1.Read\x12!\n\x06writes\x18\x04 \x03(\x0b\x32\x11.everlog.v1.Write\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x07 \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\x08 \x01(\t\x12\x0e\n\x06\x63lient\x18\t \x01(\t\x12\x11\n\tcommit_id\x18\n \x01(\x0c\x12*\n\ndurability\x18\x0b \x01(\x0e\x32\x16.everlog.v1.Durability\x12\x0c\n\x04turn\x18\x0c \x01(\x0c\"X\n\x0e\x43ommitResponse\x12$\n\x08position\x18\x01 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x0f\n\x07time_ns\x18\x02 \x01(\x06\x12\x0f\n\x07missing\x18\x03 \x01(\r\"/\n\x0bTurnRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0e\n\x06tables\x18\x02 \x03(\t\"\x1c\n\x0cTurnResponse\x12\x0c\n\x04turn\x18\x01 \x01(\x0c\"\xcd\x01\n\x0bLoadRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12#\n\x04kind\x18\x07 \x01(\x0e\x32\x15.everlog.v1.Load.Kind\x12\x0c\n\x04rows\x18\x08 \x03(\x0c\x12\x0c\n\x04last\x18\t \x01(\x08\x12\r\n\x05space\x18\n \x01(\r\x12\x12\n\nexpires_ns\x18\x0b \x01(\x06\"T\n\x0cLoadResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\x12$\n\x08position\x18\x03 \x01(\x0b\x32\x12.everlog.v1.Cursor*:\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x08\n\x04SYNC\x10\x01\x12\x06\n\x02OS\x10\x02*<\n\x06\x45xpect\x12\x0c\n\x08\x41NYTHING\x10\x00\x12\n\n\x06\x41\x42SENT\x10\x01\x12\x0b\n\x07PRESENT\x10\x02\x12\x0b\n\x07VERSION\x10\x03\x32\x85\x04\n\x05Store\x12\x45\n\x08\x44\x65scribe\x12\x1b.everlog.v1.DescribeRequest\x1a\x1c.everlog.v1.DescribeResponse\x12\x36\n\x03Get\x12\x16.everlog.v1.GetRequest\x1a\x17.everlog.v1.GetResponse\x12\x45\n\x08\x42\x61tchGet\x12\x1b.everlog.v1.BatchGetRequest\x1a\x1c.everlog.v1.BatchGetResponse\x12;\n\x04Scan\x12\x17.everlog.v1.ScanRequest\x1a\x18.everlog.v1.ScanResponse0\x01\x12<\n\x05\x43ount\x12\x18.everlog.v1.CountRequest\x1a\x19.everlog.v1.CountResponse\x12?\n\x06\x43ommit\x12\x19.everlog.v1.CommitRequest\x1a\x1a.everlog.v1.CommitResponse\x12;\n\x04Turn\x12\x17.everlog.v1.TurnRequest\x1a\x18.everlog.v1.TurnResponse0\x01\x12=\n\x04Load\x12\x17.everlog.v1.LoadRequest\x1a\x18.everlog.v1.LoadResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65verlog/proto/store.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/access.proto\x1a\x17\x65verlog/proto/log.proto\"#\n\x0f\x44\x65scribeRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"y\n\x10\x44\x65scribeResponse\x12\x0c\n\x04uuid\x18\x01 \x01(\x0c\x12\"\n\x06schema\x18\x02 \x01(\x0b\x32\x12.everlog.v1.Schema\x12 \n\x04head\x18\x03 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x11\n\tread_only\x18\x04 \x01(\x08\"D\n\x03Row\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0b\n\x03row\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x12\n\nexpires_ns\x18\x04 \x01(\x06\"k\n\nGetRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x12\x10\n\x08snapshot\x18\x04 \x01(\x04\x12\r\n\x05space\x18\x05 \x01(\r\x12\x0e\n\x06\x61t_seq\x18\x06 \x01(\x04\"8\n\x0bGetResponse\x12\x1c\n\x03row\x18\x01 \x01(\x0b\x32\x0f.everlog.v1.Row\x12\x0b\n\x03seq\x18\x02 \x01(\x04\"\x84\x01\n\x0f\x42\x61tchGetRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x0c\n\x04keys\x18\x03 \x03(\x0c\x12\x10\n\x08snapshot\x18\x04 \x01(\x04\x12\r\n\x05space\x18\x05 \x01(\r\x12\x0e\n\x06\x61t_seq\x18\x06 \x01(\x04\x12\x11\n\tbytes_max\x18\x07 \x01(\x04\">\n\x10\x42\x61tchGetResponse\x12\x1d\n\x04rows\x18\x01 \x03(\x0b\x32\x0f.everlog.v1.Row\x12\x0b\n\x03seq\x18\x02 \x01(\x04\"\xbc\x01\n\x0bScanRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\t\x12\r\n\x05start\x18\x04 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x05 \x01(\x0c\x12\x11\n\tbackwards\x18\x06 \x01(\x08\x12\r\n\x05limit\x18\x07 \x01(\x04\x12\x0e\n\x06resume\x18\x08 \x01(\x0c\x12\x10\n\x08snapshot\x18\t \x01(\x04\x12\r\n\x05space\x18\n \x01(\r\x12\x0e\n\x06\x61t_seq\x18\x0b \x01(\x04\"J\n\x0cScanResponse\x12\x1d\n\x04rows\x18\x01 \x03(\x0b\x32\x0f.everlog.v1.Row\x12\x0e\n\x06resume\x18\x02 \x01(\x0c\x12\x0b\n\x03seq\x18\x03 \x01(\x04\"\x8b\x01\n\x0c\x43ountRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\t\x12\r\n\x05start\x18\x04 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x05 \x01(\x0c\x12\x10\n\x08snapshot\x18\x06 \x01(\x04\x12\r\n\x05space\x18\x07 \x01(\r\x12\x0e\n\x06\x61t_seq\x18\x08 \x01(\x04\"+\n\rCountResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x0b\n\x03seq\x18\x02 \x01(\x04\"\xa4\x01\n\x05Write\x12\r\n\x05table\x18\x01 \x01(\t\x12\x1a\n\x02op\x18\x02 \x01(\x0e\x32\x0e.everlog.v1.Op\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x12\x0b\n\x03row\x18\x04 \x01(\x0c\x12\"\n\x06\x65xpect\x18\x05 \x01(\x0e\x32\x12.everlog.v1.Expect\x12\x0f\n\x07version\x18\x06 \x01(\x04\x12\r\n\x05space\x18\x07 \x01(\r\x12\x12\n\nexpires_ns\x18\x08 \x01(\x06\"d\n\x04Read\x12\r\n\x05table\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\t\x12\x0c\n\x04keys\x18\x03 \x03(\x0c\x12!\n\x06ranges\x18\x04 \x03(\x0b\x32\x11.everlog.v1.Range\x12\r\n\x05space\x18\x05 \x01(\r\"#\n\x05Range\x12\r\n\x05start\x18\x01 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x0c\"\xa1\x02\n\rCommitRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\x04\x12\x1f\n\x05reads\x18\x03 \x03(\x0b\x32\x10.everlog.v1.Read\x12!\n\x06writes\x18\x04 \x03(\x0b\x32\x11.everlog.v1.Write\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x07 \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\x08 \x01(\t\x12\x0e\n\x06\x63lient\x18\t \x01(\t\x12\x11\n\tcommit_id\x18\n \x01(\x0c\x12*\n\ndurability\x18\x0b \x01(\x0e\x32\x16.everlog.v1.Durability\x12\x0c\n\x04turn\x18\x0c \x01(\x0c\"X\n\x0e\x43ommitResponse\x12$\n\x08position\x18\x01 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x0f\n\x07time_ns\x18\x02 \x01(\x06\x12\x0f\n\x07missing\x18\x03 \x01(\r\"/\n\x0bTurnRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0e\n\x06tables\x18\x02 \x03(\t\"\x1c\n\x0cTurnResponse\x12\x0c\n\x04turn\x18\x01 \x01(\x0c\"\xcd\x01\n\x0bLoadRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12#\n\x04kind\x18\x07 \x01(\x0e\x32\x15.everlog.v1.Load.Kind\x12\x0c\n\x04rows\x18\x08 \x03(\x0c\x12\x0c\n\x04last\x18\t \x01(\x08\x12\r\n\x05space\x18\n \x01(\r\x12\x12\n\nexpires_ns\x18\x0b \x01(\x06\"T\n\x0cLoadResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\x12$\n\x08position\x18\x03 \x01(\x0b\x32\x12.everlog.v1.Cursor*:\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x08\n\x04SYNC\x10\x01\x12\x06\n\x02OS\x10\x02*<\n\x06\x45xpect\x12\x0c\n\x08\x41NYTHING\x10\x00\x12\n\n\x06\x41\x42SENT\x10\x01\x12\x0b\n\x07PRESENT\x10\x02\x12\x0b\n\x07VERSION\x10\x03\x32\x8a\x06\n\x05Store\x12K\n\x08\x44\x65scribe\x12\x1b.everlog.v1.DescribeRequest\x1a\x1c.everlog.v1.DescribeResponse\"\x04\xa2\xcf\x18\x00\x12\\\n\x03Get\x12\x16.everlog.v1.GetRequest\x1a\x17.everlog.v1.GetResponse\"$\xa2\xcf\x18\n\n\x01\x01\x12\x05table\xa2\xcf\x18\x12\n\x01\x05\x12\x05table\"\x06\x61t_seq\x12k\n\x08\x42\x61tchGet\x12\x1b.everlog.v1.BatchGetRequest\x1a\x1c.everlog.v1.BatchGetResponse\"$\xa2\xcf\x18\n\n\x01\x01\x12\x05table\xa2\xcf\x18\x12\n\x01\x05\x12\x05table\"\x06\x61t_seq\x12\x61\n\x04Scan\x12\x17.everlog.v1.ScanRequest\x1a\x18.everlog.v1.ScanResponse\"$\xa2\xcf\x18\n\n\x01\x01\x12\x05table\xa2\xcf\x18\x12\n\x01\x05\x12\x05table\"\x06\x61t_seq0\x01\x12\x62\n\x05\x43ount\x12\x18.everlog.v1.CountRequest\x1a\x19.everlog.v1.CountResponse\"$\xa2\xcf\x18\n\n\x01\x01\x12\x05table\xa2\xcf\x18\x12\n\x01\x05\x12\x05table\"\x06\x61t_seq\x12|\n\x06\x43ommit\x12\x19.everlog.v1.CommitRequest\x1a\x1a.everlog.v1.CommitResponse\";\xa2\xcf\x18\x1c\n\x01\x02\x12\x0cwrites.table\x1a\twrites.op\xa2\xcf\x18\x17\n\x01\x01\x12\x0breads.table\"\x05reads\x12S\n\x04Turn\x12\x17.everlog.v1.TurnRequest\x1a\x18.everlog.v1.TurnResponse\"\x16\xa2\xcf\x18\x03\n\x01\x02\xa2\xcf\x18\x0b\n\x01\x01\x12\x06tables0\x01\x12O\n\x04Load\x12\x17.everlog.v1.LoadRequest\x1a\x18.everlog.v1.LoadResponse\"\x10\xa2\xcf\x18\x0c\n\x01\x03\x12\x05table(\x01(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'everlog.proto.store_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DURABILITY']._serialized_start=2177
-  _globals['_DURABILITY']._serialized_end=2235
-  _globals['_EXPECT']._serialized_start=2237
-  _globals['_EXPECT']._serialized_end=2297
-  _globals['_DESCRIBEREQUEST']._serialized_start=66
-  _globals['_DESCRIBEREQUEST']._serialized_end=101
-  _globals['_DESCRIBERESPONSE']._serialized_start=103
-  _globals['_DESCRIBERESPONSE']._serialized_end=224
-  _globals['_ROW']._serialized_start=226
-  _globals['_ROW']._serialized_end=294
-  _globals['_GETREQUEST']._serialized_start=296
-  _globals['_GETREQUEST']._serialized_end=403
-  _globals['_GETRESPONSE']._serialized_start=405
-  _globals['_GETRESPONSE']._serialized_end=461
-  _globals['_BATCHGETREQUEST']._serialized_start=464
-  _globals['_BATCHGETREQUEST']._serialized_end=596
-  _globals['_BATCHGETRESPONSE']._serialized_start=598
-  _globals['_BATCHGETRESPONSE']._serialized_end=660
-  _globals['_SCANREQUEST']._serialized_start=663
-  _globals['_SCANREQUEST']._serialized_end=851
-  _globals['_SCANRESPONSE']._serialized_start=853
-  _globals['_SCANRESPONSE']._serialized_end=927
-  _globals['_COUNTREQUEST']._serialized_start=930
-  _globals['_COUNTREQUEST']._serialized_end=1069
-  _globals['_COUNTRESPONSE']._serialized_start=1071
-  _globals['_COUNTRESPONSE']._serialized_end=1114
-  _globals['_WRITE']._serialized_start=1117
-  _globals['_WRITE']._serialized_end=1281
-  _globals['_READ']._serialized_start=1283
-  _globals['_READ']._serialized_end=1383
-  _globals['_RANGE']._serialized_start=1385
-  _globals['_RANGE']._serialized_end=1420
-  _globals['_COMMITREQUEST']._serialized_start=1423
-  _globals['_COMMITREQUEST']._serialized_end=1712
-  _globals['_COMMITRESPONSE']._serialized_start=1714
-  _globals['_COMMITRESPONSE']._serialized_end=1802
-  _globals['_TURNREQUEST']._serialized_start=1804
-  _globals['_TURNREQUEST']._serialized_end=1851
-  _globals['_TURNRESPONSE']._serialized_start=1853
-  _globals['_TURNRESPONSE']._serialized_end=1881
-  _globals['_LOADREQUEST']._serialized_start=1884
-  _globals['_LOADREQUEST']._serialized_end=2089
-  _globals['_LOADRESPONSE']._serialized_start=2091
-  _globals['_LOADRESPONSE']._serialized_end=2175
-  _globals['_STORE']._serialized_start=2300
-  _globals['_STORE']._serialized_end=2817
+  _globals['_STORE'].methods_by_name['Describe']._loaded_options = None
+  _globals['_STORE'].methods_by_name['Describe']._serialized_options = b'\242\317\030\000'
+  _globals['_STORE'].methods_by_name['Get']._loaded_options = None
+  _globals['_STORE'].methods_by_name['Get']._serialized_options = b'\242\317\030\n\n\001\001\022\005table\242\317\030\022\n\001\005\022\005table\"\006at_seq'
+  _globals['_STORE'].methods_by_name['BatchGet']._loaded_options = None
+  _globals['_STORE'].methods_by_name['BatchGet']._serialized_options = b'\242\317\030\n\n\001\001\022\005table\242\317\030\022\n\001\005\022\005table\"\006at_seq'
+  _globals['_STORE'].methods_by_name['Scan']._loaded_options = None
+  _globals['_STORE'].methods_by_name['Scan']._serialized_options = b'\242\317\030\n\n\001\001\022\005table\242\317\030\022\n\001\005\022\005table\"\006at_seq'
+  _globals['_STORE'].methods_by_name['Count']._loaded_options = None
+  _globals['_STORE'].methods_by_name['Count']._serialized_options = b'\242\317\030\n\n\001\001\022\005table\242\317\030\022\n\001\005\022\005table\"\006at_seq'
+  _globals['_STORE'].methods_by_name['Commit']._loaded_options = None
+  _globals['_STORE'].methods_by_name['Commit']._serialized_options = b'\242\317\030\034\n\001\002\022\014writes.table\032\twrites.op\242\317\030\027\n\001\001\022\013reads.table\"\005reads'
+  _globals['_STORE'].methods_by_name['Turn']._loaded_options = None
+  _globals['_STORE'].methods_by_name['Turn']._serialized_options = b'\242\317\030\003\n\001\002\242\317\030\013\n\001\001\022\006tables'
+  _globals['_STORE'].methods_by_name['Load']._loaded_options = None
+  _globals['_STORE'].methods_by_name['Load']._serialized_options = b'\242\317\030\014\n\001\003\022\005table(\001'
+  _globals['_DURABILITY']._serialized_start=2205
+  _globals['_DURABILITY']._serialized_end=2263
+  _globals['_EXPECT']._serialized_start=2265
+  _globals['_EXPECT']._serialized_end=2325
+  _globals['_DESCRIBEREQUEST']._serialized_start=94
+  _globals['_DESCRIBEREQUEST']._serialized_end=129
+  _globals['_DESCRIBERESPONSE']._serialized_start=131
+  _globals['_DESCRIBERESPONSE']._serialized_end=252
+  _globals['_ROW']._serialized_start=254
+  _globals['_ROW']._serialized_end=322
+  _globals['_GETREQUEST']._serialized_start=324
+  _globals['_GETREQUEST']._serialized_end=431
+  _globals['_GETRESPONSE']._serialized_start=433
+  _globals['_GETRESPONSE']._serialized_end=489
+  _globals['_BATCHGETREQUEST']._serialized_start=492
+  _globals['_BATCHGETREQUEST']._serialized_end=624
+  _globals['_BATCHGETRESPONSE']._serialized_start=626
+  _globals['_BATCHGETRESPONSE']._serialized_end=688
+  _globals['_SCANREQUEST']._serialized_start=691
+  _globals['_SCANREQUEST']._serialized_end=879
+  _globals['_SCANRESPONSE']._serialized_start=881
+  _globals['_SCANRESPONSE']._serialized_end=955
+  _globals['_COUNTREQUEST']._serialized_start=958
+  _globals['_COUNTREQUEST']._serialized_end=1097
+  _globals['_COUNTRESPONSE']._serialized_start=1099
+  _globals['_COUNTRESPONSE']._serialized_end=1142
+  _globals['_WRITE']._serialized_start=1145
+  _globals['_WRITE']._serialized_end=1309
+  _globals['_READ']._serialized_start=1311
+  _globals['_READ']._serialized_end=1411
+  _globals['_RANGE']._serialized_start=1413
+  _globals['_RANGE']._serialized_end=1448
+  _globals['_COMMITREQUEST']._serialized_start=1451
+  _globals['_COMMITREQUEST']._serialized_end=1740
+  _globals['_COMMITRESPONSE']._serialized_start=1742
+  _globals['_COMMITRESPONSE']._serialized_end=1830
+  _globals['_TURNREQUEST']._serialized_start=1832
+  _globals['_TURNREQUEST']._serialized_end=1879
+  _globals['_TURNRESPONSE']._serialized_start=1881
+  _globals['_TURNRESPONSE']._serialized_end=1909
+  _globals['_LOADREQUEST']._serialized_start=1912
+  _globals['_LOADREQUEST']._serialized_end=2117
+  _globals['_LOADRESPONSE']._serialized_start=2119
+  _globals['_LOADRESPONSE']._serialized_end=2203
+  _globals['_STORE']._serialized_start=2328
+  _globals['_STORE']._serialized_end=3106
 # @@protoc_insertion_point(module_scope)

@@ -43,6 +43,7 @@ from everlog.store.tx.source import Source
 from everlog.store.tx.transaction import DURABILITIES, CommitResult, Metadata, Transaction, Writer
 from everlog.store.tx.write import Expires
 from everlog.store.upkeep import check, expiry, rebuild
+from everlog.store.upkeep.access import Access
 from everlog.store.upkeep.admin import Admin
 from everlog.store.upkeep.consumers import Consumers
 from everlog.store.upkeep.people import People
@@ -99,6 +100,7 @@ class Database(Writer):
         self._migration_records = apply.MigrationRecords(core.log)
         self.consumers = Consumers(core)
         self.people = People(core, self.transaction)
+        self.access = Access(core)
         self.admin = Admin(core, self.past, self.transaction)
         self.retention: Retaining | None = None  # archives the log automatically, if configured
         keep_in_child(self)

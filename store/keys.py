@@ -28,6 +28,9 @@
                            and its detail, an everlog.v1.Registration
                12 clock    seq:u64be of a Notice that says that times in the log are ahead -> empty
                13 production -> seq:u64be of the Notice that marks the database as production
+               14 access   -> seq:u64be of the newest Notice about roles, grants and tokens
+                           seq:u64be of each -> an everlog.v1.Commit with its time_ns, actor, reason, proof
+                           and notice
 
 Invariants
   (1) everything in a space lies between its number and the next: one range deletes a table;
@@ -68,6 +71,7 @@ NOTE_BARE, NOTE_SHREDDED, NOTE_OF_KEY = (NOTE_SEALED + bytes((what,)) for what i
 NOTE_CONSUMER = PREFIX.pack(0, 11)
 NOTE_CLOCK = PREFIX.pack(0, 12)
 NOTE_PRODUCTION = PREFIX.pack(0, 13)
+NOTE_ACCESS = PREFIX.pack(0, 14)
 KEY_ID_SIZE = 16
 ALL_BUILT = b"\x01"
 

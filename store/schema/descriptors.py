@@ -181,3 +181,17 @@ def _add_file(files: dict[str, descriptor_pb2.FileDescriptorProto], file: FileDe
     files[file.name] = proto
     for dependency in file.dependencies:
         _add_file(files, dependency)
+
+
+def named(model: type[Message], name: str) -> Path | None:
+    """Return the path to a field by its dotted name, such as `owner.id`; None if the model has none, or if a
+    step is repeated."""
+    found: list[FieldDescriptor] = []
+    message: Descriptor | None = descriptor_of(model)
+    for part in name.split("."):
+        field = message.fields_by_name.get(part) if message is not None else None
+        if field is None or field.is_repeated:
+            return None
+        found.append(field)
+        message = field.message_type
+    return tuple(found)

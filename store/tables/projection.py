@@ -34,7 +34,7 @@ from everlog.store.schema.schema import TableInfo
 KEYS_PER_BATCH = 4096
 BATCH_BYTES = 4 << 20  # of records
 # Increased when the same records project to other keys or values. Work begun under another number restarts.
-CODE = b"2"
+CODE = b"3"
 PREFIX_SIZE = keys.PREFIX.size
 NO_VALUES: list[bytes] = []
 # Kinds of Notice. SHREDDED: `detail` is the key_id. PRODUCTION: `subject` is empty, or "no". REGISTERED and
@@ -42,6 +42,16 @@ NO_VALUES: list[bytes] = []
 SHREDDED = "key.shredded"
 REGISTERED, REMOVED = "consumer.registered", "consumer.removed"
 PRODUCTION = "database.production"
+# About who may do what (store/upkeep/access.py). `subject` and `detail` by kind: a role's name and Role; the
+# name alone; an identity and Grant, twice; a token's name and Token; a token's id alone.
+ROLE, ROLE_REMOVED, GRANTED, REVOKED = (
+    "access.role",
+    "access.role.removed",
+    "access.granted",
+    "access.revoked",
+)
+TOKEN, TOKEN_REVOKED = "token.created", "token.revoked"
+ACCESS = frozenset({ROLE, ROLE_REMOVED, GRANTED, REVOKED, TOKEN, TOKEN_REVOKED})
 _MISSING = object()
 
 # Full key of the tables -> value; None: deleted.
@@ -241,6 +251,16 @@ def _edit_noticed(edits: Edits, commit: log_pb2.Commit, notice: log_pb2.Notice) 
         edits[keys.NOTE_PRODUCTION] = SEQ.pack(commit.seq) if notice.subject != "no" else None
     elif notice.kind == CORRECTED:
         edits[keys.NOTE_CLOCK + SEQ.pack(commit.seq)] = b""
+    elif notice.kind in ACCESS:
+        edits[keys.NOTE_ACCESS] = SEQ.pack(commit.seq)
+        kept = log_pb2.Commit(
+            time_ns=commit.time_ns,
+            actor=commit.actor,
+            reason=commit.reason,
+            proof=commit.proof,
+            notice=notice,
+        )
+        edits[keys.NOTE_ACCESS + SEQ.pack(commit.seq)] = kept.SerializeToString()
 
 
 def edit_notes(edits: Edits, commit: log_pb2.Commit) -> None:

@@ -17,7 +17,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 
 from everlog.migrations import digest
-from everlog.proto import consumers_pb2, feed_pb2, log_pb2
+from everlog.proto import access_pb2, consumers_pb2, feed_pb2, log_pb2
 from everlog.store.record import KNOWN_FEATURES
 from tests.docs.format_reader import (
     airport,
@@ -96,7 +96,7 @@ def test_the_example_records_decode() -> None:
     }
     assert {name: found[1] for name, found in records.items()} == {
         "created": [1], "put": [3], "delete": [5], "load": [6], "rewritten": [8], "backfill": [9],
-        "base": [3], "consumer": [12],
+        "base": [3], "consumer": [12], "grant": [13],
     }  # fmt: skip
     assert {found[2][0] for found in records.values()} == {1_790_000_000_000_000_000}
     assert UUID(bytes=fields(records["created"][16][0])[1][0]) == UUID("0f8fad5b-d9cb-469f-a165-70867728950e")
@@ -137,14 +137,22 @@ def test_the_example_records_decode() -> None:
         False,
     )
 
+    notice = fields(records["grant"][20][0])
+    assert (notice[1], notice[2]) == ([b"access.granted"], [b"ann"])
+    assert fields(notice[3][0]) == {1: [b"ann"], 2: [b"tenant"], 3: [b"bookings"]}
+
 
 ROW = re.compile(r"^\| (\d+) \| `(\w+)` \| (\w+\*?) \|", re.MULTILINE)
 LINE_OF = re.compile(r"^\| ([A-Z]\w+(?:\.\w+)?) \| (\d+ .*) \|$", re.MULTILINE)
 FIELD = re.compile(r"(\d+) `(\w+)` (\w+\*?)")
 VALUE = re.compile(r"(\d+) ([A-Z_]+)")
-ON_PAGE = [log_pb2.DESCRIPTOR, feed_pb2.DESCRIPTOR, consumers_pb2.DESCRIPTOR]
+ON_PAGE = [log_pb2.DESCRIPTOR, feed_pb2.DESCRIPTOR, consumers_pb2.DESCRIPTOR, access_pb2.DESCRIPTOR]
+ON_DISK = {"Registration", "Cap", "Role", "Rule", "Condition", "Grant", "Token"}
 NOT_ON_PAGE = {"SubscribeRequest"} | {
-    name for name in consumers_pb2.DESCRIPTOR.message_types_by_name if name not in {"Registration", "Cap"}
+    name
+    for file in (consumers_pb2.DESCRIPTOR, access_pb2.DESCRIPTOR)
+    for name in file.message_types_by_name
+    if name not in ON_DISK
 }
 
 
@@ -259,13 +267,14 @@ def test_the_example_entries_decode() -> None:
 
 def test_the_example_notes_decode() -> None:
     found = [struct.unpack_from(">IH", raw) for name, raw in LINES.items() if name.startswith("notes/")]
-    assert found == [(0, kind) for kind in (*range(1, 10), 10, 10, 10, 11, 12, 13)]
+    assert found == [(0, kind) for kind in (*range(1, 10), 10, 10, 10, 11, 12, 13, 14)]
     assert LINES["notes/built"][6:] == struct.pack(">IH", 1, 1)
     assert LINES["notes/rows"][6:] == (1).to_bytes(4, "big")
     assert struct.unpack_from(">QI", LINES["notes/end"], 6) == (1_790_000_000_000_000_000, 1)
     assert text(LINES["notes/end"], 18) == (b"JFK", len(LINES["notes/end"]))
     assert LINES["notes/migration"][6:] == (2).to_bytes(8, "big")
     assert LINES["notes/consumer"][6:] == b"mirror"
+    assert LINES["notes/access"][6:] == (13).to_bytes(8, "big")
 
 
 def test_the_example_of_a_content_hash_is_that_of_the_code() -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from everlog.feed import cursor, message
-from everlog.proto import consumers_pb2, feed_pb2, log_pb2
+from everlog.proto import access_pb2, consumers_pb2, feed_pb2, log_pb2
 from everlog.store import keys, record
 from everlog.store.crypto import key_store
 from everlog.store.crypto.cipher import hashed
@@ -23,6 +23,7 @@ from everlog.store.schema.evolve import evolve
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Field, Index, Table
 from everlog.store.tables.hashing import content_hash
+from everlog.store.tables.projection import Edits, edit_notes
 from everlog.store.tables.projector import built_note
 from tests.golden.tree import tree
 from tests.store.models import KINDS, models
@@ -131,6 +132,7 @@ def _records() -> dict[str, bytes]:
             ]
         )[0],
         "consumer": record.frame(_commit(12, notice=_registered())),
+        **{name: record.frame(_commit(13, notice=one)) for name, one in _access().items()},
         "returning": record.frame(_commit(10, requires=[log_pb2.ONLINE], migration=_returning())),
         "base": record.frame(_commit(3, base=_base())),
     }
@@ -142,6 +144,40 @@ def _registered() -> log_pb2.Notice:
     cap = consumers_pb2.Cap(records=1000, seconds=86_400)
     detail = consumers_pb2.Registration(position=position, cap=cap).SerializeToString()
     return log_pb2.Notice(kind="consumer.registered", subject="mirror", detail=detail)
+
+
+def _access() -> dict[str, log_pb2.Notice]:
+    """A role that sees the rows of its tenant without a field, given to ann, and a token with it."""
+    rule = access_pb2.Rule(
+        rights=[access_pb2.READ, access_pb2.WRITE],
+        tables=["book*"],
+        ops=[log_pb2.PUT, log_pb2.DELETE],
+        rows=[access_pb2.Condition(field="tenant", values=["$who", "acme"])],
+        hidden=["card"],
+    )
+    token = access_pb2.Token(
+        id="0123456789ab",
+        name="ann",
+        sha256=bytes(range(32)),
+        expires_ns=TIME_NS,
+        roles=["tenant"],
+        database=DATABASE.bytes,
+        replaces="ba9876543210",
+        replaced_ends_ns=TIME_NS + 1,
+    )
+    details = {
+        "role": ("access.role", "tenant", access_pb2.Role(name="tenant", rules=[rule], audited=0.5)),
+        "grant": (
+            "access.granted",
+            "ann",
+            access_pb2.Grant(identity="ann", role="tenant", tables=["bookings"]),
+        ),
+        "token": ("token.created", "ann", token),
+    }
+    return {
+        name: log_pb2.Notice(kind=kind, subject=subject, detail=detail.SerializeToString(deterministic=True))
+        for name, (kind, subject, detail) in details.items()
+    }
 
 
 def _base() -> log_pb2.Base:
@@ -250,8 +286,19 @@ def _notes() -> dict[str, bytes]:
         "consumer-value": keys.CONSUMER.pack(12, TIME_NS) + _registered().detail,
         "clock": keys.NOTE_CLOCK + keys.SEQ.pack(12),
         "production": keys.NOTE_PRODUCTION,
+        "access": keys.NOTE_ACCESS + keys.SEQ.pack(13),
+        "access-value": _kept(_commit(13, actor="bob", notice=_access()["grant"])),
         "of-key": keys.NOTE_OF_KEY + DATABASE.bytes + keys.SPACE.pack(1) + _key(JFK),
     }
+
+
+def _kept(commit: log_pb2.Commit) -> bytes:
+    """The value of a note on access, as it is projected."""
+    edits: Edits = {}
+    edit_notes(edits, commit)
+    value = edits[keys.NOTE_ACCESS + keys.SEQ.pack(commit.seq)]
+    assert value is not None
+    return value
 
 
 def _sealed() -> dict[str, bytes]:

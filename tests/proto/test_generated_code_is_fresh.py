@@ -17,4 +17,4 @@ def test_generated_code_names_its_files_by_the_package() -> None:
     from everlog.proto import feed_pb2, log_pb2
 
     assert log_pb2.DESCRIPTOR.name == "everlog/proto/log.proto"
-    assert feed_pb2.DESCRIPTOR.dependencies[0].name == log_pb2.DESCRIPTOR.name
+    assert log_pb2.DESCRIPTOR.name in {one.name for one in feed_pb2.DESCRIPTOR.dependencies}

@@ -1,0 +1,491 @@
+"""Access: roles, grants and tokens of one database, in its log: `db.access`.
+
+    define, grant, create_token … ─▶ Notice ─▶ a note in the tables ─▶ State, folded from all notes
+                                                                        ├─▶ decisions of a server
+                                                                        └─▶ explain: as of any record
+
+    kind                  subject     detail
+    access.role           role        everlog.v1.Role       replaces the role of that name
+    access.role.removed   role
+    access.granted        identity    everlog.v1.Grant
+    access.revoked        identity    everlog.v1.Grant      the same as it was granted
+    token.created         identity    everlog.v1.Token      its SHA-256, not its text
+    token.revoked         token id
+
+A server enforces this (rpc/server/rights.py). A program that opens the files of a database is not restricted:
+it could read them anyway.
+
+    log trimmed            notes stay: state and explanations are complete
+    rebuild                from the log, the same
+    restore, to a record   as of that record: a later revocation is undone, so revoke again
+    fork                   roles and grants as at the origin; its tokens end, because they name the origin's
+    UUID
+
+Invariants
+  (1) the text of a token is nowhere but with its owner;
+  (2) what was ever in force can be explained: notes are only added;
+  (3) a change is durable before its call returns, and in force for every later call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError, Message
+
+from everlog.proto import log_pb2
+from everlog.store import keys
+from everlog.store.core import Core
+from everlog.store.errors import CorruptionError, CursorError, RowError
+from everlog.store.schema import arguments, codec
+from everlog.store.schema.arguments import Time, nanoseconds, time_text
+from everlog.store.schema.descriptors import named
+from everlog.store.schema.schema import Schema
+from everlog.store.tables import projection as kinds
+from everlog.store.tx.transaction import Metadata, marked
+from everlog.store.upkeep import roles as values
+from everlog.store.upkeep.roles import (
+    BY_TABLE,
+    DANGEROUS,
+    READY,
+    RIGHTS,
+    Change,
+    Decision,
+    Grant,
+    Issued,
+    Role,
+    State,
+    Token,
+    check_name,
+    check_tables,
+    check_verb,
+)
+
+PREFIX = "evl_"  # of tokens, by which scanners of secrets find them
+SECRET_BYTES, ID_BYTES = 32, 6
+_KINDS = {
+    kinds.ROLE: "role",
+    kinds.ROLE_REMOVED: "role.removed",
+    kinds.GRANTED: "granted",
+    kinds.REVOKED: "revoked",
+    kinds.TOKEN: "created",
+    kinds.TOKEN_REVOKED: "token.revoked",
+}
+
+
+class Explanation(NamedTuple):
+    """Whether a call is allowed as of a record, and why: a sentence each."""
+
+    allowed: bool
+    seq: int
+    sentences: tuple[str, ...]
+
+
+class NewToken(NamedTuple):
+    """A token with its text, which cannot be had again."""
+
+    text: str
+    token: Token
+    seq: int
+
+
+def hash_of(text: str | bytes) -> bytes:
+    """Return the SHA-256 of a token's text."""
+    return hashlib.sha256(text if isinstance(text, bytes) else text.encode()).digest()
+
+
+def new_token(
+    name: str, roles: tuple[str, ...] = (), expires_ns: int = 0, *, replaces: str = "", ends_ns: int = 0
+) -> tuple[str, Token]:
+    """Return the text of a new random token, and what the log keeps of it. Writes nothing."""
+    text = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+    token = Token(
+        id=secrets.token_hex(ID_BYTES),
+        name=name,
+        sha256=hash_of(text),
+        expires_ns=expires_ns,
+        roles=roles,
+        replaces=replaces,
+        replaced_ends_ns=ends_ns,
+    )
+    return text, token
+
+
+class Access:
+    """Roles, grants and tokens of an open database. Safe to use from many threads."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._changing = threading.Lock()
+        self._state: State | None = None
+
+    # what is in force
+
+    @property
+    def state(self) -> State:
+        """The state in force, as this process has last read it. Read-only."""
+        found = self._state
+        return found if found is not None else self.refresh()
+
+    def refresh(self) -> State:
+        """Return the state in force, after looking for changes: those that another process wrote, for one.
+        Read-only."""
+        note = self._core.tables.get(keys.NOTE_ACCESS)
+        seq: int = keys.SEQ.unpack(note)[0] if note else 0
+        found = self._state
+        if found is None or found.seq != seq:
+            found = self._state = self.at(None)
+        return found
+
+    def at(self, moment: int | Time | None) -> State:
+        """Return the state after a record (a seq), at a time (not an int), or now. Read-only. Raises
+        CursorError for a record that does not exist yet."""
+        seq, time_ns = self._moment(moment)
+        state = State()
+        for found, commit in self._changes():
+            if (seq is not None and found > seq) or (time_ns is not None and commit.time_ns > time_ns):
+                break
+            try:
+                state.take(found, commit, _KINDS[commit.notice.kind])
+            except DecodeError as error:
+                raise CorruptionError(
+                    f"the change of access in commit {found} cannot be read: {error}"
+                ) from None
+            state.seq = found
+        return state
+
+    def roles(self) -> list[Role]:
+        """Return all roles, the ready-made ones first. Read-only."""
+        return [*READY.values(), *(role for role, _ in self.state.roles.values())]
+
+    def grants(self) -> list[Grant]:
+        """Return all grants. Read-only."""
+        return list(self.state.grants)
+
+    def tokens(self) -> list[Issued]:
+        """Return all tokens of the log, also ended ones, oldest first. Read-only."""
+        return list(self.state.tokens.values())
+
+    def problems(self, schema: Schema | None = None) -> list[str]:
+        """Return what is granted and gives nothing, a sentence each: roles that do not exist, and rules that
+        name fields or tables that the schema in force does not have. Read-only."""
+        state, schema = self.state, schema or self._core.schema
+        found = [
+            f"{grant.identity} has the role {grant.role}, which does not exist; define it, or revoke it"
+            for grant in state.grants
+            if state.role(grant.role) is None
+        ]
+        for role, _ in state.roles.values():
+            found.extend(_problems(role, schema))
+        return found
+
+    # changes
+
+    def define(self, role: Role, *, actor: str = "", reason: str = "") -> int:
+        """Define a role, or replace the one of that name. Return the seq of the commit, 0 if it is defined
+        like this. Writes. Raises RowError, ReadOnlyError."""
+        role = values.check_role(role)
+        with self._changing:
+            if self.refresh().role(role.name) == role:
+                return 0
+            return self._notice(kinds.ROLE, role.name, values.message_of_role(role), actor, reason)
+
+    def remove_role(self, name: str, *, actor: str = "", reason: str = "") -> int:
+        """Remove an unused role. Writes. Raises RowError if there is none, or if somebody has it."""
+        with self._changing:
+            state = self.refresh()
+            if name not in state.roles:
+                own = ", ".join(sorted(state.roles)) or "none"
+                raise RowError(
+                    f"there is no own role {arguments.text(name, 'name')!r}; there are: {own}", name=name
+                )
+            now = self._core.clock.read()
+            users = sorted(
+                {grant.identity for grant in state.grants if grant.role == name}
+                | {
+                    f"token {one.token.id}"
+                    for one in state.tokens.values()
+                    if name in one.token.roles and one.valid(self._core.uuid, now)
+                }
+            )
+            if users:
+                raise RowError(f"role {name} is in use: revoke it first from {', '.join(users)}", name=name)
+            return self._notice(kinds.ROLE_REMOVED, name, None, actor, reason)
+
+    def grant(
+        self, identity: str, role: str, tables: tuple[str, ...] = (), *, actor: str = "", reason: str = ""
+    ) -> int:
+        """Give an identity a role, on some tables only if `tables` has names or patterns. Return the seq of
+        the commit, 0 if it has it. Writes. Raises RowError for a role that does not exist."""
+        one = Grant(check_name(identity, "an identity"), check_name(role, "a role"), check_tables(tables))
+        with self._changing:
+            state = self.refresh()
+            self._check_role(state, role)
+            if one in state.grants:
+                return 0
+            return self._notice(kinds.GRANTED, identity, values.message_of_grant(one), actor, reason)
+
+    def revoke(
+        self,
+        identity: str,
+        role: str,
+        tables: tuple[str, ...] | None = None,
+        *,
+        actor: str = "",
+        reason: str = "",
+    ) -> int:
+        """Take a role from an identity: with `tables` only the grant on exactly these. Return the seq of the
+        last commit. Writes. Raises RowError if it does not have the role."""
+        check_name(identity, "an identity")
+        wanted = None if tables is None else check_tables(tables)
+        with self._changing:
+            state = self.refresh()
+            found = [
+                one for one in state.granted(identity) if one.role == role and wanted in (None, one.tables)
+            ]
+            if not found:
+                has = ", ".join(sorted({one.role for one in state.granted(identity)})) or "none"
+                raise RowError(
+                    f"{identity} was not granted the role {role!r}; granted are: {has}", identity=identity
+                )
+            seq = 0
+            for one in found:
+                seq = self._notice(kinds.REVOKED, identity, values.message_of_grant(one), actor, reason)
+            return seq
+
+    def create_token(
+        self,
+        name: str,
+        roles: tuple[str, ...] = (),
+        *,
+        expires_ns: int = 0,
+        actor: str = "",
+        reason: str = "",
+    ) -> NewToken:
+        """Create a token of an identity and return it, with its text. `roles`: those of its calls; none: the
+        roles granted to the name. `expires_ns`: its end, nanoseconds since the Unix epoch; 0: never. Writes.
+        Raises RowError."""
+        text, token = new_token(name, tuple(roles), expires_ns)
+        return NewToken(text, token, self.add_token(token, actor=actor, reason=reason))
+
+    def rotate_token(self, which: str, *, keep_s: float = 0, actor: str = "", reason: str = "") -> NewToken:
+        """Replace a token, named by its id or by its identity, with a new one of the same roles and lifetime.
+        The old one ends after `keep_s` seconds. Writes. Raises RowError."""
+        text, token = replacement(self.find_token(which), self._core.clock.read(), keep_s)
+        return NewToken(text, token, self.add_token(token, actor=actor, reason=reason))
+
+    def add_token(self, token: Token, *, actor: str = "", reason: str = "") -> int:
+        """Record a token whose text somebody else has. Return the seq of the commit; the same token again
+        returns the first. Writes. Raises RowError."""
+        check_token(token)
+        with self._changing:
+            state, now = self.refresh(), self._core.clock.read()
+            known = state.tokens.get(token.id)
+            if known is not None and known.token.sha256 == token.sha256:
+                return known.created.seq
+            if known is not None or any(one.token.sha256 == token.sha256 for one in state.tokens.values()):
+                raise RowError(
+                    "there is another token of that id, or of that text; create a new one", id=token.id
+                )
+            for role in token.roles:
+                self._check_role(state, role)
+            if token.expires_ns and token.expires_ns <= now:
+                raise RowError(
+                    f"expected a token that ends later than now, found one of {time_text(token.expires_ns)}"
+                )
+            if token.replaces and not self._valid(state, token.replaces, now):
+                raise RowError(f"token {token.replaces} has ended, or does not exist; create a new one")
+            message = values.message_of_token(token)
+            message.database = self._core.uuid
+            return self._notice(kinds.TOKEN, token.name, message, actor, reason)
+
+    def revoke_token(self, which: str, *, actor: str = "", reason: str = "") -> int:
+        """End a token, named by its id, or all of an identity. Return the seq of the last commit, 0 if it has
+        ended. Writes. Raises RowError if there is none."""
+        arguments.text(which, "a token")
+        with self._changing:
+            state, now = self.refresh(), self._core.clock.read()
+            found = [one for one in state.tokens.values() if which in (one.token.id, one.token.name)]
+            if not found:
+                raise RowError(
+                    f"there is no token {which!r}, by id or by name (`everlog token list`)", id=which
+                )
+            seq = 0
+            for one in found:
+                if self._valid(state, one.token.id, now):
+                    seq = self._notice(kinds.TOKEN_REVOKED, one.token.id, None, actor, reason)
+            return seq
+
+    def find_token(self, which: str) -> Token:
+        """Return the valid token of this id, or the only one of this identity. Read-only. Raises RowError."""
+        return find_token(
+            self.refresh(), arguments.text(which, "a token"), self._core.uuid, self._core.clock.read()
+        )
+
+    # why
+
+    def explain(self, who: str, verb: str, table: str = "", *, at: int | Time | None = None) -> Explanation:
+        """Return whether `who` may do `verb` (a right, `put` or `delete`) on a table (empty: any), and why,
+        as of a record or a time. It is about the roles granted to the name; tokens with roles of their own
+        are listed. Read-only. Raises RowError, CursorError."""
+        state = self.state if at is None else self.at(at)
+        who = check_name(who, "an identity")
+        now_ns = self._core.clock.read()
+        return explain(state, who, verb, table, database=self._core.uuid, now_ns=now_ns)
+
+    # in the log
+
+    def _changes(self) -> Iterator[tuple[int, log_pb2.Commit]]:
+        """Yield the notes of all changes, oldest first."""
+        start = keys.NOTE_ACCESS
+        view, _ = self._core.tables.snapshot()
+        try:
+            for note, value in view.items(start, codec.after(start)):
+                if len(note) > len(start):
+                    yield keys.SEQ.unpack(note[len(start) :])[0], log_pb2.Commit.FromString(value)
+        finally:
+            view.close()
+
+    def _moment(self, moment: int | Time | None) -> tuple[int | None, int | None]:
+        if moment is None:
+            return None, None
+        if isinstance(moment, int):
+            if not 0 <= arguments.whole(moment, "a seq") <= self._core.head:
+                raise CursorError(
+                    f"expected a record up to {self._core.head}, found {moment}",
+                    seq=moment,
+                    head=self._core.head,
+                )
+            return moment, None
+        return None, nanoseconds(moment)
+
+    def _check_role(self, state: State, name: str) -> None:
+        if state.role(name) is None:
+            known = ", ".join([*READY, *sorted(state.roles)])
+            raise RowError(f"there is no role {name!r}; the roles are: {known}", role=name)
+
+    def _valid(self, state: State, id: str, now_ns: int) -> bool:
+        known = state.tokens.get(id)
+        return known is not None and known.valid(self._core.uuid, now_ns)
+
+    def _notice(self, kind: str, subject: str, detail: Message | None, actor: str, reason: str) -> int:
+        raw = detail.SerializeToString(deterministic=True) if detail is not None else b""
+
+        def about(commit: log_pb2.Commit) -> None:
+            commit.notice.CopyFrom(log_pb2.Notice(kind=kind, subject=subject, detail=raw))
+
+        metadata = Metadata(actor, reason, durability="sync").check()
+        seq = self._core.commit(self._core.transaction(metadata), about).seq
+        self.refresh()
+        return seq
+
+
+def _problems(role: Role, schema: Schema) -> Iterator[str]:
+    for rule in role.rules:
+        for name, info in schema.tables.items():
+            for field in (*rule.rows, *rule.hidden) if values.matches(rule.tables, name) else ():
+                if named(info.model, field) is None:
+                    yield (
+                        f"role {role.name} refers to the field {field} of table {name}, which does not exist:"
+                        " this rule denies the table; define the role again"
+                    )
+        for one in rule.tables:
+            if values.ALL not in one and one not in schema.tables:
+                yield f"role {role.name} refers to table {one}, which does not exist"
+
+
+def check_token(token: Token) -> None:
+    """Raise RowError for a token that cannot be recorded."""
+    check_name(token.name, "the name of a token")
+    if len(arguments.binary(token.sha256, "sha256")) != 32 or not re_id(token.id):
+        raise RowError("expected a token with an id of 12 hexadecimal digits and a SHA-256 of 32 bytes")
+    arguments.counted(token.expires_ns, "the end of a token")
+
+
+def re_id(id: str) -> bool:
+    """Return whether this is the id of a token."""
+    return len(id) == 2 * ID_BYTES and all(digit in "0123456789abcdef" for digit in id)
+
+
+def find_token(state: State, which: str, database: bytes, now_ns: int) -> Token:
+    """Return the valid token of this id, or the only one of this identity. Raises RowError."""
+    found = [
+        one.token
+        for one in state.tokens.values()
+        if which in (one.token.id, one.token.name) and one.valid(database, now_ns)
+    ]
+    if len(found) != 1:
+        ids = ", ".join(token.id for token in found)
+        raise RowError(
+            f"expected one valid token {which!r}, found {len(found)}"
+            + (f": {ids}; name one by its id" if ids else ""),
+            id=which,
+        )
+    return found[0]
+
+
+def replacement(old: Token, now_ns: int, keep_s: float) -> tuple[str, Token]:
+    """Return text and record of the token that replaces `old`: the same name, roles and lifetime."""
+    arguments.seconds(keep_s, "`keep_s`")
+    ends_ns = now_ns + int(keep_s * 1e9) if keep_s else 0
+    return new_token(old.name, old.roles, old.expires_ns, replaces=old.id, ends_ns=ends_ns)
+
+
+def explain(state: State, who: str, verb: str, table: str, *, database: bytes, now_ns: int) -> Explanation:
+    """See `Access.explain`. `database` is its UUID, `now_ns` the time for which tokens are valid."""
+    right, op = check_verb(verb)
+    holder = state.holder(who)
+    decision = holder.decide(right, table, op)
+    where = f" {table}" if table else ""
+    said = [f"{who} {'may' if decision.allowed else 'may not'} {verb}{where}"]
+    said += _allowing(decision) if decision.allowed else _denying(state, who, right, table)
+    if decision.allowed and right in DANGEROUS:
+        said.append(f"{verb} cannot be undone: each call needs a reason")
+    for one in state.tokens.values():
+        if one.token.name == who and one.token.roles and one.valid(database, now_ns):
+            other = state.holder(who, one.token.roles).decide(right, table, op)
+            said.append(
+                f"calls with token {one.token.id} have the roles {', '.join(one.token.roles)} instead:"
+                f" they {'may' if other.allowed else 'may not'}"
+            )
+    return Explanation(decision.allowed, state.seq, tuple(said))
+
+
+def _allowing(decision: Decision) -> Iterator[str]:
+    for held in decision.held:
+        by = f", granted in commit {held.by.seq}{_by(held.by)}" if held.by else ""
+        yield f"by role {held.role}{_limits(held.rule.tables)}{_limits(held.tables, 'granted on')}{by}"
+        for field, found in sorted(held.rule.rows.items()):
+            yield f"only rows with {field} = {' or '.join(found)}"
+        if held.rule.hidden:
+            yield f"without the fields {', '.join(held.rule.hidden)}"
+
+
+def _denying(state: State, who: str, right: int, table: str) -> Iterator[str]:
+    granted = state.granted(who)
+    for grant, by in granted.items():
+        known = state.role(grant.role)
+        if known is None:
+            yield f"role {grant.role} does not exist"
+        else:
+            on = _limits(grant.tables, "granted on")
+            yield f"role {grant.role}{on} does not give it (granted in commit {by.seq}{_by(by)})"
+    if not granted:
+        yield f"no role is granted to {who}"
+    word = next(word for word, number in RIGHTS.items() if number == right)
+    giving = [name for name, role in READY.items() if any(word in rule.rights for rule in role.rules)]
+    on = f" --table {table}" if table and right in BY_TABLE else ""
+    yield f"to allow it: everlog access grant {who} {giving[0]}{on}"
+
+
+def _limits(tables: tuple[str, ...], word: str = "on") -> str:
+    return f" {word} {', '.join(tables)}" if tables else ""
+
+
+def _by(change: Change) -> str:
+    who = f" by {change.actor}{marked(change.proof)}" if change.actor else ""
+    return f" at {time_text(change.time_ns)}{who}{f': {change.reason}' if change.reason else ''}"

@@ -81,7 +81,7 @@ def raw_testdata(run: Run) -> Measure:
 
 def _testdata(count: int) -> Iterator[Row]:
     from benchmarks.items import ITEMS, Item
-    from everlog.migrations.fake_data import Fake
+    from everlog.migrations.testdata import Fake
 
     fake = Fake(Random(0))
     name, text = fake.pool(fake.person.full_name), fake.pool(fake.text.sentence)

@@ -6,7 +6,6 @@ Everything that the constants of a migration's folder need can be imported from 
 from everlog.migrations.approval.approval import Approval
 from everlog.migrations.baseline import baseline, dump_schema, load_schema
 from everlog.migrations.build import build
-from everlog.migrations.fake_data import Fake
 from everlog.migrations.in_progress import cancel, complete
 from everlog.migrations.lint.lint import lint
 from everlog.migrations.lint.rules import Finding, Severity
@@ -20,7 +19,7 @@ from everlog.migrations.runner import apply
 from everlog.migrations.scaffold import new
 from everlog.migrations.squash import Squashed, squash
 from everlog.migrations.status import MigrationInfo, State, differences, status
-from everlog.migrations.testdata import load_testdata
+from everlog.migrations.testdata import Fake, load_testdata
 from everlog.store.schema.codec import (
     BOOL,
     BYTES,

@@ -1,10 +1,15 @@
-"""Proposal: a plan that waits for approval, as it was reviewed and as the log keeps it.
+"""Proposal: a plan that waits for approval, as people review it and as the log keeps it.
 
-    PROPOSED {plan_digest, plan.json} ─▶ APPROVED ─▶ (the migrations' own steps) ─▶ finished ─▶ ROLLED_BACK
-                                      └▶ REJECTED                                └▶ FAILED
+    PROPOSED {plan_digest, plan.json, v<version>_<name>/<path> …}
+       ├▶ APPROVED ─▶ (the migrations' own steps) ─▶ finished ─▶ ROLLED_BACK
+       │                                          └▶ FAILED
+       └▶ REJECTED
 
     plan.json    the plan to review: JSON of `Plan`
-    digest       SHA-256 of exactly those bytes
+    digest       SHA-256 of exactly those bytes, which an approval binds
+
+The files of the folders are stored beside plan.json, small ones first, up to BYTES_MAX. They are bound by its
+digest as well, because plan.json has the SHA-256 of each.
 
 Everything is read from the Migration records of the log, so no other place can disagree. Only the newest
 proposal can be decided; any other migration meanwhile supersedes it. `Rules` say who may decide, and what a
@@ -12,12 +17,17 @@ decision must contain.
 
 Invariants
   (1) A record of a proposal carries no schema, so followers and rebuilds skip it.
+  (2) A digest identifies everything that was reviewed: database, versions, folders, steps, findings.
+  (3) A plan stays readable permanently: fields are only added, with a default.
+  (4) A file that is returned has the SHA-256 in the plan.
 
-The content of the records: docs/format.md, "Proposals". How to use them: docs/checked.md.
+The content of the records and the keys of the JSON: docs/format.md, "Proposals". How to use them:
+docs/checked.md.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +37,6 @@ from typing import NamedTuple, Self
 import msgspec
 
 from everlog.migrations.migration import Migration
-from everlog.migrations.plan_document import Plan, Sources, decode, digest_of, read
 from everlog.migrations.status import rolled_back
 from everlog.proto import log_pb2
 from everlog.store import environment
@@ -38,9 +47,139 @@ from everlog.store.tx.transaction import Actor, Proof, proof_name
 
 DOCUMENT = "plan.json"  # path of the file in a PROPOSED record that the digest covers
 PREFIX_MIN = 6  # shortest prefix of a digest that identifies it, in hexadecimal digits
+BYTES_MAX = 1 << 20  # of the files of one proposal
+
+Sources = dict[str, dict[str, bytes]]  # by the folder's name, and the path in it
 
 Step = log_pb2.Migration.Step
 _MIGRATES = (Step.STARTED, Step.SWITCHED, Step.FINISHED, Step.ROLLED_BACK)
+
+
+class StepEntry(msgspec.Struct, frozen=True):
+    """One step in words, with the rows that it reads or writes. `problem`: the migration would fail here."""
+
+    text: str
+    instant: bool
+    rows: int
+    problem: bool = False
+
+
+class MigrationEntry(msgspec.Struct, frozen=True):
+    """One folder: its digest, and the SHA-256 of each file that the digest covers."""
+
+    version: int
+    name: str
+    digest: str
+    files: dict[str, str]
+    steps: list[StepEntry]
+
+    @property
+    def title(self) -> str:
+        return f"{self.version}_{self.name}"
+
+
+class FindingEntry(msgspec.Struct, frozen=True):
+    """A finding of lint; `file` is relative to the directory of the migrations."""
+
+    id: str
+    severity: str
+    file: str
+    line: int
+    text: str
+    fix: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, rename={"from_version": "from", "to_version": "to"}):
+    """The document to review. Numbers of rows are those of commit `at`.
+
+    `hold`: where rows are rewritten, the previous version stays served until somebody completes the
+    migration.
+    """
+
+    database: str  # UUID
+    name: str  # its name for people
+    at: int
+    from_version: int
+    to_version: int
+    migrations: list[MigrationEntry]
+    findings: list[FindingEntry]
+    hold: bool = False
+
+    @property
+    def errors(self) -> list[str]:
+        """The errors of the plan as sentences: errors of lint, and steps that would fail."""
+        wrong = [one for one in self.findings if one.severity == "error"]
+        found = [f"{one.file}:{one.line}: {one.text} [{one.id}]" for one in wrong]
+        return found + [
+            f"{one.title}: {step.text}" for one in self.migrations for step in one.steps if step.problem
+        ]
+
+    def encode(self) -> bytes:
+        """Return the document as JSON: always the same bytes for the same plan."""
+        return msgspec.json.format(msgspec.json.encode(self, order="deterministic"), indent=1)
+
+
+def decode_plan(document: bytes) -> Plan:
+    """Parse a document. Raises CorruptionError if it is invalid."""
+    try:
+        return msgspec.json.decode(document, type=Plan)
+    except msgspec.MsgspecError as error:
+        raise CorruptionError(f"expected the plan of a proposal as JSON, found: {error}") from None
+
+
+def plan_digest(document: bytes) -> bytes:
+    """Return the digest that an approval binds, 32 bytes."""
+    return hashlib.sha256(document).digest()
+
+
+def folder_of(migration: MigrationEntry) -> str:
+    """Return the name of a migration's folder."""
+    return f"v{migration.title}"
+
+
+def kept_files(plan: Plan, migrations: Iterable[Migration]) -> list[log_pb2.SourceFile]:
+    """Return the files to store with a plan of these migrations, in the order of the plan."""
+    known = {migration.version: migration.folder.sources for migration in migrations}
+    wanted = [
+        (f"{folder_of(one)}/{file.path}", file.content)
+        for one in plan.migrations
+        for file in known.get(one.version, ())
+        if one.files.get(file.path) == _sha(file.content)
+    ]
+    size, chosen = 0, set[str]()
+    for path, content in sorted(wanted, key=lambda file: len(file[1])):
+        size += len(path) + len(content)
+        if size > BYTES_MAX:
+            break
+        chosen.add(path)
+    return [log_pb2.SourceFile(path=path, content=content) for path, content in wanted if path in chosen]
+
+
+def stored_sources(plan: Plan, files: Iterable[log_pb2.SourceFile]) -> Sources:
+    """Return the stored files of a plan. Read-only. Raises CorruptionError for a file that differs from
+    the plan.
+    """
+    by_path = {file.path: file.content for file in files}
+    found: Sources = {}
+    for one in plan.migrations:
+        folder = folder_of(one)
+        found[folder] = {}
+        for path, digest in one.files.items():
+            content = by_path.get(f"{folder}/{path}")
+            if content is None:
+                continue
+            if _sha(content) != digest:
+                raise CorruptionError(
+                    f"{folder}/{path}, stored with a proposal, is corrupt: expected the SHA-256 {digest},"
+                    f" found {_sha(content)}",
+                    place=path,
+                )
+            found[folder][path] = content
+    return found
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 class ProposalState(StrEnum):
@@ -110,12 +249,12 @@ class Proposal:
 
         Raises CorruptionError if a file differs from the plan.
         """
-        return read(self.plan, self.kept)
+        return stored_sources(self.plan, self.kept)
 
     @property
     def plan(self) -> Plan:
         """The plan. Raises CorruptionError if the document is invalid."""
-        return decode(self.document)
+        return decode_plan(self.document)
 
     @property
     def proposed(self) -> Event:
@@ -266,7 +405,7 @@ def _event(record: Recorded, commit: log_pb2.Commit) -> Event:
 
 def _document(record: Recorded) -> bytes:
     for source in record.migration.sources:
-        if source.path == DOCUMENT and digest_of(source.content) == record.migration.plan_digest:
+        if source.path == DOCUMENT and plan_digest(source.content) == record.migration.plan_digest:
             return source.content
     raise CorruptionError(
         f"record {record.seq} proposes a plan: expected {DOCUMENT} with the digest"
@@ -296,7 +435,7 @@ def record_of(plan: Plan, kept: Iterable[log_pb2.SourceFile] = ()) -> log_pb2.Mi
         step=Step.PROPOSED,
         version=last.version,
         name=last.name,
-        plan_digest=digest_of(document),
+        plan_digest=plan_digest(document),
         sources=[log_pb2.SourceFile(path=DOCUMENT, content=document), *kept],
     )
 

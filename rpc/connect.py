@@ -25,7 +25,7 @@ from everlog.store.database import IDEMPOTENCY_S
 from everlog.store.errors import MigrationError, OpenError, UnavailableError
 from everlog.store.progress import OnProgress
 from everlog.store.rocks.files import in_memory
-from everlog.store.rocks.removal import unmade_if_failed
+from everlog.store.rocks.ownership import removed_if_failed
 from everlog.store.schema import arguments
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def open(  # noqa: A001  the public name is everlog.open
     if address.is_url(where):
         return _remote(where, migrations, migrate=migrate, read_only=read_only, timeout_s=timeout)
     made = _path(where) if create and not read_only and where != MEMORY else None
-    with unmade_if_failed(made) if made is not None else nullcontext():
+    with removed_if_failed(made) if made is not None else nullcontext():
         return _embedded(
             where,
             migrations,

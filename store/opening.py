@@ -43,8 +43,7 @@ from everlog.store.rocks import files, manifest
 from everlog.store.rocks.engine import Engine
 from everlog.store.rocks.errors import translated
 from everlog.store.rocks.files import KEYS, Head
-from everlog.store.rocks.ownership import LOCK, Ownership, taken
-from everlog.store.rocks.removal import HALF
+from everlog.store.rocks.ownership import HALF, LOCK, Ownership, taken
 from everlog.store.tables.projection import MemoryTarget
 from everlog.store.tables.tables import Tables
 from everlog.store.upkeep import recovery

@@ -12,8 +12,7 @@ from everlog.console.cli.options import Settings, common, dry_run, pass_settings
 from everlog.rpc.address import without_secrets
 from everlog.store.errors import Error, OpenError
 from everlog.store.rocks.files import read_marker
-from everlog.store.rocks.ownership import locked
-from everlog.store.rocks.removal import remove_owned
+from everlog.store.rocks.ownership import locked, remove_owned
 
 
 @click.command()

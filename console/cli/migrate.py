@@ -27,7 +27,7 @@ from everlog.console.cli.options import (
 )
 from everlog.console.output import shown
 from everlog.store.errors import Error, MigrationError
-from everlog.store.rocks.removal import unmade_if_failed
+from everlog.store.rocks.ownership import removed_if_failed
 
 if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase
@@ -137,7 +137,7 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
     which = {name: how[name] for name in ("to", "out_of_order", "hold") if name in how}
     new = create and not dry_run and not is_remote(settings.url)
     with (
-        unmade_if_failed(directory_of(settings.url)) if new else nullcontext(),
+        removed_if_failed(directory_of(settings.url)) if new else nullcontext(),
         _opened(settings, create=create, dry_run=dry_run) as db,
         shown() as progress,
     ):

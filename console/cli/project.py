@@ -16,7 +16,7 @@ from everlog.console.cli.connect import directory_of, is_remote, open_database
 from everlog.console.cli.options import Settings, common, pass_settings, writes
 from everlog.rpc.address import without_secrets
 from everlog.store.errors import Error, MigrationError
-from everlog.store.rocks.removal import unmade_if_failed
+from everlog.store.rocks.ownership import removed_if_failed
 
 if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase
@@ -159,7 +159,7 @@ def load(settings: Settings, *, actor: str, reason: str) -> None:
     dumped = Path(path).read_text(encoding="utf-8")
     here = not is_remote(settings.url)
     with (
-        unmade_if_failed(directory_of(settings.url)) if here else nullcontext(),
+        removed_if_failed(directory_of(settings.url)) if here else nullcontext(),
         open_database(settings, create=True) as db,
     ):
         version = db.migrations.load(dumped, where=path, actor=actor, reason=reason)

@@ -12,8 +12,15 @@ from typing import Any
 import msgspec
 
 from everlog.console import output
-from everlog.migrations.plan_document import MigrationEntry, Plan, Sources, folder_of
-from everlog.migrations.proposal import Event, Proposal, ProposalState
+from everlog.migrations.proposal import (
+    Event,
+    MigrationEntry,
+    Plan,
+    Proposal,
+    ProposalState,
+    Sources,
+    folder_of,
+)
 
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"

@@ -15,11 +15,17 @@ A record lock (fcntl), as RocksDB takes on db/LOCK, belongs to the process, and 
 first closes *any* descriptor of that file. So a lock of one descriptor (F_OFD_SETLK) replaces it, which
 keeps out older versions of everlog.
 
+The owner may remove everything that everlog created in the directory, and nothing else (`remove`, `clear`):
+
+    LOCK, locked ─▶ HEAD, OWNER ─▶ db becomes db.dropped ─▶ the directories ─▶ EVERLOG ─▶ LOCK
+                 ─▶ PATH, if it is empty then
+
 Invariants
   (1) of all processes and all objects in them, one writes to a directory;
   (2) closing other descriptors ends no lock;
   (3) nothing is written to a directory that replaced this one;
-  (4) a lock ends after RocksDB is closed, not before.
+  (4) a lock ends after RocksDB is closed, not before;
+  (5) a removal that is killed leaves a database, possibly an empty one, that can be removed again.
 
 Without /proc (macOS) files are opened by path, and RocksDB may write to another directory until the next
 check. Without F_OFD_SETLK (macOS) older versions are kept out by RocksDB's own lock.
@@ -33,6 +39,7 @@ import fcntl
 import logging
 import os
 import re
+import shutil
 import socket
 import stat
 import struct
@@ -45,6 +52,7 @@ from everlog.store.errors import DiskError, OpenError
 from everlog.store.process import Held
 from everlog.store.program_log import about
 from everlog.store.rocks import files
+from everlog.store.rocks.files import KEYS
 
 LOCK = "LOCK"
 LOOK_S = 0.25
@@ -54,6 +62,13 @@ _OFD = getattr(fcntl, "F_OFD_SETLK", None)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
 _ESCAPED = re.compile(r"\\(\d{3})")
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit systems
+
+HALF = "REBUILDING"  # instead of EVERLOG, while a database is rebuilt into the directory
+
+_DATABASE, _DROPPED = "db", "db.dropped"
+_DIRECTORIES = (_DROPPED, "db.damaged-*", "repair")
+_SMALL = (KEYS, files.HEAD, files.OWNER, files.ARCHIVE, files.BOOKMARKS, files.HOLDS)
+_FILES = (*_SMALL, *(f"{name}.new" for name in (*_SMALL, files.MARKER)))
 
 logger = logging.getLogger("everlog")
 
@@ -476,3 +491,74 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
+
+
+@contextlib.contextmanager
+def removed_if_failed(path: Path) -> Iterator[None]:
+    """Remove a database that the block created and left empty, and the directories created for it, if the
+    block raises.
+
+    A database that existed before, or has a second record, stays. The block closes the database.
+    """
+    path = path.absolute()
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    was_there = path.exists() and any(path.iterdir())
+    try:
+        yield
+    except BaseException:
+        if not was_there and _is_empty(path):
+            with contextlib.suppress(OpenError, OSError):  # the error of the block is the one to report
+                remove(path)
+                if path not in missing:
+                    path.mkdir()
+                for one in missing[1:]:
+                    one.rmdir()
+        raise
+
+
+def _is_empty(path: Path) -> bool:
+    """Return whether the log had only its first record when it was closed."""
+    if files.read_marker(path) is None:
+        return False
+    known = files.read(path / files.HEAD, files.Head)
+    return known is not None and known.seq == 1
+
+
+def clear(path: Path) -> None:
+    """Remove everything in a database's directory except the file that marks it as one. Nobody may have it
+    open. Raises OSError."""
+    for name in _FILES:
+        (path / name).unlink(missing_ok=True)
+    if (path / _DATABASE).exists():
+        shutil.rmtree(path / _DROPPED, ignore_errors=True)
+        (path / _DATABASE).rename(path / _DROPPED)
+    for pattern in _DIRECTORIES:
+        for found in path.glob(pattern):
+            shutil.rmtree(found)
+
+
+def clear_owned(owner: Ownership) -> None:
+    """Do `clear` for the owned directory, but not for another one that replaced it."""
+    if owner.at != owner.path or owner.is_here():
+        clear(owner.at)
+
+
+def remove(path: Path) -> list[Path]:
+    """Remove a database that is not open anywhere, and its directory if that is empty then.
+
+    Returns the remaining files of others. Raises OpenError if the database is open, and OSError.
+    """
+    with locked(path) as owner:
+        return remove_owned(owner)
+
+
+def remove_owned(owner: Ownership) -> list[Path]:
+    """Do `remove` for the holder of the lock."""
+    clear_owned(owner)
+    for name in (files.MARKER, HALF):
+        (owner.at / name).unlink(missing_ok=True)
+    owner.drop_lock_file()
+    left = sorted(owner.path / file.name for file in owner.at.iterdir())
+    if not left and owner.is_here():
+        owner.path.rmdir()
+    return left

@@ -41,8 +41,7 @@ from everlog.store.progress import OnProgress, Progress
 from everlog.store.rocks import files
 from everlog.store.rocks.engine import Engine
 from everlog.store.rocks.errors import translated
-from everlog.store.rocks.ownership import LOCK, Ownership, resolve
-from everlog.store.rocks.removal import HALF, clear_owned
+from everlog.store.rocks.ownership import HALF, LOCK, Ownership, clear_owned, resolve
 from everlog.store.rocks.view import View
 from everlog.store.schema.schema import Schema, TableInfo
 from everlog.store.tables.hashing import TableHash, hashes, rows_of, same_hash, same_row

@@ -1,7 +1,7 @@
 import pytest
 
 from everlog import CorruptionError
-from everlog.migrations.plan_document import FindingEntry, MigrationEntry, Plan, StepEntry, decode
+from everlog.migrations.proposal import FindingEntry, MigrationEntry, Plan, StepEntry, decode_plan
 
 # As it was written first: it is read for ever.
 FIRST = (
@@ -31,15 +31,15 @@ PLAN = Plan(
 
 
 def test_the_first_document_is_read_for_ever() -> None:
-    assert decode(FIRST) == PLAN
+    assert decode_plan(FIRST) == PLAN
 
 
 def test_a_plan_is_read_as_it_was_written_and_always_written_alike() -> None:
-    assert decode(PLAN.encode()) == PLAN
-    assert PLAN.encode() == decode(PLAN.encode()).encode()
+    assert decode_plan(PLAN.encode()) == PLAN
+    assert PLAN.encode() == decode_plan(PLAN.encode()).encode()
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b"{}", FIRST[:-1], FIRST.replace(b"812", b'"812"')])
 def test_what_is_no_plan_is_damage(document: bytes) -> None:
     with pytest.raises(CorruptionError, match="expected the plan of a proposal as JSON"):
-        decode(document)
+        decode_plan(document)

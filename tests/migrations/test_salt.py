@@ -12,7 +12,7 @@ import pytest
 from everlog import migrations
 from everlog.audit import archive, backup, restore
 from everlog.migrations import Approval
-from everlog.migrations.approval.comparison import check_same
+from everlog.migrations.approval.approval import check_same
 from everlog.migrations.build import write_sums
 from everlog.migrations.digest import digest
 from everlog.migrations.folder import find, folders

@@ -7,7 +7,7 @@ import pytest
 
 from everlog import CorruptionError
 from everlog.migrations import Approval
-from everlog.migrations import plan_document as room
+from everlog.migrations import proposal as room
 from tests.migrations.approving import one_pending, proposed
 from tests.migrations.project import Project
 

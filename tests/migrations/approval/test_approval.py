@@ -9,8 +9,7 @@ from everlog.consumers import Follower, SqliteSink, verify
 from everlog.migrations import State
 from everlog.migrations.approval.approval import Approval
 from everlog.migrations.approval.notify import ApprovalEvents
-from everlog.migrations.plan_document import digest_of
-from everlog.migrations.proposal import ProposalState, Rules
+from everlog.migrations.proposal import ProposalState, Rules, plan_digest
 from everlog.proto import log_pb2
 from everlog.rpc.embedded import EmbeddedDatabase
 from tests.migrations.approving import UNIQUE, one_pending, proposed, put
@@ -25,7 +24,7 @@ def test_a_proposal_is_one_record_that_holds_what_was_shown(approval: Approval) 
     assert commit.migration.step == log_pb2.Migration.PROPOSED
     assert not commit.migration.HasField("schema")
     assert (commit.actor, commit.reason) == ("deploy", "release 7")
-    assert commit.migration.plan_digest == digest_of(commit.migration.sources[0].content) == found.digest
+    assert commit.migration.plan_digest == plan_digest(commit.migration.sources[0].content) == found.digest
     plan = found.plan
     assert (plan.from_version, plan.to_version) == (before, before + 1)
     assert [step.text for one in plan.migrations for step in one.steps] == [

@@ -7,11 +7,10 @@ import pytest
 
 from everlog import MigrationError, migrations
 from everlog.migrations import Approval
-from everlog.migrations.approval.comparison import differences
+from everlog.migrations.approval.approval import differences
 from everlog.migrations.dry_run import RemakeTrial
 from everlog.migrations.plan import remake_step
-from everlog.migrations.plan_document import Plan, StepEntry
-from everlog.migrations.proposal import ProposalState
+from everlog.migrations.proposal import Plan, ProposalState, StepEntry
 from everlog.store.database import Database
 from tests.migrations.approving import INDEXED, proposed, put, put_file
 from tests.migrations.project import Project

@@ -24,8 +24,7 @@ from everlog.audit.restore import restore
 from everlog.store.database import Database
 from everlog.store.errors import DiskError, OpenError
 from everlog.store.rocks import files
-from everlog.store.rocks.ownership import LOCK, file_system
-from everlog.store.rocks.removal import remove
+from everlog.store.rocks.ownership import LOCK, file_system, remove
 from everlog.store.upkeep.repair import repair
 from tests.store.conftest import Opener
 from tests.store.models import ITEMS, Item, declare
@@ -191,7 +190,7 @@ def test_the_first_process_of_a_container_follows_one_that_was_killed(path: Path
     script = """
         import os, sys
         from everlog.store.database import Database
-        from everlog.store.rocks.removal import remove
+        from everlog.store.rocks.ownership import remove
         from everlog.store.upkeep.repair import repair
         assert os.getpid() == 1
         if len(sys.argv) == 3:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from everlog.store.database import Database
-from everlog.store.rocks.removal import remove
+from everlog.store.rocks.ownership import remove
 from tests.store.conftest import Opener
 from tests.store.models import ITEMS, Item
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from everlog import MigrationError, migrations
-from everlog.migrations.fake_data import Fake
+from everlog.migrations.testdata import Fake
 from everlog.store.database import Database
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, Airport, Flight
 from tests.migrations.project import Project
@@ -67,7 +67,7 @@ def test_a_reference_to_nothing_is_said() -> None:
 
 def test_without_mimesis_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mimesis", None)
-    with pytest.raises(MigrationError, match=r"pip install everlog\[testdata\]"):
+    with pytest.raises(MigrationError, match=r"pip install 'everlog\[testdata\]'"):
         _ = Fake(Random(1)).person
 
 
